@@ -1,0 +1,1 @@
+"""What the gateway, the planner and the workers share: ports, messages, records, errors."""

@@ -1,0 +1,112 @@
+"""What a collection is: its name, its metric, its model and the metadata fields it declares."""
+
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from clipfleet.common.errors import Conflict, InvalidRequest
+from clipfleet.common.identity import text_problem
+
+Metric = Literal["cosine", "dot", "euclidean"]
+FieldType = Literal["string", "int", "float", "bool"]
+
+STRING_BYTES = 1_024
+LABEL_BYTES = 512
+INT_LIMIT = 2**63 - 2
+FLOAT_LIMIT = 1e307
+
+# Kept by the service for every image; a filter may use them, a collection may not redeclare them.
+BUILTIN_FIELDS: Mapping[str, FieldType] = {
+    "id": "string",
+    "uri": "string",
+    "label": "string",
+    "job_id": "string",
+    "bytes": "int",
+    "width": "int",
+    "height": "int",
+    "indexed_at": "int",
+}
+RESERVED = frozenset({*BUILTIN_FIELDS, "namespace", "pk", "metadata", "embedding", "content_hash"})
+
+_COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+
+
+class Collection(BaseModel):
+    """One generation of a named collection. Drop and recreate makes another generation."""
+
+    model_config = ConfigDict(frozen=True)
+
+    v: Literal[1] = 1
+    name: str
+    generation: str
+    metric: Metric
+    model: str
+    dim: int
+    fields: dict[str, FieldType] = {}
+    created_at: float
+
+    @classmethod
+    def new(
+        cls, name: str, *, metric: Metric, model: str, dim: int, fields: Mapping[str, FieldType]
+    ) -> "Collection":
+        """A fresh generation. InvalidRequest when a name or the dimension cannot be used."""
+        check_collection_name(name)
+        _check_fields(fields)
+        if not 1 <= dim <= 32_768:
+            raise InvalidRequest(f"dim is {dim}; it must lie between 1 and 32768")
+        return cls(
+            name=name,
+            generation=secrets.token_hex(6),
+            metric=metric,
+            model=model,
+            dim=dim,
+            fields=dict(fields),
+            created_at=time.time(),
+        )
+
+    def require_same(self, other: "Collection") -> None:
+        """Conflict when the other asks for another metric, model, dimension or fields."""
+        for what in ("metric", "model", "dim", "fields"):
+            mine, theirs = getattr(self, what), getattr(other, what)
+            if mine != theirs:
+                raise Conflict(
+                    f"collection {self.name!r} has {what} {mine!r}, not {theirs!r}; "
+                    "delete it first or choose another name"
+                )
+
+
+def check_collection_name(name: str) -> None:
+    if not _COLLECTION_NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{name[:80]!r} cannot name a collection: 1 to 63 letters, digits, '_' or '-', "
+            "the first a letter or a digit"
+        )
+
+
+def field_problem(name: str, value: Any, kind: FieldType) -> str | None:
+    """Why a metadata value does not fit its declared field; None when it does."""
+    if kind == "string" and isinstance(value, str):
+        return text_problem(f"field {name}", value, STRING_BYTES, empty=True)
+    if kind == "bool" and isinstance(value, bool):
+        return None
+    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+        return None if abs(value) <= INT_LIMIT else f"field {name} is over 64 bits"
+    if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+        return None if abs(value) <= FLOAT_LIMIT else f"field {name} is out of range"
+    return f"field {name} must be {kind}, not {type(value).__name__}"
+
+
+def _check_fields(fields: Mapping[str, FieldType]) -> None:
+    if len(fields) > 32:
+        raise InvalidRequest(f"{len(fields)} fields declared; the limit is 32")
+    for name in fields:
+        if not _FIELD_NAME.fullmatch(name) or name in RESERVED:
+            raise InvalidRequest(
+                f"{name[:80]!r} cannot name a field: letters, digits and '_', "
+                f"and none of {', '.join(sorted(RESERVED))}"
+            )

@@ -1,0 +1,59 @@
+"""Who an image is (primary key) and whether it changed (content hash)."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+ID_BYTES = 2_048
+NAMESPACE_BYTES = 256
+DEFAULT_NAMESPACE = "default"
+
+
+def primary_key(namespace: str, image_id: str) -> str:
+    """32 hex digits that stand for one image in one namespace.
+
+    blake2b over length-prefixed parts: ("a", "bc") and ("ab", "c") differ.
+    """
+    return _digest(namespace.encode(), image_id.encode())
+
+
+def content_hash(data: bytes, metadata: Mapping[str, Any], model: str) -> str:
+    """32 hex digits that change when the bytes, the metadata or the model do."""
+    canonical = json.dumps(metadata, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return _digest(data, canonical.encode(), model.encode())
+
+
+def id_problem(image_id: str) -> str | None:
+    """Why a string cannot be an id, in one phrase; None when it can."""
+    return text_problem("id", image_id, ID_BYTES)
+
+
+def namespace_problem(namespace: str) -> str | None:
+    return text_problem("namespace", namespace, NAMESPACE_BYTES)
+
+
+def text_problem(what: str, text: str, limit_bytes: int, *, empty: bool = False) -> str | None:
+    """Why a string cannot be stored in a text field: too long, empty, not UTF-8, holds a NUL."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return f"{what} is not valid UTF-8"
+    if not size and not empty:
+        return f"{what} is empty"
+    if size > limit_bytes:
+        return f"{what} has {size} bytes, the limit is {limit_bytes}"
+    return f"{what} holds a NUL character" if "\0" in text else None
+
+
+def printable(text: str) -> str:
+    """The text with whatever is not valid UTF-8 written as escapes (file names can hold it)."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()

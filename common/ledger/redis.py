@@ -1,0 +1,188 @@
+"""The ledger on Redis (not Redis Cluster: the script names its keys itself)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+from pydantic import TypeAdapter
+
+from clipfleet.common.ledger import (
+    Claim,
+    Failure,
+    Item,
+    Job,
+    LedgerUnavailable,
+    NewJob,
+    OpenChunk,
+    Outcome,
+    PlanLease,
+    Refusal,
+    check_outcome,
+    unknown_job,
+)
+
+ROOT = "clipfleet:"
+SCRIPT = (Path(__file__).parent / "ledger.lua").read_text()
+ITEMS = TypeAdapter(tuple[Item, ...])
+
+
+class RedisLedger:
+    """`clock`: unix seconds, for tests; left out, Redis' own clock decides."""
+
+    def __init__(self, client: "redis.Redis", clock: Callable[[], float] | None = None) -> None:
+        self._redis = client
+        self._script = client.register_script(SCRIPT)
+        self._clock = clock
+
+    def create(self, new: NewJob, idempotency_key: str = "") -> Job:
+        return self.job(_text(self._run("create", new.id, new.model_dump_json(), idempotency_key)))
+
+    def job(self, job_id: str) -> Job:
+        (row,) = self._rows([job_id])
+        if not row:
+            raise unknown_job(job_id)
+        return _job(row)
+
+    def jobs(self, limit: int = 50, offset: int = 0) -> list[Job]:
+        ids = self._ask(lambda c: c.zrevrange(f"{ROOT}jobs", offset, offset + limit - 1))
+        return [_job(row) for row in self._rows([_text(one) for one in ids]) if row]
+
+    def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
+        key = f"{ROOT}job:{job_id}:failures"
+        rows = self._ask(lambda c: c.lrange(key, offset, offset + limit - 1))
+        return [Failure.model_validate_json(row) for row in rows]
+
+    def cancel(self, job_id: str, reason: str = "") -> Job:
+        self.job(job_id)
+        self._run("cancel", job_id, reason)
+        return self.job(job_id)
+
+    def active(self) -> list[str]:
+        ids = self._ask(lambda c: c.smembers(f"{ROOT}jobs:active"))
+        return sorted(_text(one) for one in ids)
+
+    def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
+        answer = self._run("lease", job_id, planner, seconds)
+        if answer is None:
+            return None
+        token, cursor, planned = answer
+        return PlanLease(int(token), _text(cursor), _text(planned) == "1")
+
+    def estimate(self, job_id: str, images: int) -> None:
+        self._run("estimate", job_id, images)
+
+    def plan(self, job_id: str, token: int, items: Sequence[Item], cursor: str) -> int | None:
+        no = self._run("plan", job_id, token, _json(items), len(items), cursor)
+        return None if no is None else int(no)
+
+    def end_plan(self, job_id: str, token: int, error: str = "") -> bool:
+        return bool(self._run("end_plan", job_id, token, error))
+
+    def open_chunks(self, job_id: str) -> list[OpenChunk]:
+        rows = self._run("open", job_id)
+        chunks = [_open_chunk(*row) for row in rows]
+        return sorted(chunks, key=lambda chunk: chunk.no)
+
+    def items(self, job_id: str, no: int) -> tuple[Item, ...]:
+        raw = self._ask(lambda c: c.hget(f"{ROOT}job:{job_id}:chunk:{no}", "items"))
+        return ITEMS.validate_json(raw) if raw else ()
+
+    def sent(self, job_id: str, no: int) -> None:
+        self._run("sent", job_id, no)
+
+    def split(self, job_id: str, chunk: OpenChunk, at: int) -> bool:
+        items = self.items(job_id, chunk.no)
+        left, right = items[:at], items[at:]
+        if not (left and right):
+            return False
+        halves = (_json(left), len(left), _json(right), len(right))
+        return bool(self._run("split", job_id, chunk.no, chunk.attempt, *halves))
+
+    def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
+        raw = failure.model_dump_json()
+        return bool(self._run("bury", job_id, chunk.no, chunk.attempt, raw))
+
+    def claim(self, job_id: str, no: int, worker: str, seconds: float) -> Claim | Refusal:
+        answer = self._run("claim", job_id, no, worker, seconds)
+        if not isinstance(answer, list):
+            return Refusal(_text(answer))
+        token, attempt, items = answer
+        return Claim(job_id, no, int(token), int(attempt), ITEMS.validate_json(items))
+
+    def renew(self, claim: Claim, seconds: float) -> bool:
+        return bool(self._run("renew", claim.job_id, claim.no, claim.token, seconds))
+
+    def mark(self, claim: Claim, outcome: Outcome) -> bool:
+        check_outcome(claim, outcome)
+        failures = [failure.model_dump_json() for failure in outcome.failures]
+        counts = (outcome.done, outcome.skipped)
+        return bool(self._run("mark", claim.job_id, claim.no, claim.token, *counts, *failures))
+
+    def release(self, claim: Claim, *, count_attempt: bool) -> bool:
+        counted = int(count_attempt)
+        return bool(self._run("release", claim.job_id, claim.no, claim.token, counted))
+
+    def note(self, job_id: str, waiting: str) -> None:
+        self._run("note", job_id, waiting)
+
+    def _run(self, operation: str, job_id: str, *args: str | int | float) -> Any:
+        clock = "" if self._clock is None else f"{self._clock():.6f}"
+        return self._ask(lambda _: self._script(args=[operation, clock, job_id, *args]))
+
+    def _rows(self, ids: Sequence[str]) -> list[dict[bytes, bytes]]:
+        def run(client: Any) -> Any:
+            pipe = client.pipeline(transaction=False)
+            for job_id in ids:
+                pipe.hgetall(f"{ROOT}job:{job_id}")
+            return pipe.execute()
+
+        rows: list[dict[bytes, bytes]] = self._ask(run)
+        return rows
+
+    def _ask(self, call: Callable[[Any], Any]) -> Any:
+        try:
+            return call(self._redis)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise LedgerUnavailable("Redis does not answer just now; try again") from error
+
+
+def _json(items: Sequence[Item]) -> str:
+    return ITEMS.dump_json(tuple(items)).decode()
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _open_chunk(
+    no: Any, size: Any, attempt: Any, leased: Any, expired: Any, waited: Any
+) -> OpenChunk:
+    return OpenChunk(
+        no=int(no),
+        size=int(size),
+        attempt=int(attempt),
+        leased=bool(leased),
+        expired=bool(leased) and bool(expired),
+        waited_s=float(waited),
+    )
+
+
+def _job(row: dict[bytes, bytes]) -> Job:
+    text = {key.decode(): value.decode() for key, value in row.items()}
+    counts = ("total", "estimated", "done", "failed", "skipped", "chunks")
+    return Job(
+        new=NewJob.model_validate_json(text["new"]),
+        state=text["state"],  # type: ignore[arg-type]  # written by the script only
+        created_at=float(text["created_at"]),
+        started_at=_time(text.get("started_at")),
+        finished_at=_time(text.get("finished_at")),
+        planned=text["planned"] == "1",
+        error=text["error"],
+        waiting=text["waiting"],
+        **{name: int(text[name]) for name in counts},
+    )
+
+
+def _time(raw: str | None) -> float | None:
+    return float(raw) if raw else None

@@ -1,0 +1,55 @@
+"""Every setting of every part, read once from the environment (prefix `CLIPFLEET_`).
+
+Nested settings take two underscores: `CLIPFLEET_LIMITS__IMAGE_BYTES=10000000`.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+
+
+class Limits(BaseModel):
+    """What the service refuses, and where it stops. The one place for such numbers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image_bytes: int = Field(64_000_000, description="largest image file, bytes")
+    image_pixels: int = Field(100_000_000, description="largest image, pixels before decoding")
+    upload_files: int = Field(1_000, description="files in one upload")
+    request_bytes: int = Field(1_000_000_000, description="one upload request, bytes")
+    json_bytes: int = Field(100_000_000, description="one JSON request, bytes")
+    text_chars: int = Field(10_000, description="a text query, characters")
+    top_k: int = Field(1_000, description="matches in one answer")
+    window: int = Field(10_000, description="offset + top_k of a search")
+    vectors: int = Field(1_000, description="own vectors in one request")
+    metadata_bytes: int = Field(32_000, description="metadata of one image as JSON, bytes")
+    query_batch: int = Field(64, description="queries in one message")
+    query_queue: int = Field(1_024, description="queries waiting in one gateway, per lane")
+    query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="CLIPFLEET_", env_nested_delimiter="__", frozen=True, extra="ignore"
+    )
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    milvus_uri: str = "http://127.0.0.1:19530"
+    milvus_token: str = ""
+    blobs: str = Field("clipfleet-data/blobs", description="folder or bucket, as fsspec writes it")
+    source_roots: tuple[Path, ...] = Field((), description="JSON list; folder jobs stay below")
+    model: str = Field(DEFAULT_MODEL, description="hub id, or folder with a model in it")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
+    decode_threads: int = 4
+    embed_batch: int = Field(0, description="images per forward pass; 0: by device")
+    query_timeout_s: float = 15.0
+    call_timeout_s: float = Field(5.0, description="one call to Redis or Milvus from the gateway")
+    lease_s: float = Field(15.0, description="a claim on a chunk, unless renewed")
+    chunk_s: float = Field(4.0, description="how long a chunk should take a worker")
+    max_attempts: int = Field(3, description="tries of one chunk before it is split")
+    stall_s: float = Field(300.0, description="a worker without progress for so long ends itself")
+    limits: Limits = Limits()

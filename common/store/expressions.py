@@ -1,0 +1,116 @@
+"""Filters compiled to Milvus' boolean expressions. Only `_literal` lets a caller's value in.
+
+Milvus before 2.5 has no NULL, so a declared field that an image does not have holds MISSING, and
+comparisons that MISSING would pass exclude it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from clipfleet.common.collection import BUILTIN_FIELDS, FLOAT_LIMIT, INT_LIMIT, FieldType
+from clipfleet.common.errors import InvalidRequest
+from clipfleet.common.filters import AllOf, AnyOf, Compare, Filter, Not, Scalar
+
+MISSING: dict[FieldType, Scalar] = {
+    "string": "\N{SYMBOL FOR NULL}",
+    "int": -INT_LIMIT - 1,
+    "float": -FLOAT_LIMIT * 10,
+    "bool": -1,
+}
+NOTHING = 'pk == ""'
+ANYTHING = 'pk != ""'
+_ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+
+
+def column(field_name: str) -> str:
+    """The Milvus field of a declared field."""
+    return f"f_{field_name}"
+
+
+def search_expression(namespace: str, where: Filter | None) -> str:
+    scope = f"namespace == {_literal(namespace)}"
+    return scope if where is None else f"{scope} and ({_compile(where)})"
+
+
+def keys_expression(keys: Sequence[str]) -> str:
+    return f"pk in [{', '.join(_literal(key) for key in keys)}]"
+
+
+def _compile(node: Filter) -> str:
+    if isinstance(node, AllOf):
+        return " and ".join(f"({_compile(part)})" for part in node.parts)
+    if isinstance(node, AnyOf):
+        return " or ".join(f"({_compile(part)})" for part in node.parts)
+    if isinstance(node, Not):
+        return f"not ({_compile(node.part)})"
+    return _compile_typed(node) if node.field.kind else _compile_free(node)
+
+
+def _compile_typed(node: Compare) -> str:
+    field, kind = node.field, node.field.kind
+    assert kind is not None
+    builtin = field.name in BUILTIN_FIELDS
+    name = field.name if builtin else column(field.name)
+    missing = _literal("" if builtin else MISSING[kind])
+    present = ANYTHING if builtin and kind != "string" else f"{name} != {missing}"
+    if node.op == "$exists":
+        return present if node.value else f"not ({present})"
+    if node.op in ("$in", "$nin"):
+        return _membership(name, node, kind)
+    value = _typed(node.value, kind)
+    if node.op == "$eq":
+        return f"({name} == {value} and {present})"
+    if node.op == "$ne":
+        return f"({name} != {value} or not ({present}))"
+    return f"({name} {_ORDER[node.op]} {value} and {present})"
+
+
+def _membership(name: str, node: Compare, kind: FieldType) -> str:
+    assert isinstance(node.value, tuple)
+    if not node.value:
+        return NOTHING if node.op == "$in" else ANYTHING
+    listed = f"{name} in [{', '.join(_typed(one, kind) for one in node.value)}]"
+    return listed if node.op == "$in" else f"not ({listed})"
+
+
+def _compile_free(node: Compare) -> str:
+    name = f"metadata[{_literal(node.field.name)}]"
+    if node.op == "$exists":
+        return f"exists {name}" if node.value else f"not exists {name}"
+    if node.op in ("$in", "$nin"):  # milvus-lite has no `in` on JSON
+        assert isinstance(node.value, tuple)
+        listed = " or ".join(f"{name} == {_literal(one)}" for one in node.value) or NOTHING
+        return f"({listed})" if node.op == "$in" else _absent_or_not(name, listed)
+    assert not isinstance(node.value, tuple)
+    if node.op == "$ne":
+        return _absent_or_not(name, f"{name} == {_literal(node.value)}")
+    return f"{name} {'==' if node.op == '$eq' else _ORDER[node.op]} {_literal(node.value)}"
+
+
+def _absent_or_not(name: str, expression: str) -> str:
+    """Where JSON lacks the key, `not (...)` is false on milvus-lite as NULL is in SQL."""
+    return f"(not exists {name} or not ({expression}))"
+
+
+def _typed(value: Any, kind: FieldType) -> str:
+    return _literal(int(value) if kind == "bool" else value)
+
+
+def _literal(value: Scalar) -> str:
+    """The one way a value gets into an expression.
+
+    milvus-lite knows no \\u escapes and Milvus no raw newlines, so: everything as it is, but
+    backslash, quote and the three line characters escaped.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if "\0" in value:
+        raise InvalidRequest("a filter value holds a NUL character")
+    for plain, escaped in _ESCAPES:
+        value = value.replace(plain, escaped)
+    return f'"{value}"'
+
+
+_ESCAPES = (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))

@@ -1,0 +1,100 @@
+"""The store port on plain dicts: exact search, for tests and as the yardstick of the real ones."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from clipfleet.common.collection import Collection
+from clipfleet.common.filters import Filter, matches
+from clipfleet.common.store import (
+    CollectionGone,
+    Fingerprint,
+    Match,
+    Record,
+    Vectors,
+    require_distinct,
+)
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[str, Record]] = {}
+
+    def create(self, collection: Collection) -> None:
+        self._rows.setdefault(collection.generation, {})
+
+    def drop(self, collection: Collection) -> None:
+        self._rows.pop(collection.generation, None)
+
+    def count(self, collection: Collection) -> int:
+        return len(self._of(collection))
+
+    def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
+        found = self.fetch(collection, keys)
+        return {pk: Fingerprint(row.content_hash, row.job_id) for pk, row in found.items()}
+
+    def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
+        rows = self._of(collection)
+        return {pk: rows[pk] for pk in keys if pk in rows}
+
+    def upsert(self, collection: Collection, records: Sequence[Record]) -> None:
+        require_distinct(records)
+        if any(record.embedding.shape != (collection.dim,) for record in records):
+            raise ValueError("an embedding has the wrong length")
+        self._of(collection).update({record.pk: record for record in records})
+
+    def delete(self, collection: Collection, keys: Sequence[str]) -> None:
+        rows = self._of(collection)
+        for pk in keys:
+            rows.pop(pk, None)
+
+    def search(
+        self,
+        collection: Collection,
+        vectors: Vectors,
+        *,
+        namespace: str,
+        top_k: int,
+        offset: int = 0,
+        where: Filter | None = None,
+        include_values: bool = False,
+        fresh: bool = True,  # noqa: ARG002  (memory is always fresh)
+    ) -> list[list[Match]]:
+        rows = [
+            row
+            for row in self._of(collection).values()
+            if row.namespace == namespace and (where is None or matches(where, row.values()))
+        ]
+        if not rows:
+            return [[] for _ in vectors]
+        scores = _scores(collection, vectors, np.stack([row.embedding for row in rows]))
+        nearest_first = scores if collection.metric == "euclidean" else -scores
+        order = np.argsort(nearest_first, axis=1, kind="stable")[:, offset : offset + top_k]
+        shown = rows if include_values else [_bare(row) for row in rows]
+        return [
+            [Match(shown[column], float(scores[i, column])) for column in columns]
+            for i, columns in enumerate(order)
+        ]
+
+    def ping(self) -> None:
+        return None
+
+    def _of(self, collection: Collection) -> dict[str, Record]:
+        if collection.generation not in self._rows:
+            raise CollectionGone(f"collection {collection.name!r} is not there any more")
+        return self._rows[collection.generation]
+
+
+def _scores(collection: Collection, vectors: Vectors, rows: Vectors) -> Vectors:
+    """[n, dim] against [m, dim] gives [n, m]."""
+    if collection.metric == "euclidean":
+        return np.linalg.norm(vectors[:, None, :] - rows[None, :, :], axis=2).astype(np.float32)
+    if collection.metric == "cosine":
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(vectors @ rows.T, np.float32)
+
+
+def _bare(record: Record) -> Record:
+    return replace(record, embedding=np.empty(0, np.float32))

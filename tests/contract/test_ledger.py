@@ -1,0 +1,379 @@
+"""The ledger: both implementations through every order of events, side by side."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import services
+from clipfleet.common.errors import NotFound
+from clipfleet.common.ledger import (
+    FINAL,
+    Claim,
+    Failure,
+    Item,
+    Ledger,
+    LedgerUnavailable,
+    NewJob,
+    Outcome,
+    Refusal,
+)
+from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.ledger.redis import RedisLedger
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+LEASE_S = 10.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator["redis.Redis"]:
+    with services.valkey(tmp_path_factory.mktemp("valkey")) as url:
+        connection = redis.Redis.from_url(url)
+        yield connection
+        connection.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def ledger(request: pytest.FixtureRequest, clock: Clock) -> Ledger:
+    if request.param == "memory":
+        return MemoryLedger(clock)
+    client = request.getfixturevalue("client")
+    client.flushall()
+    return RedisLedger(client, clock)
+
+
+def a_job(job_id: str = "j") -> NewJob:
+    return NewJob(
+        id=job_id,
+        collection="photos",
+        generation="g1",
+        model="m",
+        namespace="default",
+        source={"type": "folder", "path": "/p"},
+    )
+
+
+def items(*ids: str) -> list[Item]:
+    return [Item(id=one, uri=one, read=f"file:{one}", label="é") for one in ids]
+
+
+def planned(ledger: Ledger, *chunks: tuple[str, ...]) -> list[int]:
+    """A running job `j` whose planning is over, with these chunks."""
+    ledger.create(a_job())
+    lease = ledger.lease("j", "p", 30)
+    assert lease
+    numbers = [ledger.plan("j", lease.token, items(*chunk), chunk[-1]) for chunk in chunks]
+    assert ledger.end_plan("j", lease.token)
+    return [no for no in numbers if no is not None]
+
+
+def claimed(ledger: Ledger, no: int, worker: str = "w") -> Claim:
+    claim = ledger.claim("j", no, worker, LEASE_S)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def failure(image_id: str) -> Failure:
+    return Failure(id=image_id, uri=image_id, reason="broken", stage="decode")
+
+
+def test_a_job_goes_from_queued_to_succeeded(ledger: Ledger, clock: Clock) -> None:
+    assert ledger.create(a_job()).state == "queued"
+    assert ledger.active() == ["j"]
+    lease = ledger.lease("j", "p", 30)
+    assert lease
+    assert ledger.job("j").state == "running"
+    no = ledger.plan("j", lease.token, items("a", "b"), "b")
+    assert no is not None
+    ledger.end_plan("j", lease.token)
+    claim = claimed(ledger, no)
+    assert [item.id for item in claim.items] == ["a", "b"]
+    clock.now += 2
+    assert ledger.mark(claim, Outcome(done=1, skipped=1))
+    job = ledger.job("j")
+    assert (job.state, job.done, job.skipped, job.total) == ("succeeded", 1, 1, 2)
+    assert job.finished_at == clock.now
+    assert ledger.active() == []
+
+
+def test_some_failures_make_it_partial_and_only_failures_failed(ledger: Ledger) -> None:
+    one, two = planned(ledger, ("a", "b"), ("c",))
+    ledger.mark(claimed(ledger, one), Outcome(done=1, failures=(failure("b"),)))
+    ledger.mark(claimed(ledger, two), Outcome(done=1))
+    assert ledger.job("j").state == "partial"
+    assert [f.id for f in ledger.failures("j")] == ["b"]
+    ledger.create(a_job("k"))
+    lease = ledger.lease("k", "p", 30)
+    assert lease
+    no = ledger.plan("k", lease.token, items("x"), "x")
+    ledger.end_plan("k", lease.token)
+    claim = ledger.claim("k", no or 0, "w", LEASE_S)
+    assert isinstance(claim, Claim)
+    ledger.mark(claim, Outcome(failures=(failure("x"),)))
+    assert ledger.job("k").state == "failed"
+    assert "every image failed" in ledger.job("k").error
+
+
+def test_a_chunk_is_claimed_by_one_and_counted_once(ledger: Ledger) -> None:
+    (no,) = planned(ledger, ("a",))
+    claim = claimed(ledger, no)
+    assert ledger.claim("j", no, "other", LEASE_S) is Refusal.HELD
+    assert ledger.mark(claim, Outcome(done=1))
+    assert not ledger.mark(claim, Outcome(done=1))
+    assert ledger.claim("j", no, "other", LEASE_S) is Refusal.CLOSED
+    assert ledger.job("j").done == 1
+
+
+def test_a_stale_token_counts_nothing(ledger: Ledger, clock: Clock) -> None:
+    (no,) = planned(ledger, ("a",))
+    late = claimed(ledger, no)
+    clock.now += LEASE_S + 1
+    current = claimed(ledger, no, "other")
+    assert current.attempt == 2
+    assert not ledger.renew(late, LEASE_S)
+    assert not ledger.mark(late, Outcome(done=1))
+    assert not ledger.release(late, count_attempt=True)
+    assert ledger.job("j").done == 0
+    assert ledger.mark(current, Outcome(skipped=1))
+    assert ledger.job("j").skipped == 1
+
+
+def test_a_renewed_lease_holds(ledger: Ledger, clock: Clock) -> None:
+    (no,) = planned(ledger, ("a",))
+    claim = claimed(ledger, no)
+    for _ in range(5):
+        clock.now += LEASE_S - 1
+        assert ledger.renew(claim, LEASE_S)
+    assert ledger.claim("j", no, "other", LEASE_S) is Refusal.HELD
+
+
+def test_a_released_chunk_waits_for_a_message_again(ledger: Ledger) -> None:
+    (no,) = planned(ledger, ("a",))
+    ledger.sent("j", no)
+    assert ledger.open_chunks("j")[0].waited_s == 0
+    assert ledger.release(claimed(ledger, no), count_attempt=False)
+    (chunk,) = ledger.open_chunks("j")
+    assert (chunk.attempt, chunk.leased, chunk.waited_s) == (0, False, float("inf"))
+
+
+def test_cancel_ends_the_job_and_still_counts_what_is_in_hand(ledger: Ledger) -> None:
+    one, two = planned(ledger, ("a",), ("b", "c"))
+    claim = claimed(ledger, one)
+    assert ledger.cancel("j", "enough").state == "cancelled"
+    assert ledger.claim("j", two, "w", LEASE_S) is Refusal.CLOSED
+    assert not ledger.renew(claim, LEASE_S)
+    assert ledger.mark(claim, Outcome(done=1))
+    job = ledger.cancel("j", "again")
+    assert (job.state, job.done, job.total, job.error) == ("cancelled", 1, 3, "enough")
+    assert ledger.active() == []
+
+
+def test_only_the_planner_with_the_lease_plans(ledger: Ledger, clock: Clock) -> None:
+    ledger.create(a_job())
+    first = ledger.lease("j", "p1", 5)
+    assert first
+    assert ledger.lease("j", "p2", 5) is None
+    assert ledger.plan("j", first.token, items("a"), "a") == 1
+    clock.now += 6
+    second = ledger.lease("j", "p2", 5)
+    assert second
+    assert second.cursor == "a"
+    assert ledger.plan("j", first.token, items("b"), "b") is None
+    assert not ledger.end_plan("j", first.token)
+    assert ledger.plan("j", second.token, items("b"), "b") == 2
+
+
+def test_a_source_that_breaks_fails_the_job(ledger: Ledger) -> None:
+    ledger.create(a_job())
+    lease = ledger.lease("j", "p", 30)
+    assert lease
+    ledger.end_plan("j", lease.token, "the folder is gone")
+    job = ledger.job("j")
+    assert (job.state, job.error, job.total) == ("failed", "the folder is gone", 0)
+
+
+def test_a_chunk_that_kills_workers_is_split_until_the_culprit_is_alone(
+    ledger: Ledger, clock: Clock
+) -> None:
+    (no,) = planned(ledger, ("a", "b"))
+    for _ in range(3):
+        claimed(ledger, no)
+        clock.now += LEASE_S + 1
+    (seen,) = ledger.open_chunks("j")
+    assert (seen.attempt, seen.expired) == (3, True)
+    assert ledger.split("j", seen, 1)
+    assert not ledger.split("j", seen, 1)
+    left, right = ledger.open_chunks("j")
+    ledger.mark(claimed(ledger, left.no), Outcome(done=1))
+    claimed(ledger, right.no)
+    clock.now += LEASE_S + 1
+    (seen,) = ledger.open_chunks("j")
+    assert ledger.bury("j", seen, failure("b"))
+    job = ledger.job("j")
+    assert (job.state, job.done, job.failed, job.total) == ("partial", 1, 1, 2)
+
+
+def test_an_idempotency_key_makes_one_job(ledger: Ledger) -> None:
+    assert ledger.create(a_job("one"), "key").id == "one"
+    assert ledger.create(a_job("two"), "key").id == "one"
+    assert [job.id for job in ledger.jobs()] == ["one"]
+
+
+def test_unknown_jobs_are_said_to_be_unknown(ledger: Ledger) -> None:
+    with pytest.raises(NotFound):
+        ledger.job("nope")
+    with pytest.raises(NotFound):
+        ledger.cancel("nope")
+
+
+def test_an_outcome_must_add_up(ledger: Ledger) -> None:
+    (no,) = planned(ledger, ("a", "b"))
+    with pytest.raises(ValueError, match="add up"):
+        ledger.mark(claimed(ledger, no), Outcome(done=1))
+
+
+def test_a_redis_that_is_away_is_said_to_be() -> None:
+    away = redis.Redis(host="127.0.0.1", port=9, socket_connect_timeout=1)
+    with pytest.raises(LedgerUnavailable):
+        RedisLedger(away).jobs()
+
+
+class Twins(RuleBasedStateMachine):
+    """Every call goes to both ledgers; their answers must agree, and nothing be counted twice."""
+
+    claims = Bundle("claims")
+    client: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.client.flushall()
+        self.ledgers: list[Ledger] = [
+            MemoryLedger(self.clock),
+            RedisLedger(self.client, self.clock),
+        ]
+        self.token = -1
+        self.planned_items = 0
+        self.counted: dict[str, int] = {}
+
+    def both(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        first, second = (getattr(one, method)(*args, **kwargs) for one in self.ledgers)
+        assert first == second, (method, first, second)
+        return first
+
+    @initialize()
+    def create(self) -> None:
+        self.both("create", a_job())
+        self.lease("p1")
+
+    @rule(planner=st.sampled_from(["p1", "p2"]))
+    def lease(self, planner: str) -> None:
+        lease = self.both("lease", "j", planner, 20.0)
+        self.token = lease.token if lease else self.token
+
+    @rule(size=st.integers(1, 4), stale=st.booleans())
+    def plan(self, size: int, stale: bool) -> None:
+        ids = [f"i{self.planned_items + n}" for n in range(size)]
+        token = self.token - 1 if stale else self.token
+        if self.both("plan", "j", token, items(*ids), ids[-1]) is not None:
+            self.planned_items += size
+
+    @rule(error=st.sampled_from(["", "", "", "source broke"]))
+    def end_plan(self, error: str) -> None:
+        self.both("end_plan", "j", self.token, error)
+
+    @rule(target=claims, no=st.integers(1, 12), worker=st.sampled_from(["w1", "w2", "w3"]))
+    def claim(self, no: int, worker: str) -> Claim | Refusal:
+        return self.both("claim", "j", no, worker, LEASE_S)  # type: ignore[no-any-return]
+
+    @rule(claim=claims)
+    def renew(self, claim: Claim | Refusal) -> None:
+        if isinstance(claim, Claim):
+            self.both("renew", claim, LEASE_S)
+
+    @rule(claim=claims, data=st.data())
+    def mark(self, claim: Claim | Refusal, data: st.DataObject) -> None:
+        """Redelivery and duplicates too: a claim can be marked again and again."""
+        if not isinstance(claim, Claim):
+            return
+        size = len(claim.items)
+        failed = data.draw(st.integers(0, size))
+        skipped = data.draw(st.integers(0, size - failed))
+        failures = tuple(failure(item.id) for item in claim.items[:failed])
+        outcome = Outcome(size - failed - skipped, skipped, failures)
+        if self.both("mark", claim, outcome):
+            for item in claim.items:
+                self.counted[item.id] = self.counted.get(item.id, 0) + 1
+
+    @rule(claim=claims, count=st.booleans())
+    def release(self, claim: Claim | Refusal, count: bool) -> None:
+        if isinstance(claim, Claim):
+            self.both("release", claim, count_attempt=count)
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 11.0, 25.0]))
+    def time_passes(self, seconds: float) -> None:
+        """Past the lease: whoever held a chunk is as good as dead."""
+        self.clock.now += seconds
+
+    @rule(no=st.integers(1, 12))
+    def send(self, no: int) -> None:
+        self.both("sent", "j", no)
+
+    @rule()
+    def give_up_on_chunks_that_were_tried_too_often(self) -> None:
+        for chunk in self.both("open_chunks", "j"):
+            if chunk.attempt >= 2 and chunk.size > 1:
+                self.both("split", "j", chunk, chunk.size // 2)
+            elif chunk.attempt >= 2:
+                (item,) = self.both("items", "j", chunk.no)
+                if self.both("bury", "j", chunk, failure(item.id)):
+                    self.counted[item.id] = self.counted.get(item.id, 0) + 1
+
+    @rule(sure=st.integers(0, 9))
+    def cancel(self, sure: int) -> None:
+        if sure == 0:
+            self.both("cancel", "j", "enough")
+
+    @invariant()
+    def the_counts_are_exact(self) -> None:
+        job = self.both("job", "j")
+        counted = job.done + job.failed + job.skipped
+        assert all(times == 1 for times in self.counted.values())
+        assert counted == len(self.counted) <= job.total == self.planned_items
+        open_items = sum(chunk.size for chunk in self.both("open_chunks", "j"))
+        if job.state == "running":
+            assert counted + open_items == job.total
+        if job.state in FINAL - {"cancelled"}:
+            assert counted == job.total
+            assert open_items == 0
+        assert len(self.both("failures", "j")) == job.failed
+        assert self.both("active") == ([] if job.state in FINAL else ["j"])
+
+
+def test_both_ledgers_agree_and_count_exactly(client: "redis.Redis") -> None:
+    Twins.client = client
+    run = settings(
+        max_examples=200,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(Twins, settings=run)

@@ -1,0 +1,288 @@
+"""What every store must do, on the in-memory one, on milvus-lite and on a real Milvus server."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import services
+from clipfleet.common.collection import Collection, FieldType, Metric
+from clipfleet.common.errors import InvalidRequest
+from clipfleet.common.filters import matches, parse_filter
+from clipfleet.common.identity import primary_key
+from clipfleet.common.store import CollectionGone, Record, Store, StoreUnavailable
+from clipfleet.common.store.memory import MemoryStore
+from clipfleet.common.store.milvus import MilvusStore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+DIM = 8
+FIELDS: dict[str, FieldType] = {
+    "genre": "string",
+    "year": "int",
+    "price": "float",
+    "sold": "bool",
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=["memory", "lite", pytest.param("server", marks=pytest.mark.server)],
+)
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    start = services.milvus_lite if request.param == "lite" else services.milvus_server
+    with start(tmp_path_factory.mktemp(request.param)) as uri:
+        yield MilvusStore(uri, timeout_s=30)
+
+
+@pytest.fixture
+def photos(store: Store) -> Iterator[Collection]:
+    collection = a_collection()
+    store.create(collection)
+    yield collection
+    store.drop(collection)
+
+
+def a_collection(metric: Metric = "cosine") -> Collection:
+    return Collection.new("my-photos", metric=metric, model="m", dim=DIM, fields=FIELDS)
+
+
+def a_record(image_id: str, seed: int = 0, **more: Any) -> Record:
+    namespace = more.get("namespace", "default")
+    vector = np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
+    blank = Record(
+        pk=primary_key(namespace, image_id),
+        id=image_id,
+        namespace=namespace,
+        uri=f"/photos/{image_id}"[:300],
+        embedding=vector / np.linalg.norm(vector),
+    )
+    return replace(blank, **more)
+
+
+def found(store: Store, collection: Collection, raw: dict[str, Any]) -> list[str]:
+    where = parse_filter(raw, collection.fields)
+    query = np.ones((1, DIM), np.float32)
+    (hits,) = store.search(collection, query, namespace="default", top_k=100, where=where)
+    return sorted(hit.record.id for hit in hits)
+
+
+def test_a_record_comes_back_as_it_went_in(store: Store, photos: Collection) -> None:
+    record = a_record(
+        "a/b c.jpg",
+        content_hash="0" * 32,
+        job_id="j1",
+        label="église",
+        bytes=12,
+        width=3,
+        height=4,
+        indexed_at=1_700_000_000_123,
+        metadata={"genre": "rock", "year": 1999, "price": 0.5, "sold": False, "tags": ["x", 1]},
+    )
+    store.upsert(photos, [record])
+    back = store.fetch(photos, [record.pk, "f" * 32])
+    assert list(back) == [record.pk]
+    assert np.allclose(back[record.pk].embedding, record.embedding)
+    assert replace(back[record.pk], embedding=record.embedding) == record
+    assert store.fingerprints(photos, [record.pk])[record.pk].content_hash == "0" * 32
+
+
+def test_a_missing_declared_field_stays_missing(store: Store, photos: Collection) -> None:
+    store.upsert(photos, [a_record("bare")])
+    (back,) = store.fetch(photos, [a_record("bare").pk]).values()
+    assert back.metadata == {}
+
+
+def test_an_upsert_overwrites_and_a_delete_removes(store: Store, photos: Collection) -> None:
+    store.upsert(photos, [a_record("x", 1), a_record("y", 2)])
+    store.upsert(photos, [a_record("x", 3, label="new")])
+    assert store.count(photos) == 2
+    (back,) = store.fetch(photos, [a_record("x").pk]).values()
+    assert back.label == "new"
+    store.delete(photos, [back.pk, "0" * 32])
+    assert store.count(photos) == 1
+
+
+def test_one_id_in_two_namespaces_is_two_images(store: Store, photos: Collection) -> None:
+    store.upsert(photos, [a_record("x", 1), a_record("x", 2, namespace="other")])
+    assert store.count(photos) == 2
+    query = a_record("x", 2).embedding[None]
+    (hits,) = store.search(photos, query, namespace="other", top_k=5)
+    assert [(hit.record.id, hit.record.namespace) for hit in hits] == [("x", "other")]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
+def test_scores_and_order_are_those_of_brute_force(store: Store, metric: Metric) -> None:
+    collection, yardstick = a_collection(metric), MemoryStore()
+    records = [a_record(f"{n}", n) for n in range(200)]
+    records = [replace(one, embedding=one.embedding * (1 + n % 3)) for n, one in enumerate(records)]
+    for each in (store, yardstick):
+        each.create(collection)
+        each.upsert(collection, records)
+    queries = np.stack([a_record("", 1_000 + n).embedding for n in range(5)])
+    got = store.search(collection, queries, namespace="default", top_k=10, offset=2)
+    want = yardstick.search(collection, queries, namespace="default", top_k=10, offset=2)
+    for hits, expected in zip(got, want, strict=True):
+        assert [hit.record.id for hit in hits] == [hit.record.id for hit in expected]
+        assert np.allclose([hit.score for hit in hits], [hit.score for hit in expected], atol=1e-4)
+    store.drop(collection)
+
+
+def test_values_come_only_when_asked_for(store: Store, photos: Collection) -> None:
+    record = a_record("x")
+    store.upsert(photos, [record])
+    query = record.embedding[None]
+    ((bare,),) = store.search(photos, query, namespace="default", top_k=1)
+    ((full,),) = store.search(photos, query, namespace="default", top_k=1, include_values=True)
+    assert bare.record.embedding.size == 0
+    assert np.allclose(full.record.embedding, record.embedding)
+    assert full.score == pytest.approx(1, abs=1e-5)
+
+
+def test_an_empty_collection_answers_with_nothing(store: Store, photos: Collection) -> None:
+    query = np.ones((2, DIM), np.float32)
+    assert store.search(photos, query, namespace="default", top_k=3) == [[], []]
+    assert store.count(photos) == 0
+
+
+def test_a_dropped_generation_refuses_late_work(store: Store) -> None:
+    old, new = a_collection(), a_collection()
+    for each in (old, new):
+        store.create(each)
+    store.drop(old)
+    store.drop(old)
+    for late in (
+        lambda: store.upsert(old, [a_record("x")]),
+        lambda: store.search(old, np.ones((1, DIM), np.float32), namespace="d", top_k=1),
+        lambda: store.count(old),
+    ):
+        with pytest.raises(CollectionGone):
+            late()
+    assert store.count(new) == 0
+    store.drop(new)
+
+
+NASTY = [
+    'a"b',
+    "a\\b",
+    "a'b",
+    "new\nline",
+    "tab\t",
+    "%_*",
+    '" or pk != "',
+    "é 日本 🎉",
+    "\\n",
+    "{x}",
+]
+
+
+def test_no_text_breaks_out_of_a_filter(store: Store, photos: Collection) -> None:
+    for text in NASTY:
+        metadata = {"genre": text, "free": text, text: 1}
+        store.upsert(photos, [a_record(text, 1, label=text, metadata=metadata)])
+    for text in NASTY:
+        for raw in ({"id": text}, {"label": text}, {"genre": text}, {"free": text}, {text: 1}):
+            assert found(store, photos, raw) == [text], raw
+        assert found(store, photos, {"genre": {"$in": [text]}}) == [text]
+        query = np.ones((1, DIM), np.float32)
+        assert store.search(photos, query, namespace=text, top_k=5) == [[]]
+
+
+METADATA = [
+    {},
+    {"genre": "rock", "year": 1999, "price": 9.5, "sold": True, "free": 1, "word": "a"},
+    {"genre": "", "year": 0, "price": 0.0, "sold": False, "free": 0, "word": ""},
+    {"genre": "a", "year": -5, "price": -1.5, "free": "1", "word": "zz"},
+    {"genre": "zz", "year": 2**40, "price": 1e300, "sold": True, "free": 2.5},
+    {"free": True, "sold": False},
+]
+_VALUES: dict[str, list[Any]] = {
+    "genre": ["rock", "", "a", "m"],
+    "year": [1999, 0, -5, 7],
+    "price": [9.5, 0.0, -1.5, 3],
+    "sold": [True, False],
+    "free": [1, 0, 2.5, "1"],
+    "word": ["a", "", "m"],
+    "label": ["l1", "none"],
+}
+_ORDERED = ("$gt", "$gte", "$lt", "$lte")
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> dict[str, Any]:
+    name = draw(st.sampled_from(sorted(_VALUES)))
+    values = st.sampled_from(_VALUES[name])
+    ordered = () if name in ("sold",) else _ORDERED
+    op = draw(st.sampled_from(["$eq", "$ne", "$in", "$nin", "$exists", *ordered]))
+    if op == "$exists":
+        return {name: {op: draw(st.booleans())}}
+    if op in ("$in", "$nin"):
+        return {name: {op: draw(st.lists(values, max_size=3))}}
+    return {name: {op: draw(values)}}
+
+
+FILTERS = st.recursive(
+    conditions(),
+    lambda inner: st.one_of(
+        st.builds(lambda parts: {"$and": parts}, st.lists(inner, min_size=1, max_size=3)),
+        st.builds(lambda parts: {"$or": parts}, st.lists(inner, min_size=1, max_size=3)),
+        st.builds(lambda part: {"$not": part}, inner),
+    ),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(scope="module")
+def catalog(store: Store) -> Collection:
+    collection = a_collection()
+    store.create(collection)
+    store.upsert(collection, SHELF)
+    return collection
+
+
+SHELF = [
+    a_record(str(n), n, metadata=values, label=f"l{n}" if n % 2 else "")
+    for n, values in enumerate(METADATA)
+]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(raw=FILTERS)
+def test_a_filter_means_what_it_says(
+    store: Store, catalog: Collection, raw: dict[str, Any]
+) -> None:
+    where = parse_filter(raw, FIELDS)
+    assert where is not None
+    expected = [row.id for row in SHELF if matches(where, row.values())]
+    assert found(store, catalog, raw) == expected
+
+
+def test_a_nul_in_a_filter_is_refused(store: Store, photos: Collection) -> None:
+    with pytest.raises(InvalidRequest):
+        found(store, photos, {"free": "a\0b"})
+
+
+def test_four_writers_at_once_lose_nothing(store: Store, photos: Collection) -> None:
+    def write(writer: int) -> None:
+        for batch in range(5):
+            numbers = range(batch * 40, batch * 40 + 40)
+            store.upsert(photos, [a_record(f"{writer}-{n}", n) for n in numbers])
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.count(photos) == 800
+
+
+def test_a_store_that_is_away_is_said_to_be(tmp_path: Any) -> None:  # noqa: ARG001
+    with pytest.raises(StoreUnavailable):
+        MilvusStore("http://127.0.0.1:9", timeout_s=1).ping()
