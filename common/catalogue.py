@@ -7,6 +7,7 @@ from typing import Protocol
 import redis
 
 from clipfleet.common.collection import Collection
+from clipfleet.common.connection import answering
 from clipfleet.common.errors import NotFound
 
 KEY = "clipfleet:collections"
@@ -88,29 +89,35 @@ class RedisCatalogue:
         self._remove = client.register_script(_REMOVE)
 
     def add(self, collection: Collection) -> Collection:
-        self._redis.hsetnx(KEY, collection.name, collection.model_dump_json())
+        with answering():
+            self._redis.hsetnx(KEY, collection.name, collection.model_dump_json())
         return self.find(collection.name) or collection
 
     def find(self, name: str) -> Collection | None:
-        raw = self._redis.hget(KEY, name)
+        with answering():
+            raw = self._redis.hget(KEY, name)
         return Collection.model_validate_json(raw) if raw else None
 
     def all(self) -> list[Collection]:
-        rows = self._redis.hvals(KEY)
+        with answering():
+            rows = self._redis.hvals(KEY)
         found = [Collection.model_validate_json(raw) for raw in rows]
         return sorted(found, key=lambda one: one.name)
 
     def remove(self, collection: Collection) -> bool:
         raw = collection.model_dump_json()
         names = [collection.name, raw, collection.generation]
-        return bool(self._remove(keys=[KEY, WRITTEN], args=names))
+        with answering():
+            return bool(self._remove(keys=[KEY, WRITTEN], args=names))
 
     def wrote(self, collection: Collection) -> None:
-        self._redis.hset(WRITTEN, collection.generation, str(self._now()))
+        with answering():
+            self._redis.hset(WRITTEN, collection.generation, str(self._now()))
 
     def last_write(self, collection: Collection) -> float:
-        raw = self._redis.hget(WRITTEN, collection.generation)
-        return self._now() - float(raw) if raw else float("inf")
+        with answering():
+            raw = self._redis.hget(WRITTEN, collection.generation)
+            return self._now() - float(raw) if raw else float("inf")
 
     def _now(self) -> float:
         seconds, micros = self._redis.time()

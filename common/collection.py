@@ -1,5 +1,6 @@
 """What a collection is: its name, its metric, its model and the metadata fields it declares."""
 
+import json
 import re
 import secrets
 import time
@@ -9,13 +10,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from clipfleet.common.errors import Conflict, InvalidRequest
-from clipfleet.common.identity import text_problem
+from clipfleet.common.identity import id_problem, text_problem
 
 Metric = Literal["cosine", "dot", "euclidean"]
 FieldType = Literal["string", "int", "float", "bool"]
 
 STRING_BYTES = 1_024
 LABEL_BYTES = 512
+URI_BYTES = 4_096
 INT_LIMIT = 2**63 - 2
 FLOAT_LIMIT = 1e307
 
@@ -99,6 +101,40 @@ def field_problem(name: str, value: Any, kind: FieldType) -> str | None:
     if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
         return None if abs(value) <= FLOAT_LIMIT else f"field {name} is out of range"
     return f"field {name} must be {kind}, not {type(value).__name__}"
+
+
+def image_problem(
+    collection: Collection,
+    image_id: str,
+    uri: str,
+    label: str,
+    metadata: Mapping[str, Any],
+    metadata_bytes: int,
+) -> str | None:
+    """Why the store would not take an image; one such value fails a whole upsert."""
+    problem = (
+        id_problem(image_id)
+        or text_problem("uri", uri, URI_BYTES, empty=True)
+        or text_problem("label", label, LABEL_BYTES, empty=True)
+        or _metadata_problem(metadata, metadata_bytes)
+    )
+    if problem:
+        return problem
+    for name, kind in collection.fields.items():
+        value = metadata.get(name)
+        if value is not None and (problem := field_problem(name, value, kind)):
+            return problem
+    return None
+
+
+def _metadata_problem(metadata: Mapping[str, Any], limit: int) -> str | None:
+    if taken := sorted(RESERVED & metadata.keys()):
+        return f"metadata may not be called {taken[0]!r}: the service keeps that itself"
+    try:
+        size = len(json.dumps(metadata, allow_nan=False).encode())
+    except ValueError:
+        return "metadata holds a number that is not finite"
+    return f"metadata has {size} bytes as JSON, the limit is {limit}" if size > limit else None
 
 
 def _check_fields(fields: Mapping[str, FieldType]) -> None:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from clipfleet.common.collection import (
     BUILTIN_FIELDS,
-    FLOAT_LIMIT,
     INT_LIMIT,
     FieldType,
     field_problem,
@@ -141,26 +140,27 @@ def _scalar(field: Field, value: Any) -> Scalar:
     if kind is None:
         kind = "string" if isinstance(value, str) else "float"
         kind = "bool" if isinstance(value, bool) else kind
-    if kind == "int" and isinstance(value, float):
-        kind = "float"  # comparing a whole number with 2.5 is fine
+    if kind == "int" and isinstance(value, float) and value.is_integer():
+        value = int(value)
     problem = field_problem(field.name, value, kind)
-    too_big = isinstance(value, int | float) and not abs(value) <= min(FLOAT_LIMIT, INT_LIMIT)
-    if problem or (too_big and isinstance(value, int)):
-        raise InvalidRequest(f"in the filter, {problem or 'a number is over 64 bits'}")
+    if isinstance(value, int) and abs(value) > INT_LIMIT:
+        problem = f"{field.name} is compared with a number over 64 bits"
+    if problem:
+        raise InvalidRequest(f"in the filter, {problem}")
     scalar: Scalar = value
     return scalar
 
 
 def _compare(op: Op, mine: Any, value: Any) -> bool:
     if op == "$exists":
-        return (mine is not None) == value
+        return (mine is not None) is value
     if op in ("$ne", "$nin"):
         wanted = value if op == "$nin" else (value,)
         return not any(_equal(mine, one) for one in wanted)
     if op in ("$eq", "$in"):
         wanted = value if op == "$in" else (value,)
         return any(_equal(mine, one) for one in wanted)
-    return _ordered(mine, value) and _order(op, mine, value)
+    return _order(op, mine, value) if _ordered(mine, value) else False
 
 
 def _equal(mine: Any, value: Any) -> bool:
@@ -179,7 +179,7 @@ def _order(op: Op, mine: Any, value: Any) -> bool:
         return bool(mine > value)
     if op == "$gte":
         return bool(mine >= value)
-    return bool(mine < value if op == "$lt" else mine <= value)
+    return bool(mine < value) if op == "$lt" else bool(mine <= value)
 
 
 def _short(value: Any) -> str:

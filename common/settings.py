@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     milvus_token: str = ""
     blobs: str = Field("clipfleet-data/blobs", description="folder or bucket, as fsspec writes it")
     source_roots: tuple[Path, ...] = Field((), description="JSON list; folder jobs stay below")
+    allowed_hosts: tuple[str, ...] = Field((), description="JSON list of host names; empty: any")
     model: str = Field(DEFAULT_MODEL, description="hub id, or folder with a model in it")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16")

@@ -11,14 +11,10 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from clipfleet.common.errors import NotFound, Unavailable
+from clipfleet.common.errors import NotFound
 
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled"})
-
-
-class LedgerUnavailable(Unavailable):
-    """Redis did not answer in time."""
 
 
 class Item(BaseModel):
@@ -131,7 +127,7 @@ class Outcome:
 
 
 class Ledger(Protocol):
-    """Every call raises LedgerUnavailable when Redis is away, and NotFound for unknown jobs."""
+    """Every call raises Unavailable when Redis is away, and NotFound for unknown jobs."""
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
         """The new job, or the one that this key made before."""

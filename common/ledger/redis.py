@@ -7,12 +7,12 @@ from typing import Any
 import redis
 from pydantic import TypeAdapter
 
+from clipfleet.common.connection import answering
 from clipfleet.common.ledger import (
     Claim,
     Failure,
     Item,
     Job,
-    LedgerUnavailable,
     NewJob,
     OpenChunk,
     Outcome,
@@ -141,10 +141,8 @@ class RedisLedger:
         return rows
 
     def _ask(self, call: Callable[[Any], Any]) -> Any:
-        try:
+        with answering():
             return call(self._redis)
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise LedgerUnavailable("Redis does not answer just now; try again") from error
 
 
 def _json(items: Sequence[Item]) -> str:

@@ -76,20 +76,20 @@ def _membership(name: str, node: Compare, kind: FieldType) -> str:
 def _compile_free(node: Compare) -> str:
     name = f"metadata[{_literal(node.field.name)}]"
     if node.op == "$exists":
-        return f"exists {name}" if node.value else f"not exists {name}"
+        return f"(exists {name})" if node.value else f"not (exists {name})"
     if node.op in ("$in", "$nin"):  # milvus-lite has no `in` on JSON
         assert isinstance(node.value, tuple)
-        listed = " or ".join(f"{name} == {_literal(one)}" for one in node.value) or NOTHING
-        return f"({listed})" if node.op == "$in" else _absent_or_not(name, listed)
+        listed = " or ".join(f"({_has(name, '==', one)})" for one in node.value) or NOTHING
+        return f"({listed})" if node.op == "$in" else f"not ({listed})"
     assert not isinstance(node.value, tuple)
     if node.op == "$ne":
-        return _absent_or_not(name, f"{name} == {_literal(node.value)}")
-    return f"{name} {'==' if node.op == '$eq' else _ORDER[node.op]} {_literal(node.value)}"
+        return f"not ({_has(name, '==', node.value)})"
+    return f"({_has(name, _ORDER.get(node.op, '=='), node.value)})"
 
 
-def _absent_or_not(name: str, expression: str) -> str:
-    """Where JSON lacks the key, `not (...)` is false on milvus-lite as NULL is in SQL."""
-    return f"(not exists {name} or not ({expression}))"
+def _has(name: str, operator: str, value: Scalar) -> str:
+    """On an absent key a bare comparison is NULL to milvus-lite and false to a server."""
+    return f"(exists {name}) and ({name} {operator} {_literal(value)})"
 
 
 def _typed(value: Any, kind: FieldType) -> str:

@@ -89,11 +89,12 @@ class MemoryStore:
 def _scores(collection: Collection, vectors: Vectors, rows: Vectors) -> Vectors:
     """[n, dim] against [m, dim] gives [n, m]."""
     if collection.metric == "euclidean":
-        return np.linalg.norm(vectors[:, None, :] - rows[None, :, :], axis=2).astype(np.float32)
+        distances = np.linalg.norm(vectors[:, None, :] - rows[None, :, :], axis=2)
+        return np.asarray(distances, np.float32)
     if collection.metric == "cosine":
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(vectors @ rows.T, np.float32)
+    return np.asarray(np.matmul(vectors, rows.T), np.float32)
 
 
 def _bare(record: Record) -> Record:

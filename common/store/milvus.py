@@ -14,6 +14,7 @@ from pymilvus.exceptions import MilvusException
 from clipfleet.common.collection import (
     LABEL_BYTES,
     STRING_BYTES,
+    URI_BYTES,
     Collection,
     FieldType,
 )
@@ -45,7 +46,6 @@ TYPES: dict[FieldType, Any] = {
     "float": DataType.DOUBLE,
     "bool": DataType.INT8,  # 0, 1 and MISSING
 }
-URI_BYTES = 4_096
 UPSERT_BYTES = 16_000_000  # a gRPC message may have 64 MB on a server's defaults
 
 # pymilvus pings every 10 s and milvus-lite hangs up on such clients (GOAWAY too_many_pings).

@@ -1,29 +1,35 @@
 """The ledger: both implementations through every order of events, side by side."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import services
-from clipfleet.common.errors import NotFound
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.ledger import (
     FINAL,
     Claim,
     Failure,
     Item,
     Ledger,
-    LedgerUnavailable,
     NewJob,
     Outcome,
     Refusal,
 )
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.redis import RedisLedger
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 LEASE_S = 10.0
 
@@ -250,7 +256,7 @@ def test_an_outcome_must_add_up(ledger: Ledger) -> None:
 
 def test_a_redis_that_is_away_is_said_to_be() -> None:
     away = redis.Redis(host="127.0.0.1", port=9, socket_connect_timeout=1)
-    with pytest.raises(LedgerUnavailable):
+    with pytest.raises(Unavailable):
         RedisLedger(away).jobs()
 
 
@@ -374,6 +380,4 @@ def test_both_ledgers_agree_and_count_exactly(client: "redis.Redis") -> None:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    from hypothesis.stateful import run_state_machine_as_test
-
     run_state_machine_as_test(Twins, settings=run)

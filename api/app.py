@@ -1,0 +1,48 @@
+"""The gateway as an ASGI application: `uvicorn --factory clipfleet.api.app:create_app`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+import clipfleet
+from clipfleet.api import collections, health, images, jobs, problems, search
+from clipfleet.api.gateway import Gateway
+from clipfleet.api.guard import Guard
+from clipfleet.common.logs import configure_logs
+from clipfleet.common.settings import Settings
+
+DESCRIPTION = """
+Index images in bulk, find them again by words or by image.
+
+1. `PUT /v1/collections/{name}` makes a collection.
+2. `POST /v1/collections/{name}/jobs` indexes a folder; poll `GET /v1/jobs/{id}`.
+3. `POST /v1/collections/{name}/search` finds images.
+
+Errors are RFC 9457 problem+json; a 503 says in Retry-After when to come back.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    settings = settings or Settings()
+    configure_logs()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        gateway = Gateway(settings)
+        app.state.gateway = gateway
+        gateway.begin()
+        yield
+        await gateway.end()
+
+    app = FastAPI(
+        title="clipfleet",
+        version=clipfleet.__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+    )
+    problems.install(app)
+    for part in (collections, jobs, search, images, health):
+        app.include_router(part.router)
+    app.add_middleware(Guard, settings=settings)
+    return app

@@ -1,0 +1,144 @@
+"""Waiting queries leave together: a message costs milliseconds whatever is in it.
+
+A batch leaves at once while fewer are in flight than workers + 1, and only otherwise do queries
+wait for the next one, so the batch grows with the load and an idle service adds no delay.
+"""
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from clipfleet.common.errors import ClipfleetError, Unavailable
+from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch
+
+
+class Overloaded(Unavailable):
+    slug = "overloaded"
+    title = "Too many queries are waiting"
+
+
+@dataclass
+class _Waiting:
+    query: Query
+    future: "asyncio.Future[Answer]"
+
+
+@dataclass
+class _Lane:
+    """Queries of one model and one kind, so that slow images never hold back words."""
+
+    model: str
+    pending: deque[_Waiting] = field(default_factory=deque)
+    in_flight: int = 0
+
+
+@dataclass
+class _Sent:
+    lane: _Lane
+    waiting: list[_Waiting]
+    expiry: asyncio.TimerHandle
+
+
+class Coalescer:
+    """`publish` sends a batch; `workers` says how many serve a model's query lane just now."""
+
+    def __init__(
+        self,
+        publish: Callable[[QueryBatch], Awaitable[None]],
+        workers: Callable[[str], int],
+        *,
+        reply_to: str,
+        batch: int,
+        queue: int,
+        timeout_s: float,
+    ) -> None:
+        self._publish, self._workers = publish, workers
+        self._reply_to, self._batch, self._queue = reply_to, batch, queue
+        self._timeout_s = timeout_s
+        self._lanes: dict[tuple[str, str], _Lane] = {}
+        self._sent: dict[str, _Sent] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, query: Query) -> Answer:
+        """The worker's answer; Unavailable when none comes in time or too many wait."""
+        model = query.collection.model
+        lane = self._lanes.setdefault((model, query.term.kind), _Lane(model))
+        if len(lane.pending) >= self._queue:
+            raise Overloaded(f"{self._queue} queries are waiting already; try again", 1)
+        waiting = _Waiting(query, asyncio.get_running_loop().create_future())
+        lane.pending.append(waiting)
+        self._pump(lane)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await waiting.future
+        except TimeoutError as error:
+            raise self._late() from error
+
+    def receive(self, reply: BatchReply) -> None:
+        """A batch came back. One that expired before is dropped."""
+        sent = self._landed(reply.batch_id)
+        if sent is None:
+            return
+        for waiting, answer in zip(sent.waiting, reply.answers, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(answer)
+        self._pump(sent.lane)
+
+    def _pump(self, lane: _Lane) -> None:
+        while lane.pending and lane.in_flight <= self._workers(lane.model):
+            going = self._take(lane)
+            if going:
+                lane.in_flight += 1
+                task = asyncio.create_task(self._send(lane, going))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _take(self, lane: _Lane) -> list[_Waiting]:
+        """Up to a batch of queries that somebody still waits for."""
+        going: list[_Waiting] = []
+        while lane.pending and len(going) < self._batch:
+            waiting = lane.pending.popleft()
+            if not waiting.future.done():
+                going.append(waiting)
+        return going
+
+    async def _send(self, lane: _Lane, going: list[_Waiting]) -> None:
+        batch = QueryBatch(
+            model=lane.model,
+            batch_id=secrets.token_hex(8),
+            reply_to=self._reply_to,
+            deadline=time.time() + self._timeout_s,
+            queries=tuple(waiting.query for waiting in going),
+        )
+        loop = asyncio.get_running_loop()
+        expiry = loop.call_later(self._timeout_s, self._fail, batch.batch_id, self._late())
+        self._sent[batch.batch_id] = _Sent(lane, going, expiry)
+        try:
+            await self._publish(batch)
+        except ClipfleetError as error:
+            self._fail(batch.batch_id, error)
+        except Exception:
+            self._fail(batch.batch_id, ClipfleetError("the query could not be sent"))
+            raise
+
+    def _fail(self, batch_id: str, error: ClipfleetError) -> None:
+        sent = self._landed(batch_id)
+        if sent is None:
+            return
+        for waiting in sent.waiting:
+            if not waiting.future.done():
+                waiting.future.set_exception(error)
+        self._pump(sent.lane)
+
+    def _landed(self, batch_id: str) -> _Sent | None:
+        sent = self._sent.pop(batch_id, None)
+        if sent is not None:
+            sent.expiry.cancel()
+            sent.lane.in_flight -= 1
+        return sent
+
+    def _late(self) -> Unavailable:
+        return Unavailable(f"no worker answered within {self._timeout_s:g} s; try again")

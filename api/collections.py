@@ -1,0 +1,88 @@
+"""Collections: make, look at, delete."""
+
+from contextlib import suppress
+
+from fastapi import APIRouter, Response
+
+from clipfleet.api.depends import Name, UsesCollection, UsesGateway
+from clipfleet.api.gateway import Gateway
+from clipfleet.api.problems import RESPONSES
+from clipfleet.common.collection import Collection, check_collection_name
+from clipfleet.common.errors import InvalidRequest
+from clipfleet.common.fleet import NoWorker
+from clipfleet.common.ledger import FINAL
+from clipfleet.common.schemas import CollectionIn, CollectionList, CollectionOut
+
+router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=RESPONSES)
+
+CREATE_S = 60.0
+
+
+@router.put("/{name}", responses={201: {"model": CollectionOut}, 409: RESPONSES[422]})
+async def put_collection(
+    name: Name, gateway: UsesGateway, response: Response, body: CollectionIn | None = None
+) -> CollectionOut:
+    """Make a collection, or make sure that it is as described. 409 when it exists and differs."""
+    check_collection_name(name)
+    wanted = body or CollectionIn()
+    existing = await gateway.call(gateway.catalogue.find, name)
+    candidate = await _candidate(name, wanted, existing, gateway)
+    if existing is None:
+        existing = await _create(candidate, gateway)
+        response.status_code = 201 if existing is candidate else 200
+    existing.require_same(candidate)
+    return await _shown(existing, gateway)
+
+
+@router.get("/{name}")
+async def get_collection(collection: UsesCollection, gateway: UsesGateway) -> CollectionOut:
+    return await _shown(collection, gateway)
+
+
+@router.get("")
+async def list_collections(gateway: UsesGateway) -> CollectionList:
+    found = await gateway.call(gateway.catalogue.all)
+    return CollectionList(collections=[await _shown(one, gateway) for one in found])
+
+
+@router.delete("/{name}", status_code=204)
+async def delete_collection(collection: UsesCollection, gateway: UsesGateway) -> None:
+    """Delete the collection with all its embeddings; jobs that write to it are cancelled."""
+    for job in await gateway.call(gateway.ledger.jobs, 1_000):
+        if job.new.generation == collection.generation and job.state not in FINAL:
+            await gateway.call(gateway.ledger.cancel, job.id, "the collection was deleted")
+    await gateway.call(gateway.store.drop, collection, seconds=CREATE_S)
+    await gateway.call(gateway.catalogue.remove, collection)
+    gateway.forget(collection.name)
+
+
+async def _candidate(
+    name: str, wanted: CollectionIn, existing: Collection | None, gateway: Gateway
+) -> Collection:
+    """What the caller describes, the gaps filled from the model that workers have."""
+    model = wanted.model or (existing.model if existing else gateway.settings.model)
+    dim = existing.dim if existing and wanted.dim is None else wanted.dim
+    with suppress(NoWorker):
+        has = (await gateway.worker("query", model)).dim
+        if dim is not None and dim != has:
+            raise InvalidRequest(f"dim is {dim}, but the embeddings of {model!r} have {has}")
+        dim = has
+    if dim is None:
+        raise NoWorker("query", model)  # nobody knows the dimension
+    metric = wanted.metric
+    return Collection.new(name, metric=metric, model=model, dim=dim, fields=wanted.fields)
+
+
+async def _create(candidate: Collection, gateway: Gateway) -> Collection:
+    """The store first, then the name: a name always has its collection."""
+    await gateway.call(gateway.store.create, candidate, seconds=CREATE_S)
+    winner = await gateway.call(gateway.catalogue.add, candidate)
+    if winner.generation == candidate.generation:
+        return candidate
+    await gateway.call(gateway.store.drop, candidate, seconds=CREATE_S)
+    return winner
+
+
+async def _shown(collection: Collection, gateway: Gateway) -> CollectionOut:
+    count = await gateway.call(gateway.store.count, collection)
+    return CollectionOut(count=count, **collection.model_dump(exclude={"v", "generation"}))

@@ -1,0 +1,154 @@
+"""Composition root of the gateway: the parts it talks to, and how it waits for them."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import redis
+import redis.asyncio
+
+from clipfleet.api.coalescer import Coalescer
+from clipfleet.common.blobs import Blobs
+from clipfleet.common.broker import CeleryPublisher, make_celery
+from clipfleet.common.catalogue import RedisCatalogue, require
+from clipfleet.common.collection import Collection
+from clipfleet.common.connection import answering, make_redis
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.fleet import NoWorker, RedisFleet, WorkerCard, serving
+from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.messages import BatchReply, Lane, QueryBatch
+from clipfleet.common.pixels import pack
+from clipfleet.common.preprocess import Pixels
+from clipfleet.common.replies import PIXELS
+from clipfleet.common.settings import Settings
+from clipfleet.common.store.milvus import MilvusStore
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
+THREADS = 32
+
+
+class Gateway:
+    """Everything the routes use. Opens connections at the first call, not when it is made."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._redis = make_redis(settings)
+        self.ledger = RedisLedger(self._redis)
+        self.catalogue = RedisCatalogue(self._redis)
+        self.fleet = RedisFleet(self._redis)
+        self.store = MilvusStore(
+            settings.milvus_uri, token=settings.milvus_token, timeout_s=settings.call_timeout_s
+        )
+        self.blobs = Blobs(settings.blobs)
+        self._publisher = CeleryPublisher(make_celery(settings), self._redis)
+        self._threads = ThreadPoolExecutor(THREADS, "gateway")
+        self._senders = ThreadPoolExecutor(8, "publish")
+        self._cards: list[WorkerCard] = []
+        self._known: dict[str, tuple[float, Collection]] = {}
+        self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
+        self.queries = Coalescer(
+            self._publish,
+            lambda model: len(serving(self._cards, "query", model)),
+            reply_to=self._reply_to,
+            batch=settings.limits.query_batch,
+            queue=settings.limits.query_queue,
+            timeout_s=settings.query_timeout_s,
+        )
+        self._loops: list[asyncio.Task[None]] = []
+
+    def begin(self) -> None:
+        self._loops = [asyncio.create_task(self._listen()), asyncio.create_task(self._look())]
+
+    async def end(self) -> None:
+        for task in self._loops:
+            task.cancel()
+        for task in self._loops:
+            with suppress(asyncio.CancelledError):
+                await task
+        for pool in (self._threads, self._senders):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def call(self, part: Callable[..., T], *args: Any, seconds: float = 0, **kw: Any) -> T:
+        """A blocking call to a part, off the event loop; Unavailable when it takes too long."""
+        return await self._bounded(self._threads, partial(part, *args, **kw), seconds)
+
+    async def collection(self, name: str) -> Collection:
+        """What a name stands for, at most a second ago. NotFound when it stands for nothing."""
+        seen_at, known = self._known.get(name, (0.0, None))
+        if known is None or time.monotonic() - seen_at > LOOK_S:
+            self._known.pop(name, None)
+            known = await self.call(require, self.catalogue, name)
+            self._known[name] = (time.monotonic(), known)
+        return known
+
+    def forget(self, name: str) -> None:
+        self._known.pop(name, None)
+
+    async def worker(self, lane: Lane, model: str) -> WorkerCard:
+        """One that is alive and serves this; NoWorker when nobody does."""
+        found = serving(self._cards, lane, model)
+        if not found:
+            self._cards = await self.call(self.fleet.alive)
+            found = serving(self._cards, lane, model)
+        if not found:
+            raise NoWorker(lane, model)
+        return found[0]
+
+    async def leave_pixels(self, pixels: Pixels) -> str:
+        """Put a query image where the workers find it; it expires by itself. Its key."""
+        key = secrets.token_hex(12)
+        packed = pack(pixels, self.settings.limits.query_image_bytes)
+        expiry_ms = int(2000 * self.settings.query_timeout_s)
+
+        def put() -> None:
+            with answering():
+                self._redis.set(PIXELS + key, packed, px=expiry_ms)
+
+        await self.call(put)
+        return key
+
+    def ping_redis(self) -> None:
+        with answering():
+            self._redis.ping()
+
+    async def _publish(self, batch: QueryBatch) -> None:
+        await self._bounded(self._senders, partial(self._publisher.publish, batch), 0)
+
+    async def _bounded(self, pool: ThreadPoolExecutor, run: Callable[[], T], seconds: float) -> T:
+        limit = seconds or self.settings.call_timeout_s + 1.0
+        try:
+            async with asyncio.timeout(limit):
+                return await asyncio.get_running_loop().run_in_executor(pool, run)
+        except TimeoutError as error:
+            raise Unavailable(f"a part did not answer within {limit:g} s; try again") from error
+
+    async def _listen(self) -> None:
+        """The one loop that reads this gateway's replies."""
+        client = redis.asyncio.from_url(self.settings.redis_url, socket_timeout=10.0)
+        while True:
+            try:
+                found = await client.blpop([self._reply_to], timeout=2)
+                if found:
+                    self.queries.receive(BatchReply.model_validate_json(found[1]))
+            except (redis.RedisError, OSError) as error:
+                log.warning("cannot read replies just now: %s", error)
+                await asyncio.sleep(0.5)
+            except Exception:
+                log.exception("a reply could not be understood")
+
+    async def _look(self) -> None:
+        while True:
+            try:
+                self._cards = await self.call(self.fleet.alive)
+            except Unavailable as error:
+                log.warning("cannot see who is alive: %s", error.detail)
+            await asyncio.sleep(LOOK_S)

@@ -1,0 +1,121 @@
+"""Single images: look at one, delete one, bring your own vectors."""
+
+import time
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query
+
+from clipfleet.api.depends import UsesCollection, UsesGateway
+from clipfleet.api.problems import RESPONSES
+from clipfleet.api.search import check_vector
+from clipfleet.common.collection import Collection, image_problem
+from clipfleet.common.errors import InvalidRequest, NotFound, TooLarge
+from clipfleet.common.identity import (
+    DEFAULT_NAMESPACE,
+    id_problem,
+    namespace_problem,
+    primary_key,
+)
+from clipfleet.common.schemas import Deleted, ImageOut, Upserted, VectorIn, VectorsIn
+from clipfleet.common.store import Record
+
+router = APIRouter(prefix="/v1/collections/{name}", tags=["images"], responses=RESPONSES)
+
+UPSERT_S = 60.0
+ImageId = Annotated[str, Query(alias="id", min_length=1, max_length=2_048)]
+Namespace = Annotated[str, Query(min_length=1, max_length=256)]
+
+
+def key_of(namespace: str, image_id: str) -> str:
+    if problem := id_problem(image_id) or namespace_problem(namespace):
+        raise InvalidRequest(problem)
+    return primary_key(namespace, image_id)
+
+
+@router.get("/images")
+async def get_image(
+    collection: UsesCollection,
+    gateway: UsesGateway,
+    image_id: ImageId,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    include_values: bool = False,
+) -> ImageOut:
+    """One image by id; ids may hold slashes, so they travel as a query parameter."""
+    key = key_of(namespace, image_id)
+    found = await gateway.call(gateway.store.fetch, collection, [key])
+    if key not in found:
+        raise _no_image(image_id)
+    return _shown(found[key], include_values)
+
+
+@router.delete("/images")
+async def delete_image(
+    collection: UsesCollection,
+    gateway: UsesGateway,
+    image_id: ImageId,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+) -> Deleted:
+    """Remove one image from the collection. The source file is not touched."""
+    key = key_of(namespace, image_id)
+    if key not in await gateway.call(gateway.store.fingerprints, collection, [key]):
+        raise _no_image(image_id)
+    await gateway.call(gateway.store.delete, collection, [key])
+    await gateway.call(gateway.catalogue.wrote, collection)
+    return Deleted(deleted=1)
+
+
+@router.post("/vectors")
+async def upsert_vectors(
+    body: VectorsIn, collection: UsesCollection, gateway: UsesGateway
+) -> Upserted:
+    """Bring your own embeddings. All of them are written, or, when one is wrong, none."""
+    limits = gateway.settings.limits
+    if len(body.vectors) > limits.vectors:
+        raise TooLarge(f"{len(body.vectors)} vectors in one request; {limits.vectors} at most")
+    records = {}
+    for one in body.vectors:
+        record = _record(one, body.namespace, collection, limits.metadata_bytes)
+        if record.pk in records:
+            raise InvalidRequest(f"id {one.id[:200]!r} is given twice")
+        records[record.pk] = record
+    await gateway.call(gateway.store.upsert, collection, list(records.values()), seconds=UPSERT_S)
+    await gateway.call(gateway.catalogue.wrote, collection)
+    return Upserted(upserted=len(records))
+
+
+def _record(one: VectorIn, namespace: str, collection: Collection, metadata_bytes: int) -> Record:
+    key = key_of(namespace, one.id)
+    problem = image_problem(collection, one.id, one.uri, one.label, one.metadata, metadata_bytes)
+    if problem:
+        raise InvalidRequest(f"vector {one.id[:200]!r}: {problem}")
+    check_vector(one.values, collection)
+    return Record(
+        pk=key,
+        id=one.id,
+        namespace=namespace,
+        uri=one.uri or one.id,
+        embedding=np.asarray(one.values, np.float32),
+        label=one.label,
+        indexed_at=int(time.time() * 1000),
+        metadata=one.metadata,
+    )
+
+
+def _shown(record: Record, include_values: bool) -> ImageOut:
+    return ImageOut(
+        id=record.id,
+        namespace=record.namespace,
+        uri=record.uri,
+        label=record.label or None,
+        metadata=record.metadata,
+        bytes=record.bytes,
+        width=record.width,
+        height=record.height,
+        indexed_at=record.indexed_at,
+        values=record.embedding.tolist() if include_values else None,
+    )
+
+
+def _no_image(image_id: str) -> NotFound:
+    return NotFound(f"there is no image {image_id[:200]!r} in the collection")

@@ -1,0 +1,92 @@
+"""Errors as RFC 9457 problem+json. Only named fields go out: no stack, no expression."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from clipfleet.common.errors import ClipfleetError, InvalidRequest, Unavailable
+from clipfleet.common.schemas import Problem
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "model": Problem}
+    for status, text in {
+        404: "There is no such thing",
+        413: "Over a limit",
+        422: "The request cannot be carried out as it stands",
+        503: "A part is away or full; Retry-After says when to come back",
+    }.items()
+}
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(ClipfleetError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def problem(
+    scope: Any, status: int, slug: str, title: str, detail: str, **more: Any
+) -> JSONResponse:
+    request_id = scope.get("state", {}).get("request_id", "")
+    body = {
+        "type": f"urn:problem:clipfleet:{slug}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": scope.get("path", ""),
+        "request_id": request_id,
+        **more,
+    }
+    headers = {"X-Request-ID": request_id} if request_id else {}
+    return JSONResponse(body, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def of_error(scope: Any, error: ClipfleetError) -> JSONResponse:
+    response = problem(scope, error.status, error.slug, error.title, error.detail, **error.facts)
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+async def _ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ClipfleetError)
+    if error.status >= 500 and not isinstance(error, Unavailable):
+        log.error("internal error", exc_info=error)
+        return await _unexpected(request, error)
+    return of_error(request.scope, error)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        {"field": ".".join(str(part) for part in one["loc"]), "message": one["msg"]}
+        for one in error.errors()
+    ]
+    first = errors[0]
+    detail = f"{first['field']}: {first['message']}"
+    title = InvalidRequest.title
+    return problem(request.scope, 422, InvalidRequest.slug, title, detail, errors=errors[:50])
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    text = str(error.detail)
+    response = problem(request.scope, error.status_code, "http", text, text)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    """The stack goes to the log; the caller gets the request id to ask with."""
+    kind = type(error).__name__
+    log.error("request %s failed: %s", request.scope.get("path"), kind)
+    slug, title = ClipfleetError.slug, ClipfleetError.title
+    return problem(request.scope, 500, slug, title, "something went wrong on our side")

@@ -1,0 +1,55 @@
+"""Uploaded bytes, in a folder or a bucket. The gateway writes, workers read."""
+
+import shutil
+from typing import Any, BinaryIO
+
+import fsspec
+
+from clipfleet.common.errors import Unavailable
+
+
+class BlobsUnavailable(Unavailable):
+    """The blob store is away or full."""
+
+
+class BlobGone(Exception):
+    """No such blob."""
+
+
+class Blobs:
+    """`url` as fsspec writes it: a folder, `s3://bucket/prefix`, `memory://x`."""
+
+    def __init__(self, url: str) -> None:
+        self._fs: Any
+        self._fs, self._root = fsspec.core.url_to_fs(url)
+
+    def put(self, key: str, source: BinaryIO) -> None:
+        """Copy a stream; the key appears only once all of it is there."""
+        path = self._path(key)
+        try:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            with self._fs.transaction, self._fs.open(path, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise BlobsUnavailable(f"the blob store cannot be written: {reason}") from error
+
+    def get(self, key: str, limit_bytes: int) -> bytes:
+        """At most `limit_bytes` + 1 bytes, enough to see that there are too many."""
+        try:
+            with self._fs.open(self._path(key), "rb") as source:
+                data: bytes = source.read(limit_bytes + 1)
+                return data
+        except FileNotFoundError as error:
+            raise BlobGone(key) from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise BlobsUnavailable(f"the blob store cannot be read: {reason}") from error
+
+    def delete_below(self, prefix: str) -> None:
+        path = self._path(prefix)
+        if self._fs.exists(path):
+            self._fs.rm(path, recursive=True)
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"

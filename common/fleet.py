@@ -1,0 +1,124 @@
+"""Who is alive: workers announce what they serve, under a key that expires."""
+
+import time
+from typing import Any, Literal, Protocol
+
+import redis
+from pydantic import BaseModel, ConfigDict
+
+from clipfleet.common.connection import answering
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.messages import Lane
+from clipfleet.common.preprocess import Preprocess
+
+CARD_S = 15.0
+IDS = "clipfleet:workers"
+CARD = "clipfleet:worker:"
+PLANNERS = "clipfleet:planners"
+
+
+class WorkerCard(BaseModel):
+    """`rate`: images/s of the last chunks, None before the first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    v: Literal[1] = 1
+    id: str
+    model: str
+    dim: int
+    lanes: tuple[Lane, ...]
+    device: str
+    preprocess: Preprocess
+    rate: float | None = None
+    started_at: float
+    progress_at: float
+
+
+class Fleet(Protocol):
+    def announce(self, card: WorkerCard) -> None: ...
+
+    def leave(self, worker: str) -> None: ...
+
+    def alive(self) -> list[WorkerCard]: ...
+
+    def announce_planner(self, name: str) -> None: ...
+
+    def planners(self) -> list[str]: ...
+
+
+def serving(cards: list[WorkerCard], lane: Lane, model: str) -> list[WorkerCard]:
+    return [card for card in cards if card.model == model and lane in card.lanes]
+
+
+class NoWorker(Unavailable):
+    """Nobody alive serves the model."""
+
+    def __init__(self, lane: Lane, model: str) -> None:
+        super().__init__(
+            f"no live worker serves the {lane} lane of model {model!r}; start one with "
+            f"CLIPFLEET_MODEL={model}",
+            retry_after_s=5,
+            model=model,
+        )
+
+
+class MemoryFleet:
+    def __init__(self) -> None:
+        self._cards: dict[str, WorkerCard] = {}
+        self._planners: set[str] = set()
+
+    def announce(self, card: WorkerCard) -> None:
+        self._cards[card.id] = card
+
+    def leave(self, worker: str) -> None:
+        self._cards.pop(worker, None)
+
+    def alive(self) -> list[WorkerCard]:
+        return [c for c in self._cards.values() if time.time() - c.progress_at < CARD_S]
+
+    def announce_planner(self, name: str) -> None:
+        self._planners.add(name)
+
+    def planners(self) -> list[str]:
+        return sorted(self._planners)
+
+
+class RedisFleet:
+    def __init__(self, client: "redis.Redis") -> None:
+        self._redis = client
+
+    def announce(self, card: WorkerCard) -> None:
+        with answering():
+            pipe = self._redis.pipeline()
+            pipe.sadd(IDS, card.id)
+            pipe.set(CARD + card.id, card.model_dump_json(), px=int(CARD_S * 1000))
+            pipe.execute()
+
+    def leave(self, worker: str) -> None:
+        with answering():
+            pipe = self._redis.pipeline()
+            pipe.srem(IDS, worker)
+            pipe.delete(CARD + worker)
+            pipe.execute()
+
+    def alive(self) -> list[WorkerCard]:
+        with answering():
+            found: Any = self._redis.smembers(IDS)
+            ids = sorted(one.decode() for one in found)
+            raw: Any = self._redis.mget([CARD + one for one in ids]) if ids else []
+            gone = [one for one, card in zip(ids, raw, strict=True) if card is None]
+            if gone:
+                self._redis.srem(IDS, *gone)
+        return [WorkerCard.model_validate_json(card) for card in raw if card is not None]
+
+    def announce_planner(self, name: str) -> None:
+        with answering():
+            pipe = self._redis.pipeline()
+            pipe.zadd(PLANNERS, {name: time.time()})
+            pipe.zremrangebyscore(PLANNERS, 0, time.time() - CARD_S)
+            pipe.execute()
+
+    def planners(self) -> list[str]:
+        with answering():
+            found: Any = self._redis.zrangebyscore(PLANNERS, time.time() - CARD_S, "+inf")
+        return [one.decode() for one in found]

@@ -1,0 +1,218 @@
+"""What travels over HTTP. Needs pydantic only, so the client can share it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+Metric = Literal["cosine", "dot", "euclidean"]
+FieldType = Literal["string", "int", "float", "bool"]
+JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
+
+Namespace = Annotated[str, Field(min_length=1, max_length=256)]
+Values = Annotated[list[FiniteFloat], Field(min_length=1, max_length=32_768)]
+
+
+class Request(BaseModel):
+    """What we are told: a field we do not know is an error, not a silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CollectionIn(Request):
+    """`dim` is the model's own unless the vectors are yours and no worker has the model."""
+
+    metric: Metric = "cosine"
+    model: str | None = Field(
+        None, min_length=1, max_length=512, description="default: the service's"
+    )
+    dim: int | None = Field(None, ge=1, le=32_768, description="default: the model's")
+    fields: dict[str, FieldType] = Field({}, description="metadata fields to type and index")
+
+
+class CollectionOut(BaseModel):
+    name: str
+    metric: Metric
+    model: str
+    dim: int
+    fields: dict[str, FieldType]
+    count: int
+    created_at: float
+
+
+class FolderSource(Request):
+    """A folder that the workers can read, below the configured roots."""
+
+    type: Literal["folder"] = "folder"
+    path: str = Field(min_length=1, max_length=4_096)
+    recursive: bool = True
+    label_from_folder: bool = Field(False, description="label = name of the image's own folder")
+
+
+class JobIn(Request):
+    source: FolderSource
+    namespace: Namespace = "default"
+    on_existing: Literal["skip", "replace"] = Field(
+        "skip", description="what to do with an image that is in already and has not changed"
+    )
+
+
+class JobOut(BaseModel):
+    """`total` grows while the source is listed. `rate`: images/s; `eta_s`: seconds left."""
+
+    id: str
+    collection: str
+    namespace: str
+    state: JobState
+    total: int
+    done: int
+    failed: int
+    skipped: int
+    rate: float | None
+    eta_s: float | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    error: str | None
+    waiting: str | None
+
+
+class JobList(BaseModel):
+    jobs: list[JobOut]
+
+
+class FailureOut(BaseModel):
+    id: str
+    uri: str
+    reason: str
+    stage: str
+    attempts: int
+
+
+class FailureList(BaseModel):
+    failures: list[FailureOut]
+    total: int
+
+
+class CollectionList(BaseModel):
+    collections: list[CollectionOut]
+
+
+class QueryImage(Request):
+    base64: str = Field(min_length=1)
+
+
+class SearchOptions(Request):
+    """What every search takes, whatever it asks with."""
+
+    top_k: int = Field(10, ge=1)
+    offset: int = Field(0, ge=0)
+    filter: dict[str, Any] | None = None
+    min_score: FiniteFloat | None = None
+    namespace: Namespace = "default"
+    include_values: bool = False
+
+
+class SearchIn(SearchOptions):
+    """Exactly one of `text`, `image`, `id`, `vector`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": "a church at night", "top_k": 5},
+                {"id": "/photos/church.jpg", "filter": {"label": {"$in": ["church", "house"]}}},
+            ]
+        }
+    )
+
+    text: str | None = Field(None, min_length=1)
+    image: QueryImage | None = None
+    id: str | None = Field(None, min_length=1, max_length=2_048)
+    vector: Values | None = None
+
+    @model_validator(mode="after")
+    def _one_query(self) -> "SearchIn":
+        given = [n for n in ("text", "image", "id", "vector") if getattr(self, n) is not None]
+        if len(given) != 1:
+            said = ", ".join(given) or "none"
+            raise ValueError(f"give exactly one of text, image, id, vector (given: {said})")
+        return self
+
+
+class MatchOut(BaseModel):
+    """`score`: cosine or dot product, higher is nearer; euclidean: the distance, lower is."""
+
+    id: str
+    score: float
+    uri: str
+    label: str | None
+    metadata: dict[str, Any]
+    values: list[float] | None = None
+
+
+class SearchOut(BaseModel):
+    matches: list[MatchOut]
+    took_ms: float
+
+
+class VectorIn(Request):
+    id: str = Field(min_length=1, max_length=2_048)
+    values: Values
+    uri: str = ""
+    label: str = ""
+    metadata: dict[str, Any] = {}
+
+
+class VectorsIn(Request):
+    vectors: list[VectorIn] = Field(min_length=1)
+    namespace: Namespace = "default"
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"vectors": [{"id": "/path/to/img1", "values": [0.1, 0.2]}]}]
+        }
+    )
+
+
+class Upserted(BaseModel):
+    upserted: int
+
+
+class Deleted(BaseModel):
+    deleted: int
+
+
+class ImageOut(BaseModel):
+    id: str
+    namespace: str
+    uri: str
+    label: str | None
+    metadata: dict[str, Any]
+    bytes: int
+    width: int
+    height: int
+    indexed_at: int = Field(description="unix time, milliseconds")
+    values: list[float] | None = None
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+    version: str
+
+
+class Readiness(BaseModel):
+    """`parts`: "ok", or what is wrong with each."""
+
+    ready: bool
+    parts: dict[str, str]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem+json."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str
+    errors: list[dict[str, Any]] | None = None

@@ -1,0 +1,3 @@
+from models import tiny
+
+__all__ = ["tiny"]

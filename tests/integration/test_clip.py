@@ -1,0 +1,102 @@
+"""The embedder on real architectures, against transformers' own way of doing it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import data, tiny_siglip
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+from clipfleet.common.errors import StartupError
+from clipfleet.common.images import decode
+from clipfleet.common.settings import Settings
+from clipfleet.workers.clip import ClipEmbedder
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny: Path) -> ClipEmbedder:
+    return ClipEmbedder(Settings(model=str(tiny)))
+
+
+def photos(count: int) -> list[Path]:
+    return sorted((data("flickr8k") / "images").iterdir())[:count]
+
+
+def theirs(model: Path, images: list[Image.Image]) -> np.ndarray:
+    processor = AutoImageProcessor.from_pretrained(model)
+    pixels = processor(images=[i.convert("RGB") for i in images], return_tensors="pt")
+    with torch.no_grad():
+        features = AutoModel.from_pretrained(model).get_image_features(**pixels)
+    rows = getattr(features, "pooler_output", features).numpy()
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def ours(embedder: ClipEmbedder, paths: list[Path]) -> np.ndarray:
+    limits, spec = Settings().limits, embedder.preprocess
+    images = [decode(path.read_bytes(), limits, edge=spec.edge()).image for path in paths]
+    return embedder.embed_images(np.stack([spec.apply(image) for image in images]))
+
+
+def test_images_get_the_embeddings_that_the_models_own_processor_gives(
+    embedder: ClipEmbedder, tiny: Path
+) -> None:
+    paths = photos(40)
+    reference = theirs(tiny, [Image.open(path) for path in paths])
+    cosines = (ours(embedder, paths) * reference).sum(axis=1)
+    assert cosines.min() >= 0.999
+    assert np.median(cosines) >= 0.9999
+
+
+def test_rows_are_unit_float32_and_do_not_depend_on_the_batch(embedder: ClipEmbedder) -> None:
+    texts = ["", "a dog", "ein Hund 🐕", "word " * 10_000]
+    together = embedder.embed_texts(texts)
+    alone = np.concatenate([embedder.embed_texts([text]) for text in texts])
+    assert together.dtype == np.float32
+    assert together.shape == (4, embedder.dim)
+    assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    assert np.allclose(together, alone, atol=1e-5)
+    paths = photos(3)
+    images = ours(embedder, paths)
+    assert np.allclose(images, np.concatenate([ours(embedder, [p]) for p in paths]), atol=1e-5)
+
+
+def test_texts_get_the_embeddings_that_the_models_own_tokenizer_gives(
+    embedder: ClipEmbedder, tiny: Path
+) -> None:
+    tokens = AutoTokenizer.from_pretrained(tiny)(["two dogs in the snow"], return_tensors="pt")
+    with torch.no_grad():
+        features = AutoModel.from_pretrained(tiny).get_text_features(**tokens)
+    row = getattr(features, "pooler_output", features)[0].numpy()
+    mine = embedder.embed_texts(["two dogs in the snow"])[0]
+    assert np.allclose(mine, row / np.linalg.norm(row), atol=1e-5)
+
+
+def test_nothing_in_nothing_out(embedder: ClipEmbedder) -> None:
+    assert embedder.embed_texts([]).shape == (0, embedder.dim)
+    assert embedder.embed_images(np.empty((0, 64, 64, 3), np.uint8)).shape == (0, embedder.dim)
+
+
+def test_a_siglip_loads_and_embeds(tmp_path: Path) -> None:
+    embedder = ClipEmbedder(Settings(model=str(tiny_siglip(tmp_path))))
+    rows = embedder.embed_texts(["a", "a much longer text"])
+    assert np.allclose(rows[0], embedder.embed_texts(["a"])[0], atol=1e-5)
+    assert ours(embedder, photos(2)).shape == (2, embedder.dim)
+
+
+def test_without_hub_and_folder_the_error_names_both_ways_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(StartupError) as caught:
+        ClipEmbedder(Settings(model="nobody/has-this-model"))
+    assert "hub" in caught.value.detail
+    assert "CLIPFLEET_MODEL=/path/to/folder" in caught.value.detail
+
+
+def test_a_folder_without_a_model_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="no complete model"):
+        ClipEmbedder(Settings(model=str(tmp_path)))
+    with pytest.raises(StartupError, match="no model folder"):
+        ClipEmbedder(Settings(model=str(tmp_path / "nope")))

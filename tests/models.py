@@ -1,0 +1,76 @@
+"""Models made on the spot: real architectures, random weights."""
+
+from pathlib import Path
+
+import pytest
+import services
+import torch
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTokenizerFast,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+)
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def data(name: str) -> Path:
+    """A folder of the shared test data; skips with a reason where there is none."""
+    if not (DATA / name).exists():
+        services.missing(f"the test data {name} is not beside the checkout")
+    return DATA / name
+
+
+def tiny_clip(folder: Path, *, image_size: int = 64) -> Path:
+    """A CLIP of a few hundred thousand weights with CLIP's own tokenizer. Saved in `folder`."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    config = CLIPConfig(
+        projection_dim=32,
+        vision_config={
+            **small,
+            "num_attention_heads": 4,
+            "image_size": image_size,
+            "patch_size": 16,
+        },
+        text_config={
+            **small,
+            "num_attention_heads": 4,
+            "eos_token_id": 49407,
+            "bos_token_id": 49406,
+        },
+    )
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": image_size, "width": image_size}
+    CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=size).save_pretrained(folder)
+    tokenizer = CLIPTokenizerFast.from_pretrained(data("clip-vit-base-patch32"))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_siglip(folder: Path) -> Path:
+    torch.manual_seed(0)
+    small = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    config = SiglipConfig(
+        vision_config={**small, "image_size": 64, "patch_size": 16},
+        text_config={**small, "vocab_size": 49_408, "max_position_embeddings": 16},
+    )
+    SiglipModel(config).save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    tokenizer = CLIPTokenizerFast.from_pretrained(data("clip-vit-base-patch32"))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_clip(tmp_path_factory.mktemp("tiny-clip"))

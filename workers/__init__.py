@@ -1,0 +1,1 @@
+"""The processes that work: planner, ingest workers and query workers."""

@@ -1,0 +1,95 @@
+"""The Celery worker: `celery -A clipfleet.workers.app worker [-Q ingest.MODEL,query.MODEL]`.
+
+Configured by the environment (`CLIPFLEET_*`). Without -Q it serves both lanes of its model. A task
+is one call: parse the message, hand it on. Where Celery's ways end and ours begin is this file.
+"""
+
+import logging
+import sys
+from typing import Any
+
+from celery.signals import (
+    setup_logging,
+    worker_init,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
+from kombu import Queue
+
+from clipfleet.common.broker import make_celery
+from clipfleet.common.errors import StartupError
+from clipfleet.common.logs import configure_logs
+from clipfleet.common.messages import LANES, IngestChunk, Lane, QueryBatch, queue_name
+from clipfleet.common.settings import Settings
+from clipfleet.workers.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+settings = Settings()
+app = make_celery(settings)
+app.conf.task_queues = [Queue(queue_name(lane, settings.model)) for lane in LANES]
+
+_runtime: list[Runtime] = []
+
+
+def runtime() -> Runtime:
+    return _runtime[0]
+
+
+@app.task(name=IngestChunk.task)
+def ingest(raw: dict[str, Any]) -> None:
+    runtime().ingest(IngestChunk.model_validate(raw))
+
+
+@app.task(name=QueryBatch.task)
+def query(raw: dict[str, Any]) -> None:
+    runtime().query(QueryBatch.model_validate(raw))
+
+
+@setup_logging.connect
+def _logs(**_: Any) -> None:
+    configure_logs()
+
+
+@worker_init.connect
+def _load(**_: Any) -> None:
+    """The model is loaded and warm before the first message is taken."""
+    from clipfleet.workers.clip import ClipEmbedder
+
+    try:
+        embedder = ClipEmbedder(settings)
+    except StartupError as error:
+        sys.stderr.write(f"clipfleet worker: {error.detail}\n")
+        raise SystemExit(78) from error
+    log.info("model %s on %s, %d dimensions", settings.model, embedder.device, embedder.dim)
+    _runtime.append(Runtime(settings, app, embedder))
+
+
+@worker_ready.connect
+def _ready(sender: Any, **_: Any) -> None:
+    consumed = {queue.name for queue in sender.task_consumer.queues}
+    lanes: tuple[Lane, ...] = tuple(
+        lane for lane in LANES if queue_name(lane, settings.model) in consumed
+    )
+    if len(lanes) != len(consumed):
+        expected = ", ".join(queue_name(lane, settings.model) for lane in LANES)
+        sys.stderr.write(
+            f"clipfleet worker: asked to serve {', '.join(sorted(consumed))}, but with "
+            f"CLIPFLEET_MODEL={settings.model} it can serve only {expected}\n"
+        )
+        raise SystemExit(78)
+    runtime().serve(lanes)
+
+
+@worker_shutting_down.connect
+def _stopping(**_: Any) -> None:
+    """The chunk in hand is handed back at the next batch of images."""
+    if _runtime:
+        runtime().stopping.set()
+
+
+@worker_shutdown.connect
+def _leave(**_: Any) -> None:
+    if _runtime:
+        runtime().leave()

@@ -1,0 +1,191 @@
+"""The embedder on torch and transformers. The only file that imports either.
+
+Any dual encoder that `AutoModel` loads with `get_image_features` and `get_text_features`: CLIP
+(Radford et al. 2021), SigLIP (Zhai et al. 2023), SigLIP 2, vision-text dual encoders.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipfleet.common.embedder import Embeddings
+from clipfleet.common.errors import StartupError
+from clipfleet.common.preprocess import Preprocess
+from clipfleet.common.settings import Settings
+
+MAX_TOKENS = 512  # tokenizers without a limit say 10^30
+TEXT_BATCH = 64
+IMAGE_BATCH = {"cpu": 32, "mps": 64, "cuda": 256}
+
+
+class ClipEmbedder:
+    """Loaded and warmed up when the constructor returns. StartupError says what to do."""
+
+    def __init__(self, settings: Settings) -> None:
+        device = _device(settings.device)
+        dtype = _dtype(settings.dtype, device)
+        self._model, processor, self._tokenizer = _load(settings.model, dtype)
+        self._model = self._model.to(device).eval()
+        self._where = {"device": device, "dtype": dtype}
+        self._batch = settings.embed_batch or IMAGE_BATCH.get(device.type, 32)
+        self._tokens = _token_arguments(self._model, self._tokenizer)
+        self.preprocess = preprocess_of(processor)
+        self._scale, self._mean, self._std = _normalisation(processor, self._where)
+        _require_same_pixels(self, processor)
+        self.device = str(device)
+        self.dim = self._warm_up(settings.model)
+
+    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        rows = [self._image_batch(part) for part in _parts(pixels, self._batch)]
+        return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        rows = [self._text_batch(part) for part in _parts(texts, TEXT_BATCH)]
+        return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
+
+    def normalised(self, pixels: NDArray[np.uint8]) -> Any:
+        """The tensor [n, 3, height, width] the model gets; uint8 travels to the device."""
+        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._where["device"])
+        batch = batch.permute(0, 3, 1, 2).to(self._where["dtype"])
+        return (batch * self._scale - self._mean) / self._std
+
+    @torch.inference_mode()
+    def _image_batch(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        return _unit(self._model.get_image_features(pixel_values=self.normalised(pixels)))
+
+    @torch.inference_mode()
+    def _text_batch(self, texts: Sequence[str]) -> Embeddings:
+        tokens = self._tokenizer(list(texts), return_tensors="pt", **self._tokens)
+        return _unit(self._model.get_text_features(**tokens.to(self._where["device"])))
+
+    def _warm_up(self, name: str) -> int:
+        blank = np.zeros((1, self.preprocess.height, self.preprocess.width, 3), np.uint8)
+        image, text = self._image_batch(blank), self._text_batch(["a photo"])
+        if image.shape != text.shape:
+            raise StartupError(
+                f"model {name!r} has image embeddings of {image.shape[1]} numbers and text "
+                f"embeddings of {text.shape[1]}: not a dual encoder"
+            )
+        return int(image.shape[1])
+
+
+def preprocess_of(processor: Any) -> Preprocess:
+    """What a transformers image processor does before it normalises."""
+    size, crop = dict(processor.size), getattr(processor, "crop_size", None)
+    cropped = dict(crop) if crop and getattr(processor, "do_center_crop", False) else {}
+    resample = int(getattr(processor, "resample", Image.Resampling.BICUBIC))
+    shortest = size.get("shortest_edge")
+    if shortest is None and not {"height", "width"} <= size.keys():
+        raise StartupError(f"the model's image processor has a size we do not know: {size}")
+    if shortest is None:
+        return Preprocess(height=size["height"], width=size["width"], resample=resample)
+    side = {"height": shortest, "width": shortest}
+    return Preprocess(shortest=shortest, resample=resample, **(cropped or side))
+
+
+def _load(name: str, dtype: Any) -> tuple[Any, Any, Any]:
+    source = _source(name)
+    try:
+        model = transformers.AutoModel.from_pretrained(source, dtype=dtype)
+        processor = transformers.AutoImageProcessor.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise StartupError(_no_model(name, error)) from error
+    for method in ("get_image_features", "get_text_features"):
+        if not hasattr(model, method):
+            raise StartupError(
+                f"model {name!r} is a {type(model).__name__} without {method}: choose a CLIP, "
+                "SigLIP or other dual encoder"
+            )
+    return model, processor, tokenizer
+
+
+def _source(name: str) -> str:
+    looks_like_path = name.startswith((".", "/", "~")) or os.sep in name.rstrip(os.sep)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if looks_like_path and (path.is_absolute() or name.startswith(".")):
+        raise StartupError(f"there is no model folder {name!r}")
+    return name
+
+
+def _no_model(name: str, error: Exception) -> str:
+    if Path(name).expanduser().is_dir():
+        return f"the folder {name!r} holds no complete model: {_first_line(error)}"
+    return (
+        f"model {name!r} is neither on this machine nor to be had from the model hub. Two ways "
+        "out: let this machine reach the hub once (or set HF_ENDPOINT to a mirror), or put the "
+        "model into a folder and set CLIPFLEET_MODEL=/path/to/folder. "
+        f"The reason given: {_first_line(error)}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _device(wanted: str) -> Any:
+    if wanted != "auto":
+        return torch.device(wanted)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dtype(wanted: str, device: Any) -> Any:
+    """bf16 is slower than fp32 on most CPUs, and missing on older GPUs."""
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float16 if device.type == "mps" else torch.float32
+
+
+def _token_arguments(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """SigLIP was trained on text padded to full length, everyone else may pad to the longest."""
+    text = getattr(model.config, "text_config", model.config)
+    most = getattr(text, "max_position_embeddings", MAX_TOKENS)
+    longest = min(tokenizer.model_max_length, most, MAX_TOKENS)
+    padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
+    return {"padding": padding, "truncation": True, "max_length": longest}
+
+
+def _normalisation(processor: Any, where: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """(scale, mean, std): what the model wants is (pixels * scale - mean) / std."""
+    scale = float(processor.rescale_factor) if processor.do_rescale else 1.0
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if processor.do_normalize:
+        mean, std = processor.image_mean, processor.image_std
+    shaped = [torch.tensor(list(three), **where).view(1, 3, 1, 1) for three in (mean, std)]
+    return scale, shaped[0], shaped[1]
+
+
+def _require_same_pixels(embedder: ClipEmbedder, processor: Any) -> None:
+    """Processors differ in ways their settings do not show; a wrong one would only look bad."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    image = Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC)
+    theirs = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
+    ours = embedder.normalised(np.stack([embedder.preprocess.apply(image)])).float().cpu()
+    if theirs.shape != ours.shape or (theirs - ours).abs().max() > 0.05:
+        raise StartupError(
+            f"the model's image processor ({type(processor).__name__}) does something that "
+            "clipfleet does not do; only resize, centre crop, rescale and normalise are known"
+        )
+
+
+def _unit(features: Any) -> Embeddings:
+    vectors = getattr(features, "pooler_output", features).float()
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    return np.asarray(unit.cpu().numpy(), np.float32)
+
+
+def _parts(items: Any, size: int) -> Iterator[Any]:
+    return (items[start : start + size] for start in range(0, len(items), size))

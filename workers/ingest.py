@@ -1,0 +1,255 @@
+"""One chunk: claim, read and decode on threads, embed in batches, one upsert, mark."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from clipfleet.common.blobs import Blobs
+from clipfleet.common.catalogue import Catalogue
+from clipfleet.common.collection import Collection, image_problem
+from clipfleet.common.embedder import Embedder
+from clipfleet.common.errors import BadImage, Unavailable
+from clipfleet.common.identity import content_hash, primary_key
+from clipfleet.common.images import decode
+from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Refusal
+from clipfleet.common.messages import IngestChunk
+from clipfleet.common.preprocess import Pixels
+from clipfleet.common.settings import Settings
+from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
+from clipfleet.workers.lease import Interrupted, Lease
+from clipfleet.workers.read import Unreadable, read_item
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+SUB_BATCH = 32
+Stage = Literal["list", "read", "decode", "embed", "store"]
+
+
+@dataclass(frozen=True)
+class IngestParts:
+    worker: str
+    ledger: Ledger
+    store: Store
+    catalogue: Catalogue
+    embedder: Embedder
+    blobs: Blobs
+    settings: Settings
+    threads: ThreadPoolExecutor
+    stopping: threading.Event
+
+
+@dataclass(frozen=True)
+class Ready:
+    item: Item
+    pk: str
+    content_hash: str
+    bytes: int
+    width: int
+    height: int
+    pixels: Pixels
+
+
+class Failed(Exception):
+    """One item fails, alone."""
+
+    def __init__(self, stage: Stage, reason: str) -> None:
+        super().__init__(reason)
+        self.stage: Stage = stage
+        self.reason = reason
+
+
+class Unchanged(Exception):
+    """The store has this very image already. `ours`: this job wrote it, before a redelivery."""
+
+    def __init__(self, *, ours: bool) -> None:
+        super().__init__()
+        self.ours = ours
+
+
+def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
+    """How many images were worked on: 0 when the message was late, doubled or for a dead job."""
+    settings = parts.settings
+    claim = parts.ledger.claim(message.job_id, message.no, parts.worker, settings.lease_s)
+    if isinstance(claim, Refusal):
+        return 0
+    job = parts.ledger.job(message.job_id)
+    lease = Lease(
+        parts.ledger,
+        claim,
+        seconds=settings.lease_s,
+        stall_s=settings.stall_s,
+        stopping=parts.stopping,
+    )
+    try:
+        with lease:
+            return _Chunk(parts, job, claim, lease).run()
+    except CollectionGone:
+        parts.ledger.cancel(job.id, "the collection was deleted")
+    except Interrupted:
+        _hand_back(parts.ledger, claim, count_attempt=False)
+    except Exception:
+        log.exception("chunk %s/%s failed; it will be tried again", job.id, claim.no)
+        _hand_back(parts.ledger, claim, count_attempt=True)
+    return 0
+
+
+def _hand_back(ledger: Ledger, claim: Claim, *, count_attempt: bool) -> None:
+    with suppress(Unavailable):  # then the lease runs out, which says the same
+        ledger.release(claim, count_attempt=count_attempt)
+
+
+class _Chunk:
+    def __init__(self, parts: IngestParts, job: Job, claim: Claim, lease: Lease) -> None:
+        self._parts, self._job, self._claim, self._lease = parts, job, claim, lease
+        self._failures: list[Failure] = []
+        self._done = self._skipped = 0
+
+    def run(self) -> int:
+        collection = self._collection()
+        items = self._distinct(self._claim.items)
+        known = self._patiently(lambda: self._parts.store.fingerprints(collection, list(items)))
+        records: list[Record] = []
+        for batch in self._decoded(collection, items, known):
+            records += self._embedded(batch)
+            self._lease.progress()
+        if records:
+            self._patiently(lambda: self._parts.store.upsert(collection, records))
+            self._patiently(lambda: self._parts.catalogue.wrote(collection))
+        outcome = Outcome(self._done + len(records), self._skipped, tuple(self._failures))
+        self._patiently(lambda: self._parts.ledger.mark(self._claim, outcome))
+        return len(self._claim.items)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        return self._lease.patiently(call, self._say_why)
+
+    def _say_why(self, waiting: str) -> None:
+        with suppress(Unavailable):
+            self._parts.ledger.note(self._job.id, waiting)
+
+    def _collection(self) -> Collection:
+        new = self._job.new
+        found = self._patiently(lambda: self._parts.catalogue.find(new.collection))
+        if found is None or found.generation != new.generation:
+            raise CollectionGone(f"collection {new.collection!r} is not there any more")
+        return found
+
+    def _distinct(self, items: Sequence[Item]) -> dict[str, Item]:
+        """By primary key; of items with one id the last counts, as with writes one by one."""
+        distinct: dict[str, Item] = {}
+        for item in items:
+            pk = primary_key(self._job.new.namespace, item.id)
+            self._skipped += pk in distinct
+            distinct[pk] = item
+        return distinct
+
+    def _decoded(
+        self, collection: Collection, items: dict[str, Item], known: dict[str, Fingerprint]
+    ) -> Iterator[list[Ready]]:
+        """Batches, the next one being decoded while the caller embeds the last."""
+
+        def submit(part: Sequence[str]) -> list[tuple[Item, Future[Ready]]]:
+            prepare, threads = self._prepare, self._parts.threads
+            return [
+                (items[pk], threads.submit(prepare, collection, pk, items[pk], known.get(pk)))
+                for pk in part
+            ]
+
+        keys = list(items)
+        parts = [keys[start : start + SUB_BATCH] for start in range(0, len(keys), SUB_BATCH)]
+        ahead = submit(parts[0])
+        for following in [*parts[1:], []]:
+            current, ahead = ahead, submit(following)
+            yield [one for item, future in current if (one := self._result(item, future))]
+
+    def _result(self, item: Item, future: Future[Ready]) -> Ready | None:
+        try:
+            return future.result()
+        except Unchanged as unchanged:
+            self._done += unchanged.ours
+            self._skipped += not unchanged.ours
+        except Failed as failed:
+            self._fail(item, failed.stage, failed.reason)
+        return None
+
+    def _prepare(
+        self, collection: Collection, pk: str, item: Item, known: Fingerprint | None
+    ) -> Ready:
+        """On a thread: read, compare, decode, resize. Failed or Unchanged where it ends early."""
+        _check(item, collection, self._parts.settings)
+        data = self._read(item)
+        said = {"label": item.label, "metadata": item.metadata}
+        digest = content_hash(data, said, collection.model)
+        if known and known.content_hash == digest:
+            ours = known.job_id == self._job.id
+            if ours or self._job.new.on_existing == "skip":
+                raise Unchanged(ours=ours)
+        spec = self._parts.embedder.preprocess
+        try:
+            seen = decode(data, self._parts.settings.limits, edge=spec.edge())
+        except BadImage as error:
+            raise Failed("decode", error.detail) from error
+        pixels = spec.apply(seen.image)
+        return Ready(item, pk, digest, len(data), seen.width, seen.height, pixels)
+
+    def _read(self, item: Item) -> bytes:
+        try:
+            return self._patiently(lambda: read_item(item, self._parts.blobs, self._parts.settings))
+        except Unreadable as error:
+            raise Failed("read", str(error)) from error
+
+    def _embedded(self, batch: Sequence[Ready]) -> list[Record]:
+        if not batch:
+            return []
+        try:
+            rows = self._parts.embedder.embed_images(np.stack([one.pixels for one in batch]))
+        except Exception as error:
+            if len(batch) > 1:  # which of them was it?
+                half = len(batch) // 2
+                return self._embedded(batch[:half]) + self._embedded(batch[half:])
+            log.exception("an image could not be embedded")
+            self._fail(batch[0].item, "embed", f"the model failed on it: {error}"[:300])
+            return []
+        records = [self._record(one, row) for one, row in zip(batch, rows, strict=True)]
+        return [record for record in records if record]
+
+    def _record(self, one: Ready, row: Vectors) -> Record | None:
+        if not np.isfinite(row).all():
+            self._fail(one.item, "embed", "the model gave an embedding that is not finite")
+            return None
+        return Record(
+            pk=one.pk,
+            id=one.item.id,
+            namespace=self._job.new.namespace,
+            uri=one.item.uri,
+            embedding=row,
+            content_hash=one.content_hash,
+            job_id=self._job.id,
+            label=one.item.label,
+            bytes=one.bytes,
+            width=one.width,
+            height=one.height,
+            indexed_at=int(time.time() * 1000),
+            metadata=one.item.metadata,
+        )
+
+    def _fail(self, item: Item, stage: Stage, reason: str) -> None:
+        attempts = self._claim.attempt
+        self._failures.append(
+            Failure(id=item.id, uri=item.uri, reason=reason, stage=stage, attempts=attempts)
+        )
+
+
+def _check(item: Item, collection: Collection, settings: Settings) -> None:
+    problem = item.problem or image_problem(
+        collection, item.id, item.uri, item.label, item.metadata, settings.limits.metadata_bytes
+    )
+    if problem:
+        raise Failed("list", problem)

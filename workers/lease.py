@@ -1,0 +1,86 @@
+"""Holding a claim while the work goes on: a side thread renews it, and sees when it is lost."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.ledger import Claim, Ledger
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_S = 5.0
+
+
+class Interrupted(Exception):
+    """Stop working on this chunk: the claim is lost, the job is over, or we are to end."""
+
+
+class Lease:
+    """Renews every third of its length. Without progress for `stall_s` the process ends itself:
+    threads cannot be killed, and a stuck worker must not hold its chunk for ever."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        claim: Claim,
+        *,
+        seconds: float,
+        stall_s: float,
+        stopping: threading.Event,
+    ) -> None:
+        self._ledger, self._claim = ledger, claim
+        self._seconds, self._stall_s = seconds, stall_s
+        self._stopping = stopping
+        self._lost, self._over = threading.Event(), threading.Event()
+        self._progress_at = time.monotonic()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> "Lease":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def progress(self) -> None:
+        """Work went on. Interrupted when it should not."""
+        self._progress_at = time.monotonic()
+        if self._lost.is_set() or self._stopping.is_set():
+            raise Interrupted
+
+    def patiently(self, call: Callable[[], T], waiting: Callable[[str], None]) -> T:
+        """The answer of a part that may be away for a while; `waiting` is told why we wait."""
+        pause = 0.25
+        while True:
+            try:
+                return call()
+            except Unavailable as error:
+                log.warning("waiting: %s", error.detail)
+                waiting(error.detail)
+            self._stopping.wait(pause)
+            self.progress()
+            pause = min(2 * pause, LONGEST_WAIT_S)
+
+    def _renew(self) -> None:
+        while not self._over.wait(self._seconds / 3):
+            if time.monotonic() - self._progress_at > self._stall_s:
+                log.critical("no progress for %.0f s: this worker ends itself", self._stall_s)
+                os._exit(70)
+            try:
+                if not self._ledger.renew(self._claim, self._seconds):
+                    self._lost.set()
+                    return
+            except Unavailable:
+                log.warning("the lease could not be renewed just now")

@@ -1,0 +1,204 @@
+"""The planner: `python -m clipfleet.workers.planner`. Any number may run; a lease per job decides.
+
+It streams each job's source into chunks, keeps a bounded window of them in flight, sends again
+what nobody holds, and takes apart chunks that keep ending their workers.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from clipfleet.common.broker import CeleryPublisher, Publisher, make_celery
+from clipfleet.common.connection import make_redis
+from clipfleet.common.errors import NotFound, Unavailable
+from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, serving
+from clipfleet.common.ledger import Failure, Job, Ledger, OpenChunk, PlanLease
+from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.logs import configure_logs
+from clipfleet.common.messages import IngestChunk, queue_name
+from clipfleet.common.settings import Settings
+from clipfleet.workers.sources import Listed, Source, SourceError, open_source
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 10.0
+IDLE_S = 0.2
+RESEND_S = 3.0  # a message on an empty queue that nobody claimed for so long is lost
+FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
+
+
+@dataclass
+class Stream:
+    """A source being read, and how far; `cursor` is checked against the ledger's."""
+
+    source: Source
+    listed: Iterator[Listed]
+    cursor: str
+
+
+class Planner:
+    def __init__(
+        self, name: str, ledger: Ledger, fleet: Fleet, publisher: Publisher, settings: Settings
+    ) -> None:
+        self._name, self._ledger, self._fleet = name, ledger, fleet
+        self._publisher, self._settings = publisher, settings
+        self._streams: dict[str, Stream] = {}
+        self._announced_at = float("-inf")
+
+    def tick(self) -> bool:
+        """One round over all jobs, a chunk planned for each at most. Whether there was any."""
+        self._announce()
+        active = self._ledger.active()
+        for job_id in self._streams.keys() - set(active):
+            del self._streams[job_id]
+        cards = self._fleet.alive() if active else []
+        planned = [self._tend(job_id, cards) for job_id in active]
+        return any(planned)
+
+    def _announce(self) -> None:
+        if time.monotonic() - self._announced_at > CARD_S / 5:
+            self._fleet.announce_planner(self._name)
+            self._announced_at = time.monotonic()
+
+    def release(self) -> None:
+        """Give the jobs to whoever comes next, now."""
+        for job_id in self._ledger.active():
+            self._ledger.lease(job_id, self._name, 0)
+
+    def _tend(self, job_id: str, cards: list[WorkerCard]) -> bool:
+        lease = self._ledger.lease(job_id, self._name, LEASE_S)
+        if lease is None:
+            self._streams.pop(job_id, None)
+            return False
+        job = self._ledger.job(job_id)
+        workers = serving(cards, "ingest", job.new.model)
+        if not workers:
+            waiting = f"no live worker serves the ingest lane of model {job.new.model!r}"
+            self._ledger.note(job_id, waiting)
+        chunks = self._ledger.open_chunks(job_id)
+        self._supervise(job, chunks)
+        window = max(4, 2 * len(workers) + 2)
+        if lease.planned or len(chunks) >= window:
+            return False
+        return self._plan(job, lease, _chunk_size(workers, self._settings.chunk_s))
+
+    def _plan(self, job: Job, lease: PlanLease, size: int) -> bool:
+        try:
+            stream = self._stream(job, lease)
+            listed = list(islice(stream.listed, size))
+        except SourceError as error:
+            return self._ledger.end_plan(job.id, lease.token, str(error))
+        except Exception as error:
+            log.exception("job %s: the source cannot be read", job.id)
+            said = f"the source cannot be read: {error!r}"
+            return self._ledger.end_plan(job.id, lease.token, said)
+        if not listed:
+            nothing = "" if job.total else stream.source.nothing_found()
+            return self._ledger.end_plan(job.id, lease.token, nothing)
+        again = self._ledger.lease(job.id, self._name, LEASE_S)  # listing may have taken long
+        if again is None or again.cursor != stream.cursor:
+            self._streams.pop(job.id, None)
+            return True
+        items = [one.item for one in listed]
+        no = self._ledger.plan(job.id, again.token, items, listed[-1].cursor)
+        stream.cursor = listed[-1].cursor
+        if no is not None:
+            self._send(job, no)
+        return True
+
+    def _stream(self, job: Job, lease: PlanLease) -> Stream:
+        stream = self._streams.get(job.id)
+        if stream is None or stream.cursor != lease.cursor:
+            source = open_source(job.new.source, self._settings.source_roots)
+            stream = Stream(source, source.stream(lease.cursor), lease.cursor)
+            self._streams[job.id] = stream
+            threading.Thread(target=self._estimate, args=(job.id, source), daemon=True).start()
+        return stream
+
+    def _estimate(self, job_id: str, source: Source) -> None:
+        try:
+            self._ledger.estimate(job_id, source.count())
+        except (SourceError, Unavailable, NotFound):
+            log.debug("no estimate for job %s", job_id)
+
+    def _supervise(self, job: Job, chunks: list[OpenChunk]) -> None:
+        idle = [chunk for chunk in chunks if not chunk.leased or chunk.expired]
+        if not idle:
+            return
+        empty = not self._publisher.waiting(queue_name("ingest", job.new.model))
+        for chunk in idle:
+            if chunk.attempt >= self._settings.max_attempts:
+                self._take_apart(job, chunk)
+            elif chunk.waited_s > RESEND_S and (
+                empty or chunk.expired or chunk.waited_s == float("inf")
+            ):
+                self._send(job, chunk.no)
+
+    def _take_apart(self, job: Job, chunk: OpenChunk) -> None:
+        """Halve until the item that ends its workers is alone, then fail that one."""
+        if chunk.size > 1:
+            log.warning("job %s: chunk %d failed too often, splitting it", job.id, chunk.no)
+            self._ledger.split(job.id, chunk, chunk.size // 2)
+            return
+        for item in self._ledger.items(job.id, chunk.no):
+            reason = f"quarantined: its worker ended or failed {chunk.attempt} times on it"
+            failure = Failure(
+                id=item.id, uri=item.uri, reason=reason, stage="worker", attempts=chunk.attempt
+            )
+            self._ledger.bury(job.id, chunk, failure)
+
+    def _send(self, job: Job, no: int) -> None:
+        self._publisher.publish(IngestChunk(model=job.new.model, job_id=job.id, no=no))
+        self._ledger.sent(job.id, no)
+
+
+def _chunk_size(workers: list[WorkerCard], seconds: float) -> int:
+    """As many images as a worker does in the time a chunk should take."""
+    rates = [worker.rate for worker in workers if worker.rate]
+    if not rates:
+        return FIRST_CHUNK
+    return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(min(rates) * seconds)))
+
+
+def run(planner: Planner, stopping: threading.Event) -> None:
+    """Until told to stop. A part that is away is waited for; a broken job ends alone."""
+    pause = IDLE_S
+    while not stopping.is_set():
+        try:
+            pause = 0.0 if planner.tick() else IDLE_S
+        except Unavailable as error:
+            log.warning("waiting: %s", error.detail)
+            pause = min(2 * max(pause, IDLE_S), 5.0)
+        except Exception:
+            log.exception("planning failed; going on")
+            pause = 1.0
+        stopping.wait(pause)
+    try:
+        planner.release()
+    except Unavailable:
+        log.warning("Redis does not answer; the leases run out by themselves")
+
+
+def main() -> None:
+    configure_logs()
+    settings = Settings()
+    client = make_redis(settings)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    publisher = CeleryPublisher(make_celery(settings), client)
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    planner = Planner(name, RedisLedger(client), RedisFleet(client), publisher, settings)
+    log.info("planner %s is at work", name)
+    run(planner, stopping)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""One batch of queries: embed them in one pass, one search per group of equal parameters."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from clipfleet.common.catalogue import Catalogue
+from clipfleet.common.collection import Collection
+from clipfleet.common.embedder import Embedder
+from clipfleet.common.errors import InvalidRequest, NotFound, Unavailable
+from clipfleet.common.filters import parse_filter
+from clipfleet.common.identity import primary_key
+from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch
+from clipfleet.common.replies import Replies
+from clipfleet.common.schemas import MatchOut
+from clipfleet.common.store import Match, Record, Store, Vectors
+
+log = logging.getLogger(__name__)
+
+# Milvus' bounded staleness is 5 s by default; twice that and a bounded search misses nothing.
+STALENESS_S = 10.0
+
+
+@dataclass(frozen=True)
+class QueryParts:
+    embedder: Embedder
+    store: Store
+    catalogue: Catalogue
+    replies: Replies
+
+
+@dataclass
+class _Work:
+    """Vectors found so far and answers already given, by the query's place in the batch."""
+
+    queries: Sequence[Query]
+    vectors: dict[int, Vectors] = field(default_factory=dict)
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+    def of_kind(self, kind: str) -> list[int]:
+        return [n for n, query in enumerate(self.queries) if query.term.kind == kind]
+
+
+def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
+    """How many queries were answered: 0 when the batch came too late for anybody to listen."""
+    if time.time() > batch.deadline:
+        return 0
+    work = _Work(batch.queries)
+    try:
+        _embed(work, parts)
+        _search(work, parts)
+    except Unavailable as error:
+        _answer_the_rest(work, Answer(error="unavailable", detail=error.detail))
+    except Exception:
+        log.exception("a batch of %d queries failed", len(batch.queries))
+        _answer_the_rest(work, Answer(error="internal", detail="the search failed"))
+    answers = tuple(work.answers[n] for n in range(len(batch.queries)))
+    parts.replies.push(batch.reply_to, BatchReply(batch_id=batch.batch_id, answers=answers))
+    return len(answers)
+
+
+def _answer_the_rest(work: _Work, answer: Answer) -> None:
+    for n in range(len(work.queries)):
+        work.answers.setdefault(n, answer)
+
+
+def _embed(work: _Work, parts: QueryParts) -> None:
+    for n in work.of_kind("vector"):
+        work.vectors[n] = np.asarray(work.queries[n].term.value, np.float32)
+    if texts := work.of_kind("text"):
+        rows = parts.embedder.embed_texts([str(work.queries[n].term.value) for n in texts])
+        work.vectors.update(zip(texts, rows, strict=True))
+    _embed_images(work, parts)
+    _look_up(work, parts)
+
+
+def _embed_images(work: _Work, parts: QueryParts) -> None:
+    found = {
+        n: parts.replies.pixels(str(work.queries[n].term.value)) for n in work.of_kind("image")
+    }
+    here = {n: pixels for n, pixels in found.items() if pixels is not None}
+    for n in found.keys() - here.keys():
+        work.answers[n] = Answer(error="unavailable", detail="the query image has expired")
+    if here:
+        rows = parts.embedder.embed_images(np.stack(list(here.values())))
+        work.vectors.update(zip(here, rows, strict=True))
+
+
+def _look_up(work: _Work, parts: QueryParts) -> None:
+    """The embedding of an image that is in the collection already."""
+    for n in work.of_kind("id"):
+        query = work.queries[n]
+        key = primary_key(query.namespace, str(query.term.value))
+        try:
+            found = parts.store.fetch(query.collection, [key])
+        except NotFound as error:
+            work.answers[n] = Answer(error="not-found", detail=error.detail)
+            continue
+        if key in found:
+            work.vectors[n] = found[key].embedding
+        else:
+            said = f"there is no image {str(query.term.value)[:200]!r} in the collection"
+            work.answers[n] = Answer(error="not-found", detail=said)
+
+
+def _search(work: _Work, parts: QueryParts) -> None:
+    groups: dict[str, list[int]] = {}
+    for n in work.vectors:
+        same = work.queries[n].model_dump_json(exclude={"term"})
+        groups.setdefault(same, []).append(n)
+    for members in groups.values():
+        try:
+            _search_group(work, members, parts)
+        except (NotFound, InvalidRequest) as error:
+            refused = Answer(error=error.slug, detail=error.detail)
+            work.answers.update(dict.fromkeys(members, refused))
+
+
+def _search_group(work: _Work, members: Sequence[int], parts: QueryParts) -> None:
+    query = work.queries[members[0]]
+    hits = parts.store.search(
+        query.collection,
+        np.stack([work.vectors[n] for n in members]),
+        namespace=query.namespace,
+        top_k=query.top_k,
+        offset=query.offset,
+        where=parse_filter(query.filter or {}, query.collection.fields),
+        include_values=query.include_values,
+        fresh=_written_lately(query.collection, parts.catalogue),
+    )
+    for n, matches in zip(members, hits, strict=True):
+        found = tuple(match_out(match, values=query.include_values) for match in matches)
+        work.answers[n] = Answer(matches=found)
+
+
+def _written_lately(collection: Collection, catalogue: Catalogue) -> bool:
+    return catalogue.last_write(collection) < STALENESS_S
+
+
+def match_out(match: Match, *, values: bool) -> MatchOut:
+    record: Record = match.record
+    return MatchOut(
+        id=record.id,
+        score=match.score,
+        uri=record.uri,
+        label=record.label or None,
+        metadata=record.metadata,
+        values=record.embedding.tolist() if values else None,
+    )

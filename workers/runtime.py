@@ -1,0 +1,171 @@
+"""Composition root of the worker process: reads the settings, builds the parts, stays alive."""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from clipfleet.common.blobs import Blobs
+from clipfleet.common.broker import CeleryPublisher, Publisher
+from clipfleet.common.catalogue import RedisCatalogue
+from clipfleet.common.connection import make_redis
+from clipfleet.common.embedder import Embedder
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard
+from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
+from clipfleet.common.replies import RedisReplies
+from clipfleet.common.settings import Settings
+from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.query import QueryParts, answer_batch
+
+log = logging.getLogger(__name__)
+
+STUCK_S = 30.0
+RATE_WEIGHT = 0.3  # of the last chunk, in the moving average
+
+
+class Runtime:
+    """Everything a worker holds while it lives; made once the model is loaded and warm."""
+
+    def __init__(self, settings: Settings, celery_app: Any, embedder: Embedder) -> None:
+        client = make_redis(settings)
+        self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.stopping = threading.Event()
+        store = MilvusStore(settings.milvus_uri, token=settings.milvus_token)
+        catalogue = RedisCatalogue(client)
+        self._ingest = IngestParts(
+            worker=self.worker,
+            ledger=RedisLedger(client),
+            store=store,
+            catalogue=catalogue,
+            embedder=embedder,
+            blobs=Blobs(settings.blobs),
+            settings=settings,
+            threads=ThreadPoolExecutor(settings.decode_threads, "decode"),
+            stopping=self.stopping,
+        )
+        self._query = QueryParts(embedder, store, catalogue, RedisReplies(client))
+        self._presence = Presence(
+            RedisFleet(client),
+            CeleryPublisher(celery_app, client),
+            settings.model,
+            embedder,
+            self.worker,
+        )
+
+    def serve(self, lanes: tuple[Lane, ...]) -> None:
+        self._presence.begin(lanes)
+
+    def ingest(self, message: IngestChunk) -> None:
+        with self._presence.busy() as busy:
+            busy.images = ingest_chunk(message, self._ingest)
+
+    def query(self, batch: QueryBatch) -> None:
+        with self._presence.busy():
+            answer_batch(batch, self._query)
+
+    def leave(self) -> None:
+        self._presence.end()
+
+
+class Presence:
+    """Announces the worker as long as it makes progress.
+
+    A worker can look alive and not consume after a reconnect (celery #10302): idle beside a queue
+    that is not empty for STUCK_S seconds, it ends its process, for its supervisor to start anew.
+    """
+
+    def __init__(
+        self, fleet: Fleet, publisher: Publisher, model: str, embedder: Embedder, worker: str
+    ) -> None:
+        self._fleet, self._publisher, self._model = fleet, publisher, model
+        self._embedder, self._worker = embedder, worker
+        self._lanes: tuple[Lane, ...] = ()
+        self._over = threading.Event()
+        self._busy = 0
+        self._progress_at = self._started_at = time.time()
+        self._rate: float | None = None
+
+    def begin(self, lanes: tuple[Lane, ...]) -> None:
+        self._lanes = lanes
+        threading.Thread(target=self._announce, name="presence", daemon=True).start()
+
+    def end(self) -> None:
+        self._over.set()
+        try:
+            self._fleet.leave(self._worker)
+        except Unavailable:
+            log.warning("could not say goodbye; the announcement expires by itself")
+
+    def busy(self) -> "Busy":
+        return Busy(self)
+
+    def entered(self) -> None:
+        self._busy += 1
+        self._progress_at = time.time()
+
+    def left(self, images: int, seconds: float) -> None:
+        self._busy -= 1
+        self._progress_at = time.time()
+        if images:
+            rate = images / max(seconds, 1e-3)
+            past = rate if self._rate is None else self._rate
+            self._rate = past + RATE_WEIGHT * (rate - past)
+
+    def _announce(self) -> None:
+        while True:
+            try:
+                self._fleet.announce(self._card())
+                self._end_if_stuck()
+            except Unavailable:
+                log.warning("cannot announce this worker just now: Redis does not answer")
+                self._progress_at = time.time()
+            if self._over.wait(CARD_S / 5):
+                return
+
+    def _end_if_stuck(self) -> None:
+        if self._busy or time.time() - self._progress_at < STUCK_S:
+            return
+        waiting = sum(
+            self._publisher.waiting(queue_name(lane, self._model)) for lane in self._lanes
+        )
+        if not waiting:
+            self._progress_at = time.time()
+        elif time.time() - self._progress_at > 2 * STUCK_S:
+            log.critical("%d messages wait and none arrives: this worker ends itself", waiting)
+            os._exit(71)
+
+    def _card(self) -> WorkerCard:
+        return WorkerCard(
+            id=self._worker,
+            model=self._model,
+            dim=self._embedder.dim,
+            lanes=self._lanes,
+            device=self._embedder.device,
+            preprocess=self._embedder.preprocess,
+            rate=self._rate,
+            started_at=self._started_at,
+            progress_at=self._progress_at,
+        )
+
+
+class Busy:
+    """The time of one task. `images`: how many it worked on, for the rate."""
+
+    def __init__(self, presence: Presence) -> None:
+        self._presence = presence
+        self.images = 0
+
+    def __enter__(self) -> "Busy":
+        self._began = time.monotonic()
+        self._presence.entered()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._presence.left(self.images, time.monotonic() - self._began)

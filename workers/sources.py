@@ -1,0 +1,159 @@
+"""Where a job's images come from. A source is streamed; its cursor says where to go on."""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from clipfleet.common.errors import Forbidden
+from clipfleet.common.identity import id_problem, printable
+from clipfleet.common.images import SUFFIXES
+from clipfleet.common.ledger import Item
+from clipfleet.common.roots import really_below, require_below
+from clipfleet.common.schemas import FolderSource
+
+
+class SourceError(Exception):
+    """The source as a whole cannot be read; the text says why, for the job's `error`."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    item: Item
+    cursor: str
+
+
+class Source(Protocol):
+    """`stream` raises SourceError; an item that cannot be read carries its `problem`."""
+
+    def stream(self, after: str) -> Iterator[Listed]: ...
+
+    def count(self) -> int:
+        """How many items there are, roughly and soon."""
+        ...
+
+    def nothing_found(self) -> str: ...
+
+
+def open_source(raw: dict[str, Any], roots: Sequence[Path]) -> Source:
+    if raw.get("type") == "folder":
+        return Folder(FolderSource.model_validate(raw), roots)
+    if raw.get("type") == "upload":
+        return Upload(raw["items"])
+    raise SourceError(f"unknown kind of source {raw.get('type')!r}")
+
+
+class Upload:
+    """Files that came over HTTP and lie in the blob store."""
+
+    def __init__(self, items: Sequence[dict[str, Any]]) -> None:
+        self._items = items
+
+    def stream(self, after: str) -> Iterator[Listed]:
+        for number in range(int(after or 0), len(self._items)):
+            yield Listed(Item.model_validate(self._items[number]), str(number + 1))
+
+    def count(self) -> int:
+        return len(self._items)
+
+    def nothing_found(self) -> str:
+        return "the upload was empty"
+
+
+class Folder:
+    """Images below a folder, in the order of their names, links to folders not followed."""
+
+    def __init__(self, source: FolderSource, roots: Sequence[Path]) -> None:
+        self._source, self._roots = source, roots
+
+    def stream(self, after: str) -> Iterator[Listed]:
+        top = self._top()
+        begin = _parts(after)
+        for path, problem in self._walk(top, begin):
+            cursor = quote_from_bytes(os.fsencode(os.path.relpath(path, top)))
+            yield Listed(self._item(path, problem), cursor)
+
+    def count(self) -> int:
+        return sum(1 for _ in self._walk(self._top(), ()))
+
+    def nothing_found(self) -> str:
+        suffixes = " ".join(sorted(SUFFIXES))
+        return f"no images in {printable(self._source.path)} (looked for {suffixes})"
+
+    def _top(self) -> str:
+        try:
+            top = require_below(self._source.path, self._roots)
+        except Forbidden as error:
+            raise SourceError(error.detail) from error
+        try:
+            mode = os.stat(top).st_mode
+        except OSError as error:
+            reason = error.strerror or error
+            raise SourceError(f"{printable(top)} cannot be read: {reason}") from error
+        if not stat.S_ISDIR(mode):
+            raise SourceError(f"{printable(top)} is no folder")
+        if not really_below(top, self._roots):
+            raise SourceError(f"{printable(top)} leads outside the folders that may be indexed")
+        return top
+
+    def _walk(self, top: str, begin: tuple[bytes, ...]) -> Iterator[tuple[str, str | None]]:
+        """(path, problem) in the order of the paths' parts, from beyond `begin`."""
+        stack = [self._entries(top, begin, at_top=True)]
+        depth_names: list[bytes] = []
+        while stack:
+            entry = next(stack[-1], None)
+            if entry is None:
+                stack.pop()
+                if depth_names:
+                    depth_names.pop()
+                continue
+            path, is_folder, problem = entry
+            if not is_folder:
+                yield path, problem
+                continue
+            depth_names.append(os.fsencode(os.path.basename(path)))
+            same = begin[: len(depth_names)] == tuple(depth_names)
+            stack.append(self._entries(path, begin[len(depth_names) :] if same else ()))
+
+    def _entries(
+        self, folder: str, begin: tuple[bytes, ...], *, at_top: bool = False
+    ) -> Iterator[tuple[str, bool, str | None]]:
+        """(path, is a folder, problem) of what counts in one folder, sorted by name."""
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            if at_top:
+                raise SourceError(
+                    f"{printable(folder)} cannot be read: {error.strerror}"
+                ) from error
+            yield folder, False, f"the folder cannot be read: {error.strerror}"
+            return
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if name.startswith(b".") or (begin and name < begin[0]):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if self._source.recursive:
+                    yield entry.path, True, None
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (name,) != begin:
+                yield entry.path, False, self._problem(entry)
+
+    def _problem(self, entry: os.DirEntry[str]) -> str | None:
+        if entry.is_symlink() and not really_below(entry.path, self._roots):
+            return "the link leads outside the folders that may be indexed"
+        return None
+
+    def _item(self, path: str, problem: str | None) -> Item:
+        problem = problem or id_problem(path)
+        shown = printable(path)
+        folder = os.path.basename(os.path.dirname(path))
+        label = printable(folder) if self._source.label_from_folder else ""
+        return Item(id=shown, uri=shown, read=f"file:{shown}", label=label, problem=problem)
+
+
+def _parts(cursor: str) -> tuple[bytes, ...]:
+    return tuple(unquote_to_bytes(cursor).split(os.fsencode(os.sep))) if cursor else ()
