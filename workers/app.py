@@ -15,7 +15,7 @@ from celery.signals import (
     worker_shutdown,
     worker_shutting_down,
 )
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from clipfleet.common.broker import make_celery
 from clipfleet.common.errors import StartupError
@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 settings = Settings()
 app = make_celery(settings)
-app.conf.task_queues = [Queue(queue_name(lane, settings.model)) for lane in LANES]
+app.conf.task_queues = [
+    Queue(name, Exchange(name, type="direct"), routing_key=name)
+    for name in (queue_name(lane, settings.model) for lane in LANES)
+]
 
 _runtime: list[Runtime] = []
 

@@ -1,0 +1,45 @@
+"""The command line. Results go to standard output, everything else to standard error."""
+
+import sys
+
+import typer
+
+import clipfleet
+from clipfleet.cli import collections, images, jobs, service
+from clipfleet.cli.show import fail
+from clipfleet.client import ProblemError, Unreachable
+
+app = typer.Typer(
+    name="clipfleet",
+    help="Image search as a service: index images in bulk, find them by words or by image.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(service.up)
+app.command()(service.demo)
+app.command()(images.index)
+app.command()(images.search)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(collections.app, name="collections")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Show the version.")) -> None:
+    if version:
+        print(clipfleet.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """One line and a non-zero exit for whatever goes wrong."""
+    try:
+        app()
+    except (ProblemError, Unreachable) as error:
+        fail(error)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; Python would complain about it
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""`clipfleet up` and `clipfleet demo`: the whole service on this machine."""
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipfleet.cli import show
+
+DATA = Path("clipfleet-data")
+
+DataOption = Annotated[Path, typer.Option(help="Where everything is kept.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+ModelOption = Annotated[str | None, typer.Option(help="Hub id or folder of a CLIP-like model.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Ingest workers.")]
+
+
+def up(
+    data: DataOption = DATA,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    model: ModelOption = None,
+    workers: WorkersOption = 1,
+) -> None:
+    """Start everything on this machine and stay up until Ctrl-C.
+
+    Valkey and milvus-lite are brought along, unless CLIPFLEET_REDIS_URL and
+    CLIPFLEET_MILVUS_URI name others.
+    """
+    stopping = threading.Event()
+    run_stack(data, host, port, model, workers, stopping, announce)
+
+
+def announce(url: str, data: Path) -> None:
+    show.out.print(f"clipfleet is ready: {url}  (data in {data}, Ctrl-C stops)")
+
+
+def run_stack(
+    data: Path,
+    host: str,
+    port: int,
+    model: str | None,
+    workers: int,
+    stopping: threading.Event,
+    ready: Any,
+) -> None:
+    """Blocks until told to stop. `ready(url, data)` is called once everything answers."""
+    stack_module, startup_error = _embedded()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopping.set())
+    given = stack_module.Settings(**({"model": model} if model else {}))
+    options = stack_module.Options(data.absolute(), host, port, workers, given)
+    stack = stack_module.Stack(options, stopping)
+    with show.err.status("starting") as status:
+
+        def waiting(part: str, seconds: float) -> None:
+            status.update(f"starting {part} ({seconds:.0f} s)")
+
+        def all_ready() -> None:
+            status.stop()
+            ready(options.url, data)
+
+        def said(text: str) -> None:
+            show.err.print(f"clipfleet: {text}", markup=False)
+
+        try:
+            stack.run(waiting, all_ready, said)
+        except startup_error as error:
+            status.stop()
+            show.err.print(f"clipfleet: {error}", markup=False)
+            sys.exit(1)
+
+
+def _embedded() -> tuple[Any, type[Exception]]:
+    try:
+        from clipfleet.common.errors import StartupError
+        from clipfleet.embedded import stack
+    except ImportError as error:
+        show.err.print(
+            f"clipfleet: the embedded stack is not installed ({error.name} is missing): "
+            "pip install 'clipfleet[embedded]'",
+            markup=False,
+        )
+        sys.exit(1)
+    return stack, StartupError
+
+
+def demo() -> None:
+    """Placeholder until the chain has been seen working."""

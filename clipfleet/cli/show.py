@@ -1,0 +1,89 @@
+"""How results and errors look, as tables for people or as JSON for scripts."""
+
+import json
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clipfleet.client import DEFAULT_URL, Client, ProblemError, Unreachable
+from clipfleet.common.schemas import CollectionOut, JobOut, SearchOut
+
+out = Console(soft_wrap=True, markup=True, highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Url = Annotated[str, typer.Option(envvar="CLIPFLEET_URL", help="Where the service is.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="CLIPFLEET_API_KEY", help="Your API key.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Collection = Annotated[str, typer.Option(help="The collection.")]
+
+URL = DEFAULT_URL
+COLLECTION = "images"
+
+_STATES = {"succeeded": "green", "partial": "yellow", "failed": "red", "cancelled": "yellow"}
+
+
+def client(url: str, api_key: str | None) -> Client:
+    return Client(url, api_key=api_key)
+
+
+def fail(error: Exception, code: int = 1) -> NoReturn:
+    """One line on standard error; under --json the problem document on standard output too."""
+    if "--json" in sys.argv:
+        problem = error.problem if isinstance(error, ProblemError) else {"detail": str(error)}
+        print(json.dumps(problem))
+    err.print(f"[red]clipfleet:[/] {escape(one_line(str(error)))}")
+    if isinstance(error, Unreachable):
+        err.print("Start one with `clipfleet up`, or name it with --url.")
+    sys.exit(code)
+
+
+def document(model: BaseModel) -> None:
+    print(model.model_dump_json(indent=2))
+
+
+def one_line(text: str) -> str:
+    """Names come from the outside: no line break or control character reaches the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def matches(found: SearchOut) -> None:
+    table = Table("#", "score", "label", "id", box=None, pad_edge=False)
+    for rank, match in enumerate(found.matches, 1):
+        label, name = escape(one_line(match.label or "")), escape(one_line(match.id))
+        table.add_row(str(rank), f"{match.score:.3f}", label, name)
+    out.print(table if found.matches else "no matches")
+    err.print(f"[dim]{len(found.matches)} matches in {found.took_ms:.0f} ms[/]")
+
+
+def jobs(found: list[JobOut]) -> None:
+    table = Table("id", "collection", "state", "done", "failed", "skipped", "total", box=None)
+    for job in found:
+        counts = (str(n) for n in (job.done, job.failed, job.skipped, job.total))
+        table.add_row(job.id, job.collection, state(job), *counts)
+    out.print(table if found else "no jobs")
+
+
+def job(one: JobOut) -> None:
+    jobs([one])
+    for what, text in (("error", one.error), ("waiting", one.waiting)):
+        if text:
+            out.print(f"{what}: {escape(one_line(text))}")
+
+
+def state(one: JobOut) -> str:
+    colour = _STATES.get(one.state, "cyan")
+    return f"[{colour}]{one.state}[/]"
+
+
+def collections(found: list[CollectionOut]) -> None:
+    table = Table("name", "images", "metric", "model", "dim", "fields", box=None)
+    for one in found:
+        fields = ", ".join(f"{name}: {kind}" for name, kind in one.fields.items())
+        row = (one.name, str(one.count), one.metric, one.model, str(one.dim), fields)
+        table.add_row(*map(escape, row))
+    out.print(table if found else "no collections")

@@ -1,0 +1,216 @@
+"""The whole service on one machine, from wheels: what `clipfleet up` runs."""
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx
+import redis
+
+from clipfleet.common.connection import make_redis
+from clipfleet.common.errors import StartupError
+from clipfleet.common.fleet import RedisFleet
+from clipfleet.common.messages import LANES, Lane, queue_name
+from clipfleet.common.settings import Settings
+from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.embedded import commands
+from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
+
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+QUIET_LIBRARIES = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `clipfleet up` is told. `given`: the environment's settings, which win."""
+
+    data: Path
+    host: str
+    port: int
+    workers: int
+    given: Settings
+
+    @property
+    def url(self) -> str:
+        shown = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else shown}:{self.port}"
+
+    @property
+    def on_loopback(self) -> bool:
+        return self.host in LOOPBACK_NAMES
+
+
+class Stack:
+    """`run` blocks until `stopping` is set. One stack per data folder at a time."""
+
+    def __init__(self, options: Options, stopping: threading.Event) -> None:
+        self._options, self._stopping = options, stopping
+        self._settings = options.given
+        self._brings_redis = "redis_url" not in options.given.model_fields_set
+        self._brings_milvus = "milvus_uri" not in options.given.model_fields_set
+
+    def run(
+        self,
+        waiting: Callable[[str, float], None],
+        ready: Callable[[], None],
+        said: Callable[[str], None],
+    ) -> None:
+        """`waiting(part, seconds)` while starting, `ready` once, `said` for what goes wrong."""
+        folder = self._options.data
+        _make_folder(folder)
+        with _locked(folder, self._options.url):
+            end_leftovers(folder)
+            _require_free(self._options.host, self._options.port)
+            supervisor = Supervisor(folder, self._stopping)
+            try:
+                if self._start(supervisor, waiting):
+                    ready()
+                    supervisor.watch(said)
+            finally:
+                supervisor.stop()
+
+    def _start(self, supervisor: Supervisor, waiting: Callable[[str, float], None]) -> bool:
+        folder, parts = self._options.data, []
+        redis_url, milvus_uri = self._settings.redis_url, self._settings.milvus_uri
+        if self._brings_redis:
+            port, password = commands.free_port(), secrets.token_hex(16)
+            redis_url = commands.valkey_url(port, password)
+            command = commands.valkey(folder / "valkey", port, password)
+            parts.append(Part("valkey", command, {}, lambda _: _redis_answers(redis_url)))
+        if self._brings_milvus:
+            port = commands.free_port()
+            milvus_uri = commands.milvus_uri(port)
+            command = commands.milvus_lite(folder / "milvus", port)
+            env = commands.MILVUS_LITE_ENVIRONMENT
+            parts.append(Part("milvus", command, env, lambda _: _milvus_answers(milvus_uri)))
+        self._settings = self._complete(redis_url, milvus_uri)
+        if parts and not supervisor.start(parts, waiting):
+            return False
+        return supervisor.start(self._own_parts(), waiting)
+
+    def _complete(self, redis_url: str, milvus_uri: str) -> Settings:
+        """The settings our own parts get: what is given, and the gaps filled for one machine."""
+        gaps: dict[str, object] = {
+            "redis_url": redis_url,
+            "milvus_uri": milvus_uri,
+            "blobs": str(self._options.data / "blobs"),
+        }
+        if self._options.on_loopback:  # its user may read these files anyway
+            gaps["source_roots"] = (Path("/"),)
+            gaps["allowed_hosts"] = LOOPBACK_NAMES
+        given = self._settings.model_fields_set
+        return self._settings.model_copy(
+            update={name: value for name, value in gaps.items() if name not in given}
+        )
+
+    def _own_parts(self) -> list[Part]:
+        env = {**_environment(self._settings), **QUIET_LIBRARIES}
+        fleet = RedisFleet(make_redis(self._settings))
+        python = [sys.executable, "-m"]
+
+        def worker(name: str, lane: Lane) -> Part:
+            queue = queue_name(lane, self._settings.model)
+            celery = ["celery", "-A", "clipfleet.workers.app", "worker"]
+            options = ["-Q", queue, "-n", f"{name}@%h", "--loglevel", "WARNING"]
+            options += [
+                "--without-mingle",
+                "--without-gossip",
+            ]  # a second at start, for nothing we use
+            return Part(name, [*python, *celery, *options], env, lambda pid: _serves(fleet, pid))
+
+        numbers = range(1, self._options.workers + 1)
+        ingest = [worker(f"worker-ingest-{n}", LANES[0]) for n in numbers]
+        planner = [*python, "clipfleet.workers.planner"]
+        host, port = self._options.host, str(self._options.port)
+        asgi = ["uvicorn", "--factory", "clipfleet.api.app:create_app", "--log-level", "warning"]
+        gateway = [*python, *asgi, "--host", host, "--port", port]
+        return [
+            Part("planner", planner, env, lambda pid: _plans(fleet, pid)),
+            *ingest,
+            worker("worker-query", LANES[1]),
+            Part("gateway", gateway, env, lambda _: _gateway_answers(self._options.url)),
+        ]
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The settings as variables, for children: only what differs from the defaults."""
+    plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits"})
+    lists = ("source_roots", "allowed_hosts")
+    return {
+        f"CLIPFLEET_{name.upper()}": json.dumps(value) if name in lists else str(value)
+        for name, value in plain.items()
+    }
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise StartupError(f"the data folder {folder} cannot be used: {error.strerror}") from error
+
+
+@contextmanager
+def _locked(folder: Path, url: str) -> Iterator[IO[str]]:
+    """The kernel drops the lock with its holder, so kill -9 leaves nothing in the way."""
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            said = f"the data folder {folder} is in use by {holder}; choose another with --data"
+            raise StartupError(said) from error
+        lock.truncate(0)
+        lock.write(f"clipfleet at {url} (process {os.getpid()})")
+        lock.flush()
+        yield lock
+
+
+def _require_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            why = f"port {port} on {host} cannot be used: {error.strerror}"
+            raise StartupError(f"{why}; choose another with --port") from error
+
+
+def _redis_answers(url: str) -> bool:
+    with closing(redis.Redis.from_url(url, socket_timeout=1)) as client:
+        return bool(client.ping())
+
+
+def _milvus_answers(uri: str) -> bool:
+    MilvusStore(uri, timeout_s=1).ping()
+    return True
+
+
+def _serves(fleet: RedisFleet, pid: int) -> bool:
+    return any(f"-{pid}-" in card.id for card in fleet.alive())
+
+
+def _plans(fleet: RedisFleet, pid: int) -> bool:
+    return any(f"-{pid}-" in name for name in fleet.planners())
+
+
+def _gateway_answers(url: str) -> bool:
+    return httpx.get(f"{url}/healthz", timeout=1, trust_env=False).is_success

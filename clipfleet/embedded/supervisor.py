@@ -1,0 +1,171 @@
+"""Child processes: started in order, restarted with backoff, ended in reverse; none left behind."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from clipfleet.common.errors import StartupError
+
+LOG_LINES = 15
+QUIET_S = 60.0  # a part that ran so long had started well; its earlier deaths are forgotten
+MOST_DEATHS = 5
+LONGEST_PAUSE_S = 8.0
+STOP_S = 25.0
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Part:
+    """`ready` asks the part itself and may raise while there is no answer; it gets the pid."""
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str]
+    ready: Callable[[int], bool]
+
+
+@dataclass
+class _Child:
+    part: Part
+    process: "subprocess.Popen[bytes]"
+    started_at: float
+    deaths: list[float] = field(default_factory=list)
+    restart_at: float = 0.0
+
+
+class Supervisor:
+    """`folder` gets a log per part and the list of children, for whoever comes after a crash."""
+
+    def __init__(self, folder: Path, stopping: threading.Event) -> None:
+        self._logs, self._list = folder / "logs", folder / "children.json"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._stopping = stopping
+        self._children: list[_Child] = []
+
+    def start(self, parts: Sequence[Part], waiting: Callable[[str, float], None]) -> bool:
+        """Start the parts and wait until all are ready; `waiting` hears which is not, and for
+        how long. False when told to stop meanwhile. StartupError with a part's last lines."""
+        for part in parts:
+            self._children.append(_Child(part, self._spawn(part), time.monotonic()))
+        self._write_list()
+        for child in self._children[-len(parts) :]:
+            while not self._is_ready(child):
+                if self._stopping.wait(POLL_S):
+                    return False
+                if child.process.poll() is not None:
+                    raise StartupError(self._obituary(child, "ended before it was ready"))
+                waiting(child.part.name, time.monotonic() - child.started_at)
+        return True
+
+    def watch(self, said: Callable[[str], None]) -> None:
+        """Until told to stop: restart what dies. StartupError when something keeps dying."""
+        while not self._stopping.wait(POLL_S):
+            for child in self._children:
+                if child.process.poll() is not None:
+                    self._revive(child, said)
+
+    def stop(self) -> None:
+        """In reverse, so that nothing loses what it stands on; what does not end is killed."""
+        for child in reversed(self._children):
+            _end(child.process)
+        self._list.unlink(missing_ok=True)
+
+    def _revive(self, child: _Child, said: Callable[[str], None]) -> None:
+        now = time.monotonic()
+        if not child.restart_at:
+            child.deaths = [at for at in child.deaths if now - at < QUIET_S] + [now]
+            if len(child.deaths) > MOST_DEATHS:
+                raise StartupError(self._obituary(child, "keeps ending"))
+            pause = min(0.25 * 2 ** len(child.deaths), LONGEST_PAUSE_S)
+            child.restart_at = now + pause
+            code = child.process.returncode
+            said(f"{child.part.name} ended ({_how(code)}); it starts again in {pause:.1f} s")
+        elif now >= child.restart_at:
+            child.process, child.restart_at = self._spawn(child.part), 0.0
+            self._write_list()
+
+    def _spawn(self, part: Part) -> "subprocess.Popen[bytes]":
+        log = self._logs / f"{part.name}.log"
+        if log.exists() and log.stat().st_size > 10_000_000:
+            log.replace(log.with_suffix(".log.1"))
+        with log.open("ab") as out:
+            return subprocess.Popen(
+                part.command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **part.env},
+                start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+
+    def _is_ready(self, child: _Child) -> bool:
+        try:
+            return child.part.ready(child.process.pid)
+        except Exception:
+            return False
+
+    def _obituary(self, child: _Child, what: str) -> str:
+        log = self._logs / f"{child.part.name}.log"
+        with log.open(errors="replace") as lines:
+            last = "".join(f"  {line}" for line in deque(lines, LOG_LINES)).rstrip()
+        code = child.process.poll()
+        return f"{child.part.name} {what} ({_how(code)}). Its last lines, from {log}:\n{last}"
+
+    def _write_list(self) -> None:
+        alive = []
+        for child in self._children:
+            with suppress(psutil.NoSuchProcess):
+                alive.append([child.process.pid, psutil.Process(child.process.pid).create_time()])
+        self._list.write_text(json.dumps(alive))
+
+
+def end_leftovers(folder: Path) -> None:
+    """End the children of a supervisor that was killed before it could."""
+    try:
+        listed = json.loads((folder / "children.json").read_text())
+    except (OSError, ValueError):
+        return
+    left = []
+    for pid, created in listed:
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if abs(process.create_time() - created) < 1:  # not another one with its number
+                process.terminate()
+                left.append(process)
+    _, stubborn = psutil.wait_procs(left, timeout=STOP_S)
+    for process in stubborn:
+        process.kill()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGCONT)  # a stopped process hears no SIGTERM
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _how(code: int | None) -> str:
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+
+def _die_with_parent() -> None:
+    """Linux: SIGTERM when the supervisor ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

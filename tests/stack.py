@@ -1,0 +1,139 @@
+"""`clipfleet up` as a real process, for the tests that need the whole service."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import services
+
+from clipfleet.client import Client
+from clipfleet.embedded import commands
+
+START_S = 120.0
+# What the tests set themselves must not come from the environment they run in.
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("CLIPFLEET_")}
+
+
+@dataclass
+class Up:
+    """A running stack. `url` answers; `folder` is its data folder."""
+
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+    url: str
+
+    def client(self) -> Client:
+        return Client(self.url)
+
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def part(self, name: str) -> psutil.Process:
+        """The process of `valkey`, `milvus`, `planner`, `worker-ingest-1`, `worker-query`,
+        or `gateway`, found by its command line."""
+        words = {
+            "valkey": "valkey-server",
+            "milvus": "milvus-lite",
+            "planner": "clipfleet.workers.planner",
+            "worker-ingest-1": "worker-ingest-1@",
+            "worker-query": "worker-query@",
+            "gateway": "clipfleet.api.app",
+        }
+        for child in psutil.Process(self.process.pid).children():
+            if words[name] in " ".join(child.cmdline()):
+                return child
+        raise AssertionError(f"no process {name} below {self.process.pid}")
+
+    def ready(self) -> bool:
+        return self.http().get("/readyz").status_code == 200
+
+    def log(self, name: str) -> str:
+        return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
+
+    def cli(
+        self, *args: str, timeout_s: float = 120, **env: str
+    ) -> "subprocess.CompletedProcess[str]":
+        return cli(*args, timeout_s=timeout_s, CLIPFLEET_URL=self.url, **env)
+
+
+def cli(*args: str, timeout_s: float = 120, **env: str) -> "subprocess.CompletedProcess[str]":
+    """The command line as a user runs it; nothing is checked."""
+    command = [commands.script("clipfleet"), *args]
+    return subprocess.run(
+        command,
+        env={**CLEAN, **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def document(done: "subprocess.CompletedProcess[str]") -> Any:
+    return json.loads(done.stdout)
+
+
+@contextmanager
+def up(folder: Path, model: Path | str, *more: str, **env: str) -> Iterator[Up]:
+    """A stack on a free port; ended with Ctrl-C's signal, whatever happened."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = commands.free_port()
+    process = start(folder, port, "--model", str(model), *more, **env)
+    running = Up(process, folder, f"http://127.0.0.1:{port}")
+    try:
+        services.eventually(
+            lambda: process.poll() is not None or running.ready(), START_S, "clipfleet up"
+        )
+        assert process.poll() is None, (folder / "up.log").read_text()
+        yield running
+    finally:
+        stop(process)
+
+
+def start(folder: Path, port: int, *more: str, **env: str) -> "subprocess.Popen[bytes]":
+    command = [commands.script("clipfleet"), "up", "--data", str(folder), "--port", str(port)]
+    with (folder / "up.log").open("ab") as out:
+        return subprocess.Popen(
+            [*command, *more], stdout=out, stderr=out, env={**CLEAN, **env}, start_new_session=True
+        )
+
+
+def stop(process: "subprocess.Popen[bytes]", timeout_s: float = 60) -> int:
+    """As Ctrl-C does."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise AssertionError("clipfleet up did not end at Ctrl-C") from None
+
+
+def finished(client: Client, job_id: str, timeout_s: float = 180) -> Any:
+    """The job once it has ended; fails the test when that takes too long."""
+
+    def ended() -> Any:
+        job = client.job(job_id)
+        return job if job.finished_at else None
+
+    return services.eventually(ended, timeout_s, f"the end of job {job_id}")
+
+
+def photos(folder: Path, source: Sequence[Path], count: int) -> list[Path]:
+    """Link the first `count` photos into a folder of the test's own; their paths there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for photo in list(source)[:count]:
+        copy = folder / photo.name
+        copy.write_bytes(photo.read_bytes())
+        made.append(copy)
+    return made
