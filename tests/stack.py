@@ -53,7 +53,8 @@ class Up:
         raise AssertionError(f"no process {name} below {self.process.pid}")
 
     def ready(self) -> bool:
-        return self.http().get("/readyz").status_code == 200
+        with self.http() as http:
+            return http.get("/readyz").status_code == 200
 
     def log(self, name: str) -> str:
         return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -41,7 +41,7 @@ class _Child:
     part: Part
     process: "subprocess.Popen[bytes]"
     started_at: float
-    deaths: list[float] = field(default_factory=list)
+    deaths: int = 0
     restart_at: float = 0.0
 
 
@@ -85,15 +85,16 @@ class Supervisor:
     def _revive(self, child: _Child, said: Callable[[str], None]) -> None:
         now = time.monotonic()
         if not child.restart_at:
-            child.deaths = [at for at in child.deaths if now - at < QUIET_S] + [now]
-            if len(child.deaths) > MOST_DEATHS:
+            child.deaths = 1 if now - child.started_at > QUIET_S else child.deaths + 1
+            if child.deaths > MOST_DEATHS:
                 raise StartupError(self._obituary(child, "keeps ending"))
-            pause = min(0.25 * 2 ** len(child.deaths), LONGEST_PAUSE_S)
+            pause = min(0.25 * 2**child.deaths, LONGEST_PAUSE_S)
             child.restart_at = now + pause
             code = child.process.returncode
             said(f"{child.part.name} ended ({_how(code)}); it starts again in {pause:.1f} s")
         elif now >= child.restart_at:
-            child.process, child.restart_at = self._spawn(child.part), 0.0
+            child.process, child.started_at = self._spawn(child.part), now
+            child.restart_at = 0.0
             self._write_list()
 
     def _spawn(self, part: Part) -> "subprocess.Popen[bytes]":
@@ -118,18 +119,23 @@ class Supervisor:
             return False
 
     def _obituary(self, child: _Child, what: str) -> str:
-        log = self._logs / f"{child.part.name}.log"
+        log, name = self._logs / f"{child.part.name}.log", child.part.name
         with log.open(errors="replace") as lines:
-            last = "".join(f"  {line}" for line in deque(lines, LOG_LINES)).rstrip()
+            last = list(deque(lines, LOG_LINES))
         code = child.process.poll()
-        return f"{child.part.name} {what} ({_how(code)}). Its last lines, from {log}:\n{last}"
+        if code == os.EX_CONFIG and last:  # our parts end with what must be set otherwise
+            return f"{name} {what}: {last[-1].strip()}"
+        shown = "".join(f"  {line}" for line in last).rstrip()
+        return f"{name} {what} ({_how(code)}). Its last lines, from {log}:\n{shown}"
 
     def _write_list(self) -> None:
         alive = []
         for child in self._children:
             with suppress(psutil.NoSuchProcess):
                 alive.append([child.process.pid, psutil.Process(child.process.pid).create_time()])
-        self._list.write_text(json.dumps(alive))
+        whole = self._list.with_suffix(".new")  # a crash in between leaves the old list
+        whole.write_text(json.dumps(alive))
+        whole.replace(self._list)
 
 
 def end_leftovers(folder: Path) -> None:
@@ -147,7 +153,9 @@ def end_leftovers(folder: Path) -> None:
                 left.append(process)
     _, stubborn = psutil.wait_procs(left, timeout=STOP_S)
     for process in stubborn:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(stubborn, timeout=STOP_S)  # they hold locks on what we are about to open
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -48,6 +48,11 @@ TYPES: dict[FieldType, Any] = {
 }
 UPSERT_BYTES = 16_000_000  # a gRPC message may have 64 MB on a server's defaults
 
+NOT_LOADED = 101  # milvus-lite after a restart; a server loads again what was loaded
+NOT_FOUND = 100
+REJECTED = (6, 1100, 1101, 1700)
+LOAD_S = 60.0
+
 # pymilvus pings every 10 s and milvus-lite hangs up on such clients (GOAWAY too_many_pings).
 GRPC_OPTIONS = {"grpc.keepalive_time_ms": 600_000}
 
@@ -62,6 +67,7 @@ _TEXT = {
 }
 _WHOLE = ("bytes", "width", "height", "indexed_at")
 
+log = logging.getLogger(__name__)
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
 
 
@@ -171,7 +177,14 @@ class MilvusStore:
 
     def _call(self, run: Callable[[Any], T], collection: Collection | None) -> T:
         try:
-            return run(self._connected())
+            client = self._connected()
+            try:
+                return run(client)
+            except MilvusException as error:
+                if collection is None or error.code != NOT_LOADED:
+                    raise
+                client.load_collection(_physical(collection), timeout=LOAD_S)
+                return run(client)
         except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
             raise _translated(error, collection) from error
 
@@ -279,10 +292,10 @@ def _parts(records: Sequence[Record], dim: int) -> Iterator[Sequence[Record]]:
 def _translated(error: Exception, collection: Collection | None) -> ClipfleetError:
     text = str(error)
     code = getattr(error, "code", None)
-    if code == 100 or "collection not found" in text or "can't find collection" in text:
+    if code == NOT_FOUND or "collection not found" in text or "can't find collection" in text:
         name = collection.name if collection else "?"
         return CollectionGone(f"collection {name!r} is not there any more")
-    rejected = code in (6, 1100, 1101, 1700) or "cannot parse expression" in text
-    if rejected:
+    if code in REJECTED or "cannot parse expression" in text:
         return StoreRejected(f"the store rejected a request: {text[:300]}")
+    log.warning("Milvus: %s", text[:300])
     return StoreUnavailable("the vector store does not answer just now; try again")

@@ -1,0 +1,18 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from models import data
+from stack import Up, up
+
+
+@pytest.fixture(scope="session")
+def service(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One stack for all tests that leave it whole; each has a collection of its own."""
+    with up(tmp_path_factory.mktemp("up"), tiny) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def flickr() -> list[Path]:
+    return sorted((data("flickr8k") / "images").iterdir())

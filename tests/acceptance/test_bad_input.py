@@ -1,0 +1,158 @@
+"""Bad input of every kind: the good goes in, the bad is named with its reason."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from stack import Up, document, finished, up
+
+
+def jpeg(path: Path, size: tuple[int, int] = (60, 40), mode: str = "RGB", **how: Any) -> None:
+    Image.effect_noise(size, 90).convert(mode).save(path, "JPEG", **how)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds almost nothing."""
+
+    def part(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(b"\0" * 100)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", size) + part(b"IDAT", rows) + part(b"IEND", b"")
+
+
+GOOD = {
+    "plain.jpg",
+    "CAPITALS.JPG",
+    "cmyk.jpg",
+    "palette.png",
+    "sixteen.png",
+    "alpha.png",
+    "animated.gif",
+    "turned.jpg",
+    "one-pixel.png",
+    "strip.png",
+    "new\nline.jpg",
+    "日本 🎉 é.jpg",
+    "quote\"and'\\.jpg",
+    "deep/er/down.webp",
+    "link-inside.jpg",
+}
+BAD = {
+    "truncated.jpg": "cut short",
+    "text.jpg": "no image",
+    "empty.jpg": "empty",
+    "huge.png": "pixels",
+    "bomb.png": "pixels",
+    "half.png": "cut short",
+    "pipe.jpg": "no regular file",
+    "dangling.jpg": "cannot be read",
+    "link-outside.jpg": "outside",
+    "\\udcff.jpg": "UTF-8",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("roots")
+    top = root / "bad"
+    (top / "deep" / "er").mkdir(parents=True)
+    for name in (
+        "plain.jpg",
+        "CAPITALS.JPG",
+        "new\nline.jpg",
+        "日本 🎉 é.jpg",
+        "quote\"and'\\.jpg",
+    ):
+        jpeg(top / name)
+    jpeg(top / "cmyk.jpg", mode="CMYK")
+    noise = Image.effect_noise((50, 50), 90)
+    noise.convert("P").save(top / "palette.png", transparency=3)
+    Image.new("I;16", (40, 40), 40_000).save(top / "sixteen.png")
+    noise.convert("RGBA").save(top / "alpha.png")
+    noise.save(top / "animated.gif", save_all=True, append_images=[noise.rotate(90)])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    jpeg(top / "turned.jpg", exif=exif)
+    Image.new("RGB", (1, 1), "red").save(top / "one-pixel.png")
+    Image.new("RGB", (20_000, 1), "red").save(top / "strip.png")
+    noise.save(top / "deep" / "er" / "down.webp")
+    (top / "link-inside.jpg").symlink_to(top / "plain.jpg")
+
+    whole = io.BytesIO()
+    Image.effect_noise((300, 300), 90).save(whole, "JPEG")
+    (top / "truncated.jpg").write_bytes(whole.getvalue()[:3_000])
+    (top / "text.jpg").write_text("I am no picture")
+    (top / "empty.jpg").write_bytes(b"")
+    (top / "huge.png").write_bytes(png_header(50_000, 50_000))
+    (top / "bomb.png").write_bytes(png_header(2**31 - 1, 2**31 - 1))
+    (top / "half.png").write_bytes(png_header(300, 300))
+    os.mkfifo(top / "pipe.jpg")
+    (top / "dangling.jpg").symlink_to(top / "nowhere.jpg")
+    outside = tmp_path_factory.mktemp("outside") / "secret.jpg"
+    jpeg(outside)
+    (top / "link-outside.jpg").symlink_to(outside)
+    (top / "loop").symlink_to(top)
+    (Path(os.fsdecode(os.fsencode(top) + b"/\xff.jpg"))).write_bytes(b"x")
+    (top / ".hidden.jpg").write_text("not looked at")
+    (top / "notes.txt").write_text("not looked at")
+    return top
+
+
+@pytest.fixture(scope="module")
+def rooted(tiny: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    roots = f'["{folder.parent}"]'
+    data = tmp_path_factory.mktemp("rooted")
+    with up(data, tiny, CLIPFLEET_SOURCE_ROOTS=roots) as running:
+        yield running
+
+
+def test_the_good_are_in_and_each_bad_one_is_named_with_its_reason(
+    rooted: Up, folder: Path
+) -> None:
+    with rooted.client() as client:
+        client.create_collection("mixed")
+        job = finished(client, client.index_folder("mixed", folder).id)
+        failed = client.failures(job.id)
+        assert {f.id.removeprefix(f"{folder}/") for f in failed.failures} == set(BAD)
+        for one in failed.failures:
+            expected = BAD[one.id.removeprefix(f"{folder}/")]
+            assert expected in one.reason, one
+        assert (job.state, job.done, job.failed) == ("partial", len(GOOD), len(BAD))
+        assert job.total == len(GOOD) + len(BAD)
+        found = client.search("mixed", text="noise", top_k=100).matches
+        assert {match.id.removeprefix(f"{folder}/") for match in found} == GOOD
+
+
+def test_the_command_line_says_so_with_its_exit_code(rooted: Up, folder: Path) -> None:
+    done = rooted.cli("index", str(folder), "--collection", "by-cli", "--json")
+    assert done.returncode == 3
+    assert document(done)["state"] == "partial"
+    assert "failed" in done.stderr
+
+
+def test_a_folder_outside_the_roots_is_refused(rooted: Up, folder: Path) -> None:
+    for path in ("/etc", f"{folder}/../../..", "relative", f"{folder.parent}-not"):
+        with rooted.http() as http:
+            http.put("/v1/collections/mixed")
+            source = {"source": {"type": "folder", "path": path}}
+            refused = http.post("/v1/collections/mixed/jobs", json=source)
+            assert refused.status_code == 403, path
+            assert refused.headers["content-type"] == "application/problem+json"
+
+
+def test_an_empty_and_a_missing_folder_fail_the_job_and_say_why(rooted: Up, folder: Path) -> None:
+    (folder.parent / "empty").mkdir(exist_ok=True)
+    for name, words in (("empty", "no images"), ("missing", "No such file")):
+        done = rooted.cli("index", str(folder.parent / name), "--collection", "mixed", "--json")
+        assert done.returncode == 1
+        assert words in document(done)["error"]
