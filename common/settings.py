@@ -3,12 +3,14 @@
 Nested settings take two underscores: `CLIPFLEET_LIMITS__IMAGE_BYTES=10000000`.
 """
 
+from importlib.resources import files
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+CARRIED_MODEL = "clipfleet-mini"
 
 
 class Limits(BaseModel):
@@ -31,6 +33,11 @@ class Limits(BaseModel):
     query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
 
 
+def carried_model() -> Path:
+    """The folder of the small model that travels with the code."""
+    return Path(str(files("clipfleet"))) / "models" / CARRIED_MODEL
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="CLIPFLEET_", env_nested_delimiter="__", frozen=True, extra="ignore"
@@ -42,7 +49,7 @@ class Settings(BaseSettings):
     blobs: str = Field("clipfleet-data/blobs", description="folder or bucket, as fsspec writes it")
     source_roots: tuple[Path, ...] = Field((), description="JSON list; folder jobs stay below")
     allowed_hosts: tuple[str, ...] = Field((), description="JSON list of host names; empty: any")
-    model: str = Field(DEFAULT_MODEL, description="hub id, or folder with a model in it")
+    model: str = Field(DEFAULT_MODEL, description=f"hub id, folder, or {CARRIED_MODEL}")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
     decode_threads: int = 4

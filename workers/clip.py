@@ -4,7 +4,6 @@ Any dual encoder that `AutoModel` loads with `get_image_features` and `get_text_
 (Radford et al. 2021), SigLIP (Zhai et al. 2023), SigLIP 2, vision-text dual encoders.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from PIL import Image
 from clipfleet.common.embedder import Embeddings
 from clipfleet.common.errors import StartupError
 from clipfleet.common.preprocess import Preprocess
-from clipfleet.common.settings import Settings
+from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 
 MAX_TOKENS = 512  # tokenizers without a limit say 10^30
 TEXT_BATCH = 64
@@ -108,11 +107,13 @@ def _load(name: str, dtype: Any) -> tuple[Any, Any, Any]:
 
 
 def _source(name: str) -> str:
-    looks_like_path = name.startswith((".", "/", "~")) or os.sep in name.rstrip(os.sep)
+    """The carried model, a folder, or a hub id, as `from_pretrained` takes them."""
+    if name == CARRIED_MODEL:
+        return str(carried_model())
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)
-    if looks_like_path and (path.is_absolute() or name.startswith(".")):
+    if path.is_absolute() or name.startswith("."):
         raise StartupError(f"there is no model folder {name!r}")
     return name
 
@@ -123,7 +124,8 @@ def _no_model(name: str, error: Exception) -> str:
     return (
         f"model {name!r} is neither on this machine nor to be had from the model hub. Two ways "
         "out: let this machine reach the hub once (or set HF_ENDPOINT to a mirror), or put the "
-        "model into a folder and set CLIPFLEET_MODEL=/path/to/folder. "
+        "model into a folder and set CLIPFLEET_MODEL=/path/to/folder. To try things out, "
+        f"CLIPFLEET_MODEL={CARRIED_MODEL} needs neither. "
         f"The reason given: {_first_line(error)}"
     )
 

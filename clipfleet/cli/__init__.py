@@ -5,7 +5,7 @@ import sys
 import typer
 
 import clipfleet
-from clipfleet.cli import collections, images, jobs, service
+from clipfleet.cli import collections, demo, images, jobs, service
 from clipfleet.cli.show import fail
 from clipfleet.client import ProblemError, Unreachable
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(service.up)
-app.command()(service.demo)
+app.command()(demo.demo)
 app.command()(images.index)
 app.command()(images.search)
 app.add_typer(jobs.app, name="jobs")

@@ -39,7 +39,7 @@ def index(
 ) -> None:
     """Index images. Ends with 0 when all are in, 3 when some failed, 1 when the job failed."""
     with show.client(url, api_key) as client:
-        _ensure(client, collection)
+        ensure(client, collection)
         if source.is_file():
             job = client.upload(collection, [source], namespace=namespace)
         else:
@@ -109,7 +109,7 @@ def _filter(text: str | None) -> dict[str, Any] | None:
     return where
 
 
-def _ensure(client: Client, collection: str) -> None:
+def ensure(client: Client, collection: str) -> None:
     try:
         client.collection(collection)
     except ProblemError as error:

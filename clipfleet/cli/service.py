@@ -1,8 +1,9 @@
-"""`clipfleet up` and `clipfleet demo`: the whole service on this machine."""
+"""`clipfleet up`: the whole service on this machine."""
 
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +47,7 @@ def run_stack(
     model: str | None,
     workers: int,
     stopping: threading.Event,
-    ready: Any,
+    ready: Callable[[str, Path], None],
 ) -> None:
     """Blocks until told to stop. `ready(url, data)` is called once everything answers."""
     stack_module, startup_error = _embedded()
@@ -87,7 +88,3 @@ def _embedded() -> tuple[Any, type[Exception]]:
         )
         sys.exit(1)
     return stack, StartupError
-
-
-def demo() -> None:
-    """Placeholder until the chain has been seen working."""

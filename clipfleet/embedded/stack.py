@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 import socket
@@ -24,6 +25,9 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.embedded import commands
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
+
+# What our own code logs while it asks whether a part is up is not for the user of `up`.
+logging.getLogger("clipfleet").addHandler(logging.NullHandler())
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]", "::1")
 
