@@ -62,9 +62,8 @@ class Coalescer:
         self._sent: dict[str, _Sent] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self, query: Query) -> Answer:
-        """The worker's answer; Unavailable when none comes in time or too many wait."""
-        model = query.collection.model
+    async def ask(self, query: Query, model: str) -> Answer:
+        """The answer of a worker of `model`; Unavailable when there is none in time."""
         lane = self._lanes.setdefault((model, query.term.kind), _Lane(model))
         if len(lane.pending) >= self._queue:
             raise Overloaded(f"{self._queue} queries are waiting already; try again", 1)

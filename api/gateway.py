@@ -93,12 +93,17 @@ class Gateway:
     def forget(self, name: str) -> None:
         self._known.pop(name, None)
 
-    async def worker(self, lane: Lane, model: str) -> WorkerCard:
-        """One that is alive and serves this; NoWorker when nobody does."""
+    async def worker(self, lane: Lane, model: str, *, any_model: bool = False) -> WorkerCard:
+        """One that is alive and serves this; NoWorker when nobody does.
+
+        `any_model`: take another model's when nobody has this one (it is not needed).
+        """
         found = serving(self._cards, lane, model)
         if not found:
             self._cards = await self.call(self.fleet.alive)
             found = serving(self._cards, lane, model)
+        if not found and any_model:
+            found = [card for card in self._cards if lane in card.lanes]
         if not found:
             raise NoWorker(lane, model)
         return found[0]

@@ -4,6 +4,7 @@ import re
 import secrets
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipfleet.api.problems import of_error, problem
@@ -60,7 +61,7 @@ def _counted(receive: Receive, limit: int) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > limit:
-            raise _too_large(limit)
+            raise HTTPException(413, _too_large(limit).detail)
         return message
 
     return counted

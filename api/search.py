@@ -72,7 +72,8 @@ async def _run(
     """`asked`: the bytes of an image, or any other term."""
     began = time.perf_counter()
     _check_options(body, collection, gateway)
-    worker = await gateway.worker("query", collection.model)
+    needs_model = not isinstance(asked, Term) or asked.kind == "text"
+    worker = await gateway.worker("query", collection.model, any_model=not needs_model)
     term = asked if isinstance(asked, Term) else await _image_term(asked, worker, gateway)
     query = Query(
         collection=collection,
@@ -83,7 +84,7 @@ async def _run(
         filter=body.filter,
         include_values=body.include_values,
     )
-    answer = await gateway.queries.ask(query)
+    answer = await gateway.queries.ask(query, worker.model)
     _raise_for(answer, collection, gateway)
     least = -math.inf if body.min_score is None else body.min_score
     matches = [match for match in answer.matches if match.score >= least]

@@ -24,11 +24,11 @@ class Blobs:
         self._fs, self._root = fsspec.core.url_to_fs(url)
 
     def put(self, key: str, source: BinaryIO) -> None:
-        """Copy a stream; the key appears only once all of it is there."""
+        """Copy a stream. Who refers to the key does so after this has returned."""
         path = self._path(key)
         try:
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            with self._fs.transaction, self._fs.open(path, "wb") as target:
+            with self._fs.open(path, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
         except OSError as error:
             reason = error.strerror or str(error)

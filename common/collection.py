@@ -1,6 +1,7 @@
 """What a collection is: its name, its metric, its model and the metadata fields it declares."""
 
 import json
+import math
 import re
 import secrets
 import time
@@ -18,6 +19,7 @@ FieldType = Literal["string", "int", "float", "bool"]
 STRING_BYTES = 1_024
 LABEL_BYTES = 512
 URI_BYTES = 4_096
+TEXT_BYTES = 65_535  # a Milvus text field
 INT_LIMIT = 2**63 - 2
 FLOAT_LIMIT = 1e307
 
@@ -130,11 +132,29 @@ def image_problem(
 def _metadata_problem(metadata: Mapping[str, Any], limit: int) -> str | None:
     if taken := sorted(RESERVED & metadata.keys()):
         return f"metadata may not be called {taken[0]!r}: the service keeps that itself"
-    try:
-        size = len(json.dumps(metadata, allow_nan=False).encode())
-    except ValueError:
-        return "metadata holds a number that is not finite"
+    if problem := _value_problem(metadata):
+        return problem
+    size = len(json.dumps(metadata, ensure_ascii=False).encode())
     return f"metadata has {size} bytes as JSON, the limit is {limit}" if size > limit else None
+
+
+def _value_problem(metadata: Mapping[str, Any]) -> str | None:
+    """What JSON in Milvus cannot hold, however deep it lies."""
+    rest: list[Any] = [metadata]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, Mapping):
+            rest += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            rest += value
+        elif isinstance(value, str):
+            if problem := text_problem("metadata", value, TEXT_BYTES, empty=True):
+                return problem
+        elif isinstance(value, float) and not math.isfinite(value):
+            return "metadata holds a number that is not finite"
+        elif isinstance(value, int) and abs(value) > INT_LIMIT:
+            return "metadata holds a number over 64 bits"
+    return None
 
 
 def _check_fields(fields: Mapping[str, FieldType]) -> None:

@@ -84,3 +84,5 @@ class Lease:
                     return
             except Unavailable:
                 log.warning("the lease could not be renewed just now")
+            except Exception:  # this thread is also the watch over stalled work
+                log.exception("the lease could not be renewed just now")

@@ -126,6 +126,9 @@ class Presence:
             except Unavailable:
                 log.warning("cannot announce this worker just now: Redis does not answer")
                 self._progress_at = time.time()
+            except Exception:  # or it would work on unseen until somebody restarts it
+                log.exception("cannot announce this worker just now")
+                self._progress_at = time.time()
             if self._over.wait(CARD_S / 5):
                 return
 

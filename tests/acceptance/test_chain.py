@@ -162,3 +162,6 @@ def test_own_vectors_go_in_and_come_back_as_in_the_tutorial(service: Up) -> None
             "/v1/collections/own/images", params={"id": "b", "include_values": True}
         ).json()
         assert shown["values"] == [3, 4, 0]
+        found = client.search("own", vector=[0, 0, 0], include_values=True).matches
+        assert [(match.id, match.score) for match in found] == [("/path/to/img1", 0), ("b", 5)]
+        assert found[0].values == [0, 0, 0]

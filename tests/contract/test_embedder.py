@@ -1,0 +1,41 @@
+"""What every embedder must do: the fake one and the real one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipfleet.common.embedder import Embedder, HashEmbedder
+from clipfleet.common.settings import Settings
+from clipfleet.workers.clip import ClipEmbedder
+
+
+@pytest.fixture(scope="module", params=["hash", "clip"])
+def embedder(request: pytest.FixtureRequest, tiny: Path) -> Embedder:
+    return HashEmbedder() if request.param == "hash" else ClipEmbedder(Settings(model=str(tiny)))
+
+
+def pixels(embedder: Embedder, count: int) -> np.ndarray:  # type: ignore[type-arg]
+    spec = embedder.preprocess
+    shape = (count, spec.height, spec.width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def test_rows_are_float32_of_unit_length_and_the_right_width(embedder: Embedder) -> None:
+    for rows in (embedder.embed_texts(["a", "b", ""]), embedder.embed_images(pixels(embedder, 3))):
+        assert rows.shape == (3, embedder.dim)
+        assert rows.dtype == np.float32
+        assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_row_i_answers_item_i_whatever_else_is_in_the_batch(embedder: Embedder) -> None:
+    images, texts = pixels(embedder, 70), [f"text {n} " * (1 + n % 9) for n in range(70)]
+    for embed, items in ((embedder.embed_images, images), (embedder.embed_texts, texts)):
+        together = embed(items)  # type: ignore[operator]
+        for n in (0, 33, 69):
+            assert np.allclose(together[n], embed(items[n : n + 1])[0], atol=1e-5)  # type: ignore[operator]
+
+
+def test_nothing_in_nothing_out(embedder: Embedder) -> None:
+    assert embedder.embed_texts([]).shape == (0, embedder.dim)
+    assert embedder.embed_images(pixels(embedder, 0)).shape == (0, embedder.dim)

@@ -1,0 +1,110 @@
+"""What the catalogue and the fleet must do, in memory and on Redis."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import services
+
+from clipfleet.common.catalogue import Catalogue, MemoryCatalogue, RedisCatalogue, require
+from clipfleet.common.collection import Collection
+from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.errors import NotFound
+from clipfleet.common.fleet import Fleet, MemoryFleet, RedisFleet, WorkerCard, serving
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator["redis.Redis"]:
+    folder: Path = tmp_path_factory.mktemp("valkey")
+    with services.valkey(folder) as url:
+        connection = redis.Redis.from_url(url)
+        yield connection
+        connection.close()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def catalogue(request: pytest.FixtureRequest) -> Catalogue:
+    if request.param == "memory":
+        return MemoryCatalogue()
+    connection = request.getfixturevalue("client")
+    connection.flushall()
+    return RedisCatalogue(connection)
+
+
+@pytest.fixture(params=["memory", "redis"])
+def fleet(request: pytest.FixtureRequest) -> Fleet:
+    if request.param == "memory":
+        return MemoryFleet()
+    connection = request.getfixturevalue("client")
+    connection.flushall()
+    return RedisFleet(connection)
+
+
+def a_collection(name: str = "photos") -> Collection:
+    return Collection.new(name, metric="cosine", model="m", dim=4, fields={"year": "int"})
+
+
+def a_card(worker: str, model: str = "m") -> WorkerCard:
+    now = time.time()
+    return WorkerCard(
+        id=worker,
+        model=model,
+        dim=4,
+        lanes=("query",),
+        device="cpu",
+        preprocess=HashEmbedder.preprocess,
+        started_at=now,
+        progress_at=now,
+    )
+
+
+def test_the_first_generation_to_take_a_name_keeps_it(catalogue: Catalogue) -> None:
+    first, second = a_collection(), a_collection()
+    assert catalogue.add(first) == first
+    assert catalogue.add(second) == first
+    assert catalogue.find("photos") == first
+    assert not catalogue.remove(second)
+    assert catalogue.remove(first)
+    assert not catalogue.remove(first)
+    assert catalogue.find("photos") is None
+
+
+def test_collections_are_listed_by_name_and_unknown_ones_said_to_be(catalogue: Catalogue) -> None:
+    for name in ("b", "a"):
+        catalogue.add(a_collection(name))
+    assert [one.name for one in catalogue.all()] == ["a", "b"]
+    with pytest.raises(NotFound, match="there is no collection 'c'"):
+        require(catalogue, "c")
+
+
+def test_the_last_write_is_remembered_per_generation(catalogue: Catalogue) -> None:
+    one, other = a_collection(), a_collection()
+    assert catalogue.last_write(one) == float("inf")
+    catalogue.wrote(one)
+    assert 0 <= catalogue.last_write(one) < 60
+    assert catalogue.last_write(other) == float("inf")
+
+
+def test_a_worker_is_there_until_it_leaves(fleet: Fleet) -> None:
+    fleet.announce(a_card("w1"))
+    fleet.announce(a_card("w2", "other"))
+    assert [card.id for card in serving(fleet.alive(), "query", "m")] == ["w1"]
+    assert serving(fleet.alive(), "ingest", "m") == []
+    fleet.leave("w1")
+    assert [card.id for card in fleet.alive()] == ["w2"]
+
+
+def test_a_worker_whose_announcement_expired_is_gone(client: "redis.Redis") -> None:
+    fleet = RedisFleet(client)
+    fleet.announce(a_card("w9"))
+    client.delete("clipfleet:worker:w9")
+    assert "w9" not in [card.id for card in fleet.alive()]
+    assert not client.sismember("clipfleet:workers", "w9")
+
+
+def test_planners_are_seen(fleet: Fleet) -> None:
+    assert fleet.planners() == []
+    fleet.announce_planner("p1")
+    assert fleet.planners() == ["p1"]
