@@ -23,6 +23,7 @@ class Overloaded(Unavailable):
 @dataclass
 class _Waiting:
     query: Query
+    expires_at: float  # unix seconds
     future: "asyncio.Future[Answer]"
 
 
@@ -33,6 +34,9 @@ class _Lane:
     model: str
     pending: deque[_Waiting] = field(default_factory=deque)
     in_flight: int = 0
+
+    def forget_the_gone(self) -> None:
+        self.pending = deque(one for one in self.pending if not one.future.done())
 
 
 @dataclass
@@ -66,8 +70,11 @@ class Coalescer:
         """The answer of a worker of `model`; Unavailable when there is none in time."""
         lane = self._lanes.setdefault((model, query.term.kind), _Lane(model))
         if len(lane.pending) >= self._queue:
+            lane.forget_the_gone()
+        if len(lane.pending) >= self._queue:
             raise Overloaded(f"{self._queue} queries are waiting already; try again", 1)
-        waiting = _Waiting(query, asyncio.get_running_loop().create_future())
+        future = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(query, time.time() + self._timeout_s, future)
         lane.pending.append(waiting)
         self._pump(lane)
         try:
@@ -78,9 +85,13 @@ class Coalescer:
 
     def receive(self, reply: BatchReply) -> None:
         """A batch came back. One that expired before is dropped."""
-        sent = self._landed(reply.batch_id)
+        sent = self._sent.get(reply.batch_id)
         if sent is None:
             return
+        if len(reply.answers) != len(sent.waiting):
+            self._fail(reply.batch_id, ClipfleetError("a worker's reply does not fit its batch"))
+            return
+        self._landed(reply.batch_id)
         for waiting, answer in zip(sent.waiting, reply.answers, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(answer)
@@ -109,7 +120,7 @@ class Coalescer:
             model=lane.model,
             batch_id=secrets.token_hex(8),
             reply_to=self._reply_to,
-            deadline=time.time() + self._timeout_s,
+            deadline=max(waiting.expires_at for waiting in going),
             queries=tuple(waiting.query for waiting in going),
         )
         loop = asyncio.get_running_loop()

@@ -26,6 +26,7 @@ from clipfleet.common.schemas import SearchIn, SearchOptions, SearchOut
 router = APIRouter(prefix="/v1/collections/{name}/search", tags=["search"], responses=RESPONSES)
 
 DECODE_S = 30.0
+LARGEST_VALUE = 1e15  # squared and summed it still fits 32 bits
 
 
 @router.post("")
@@ -137,8 +138,8 @@ def check_vector(vector: list[float], collection: Collection) -> None:
         )
     if collection.metric == "cosine" and not any(vector):
         raise InvalidRequest("a vector of zeros has no direction to compare by cosine")
-    if any(abs(value) > 3e38 for value in vector):
-        raise InvalidRequest("a number of the vector does not fit 32 bits")
+    if any(abs(value) > LARGEST_VALUE for value in vector):
+        raise InvalidRequest(f"a number of the vector is over {LARGEST_VALUE:g}")
 
 
 def _term(body: SearchIn) -> Term:

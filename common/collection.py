@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from clipfleet.common.errors import Conflict, InvalidRequest
-from clipfleet.common.identity import id_problem, text_problem
+from clipfleet.common.identity import ID_BYTES, id_problem, text_problem
 
 Metric = Literal["cosine", "dot", "euclidean"]
 FieldType = Literal["string", "int", "float", "bool"]
@@ -20,6 +20,7 @@ STRING_BYTES = 1_024
 LABEL_BYTES = 512
 URI_BYTES = 4_096
 TEXT_BYTES = 65_535  # a Milvus text field
+MISSING_STRING = "\N{SYMBOL FOR NULL}"
 INT_LIMIT = 2**63 - 2
 FLOAT_LIMIT = 1e307
 
@@ -34,6 +35,7 @@ BUILTIN_FIELDS: Mapping[str, FieldType] = {
     "height": "int",
     "indexed_at": "int",
 }
+BUILTIN_BYTES = {"id": ID_BYTES, "uri": URI_BYTES, "label": LABEL_BYTES}
 RESERVED = frozenset({*BUILTIN_FIELDS, "namespace", "pk", "metadata", "embedding", "content_hash"})
 
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -92,10 +94,14 @@ def check_collection_name(name: str) -> None:
         )
 
 
-def field_problem(name: str, value: Any, kind: FieldType) -> str | None:
+def field_problem(
+    name: str, value: Any, kind: FieldType, string_bytes: int = STRING_BYTES
+) -> str | None:
     """Why a metadata value does not fit its declared field; None when it does."""
+    if value == MISSING_STRING:
+        return f"field {name} may not be {MISSING_STRING!r}, which stands for a missing value"
     if kind == "string" and isinstance(value, str):
-        return text_problem(f"field {name}", value, STRING_BYTES, empty=True)
+        return text_problem(f"field {name}", value, string_bytes, empty=True)
     if kind == "bool" and isinstance(value, bool):
         return None
     if kind == "int" and isinstance(value, int) and not isinstance(value, bool):

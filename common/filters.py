@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clipfleet.common.collection import (
+    BUILTIN_BYTES,
     BUILTIN_FIELDS,
     INT_LIMIT,
+    STRING_BYTES,
     FieldType,
     field_problem,
 )
 from clipfleet.common.errors import InvalidRequest
+from clipfleet.common.identity import text_problem
 
 Scalar = str | int | float | bool
 Op = Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists"]
@@ -106,8 +109,8 @@ class _Parser:
         return self._field(key, value)
 
     def _field(self, name: str, condition: Any) -> Filter:
-        if "\0" in name or not name or len(name) > 256:
-            raise InvalidRequest(f"{_short(name)} cannot name a metadata field")
+        if problem := text_problem("it", name, 256):
+            raise InvalidRequest(f"{_short(name)} cannot name a metadata field: {problem}")
         field = Field(name, self._fields.get(name))
         if not isinstance(condition, Mapping):
             condition = {"$eq": condition}
@@ -142,7 +145,8 @@ def _scalar(field: Field, value: Any) -> Scalar:
         kind = "bool" if isinstance(value, bool) else kind
     if kind == "int" and isinstance(value, float) and value.is_integer():
         value = int(value)
-    problem = field_problem(field.name, value, kind)
+    longest = BUILTIN_BYTES.get(field.name, STRING_BYTES)
+    problem = field_problem(field.name, value, kind, longest)
     if isinstance(value, int) and abs(value) > INT_LIMIT:
         problem = f"{field.name} is compared with a number over 64 bits"
     if problem:
@@ -169,9 +173,10 @@ def _equal(mine: Any, value: Any) -> bool:
 
 
 def _ordered(mine: Any, value: Any) -> bool:
-    if isinstance(mine, bool) or isinstance(value, bool) or mine is None:
+    if isinstance(mine, bool) or isinstance(value, bool):
         return False
-    return isinstance(mine, str) == isinstance(value, str)
+    numbers = isinstance(mine, int | float) and isinstance(value, int | float)
+    return numbers or (isinstance(mine, str) and isinstance(value, str))
 
 
 def _order(op: Op, mine: Any, value: Any) -> bool:
@@ -183,5 +188,7 @@ def _order(op: Op, mine: Any, value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, Mapping | list):  # may be nested deeper than repr can follow
+        return f"a {type(value).__name__}"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

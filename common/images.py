@@ -42,10 +42,11 @@ def decode(data: bytes, limits: Limits, *, edge: int) -> Decoded:
     try:
         with _opened(data, limits) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+            turned = turned and image.format != "TIFF"  # Pillow has swapped its size already
             width, height = reversed(image.size) if turned else image.size
             _shrink_on_load(image, edge)
             return Decoded(_rgb(ImageOps.exif_transpose(image)), width, height)
-    except BadImage:
+    except (BadImage, MemoryError):
         raise
     except Exception as error:  # codecs raise whatever they like
         raise BadImage(f"the image is damaged or cut short ({_brief(error)})") from error
@@ -69,7 +70,7 @@ def _opened(data: bytes, limits: Limits) -> Image.Image:
 
 def _shrink_on_load(image: Image.Image, edge: int) -> None:
     """JPEG only: let the decoder drop resolution nobody will see (a no-op for other formats)."""
-    if image.format == "JPEG":
+    if image.format in ("JPEG", "MPO"):
         scale = 2 * edge / min(image.size)
         if scale < 1:
             image.draft(None, (int(image.width * scale) + 1, int(image.height * scale) + 1))
@@ -86,8 +87,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     grey = np.asarray(image).astype(np.float64)
-    full = 65_535.0 if image.mode.startswith("I") else max(1.0, float(np.nanmax(grey)))
-    return Image.fromarray(np.clip(np.nan_to_num(grey) * 255.0 / full, 0, 255).astype(np.uint8))
+    grey[~np.isfinite(grey)] = 0
+    full = 65_535.0 if image.mode.startswith("I") else max(1.0, float(grey.max()))
+    return Image.fromarray(np.clip(grey * 255.0 / full, 0, 255).astype(np.uint8))
 
 
 def _brief(error: Exception) -> str:

@@ -9,17 +9,23 @@ from PIL import Image
 from clipfleet.common.preprocess import Pixels
 
 _HEADER = struct.Struct(">4sHH")
+QUALITIES = (95, 90, 80, 65, 45, 25)
 _RAW, _JPEG = b"RAW1", b"JPG1"
 
 
 def pack(pixels: Pixels, limit_bytes: int) -> bytes:
-    """The pixels as they are when they fit (224 x 224 does), as a fine JPEG when not."""
+    """The pixels as they are when they fit (224 x 224 does), as the finest JPEG that fits if not."""
     height, width, _ = pixels.shape
     if pixels.nbytes + _HEADER.size <= limit_bytes:
         return _HEADER.pack(_RAW, height, width) + pixels.tobytes()
-    target = io.BytesIO()
-    Image.fromarray(pixels).save(target, "JPEG", quality=95, subsampling=0)
-    return _HEADER.pack(_JPEG, height, width) + target.getvalue()
+    packed = b""
+    for quality in QUALITIES:
+        target = io.BytesIO()
+        Image.fromarray(pixels).save(target, "JPEG", quality=quality)
+        packed = _HEADER.pack(_JPEG, height, width) + target.getvalue()
+        if len(packed) <= limit_bytes:
+            break
+    return packed
 
 
 def unpack(data: bytes) -> Pixels:

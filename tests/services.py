@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +54,8 @@ def process(command: Sequence[str], log: Path, **env: str) -> Iterator[subproces
         child.terminate()
         with suppress(subprocess.TimeoutExpired):
             child.wait(15)
-        child.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # and whatever it left behind
         child.wait()
 
 

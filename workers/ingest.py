@@ -145,6 +145,9 @@ class _Chunk:
         """By primary key; of items with one id the last counts, as with writes one by one."""
         distinct: dict[str, Item] = {}
         for item in items:
+            if item.problem:  # its name may only look like another's
+                self._fail(item, "list", item.problem)
+                continue
             pk = primary_key(self._job.new.namespace, item.id)
             self._skipped += pk in distinct
             distinct[pk] = item
@@ -210,15 +213,30 @@ class _Chunk:
             return []
         try:
             rows = self._parts.embedder.embed_images(np.stack([one.pixels for one in batch]))
-        except Exception as error:
-            if len(batch) > 1:  # which of them was it?
-                half = len(batch) // 2
-                return self._embedded(batch[:half]) + self._embedded(batch[half:])
-            log.exception("an image could not be embedded")
-            self._fail(batch[0].item, "embed", f"the model failed on it: {error}"[:300])
-            return []
+        except Exception:
+            return self._embedded_one_by_one(batch)
         records = [self._record(one, row) for one, row in zip(batch, rows, strict=True)]
         return [record for record in records if record]
+
+    def _embedded_one_by_one(self, batch: Sequence[Ready]) -> list[Record]:
+        """Fail the images that the model fails on. When it fails on all of several, it is the
+        model or its device that is broken: then that error comes out."""
+        records: list[Record] = []
+        failed: list[tuple[Item, Exception]] = []
+        for one in batch:
+            try:
+                (row,) = self._parts.embedder.embed_images(one.pixels[None])
+            except Exception as error:
+                failed.append((one.item, error))
+                continue
+            if record := self._record(one, row):
+                records.append(record)
+        if len(failed) == len(batch) > 1:
+            raise failed[0][1]
+        for item, why in failed:
+            log.error("an image could not be embedded", exc_info=why)
+            self._fail(item, "embed", f"the model failed on it: {why}"[:300])
+        return records
 
     def _record(self, one: Ready, row: Vectors) -> Record | None:
         if not np.isfinite(row).all():
@@ -248,7 +266,7 @@ class _Chunk:
 
 
 def _check(item: Item, collection: Collection, settings: Settings) -> None:
-    problem = item.problem or image_problem(
+    problem = image_problem(
         collection, item.id, item.uri, item.label, item.metadata, settings.limits.metadata_bytes
     )
     if problem:

@@ -17,7 +17,7 @@ from itertools import islice
 
 from clipfleet.common.broker import CeleryPublisher, Publisher, make_celery
 from clipfleet.common.connection import make_redis
-from clipfleet.common.errors import NotFound, Unavailable
+from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import Failure, Job, Ledger, OpenChunk, PlanLease
 from clipfleet.common.ledger.redis import RedisLedger
@@ -59,7 +59,7 @@ class Planner:
         for job_id in self._streams.keys() - set(active):
             del self._streams[job_id]
         cards = self._fleet.alive() if active else []
-        planned = [self._tend(job_id, cards) for job_id in active]
+        planned = [self._tend_alone(job_id, cards) for job_id in active]
         return any(planned)
 
     def _announce(self) -> None:
@@ -71,6 +71,16 @@ class Planner:
         """Give the jobs to whoever comes next, now."""
         for job_id in self._ledger.active():
             self._ledger.lease(job_id, self._name, 0)
+
+    def _tend_alone(self, job_id: str, cards: list[WorkerCard]) -> bool:
+        """A job that cannot be tended must not keep the others waiting."""
+        try:
+            return self._tend(job_id, cards)
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("job %s cannot be planned; going on with the others", job_id)
+            return False
 
     def _tend(self, job_id: str, cards: list[WorkerCard]) -> bool:
         lease = self._ledger.lease(job_id, self._name, LEASE_S)
@@ -90,6 +100,7 @@ class Planner:
         return self._plan(job, lease, _chunk_size(workers, self._settings.chunk_s))
 
     def _plan(self, job: Job, lease: PlanLease, size: int) -> bool:
+        """What was taken from a stream is planned, or the stream is opened anew at the cursor."""
         try:
             stream = self._stream(job, lease)
             listed = list(islice(stream.listed, size))
@@ -104,29 +115,28 @@ class Planner:
             return self._ledger.end_plan(job.id, lease.token, nothing)
         again = self._ledger.lease(job.id, self._name, LEASE_S)  # listing may have taken long
         if again is None or again.cursor != stream.cursor:
-            self._streams.pop(job.id, None)
             return True
         items = [one.item for one in listed]
         no = self._ledger.plan(job.id, again.token, items, listed[-1].cursor)
-        stream.cursor = listed[-1].cursor
         if no is not None:
+            stream.cursor = listed[-1].cursor
+            self._streams[job.id] = stream
             self._send(job, no)
         return True
 
     def _stream(self, job: Job, lease: PlanLease) -> Stream:
-        stream = self._streams.get(job.id)
+        stream = self._streams.pop(job.id, None)
         if stream is None or stream.cursor != lease.cursor:
             source = open_source(job.new.source, self._settings.source_roots)
             stream = Stream(source, source.stream(lease.cursor), lease.cursor)
-            self._streams[job.id] = stream
             threading.Thread(target=self._estimate, args=(job.id, source), daemon=True).start()
         return stream
 
     def _estimate(self, job_id: str, source: Source) -> None:
         try:
             self._ledger.estimate(job_id, source.count())
-        except (SourceError, Unavailable, NotFound):
-            log.debug("no estimate for job %s", job_id)
+        except Exception as error:
+            log.debug("no estimate for job %s: %s", job_id, error)
 
     def _supervise(self, job: Job, chunks: list[OpenChunk]) -> None:
         idle = [chunk for chunk in chunks if not chunk.leased or chunk.expired]
@@ -136,8 +146,10 @@ class Planner:
         for chunk in idle:
             if chunk.attempt >= self._settings.max_attempts:
                 self._take_apart(job, chunk)
-            elif chunk.waited_s > RESEND_S and (
-                empty or chunk.expired or chunk.waited_s == float("inf")
+            elif (
+                chunk.expired
+                or chunk.waited_s == float("inf")
+                or (empty and chunk.waited_s > RESEND_S)
             ):
                 self._send(job, chunk.no)
 

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Milvus' bounded staleness is 5 s by default; twice that and a bounded search misses nothing.
 STALENESS_S = 10.0
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,10 @@ def _embed_images(work: _Work, parts: QueryParts) -> None:
     here = {n: pixels for n, pixels in found.items() if pixels is not None}
     for n in found.keys() - here.keys():
         work.answers[n] = Answer(error="unavailable", detail="the query image has expired")
-    if here:
-        rows = parts.embedder.embed_images(np.stack(list(here.values())))
-        work.vectors.update(zip(here, rows, strict=True))
+    for shape in {pixels.shape for pixels in here.values()}:  # workers of two versions may differ
+        same = {n: pixels for n, pixels in here.items() if pixels.shape == shape}
+        rows = parts.embedder.embed_images(np.stack(list(same.values())))
+        work.vectors.update(zip(same, rows, strict=True))
 
 
 def _look_up(work: _Work, parts: QueryParts) -> None:
@@ -117,6 +119,12 @@ def _search(work: _Work, parts: QueryParts) -> None:
         except (NotFound, InvalidRequest) as error:
             refused = Answer(error=error.slug, detail=error.detail)
             work.answers.update(dict.fromkeys(members, refused))
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("a group of %d queries failed", len(members))
+            broken = Answer(error="internal", detail="the search failed")
+            work.answers.update(dict.fromkeys(members, broken))
 
 
 def _search_group(work: _Work, members: Sequence[int], parts: QueryParts) -> None:
@@ -144,7 +152,7 @@ def match_out(match: Match, *, values: bool) -> MatchOut:
     record: Record = match.record
     return MatchOut(
         id=record.id,
-        score=match.score,
+        score=max(-LARGEST, min(LARGEST, match.score)),  # JSON has no infinity
         uri=record.uri,
         label=record.label or None,
         metadata=record.metadata,

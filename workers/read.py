@@ -35,7 +35,10 @@ def read_item(item: Item, blobs: Blobs, settings: Settings) -> bytes:
 def _read_file(path: str, limit: int) -> bytes:
     """Non-blocking, or a pipe named .jpg would hold the worker for ever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as source:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Unreadable("it is no regular file")
-        return source.read(limit + 1)
+        with open(descriptor, "rb", closefd=False) as source:
+            return source.read(limit + 1)
+    finally:
+        os.close(descriptor)

@@ -90,8 +90,8 @@ class Folder:
             raise SourceError(error.detail) from error
         try:
             mode = os.stat(top).st_mode
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = getattr(error, "strerror", None) or error
             raise SourceError(f"{printable(top)} cannot be read: {reason}") from error
         if not stat.S_ISDIR(mode):
             raise SourceError(f"{printable(top)} is no folder")
@@ -116,12 +116,16 @@ class Folder:
                 continue
             depth_names.append(os.fsencode(os.path.basename(path)))
             same = begin[: len(depth_names)] == tuple(depth_names)
-            stack.append(self._entries(path, begin[len(depth_names) :] if same else ()))
+            rest = begin[len(depth_names) :] if same else ()
+            stack.append(self._entries(path, rest, said=same and not rest))
 
     def _entries(
-        self, folder: str, begin: tuple[bytes, ...], *, at_top: bool = False
+        self, folder: str, begin: tuple[bytes, ...], *, at_top: bool = False, said: bool = False
     ) -> Iterator[tuple[str, bool, str | None]]:
-        """(path, is a folder, problem) of what counts in one folder, sorted by name."""
+        """(path, is a folder, problem) of what counts in one folder, sorted by name.
+
+        `said`: that the folder cannot be read was listed before the cursor we go on from.
+        """
         try:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
@@ -130,7 +134,8 @@ class Folder:
                 raise SourceError(
                     f"{printable(folder)} cannot be read: {error.strerror}"
                 ) from error
-            yield folder, False, f"the folder cannot be read: {error.strerror}"
+            if not said:
+                yield folder, False, f"the folder cannot be read: {error.strerror}"
             return
         for entry in entries:
             name = os.fsencode(entry.name)

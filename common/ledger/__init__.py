@@ -162,7 +162,10 @@ class Ledger(Protocol):
 
     def items(self, job_id: str, no: int) -> tuple[Item, ...]: ...
 
-    def sent(self, job_id: str, no: int) -> None: ...
+    def sent(self, job_id: str, no: int) -> None:
+        """A message names the chunk now. One whose lease ran out is pending again, so that it is
+        not sent a second time while that message waits; a late holder may still mark it."""
+        ...
 
     def split(self, job_id: str, chunk: OpenChunk, at: int) -> bool:
         """Replace a chunk that nobody holds by two; each half gets one more attempt."""

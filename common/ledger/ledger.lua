@@ -135,9 +135,10 @@ function operations.open()
 end
 
 function operations.sent(no)
-  if redis.call('ZSCORE', OPEN, no) then
-    redis.call('HSET', chunk_key(no), 'sent', stamp(now))
-  end
+  local lease_until = redis.call('ZSCORE', OPEN, no)
+  if not lease_until then return end
+  if tonumber(lease_until) <= now then redis.call('ZADD', OPEN, 0, no) end
+  redis.call('HSET', chunk_key(no), 'sent', stamp(now))
 end
 
 function operations.split(no, attempt, left, left_size, right, right_size)

@@ -162,6 +162,8 @@ class MemoryLedger:
         with self._lock:
             if chunk := self._entry(job_id).open.get(no):
                 chunk.sent = self._clock()
+                if chunk.lease_until <= chunk.sent:
+                    chunk.lease_until = 0.0
 
     def split(self, job_id: str, chunk: OpenChunk, at: int) -> bool:
         with self._lock:

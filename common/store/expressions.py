@@ -7,12 +7,18 @@ comparisons that MISSING would pass exclude it.
 from collections.abc import Sequence
 from typing import Any
 
-from clipfleet.common.collection import BUILTIN_FIELDS, FLOAT_LIMIT, INT_LIMIT, FieldType
+from clipfleet.common.collection import (
+    BUILTIN_FIELDS,
+    FLOAT_LIMIT,
+    INT_LIMIT,
+    MISSING_STRING,
+    FieldType,
+)
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.filters import AllOf, AnyOf, Compare, Filter, Not, Scalar
 
 MISSING: dict[FieldType, Scalar] = {
-    "string": "\N{SYMBOL FOR NULL}",
+    "string": MISSING_STRING,
     "int": -INT_LIMIT - 1,
     "float": -FLOAT_LIMIT * 10,
     "bool": -1,

@@ -1,0 +1,237 @@
+"""What a filter may say, what it may not, and that no value speaks the store's language."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+
+from clipfleet.common.collection import BUILTIN_FIELDS, URI_BYTES, FieldType
+from clipfleet.common.errors import InvalidRequest
+from clipfleet.common.filters import (
+    MAX_DEPTH,
+    MAX_LIST,
+    MAX_NODES,
+    AllOf,
+    AnyOf,
+    Compare,
+    Field,
+    Filter,
+    matches,
+    parse_filter,
+)
+from clipfleet.common.identity import ID_BYTES
+from clipfleet.common.store.expressions import keys_expression, search_expression
+
+FIELDS: dict[str, FieldType] = {"year": "int", "size_m": "float", "open": "bool", "town": "string"}
+
+
+def parsed(raw: dict[str, Any]) -> Filter:
+    found = parse_filter(raw, FIELDS)
+    assert found is not None
+    return found
+
+
+def refused(raw: Any) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_filter(raw, FIELDS)
+    return caught.value.detail
+
+
+def nested(depth: int, how: str) -> dict[str, Any]:
+    node: dict[str, Any] = {"year": 1}
+    for _ in range(depth):
+        node = {"$not": node} if how == "$not" else {how: [node]}
+    return node
+
+
+def test_an_empty_filter_is_none() -> None:
+    assert parse_filter({}, FIELDS) is None
+
+
+def test_a_plain_value_means_equal_and_several_keys_mean_all() -> None:
+    year = Compare(Field("year", "int"), "$eq", 1900)
+    assert parsed({"year": 1900}) == year
+    assert parsed({"year": 1900, "free": "x"}) == AllOf(
+        (year, Compare(Field("free", None), "$eq", "x"))
+    )
+    assert parsed({"$or": [{"year": 1900}]}) == AnyOf((year,))
+
+
+@pytest.mark.parametrize("how", ["$and", "$or", "$not"])
+def test_nesting_ends_at_its_limit(how: str) -> None:
+    assert parsed(nested(MAX_DEPTH, how))
+    assert "deeper" in refused(nested(MAX_DEPTH + 1, how))
+    assert "deeper" in refused(nested(50_000, how))
+
+
+def test_a_value_nested_beyond_all_depth_is_refused_too() -> None:
+    value: list[Any] = []
+    for _ in range(5_000):
+        value = [value]
+    assert refused({"year": value})
+    assert refused({"$and": [value]})
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"$nor": [{"year": 1}]}, "unknown operator '$nor'"),
+        ({"$where": "1"}, "unknown operator '$where'"),
+        ({"$": 1}, "unknown operator '$'"),
+        ({"year": {"$like": "1"}}, "unknown operator '$like'"),
+        ({"year": {"gt": 1}}, "unknown operator 'gt'"),
+        ({"year": {}}, "is empty"),
+        ({"$and": []}, "non-empty list"),
+        ({"$or": {"year": 1}}, "non-empty list"),
+        ({"$or": [{}]}, "non-empty object"),
+        ({"$or": ["year"]}, "non-empty object"),
+        ({"$not": []}, "non-empty object"),
+        ({"$not": None}, "non-empty object"),
+        ({"year": None}, "is no value"),
+        ({"year": [1]}, "is no value"),
+        ({"free": {"$eq": {"a": 1}}}, "is no value"),
+        ({"year": "1900"}, "must be int"),
+        ({"year": True}, "must be int"),
+        ({"year": 1.5}, "must be int"),
+        ({"open": 1}, "must be bool"),
+        ({"town": 1}, "must be string"),
+        ({"label": 1}, "must be string"),
+        ({"size_m": "1"}, "must be float"),
+        ({"size_m": float("nan")}, "out of range"),
+        ({"free": float("inf")}, "out of range"),
+        ({"year": 2**63}, "64 bits"),
+        ({"free": 10**400}, "64 bits"),
+        ({"size_m": 10**400}, "64 bits"),
+        ({"year": {"$in": 1}}, "takes a list"),
+        ({"year": {"$in": [1, "2"]}}, "must be int"),
+        ({"year": {"$in": [[1]]}}, "is no value"),
+        ({"year": {"$exists": 1}}, "true or false"),
+        ({"town": "a\0b"}, "NUL"),
+        ({"free": {"$in": ["a\0b"]}}, "NUL"),
+        ({"a\0b": 1}, "cannot name"),
+        ({"": 1}, "cannot name"),
+        ({"x" * 257: 1}, "cannot name"),
+        ({"town": "\ud800"}, "UTF-8"),
+        ({"\ud800": 1}, "cannot name"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_words(raw: dict[str, Any], said: str) -> None:
+    assert said in refused(raw)
+
+
+@pytest.mark.parametrize("raw", [["year"], "year", 7, [{"year": 1}]])
+def test_a_filter_that_is_no_object_is_refused(raw: Any) -> None:
+    assert "object" in refused(raw)
+
+
+def test_lists_and_conditions_have_a_limit() -> None:
+    assert parsed({"year": {"$in": list(range(MAX_LIST))}})
+    assert str(MAX_LIST) in refused({"year": {"$in": list(range(MAX_LIST + 1))}})
+    assert parsed({"$or": [{"year": n} for n in range(MAX_NODES - 1)]})
+    assert str(MAX_NODES) in refused({"$or": [{"year": n} for n in range(MAX_NODES)]})
+    assert str(MAX_NODES) in refused({f"k{n}": 1 for n in range(100_000)})
+
+
+def test_a_refusal_quotes_no_megabytes_back() -> None:
+    for raw in ({"$" + "x" * 10**6: 1}, {"x" * 10**6: 1}, {"year": [1] * 10**6}):
+        assert len(refused(raw)) < 500
+
+
+@pytest.mark.parametrize(("name", "size"), [("id", ID_BYTES), ("uri", URI_BYTES)])
+def test_whatever_can_be_stored_as_id_or_uri_can_be_asked_for(name: str, size: int) -> None:
+    assert parsed({name: "x" * size})
+
+
+def test_a_whole_float_is_an_int_where_an_int_is_declared() -> None:
+    node = parsed({"year": {"$gte": 1900.0}})
+    assert isinstance(node, Compare)
+    assert repr(node.value) == "1900"
+
+
+@pytest.mark.parametrize("mine", [None, [1], {"a": 1}, "1", True])
+def test_a_number_is_not_compared_with_what_is_none(mine: Any) -> None:
+    for op in ("$gt", "$gte", "$lt", "$lte", "$eq"):
+        assert matches(parsed({"free": {op: 0}}), {"free": mine}) is False
+    assert matches(parsed({"free": {"$in": [0, 1]}}), {"free": mine}) is False
+
+
+def test_unlike_and_not_in_are_true_of_what_is_absent() -> None:
+    assert matches(parsed({"town": {"$ne": "x"}}), {})
+    assert matches(parsed({"town": {"$nin": ["x"]}}), {})
+    assert not matches(parsed({"town": {"$in": []}}), {"town": "x"})
+    assert matches(parsed({"town": {"$nin": []}}), {"town": "x"})
+    assert matches(parsed({"town": {"$exists": False}}), {})
+
+
+LITERAL = re.compile(r'"(?:[^"\\\n\r]|\\[\\"nrt])*"')
+SAYABLE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+NASTY = st.sampled_from(
+    ['"', '\\"', '\\', '" or pk != "', "\\\\\" or true or \"", "\n", "'", "%", "{x}", "\u2028"]
+)  # fmt: skip
+TEXT = st.lists(SAYABLE | NASTY, max_size=5).map("".join).filter(lambda text: len(text) < 200)
+OPS = st.sampled_from(["$eq", "$ne", "$gt", "$lte"])
+
+
+def skeleton(expression: str) -> str:
+    """The expression with every well-formed text in quotes taken out of it."""
+    return LITERAL.sub("TEXT", expression)
+
+
+@effort(max_examples=300, deadline=None)
+@given(TEXT, TEXT.filter(lambda name: bool(name) and not name.startswith("$")), OPS, TEXT)
+def test_no_value_name_or_namespace_breaks_out_of_its_quotes(
+    value: str, name: str, op: str, namespace: str
+) -> None:
+    name = f"x{name}"
+    given_ = {"$or": [{name: {op: value}}, {"town": {op: value}}, {"label": {"$in": [value]}}]}
+    plain = {"$or": [{"xfree": {op: "a"}}, {"town": {op: "a"}}, {"label": {"$in": ["a"]}}]}
+    said = search_expression(namespace, parsed(given_))
+    assert skeleton(said) == skeleton(search_expression("n", parsed(plain)))
+    assert '"' not in skeleton(said)
+
+
+@effort(max_examples=200, deadline=None)
+@given(TEXT)
+def test_a_text_reads_back_as_itself(value: str) -> None:
+    said = keys_expression([value])
+    (literal,) = LITERAL.findall(said)
+    plain = {"n": "\n", "r": "\r", "t": "\t"}
+    back = re.sub(r"\\(.)", lambda found: plain.get(found[1], found[1]), literal[1:-1])
+    assert back == value
+    assert said == f"pk in [{literal}]"
+
+
+def test_a_nul_reaches_no_expression() -> None:
+    with pytest.raises(InvalidRequest, match="NUL"):
+        search_expression("a\0b", None)
+
+
+def test_numbers_and_truth_are_written_bare_and_read_back() -> None:
+    assert "f_year == -5" in search_expression("n", parsed({"year": -5}))
+    assert "f_size_m >= 1e-07" in search_expression("n", parsed({"size_m": {"$gte": 1e-7}}))
+    assert "f_open == 1" in search_expression("n", parsed({"open": True}))
+    assert 'metadata["x"] == true' in search_expression("n", parsed({"x": True}))
+
+
+def test_a_declared_field_cannot_be_mistaken_for_one_of_the_services_own() -> None:
+    said = search_expression("n", parsed({"year": 1, "pk": "x", "namespace": "other"}))
+    assert 'metadata["pk"]' in said
+    assert 'metadata["namespace"]' in said
+    assert said.startswith('namespace == "n" and (')
+    assert set(BUILTIN_FIELDS).isdisjoint(FIELDS)
+
+
+def test_alternatives_never_widen_the_namespace() -> None:
+    said = search_expression("n", parsed({"$or": [{"year": 1}, {"year": 2}]}))
+    scope, _, rest = said.partition(" and ")
+    assert scope == 'namespace == "n"'
+    assert rest[0] == "("
+    depth, closes = 0, []
+    for place, sign in enumerate(skeleton(rest)):
+        depth += (sign == "(") - (sign == ")")
+        if not depth:
+            closes.append(place)
+    assert closes == [len(skeleton(rest)) - 1]

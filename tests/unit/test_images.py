@@ -1,0 +1,258 @@
+"""Bytes to an image, or a reason: every odd file a folder of photos can hold."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from PIL import Image, TiffImagePlugin
+
+from clipfleet.common.errors import BadImage
+from clipfleet.common.images import Decoded, decode
+from clipfleet.common.preprocess import Preprocess
+from clipfleet.common.settings import Limits
+
+LIMITS = Limits()
+EDGE = 224
+ORIENTATION = 0x0112
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    target = io.BytesIO()
+    image.save(target, kind, **options)
+    return target.getvalue()
+
+
+def decoded(data: bytes, edge: int = EDGE) -> Decoded:
+    seen = decode(data, LIMITS, edge=edge)
+    assert seen.image.mode == "RGB"
+    return seen
+
+
+def refused(data: bytes, limits: Limits = LIMITS) -> str:
+    with pytest.raises(BadImage) as caught:
+        decode(data, limits, edge=EDGE)
+    return caught.value.detail
+
+
+def halves(width: int, height: int) -> Image.Image:
+    """Red on the left, blue on the right."""
+    image = Image.new("RGB", (width, height), "red")
+    image.paste("blue", (width // 2, 0, width, height))
+    return image
+
+
+def near(image: Image.Image, at: tuple[int, int], colour: tuple[int, int, int]) -> bool:
+    seen = np.asarray(image)[at[1], at[0]].astype(int)
+    return bool(np.abs(seen - np.array(colour)).max() <= 12)
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    sum_ = zlib.crc32(kind + body)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", sum_)
+
+
+def png_claiming(width: int, height: int, rows: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b"")
+
+
+def test_a_truncated_jpeg_is_named_with_its_reason() -> None:
+    data = encoded(halves(320, 240), "JPEG")
+    assert "cut short" in refused(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_file_cut_in_the_middle_is_no_image(kind: str) -> None:
+    data = encoded(Image.effect_noise((64, 64), 90).convert("RGB"), kind)
+    assert refused(data[: len(data) // 2])
+
+
+def test_an_image_of_one_pixel_is_an_image() -> None:
+    for kind in ("PNG", "JPEG", "BMP", "GIF"):
+        seen = decoded(encoded(Image.new("RGB", (1, 1), "white"), kind))
+        assert (seen.width, seen.height) == (1, 1)
+
+
+def test_a_header_that_claims_too_many_pixels_is_refused_unread() -> None:
+    assert "50000x50000" in refused(png_claiming(50_000, 50_000))
+    bmp = bytearray(encoded(Image.new("RGB", (1, 1)), "BMP"))
+    bmp[18:26] = struct.pack("<ii", 50_000, 50_000)
+    assert "50000x50000" in refused(bytes(bmp))
+
+
+def test_a_png_bomb_is_refused_by_its_pixels() -> None:
+    side = 20_000
+    small_on_disk = png_claiming(side, side, bytes(1_000_000))
+    assert len(small_on_disk) < 10_000
+    assert "the limit is" in refused(small_on_disk)
+
+
+def test_a_png_whose_comment_unpacks_to_a_gigabyte_is_still_only_a_decoded_or_a_bad_image() -> None:
+    plain = encoded(halves(8, 8), "PNG")
+    text = b"Comment\0\0" + zlib.compress(bytes(80_000_000), 9)
+    data = plain[:33] + png_chunk(b"zTXt", text) + plain[33:]
+    try:
+        seen = decoded(data)
+    except BadImage:
+        return
+    assert seen.width == 8
+
+
+def test_an_image_with_no_pixels_at_all_is_refused_not_handed_on() -> None:
+    """Or it would get as far as the resize, and fail the images beside it."""
+    gif = bytearray(encoded(Image.new("P", (4, 4)), "GIF"))
+    gif[6:10] = bytes(4)
+    bmp = bytearray(encoded(Image.new("RGB", (4, 4)), "BMP"))
+    bmp[18:26] = bytes(8)
+    for data in (bytes(gif), bytes(bmp), png_claiming(0, 5, b""), png_claiming(5, 0, b"")):
+        try:
+            seen = decode(data, LIMITS, edge=EDGE)
+        except BadImage:
+            continue
+        pixels = Preprocess(shortest=8, height=8, width=8).apply(seen.image)
+        assert pixels.shape == (8, 8, 3)
+
+
+def test_a_cmyk_jpeg_keeps_its_colours() -> None:
+    seen = decoded(encoded(halves(64, 64).convert("CMYK"), "JPEG", quality=95))
+    assert near(seen.image, (8, 8), (255, 0, 0))
+    assert near(seen.image, (56, 8), (0, 0, 255))
+
+
+def test_a_palette_with_transparency_lies_on_white() -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([0, 0, 0, 0, 255, 0])
+    image.putpixel((0, 0), 1)
+    seen = decoded(encoded(image, "PNG", transparency=0))
+    assert near(seen.image, (0, 0), (0, 255, 0))
+    assert near(seen.image, (3, 3), (255, 255, 255))
+
+
+@pytest.mark.parametrize(("mode", "clear"), [("LA", (0, 0)), ("RGBA", (0, 0, 0, 0))])
+def test_what_is_transparent_becomes_white(mode: str, clear: tuple[int, ...]) -> None:
+    seen = decoded(encoded(Image.new(mode, (4, 4), clear), "PNG"))
+    assert near(seen.image, (1, 1), (255, 255, 255))
+
+
+def test_half_transparent_black_becomes_grey() -> None:
+    seen = decoded(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 128)), "PNG"))
+    assert near(seen.image, (1, 1), (127, 127, 127))
+
+
+def test_a_sixteen_bit_grey_png_keeps_its_shades() -> None:
+    ramp = np.linspace(0, 65_535, 64, dtype=np.uint16).reshape(8, 8)
+    seen = decoded(encoded(Image.fromarray(ramp), "PNG"))
+    assert np.abs(np.asarray(seen.image)[..., 0] - ramp / 257.0).max() <= 1
+
+
+def test_a_floating_point_tiff_is_scaled_to_eight_bits() -> None:
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    seen = decoded(encoded(Image.fromarray(values), "TIFF"))
+    assert np.abs(np.asarray(seen.image)[..., 0] - values * 255).max() <= 1
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_a_floating_point_tiff_with_holes_keeps_its_other_pixels(odd: float) -> None:
+    values = np.full((4, 4), 0.5, np.float32)
+    values[0, 0] = odd
+    seen = decoded(encoded(Image.fromarray(values), "TIFF"))
+    assert near(seen.image, (2, 2), (127, 127, 127))
+
+
+def test_of_an_animation_the_first_frame_counts() -> None:
+    frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "lime", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert near(decoded(data).image, (3, 3), (255, 0, 0))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_photo_taken_sideways_is_turned_and_measured_as_shown(kind: str) -> None:
+    """Orientation 6: turn by 90 degrees clockwise, so the left half comes out on top."""
+    if kind == "TIFF":
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[ORIENTATION] = 6
+        data = encoded(halves(64, 32), kind, tiffinfo=tags)
+    else:
+        exif = Image.Exif()
+        exif[ORIENTATION] = 6
+        data = encoded(halves(64, 32), kind, exif=exif, quality=95)
+    seen = decoded(data)
+    assert seen.image.size == (32, 64)
+    assert near(seen.image, (16, 8), (255, 0, 0))
+    assert near(seen.image, (16, 56), (0, 0, 255))
+    assert (seen.width, seen.height) == (32, 64)
+
+
+def test_damaged_exif_does_not_cost_the_photo() -> None:
+    plain = encoded(halves(64, 32), "JPEG")
+    body = b"Exif\0\0XXXXnot a TIFF header at all"
+    segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+    seen = decoded(plain[:2] + segment + plain[2:])
+    assert (seen.width, seen.height) == (64, 32)
+
+
+def test_a_large_jpeg_is_shrunk_on_load_but_measured_in_full() -> None:
+    seen = decoded(encoded(halves(4_000, 3_000), "JPEG"))
+    assert (seen.width, seen.height) == (4_000, 3_000)
+    assert 2 * EDGE <= min(seen.image.size) < 3_000
+
+
+def test_a_phones_jpeg_with_a_second_picture_in_it_is_shrunk_on_load_too() -> None:
+    """MPO: what phones write for gain maps and previews; to Pillow another format."""
+    data = encoded(halves(4_000, 3_000), "MPO", save_all=True, append_images=[halves(64, 48)])
+    seen = decoded(data)
+    assert (seen.width, seen.height) == (4_000, 3_000)
+    assert min(seen.image.size) < 3_000
+
+
+def test_webp_is_read() -> None:
+    seen = decoded(encoded(halves(64, 48), "WEBP", lossless=True))
+    assert (seen.width, seen.height) == (64, 48)
+    assert near(seen.image, (4, 4), (255, 0, 0))
+
+
+def test_what_is_no_image_is_refused_in_words() -> None:
+    assert refused(b"") == "the file is empty"
+    assert "no image that we know" in refused(b"Dear diary, today I took no photos.")
+    assert "no image that we know" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+
+
+def test_a_file_over_the_byte_limit_is_refused_at_the_limit_it_is_not() -> None:
+    data = encoded(halves(64, 64), "PNG")
+    assert str(len(data) - 1) in refused(data, Limits(image_bytes=len(data) - 1))
+    assert decode(data, Limits(image_bytes=len(data)), edge=EDGE).width == 64
+
+
+def test_the_pixel_limit_itself_is_still_allowed() -> None:
+    data = encoded(halves(10, 10), "PNG")
+    assert decode(data, Limits(image_pixels=100), edge=EDGE).width == 10
+    assert "10x10" in refused(data, Limits(image_pixels=99))
+
+
+SEEDS = [
+    encoded(Image.effect_noise((24, 16), 60).convert("RGB"), kind)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+]
+CHANGE = st.tuples(st.integers(0, 10_000), st.integers(0, 255))
+
+
+@effort(max_examples=300, deadline=None)
+@given(st.sampled_from(SEEDS), st.lists(CHANGE, max_size=12), st.integers(0, 10_000))
+def test_whatever_the_bytes_it_is_decoded_or_a_bad_image(
+    seed: bytes, changes: list[tuple[int, int]], cut: int
+) -> None:
+    data = bytearray(seed)
+    for place, value in changes:
+        data[place % len(data)] = value
+    try:
+        seen = decode(bytes(data[: cut or None]), Limits(image_pixels=1_000_000), edge=8)
+    except BadImage:
+        return
+    assert seen.image.mode == "RGB"
+    assert min(seen.image.size) > 0

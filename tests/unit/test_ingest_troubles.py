@@ -1,0 +1,191 @@
+"""A chunk when a part fails under it: the model, the store, the collection, the lease."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from unit.worlds import Workplace
+
+from clipfleet.common.collection import Collection
+from clipfleet.common.embedder import Embeddings, HashEmbedder
+from clipfleet.common.ledger import Claim, Job
+from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.store import Fingerprint, Record, StoreUnavailable
+from clipfleet.common.store.memory import MemoryStore
+from clipfleet.workers.ingest import SUB_BATCH
+from clipfleet.workers.lease import Lease
+
+WHITE = 250
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Workplace]:
+    with ThreadPoolExecutor(2) as threads:
+        yield Workplace(tmp_path, threads)
+
+
+def counts(job: Job) -> tuple[str, int, int, int]:
+    return job.state, job.done, job.skipped, job.failed
+
+
+class Odd(HashEmbedder):
+    """Does something else for white images."""
+
+    def __init__(self, odd: Callable[[Embeddings, NDArray[np.bool_]], None]) -> None:
+        super().__init__()
+        self._odd = odd
+
+    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        rows = super().embed_images(pixels)
+        self._odd(rows, pixels.mean(axis=(1, 2, 3)) > WHITE)
+        return rows
+
+
+def not_finite(rows: Embeddings, odd: NDArray[np.bool_]) -> None:
+    rows[odd, 3] = np.nan
+
+
+def breaks(rows: Embeddings, odd: NDArray[np.bool_]) -> None:
+    if odd.any():
+        raise RuntimeError(f"out of memory with {len(rows)} images")
+
+
+@pytest.mark.parametrize(("odd", "said"), [(not_finite, "not finite"), (breaks, "out of memory")])
+def test_an_image_the_model_cannot_do_fails_alone(
+    world: Workplace, odd: Callable[[Embeddings, NDArray[np.bool_]], None], said: str
+) -> None:
+    world.embedder = Odd(odd)
+    items = [world.photo(f"{n}.jpg", 255 if n == 11 else n) for n in range(20)]
+    assert counts(world.run(items)) == ("partial", 19, 0, 1)
+    assert said in world.reasons()["11.jpg"]
+    assert world.row("11.jpg") is None
+
+
+def test_a_model_that_fails_on_everything_is_the_workers_fault_not_the_images(
+    world: Workplace,
+) -> None:
+    """A broken device fails fast: it would eat the queue and fail every image for good."""
+    world.embedder = Odd(breaks)
+    world.plan([world.photo(f"{n}.jpg", 255) for n in range(20)])
+    world.work()
+    assert world.ledger.job("job").failed == 0
+    assert world.chunk().attempt == 1
+
+
+def test_a_collection_that_was_dropped_cancels_the_job(world: Workplace) -> None:
+    world.catalogue.remove(world.collection)
+    job = world.run([world.photo("a.jpg")])
+    assert (job.state, job.error) == ("cancelled", "the collection was deleted")
+
+
+def test_work_for_an_earlier_generation_never_lands_in_the_new_one(world: Workplace) -> None:
+    job = world.run([world.photo("a.jpg")], generation="earlier")
+    assert job.state == "cancelled"
+    assert world.store.count(world.collection) == 0
+
+
+class Away(MemoryStore):
+    """Does not answer the next `times` calls; `before` runs ahead of every one."""
+
+    def __init__(self, times: int, before: Callable[[], None]) -> None:
+        super().__init__()
+        self.times, self.before = times, before
+
+    def _passing(self) -> None:
+        self.before()
+        self.times -= 1
+        if self.times >= 0:
+            raise StoreUnavailable("the store is away")
+
+    def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
+        self._passing()
+        return super().fingerprints(collection, keys)
+
+    def upsert(self, collection: Collection, records: Sequence[Record]) -> None:
+        self._passing()
+        super().upsert(collection, records)
+
+
+def test_a_store_that_is_away_is_waited_for_and_the_job_says_so(world: Workplace) -> None:
+    said: list[str] = []
+    world.store = Away(2, lambda: said.append(world.ledger.job("job").waiting))
+    world.store.create(world.collection)
+    job = world.run([world.photo("a.jpg")])
+    assert counts(job) == ("succeeded", 1, 0, 0)
+    assert said[:3] == ["", "the store is away", "the store is away"]
+    assert job.waiting == ""
+
+
+def test_told_to_stop_while_the_store_is_away_the_worker_hands_the_chunk_back(
+    world: Workplace,
+) -> None:
+    world.store = Away(10**9, world.stopping.set)
+    world.store.create(world.collection)
+    world.plan([world.photo("a.jpg")])
+    assert world.work() == 0
+    assert (world.chunk().attempt, world.chunk().leased) == (0, False)
+
+
+def test_told_to_stop_between_batches_it_hands_back_without_counting_an_attempt(
+    world: Workplace,
+) -> None:
+    world.embedder = Odd(lambda _rows, _odd: world.stopping.set())
+    world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * SUB_BATCH)])
+    assert world.work() == 0
+    assert (world.chunk().attempt, world.chunk().leased) == (0, False)
+    assert world.store.count(world.collection) == 0
+
+
+def test_an_unforeseen_error_hands_the_chunk_back_and_counts(world: Workplace) -> None:
+    def unforeseen() -> None:
+        raise RuntimeError("nobody thought of this")
+
+    world.store = Away(0, unforeseen)
+    world.plan([world.photo("a.jpg")])
+    assert world.work() == 0
+    assert (world.chunk().attempt, world.chunk().leased) == (1, False)
+
+
+def test_a_lost_lease_marks_nothing(world: Workplace) -> None:
+    taken: list[Claim] = []
+
+    def lose() -> None:
+        world.clock.now += 100
+        claim = world.ledger.claim("job", 1, "another", 1_000)
+        if isinstance(claim, Claim) and not taken:
+            taken.append(claim)
+
+    world.store = Away(0, lose)
+    world.store.create(world.collection)
+    world.plan([world.photo("a.jpg")])
+    world.work()
+    assert taken
+    assert counts(world.ledger.job("job")) == ("running", 0, 0, 0)
+    assert world.chunk().leased
+
+
+class Startled(MemoryLedger):
+    """The first renewal fails in a way nobody foresaw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renewals, self.again = 0, threading.Event()
+
+    def renew(self, claim: Claim, seconds: float) -> bool:  # noqa: ARG002
+        self.renewals += 1
+        if self.renewals == 1:
+            raise ValueError("nobody thought of this")
+        self.again.set()
+        return True
+
+
+def test_a_renewal_that_fails_oddly_does_not_end_the_renewing() -> None:
+    """The same thread watches for a stuck worker: with it gone, nobody would."""
+    ledger = Startled()
+    claim = Claim("job", 1, 1, 1, ())
+    with Lease(ledger, claim, seconds=0.03, stall_s=60, stopping=threading.Event()):
+        assert ledger.again.wait(5)

@@ -1,0 +1,278 @@
+"""The planner: a bounded window, nothing lost, nothing doubled, culprits found."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from unit.worlds import Planning
+
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.ledger import Claim, Item, OpenChunk, Outcome
+from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.messages import IngestChunk
+from clipfleet.workers.planner import FIRST_CHUNK, LARGEST_CHUNK, SMALLEST_CHUNK, Planner
+
+
+def finish(world: Planning, planner: Planner | None = None) -> list[str]:
+    """Plan and work until nothing is left; every id that was worked on, in order."""
+    seen: list[str] = []
+    for _ in range(500):
+        world.tick(planner=planner)
+        if not world.ledger.active():
+            return seen
+        while world.publisher.sent:
+            seen += world.serve()
+    raise AssertionError("the job does not end")
+
+
+@pytest.fixture
+def world() -> Planning:
+    return Planning()
+
+
+def test_every_image_is_planned_once_and_the_job_succeeds(world: Planning) -> None:
+    world.job(150)
+    assert finish(world) == [f"job-{n}" for n in range(150)]
+    job = world.ledger.job("job")
+    assert (job.state, job.total, job.done) == ("succeeded", 150, 150)
+
+
+def test_the_window_is_bounded_until_chunks_are_marked(world: Planning) -> None:
+    world.job(10_000)
+    world.tick(50)
+    assert len(world.ledger.open_chunks("job")) == 4
+    world.serve()
+    world.tick(50)
+    assert len(world.ledger.open_chunks("job")) == 4
+    for n in range(3):
+        world.worker(name=f"w{n}")
+    world.tick(50)
+    assert len(world.ledger.open_chunks("job")) == 8
+
+
+@pytest.mark.parametrize(
+    ("rate", "size"), [(None, FIRST_CHUNK), (10, 40), (0.1, SMALLEST_CHUNK), (9e9, LARGEST_CHUNK)]
+)
+def test_a_chunk_holds_what_a_worker_does_in_the_time_it_should_take(
+    world: Planning, rate: float | None, size: int
+) -> None:
+    world.worker(rate)
+    world.job(2_000)
+    world.tick()
+    assert [chunk.size for chunk in world.ledger.open_chunks("job")] == [size]
+
+
+def test_while_all_is_fine_no_message_is_sent_twice(world: Planning) -> None:
+    world.job(10_000)
+    world.tick(100, seconds=1)
+    assert max(Counter(world.nudges()).values()) == 1
+
+
+def test_messages_that_were_lost_are_sent_again(world: Planning) -> None:
+    world.job(100)
+    world.tick(6)
+    wanted = sorted(world.nudges())
+    world.publisher.sent.clear()
+    world.tick(5)
+    assert world.nudges() == []
+    world.tick(seconds=4)
+    assert sorted(world.nudges()) == wanted
+
+
+def test_a_chunk_whose_worker_died_is_sent_again_and_only_after_its_lease(world: Planning) -> None:
+    world.job(20)
+    world.tick(2)
+    no = world.take().no
+    world.tick(2, seconds=7)
+    assert world.nudges() == []
+    world.tick(seconds=2)
+    assert world.nudges() == [no]
+
+
+def test_a_chunk_that_was_handed_back_is_sent_again_at_once(world: Planning) -> None:
+    world.job(200)
+    world.tick(4)
+    claim = world.take()
+    world.ledger.release(claim, count_attempt=False)
+    world.tick()
+    assert world.nudges().count(claim.no) == 1
+
+
+def test_an_expired_chunk_is_not_sent_again_while_its_message_waits(world: Planning) -> None:
+    """Or, with every worker dead, the queue grows by a message per chunk every few seconds."""
+    world.job(20)
+    world.tick(2)
+    no = world.take().no
+    world.tick(30, seconds=4)
+    assert world.nudges() == [no]
+
+
+def test_the_culprit_is_found_alone_and_the_others_go_through(world: Planning) -> None:
+    world.job(33)
+    for _ in range(2_000):
+        world.tick(seconds=4)
+        if not world.ledger.active():
+            break
+        while world.publisher.sent:
+            message = world.publisher.sent.pop(0)
+            assert isinstance(message, IngestChunk)
+            claim = world.ledger.claim(message.job_id, message.no, "w", 1)
+            if isinstance(claim, Claim) and "job-13" not in {item.id for item in claim.items}:
+                world.ledger.mark(claim, Outcome(done=len(claim.items)))
+    job = world.ledger.job("job")
+    assert (job.state, job.done, job.failed) == ("partial", 32, 1)
+    (failure,) = world.ledger.failures("job")
+    assert failure.id == "job-13"
+    assert failure.stage == "worker"
+    assert "quarantined" in failure.reason
+
+
+def test_of_two_planners_one_plans_and_the_other_takes_over_where_it_was(world: Planning) -> None:
+    world.job(300)
+    other = world.new_planner("two")
+    world.tick()
+    first = world.ledger.job("job").total
+    world.tick(3, planner=other)
+    assert world.ledger.job("job").total == first
+    seen = world.serve()
+    world.clock.now += 60
+    world.publisher.sent.clear()
+    seen += finish(world, other)
+    assert seen == [f"job-{n}" for n in range(300)]
+
+
+def test_a_planner_that_was_away_and_comes_back_doubles_nothing(world: Planning) -> None:
+    world.job(400)
+    other = world.new_planner("two")
+    seen: list[str] = []
+    for round_ in range(60):
+        world.tick(planner=other if round_ % 2 else world.planner, seconds=11)
+        while world.publisher.sent:
+            seen += world.serve()
+    assert seen == [f"job-{n}" for n in range(400)]
+    assert world.ledger.job("job").state == "succeeded"
+
+
+def test_a_planner_that_ends_gives_its_jobs_away_at_once(world: Planning) -> None:
+    world.job(300)
+    world.tick()
+    world.planner.release()
+    world.tick(planner=world.new_planner("two"))
+    assert world.ledger.job("job").total == 2 * FIRST_CHUNK
+
+
+def test_an_empty_source_fails_the_job_in_words(world: Planning) -> None:
+    world.job(0)
+    world.tick(2)
+    job = world.ledger.job("job")
+    assert (job.state, job.error) == ("failed", "the upload was empty")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({"type": "folder", "path": "/etc"}, "outside the folders"),
+        ({"type": "folder"}, "cannot be read"),
+        ({"type": "ftp"}, "unknown kind of source"),
+        ({"type": "upload", "items": [{"no": "id"}]}, "cannot be read"),
+    ],
+)
+def test_a_source_that_cannot_be_read_fails_its_job_in_words(
+    world: Planning, source: dict[str, object], said: str
+) -> None:
+    world.job_of(source)
+    world.job(3, "fine")
+    world.tick(3)
+    job = world.ledger.job("job")
+    assert job.state == "failed"
+    assert said in job.error
+    assert world.ledger.job("fine").total == 3
+
+
+def test_two_jobs_are_planned_turn_by_turn(world: Planning) -> None:
+    world.job(1_000, "a")
+    world.job(1_000, "b")
+    world.tick(3)
+    sent = [one.job_id for one in world.publisher.sent if isinstance(one, IngestChunk)]
+    assert sent == ["a", "b", "a", "b", "a", "b"]
+
+
+def test_without_a_worker_the_job_says_what_it_waits_for(world: Planning) -> None:
+    world.job(10)
+    world.tick()
+    assert "no live worker" in world.ledger.job("job").waiting
+
+
+def test_a_cancelled_job_is_planned_no_further(world: Planning) -> None:
+    world.job(1_000)
+    world.tick()
+    world.ledger.cancel("job")
+    world.tick(5)
+    assert len(world.nudges()) == 1
+
+
+class Flaky(MemoryLedger):
+    """Redis is away exactly when the n-th chunk is to be written."""
+
+    def __init__(self, failing: int) -> None:
+        super().__init__()
+        self.calls, self.failing = 0, failing
+
+    def plan(self, job_id: str, token: int, items: Sequence[Item], cursor: str) -> int | None:
+        self.calls += 1
+        if self.calls == self.failing:
+            raise Unavailable("Redis is away")
+        return super().plan(job_id, token, items, cursor)
+
+
+def test_images_listed_while_redis_was_away_are_not_lost() -> None:
+    world = Planning(Flaky(2))
+    world.job(100)
+    world.tick()
+    with pytest.raises(Unavailable):
+        world.tick()
+    assert finish(world) == [f"job-{n}" for n in range(100)]
+
+
+class Deaf(MemoryLedger):
+    """Redis is away exactly when the end of the planning is to be written."""
+
+    heard = False
+
+    def end_plan(self, job_id: str, token: int, error: str = "") -> bool:
+        if not self.heard:
+            self.heard = True
+            raise Unavailable("Redis is away")
+        return super().end_plan(job_id, token, error)
+
+
+def test_a_source_that_breaks_midway_never_counts_as_all_of_it() -> None:
+    world = Planning(Deaf())
+    good = [{"id": str(n), "uri": "", "read": f"blob:{n}"} for n in range(40)]
+    world.job_of({"type": "upload", "items": [*good, {"no": "id"}, *good]})
+    world.tick()
+    with pytest.raises(Unavailable):
+        world.tick()
+    finish(world)
+    assert world.ledger.job("job").state == "failed"
+
+
+class Poisoned(MemoryLedger):
+    """One job's record cannot be understood (written by another version, say)."""
+
+    def open_chunks(self, job_id: str) -> list[OpenChunk]:
+        if job_id == "bad":
+            raise ValueError("not the version I know")
+        return super().open_chunks(job_id)
+
+
+def test_a_broken_job_does_not_hold_back_the_others() -> None:
+    world = Planning(Poisoned())
+    world.job(10, "bad")
+    world.job(10, "fine")
+    for _ in range(3):
+        try:
+            world.tick()
+        except ValueError:
+            continue
+    assert world.nudges("fine") == [1]

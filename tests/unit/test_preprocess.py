@@ -1,0 +1,146 @@
+"""From an image to a model's pixels, and those pixels on their way through Redis."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from PIL import Image
+
+from clipfleet.common import preprocess
+from clipfleet.common.pixels import pack, unpack
+from clipfleet.common.preprocess import Preprocess
+
+CLIP = Preprocess(shortest=224, height=224, width=224)
+SQUASH = Preprocess(height=64, width=48)
+SIDE = st.integers(1, 700)
+
+
+def noise(height: int, width: int) -> preprocess.Pixels:
+    random = np.random.default_rng(7)
+    return random.integers(0, 256, (height, width, 3), np.uint8)
+
+
+@effort(max_examples=60, deadline=None)
+@given(SIDE, SIDE)
+def test_any_size_comes_out_in_the_models_shape(width: int, height: int) -> None:
+    image = Image.new("RGB", (width, height), "teal")
+    for spec in (CLIP, SQUASH, Preprocess(shortest=32, height=48, width=16)):
+        pixels = spec.apply(image)
+        assert pixels.shape == (spec.height, spec.width, 3)
+        assert pixels.dtype == np.uint8
+
+
+@effort(max_examples=60, deadline=None)
+@given(SIDE, SIDE)
+def test_one_colour_stays_that_colour_to_the_edges(width: int, height: int) -> None:
+    image = Image.new("RGB", (width, height), (10, 120, 230))
+    for spec in (CLIP, SQUASH):
+        assert (spec.apply(image) == (10, 120, 230)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 60_000), (60_000, 1), (3, 40_000), (40_000, 7)])
+@pytest.mark.parametrize("spec", [CLIP, SQUASH, Preprocess(shortest=512, height=224, width=448)])
+def test_a_strip_is_never_blown_up_beyond_what_the_crop_can_see(
+    size: tuple[int, int], spec: Preprocess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    real = Image.Image.resize
+
+    def resize(self: Image.Image, to: tuple[int, int], *args: object, **more: object) -> object:
+        asked.append(to)
+        return real(self, to, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    pixels = spec.apply(Image.new("RGB", size, "red"))
+    assert pixels.shape == (spec.height, spec.width, 3)
+    assert asked
+    largest = 8 * max(spec.edge(), spec.height, spec.width)
+    assert all(width <= largest and height <= largest for width, height in asked)
+
+
+def test_the_shortest_edge_crops_the_middle_and_squash_keeps_the_ends() -> None:
+    image = Image.new("RGB", (300, 100), "black")
+    image.paste("red", (0, 0, 100, 100))
+    image.paste("lime", (100, 0, 200, 100))
+    image.paste("blue", (200, 0, 300, 100))
+    cropped = Preprocess(shortest=100, height=100, width=100).apply(image)
+    assert (cropped[:, 5:95] == (0, 255, 0)).all()
+    squashed = Preprocess(height=90, width=90).apply(image)
+    assert (squashed[:, 2] == (255, 0, 0)).all()
+    assert (squashed[:, 87] == (0, 0, 255)).all()
+
+
+def test_the_middle_of_a_strip_stays_its_middle() -> None:
+    image = Image.new("RGB", (6_000, 10), "red")
+    image.paste("lime", (2_990, 0, 3_010, 10))
+    seen = Preprocess(shortest=10, height=10, width=10).apply(image)
+    assert (seen[:, 1:9] == (0, 255, 0)).all()
+
+
+def test_a_crop_larger_than_the_resized_image_is_padded_with_black() -> None:
+    spec = Preprocess(shortest=10, height=20, width=20)
+    seen = spec.apply(Image.new("RGB", (50, 50), "white"))
+    assert seen.shape == (20, 20, 3)
+    assert (seen[5:15, 5:15] == 255).all()
+    assert seen.sum() == 10 * 10 * 3 * 255
+
+
+def test_the_edge_that_decoding_must_keep_is_the_longer_of_what_is_needed() -> None:
+    assert CLIP.edge() == 224
+    assert SQUASH.edge() == 64
+
+
+def test_pixels_that_fit_travel_exactly() -> None:
+    pixels = noise(224, 224)
+    packed = pack(pixels, 256_000)
+    assert len(packed) <= 256_000
+    assert np.array_equal(unpack(packed), pixels)
+
+
+def test_the_limit_is_on_the_packed_bytes() -> None:
+    pixels = noise(10, 10)
+    assert np.array_equal(unpack(pack(pixels, 308)), pixels)
+    assert pack(pixels, 307)[:4] == b"JPG1"
+
+
+def test_pixels_that_do_not_fit_travel_as_a_fine_jpeg() -> None:
+    across = np.linspace(0, 255, 512).astype(np.uint8)
+    pixels = np.repeat(np.tile(across, (400, 1))[..., None], 3, axis=2)
+    packed = pack(pixels, 256_000)
+    assert len(packed) <= 256_000
+    seen = unpack(packed)
+    assert seen.shape == pixels.shape
+    assert seen.dtype == np.uint8
+    assert np.abs(seen.astype(int) - pixels).max() <= 6
+
+
+@pytest.mark.parametrize("side", [384, 512])
+def test_a_query_image_never_weighs_more_than_the_limit(side: int) -> None:
+    """The worst image there is: noise, which JPEG cannot make small."""
+    packed = pack(noise(side, side), 256_000)
+    assert unpack(packed).shape == (side, side, 3)
+    assert len(packed) <= 256_000
+
+
+def test_the_header_says_the_size_of_what_follows() -> None:
+    packed = pack(noise(3, 5), 1_000)
+    assert unpack(packed).shape == (3, 5, 3)
+    assert len(packed) == 8 + 3 * 5 * 3
+
+
+def test_pixels_of_another_version_are_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="another version"):
+        unpack(b"RAW9" + pack(noise(2, 2), 1_000)[4:])
+
+
+def test_a_jpeg_sees_the_same_image_as_the_preprocessing_made() -> None:
+    """Row and column are not swapped on the way."""
+    pixels = np.zeros((40, 90, 3), np.uint8)
+    pixels[:, :45] = (255, 0, 0)
+    packed = pack(pixels, 100)
+    assert Image.open(io.BytesIO(packed[8:])).size == (90, 40)
+    assert unpack(packed)[20, 10].tolist()[0] > 240
+    assert unpack(packed)[20, 80].tolist()[0] < 15

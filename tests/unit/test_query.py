@@ -1,0 +1,240 @@
+"""One batch of queries through the worker: everybody gets an answer, their own."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipfleet.common.catalogue import MemoryCatalogue
+from clipfleet.common.collection import Collection
+from clipfleet.common.embedder import Embeddings, HashEmbedder
+from clipfleet.common.identity import primary_key
+from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Term
+from clipfleet.common.replies import MemoryReplies
+from clipfleet.common.store import Match, Record, StoreUnavailable, Vectors
+from clipfleet.common.store.memory import MemoryStore
+from clipfleet.workers.query import STALENESS_S, QueryParts, answer_batch
+
+TEXT = Term(kind="text", value="a church")
+IMAGE = Term(kind="image", value="key")
+
+
+class Watched(MemoryStore):
+    """Remembers the searches: how many vectors each had, and whether it was a fresh one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[int, bool]] = []
+        self.away = False
+
+    def search(self, collection: Collection, vectors: Vectors, **more: Any) -> list[list[Match]]:
+        if self.away:
+            raise StoreUnavailable("the store is away")
+        self.asked.append((len(vectors), more["fresh"]))
+        return super().search(collection, vectors, **more)
+
+
+class Aged(MemoryCatalogue):
+    age = float("inf")
+
+    def last_write(self, collection: Collection) -> float:  # noqa: ARG002
+        return self.age
+
+
+class World:
+    def __init__(self) -> None:
+        self.store, self.catalogue, self.replies = Watched(), Aged(), MemoryReplies()
+        self.embedder = HashEmbedder()
+        self.collection = self.new("c")
+        words = self.embedder.embed_texts(["a church", "a dog"])
+        self.put("church.jpg", words[0], label="church")
+        self.put("dog.jpg", words[1], label="dog")
+        pixels = np.full((8, 8, 3), 9, np.uint8)
+        self.put("nine.jpg", self.embedder.embed_images(pixels[None])[0])
+        self.replies.images["key"] = pixels
+
+    def new(self, name: str, metric: Any = "cosine") -> Collection:
+        made = Collection.new(name, metric=metric, model="m", dim=16, fields={})
+        self.store.create(self.catalogue.add(made))
+        return made
+
+    def put(self, name: str, embedding: Vectors, label: str = "") -> None:
+        record = Record(
+            primary_key("n", name), name, "n", f"/{name}", embedding, label=label
+        )  # fmt: skip
+        self.store.upsert(self.collection, [record])
+
+    def query(self, term: Term, **more: Any) -> Query:
+        said = {"collection": self.collection, "namespace": "n", "term": term, "top_k": 1}
+        return Query(**{**said, **more})
+
+    def ask(self, *queries: Query, deadline: float | None = None) -> tuple[Answer, ...]:
+        late = time.time() + 60 if deadline is None else deadline
+        batch = QueryBatch(model="m", batch_id="b", reply_to="r", deadline=late, queries=queries)
+        parts = QueryParts(self.embedder, self.store, self.catalogue, self.replies)
+        answered = answer_batch(batch, parts)
+        if not self.replies.pushed:
+            assert answered == 0
+            return ()
+        reply = self.replies.pushed[-1]
+        assert reply.batch_id == "b"
+        assert answered == len(queries) == len(reply.answers)
+        return reply.answers
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def ids(answers: Sequence[Answer]) -> list[list[str]]:
+    return [[match.id for match in answer.matches] for answer in answers]
+
+
+def by_id(name: str) -> Term:
+    return Term(kind="id", value=name)
+
+
+def test_every_kind_of_term_in_one_batch_finds_its_own(world: World) -> None:
+    vector = world.embedder.embed_texts(["a dog"])[0].tolist()
+    terms = [TEXT, by_id("dog.jpg"), IMAGE, Term(kind="vector", value=tuple(vector)), TEXT]
+    found = world.ask(*(world.query(term) for term in terms))
+    assert ids(found) == [["church.jpg"], ["dog.jpg"], ["nine.jpg"], ["dog.jpg"], ["church.jpg"]]
+    assert all(answer.matches[0].score == pytest.approx(1, abs=1e-5) for answer in found)
+
+
+def test_equal_parameters_are_one_search_and_others_their_own(world: World) -> None:
+    world.ask(
+        world.query(TEXT),
+        world.query(Term(kind="text", value="a dog")),
+        world.query(by_id("dog.jpg")),
+        world.query(TEXT, top_k=2),
+        world.query(TEXT, filter={"label": "dog"}),
+        world.query(TEXT, filter={"label": "dog"}),
+        world.query(TEXT, namespace="other"),
+    )
+    assert sorted(n for n, _ in world.store.asked) == [1, 1, 2, 3]
+
+
+def test_filters_offsets_and_namespaces_stay_with_their_query(world: World) -> None:
+    found = world.ask(
+        world.query(TEXT, filter={"label": "dog"}),
+        world.query(TEXT, top_k=5, offset=1),
+        world.query(TEXT, namespace="other"),
+        world.query(TEXT),
+    )
+    assert ids(found)[0] == ["dog.jpg"]
+    assert set(ids(found)[1]) == {"dog.jpg", "nine.jpg"}
+    assert ids(found)[2:] == [[], ["church.jpg"]]
+
+
+def test_values_come_only_when_they_are_asked_for(world: World) -> None:
+    without, with_ = world.ask(world.query(TEXT), world.query(TEXT, include_values=True))
+    assert without.matches[0].values is None
+    assert len(with_.matches[0].values or ()) == 16
+
+
+def test_an_unknown_id_fails_alone(world: World) -> None:
+    found = world.ask(world.query(by_id("gone")), world.query(by_id("dog.jpg")), world.query(TEXT))
+    assert [answer.error for answer in found] == ["not-found", "", ""]
+    assert "'gone'" in found[0].detail
+
+
+def test_an_id_is_looked_up_in_its_own_namespace(world: World) -> None:
+    (found,) = world.ask(world.query(by_id("dog.jpg"), namespace="other"))
+    assert found.error == "not-found"
+
+
+def test_a_query_image_that_expired_fails_alone(world: World) -> None:
+    gone = world.query(Term(kind="image", value="expired"))
+    found = world.ask(gone, world.query(IMAGE), gone)
+    assert [answer.error for answer in found] == ["unavailable", "", "unavailable"]
+    assert "expired" in found[0].detail
+    assert ids(found)[1] == ["nine.jpg"]
+
+
+def test_a_dropped_collection_fails_only_its_own_queries(world: World) -> None:
+    dropped = world.new("dropped")
+    world.store.drop(dropped)
+    found = world.ask(
+        world.query(TEXT, collection=dropped),
+        world.query(by_id("x"), collection=dropped),
+        world.query(TEXT),
+    )
+    assert [answer.error for answer in found] == ["not-found", "not-found", ""]
+
+
+def test_a_filter_that_cannot_be_parsed_fails_alone(world: World) -> None:
+    found = world.ask(world.query(TEXT, filter={"$no": 1}), world.query(TEXT))
+    assert [answer.error for answer in found] == ["invalid-request", ""]
+
+
+def test_a_vector_of_another_length_fails_alone(world: World) -> None:
+    short = world.query(Term(kind="vector", value=(1.0, 0.0)), top_k=3)
+    good = world.query(Term(kind="vector", value=tuple([1.0] * 16)), top_k=1)
+    found = world.ask(short, good)
+    assert found[0].error
+    assert [answer.error for answer in found[1:]] == [""]
+
+
+def test_query_images_made_for_different_models_fail_no_neighbours(world: World) -> None:
+    """Two gateways may have seen different cards; the stack of pixels would not fit."""
+    world.replies.images["large"] = np.zeros((9, 9, 3), np.uint8)
+    (good, _) = world.ask(world.query(IMAGE), world.query(Term(kind="image", value="large")))
+    assert good.error == ""
+
+
+def test_with_the_store_away_every_query_is_told(world: World) -> None:
+    world.store.away = True
+    found = world.ask(world.query(TEXT), world.query(by_id("gone")), world.query(IMAGE, top_k=2))
+    assert [answer.error for answer in found] == ["unavailable", "not-found", "unavailable"]
+    assert found[0].detail == "the store is away"
+
+
+class Broken(HashEmbedder):
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        raise RuntimeError(f"cuda died on {texts}")
+
+
+def test_when_the_model_breaks_everybody_is_told_and_no_inside_leaks(world: World) -> None:
+    world.embedder = Broken()
+    found = world.ask(world.query(TEXT), world.query(TEXT))
+    assert [answer.error for answer in found] == ["internal", "internal"]
+    assert "cuda" not in found[0].detail
+
+
+def test_after_the_deadline_nothing_is_pushed(world: World) -> None:
+    assert world.ask(world.query(TEXT), deadline=time.time() - 1) == ()
+    assert world.store.asked == []
+
+
+@pytest.mark.parametrize(
+    ("age", "fresh"), [(0.0, True), (STALENESS_S / 2, True), (STALENESS_S + 1, False)]
+)
+def test_a_search_is_fresh_only_while_a_write_is_young(
+    world: World, age: float, fresh: bool
+) -> None:
+    world.catalogue.age = age
+    world.ask(world.query(TEXT))
+    assert world.store.asked == [(1, fresh)]
+
+
+def test_a_collection_nobody_ever_wrote_to_is_searched_without_waiting(world: World) -> None:
+    world.ask(world.query(TEXT))
+    assert world.store.asked == [(1, False)]
+
+
+def test_a_score_beyond_all_numbers_does_not_spoil_the_reply_for_the_others(world: World) -> None:
+    """The gateway has to read the reply; JSON knows no infinity."""
+    loud = world.new("loud", "dot")
+    vector = np.full(16, 3e38, np.float32)
+    world.store.upsert(loud, [Record("k", "k", "n", "k", vector)])
+    with np.errstate(over="ignore"):
+        world.ask(
+            world.query(TEXT),
+            world.query(Term(kind="vector", value=tuple(vector.tolist())), collection=loud),
+        )
+    raw = world.replies.pushed[-1].model_dump_json()
+    assert BatchReply.model_validate_json(raw).answers[0].matches[0].id == "church.jpg"

@@ -1,0 +1,155 @@
+"""What planner and worker talk to, in memory, for the tests of either."""
+
+import io
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from clipfleet.common.blobs import Blobs
+from clipfleet.common.broker import MemoryPublisher
+from clipfleet.common.catalogue import MemoryCatalogue
+from clipfleet.common.collection import Collection
+from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.fleet import MemoryFleet, WorkerCard
+from clipfleet.common.identity import primary_key
+from clipfleet.common.ledger import Claim, Item, Job, NewJob, OpenChunk, Outcome
+from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.messages import IngestChunk
+from clipfleet.common.preprocess import Preprocess
+from clipfleet.common.settings import Settings
+from clipfleet.common.store import Record
+from clipfleet.common.store.memory import MemoryStore
+from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.planner import Planner
+
+MODEL = "m"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Planning:
+    """A planner with everything it talks to; `serve` plays a worker."""
+
+    def __init__(self, ledger: MemoryLedger | None = None) -> None:
+        self.clock = Clock()
+        self.ledger = ledger or MemoryLedger(self.clock)
+        if ledger is not None:
+            self.ledger._clock = self.clock
+        self.fleet, self.publisher = MemoryFleet(), MemoryPublisher()
+        self.planner = self.new_planner("one")
+
+    def new_planner(self, name: str) -> Planner:
+        return Planner(name, self.ledger, self.fleet, self.publisher, Settings(source_roots=()))
+
+    def worker(self, rate: float | None = None, name: str = "w") -> None:
+        now = time.time()
+        spec = Preprocess(shortest=8, height=8, width=8)
+        card = WorkerCard(
+            id=name, model=MODEL, dim=4, lanes=("ingest",), device="none", preprocess=spec,
+            rate=rate, started_at=now, progress_at=now,
+        )  # fmt: skip
+        self.fleet.announce(card)
+
+    def job(self, images: int, name: str = "job") -> str:
+        items = [{"id": f"{name}-{n}", "uri": "", "read": f"blob:{n}"} for n in range(images)]
+        return self.job_of({"type": "upload", "items": items}, name)
+
+    def job_of(self, source: dict[str, object], name: str = "job") -> str:
+        new = NewJob(
+            id=name, collection="c", generation="g", model=MODEL, namespace="n", source=source
+        )
+        return self.ledger.create(new).id
+
+    def tick(self, times: int = 1, planner: Planner | None = None, seconds: float = 0) -> None:
+        for _ in range(times):
+            self.clock.now += seconds
+            (planner or self.planner).tick()
+
+    def nudges(self, job: str = "job") -> list[int]:
+        sent = [one for one in self.publisher.sent if isinstance(one, IngestChunk)]
+        return [one.no for one in sent if one.job_id == job]
+
+    def take(self) -> Claim:
+        message = self.publisher.sent.pop(0)
+        assert isinstance(message, IngestChunk)
+        claim = self.ledger.claim(message.job_id, message.no, "w", 15)
+        assert isinstance(claim, Claim)
+        return claim
+
+    def serve(self) -> list[str]:
+        """The oldest message is worked on; the ids that were in its chunk."""
+        claim = self.take()
+        assert self.ledger.mark(claim, Outcome(done=len(claim.items)))
+        return [item.id for item in claim.items]
+
+
+class Workplace:
+    """Everything a worker needs, in memory, and photos of one colour each on disk."""
+
+    def __init__(self, folder: Path, threads: ThreadPoolExecutor) -> None:
+        self.folder, self.threads = folder / "photos", threads
+        self.folder.mkdir()
+        self.clock, self.stopping = Clock(), threading.Event()
+        self.ledger, self.catalogue = MemoryLedger(self.clock), MemoryCatalogue()
+        self.store, self.embedder = MemoryStore(), HashEmbedder()
+        self.blobs = Blobs("memory://clipfleet-unit-tests")
+        self.collection = self.catalogue.add(
+            Collection.new("c", metric="cosine", model=MODEL, dim=16, fields={"year": "int"})
+        )
+        self.store.create(self.collection)
+
+    def photo(self, name: str, shade: int = 0, **more: Any) -> Item:
+        path = self.folder / name
+        data = io.BytesIO()
+        Image.new("RGB", (16, 12), (shade, shade, shade)).save(data, "JPEG")
+        path.write_bytes(data.getvalue())
+        return self.item(path, **more)
+
+    def item(self, path: Path, **more: Any) -> Item:
+        said = {"id": path.name, "uri": str(path), "read": f"file:{path}"}
+        return Item(**{**said, **more})
+
+    def plan(self, items: Sequence[Item], job: str = "job", **more: Any) -> int:
+        said = {"collection": "c", "generation": self.collection.generation, "model": MODEL}
+        new = NewJob(**{**said, "id": job, "namespace": "n", "source": {}, **more})
+        self.ledger.create(new)
+        lease = self.ledger.lease(job, "planner", 60)
+        assert lease
+        no = self.ledger.plan(job, lease.token, items, "")
+        assert no
+        self.ledger.end_plan(job, lease.token)
+        return no
+
+    def work(self, job: str = "job", no: int = 1) -> int:
+        settings = Settings(source_roots=(self.folder,))
+        parts = IngestParts(
+            "w", self.ledger, self.store, self.catalogue, self.embedder, self.blobs,
+            settings, self.threads, self.stopping,
+        )  # fmt: skip
+        return ingest_chunk(IngestChunk(model=MODEL, job_id=job, no=no), parts)
+
+    def run(self, items: Sequence[Item], job: str = "job", **more: Any) -> Job:
+        self.work(job, self.plan(items, job, **more))
+        return self.ledger.job(job)
+
+    def reasons(self, job: str = "job") -> dict[str, str]:
+        return {one.id: one.reason for one in self.ledger.failures(job)}
+
+    def chunk(self, job: str = "job") -> OpenChunk:
+        (one,) = self.ledger.open_chunks(job)
+        return one
+
+    def row(self, name: str) -> Record | None:
+        key = primary_key("n", name)
+        return self.store.fetch(self.collection, [key]).get(key)
