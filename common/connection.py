@@ -27,9 +27,22 @@ def make_redis(settings: Settings) -> "redis.Redis":
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """RedisUnavailable in place of redis-py's own errors for a server that is away or starting."""
-    passing = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
+    """RedisUnavailable in place of redis-py's own errors for a server that is away or full."""
     try:
         yield
-    except passing as error:
+    except (redis.ConnectionError, redis.TimeoutError) as error:
         raise RedisUnavailable("Redis does not answer just now; try again") from error
+    except redis.ResponseError as error:
+        if not _refuses_writes(error):
+            raise
+        raise RedisUnavailable(f"Redis takes no writes just now: {error}") from error
+
+
+def _refuses_writes(error: redis.ResponseError) -> bool:
+    """Out of memory, out of disk, or a replica: it passes when somebody makes room."""
+    refusals = (
+        redis.exceptions.OutOfMemoryError,
+        redis.ReadOnlyError,
+        redis.exceptions.ExecAbortError,
+    )
+    return isinstance(error, refusals) or "MISCONF" in str(error) or "OOM" in str(error)

@@ -14,7 +14,7 @@ _RAW, _JPEG = b"RAW1", b"JPG1"
 
 
 def pack(pixels: Pixels, limit_bytes: int) -> bytes:
-    """The pixels as they are when they fit (224 x 224 does), as the finest JPEG that fits if not."""
+    """The pixels as they are when they fit (224 x 224 does), else the finest JPEG that fits."""
     height, width, _ = pixels.shape
     if pixels.nbytes + _HEADER.size <= limit_bytes:
         return _HEADER.pack(_RAW, height, width) + pixels.tobytes()

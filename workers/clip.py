@@ -114,7 +114,9 @@ def _source(name: str) -> str:
     if path.is_dir():
         return str(path)
     if path.is_absolute() or name.startswith("."):
-        raise StartupError(f"there is no model folder {name!r}")
+        raise StartupError(
+            f"there is no model folder {name!r}; name another with CLIPFLEET_MODEL or --model"
+        )
     return name
 
 

@@ -80,7 +80,6 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
     claim = parts.ledger.claim(message.job_id, message.no, parts.worker, settings.lease_s)
     if isinstance(claim, Refusal):
         return 0
-    job = parts.ledger.job(message.job_id)
     lease = Lease(
         parts.ledger,
         claim,
@@ -90,13 +89,14 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
     )
     try:
         with lease:
+            job = parts.ledger.job(claim.job_id)
             return _Chunk(parts, job, claim, lease).run()
     except CollectionGone:
-        parts.ledger.cancel(job.id, "the collection was deleted")
+        parts.ledger.cancel(claim.job_id, "the collection was deleted")
     except Interrupted:
         _hand_back(parts.ledger, claim, count_attempt=False)
     except Exception:
-        log.exception("chunk %s/%s failed; it will be tried again", job.id, claim.no)
+        log.exception("chunk %s/%s failed; it will be tried again", claim.job_id, claim.no)
         _hand_back(parts.ledger, claim, count_attempt=True)
     return 0
 

@@ -117,7 +117,7 @@ class Planner:
         if again is None or again.cursor != stream.cursor:
             return True
         items = [one.item for one in listed]
-        no = self._ledger.plan(job.id, again.token, items, listed[-1].cursor)
+        no = self._ledger.plan(job.id, again.token, items, again.cursor, listed[-1].cursor)
         if no is not None:
             stream.cursor = listed[-1].cursor
             self._streams[job.id] = stream

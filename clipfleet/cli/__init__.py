@@ -5,7 +5,7 @@ import sys
 import typer
 
 import clipfleet
-from clipfleet.cli import collections, demo, images, jobs, service
+from clipfleet.cli import collections, demo, evaluate, images, jobs, service
 from clipfleet.cli.show import fail
 from clipfleet.client import ProblemError, Unreachable
 
@@ -19,6 +19,7 @@ app.command()(service.up)
 app.command()(demo.demo)
 app.command()(images.index)
 app.command()(images.search)
+app.command()(evaluate.evaluate)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
 

@@ -14,7 +14,7 @@ from clipfleet.client import DEFAULT_URL, Client, ProblemError, Unreachable
 from clipfleet.common.schemas import CollectionOut, JobOut, SearchOut
 
 out = Console(soft_wrap=True, markup=True, highlight=False)
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Url = Annotated[str, typer.Option(envvar="CLIPFLEET_URL", help="Where the service is.")]
 ApiKey = Annotated[str | None, typer.Option(envvar="CLIPFLEET_API_KEY", help="Your API key.")]

@@ -17,7 +17,7 @@ def free_port() -> int:
 
 
 def valkey(folder: Path, port: int, password: str) -> list[str]:
-    """Loopback only, with a password; every write survives a crash of the process.
+    """Loopback only, with a password. A crash of the machine costs the last second or two.
 
     The password goes into a file that only its owner reads, not into the process list.
     """

@@ -152,8 +152,13 @@ class Ledger(Protocol):
 
     def estimate(self, job_id: str, images: int) -> None: ...
 
-    def plan(self, job_id: str, token: int, items: Sequence[Item], cursor: str) -> int | None:
-        """The number of the new chunk; None when the lease is no longer ours or the job ended."""
+    def plan(
+        self, job_id: str, token: int, items: Sequence[Item], after: str, cursor: str
+    ) -> int | None:
+        """Move the job's cursor from `after` to `cursor`, and what lies between into a new chunk.
+
+        Its number; None when the cursor is elsewhere, the lease no longer ours, or the job over.
+        """
         ...
 
     def end_plan(self, job_id: str, token: int, error: str = "") -> bool: ...

@@ -71,6 +71,7 @@ function operations.create(fields, idempotency_key)
     if made then return made end
     redis.call('SET', key, id, 'EX', KEEP_IDEMPOTENCY_S)
   end
+  if get('state') then return id end -- it was made, and the answer lost
   redis.call('HSET', JOB, 'new', fields, 'state', 'queued', 'created_at', stamp(now),
              'planned', 0, 'total', 0, 'estimated', 0, 'done', 0, 'failed', 0, 'skipped', 0,
              'chunks', 0, 'fence', 0, 'cursor', '', 'error', '', 'waiting', '',
@@ -104,8 +105,8 @@ local function may_plan(token)
   return get('state') == 'running' and get('planner_token') == token and get('planned') == '0'
 end
 
-function operations.plan(token, items, size, cursor)
-  if not may_plan(token) then return nil end
+function operations.plan(token, items, size, after, cursor)
+  if not may_plan(token) or get('cursor') ~= after then return nil end
   redis.call('HINCRBY', JOB, 'total', size)
   redis.call('HSET', JOB, 'cursor', cursor)
   return add_chunk(items, size, 0)
@@ -158,14 +159,18 @@ function operations.bury(no, attempt, failure)
   return 1
 end
 
-function operations.claim(no, worker, seconds)
+-- `ask` is one per claim: a command sent again because its answer was lost gets the same answer.
+function operations.claim(no, worker, seconds, ask)
   if get('state') ~= 'running' then return 'closed' end
   local lease_until = redis.call('ZSCORE', OPEN, no)
   if not lease_until then return 'done' end
-  if tonumber(lease_until) > now then return 'held' end
+  if tonumber(lease_until) > now then
+    if chunk_get(no, 'ask') ~= ask then return 'held' end
+    return {chunk_get(no, 'token'), chunk_get(no, 'attempt'), chunk_get(no, 'items')}
+  end
   local token = redis.call('HINCRBY', JOB, 'fence', 1)
   local attempt = redis.call('HINCRBY', chunk_key(no), 'attempt', 1)
-  redis.call('HSET', chunk_key(no), 'token', token, 'worker', worker)
+  redis.call('HSET', chunk_key(no), 'token', token, 'worker', worker, 'ask', ask)
   redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), no)
   return {token, attempt, chunk_get(no, 'items')}
 end

@@ -75,6 +75,8 @@ class MemoryLedger:
                 made = self._made.setdefault(idempotency_key, new.id)
                 if made != new.id:
                     return self.job(made)
+            if new.id in self._entries:
+                return self.job(new.id)
             job = Job(new=new, state="queued", created_at=self._clock())
             self._entries[new.id] = _Entry(job)
             return job
@@ -122,10 +124,12 @@ class MemoryLedger:
             entry = self._entry(job_id)
             entry.job = replace(entry.job, estimated=images)
 
-    def plan(self, job_id: str, token: int, items: Sequence[Item], cursor: str) -> int | None:
+    def plan(
+        self, job_id: str, token: int, items: Sequence[Item], after: str, cursor: str
+    ) -> int | None:
         with self._lock:
             entry = self._entry(job_id)
-            if not entry.may_plan(token):
+            if not entry.may_plan(token) or entry.cursor != after:
                 return None
             entry.cursor = cursor
             entry.job = replace(entry.job, total=entry.job.total + len(items))

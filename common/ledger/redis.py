@@ -1,5 +1,6 @@
 """The ledger on Redis (not Redis Cluster: the script names its keys itself)."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,10 @@ class RedisLedger:
     def estimate(self, job_id: str, images: int) -> None:
         self._run("estimate", job_id, images)
 
-    def plan(self, job_id: str, token: int, items: Sequence[Item], cursor: str) -> int | None:
-        no = self._run("plan", job_id, token, _json(items), len(items), cursor)
+    def plan(
+        self, job_id: str, token: int, items: Sequence[Item], after: str, cursor: str
+    ) -> int | None:
+        no = self._run("plan", job_id, token, _json(items), len(items), after, cursor)
         return None if no is None else int(no)
 
     def end_plan(self, job_id: str, token: int, error: str = "") -> bool:
@@ -104,7 +107,7 @@ class RedisLedger:
         return bool(self._run("bury", job_id, chunk.no, chunk.attempt, raw))
 
     def claim(self, job_id: str, no: int, worker: str, seconds: float) -> Claim | Refusal:
-        answer = self._run("claim", job_id, no, worker, seconds)
+        answer = self._run("claim", job_id, no, worker, seconds, secrets.token_hex(8))
         if not isinstance(answer, list):
             return Refusal(_text(answer))
         token, attempt, items = answer

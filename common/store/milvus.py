@@ -94,7 +94,9 @@ class MilvusStore:
 
     def drop(self, collection: Collection) -> None:
         try:
-            self._call(lambda c: c.drop_collection(_physical(collection)), collection)
+            self._call(
+                lambda c: c.drop_collection(_physical(collection), timeout=LOAD_S), collection
+            )
         except CollectionGone:
             return
 
@@ -119,11 +121,14 @@ class MilvusStore:
         require_distinct(records)
         for part in _parts(records, collection.dim):
             rows = [_row(collection, record) for record in part]
-            self._call(partial(_upsert, _physical(collection), rows), collection)
+            self._call(partial(_upsert, _physical(collection), rows, self._timeout), collection)
 
     def delete(self, collection: Collection, keys: Sequence[str]) -> None:
         if keys:
-            self._call(lambda c: c.delete(_physical(collection), ids=list(keys)), collection)
+            self._call(
+                lambda c: c.delete(_physical(collection), ids=list(keys), timeout=self._timeout),
+                collection,
+            )
 
     def search(
         self,
@@ -200,8 +205,8 @@ class MilvusStore:
         return self._client
 
 
-def _upsert(name: str, rows: list[dict[str, Any]], client: Any) -> None:
-    client.upsert(name, rows)
+def _upsert(name: str, rows: list[dict[str, Any]], timeout_s: float, client: Any) -> None:
+    client.upsert(name, rows, timeout=timeout_s)
 
 
 def _physical(collection: Collection) -> str:

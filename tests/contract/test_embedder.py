@@ -1,6 +1,7 @@
 """What every embedder must do: the fake one and the real one."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ def embedder(request: pytest.FixtureRequest, tiny: Path) -> Embedder:
     return HashEmbedder() if request.param == "hash" else ClipEmbedder(Settings(model=str(tiny)))
 
 
-def pixels(embedder: Embedder, count: int) -> np.ndarray:  # type: ignore[type-arg]
+def pixels(embedder: Embedder, count: int) -> Any:
     spec = embedder.preprocess
     shape = (count, spec.height, spec.width, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -29,11 +30,15 @@ def test_rows_are_float32_of_unit_length_and_the_right_width(embedder: Embedder)
 
 
 def test_row_i_answers_item_i_whatever_else_is_in_the_batch(embedder: Embedder) -> None:
-    images, texts = pixels(embedder, 70), [f"text {n} " * (1 + n % 9) for n in range(70)]
-    for embed, items in ((embedder.embed_images, images), (embedder.embed_texts, texts)):
-        together = embed(items)  # type: ignore[operator]
+    texts: Any = [f"text {n} " * (1 + n % 9) for n in range(70)]
+    embed: Any
+    for embed, items in (
+        (embedder.embed_images, pixels(embedder, 70)),
+        (embedder.embed_texts, texts),
+    ):
+        together = embed(items)
         for n in (0, 33, 69):
-            assert np.allclose(together[n], embed(items[n : n + 1])[0], atol=1e-5)  # type: ignore[operator]
+            assert np.allclose(together[n], embed(items[n : n + 1])[0], atol=1e-5)
 
 
 def test_nothing_in_nothing_out(embedder: Embedder) -> None:

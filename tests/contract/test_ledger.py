@@ -84,7 +84,11 @@ def planned(ledger: Ledger, *chunks: tuple[str, ...]) -> list[int]:
     ledger.create(a_job())
     lease = ledger.lease("j", "p", 30)
     assert lease
-    numbers = [ledger.plan("j", lease.token, items(*chunk), chunk[-1]) for chunk in chunks]
+    ends = ["", *(chunk[-1] for chunk in chunks)]
+    numbers = [
+        ledger.plan("j", lease.token, items(*chunk), after, chunk[-1])
+        for after, chunk in zip(ends, chunks, strict=False)
+    ]
     assert ledger.end_plan("j", lease.token)
     return [no for no in numbers if no is not None]
 
@@ -105,7 +109,7 @@ def test_a_job_goes_from_queued_to_succeeded(ledger: Ledger, clock: Clock) -> No
     lease = ledger.lease("j", "p", 30)
     assert lease
     assert ledger.job("j").state == "running"
-    no = ledger.plan("j", lease.token, items("a", "b"), "b")
+    no = ledger.plan("j", lease.token, items("a", "b"), "", "b")
     assert no is not None
     ledger.end_plan("j", lease.token)
     claim = claimed(ledger, no)
@@ -127,7 +131,7 @@ def test_some_failures_make_it_partial_and_only_failures_failed(ledger: Ledger) 
     ledger.create(a_job("k"))
     lease = ledger.lease("k", "p", 30)
     assert lease
-    no = ledger.plan("k", lease.token, items("x"), "x")
+    no = ledger.plan("k", lease.token, items("x"), "", "x")
     ledger.end_plan("k", lease.token)
     claim = ledger.claim("k", no or 0, "w", LEASE_S)
     assert isinstance(claim, Claim)
@@ -195,14 +199,15 @@ def test_only_the_planner_with_the_lease_plans(ledger: Ledger, clock: Clock) -> 
     first = ledger.lease("j", "p1", 5)
     assert first
     assert ledger.lease("j", "p2", 5) is None
-    assert ledger.plan("j", first.token, items("a"), "a") == 1
+    assert ledger.plan("j", first.token, items("a"), "", "a") == 1
     clock.now += 6
     second = ledger.lease("j", "p2", 5)
     assert second
     assert second.cursor == "a"
-    assert ledger.plan("j", first.token, items("b"), "b") is None
+    assert ledger.plan("j", first.token, items("b"), "a", "b") is None
     assert not ledger.end_plan("j", first.token)
-    assert ledger.plan("j", second.token, items("b"), "b") == 2
+    assert ledger.plan("j", second.token, items("b"), "", "b") is None
+    assert ledger.plan("j", second.token, items("b"), "a", "b") == 2
 
 
 def test_a_source_that_breaks_fails_the_job(ledger: Ledger) -> None:
@@ -276,6 +281,7 @@ class Twins(RuleBasedStateMachine):
         ]
         self.token = -1
         self.planned_items = 0
+        self.cursor = ""
         self.counted: dict[str, int] = {}
 
     def both(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -297,8 +303,9 @@ class Twins(RuleBasedStateMachine):
     def plan(self, size: int, stale: bool) -> None:
         ids = [f"i{self.planned_items + n}" for n in range(size)]
         token = self.token - 1 if stale else self.token
-        if self.both("plan", "j", token, items(*ids), ids[-1]) is not None:
+        if self.both("plan", "j", token, items(*ids), self.cursor, ids[-1]) is not None:
             self.planned_items += size
+            self.cursor = ids[-1]
 
     @rule(error=st.sampled_from(["", "", "", "source broke"]))
     def end_plan(self, error: str) -> None:

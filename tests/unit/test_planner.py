@@ -218,11 +218,13 @@ class Flaky(MemoryLedger):
         super().__init__()
         self.calls, self.failing = 0, failing
 
-    def plan(self, job_id: str, token: int, items: Sequence[Item], cursor: str) -> int | None:
+    def plan(
+        self, job_id: str, token: int, items: Sequence[Item], after: str, cursor: str
+    ) -> int | None:
         self.calls += 1
         if self.calls == self.failing:
             raise Unavailable("Redis is away")
-        return super().plan(job_id, token, items, cursor)
+        return super().plan(job_id, token, items, after, cursor)
 
 
 def test_images_listed_while_redis_was_away_are_not_lost() -> None:

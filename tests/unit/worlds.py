@@ -126,7 +126,7 @@ class Workplace:
         self.ledger.create(new)
         lease = self.ledger.lease(job, "planner", 60)
         assert lease
-        no = self.ledger.plan(job, lease.token, items, "")
+        no = self.ledger.plan(job, lease.token, items, "", "")
         assert no
         self.ledger.end_plan(job, lease.token)
         return no

@@ -1,0 +1,114 @@
+"""`clipfleet evaluate`: numbers for any model on your own images."""
+
+import csv
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from clipfleet.cli import show
+from clipfleet.cli.show import Json
+
+
+def evaluate(
+    source: Annotated[
+        Path, typer.Argument(help="A folder with a folder per label, or a CSV image,caption.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="Hub id, folder or clipfleet-mini.")
+    ] = "clipfleet-mini",
+    prompt: Annotated[str, typer.Option(help="Around a label's name.")] = "a photo of a {name}",
+    names: Annotated[
+        Path | None, typer.Option(help="CSV label,name: words for the labels.", exists=True)
+    ] = None,
+    gallery: Annotated[
+        int, typer.Option(min=0, help="Captions: search among so many images; 0: all.")
+    ] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many images; 0: all.")] = 0,
+    json: Json = False,
+) -> None:
+    """Measure a model: naming images by their label, nearest neighbours, finding by caption.
+
+    Needs no running service.
+    """
+    try:
+        from clipfleet.common.errors import ClipfleetError
+        from clipfleet.workers.clip import ClipEmbedder
+    except ImportError as error:
+        raise typer.BadParameter(
+            f"{error.name} is missing: pip install 'clipfleet[worker]'"
+        ) from error
+    try:
+        report = _measure(ClipEmbedder, source, model, prompt, _names(names), gallery, limit)
+    except ClipfleetError as error:
+        show.fail(error)
+    if json:
+        print(json_module.dumps(report, indent=2))
+        return
+    table = Table(box=None)
+    for name, value in report.items():
+        table.add_row(name, f"{value:.3f}" if isinstance(value, float) else escape(str(value)))
+    show.out.print(table)
+    sys.exit(0)
+
+
+def _measure(
+    load: Any,
+    source: Path,
+    model: str,
+    prompt: str,
+    names: dict[str, str],
+    gallery: int,
+    limit: int,
+) -> dict[str, Any]:
+    from clipfleet.common.errors import InvalidRequest
+    from clipfleet.common.settings import Settings
+    from clipfleet.workers import evaluate as metrics
+
+    if not source.exists():
+        raise InvalidRequest(f"there is no {source}")
+    if "{name}" not in prompt:
+        raise InvalidRequest("the prompt needs {name} in it")
+    settings = Settings(model=model)
+    captions: list[tuple[int, str]] = []
+    if source.is_dir():
+        labelled = _spread(metrics.labelled_images(source), limit)
+        paths, truth = [path for path, _ in labelled], [label for _, label in labelled]
+    else:
+        paths, captions = metrics.captioned_images(source)
+        paths, truth = paths[: limit or None], []
+    embedder = load(settings)
+    with Progress(console=show.err, transient=True) as progress:
+        bar = progress.add_task("embedding images", total=len(paths))
+        seen = metrics.embed_images(
+            paths, embedder, settings, lambda done, _: progress.update(bar, completed=done)
+        )
+    report: dict[str, Any] = {"model": model, "images": len(seen.kept)}
+    report["unreadable"] = len(paths) - len(seen.kept)
+    if truth:
+        kept = [truth[n] for n in seen.kept]
+        report |= metrics.classify(seen.rows, kept, names, prompt, embedder)
+        return report | metrics.neighbours(seen.rows, kept)
+    place = {n: row for row, n in enumerate(seen.kept)}
+    used = [(place[n], text) for n, text in captions if n in place]
+    texts = embedder.embed_texts([text for _, text in used])
+    owners = [row for row, _ in used]
+    return report | metrics.retrieve(texts, seen.rows, owners, gallery)
+
+
+def _spread(labelled: list[tuple[Path, str]], limit: int) -> list[tuple[Path, str]]:
+    """Evenly over the list, so that every label keeps its share."""
+    step = max(1, len(labelled) // limit) if limit else 1
+    return labelled[::step][: limit or None]
+
+
+def _names(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    with path.open(newline="", encoding="utf-8") as lines:
+        return {row["label"]: row["name"] for row in csv.DictReader(lines)}

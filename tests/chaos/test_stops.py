@@ -1,0 +1,94 @@
+"""A part that is silent, not dead: requests end in time with 503, work waits and goes on."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import services
+import stack
+from chaos import work
+
+ANSWER_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return work.many_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[stack.Up]:
+    with stack.up(tmp_path_factory.mktemp("stops"), tiny, **work.SLOW) as running:
+        yield running
+
+
+def require_503_in_time(ask: Callable[[], httpx.Response]) -> None:
+    began = time.monotonic()
+    answer = ask()
+    assert time.monotonic() - began < ANSWER_S
+    assert answer.status_code == 503, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def search(http: httpx.Client, collection: str) -> httpx.Response:
+    where = f"/v1/collections/{collection}/search"
+    return http.post(where, json={"text": "a dog runs", "top_k": 3})
+
+
+def new_job(http: httpx.Client, collection: str, photos: Path) -> httpx.Response:
+    source = {"type": "folder", "path": str(photos)}
+    return http.post(f"/v1/collections/{collection}/jobs", json={"source": source})
+
+
+def test_a_silent_milvus_makes_searches_end_and_the_job_wait(
+    running: stack.Up, photos: Path
+) -> None:
+    job = work.begin(running, "silent-milvus", photos)
+    with running.http() as http, work.stopped(running.part("milvus")):
+        over = time.monotonic() + 12
+        require_503_in_time(lambda: search(http, "silent-milvus"))
+        require_503_in_time(lambda: http.get("/v1/collections/silent-milvus"))
+
+        def why() -> Any:
+            return http.get(f"/v1/jobs/{job}").json()["waiting"]
+
+        waiting = services.eventually(why, 30, "the job's reason to wait")
+        assert "vector store" in waiting
+        work.wait_until(over)
+    work.require_exact(running, job, "silent-milvus")
+    with running.client() as client:
+        assert client.job(job).waiting is None
+
+
+def test_a_silent_valkey_makes_every_request_end(running: stack.Up, photos: Path) -> None:
+    job = work.begin(running, "silent-valkey", photos)
+    with running.http() as http, work.stopped(running.part("valkey")):
+        over = time.monotonic() + 8
+        require_503_in_time(lambda: http.get(f"/v1/jobs/{job}"))
+        require_503_in_time(lambda: search(http, "silent-valkey"))
+        require_503_in_time(lambda: http.get("/v1/jobs"))
+        work.wait_until(over)
+    work.require_exact(running, job, "silent-valkey")
+
+
+def test_a_silent_valkey_refuses_new_jobs_in_time(running: stack.Up, photos: Path) -> None:
+    with running.client() as client:
+        client.create_collection("refused")
+    with running.http() as http, work.stopped(running.part("valkey")):
+        require_503_in_time(lambda: new_job(http, "refused", photos))
+    services.eventually(work.up_and_ready(running), 90, "a ready stack")
+
+
+@pytest.mark.parametrize("part", ["worker-ingest-1", "planner"])
+def test_a_silent_part_that_comes_back_counts_nothing_twice(
+    part: str, running: stack.Up, photos: Path
+) -> None:
+    """Longer than its lease: whoever took over meanwhile is not disturbed."""
+    job = work.begin(running, f"silent-{part}", photos)
+    with work.stopped(running.part(part)):
+        time.sleep(14)
+    work.require_exact(running, job, f"silent-{part}")

@@ -1,0 +1,125 @@
+"""The supervisor on small parts: who is given up, who is not, and what a crash leaves."""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import services
+from chaos import work
+
+from clipfleet.common.errors import StartupError
+from clipfleet.embedded import supervisor
+from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
+
+
+def part(program: str) -> Part:
+    return Part("part", [sys.executable, "-c", program], {}, lambda _: True)
+
+
+def watch_until_given_up(folder: Path, program: str, said: list[str]) -> str:
+    """The obituary of a part that keeps ending; fails when it is never given up."""
+    stopping = threading.Event()
+    give_up = threading.Timer(60, stopping.set)
+    give_up.start()
+    watched = Supervisor(folder, stopping)
+    try:
+        watched.start([part(program)], lambda *_: None)
+        with pytest.raises(StartupError) as error:
+            watched.watch(said.append)
+    finally:
+        give_up.cancel()
+        watched.stop()
+    return error.value.detail
+
+
+def test_a_part_that_dies_some_while_after_each_start_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that takes ten seconds to load its model and then dies is no better than one that
+    dies at once: what counts is whether it ever ran well, not how fast it dies."""
+    monkeypatch.setattr(supervisor, "QUIET_S", 2.0)
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.5)
+    said: list[str] = []
+    program = "import time; time.sleep(0.8); print('out of luck', flush=True); raise SystemExit(3)"
+    obituary = watch_until_given_up(tmp_path, program, said)
+    assert "part keeps ending (exit code 3)" in obituary
+    assert "out of luck" in obituary
+    assert len(said) == supervisor.MOST_DEATHS
+
+
+def test_a_part_that_is_set_up_wrongly_says_so_in_one_line(tmp_path: Path) -> None:
+    program = "print('noise\\nthere is no such model', flush=True); raise SystemExit(78)"
+    watched = Supervisor(tmp_path, threading.Event())
+    never = Part("part", [sys.executable, "-c", program], {}, lambda _: False)
+    with pytest.raises(StartupError) as error:
+        watched.start([never], lambda *_: None)
+    watched.stop()
+    assert error.value.detail == "part ended before it was ready: there is no such model"
+
+
+def test_a_part_that_ran_well_in_between_starts_afresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "QUIET_S", 0.1)
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.05)
+    stopping, said = threading.Event(), []
+
+    def hear(text: str) -> None:
+        said.append(text)
+        if len(said) > 2 * supervisor.MOST_DEATHS:
+            stopping.set()
+
+    watched = Supervisor(tmp_path, stopping)
+    try:
+        watched.start([part("import time; time.sleep(0.3)")], lambda *_: None)
+        watched.watch(hear)
+    finally:
+        watched.stop()
+    assert len(said) > 2 * supervisor.MOST_DEATHS
+
+
+def test_leftovers_are_gone_when_their_end_is_reported_deaf_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold locks and ports that their successors are about to take."""
+    monkeypatch.setattr(supervisor, "STOP_S", 1.0)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    program = f"{deaf}; print('deaf', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as left:
+        assert left.stdout is not None
+        assert left.stdout.readline() == b"deaf\n"
+        process = psutil.Process(left.pid)
+        (tmp_path / "children.json").write_text(f"[[{left.pid}, {process.create_time()}]]")
+        end_leftovers(tmp_path)
+        assert work.still_running([process]) == []
+
+
+def test_a_stranger_with_a_leftovers_number_is_let_live(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as stranger:
+        try:
+            created = psutil.Process(stranger.pid).create_time()
+            (tmp_path / "children.json").write_text(f"[[{stranger.pid}, {created - 3600}]]")
+            end_leftovers(tmp_path)
+            time.sleep(0.3)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_a_list_of_children_cut_short_by_a_crash_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "children.json").write_text("[[12")
+    end_leftovers(tmp_path)
+
+
+def test_a_part_stopped_with_sigstop_still_ends_with_the_stack(tmp_path: Path) -> None:
+    watched = Supervisor(tmp_path, threading.Event())
+    watched.start([part("import time; time.sleep(600)")], lambda *_: None)
+    (child,) = psutil.Process().children()
+    child.suspend()
+    services.eventually(lambda: child.status() == psutil.STATUS_STOPPED, 10, "the stop")
+    watched.stop()
+    assert work.still_running([child]) == []

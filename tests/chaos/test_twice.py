@@ -1,0 +1,130 @@
+"""A command whose answer is lost was carried out, and is sent again: nothing may count twice."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+import services
+from chaos import work
+
+from clipfleet.common.connection import make_redis
+from clipfleet.common.ledger import Claim, Item, NewJob, Outcome, Refusal
+from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.settings import Settings
+
+CALL_S = 2.0
+ITEMS = tuple(Item(id=f"/{n}.jpg", uri=f"/{n}.jpg", read=f"file:/{n}.jpg") for n in range(6))
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator["redis.Redis"]:
+    with services.valkey(tmp_path / "valkey") as url:
+        settings = Settings(redis_url=url, call_timeout_s=CALL_S)
+        with closing(make_redis(settings)) as client:
+            yield client
+
+
+@pytest.fixture
+def ledger(client: "redis.Redis") -> RedisLedger:
+    ledger = RedisLedger(client)
+    ledger.create(new_job())
+    return ledger
+
+
+def new_job() -> NewJob:
+    return NewJob(
+        id="job", collection="c", generation="g", model="m", namespace="default", source={}
+    )
+
+
+def asked_twice(client: "redis.Redis", call: Callable[[], Any]) -> None:
+    """Valkey wakes up between the first try's time-out and the second try's: both arrive."""
+    (valkey,) = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "valkey-server" in " ".join(child.cmdline())
+    ]
+    scripts_run = executions(client)
+    with ThreadPoolExecutor(1) as pool:
+        with work.stopped(valkey):
+            answer = pool.submit(call)
+            time.sleep(1.5 * CALL_S)
+        answer.result(30)
+    assert executions(client) == scripts_run + 2
+
+
+def executions(client: "redis.Redis") -> int:
+    found: Any = client.info("commandstats")
+    return int(found["cmdstat_evalsha"]["calls"])
+
+
+def test_a_chunk_is_planned_once(ledger: RedisLedger, client: "redis.Redis") -> None:
+    lease = ledger.lease("job", "planner", 60)
+    assert lease is not None
+    asked_twice(client, lambda: ledger.plan("job", lease.token, ITEMS, "", "cursor"))
+    assert ledger.job("job").total == len(ITEMS)
+    assert len(ledger.open_chunks("job")) == 1
+
+
+def test_a_job_is_created_once(ledger: RedisLedger) -> None:
+    """The second creation comes when the first one's job is under way already."""
+    lease = ledger.lease("job", "planner", 60)
+    assert lease is not None
+    ledger.plan("job", lease.token, ITEMS, "", "cursor")
+    ledger.create(new_job())
+    assert ledger.job("job").state == "running"
+    assert ledger.job("job").total == len(ITEMS)
+
+
+def test_a_chunk_is_counted_once(ledger: RedisLedger, client: "redis.Redis") -> None:
+    claim = claimed(ledger)
+    asked_twice(client, lambda: ledger.mark(claim, Outcome(done=len(ITEMS))))
+    assert ledger.job("job").done == len(ITEMS)
+
+
+def test_a_chunk_handed_back_loses_one_attempt_at_most(
+    ledger: RedisLedger, client: "redis.Redis"
+) -> None:
+    claim = claimed(ledger)
+    asked_twice(client, lambda: ledger.release(claim, count_attempt=False))
+    (chunk,) = ledger.open_chunks("job")
+    assert (chunk.attempt, chunk.leased) == (0, False)
+
+
+def test_a_chunk_is_split_once(ledger: RedisLedger) -> None:
+    claim = claimed(ledger)
+    ledger.release(claim, count_attempt=True)
+    (chunk,) = ledger.open_chunks("job")
+    assert [ledger.split("job", chunk, 3), ledger.split("job", chunk, 3)] == [True, False]
+    assert [half.size for half in ledger.open_chunks("job")] == [3, 3]
+
+
+def test_a_claim_whose_answer_was_lost_is_granted(
+    ledger: RedisLedger, client: "redis.Redis"
+) -> None:
+    """Or its chunk lies idle until the lease runs out, and an attempt is spent for nothing."""
+    lease = ledger.lease("job", "planner", 60)
+    assert lease is not None
+    no = ledger.plan("job", lease.token, ITEMS, "", "cursor")
+    assert no is not None
+    granted: list[Claim | Refusal] = []
+    asked_twice(client, lambda: granted.append(ledger.claim("job", no, "worker", 60)))
+    (claim,) = granted
+    assert isinstance(claim, Claim)
+    assert claim.attempt == 1
+
+
+def claimed(ledger: RedisLedger) -> Claim:
+    lease = ledger.lease("job", "planner", 60)
+    assert lease is not None
+    no = ledger.plan("job", lease.token, ITEMS, "", "cursor")
+    assert no is not None
+    claim = ledger.claim("job", no, "worker", 60)
+    assert isinstance(claim, Claim)
+    return claim

@@ -1,0 +1,139 @@
+"""How well a model's embeddings serve search, on a labelled folder or on captioned images.
+
+Runs in this process, through the same decoding, preprocessing and embedding as the workers.
+"""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfleet.common.embedder import Embedder, Embeddings
+from clipfleet.common.errors import BadImage, InvalidRequest
+from clipfleet.common.images import SUFFIXES, decode
+from clipfleet.common.preprocess import Pixels
+from clipfleet.common.settings import Settings
+
+BATCH = 32
+PROMPT = "a photo of a {name}"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Rows [n, dim] of the images that could be read; `kept[i]` is row i's place in the list."""
+
+    rows: Embeddings
+    kept: tuple[int, ...]
+
+
+def labelled_images(folder: Path) -> list[tuple[Path, str]]:
+    """(image, label) of every image below the folder; the label is its own folder's name."""
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    labelled = [(path, path.parent.name) for path in found if path.parent != folder]
+    if len({label for _, label in labelled}) < 2:
+        raise InvalidRequest(f"{folder} needs images in at least two folders, one per label")
+    return labelled
+
+
+def captioned_images(captions: Path) -> tuple[list[Path], list[tuple[int, str]]]:
+    """(images, captions as (place of the image, text)) of a CSV with columns image, caption.
+
+    Images lie beside the file or in a folder `images` there.
+    """
+    with captions.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    if not rows or not {"image", "caption"} <= rows[0].keys():
+        raise InvalidRequest(f"{captions} needs the columns image and caption")
+    names = list(dict.fromkeys(row["image"] for row in rows))
+    place = {name: n for n, name in enumerate(names)}
+    base = captions.parent
+    base = base / "images" if (base / "images").is_dir() else base
+    return [base / name for name in names], [(place[r["image"]], r["caption"]) for r in rows]
+
+
+def embed_images(
+    paths: Sequence[Path], embedder: Embedder, settings: Settings, progress: Progress
+) -> Embedded:
+    """Images that cannot be read are left out."""
+    rows: list[Embeddings] = []
+    kept: list[int] = []
+    with ThreadPoolExecutor(settings.decode_threads) as threads:
+        for start in range(0, len(paths), BATCH):
+            part = paths[start : start + BATCH]
+            pixels = list(threads.map(lambda path: _pixels(path, embedder, settings), part))
+            here = [(start + n, one) for n, one in enumerate(pixels) if one is not None]
+            if here:
+                rows.append(embedder.embed_images(np.stack([one for _, one in here])))
+                kept += [n for n, _ in here]
+            progress(start + len(part), len(paths))
+    if not rows:
+        raise InvalidRequest("none of the images could be read")
+    return Embedded(np.concatenate(rows), tuple(kept))
+
+
+def classify(
+    images: Embeddings, truth: Sequence[str], names: dict[str, str], prompt: str, embedder: Embedder
+) -> dict[str, float]:
+    """Top-1 and top-5 accuracy of naming an image by the nearest prompt (Radford et al. 2021).
+
+    `names` gives each label the words that stand for it.
+    """
+    labels = sorted(set(truth))
+    texts = [prompt.format(name=names.get(label, label.replace("_", " "))) for label in labels]
+    ranked = np.argsort(-(images @ embedder.embed_texts(texts).T), axis=1)
+    right = ranked == np.array([labels.index(label) for label in truth])[:, None]
+    return {"top1": float(right[:, 0].mean()), "top5": float(right[:, :5].any(axis=1).mean())}
+
+
+def neighbours(images: Embeddings, truth: Sequence[str], k: int = 5) -> dict[str, float]:
+    """Of each image's k nearest others: is any of its class, and how many (precision@k)."""
+    labels = np.array(truth)
+    any_right, share = [], []
+    for rows, own in _blocks(images):
+        scores = rows @ images.T
+        scores[np.arange(len(rows)), own] = -np.inf
+        nearest = np.argpartition(-scores, min(k, scores.shape[1] - 1), axis=1)[:, :k]
+        right = labels[nearest] == labels[own][:, None]
+        any_right.append(right.any(axis=1))
+        share.append(right.mean(axis=1))
+    return {
+        f"any_of_{k}": float(np.concatenate(any_right).mean()),
+        f"precision@{k}": float(np.concatenate(share).mean()),
+    }
+
+
+def retrieve(
+    texts: Embeddings, images: Embeddings, owner: Sequence[int], gallery: int
+) -> dict[str, float]:
+    """Caption to image: recall@1, @5, @10, in galleries of so many images (0: all in one)."""
+    size = gallery or len(images)
+    owners = np.array(owner)
+    ranks = []
+    for start in range(0, len(images) - size + 1, size):
+        mine = np.flatnonzero((owners >= start) & (owners < start + size))
+        scores = texts[mine] @ images[start : start + size].T
+        target = scores[np.arange(len(mine)), owners[mine] - start]
+        ranks.append((scores > target[:, None]).sum(axis=1))
+    if not ranks:
+        raise InvalidRequest(f"a gallery of {gallery} needs that many images")
+    rank = np.concatenate(ranks)
+    return {f"recall@{k}": float((rank < k).mean()) for k in (1, 5, 10)}
+
+
+def _blocks(rows: Embeddings, size: int = 512) -> Iterator[tuple[Embeddings, NDArray[np.int64]]]:
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        yield part, np.arange(start, start + len(part))
+
+
+def _pixels(path: Path, embedder: Embedder, settings: Settings) -> Pixels | None:
+    spec = embedder.preprocess
+    try:
+        return spec.apply(decode(path.read_bytes(), settings.limits, edge=spec.edge()).image)
+    except (BadImage, OSError):
+        return None
