@@ -31,7 +31,8 @@ def make_celery(settings: Settings) -> Any:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        worker_pool="threads",  # answers pings while busy; solo does not, prefork breaks CUDA
+        # Threads answer pings while busy; solo does not, and prefork breaks CUDA and gRPC.
+        worker_pool="clipfleet.workers.pool:TaskPool",
         worker_concurrency=1,
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
