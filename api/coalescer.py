@@ -47,7 +47,8 @@ class _Sent:
 
 
 class Coalescer:
-    """`publish` sends a batch; `workers` says how many serve a model's query lane just now."""
+    """`publish` sends a batch; `workers` says how many serve a model's query lane just now,
+    `clock` (unix seconds) is the one that workers hold deadlines against."""
 
     def __init__(
         self,
@@ -58,10 +59,11 @@ class Coalescer:
         batch: int,
         queue: int,
         timeout_s: float,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._publish, self._workers = publish, workers
         self._reply_to, self._batch, self._queue = reply_to, batch, queue
-        self._timeout_s = timeout_s
+        self._timeout_s, self._clock = timeout_s, clock
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._sent: dict[str, _Sent] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,7 +76,7 @@ class Coalescer:
         if len(lane.pending) >= self._queue:
             raise Overloaded(f"{self._queue} queries are waiting already; try again", 1)
         future = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(query, time.time() + self._timeout_s, future)
+        waiting = _Waiting(query, self._clock() + self._timeout_s, future)
         lane.pending.append(waiting)
         self._pump(lane)
         try:

@@ -8,10 +8,10 @@ from clipfleet.api.depends import Name, UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.collection import Collection, check_collection_name
-from clipfleet.common.errors import InvalidRequest
+from clipfleet.common.errors import InvalidRequest, Unavailable
 from clipfleet.common.fleet import NoWorker
-from clipfleet.common.ledger import FINAL
 from clipfleet.common.schemas import CollectionIn, CollectionList, CollectionOut
+from clipfleet.common.store import CollectionGone
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=RESPONSES)
 
@@ -42,18 +42,27 @@ async def get_collection(collection: UsesCollection, gateway: UsesGateway) -> Co
 @router.get("")
 async def list_collections(gateway: UsesGateway) -> CollectionList:
     found = await gateway.call(gateway.catalogue.all)
-    return CollectionList(collections=[await _shown(one, gateway) for one in found])
+    shown = []
+    for one in found:
+        with suppress(CollectionGone):  # deleted meanwhile
+            shown.append(await _shown(one, gateway))
+    return CollectionList(collections=shown)
 
 
 @router.delete("/{name}", status_code=204)
 async def delete_collection(collection: UsesCollection, gateway: UsesGateway) -> None:
     """Delete the collection with all its embeddings; jobs that write to it are cancelled."""
-    for job in await gateway.call(gateway.ledger.jobs, 1_000):
-        if job.new.generation == collection.generation and job.state not in FINAL:
-            await gateway.call(gateway.ledger.cancel, job.id, "the collection was deleted")
-    await gateway.call(gateway.store.drop, collection, seconds=CREATE_S)
     await gateway.call(gateway.catalogue.remove, collection)
     gateway.forget(collection.name)
+    try:
+        await gateway.call(gateway.store.drop, collection, seconds=CREATE_S)
+    except Unavailable:  # so that it can be asked for again
+        await gateway.call(gateway.catalogue.add, collection)
+        raise
+    for job_id in await gateway.call(gateway.ledger.active):
+        job = await gateway.call(gateway.ledger.job, job_id)
+        if job.new.generation == collection.generation:
+            await gateway.call(gateway.ledger.cancel, job.id, "the collection was deleted")
 
 
 async def _candidate(

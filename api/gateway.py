@@ -18,7 +18,7 @@ from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import CeleryPublisher, make_celery
 from clipfleet.common.catalogue import RedisCatalogue, require
 from clipfleet.common.collection import Collection
-from clipfleet.common.connection import answering, make_redis
+from clipfleet.common.connection import answering, make_redis, redis_time
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import NoWorker, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger.redis import RedisLedger
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
 THREADS = 32
+DECODERS, DECODE_S = 2, 30.0
 
 
 class Gateway:
@@ -50,9 +51,16 @@ class Gateway:
         )
         self.blobs = Blobs(settings.blobs)
         self._publisher = CeleryPublisher(make_celery(settings), self._redis)
-        self._threads = ThreadPoolExecutor(THREADS, "gateway")
+        # Each part has threads of its own: one that hangs starves only itself.
+        self._threads = ThreadPoolExecutor(THREADS, "redis")
         self._senders = ThreadPoolExecutor(8, "publish")
+        self._decoders = ThreadPoolExecutor(DECODERS, "decode")
+        self._own = {
+            id(self.store): ThreadPoolExecutor(THREADS, "store"),
+            id(self.blobs): ThreadPoolExecutor(THREADS, "blobs"),
+        }
         self._cards: list[WorkerCard] = []
+        self._ahead = 0.0  # seconds that Redis' clock is ahead of ours
         self._known: dict[str, tuple[float, Collection]] = {}
         self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
         self.queries = Coalescer(
@@ -62,6 +70,7 @@ class Gateway:
             batch=settings.limits.query_batch,
             queue=settings.limits.query_queue,
             timeout_s=settings.query_timeout_s,
+            clock=lambda: time.time() + self._ahead,
         )
         self._loops: list[asyncio.Task[None]] = []
 
@@ -74,12 +83,17 @@ class Gateway:
         for task in self._loops:
             with suppress(asyncio.CancelledError):
                 await task
-        for pool in (self._threads, self._senders):
+        for pool in (self._threads, self._senders, self._decoders, *self._own.values()):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def call(self, part: Callable[..., T], *args: Any, seconds: float = 0, **kw: Any) -> T:
         """A blocking call to a part, off the event loop; Unavailable when it takes too long."""
-        return await self._bounded(self._threads, partial(part, *args, **kw), seconds)
+        pool = self._own.get(id(getattr(part, "__self__", None)), self._threads)
+        return await self._bounded(pool, partial(part, *args, **kw), seconds)
+
+    async def decode(self, part: Callable[..., T], *args: Any) -> T:
+        """A call that decodes an image: few at a time, since each may take much memory."""
+        return await self._bounded(self._decoders, partial(part, *args), DECODE_S)
 
     async def collection(self, name: str) -> Collection:
         """What a name stands for, at most a second ago. NotFound when it stands for nothing."""
@@ -111,10 +125,11 @@ class Gateway:
     async def leave_pixels(self, pixels: Pixels) -> str:
         """Put a query image where the workers find it; it expires by itself. Its key."""
         key = secrets.token_hex(12)
-        packed = pack(pixels, self.settings.limits.query_image_bytes)
+        limit = self.settings.limits.query_image_bytes
         expiry_ms = int(2000 * self.settings.query_timeout_s)
 
         def put() -> None:
+            packed = pack(pixels, limit)
             with answering():
                 self._redis.set(PIXELS + key, packed, px=expiry_ms)
 
@@ -154,6 +169,10 @@ class Gateway:
         while True:
             try:
                 self._cards = await self.call(self.fleet.alive)
+                now = await self.call(redis_time, self._redis)
+                self._ahead = now - time.time()
             except Unavailable as error:
                 log.warning("cannot see who is alive: %s", error.detail)
+            except Exception:
+                log.exception("cannot see who is alive")
             await asyncio.sleep(LOOK_S)

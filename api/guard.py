@@ -33,6 +33,10 @@ class Guard:
             refusal = problem(scope, 421, "misdirected", "Misdirected request", text)
             await refusal(scope, receive, send)
             return
+        if self._from_elsewhere(scope["method"], headers):
+            text = "requests from other sites' pages are refused on loopback"
+            await problem(scope, 403, "forbidden", "Not allowed", text)(scope, receive, send)
+            return
         limit = self._limit(headers.get(b"content-type", b""))
         if int(headers.get(b"content-length", b"0") or 0) > limit:
             await of_error(scope, _too_large(limit))(scope, receive, send)
@@ -42,6 +46,12 @@ class Guard:
     def _known_host(self, host: str) -> bool:
         name = re.sub(r":\d+$", "", host)
         return not self._settings.allowed_hosts or name in self._settings.allowed_hosts
+
+    def _from_elsewhere(self, method: str, headers: dict[bytes, bytes]) -> bool:
+        """A browser names the page's site when it sends a form or a file from there."""
+        origin = headers.get(b"origin", b"")
+        safe = method in ("GET", "HEAD", "OPTIONS") or not self._settings.allowed_hosts
+        return bool(origin) and not safe and origin.partition(b"://")[2] != headers.get(b"host")
 
     def _limit(self, content_type: bytes) -> int:
         limits = self._settings.limits

@@ -1,5 +1,8 @@
 """Is the process alive; can the service do its work."""
 
+import asyncio
+from collections.abc import Awaitable
+
 from fastapi import APIRouter, Response
 
 import clipfleet
@@ -18,30 +21,31 @@ async def healthz() -> Health:
     return Health(status="ok", version=clipfleet.__version__)
 
 
-async def _planned(gateway: Gateway) -> bool:
+async def _state(part: Awaitable[object]) -> str:
     try:
-        return bool(await gateway.call(gateway.fleet.planners))
-    except Unavailable:
-        return False
+        await part
+    except Unavailable as error:
+        return error.detail
+    return "ok"
+
+
+async def _planner(gateway: Gateway) -> None:
+    if not await gateway.call(gateway.fleet.planners):
+        raise Unavailable("no planner is alive")
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
 async def readyz(gateway: UsesGateway, response: Response) -> Readiness:
     """Redis and Milvus answer, and live workers serve both lanes of the default model."""
-    parts: dict[str, str] = {}
-    for name, ping in (("redis", gateway.ping_redis), ("milvus", gateway.store.ping)):
-        try:
-            await gateway.call(ping)
-            parts[name] = "ok"
-        except Unavailable as error:
-            parts[name] = error.detail
+    asked: dict[str, Awaitable[object]] = {
+        "redis": gateway.call(gateway.ping_redis),
+        "milvus": gateway.call(gateway.store.ping),
+        "planner": _planner(gateway),
+    }
     for lane in LANES:
-        try:
-            await gateway.worker(lane, gateway.settings.model)
-            parts[f"{lane} worker"] = "ok"
-        except Unavailable as error:
-            parts[f"{lane} worker"] = error.detail
-    parts["planner"] = "ok" if await _planned(gateway) else "no planner is alive"
+        asked[f"{lane} worker"] = gateway.worker(lane, gateway.settings.model)
+    states = await asyncio.gather(*(_state(part) for part in asked.values()))
+    parts = dict(zip(asked, states, strict=True))
     ready = all(state == "ok" for state in parts.values())
     response.status_code = 200 if ready else 503
     return Readiness(ready=ready, parts=parts)

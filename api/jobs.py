@@ -11,7 +11,7 @@ from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.collection import LABEL_BYTES, Collection
-from clipfleet.common.errors import Conflict, InvalidRequest, Unavailable
+from clipfleet.common.errors import Conflict, InvalidRequest, TooLarge, Unavailable
 from clipfleet.common.identity import (
     DEFAULT_NAMESPACE,
     id_problem,
@@ -61,15 +61,17 @@ async def upload_images(
         raise InvalidRequest(problem)
     new = _new_job(collection, {"type": "upload"}, namespace, on_existing)
     _check_names(files)
+    if len(files) > (most := gateway.settings.limits.upload_files):
+        raise TooLarge(f"{len(files)} files in one upload; {most} at most")
     try:
         items = [
             await _stored(number, file, label, new.id, gateway) for number, file in enumerate(files)
         ]
-        new = new.model_copy(update={"source": {"type": "upload", "items": items}})
-        return await _start(new, "", gateway, response)
-    except Unavailable:  # there is no job, so nobody will ever ask for these
+    except Unavailable:  # there will be no job, so nobody will ever ask for these
         await gateway.call(gateway.blobs.delete_below, f"uploads/{new.id}")
         raise
+    new = new.model_copy(update={"source": {"type": "upload", "items": items}})
+    return await _start(new, "", gateway, response)
 
 
 @router.get("/jobs")

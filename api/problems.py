@@ -87,6 +87,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     """The stack goes to the log; the caller gets the request id to ask with."""
     kind = type(error).__name__
-    log.error("request %s failed: %s", request.scope.get("path"), kind)
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    log.error("request %s to %s failed: %s", request_id, request.scope.get("path"), kind)
     slug, title = ClipfleetError.slug, ClipfleetError.title
     return problem(request.scope, 500, slug, title, "something went wrong on our side")

@@ -25,7 +25,6 @@ from clipfleet.common.schemas import SearchIn, SearchOptions, SearchOut
 
 router = APIRouter(prefix="/v1/collections/{name}/search", tags=["search"], responses=RESPONSES)
 
-DECODE_S = 30.0
 LARGEST_VALUE = 1e15  # squared and summed it still fits 32 bits
 
 
@@ -93,7 +92,7 @@ async def _run(
 
 
 async def _image_term(image: bytes, worker: WorkerCard, gateway: Gateway) -> Term:
-    pixels = await gateway.call(_pixels, image, worker.preprocess, gateway, seconds=DECODE_S)
+    pixels = await gateway.decode(_pixels, image, worker.preprocess, gateway)
     return Term(kind="image", value=await gateway.leave_pixels(pixels))
 
 
@@ -108,6 +107,9 @@ def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway
         raise InvalidRequest(f"offset + top_k is over the limit of {limits.window}")
     if body.min_score is not None and collection.metric == "euclidean":
         raise InvalidRequest("min_score needs a similarity; euclidean scores are distances")
+    if body.include_values and body.top_k * collection.dim > limits.values:
+        most = limits.values // collection.dim
+        raise InvalidRequest(f"with include_values, top_k is at most {most} here")
     parse_filter(body.filter or {}, collection.fields)
 
 

@@ -1,5 +1,6 @@
 """A Python client for the HTTP interface. Needs httpx and pydantic only."""
 
+import json
 import mimetypes
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from clipfleet.common.schemas import (
 T = TypeVar("T", bound=BaseModel)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+PATIENCE_S = 60.0
 ENDED = ("succeeded", "partial", "failed", "cancelled")
 
 
@@ -131,13 +133,24 @@ class Client:
     def wait(
         self, job_id: str, progress: Callable[[JobOut], None] | None = None, every_s: float = 0.3
     ) -> JobOut:
-        """The job once it has ended. `progress` hears of it meanwhile."""
+        """The job once it has ended. `progress` hears of it meanwhile.
+
+        A service that is away for less than PATIENCE_S is waited for: its job goes on.
+        """
+        seen_at = time.monotonic()
         while True:
-            job = self.job(job_id)
-            if progress:
-                progress(job)
-            if job.state in ENDED:
-                return job
+            try:
+                job = self.job(job_id)
+            except (Unreachable, ProblemError) as error:
+                passing = isinstance(error, Unreachable) or error.status == 503
+                if not passing or time.monotonic() - seen_at > PATIENCE_S:
+                    raise
+            else:
+                seen_at = time.monotonic()
+                if progress:
+                    progress(job)
+                if job.state in ENDED:
+                    return job
             time.sleep(every_s)
 
     def search(self, collection: str, **query: Any) -> SearchOut:
@@ -146,6 +159,8 @@ class Client:
 
     def search_image(self, collection: str, image: str | Path, **options: Any) -> SearchOut:
         """By an image of this machine."""
+        if isinstance(options.get("filter"), Mapping):
+            options["filter"] = json.dumps(options["filter"])
         with ExitStack() as stack:
             part = {"file": _part(stack, Path(image))}
             where = _path("collections", collection, "search", "image")

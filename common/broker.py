@@ -31,8 +31,6 @@ def make_celery(settings: Settings) -> Any:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        # Threads answer pings while busy; solo does not, and prefork breaks CUDA and gRPC.
-        worker_pool="clipfleet.workers.pool:TaskPool",
         worker_concurrency=1,
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
@@ -57,7 +55,7 @@ class CeleryPublisher:
         try:
             self._app.send_task(
                 message.task,
-                args=[message.model_dump(mode="json")],
+                args=[message.model_dump_json()],  # a string: kombu revives types in JSON trees
                 queue=message.queue,
                 retry=False,
             )

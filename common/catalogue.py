@@ -7,7 +7,7 @@ from typing import Protocol
 import redis
 
 from clipfleet.common.collection import Collection
-from clipfleet.common.connection import answering
+from clipfleet.common.connection import answering, redis_time
 from clipfleet.common.errors import NotFound
 
 KEY = "clipfleet:collections"
@@ -112,13 +112,10 @@ class RedisCatalogue:
 
     def wrote(self, collection: Collection) -> None:
         with answering():
-            self._redis.hset(WRITTEN, collection.generation, str(self._now()))
+            now = redis_time(self._redis)
+            self._redis.hset(WRITTEN, collection.generation, str(now))
 
     def last_write(self, collection: Collection) -> float:
         with answering():
             raw = self._redis.hget(WRITTEN, collection.generation)
-            return self._now() - float(raw) if raw else float("inf")
-
-    def _now(self) -> float:
-        seconds, micros = self._redis.time()
-        return float(seconds) + float(micros) / 1e6
+        return redis_time(self._redis) - float(raw) if raw else float("inf")

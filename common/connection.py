@@ -38,6 +38,13 @@ def answering() -> Iterator[None]:
         raise RedisUnavailable(f"Redis takes no writes just now: {error}") from error
 
 
+def redis_time(client: "redis.Redis") -> float:
+    """Unix seconds by Redis' clock, the one that all parts share."""
+    with answering():
+        seconds, micros = client.time()
+    return float(seconds) + float(micros) / 1e6
+
+
 def _refuses_writes(error: redis.ResponseError) -> bool:
     """Out of memory, out of disk, or a replica: it passes when somebody makes room."""
     refusals = (

@@ -1,15 +1,18 @@
 """Who is alive: workers announce what they serve, under a key that expires."""
 
+import logging
 import time
 from typing import Any, Literal, Protocol
 
 import redis
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from clipfleet.common.connection import answering
+from clipfleet.common.connection import answering, redis_time
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import Lane
 from clipfleet.common.preprocess import Preprocess
+
+log = logging.getLogger(__name__)
 
 CARD_S = 15.0
 IDS = "clipfleet:workers"
@@ -109,16 +112,27 @@ class RedisFleet:
             gone = [one for one, card in zip(ids, raw, strict=True) if card is None]
             if gone:
                 self._redis.srem(IDS, *gone)
-        return [WorkerCard.model_validate_json(card) for card in raw if card is not None]
+        return [card for one in raw if one is not None and (card := _card(one))]
 
     def announce_planner(self, name: str) -> None:
+        now = redis_time(self._redis)
         with answering():
             pipe = self._redis.pipeline()
-            pipe.zadd(PLANNERS, {name: time.time()})
-            pipe.zremrangebyscore(PLANNERS, 0, time.time() - CARD_S)
+            pipe.zadd(PLANNERS, {name: now})
+            pipe.zremrangebyscore(PLANNERS, 0, now - CARD_S)
             pipe.execute()
 
     def planners(self) -> list[str]:
+        since = redis_time(self._redis) - CARD_S
         with answering():
-            found: Any = self._redis.zrangebyscore(PLANNERS, time.time() - CARD_S, "+inf")
+            found: Any = self._redis.zrangebyscore(PLANNERS, since, "+inf")
         return [one.decode() for one in found]
+
+
+def _card(raw: bytes) -> WorkerCard | None:
+    """None for one of another version: such a worker is not ours to send work to."""
+    try:
+        return WorkerCard.model_validate_json(raw)
+    except ValidationError:
+        log.warning("a worker announces itself in a way this version does not understand")
+        return None

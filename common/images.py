@@ -45,7 +45,7 @@ def decode(data: bytes, limits: Limits, *, edge: int) -> Decoded:
             turned = turned and image.format != "TIFF"  # Pillow has swapped its size already
             width, height = reversed(image.size) if turned else image.size
             _shrink_on_load(image, edge)
-            return Decoded(_rgb(ImageOps.exif_transpose(image)), width, height)
+            return Decoded(ImageOps.exif_transpose(_rgb(image, edge)), width, height)
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # codecs raise whatever they like
@@ -76,20 +76,33 @@ def _shrink_on_load(image: Image.Image, edge: int) -> None:
             image.draft(None, (int(image.width * scale) + 1, int(image.height * scale) + 1))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, edge: int) -> Image.Image:
+    """Shrunk by a whole number before anything that needs several copies of it."""
+    image.load()
+    exif = image.getexif()
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return _eight_bit(image).convert("RGB")
+        image = _eight_bit(image)
+    if image.mode in ("1", "P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    factor = min(image.size) // (2 * edge)
+    if factor > 1:
+        image = image.reduce(factor)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    image = image.convert("RGB")
+    image.info["exif"] = exif.tobytes()  # the orientation is still to be applied
+    return image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    grey = np.asarray(image).astype(np.float64)
+    if image.mode != "F":
+        whole = np.asarray(image)
+        return Image.fromarray((np.clip(whole, 0, 65_535) // 257).astype(np.uint8))
+    grey = np.array(image)
     grey[~np.isfinite(grey)] = 0
-    full = 65_535.0 if image.mode.startswith("I") else max(1.0, float(grey.max()))
-    return Image.fromarray(np.clip(grey * 255.0 / full, 0, 255).astype(np.uint8))
+    grey *= 255.0 / max(1.0, float(grey.max()))
+    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
 
 
 def _brief(error: Exception) -> str:

@@ -1,10 +1,11 @@
 """How answers come back: a list per gateway in Redis, read by one loop, nothing lost between."""
 
+import time
 from typing import Any, Protocol
 
 import redis
 
-from clipfleet.common.connection import answering
+from clipfleet.common.connection import answering, redis_time
 from clipfleet.common.messages import BatchReply
 from clipfleet.common.pixels import unpack
 from clipfleet.common.preprocess import Pixels
@@ -15,6 +16,10 @@ PIXELS = "clipfleet:pixels:"
 
 class Replies(Protocol):
     def push(self, reply_to: str, reply: BatchReply) -> None: ...
+
+    def now(self) -> float:
+        """Unix seconds by the clock that deadlines are set by: hosts' own clocks differ."""
+        ...
 
     def pixels(self, key: str) -> Pixels | None:
         """A query image that a gateway left there; None when it has expired."""
@@ -32,6 +37,9 @@ class RedisReplies:
             pipe.expire(reply_to, KEEP_S)
             pipe.execute()
 
+    def now(self) -> float:
+        return redis_time(self._redis)
+
     def pixels(self, key: str) -> Pixels | None:
         with answering():
             raw: Any = self._redis.get(PIXELS + key)
@@ -45,6 +53,9 @@ class MemoryReplies:
 
     def push(self, reply_to: str, reply: BatchReply) -> None:  # noqa: ARG002
         self.pushed.append(reply)
+
+    def now(self) -> float:
+        return time.time()
 
     def pixels(self, key: str) -> Pixels | None:
         return self.images.get(key)

@@ -21,6 +21,10 @@ class Request(BaseModel):
 class CollectionIn(Request):
     """`dim` is the model's own unless the vectors are yours and no worker has the model."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"metric": "cosine", "fields": {"year": "int"}}]}
+    )
+
     metric: Metric = "cosine"
     model: str | None = Field(
         None, min_length=1, max_length=512, description="default: the service's"
@@ -49,6 +53,12 @@ class FolderSource(Request):
 
 
 class JobIn(Request):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"source": {"type": "folder", "path": "/data/photos"}}],
+        }
+    )
+
     source: FolderSource
     namespace: Namespace = "default"
     on_existing: Literal["skip", "replace"] = Field(

@@ -25,6 +25,7 @@ class Limits(BaseModel):
     json_bytes: int = Field(100_000_000, description="one JSON request, bytes")
     text_chars: int = Field(10_000, description="a text query, characters")
     top_k: int = Field(1_000, description="matches in one answer")
+    values: int = Field(500_000, description="numbers in one answer: top_k x dim with values")
     window: int = Field(10_000, description="offset + top_k of a search")
     vectors: int = Field(1_000, description="own vectors in one request")
     metadata_bytes: int = Field(32_000, description="metadata of one image as JSON, bytes")

@@ -6,7 +6,7 @@ is one call: parse the message, hand it on. Where Celery's ways end and ours beg
 
 import logging
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from celery.signals import (
     setup_logging,
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 settings = Settings()
 app = make_celery(settings)
+# Threads answer pings while busy; solo does not, and prefork breaks CUDA and gRPC.
+app.conf.worker_pool = "clipfleet.workers.pool:TaskPool"
 app.conf.task_queues = [
     Queue(name, Exchange(name, type="direct"), routing_key=name)
     for name in (queue_name(lane, settings.model) for lane in LANES)
@@ -41,13 +43,13 @@ def runtime() -> Runtime:
 
 
 @app.task(name=IngestChunk.task)
-def ingest(raw: dict[str, Any]) -> None:
-    runtime().ingest(IngestChunk.model_validate(raw))
+def ingest(raw: str) -> None:
+    runtime().ingest(IngestChunk.model_validate_json(raw))
 
 
 @app.task(name=QueryBatch.task)
-def query(raw: dict[str, Any]) -> None:
-    runtime().query(QueryBatch.model_validate(raw))
+def query(raw: str) -> None:
+    runtime().query(QueryBatch.model_validate_json(raw))
 
 
 @setup_logging.connect
@@ -57,16 +59,27 @@ def _logs(**_: Any) -> None:
 
 @worker_init.connect
 def _load(**_: Any) -> None:
-    """The model is loaded and warm before the first message is taken."""
+    """The model is loaded and warm before the first message is taken.
+
+    Celery swallows exceptions here, and a worker without a model would eat its queue.
+    """
     from clipfleet.workers.clip import ClipEmbedder
 
     try:
         embedder = ClipEmbedder(settings)
+        _runtime.append(Runtime(settings, app, embedder))
     except StartupError as error:
-        sys.stderr.write(f"clipfleet worker: {error.detail}\n")
-        raise SystemExit(78) from error
+        _end(error.detail)
+    except Exception as error:
+        log.exception("the worker cannot start")
+        _end(f"the model {settings.model!r} cannot be used: {error}")
     log.info("model %s on %s, %d dimensions", settings.model, embedder.device, embedder.dim)
-    _runtime.append(Runtime(settings, app, embedder))
+
+
+def _end(why: str) -> NoReturn:
+    """One line, and the exit code for what another start would not mend (EX_CONFIG)."""
+    sys.stderr.write(f"clipfleet worker: {why}\n")
+    raise SystemExit(78)
 
 
 @worker_ready.connect
@@ -77,11 +90,10 @@ def _ready(sender: Any, **_: Any) -> None:
     )
     if len(lanes) != len(consumed):
         expected = ", ".join(queue_name(lane, settings.model) for lane in LANES)
-        sys.stderr.write(
-            f"clipfleet worker: asked to serve {', '.join(sorted(consumed))}, but with "
-            f"CLIPFLEET_MODEL={settings.model} it can serve only {expected}\n"
+        _end(
+            f"asked to serve {', '.join(sorted(consumed))}, but with "
+            f"CLIPFLEET_MODEL={settings.model} it can serve only {expected}"
         )
-        raise SystemExit(78)
     runtime().serve(lanes)
 
 

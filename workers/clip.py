@@ -138,7 +138,11 @@ def _first_line(error: Exception) -> str:
 
 def _device(wanted: str) -> Any:
     if wanted != "auto":
-        return torch.device(wanted)
+        try:
+            return torch.zeros(1, device=wanted).device
+        except (RuntimeError, AssertionError, ValueError) as error:
+            said = f"CLIPFLEET_DEVICE={wanted} cannot be used: {_first_line(error)}"
+            raise StartupError(said) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -146,8 +150,10 @@ def _device(wanted: str) -> Any:
 
 def _dtype(wanted: str, device: Any) -> Any:
     """bf16 is slower than fp32 on most CPUs, and missing on older GPUs."""
-    if wanted != "auto":
+    if wanted in ("float32", "bfloat16", "float16"):
         return getattr(torch, wanted)
+    if wanted != "auto":
+        raise StartupError(f"CLIPFLEET_DTYPE={wanted} is none of auto, float32, bfloat16, float16")
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.float16 if device.type == "mps" else torch.float32

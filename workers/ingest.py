@@ -66,6 +66,10 @@ class Failed(Exception):
         self.reason = reason
 
 
+class WrongModel(Exception):
+    """The collection's embeddings and this worker's cannot be compared."""
+
+
 class Unchanged(Exception):
     """The store has this very image already. `ours`: this job wrote it, before a redelivery."""
 
@@ -93,7 +97,9 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
             return _Chunk(parts, job, claim, lease).run()
     except CollectionGone:
         parts.ledger.cancel(claim.job_id, "the collection was deleted")
-    except Interrupted:
+    except WrongModel as error:
+        parts.ledger.cancel(claim.job_id, str(error))
+    except (Interrupted, Unavailable):
         _hand_back(parts.ledger, claim, count_attempt=False)
     except Exception:
         log.exception("chunk %s/%s failed; it will be tried again", claim.job_id, claim.no)
@@ -122,6 +128,7 @@ class _Chunk:
             self._lease.progress()
         if records:
             self._patiently(lambda: self._parts.store.upsert(collection, records))
+        if records or self._done:  # ours from before a redelivery may be as fresh
             self._patiently(lambda: self._parts.catalogue.wrote(collection))
         outcome = Outcome(self._done + len(records), self._skipped, tuple(self._failures))
         self._patiently(lambda: self._parts.ledger.mark(self._claim, outcome))
@@ -139,6 +146,11 @@ class _Chunk:
         found = self._patiently(lambda: self._parts.catalogue.find(new.collection))
         if found is None or found.generation != new.generation:
             raise CollectionGone(f"collection {new.collection!r} is not there any more")
+        if found.dim != self._parts.embedder.dim:
+            raise WrongModel(
+                f"the collection's embeddings have {found.dim} numbers, those of the model "
+                f"{new.model!r} now have {self._parts.embedder.dim}"
+            )
         return found
 
     def _distinct(self, items: Sequence[Item]) -> dict[str, Item]:
@@ -165,6 +177,8 @@ class _Chunk:
                 for pk in part
             ]
 
+        if not items:
+            return
         keys = list(items)
         parts = [keys[start : start + SUB_BATCH] for start in range(0, len(keys), SUB_BATCH)]
         ahead = submit(parts[0])

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 10.0
 IDLE_S = 0.2
+LOST_S = 300.0  # one that nobody claimed for so long, however full the queue
 RESEND_S = 3.0  # a message on an empty queue that nobody claimed for so long is lost
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
 
@@ -149,7 +150,7 @@ class Planner:
             elif (
                 chunk.expired
                 or chunk.waited_s == float("inf")
-                or (empty and chunk.waited_s > RESEND_S)
+                or chunk.waited_s > (RESEND_S if empty else LOST_S)
             ):
                 self._send(job, chunk.no)
 

@@ -1,7 +1,6 @@
 """One batch of queries: embed them in one pass, one search per group of equal parameters."""
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -47,7 +46,7 @@ class _Work:
 
 def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
     """How many queries were answered: 0 when the batch came too late for anybody to listen."""
-    if time.time() > batch.deadline:
+    if parts.replies.now() > batch.deadline:
         return 0
     work = _Work(batch.queries)
     try:
@@ -129,6 +128,12 @@ def _search(work: _Work, parts: QueryParts) -> None:
 
 def _search_group(work: _Work, members: Sequence[int], parts: QueryParts) -> None:
     query = work.queries[members[0]]
+    lengths = {work.vectors[n].size for n in members}
+    if lengths != {query.collection.dim}:
+        raise InvalidRequest(
+            f"the query's embedding has {max(lengths)} numbers, those of the collection have "
+            f"{query.collection.dim}: the model was changed"
+        )
     hits = parts.store.search(
         query.collection,
         np.stack([work.vectors[n] for n in members]),

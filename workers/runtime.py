@@ -57,6 +57,7 @@ class Runtime:
             settings.model,
             embedder,
             self.worker,
+            settings.stall_s,
         )
 
     def serve(self, lanes: tuple[Lane, ...]) -> None:
@@ -67,7 +68,7 @@ class Runtime:
             busy.images = ingest_chunk(message, self._ingest)
 
     def query(self, batch: QueryBatch) -> None:
-        with self._presence.busy():
+        with self._presence.busy(answers=True):
             answer_batch(batch, self._query)
 
     def leave(self) -> None:
@@ -82,13 +83,20 @@ class Presence:
     """
 
     def __init__(
-        self, fleet: Fleet, publisher: Publisher, model: str, embedder: Embedder, worker: str
+        self,
+        fleet: Fleet,
+        publisher: Publisher,
+        model: str,
+        embedder: Embedder,
+        worker: str,
+        stall_s: float,
     ) -> None:
         self._fleet, self._publisher, self._model = fleet, publisher, model
-        self._embedder, self._worker = embedder, worker
+        self._embedder, self._worker, self._stall_s = embedder, worker, stall_s
         self._lanes: tuple[Lane, ...] = ()
         self._over = threading.Event()
-        self._busy = 0
+        self._counting = threading.Lock()
+        self._busy = self._answering = 0
         self._progress_at = self._started_at = time.time()
         self._rate: float | None = None
 
@@ -103,16 +111,21 @@ class Presence:
         except Unavailable:
             log.warning("could not say goodbye; the announcement expires by itself")
 
-    def busy(self) -> "Busy":
-        return Busy(self)
+    def busy(self, *, answers: bool = False) -> "Busy":
+        """`answers`: queries, which nobody else watches over (a chunk has its lease)."""
+        return Busy(self, answers)
 
-    def entered(self) -> None:
-        self._busy += 1
-        self._progress_at = time.time()
+    def entered(self, answers: bool) -> None:
+        with self._counting:
+            self._busy += 1
+            self._answering += answers
+            self._progress_at = time.time()
 
-    def left(self, images: int, seconds: float) -> None:
-        self._busy -= 1
-        self._progress_at = time.time()
+    def left(self, answers: bool, images: int, seconds: float) -> None:
+        with self._counting:
+            self._busy -= 1
+            self._answering -= answers
+            self._progress_at = time.time()
         if images:
             rate = images / max(seconds, 1e-3)
             past = rate if self._rate is None else self._rate
@@ -133,6 +146,9 @@ class Presence:
                 return
 
     def _end_if_stuck(self) -> None:
+        if self._answering and time.time() - self._progress_at > self._stall_s:
+            log.critical("queries unanswered for %.0f s: this worker ends itself", self._stall_s)
+            os._exit(70)
         if self._busy or time.time() - self._progress_at < STUCK_S:
             return
         waiting = sum(
@@ -161,14 +177,14 @@ class Presence:
 class Busy:
     """The time of one task. `images`: how many it worked on, for the rate."""
 
-    def __init__(self, presence: Presence) -> None:
-        self._presence = presence
+    def __init__(self, presence: Presence, answers: bool) -> None:
+        self._presence, self._answers = presence, answers
         self.images = 0
 
     def __enter__(self) -> "Busy":
         self._began = time.monotonic()
-        self._presence.entered()
+        self._presence.entered(self._answers)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._presence.left(self.images, time.monotonic() - self._began)
+        self._presence.left(self._answers, self.images, time.monotonic() - self._began)

@@ -3,9 +3,10 @@
 import sys
 
 import typer
+from pydantic import ValidationError
 
 import clipfleet
-from clipfleet.cli import collections, demo, evaluate, images, jobs, service
+from clipfleet.cli import collections, demo, evaluate, images, jobs, up
 from clipfleet.cli.show import fail
 from clipfleet.client import ProblemError, Unreachable
 
@@ -15,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(service.up)
+app.command()(up.up)
 app.command()(demo.demo)
 app.command()(images.index)
 app.command()(images.search)
@@ -35,11 +36,13 @@ def main() -> None:
     """One line and a non-zero exit for whatever goes wrong."""
     try:
         app()
-    except (ProblemError, Unreachable) as error:
-        fail(error)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; Python would complain about it
         sys.exit(1)
+    except ValidationError as error:
+        fail(ValueError(error.errors()[0]["msg"]))
+    except (ProblemError, Unreachable, ValueError, OSError) as error:
+        fail(error)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`clipfleet demo`: start everything, index images, search them, stay up."""
 
+import os
 import threading
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich.markup import escape
 
 from clipfleet.cli import show
 from clipfleet.cli.images import ensure, failures, follow
-from clipfleet.cli.service import DATA, DataOption, HostOption, ModelOption, PortOption, run_stack
+from clipfleet.cli.up import DATA, DataOption, HostOption, ModelOption, PortOption, run_stack
 from clipfleet.client import Client, ProblemError, Unreachable
 from clipfleet.common.schemas import JobOut
 
@@ -22,22 +23,23 @@ OTHER_WORDS = ("a person", "a building")
 
 
 def demo(
-    images: Annotated[
-        Path | None, typer.Option(help="A folder of your own images.", exists=True, file_okay=False)
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="A folder of your own images.")] = None,
     data: DataOption = DATA,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
-    model: ModelOption = MODEL,
+    model: ModelOption = None,
 ) -> None:
     """See it work: index sample images (or yours), search them by words and by image."""
+    if images is not None and not images.expanduser().is_dir():
+        raise typer.BadParameter(f"there is no folder {images}")
     stopping = threading.Event()
 
     def ready(url: str, folder: Path) -> None:
-        tour = _Tour(url, folder, images, stopping)
+        tour = _Tour(url, folder, images and images.expanduser(), stopping)
         threading.Thread(target=tour.run, name="demo", daemon=True).start()
 
-    run_stack(data, host, port, model, 1, stopping, ready)
+    chosen = model or os.environ.get("CLIPFLEET_MODEL") or MODEL
+    run_stack(data, host, port, chosen, 1, stopping, ready)
 
 
 class _Tour:
@@ -87,5 +89,5 @@ class _Tour:
             f"data in {self._data}."
             f"\nIn another terminal:  clipfleet search 'a red fruit' --collection {COLLECTION}"
             f" --url {self._url}"
-            "\nThe demo's model is small; CLIPFLEET_MODEL names a real CLIP. Ctrl-C stops."
+            "\nThe carried model is small; CLIPFLEET_MODEL names a real CLIP. Ctrl-C stops."
         )

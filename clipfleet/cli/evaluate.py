@@ -2,7 +2,6 @@
 
 import csv
 import json as json_module
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,7 +53,6 @@ def evaluate(
     for name, value in report.items():
         table.add_row(name, f"{value:.3f}" if isinstance(value, float) else escape(str(value)))
     show.out.print(table)
-    sys.exit(0)
 
 
 def _measure(

@@ -113,8 +113,8 @@ class Stack:
             "milvus_uri": milvus_uri,
             "blobs": str(self._options.data / "blobs"),
         }
-        if self._options.on_loopback:  # its user may read these files anyway
-            gaps["source_roots"] = (Path("/"),)
+        if self._options.on_loopback:
+            gaps["source_roots"] = (Path("/"),)  # what its user may read; to be narrowed if shared
             gaps["allowed_hosts"] = LOOPBACK_NAMES
         given = self._settings.model_fields_set
         return self._settings.model_copy(
@@ -154,6 +154,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     """The settings as variables, for children: only what differs from the defaults."""
     plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits"})
     lists = ("source_roots", "allowed_hosts")
+    plain["model"] = settings.model  # the default, too, must win over the environment's
     return {
         f"CLIPFLEET_{name.upper()}": json.dumps(value) if name in lists else str(value)
         for name, value in plain.items()
@@ -209,11 +210,16 @@ def _milvus_answers(uri: str) -> bool:
 
 
 def _serves(fleet: RedisFleet, pid: int) -> bool:
-    return any(f"-{pid}-" in card.id for card in fleet.alive())
+    return any(card.id.startswith(_process(pid)) for card in fleet.alive())
 
 
 def _plans(fleet: RedisFleet, pid: int) -> bool:
-    return any(f"-{pid}-" in name for name in fleet.planners())
+    return any(name.startswith(_process(pid)) for name in fleet.planners())
+
+
+def _process(pid: int) -> str:
+    """How workers and planners of this host begin their names."""
+    return f"{socket.gethostname()}-{pid}-"
 
 
 def _gateway_answers(url: str) -> bool:

@@ -1,5 +1,6 @@
 """The ledger on Redis (not Redis Cluster: the script names its keys itself)."""
 
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from clipfleet.common.ledger import (
 
 ROOT = "clipfleet:"
 SCRIPT = (Path(__file__).parent / "ledger.lua").read_text()
+JOB_ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # no colon: keys lie beside each other
 ITEMS = TypeAdapter(tuple[Item, ...])
 
 
@@ -40,7 +42,7 @@ class RedisLedger:
         return self.job(_text(self._run("create", new.id, new.model_dump_json(), idempotency_key)))
 
     def job(self, job_id: str) -> Job:
-        (row,) = self._rows([job_id])
+        (row,) = self._rows([job_id]) if JOB_ID.fullmatch(job_id) else ({},)
         if not row:
             raise unknown_job(job_id)
         return _job(row)

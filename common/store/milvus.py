@@ -194,7 +194,9 @@ class MilvusStore:
             raise _translated(error, collection) from error
 
     def _connected(self) -> Any:
-        with self._connecting:
+        if not self._connecting.acquire(timeout=self._timeout):
+            raise StoreUnavailable("the vector store cannot be reached just now; try again")
+        try:
             if self._client is None:
                 self._client = MilvusClient(
                     self._uri,
@@ -202,7 +204,9 @@ class MilvusStore:
                     timeout=self._timeout,
                     grpc_options=GRPC_OPTIONS,
                 )
-        return self._client
+            return self._client
+        finally:
+            self._connecting.release()
 
 
 def _upsert(name: str, rows: list[dict[str, Any]], timeout_s: float, client: Any) -> None:

@@ -126,6 +126,29 @@ def test_a_strangers_host_name_is_refused_on_loopback(service: Up) -> None:
         assert web.get("/v1/jobs", headers={"host": "evil.example"}).status_code == 421
 
 
+def test_another_sites_page_cannot_upload_on_loopback(service: Up) -> None:
+    with service.http() as web:
+        files, foreign = {"files": ("a.png", b"x")}, {"origin": "https://evil.example"}
+        address = "/v1/collections/photos/images"
+        assert web.post(address, files=files, headers=foreign).status_code == 403
+        own = {"origin": service.url}
+        assert web.post(address, files=files, headers=own).status_code == 202
+
+
+def test_a_filter_cannot_smuggle_types_into_the_queue(service: Up) -> None:
+    for kind in ("datetime", "uuid", "decimal"):
+        body = {"text": "x", "filter": {"__type__": kind, "__value__": "x"}}
+        with service.http() as web:
+            assert web.post(SEARCH, json=body).status_code == 200
+
+
+def test_a_job_id_cannot_reach_other_keys(service: Up) -> None:
+    with service.http() as web:
+        job = web.get("/v1/jobs").json()["jobs"][0]["id"]
+        for tail in (":open", ":failures", ":chunk:1"):
+            assert web.get(f"/v1/jobs/{job}{tail}").status_code == 404
+
+
 def test_an_idempotency_key_makes_one_job(service: Up) -> None:
     address, key = "/v1/collections/photos/jobs", {"Idempotency-Key": "k1"}
     body = {"source": {"type": "folder", "path": str(service.folder)}}
@@ -155,6 +178,9 @@ def test_the_command_line_says_one_line_and_ends_non_zero(service: Up) -> None:
         (("search", "x", "--filter", "{"), 2),
         (("search",), 2),
         (("search", "--image", "/no/such/file.jpg"), 2),
+        (("search", "x", "--min-score", "nan"), 1),
+        (("collections", "create", "x", "--dim", "0"), 1),
+        (("index", "/tmp", "--namespace", ""), 1),
     ):
         done = service.cli(*args)
         assert done.returncode == code, args

@@ -108,3 +108,12 @@ def test_planners_are_seen(fleet: Fleet) -> None:
     assert fleet.planners() == []
     fleet.announce_planner("p1")
     assert fleet.planners() == ["p1"]
+
+
+def test_a_card_of_another_version_hides_nobody_else(client: "redis.Redis") -> None:
+    client.flushall()
+    fleet = RedisFleet(client)
+    fleet.announce(a_card("ours"))
+    client.sadd("clipfleet:workers", "theirs")
+    client.set("clipfleet:worker:theirs", '{"v": 2, "id": "theirs"}')
+    assert [card.id for card in fleet.alive()] == ["ours"]

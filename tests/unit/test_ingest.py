@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from unit.worlds import Workplace
 
+from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.ledger import Claim, Job, Outcome
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.workers.ingest import SUB_BATCH
@@ -169,3 +170,18 @@ def test_what_the_store_would_not_take_fails_alone(
     assert counts(world.run([world.photo("a.jpg", **more), world.photo("b.jpg")]))[1:] == (1, 0, 1)
     (reason,) = world.reasons().values()
     assert said in reason
+
+
+def test_a_chunk_of_nothing_but_bad_names_says_so_of_each(world: Workplace) -> None:
+    bad = [world.item(world.folder / f"{n}.jpg", problem=f"odd name {n}") for n in range(3)]
+    job = world.run(bad)
+    assert counts(job) == ("failed", 0, 0, 3)
+    reasons = [failure.reason for failure in world.ledger.failures("job")]
+    assert reasons == ["odd name 0", "odd name 1", "odd name 2"]
+
+
+def test_a_model_of_another_dimension_ends_the_job_and_says_why(world: Workplace) -> None:
+    world.embedder = HashEmbedder(dim=world.collection.dim + 1)
+    job = world.run([world.photo("a.jpg")])
+    assert job.state == "cancelled"
+    assert "those of the model" in job.error

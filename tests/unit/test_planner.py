@@ -98,6 +98,16 @@ def test_a_chunk_that_was_handed_back_is_sent_again_at_once(world: Planning) -> 
     assert world.nudges().count(claim.no) == 1
 
 
+def test_a_lost_message_is_sent_again_even_if_the_queue_never_empties(world: Planning) -> None:
+    """Another job may keep it full for days."""
+    world.job(20)
+    world.tick()
+    lost = world.publisher.sent.pop()
+    world.job(10_000, "endless")
+    world.tick(80, seconds=5)
+    assert lost in world.publisher.sent
+
+
 def test_an_expired_chunk_is_not_sent_again_while_its_message_waits(world: Planning) -> None:
     """Or, with every worker dead, the queue grows by a message per chunk every few seconds."""
     world.job(20)
