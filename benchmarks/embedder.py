@@ -1,0 +1,56 @@
+"""Images per second of the carried model beside ViT-B/32, through clipfleet's own embedder.
+
+    python benchmarks/embedder.py FOLDER_WITH_CLIP_CONFIG [--rounds 7] [--batch 32]
+
+The folder holds config, tokenizer and preprocessor of openai/clip-vit-base-patch32; its weights
+are random, which costs the same. Models take turns within one run, so the ratio stands although
+the machine is shared.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from shutil import copytree
+
+import numpy as np
+from transformers import CLIPConfig, CLIPModel
+
+from clipfleet.common.settings import CARRIED_MODEL, Settings
+from clipfleet.workers.clip import ClipEmbedder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("clip", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=32)
+    asked = parser.parse_args()
+    mini = ClipEmbedder(Settings(model=CARRIED_MODEL))
+    base = _random_clip(asked.clip)
+    rounds = [(_rate(mini, asked.batch), _rate(base, asked.batch)) for _ in range(asked.rounds)]
+    ratios = sorted(ours / theirs for ours, theirs in rounds)
+    print(f"device {mini.device}, batch {asked.batch}, {asked.rounds} rounds in turns")
+    print(f"{CARRIED_MODEL}: {statistics.median(r[0] for r in rounds):.1f} images/s")
+    print(f"ViT-B/32: {statistics.median(r[1] for r in rounds):.1f} images/s")
+    print(f"ratio: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+def _random_clip(folder: Path) -> ClipEmbedder:
+    with tempfile.TemporaryDirectory() as made:
+        copytree(folder, made, dirs_exist_ok=True)
+        CLIPModel(CLIPConfig.from_pretrained(folder)).save_pretrained(made)
+        return ClipEmbedder(Settings(model=made))
+
+
+def _rate(embedder: ClipEmbedder, batch: int) -> float:
+    spec = embedder.preprocess
+    pixels = np.zeros((batch, spec.height, spec.width, 3), np.uint8)
+    began = time.perf_counter()
+    embedder.embed_images(pixels)
+    return batch / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()
