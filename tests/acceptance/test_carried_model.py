@@ -14,7 +14,6 @@ from stack import Up, cli, finished, up
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 from clipfleet.workers.clip import ClipEmbedder
 
-OFFLINE = {"HF_HUB_OFFLINE": "1"}
 WNIDS = {
     "n01440764": "tench",
     "n02102040": "English springer",
@@ -31,7 +30,7 @@ WNIDS = {
 
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with up(tmp_path_factory.mktemp("mini"), CARRIED_MODEL, **OFFLINE) as running:
+    with up(tmp_path_factory.mktemp("mini"), CARRIED_MODEL, HF_HUB_OFFLINE="1") as running:
         yield running
 
 
@@ -59,7 +58,14 @@ def test_photos_are_named_by_their_nearest_prompt(tmp_path: Path) -> None:
     names = tmp_path / "names.csv"
     names.write_text("label,name\n" + "".join(f"{key},{name}\n" for key, name in WNIDS.items()))
     done = cli(
-        "evaluate", str(photos), "--names", str(names), "--limit", "200", "--json", **OFFLINE
+        "evaluate",
+        str(photos),
+        "--names",
+        str(names),
+        "--limit",
+        "200",
+        "--json",
+        HF_HUB_OFFLINE="1",
     )
     report = json.loads(done.stdout)
     assert report["images"] == 200
@@ -69,7 +75,16 @@ def test_photos_are_named_by_their_nearest_prompt(tmp_path: Path) -> None:
 
 def test_captions_find_their_photos() -> None:
     captions = data("flickr8k") / "captions.csv"
-    done = cli("evaluate", str(captions), "--gallery", "100", "--limit", "100", "--json", **OFFLINE)
+    done = cli(
+        "evaluate",
+        str(captions),
+        "--gallery",
+        "100",
+        "--limit",
+        "100",
+        "--json",
+        HF_HUB_OFFLINE="1",
+    )
     report = json.loads(done.stdout)
     assert report["recall@1"] < report["recall@5"] < report["recall@10"]
     assert report["recall@10"] >= 0.5
@@ -78,7 +93,7 @@ def test_captions_find_their_photos() -> None:
 def test_evaluate_says_what_is_wrong_with_its_input(tmp_path: Path) -> None:
     (tmp_path / "captions.csv").write_text("a,b\n1,2\n")
     for source in (tmp_path, tmp_path / "captions.csv", tmp_path / "nowhere"):
-        done = cli("evaluate", str(source), **OFFLINE)
+        done = cli("evaluate", str(source), HF_HUB_OFFLINE="1")
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
 
