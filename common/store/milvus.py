@@ -2,25 +2,21 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from clipfleet.common.collection import (
-    LABEL_BYTES,
     STRING_BYTES,
-    URI_BYTES,
     Collection,
     FieldType,
 )
 from clipfleet.common.errors import ClipfleetError
 from clipfleet.common.filters import Filter
-from clipfleet.common.identity import ID_BYTES, NAMESPACE_BYTES
 from clipfleet.common.store import (
     CollectionGone,
     Fingerprint,
@@ -31,10 +27,18 @@ from clipfleet.common.store import (
     require_distinct,
 )
 from clipfleet.common.store.expressions import (
-    MISSING,
     column,
     keys_expression,
     search_expression,
+)
+from clipfleet.common.store.rows import (
+    TEXT,
+    WHOLE,
+    in_parts,
+    output_fields,
+    to_match,
+    to_record,
+    to_row,
 )
 
 T = TypeVar("T")
@@ -46,8 +50,6 @@ TYPES: dict[FieldType, Any] = {
     "float": DataType.DOUBLE,
     "bool": DataType.INT8,  # 0, 1 and MISSING
 }
-UPSERT_BYTES = 16_000_000  # a gRPC message may have 64 MB on a server's defaults
-
 NOT_LOADED = 101  # milvus-lite after a restart; a server loads again what was loaded
 NOT_FOUND = 100
 REJECTED = (6, 1100, 1101, 1700)
@@ -55,17 +57,6 @@ LOAD_S = 60.0
 
 # pymilvus pings every 10 s and milvus-lite hangs up on such clients (GOAWAY too_many_pings).
 GRPC_OPTIONS = {"grpc.keepalive_time_ms": 600_000}
-
-_TEXT = {
-    "pk": 32,
-    "id": ID_BYTES,
-    "namespace": NAMESPACE_BYTES,
-    "uri": URI_BYTES,
-    "content_hash": 32,
-    "job_id": 64,
-    "label": LABEL_BYTES,
-}
-_WHOLE = ("bytes", "width", "height", "indexed_at")
 
 log = logging.getLogger(__name__)
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
@@ -113,14 +104,14 @@ class MilvusStore:
     def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
         if not keys:
             return {}
-        wanted = _output_fields(collection, include_values=True)
+        wanted = output_fields(collection, include_values=True)
         rows = self._query(collection, keys_expression(keys), wanted)
-        return {row["pk"]: _record(collection, row) for row in rows}
+        return {row["pk"]: to_record(collection, row) for row in rows}
 
     def upsert(self, collection: Collection, records: Sequence[Record]) -> None:
         require_distinct(records)
-        for part in _parts(records, collection.dim):
-            rows = [_row(collection, record) for record in part]
+        for part in in_parts(records, collection.dim):
+            rows = [to_row(collection, record) for record in part]
             self._call(partial(_upsert, _physical(collection), rows, self._timeout), collection)
 
     def delete(self, collection: Collection, keys: Sequence[str]) -> None:
@@ -151,7 +142,7 @@ class MilvusStore:
                 filter=search_expression(namespace, where),
                 limit=top_k,
                 offset=offset,
-                output_fields=_output_fields(collection, include_values),
+                output_fields=output_fields(collection, include_values),
                 search_params={
                     "metric_type": METRICS[collection.metric],
                     "params": {"ef": effort},
@@ -161,7 +152,7 @@ class MilvusStore:
             ),
             collection,
         )
-        return [[_match(collection, hit) for hit in hits] for hits in answers]
+        return [[to_match(collection, hit) for hit in hits] for hits in answers]
 
     def ping(self) -> None:
         self._call(lambda c: c.list_collections(timeout=self._timeout), None)
@@ -221,9 +212,9 @@ def _physical(collection: Collection) -> str:
 def _schema(collection: Collection) -> Any:
     """`namespace` is a plain indexed field: docs/decisions/0002 says why no partition key."""
     schema = MilvusClient.create_schema(enable_dynamic_field=False)
-    for name, size in _TEXT.items():
+    for name, size in TEXT.items():
         schema.add_field(name, DataType.VARCHAR, max_length=size, is_primary=name == "pk")
-    for name in _WHOLE:
+    for name in WHOLE:
         schema.add_field(name, DataType.INT64)
     schema.add_field("metadata", DataType.JSON)
     for name, kind in collection.fields.items():
@@ -247,55 +238,6 @@ def _indexes(collection: Collection, version: str) -> Any:
     for name in ("namespace", "label", *map(column, collection.fields)):
         indexes.add_index(name, index_type=scalar)
     return indexes
-
-
-def _output_fields(collection: Collection, include_values: bool) -> list[str]:
-    declared = [column(name) for name in collection.fields]
-    vector = ["embedding"] if include_values else []
-    return [*_TEXT, *_WHOLE, "metadata", *declared, *vector]
-
-
-def _row(collection: Collection, record: Record) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(record, name) for name in (*_TEXT, *_WHOLE)}
-    free = {k: v for k, v in record.metadata.items() if k not in collection.fields}
-    for name, kind in collection.fields.items():
-        value = record.metadata.get(name)
-        row[column(name)] = MISSING[kind] if value is None else _as_stored(value, kind)
-    return {**row, "metadata": free, "embedding": record.embedding}
-
-
-def _as_stored(value: Any, kind: FieldType) -> Any:
-    if kind == "float":
-        return float(value)
-    return int(value) if kind == "bool" else value
-
-
-def _record(collection: Collection, row: Any) -> Record:
-    metadata = dict(row["metadata"] or {})
-    for name, kind in collection.fields.items():
-        value = row[column(name)]
-        if value != MISSING[kind]:
-            metadata[name] = bool(value) if kind == "bool" else value
-    return Record(
-        **{name: row[name] for name in (*_TEXT, *_WHOLE)},
-        metadata=metadata,
-        embedding=np.asarray(row.get("embedding", ()), np.float32),
-    )
-
-
-def _match(collection: Collection, hit: Any) -> Match:
-    """Milvus gives the square of the euclidean distance."""
-    row = {**hit["entity"], "pk": hit["pk"]}
-    score = float(hit["distance"])
-    if collection.metric == "euclidean":
-        score = max(0.0, score) ** 0.5
-    return Match(_record(collection, row), score)
-
-
-def _parts(records: Sequence[Record], dim: int) -> Iterator[Sequence[Record]]:
-    step = max(1, UPSERT_BYTES // (4 * dim + 8_000))
-    for start in range(0, len(records), step):
-        yield records[start : start + step]
 
 
 def _translated(error: Exception, collection: Collection | None) -> ClipfleetError:

@@ -1,0 +1,74 @@
+"""Records as rows of Milvus fields and back. Knows the schema's columns, not pymilvus."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from clipfleet.common.collection import LABEL_BYTES, URI_BYTES, Collection, FieldType
+from clipfleet.common.identity import ID_BYTES, NAMESPACE_BYTES
+from clipfleet.common.store import Match, Record
+from clipfleet.common.store.expressions import MISSING, column
+
+UPSERT_BYTES = 16_000_000  # a gRPC message may have 64 MB on a server's defaults
+
+
+TEXT = {
+    "pk": 32,
+    "id": ID_BYTES,
+    "namespace": NAMESPACE_BYTES,
+    "uri": URI_BYTES,
+    "content_hash": 32,
+    "job_id": 64,
+    "label": LABEL_BYTES,
+}
+WHOLE = ("bytes", "width", "height", "indexed_at")
+
+
+def output_fields(collection: Collection, include_values: bool) -> list[str]:
+    declared = [column(name) for name in collection.fields]
+    vector = ["embedding"] if include_values else []
+    return [*TEXT, *WHOLE, "metadata", *declared, *vector]
+
+
+def to_row(collection: Collection, record: Record) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(record, name) for name in (*TEXT, *WHOLE)}
+    free = {k: v for k, v in record.metadata.items() if k not in collection.fields}
+    for name, kind in collection.fields.items():
+        value = record.metadata.get(name)
+        row[column(name)] = MISSING[kind] if value is None else _as_stored(value, kind)
+    return {**row, "metadata": free, "embedding": record.embedding}
+
+
+def _as_stored(value: Any, kind: FieldType) -> Any:
+    if kind == "float":
+        return float(value)
+    return int(value) if kind == "bool" else value
+
+
+def to_record(collection: Collection, row: Any) -> Record:
+    metadata = dict(row["metadata"] or {})
+    for name, kind in collection.fields.items():
+        value = row[column(name)]
+        if value != MISSING[kind]:
+            metadata[name] = bool(value) if kind == "bool" else value
+    return Record(
+        **{name: row[name] for name in (*TEXT, *WHOLE)},
+        metadata=metadata,
+        embedding=np.asarray(row.get("embedding", ()), np.float32),
+    )
+
+
+def to_match(collection: Collection, hit: Any) -> Match:
+    """Milvus gives the square of the euclidean distance."""
+    row = {**hit["entity"], "pk": hit["pk"]}
+    score = float(hit["distance"])
+    if collection.metric == "euclidean":
+        score = max(0.0, score) ** 0.5
+    return Match(to_record(collection, row), score)
+
+
+def in_parts(records: Sequence[Record], dim: int) -> Iterator[Sequence[Record]]:
+    step = max(1, UPSERT_BYTES // (4 * dim + 8_000))
+    for start in range(0, len(records), step):
+        yield records[start : start + step]
