@@ -73,30 +73,38 @@ def _measure(
     if "{name}" not in prompt:
         raise InvalidRequest("the prompt needs {name} in it")
     settings = Settings(model=model)
-    captions: list[tuple[int, str]] = []
     if source.is_dir():
         labelled = _spread(metrics.labelled_images(source), limit)
-        paths, truth = [path for path, _ in labelled], [label for _, label in labelled]
-    else:
-        paths, captions = metrics.captioned_images(source)
-        paths, truth = paths[: limit or None], []
+        seen, embedder = _embedded([path for path, _ in labelled], load, settings)
+        truth = [labelled[n][1] for n in seen.kept]
+        found = metrics.classify(seen.rows, truth, names, prompt, embedder)
+        found |= metrics.neighbours(seen.rows, truth)
+        return {
+            "model": model,
+            "images": len(truth),
+            "unreadable": len(labelled) - len(truth),
+        } | found
+    paths, captions = metrics.captioned_images(source)
+    paths = paths[: limit or None]
+    seen, embedder = _embedded(paths, load, settings)
+    row = {n: row for row, n in enumerate(seen.kept)}
+    used = [(row[n], text) for n, text in captions if n in row]
+    texts = embedder.embed_texts([text for _, text in used])
+    found = metrics.retrieve(texts, seen.rows, [owner for owner, _ in used], gallery)
+    return {"model": model, "images": len(row), "unreadable": len(paths) - len(row)} | found
+
+
+def _embedded(paths: list[Path], load: Any, settings: Any) -> tuple[Any, Any]:
+    """The images' embeddings, with a progress bar, and the model that made them."""
+    from clipfleet.workers.evaluate import embed_images
+
     embedder = load(settings)
     with Progress(console=show.err, transient=True) as progress:
         bar = progress.add_task("embedding images", total=len(paths))
-        seen = metrics.embed_images(
+        seen = embed_images(
             paths, embedder, settings, lambda done, _: progress.update(bar, completed=done)
         )
-    report: dict[str, Any] = {"model": model, "images": len(seen.kept)}
-    report["unreadable"] = len(paths) - len(seen.kept)
-    if truth:
-        kept = [truth[n] for n in seen.kept]
-        report |= metrics.classify(seen.rows, kept, names, prompt, embedder)
-        return report | metrics.neighbours(seen.rows, kept)
-    place = {n: row for row, n in enumerate(seen.kept)}
-    used = [(place[n], text) for n, text in captions if n in place]
-    texts = embedder.embed_texts([text for _, text in used])
-    owners = [row for row, _ in used]
-    return report | metrics.retrieve(texts, seen.rows, owners, gallery)
+    return seen, embedder
 
 
 def _spread(labelled: list[tuple[Path, str]], limit: int) -> list[tuple[Path, str]]:
