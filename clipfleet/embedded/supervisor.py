@@ -41,6 +41,7 @@ class _Child:
     part: Part
     process: "subprocess.Popen[bytes]"
     started_at: float
+    group: int
     deaths: int = 0
     restart_at: float = 0.0
 
@@ -57,8 +58,9 @@ class Supervisor:
     def start(self, parts: Sequence[Part], waiting: Callable[[str, float], None]) -> bool:
         """Start the parts and wait until all are ready; `waiting` hears which is not, and for
         how long. False when told to stop meanwhile. StartupError with a part's last lines."""
+        group = 1 + max((child.group for child in self._children), default=0)
         for part in parts:
-            self._children.append(_Child(part, self._spawn(part), time.monotonic()))
+            self._children.append(_Child(part, self._spawn(part), time.monotonic(), group))
         self._write_list()
         for child in self._children[-len(parts) :]:
             while not self._is_ready(child):
@@ -77,9 +79,14 @@ class Supervisor:
                     self._revive(child, said)
 
     def stop(self) -> None:
-        """In reverse, so that nothing loses what it stands on; what does not end is killed."""
-        for child in reversed(self._children):
-            _end(child.process)
+        """What was started together ends together, the last first, so that nothing loses what it
+        stands on; what does not end is killed."""
+        for number in sorted({child.group for child in self._children}, reverse=True):
+            group = [child.process for child in self._children if child.group == number]
+            for process in group:
+                _ask_to_end(process)
+            for process in group:
+                _end(process)
         self._list.unlink(missing_ok=True)
 
     def _revive(self, child: _Child, said: Callable[[str], None]) -> None:
@@ -158,11 +165,13 @@ def end_leftovers(folder: Path) -> None:
     psutil.wait_procs(stubborn, timeout=STOP_S)  # they hold locks on what we are about to open
 
 
+def _ask_to_end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)  # a stopped process hears no SIGTERM
+        process.terminate()
+
+
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGCONT)  # a stopped process hears no SIGTERM
-    process.terminate()
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
