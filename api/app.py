@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import clipfleet
-from clipfleet.api import collections, health, images, jobs, problems, search
+from clipfleet.api import collections, embed, health, images, jobs, problems, search
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
 from clipfleet.common.logs import configure_logs
@@ -42,7 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    for part in (collections, jobs, search, images, health):
+    for part in (collections, jobs, search, embed, images, health):
         app.include_router(part.router)
     app.add_middleware(Guard, settings=settings)
     return app

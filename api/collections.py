@@ -1,5 +1,6 @@
 """Collections: make, look at, delete."""
 
+import logging
 from contextlib import suppress
 
 from fastapi import APIRouter, Response
@@ -12,8 +13,11 @@ from clipfleet.common.errors import InvalidRequest, Unavailable
 from clipfleet.common.fleet import NoWorker
 from clipfleet.common.schemas import CollectionIn, CollectionList, CollectionOut
 from clipfleet.common.store import CollectionGone
+from clipfleet.common.thumbnails import thumbnails_of
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=RESPONSES)
+
+log = logging.getLogger(__name__)
 
 CREATE_S = 60.0
 
@@ -63,6 +67,16 @@ async def delete_collection(collection: UsesCollection, gateway: UsesGateway) ->
         job = await gateway.call(gateway.ledger.job, job_id)
         if job.new.generation == collection.generation:
             await gateway.call(gateway.ledger.cancel, job.id, "the collection was deleted")
+    await _forget_thumbnails(collection, gateway)
+
+
+async def _forget_thumbnails(collection: Collection, gateway: Gateway) -> None:
+    """The collection is gone, whatever becomes of them."""
+    try:
+        below = thumbnails_of(collection)
+        await gateway.call(gateway.blobs.delete_below, below, seconds=CREATE_S)
+    except Exception:
+        log.exception("thumbnails of %s were not deleted", collection.generation)
 
 
 async def _candidate(

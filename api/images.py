@@ -1,14 +1,16 @@
 """Single images: look at one, delete one, bring your own vectors."""
 
+import hashlib
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query, Response
 
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.api.search import check_vector
+from clipfleet.common.blobs import BlobGone
 from clipfleet.common.collection import Collection, image_problem
 from clipfleet.common.errors import InvalidRequest, NotFound, TooLarge
 from clipfleet.common.identity import (
@@ -19,10 +21,13 @@ from clipfleet.common.identity import (
 )
 from clipfleet.common.schemas import Deleted, ImageOut, Upserted, VectorIn, VectorsIn
 from clipfleet.common.store import Record
+from clipfleet.common.thumbnails import MOST_BYTES, thumbnail_key
 
 router = APIRouter(prefix="/v1/collections/{name}", tags=["images"], responses=RESPONSES)
 
 UPSERT_S = 60.0
+CACHED_S = 3_600
+JPEG: dict[str, Any] = {"image/jpeg": {}}
 ImageId = Annotated[str, Query(alias="id", min_length=1, max_length=2_048)]
 Namespace = Annotated[str, Query(min_length=1, max_length=256)]
 
@@ -49,6 +54,28 @@ async def get_image(
     return _shown(found[key], include_values)
 
 
+@router.get("/thumbnail", response_class=Response, responses={200: {"content": JPEG}, 304: {}})
+async def get_thumbnail(
+    collection: UsesCollection,
+    gateway: UsesGateway,
+    image_id: ImageId,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    if_none_match: Annotated[str, Header()] = "",
+) -> Response:
+    """A small JPEG of an indexed image, without its metadata. To be cached."""
+    key = thumbnail_key(collection, key_of(namespace, image_id))
+    try:
+        small = await gateway.call(gateway.blobs.get, key, MOST_BYTES)
+    except BlobGone as error:
+        said = f"there is no thumbnail of {image_id[:200]!r}: not indexed, or given as a vector"
+        raise NotFound(said) from error
+    tag = f'"{hashlib.blake2b(small, digest_size=12).hexdigest()}"'
+    headers = {"ETag": tag, "Cache-Control": f"private, max-age={CACHED_S}"}
+    if tag in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(small, headers=headers, media_type="image/jpeg")
+
+
 @router.delete("/images")
 async def delete_image(
     collection: UsesCollection,
@@ -60,6 +87,7 @@ async def delete_image(
     key = key_of(namespace, image_id)
     if key not in await gateway.call(gateway.store.fingerprints, collection, [key]):
         raise _no_image(image_id)
+    await gateway.call(gateway.blobs.delete, thumbnail_key(collection, key))
     await gateway.call(gateway.store.delete, collection, [key])
     await gateway.call(gateway.catalogue.wrote, collection)
     return Deleted(deleted=1)

@@ -19,7 +19,7 @@ from clipfleet.common.filters import parse_filter
 from clipfleet.common.fleet import WorkerCard
 from clipfleet.common.identity import DEFAULT_NAMESPACE, id_problem, namespace_problem
 from clipfleet.common.images import decode
-from clipfleet.common.messages import Answer, Query, Term
+from clipfleet.common.messages import Answer, Query, Search, Term
 from clipfleet.common.preprocess import Pixels, Preprocess
 from clipfleet.common.schemas import SearchIn, SearchOptions, SearchOut
 
@@ -32,7 +32,7 @@ LARGEST_VALUE = 1e15  # squared and summed it still fits 32 bits
 async def search(body: SearchIn, collection: UsesCollection, gateway: UsesGateway) -> SearchOut:
     """The images nearest to the query, nearest first."""
     _check_query(body, collection, gateway)
-    image = _from_base64(body.image.base64) if body.image else None
+    image = from_base64(body.image.base64) if body.image else None
     return await _run(image or _term(body), body, collection, gateway)
 
 
@@ -74,24 +74,25 @@ async def _run(
     _check_options(body, collection, gateway)
     needs_model = not isinstance(asked, Term) or asked.kind == "text"
     worker = await gateway.worker("query", collection.model, any_model=not needs_model)
-    term = asked if isinstance(asked, Term) else await _image_term(asked, worker, gateway)
-    query = Query(
+    term = asked if isinstance(asked, Term) else await image_term(asked, worker, gateway)
+    search = Search(
         collection=collection,
         namespace=body.namespace,
-        term=term,
         top_k=body.top_k,
         offset=body.offset,
         filter=body.filter,
         include_values=body.include_values,
     )
-    answer = await gateway.queries.ask(query, worker.model)
-    _raise_for(answer, collection, gateway)
+    answer = await gateway.queries.ask(Query(term=term, search=search), worker.model)
+    if answer.error:
+        gateway.forget(collection.name)
+        raise refusal(answer)
     least = -math.inf if body.min_score is None else body.min_score
     matches = [match for match in answer.matches if match.score >= least]
     return SearchOut(matches=matches, took_ms=round(1000 * (time.perf_counter() - began), 2))
 
 
-async def _image_term(image: bytes, worker: WorkerCard, gateway: Gateway) -> Term:
+async def image_term(image: bytes, worker: WorkerCard, gateway: Gateway) -> Term:
     pixels = await gateway.decode(_pixels, image, worker.preprocess, gateway)
     return Term(kind="image", value=await gateway.leave_pixels(pixels))
 
@@ -114,18 +115,18 @@ def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway
 
 
 def _check_query(body: SearchIn, collection: Collection, gateway: Gateway) -> None:
-    longest = gateway.settings.limits.text_chars
-    if body.text is not None and len(body.text) > longest:
-        raise InvalidRequest(f"the text has {len(body.text)} characters; {longest} at most")
     if body.text is not None:
-        _require_utf8(body.text)
+        check_text(body.text, gateway)
     if body.id is not None and (problem := id_problem(body.id)):
         raise InvalidRequest(problem)
     if body.vector is not None:
         check_vector(body.vector, collection)
 
 
-def _require_utf8(text: str) -> None:
+def check_text(text: str, gateway: Gateway) -> None:
+    longest = gateway.settings.limits.text_chars
+    if len(text) > longest:
+        raise InvalidRequest(f"the text has {len(text)} characters; {longest} at most")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -156,12 +157,12 @@ def _pixels(data: bytes, spec: Preprocess, gateway: Gateway) -> Pixels:
     return spec.apply(decode(data, gateway.settings.limits, edge=spec.edge()).image)
 
 
-def _from_base64(text: str) -> bytes:
+def from_base64(text: str) -> bytes:
     payload = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest("image.base64 is not base64") from error
+        raise InvalidRequest("an image's base64 is not base64") from error
 
 
 def _from_json(text: str) -> dict[str, Any] | None:
@@ -174,13 +175,11 @@ def _from_json(text: str) -> dict[str, Any] | None:
     return raw
 
 
-def _raise_for(answer: Answer, collection: Collection, gateway: Gateway) -> None:
-    if not answer.error:
-        return
-    gateway.forget(collection.name)
+def refusal(answer: Answer) -> ClipfleetError:
+    """The error that a worker answered with."""
     kinds: dict[str, type[ClipfleetError]] = {
         "not-found": NotFound,
         "invalid-request": InvalidRequest,
         "unavailable": Unavailable,
     }
-    raise kinds.get(answer.error, ClipfleetError)(answer.detail)
+    return kinds.get(answer.error, ClipfleetError)(answer.detail)

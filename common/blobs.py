@@ -46,6 +46,16 @@ class Blobs:
             reason = error.strerror or str(error)
             raise BlobsUnavailable(f"the blob store cannot be read: {reason}") from error
 
+    def delete(self, key: str) -> None:
+        """Deleting what is not there is no error."""
+        try:
+            self._fs.rm_file(self._path(key))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise BlobsUnavailable(f"the blob store cannot be written: {reason}") from error
+
     def delete_below(self, prefix: str) -> None:
         path = self._path(prefix)
         if self._fs.exists(path):

@@ -49,16 +49,26 @@ class Term(BaseModel):
     value: str | tuple[float, ...]
 
 
-class Query(BaseModel):
+class Search(BaseModel):
+    """Where to look for the images nearest to a query, and what of them to give back."""
+
     model_config = ConfigDict(frozen=True)
 
     collection: Collection
     namespace: str
-    term: Term
     top_k: int
     offset: int = 0
     filter: dict[str, Any] | None = None
     include_values: bool = False
+
+
+class Query(BaseModel):
+    """Without a search, its embedding itself is the answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    term: Term
+    search: Search | None = None
 
 
 class QueryBatch(Message):
@@ -74,11 +84,12 @@ class QueryBatch(Message):
 
 
 class Answer(BaseModel):
-    """Matches, or the error that this query alone ran into."""
+    """Matches or an embedding, or the error that this query alone ran into."""
 
     model_config = ConfigDict(frozen=True)
 
     matches: tuple[MatchOut, ...] = ()
+    embedding: tuple[float, ...] = ()
     error: Literal["", "not-found", "invalid-request", "unavailable", "internal"] = ""
     detail: str = ""
 

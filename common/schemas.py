@@ -148,6 +148,30 @@ class SearchIn(SearchOptions):
         return self
 
 
+class EmbedIn(Request):
+    """Either `texts` or `images`. `model`: the service's, unless others are served, too."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["a church at night"]}]})
+
+    texts: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1)
+    images: list[QueryImage] | None = Field(None, min_length=1)
+    model: str | None = Field(None, min_length=1, max_length=512)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "EmbedIn":
+        if (self.texts is None) == (self.images is None):
+            raise ValueError("give either texts or images")
+        return self
+
+
+class EmbedOut(BaseModel):
+    """`embeddings`: n rows of `dim` numbers, each of unit length; row i answers item i."""
+
+    model: str
+    dim: int
+    embeddings: list[list[float]]
+
+
 class MatchOut(BaseModel):
     """`score`: cosine or dot product, higher is nearer; euclidean: the distance, lower is."""
 

@@ -29,6 +29,7 @@ class Limits(BaseModel):
     window: int = Field(10_000, description="offset + top_k of a search")
     vectors: int = Field(1_000, description="own vectors in one request")
     metadata_bytes: int = Field(32_000, description="metadata of one image as JSON, bytes")
+    embeds: int = Field(64, description="texts or images in one request for embeddings")
     query_batch: int = Field(64, description="queries in one message")
     query_queue: int = Field(1_024, description="queries waiting in one gateway, per lane")
     query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
     decode_threads: int = 4
+    thumbnail_edge: int = Field(256, ge=0, le=2_048, description="longest side, pixels; 0: none")
     embed_batch: int = Field(0, description="images per forward pass; 0: by device")
     query_timeout_s: float = 15.0
     call_timeout_s: float = Field(5.0, description="one call to Redis or Milvus from the gateway")

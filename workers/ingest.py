@@ -1,5 +1,6 @@
 """One chunk: claim, read and decode on threads, embed in batches, one upsert, mark."""
 
+import io
 import logging
 import threading
 import time
@@ -23,6 +24,7 @@ from clipfleet.common.messages import IngestChunk
 from clipfleet.common.preprocess import Pixels
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
+from clipfleet.common.thumbnails import thumbnail, thumbnail_key
 from clipfleet.workers.lease import Interrupted, Lease
 from clipfleet.workers.read import Unreadable, read_item
 
@@ -213,6 +215,9 @@ class _Chunk:
             seen = decode(data, self._parts.settings.limits, edge=spec.edge())
         except BadImage as error:
             raise Failed("decode", error.detail) from error
+        if edge := self._parts.settings.thumbnail_edge:
+            key, small = thumbnail_key(collection, pk), thumbnail(seen.image, edge)
+            self._patiently(lambda: self._parts.blobs.put(key, io.BytesIO(small)))
         pixels = spec.apply(seen.image)
         return Ready(item, pk, digest, len(data), seen.width, seen.height, pixels)
 

@@ -12,7 +12,7 @@ from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import InvalidRequest, NotFound, Unavailable
 from clipfleet.common.filters import parse_filter
 from clipfleet.common.identity import primary_key
-from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch
+from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Search
 from clipfleet.common.replies import Replies
 from clipfleet.common.schemas import MatchOut
 from clipfleet.common.store import Match, Record, Store, Vectors
@@ -93,28 +93,33 @@ def _embed_images(work: _Work, parts: QueryParts) -> None:
 def _look_up(work: _Work, parts: QueryParts) -> None:
     """The embedding of an image that is in the collection already."""
     for n in work.of_kind("id"):
-        query = work.queries[n]
-        key = primary_key(query.namespace, str(query.term.value))
+        asked, search = str(work.queries[n].term.value), work.queries[n].search
+        if search is None:
+            raise ValueError("an id without a collection to look it up in")
+        key = primary_key(search.namespace, asked)
         try:
-            found = parts.store.fetch(query.collection, [key])
+            found = parts.store.fetch(search.collection, [key])
         except NotFound as error:
             work.answers[n] = Answer(error="not-found", detail=error.detail)
             continue
         if key in found:
             work.vectors[n] = found[key].embedding
         else:
-            said = f"there is no image {str(query.term.value)[:200]!r} in the collection"
+            said = f"there is no image {asked[:200]!r} in the collection"
             work.answers[n] = Answer(error="not-found", detail=said)
 
 
 def _search(work: _Work, parts: QueryParts) -> None:
-    groups: dict[str, list[int]] = {}
-    for n in work.vectors:
-        same = work.queries[n].model_dump_json(exclude={"term"})
-        groups.setdefault(same, []).append(n)
-    for members in groups.values():
+    groups: dict[str, tuple[Search, list[int]]] = {}
+    for n, vector in work.vectors.items():
+        search = work.queries[n].search
+        if search is None:
+            work.answers[n] = Answer(embedding=tuple(vector.tolist()))
+        else:
+            groups.setdefault(search.model_dump_json(), (search, []))[1].append(n)
+    for search, members in groups.values():
         try:
-            _search_group(work, members, parts)
+            _search_group(work, search, members, parts)
         except (NotFound, InvalidRequest) as error:
             refused = Answer(error=error.slug, detail=error.detail)
             work.answers.update(dict.fromkeys(members, refused))
@@ -126,8 +131,7 @@ def _search(work: _Work, parts: QueryParts) -> None:
             work.answers.update(dict.fromkeys(members, broken))
 
 
-def _search_group(work: _Work, members: Sequence[int], parts: QueryParts) -> None:
-    query = work.queries[members[0]]
+def _search_group(work: _Work, query: Search, members: Sequence[int], parts: QueryParts) -> None:
     lengths = {work.vectors[n].size for n in members}
     if lengths != {query.collection.dim}:
         raise InvalidRequest(

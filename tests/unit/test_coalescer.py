@@ -11,7 +11,7 @@ import pytest
 from clipfleet.api.coalescer import Coalescer, Overloaded
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import ClipfleetError, Unavailable
-from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Term
+from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Search, Term
 
 LONG = 30.0
 
@@ -21,7 +21,8 @@ HERE = Collection.new("c", metric="cosine", model=MODEL, dim=4, fields={})
 
 
 def query(text: str, kind: Any = "text") -> Query:
-    return Query(collection=HERE, namespace="n", term=Term(kind=kind, value=text), top_k=1)
+    search = Search(collection=HERE, namespace="n", top_k=1)
+    return Query(term=Term(kind=kind, value=text), search=search)
 
 
 class Desk:

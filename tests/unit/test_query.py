@@ -11,7 +11,7 @@ from clipfleet.common.catalogue import MemoryCatalogue
 from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import Embeddings, HashEmbedder
 from clipfleet.common.identity import primary_key
-from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Term
+from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Search, Term
 from clipfleet.common.replies import MemoryReplies
 from clipfleet.common.store import Match, Record, StoreUnavailable, Vectors
 from clipfleet.common.store.memory import MemoryStore
@@ -67,8 +67,8 @@ class World:
         self.store.upsert(self.collection, [record])
 
     def query(self, term: Term, **more: Any) -> Query:
-        said = {"collection": self.collection, "namespace": "n", "term": term, "top_k": 1}
-        return Query(**{**said, **more})
+        said = {"collection": self.collection, "namespace": "n", "top_k": 1}
+        return Query(term=term, search=Search(**{**said, **more}))
 
     def ask(self, *queries: Query, deadline: float | None = None) -> tuple[Answer, ...]:
         late = time.time() + 60 if deadline is None else deadline
@@ -238,3 +238,18 @@ def test_a_score_beyond_all_numbers_does_not_spoil_the_reply_for_the_others(worl
         )
     raw = world.replies.pushed[-1].model_dump_json()
     assert BatchReply.model_validate_json(raw).answers[0].matches[0].id == "church.jpg"
+
+
+def test_a_query_without_a_search_is_answered_with_its_embedding(world: World) -> None:
+    vector = world.embedder.embed_texts(["a church"])[0]
+    found = world.ask(Query(term=TEXT), world.query(TEXT), Query(term=IMAGE))
+    assert found[0].embedding == pytest.approx(vector.tolist())
+    assert found[0].matches == ()
+    assert found[1].matches[0].id == "church.jpg"
+    assert len(found[2].embedding) == 16
+    assert len(world.store.asked) == 1
+
+
+def test_an_id_means_nothing_without_a_collection(world: World) -> None:
+    found = world.ask(Query(term=by_id("dog.jpg")), Query(term=TEXT))
+    assert found[0].error == "internal"

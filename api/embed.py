@@ -1,0 +1,48 @@
+"""Embeddings of texts or images, for those who keep or compare vectors themselves."""
+
+import asyncio
+
+from fastapi import APIRouter
+
+from clipfleet.api.depends import UsesGateway
+from clipfleet.api.gateway import Gateway
+from clipfleet.api.problems import RESPONSES
+from clipfleet.api.search import check_text, from_base64, image_term, refusal
+from clipfleet.common.errors import BadImage, InvalidRequest, TooLarge
+from clipfleet.common.fleet import WorkerCard
+from clipfleet.common.messages import Query, Term
+from clipfleet.common.schemas import EmbedIn, EmbedOut, QueryImage
+
+router = APIRouter(prefix="/v1/embed", tags=["embed"], responses=RESPONSES)
+
+
+@router.post("")
+async def embed(body: EmbedIn, gateway: UsesGateway) -> EmbedOut:
+    """The embeddings of texts or of images, as the model of the collections makes them."""
+    most = gateway.settings.limits.embeds
+    if len(body.texts or body.images or ()) > most:
+        raise TooLarge(f"more than {most} items in one request")
+    worker = await gateway.worker("query", body.model or gateway.settings.model)
+    terms = await _terms(body, worker, gateway)
+    asked = (gateway.queries.ask(Query(term=term), worker.model) for term in terms)
+    answers = await asyncio.gather(*asked)
+    for answer in answers:
+        if answer.error:
+            raise refusal(answer)
+    rows = [list(answer.embedding) for answer in answers]
+    return EmbedOut(model=worker.model, dim=worker.dim, embeddings=rows)
+
+
+async def _terms(body: EmbedIn, worker: WorkerCard, gateway: Gateway) -> list[Term]:
+    for text in body.texts or ():
+        check_text(text, gateway)
+    texts = [Term(kind="text", value=text) for text in body.texts or ()]
+    images = enumerate(body.images or ())
+    return texts or [await _image(n, image, worker, gateway) for n, image in images]
+
+
+async def _image(n: int, image: QueryImage, worker: WorkerCard, gateway: Gateway) -> Term:
+    try:
+        return await image_term(from_base64(image.base64), worker, gateway)
+    except (BadImage, InvalidRequest) as error:
+        raise type(error)(f"images[{n}]: {error.detail}") from error

@@ -1,0 +1,61 @@
+"""Embeddings over HTTP: the same as the collections hold."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from stack import Up, finished, photos
+
+
+def encoded(path: Path) -> dict[str, str]:
+    return {"base64": base64.b64encode(path.read_bytes()).decode()}
+
+
+def test_embeddings_are_those_that_the_collection_holds_and_their_cosine_is_the_score(
+    service: Up, flickr: list[Path]
+) -> None:
+    folder = service.folder / "embedded"
+    paths = photos(folder, flickr, 3)
+    with service.client() as client, service.http() as http:
+        client.create_collection("embedded")
+        finished(client, client.index_folder("embedded", folder).id)
+        images = {"images": [encoded(path) for path in paths]}
+        answer = http.post("/v1/embed", json=images).json()
+        rows = np.asarray(answer["embeddings"])
+        assert rows.shape == (3, answer["dim"])
+        for path, row in zip(paths, rows, strict=True):
+            found = client.search("embedded", id=str(path), top_k=1, include_values=True)
+            assert np.allclose(found.matches[0].values or (), row, atol=1e-4)
+
+        texts = http.post("/v1/embed", json={"texts": ["two dogs", "🚗"]}).json()["embeddings"]
+        assert np.allclose(np.linalg.norm(texts, axis=1), 1, atol=1e-5)
+        by_words = client.search("embedded", text="two dogs")
+        scores = dict(zip(map(str, paths), rows @ np.asarray(texts[0]), strict=True))
+        assert {match.id for match in by_words.matches} == set(scores)
+        for match in by_words.matches:
+            assert abs(match.score - scores[match.id]) < 1e-4
+
+
+def test_what_cannot_be_embedded_is_refused_and_named(service: Up, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    Image.new("RGB", (9, 9)).save(good)
+    bad.write_text("no picture")
+    refused: list[tuple[dict[str, Any], int, str]] = [
+        ({}, 422, "either texts or images"),
+        ({"texts": ["a"], "images": [encoded(good)]}, 422, "either texts or images"),
+        ({"texts": []}, 422, "at least 1"),
+        ({"texts": [""]}, 422, "at least 1"),
+        ({"texts": ["x" * 20_000]}, 422, "20000 characters"),
+        ({"texts": ["x"] * 65}, 413, "64"),
+        ({"images": [encoded(good), encoded(bad)]}, 422, "images[1]"),
+        ({"images": [{"base64": "%%%"}]}, 422, "images[0]"),
+        ({"texts": ["x"], "model": "none/such"}, 503, "none/such"),
+    ]
+    with service.http() as http:
+        for body, status, said in refused:
+            answer = http.post("/v1/embed", json=body)
+            assert answer.status_code == status, (body, answer.text)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert said in answer.text, answer.text
