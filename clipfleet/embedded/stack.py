@@ -22,7 +22,6 @@ from clipfleet.common.errors import StartupError
 from clipfleet.common.fleet import RedisFleet
 from clipfleet.common.messages import LANES, Lane, queue_name
 from clipfleet.common.settings import Settings
-from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.embedded import commands
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
 
@@ -88,23 +87,25 @@ class Stack:
                 supervisor.stop()
 
     def _start(self, supervisor: Supervisor, waiting: Callable[[str, float], None]) -> bool:
-        folder, parts = self._options.data, []
+        """Redis first, which all our parts ask at once; Milvus gets ready beside them."""
+        folder = self._options.data
         redis_url, milvus_uri = self._settings.redis_url, self._settings.milvus_uri
         if self._brings_redis:
             port, password = commands.free_port(), secrets.token_hex(16)
             redis_url = commands.valkey_url(port, password)
             command = commands.valkey(folder / "valkey", port, password)
-            parts.append(Part("valkey", command, {}, lambda _: _redis_answers(redis_url)))
+            supervisor.start([Part("valkey", command, {}, lambda _: _redis_answers(redis_url))])
+            if not supervisor.wait(waiting):
+                return False
         if self._brings_milvus:
             port = commands.free_port()
             milvus_uri = commands.milvus_uri(port)
             command = commands.milvus_lite(folder / "milvus", port)
             env = commands.MILVUS_LITE_ENVIRONMENT
-            parts.append(Part("milvus", command, env, lambda _: _milvus_answers(milvus_uri)))
+            supervisor.start([Part("milvus", command, env, lambda _: _listens(port))])
         self._settings = self._complete(redis_url, milvus_uri)
-        if parts and not supervisor.start(parts, waiting):
-            return False
-        return supervisor.start(self._own_parts(), waiting)
+        supervisor.start(self._own_parts())
+        return supervisor.wait(waiting)
 
     def _complete(self, redis_url: str, milvus_uri: str) -> Settings:
         """The settings our own parts get: what is given, and the gaps filled for one machine."""
@@ -204,9 +205,10 @@ def _redis_answers(url: str) -> bool:
         return bool(client.ping())
 
 
-def _milvus_answers(uri: str) -> bool:
-    MilvusStore(uri, timeout_s=1).ping()
-    return True
+def _listens(port: int) -> bool:
+    """Enough of a sign from our own child, and without the second that pymilvus takes to load."""
+    with socket.create_connection((commands.LOOPBACK, port), timeout=1):
+        return True
 
 
 def _serves(fleet: RedisFleet, pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Child processes: started in order, restarted with backoff, ended in reverse; none left behind."""
+"""Child processes: started in groups, restarted with backoff, ended in reverse; none stays."""
 
 import ctypes
 import json
@@ -55,19 +55,21 @@ class Supervisor:
         self._stopping = stopping
         self._children: list[_Child] = []
 
-    def start(self, parts: Sequence[Part], waiting: Callable[[str, float], None]) -> bool:
-        """Start the parts and wait until all are ready; `waiting` hears which is not, and for
-        how long. False when told to stop meanwhile. StartupError with a part's last lines."""
+    def start(self, parts: Sequence[Part]) -> None:
+        """Start a group of parts that later groups stand on, and do not wait for them."""
         group = 1 + max((child.group for child in self._children), default=0)
         for part in parts:
             self._children.append(_Child(part, self._spawn(part), time.monotonic(), group))
         self._write_list()
-        for child in self._children[-len(parts) :]:
+
+    def wait(self, waiting: Callable[[str, float], None]) -> bool:
+        """Until all are ready; `waiting` hears which is not, and for how long. False when told
+        to stop meanwhile. StartupError with a part's last lines."""
+        for child in self._children:
             while not self._is_ready(child):
                 if self._stopping.wait(POLL_S):
                     return False
-                if child.process.poll() is not None:
-                    raise StartupError(self._obituary(child, "ended before it was ready"))
+                self._require_alive()
                 waiting(child.part.name, time.monotonic() - child.started_at)
         return True
 
@@ -79,8 +81,8 @@ class Supervisor:
                     self._revive(child, said)
 
     def stop(self) -> None:
-        """What was started together ends together, the last first, so that nothing loses what it
-        stands on; what does not end is killed."""
+        """A group ends together, the last first, so that nothing loses what it stands on; what
+        does not end is killed."""
         for number in sorted({child.group for child in self._children}, reverse=True):
             group = [child.process for child in self._children if child.group == number]
             for process in group:
@@ -118,6 +120,11 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
+
+    def _require_alive(self) -> None:
+        for child in self._children:
+            if child.process.poll() is not None:
+                raise StartupError(self._obituary(child, "ended before all was ready"))
 
     def _is_ready(self, child: _Child) -> bool:
         try:

@@ -27,7 +27,8 @@ def watch_until_given_up(folder: Path, program: str, said: list[str]) -> str:
     give_up.start()
     watched = Supervisor(folder, stopping)
     try:
-        watched.start([part(program)], lambda *_: None)
+        watched.start([part(program)])
+        watched.wait(lambda *_: None)
         with pytest.raises(StartupError) as error:
             watched.watch(said.append)
     finally:
@@ -55,10 +56,11 @@ def test_a_part_that_is_set_up_wrongly_says_so_in_one_line(tmp_path: Path) -> No
     program = "print('noise\\nthere is no such model', flush=True); raise SystemExit(78)"
     watched = Supervisor(tmp_path, threading.Event())
     never = Part("part", [sys.executable, "-c", program], {}, lambda _: False)
+    watched.start([never])
     with pytest.raises(StartupError) as error:
-        watched.start([never], lambda *_: None)
+        watched.wait(lambda *_: None)
     watched.stop()
-    assert error.value.detail == "part ended before it was ready: there is no such model"
+    assert error.value.detail == "part ended before all was ready: there is no such model"
 
 
 def test_a_part_that_ran_well_in_between_starts_afresh(
@@ -75,7 +77,8 @@ def test_a_part_that_ran_well_in_between_starts_afresh(
 
     watched = Supervisor(tmp_path, stopping)
     try:
-        watched.start([part("import time; time.sleep(0.3)")], lambda *_: None)
+        watched.start([part("import time; time.sleep(0.3)")])
+        watched.wait(lambda *_: None)
         watched.watch(hear)
     finally:
         watched.stop()
@@ -118,7 +121,8 @@ def test_a_list_of_children_cut_short_by_a_crash_is_no_obstacle(tmp_path: Path) 
 def test_a_part_stopped_with_sigstop_still_ends_with_the_stack(tmp_path: Path) -> None:
     others = psutil.Process().children()
     watched = Supervisor(tmp_path, threading.Event())
-    watched.start([part("import time; time.sleep(600)")], lambda *_: None)
+    watched.start([part("import time; time.sleep(600)")])
+    watched.wait(lambda *_: None)
     (child,) = [one for one in psutil.Process().children() if one not in others]
     child.suspend()
     services.eventually(lambda: child.status() == psutil.STATUS_STOPPED, 10, "the stop")
