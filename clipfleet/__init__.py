@@ -1,3 +1,54 @@
 """Image search as a service: index images in bulk, find them by words or by image."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clipfleet.async_client import AsyncClient
+    from clipfleet.client import Client
+    from clipfleet.errors import Error, JobFailed, NotFound, ProblemError, Unreachable
+    from clipfleet.results import (
+        Collection,
+        Failure,
+        Failures,
+        Image,
+        Job,
+        Match,
+        SearchResult,
+    )
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Collection",
+    "Error",
+    "Failure",
+    "Failures",
+    "Image",
+    "Job",
+    "JobFailed",
+    "Match",
+    "NotFound",
+    "ProblemError",
+    "SearchResult",
+    "Unreachable",
+    "__version__",
+]
+
+_HOMES = ("clipfleet.errors", "clipfleet.results", "clipfleet.client", "clipfleet.async_client")
+
+
+def __getattr__(name: str) -> Any:
+    """Workers import this package too, and have no use for an HTTP client: it comes when asked
+    for."""
+    if name in __all__:
+        for home in map(import_module, _HOMES):
+            if name in vars(home):
+                return vars(home)[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,59 +1,70 @@
-"""A Python client for the HTTP interface. Needs httpx and pydantic only."""
+"""The client: every method sends one request, unless it says otherwise.
 
-import json
-import mimetypes
+    with Client() as client:
+        client.index("photos", wait=True, progress=True)
+        for match in client.search(text="a dog in the snow").matches:
+            print(match.score, match.id)
+
+Errors are those of `clipfleet.errors`. `AsyncClient` is the same, awaited.
+"""
+
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar
-from urllib.parse import quote
+from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel
 
-from clipfleet.common.schemas import (
-    CollectionIn,
-    CollectionList,
-    CollectionOut,
-    FailureList,
-    FieldType,
-    FolderSource,
-    JobIn,
-    JobList,
-    JobOut,
-    Metric,
-    SearchOut,
-)
+from clipfleet import __version__, calls
+from clipfleet.calls import Call, OnExisting
+from clipfleet.common.schemas import FieldType, Metric, SearchOptions
+from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
+from clipfleet.payloads import AnImage, Files, Numbers
+from clipfleet.progress import Progress, listening
+from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job, SearchResult
+from clipfleet.retries import Outcome, pause_s
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 PATIENCE_S = 60.0
-ENDED = ("succeeded", "partial", "failed", "cancelled")
+PAGE = 1_000
 
 
-class ProblemError(Exception):
-    """The service said no. `problem` is its RFC 9457 document."""
+def configured(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
+    """The arguments of httpx's clients."""
+    api_key = api_key or os.environ.get("CLIPFLEET_API_KEY")
+    headers = {"User-Agent": f"clipfleet/{__version__}"}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    return {"base_url": url, "headers": headers, "timeout": timeout_s}
 
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
-        super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP {status}"))
-        self.status = status
-        self.problem = problem
 
-
-class Unreachable(Exception):
-    """Nobody answers at the address."""
+def require_wait(wait: bool, progress: Progress) -> None:
+    if progress and not wait:
+        raise ValueError("progress= is shown while waiting: give wait=True too")
 
 
 class Client:
+    """`url` and `api_key` come from CLIPFLEET_URL and CLIPFLEET_API_KEY when they are not given.
+
+    `retries`: how often a request is sent again, where `clipfleet.retries` finds it safe.
+    """
+
     def __init__(
-        self, url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_s: float = 60.0
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: int = 3,
     ) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._url = url
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+        self.url = url or os.environ.get("CLIPFLEET_URL") or DEFAULT_URL
+        self._http = httpx.Client(**configured(self.url, api_key, timeout_s))
+        self._retries = retries
 
     def __enter__(self) -> "Client":
         return self
@@ -69,11 +80,11 @@ class Client:
     def close(self) -> None:
         self._http.close()
 
-    def collections(self) -> list[CollectionOut]:
-        return self._ask(CollectionList, "GET", "/v1/collections").collections
+    def collections(self) -> list[Collection]:
+        return self._do(calls.collections())
 
-    def collection(self, name: str) -> CollectionOut:
-        return self._ask(CollectionOut, "GET", _path("collections", name))
+    def collection(self, name: str) -> Collection:
+        return self._do(calls.collection(name))
 
     def create_collection(
         self,
@@ -83,116 +94,198 @@ class Client:
         model: str | None = None,
         dim: int | None = None,
         fields: Mapping[str, FieldType] | None = None,
-    ) -> CollectionOut:
+    ) -> Collection:
         """Make it, or make sure that it is as described."""
-        body = CollectionIn(metric=metric, model=model, dim=dim, fields=dict(fields or {}))
-        return self._ask(CollectionOut, "PUT", _path("collections", name), json=body.model_dump())
+        return self._do(calls.create_collection(name, metric, model, dim, fields))
 
     def delete_collection(self, name: str) -> None:
-        self._send("DELETE", _path("collections", name))
+        self._do(calls.delete_collection(name))
 
-    def index_folder(
+    def index(
         self,
-        collection: str,
-        folder: str | Path,
+        source: str | Path,
+        collection: str = "images",
         *,
         namespace: str = "default",
         label_from_folder: bool = False,
-        on_existing: Literal["skip", "replace"] = "skip",
-    ) -> JobOut:
-        """Start a job on a folder that the service can read. Images go in while you go on."""
-        source = FolderSource(path=str(folder), label_from_folder=label_from_folder)
-        body = JobIn(source=source, namespace=namespace, on_existing=on_existing)
-        return self._ask(
-            JobOut, "POST", _path("collections", collection, "jobs"), json=body.model_dump()
-        )
+        on_existing: OnExisting = "skip",
+        wait: bool = False,
+        progress: Progress = False,
+        create: bool = True,
+    ) -> Job:
+        """Start a job on a folder that the service can read; images go in while you go on.
+
+        `create`: make the collection when there is none. `wait` and `progress`: see `wait()`.
+        """
+        require_wait(wait, progress)
+        call = calls.index(source, collection, namespace, label_from_folder, on_existing)
+        return self._start(call, collection, wait, progress, create)
 
     def upload(
-        self, collection: str, files: Sequence[str | Path], *, namespace: str = "default"
-    ) -> JobOut:
-        """Start a job on files of this machine; their names become the ids."""
-        with ExitStack() as stack:
-            parts = [("files", _part(stack, Path(file))) for file in files]
-            form = {"namespace": namespace}
-            where = _path("collections", collection, "images")
-            return self._ask(JobOut, "POST", where, files=parts, data=form)
+        self,
+        files: Files,
+        collection: str = "images",
+        *,
+        namespace: str = "default",
+        label: str = "",
+        on_existing: OnExisting = "skip",
+        wait: bool = False,
+        progress: Progress = False,
+        create: bool = True,
+    ) -> Job:
+        """Start a job on files of this machine, sent piece by piece; their names become ids."""
+        require_wait(wait, progress)
+        call = calls.upload(files, collection, namespace, label, on_existing)
+        return self._start(call, collection, wait, progress, create)
 
-    def jobs(self, limit: int = 50) -> list[JobOut]:
-        return self._ask(JobList, "GET", "/v1/jobs", params={"limit": limit}).jobs
+    def jobs(self, limit: int = 50, offset: int = 0) -> list[Job]:
+        """Newest first."""
+        return self._do(calls.jobs(limit, offset))
 
-    def job(self, job_id: str) -> JobOut:
-        return self._ask(JobOut, "GET", _path("jobs", job_id))
+    def job(self, job: Job | str) -> Job:
+        """A job as it is now, by its id or by an earlier state of it."""
+        return self._do(calls.job(job))
 
-    def cancel(self, job_id: str) -> JobOut:
-        return self._ask(JobOut, "POST", _path("jobs", job_id, "cancel"))
+    def cancel(self, job: Job | str) -> Job:
+        """Stop a job; what is in stays in."""
+        return self._do(calls.cancel(job))
 
-    def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> FailureList:
-        page = {"limit": limit, "offset": offset}
-        return self._ask(FailureList, "GET", _path("jobs", job_id, "failures"), params=page)
+    def wait(self, job: Job | str, *, progress: Progress = False, every_s: float = 0.3) -> Job:
+        """The job once it has ended. Raises `JobFailed` when it failed as a whole.
 
-    def wait(
-        self, job_id: str, progress: Callable[[JobOut], None] | None = None, every_s: float = 0.3
-    ) -> JobOut:
-        """The job once it has ended. `progress` hears of it meanwhile.
-
-        A service that is away for less than PATIENCE_S is waited for: its job goes on.
+        `progress`: True shows a bar, a function is called with every state. A service that is
+        away for less than a minute is waited for: its job goes on.
         """
+        with listening(progress) as tell:
+            ended = self._ended(job, tell, every_s)
+        if ended.state == "failed":
+            raise JobFailed(ended)
+        return ended
+
+    def failures(self, job: Job | str, limit: int = 100, offset: int = 0) -> Failures:
+        """A page of the images that failed, with reasons, and how many there are in all."""
+        return self._do(calls.failures(job, limit, offset))
+
+    def iter_failures(self, job: Job | str) -> Iterator[Failure]:
+        """All images that failed, page by page as you go."""
+        for offset in count(0, PAGE):
+            page = self.failures(job, PAGE, offset).failures
+            yield from page
+            if len(page) < PAGE:
+                return
+
+    def search(
+        self,
+        collection: str = "images",
+        *,
+        text: str | None = None,
+        image: AnImage | None = None,
+        id: str | None = None,
+        vector: Numbers | None = None,
+        top_k: int = 10,
+        offset: int = 0,
+        filter: Mapping[str, Any] | None = None,
+        min_score: float | None = None,
+        namespace: str = "default",
+        include_values: bool = False,
+    ) -> SearchResult:
+        """The images nearest to one of: words, an image (path, bytes, open file or Pillow's),
+        the id of an image that is in, or a vector. Nearest first."""
+        options = SearchOptions(
+            top_k=top_k,
+            offset=offset,
+            filter=None if filter is None else dict(filter),
+            min_score=min_score,
+            namespace=namespace,
+            include_values=include_values,
+        )
+        return self._do(calls.search(collection, text, image, id, vector, options))
+
+    def upsert(
+        self,
+        vectors: Iterable[Mapping[str, Any]],
+        collection: str = "images",
+        *,
+        namespace: str = "default",
+    ) -> int:
+        """Bring your own embeddings: `{"id", "values", "label"?, "metadata"?, "uri"?}` each.
+
+        How many were written. A request takes 1,000; when one is refused, those before it are in.
+        """
+        return sum(self._do(call) for call in calls.upsert(vectors, collection, namespace))
+
+    def image(
+        self,
+        id: str,
+        collection: str = "images",
+        *,
+        namespace: str = "default",
+        include_values: bool = False,
+    ) -> Image:
+        return self._do(calls.image(id, collection, namespace, include_values))
+
+    def delete_image(
+        self, id: str, collection: str = "images", *, namespace: str = "default"
+    ) -> None:
+        """Remove it from the collection. The file is not touched."""
+        self._do(calls.delete_image(id, collection, namespace))
+
+    def thumbnail(
+        self, id: str, collection: str = "images", *, namespace: str = "default"
+    ) -> bytes:
+        """A small image file."""
+        return self._do(calls.thumbnail(id, collection, namespace))
+
+    def embed(
+        self,
+        texts: Sequence[str] | None = None,
+        images: Sequence[AnImage] | None = None,
+        *,
+        model: str | None = None,
+    ) -> list[list[float]]:
+        """An embedding for each text, or for each image, in their order."""
+        answers = [self._do(call) for call in calls.embed(texts, images, model)]
+        return [embedding for some in answers for embedding in some]
+
+    def _start(
+        self, call: Call[Job], collection: str, wait: bool, progress: Progress, create: bool
+    ) -> Job:
+        if create:
+            try:
+                self.collection(collection)
+            except NotFound:
+                self.create_collection(collection)
+        job = self._do(call)
+        return self.wait(job, progress=progress) if wait else job
+
+    def _ended(self, job: Job | str, tell: Any, every_s: float) -> Job:
         seen_at = time.monotonic()
         while True:
             try:
-                job = self.job(job_id)
+                now = self.job(job)
             except (Unreachable, ProblemError) as error:
-                passing = isinstance(error, Unreachable) or error.status == 503
-                if not passing or time.monotonic() - seen_at > PATIENCE_S:
+                if not calls.is_away(error) or time.monotonic() - seen_at > PATIENCE_S:
                     raise
             else:
                 seen_at = time.monotonic()
-                if progress:
-                    progress(job)
-                if job.state in ENDED:
-                    return job
+                tell(now)
+                if now.state in ENDED:
+                    return now
             time.sleep(every_s)
 
-    def search(self, collection: str, **query: Any) -> SearchOut:
-        """One of text=, id=, vector=, and the options of `POST …/search`."""
-        return self._ask(SearchOut, "POST", _path("collections", collection, "search"), json=query)
+    def _do(self, call: Call[T]) -> T:
+        for attempt in count():
+            outcome = self._send(call)
+            pause = pause_s(outcome, attempt, repeatable=call.repeatable)
+            if pause is None or attempt >= self._retries:
+                break
+            time.sleep(pause)
+        return call.result(outcome, self.url)
 
-    def search_image(self, collection: str, image: str | Path, **options: Any) -> SearchOut:
-        """By an image of this machine."""
-        if isinstance(options.get("filter"), Mapping):
-            options["filter"] = json.dumps(options["filter"])
-        with ExitStack() as stack:
-            part = {"file": _part(stack, Path(image))}
-            where = _path("collections", collection, "search", "image")
-            return self._ask(SearchOut, "POST", where, files=part, data=options)
-
-    def _ask(self, kind: type[T], method: str, path: str, **how: Any) -> T:
-        return kind.model_validate_json(self._send(method, path, **how).content)
-
-    def _send(self, method: str, path: str, **how: Any) -> httpx.Response:
+    def _send(self, call: Call[Any]) -> Outcome:
         try:
-            response = self._http.request(method, path, **how)
-        except httpx.TransportError as error:
-            raise Unreachable(f"no clipfleet answers at {self._url} ({error})") from error
-        if response.is_success:
-            return response
-        raise ProblemError(response.status_code, _problem(response))
-
-
-def _path(*parts: str) -> str:
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
-
-
-def _part(stack: ExitStack, path: Path) -> tuple[str, Any, str]:
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return path.name, stack.enter_context(path.open("rb")), kind
-
-
-def _problem(response: httpx.Response) -> dict[str, Any]:
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    if isinstance(problem, dict):
-        return problem
-    return {"status": response.status_code, "detail": response.text[:300]}
+            return self._http.request(call.method, call.path, **call.options())
+        except httpx.RequestError as error:
+            return error
+        finally:
+            call.close()

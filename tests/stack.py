@@ -14,7 +14,7 @@ import httpx
 import psutil
 import services
 
-from clipfleet.client import Client
+from clipfleet import Client
 from clipfleet.embedded import commands
 
 START_S = 120.0

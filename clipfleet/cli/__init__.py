@@ -8,7 +8,7 @@ from pydantic import ValidationError
 import clipfleet
 from clipfleet.cli import collections, demo, evaluate, images, jobs, up
 from clipfleet.cli.show import fail
-from clipfleet.client import ProblemError, Unreachable
+from clipfleet.errors import Error
 
 app = typer.Typer(
     name="clipfleet",
@@ -41,7 +41,7 @@ def main() -> None:
         sys.exit(1)
     except ValidationError as error:
         fail(ValueError(error.errors()[0]["msg"]))
-    except (ProblemError, Unreachable, ValueError, OSError) as error:
+    except (Error, ValueError, OSError) as error:
         fail(error)
 
 

@@ -10,10 +10,11 @@ import typer
 from rich.markup import escape
 
 from clipfleet.cli import show
-from clipfleet.cli.images import ensure, failures, follow
+from clipfleet.cli.follow import failures, follow
 from clipfleet.cli.up import DATA, DataOption, HostOption, ModelOption, PortOption, run_stack
-from clipfleet.client import Client, ProblemError, Unreachable
+from clipfleet.client import Client
 from clipfleet.common.schemas import JobOut
+from clipfleet.errors import ProblemError, Unreachable
 
 MODEL = "clipfleet-mini"
 COLLECTION = "demo"
@@ -71,13 +72,12 @@ class _Tour:
         example = client.search(COLLECTION, text=self._words[0], top_k=1).matches
         if example:
             show.out.print(f"\n[bold]like the image {escape(show.one_line(example[0].id))}[/]")
-            show.matches(client.search_image(COLLECTION, example[0].id, top_k=SHOWN))
+            show.matches(client.search(COLLECTION, image=example[0].id, top_k=SHOWN))
         self._what_now()
 
     def _index(self, client: Client) -> JobOut:
-        ensure(client, COLLECTION)
         show.out.print(f"indexing {self._images}")
-        job = client.index_folder(COLLECTION, self._images, label_from_folder=True)
+        job = client.index(self._images, COLLECTION, label_from_folder=True)
         job = follow(client, job)
         show.out.print(f"{job.done} images indexed, {job.skipped} were in already")
         failures(client, job)

@@ -6,27 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from clipfleet.cli import show
+from clipfleet.cli.follow import exit_code, failures, follow
 from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url
-from clipfleet.client import Client, ProblemError
-from clipfleet.common.schemas import JobOut, SearchOut
-
-EXIT = {"succeeded": 0, "partial": 3}
-SHOWN_FAILURES = 5
 
 
 def index(
-    source: Annotated[Path, typer.Argument(help="A folder of images, or one image.")],
+    sources: Annotated[list[Path], typer.Argument(help="A folder of images, or image files.")],
     collection: Collection = COLLECTION,
     namespace: Annotated[str, typer.Option(help="Keeps ids apart.")] = "default",
     label_from_folder: Annotated[
@@ -37,21 +24,41 @@ def index(
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Index images. Ends with 0 when all are in, 3 when some failed, 1 when the job failed."""
+    """Index images: a folder that the service can read, or files of this machine.
+
+    Ends with 0 when all are in, 3 when some failed, 1 when the job failed. Ctrl-C leaves the job
+    at work; `clipfleet jobs show ID --follow` takes it up again.
+    """
+    files = _files(sources)
+    if files and label_from_folder:
+        raise typer.BadParameter("--label-from-folder needs a folder")
     with show.client(url, api_key) as client:
-        ensure(client, collection)
-        if source.is_file():
-            job = client.upload(collection, [source], namespace=namespace)
+        if files:
+            job = client.upload(files, collection, namespace=namespace)
         else:
-            folder = source.expanduser().absolute()
-            job = client.index_folder(
-                collection, folder, namespace=namespace, label_from_folder=label_from_folder
+            job = client.index(
+                sources[0],
+                collection,
+                namespace=namespace,
+                label_from_folder=label_from_folder,
             )
         if wait:
-            job = follow(client, job)
+            job = follow(client, job, json=json)
             failures(client, job)
     show.document(job) if json else show.job(job)
-    sys.exit(EXIT.get(job.state, 1) if wait else 0)
+    sys.exit(exit_code(job) if wait else 0)
+
+
+def _files(sources: list[Path]) -> list[Path]:
+    """The files to upload; none when the one source is a folder, here or where the service is."""
+    if len(sources) == 1 and not sources[0].expanduser().is_file():
+        return []
+    for source in sources:
+        if source.is_dir():
+            raise typer.BadParameter(f"{source} is a folder: give one folder, or files")
+        if not source.exists():
+            raise typer.BadParameter(f"there is no file {source}")
+    return sources
 
 
 def search(
@@ -72,31 +79,20 @@ def search(
     """Find images by words, by an image, or by the id of one that is in."""
     if sum(one is not None for one in (text, image, image_id)) != 1:
         raise typer.BadParameter("give exactly one of TEXT, --image and --id")
-    options: dict[str, Any] = {"top_k": top_k, "namespace": namespace}
-    if min_score is not None:
-        options["min_score"] = min_score
-    with show.client(url, api_key) as client:
-        found = _search(client, collection, text, image, image_id, _filter(where), options)
-    show.document(found) if json else show.matches(found)
-
-
-def _search(
-    client: Client,
-    collection: str,
-    text: str | None,
-    image: Path | None,
-    image_id: str | None,
-    where: dict[str, Any] | None,
-    options: dict[str, Any],
-) -> SearchOut:
-    if image is None:
-        query = {"text": text} if text is not None else {"id": image_id}
-        return client.search(collection, **query, **options, filter=where)
-    if not image.is_file():
+    if image is not None and not image.expanduser().is_file():
         raise typer.BadParameter(f"there is no file {image}")
-    if where:
-        options["filter"] = json_module.dumps(where)
-    return client.search_image(collection, image, **options)
+    with show.client(url, api_key) as client:
+        found = client.search(
+            collection,
+            text=text,
+            image=image,
+            id=image_id,
+            top_k=top_k,
+            filter=_filter(where),
+            min_score=min_score,
+            namespace=namespace,
+        )
+    show.document(found) if json else show.matches(found)
 
 
 def _filter(text: str | None) -> dict[str, Any] | None:
@@ -107,52 +103,3 @@ def _filter(text: str | None) -> dict[str, Any] | None:
     if where is not None and not isinstance(where, dict):
         raise typer.BadParameter("--filter must be a JSON object")
     return where
-
-
-def ensure(client: Client, collection: str) -> None:
-    try:
-        client.collection(collection)
-    except ProblemError as error:
-        if error.status != 404:
-            raise
-        client.create_collection(collection)
-
-
-def follow(client: Client, job: JobOut) -> JobOut:
-    """The job once it has ended, with a progress bar. Ctrl-C leaves the job at work."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=show.err, transient=True) as progress:
-        bar = progress.add_task("waiting", total=None, rate="")
-
-        def update(now: JobOut) -> None:
-            finished = now.done + now.failed + now.skipped
-            said = escape(show.one_line(now.waiting)) if now.waiting else now.state
-            rate = f"{now.rate:.0f}/s" if now.rate else ""
-            total = now.total or None
-            progress.update(bar, completed=finished, total=total, description=said, rate=rate)
-
-        try:
-            return client.wait(job.id, update)
-        except KeyboardInterrupt:
-            progress.stop()
-            show.err.print(f"The job goes on. Follow it with: clipfleet jobs show {job.id}")
-            sys.exit(130)
-
-
-def failures(client: Client, job: JobOut) -> None:
-    """The first few, on standard error."""
-    if not job.failed:
-        return
-    some = client.failures(job.id, SHOWN_FAILURES)
-    for one in some.failures:
-        name, reason = escape(show.one_line(one.id)), escape(show.one_line(one.reason))
-        show.err.print(f"[red]failed[/] {name}: {reason}")
-    if job.failed > len(some.failures):
-        show.err.print(f"… {job.failed} in all: clipfleet jobs failures {job.id}")

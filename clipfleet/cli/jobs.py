@@ -1,15 +1,19 @@
 """`clipfleet jobs`: look at, follow and cancel jobs."""
 
+import sys
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from clipfleet.cli import show
+from clipfleet.cli.follow import exit_code
+from clipfleet.cli.follow import failures as first_failures
+from clipfleet.cli.follow import follow as follow_job
 from clipfleet.cli.show import URL, ApiKey, Json, Url
 from clipfleet.common.schemas import JobList
 
-app = typer.Typer(help="Look at jobs and cancel them.", no_args_is_help=True)
+app = typer.Typer(help="Look at jobs, follow and cancel them.", no_args_is_help=True)
 
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")]
@@ -29,11 +33,23 @@ def list_jobs(
 
 
 @app.command("show")
-def show_job(job_id: JobId, url: Url = URL, api_key: ApiKey = None, json: Json = False) -> None:
-    """One job."""
+def show_job(
+    job_id: JobId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Stay until its end, with progress.")
+    ] = False,
+    url: Url = URL,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """One job. With --follow it ends as `clipfleet index` does: 0, 3 or 1."""
     with show.client(url, api_key) as client:
         found = client.job(job_id)
+        if follow:
+            found = follow_job(client, found, json=json)
+            first_failures(client, found)
     show.document(found) if json else show.job(found)
+    sys.exit(exit_code(found) if follow else 0)
 
 
 @app.command("cancel")

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clipfleet.client import DEFAULT_URL, Client, ProblemError, Unreachable
+from clipfleet.client import DEFAULT_URL, Client
 from clipfleet.common.schemas import CollectionOut, JobOut, SearchOut
+from clipfleet.errors import ProblemError, Unreachable
 
 out = Console(soft_wrap=True, markup=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)

@@ -121,7 +121,7 @@ def test_the_good_are_in_and_each_bad_one_is_named_with_its_reason(
 ) -> None:
     with rooted.client() as client:
         client.create_collection("mixed")
-        job = finished(client, client.index_folder("mixed", folder).id)
+        job = finished(client, client.index(folder, "mixed").id)
         failed = client.failures(job.id)
         assert {f.id.removeprefix(f"{folder}/") for f in failed.failures} == set(BAD)
         for one in failed.failures:

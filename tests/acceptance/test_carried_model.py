@@ -43,13 +43,13 @@ def test_sample_images_answer_to_words_and_to_images(mini: Up) -> None:
     samples = Path(str(files("clipfleet"))) / "samples"
     with mini.client() as client:
         client.create_collection("samples")
-        job = finished(client, client.index_folder("samples", samples, label_from_folder=True).id)
+        job = finished(client, client.index(samples, "samples", label_from_folder=True).id)
         assert (job.state, job.done) == ("succeeded", len(list(samples.rglob("*.png"))))
         for words in ("a guitar", "a strawberry", "a house", "a bicycle", "an umbrella"):
             found = client.search("samples", text=words, top_k=3).matches
             assert words.split()[1] in {Path(match.id).stem for match in found}, words
         piano = samples / "recreation" / "guitar.png"
-        (itself, *_) = client.search_image("samples", piano).matches
+        (itself, *_) = client.search("samples", image=piano).matches
         assert itself.id == str(piano)
 
 

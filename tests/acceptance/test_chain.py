@@ -14,6 +14,8 @@ from PIL import Image
 from stack import Up, finished, photos, up
 from transformers import AutoModel, AutoProcessor
 
+from clipfleet import SearchResult
+
 TOP_K = 10
 
 
@@ -64,15 +66,17 @@ def same(found: Any, expected: list[tuple[str, float]]) -> None:
 def every_mode_agrees(
     service: Up, collection: str, yardstick: Yardstick, paths: list[Path]
 ) -> None:
-    with service.client() as client:
+    with service.client() as client, service.http() as http:
         for text in ("two dogs in the snow", "une église la nuit", "🚗"):
             found = client.search(collection, text=text, top_k=TOP_K)
             same(found, yardstick.nearest(yardstick.text(text)))
         for path in paths[::67]:
             expected = yardstick.nearest(yardstick.image(path))
-            same(client.search_image(collection, path, top_k=TOP_K), expected)
+            same(client.search(collection, image=path, top_k=TOP_K), expected)
             encoded = {"base64": base64.b64encode(path.read_bytes()).decode()}
-            same(client.search(collection, image=encoded, top_k=TOP_K), expected)
+            body = {"image": encoded, "top_k": TOP_K}
+            answer = http.post(f"/v1/collections/{collection}/search", json=body)
+            same(SearchResult.model_validate_json(answer.content), expected)
             same(client.search(collection, id=str(path), top_k=TOP_K), expected)
             vector = yardstick.image(path)[0].tolist()
             same(client.search(collection, vector=vector, top_k=TOP_K), expected)
@@ -85,7 +89,7 @@ def test_two_hundred_photos_are_found_by_every_mode_and_again_after_a_restart(
     yardstick = Yardstick.of(tiny, paths)
     with up(tmp_path / "data", tiny) as service, service.client() as client:
         client.create_collection("photos")
-        job = finished(client, client.index_folder("photos", tmp_path / "photos").id)
+        job = finished(client, client.index(tmp_path / "photos", "photos").id)
         assert (job.state, job.done, job.total) == ("succeeded", 200, 200)
         every_mode_agrees(service, "photos", yardstick, paths)
     with up(tmp_path / "data", tiny) as service, service.client() as client:
@@ -102,11 +106,11 @@ def test_labels_namespaces_and_filters(service: Up) -> None:
             folder = imagenette / wnid
             few = photos(service.folder / "imagenette" / wnid, sorted(folder.iterdir()), 20)
             assert len(few) == 20
-        job = client.index_folder(
-            "labelled", service.folder / "imagenette", label_from_folder=True, namespace="train"
+        job = client.index(
+            service.folder / "imagenette", "labelled", label_from_folder=True, namespace="train"
         )
         assert finished(client, job.id).done == 40
-        query = {"text": "a church", "top_k": 40, "namespace": "train"}
+        query: Any = {"text": "a church", "top_k": 40, "namespace": "train"}
         churches = client.search("labelled", **query, filter={"label": "n03028079"})
         assert len(churches.matches) == 20
         assert {match.label for match in churches.matches} == {"n03028079"}
@@ -127,13 +131,13 @@ def test_an_unchanged_image_is_skipped_a_changed_one_replaced_a_deleted_one_gone
     first, second, third = photos(folder, flickr, 3)
     with service.client() as client, service.http() as http:
         client.create_collection("changing")
-        finished(client, client.index_folder("changing", folder).id)
-        again = finished(client, client.index_folder("changing", folder).id)
+        finished(client, client.index(folder, "changing").id)
+        again = finished(client, client.index(folder, "changing").id)
         assert (again.done, again.skipped) == (0, 3)
         second.write_bytes(flickr[9].read_bytes())
-        changed = finished(client, client.index_folder("changing", folder).id)
+        changed = finished(client, client.index(folder, "changing").id)
         assert (changed.done, changed.skipped) == (1, 2)
-        forced = finished(client, client.index_folder("changing", folder, on_existing="replace").id)
+        forced = finished(client, client.index(folder, "changing", on_existing="replace").id)
         assert (forced.done, forced.skipped) == (3, 0)
         address = "/v1/collections/changing/images"
         assert http.delete(address, params={"id": str(third)}).json() == {"deleted": 1}
@@ -145,9 +149,9 @@ def test_an_unchanged_image_is_skipped_a_changed_one_replaced_a_deleted_one_gone
 def test_an_upload_is_searchable_once_its_job_has_ended(service: Up, flickr: list[Path]) -> None:
     with service.client() as client:
         client.create_collection("uploads")
-        job = finished(client, client.upload("uploads", flickr[:5]).id)
+        job = finished(client, client.upload(flickr[:5], "uploads").id)
         assert (job.state, job.done) == ("succeeded", 5)
-        (best, *_) = client.search_image("uploads", flickr[2]).matches
+        (best, *_) = client.search("uploads", image=flickr[2]).matches
         assert best.id == flickr[2].name
         assert best.score == pytest.approx(1, abs=1e-3)
 

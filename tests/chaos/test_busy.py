@@ -74,7 +74,7 @@ def count(
     photos = work.many_photos(tmp_path_factory.mktemp("first"), 32)
     with running.client() as http:
         http.create_collection("first")
-        stack.finished(http, http.index_folder("first", photos).id)
+        stack.finished(http, http.index(photos, "first").id)
     fleet = RedisFleet(client)
 
     def rates() -> list[float]:
@@ -89,7 +89,7 @@ def in_one_chunk(
 ) -> tuple[str, OpenChunk]:
     with running.client() as http:
         http.create_collection(collection)
-        job = http.index_folder(collection, photos).id
+        job = http.index(photos, collection).id
 
     def leased() -> OpenChunk | None:
         chunks = ledger.open_chunks(job)

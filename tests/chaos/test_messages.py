@@ -97,5 +97,5 @@ def test_a_message_that_makes_no_sense_stops_nobody(
     publisher.publish(IngestChunk(model="another model", job_id="no such job", no=-1))
     with running.client() as http:
         http.create_collection("sense")
-        job = http.index_folder("sense", photos)
+        job = http.index(photos, "sense")
     work.require_exact(running, job.id, "sense")

@@ -101,7 +101,7 @@ def test_after_kill_9_of_up_the_next_one_finds_the_data_and_no_leftovers(
     with stack.up(tmp_path / "data", tiny) as first:
         with first.client() as client:
             client.create_collection("kept")
-            job = client.index_folder("kept", photos)
+            job = client.index(photos, "kept")
             assert stack.finished(client, job.id).done == PHOTOS
         family = psutil.Process(first.process.pid).children(recursive=True)
         first.process.kill()
@@ -127,7 +127,7 @@ def test_a_stack_given_redis_and_milvus_starts_neither(
                     running.part(part)
             with running.client() as client:
                 client.create_collection("elsewhere")
-                job = client.index_folder("elsewhere", photos)
+                job = client.index(photos, "elsewhere")
                 assert stack.finished(client, job.id).done == PHOTOS
                 assert client.collection("elsewhere").count == PHOTOS
 

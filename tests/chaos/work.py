@@ -37,7 +37,7 @@ def begin(up: stack.Up, collection: str, photos: Path) -> str:
     """A job that has done some of its work, and not all; its id."""
     with up.client() as client:
         client.create_collection(collection)
-        job = client.index_folder(collection, photos)
+        job = client.index(photos, collection)
         services.eventually(lambda: client.job(job.id).done > 0, 60, "the first images")
         assert client.job(job.id).finished_at is None, "the job was too short to be disturbed"
     return job.id

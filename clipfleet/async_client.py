@@ -1,0 +1,276 @@
+"""The client for programs on asyncio. As `clipfleet.client`, awaited.
+
+async with AsyncClient() as client:
+    await client.index("photos", wait=True)
+    found = await client.search(text="a dog in the snow")
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+
+from clipfleet import calls
+from clipfleet.calls import Call, OnExisting
+from clipfleet.client import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait
+from clipfleet.common.schemas import FieldType, Metric, SearchOptions
+from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
+from clipfleet.payloads import AnImage, Files, Numbers
+from clipfleet.progress import Progress, listening
+from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job, SearchResult
+from clipfleet.retries import Outcome, pause_s
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """`url` and `api_key` come from CLIPFLEET_URL and CLIPFLEET_API_KEY when they are not given.
+
+    `retries`: how often a request is sent again, where `clipfleet.retries` finds it safe.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: int = 3,
+    ) -> None:
+        self.url = url or os.environ.get("CLIPFLEET_URL") or DEFAULT_URL
+        self._http = httpx.AsyncClient(**configured(self.url, api_key, timeout_s))
+        self._retries = retries
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def collections(self) -> list[Collection]:
+        return await self._do(calls.collections())
+
+    async def collection(self, name: str) -> Collection:
+        return await self._do(calls.collection(name))
+
+    async def create_collection(
+        self,
+        name: str,
+        *,
+        metric: Metric = "cosine",
+        model: str | None = None,
+        dim: int | None = None,
+        fields: Mapping[str, FieldType] | None = None,
+    ) -> Collection:
+        """Make it, or make sure that it is as described."""
+        return await self._do(calls.create_collection(name, metric, model, dim, fields))
+
+    async def delete_collection(self, name: str) -> None:
+        await self._do(calls.delete_collection(name))
+
+    async def index(
+        self,
+        source: str | Path,
+        collection: str = "images",
+        *,
+        namespace: str = "default",
+        label_from_folder: bool = False,
+        on_existing: OnExisting = "skip",
+        wait: bool = False,
+        progress: Progress = False,
+        create: bool = True,
+    ) -> Job:
+        """Start a job on a folder that the service can read; images go in while you go on.
+
+        `create`: make the collection when there is none. `wait` and `progress`: see `wait()`.
+        """
+        require_wait(wait, progress)
+        call = calls.index(source, collection, namespace, label_from_folder, on_existing)
+        return await self._start(call, collection, wait, progress, create)
+
+    async def upload(
+        self,
+        files: Files,
+        collection: str = "images",
+        *,
+        namespace: str = "default",
+        label: str = "",
+        on_existing: OnExisting = "skip",
+        wait: bool = False,
+        progress: Progress = False,
+        create: bool = True,
+    ) -> Job:
+        """Start a job on files of this machine, sent piece by piece; their names become ids."""
+        require_wait(wait, progress)
+        call = calls.upload(files, collection, namespace, label, on_existing)
+        return await self._start(call, collection, wait, progress, create)
+
+    async def jobs(self, limit: int = 50, offset: int = 0) -> list[Job]:
+        """Newest first."""
+        return await self._do(calls.jobs(limit, offset))
+
+    async def job(self, job: Job | str) -> Job:
+        """A job as it is now, by its id or by an earlier state of it."""
+        return await self._do(calls.job(job))
+
+    async def cancel(self, job: Job | str) -> Job:
+        """Stop a job; what is in stays in."""
+        return await self._do(calls.cancel(job))
+
+    async def wait(
+        self, job: Job | str, *, progress: Progress = False, every_s: float = 0.3
+    ) -> Job:
+        """The job once it has ended. Raises `JobFailed` when it failed as a whole.
+
+        `progress`: True shows a bar, a function is called with every state. A service that is
+        away for less than a minute is waited for: its job goes on.
+        """
+        with listening(progress) as tell:
+            ended = await self._ended(job, tell, every_s)
+        if ended.state == "failed":
+            raise JobFailed(ended)
+        return ended
+
+    async def failures(self, job: Job | str, limit: int = 100, offset: int = 0) -> Failures:
+        """A page of the images that failed, with reasons, and how many there are in all."""
+        return await self._do(calls.failures(job, limit, offset))
+
+    async def iter_failures(self, job: Job | str) -> AsyncIterator[Failure]:
+        """All images that failed, page by page as you go."""
+        for offset in count(0, PAGE):
+            page = (await self.failures(job, PAGE, offset)).failures
+            for failure in page:
+                yield failure
+            if len(page) < PAGE:
+                return
+
+    async def search(
+        self,
+        collection: str = "images",
+        *,
+        text: str | None = None,
+        image: AnImage | None = None,
+        id: str | None = None,
+        vector: Numbers | None = None,
+        top_k: int = 10,
+        offset: int = 0,
+        filter: Mapping[str, Any] | None = None,
+        min_score: float | None = None,
+        namespace: str = "default",
+        include_values: bool = False,
+    ) -> SearchResult:
+        """The images nearest to one of: words, an image (path, bytes, open file or Pillow's),
+        the id of an image that is in, or a vector. Nearest first."""
+        options = SearchOptions(
+            top_k=top_k,
+            offset=offset,
+            filter=None if filter is None else dict(filter),
+            min_score=min_score,
+            namespace=namespace,
+            include_values=include_values,
+        )
+        return await self._do(calls.search(collection, text, image, id, vector, options))
+
+    async def upsert(
+        self,
+        vectors: Iterable[Mapping[str, Any]],
+        collection: str = "images",
+        *,
+        namespace: str = "default",
+    ) -> int:
+        """Bring your own embeddings: `{"id", "values", "label"?, "metadata"?, "uri"?}` each.
+
+        How many were written. A request takes 1,000; when one is refused, those before it are in.
+        """
+        counts = [await self._do(call) for call in calls.upsert(vectors, collection, namespace)]
+        return sum(counts)
+
+    async def image(
+        self,
+        id: str,
+        collection: str = "images",
+        *,
+        namespace: str = "default",
+        include_values: bool = False,
+    ) -> Image:
+        return await self._do(calls.image(id, collection, namespace, include_values))
+
+    async def delete_image(
+        self, id: str, collection: str = "images", *, namespace: str = "default"
+    ) -> None:
+        """Remove it from the collection. The file is not touched."""
+        await self._do(calls.delete_image(id, collection, namespace))
+
+    async def thumbnail(
+        self, id: str, collection: str = "images", *, namespace: str = "default"
+    ) -> bytes:
+        """A small image file."""
+        return await self._do(calls.thumbnail(id, collection, namespace))
+
+    async def embed(
+        self,
+        texts: Sequence[str] | None = None,
+        images: Sequence[AnImage] | None = None,
+        *,
+        model: str | None = None,
+    ) -> list[list[float]]:
+        """An embedding for each text, or for each image, in their order."""
+        answers = [await self._do(call) for call in calls.embed(texts, images, model)]
+        return [embedding for some in answers for embedding in some]
+
+    async def _start(
+        self, call: Call[Job], collection: str, wait: bool, progress: Progress, create: bool
+    ) -> Job:
+        if create:
+            try:
+                await self.collection(collection)
+            except NotFound:
+                await self.create_collection(collection)
+        job = await self._do(call)
+        return await self.wait(job, progress=progress) if wait else job
+
+    async def _ended(self, job: Job | str, tell: Any, every_s: float) -> Job:
+        seen_at = time.monotonic()
+        while True:
+            try:
+                now = await self.job(job)
+            except (Unreachable, ProblemError) as error:
+                if not calls.is_away(error) or time.monotonic() - seen_at > PATIENCE_S:
+                    raise
+            else:
+                seen_at = time.monotonic()
+                tell(now)
+                if now.state in ENDED:
+                    return now
+            await asyncio.sleep(every_s)
+
+    async def _do(self, call: Call[T]) -> T:
+        for attempt in count():
+            outcome = await self._send(call)
+            pause = pause_s(outcome, attempt, repeatable=call.repeatable)
+            if pause is None or attempt >= self._retries:
+                break
+            await asyncio.sleep(pause)
+        return call.result(outcome, self.url)
+
+    async def _send(self, call: Call[Any]) -> Outcome:
+        try:
+            return await self._http.request(call.method, call.path, **call.options())
+        except httpx.RequestError as error:
+            return error
+        finally:
+            call.close()

@@ -1,0 +1,264 @@
+"""What every method of the clients sends, and how its answer is read. No input or output here,
+so that `Client` and `AsyncClient` share it."""
+
+import base64
+import json
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from clipfleet import payloads
+from clipfleet.common.schemas import (
+    CollectionIn,
+    CollectionList,
+    FieldType,
+    FolderSource,
+    JobIn,
+    JobList,
+    Metric,
+    QueryImage,
+    SearchIn,
+    SearchOptions,
+    Upserted,
+    VectorIn,
+    VectorsIn,
+)
+from clipfleet.errors import ProblemError, Unreachable, problem_of
+from clipfleet.payloads import AnImage, Files, Numbers, Part, StoredFile
+from clipfleet.results import Collection, Failures, Image, Job, SearchResult
+from clipfleet.retries import Outcome
+
+T = TypeVar("T")
+
+OnExisting = Literal["skip", "replace"]
+VECTORS = 1_000  # in one request
+EMBEDDED = 64  # texts or images in one request
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request. `repeatable`: carried out twice it changes no more than once."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], T]
+    params: Mapping[str, Any] | None = None
+    json: Any = None
+    form: Mapping[str, Any] | None = None
+    files: Sequence[Part] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool = True
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of httpx's `request`, after method and path."""
+        return {
+            "params": self.params,
+            "json": self.json,
+            "data": self.form,
+            "files": self.files,
+            "headers": self.headers,
+        }
+
+    def result(self, outcome: Outcome, url: str) -> T:
+        if isinstance(outcome, httpx.RequestError):
+            said = str(outcome) or type(outcome).__name__
+            raise Unreachable(f"no clipfleet answers at {url} ({said})") from outcome
+        if not outcome.is_success:
+            raise problem_of(outcome)
+        try:
+            return self.read(outcome.content)
+        except ValidationError as error:
+            what = f"{self.method} {self.path} got an answer of another kind"
+            raise Unreachable(f"no clipfleet of this version answers at {url}: {what}") from error
+
+    def close(self) -> None:
+        """A broken upload may leave a file open."""
+        for _, (_, file, _) in self.files or ():
+            if isinstance(file, StoredFile):
+                file.close()
+
+
+class _Embeddings(BaseModel):
+    embeddings: list[list[float]]
+
+
+def collections() -> Call[list[Collection]]:
+    return Call("GET", "/v1/collections", lambda body: _read(CollectionList)(body).collections)
+
+
+def collection(name: str) -> Call[Collection]:
+    return Call("GET", _path("collections", name), _read(Collection))
+
+
+def create_collection(
+    name: str,
+    metric: Metric,
+    model: str | None,
+    dim: int | None,
+    fields: Mapping[str, FieldType] | None,
+) -> Call[Collection]:
+    body = CollectionIn(metric=metric, model=model, dim=dim, fields=dict(fields or {}))
+    return Call("PUT", _path("collections", name), _read(Collection), json=body.model_dump())
+
+
+def delete_collection(name: str) -> Call[None]:
+    return Call("DELETE", _path("collections", name), _nothing, repeatable=False)
+
+
+def index(
+    source: str | Path,
+    collection: str,
+    namespace: str,
+    label_from_folder: bool,
+    on_existing: OnExisting,
+) -> Call[Job]:
+    """The key makes the service start one job, however often it is told to."""
+    folder = Path(source).expanduser().absolute()
+    body = JobIn(
+        source=FolderSource(path=str(folder), label_from_folder=label_from_folder),
+        namespace=namespace,
+        on_existing=on_existing,
+    )
+    where = _path("collections", collection, "jobs")
+    key = {"Idempotency-Key": secrets.token_hex(16)}
+    return Call("POST", where, _read(Job), json=body.model_dump(), headers=key)
+
+
+def upload(
+    files: Files, collection: str, namespace: str, label: str, on_existing: OnExisting
+) -> Call[Job]:
+    return Call(
+        "POST",
+        _path("collections", collection, "images"),
+        _read(Job),
+        form={"namespace": namespace, "label": label, "on_existing": on_existing},
+        files=payloads.file_parts(files),
+        repeatable=False,
+    )
+
+
+def search(
+    collection: str,
+    text: str | None,
+    image: AnImage | None,
+    id: str | None,
+    vector: Numbers | None,
+    options: SearchOptions,
+) -> Call[SearchResult]:
+    asked = {"text": text, "image": image, "id": id, "vector": vector}
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) != 1:
+        said = ", ".join(given) or "none"
+        raise ValueError(f"give exactly one of text=, image=, id=, vector= (given: {said})")
+    if image is not None:
+        return _search_image(collection, payloads.image_bytes(image), options)
+    numbers = None if vector is None else payloads.numbers(vector)
+    query = SearchIn(text=text, id=id, vector=numbers, **options.model_dump())
+    where = _path("collections", collection, "search")
+    return Call("POST", where, _read(SearchResult), json=query.model_dump())
+
+
+def _search_image(collection: str, image: bytes, options: SearchOptions) -> Call[SearchResult]:
+    form = {name: value for name, value in options.model_dump().items() if value is not None}
+    if "filter" in form:
+        form["filter"] = json.dumps(form["filter"])
+    where = _path("collections", collection, "search", "image")
+    part = ("file", ("query", image, "application/octet-stream"))
+    return Call("POST", where, _read(SearchResult), form=form, files=[part])
+
+
+def jobs(limit: int, offset: int) -> Call[list[Job]]:
+    page = {"limit": limit, "offset": offset}
+    return Call("GET", "/v1/jobs", lambda body: _read(JobList)(body).jobs, params=page)
+
+
+def job(job: Job | str) -> Call[Job]:
+    return Call("GET", _path("jobs", job_id(job)), _read(Job))
+
+
+def cancel(job: Job | str) -> Call[Job]:
+    return Call("POST", _path("jobs", job_id(job), "cancel"), _read(Job))
+
+
+def failures(job: Job | str, limit: int, offset: int) -> Call[Failures]:
+    page = {"limit": limit, "offset": offset}
+    return Call("GET", _path("jobs", job_id(job), "failures"), _read(Failures), params=page)
+
+
+def upsert(
+    vectors: Iterable[Mapping[str, Any]], collection: str, namespace: str
+) -> Iterator[Call[int]]:
+    where = _path("collections", collection, "vectors")
+    for some in payloads.pieces(vectors, VECTORS):
+        items = [VectorIn.model_validate(payloads.vector(one)) for one in some]
+        body = VectorsIn(vectors=items, namespace=namespace).model_dump()
+        yield Call("POST", where, lambda body: _read(Upserted)(body).upserted, json=body)
+
+
+def image(id: str, collection: str, namespace: str, include_values: bool) -> Call[Image]:
+    which = {"id": id, "namespace": namespace, "include_values": include_values}
+    return Call("GET", _path("collections", collection, "images"), _read(Image), params=which)
+
+
+def delete_image(id: str, collection: str, namespace: str) -> Call[None]:
+    which = {"id": id, "namespace": namespace}
+    where = _path("collections", collection, "images")
+    return Call("DELETE", where, _nothing, params=which, repeatable=False)
+
+
+def thumbnail(id: str, collection: str, namespace: str) -> Call[bytes]:
+    which = {"id": id, "namespace": namespace}
+    return Call("GET", _path("collections", collection, "thumbnail"), bytes, params=which)
+
+
+def embed(
+    texts: Sequence[str] | None, images: Sequence[AnImage] | None, model: str | None
+) -> Iterator[Call[list[list[float]]]]:
+    """Checked before the first of them is sent; images are read as their turn comes."""
+    if (texts is None) == (images is None):
+        raise ValueError("give either texts= or images=")
+    if isinstance(texts, str):
+        raise ValueError("texts= is a list of texts")
+    return _embed("texts", texts, model) if texts is not None else _embed("images", images, model)
+
+
+def _embed(what: str, items: Any, model: str | None) -> Iterator[Call[list[list[float]]]]:
+    for some in payloads.pieces(items, EMBEDDED):
+        sent = some if what == "texts" else [_base64(one) for one in some]
+        body = {what: sent} if model is None else {what: sent, "model": model}
+        yield Call("POST", "/v1/embed", lambda body: _read(_Embeddings)(body).embeddings, json=body)
+
+
+def _base64(image: AnImage) -> dict[str, Any]:
+    encoded = base64.b64encode(payloads.image_bytes(image)).decode()
+    return QueryImage(base64=encoded).model_dump()
+
+
+def job_id(job: Job | str) -> str:
+    return job if isinstance(job, str) else job.id
+
+
+def is_away(error: ProblemError | Unreachable) -> bool:
+    """Whether a service that said this may well be back in a moment."""
+    return isinstance(error, Unreachable) or error.status == 503
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _read(model: type[M]) -> Callable[[bytes], M]:
+    return model.model_validate_json
+
+
+def _nothing(_: bytes) -> None:
+    return None
+
+
+def _path(*parts: str) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)

@@ -1,0 +1,45 @@
+"""When a request is sent again, and after how long.
+
+Only where that is safe: nothing was sent (the connection was refused), the service said when to
+come back (503 or 429 with Retry-After), or the connection broke under a request that changes
+nothing when it is carried out twice. A service that is merely slow is not asked again.
+"""
+
+import time
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+FIRST_S = 0.1  # doubled at every further try
+LONGEST_S = 30.0  # a service that wants to be left alone for longer is not waited for
+
+Outcome = httpx.Response | httpx.RequestError
+
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout)
+_BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError)
+
+
+def pause_s(outcome: Outcome, attempt: int, *, repeatable: bool) -> float | None:
+    """Seconds to wait before the next try; None when there shall be none. `attempt` is from 0."""
+    if isinstance(outcome, httpx.Response):
+        return _asked_for(outcome)
+    if isinstance(outcome, _UNSENT) or (repeatable and isinstance(outcome, _BROKEN)):
+        return min(FIRST_S * float(2**attempt), LONGEST_S)
+    return None
+
+
+def _asked_for(response: httpx.Response) -> float | None:
+    if response.status_code not in (429, 503):
+        return None
+    seconds = _seconds(response.headers.get("Retry-After", ""))
+    return seconds if seconds is not None and seconds <= LONGEST_S else None
+
+
+def _seconds(text: str) -> float | None:
+    """Retry-After is a number of seconds or a date."""
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
