@@ -26,7 +26,7 @@ def listening(progress: Progress, console: "Console | None" = None) -> Iterator[
         yield _nobody
     else:
         console = console or _standard_error()
-        if console.is_terminal or console.is_jupyter:
+        if console.is_terminal:
             with _bar(console) as listener:
                 yield listener
         else:
@@ -103,4 +103,7 @@ def finished(job: Job) -> int:
 def _standard_error() -> "Console":
     from rich.console import Console
 
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if console.is_jupyter:  # lines: for a bar there, Rich wants packages that few have
+        return Console(stderr=True, soft_wrap=True, force_jupyter=False, force_terminal=False)
+    return console

@@ -5,11 +5,20 @@ import pytest
 from models import data
 from stack import Up, up
 
+from clipfleet.common.settings import CARRIED_MODEL
+
 
 @pytest.fixture(scope="session")
 def service(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One stack for all tests that leave it whole; each has a collection of its own."""
     with up(tmp_path_factory.mktemp("up"), tiny) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """The same with the model that travels with the code, whose answers make sense."""
+    with up(tmp_path_factory.mktemp("mini"), CARRIED_MODEL, HF_HUB_OFFLINE="1") as running:
         yield running
 
 

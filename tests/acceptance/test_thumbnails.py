@@ -8,11 +8,12 @@ from stack import Up, finished, photos
 
 
 def test_a_thumbnail_comes_and_goes_with_its_image(service: Up, flickr: list[Path]) -> None:
-    folder = service.folder / "small"
+    folder, kept = service.folder / "small", service.folder / "blobs" / "thumbnails"
+    before = set(kept.rglob("*.jpg"))
     first, second = photos(folder, flickr, 2)
     with service.client() as client, service.http() as http:
         made = client.create_collection("small")
-        finished(client, client.index_folder("small", folder).id)
+        finished(client, client.index(folder, "small").id)
         address = "/v1/collections/small/thumbnail"
         answer = http.get(address, params={"id": str(first)})
         assert answer.status_code == 200
@@ -27,6 +28,7 @@ def test_a_thumbnail_comes_and_goes_with_its_image(service: Up, flickr: list[Pat
         assert (same.status_code, same.content) == (304, b"")
         assert http.get(address, params={"id": str(second)}, headers=tag).status_code == 200
 
+        assert len(set(kept.rglob("*.jpg")) - before) == 2
         http.delete("/v1/collections/small/images", params={"id": str(first)})
         gone = http.get(address, params={"id": str(first)})
         assert gone.status_code == 404
@@ -36,7 +38,7 @@ def test_a_thumbnail_comes_and_goes_with_its_image(service: Up, flickr: list[Pat
         client.delete_collection("small")
         assert http.get(address, params={"id": str(second)}).status_code == 404
         assert made.count == 0
-    assert not list((service.folder / "blobs").rglob("thumbnails/*/*/*.jpg"))
+        assert set(kept.rglob("*.jpg")) == before
 
 
 def test_a_replaced_image_gets_a_new_one_with_another_tag(service: Up, flickr: list[Path]) -> None:
@@ -44,11 +46,11 @@ def test_a_replaced_image_gets_a_new_one_with_another_tag(service: Up, flickr: l
     (only,) = photos(folder, flickr, 1)
     with service.client() as client, service.http() as http:
         client.create_collection("replaced")
-        finished(client, client.index_folder("replaced", folder).id)
+        finished(client, client.index(folder, "replaced").id)
         address, query = "/v1/collections/replaced/thumbnail", {"id": str(only)}
         before = http.get(address, params=query).headers["etag"]
         only.write_bytes(flickr[5].read_bytes())
-        finished(client, client.index_folder("replaced", folder).id)
+        finished(client, client.index(folder, "replaced").id)
         after = http.get(address, params=query, headers={"If-None-Match": before})
         assert after.status_code == 200
         assert after.headers["etag"] != before
