@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
-from clipfleet.cli import show
+from clipfleet.cli import complete, show
 from clipfleet.cli.show import URL, ApiKey, Json, Url
 from clipfleet.common.schemas import CollectionList, FieldType, Metric
 
 app = typer.Typer(help="Make, look at and delete collections.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="The collection's name.")]
+Name = Annotated[
+    str,
+    typer.Argument(help="The collection's name.", autocompletion=complete.collection_names),
+]
 Fields = Annotated[
     list[str] | None,
     typer.Option("--field", help="Typed metadata, NAME:string|int|float|bool; may be repeated."),

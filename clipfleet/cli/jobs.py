@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from clipfleet.cli import show
+from clipfleet.cli import complete, show
 from clipfleet.cli.follow import exit_code
 from clipfleet.cli.follow import failures as first_failures
 from clipfleet.cli.follow import follow as follow_job
@@ -15,7 +15,7 @@ from clipfleet.common.schemas import JobList
 
 app = typer.Typer(help="Look at jobs, follow and cancel them.", no_args_is_help=True)
 
-JobId = Annotated[str, typer.Argument(help="The job's id.")]
+JobId = Annotated[str, typer.Argument(help="The job's id.", autocompletion=complete.job_ids)]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")]
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clipfleet.cli import complete
 from clipfleet.client import DEFAULT_URL, Client
 from clipfleet.common.schemas import CollectionOut, JobOut, SearchOut
 from clipfleet.errors import ProblemError, Unreachable
@@ -20,7 +21,9 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 Url = Annotated[str, typer.Option(envvar="CLIPFLEET_URL", help="Where the service is.")]
 ApiKey = Annotated[str | None, typer.Option(envvar="CLIPFLEET_API_KEY", help="Your API key.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Collection = Annotated[str, typer.Option(help="The collection.")]
+Collection = Annotated[
+    str, typer.Option(help="The collection.", autocompletion=complete.collection_names)
+]
 
 URL = DEFAULT_URL
 COLLECTION = "images"

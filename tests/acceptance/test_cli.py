@@ -1,0 +1,129 @@
+"""The command line as people use it: with Ctrl-C, with TAB, with several files."""
+
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+from chaos.work import many_photos
+from stack import CLEAN, Up, cli, document, photos
+
+from clipfleet.embedded import commands
+
+PHOTOS = 1_500
+
+
+def test_ctrl_c_leaves_the_job_at_work_and_says_how_to_follow_it(
+    service: Up, tmp_path: Path
+) -> None:
+    folder = str(many_photos(tmp_path, PHOTOS))
+    command = [commands.script("clipfleet"), "index", folder, "--collection", "followed"]
+    with subprocess.Popen(
+        [*command, "--json"],
+        env={**CLEAN, "CLIPFLEET_URL": service.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        assert process.stderr.readline().strip()  # it follows the job
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    seen = document(subprocess.CompletedProcess([], 0, out, ""))
+    assert seen["state"] in ("queued", "running"), "the job was too short to be left"
+    program, *follow = shlex.split(err.partition("Follow it with: ")[2])
+    assert (program, follow) == ("clipfleet", ["jobs", "show", seen["id"], "--follow"])
+
+    followed = service.cli(*follow, "--json", timeout_s=300)
+    assert followed.returncode == 0, followed.stderr
+    ended = document(followed)
+    assert (ended["id"], ended["state"], ended["done"]) == (seen["id"], "succeeded", PHOTOS)
+    assert f"{seen['id']}: succeeded, {PHOTOS:,} of {PHOTOS:,} images" in followed.stderr
+
+
+def test_several_files_go_up_together(service: Up, tmp_path: Path, flickr: list[Path]) -> None:
+    files = photos(tmp_path, flickr, 3)
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    arguments = [str(file) for file in (*files, tmp_path / "bad.jpg")]
+    done = service.cli("index", *arguments, "--collection", "several", "--json")
+    assert done.returncode == 3, done.stderr
+    job = document(done)
+    assert (job["total"], job["done"], job["failed"]) == (4, 3, 1)
+    assert "failed bad.jpg" in done.stderr
+    found = service.cli("search", "--image", str(files[1]), "--collection", "several", "--json")
+    assert document(found)["matches"][0]["id"] == files[1].name
+
+
+def test_folders_and_files_do_not_mix(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    image = str(tmp_path / "a.jpg")
+    for arguments, said in (
+        ([str(tmp_path), image], "one folder, or files"),
+        ([str(tmp_path), str(tmp_path)], "one folder, or files"),
+        ([image, str(tmp_path / "b.jpg")], "there is no file"),
+        ([image, "--label-from-folder"], "needs a folder"),
+    ):
+        done = cli("index", *arguments, COLUMNS="200")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr.replace(" │\n│ ", " ")
+
+
+def completed(words: str, **env: str) -> list[str]:
+    """What bash would offer at the end of these words."""
+    done = subprocess.run(
+        [commands.script("clipfleet")],
+        env={
+            **CLEAN,
+            "_CLIPFLEET_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split(" ")) - 1),
+            **env,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_tab_offers_commands_and_options() -> None:
+    assert {"up", "index", "search", "jobs", "collections"} <= set(completed("clipfleet "))
+    assert completed("clipfleet jobs sh") == ["show"]
+    assert "--follow" in completed("clipfleet jobs show --fo")
+
+
+def test_tab_offers_what_the_service_has_and_nothing_without_one(service: Up) -> None:
+    with service.client() as client:
+        client.create_collection("completed", model="none", dim=2)
+    words = "clipfleet search x --collection comp"
+    assert completed(words, CLIPFLEET_URL=service.url) == ["completed"]
+    assert completed(words, CLIPFLEET_URL="http://127.0.0.1:1") == []
+    some = service.cli("jobs", "list", "--json")
+    ids = {job["id"] for job in document(some)["jobs"]}
+    assert set(completed("clipfleet jobs show ", CLIPFLEET_URL=service.url)) == ids
+
+
+def test_completion_is_shown_for_the_shell_it_runs_in(tmp_path: Path) -> None:
+    done = in_bash("--show-completion", tmp_path)
+    assert "_CLIPFLEET_COMPLETE" in done.stdout, done.stderr
+
+
+def test_completion_is_installed_in_the_home_folder(tmp_path: Path) -> None:
+    done = in_bash("--install-completion", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "clipfleet" in (tmp_path / ".bashrc").read_text()
+
+
+def in_bash(option: str, home: Path) -> "subprocess.CompletedProcess[str]":
+    """The program finds out which shell it is in from the processes above it."""
+    program = shlex.quote(commands.script("clipfleet"))
+    return subprocess.run(
+        ["bash", "-c", f"{program} {option}; exit $?"],
+        env={**CLEAN, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -1,0 +1,118 @@
+"""Both Python clients through all that the service does."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos.work import many_photos
+from clients import kind
+from PIL import Image
+from stack import Up, photos
+
+from clipfleet import Job, JobFailed, NotFound, ProblemError
+
+__all__ = ["kind"]
+
+
+@pytest.fixture
+def client(service: Up, kind: Any) -> Iterator[Any]:
+    with kind(service.url) as made:
+        yield made
+
+
+@pytest.fixture
+def mine(client: Any, kind: Any) -> Iterator[str]:
+    """The name of a collection for this test and client alone."""
+    name = f"clients-{kind.__name__.lower()}"
+    yield name
+    if name in {one.name for one in client.collections()}:
+        client.delete_collection(name)
+
+
+def test_a_folder_goes_in_is_found_in_every_way_and_goes_away(
+    client: Any, mine: str, tmp_path: Path, flickr: list[Path]
+) -> None:
+    first, *_ = paths = photos(tmp_path / "photos", flickr, 6)
+    heard: list[Job] = []
+    job = client.index(tmp_path / "photos", mine, wait=True, progress=heard.append)
+    assert (job.state, job.total, job.done) == ("succeeded", 6, 6)
+    assert heard[-1] == client.job(job) == client.job(job.id) == job
+    assert job in client.jobs()
+
+    shown = client.image(str(first), mine, include_values=True)
+    for query in (
+        {"image": first},
+        {"image": str(first)},
+        {"image": first.read_bytes()},
+        {"image": Image.open(first)},
+        {"id": str(first)},
+        {"vector": shown.values},
+    ):
+        best = client.search(mine, **query, top_k=3).matches[0]
+        assert best.id == str(first)
+        assert best.score == pytest.approx(1, abs=1e-3)
+    assert len(client.search(mine, text="a dog").matches) == 6
+    pages = [client.search(mine, text="a dog", top_k=3, offset=n).matches for n in (0, 3)]
+    assert {match.id for page in pages for match in page} == {str(path) for path in paths}
+
+    client.delete_image(str(first), mine)
+    with pytest.raises(NotFound):
+        client.image(str(first), mine)
+    client.delete_collection(mine)
+    with pytest.raises(NotFound, match="no collection"):
+        client.collection(mine)
+
+
+def test_an_upload_with_a_bad_file_tells_of_it(
+    client: Any, mine: str, tmp_path: Path, flickr: list[Path]
+) -> None:
+    good = photos(tmp_path, flickr, 2)
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    job = client.upload([*good, tmp_path / "bad.jpg"], mine, label="mine", wait=True)
+    assert (job.state, job.done, job.failed) == ("partial", 2, 1)
+    page = client.failures(job)
+    assert page.total == 1
+    assert list(client.iter_failures(job)) == page.failures
+    assert page.failures[0].id == "bad.jpg"
+    found = client.search(mine, text="anything", filter={"label": "mine"}).matches
+    assert {match.id for match in found} == {path.name for path in good}
+
+
+def test_own_vectors_of_a_described_collection(client: Any, mine: str) -> None:
+    made = client.create_collection(mine, model="none", dim=2, fields={"year": "int"})
+    assert (made.dim, made.fields) == (2, {"year": "int"})
+    vectors = (
+        {"id": f"v{n}", "values": [n, 1], "metadata": {"year": n}, "label": None}
+        for n in range(1_200)
+    )
+    assert client.upsert(vectors, mine, namespace="own") == 1_200
+    found = client.search(
+        mine, vector=[0, 1], filter={"year": {"$gte": 1_198}}, namespace="own", min_score=0
+    )
+    assert [match.id for match in found.matches] == ["v1198", "v1199"]
+
+
+def test_no_means_no_with_the_services_own_words(client: Any, mine: str, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        client.index(tmp_path, mine, create=False)
+    client.create_collection(mine, metric="cosine")
+    with pytest.raises(ProblemError) as caught:
+        client.create_collection(mine, metric="dot")
+    assert (caught.value.status, caught.value.slug) == (409, "conflict")
+    assert caught.value.problem["request_id"]
+    with pytest.raises(ValueError, match="top_k"):
+        client.search(mine, text="x", top_k=0)
+
+
+def test_a_job_can_be_cancelled_and_a_job_on_nothing_fails(
+    client: Any, mine: str, tmp_path: Path
+) -> None:
+    many_photos(tmp_path / "photos", 700)
+    cancelled = client.cancel(client.index(tmp_path / "photos", mine))
+    assert client.wait(cancelled).state == "cancelled"
+    shutil.rmtree(tmp_path / "photos")
+    with pytest.raises(JobFailed) as caught:
+        client.index(tmp_path / "photos", mine, wait=True)
+    assert caught.value.job.error

@@ -1,0 +1,110 @@
+"""The public names are a promise."""
+
+import inspect
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import clipfleet
+from clipfleet import AsyncClient, Client, JobFailed, NotFound, ProblemError
+
+NAMES = {
+    "AsyncClient",
+    "Client",
+    "Collection",
+    "Error",
+    "Failure",
+    "Failures",
+    "Image",
+    "Job",
+    "JobFailed",
+    "Match",
+    "NotFound",
+    "ProblemError",
+    "SearchResult",
+    "Unreachable",
+    "__version__",
+}
+METHODS = {
+    "cancel": "(job)",
+    "collection": "(name)",
+    "collections": "()",
+    "create_collection": "(name, *, metric, model, dim, fields)",
+    "delete_collection": "(name)",
+    "delete_image": "(id, collection, *, namespace)",
+    "embed": "(texts, images, *, model)",
+    "failures": "(job, limit, offset)",
+    "image": "(id, collection, *, namespace, include_values)",
+    "index": "(source, collection, *, namespace, label_from_folder, on_existing, wait, progress, "
+    "create)",
+    "iter_failures": "(job)",
+    "job": "(job)",
+    "jobs": "(limit, offset)",
+    "search": "(collection, *, text, image, id, vector, top_k, offset, filter, min_score, "
+    "namespace, include_values)",
+    "thumbnail": "(id, collection, *, namespace)",
+    "upload": "(files, collection, *, namespace, label, on_existing, wait, progress, create)",
+    "upsert": "(vectors, collection, *, namespace)",
+    "wait": "(job, *, progress, every_s)",
+}
+
+
+def methods(kind: type) -> dict[str, Any]:
+    return {
+        name: inspect.signature(method)
+        for name, method in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_") and name not in ("close", "aclose")
+    }
+
+
+def arguments(signature: inspect.Signature) -> str:
+    bare = [
+        parameter.replace(annotation=inspect.Parameter.empty, default=inspect.Parameter.empty)
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    return str(inspect.Signature(bare))
+
+
+def test_the_names_and_arguments_are_these() -> None:
+    assert set(clipfleet.__all__) == NAMES
+    assert all(getattr(clipfleet, name) is not None for name in NAMES)
+    assert {name: arguments(one) for name, one in methods(Client).items()} == METHODS
+
+
+def test_both_clients_take_and_give_the_same() -> None:
+    plain, awaited = methods(Client), methods(AsyncClient)
+    assert plain.keys() == awaited.keys()
+    for name, signature in plain.items():
+        assert signature.parameters == awaited[name].parameters, name
+        if name != "iter_failures":
+            assert signature.return_annotation == awaited[name].return_annotation, name
+    made, made_too = inspect.signature(Client), inspect.signature(AsyncClient)
+    assert made.parameters == made_too.parameters
+
+
+def test_the_package_alone_imports_no_http_client() -> None:
+    """Every worker imports the package."""
+    program = "import sys, clipfleet; sys.exit('httpx' in sys.modules or 'pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_name_that_is_none_of_them_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Clientele'"):
+        clipfleet.Clientele  # noqa: B018
+
+
+def test_errors_survive_the_way_between_processes() -> None:
+    error = NotFound(404, {"type": "urn:problem:clipfleet:not-found", "detail": "there is no x"})
+    again = pickle.loads(pickle.dumps(error))
+    assert isinstance(again, ProblemError)
+    assert (again.status, again.slug, again.title, str(again)) == (
+        404,
+        "not-found",
+        "HTTP 404",
+        "there is no x",
+    )
+    assert issubclass(JobFailed, clipfleet.Error)

@@ -1,0 +1,182 @@
+"""What is safe to send again is sent again, and nothing else. Over real sockets."""
+
+import socket
+import threading
+from collections.abc import Callable
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from clients import HANG_UP, Answer, in_turn, job, kind, service
+
+from clipfleet import ProblemError, Unreachable
+from clipfleet.retries import LONGEST_S, pause_s
+
+__all__ = ["kind"]
+
+PROBLEM = {"type": "urn:problem:clipfleet:unavailable", "title": "t", "detail": "the store is away"}
+BUSY = Answer(PROBLEM, 503, {"Retry-After": "0"})
+
+
+@pytest.mark.parametrize("when", ["0", "1", formatdate(0, usegmt=True)])
+def test_a_service_that_says_when_to_come_back_is_asked_again_then(kind: Any, when: str) -> None:
+    busy = Answer(PROBLEM, 503, {"Retry-After": when})
+    with service(in_turn(busy, Answer({"jobs": []}))) as there, kind(there.url) as client:
+        assert client.jobs() == []
+    assert len(there.seen) == 2
+
+
+def test_it_is_asked_four_times_and_then_believed(kind: Any) -> None:
+    with (
+        service(lambda _: BUSY) as there,
+        kind(there.url) as client,
+        pytest.raises(ProblemError) as caught,
+    ):
+        client.search(text="a dog")
+    assert len(there.seen) == 4
+    assert (caught.value.status, caught.value.slug) == (503, "unavailable")
+    assert str(caught.value) == "the store is away"
+    assert caught.value.problem == PROBLEM
+
+
+def test_without_retries_it_is_asked_once(kind: Any) -> None:
+    with (
+        service(lambda _: BUSY) as there,
+        kind(there.url, retries=0) as client,
+        pytest.raises(ProblemError),
+    ):
+        client.jobs()
+    assert len(there.seen) == 1
+
+
+@pytest.mark.parametrize("status", [404, 409, 422, 500])
+def test_another_refusal_is_final(kind: Any, status: int) -> None:
+    refusal = Answer(PROBLEM, status, {"Retry-After": "0"})
+    with (
+        service(lambda _: refusal) as there,
+        kind(there.url) as client,
+        pytest.raises(ProblemError),
+    ):
+        client.jobs()
+    assert len(there.seen) == 1
+
+
+def test_a_refused_connection_is_tried_again(kind: Any) -> None:
+    with socket.socket() as taken:  # bound, not listening: connections are refused
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        timer = threading.Timer(0.3, _answer_once, [taken])
+        timer.start()
+        with kind(f"http://127.0.0.1:{port}", retries=8) as client:
+            assert client.jobs() == []
+        timer.join()
+
+
+def _answer_once(listener: socket.socket) -> None:
+    listener.listen()
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(65_536)
+        connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{"jobs":[]}')
+
+
+def test_where_nobody_listens_nobody_is_reached(kind: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with (
+            kind(url) as client,
+            pytest.raises(Unreachable, match=f"answers at {url}"),
+        ):
+            client.jobs()
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer"),
+    [
+        (lambda client: client.jobs(), {"jobs": []}),
+        (lambda client: client.search(text="a dog"), {"matches": [], "took_ms": 1}),
+        (lambda client: client.upsert([{"id": "a", "values": [1]}]), {"upserted": 1}),
+    ],
+)
+def test_what_may_happen_twice_survives_a_broken_connection(
+    kind: Any, ask: Callable[[Any], Any], answer: Any
+) -> None:
+    with service(in_turn(HANG_UP, Answer(answer))) as there, kind(there.url) as client:
+        ask(client)
+    assert len(there.seen) == 2
+
+
+def test_index_is_told_again_under_the_same_key_so_there_is_one_job(kind: Any) -> None:
+    with service(in_turn(HANG_UP, BUSY, Answer(job()))) as there, kind(there.url) as client:
+        assert client.index("/photos", create=False).id == "j1"
+    (key,) = {seen.headers["idempotency-key"] for seen in there.seen}
+    assert (len(there.seen), len(key)) == (3, 32)
+
+
+def test_two_calls_of_index_are_two_jobs(kind: Any) -> None:
+    with service(lambda _: Answer(job())) as there, kind(there.url) as client:
+        client.index("/photos", create=False)
+        client.index("/photos", create=False)
+    assert len({seen.headers["idempotency-key"] for seen in there.seen}) == 2
+
+
+@pytest.mark.parametrize("what", ["upload", "delete_collection", "delete_image"])
+def test_what_may_not_happen_twice_is_not_sent_again_blindly(
+    kind: Any, what: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"some bytes")
+    with service(lambda _: HANG_UP) as there, kind(there.url) as client:
+        ask = getattr(client, what)
+        options = {"create": False} if what == "upload" else {}
+        with pytest.raises(Unreachable):
+            ask(str(tmp_path / "a.jpg"), **options)
+    assert len(there.seen) == 1
+
+
+def test_an_upload_that_was_put_off_is_sent_whole_again(kind: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x" * 200_000)
+    with service(in_turn(BUSY, Answer(job()))) as there, kind(there.url) as client:
+        client.upload(tmp_path / "a.jpg", create=False)
+    first, second = there.seen
+    assert b"x" * 200_000 in second.body
+    assert first.size == second.size
+
+
+def test_something_else_at_the_address_is_not_taken_for_clipfleet(kind: Any) -> None:
+    with (
+        service(lambda _: Answer({"hello": "world"})) as there,
+        kind(there.url) as client,
+        pytest.raises(Unreachable, match="no clipfleet of this version"),
+    ):
+        client.jobs()
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "pause"),
+    [
+        (503, {"Retry-After": "7"}, 7),
+        (429, {"Retry-After": "7"}, 7),
+        (503, {"Retry-After": str(int(LONGEST_S) + 1)}, None),
+        (503, {"Retry-After": "soon"}, None),
+        (503, {"Retry-After": "-1"}, None),
+        (503, {}, None),
+        (500, {"Retry-After": "7"}, None),
+        (200, {"Retry-After": "7"}, None),
+    ],
+)
+def test_how_long_the_service_asks_us_to_wait(
+    status: int, header: dict[str, str], pause: float | None
+) -> None:
+    assert pause_s(httpx.Response(status, headers=header), 0, repeatable=True) == pause
+
+
+def test_a_slow_service_is_not_asked_again() -> None:
+    assert pause_s(httpx.ReadTimeout("slow"), 0, repeatable=True) is None
+
+
+def test_pauses_grow_and_have_an_end() -> None:
+    pauses = [pause_s(httpx.ConnectError("refused"), n, repeatable=False) for n in (0, 1, 2, 99)]
+    assert pauses == [0.1, 0.2, 0.4, LONGEST_S]

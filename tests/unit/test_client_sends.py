@@ -1,0 +1,217 @@
+"""What goes over the wire, seen by a real HTTP server."""
+
+import io
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from clients import Answer, Seen, in_turn, job, kind, service
+from PIL import Image
+
+from clipfleet import JobFailed
+
+resource = pytest.importorskip("resource")
+
+__all__ = ["kind"]
+
+NOTHING = {"matches": [], "took_ms": 1.0}
+
+
+def nothing(_: Seen) -> Answer:
+    return Answer(NOTHING)
+
+
+@pytest.mark.parametrize("asked", [{}, {"text": "a", "id": "b"}, {"image": b"x", "vector": [1]}])
+def test_a_search_by_none_or_two_is_refused_before_it_is_sent(
+    kind: Any, asked: dict[str, Any]
+) -> None:
+    with (
+        service(nothing) as there,
+        kind(there.url) as client,
+        pytest.raises(ValueError, match="exactly one of text=, image=, id=, vector="),
+    ):
+        client.search(**asked)
+    assert there.seen == []
+
+
+def test_words_go_to_the_default_collection_as_json(kind: Any) -> None:
+    with service(nothing) as there, kind(there.url, api_key="secret") as client:
+        client.search(text="a dog", top_k=3, filter={"year": None})
+    (seen,) = there.seen
+    assert (seen.method, seen.path) == ("POST", "/v1/collections/images/search")
+    assert (seen.json["text"], seen.json["top_k"]) == ("a dog", 3)
+    assert seen.json["filter"] == {"year": None}
+    assert seen.headers["authorization"] == "Bearer secret"
+    assert seen.headers["user-agent"].startswith("clipfleet/")
+
+
+def test_address_and_key_come_from_the_environment(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with service(nothing) as there:
+        monkeypatch.setenv("CLIPFLEET_URL", there.url)
+        monkeypatch.setenv("CLIPFLEET_API_KEY", "k")
+        with kind() as client:
+            client.search("photos", id="a/b c")
+    assert there.seen[0].path == "/v1/collections/photos/search"
+    assert there.seen[0].headers["authorization"] == "Bearer k"
+
+
+def test_an_image_goes_as_a_path_bytes_an_open_file_or_pillows(kind: Any, tmp_path: Path) -> None:
+    path = tmp_path / "red.png"
+    Image.new("RGB", (40, 30), "red").save(path)
+    with service(nothing) as there, kind(there.url) as client, path.open("rb") as opened:
+        for image in (path, str(path), path.read_bytes(), opened, Image.open(path)):
+            client.search(image=image, filter={"year": 1}, include_values=True)
+    assert {seen.path for seen in there.seen} == {"/v1/collections/images/search/image"}
+    for seen in there.seen:
+        assert sent_image(seen).getpixel((0, 0)) == (255, 0, 0)
+        assert b'name="filter"\r\n\r\n{"year": 1}\r\n' in seen.body
+        assert b'name="min_score"' not in seen.body
+
+
+def test_a_pillow_image_keeps_saying_which_way_up_it_is(kind: Any) -> None:
+    image = Image.new("RGB", (40, 30))
+    image.getexif()[0x0112] = 6
+    with service(nothing) as there, kind(there.url) as client:
+        client.search(image=image)
+    assert sent_image(there.seen[0]).getexif()[0x0112] == 6
+
+
+def sent_image(seen: Seen) -> Any:
+    start = seen.body.index(b"\x89PNG")
+    return Image.open(io.BytesIO(seen.body[start:]))
+
+
+def test_an_image_opened_as_text_is_refused(kind: Any) -> None:
+    with kind() as client, pytest.raises(TypeError, match="binary"):
+        client.search(image=io.StringIO("x"))
+
+
+def test_numbers_may_be_an_array(kind: Any) -> None:
+    with service(nothing) as there, kind(there.url) as client:
+        client.search(vector=np.array([1, 0.5], np.float32))
+        client.search(vector=(1, 0.5))
+    assert [seen.json["vector"] for seen in there.seen] == [[1.0, 0.5]] * 2
+
+
+def test_vectors_go_by_the_thousand_from_any_iterable(kind: Any) -> None:
+    def upserted(seen: Seen) -> Answer:
+        return Answer({"upserted": seen.json["vectors"][-1]["metadata"]["n"] % 1000 + 1})
+
+    rows = np.zeros((2_500, 2), np.float32)
+    vectors = ({"id": f"v{n}", "values": row, "metadata": {"n": n}} for n, row in enumerate(rows))
+    with service(upserted) as there, kind(there.url) as client:
+        assert client.upsert(vectors, "own", namespace="mine") == 2_500
+    assert len(there.seen) == 3
+    assert {seen.path for seen in there.seen} == {"/v1/collections/own/vectors"}
+
+
+def test_embeddings_come_in_the_order_of_the_texts(kind: Any) -> None:
+    def embedded(seen: Seen) -> Answer:
+        rows = [[float(text)] for text in seen.json["texts"]]
+        return Answer({"model": seen.json["model"], "dim": 1, "embeddings": rows})
+
+    with service(embedded) as there, kind(there.url) as client:
+        rows = client.embed([str(n) for n in range(130)], model="m")
+    assert rows == [[float(n)] for n in range(130)]
+    assert [len(seen.json["texts"]) for seen in there.seen] == [64, 64, 2]
+
+
+def test_embed_takes_texts_or_images_but_not_one_text(kind: Any) -> None:
+    with kind() as client:
+        for wrong in ({}, {"texts": ["a"], "images": [b"a"]}, {"texts": "a dog"}):
+            with pytest.raises(ValueError, match="texts="):
+                client.embed(**wrong)
+
+
+def test_all_failures_come_page_by_page(kind: Any) -> None:
+    failed = [
+        {"id": str(n), "uri": "u", "reason": "r", "stage": "decode", "attempts": 1}
+        for n in range(2_300)
+    ]
+
+    def page(seen: Seen) -> Answer:
+        start, size = int(seen.query["offset"]), int(seen.query["limit"])
+        return Answer({"failures": failed[start : start + size], "total": len(failed)})
+
+    with service(page) as there, kind(there.url) as client:
+        assert [one.id for one in client.iter_failures("j1")] == [one["id"] for one in failed]
+    assert len(there.seen) == 3
+
+
+def test_a_big_file_is_never_in_memory(kind: Any, tmp_path: Path) -> None:
+    big, size = tmp_path / "big.tif", 200_000_000
+    with big.open("wb") as file:
+        file.truncate(size)
+    with service(lambda _: Answer(job())) as there, kind(there.url) as client:
+        tracemalloc.start()
+        client.upload(big, create=False)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert there.seen[0].size > size
+    assert peak < size / 10
+
+
+def test_many_files_need_few_descriptors(kind: Any, tmp_path: Path) -> None:
+    files = [tmp_path / f"{n}.jpg" for n in range(300)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with service(lambda _: Answer(job())) as there, kind(there.url) as client:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 60, hard))
+        try:
+            client.upload(files, label="cat", on_existing="replace", create=False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    (seen,) = there.seen
+    assert seen.body.count(b"filename=") == 300
+    assert b'filename="299.jpg"\r\nContent-Type: image/jpeg\r\n\r\n299.jpg\r\n' in seen.body
+    assert b'name="label"\r\n\r\ncat\r\n' in seen.body
+
+
+def test_what_cannot_be_uploaded_is_said_before_anything_is_sent(kind: Any, tmp_path: Path) -> None:
+    with service(nothing) as there, kind(there.url) as client:
+        with pytest.raises(FileNotFoundError):
+            client.upload(tmp_path / "missing.jpg")
+        with pytest.raises(ValueError, match="is a folder"):
+            client.upload([tmp_path])
+        with pytest.raises(ValueError, match="no files"):
+            client.upload([])
+        with pytest.raises(ValueError, match="wait=True"):
+            client.index(tmp_path, progress=True)
+    assert there.seen == []
+
+
+def test_the_collection_is_made_when_there_is_none(kind: Any, tmp_path: Path) -> None:
+    described = {"name": "new", "metric": "cosine", "model": "m", "dim": 2, "fields": {}}
+    made = Answer({**described, "count": 0, "created_at": 0.0})
+    answers = in_turn(Answer({}, 404), made, Answer(job()))
+    with service(answers) as there, kind(there.url) as client:
+        client.index(tmp_path / "x" / ".." / "y", "new")
+    assert [seen.method for seen in there.seen] == ["GET", "PUT", "POST"]
+    assert there.seen[2].json["source"]["path"].startswith("/")
+
+
+def test_waiting_tells_of_every_state_and_outlasts_a_restart_of_the_service(kind: Any) -> None:
+    away = Answer({}, 503)
+    answers = in_turn(Answer(job("queued")), away, None, Answer(job("succeeded", done=2)))
+    heard: list[str] = []
+    with service(answers) as there, kind(there.url, retries=0) as client:
+        ended = client.wait("j1", progress=lambda now: heard.append(now.state), every_s=0.01)
+    assert (heard, ended.done) == (["queued", "succeeded"], 2)
+
+
+def test_a_job_that_fails_as_a_whole_is_an_exception_for_who_waits(kind: Any) -> None:
+    failed = job("failed", error="the folder has gone")
+    with (
+        service(in_turn(Answer(job()), Answer(failed))) as there,
+        kind(there.url) as client,
+        pytest.raises(JobFailed, match="job j1 failed: the folder has gone") as caught,
+    ):
+        client.index("/photos", wait=True, create=False)
+    assert caught.value.job.state == "failed"
+    assert len(there.seen) == 2
