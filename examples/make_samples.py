@@ -1,71 +1,56 @@
-"""Make the sample images that travel with clipfleet, from Debian's package openclipart-png.
+"""Make the sample images that travel with clipfleet, from two Debian packages.
 
-    apt-get download openclipart-png && dpkg -x openclipart-png_*.deb unpacked
-    python examples/make_samples.py unpacked/usr/share/openclipart/png clipfleet/samples
+    apt-get download openclipart-png fonts-noto-color-emoji
+    for package in *.deb; do dpkg -x "$package" unpacked; done
+    python examples/make_samples.py unpacked/usr/share clipfleet/samples
 
-One drawing per word of WORDS: the file named most simply after it, at most SIDE pixels wide and
-high, on white, in 64 colours. The drawings are in the public domain (see samples/LICENSE.md).
+samples.csv, beside this file, says what each image is made from: a drawing of openclipart-png, or
+one character of the emoji font. Each is a square of SIDE pixels, on white, in COLOURS colours.
+Whose they are: clipfleet/samples/LICENSE.md. The same Pillow makes the same bytes.
 """
 
-import re
+import csv
 import sys
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 128
 COLOURS = 64
-WORDS = {
-    "animals": "bat bison dog dragon horse penguin lizard snake spider butterfly bee ant "
-    "ladybug eagle duck owl rooster parrot flamingo fish shark dolphin whale cow pig sheep "
-    "elephant lion tiger bear monkey rabbit frog turtle snail crab dinosaur camel "
-    "kangaroo wolf fox squirrel goose swan crawfish octopus",
-    "food": "apple banana cherry lemon grapes orange pear pineapple strawberry watermelon peach "
-    "tomato carrot potato onion pepper mushroom bread donut pie pizza hamburger "
-    "hotdog sandwich cheese bacon sushi coffee tea beer wine milk candy lollipop chocolate",
-    "transportation": "car truck bus train bicycle motorcycle tractor airplane helicopter "
-    "rocket sailboat ship boat canoe balloon ambulance taxi scooter tank",
-    "tools": "hammer saw screwdriver wrench pliers drill axe shovel scissors knife ladder "
-    "paintbrush anvil broom lock magnet",
-    "buildings": "house church castle lighthouse windmill bridge tent igloo temple "
-    "chair lamp sofa bed",
-    "people": "astronaut chef pirate king queen soldier cowboy hat shoe shirt glove eye hand heart",
-    "plants": "rose tulip sunflower oak leaf tree daisy",
-    "recreation": "guitar piano drum trumpet violin saxophone football basketball tennis "
-    "dice chess kite teddy snowman pumpkin candle gift flag",
-    "office": "telephone pencil pen book envelope clock calculator computer keyboard printer "
-    "camera umbrella lightbulb battery",
-    "signs_and_symbols": "sun moon cloud rain snow lightning rainbow star",
-}
+DRAWINGS = "openclipart/png"
+FONT = "fonts/truetype/noto/NotoColorEmoji.ttf"
+FONT_SIZE = 109  # the one size whose bitmaps the font holds
+LIST = Path(__file__).with_name("samples.csv")
 
 
-def main(source: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    drawings = sorted(source.rglob("*.png"))
-    made = 0
-    for folder, words in WORDS.items():
-        for word in words.split():
-            drawing = _named_after(word, drawings)
-            if drawing:
-                (target / folder).mkdir(exist_ok=True)
-                _small(drawing).save(target / folder / f"{word}.png", optimize=True)
-                made += 1
-    print(f"{made} images in {target}")
+def main(shared: Path, target: Path) -> None:
+    for old in target.glob("*/*.png"):
+        old.unlink()
+    with LIST.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    for row in rows:
+        made = target / f"{row['image']}.png"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        _small(_picture(row["source"], shared)).save(made, optimize=True)
+    print(f"{len(rows)} images in {target}")
 
 
-def _named_after(word: str, drawings: list[Path]) -> Path | None:
-    """The one whose name starts with the word and has the least besides; black and white last."""
-    pattern = re.compile(rf"{word}s?(_|\d|$)")
-    found = [path for path in drawings if pattern.match(path.stem.lower())]
-    return min(found, key=lambda path: ("_bw" in path.stem, len(path.stem)), default=None)
+def _picture(source: str, shared: Path) -> Image.Image:
+    if source.endswith(".png"):
+        return Image.open(shared / DRAWINGS / source).convert("RGBA")
+    picture = Image.new("RGBA", (2 * FONT_SIZE, 2 * FONT_SIZE))
+    font = ImageFont.truetype(shared / FONT, FONT_SIZE)
+    ImageDraw.Draw(picture).text((10, 10), source, font=font, embedded_color=True)
+    return picture
 
 
-def _small(path: Path) -> Image.Image:
-    image = Image.open(path).convert("RGBA")
-    image = image.crop(image.getchannel("A").getbbox())
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return white.convert("RGB").quantize(COLOURS)
+def _small(picture: Image.Image) -> Image.Image:
+    """In the middle of a white square, so that a model that wants squares distorts nothing."""
+    picture = picture.crop(picture.getchannel("A").getbbox())
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    square = Image.new("RGBA", (SIDE, SIDE), "white")
+    square.alpha_composite(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
+    return square.convert("RGB").quantize(COLOURS)
 
 
 if __name__ == "__main__":
