@@ -13,9 +13,13 @@ from clipfleet.cli import show
 
 DATA = Path("clipfleet-data")
 
-DataOption = Annotated[Path, typer.Option(help="Where everything is kept.")]
-HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
-PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+DataOption = Annotated[
+    Path, typer.Option(envvar="CLIPFLEET_DATA", help="Where everything is kept.")
+]
+HostOption = Annotated[str, typer.Option(envvar="CLIPFLEET_HOST", help="Address to listen on.")]
+PortOption = Annotated[
+    int, typer.Option(envvar="CLIPFLEET_PORT", min=1, max=65535, help="Port to listen on.")
+]
 ModelOption = Annotated[str | None, typer.Option(help="Hub id or folder of a CLIP-like model.")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Ingest workers.")]
 
