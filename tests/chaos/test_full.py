@@ -5,28 +5,16 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import pytest
 import redis
 import services
 import stack
 from chaos import work
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return work.many_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[stack.Up]:
-    with stack.up(tmp_path_factory.mktemp("full"), tiny, **work.SLOW) as running:
-        yield running
-
-
 @contextmanager
-def full(running: stack.Up) -> Iterator[None]:
+def full(slow: stack.Up) -> Iterator[None]:
     """Reads are answered, writes are refused: OOM here, MISCONF when it is the disk."""
-    with closing(redis.Redis.from_url(work.redis_url(running))) as client:
+    with closing(redis.Redis.from_url(work.redis_url(slow))) as client:
         client.config_set("maxmemory", "1")
         try:
             yield
@@ -35,20 +23,20 @@ def full(running: stack.Up) -> Iterator[None]:
 
 
 def test_a_job_outlives_a_full_valkey_and_the_service_comes_back(
-    running: stack.Up, photos: Path
+    slow: stack.Up, photos: Path
 ) -> None:
     """Longer than the workers' announcements last: they must announce themselves again."""
-    job = work.begin(running, "full", photos)
-    with full(running):
+    job = work.begin(slow, "full", photos)
+    with full(slow):
         time.sleep(20)
-    services.eventually(work.up_and_ready(running), 60, "a ready stack")
-    work.require_exact(running, job, "full")
+    services.eventually(work.up_and_ready(slow), 60, "a ready stack")
+    work.require_exact(slow, job, "full")
 
 
-def test_requests_that_a_full_valkey_cannot_take_say_so(running: stack.Up, photos: Path) -> None:
-    with running.client() as client:
+def test_requests_that_a_full_valkey_cannot_take_say_so(slow: stack.Up, photos: Path) -> None:
+    with slow.client() as client:
         client.create_collection("fuller")
-    with full(running), running.http() as http:
+    with full(slow), slow.http() as http:
         source = {"type": "folder", "path": str(photos)}
         for path, body in (
             ("/v1/collections/fuller/jobs", {"source": source}),
@@ -57,4 +45,4 @@ def test_requests_that_a_full_valkey_cannot_take_say_so(running: stack.Up, photo
             answer = http.post(path, json=body)
             assert answer.status_code == 503, answer.text
             assert int(answer.headers["retry-after"]) >= 1
-    services.eventually(work.up_and_ready(running), 60, "a ready stack")
+    services.eventually(work.up_and_ready(slow), 60, "a ready stack")

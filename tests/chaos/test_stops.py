@@ -1,7 +1,7 @@
 """A part that is silent, not dead: requests end in time with 503, work waits and goes on."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,6 @@ import stack
 from chaos import work
 
 ANSWER_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return work.many_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[stack.Up]:
-    with stack.up(tmp_path_factory.mktemp("stops"), tiny, **work.SLOW) as running:
-        yield running
 
 
 def require_503_in_time(ask: Callable[[], httpx.Response]) -> None:
@@ -44,11 +33,9 @@ def new_job(http: httpx.Client, collection: str, photos: Path) -> httpx.Response
     return http.post(f"/v1/collections/{collection}/jobs", json={"source": source})
 
 
-def test_a_silent_milvus_makes_searches_end_and_the_job_wait(
-    running: stack.Up, photos: Path
-) -> None:
-    job = work.begin(running, "silent-milvus", photos)
-    with running.http() as http, work.stopped(running.part("milvus")):
+def test_a_silent_milvus_makes_searches_end_and_the_job_wait(slow: stack.Up, photos: Path) -> None:
+    job = work.begin(slow, "silent-milvus", photos)
+    with slow.http() as http, work.stopped(slow.part("milvus")):
         over = time.monotonic() + 12
         require_503_in_time(lambda: search(http, "silent-milvus"))
         require_503_in_time(lambda: http.get("/v1/collections/silent-milvus"))
@@ -59,36 +46,36 @@ def test_a_silent_milvus_makes_searches_end_and_the_job_wait(
         waiting = services.eventually(why, 30, "the job's reason to wait")
         assert "vector store" in waiting
         work.wait_until(over)
-    work.require_exact(running, job, "silent-milvus")
-    with running.client() as client:
+    work.require_exact(slow, job, "silent-milvus")
+    with slow.client() as client:
         assert client.job(job).waiting is None
 
 
-def test_a_silent_valkey_makes_every_request_end(running: stack.Up, photos: Path) -> None:
-    job = work.begin(running, "silent-valkey", photos)
-    with running.http() as http, work.stopped(running.part("valkey")):
+def test_a_silent_valkey_makes_every_request_end(slow: stack.Up, photos: Path) -> None:
+    job = work.begin(slow, "silent-valkey", photos)
+    with slow.http() as http, work.stopped(slow.part("valkey")):
         over = time.monotonic() + 8
         require_503_in_time(lambda: http.get(f"/v1/jobs/{job}"))
         require_503_in_time(lambda: search(http, "silent-valkey"))
         require_503_in_time(lambda: http.get("/v1/jobs"))
         work.wait_until(over)
-    work.require_exact(running, job, "silent-valkey")
+    work.require_exact(slow, job, "silent-valkey")
 
 
-def test_a_silent_valkey_refuses_new_jobs_in_time(running: stack.Up, photos: Path) -> None:
-    with running.client() as client:
+def test_a_silent_valkey_refuses_new_jobs_in_time(slow: stack.Up, photos: Path) -> None:
+    with slow.client() as client:
         client.create_collection("refused")
-    with running.http() as http, work.stopped(running.part("valkey")):
+    with slow.http() as http, work.stopped(slow.part("valkey")):
         require_503_in_time(lambda: new_job(http, "refused", photos))
-    services.eventually(work.up_and_ready(running), 90, "a ready stack")
+    services.eventually(work.up_and_ready(slow), 90, "a ready stack")
 
 
 @pytest.mark.parametrize("part", ["worker-ingest-1", "planner"])
 def test_a_silent_part_that_comes_back_counts_nothing_twice(
-    part: str, running: stack.Up, photos: Path
+    part: str, slow: stack.Up, photos: Path
 ) -> None:
     """Longer than its lease: whoever took over meanwhile is not disturbed."""
-    job = work.begin(running, f"silent-{part}", photos)
-    with work.stopped(running.part(part)):
+    job = work.begin(slow, f"silent-{part}", photos)
+    with work.stopped(slow.part(part)):
         time.sleep(14)
-    work.require_exact(running, job, f"silent-{part}")
+    work.require_exact(slow, job, f"silent-{part}")

@@ -19,7 +19,7 @@ SLOW = {
     "CLIPFLEET_CHUNK_S": "1",
     "CLIPFLEET_LEASE_S": "5",
 }
-PHOTOS = 1_050
+PHOTOS = 500
 END_S = 240.0
 
 

@@ -1,0 +1,19 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import stack
+from chaos import work
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return work.many_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[stack.Up]:
+    """One slow stack for all tests that leave it as they found it, however roughly they treat it;
+    each has a collection of its own."""
+    with stack.up(tmp_path_factory.mktemp("slow"), tiny, **work.SLOW) as running:
+        yield running
