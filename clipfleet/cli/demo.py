@@ -1,7 +1,13 @@
 """`clipfleet demo`: start everything, index images, search them, stay up."""
 
 import os
+import shlex
+import shutil
+import sys
 import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +18,38 @@ from rich.markup import escape
 from clipfleet.cli import show
 from clipfleet.cli.follow import failures, follow
 from clipfleet.cli.up import DATA, DataOption, HostOption, ModelOption, PortOption, run_stack
-from clipfleet.client import Client
-from clipfleet.common.schemas import JobOut
-from clipfleet.errors import ProblemError, Unreachable
+from clipfleet.client import DEFAULT_URL, Client
+from clipfleet.common.schemas import JobOut, MatchOut
+from clipfleet.errors import NotFound, ProblemError, Unreachable
 
 MODEL = "clipfleet-mini"
-COLLECTION = "demo"
 SHOWN = 5
-SAMPLE_WORDS = ("a musical instrument", "something sweet to eat")
-OTHER_WORDS = ("a person", "a building")
+SAMPLES = Path(str(files("clipfleet"))) / "samples"
+
+
+class _Stuck(Exception):
+    """The demo cannot go on; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class _Show:
+    """What is indexed, where to, and what is searched for. No `example`: the first match."""
+
+    folder: Path
+    collection: str
+    words: tuple[str, ...]
+    example: Path | None = None
+
+    def name(self, image_id: str) -> str:
+        """`red-fox` of our own images; of others the path below the folder they came from."""
+        if self.example:
+            return Path(image_id).stem
+        return image_id.removeprefix(f"{self.folder}{os.sep}")
+
+
+OURS = _Show(
+    SAMPLES, "demo", ("a musical instrument", "a computer"), SAMPLES / "buildings" / "house.png"
+)
 
 
 def demo(
@@ -31,63 +60,120 @@ def demo(
     model: ModelOption = None,
 ) -> None:
     """See it work: index sample images (or yours), search them by words and by image."""
-    if images is not None and not images.expanduser().is_dir():
-        raise typer.BadParameter(f"there is no folder {images}")
+    shown = _yours(images) if images else OURS
     stopping = threading.Event()
-
-    def ready(url: str, folder: Path) -> None:
-        tour = _Tour(url, folder, images and images.expanduser(), stopping)
-        threading.Thread(target=tour.run, name="demo", daemon=True).start()
-
     chosen = model or os.environ.get("CLIPFLEET_MODEL") or MODEL
-    run_stack(data, host, port, chosen, 1, stopping, ready)
+    tour = _Tour(shown, chosen, stopping)
+    show.out.print(f"Starting clipfleet with the model {escape(chosen)}; its data is in {data}.")
+    run_stack(data, host, port, chosen, 1, stopping, tour.start)
+    sys.exit(1 if tour.failed else 0)
+
+
+def _yours(images: Path) -> _Show:
+    """Says at once, not after the start, that there is nothing to index."""
+    folder = Path(os.path.abspath(images.expanduser()))
+    try:
+        from clipfleet.common.schemas import FolderSource
+        from clipfleet.workers.sources import Folder, SourceError
+    except ImportError:  # run_stack says what to install
+        return _Show(folder, "pictures", ())
+    source = Folder(FolderSource(path=str(folder)), [Path("/")])
+    try:
+        empty = next(source.stream(""), None) is None
+    except SourceError as error:
+        raise ValueError(f"{error}; give --images a folder of pictures") from error
+    if empty:
+        raise ValueError(f"{source.nothing_found()}; give --images a folder that has some")
+    return _Show(folder, "pictures", ("a person", "a building"))
 
 
 class _Tour:
-    def __init__(
-        self, url: str, data: Path, images: Path | None, stopping: threading.Event
-    ) -> None:
-        self._url, self._data, self._stopping = url, data, stopping
-        self._words = SAMPLE_WORDS if images is None else OTHER_WORDS
-        self._images = (images or Path(str(files("clipfleet"))) / "samples").absolute()
+    """Runs beside the stack, in a thread of its own."""
 
-    def run(self) -> None:
+    def __init__(self, shown: _Show, model: str, stopping: threading.Event) -> None:
+        self._show, self._model, self._stopping = shown, model, stopping
+        self.failed = False
+
+    def start(self, url: str, data: Path) -> None:
+        threading.Thread(target=self._run, args=(url, data), name="demo", daemon=True).start()
+
+    def _run(self, url: str, data: Path) -> None:
         try:
-            with Client(self._url) as client:
-                self._show(client)
-        except (ProblemError, Unreachable) as error:
+            with Client(url) as client:
+                self._index(client, data)
+                self._search(client)
+        except (ProblemError, Unreachable, OSError, _Stuck) as error:
             if not self._stopping.is_set():
-                show.err.print(f"[red]clipfleet:[/] {escape(str(error))}")
+                show.err.print(f"[red]clipfleet:[/] {escape(show.one_line(str(error)))}")
+                self.failed = True
                 self._stopping.set()
-
-    def _show(self, client: Client) -> None:
-        job = self._index(client)
-        if job.state in ("failed", "cancelled"):
-            show.err.print(f"[red]clipfleet:[/] {escape(job.error or job.state)}")
-            self._stopping.set()
             return
-        for words in self._words:
-            show.out.print(f"\n[bold]{words}[/]")
-            show.matches(client.search(COLLECTION, text=words, top_k=SHOWN))
-        example = client.search(COLLECTION, text=self._words[0], top_k=1).matches
-        if example:
-            show.out.print(f"\n[bold]like the image {escape(show.one_line(example[0].id))}[/]")
-            show.matches(client.search(COLLECTION, image=example[0].id, top_k=SHOWN))
-        self._what_now()
+        self._what_now(url, data)
+        self._stopping.wait()
+        show.out.print("Stopping; everything is kept for the next start.")
 
-    def _index(self, client: Client) -> JobOut:
-        show.out.print(f"indexing {self._images}")
-        job = client.index(self._images, COLLECTION, label_from_folder=True)
+    def _index(self, client: Client, data: Path) -> None:
+        self._require_same_model(client, data)
+        show.out.print(f"Indexing the images in {escape(show.one_line(str(self._show.folder)))}")
+        began = time.monotonic()
+        job = client.index(self._show.folder, self._show.collection, label_from_folder=True)
         job = follow(client, job)
-        show.out.print(f"{job.done} images indexed, {job.skipped} were in already")
         failures(client, job)
-        return job
+        if job.failed and not job.done + job.skipped:
+            raise _Stuck("none of these images could be read; name another folder with --images")
+        if job.state in ("failed", "cancelled"):
+            raise _Stuck(job.error or f"the job was {job.state}")
+        show.out.print(f"{_counts(job)} ({time.monotonic() - began:.0f} s)")
 
-    def _what_now(self) -> None:
-        show.out.print(
-            f"\nclipfleet is up at [bold]{self._url}[/] (API: {self._url}/docs), "
-            f"data in {self._data}."
-            f"\nIn another terminal:  clipfleet search 'a red fruit' --collection {COLLECTION}"
-            f" --url {self._url}"
-            "\nThe carried model is small; CLIPFLEET_MODEL names a real CLIP. Ctrl-C stops."
-        )
+    def _require_same_model(self, client: Client, data: Path) -> None:
+        with suppress(NotFound):
+            made_with = client.collection(self._show.collection).model
+            if made_with != self._model:
+                raise _Stuck(
+                    f"the images in {data} were indexed with {made_with}, not {self._model}; "
+                    f"add --model {made_with}, or --data with another folder"
+                )
+
+    def _search(self, client: Client) -> None:
+        collection, example = self._show.collection, self._show.example
+        for words in self._show.words:
+            found = client.search(collection, text=words, top_k=SHOWN)
+            show.out.print(f"\nsearched for [bold]{escape(words)}[/]")
+            show.pictures(found, self._show.name)
+            example = example or next(iter(_files(found.matches)), None)
+        if example:
+            found = client.search(collection, image=example, top_k=SHOWN)
+            shown = escape(show.one_line(self._show.name(str(example))))
+            show.out.print(f"\nsearched by the image [bold]{shown}[/]")
+            show.pictures(found, self._show.name)
+
+    def _what_now(self, url: str, data: Path) -> None:
+        where = "" if url == DEFAULT_URL else f" --url {url}"
+        command = f"{_script()} search 'a truck' --collection {self._show.collection}{where}"
+        lines = [
+            "\nTry your own words, in another terminal:",
+            f"  {command}",
+            f"The HTTP interface, to try out: {url}/docs",
+        ]
+        if self._model == MODEL:
+            lines.append("The carried model is small; --model names a real CLIP (see README.md).")
+        lines.append(f"clipfleet is up at {url} with its data in {data}. Ctrl-C stops it.")
+        show.out.print(escape("\n".join(lines)))
+
+
+def _counts(job: JobOut) -> str:
+    if not job.done and not job.failed:
+        return f"all {job.skipped} images were in already"
+    more = f", {job.skipped} were in already" if job.skipped else ""
+    bad = f", {job.failed} could not be read" if job.failed else ""
+    return f"{job.done} images indexed{more}{bad}"
+
+
+def _files(matches: list[MatchOut]) -> list[Path]:
+    """An id can be no path: escapes stand for bytes of a file name that are not UTF-8."""
+    return [path for path in (Path(match.id) for match in matches) if path.is_file()]
+
+
+def _script() -> str:
+    """How to call us from here: `make demo` puts nothing on the PATH."""
+    return "clipfleet" if shutil.which("clipfleet") else shlex.quote(sys.argv[0])

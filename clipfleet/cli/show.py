@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -16,6 +17,8 @@ from clipfleet.common.schemas import CollectionOut, JobOut, SearchOut
 from clipfleet.errors import ProblemError, Unreachable
 
 out = Console(soft_wrap=True, markup=True, highlight=False)
+# For names and ids: cut or folded to the terminal's width, they are of no use to anybody.
+_wide = Console(width=10_000, soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Url = Annotated[str, typer.Option(envvar="CLIPFLEET_URL", help="Where the service is.")]
@@ -56,11 +59,25 @@ def one_line(text: str) -> str:
 
 
 def matches(found: SearchOut) -> None:
+    """With the whole id: scripts and `search --id` need it."""
     table = Table("#", "score", "label", "id", box=None, pad_edge=False)
     for rank, match in enumerate(found.matches, 1):
         label, name = escape(one_line(match.label or "")), escape(one_line(match.id))
         table.add_row(str(rank), f"{match.score:.3f}", label, name)
-    out.print(table if found.matches else "no matches")
+    _print_matches(table, found)
+
+
+def pictures(found: SearchOut, name: Callable[[str], str]) -> None:
+    """With names for people."""
+    table = Table("#", "score", "image", "label", box=None, pad_edge=False)
+    for rank, match in enumerate(found.matches, 1):
+        label, shown = escape(one_line(match.label or "")), escape(one_line(name(match.id)))
+        table.add_row(str(rank), f"{match.score:.3f}", shown, label)
+    _print_matches(table, found)
+
+
+def _print_matches(table: Table, found: SearchOut) -> None:
+    _wide.print(table if found.matches else "no matches")
     err.print(f"[dim]{len(found.matches)} matches in {found.took_ms:.0f} ms[/]")
 
 

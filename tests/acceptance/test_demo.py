@@ -1,0 +1,146 @@
+"""`clipfleet demo` as somebody meets it who has just come: tables, names, an address; and again."""
+
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import httpx
+import pytest
+import services
+import stack
+
+from clipfleet.embedded import commands
+
+SAMPLES = Path(str(files("clipfleet"))) / "samples"
+NAMES = {(path.stem, path.parent.name) for path in SAMPLES.rglob("*.png")}
+ROW = re.compile(r"^\d+ +(?P<score>-?[01]\.\d{3}) +(?P<image>\S+) +(?P<label>\S+) *$")
+
+
+@dataclass
+class Demo:
+    """What it printed until it was up, and where it answers."""
+
+    printed: str
+    url: str
+
+    def tables(self) -> list[list[re.Match[str]]]:
+        """The rows of each, in the order of the page."""
+        found: list[list[re.Match[str]]] = []
+        for line in self.printed.splitlines():
+            if line.startswith("#  score  image"):
+                found.append([])
+            elif row := ROW.match(line):
+                found[-1].append(row)
+        return found
+
+
+@contextmanager
+def demo(data: Path, *more: str) -> Iterator[Demo]:
+    """Up on a free port, and ended with Ctrl-C's signal; it must end well."""
+    port = commands.free_port()
+    url, out = f"http://127.0.0.1:{port}", data.with_suffix(f".{port}.out")
+    command = [commands.script("clipfleet"), "demo", "--data", str(data), "--port", str(port)]
+    with out.open("wb") as printed:
+        process = subprocess.Popen(
+            [*command, *more],
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            env={**stack.CLEAN, "HF_HUB_OFFLINE": "1"},
+            start_new_session=True,
+        )
+    code = None
+    try:
+        services.eventually(
+            lambda: process.poll() is not None or f"is up at {url}" in out.read_text(),
+            4 * stack.START_S,
+            "the demo's last line",
+        )
+        assert process.poll() is None, out.read_text()
+        yield Demo(out.read_text(), url)
+    finally:
+        code = stack.stop(process)
+    assert code == 0, out.read_text()
+
+
+def fails(*args: str) -> str:
+    """The one line that it fails with."""
+    done = stack.cli("demo", *args)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    return line
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "data"
+
+
+def test_it_indexes_the_samples_searches_them_and_stays_up(data: Path) -> None:
+    with demo(data) as first:
+        assert f"{len(NAMES)} images indexed" in first.printed
+        words, more_words, by_image = first.tables()
+        for table in (words, more_words, by_image):
+            assert len(table) == 5
+            assert {(row["image"], row["label"]) for row in table} <= NAMES
+            scores = [float(row["score"]) for row in table]
+            assert scores == sorted(scores, reverse=True)
+        assert {row["label"] for row in words} == {"music"}
+        assert float(by_image[0]["score"]) == pytest.approx(1, abs=0.01)
+        assert by_image[0]["image"] == "house"
+        assert "searched by the image house" in first.printed
+        assert _finds(first.url, "a strawberry") == "strawberry"
+
+
+def test_the_second_time_everything_is_in_already(data: Path) -> None:
+    with demo(data) as again:
+        assert f"all {len(NAMES)} images were in already" in again.printed
+        assert "images indexed" not in again.printed
+        assert len(again.tables()) == 3
+        with httpx.Client(base_url=again.url, trust_env=False) as http:
+            assert http.get("/v1/collections/demo").json()["count"] == len(NAMES)
+
+
+def _finds(url: str, words: str) -> str:
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as http:
+        answer = http.post("/v1/collections/demo/search", json={"text": words, "top_k": 1})
+    assert answer.status_code == 200, answer.text
+    return Path(answer.json()["matches"][0]["id"]).stem
+
+
+def test_a_folder_without_images_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "todo.txt").write_text("buy milk")
+    line = fails("--data", str(tmp_path / "data"), "--images", str(tmp_path / "notes"))
+    assert str(tmp_path / "notes") in line
+    assert "--images" in line
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_folder_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
+    line = fails("--data", str(tmp_path / "data"), "--images", str(tmp_path / "nowhere"))
+    assert str(tmp_path / "nowhere") in line
+    assert "--images" in line
+
+
+def test_a_port_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind((commands.LOOPBACK, 0))
+        taken.listen()
+        line = fails("--data", str(tmp_path / "data"), "--port", str(taken.getsockname()[1]))
+    assert "--port" in line
+
+
+def test_images_that_all_cannot_be_read_end_it_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "broken.jpg").write_text("no image")
+    port, data = str(commands.free_port()), str(tmp_path / "data")
+    done = stack.cli("demo", "--data", data, "--port", port, "--images", str(tmp_path / "pictures"))
+    assert done.returncode == 1
+    *_, why, what_to_do = done.stderr.splitlines()
+    assert "broken.jpg" in why
+    assert "--images" in what_to_do

@@ -1,0 +1,23 @@
+"""What people read in a terminal of any width."""
+
+import pytest
+
+from clipfleet.cli import show
+from clipfleet.common.schemas import MatchOut, SearchOut
+
+LONG = "/home/somebody/Pictures/a folder with a long name/" + "x" * 200 + ".jpg"
+FOUND = SearchOut(
+    matches=[MatchOut(id=LONG, score=0.5, uri=LONG, label="a folder", metadata={})], took_ms=1
+)
+
+
+def test_an_id_is_shown_whole_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show.matches(FOUND)
+    _, line = capsys.readouterr().out.splitlines()
+    assert LONG in line
+
+
+def test_a_picture_is_shown_by_the_name_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    show.pictures(FOUND, lambda image_id: image_id[-5:] + "[b]\n")
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.split() == ["1", "0.500", "x.jpg[b]\\n", "a", "folder"]
