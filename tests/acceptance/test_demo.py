@@ -18,6 +18,7 @@ import stack
 
 from clipfleet.embedded import commands
 
+README = Path(__file__).parents[2] / "README.md"
 SAMPLES = Path(str(files("clipfleet"))) / "samples"
 NAMES = {(path.stem, path.parent.name) for path in SAMPLES.rglob("*.png")}
 ROW = re.compile(r"^\d+ +(?P<score>-?[01]\.\d{3}) +(?P<image>\S+) +(?P<label>\S+) *$")
@@ -105,6 +106,10 @@ def test_it_indexes_the_samples_searches_them_and_stays_up(data: Path) -> None:
         assert by_image[0]["image"] == "house"
         assert "searched by the image house" in first.printed
         assert _finds(first.url, "a strawberry") == "strawberry"
+        shown = Demo(README.read_text(), "").tables()
+        assert [[row["image"] for row in table] for table in shown] == [
+            [row["image"] for row in table] for table in first.tables()
+        ]
 
 
 def test_the_second_time_everything_is_in_already(data: Path) -> None:
