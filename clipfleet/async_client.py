@@ -22,7 +22,7 @@ from clipfleet.client import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_
 from clipfleet.common.schemas import FieldType, Metric, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.payloads import AnImage, Files, Numbers
-from clipfleet.progress import Progress, listening
+from clipfleet.progress import Listener, Progress, listening
 from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job, SearchResult
 from clipfleet.retries import Outcome, pause_s
 
@@ -243,7 +243,7 @@ class AsyncClient:
         job = await self._do(call)
         return await self.wait(job, progress=progress) if wait else job
 
-    async def _ended(self, job: Job | str, tell: Any, every_s: float) -> Job:
+    async def _ended(self, job: Job | str, tell: Listener, every_s: float) -> Job:
         seen_at = time.monotonic()
         while True:
             try:

@@ -23,7 +23,7 @@ from clipfleet.calls import Call, OnExisting
 from clipfleet.common.schemas import FieldType, Metric, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.payloads import AnImage, Files, Numbers
-from clipfleet.progress import Progress, listening
+from clipfleet.progress import Listener, Progress, listening
 from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job, SearchResult
 from clipfleet.retries import Outcome, pause_s
 
@@ -258,7 +258,7 @@ class Client:
         job = self._do(call)
         return self.wait(job, progress=progress) if wait else job
 
-    def _ended(self, job: Job | str, tell: Any, every_s: float) -> Job:
+    def _ended(self, job: Job | str, tell: Listener, every_s: float) -> Job:
         seen_at = time.monotonic()
         while True:
             try:

@@ -63,13 +63,18 @@ def _bar(console: "Console") -> Iterator[Listener]:
     )
     with Bars(*columns, console=console, transient=True) as bars:
         bar = bars.add_task("waiting", total=None, pace="")
+        waited_for = ""
 
         def tell(job: Job) -> None:
+            nonlocal waited_for
+            if job.waiting and waited_for != job.waiting:  # a sentence, too long to be in the bar
+                waited_for = job.waiting
+                bars.console.print(f"waiting: {what(job)}", markup=False)
             bars.update(
                 bar,
                 completed=finished(job),
                 total=job.total or None,  # none yet: the bar swings to and fro
-                description=what(job),
+                description="waiting" if job.waiting else job.state,
                 pace=pace(job),
             )
 

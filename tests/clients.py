@@ -128,9 +128,11 @@ def service(respond: Respond, port: int = 0) -> Iterator[Service]:
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield Service(f"http://127.0.0.1:{server.server_port}", seen)
-        server.shutdown()
-        thread.join()
+        try:
+            yield Service(f"http://127.0.0.1:{server.server_port}", seen)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def job(state: str = "running", **known: Any) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url
 
 
 def index(
-    sources: Annotated[list[Path], typer.Argument(help="A folder of images, or image files.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="A folder of images, or image files.")
+    ],
     collection: Collection = COLLECTION,
     namespace: Annotated[str, typer.Option(help="Keeps ids apart.")] = "default",
     label_from_folder: Annotated[
@@ -26,15 +28,17 @@ def index(
 ) -> None:
     """Index images: a folder that the service can read, or files of this machine.
 
-    Ends with 0 when all are in, 3 when some failed, 1 when the job failed. Ctrl-C leaves the job
-    at work; `clipfleet jobs show ID --follow` takes it up again.
+    Ends with 0 when all are in, 3 when some failed, 1 when the job failed.
+
+    Ctrl-C leaves the job at work: `clipfleet jobs show ID --follow` goes on.
     """
     files = _files(sources)
     if files and label_from_folder:
         raise typer.BadParameter("--label-from-folder needs a folder")
     with show.client(url, api_key) as client:
         if files:
-            job = client.upload(files, collection, namespace=namespace)
+            with show.err.status("sending"):
+                job = client.upload(files, collection, namespace=namespace)
         else:
             job = client.index(
                 sources[0],

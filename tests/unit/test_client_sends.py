@@ -13,8 +13,6 @@ from PIL import Image
 
 from clipfleet import JobFailed
 
-resource = pytest.importorskip("resource")
-
 __all__ = ["kind"]
 
 NOTHING = {"matches": [], "took_ms": 1.0}
@@ -157,6 +155,7 @@ def test_a_big_file_is_never_in_memory(kind: Any, tmp_path: Path) -> None:
 
 
 def test_many_files_need_few_descriptors(kind: Any, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
     files = [tmp_path / f"{n}.jpg" for n in range(300)]
     for file in files:
         file.write_bytes(file.name.encode())

@@ -54,11 +54,13 @@ def test_a_terminal_has_a_bar_that_bears_a_total_which_is_unknown_and_then_grows
     with listening(True, console) as tell:
         for now in (
             a_job("queued"),
+            a_job(waiting="for a worker with the model " + 60 * "x"),
             a_job(total=100, done=50, rate=10.0, eta_s=5.0),
             a_job(total=5_000, done=60, rate=10.0, eta_s=494.0),
         ):
             tell(now)
     last = out.getvalue().rpartition("\r")[0]
+    assert out.getvalue().count("waiting: for a worker with the model") == 1
     assert "60/5000" in last
     assert "10/s, 0:08:14 left" in last
 
