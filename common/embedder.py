@@ -6,8 +6,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from clipfleet.common.preprocess import Preprocess
+from clipfleet.common.preprocess import Pixels, Preprocess
 
 Embeddings = NDArray[np.float32]  # [n, dim], rows of unit length
 
@@ -24,8 +25,12 @@ class Embedder(Protocol):
     @property
     def preprocess(self) -> Preprocess: ...
 
+    def pixels(self, image: Image.Image) -> Pixels:
+        """What `preprocess` makes of an RGB image, but for rounding. Thread-safe."""
+        ...
+
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
-        """uint8 [n, height, width, 3] as `preprocess` makes them."""
+        """uint8 [n, height, width, 3] as `pixels` makes them."""
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings: ...
@@ -39,6 +44,9 @@ class HashEmbedder:
 
     def __init__(self, dim: int = 16) -> None:
         self.dim = dim
+
+    def pixels(self, image: Image.Image) -> Pixels:
+        return self.preprocess.apply(image)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         return self._rows([image.tobytes() for image in pixels])

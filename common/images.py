@@ -1,7 +1,7 @@
 """Bytes to an RGB image, or BadImage with a reason a person can act on.
 
 Orientation from EXIF is applied; transparency is laid on white; of an animation the first frame
-counts; 16-bit and floating-point greys are scaled to 8 bits.
+counts; 16-bit and floating-point greys are scaled to 8 bits. docs/images.md says it for users.
 """
 
 import io
@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from clipfleet.common.errors import BadImage
 from clipfleet.common.settings import Limits
@@ -19,7 +19,20 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 )
 
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+# A model sees the difference when an image is shrunk to less than this many times its own edge
+# before the real resize: docs/decisions/0007.
+OVERSAMPLING = 5
+
+TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)  # these swap width and height
 
 Image.MAX_IMAGE_PIXELS = None  # `limits.image_pixels` decides, before anything is decoded
 warnings.filterwarnings("ignore", module="PIL")  # damaged EXIF and such: not worth a log line
@@ -35,17 +48,19 @@ class Decoded:
 
 
 def decode(data: bytes, limits: Limits, *, edge: int) -> Decoded:
-    """A JPEG may be shrunk on the way, its shortest side still at least 2 * `edge` pixels.
+    """A large image may be shrunk on the way, to no less than OVERSAMPLING * `edge` pixels.
 
     BadImage for anything that is no whole image of an accepted format within the limits.
     """
     try:
         with _opened(data, limits) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
-            turned = turned and image.format != "TIFF"  # Pillow has swapped its size already
-            width, height = reversed(image.size) if turned else image.size
+            orientation = _orientation(image)
+            width, height = reversed(image.size) if orientation in SIDEWAYS else image.size
             _shrink_on_load(image, edge)
-            return Decoded(ImageOps.exif_transpose(_rgb(image, edge)), width, height)
+            upright = _rgb(image, edge)
+            if orientation in TURNS:
+                upright = upright.transpose(TURNS[orientation])
+            return Decoded(upright, width, height)
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # codecs raise whatever they like
@@ -68,31 +83,44 @@ def _opened(data: bytes, limits: Limits) -> Image.Image:
     return image
 
 
+def _orientation(image: Image.Image) -> object:
+    """A TIFF is turned by Pillow itself as it loads."""
+    return 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
 def _shrink_on_load(image: Image.Image, edge: int) -> None:
-    """JPEG only: let the decoder drop resolution nobody will see (a no-op for other formats)."""
-    if image.format in ("JPEG", "MPO"):
-        scale = 2 * edge / min(image.size)
-        if scale < 1:
-            image.draft(None, (int(image.width * scale) + 1, int(image.height * scale) + 1))
+    """JPEG only: let the decoder leave out resolution nobody will see.
+
+    Only by what divides both sides: otherwise the last column stands for less than the others,
+    and the whole image is stretched by it.
+    """
+    if image.format not in ("JPEG", "MPO"):
+        return
+    for scale in (8, 4, 2):
+        fits = min(image.size) >= scale * OVERSAMPLING * edge
+        if fits and not (image.width % scale or image.height % scale):
+            image.draft(None, (image.width // scale, image.height // scale))
+            return
 
 
 def _rgb(image: Image.Image, edge: int) -> Image.Image:
-    """Shrunk by a whole number before anything that needs several copies of it."""
     image.load()
-    exif = image.getexif()
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         image = _eight_bit(image)
     if image.mode in ("1", "P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    factor = min(image.size) // (2 * edge)
-    if factor > 1:
-        image = image.reduce(factor)
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    image = image.convert("RGB")
-    image.info["exif"] = exif.tobytes()  # the orientation is still to be applied
-    return image
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    image = _spared(image, edge).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _spared(image: Image.Image, edge: int) -> Image.Image:
+    """Shrunk, where it is large, before it is copied several times over."""
+    factor = min(image.size) // (OVERSAMPLING * edge)
+    if factor <= 1:
+        return image
+    return image.resize((image.width // factor, image.height // factor), Image.Resampling.BOX)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

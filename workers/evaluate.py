@@ -132,8 +132,8 @@ def _blocks(rows: Embeddings, size: int = 512) -> Iterator[tuple[Embeddings, NDA
 
 
 def _pixels(path: Path, embedder: Embedder, settings: Settings) -> Pixels | None:
-    spec = embedder.preprocess
+    edge = embedder.preprocess.edge()
     try:
-        return spec.apply(decode(path.read_bytes(), settings.limits, edge=spec.edge()).image)
+        return embedder.pixels(decode(path.read_bytes(), settings.limits, edge=edge).image)
     except (BadImage, OSError):
         return None

@@ -210,15 +210,15 @@ class _Chunk:
             ours = known.job_id == self._job.id
             if ours or self._job.new.on_existing == "skip":
                 raise Unchanged(ours=ours)
-        spec = self._parts.embedder.preprocess
+        embedder = self._parts.embedder
         try:
-            seen = decode(data, self._parts.settings.limits, edge=spec.edge())
+            seen = decode(data, self._parts.settings.limits, edge=embedder.preprocess.edge())
         except BadImage as error:
             raise Failed("decode", error.detail) from error
         if edge := self._parts.settings.thumbnail_edge:
             key, small = thumbnail_key(collection, pk), thumbnail(seen.image, edge)
             self._patiently(lambda: self._parts.blobs.put(key, io.BytesIO(small)))
-        pixels = spec.apply(seen.image)
+        pixels = embedder.pixels(seen.image)
         return Ready(item, pk, digest, len(data), seen.width, seen.height, pixels)
 
     def _read(self, item: Item) -> bytes:

@@ -104,9 +104,8 @@ def test_evaluate_says_what_is_wrong_with_its_input(tmp_path: Path) -> None:
 def test_odd_texts_and_images_get_finite_unit_vectors_whatever_else_is_in_the_batch() -> None:
     embedder = ClipEmbedder(Settings(model=CARRIED_MODEL))
     texts = ["", "a dog", "word " * 10_000, "日本の教会", "🐕", "\x01\x02"]
-    spec = embedder.preprocess
     images = [Image.new("RGB", size, "red") for size in ((1, 1), (400, 3), (176, 176))]
-    pixels = np.stack([spec.apply(image) for image in images])
+    pixels = np.stack([embedder.pixels(image) for image in images])
     for together, alone in (
         (embedder.embed_texts(texts), [embedder.embed_texts([one])[0] for one in texts]),
         (embedder.embed_images(pixels), [embedder.embed_images(one[None])[0] for one in pixels]),

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clipfleet.common.embedder import Embedder, HashEmbedder
 from clipfleet.common.settings import Settings
@@ -20,6 +21,18 @@ def pixels(embedder: Embedder, count: int) -> Any:
     spec = embedder.preprocess
     shape = (count, spec.height, spec.width, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def test_pixels_are_what_the_announced_preprocessing_gives_but_for_rounding(
+    embedder: Embedder,
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    for size in ((400, 300), (90, 120), (64, 64), (7, 3000)):
+        image = Image.fromarray(noise).resize(size)
+        seen, wanted = embedder.pixels(image), embedder.preprocess.apply(image)
+        assert seen.shape == wanted.shape
+        assert seen.dtype == np.uint8
+        assert np.abs(seen.astype(int) - wanted).max() <= 2
 
 
 def test_rows_are_float32_of_unit_length_and_the_right_width(embedder: Embedder) -> None:

@@ -34,9 +34,9 @@ def theirs(model: Path, images: list[Image.Image]) -> np.ndarray:
 
 
 def ours(embedder: ClipEmbedder, paths: list[Path]) -> np.ndarray:
-    limits, spec = Settings().limits, embedder.preprocess
-    images = [decode(path.read_bytes(), limits, edge=spec.edge()).image for path in paths]
-    return embedder.embed_images(np.stack([spec.apply(image) for image in images]))
+    limits, edge = Settings().limits, embedder.preprocess.edge()
+    images = [decode(path.read_bytes(), limits, edge=edge).image for path in paths]
+    return embedder.embed_images(np.stack([embedder.pixels(image) for image in images]))
 
 
 def test_images_get_the_embeddings_that_the_models_own_processor_gives(

@@ -1,0 +1,129 @@
+"""From a file's bytes to the embedding, beside the model's own processor on the whole image."""
+
+import io
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import data, tiny_clip
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from clipfleet.common.images import decode
+from clipfleet.common.settings import CARRIED_MODEL, Limits, Settings, carried_model
+from clipfleet.workers.clip import ClipEmbedder
+
+PHOTOS = {"flickr8k": "images/*.jpg", "imagenette2-224": "val/*/*", "caltech101-128": "*/*.jpg"}
+MOST = 80
+
+Rows = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def mini() -> ClipEmbedder:
+    return ClipEmbedder(Settings(model=CARRIED_MODEL, device="cpu"))
+
+
+@cache
+def spread(folder: str) -> list[Path]:
+    found = sorted(data(folder).glob(PHOTOS[folder]))
+    return found[:: max(1, len(found) // MOST)][:MOST]
+
+
+def whole(file: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(file)).convert("RGB")
+
+
+def mosaic(across: int, size: tuple[int, int], kind: str = "JPEG", first: int = 0) -> bytes:
+    """One large image of `across` x `across` photos: the more of them, the finer its detail."""
+    width, height = size
+    image = Image.new("RGB", size)
+    photos = spread("flickr8k")
+    for place in range(across * across):
+        x, y = place % across, place // across
+        left, right = x * width // across, (x + 1) * width // across
+        top, bottom = y * height // across, (y + 1) * height // across
+        photo = Image.open(photos[(first + place) % len(photos)]).convert("RGB")
+        image.paste(photo.resize((right - left, bottom - top)), (left, top))
+    target = io.BytesIO()
+    image.save(target, kind, quality=90)
+    return target.getvalue()
+
+
+def cosines(embedder: ClipEmbedder, model: str | Path, files: Sequence[bytes]) -> Rows:
+    processor = AutoImageProcessor.from_pretrained(model)
+    theirs = processor(images=[whole(file) for file in files], return_tensors="pt")
+    rows = (our_embeddings(embedder, files), features(embedder, theirs["pixel_values"]))
+    return np.asarray((rows[0] * rows[1]).sum(axis=1))
+
+
+def our_embeddings(embedder: ClipEmbedder, files: Sequence[bytes]) -> Rows:
+    return embedder.embed_images(np.stack([our_pixels(embedder, file) for file in files]))
+
+
+def our_pixels(embedder: ClipEmbedder, file: bytes) -> NDArray[np.uint8]:
+    return embedder.pixels(decode(file, Limits(), edge=embedder.preprocess.edge()).image)
+
+
+def features(embedder: ClipEmbedder, pixel_values: Any) -> Rows:
+    with torch.inference_mode():
+        found = embedder._model.get_image_features(pixel_values=pixel_values)
+    rows = getattr(found, "pooler_output", found).numpy()
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def test_photos_get_the_embeddings_of_the_models_own_processor(mini: ClipEmbedder) -> None:
+    for folder in PHOTOS:
+        files = [path.read_bytes() for path in spread(folder)]
+        seen = cosines(mini, str(carried_model()), files)
+        assert seen.min() >= 0.999, folder
+        assert np.median(seen) >= 0.9999, folder
+
+
+@pytest.mark.parametrize("across", [1, 4, 20])
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [
+        ((4000, 3000), "JPEG"),  # shrunk on load
+        ((3023, 4031), "JPEG"),  # nothing divides it
+        ((3520, 1760), "JPEG"),  # as small as may be for what it is shrunk by
+        ((2000, 1504), "PNG"),
+    ],
+)
+def test_large_images_get_the_embeddings_of_the_models_own_processor(
+    mini: ClipEmbedder, across: int, size: tuple[int, int], kind: str
+) -> None:
+    files = [mosaic(across, size, kind, first) for first in (0, 27, 54)]
+    seen = cosines(mini, str(carried_model()), files)
+    assert seen.min() >= 0.999
+    assert np.median(seen) >= 0.9999
+
+
+def test_clips_own_preprocessing_is_ours_to_a_grey_level(tmp_path: Path) -> None:
+    """Shortest edge 224, centre crop: as published, in front of random weights."""
+    embedder = ClipEmbedder(Settings(model=str(tiny_clip(tmp_path, image_size=224)), device="cpu"))
+    processor = AutoImageProcessor.from_pretrained(data("clip-vit-base-patch32"))
+    photos = [path.read_bytes() for path in spread("flickr8k")[:40]]
+    large = [mosaic(across, (4000, 3000)) for across in (1, 20)]
+    for files, most in ((photos, 0.1), (large, 1.0)):
+        theirs = processor(images=[whole(f) for f in files], do_normalize=False, do_rescale=False)
+        wanted = np.stack([np.asarray(one) for one in theirs["pixel_values"]]).transpose(0, 2, 3, 1)
+        ours = np.stack([our_pixels(embedder, file) for file in files])
+        assert np.abs(ours - wanted.astype(float)).mean(axis=(1, 2, 3)).max() <= most
+        assert cosines(embedder, tmp_path, files).min() >= 0.999
+
+
+def test_a_gateway_without_torch_makes_pixels_with_the_same_embedding(mini: ClipEmbedder) -> None:
+    """A photo that was indexed by a worker is found by itself, with a score of 1."""
+    files = [path.read_bytes() for path in spread("flickr8k")] + [mosaic(4, (4000, 3000))]
+    edge = mini.preprocess.edge()
+    images = [decode(file, Limits(), edge=edge).image for file in files]
+    gateway = mini.embed_images(np.stack([mini.preprocess.apply(image) for image in images]))
+    seen = (gateway * our_embeddings(mini, files)).sum(axis=1)
+    assert seen.min() >= 0.999
+    assert np.median(seen) >= 0.9999
