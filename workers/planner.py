@@ -162,9 +162,7 @@ class Planner:
             return
         for item in self._ledger.items(job.id, chunk.no):
             reason = f"quarantined: its worker ended or failed {chunk.attempt} times on it"
-            failure = Failure(
-                id=item.id, uri=item.uri, reason=reason, stage="worker", attempts=chunk.attempt
-            )
+            failure = Failure.of(item, "worker", reason, chunk.attempt)
             self._ledger.bury(job.id, chunk, failure)
 
     def _send(self, job: Job, no: int) -> None:
