@@ -1,13 +1,12 @@
 """Where the files of an upload lie in the blob store: until their job is removed."""
 
-from clipfleet.common.blobs import Blobs
-from clipfleet.common.ledger import Job
+from clipfleet.common.ledger import NewJob
 
 
 def uploads_of(job_id: str) -> str:
     return f"uploads/{job_id}"
 
 
-def forget_uploads(blobs: Blobs, job: Job) -> None:
-    if job.new.source.get("type") == "upload":
-        blobs.delete_below(uploads_of(job.id))
+def has_uploads(new: NewJob) -> bool:
+    """A retry of an upload has none of its own."""
+    return new.source.get("type") == "upload"

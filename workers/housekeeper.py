@@ -7,7 +7,7 @@ import threading
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.ledger import FINAL, Job, Ledger
-from clipfleet.common.uploads import forget_uploads
+from clipfleet.common.uploads import has_uploads, uploads_of
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ class Housekeeper:
             job = self._ledger.job(job_id)
             if self._is_being_retried(job):
                 return False
-            forget_uploads(self._blobs, job)
+            if has_uploads(job.new):
+                self._blobs.delete_below(uploads_of(job_id))
             self._ledger.remove(job_id)
         except NotFound:  # somebody else was faster
             return False
