@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Response
+from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
 from clipfleet.api.depends import UsesGateway
@@ -39,9 +40,12 @@ async def _a_place(gateway: UsesGateway) -> AsyncIterator[None]:
 
 @router.get(
     "/jobs/{job_id}/events",
-    response_class=EventSourceResponse,
+    response_class=StreamingResponse,
     dependencies=[Depends(_a_place)],
-    responses={204: {"description": "Last-Event-ID names the job's end: there is no more"}},
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        204: {"description": "Last-Event-ID names the job's end: there is no more"},
+    },
 )
 async def follow_job(
     job_id: str, gateway: UsesGateway, last_event_id: Annotated[str, Header()] = ""
