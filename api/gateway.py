@@ -72,6 +72,7 @@ class Gateway:
             timeout_s=settings.query_timeout_s,
             clock=lambda: time.time() + self._ahead,
         )
+        self.followers = 0  # of jobs' events, just now
         self._loops: list[asyncio.Task[None]] = []
 
     def begin(self) -> None:

@@ -21,6 +21,7 @@ from clipfleet.common.schemas import (
     FolderSource,
     JobIn,
     JobList,
+    JobState,
     Metric,
     QueryImage,
     SearchIn,
@@ -117,8 +118,8 @@ def index(
     namespace: str,
     label_from_folder: bool,
     on_existing: OnExisting,
+    idempotency_key: str | None,
 ) -> Call[Job]:
-    """The key makes the service start one job, however often it is told to."""
     folder = Path(source).expanduser().absolute()
     body = JobIn(
         source=FolderSource(path=str(folder), label_from_folder=label_from_folder),
@@ -126,12 +127,21 @@ def index(
         on_existing=on_existing,
     )
     where = _path("collections", collection, "jobs")
-    key = {"Idempotency-Key": secrets.token_hex(16)}
-    return Call("POST", where, _read(Job), json=body.model_dump(), headers=key)
+    return Call("POST", where, _read(Job), json=body.model_dump(), headers=_key(idempotency_key))
+
+
+def _key(given: str | None = None) -> dict[str, str]:
+    """It makes the service start one job, however often it is told to."""
+    return {"Idempotency-Key": secrets.token_hex(16) if given is None else given}
 
 
 def upload(
-    files: Files, collection: str, namespace: str, label: str, on_existing: OnExisting
+    files: Files,
+    collection: str,
+    namespace: str,
+    label: str,
+    on_existing: OnExisting,
+    idempotency_key: str | None,
 ) -> Call[Job]:
     return Call(
         "POST",
@@ -139,7 +149,7 @@ def upload(
         _read(Job),
         form={"namespace": namespace, "label": label, "on_existing": on_existing},
         files=payloads.file_parts(files),
-        repeatable=False,
+        headers=_key(idempotency_key),
     )
 
 
@@ -173,9 +183,12 @@ def _search_image(collection: str, image: bytes, options: SearchOptions) -> Call
     return Call("POST", where, _read(SearchResult), form=form, files=[part])
 
 
-def jobs(limit: int, offset: int) -> Call[list[Job]]:
-    page = {"limit": limit, "offset": offset}
-    return Call("GET", "/v1/jobs", lambda body: _read(JobList)(body).jobs, params=page)
+def jobs(
+    limit: int, offset: int, collection: str | None, state: JobState | Sequence[JobState] | None
+) -> Call[list[Job]]:
+    states = [state] if isinstance(state, str) else list(state or ())
+    asked = {"limit": limit, "offset": offset, "collection": collection or "", "state": states}
+    return Call("GET", "/v1/jobs", lambda body: _read(JobList)(body).jobs, params=asked)
 
 
 def job(job: Job | str) -> Call[Job]:
@@ -184,6 +197,14 @@ def job(job: Job | str) -> Call[Job]:
 
 def cancel(job: Job | str) -> Call[Job]:
     return Call("POST", _path("jobs", job_id(job), "cancel"), _read(Job))
+
+
+def retry(job: Job | str) -> Call[Job]:
+    return Call("POST", _path("jobs", job_id(job), "retry"), _read(Job), headers=_key())
+
+
+def delete_job(job: Job | str) -> Call[None]:
+    return Call("DELETE", _path("jobs", job_id(job)), _nothing, repeatable=False)
 
 
 def failures(job: Job | str, limit: int, offset: int) -> Call[Failures]:

@@ -67,7 +67,10 @@ class JobIn(Request):
 
 
 class JobOut(BaseModel):
-    """`total` grows while the source is listed. `rate`: images/s; `eta_s`: seconds left."""
+    """`total` grows while the source is listed. `rate`: images/s; `eta_s`: seconds left.
+
+    `retry_of`: the job whose failures this one tries again; `retried_by`: the last such job.
+    """
 
     id: str
     collection: str
@@ -84,6 +87,8 @@ class JobOut(BaseModel):
     finished_at: float | None
     error: str | None
     waiting: str | None
+    retry_of: str | None = None
+    retried_by: str | None = None
 
 
 class JobList(BaseModel):

@@ -30,6 +30,7 @@ class Limits(BaseModel):
     vectors: int = Field(1_000, description="own vectors in one request")
     metadata_bytes: int = Field(32_000, description="metadata of one image as JSON, bytes")
     embeds: int = Field(64, description="texts or images in one request for embeddings")
+    event_streams: int = Field(200, description="followers of jobs' events, per gateway")
     query_batch: int = Field(64, description="queries in one message")
     query_queue: int = Field(1_024, description="queries waiting in one gateway, per lane")
     query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
@@ -63,4 +64,9 @@ class Settings(BaseSettings):
     chunk_s: float = Field(4.0, description="how long a chunk should take a worker")
     max_attempts: int = Field(3, description="tries of one chunk before it is split")
     stall_s: float = Field(300.0, description="a worker without progress for so long ends itself")
+    retention_days: float = Field(
+        30.0,
+        ge=0,
+        description="how long ended jobs, failures and uploads stay; 0: for ever",
+    )
     limits: Limits = Limits()

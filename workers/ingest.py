@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,10 +16,10 @@ from clipfleet.common.blobs import Blobs
 from clipfleet.common.catalogue import Catalogue
 from clipfleet.common.collection import Collection, image_problem
 from clipfleet.common.embedder import Embedder
-from clipfleet.common.errors import BadImage, Unavailable
+from clipfleet.common.errors import BadImage, NotFound, Unavailable
 from clipfleet.common.identity import content_hash, primary_key
 from clipfleet.common.images import decode
-from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Refusal
+from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Refusal, Stage
 from clipfleet.common.messages import IngestChunk
 from clipfleet.common.preprocess import Pixels
 from clipfleet.common.settings import Settings
@@ -32,7 +32,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 SUB_BATCH = 32
-Stage = Literal["list", "read", "decode", "embed", "store"]
 
 
 @dataclass(frozen=True)
@@ -98,15 +97,22 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
             job = parts.ledger.job(claim.job_id)
             return _Chunk(parts, job, claim, lease).run()
     except CollectionGone:
-        parts.ledger.cancel(claim.job_id, "the collection was deleted")
+        _cancel(parts.ledger, claim, "the collection was deleted")
+    except NotFound:  # the job was removed while we worked on it
+        return 0
     except WrongModel as error:
-        parts.ledger.cancel(claim.job_id, str(error))
+        _cancel(parts.ledger, claim, str(error))
     except (Interrupted, Unavailable):
         _hand_back(parts.ledger, claim, count_attempt=False)
     except Exception:
         log.exception("chunk %s/%s failed; it will be tried again", claim.job_id, claim.no)
         _hand_back(parts.ledger, claim, count_attempt=True)
     return 0
+
+
+def _cancel(ledger: Ledger, claim: Claim, reason: str) -> None:
+    with suppress(NotFound, Unavailable):  # removed; or the next to claim the chunk finds the same
+        ledger.cancel(claim.job_id, reason)
 
 
 def _hand_back(ledger: Ledger, claim: Claim, *, count_attempt: bool) -> None:
@@ -278,10 +284,7 @@ class _Chunk:
         )
 
     def _fail(self, item: Item, stage: Stage, reason: str) -> None:
-        attempts = self._claim.attempt
-        self._failures.append(
-            Failure(id=item.id, uri=item.uri, reason=reason, stage=stage, attempts=attempts)
-        )
+        self._failures.append(Failure.of(item, stage, reason, self._claim.attempt))
 
 
 def _check(item: Item, collection: Collection, settings: Settings) -> None:

@@ -15,15 +15,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import PRIORITIES, CeleryPublisher, Publisher, make_celery
 from clipfleet.common.connection import make_redis
-from clipfleet.common.errors import Unavailable
+from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import Failure, Job, Ledger, OpenChunk, PlanLease
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.settings import Settings
+from clipfleet.workers.housekeeper import Housekeeper
+from clipfleet.workers.retry_source import Retry
 from clipfleet.workers.sources import Listed, Source, SourceError, open_source
 
 log = logging.getLogger(__name__)
@@ -82,6 +85,8 @@ class Planner:
             return self._tend(job_id, cards)
         except Unavailable:
             raise
+        except NotFound:  # it was removed just now
+            return False
         except Exception:
             log.exception("job %s cannot be planned; going on with the others", job_id)
             return False
@@ -111,6 +116,8 @@ class Planner:
             listed = list(islice(stream.listed, size))
         except SourceError as error:
             return self._ledger.end_plan(job.id, lease.token, str(error))
+        except Unavailable:
+            raise
         except Exception as error:
             log.exception("job %s: the source cannot be read", job.id)
             said = f"the source cannot be read: {error!r}"
@@ -132,10 +139,15 @@ class Planner:
     def _stream(self, job: Job, lease: PlanLease) -> Stream:
         stream = self._streams.pop(job.id, None)
         if stream is None or stream.cursor != lease.cursor:
-            source = open_source(job.new.source, self._settings.source_roots)
+            source = self._open(job)
             stream = Stream(source, source.stream(lease.cursor), lease.cursor)
             threading.Thread(target=self._estimate, args=(job.id, source), daemon=True).start()
         return stream
+
+    def _open(self, job: Job) -> Source:
+        if job.new.retry_of:
+            return Retry(job.new.source, self._ledger, self._settings.source_roots)
+        return open_source(job.new.source, self._settings.source_roots)
 
     def _estimate(self, job_id: str, source: Source) -> None:
         try:
@@ -167,9 +179,7 @@ class Planner:
             return
         for item in self._ledger.items(job.id, chunk.no):
             reason = f"quarantined: its worker ended or failed {chunk.attempt} times on it"
-            failure = Failure(
-                id=item.id, uri=item.uri, reason=reason, stage="worker", attempts=chunk.attempt
-            )
+            failure = Failure.of(item, "worker", reason, chunk.attempt)
             self._ledger.bury(job.id, chunk, failure)
 
     def _send(self, job: Job, no: int, ahead: int) -> None:
@@ -217,7 +227,10 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     publisher = CeleryPublisher(make_celery(settings), client)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    planner = Planner(name, RedisLedger(client), RedisFleet(client), publisher, settings)
+    ledger, blobs = RedisLedger(client), Blobs(settings.blobs)
+    planner = Planner(name, ledger, RedisFleet(client), publisher, settings)
+    keeper = Housekeeper(name, ledger, blobs, settings.retention_days)
+    threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()
     log.info("planner %s is at work", name)
     run(planner, stopping)
 

@@ -140,9 +140,7 @@ class Stack:
         numbers = range(1, self._options.workers + 1)
         ingest = [worker(f"worker-ingest-{n}", LANES[0]) for n in numbers]
         planner = [*python, "clipfleet.workers.planner"]
-        host, port = self._options.host, str(self._options.port)
-        asgi = ["uvicorn", "--factory", "clipfleet.api.app:create_app", "--log-level", "warning"]
-        gateway = [*python, *asgi, "--host", host, "--port", port]
+        gateway = commands.gateway(self._options.host, self._options.port)
         return [
             Part("planner", planner, env, lambda pid: _plans(fleet, pid)),
             *ingest,

@@ -1,6 +1,7 @@
 """The ledger: both implementations through every order of events, side by side."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -17,7 +18,7 @@ from clipfleet.common.ledger import (
     Refusal,
 )
 from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.ledger.redis import RedisLedger, _text
 
 LEASE_S = 10.0
 
@@ -52,15 +53,33 @@ def ledger(request: pytest.FixtureRequest, clock: Clock) -> Ledger:
     return RedisLedger(client, clock)
 
 
-def a_job(job_id: str = "j") -> NewJob:
+def a_job(job_id: str = "j", collection: str = "photos", retry_of: str = "") -> NewJob:
     return NewJob(
         id=job_id,
-        collection="photos",
+        collection=collection,
         generation="g1",
         model="m",
         namespace="default",
         source={"type": "folder", "path": "/p"},
+        retry_of=retry_of,
     )
+
+
+def traces(client: "redis.Redis", job_id: str) -> list[str]:
+    """Every key in Redis that is named for a job or holds its id."""
+    found = []
+    for raw in client.scan_iter():
+        key, kind = _text(raw), _text(client.type(raw))
+        members: dict[str, Any] = {
+            "zset": lambda key=key: client.zrange(key, 0, -1),
+            "set": lambda key=key: client.smembers(key),
+            "hash": lambda key=key: client.hvals(key),
+            "string": lambda key=key: [client.get(key)],
+            "list": lambda key=key: client.lrange(key, 0, -1),
+        }
+        if job_id in key.split(":") or job_id.encode() in members[kind]():
+            found.append(key)
+    return found
 
 
 def items(*ids: str) -> list[Item]:

@@ -41,7 +41,8 @@ class Clock:
 class Planning:
     """A planner with everything it talks to; `serve` plays a worker."""
 
-    def __init__(self, ledger: MemoryLedger | None = None) -> None:
+    def __init__(self, ledger: MemoryLedger | None = None, roots: tuple[Path, ...] = ()) -> None:
+        self.roots = roots
         self.clock = Clock()
         self.ledger = ledger or MemoryLedger(self.clock)
         if ledger is not None:
@@ -50,7 +51,8 @@ class Planning:
         self.planner = self.new_planner("one")
 
     def new_planner(self, name: str) -> Planner:
-        return Planner(name, self.ledger, self.fleet, self.publisher, Settings(source_roots=()))
+        settings = Settings(source_roots=self.roots)
+        return Planner(name, self.ledger, self.fleet, self.publisher, settings)
 
     def worker(self, rate: float | None = None, name: str = "w") -> None:
         now = time.time()
@@ -65,10 +67,11 @@ class Planning:
         items = [{"id": f"{name}-{n}", "uri": "", "read": f"blob:{n}"} for n in range(images)]
         return self.job_of({"type": "upload", "items": items}, name)
 
-    def job_of(self, source: dict[str, object], name: str = "job") -> str:
+    def job_of(self, source: dict[str, object], name: str = "job", retry_of: str = "") -> str:
         new = NewJob(
-            id=name, collection="c", generation="g", model=MODEL, namespace="n", source=source
-        )
+            id=name, collection="c", generation="g", model=MODEL, namespace="n", source=source,
+            retry_of=retry_of,
+        )  # fmt: skip
         return self.ledger.create(new).id
 
     def tick(self, times: int = 1, planner: Planner | None = None, seconds: float = 0) -> None:
