@@ -1,6 +1,7 @@
 """Jobs under control: retried, listed, deleted, sent twice."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,17 @@ def test_an_upload_under_the_same_key_is_one_job(service: Up, tmp_path: Path) ->
             assert other.json()["job"] == first.json()["id"]
         assert uploads(service, "jobs-key") == {first.json()["id"]}
         assert sent(http, "jobs-key", "k" * 257, "a").status_code == 422
+
+
+def test_uploads_under_one_key_at_the_same_moment_are_one_job(service: Up) -> None:
+    with service.client() as client, service.http() as http, ThreadPoolExecutor(4) as threads:
+        client.create_collection("jobs-race")
+        names = [str(n) for n in range(50)]
+        answers = list(threads.map(lambda _: sent(http, "jobs-race", "k", *names), range(4)))
+        assert {answer.status_code for answer in answers} == {202}
+        (job,) = client.jobs(collection="jobs-race")
+        assert {answer.json()["id"] for answer in answers} == {job.id}
+        assert uploads(service, "jobs-race") == {job.id}
 
 
 def uploads(service: Up, collection: str) -> set[str]:
