@@ -9,11 +9,12 @@ from typing import Any
 import httpx
 import pytest
 import redis
+import services
 from chaos.work import many_photos, redis_url
 from clients import kind
 from contract.test_ledger import traces
 from PIL import Image
-from stack import Up, document
+from stack import Up, document, up
 
 from clipfleet import ProblemError
 
@@ -64,6 +65,9 @@ def test_only_what_failed_is_tried_again(client: Any, mine: str, tmp_path: Path)
     assert (retry.state, retry.total, retry.done, retry.failed) == ("partial", 3, 2, 1)
     assert (retry.retry_of, client.job(job).retried_by) == (job.id, retry.id)
     assert client.job(job).failed == 3
+    assert [one.id for one in client.jobs(collection=mine)] == [retry.id, job.id]
+    assert client.jobs(1, 1, collection=mine, state=["partial", "failed"]) == [client.job(job)]
+    assert client.jobs(collection=mine, state="succeeded") == []
     assert client.collection(mine).count == 6
     assert client.image(str(folder / "bad0.png"), mine).label == "photos"
     (left,) = client.iter_failures(retry)
@@ -99,6 +103,27 @@ def test_a_retry_of_an_upload_finds_its_files(client: Any, mine: str, tmp_path: 
         client.wait(retry)
     (after,) = client.iter_failures(retry)
     assert (after.reason, after.stage) == (before.reason, "decode")
+
+
+def test_failures_are_shown_without_what_is_kept_for_a_retry(service: Up, tmp_path: Path) -> None:
+    with service.client() as client, service.http() as http:
+        job = client.index(photos(tmp_path / "photos", good=1, bad=1), "jobs-shown", wait=True)
+        (shown,) = http.get(f"/v1/jobs/{job.id}/failures").json()["failures"]
+    assert set(shown) == {"id", "uri", "reason", "stage", "attempts"}
+
+
+def test_jobs_that_ended_long_ago_go_by_themselves(tiny: Path, tmp_path: Path) -> None:
+    """Here "long ago" is two seconds."""
+    folder = photos(tmp_path / "photos", good=1, bad=1)
+    short = {"CLIPFLEET_RETENTION_DAYS": str(2 / 86_400)}
+    with up(tmp_path / "up", tiny, **short) as service, service.client() as client:
+        job = client.upload(sorted(folder.iterdir()), "short")
+        stored = service.folder / "blobs" / "uploads" / job.id
+        services.eventually(lambda: not client.jobs(), 60, "the end of its keeping")
+        assert not stored.exists()
+        assert client.collection("short").count == 1
+        with redis.Redis.from_url(redis_url(service)) as connection:
+            assert traces(connection, job.id) == []
 
 
 def test_what_cannot_be_retried_is_said(client: Any, mine: str, tmp_path: Path) -> None:
