@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     call_timeout_s: float = Field(5.0, description="one call to Redis or Milvus from the gateway")
     lease_s: float = Field(15.0, description="a claim on a chunk, unless renewed")
     chunk_s: float = Field(4.0, description="how long a chunk should take a worker")
-    max_attempts: int = Field(3, description="tries of one chunk before it is split")
+    max_attempts: int = Field(2, ge=2, description="tries of a chunk before it is taken apart")
     stall_s: float = Field(300.0, description="a worker without progress for so long ends itself")
     retention_days: float = Field(
         30.0,

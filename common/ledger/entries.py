@@ -13,6 +13,7 @@ class Chunk:
     token: int = 0
     lease_until: float = 0.0
     sent: float = 0.0
+    suspect: int | None = None
 
 
 @dataclass

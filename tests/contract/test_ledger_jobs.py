@@ -153,7 +153,7 @@ def test_what_planner_and_workers_still_do_brings_no_removed_job_back(
     assert ledger.lease("j", "p", 30) is None
     assert ledger.plan("j", 1, items("e"), "d", "e") is None
     assert not ledger.end_plan("j", 1)
-    assert not ledger.split("j", free, 1)
+    assert not ledger.split("j", free)
     assert not ledger.bury("j", free, failure("d"))
     ledger.sent("j", three)
     ledger.note("j", "the store is away")
