@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from clipfleet.api.depends import UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
-from clipfleet.api.search import check_text, from_base64, image_term, refusal
-from clipfleet.common.errors import BadImage, InvalidRequest, TooLarge
+from clipfleet.api.search import an_image, check_text, image_term, refusal
+from clipfleet.common.errors import BadImage, InvalidRequest, TooLarge, Unreadable
 from clipfleet.common.fleet import WorkerCard
 from clipfleet.common.messages import Query, Term
 from clipfleet.common.schemas import EmbedIn, EmbedOut, QueryImage
@@ -43,6 +43,8 @@ async def _terms(body: EmbedIn, worker: WorkerCard, gateway: Gateway) -> list[Te
 
 async def _image(n: int, image: QueryImage, worker: WorkerCard, gateway: Gateway) -> Term:
     try:
-        return await image_term(from_base64(image.base64), worker, gateway)
+        return await image_term(an_image(image), worker, gateway)
+    except Unreadable as error:
+        raise InvalidRequest(f"images[{n}].url: {error}") from error
     except (BadImage, InvalidRequest) as error:
         raise type(error)(f"images[{n}]: {error.detail}") from error

@@ -16,7 +16,7 @@ from clipfleet.common.blobs import Blobs
 from clipfleet.common.catalogue import Catalogue
 from clipfleet.common.collection import Collection, image_problem
 from clipfleet.common.embedder import Embedder
-from clipfleet.common.errors import BadImage, Unavailable
+from clipfleet.common.errors import BadImage, Unavailable, Unreadable
 from clipfleet.common.identity import content_hash, primary_key
 from clipfleet.common.images import decode
 from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Refusal
@@ -26,7 +26,7 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.common.thumbnails import thumbnail, thumbnail_key
 from clipfleet.workers.lease import Interrupted, Lease
-from clipfleet.workers.read import Unreadable, read_item
+from clipfleet.workers.read import read_item
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
