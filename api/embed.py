@@ -37,8 +37,17 @@ async def _terms(body: EmbedIn, worker: WorkerCard, gateway: Gateway) -> list[Te
     for text in body.texts or ():
         check_text(text, gateway)
     texts = [Term(kind="text", value=text) for text in body.texts or ()]
-    images = enumerate(body.images or ())
-    return texts or [await _image(n, image, worker, gateway) for n, image in images]
+    return texts or await _images(body.images or [], worker, gateway)
+
+
+async def _images(given: list[QueryImage], worker: WorkerCard, gateway: Gateway) -> list[Term]:
+    """A few at once, so that one request with many URLs neither takes for ever nor all turns."""
+    terms: list[Term] = []
+    at_once = gateway.settings.fetch.queries
+    for first in range(0, len(given), at_once):
+        some = enumerate(given[first : first + at_once], first)
+        terms += await asyncio.gather(*(_image(n, one, worker, gateway) for n, one in some))
+    return terms
 
 
 async def _image(n: int, image: QueryImage, worker: WorkerCard, gateway: Gateway) -> Term:
