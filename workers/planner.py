@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from clipfleet.common.broker import CeleryPublisher, Publisher, make_celery
+from clipfleet.common.broker import PRIORITIES, CeleryPublisher, Publisher, make_celery
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, serving
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 LEASE_S = 10.0
 IDLE_S = 0.2
 LOST_S = 300.0  # one that nobody claimed for so long, however full the queue
+TURN_S = 10.0  # one that was sent when its job had more under way, and now has none: send it first
 RESEND_S = 3.0  # a message on an empty queue that nobody claimed for so long is lost
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
 
@@ -51,14 +52,16 @@ class Planner:
         self._name, self._ledger, self._fleet = name, ledger, fleet
         self._publisher, self._settings = publisher, settings
         self._streams: dict[str, Stream] = {}
+        self._first: dict[str, set[int]] = {}  # by job, chunks sent before everybody else's
         self._announced_at = float("-inf")
 
     def tick(self) -> bool:
         """One round over all jobs, a chunk planned for each at most. Whether there was any."""
         self._announce()
         active = self._ledger.active()
-        for job_id in self._streams.keys() - set(active):
-            del self._streams[job_id]
+        for known in (self._streams, self._first):
+            for job_id in known.keys() - set(active):
+                del known[job_id]
         cards = self._fleet.alive() if active else []
         planned = [self._tend_alone(job_id, cards) for job_id in active]
         return any(planned)
@@ -98,9 +101,10 @@ class Planner:
         window = max(4, 2 * len(workers) + 2)
         if lease.planned or len(chunks) >= window:
             return False
-        return self._plan(job, lease, _chunk_size(workers, self._settings.chunk_s))
+        size = _chunk_size(workers, self._settings.chunk_s)
+        return self._plan(job, lease, size, len(chunks))
 
-    def _plan(self, job: Job, lease: PlanLease, size: int) -> bool:
+    def _plan(self, job: Job, lease: PlanLease, size: int, ahead: int) -> bool:
         """What was taken from a stream is planned, or the stream is opened anew at the cursor."""
         try:
             stream = self._stream(job, lease)
@@ -122,7 +126,7 @@ class Planner:
         if no is not None:
             stream.cursor = listed[-1].cursor
             self._streams[job.id] = stream
-            self._send(job, no)
+            self._send(job, no, ahead)
         return True
 
     def _stream(self, job: Job, lease: PlanLease) -> Stream:
@@ -144,15 +148,16 @@ class Planner:
         if not idle:
             return
         empty = not self._publisher.waiting(queue_name("ingest", job.new.model))
-        for chunk in idle:
+        first = self._first.setdefault(job.id, set())
+        first &= {chunk.no for chunk in chunks}
+        in_work = len(chunks) - len(idle)
+        for ahead, chunk in enumerate(idle, in_work):
+            comes_late = not ahead and chunk.no not in first
+            patience_s = RESEND_S if empty else TURN_S if comes_late else LOST_S
             if chunk.attempt >= self._settings.max_attempts:
                 self._take_apart(job, chunk)
-            elif (
-                chunk.expired
-                or chunk.waited_s == float("inf")
-                or chunk.waited_s > (RESEND_S if empty else LOST_S)
-            ):
-                self._send(job, chunk.no)
+            elif chunk.expired or chunk.waited_s > patience_s:
+                self._send(job, chunk.no, ahead)
 
     def _take_apart(self, job: Job, chunk: OpenChunk) -> None:
         """Halve until the item that ends its workers is alone, then fail that one."""
@@ -167,9 +172,13 @@ class Planner:
             )
             self._ledger.bury(job.id, chunk, failure)
 
-    def _send(self, job: Job, no: int) -> None:
-        self._publisher.publish(IngestChunk(model=job.new.model, job_id=job.id, no=no))
+    def _send(self, job: Job, no: int, ahead: int) -> None:
+        """A chunk comes before those of jobs that have more of theirs under way: `ahead`."""
+        message = IngestChunk(model=job.new.model, job_id=job.id, no=no)
+        self._publisher.publish(message, PRIORITIES[min(ahead, len(PRIORITIES) - 1)])
         self._ledger.sent(job.id, no)
+        if not ahead:
+            self._first.setdefault(job.id, set()).add(no)
 
 
 def _chunk_size(workers: list[WorkerCard], seconds: float) -> int:

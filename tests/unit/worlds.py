@@ -80,8 +80,16 @@ class Planning:
         sent = [one for one in self.publisher.sent if isinstance(one, IngestChunk)]
         return [one.no for one in sent if one.job_id == job]
 
+    def in_order(self) -> list[str]:
+        """The jobs of the waiting messages as workers would take them."""
+        by_priority = sorted(
+            zip(self.publisher.priorities, self.publisher.sent, strict=True), key=lambda p: p[0]
+        )
+        return [one.job_id for _, one in by_priority if isinstance(one, IngestChunk)]
+
     def take(self) -> Claim:
         message = self.publisher.sent.pop(0)
+        self.publisher.priorities.pop(0)
         assert isinstance(message, IngestChunk)
         claim = self.ledger.claim(message.job_id, message.no, "w", 15)
         assert isinstance(claim, Claim)
