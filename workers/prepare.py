@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection, image_problem
 from clipfleet.common.embedder import Embedder
-from clipfleet.common.errors import BadImage
+from clipfleet.common.errors import BadImage, Unreadable
 from clipfleet.common.identity import content_hash
 from clipfleet.common.images import Decoded, decode
 from clipfleet.common.ledger import Item, Job, Stage
@@ -16,7 +16,7 @@ from clipfleet.common.preprocess import Pixels
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
 from clipfleet.common.thumbnails import thumbnail, thumbnail_key
-from clipfleet.workers.read import Unreadable, read_item
+from clipfleet.workers.read import read_item
 
 
 @dataclass(frozen=True)
