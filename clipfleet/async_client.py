@@ -198,8 +198,8 @@ class AsyncClient:
         namespace: str = "default",
         include_values: bool = False,
     ) -> SearchResult:
-        """The images nearest to one of: words, an image (path, bytes, open file or Pillow's),
-        the id of an image that is in, or a vector. Nearest first."""
+        """The images nearest to one of: words, an image (path, URL, bytes, open file or
+        Pillow's), the id of an image that is in, or a vector. Nearest first."""
         options = SearchOptions(
             top_k=top_k,
             offset=offset,

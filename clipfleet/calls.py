@@ -23,7 +23,6 @@ from clipfleet.common.schemas import (
     JobList,
     JobState,
     Metric,
-    QueryImage,
     SearchIn,
     SearchOptions,
     Upserted,
@@ -166,11 +165,14 @@ def search(
     if len(given) != 1:
         said = ", ".join(given) or "none"
         raise ValueError(f"give exactly one of text=, image=, id=, vector= (given: {said})")
+    where = _path("collections", collection, "search")
     if image is not None:
+        if url := payloads.image_url(image):
+            body = {"image": {"url": url}, **options.model_dump()}
+            return Call("POST", where, _read(SearchResult), json=body)
         return _search_image(collection, payloads.image_bytes(image), options)
     numbers = None if vector is None else payloads.numbers(vector)
     query = SearchIn(text=text, id=id, vector=numbers, **options.model_dump())
-    where = _path("collections", collection, "search")
     return Call("POST", where, _read(SearchResult), json=query.model_dump())
 
 
@@ -251,14 +253,15 @@ def embed(
 
 def _embed(what: str, items: Any, model: str | None) -> Iterator[Call[list[list[float]]]]:
     for some in payloads.pieces(items, EMBEDDED):
-        sent = some if what == "texts" else [_base64(one) for one in some]
+        sent = some if what == "texts" else [_image(one) for one in some]
         body = {what: sent} if model is None else {what: sent, "model": model}
         yield Call("POST", "/v1/embed", lambda body: _read(_Embeddings)(body).embeddings, json=body)
 
 
-def _base64(image: AnImage) -> dict[str, Any]:
-    encoded = base64.b64encode(payloads.image_bytes(image)).decode()
-    return QueryImage(base64=encoded).model_dump()
+def _image(image: AnImage) -> dict[str, str]:
+    if url := payloads.image_url(image):
+        return {"url": url}
+    return {"base64": base64.b64encode(payloads.image_bytes(image)).decode()}
 
 
 def job_id(job: Job | str) -> str:

@@ -113,7 +113,18 @@ class CollectionList(BaseModel):
 
 
 class QueryImage(Request):
-    base64: str = Field(min_length=1)
+    """Exactly one of `base64` and `url`."""
+
+    base64: str | None = Field(None, min_length=1)
+    url: str | None = Field(
+        None, min_length=1, max_length=8_192, description="http or https, fetched by the service"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "QueryImage":
+        if (self.base64 is None) == (self.url is None):
+            raise ValueError("give either base64 or url")
+        return self
 
 
 class SearchOptions(Request):
@@ -135,6 +146,7 @@ class SearchIn(SearchOptions):
             "examples": [
                 {"text": "a church at night", "top_k": 5},
                 {"id": "/photos/church.jpg", "filter": {"label": {"$in": ["church", "house"]}}},
+                {"image": {"url": "https://example.org/church.jpg"}},
             ]
         }
     )

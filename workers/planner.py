@@ -172,10 +172,10 @@ class Planner:
                 self._send(job, chunk.no, ahead)
 
     def _take_apart(self, job: Job, chunk: OpenChunk) -> None:
-        """Halve until the item that ends its workers is alone, then fail that one."""
+        """Until the item that ends its workers is alone; then that one fails."""
         if chunk.size > 1:
-            log.warning("job %s: chunk %d failed too often, splitting it", job.id, chunk.no)
-            self._ledger.split(job.id, chunk, chunk.size // 2)
+            log.warning("job %s: chunk %d failed too often, taking it apart", job.id, chunk.no)
+            self._ledger.split(job.id, chunk)
             return
         for item in self._ledger.items(job.id, chunk.no):
             reason = f"quarantined: its worker ended or failed {chunk.attempt} times on it"

@@ -4,13 +4,10 @@ import os
 import stat
 
 from clipfleet.common.blobs import BlobGone, Blobs
+from clipfleet.common.errors import Unreadable
 from clipfleet.common.ledger import Item
 from clipfleet.common.roots import really_below
 from clipfleet.common.settings import Settings
-
-
-class Unreadable(Exception):
-    """This item cannot be read; the text is the reason."""
 
 
 def read_item(item: Item, blobs: Blobs, settings: Settings) -> bytes:

@@ -150,8 +150,9 @@ class Stack:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The settings as variables, for children: only what differs from the defaults."""
-    plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits"})
+    """The settings as variables, for children: only what differs from the defaults. The nested
+    ones they inherit from the environment as they are."""
+    plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits", "fetch"})
     lists = ("source_roots", "allowed_hosts")
     plain["model"] = settings.model  # the default, too, must win over the environment's
     return {

@@ -109,7 +109,7 @@ class Supervisor:
             child.count_death(quiet=now - child.started_at > QUIET_S)
             if child.deaths > MOST_DEATHS or child.crashes > MOST_CRASHES:
                 raise StartupError(self._obituary(child, "keeps ending"))
-            pause = min(0.25 * 2 ** (child.deaths or child.crashes), LONGEST_PAUSE_S)
+            pause = min(0.25 * 2**child.deaths, LONGEST_PAUSE_S)
             child.restart_at = now + pause
             code = child.process.returncode
             said(f"{child.part.name} ended ({_how(code)}); it starts again in {pause:.1f} s")

@@ -102,7 +102,8 @@ class PlanLease:
 
 @dataclass(frozen=True)
 class OpenChunk:
-    """`waited_s`: seconds since a message last named it, infinite when none did."""
+    """`waited_s`: seconds since a message last named it, infinite when none did. `suspect`: the
+    place of the item that was in hand when the last attempt came to its end."""
 
     no: int
     size: int
@@ -110,6 +111,7 @@ class OpenChunk:
     leased: bool
     expired: bool
     waited_s: float
+    suspect: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,9 @@ class Claim:
     token: int
     attempt: int
     items: tuple[Item, ...]
+
+
+Part = tuple[tuple[Item, ...], int]  # of a chunk: items, and the attempts that count for them
 
 
 class Refusal(StrEnum):
@@ -215,8 +220,8 @@ class Ledger(Protocol):
         not sent a second time while that message waits; a late holder may still mark it."""
         ...
 
-    def split(self, job_id: str, chunk: OpenChunk, at: int) -> bool:
-        """Replace a chunk that nobody holds by two; each half gets one more attempt."""
+    def split(self, job_id: str, chunk: OpenChunk) -> bool:
+        """Replace a chunk that nobody holds by two, as `apart` says."""
         ...
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
@@ -228,6 +233,10 @@ class Ledger(Protocol):
 
     def renew(self, claim: Claim, seconds: float) -> bool:
         """False when the claim is lost or the job was cancelled: stop working on it."""
+        ...
+
+    def suspect(self, claim: Claim, index: int | None) -> bool:
+        """Which item is in hand, before it is touched: should the worker not survive it."""
         ...
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
@@ -249,6 +258,17 @@ NO_RETRY = {
 
 def no_retry(job_id: str, why: str) -> Conflict:
     return Conflict(NO_RETRY[why].format(job_id), job=job_id)
+
+
+def apart(items: Sequence[Item], chunk: OpenChunk) -> tuple[Part, Part]:
+    """A suspect alone, with one more attempt, and the others, who begin anew; where there is no
+    suspect two halves, with one more attempt each."""
+    alone = chunk.suspect
+    if alone is not None:
+        others = (*items[:alone], *items[alone + 1 :])
+        return ((items[alone],), chunk.attempt - 1), (others, 0)
+    middle = len(items) // 2
+    return (tuple(items[:middle]), chunk.attempt - 1), (tuple(items[middle:]), chunk.attempt - 1)
 
 
 def unknown_job(job_id: str) -> NotFound:

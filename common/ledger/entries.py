@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from clipfleet.common.ledger import Claim, Failure, Item, Job, NewJob
+from clipfleet.common.ledger import Claim, Failure, Item, Job, NewJob, OpenChunk
 
 
 @dataclass
@@ -13,6 +13,18 @@ class Chunk:
     token: int = 0
     lease_until: float = 0.0
     sent: float = 0.0
+    suspect: int | None = None
+
+    def seen(self, no: int, now: float) -> OpenChunk:
+        return OpenChunk(
+            no=no,
+            size=len(self.items),
+            attempt=self.attempt,
+            leased=self.lease_until > 0,
+            expired=0 < self.lease_until <= now,
+            waited_s=now - self.sent if self.sent else float("inf"),
+            suspect=self.suspect,
+        )
 
 
 @dataclass

@@ -168,12 +168,12 @@ function operations.open()
   local open = redis.call('ZRANGE', OPEN, 0, -1, 'WITHSCORES')
   for i = 1, #open, 2 do
     local no, lease_until = open[i], tonumber(open[i + 1])
-    local chunk = redis.call('HMGET', chunk_key(no), 'size', 'attempt', 'sent')
+    local chunk = redis.call('HMGET', chunk_key(no), 'size', 'attempt', 'sent', 'suspect')
     if chunk[1] then
       local sent = tonumber(chunk[3])
       rows[#rows + 1] = {no, chunk[1], chunk[2], lease_until > 0 and 1 or 0,
                          lease_until <= now and 1 or 0,
-                         sent > 0 and stamp(now - sent) or 'inf'}
+                         sent > 0 and stamp(now - sent) or 'inf', chunk[4] or ''}
     end
   end
   return rows
@@ -186,11 +186,12 @@ function operations.sent(no)
   redis.call('HSET', chunk_key(no), 'sent', stamp(now))
 end
 
-function operations.split(no, attempt, left, left_size, right, right_size)
+function operations.split(no, attempt, left, left_size, left_attempt,
+                          right, right_size, right_attempt)
   if get('state') ~= 'running' or not is_free(no, attempt) then return 0 end
   drop_chunk(no)
-  add_chunk(left, left_size, attempt - 1)
-  add_chunk(right, right_size, attempt - 1)
+  add_chunk(left, left_size, left_attempt)
+  add_chunk(right, right_size, right_attempt)
   return 1
 end
 
@@ -215,6 +216,7 @@ function operations.claim(no, worker, seconds, ask)
   local token = redis.call('HINCRBY', JOB, 'fence', 1)
   local attempt = redis.call('HINCRBY', chunk_key(no), 'attempt', 1)
   redis.call('HSET', chunk_key(no), 'token', token, 'worker', worker, 'ask', ask)
+  redis.call('HDEL', chunk_key(no), 'suspect')
   redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), no)
   return {token, attempt, chunk_get(no, 'items')}
 end
@@ -222,6 +224,12 @@ end
 function operations.renew(no, token, seconds)
   if get('state') ~= 'running' or not holds(no, token) then return 0 end
   redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), no)
+  return 1
+end
+
+function operations.suspect(no, token, index)
+  if not holds(no, token) then return 0 end
+  redis.call('HSET', chunk_key(no), 'suspect', index)
   return 1
 end
 

@@ -16,6 +16,7 @@ from clipfleet.common.ledger import (
     Outcome,
     PlanLease,
     Refusal,
+    apart,
     check_outcome,
     no_retry,
     unknown_job,
@@ -161,17 +162,7 @@ class MemoryLedger:
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
         now = self._clock()
-        return [
-            OpenChunk(
-                no=no,
-                size=len(chunk.items),
-                attempt=chunk.attempt,
-                leased=chunk.lease_until > 0,
-                expired=0 < chunk.lease_until <= now,
-                waited_s=now - chunk.sent if chunk.sent else float("inf"),
-            )
-            for no, chunk in sorted(self._find(job_id).open.items())
-        ]
+        return [chunk.seen(no, now) for no, chunk in sorted(self._find(job_id).open.items())]
 
     def items(self, job_id: str, no: int) -> tuple[Item, ...]:
         chunk = self._find(job_id).open.get(no)
@@ -184,15 +175,15 @@ class MemoryLedger:
                 if chunk.lease_until <= chunk.sent:
                     chunk.lease_until = 0.0
 
-    def split(self, job_id: str, chunk: OpenChunk, at: int) -> bool:
+    def split(self, job_id: str, chunk: OpenChunk) -> bool:
         with self._lock:
             entry = self._find(job_id)
             items = self.items(job_id, chunk.no)
-            if not 0 < at < len(items) or not self._free(entry, chunk):
+            if len(items) < 2 or not self._free(entry, chunk):
                 return False
             del entry.open[chunk.no]
-            entry.add(items[:at], chunk.attempt - 1)
-            entry.add(items[at:], chunk.attempt - 1)
+            for part, attempts in apart(items, chunk):
+                entry.add(part, attempts)
             return True
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
@@ -217,7 +208,7 @@ class MemoryLedger:
             if chunk.lease_until > now:
                 return Refusal.HELD
             chunk.token, chunk.attempt = entry.next_token(), chunk.attempt + 1
-            chunk.lease_until = now + seconds
+            chunk.lease_until, chunk.suspect = now + seconds, None
             return Claim(job_id, no, chunk.token, chunk.attempt, chunk.items)
 
     def renew(self, claim: Claim, seconds: float) -> bool:
@@ -228,6 +219,13 @@ class MemoryLedger:
                 return False
             chunk.lease_until = self._clock() + seconds
             return True
+
+    def suspect(self, claim: Claim, index: int | None) -> bool:
+        with self._lock:
+            chunk = self._find(claim.job_id).held(claim)
+            if chunk:
+                chunk.suspect = index
+            return chunk is not None
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         check_outcome(claim, outcome)

@@ -22,6 +22,7 @@ from clipfleet.common.ledger import (
     Outcome,
     PlanLease,
     Refusal,
+    apart,
     check_outcome,
     no_retry,
     unknown_job,
@@ -145,13 +146,13 @@ class RedisLedger:
     def sent(self, job_id: str, no: int) -> None:
         self._run("sent", job_id, no)
 
-    def split(self, job_id: str, chunk: OpenChunk, at: int) -> bool:
+    def split(self, job_id: str, chunk: OpenChunk) -> bool:
         items = self.items(job_id, chunk.no)
-        left, right = items[:at], items[at:]
-        if not (left and right):
+        if len(items) < 2:
             return False
-        halves = (_json(left), len(left), _json(right), len(right))
-        return bool(self._run("split", job_id, chunk.no, chunk.attempt, *halves))
+        (left, tried), (right, too) = apart(items, chunk)
+        parts = (_json(left), len(left), tried, _json(right), len(right), too)
+        return bool(self._run("split", job_id, chunk.no, chunk.attempt, *parts))
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
         raw = _failure(failure)
@@ -166,6 +167,10 @@ class RedisLedger:
 
     def renew(self, claim: Claim, seconds: float) -> bool:
         return bool(self._run("renew", claim.job_id, claim.no, claim.token, seconds))
+
+    def suspect(self, claim: Claim, index: int | None) -> bool:
+        place = "" if index is None else index
+        return bool(self._run("suspect", claim.job_id, claim.no, claim.token, place))
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         check_outcome(claim, outcome)
@@ -215,7 +220,7 @@ def _text(value: Any) -> str:
 
 
 def _open_chunk(
-    no: Any, size: Any, attempt: Any, leased: Any, expired: Any, waited: Any
+    no: Any, size: Any, attempt: Any, leased: Any, expired: Any, waited: Any, suspect: Any
 ) -> OpenChunk:
     return OpenChunk(
         no=int(no),
@@ -224,6 +229,7 @@ def _open_chunk(
         leased=bool(leased),
         expired=bool(leased) and bool(expired),
         waited_s=float(waited),
+        suspect=int(suspect) if suspect else None,
     )
 
 

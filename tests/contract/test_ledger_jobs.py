@@ -162,13 +162,14 @@ def test_what_planner_and_workers_still_do_brings_no_removed_job_back(
     (*_, free) = ledger.open_chunks("j")
     ledger.remove("j")
     assert not ledger.renew(claim, LEASE_S)
+    assert not ledger.suspect(claim, 0)
     assert not ledger.mark(claim, Outcome(failures=(failure("a"),)))
     assert not ledger.release(other, count_attempt=False)
     assert ledger.claim("j", three, "w", LEASE_S) is Refusal.CLOSED
     assert ledger.lease("j", "p", 30) is None
     assert ledger.plan("j", 1, items("e"), "d", "e") is None
     assert not ledger.end_plan("j", 1)
-    assert not ledger.split("j", free, 1)
+    assert not ledger.split("j", free)
     assert not ledger.bury("j", free, failure("d"))
     ledger.sent("j", three)
     ledger.note("j", "the store is away")

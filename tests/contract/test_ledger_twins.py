@@ -89,6 +89,12 @@ class Twins(RuleBasedStateMachine):
             self.both("renew", claim, LEASE_S)
 
     @rule(claim=claims, data=st.data())
+    def suspect(self, claim: Claim | Refusal, data: st.DataObject) -> None:
+        if isinstance(claim, Claim):
+            places = st.none() | st.integers(0, len(claim.items) - 1)
+            self.both("suspect", claim, data.draw(places))
+
+    @rule(claim=claims, data=st.data())
     def mark(self, claim: Claim | Refusal, data: st.DataObject) -> None:
         """Redelivery and duplicates too: a claim can be marked again and again."""
         if not isinstance(claim, Claim):
@@ -120,7 +126,7 @@ class Twins(RuleBasedStateMachine):
     def give_up_on_chunks_that_were_tried_too_often(self) -> None:
         for chunk in self.both("open_chunks", "j"):
             if chunk.attempt >= 2 and chunk.size > 1:
-                self.both("split", "j", chunk, chunk.size // 2)
+                self.both("split", "j", chunk)
             elif chunk.attempt >= 2:
                 (item,) = self.both("items", "j", chunk.no)
                 if self.both("bury", "j", chunk, failure(item.id)):
