@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Response
@@ -62,7 +62,7 @@ async def follow_job(
     return EventSourceResponse(events(job, gateway), headers=HEADERS)
 
 
-async def events(job: Job, gateway: Gateway) -> AsyncIterator[bytes]:
+async def events(job: Job, gateway: Gateway) -> AsyncGenerator[bytes]:
     yield _of(job, retry=RECONNECT_MS)
     shown, why, sent_at = job, "", time.monotonic()
     while shown.state not in FINAL:

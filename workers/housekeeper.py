@@ -21,10 +21,11 @@ class Housekeeper:
 
     def __init__(self, name: str, ledger: Ledger, blobs: Blobs, days: float) -> None:
         self._name, self._ledger, self._blobs, self._days = name, ledger, blobs, days
+        self._every_s = max(1.0, min(EVERY_S, days * DAY_S))
 
     def tidy(self) -> int:
         """One round: how many jobs went."""
-        if not self._days or not self._ledger.keep_house(self._name, 2 * EVERY_S):
+        if not self._days or not self._ledger.keep_house(self._name, 2 * self._every_s):
             return 0
         expired = self._ledger.ended(self._days * DAY_S, MOST)
         return sum(self._remove(job_id) for job_id in expired)
@@ -42,7 +43,7 @@ class Housekeeper:
                 gone = 0
             if gone:
                 log.info("removed %d jobs that ended more than %g days ago", gone, self._days)
-            stopping.wait(1.0 if gone == MOST else EVERY_S)
+            stopping.wait(1.0 if gone == MOST else self._every_s)
 
     def _remove(self, job_id: str) -> bool:
         """The uploads first: without the record nobody would know of them."""

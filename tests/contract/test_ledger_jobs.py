@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import redis
 from contract.test_ledger import (
     LEASE_S,
     Clock,
@@ -18,7 +19,15 @@ from contract.test_ledger import (
 )
 
 from clipfleet.common.errors import Conflict, NotFound
-from clipfleet.common.ledger import Claim, Failure, Item, Ledger, Outcome, Refusal
+from clipfleet.common.ledger import (
+    KEEP_IDEMPOTENCY_S,
+    Claim,
+    Failure,
+    Item,
+    Ledger,
+    Outcome,
+    Refusal,
+)
 from clipfleet.common.ledger.redis import RedisLedger
 
 __all__ = ["client", "clock", "ledger"]
@@ -90,6 +99,12 @@ def test_a_key_says_which_job_it_made(ledger: Ledger) -> None:
     ledger.remove("j")
     assert ledger.made("key") is None
     assert ledger.create(a_job("k"), "key").id == "k"
+
+
+def test_a_key_is_forgotten_after_a_day(client: "redis.Redis", clock: Clock) -> None:
+    client.flushall()
+    RedisLedger(client, clock).create(a_job(), "key")
+    assert 0 < int(client.ttl("clipfleet:idempotency:key")) <= KEEP_IDEMPOTENCY_S == 24 * 3600
 
 
 def test_jobs_are_listed_newest_first_by_collection_and_state(ledger: Ledger, clock: Clock) -> None:

@@ -1,0 +1,95 @@
+"""A job is removed under its planner or its worker: no error, and nothing of it comes back."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from unit.worlds import Planning, Workplace
+
+from clipfleet.common.collection import Collection
+from clipfleet.common.ledger import Claim, PlanLease, Refusal
+from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.store import Fingerprint
+from clipfleet.common.store.memory import MemoryStore
+
+
+def test_a_removed_job_is_planned_no_further_and_the_others_are() -> None:
+    world = Planning()
+    world.job(1_000)
+    world.job(50, "fine")
+    world.tick()
+    world.ledger.remove("job")
+    world.tick(5)
+    assert len(world.nudges()) == 1
+    assert world.ledger.job("fine").planned
+
+
+class Vanishing(MemoryLedger):
+    """A job is removed as soon as it is leased."""
+
+    def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
+        lease = super().lease(job_id, planner, seconds)
+        if job_id == "job" and lease:
+            self.remove(job_id)
+        return lease
+
+
+def test_a_job_removed_under_its_planner_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    world = Planning(Vanishing())
+    world.job(10)
+    world.job(10, "fine")
+    world.tick(2)
+    assert [job.id for job in world.ledger.jobs()] == ["fine"]
+    assert world.ledger.job("fine").planned
+    assert caplog.records == []
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Workplace]:
+    with ThreadPoolExecutor(2) as threads:
+        yield Workplace(tmp_path, threads)
+
+
+class Forgotten(MemoryLedger):
+    """The job is removed as soon as a chunk of it is claimed."""
+
+    def claim(self, job_id: str, no: int, worker: str, seconds: float) -> Claim | Refusal:
+        claim = super().claim(job_id, no, worker, seconds)
+        self.remove(job_id)
+        return claim
+
+
+def test_a_job_removed_as_its_chunk_is_claimed_is_left_alone(work: Workplace) -> None:
+    work.ledger = Forgotten(work.clock)
+    work.plan([work.photo("a.jpg")])
+    assert work.work() == 0
+    assert work.store.count(work.collection) == 0
+    assert work.ledger.jobs() == []
+
+
+class Removing(MemoryStore):
+    """The job is removed, and its collection dropped, when a worker first asks the store."""
+
+    def __init__(self, world: Workplace, dropped: bool) -> None:
+        super().__init__()
+        self.world, self.dropped = world, dropped
+
+    def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
+        self.world.ledger.remove("job")
+        if self.dropped:
+            self.drop(collection)
+        return super().fingerprints(collection, keys)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_job_removed_under_its_worker_stays_removed(work: Workplace, dropped: bool) -> None:
+    """And the images that are in by then stay in, unless their collection went, too."""
+    work.store = Removing(work, dropped)
+    work.store.create(work.collection)
+    work.plan([work.photo("a.jpg")])
+    work.work()
+    assert work.ledger.jobs() == []
+    assert work.ledger.open_chunks("job") == []
+    if not dropped:
+        assert work.store.count(work.collection) == 1
