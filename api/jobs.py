@@ -12,7 +12,7 @@ from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.catalogue import require
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import Conflict, InvalidRequest, NotFound
+from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from clipfleet.common.identity import namespace_problem
 from clipfleet.common.ledger import FINAL, Job, JobState, NewJob
 from clipfleet.common.roots import require_below
@@ -21,7 +21,13 @@ from clipfleet.common.uploads import has_uploads, uploads_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES)
 
-DELETE_S = 60.0
+
+class TooManyJobs(Unavailable):
+    slug = "too-many-jobs"
+    title = "Too many jobs are queued or running"
+
+
+DELETE_S, ROOM_S = 60.0, 30
 STARTS: dict[int | str, dict[str, Any]] = {403: RESPONSES[422], 409: RESPONSES[422]}
 Page = Annotated[int, Query(ge=1, le=1_000)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
@@ -177,8 +183,18 @@ def _folder_of(source: dict[str, Any]) -> Any:
 
 
 async def _start(new: NewJob, key: str, gateway: Gateway, response: Response) -> JobOut:
-    job = await gateway.call(gateway.ledger.create, new, scoped(key, new))
-    return accepted(job, new, response)
+    key = scoped(key, new)
+    made = await gateway.call(gateway.ledger.made, key) if key else None
+    if made is None:
+        await require_room(gateway)
+    return accepted(await gateway.call(gateway.ledger.create, new, key), new, response)
+
+
+async def require_room(gateway: Gateway) -> None:
+    """So many jobs at once cost the planner its pace; who asks again later finds room."""
+    active = len(await gateway.call(gateway.ledger.active))
+    if active >= gateway.settings.limits.active_jobs:
+        raise TooManyJobs(f"{active} jobs are queued or running; try again later", ROOM_S)
 
 
 def scoped(key: str, new: NewJob) -> str:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, File, Form, Response, UploadFile
 
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
-from clipfleet.api.jobs import Key, accepted, new_job, scoped
+from clipfleet.api.jobs import Key, accepted, new_job, require_room, scoped
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.collection import LABEL_BYTES
 from clipfleet.common.errors import InvalidRequest, TooLarge, Unavailable
@@ -54,6 +54,7 @@ async def upload_images(
 async def _started(
     new: NewJob, files: Sequence[UploadFile], label: str, key: str, gateway: Gateway
 ) -> Job:
+    await require_room(gateway)
     try:
         items = [
             await _stored(number, file, label, new.id, gateway) for number, file in enumerate(files)

@@ -75,13 +75,14 @@ def parsed(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def gateway(folder: Path, url: str) -> Iterator[Service]:
+def gateway(folder: Path, url: str, **more: str) -> Iterator[Service]:
     port = commands.free_port()
     env = {
         "CLIPFLEET_REDIS_URL": url,
         "CLIPFLEET_BLOBS": str(folder / "blobs"),
         "CLIPFLEET_CALL_TIMEOUT_S": "0.5",
         "CLIPFLEET_LIMITS__EVENT_STREAMS": str(PLACES),
+        **more,
     }
     command = commands.gateway(commands.LOOPBACK, port)
     with services.process(command, folder / "gateway.log", **env) as process:
