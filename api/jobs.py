@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, Header, Query, Response, UploadFile
@@ -10,6 +11,7 @@ from fastapi import APIRouter, File, Form, Header, Query, Response, UploadFile
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
+from clipfleet.common import uris
 from clipfleet.common.collection import LABEL_BYTES, Collection
 from clipfleet.common.errors import Conflict, InvalidRequest, TooLarge, Unavailable
 from clipfleet.common.identity import (
@@ -21,6 +23,7 @@ from clipfleet.common.identity import (
 from clipfleet.common.ledger import FINAL, Item, Job, NewJob
 from clipfleet.common.roots import require_below
 from clipfleet.common.schemas import FailureList, FailureOut, JobIn, JobList, JobOut
+from clipfleet.common.sources import ArchiveSource, FolderSource, ManifestSource, Source
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES)
 
@@ -38,9 +41,11 @@ async def start_job(
     response: Response,
     idempotency_key: Key = "",
 ) -> JobOut:
-    """Index a folder. The same Idempotency-Key again gives the job it made the first time."""
-    source = body.source.model_dump()
-    source["path"] = require_below(body.source.path, gateway.settings.source_roots)
+    """Index a folder, a manifest, URLs, an archive or a bucket.
+
+    The same Idempotency-Key again gives the job it made the first time.
+    """
+    source = _source(body.source, collection, gateway.settings.source_roots)
     new = _new_job(collection, source, body.namespace, body.on_existing)
     return await _start(new, idempotency_key, gateway, response)
 
@@ -127,6 +132,18 @@ def job_out(job: Job) -> JobOut:
         error=job.error or None,
         waiting=job.waiting or None,
     )
+
+
+def _source(asked: Source, collection: Collection, roots: Sequence[Path]) -> dict[str, Any]:
+    """What the planner is told. Local paths are checked here, too, so that the caller hears it."""
+    source = asked.model_dump()
+    if isinstance(asked, FolderSource):
+        source["path"] = require_below(asked.path, roots)
+    elif isinstance(asked, ManifestSource | ArchiveSource) and uris.kind(asked.uri) == "path":
+        source["uri"] = require_below(uris.local_path(asked.uri), roots)
+    if isinstance(asked, ManifestSource):
+        source |= {"format": asked.table(), "fields": dict(collection.fields)}
+    return source
 
 
 def _new_job(

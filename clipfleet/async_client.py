@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import count
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from clipfleet.calls import Call, OnExisting
 from clipfleet.client import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait
 from clipfleet.common.schemas import FieldType, Metric, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
+from clipfleet.guess import AnySource
 from clipfleet.payloads import AnImage, Files, Numbers
 from clipfleet.progress import Listener, Progress, listening
 from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job, SearchResult
@@ -84,7 +84,7 @@ class AsyncClient:
 
     async def index(
         self,
-        source: str | Path,
+        source: AnySource,
         collection: str = "images",
         *,
         namespace: str = "default",
@@ -94,7 +94,11 @@ class AsyncClient:
         progress: Progress = False,
         create: bool = True,
     ) -> Job:
-        """Start a job on a folder that the service can read; images go in while you go on.
+        """Start a job; images go in while you go on.
+
+        `source`: a folder, manifest (.jsonl, .csv, .parquet, .txt) or archive (.tar, .zip) that
+        the service can read, by path or URL; an image's URL, or a list of such; a bucket
+        (s3://bucket/prefix); or a mapping that says what it is: {"type": "archive", "uri": ...}.
 
         `create`: make the collection when there is none. `wait` and `progress`: see `wait()`.
         """

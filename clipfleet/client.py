@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from clipfleet import __version__, calls
 from clipfleet.calls import Call, OnExisting
 from clipfleet.common.schemas import FieldType, Metric, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
+from clipfleet.guess import AnySource
 from clipfleet.payloads import AnImage, Files, Numbers
 from clipfleet.progress import Listener, Progress, listening
 from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job, SearchResult
@@ -103,7 +103,7 @@ class Client:
 
     def index(
         self,
-        source: str | Path,
+        source: AnySource,
         collection: str = "images",
         *,
         namespace: str = "default",
@@ -113,7 +113,11 @@ class Client:
         progress: Progress = False,
         create: bool = True,
     ) -> Job:
-        """Start a job on a folder that the service can read; images go in while you go on.
+        """Start a job; images go in while you go on.
+
+        `source`: a folder, manifest (.jsonl, .csv, .parquet, .txt) or archive (.tar, .zip) that
+        the service can read, by path or URL; an image's URL, or a list of such; a bucket
+        (s3://bucket/prefix); or a mapping that says what it is: {"type": "archive", "uri": ...}.
 
         `create`: make the collection when there is none. `wait` and `progress`: see `wait()`.
         """

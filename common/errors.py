@@ -77,3 +77,7 @@ class Unavailable(ClipfleetError):
 class StartupError(ClipfleetError):
     slug = "startup"
     title = "Cannot start"
+
+
+class Unreadable(Exception):
+    """One item cannot be read, and trying again would not help; the text is the reason."""

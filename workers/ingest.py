@@ -16,7 +16,7 @@ from clipfleet.common.blobs import Blobs
 from clipfleet.common.catalogue import Catalogue
 from clipfleet.common.collection import Collection, image_problem
 from clipfleet.common.embedder import Embedder
-from clipfleet.common.errors import BadImage, Unavailable
+from clipfleet.common.errors import BadImage, Unavailable, Unreadable
 from clipfleet.common.identity import content_hash, primary_key
 from clipfleet.common.images import decode
 from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Refusal
@@ -26,7 +26,8 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.common.thumbnails import thumbnail, thumbnail_key
 from clipfleet.workers.lease import Interrupted, Lease
-from clipfleet.workers.read import Unreadable, read_item
+from clipfleet.workers.places import Places
+from clipfleet.workers.read import read_item
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class IngestParts:
     settings: Settings
     threads: ThreadPoolExecutor
     stopping: threading.Event
+    places: Places
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ class _Chunk:
 
     def _read(self, item: Item) -> bytes:
         try:
-            return self._patiently(lambda: read_item(item, self._parts.blobs, self._parts.settings))
+            return self._patiently(lambda: read_item(item, self._parts.places))
         except Unreadable as error:
             raise Failed("read", str(error)) from error
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import CeleryPublisher, Publisher, make_celery
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import Unavailable
@@ -24,6 +25,8 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.settings import Settings
+from clipfleet.workers.fetch import Fetcher
+from clipfleet.workers.places import Places
 from clipfleet.workers.sources import Listed, Source, SourceError, open_source
 
 log = logging.getLogger(__name__)
@@ -46,10 +49,16 @@ class Stream:
 
 class Planner:
     def __init__(
-        self, name: str, ledger: Ledger, fleet: Fleet, publisher: Publisher, settings: Settings
+        self,
+        name: str,
+        ledger: Ledger,
+        fleet: Fleet,
+        publisher: Publisher,
+        settings: Settings,
+        places: Places,
     ) -> None:
         self._name, self._ledger, self._fleet = name, ledger, fleet
-        self._publisher, self._settings = publisher, settings
+        self._publisher, self._settings, self._places = publisher, settings, places
         self._streams: dict[str, Stream] = {}
         self._announced_at = float("-inf")
 
@@ -104,9 +113,12 @@ class Planner:
         """What was taken from a stream is planned, or the stream is opened anew at the cursor."""
         try:
             stream = self._stream(job, lease)
-            listed = list(islice(stream.listed, size))
+            listed = _taken(stream, size)
         except SourceError as error:
             return self._ledger.end_plan(job.id, lease.token, str(error))
+        except Unavailable as error:  # a bucket, say; what was taken is listed again
+            self._ledger.note(job.id, error.detail)
+            return False
         except Exception as error:
             log.exception("job %s: the source cannot be read", job.id)
             said = f"the source cannot be read: {error!r}"
@@ -128,7 +140,7 @@ class Planner:
     def _stream(self, job: Job, lease: PlanLease) -> Stream:
         stream = self._streams.pop(job.id, None)
         if stream is None or stream.cursor != lease.cursor:
-            source = open_source(job.new.source, self._settings.source_roots)
+            source = open_source(job.new.source, self._places, job.id)
             stream = Stream(source, source.stream(lease.cursor), lease.cursor)
             threading.Thread(target=self._estimate, args=(job.id, source), daemon=True).start()
         return stream
@@ -172,6 +184,24 @@ class Planner:
         self._ledger.sent(job.id, no)
 
 
+def _taken(stream: Stream, size: int) -> list[Listed]:
+    """What came before a source broke off is planned first; then the error comes out."""
+    taken: list[Listed] = []
+    try:
+        for one in islice(stream.listed, size):
+            taken.append(one)
+    except SourceError as error:
+        if not taken:
+            raise
+        stream.listed = _raising(error)
+    return taken
+
+
+def _raising(error: SourceError) -> Iterator[Listed]:
+    raise error
+    yield
+
+
 def _chunk_size(workers: list[WorkerCard], seconds: float) -> int:
     """As many images as a worker does in the time a chunk should take."""
     rates = [worker.rate for worker in workers if worker.rate]
@@ -208,7 +238,8 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     publisher = CeleryPublisher(make_celery(settings), client)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    planner = Planner(name, RedisLedger(client), RedisFleet(client), publisher, settings)
+    places = Places(settings, Blobs(settings.blobs), Fetcher())
+    planner = Planner(name, RedisLedger(client), RedisFleet(client), publisher, settings, places)
     log.info("planner %s is at work", name)
     run(planner, stopping)
 

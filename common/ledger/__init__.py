@@ -18,7 +18,7 @@ FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cance
 
 
 class Item(BaseModel):
-    """One image of a job, by reference. `read`: `file:PATH` or `blob:KEY`."""
+    """One image of a job, by reference. `read`: where its bytes lie, see `workers/read.py`."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from clipfleet.common import uris
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import MemoryPublisher
 from clipfleet.common.catalogue import MemoryCatalogue
@@ -24,10 +25,19 @@ from clipfleet.common.preprocess import Preprocess
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
+from clipfleet.workers.fetch import Fetcher
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner
 
 MODEL = "m"
+BUCKETS = {**uris.BUCKETS, "memory": ("fsspec", "parts")}
+
+
+def places_of(settings: Settings, blobs: Blobs | None = None) -> Places:
+    """`memory://` counts as a bucket here."""
+    blobs = blobs or Blobs("memory://clipfleet-unit-tests")
+    return Places(settings, blobs, Fetcher(), BUCKETS)
 
 
 class Clock:
@@ -50,7 +60,9 @@ class Planning:
         self.planner = self.new_planner("one")
 
     def new_planner(self, name: str) -> Planner:
-        return Planner(name, self.ledger, self.fleet, self.publisher, Settings(source_roots=()))
+        settings = Settings(source_roots=())
+        places = places_of(settings)
+        return Planner(name, self.ledger, self.fleet, self.publisher, settings, places)
 
     def worker(self, rate: float | None = None, name: str = "w") -> None:
         now = time.time()
@@ -135,7 +147,7 @@ class Workplace:
         settings = Settings(source_roots=(self.folder,))
         parts = IngestParts(
             "w", self.ledger, self.store, self.catalogue, self.embedder, self.blobs,
-            settings, self.threads, self.stopping,
+            settings, self.threads, self.stopping, places_of(settings, self.blobs),
         )  # fmt: skip
         return ingest_chunk(IngestChunk(model=MODEL, job_id=job, no=no), parts)
 
