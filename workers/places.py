@@ -4,6 +4,7 @@ A place is written `file:PATH`, `url:URL`, `fs:BUCKET-URL` or `blob:KEY`. Every 
 Unreadable where trying again would not help, and Unavailable where it would.
 """
 
+import errno
 import io
 import os
 import posixpath
@@ -152,8 +153,11 @@ class _Reading(io.RawIOBase):
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        with self._errors():
+        """An OSError where that is before the beginning, as files have it: zipfile tries."""
+        try:
             return int(self._source.seek(offset, whence))
+        except ValueError as error:
+            raise OSError(errno.EINVAL, str(error)) from error
 
     def tell(self) -> int:
         return int(self._source.tell())

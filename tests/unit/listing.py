@@ -83,3 +83,22 @@ def why_not(found: Source) -> str:
     with pytest.raises(SourceError) as caught:
         listed(found)
     return str(caught.value)
+
+
+def until_broken(found: Source) -> tuple[list[Listed], str]:
+    """What is listed before the source breaks off, and what it says then."""
+    seen: list[Listed] = []
+    try:
+        for one in found.stream(""):
+            seen.append(one)
+    except SourceError as error:
+        return seen, str(error)
+    raise AssertionError("it did not break off")
+
+
+def manifest(
+    folder: Path, text: str | bytes, name: str = "m.jsonl", **more: dict[str, str]
+) -> Source:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return source(folder, {"type": "manifest", "uri": str(path), **more})

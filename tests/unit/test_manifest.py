@@ -5,34 +5,31 @@ import gzip
 import io
 import json
 import tempfile
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from unit.listing import Web, items, listed, resumes_everywhere, source, why_not
+from unit.listing import (
+    Web,
+    items,
+    listed,
+    manifest,
+    places,
+    resumes_everywhere,
+    source,
+    until_broken,
+    why_not,
+)
 
 from clipfleet.common.ledger import Item
-from clipfleet.workers.sources import Source
-
-
-def manifest(
-    folder: Path, text: str | bytes, name: str = "m.jsonl", **more: dict[str, str]
-) -> Source:
-    path = folder / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return source(folder, {"type": "manifest", "uri": str(path), **more})
 
 
 def rows(folder: Path, *given: Any) -> list[Item]:
     return items(manifest(folder, "\n".join(json.dumps(row) for row in given)))
-
-
-def problems(found: list[Item]) -> dict[str, str]:
-    return {item.id: item.problem for item in found if item.problem}
 
 
 def test_id_uri_and_label_are_ours_and_all_else_is_metadata(tmp_path: Path) -> None:
@@ -66,8 +63,6 @@ def test_the_id_is_the_uri_where_none_is_given_and_a_number_may_be_one(tmp_path:
 def test_a_relative_uri_is_relative_to_the_manifest(
     tmp_path: Path, base: str, uri: str, read: str
 ) -> None:
-    from unit.listing import places
-
     where = places(tmp_path)
     found = where.find(uri.format(top=tmp_path), where.find(base.format(top=tmp_path)))
     assert found == read.format(top=tmp_path)
@@ -100,52 +95,6 @@ def test_an_image_that_may_not_be_read_fails_alone(tmp_path: Path, uri: str, rea
     assert bad.id == "line 2"
     assert reason in (bad.problem or "")
     assert bad.read == ""
-
-
-BAD_LINES = {
-    "nonsense": "not JSON",
-    "[1, 2]": "no JSON object",
-    '"text"': "no JSON object",
-    "{}": "there is no uri",
-    '{"url": "a.jpg"}': "there is no uri (but 'url')",
-    '{"uri": null}': "there is no uri",
-    '{"uri": 1.5}': "uri must be text, not float",
-    '{"uri": ["a"]}': "uri must be text, not list",
-    '{"uri": "a", "label": {}}': "label must be text",
-    '{"uri": "a", "id": true}': "id must be text",
-    '{"uri": "a", "id": "x\\u0000"}': "NUL",
-    '{"uri": "a", "x": "\\ud800"}': "not valid UTF-8",
-    '{"uri": "a", "x": 1e999}': "not finite",
-    '{"uri": "a", "x": ' + "9" * 5_000 + "}": "not JSON",
-    '{"uri": "a", "x": ' + "[" * 40 + "]" * 40 + "}": "nested",
-    "[" * 100_000: "not JSON",
-    '{"uri": "a", "x": "' + "x" * 40_000 + '"}': "metadata has",
-    '{"uri": "' + "x" * 1_100_000 + '"}': "more than 1000000 bytes",
-    '{"uri": "a\0b"}': "not JSON",
-}
-
-
-@pytest.mark.parametrize("line", BAD_LINES, ids=range(len(BAD_LINES)))
-def test_a_bad_line_fails_alone_and_is_named_by_its_number(tmp_path: Path, line: str) -> None:
-    found = manifest(tmp_path, f'{{"uri": "a.jpg"}}\n{line}\n{{"uri": "b.jpg"}}\n')
-    first, bad, last = items(found)
-    assert (first.problem, last.problem) == (None, None)
-    assert bad.id == "line 2"
-    assert (bad.problem or "").startswith("line 2: ")
-    assert BAD_LINES[line] in (bad.problem or "")
-    assert bad.model_dump_json()
-    resumes_everywhere(found)
-
-
-def test_a_line_that_is_no_utf8_fails_alone(tmp_path: Path) -> None:
-    for name, text in {
-        "m.jsonl": b'{"uri": "a.jpg"}\n{"uri": "\xff"}\n{"uri": "b.jpg"}',
-        "m.csv": b"uri\n\xff\nb.jpg\n",
-        "m.txt": b"a.jpg\n\xff\nb.jpg",
-    }.items():
-        found = items(manifest(tmp_path, text, name))
-        assert list(problems(found)) == ["line 2"], name
-        assert "UTF-8" in problems(found)["line 2"]
 
 
 def test_a_byte_order_mark_windows_line_ends_and_blank_lines_are_no_trouble(
@@ -194,50 +143,6 @@ def test_a_csv_cell_may_hold_commas_quotes_and_lines(tmp_path: Path) -> None:
     resumes_everywhere(found)
 
 
-@pytest.mark.parametrize(
-    ("text", "bad"),
-    [
-        ("uri,n\na.jpg\nb.jpg,1\n", {"line 2": "1 cells"}),
-        ("uri,n\na.jpg,1,2\nb.jpg,1\n", {"line 2": "3 cells"}),
-        ("uri,n\n,1\nb.jpg,1\n", {"line 2": "no uri"}),
-        ('uri,n\n"a.jpg"x,1\nb.jpg,1\n', {"line 2": "no CSV"}),
-        ('uri,n\n"a.jpg,1\nb.jpg,1\n', {"line 2": "no CSV"}),
-        (f"uri,n\n{'x' * 200_000},1\nb.jpg,1\n", {"line 2": "no CSV"}),
-        (f"uri,n\n{'x' * 1_200_000},1\nb.jpg,1\n", {"line 2": "more than"}),
-        ('uri,n\n"a.jpg",1\n"open,2\nb.jpg,1\n', {"line 3": "no CSV"}),
-    ],
-)
-def test_a_bad_record_fails_alone_and_an_open_quote_swallows_nothing(
-    tmp_path: Path, text: str, bad: dict[str, str]
-) -> None:
-    source = manifest(tmp_path, text, "m.csv")
-    found = items(source)
-    assert problems(found).keys() == bad.keys()
-    for name, reason in bad.items():
-        assert reason in problems(found)[name]
-    assert found[-1].uri == str(tmp_path / "b.jpg")
-    resumes_everywhere(source)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("m.csv", "a.jpg,1\nb.jpg,2\n", "no column 'uri'"),
-        ("m.csv", "uri,uri\na,b\n", "two columns"),
-        ("m.csv", '"uri\n', "first line must name the columns"),
-        ("m.jsonl", '[{"uri": "a.jpg"}]', "one JSON array"),
-        ("m.jsonl", b"\xff\xfe{\0", "UTF-16"),
-        ("m.jsonl", b"\x1f\x8bnot really", "damaged"),
-        ("m.parquet", "PAR1 not at all", "cannot be read"),
-        ("m.parquet", "", "cannot be read"),
-    ],
-)
-def test_a_manifest_that_is_unreadable_as_a_whole_says_what_to_do(
-    tmp_path: Path, name: str, text: str | bytes, said: str
-) -> None:
-    assert said in why_not(manifest(tmp_path, text, name))
-
-
 def test_an_empty_manifest_has_no_rows(tmp_path: Path) -> None:
     for name, text in (("m.jsonl", ""), ("m.csv", ""), ("m.csv", "uri\n"), ("m.txt", "\n\n")):
         found = manifest(tmp_path, text, name)
@@ -269,10 +174,8 @@ def test_a_packed_manifest_reads_as_the_plain_one_does(tmp_path: Path) -> None:
 def test_of_a_damaged_packed_manifest_what_came_before_is_listed(tmp_path: Path) -> None:
     text = "".join(f'{{"uri": "{n}.jpg", "x": "{n * 7919 % 1000}"}}\n' for n in range(5_000))
     found = manifest(tmp_path, gzip.compress(text.encode())[:-2_000], "m.jsonl.gz")
-    seen = []
-    with pytest.raises(Exception, match="is damaged"):
-        for one in found.stream(""):
-            seen.append(one.item.id)  # noqa: PERF402
+    seen, said = until_broken(found)
+    assert "is damaged" in said
     assert len(seen) > 1_000
 
 
@@ -318,26 +221,23 @@ LINE = st.sampled_from(['{"uri": "a.jpg"}', "", "bad", '{"uri": "é", "n": 1}', 
 
 @effort(max_examples=100, deadline=None)
 @given(st.lists(LINE, max_size=12), st.booleans(), st.sampled_from(["m.jsonl", "m.txt"]))
-def test_from_every_cursor_comes_exactly_the_rest(
-    lines: list[str], ends: bool, name: str
-) -> None:
+def test_from_every_cursor_comes_exactly_the_rest(lines: list[str], ends: bool, name: str) -> None:
     text = "\n".join(['{"uri": "first"}', *lines]) + ("\n" if ends else "")
     with tempfile.TemporaryDirectory() as made:
         resumes_everywhere(manifest(Path(made), text, name))
 
 
-def test_a_million_lines_cost_no_more_memory_than_a_thousand(tmp_path: Path) -> None:
+def test_a_million_lines_cost_no_more_memory_than_ten_thousand(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     with path.open("w") as out:
         out.writelines(f'{{"uri": "{n}.jpg", "year": {n % 100}}}\n' for n in range(1_000_000))
     found = source(tmp_path, {"type": "manifest", "uri": str(path)})
     estimated = found.count()
-    tracemalloc.start()
-    try:
-        count = sum(1 for _ in found.stream(""))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    me, count, begun, most = psutil.Process(), 0, 0, 0
+    for count, _ in enumerate(found.stream(""), 1):
+        if count % 10_000 == 0:
+            begun = begun or me.memory_info().rss
+            most = max(most, me.memory_info().rss)
     assert count == 1_000_000
     assert estimated == pytest.approx(count, rel=0.1)
-    assert peak < 4_000_000
+    assert most - begun < 10_000_000

@@ -42,6 +42,8 @@ class Parquet:
         columns = _columns(table.schema_arrow)
         group, _, row = after.partition(":")
         begin, skip = (int(group), int(row)) if after else (0, 0)
+        if after and skip >= table.metadata.row_group(begin).num_rows:
+            begin, skip = begin + 1, 0
         before = sum(table.metadata.row_group(g).num_rows for g in range(begin))
         for number in range(begin, table.num_row_groups):
             for at, found in enumerate(_rows(table, number, columns)):
