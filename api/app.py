@@ -6,7 +6,17 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import clipfleet
-from clipfleet.api import collections, embed, health, images, jobs, problems, search
+from clipfleet.api import (
+    collections,
+    embed,
+    events,
+    health,
+    images,
+    jobs,
+    problems,
+    search,
+    uploads,
+)
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
 from clipfleet.common.logs import configure_logs
@@ -16,7 +26,8 @@ DESCRIPTION = """
 Index images in bulk, find them again by words or by image.
 
 1. `PUT /v1/collections/{name}` makes a collection.
-2. `POST /v1/collections/{name}/jobs` indexes a folder; poll `GET /v1/jobs/{id}`.
+2. `POST /v1/collections/{name}/jobs` indexes a folder; poll `GET /v1/jobs/{id}`, or
+   follow `GET /v1/jobs/{id}/events`.
 3. `POST /v1/collections/{name}/search` finds images.
 
 Errors are RFC 9457 problem+json; a 503 says in Retry-After when to come back.
@@ -42,7 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    for part in (collections, jobs, search, embed, images, health):
+    for part in (collections, jobs, events, uploads, search, embed, images, health):
         app.include_router(part.router)
     app.add_middleware(Guard, settings=settings)
     return app

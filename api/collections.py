@@ -9,7 +9,7 @@ from clipfleet.api.depends import Name, UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.collection import Collection, check_collection_name
-from clipfleet.common.errors import InvalidRequest, Unavailable
+from clipfleet.common.errors import InvalidRequest, NotFound, Unavailable
 from clipfleet.common.fleet import NoWorker
 from clipfleet.common.schemas import CollectionIn, CollectionList, CollectionOut
 from clipfleet.common.store import CollectionGone
@@ -64,10 +64,15 @@ async def delete_collection(collection: UsesCollection, gateway: UsesGateway) ->
         await gateway.call(gateway.catalogue.add, collection)
         raise
     for job_id in await gateway.call(gateway.ledger.active):
-        job = await gateway.call(gateway.ledger.job, job_id)
-        if job.new.generation == collection.generation:
-            await gateway.call(gateway.ledger.cancel, job.id, "the collection was deleted")
+        with suppress(NotFound):  # removed meanwhile
+            await _cancel_if_of(collection, job_id, gateway)
     await _forget_thumbnails(collection, gateway)
+
+
+async def _cancel_if_of(collection: Collection, job_id: str, gateway: Gateway) -> None:
+    job = await gateway.call(gateway.ledger.job, job_id)
+    if job.new.generation == collection.generation:
+        await gateway.call(gateway.ledger.cancel, job.id, "the collection was deleted")
 
 
 async def _forget_thumbnails(collection: Collection, gateway: Gateway) -> None:

@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from clipfleet.api.depends import UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
-from clipfleet.api.search import check_text, from_base64, image_term, refusal
-from clipfleet.common.errors import BadImage, InvalidRequest, TooLarge
+from clipfleet.api.search import an_image, check_text, image_term, refusal
+from clipfleet.common.errors import BadImage, InvalidRequest, TooLarge, Unreadable
 from clipfleet.common.fleet import WorkerCard
 from clipfleet.common.messages import Query, Term
 from clipfleet.common.schemas import EmbedIn, EmbedOut, QueryImage
@@ -37,12 +37,23 @@ async def _terms(body: EmbedIn, worker: WorkerCard, gateway: Gateway) -> list[Te
     for text in body.texts or ():
         check_text(text, gateway)
     texts = [Term(kind="text", value=text) for text in body.texts or ()]
-    images = enumerate(body.images or ())
-    return texts or [await _image(n, image, worker, gateway) for n, image in images]
+    return texts or await _images(body.images or [], worker, gateway)
+
+
+async def _images(given: list[QueryImage], worker: WorkerCard, gateway: Gateway) -> list[Term]:
+    """A few at once, so that one request with many URLs neither takes for ever nor all turns."""
+    terms: list[Term] = []
+    at_once = gateway.settings.fetch.queries
+    for first in range(0, len(given), at_once):
+        some = enumerate(given[first : first + at_once], first)
+        terms += await asyncio.gather(*(_image(n, one, worker, gateway) for n, one in some))
+    return terms
 
 
 async def _image(n: int, image: QueryImage, worker: WorkerCard, gateway: Gateway) -> Term:
     try:
-        return await image_term(from_base64(image.base64), worker, gateway)
+        return await image_term(an_image(image), worker, gateway)
+    except Unreadable as error:
+        raise InvalidRequest(f"images[{n}].url: {error}") from error
     except (BadImage, InvalidRequest) as error:
         raise type(error)(f"images[{n}]: {error.detail}") from error

@@ -14,6 +14,7 @@ import redis
 import redis.asyncio
 
 from clipfleet.api.coalescer import Coalescer
+from clipfleet.api.urls import ImageUrls
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import CeleryPublisher, make_celery
 from clipfleet.common.catalogue import RedisCatalogue, require
@@ -50,6 +51,7 @@ class Gateway:
             settings.milvus_uri, token=settings.milvus_token, timeout_s=settings.call_timeout_s
         )
         self.blobs = Blobs(settings.blobs)
+        self.urls = ImageUrls(settings)
         self._publisher = CeleryPublisher(make_celery(settings), self._redis)
         # Each part has threads of its own: one that hangs starves only itself.
         self._threads = ThreadPoolExecutor(THREADS, "redis")
@@ -72,6 +74,7 @@ class Gateway:
             timeout_s=settings.query_timeout_s,
             clock=lambda: time.time() + self._ahead,
         )
+        self.followers = 0  # of jobs' events, just now
         self._loops: list[asyncio.Task[None]] = []
 
     def begin(self) -> None:
@@ -85,6 +88,7 @@ class Gateway:
                 await task
         for pool in (self._threads, self._senders, self._decoders, *self._own.values()):
             pool.shutdown(wait=False, cancel_futures=True)
+        self.urls.close()
 
     async def call(self, part: Callable[..., T], *args: Any, seconds: float = 0, **kw: Any) -> T:
         """A blocking call to a part, off the event loop; Unavailable when it takes too long."""

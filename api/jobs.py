@@ -1,39 +1,46 @@
-"""Jobs: index a folder or an upload, watch, cancel, see what failed."""
+"""Jobs: index a folder, watch, cancel, see what failed, retry, delete."""
 
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, File, Form, Header, Query, Response, UploadFile
+from fastapi import APIRouter, Header, Query, Response
 
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common import uris
-from clipfleet.common.collection import LABEL_BYTES, Collection
-from clipfleet.common.errors import Conflict, InvalidRequest, TooLarge, Unavailable
-from clipfleet.common.identity import (
-    DEFAULT_NAMESPACE,
-    id_problem,
-    namespace_problem,
-    text_problem,
-)
-from clipfleet.common.ledger import FINAL, Item, Job, NewJob
+from clipfleet.common.catalogue import require
+from clipfleet.common.collection import Collection
+from clipfleet.common.errors import Conflict, InvalidRequest, NotFound
+from clipfleet.common.identity import namespace_problem
+from clipfleet.common.ledger import FINAL, Job, JobState, NewJob
 from clipfleet.common.roots import require_below
 from clipfleet.common.schemas import FailureList, FailureOut, JobIn, JobList, JobOut
 from clipfleet.common.sources import ArchiveSource, FolderSource, ManifestSource, Source
+from clipfleet.common.uploads import has_uploads, uploads_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES)
 
-UPLOAD_S = 600.0
+DELETE_S = 60.0
+STARTS: dict[int | str, dict[str, Any]] = {403: RESPONSES[422], 409: RESPONSES[422]}
 Page = Annotated[int, Query(ge=1, le=1_000)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
-Key = Annotated[str, Header(alias="Idempotency-Key", max_length=256)]
+Key = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        max_length=256,
+        description="The same key again, for the same request to the same collection, gives the "
+        "job that it made within the last 24 hours; for another request it is a 409.",
+    ),
+]
 
 
-@router.post("/collections/{name}/jobs", status_code=202, responses={403: RESPONSES[422]})
+@router.post("/collections/{name}/jobs", status_code=202, responses=STARTS)
 async def start_job(
     body: JobIn,
     collection: UsesCollection,
@@ -41,54 +48,41 @@ async def start_job(
     response: Response,
     idempotency_key: Key = "",
 ) -> JobOut:
-    """Index a folder, a manifest, URLs, an archive or a bucket.
-
-    The same Idempotency-Key again gives the job it made the first time.
-    """
+    """Index a folder, a manifest, URLs, an archive or a bucket."""
     source = _source(body.source, collection, gateway.settings.source_roots)
-    new = _new_job(collection, source, body.namespace, body.on_existing)
+    new = new_job(collection, source, body.namespace, body.on_existing)
     return await _start(new, idempotency_key, gateway, response)
 
 
-@router.post("/collections/{name}/images", status_code=202)
-async def upload_images(
-    collection: UsesCollection,
-    gateway: UsesGateway,
-    response: Response,
-    files: Annotated[list[UploadFile], File(description="images; the file name becomes the id")],
-    namespace: Annotated[str, Form()] = DEFAULT_NAMESPACE,
-    label: Annotated[str, Form()] = "",
-    on_existing: Annotated[Literal["skip", "replace"], Form()] = "skip",
-) -> JobOut:
-    """Index uploaded images."""
-    problem = text_problem("label", label, LABEL_BYTES, empty=True)
-    if problem:
-        raise InvalidRequest(problem)
-    new = _new_job(collection, {"type": "upload"}, namespace, on_existing)
-    _check_names(files)
-    if len(files) > (most := gateway.settings.limits.upload_files):
-        raise TooLarge(f"{len(files)} files in one upload; {most} at most")
-    try:
-        items = [
-            await _stored(number, file, label, new.id, gateway) for number, file in enumerate(files)
-        ]
-    except Unavailable:  # there will be no job, so nobody will ever ask for these
-        await gateway.call(gateway.blobs.delete_below, f"uploads/{new.id}")
-        raise
-    new = new.model_copy(update={"source": {"type": "upload", "items": items}})
-    return await _start(new, "", gateway, response)
-
-
 @router.get("/jobs")
-async def list_jobs(gateway: UsesGateway, limit: Page = 50, offset: Offset = 0) -> JobList:
+async def list_jobs(
+    gateway: UsesGateway,
+    collection: Annotated[str, Query(max_length=256, description="of this collection")] = "",
+    state: Annotated[list[JobState], Query(description="in one of these states")] = [],  # noqa: B006
+    limit: Page = 50,
+    offset: Offset = 0,
+) -> JobList:
     """Newest first."""
-    found = await gateway.call(gateway.ledger.jobs, limit, offset)
+    found = await gateway.call(gateway.ledger.jobs, limit, offset, collection, state)
     return JobList(jobs=[job_out(job) for job in found])
 
 
 @router.get("/jobs/{job_id}")
 async def get_job(job_id: str, gateway: UsesGateway) -> JobOut:
     return job_out(await gateway.call(gateway.ledger.job, job_id))
+
+
+@router.delete("/jobs/{job_id}", status_code=204)
+async def delete_job(job_id: str, gateway: UsesGateway) -> None:
+    """Forget a job with its failures and uploaded files; one that runs is cancelled first.
+
+    Images that are in stay in.
+    """
+    job = await gateway.call(gateway.ledger.cancel, job_id, "the job was deleted")
+    if has_uploads(job.new):  # first: without the record nobody would know of them
+        await gateway.call(gateway.blobs.delete_below, uploads_of(job_id), seconds=DELETE_S)
+    with suppress(NotFound):  # by another request, just now
+        await gateway.call(gateway.ledger.remove, job_id)
 
 
 @router.get("/jobs/{job_id}/failures")
@@ -106,6 +100,27 @@ async def get_failures(
 async def cancel_job(job_id: str, gateway: UsesGateway) -> JobOut:
     """Stop within a chunk; what is in stays in. A finished job stays as it is."""
     return job_out(await gateway.call(gateway.ledger.cancel, job_id))
+
+
+@router.post("/jobs/{job_id}/retry", status_code=202, responses={409: RESPONSES[422]})
+async def retry_job(
+    job_id: str, gateway: UsesGateway, response: Response, idempotency_key: Key = ""
+) -> JobOut:
+    """Start a new job on the failures of one that has ended; only those.
+
+    While such a retry goes on, another request gets that one. 409 when the job has not ended, has
+    no failures, or when its collection was deleted and made anew; 404 when it was deleted.
+    """
+    old = (await gateway.call(gateway.ledger.job, job_id)).new
+    collection = await gateway.call(require, gateway.catalogue, old.collection)
+    if collection.generation != old.generation:
+        said = f"collection {old.collection!r} was deleted and made anew since job {old.id}"
+        raise Conflict(said, job=old.id)
+    source: dict[str, Any] = {"type": "retry", "job": old.id}
+    if folder := _folder_of(old.source):
+        source["folder"] = folder
+    new = old.model_copy(update={"id": _new_id(), "source": source, "retry_of": old.id})
+    return await _start(new, idempotency_key, gateway, response)
 
 
 def job_out(job: Job) -> JobOut:
@@ -131,6 +146,8 @@ def job_out(job: Job) -> JobOut:
         finished_at=job.finished_at,
         error=job.error or None,
         waiting=job.waiting or None,
+        retry_of=job.new.retry_of or None,
+        retried_by=job.retried_by or None,
     )
 
 
@@ -146,7 +163,7 @@ def _source(asked: Source, collection: Collection, roots: Sequence[Path]) -> dic
     return source
 
 
-def _new_job(
+def new_job(
     collection: Collection,
     source: dict[str, Any],
     namespace: str,
@@ -155,7 +172,7 @@ def _new_job(
     if problem := namespace_problem(namespace):
         raise InvalidRequest(problem)
     return NewJob(
-        id=secrets.token_hex(8),
+        id=_new_id(),
         collection=collection.name,
         generation=collection.generation,
         model=collection.model,
@@ -165,34 +182,33 @@ def _new_job(
     )
 
 
+def _new_id() -> str:
+    return secrets.token_hex(8)
+
+
+def _folder_of(source: dict[str, Any]) -> Any:
+    """How a folder was listed: by this job, or by the one whose failures it tried again."""
+    return source if source.get("type") == "folder" else source.get("folder")
+
+
 async def _start(new: NewJob, key: str, gateway: Gateway, response: Response) -> JobOut:
-    scoped = f"{new.generation}:{key}" if key else ""
-    job = await gateway.call(gateway.ledger.create, new, scoped)
-    if job.new.model_copy(update={"id": new.id}) != new:
+    job = await gateway.call(gateway.ledger.create, new, scoped(key, new))
+    return accepted(job, new, response)
+
+
+def scoped(key: str, new: NewJob) -> str:
+    """A key means one thing in one collection, and nothing in the next of that name."""
+    return f"{new.generation}:{key}" if key else ""
+
+
+def accepted(job: Job, new: NewJob, response: Response) -> JobOut:
+    """The answer, be the job new or the one made before; Conflict when that was another."""
+    if _asked(job.new) != _asked(new):
         raise Conflict("this Idempotency-Key was used for another job", job=job.id)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job_out(job)
 
 
-def _check_names(files: Sequence[UploadFile]) -> None:
-    names = [file.filename or "" for file in files]
-    for name in names:
-        if problem := id_problem(name):
-            raise InvalidRequest(f"a file name cannot be an id: {problem}")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequest(f"two files are called {twice[:200]!r}; names become ids")
-
-
-async def _stored(
-    number: int, file: UploadFile, label: str, job_id: str, gateway: Gateway
-) -> dict[str, Any]:
-    """The item of one file, its bytes in the blob store unless there are too many of them."""
-    name, key = file.filename or "", f"uploads/{job_id}/{number}"
-    item = Item(id=name, uri=f"upload:{job_id}/{number}", read=f"blob:{key}", label=label)
-    limit = gateway.settings.limits.image_bytes
-    if (file.size or 0) > limit:
-        problem = f"the file has {file.size} bytes; the limit is {limit}"
-        return item.model_copy(update={"problem": problem}).model_dump()
-    await gateway.call(gateway.blobs.put, key, file.file, seconds=UPLOAD_S)
-    return item.model_dump()
+def _asked(new: NewJob) -> dict[str, Any]:
+    """What was asked for, without what only this asking has: its id, and where its files lie."""
+    return new.model_dump(exclude={"id": True, "source": {"items"}})

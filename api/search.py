@@ -5,6 +5,7 @@ import binascii
 import json
 import math
 import time
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, UploadFile
@@ -14,26 +15,45 @@ from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import ClipfleetError, InvalidRequest, NotFound, TooLarge, Unavailable
+from clipfleet.common.errors import (
+    ClipfleetError,
+    InvalidRequest,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    Unreadable,
+)
 from clipfleet.common.filters import parse_filter
 from clipfleet.common.fleet import WorkerCard
 from clipfleet.common.identity import DEFAULT_NAMESPACE, id_problem, namespace_problem
 from clipfleet.common.images import decode
 from clipfleet.common.messages import Answer, Query, Search, Term
 from clipfleet.common.preprocess import Pixels, Preprocess
-from clipfleet.common.schemas import SearchIn, SearchOptions, SearchOut
+from clipfleet.common.schemas import QueryImage, SearchIn, SearchOptions, SearchOut
 
 router = APIRouter(prefix="/v1/collections/{name}/search", tags=["search"], responses=RESPONSES)
 
 LARGEST_VALUE = 1e15  # squared and summed it still fits 32 bits
 
 
+@dataclass(frozen=True)
+class ByUrl:
+    """An image that is yet to be fetched."""
+
+    url: str
+
+
+AnImage = bytes | ByUrl
+
+
 @router.post("")
 async def search(body: SearchIn, collection: UsesCollection, gateway: UsesGateway) -> SearchOut:
     """The images nearest to the query, nearest first."""
     _check_query(body, collection, gateway)
-    image = from_base64(body.image.base64) if body.image else None
-    return await _run(image or _term(body), body, collection, gateway)
+    try:
+        return await _run(_asked(body), body, collection, gateway)
+    except Unreadable as error:
+        raise InvalidRequest(f"image.url: {error}") from error
 
 
 @router.post("/image")
@@ -67,9 +87,8 @@ async def search_by_upload(
 
 
 async def _run(
-    asked: Term | bytes, body: SearchOptions, collection: Collection, gateway: Gateway
+    asked: Term | AnImage, body: SearchOptions, collection: Collection, gateway: Gateway
 ) -> SearchOut:
-    """`asked`: the bytes of an image, or any other term."""
     began = time.perf_counter()
     _check_options(body, collection, gateway)
     needs_model = not isinstance(asked, Term) or asked.kind == "text"
@@ -92,7 +111,11 @@ async def _run(
     return SearchOut(matches=matches, took_ms=round(1000 * (time.perf_counter() - began), 2))
 
 
-async def image_term(image: bytes, worker: WorkerCard, gateway: Gateway) -> Term:
+async def image_term(image: AnImage, worker: WorkerCard, gateway: Gateway) -> Term:
+    """Unreadable when it cannot be fetched, BadImage when it is none."""
+    if isinstance(image, ByUrl):
+        async with gateway.urls.image(image.url) as data:
+            return await image_term(data, worker, gateway)
     pixels = await gateway.decode(_pixels, image, worker.preprocess, gateway)
     return Term(kind="image", value=await gateway.leave_pixels(pixels))
 
@@ -145,7 +168,9 @@ def check_vector(vector: list[float], collection: Collection) -> None:
         raise InvalidRequest(f"a number of the vector is over {LARGEST_VALUE:g}")
 
 
-def _term(body: SearchIn) -> Term:
+def _asked(body: SearchIn) -> Term | AnImage:
+    if body.image is not None:
+        return an_image(body.image)
     if body.text is not None:
         return Term(kind="text", value=body.text)
     if body.id is not None:
@@ -157,7 +182,11 @@ def _pixels(data: bytes, spec: Preprocess, gateway: Gateway) -> Pixels:
     return spec.apply(decode(data, gateway.settings.limits, edge=spec.edge()).image)
 
 
-def from_base64(text: str) -> bytes:
+def an_image(given: QueryImage) -> AnImage:
+    return ByUrl(given.url) if given.url is not None else _from_base64(given.base64 or "")
+
+
+def _from_base64(text: str) -> bytes:
     payload = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode(payload, validate=True)

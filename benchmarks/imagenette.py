@@ -30,7 +30,7 @@ def main() -> None:
     asked = parser.parse_args()
     with Client() as client:
         _index(client, asked.folder)
-        images = asked.folder.absolute().glob("*/*.*")
+        images = asked.folder.resolve().glob("*/*.*")
         asyncio.run(_report({str(path): path.parent.name for path in images}))
         if not asked.keep:
             client.delete_collection(COLLECTION)

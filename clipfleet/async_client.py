@@ -17,10 +17,10 @@ import httpx
 
 from clipfleet import calls
 from clipfleet.calls import Call, OnExisting
-from clipfleet.client import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait
-from clipfleet.common.schemas import FieldType, Metric, SearchOptions
+from clipfleet.common.schemas import FieldType, JobState, Metric, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.guess import AnySource
+from clipfleet.options import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait
 from clipfleet.payloads import AnImage, Files, Numbers
 from clipfleet.progress import Listener, Progress, listening
 from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job, SearchResult
@@ -90,20 +90,20 @@ class AsyncClient:
         namespace: str = "default",
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
+        idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
         create: bool = True,
     ) -> Job:
-        """Start a job; images go in while you go on.
-
-        `source`: a folder, manifest (.jsonl, .csv, .parquet, .txt) or archive (.tar, .zip) that
-        the service can read, by path or URL; an image's URL, or a list of such; a bucket
-        (s3://bucket/prefix); or a mapping that says what it is: {"type": "archive", "uri": ...}.
+        """Start a job on any source of docs/sources.md; images go in while you go on.
 
         `create`: make the collection when there is none. `wait` and `progress`: see `wait()`.
+        `idempotency_key`: the same one again within a day gives the job that it made.
         """
         require_wait(wait, progress)
-        call = calls.index(source, collection, namespace, label_from_folder, on_existing)
+        call = calls.index(
+            source, collection, namespace, label_from_folder, on_existing, idempotency_key
+        )
         return await self._start(call, collection, wait, progress, create)
 
     async def upload(
@@ -114,18 +114,26 @@ class AsyncClient:
         namespace: str = "default",
         label: str = "",
         on_existing: OnExisting = "skip",
+        idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
         create: bool = True,
     ) -> Job:
         """Start a job on files of this machine, sent piece by piece; their names become ids."""
         require_wait(wait, progress)
-        call = calls.upload(files, collection, namespace, label, on_existing)
+        call = calls.upload(files, collection, namespace, label, on_existing, idempotency_key)
         return await self._start(call, collection, wait, progress, create)
 
-    async def jobs(self, limit: int = 50, offset: int = 0) -> list[Job]:
-        """Newest first."""
-        return await self._do(calls.jobs(limit, offset))
+    async def jobs(
+        self,
+        limit: int = 50,
+        offset: int = 0,
+        *,
+        collection: str | None = None,
+        state: JobState | Sequence[JobState] | None = None,
+    ) -> list[Job]:
+        """Newest first; of one collection, in one or several states, or all."""
+        return await self._do(calls.jobs(limit, offset, collection, state))
 
     async def job(self, job: Job | str) -> Job:
         """A job as it is now, by its id or by an earlier state of it."""
@@ -134,6 +142,19 @@ class AsyncClient:
     async def cancel(self, job: Job | str) -> Job:
         """Stop a job; what is in stays in."""
         return await self._do(calls.cancel(job))
+
+    async def retry(self, job: Job | str, *, wait: bool = False, progress: Progress = False) -> Job:
+        """Start a job on the failures of one that has ended. `wait` and `progress`: see `wait()`.
+
+        While such a retry goes on already, that one.
+        """
+        require_wait(wait, progress)
+        retry = await self._do(calls.retry(job))
+        return await self.wait(retry, progress=progress) if wait else retry
+
+    async def delete_job(self, job: Job | str) -> None:
+        """Forget it with its failures and uploads. One that runs is cancelled; what is in stays."""
+        await self._do(calls.delete_job(job))
 
     async def wait(
         self, job: Job | str, *, progress: Progress = False, every_s: float = 0.3
@@ -177,8 +198,8 @@ class AsyncClient:
         namespace: str = "default",
         include_values: bool = False,
     ) -> SearchResult:
-        """The images nearest to one of: words, an image (path, bytes, open file or Pillow's),
-        the id of an image that is in, or a vector. Nearest first."""
+        """The images nearest to one of: words, an image (path, URL, bytes, open file or
+        Pillow's), the id of an image that is in, or a vector. Nearest first."""
         options = SearchOptions(
             top_k=top_k,
             offset=offset,

@@ -19,8 +19,8 @@ from clipfleet.common.schemas import (
     FieldType,
     JobIn,
     JobList,
+    JobState,
     Metric,
-    QueryImage,
     SearchIn,
     SearchOptions,
     Upserted,
@@ -116,20 +116,29 @@ def index(
     namespace: str,
     label_from_folder: bool,
     on_existing: OnExisting,
+    idempotency_key: str | None,
 ) -> Call[Job]:
-    """The key makes the service start one job, however often it is told to."""
     body = JobIn(
         source=source_of(source, label_from_folder=label_from_folder),
         namespace=namespace,
         on_existing=on_existing,
     )
     where = _path("collections", collection, "jobs")
-    key = {"Idempotency-Key": secrets.token_hex(16)}
-    return Call("POST", where, _read(Job), json=body.model_dump(), headers=key)
+    return Call("POST", where, _read(Job), json=body.model_dump(), headers=_key(idempotency_key))
+
+
+def _key(given: str | None = None) -> dict[str, str]:
+    """It makes the service start one job, however often it is told to."""
+    return {"Idempotency-Key": secrets.token_hex(16) if given is None else given}
 
 
 def upload(
-    files: Files, collection: str, namespace: str, label: str, on_existing: OnExisting
+    files: Files,
+    collection: str,
+    namespace: str,
+    label: str,
+    on_existing: OnExisting,
+    idempotency_key: str | None,
 ) -> Call[Job]:
     return Call(
         "POST",
@@ -137,7 +146,7 @@ def upload(
         _read(Job),
         form={"namespace": namespace, "label": label, "on_existing": on_existing},
         files=payloads.file_parts(files),
-        repeatable=False,
+        headers=_key(idempotency_key),
     )
 
 
@@ -154,11 +163,14 @@ def search(
     if len(given) != 1:
         said = ", ".join(given) or "none"
         raise ValueError(f"give exactly one of text=, image=, id=, vector= (given: {said})")
+    where = _path("collections", collection, "search")
     if image is not None:
+        if url := payloads.image_url(image):
+            body = {"image": {"url": url}, **options.model_dump()}
+            return Call("POST", where, _read(SearchResult), json=body)
         return _search_image(collection, payloads.image_bytes(image), options)
     numbers = None if vector is None else payloads.numbers(vector)
     query = SearchIn(text=text, id=id, vector=numbers, **options.model_dump())
-    where = _path("collections", collection, "search")
     return Call("POST", where, _read(SearchResult), json=query.model_dump())
 
 
@@ -171,9 +183,12 @@ def _search_image(collection: str, image: bytes, options: SearchOptions) -> Call
     return Call("POST", where, _read(SearchResult), form=form, files=[part])
 
 
-def jobs(limit: int, offset: int) -> Call[list[Job]]:
-    page = {"limit": limit, "offset": offset}
-    return Call("GET", "/v1/jobs", lambda body: _read(JobList)(body).jobs, params=page)
+def jobs(
+    limit: int, offset: int, collection: str | None, state: JobState | Sequence[JobState] | None
+) -> Call[list[Job]]:
+    states = [state] if isinstance(state, str) else list(state or ())
+    asked = {"limit": limit, "offset": offset, "collection": collection or "", "state": states}
+    return Call("GET", "/v1/jobs", lambda body: _read(JobList)(body).jobs, params=asked)
 
 
 def job(job: Job | str) -> Call[Job]:
@@ -182,6 +197,14 @@ def job(job: Job | str) -> Call[Job]:
 
 def cancel(job: Job | str) -> Call[Job]:
     return Call("POST", _path("jobs", job_id(job), "cancel"), _read(Job))
+
+
+def retry(job: Job | str) -> Call[Job]:
+    return Call("POST", _path("jobs", job_id(job), "retry"), _read(Job), headers=_key())
+
+
+def delete_job(job: Job | str) -> Call[None]:
+    return Call("DELETE", _path("jobs", job_id(job)), _nothing, repeatable=False)
 
 
 def failures(job: Job | str, limit: int, offset: int) -> Call[Failures]:
@@ -228,14 +251,15 @@ def embed(
 
 def _embed(what: str, items: Any, model: str | None) -> Iterator[Call[list[list[float]]]]:
     for some in payloads.pieces(items, EMBEDDED):
-        sent = some if what == "texts" else [_base64(one) for one in some]
+        sent = some if what == "texts" else [_image(one) for one in some]
         body = {what: sent} if model is None else {what: sent, "model": model}
         yield Call("POST", "/v1/embed", lambda body: _read(_Embeddings)(body).embeddings, json=body)
 
 
-def _base64(image: AnImage) -> dict[str, Any]:
-    encoded = base64.b64encode(payloads.image_bytes(image)).decode()
-    return QueryImage(base64=encoded).model_dump()
+def _image(image: AnImage) -> dict[str, str]:
+    if url := payloads.image_url(image):
+        return {"url": url}
+    return {"base64": base64.b64encode(payloads.image_bytes(image)).decode()}
 
 
 def job_id(job: Job | str) -> str:

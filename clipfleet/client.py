@@ -17,35 +17,18 @@ from typing import Any, TypeVar
 
 import httpx
 
-from clipfleet import __version__, calls
+from clipfleet import calls
 from clipfleet.calls import Call, OnExisting
-from clipfleet.common.schemas import FieldType, Metric, SearchOptions
+from clipfleet.common.schemas import FieldType, JobState, Metric, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.guess import AnySource
+from clipfleet.options import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait
 from clipfleet.payloads import AnImage, Files, Numbers
 from clipfleet.progress import Listener, Progress, listening
 from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job, SearchResult
 from clipfleet.retries import Outcome, pause_s
 
 T = TypeVar("T")
-
-DEFAULT_URL = "http://127.0.0.1:8000"
-PATIENCE_S = 60.0
-PAGE = 1_000
-
-
-def configured(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
-    """The arguments of httpx's clients."""
-    api_key = api_key or os.environ.get("CLIPFLEET_API_KEY")
-    headers = {"User-Agent": f"clipfleet/{__version__}"}
-    if api_key:
-        headers["Authorization"] = f"Bearer {api_key}"
-    return {"base_url": url, "headers": headers, "timeout": timeout_s}
-
-
-def require_wait(wait: bool, progress: Progress) -> None:
-    if progress and not wait:
-        raise ValueError("progress= is shown while waiting: give wait=True too")
 
 
 class Client:
@@ -109,20 +92,20 @@ class Client:
         namespace: str = "default",
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
+        idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
         create: bool = True,
     ) -> Job:
-        """Start a job; images go in while you go on.
-
-        `source`: a folder, manifest (.jsonl, .csv, .parquet, .txt) or archive (.tar, .zip) that
-        the service can read, by path or URL; an image's URL, or a list of such; a bucket
-        (s3://bucket/prefix); or a mapping that says what it is: {"type": "archive", "uri": ...}.
+        """Start a job on any source of docs/sources.md; images go in while you go on.
 
         `create`: make the collection when there is none. `wait` and `progress`: see `wait()`.
+        `idempotency_key`: the same one again within a day gives the job that it made.
         """
         require_wait(wait, progress)
-        call = calls.index(source, collection, namespace, label_from_folder, on_existing)
+        call = calls.index(
+            source, collection, namespace, label_from_folder, on_existing, idempotency_key
+        )
         return self._start(call, collection, wait, progress, create)
 
     def upload(
@@ -133,18 +116,26 @@ class Client:
         namespace: str = "default",
         label: str = "",
         on_existing: OnExisting = "skip",
+        idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
         create: bool = True,
     ) -> Job:
         """Start a job on files of this machine, sent piece by piece; their names become ids."""
         require_wait(wait, progress)
-        call = calls.upload(files, collection, namespace, label, on_existing)
+        call = calls.upload(files, collection, namespace, label, on_existing, idempotency_key)
         return self._start(call, collection, wait, progress, create)
 
-    def jobs(self, limit: int = 50, offset: int = 0) -> list[Job]:
-        """Newest first."""
-        return self._do(calls.jobs(limit, offset))
+    def jobs(
+        self,
+        limit: int = 50,
+        offset: int = 0,
+        *,
+        collection: str | None = None,
+        state: JobState | Sequence[JobState] | None = None,
+    ) -> list[Job]:
+        """Newest first; of one collection, in one or several states, or all."""
+        return self._do(calls.jobs(limit, offset, collection, state))
 
     def job(self, job: Job | str) -> Job:
         """A job as it is now, by its id or by an earlier state of it."""
@@ -153,6 +144,19 @@ class Client:
     def cancel(self, job: Job | str) -> Job:
         """Stop a job; what is in stays in."""
         return self._do(calls.cancel(job))
+
+    def retry(self, job: Job | str, *, wait: bool = False, progress: Progress = False) -> Job:
+        """Start a job on the failures of one that has ended. `wait` and `progress`: see `wait()`.
+
+        While such a retry goes on already, that one.
+        """
+        require_wait(wait, progress)
+        retry = self._do(calls.retry(job))
+        return self.wait(retry, progress=progress) if wait else retry
+
+    def delete_job(self, job: Job | str) -> None:
+        """Forget it with its failures and uploads. One that runs is cancelled; what is in stays."""
+        self._do(calls.delete_job(job))
 
     def wait(self, job: Job | str, *, progress: Progress = False, every_s: float = 0.3) -> Job:
         """The job once it has ended. Raises `JobFailed` when it failed as a whole.
@@ -193,8 +197,8 @@ class Client:
         namespace: str = "default",
         include_values: bool = False,
     ) -> SearchResult:
-        """The images nearest to one of: words, an image (path, bytes, open file or Pillow's),
-        the id of an image that is in, or a vector. Nearest first."""
+        """The images nearest to one of: words, an image (path, URL, bytes, open file or
+        Pillow's), the id of an image that is in, or a vector. Nearest first."""
         options = SearchOptions(
             top_k=top_k,
             offset=offset,

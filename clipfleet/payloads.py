@@ -32,8 +32,15 @@ Files = str | Path | Iterable[str | Path]
 Part = tuple[str, tuple[str, Any, str]]
 
 
+def image_url(image: AnImage) -> str | None:
+    """The URL, where it is one: the service fetches it."""
+    if isinstance(image, str) and image.lower().startswith(("http://", "https://")):
+        return image
+    return None
+
+
 def image_bytes(image: AnImage) -> bytes:
-    """The file of an image. A `str` is a path."""
+    """The file of an image. A `str` is a path here; `image_url` says when it is none."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | Path):

@@ -5,10 +5,9 @@ come back (503 or 429 with Retry-After), or the connection broke under a request
 nothing when it is carried out twice. A service that is merely slow is not asked again.
 """
 
-import time
-from email.utils import parsedate_to_datetime
-
 import httpx
+
+from clipfleet.common.retry_after import retry_after_s
 
 FIRST_S = 0.1  # doubled at every further try
 LONGEST_S = 30.0  # a service that wants to be left alone for longer is not waited for
@@ -31,15 +30,5 @@ def pause_s(outcome: Outcome, attempt: int, *, repeatable: bool) -> float | None
 def _asked_for(response: httpx.Response) -> float | None:
     if response.status_code not in (429, 503):
         return None
-    seconds = _seconds(response.headers.get("Retry-After", ""))
+    seconds = retry_after_s(response.headers.get("Retry-After", ""))
     return seconds if seconds is not None and seconds <= LONGEST_S else None
-
-
-def _seconds(text: str) -> float | None:
-    """Retry-After is a number of seconds or a date."""
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None

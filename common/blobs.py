@@ -66,8 +66,15 @@ class Blobs:
 
     def delete_below(self, prefix: str) -> None:
         path = self._path(prefix)
-        if self._fs.exists(path):
-            self._fs.rm(path, recursive=True)
+        try:
+            self._fs.invalidate_cache()  # buckets: what was seen before may be there no more
+            if self._fs.exists(path):
+                self._fs.rm(path, recursive=True)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise BlobsUnavailable(f"the blob store cannot be written: {reason}") from error
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"

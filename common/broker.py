@@ -16,8 +16,15 @@ class BrokerUnavailable(Unavailable):
     """The queue cannot be reached."""
 
 
+# kombu keeps a list per step beside the queue itself; a lower number is taken sooner.
+PRIORITIES = (0, 3, 6, 9)
+BETWEEN = "\x06\x16"
+
+
 class Publisher(Protocol):
-    def publish(self, message: Message) -> None: ...
+    def publish(self, message: Message, priority: int = 0) -> None:
+        """`priority`: one of PRIORITIES, 0 first."""
+        ...
 
     def waiting(self, queue: str) -> int:
         """Messages in the queue that no worker has taken."""
@@ -42,21 +49,29 @@ def make_celery(settings: Settings) -> Any:
         broker_transport_options={
             "socket_timeout": settings.call_timeout_s,
             "socket_connect_timeout": settings.call_timeout_s,
+            "priority_steps": list(PRIORITIES),
+            "sep": BETWEEN,
         },
     )
     return app
+
+
+def lists_of(queue: str) -> list[str]:
+    """The keys in Redis under which the messages of a queue lie."""
+    return [f"{queue}{BETWEEN}{step}" if step else queue for step in PRIORITIES]
 
 
 class CeleryPublisher:
     def __init__(self, app: Any, client: "redis.Redis") -> None:
         self._app, self._redis = app, client
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message, priority: int = 0) -> None:
         try:
             self._app.send_task(
                 message.task,
                 args=[message.model_dump_json()],  # a string: kombu revives types in JSON trees
                 queue=message.queue,
+                priority=priority,
                 retry=False,
             )
         except (OperationalError, redis.RedisError, OSError) as error:
@@ -64,8 +79,11 @@ class CeleryPublisher:
 
     def waiting(self, queue: str) -> int:
         with answering():
-            length: Any = self._redis.llen(queue)
-        return int(length)
+            pipe = self._redis.pipeline(transaction=False)
+            for key in lists_of(queue):
+                pipe.llen(key)
+            lengths: list[int] = pipe.execute()
+        return sum(lengths)
 
 
 class MemoryPublisher:
@@ -73,9 +91,11 @@ class MemoryPublisher:
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
+        self.priorities: list[int] = []
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message, priority: int = 0) -> None:
         self.sent.append(message)
+        self.priorities.append(priority)
 
     def waiting(self, queue: str) -> int:
         return sum(message.queue == queue for message in self.sent)

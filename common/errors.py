@@ -9,6 +9,8 @@ ClipfleetError                 500
 ├── TooLarge                   413  over a documented limit
 ├── Unavailable                503  a part is away or full; says when to come back
 └── StartupError               (never over HTTP) a part cannot start; says the way out
+
+Beside it `Unreadable`: one item of many, which fails alone; whoever reads it says for whom.
 """
 
 from typing import ClassVar
@@ -80,4 +82,4 @@ class StartupError(ClipfleetError):
 
 
 class Unreadable(Exception):
-    """One item cannot be read, and trying again would not help; the text is the reason."""
+    """This item cannot be read; the text is the reason."""

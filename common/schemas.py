@@ -60,7 +60,10 @@ class JobIn(Request):
 
 
 class JobOut(BaseModel):
-    """`total` grows while the source is listed. `rate`: images/s; `eta_s`: seconds left."""
+    """`total` grows while the source is listed. `rate`: images/s; `eta_s`: seconds left.
+
+    `retry_of`: the job whose failures this one tries again; `retried_by`: the last such job.
+    """
 
     id: str
     collection: str
@@ -77,6 +80,8 @@ class JobOut(BaseModel):
     finished_at: float | None
     error: str | None
     waiting: str | None
+    retry_of: str | None = None
+    retried_by: str | None = None
 
 
 class JobList(BaseModel):
@@ -101,7 +106,18 @@ class CollectionList(BaseModel):
 
 
 class QueryImage(Request):
-    base64: str = Field(min_length=1)
+    """Exactly one of `base64` and `url`."""
+
+    base64: str | None = Field(None, min_length=1)
+    url: str | None = Field(
+        None, min_length=1, max_length=8_192, description="http or https, fetched by the service"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "QueryImage":
+        if (self.base64 is None) == (self.url is None):
+            raise ValueError("give either base64 or url")
+        return self
 
 
 class SearchOptions(Request):
@@ -123,6 +139,7 @@ class SearchIn(SearchOptions):
             "examples": [
                 {"text": "a church at night", "top_k": 5},
                 {"id": "/photos/church.jpg", "filter": {"label": {"$in": ["church", "house"]}}},
+                {"image": {"url": "https://example.org/church.jpg"}},
             ]
         }
     )

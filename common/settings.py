@@ -6,7 +6,7 @@ Nested settings take two underscores: `CLIPFLEET_LIMITS__IMAGE_BYTES=10000000`.
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
@@ -33,9 +33,30 @@ class Limits(BaseModel):
     vectors: int = Field(1_000, description="own vectors in one request")
     metadata_bytes: int = Field(32_000, description="metadata of one image as JSON, bytes")
     embeds: int = Field(64, description="texts or images in one request for embeddings")
+    event_streams: int = Field(200, description="followers of jobs' events, per gateway")
     query_batch: int = Field(64, description="queries in one message")
     query_queue: int = Field(1_024, description="queries waiting in one gateway, per lane")
     query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
+
+
+class Fetch(BaseModel):
+    """What is fetched by URL, and how patiently. docs/urls.md says it for users."""
+
+    model_config = ConfigDict(frozen=True)
+
+    allowed_networks: tuple[IPvAnyNetwork, ...] = Field(
+        (), description="JSON list, 10.1.0.0/16: fetched from beside public addresses"
+    )
+    per_host: int = Field(8, ge=1, description="requests at once to one host, from one process")
+    connect_s: float = Field(10.0, gt=0, description="look-up and connection")
+    read_s: float = Field(20.0, gt=0, description="waiting for the next bytes")
+    total_s: float = Field(60.0, gt=0, description="one image, all tries together")
+    tries: int = Field(4, ge=1, description="of one URL, when a later one may go better")
+    backoff_s: float = Field(0.5, ge=0, description="most before the second try; then doubled")
+    redirects: int = Field(5, ge=0, description="followed from one URL")
+    query_s: float = Field(10.0, gt=0, description="total_s of an image to search by or to embed")
+    query_bytes: int = Field(32_000_000, description="largest image to search by or to embed")
+    queries: int = Field(8, ge=1, description="such images fetched at once by one gateway")
 
 
 def carried_model() -> Path:
@@ -64,6 +85,12 @@ class Settings(BaseSettings):
     call_timeout_s: float = Field(5.0, description="one call to Redis or Milvus from the gateway")
     lease_s: float = Field(15.0, description="a claim on a chunk, unless renewed")
     chunk_s: float = Field(4.0, description="how long a chunk should take a worker")
-    max_attempts: int = Field(3, description="tries of one chunk before it is split")
+    max_attempts: int = Field(2, ge=2, description="tries of a chunk before it is taken apart")
     stall_s: float = Field(300.0, description="a worker without progress for so long ends itself")
+    retention_days: float = Field(
+        30.0,
+        ge=0,
+        description="how long ended jobs, failures and uploads stay; 0: for ever",
+    )
     limits: Limits = Limits()
+    fetch: Fetch = Fetch()

@@ -1,6 +1,5 @@
 """One chunk: claim, read and decode on threads, embed in batches, one upsert, mark."""
 
-import io
 import logging
 import threading
 import time
@@ -8,32 +7,28 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.catalogue import Catalogue
-from clipfleet.common.collection import Collection, image_problem
+from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import Embedder
-from clipfleet.common.errors import BadImage, Unavailable, Unreadable
-from clipfleet.common.identity import content_hash, primary_key
-from clipfleet.common.images import decode
-from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Refusal
+from clipfleet.common.errors import NotFound, Unavailable
+from clipfleet.common.identity import primary_key
+from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Refusal, Stage
 from clipfleet.common.messages import IngestChunk
-from clipfleet.common.preprocess import Pixels
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
-from clipfleet.common.thumbnails import thumbnail, thumbnail_key
 from clipfleet.workers.lease import Interrupted, Lease
 from clipfleet.workers.places import Places
-from clipfleet.workers.read import read_item
+from clipfleet.workers.prepare import Failed, Prepare, Ready, Unchanged
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 SUB_BATCH = 32
-Stage = Literal["list", "read", "decode", "embed", "store"]
 
 
 @dataclass(frozen=True)
@@ -50,36 +45,8 @@ class IngestParts:
     places: Places
 
 
-@dataclass(frozen=True)
-class Ready:
-    item: Item
-    pk: str
-    content_hash: str
-    bytes: int
-    width: int
-    height: int
-    pixels: Pixels
-
-
-class Failed(Exception):
-    """One item fails, alone."""
-
-    def __init__(self, stage: Stage, reason: str) -> None:
-        super().__init__(reason)
-        self.stage: Stage = stage
-        self.reason = reason
-
-
 class WrongModel(Exception):
     """The collection's embeddings and this worker's cannot be compared."""
-
-
-class Unchanged(Exception):
-    """The store has this very image already. `ours`: this job wrote it, before a redelivery."""
-
-    def __init__(self, *, ours: bool) -> None:
-        super().__init__()
-        self.ours = ours
 
 
 def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
@@ -100,15 +67,22 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
             job = parts.ledger.job(claim.job_id)
             return _Chunk(parts, job, claim, lease).run()
     except CollectionGone:
-        parts.ledger.cancel(claim.job_id, "the collection was deleted")
+        _cancel(parts.ledger, claim, "the collection was deleted")
+    except NotFound:  # the job was removed while we worked on it
+        return 0
     except WrongModel as error:
-        parts.ledger.cancel(claim.job_id, str(error))
+        _cancel(parts.ledger, claim, str(error))
     except (Interrupted, Unavailable):
         _hand_back(parts.ledger, claim, count_attempt=False)
     except Exception:
         log.exception("chunk %s/%s failed; it will be tried again", claim.job_id, claim.no)
         _hand_back(parts.ledger, claim, count_attempt=True)
     return 0
+
+
+def _cancel(ledger: Ledger, claim: Claim, reason: str) -> None:
+    with suppress(NotFound, Unavailable):  # removed; or the next to claim the chunk finds the same
+        ledger.cancel(claim.job_id, reason)
 
 
 def _hand_back(ledger: Ledger, claim: Claim, *, count_attempt: bool) -> None:
@@ -127,7 +101,8 @@ class _Chunk:
         items = self._distinct(self._claim.items)
         known = self._patiently(lambda: self._parts.store.fingerprints(collection, list(items)))
         records: list[Record] = []
-        for batch in self._decoded(collection, items, known):
+        prepare = Prepare(self._parts, self._job, collection, self._patiently)
+        for batch in self._decoded(prepare, items, known):
             records += self._embedded(batch)
             self._lease.progress()
         if records:
@@ -170,17 +145,17 @@ class _Chunk:
         return distinct
 
     def _decoded(
-        self, collection: Collection, items: dict[str, Item], known: dict[str, Fingerprint]
+        self, prepare: Prepare, items: dict[str, Item], known: dict[str, Fingerprint]
     ) -> Iterator[list[Ready]]:
         """Batches, the next one being decoded while the caller embeds the last."""
 
         def submit(part: Sequence[str]) -> list[tuple[Item, Future[Ready]]]:
-            prepare, threads = self._prepare, self._parts.threads
-            return [
-                (items[pk], threads.submit(prepare, collection, pk, items[pk], known.get(pk)))
-                for pk in part
-            ]
+            submit = self._parts.threads.submit
+            return [(items[pk], submit(prepare, pk, items[pk], known.get(pk))) for pk in part]
 
+        if self._claim.attempt > 1:
+            yield from self._carefully(prepare, items, known)
+            return
         if not items:
             return
         keys = list(items)
@@ -189,6 +164,20 @@ class _Chunk:
         for following in [*parts[1:], []]:
             current, ahead = ahead, submit(following)
             yield [one for item, future in current if (one := self._result(item, future))]
+
+    def _carefully(
+        self, prepare: Prepare, items: dict[str, Item], known: dict[str, Fingerprint]
+    ) -> Iterator[list[Ready]]:
+        """One at a time, the ledger knowing which: an earlier attempt ended its worker."""
+        places = {id(item): place for place, item in enumerate(self._claim.items)}
+        for pk, item in items.items():
+            self._suspect(places[id(item)])
+            prepared = self._parts.threads.submit(prepare, pk, item, known.get(pk))
+            yield [one] if (one := self._result(item, prepared)) else []
+        self._suspect(None)
+
+    def _suspect(self, place: int | None) -> None:
+        self._patiently(lambda: self._parts.ledger.suspect(self._claim, place))
 
     def _result(self, item: Item, future: Future[Ready]) -> Ready | None:
         try:
@@ -199,35 +188,6 @@ class _Chunk:
         except Failed as failed:
             self._fail(item, failed.stage, failed.reason)
         return None
-
-    def _prepare(
-        self, collection: Collection, pk: str, item: Item, known: Fingerprint | None
-    ) -> Ready:
-        """On a thread: read, compare, decode, resize. Failed or Unchanged where it ends early."""
-        _check(item, collection, self._parts.settings)
-        data = self._read(item)
-        said = {"label": item.label, "metadata": item.metadata}
-        digest = content_hash(data, said, collection.model)
-        if known and known.content_hash == digest:
-            ours = known.job_id == self._job.id
-            if ours or self._job.new.on_existing == "skip":
-                raise Unchanged(ours=ours)
-        embedder = self._parts.embedder
-        try:
-            seen = decode(data, self._parts.settings.limits, edge=embedder.preprocess.edge())
-        except BadImage as error:
-            raise Failed("decode", error.detail) from error
-        if edge := self._parts.settings.thumbnail_edge:
-            key, small = thumbnail_key(collection, pk), thumbnail(seen.image, edge)
-            self._patiently(lambda: self._parts.blobs.put(key, io.BytesIO(small)))
-        pixels = embedder.pixels(seen.image)
-        return Ready(item, pk, digest, len(data), seen.width, seen.height, pixels)
-
-    def _read(self, item: Item) -> bytes:
-        try:
-            return self._patiently(lambda: read_item(item, self._parts.places))
-        except Unreadable as error:
-            raise Failed("read", str(error)) from error
 
     def _embedded(self, batch: Sequence[Ready]) -> list[Record]:
         if not batch:
@@ -280,15 +240,4 @@ class _Chunk:
         )
 
     def _fail(self, item: Item, stage: Stage, reason: str) -> None:
-        attempts = self._claim.attempt
-        self._failures.append(
-            Failure(id=item.id, uri=item.uri, reason=reason, stage=stage, attempts=attempts)
-        )
-
-
-def _check(item: Item, collection: Collection, settings: Settings) -> None:
-    problem = image_problem(
-        collection, item.id, item.uri, item.label, item.metadata, settings.limits.metadata_bytes
-    )
-    if problem:
-        raise Failed("list", problem)
+        self._failures.append(Failure.of(item, stage, reason, self._claim.attempt))

@@ -11,7 +11,7 @@ import posixpath
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import urljoin
 
 import fsspec
@@ -21,10 +21,21 @@ from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.errors import Forbidden, Unavailable, Unreadable
 from clipfleet.common.roots import really_below, require_below
 from clipfleet.common.settings import Settings
-from clipfleet.workers.fetch import Fetches
 
 BUFFER = 1 << 16
 _AWAY = ("Connection", "Timeout", "SlowDown", "ServiceUnavailable")
+
+
+class BucketAway(Unavailable):
+    """A bucket does not answer: others may."""
+
+
+class Fetches(Protocol):
+    """As the fetcher of `common/fetch`: Unreadable where a URL cannot be had."""
+
+    def get(self, url: str, limit_bytes: int) -> bytes: ...
+
+    def open(self, url: str) -> AbstractContextManager[BinaryIO]: ...
 
 
 class Places:
@@ -219,7 +230,7 @@ def bucket_errors() -> Iterator[None]:
     except Exception as error:
         said = f"{type(error).__name__}: {error}"[:300]
         if isinstance(error, ConnectionError | TimeoutError) or any(w in said for w in _AWAY):
-            raise Unavailable(f"the bucket does not answer: {said}") from error
+            raise BucketAway(f"the bucket does not answer: {said}") from error
         raise Unreadable(f"the bucket cannot be read: {said}") from error
 
 

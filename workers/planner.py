@@ -15,18 +15,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from clipfleet.common.blobs import Blobs
-from clipfleet.common.broker import CeleryPublisher, Publisher, make_celery
+from clipfleet.common.blobs import Blobs, BlobsUnavailable
+from clipfleet.common.broker import PRIORITIES, CeleryPublisher, Publisher, make_celery
 from clipfleet.common.connection import make_redis
-from clipfleet.common.errors import Unavailable
+from clipfleet.common.errors import NotFound, Unavailable
+from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import Failure, Job, Ledger, OpenChunk, PlanLease
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.settings import Settings
-from clipfleet.workers.fetch import Fetcher
-from clipfleet.workers.places import Places
+from clipfleet.workers.housekeeper import Housekeeper
+from clipfleet.workers.places import BucketAway, Places
+from clipfleet.workers.retry_source import Retry
 from clipfleet.workers.sources import Listed, Source, SourceError, open_source
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 LEASE_S = 10.0
 IDLE_S = 0.2
 LOST_S = 300.0  # one that nobody claimed for so long, however full the queue
+TURN_S = 10.0  # one that was sent when its job had more under way, and now has none: send it first
 RESEND_S = 3.0  # a message on an empty queue that nobody claimed for so long is lost
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
 
@@ -60,14 +63,16 @@ class Planner:
         self._name, self._ledger, self._fleet = name, ledger, fleet
         self._publisher, self._settings, self._places = publisher, settings, places
         self._streams: dict[str, Stream] = {}
+        self._first: dict[str, set[int]] = {}  # by job, chunks sent before everybody else's
         self._announced_at = float("-inf")
 
     def tick(self) -> bool:
         """One round over all jobs, a chunk planned for each at most. Whether there was any."""
         self._announce()
         active = self._ledger.active()
-        for job_id in self._streams.keys() - set(active):
-            del self._streams[job_id]
+        for known in (self._streams, self._first):
+            for job_id in known.keys() - set(active):
+                del known[job_id]
         cards = self._fleet.alive() if active else []
         planned = [self._tend_alone(job_id, cards) for job_id in active]
         return any(planned)
@@ -88,6 +93,8 @@ class Planner:
             return self._tend(job_id, cards)
         except Unavailable:
             raise
+        except NotFound:  # it was removed just now
+            return False
         except Exception:
             log.exception("job %s cannot be planned; going on with the others", job_id)
             return False
@@ -107,18 +114,21 @@ class Planner:
         window = max(4, 2 * len(workers) + 2)
         if lease.planned or len(chunks) >= window:
             return False
-        return self._plan(job, lease, _chunk_size(workers, self._settings.chunk_s))
+        size = _chunk_size(workers, self._settings.chunk_s)
+        return self._plan(job, lease, size, len(chunks))
 
-    def _plan(self, job: Job, lease: PlanLease, size: int) -> bool:
+    def _plan(self, job: Job, lease: PlanLease, size: int, ahead: int) -> bool:
         """What was taken from a stream is planned, or the stream is opened anew at the cursor."""
         try:
             stream = self._stream(job, lease)
             listed = _taken(stream, size)
         except SourceError as error:
             return self._ledger.end_plan(job.id, lease.token, str(error))
-        except Unavailable as error:  # a bucket, say; what was taken is listed again
+        except (BucketAway, BlobsUnavailable) as error:  # what was taken is listed again
             self._ledger.note(job.id, error.detail)
             return False
+        except Unavailable:
+            raise
         except Exception as error:
             log.exception("job %s: the source cannot be read", job.id)
             said = f"the source cannot be read: {error!r}"
@@ -134,16 +144,21 @@ class Planner:
         if no is not None:
             stream.cursor = listed[-1].cursor
             self._streams[job.id] = stream
-            self._send(job, no)
+            self._send(job, no, ahead)
         return True
 
     def _stream(self, job: Job, lease: PlanLease) -> Stream:
         stream = self._streams.pop(job.id, None)
         if stream is None or stream.cursor != lease.cursor:
-            source = open_source(job.new.source, self._places, job.id)
+            source = self._open(job)
             stream = Stream(source, source.stream(lease.cursor), lease.cursor)
             threading.Thread(target=self._estimate, args=(job.id, source), daemon=True).start()
         return stream
+
+    def _open(self, job: Job) -> Source:
+        if job.new.retry_of:
+            return Retry(job.new.source, self._ledger, self._settings.source_roots)
+        return open_source(job.new.source, self._places, job.id)
 
     def _estimate(self, job_id: str, source: Source) -> None:
         try:
@@ -156,32 +171,35 @@ class Planner:
         if not idle:
             return
         empty = not self._publisher.waiting(queue_name("ingest", job.new.model))
-        for chunk in idle:
+        first = self._first.setdefault(job.id, set())
+        first &= {chunk.no for chunk in chunks}
+        in_work = len(chunks) - len(idle)
+        for ahead, chunk in enumerate(idle, in_work):
+            comes_late = not ahead and chunk.no not in first
+            patience_s = RESEND_S if empty else TURN_S if comes_late else LOST_S
             if chunk.attempt >= self._settings.max_attempts:
                 self._take_apart(job, chunk)
-            elif (
-                chunk.expired
-                or chunk.waited_s == float("inf")
-                or chunk.waited_s > (RESEND_S if empty else LOST_S)
-            ):
-                self._send(job, chunk.no)
+            elif chunk.expired or chunk.waited_s > patience_s:
+                self._send(job, chunk.no, ahead)
 
     def _take_apart(self, job: Job, chunk: OpenChunk) -> None:
-        """Halve until the item that ends its workers is alone, then fail that one."""
+        """Until the item that ends its workers is alone; then that one fails."""
         if chunk.size > 1:
-            log.warning("job %s: chunk %d failed too often, splitting it", job.id, chunk.no)
-            self._ledger.split(job.id, chunk, chunk.size // 2)
+            log.warning("job %s: chunk %d failed too often, taking it apart", job.id, chunk.no)
+            self._ledger.split(job.id, chunk)
             return
         for item in self._ledger.items(job.id, chunk.no):
             reason = f"quarantined: its worker ended or failed {chunk.attempt} times on it"
-            failure = Failure(
-                id=item.id, uri=item.uri, reason=reason, stage="worker", attempts=chunk.attempt
-            )
+            failure = Failure.of(item, "worker", reason, chunk.attempt)
             self._ledger.bury(job.id, chunk, failure)
 
-    def _send(self, job: Job, no: int) -> None:
-        self._publisher.publish(IngestChunk(model=job.new.model, job_id=job.id, no=no))
+    def _send(self, job: Job, no: int, ahead: int) -> None:
+        """A chunk comes before those of jobs that have more of theirs under way: `ahead`."""
+        message = IngestChunk(model=job.new.model, job_id=job.id, no=no)
+        self._publisher.publish(message, PRIORITIES[min(ahead, len(PRIORITIES) - 1)])
         self._ledger.sent(job.id, no)
+        if not ahead:
+            self._first.setdefault(job.id, set()).add(no)
 
 
 def _taken(stream: Stream, size: int) -> list[Listed]:
@@ -238,8 +256,11 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     publisher = CeleryPublisher(make_celery(settings), client)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    places = Places(settings, Blobs(settings.blobs), Fetcher())
-    planner = Planner(name, RedisLedger(client), RedisFleet(client), publisher, settings, places)
+    ledger, blobs = RedisLedger(client), Blobs(settings.blobs)
+    places = Places(settings, blobs, Fetcher(settings.fetch))
+    planner = Planner(name, ledger, RedisFleet(client), publisher, settings, places)
+    keeper = Housekeeper(name, ledger, blobs, settings.retention_days)
+    threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()
     log.info("planner %s is at work", name)
     run(planner, stopping)
 

@@ -18,9 +18,10 @@ from rich.markup import escape
 from clipfleet.cli import show
 from clipfleet.cli.follow import failures, follow
 from clipfleet.cli.up import DATA, DataOption, HostOption, ModelOption, PortOption, run_stack
-from clipfleet.client import DEFAULT_URL, Client
+from clipfleet.client import Client
 from clipfleet.common.schemas import JobOut, MatchOut
 from clipfleet.errors import NotFound, ProblemError, Unreachable
+from clipfleet.options import DEFAULT_URL
 
 MODEL = "clipfleet-mini"
 SHOWN = 5

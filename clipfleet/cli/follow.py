@@ -7,8 +7,9 @@ import sys
 from rich.markup import escape
 
 from clipfleet.cli import show
-from clipfleet.client import DEFAULT_URL, Client
+from clipfleet.client import Client
 from clipfleet.errors import JobFailed
+from clipfleet.options import DEFAULT_URL
 from clipfleet.progress import listening
 from clipfleet.results import Job
 

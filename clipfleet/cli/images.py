@@ -12,6 +12,7 @@ from clipfleet.cli.follow import exit_code, failures, follow
 from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url
 from clipfleet.common.sources import Source
 from clipfleet.guess import Kind, kind_of, source_of
+from clipfleet.payloads import image_url
 
 
 def index(
@@ -88,7 +89,10 @@ def _source(sources: list[str], kind: Kind | None, label_from_folder: bool) -> S
 
 def search(
     text: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
-    image: Annotated[Path | None, typer.Option(help="An image file to search by.")] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="An image to search by: a file, or its URL."),
+    ] = None,
     image_id: Annotated[str | None, typer.Option("--id", help="More like this one.")] = None,
     collection: Collection = COLLECTION,
     top_k: Annotated[int, typer.Option(min=1, help="How many matches.")] = 10,
@@ -104,7 +108,7 @@ def search(
     """Find images by words, by an image, or by the id of one that is in."""
     if sum(one is not None for one in (text, image, image_id)) != 1:
         raise typer.BadParameter("give exactly one of TEXT, --image and --id")
-    if image is not None and not image.expanduser().is_file():
+    if image and not image_url(image) and not Path(image).expanduser().is_file():
         raise typer.BadParameter(f"there is no file {image}")
     with show.client(url, api_key) as client:
         found = client.search(

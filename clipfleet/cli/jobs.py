@@ -1,7 +1,8 @@
-"""`clipfleet jobs`: look at, follow and cancel jobs."""
+"""`clipfleet jobs`: look at, follow, cancel, retry and delete jobs."""
 
+import json as json_module
 import sys
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.markup import escape
@@ -11,9 +12,9 @@ from clipfleet.cli.follow import exit_code
 from clipfleet.cli.follow import failures as first_failures
 from clipfleet.cli.follow import follow as follow_job
 from clipfleet.cli.show import URL, ApiKey, Json, Url
-from clipfleet.common.schemas import JobList
+from clipfleet.common.schemas import JobList, JobState
 
-app = typer.Typer(help="Look at jobs, follow and cancel them.", no_args_is_help=True)
+app = typer.Typer(help="Look at jobs, follow, cancel, retry them.", no_args_is_help=True)
 
 JobId = Annotated[str, typer.Argument(help="The job's id.", autocompletion=complete.job_ids)]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")]
@@ -21,11 +22,22 @@ Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")]
 
 @app.command("list")
 def list_jobs(
-    limit: Limit = 50, url: Url = URL, api_key: ApiKey = None, json: Json = False
+    limit: Limit = 50,
+    collection: Annotated[
+        str | None,
+        typer.Option(help="Only of this collection.", autocompletion=complete.collection_names),
+    ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only in this state; may be given several times.")
+    ] = None,
+    url: Url = URL,
+    api_key: ApiKey = None,
+    json: Json = False,
 ) -> None:
     """Jobs, newest first."""
+    states = [_state(text) for text in state or ()]
     with show.client(url, api_key) as client:
-        found = client.jobs(limit)
+        found = client.jobs(limit, collection=collection, state=states)
     if json:
         show.document(JobList(jobs=found))
     else:
@@ -60,6 +72,32 @@ def cancel_job(job_id: JobId, url: Url = URL, api_key: ApiKey = None, json: Json
     show.document(found) if json else show.job(found)
 
 
+@app.command("retry")
+def retry_job(
+    job_id: JobId,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until its end.")] = False,
+    url: Url = URL,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Start a job on the failures of another. With --wait it ends as `clipfleet index` does."""
+    with show.client(url, api_key) as client:
+        found = client.retry(job_id)
+        if wait:
+            found = follow_job(client, found, json=json)
+            first_failures(client, found)
+    show.document(found) if json else show.job(found)
+    sys.exit(exit_code(found) if wait else 0)
+
+
+@app.command("delete")
+def delete_job(job_id: JobId, url: Url = URL, api_key: ApiKey = None, json: Json = False) -> None:
+    """Forget a job with its failures and uploads; images that are in stay in."""
+    with show.client(url, api_key) as client:
+        client.delete_job(job_id)
+    print(json_module.dumps({"deleted": job_id}) if json else f"deleted {job_id}")
+
+
 @app.command("failures")
 def failures(
     job_id: JobId,
@@ -78,3 +116,10 @@ def failures(
         name, reason = escape(show.one_line(one.id)), escape(show.one_line(one.reason))
         show.out.print(f"{name}  [dim]{one.stage}:[/] {reason}")
     show.err.print(f"[dim]{len(found.failures)} of {found.total} failures[/]")
+
+
+def _state(text: str) -> JobState:
+    for known in get_args(JobState):
+        if text == known:
+            return text  # type: ignore[return-value]  # it is one of them
+    raise typer.BadParameter(f"{text!r} is none of {', '.join(get_args(JobState))}")

@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipfleet.cli import complete
-from clipfleet.client import DEFAULT_URL, Client
+from clipfleet.client import Client
 from clipfleet.common.schemas import CollectionOut, JobOut, SearchOut
 from clipfleet.errors import ProblemError, Unreachable
+from clipfleet.options import DEFAULT_URL
 
 out = Console(soft_wrap=True, markup=True, highlight=False)
 # For names and ids: cut or folded to the terminal's width, they are of no use to anybody.
@@ -91,7 +92,12 @@ def jobs(found: list[JobOut]) -> None:
 
 def job(one: JobOut) -> None:
     jobs([one])
-    for what, text in (("error", one.error), ("waiting", one.waiting)):
+    for what, text in (
+        ("error", one.error),
+        ("waiting", one.waiting),
+        ("retry of", one.retry_of),
+        ("retried by", one.retried_by),
+    ):
         if text:
             out.print(f"{what}: {escape(one_line(text))}")
 

@@ -50,6 +50,13 @@ def milvus_uri(port: int) -> str:
 MILVUS_LITE_ENVIRONMENT = {"MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES": "4194304"}
 
 
+def gateway(host: str, port: int) -> list[str]:
+    """Told to end, it waits for answers under way, but not for those who follow jobs' events."""
+    asgi = ["uvicorn", "--factory", "clipfleet.api.app:create_app", "--log-level", "warning"]
+    end = ["--timeout-graceful-shutdown", "3"]
+    return [sys.executable, "-m", *asgi, *end, "--host", host, "--port", str(port)]
+
+
 def script(name: str) -> str:
     """A console script of the environment that runs us, or of the PATH."""
     beside = Path(sys.executable).parent / name

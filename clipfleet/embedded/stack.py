@@ -140,9 +140,7 @@ class Stack:
         numbers = range(1, self._options.workers + 1)
         ingest = [worker(f"worker-ingest-{n}", LANES[0]) for n in numbers]
         planner = [*python, "clipfleet.workers.planner"]
-        host, port = self._options.host, str(self._options.port)
-        asgi = ["uvicorn", "--factory", "clipfleet.api.app:create_app", "--log-level", "warning"]
-        gateway = [*python, *asgi, "--host", host, "--port", port]
+        gateway = commands.gateway(self._options.host, self._options.port)
         return [
             Part("planner", planner, env, lambda pid: _plans(fleet, pid)),
             *ingest,
@@ -152,8 +150,9 @@ class Stack:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The settings as variables, for children: only what differs from the defaults."""
-    plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits"})
+    """The settings as variables, for children: only what differs from the defaults. The nested
+    ones they inherit from the environment as they are."""
+    plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits", "fetch"})
     lists = ("source_roots", "allowed_hosts")
     plain["model"] = settings.model  # the default, too, must win over the environment's
     return {

@@ -19,8 +19,9 @@ import psutil
 from clipfleet.common.errors import StartupError
 
 LOG_LINES = 15
-QUIET_S = 60.0  # a part that ran so long had started well; its earlier deaths are forgotten
-MOST_DEATHS = 5
+MOST_DEATHS = 5  # one after the other, without having been ready in between
+MOST_CRASHES = 30  # of a part that was ready: images can kill workers, and are found out by that
+QUIET_S = 60.0  # after so long without one, crashes are forgotten
 LONGEST_PAUSE_S = 8.0
 STOP_S = 25.0
 POLL_S = 0.1
@@ -42,8 +43,16 @@ class _Child:
     process: "subprocess.Popen[bytes]"
     started_at: float
     group: int
+    served: bool = False
     deaths: int = 0
+    crashes: int = 0
     restart_at: float = 0.0
+
+    def count_death(self, *, quiet: bool) -> None:
+        if not self.served:
+            self.deaths += 1
+            return
+        self.deaths, self.crashes = 0, 1 if quiet else self.crashes + 1
 
 
 class Supervisor:
@@ -71,6 +80,7 @@ class Supervisor:
                     return False
                 self._require_alive()
                 waiting(child.part.name, time.monotonic() - child.started_at)
+            child.served = True
         return True
 
     def watch(self, said: Callable[[str], None]) -> None:
@@ -79,6 +89,8 @@ class Supervisor:
             for child in self._children:
                 if child.process.poll() is not None:
                     self._revive(child, said)
+                elif not child.served:
+                    child.served = self._is_ready(child)
 
     def stop(self) -> None:
         """A group ends together, the last first, so that nothing loses what it stands on; what
@@ -94,16 +106,16 @@ class Supervisor:
     def _revive(self, child: _Child, said: Callable[[str], None]) -> None:
         now = time.monotonic()
         if not child.restart_at:
-            child.deaths = 1 if now - child.started_at > QUIET_S else child.deaths + 1
-            if child.deaths > MOST_DEATHS:
+            child.count_death(quiet=now - child.started_at > QUIET_S)
+            if child.deaths > MOST_DEATHS or child.crashes > MOST_CRASHES:
                 raise StartupError(self._obituary(child, "keeps ending"))
-            pause = min(0.25 * 2**child.deaths, LONGEST_PAUSE_S)
+            pause = min(0.25 * 2 ** (child.deaths or child.crashes), LONGEST_PAUSE_S)
             child.restart_at = now + pause
             code = child.process.returncode
             said(f"{child.part.name} ended ({_how(code)}); it starts again in {pause:.1f} s")
         elif now >= child.restart_at:
             child.process, child.started_at = self._spawn(child.part), now
-            child.restart_at = 0.0
+            child.restart_at, child.served = 0.0, False
             self._write_list()
 
     def _spawn(self, part: Part) -> "subprocess.Popen[bytes]":

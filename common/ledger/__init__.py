@@ -4,17 +4,18 @@ A chunk is open from `plan` until `mark`; while open it is pending or leased. A 
 fencing token: whoever claimed last holds the chunk, and only the holder's `mark` counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from clipfleet.common.errors import NotFound
+from clipfleet.common.errors import Conflict, NotFound
 
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled"})
+KEEP_IDEMPOTENCY_S = 86_400
 
 
 class Item(BaseModel):
@@ -30,14 +31,23 @@ class Item(BaseModel):
     problem: str | None = None  # found while listing the source: it fails with this reason
 
 
-class Failure(BaseModel):
-    model_config = ConfigDict(frozen=True)
+Stage = Literal["list", "read", "decode", "embed", "store", "worker"]
 
-    id: str
-    uri: str
+
+class Failure(Item):
+    """An item that failed, with all that is needed to try it again."""
+
+    read: str = ""
     reason: str
-    stage: Literal["list", "read", "decode", "embed", "store", "worker"]
+    stage: Stage
     attempts: int = 1
+
+    @classmethod
+    def of(cls, item: Item, stage: Stage, reason: str, attempts: int) -> "Failure":
+        return cls(**dict(item), stage=stage, reason=reason, attempts=attempts)
+
+    def item(self) -> Item:
+        return Item.model_validate(self.model_dump())
 
 
 class NewJob(BaseModel):
@@ -53,6 +63,7 @@ class NewJob(BaseModel):
     namespace: str
     source: dict[str, Any]
     on_existing: Literal["skip", "replace"] = "skip"
+    retry_of: str = ""  # the job whose failures these are
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ class Job:
     chunks: int = 0
     error: str = ""
     waiting: str = ""
+    retried_by: str = ""
 
     @property
     def id(self) -> str:
@@ -90,7 +102,8 @@ class PlanLease:
 
 @dataclass(frozen=True)
 class OpenChunk:
-    """`waited_s`: seconds since a message last named it, infinite when none did."""
+    """`waited_s`: seconds since a message last named it, infinite when none did. `suspect`: the
+    place of the item that was in hand when the last attempt came to its end."""
 
     no: int
     size: int
@@ -98,6 +111,7 @@ class OpenChunk:
     leased: bool
     expired: bool
     waited_s: float
+    suspect: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,9 @@ class Claim:
     token: int
     attempt: int
     items: tuple[Item, ...]
+
+
+Part = tuple[tuple[Item, ...], int]  # of a chunk: items, and the attempts that count for them
 
 
 class Refusal(StrEnum):
@@ -127,22 +144,53 @@ class Outcome:
 
 
 class Ledger(Protocol):
-    """Every call raises Unavailable when Redis is away, and NotFound for unknown jobs."""
+    """Every call raises Unavailable when Redis is away.
+
+    `job`, `cancel` and `remove` raise NotFound for unknown jobs; to everything else a job that was
+    removed is one that is over.
+    """
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
-        """The new job, or the one that this key made before."""
+        """The new job, or the one that this key made before.
+
+        A retry that goes on is given instead of a second one. Conflict when the job to be retried
+        has not ended or has no failures.
+        """
+        ...
+
+    def made(self, idempotency_key: str) -> Job | None:
+        """The job that this key made within the last KEEP_IDEMPOTENCY_S seconds."""
         ...
 
     def job(self, job_id: str) -> Job: ...
 
-    def jobs(self, limit: int = 50, offset: int = 0) -> list[Job]:
-        """Newest first."""
+    def jobs(
+        self,
+        limit: int = 50,
+        offset: int = 0,
+        collection: str = "",
+        states: Collection[str] = (),
+    ) -> list[Job]:
+        """Newest first; of one collection, in some states, or all."""
         ...
 
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]: ...
 
     def cancel(self, job_id: str, reason: str = "") -> Job:
         """End the job; chunks in hand may still be marked. A finished job stays as it is."""
+        ...
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job with its chunks and failures, whatever its state; nothing of it stays."""
+        ...
+
+    # for the housekeeper
+    def keep_house(self, keeper: str, seconds: float) -> bool:
+        """Whether the keeper may clean up for so long; one at a time may."""
+        ...
+
+    def ended(self, seconds_ago: float, limit: int) -> list[str]:
+        """Jobs that ended so long ago or longer, the first to end first."""
         ...
 
     # for the planner
@@ -172,8 +220,8 @@ class Ledger(Protocol):
         not sent a second time while that message waits; a late holder may still mark it."""
         ...
 
-    def split(self, job_id: str, chunk: OpenChunk, at: int) -> bool:
-        """Replace a chunk that nobody holds by two; each half gets one more attempt."""
+    def split(self, job_id: str, chunk: OpenChunk) -> bool:
+        """Replace a chunk that nobody holds by two, as `apart` says."""
         ...
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
@@ -187,6 +235,10 @@ class Ledger(Protocol):
         """False when the claim is lost or the job was cancelled: stop working on it."""
         ...
 
+    def suspect(self, claim: Claim, index: int | None) -> bool:
+        """Which item is in hand, before it is touched: should the worker not survive it."""
+        ...
+
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         """Count the chunk, exactly once. False when the token is stale."""
         ...
@@ -196,6 +248,27 @@ class Ledger(Protocol):
     def note(self, job_id: str, waiting: str) -> None:
         """Say why the job waits; the next `mark` clears it."""
         ...
+
+
+NO_RETRY = {
+    "running": "job {0} has not ended; cancel it or wait for its end, then retry it",
+    "nothing": "job {0} has no failures to retry",
+}
+
+
+def no_retry(job_id: str, why: str) -> Conflict:
+    return Conflict(NO_RETRY[why].format(job_id), job=job_id)
+
+
+def apart(items: Sequence[Item], chunk: OpenChunk) -> tuple[Part, Part]:
+    """A suspect alone, with one more attempt, and the others, who begin anew; where there is no
+    suspect two halves, with one more attempt each."""
+    alone = chunk.suspect
+    if alone is not None:
+        others = (*items[:alone], *items[alone + 1 :])
+        return ((items[alone],), chunk.attempt - 1), (others, 0)
+    middle = len(items) // 2
+    return (tuple(items[:middle]), chunk.attempt - 1), (tuple(items[middle:]), chunk.attempt - 1)
 
 
 def unknown_job(job_id: str) -> NotFound:

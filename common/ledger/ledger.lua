@@ -3,10 +3,11 @@
 
 local op, clock, id = ARGV[1], ARGV[2], ARGV[3]
 local ROOT = 'clipfleet:'
-local ACTIVE, JOBS = ROOT .. 'jobs:active', ROOT .. 'jobs'
+local ACTIVE, ENDED, JOBS = ROOT .. 'jobs:active', ROOT .. 'jobs:ended', ROOT .. 'jobs'
+local KEEPER = ROOT .. 'housekeeper'
 local JOB = ROOT .. 'job:' .. id
 local OPEN, FAILURES = JOB .. ':open', JOB .. ':failures'
-local KEEP_LEASED_S, KEEP_IDEMPOTENCY_S = 3600, 86400
+local KEEP_LEASED_S = 3600
 
 local now
 if clock == '' then
@@ -20,6 +21,8 @@ local function stamp(seconds) return string.format('%.6f', seconds) end
 local function get(name) return redis.call('HGET', JOB, name) end
 local function number(name) return tonumber(get(name) or '0') end
 local function chunk_key(no) return JOB .. ':chunk:' .. no end
+local function jobs_in(collection) return JOBS .. ':in:' .. collection end
+local function made_by(key) return ROOT .. 'idempotency:' .. key end
 local function chunk_get(no, name) return redis.call('HGET', chunk_key(no), name) end
 
 local function add_chunk(items, size, attempt)
@@ -38,6 +41,7 @@ end
 local function finish(state)
   redis.call('HSET', JOB, 'state', state, 'finished_at', stamp(now), 'waiting', '')
   redis.call('SREM', ACTIVE, id)
+  redis.call('ZADD', ENDED, stamp(now), id)
 end
 
 local function settle()
@@ -64,21 +68,61 @@ end
 
 local operations = {}
 
-function operations.create(fields, idempotency_key)
-  if idempotency_key ~= '' then
-    local key = ROOT .. 'idempotency:' .. idempotency_key
-    local made = redis.call('GET', key)
-    if made then return made end
-    redis.call('SET', key, id, 'EX', KEEP_IDEMPOTENCY_S)
-  end
+-- '!' and the reason when there is nothing to retry; the retry's id when one is going on already.
+local function begin_retry(of)
+  local old = ROOT .. 'job:' .. of
+  local state = redis.call('HGET', old, 'state')
+  if not state then return '!gone' end
+  if redis.call('SISMEMBER', ACTIVE, of) == 1 then return '!running' end
+  if redis.call('HGET', old, 'failed') == '0' then return '!nothing' end
+  local by = redis.call('HGET', old, 'retried_by')
+  if by and redis.call('SISMEMBER', ACTIVE, by) == 1 then return by end
+  redis.call('HSET', old, 'retried_by', id)
+end
+
+function operations.create(fields, collection, retry_of, key, keep_key_s)
+  local made = key ~= '' and redis.call('GET', made_by(key))
+  if made then return made end
   if get('state') then return id end -- it was made, and the answer lost
+  local instead = retry_of ~= '' and begin_retry(retry_of)
+  if instead then return instead end
+  if key ~= '' then redis.call('SET', made_by(key), id, 'EX', keep_key_s) end
   redis.call('HSET', JOB, 'new', fields, 'state', 'queued', 'created_at', stamp(now),
              'planned', 0, 'total', 0, 'estimated', 0, 'done', 0, 'failed', 0, 'skipped', 0,
              'chunks', 0, 'fence', 0, 'cursor', '', 'error', '', 'waiting', '',
-             'planner', '', 'planner_until', 0, 'planner_token', 0)
+             'planner', '', 'planner_until', 0, 'planner_token', 0,
+             'collection', collection, 'retry_of', retry_of, 'key', key)
   redis.call('ZADD', JOBS, stamp(now), id)
+  redis.call('ZADD', jobs_in(collection), stamp(now), id)
   redis.call('SADD', ACTIVE, id)
   return id
+end
+
+function operations.remove()
+  if not get('state') then return 0 end
+  for _, no in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do redis.call('DEL', chunk_key(no)) end
+  redis.call('ZREM', JOBS, id)
+  redis.call('ZREM', jobs_in(get('collection') or ''), id)
+  redis.call('ZREM', ENDED, id)
+  redis.call('SREM', ACTIVE, id)
+  local made = made_by(get('key') or '')
+  if redis.call('GET', made) == id then redis.call('DEL', made) end
+  local old = ROOT .. 'job:' .. (get('retry_of') or '')
+  if redis.call('HGET', old, 'retried_by') == id then redis.call('HDEL', old, 'retried_by') end
+  redis.call('UNLINK', JOB, OPEN, FAILURES)
+  return 1
+end
+
+function operations.keep_house(keeper, seconds)
+  local holder = redis.call('HMGET', KEEPER, 'name', 'until')
+  if holder[1] and holder[1] ~= keeper and tonumber(holder[2]) > now then return 0 end
+  redis.call('HSET', KEEPER, 'name', keeper, 'until', stamp(now + tonumber(seconds)))
+  return 1
+end
+
+function operations.ended(seconds_ago, limit)
+  local last = stamp(now - tonumber(seconds_ago))
+  return redis.call('ZRANGEBYSCORE', ENDED, '-inf', last, 'LIMIT', 0, limit)
 end
 
 function operations.lease(planner, seconds)
@@ -124,12 +168,12 @@ function operations.open()
   local open = redis.call('ZRANGE', OPEN, 0, -1, 'WITHSCORES')
   for i = 1, #open, 2 do
     local no, lease_until = open[i], tonumber(open[i + 1])
-    local chunk = redis.call('HMGET', chunk_key(no), 'size', 'attempt', 'sent')
+    local chunk = redis.call('HMGET', chunk_key(no), 'size', 'attempt', 'sent', 'suspect')
     if chunk[1] then
       local sent = tonumber(chunk[3])
       rows[#rows + 1] = {no, chunk[1], chunk[2], lease_until > 0 and 1 or 0,
                          lease_until <= now and 1 or 0,
-                         sent > 0 and stamp(now - sent) or 'inf'}
+                         sent > 0 and stamp(now - sent) or 'inf', chunk[4] or ''}
     end
   end
   return rows
@@ -142,11 +186,12 @@ function operations.sent(no)
   redis.call('HSET', chunk_key(no), 'sent', stamp(now))
 end
 
-function operations.split(no, attempt, left, left_size, right, right_size)
+function operations.split(no, attempt, left, left_size, left_attempt,
+                          right, right_size, right_attempt)
   if get('state') ~= 'running' or not is_free(no, attempt) then return 0 end
   drop_chunk(no)
-  add_chunk(left, left_size, attempt - 1)
-  add_chunk(right, right_size, attempt - 1)
+  add_chunk(left, left_size, left_attempt)
+  add_chunk(right, right_size, right_attempt)
   return 1
 end
 
@@ -171,6 +216,7 @@ function operations.claim(no, worker, seconds, ask)
   local token = redis.call('HINCRBY', JOB, 'fence', 1)
   local attempt = redis.call('HINCRBY', chunk_key(no), 'attempt', 1)
   redis.call('HSET', chunk_key(no), 'token', token, 'worker', worker, 'ask', ask)
+  redis.call('HDEL', chunk_key(no), 'suspect')
   redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), no)
   return {token, attempt, chunk_get(no, 'items')}
 end
@@ -178,6 +224,12 @@ end
 function operations.renew(no, token, seconds)
   if get('state') ~= 'running' or not holds(no, token) then return 0 end
   redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), no)
+  return 1
+end
+
+function operations.suspect(no, token, index)
+  if not holds(no, token) then return 0 end
+  redis.call('HSET', chunk_key(no), 'suspect', index)
   return 1
 end
 

@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from clipfleet.common.ledger import (
     FINAL,
@@ -16,80 +16,96 @@ from clipfleet.common.ledger import (
     Outcome,
     PlanLease,
     Refusal,
+    apart,
     check_outcome,
+    no_retry,
     unknown_job,
 )
-
-
-@dataclass
-class _Chunk:
-    items: tuple[Item, ...]
-    attempt: int = 0
-    token: int = 0
-    lease_until: float = 0.0
-    sent: float = 0.0
-
-
-@dataclass
-class _Entry:
-    job: Job
-    open: dict[int, _Chunk] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    fence: int = 0
-    cursor: str = ""
-    planner: str = ""
-    planner_until: float = 0.0
-    planner_token: int = 0
-
-    @property
-    def running(self) -> bool:
-        return self.job.state == "running"
-
-    def next_token(self) -> int:
-        self.fence += 1
-        return self.fence
-
-    def add(self, items: Sequence[Item], attempt: int = 0) -> int:
-        self.job = replace(self.job, chunks=self.job.chunks + 1)
-        self.open[self.job.chunks] = _Chunk(tuple(items), attempt)
-        return self.job.chunks
-
-    def may_plan(self, token: int) -> bool:
-        return self.running and self.planner_token == token and not self.job.planned
-
-    def held(self, claim: Claim) -> _Chunk | None:
-        chunk = self.open.get(claim.no)
-        return chunk if chunk and chunk.token == claim.token else None
+from clipfleet.common.ledger.entries import Entry, removed
 
 
 class MemoryLedger:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.RLock()
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._made: dict[str, str] = {}
+        self._keeper = ("", 0.0)
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
         with self._lock:
-            if idempotency_key:
-                made = self._made.setdefault(idempotency_key, new.id)
-                if made != new.id:
-                    return self.job(made)
+            if made := self.made(idempotency_key):
+                return made
             if new.id in self._entries:
                 return self.job(new.id)
+            if going_on := new.retry_of and self._begin_retry(new):
+                return self.job(going_on)
+            if idempotency_key:
+                self._made[idempotency_key] = new.id
             job = Job(new=new, state="queued", created_at=self._clock())
-            self._entries[new.id] = _Entry(job)
+            self._entries[new.id] = Entry(job)
             return job
+
+    def _begin_retry(self, new: NewJob) -> str:
+        """The retry that goes on already, if there is one."""
+        old = self._entry(new.retry_of)
+        if old.job.state not in FINAL:
+            raise no_retry(new.retry_of, "running")
+        if not old.job.failed:
+            raise no_retry(new.retry_of, "nothing")
+        if old.job.retried_by in self.active():
+            return old.job.retried_by
+        old.job = replace(old.job, retried_by=new.id)
+        return ""
+
+    def made(self, idempotency_key: str) -> Job | None:
+        made = self._made.get(idempotency_key)
+        return self.job(made) if made else None
 
     def job(self, job_id: str) -> Job:
         return self._entry(job_id).job
 
-    def jobs(self, limit: int = 50, offset: int = 0) -> list[Job]:
-        newest = sorted(self._entries.values(), key=lambda e: e.job.created_at, reverse=True)
-        return [entry.job for entry in newest[offset : offset + limit]]
+    def jobs(
+        self,
+        limit: int = 50,
+        offset: int = 0,
+        collection: str = "",
+        states: Collection[str] = (),
+    ) -> list[Job]:
+        found = [
+            entry.job
+            for entry in self._entries.values()
+            if (not collection or entry.job.new.collection == collection)
+            and (not states or entry.job.state in states)
+        ]
+        found.sort(key=lambda job: (job.created_at, job.id), reverse=True)
+        return found[offset : offset + limit]
 
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
-        return self._entry(job_id).failures[offset : offset + limit]
+        return self._find(job_id).failures[offset : offset + limit]
+
+    def remove(self, job_id: str) -> None:
+        with self._lock:
+            job = self._entry(job_id).job
+            del self._entries[job_id]
+            self._made = {key: made for key, made in self._made.items() if made != job_id}
+            old = self._find(job.new.retry_of)
+            if old.job.retried_by == job_id:
+                old.job = replace(old.job, retried_by="")
+
+    def keep_house(self, keeper: str, seconds: float) -> bool:
+        with self._lock:
+            name, until = self._keeper
+            if name not in ("", keeper) and until > self._clock():
+                return False
+            self._keeper = keeper, self._clock() + seconds
+            return True
+
+    def ended(self, seconds_ago: float, limit: int) -> list[str]:
+        last = self._clock() - seconds_ago
+        jobs = [entry.job for entry in self._entries.values()]
+        ends = [(job.finished_at, job.id) for job in jobs if job.finished_at is not None]
+        return [job_id for end, job_id in sorted(ends) if end <= last][:limit]
 
     def cancel(self, job_id: str, reason: str = "") -> Job:
         with self._lock:
@@ -106,7 +122,7 @@ class MemoryLedger:
 
     def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
         with self._lock:
-            entry, now = self._entry(job_id), self._clock()
+            entry, now = self._find(job_id), self._clock()
             if entry.job.state in FINAL:
                 return None
             held = entry.planner_until > now
@@ -121,14 +137,14 @@ class MemoryLedger:
 
     def estimate(self, job_id: str, images: int) -> None:
         with self._lock:
-            entry = self._entry(job_id)
+            entry = self._find(job_id)
             entry.job = replace(entry.job, estimated=images)
 
     def plan(
         self, job_id: str, token: int, items: Sequence[Item], after: str, cursor: str
     ) -> int | None:
         with self._lock:
-            entry = self._entry(job_id)
+            entry = self._find(job_id)
             if not entry.may_plan(token) or entry.cursor != after:
                 return None
             entry.cursor = cursor
@@ -137,7 +153,7 @@ class MemoryLedger:
 
     def end_plan(self, job_id: str, token: int, error: str = "") -> bool:
         with self._lock:
-            entry = self._entry(job_id)
+            entry = self._find(job_id)
             if not entry.may_plan(token):
                 return False
             entry.job = replace(entry.job, planned=True, error=error)
@@ -154,35 +170,36 @@ class MemoryLedger:
                 leased=chunk.lease_until > 0,
                 expired=0 < chunk.lease_until <= now,
                 waited_s=now - chunk.sent if chunk.sent else float("inf"),
+                suspect=chunk.suspect,
             )
-            for no, chunk in sorted(self._entry(job_id).open.items())
+            for no, chunk in sorted(self._find(job_id).open.items())
         ]
 
     def items(self, job_id: str, no: int) -> tuple[Item, ...]:
-        chunk = self._entry(job_id).open.get(no)
+        chunk = self._find(job_id).open.get(no)
         return chunk.items if chunk else ()
 
     def sent(self, job_id: str, no: int) -> None:
         with self._lock:
-            if chunk := self._entry(job_id).open.get(no):
+            if chunk := self._find(job_id).open.get(no):
                 chunk.sent = self._clock()
                 if chunk.lease_until <= chunk.sent:
                     chunk.lease_until = 0.0
 
-    def split(self, job_id: str, chunk: OpenChunk, at: int) -> bool:
+    def split(self, job_id: str, chunk: OpenChunk) -> bool:
         with self._lock:
-            entry = self._entry(job_id)
+            entry = self._find(job_id)
             items = self.items(job_id, chunk.no)
-            if not 0 < at < len(items) or not self._free(entry, chunk):
+            if len(items) < 2 or not self._free(entry, chunk):
                 return False
             del entry.open[chunk.no]
-            entry.add(items[:at], chunk.attempt - 1)
-            entry.add(items[at:], chunk.attempt - 1)
+            for part, attempts in apart(items, chunk):
+                entry.add(part, attempts)
             return True
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
         with self._lock:
-            entry = self._entry(job_id)
+            entry = self._find(job_id)
             if not self._free(entry, chunk):
                 return False
             del entry.open[chunk.no]
@@ -193,7 +210,7 @@ class MemoryLedger:
 
     def claim(self, job_id: str, no: int, worker: str, seconds: float) -> Claim | Refusal:  # noqa: ARG002
         with self._lock:
-            entry, now = self._entry(job_id), self._clock()
+            entry, now = self._find(job_id), self._clock()
             chunk = entry.open.get(no)
             if not entry.running:
                 return Refusal.CLOSED
@@ -202,22 +219,29 @@ class MemoryLedger:
             if chunk.lease_until > now:
                 return Refusal.HELD
             chunk.token, chunk.attempt = entry.next_token(), chunk.attempt + 1
-            chunk.lease_until = now + seconds
+            chunk.lease_until, chunk.suspect = now + seconds, None
             return Claim(job_id, no, chunk.token, chunk.attempt, chunk.items)
 
     def renew(self, claim: Claim, seconds: float) -> bool:
         with self._lock:
-            entry = self._entry(claim.job_id)
+            entry = self._find(claim.job_id)
             chunk = entry.held(claim)
             if not entry.running or chunk is None:
                 return False
             chunk.lease_until = self._clock() + seconds
             return True
 
+    def suspect(self, claim: Claim, index: int | None) -> bool:
+        with self._lock:
+            chunk = self._find(claim.job_id).held(claim)
+            if chunk:
+                chunk.suspect = index
+            return chunk is not None
+
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         check_outcome(claim, outcome)
         with self._lock:
-            entry = self._entry(claim.job_id)
+            entry = self._find(claim.job_id)
             if entry.held(claim) is None:
                 return False
             del entry.open[claim.no]
@@ -234,7 +258,7 @@ class MemoryLedger:
 
     def release(self, claim: Claim, *, count_attempt: bool) -> bool:
         with self._lock:
-            entry = self._entry(claim.job_id)
+            entry = self._find(claim.job_id)
             chunk = entry.held(claim)
             if chunk is None:
                 return False
@@ -247,22 +271,25 @@ class MemoryLedger:
 
     def note(self, job_id: str, waiting: str) -> None:
         with self._lock:
-            entry = self._entry(job_id)
+            entry = self._find(job_id)
             if entry.running:
                 entry.job = replace(entry.job, waiting=waiting)
 
-    def _entry(self, job_id: str) -> _Entry:
+    def _entry(self, job_id: str) -> Entry:
         if job_id not in self._entries:
             raise unknown_job(job_id)
         return self._entries[job_id]
 
-    def _free(self, entry: _Entry, seen: OpenChunk) -> bool:
+    def _find(self, job_id: str) -> Entry:
+        return self._entries.get(job_id) or removed()
+
+    def _free(self, entry: Entry, seen: OpenChunk) -> bool:
         chunk = entry.open.get(seen.no)
         if chunk is None or not entry.running:
             return False
         return chunk.lease_until <= self._clock() and chunk.attempt == seen.attempt
 
-    def _settle(self, entry: _Entry) -> None:
+    def _settle(self, entry: Entry) -> None:
         job = entry.job
         if not entry.running or not job.planned or entry.open:
             return
@@ -274,6 +301,6 @@ class MemoryLedger:
         else:
             self._finish(entry, "partial" if job.failed else "succeeded")
 
-    def _finish(self, entry: _Entry, state: str) -> None:
+    def _finish(self, entry: Entry, state: str) -> None:
         now = self._clock()
         entry.job = replace(entry.job, state=state, finished_at=now, waiting="")  # type: ignore[arg-type]

@@ -2,7 +2,8 @@
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import TypeAdapter
 
 from clipfleet.common.connection import answering
 from clipfleet.common.ledger import (
+    KEEP_IDEMPOTENCY_S,
     Claim,
     Failure,
     Item,
@@ -20,13 +22,16 @@ from clipfleet.common.ledger import (
     Outcome,
     PlanLease,
     Refusal,
+    apart,
     check_outcome,
+    no_retry,
     unknown_job,
 )
 
 ROOT = "clipfleet:"
 SCRIPT = (Path(__file__).parent / "ledger.lua").read_text()
 JOB_ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # no colon: keys lie beside each other
+PAGE = 1_000
 ITEMS = TypeAdapter(tuple[Item, ...])
 
 
@@ -39,7 +44,18 @@ class RedisLedger:
         self._clock = clock
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
-        return self.job(_text(self._run("create", new.id, new.model_dump_json(), idempotency_key)))
+        told = (new.model_dump_json(), new.collection, new.retry_of)
+        made = _text(self._run("create", new.id, *told, idempotency_key, KEEP_IDEMPOTENCY_S))
+        if made == "!gone":
+            raise unknown_job(new.retry_of)
+        if made.startswith("!"):
+            raise no_retry(new.retry_of, made[1:])
+        return self.job(made)
+
+    def made(self, idempotency_key: str) -> Job | None:
+        made = self._ask(lambda c: c.get(f"{ROOT}idempotency:{idempotency_key}"))
+        (row,) = self._rows([_text(made)]) if made else ({},)
+        return _job(row) if row else None
 
     def job(self, job_id: str) -> Job:
         (row,) = self._rows([job_id]) if JOB_ID.fullmatch(job_id) else ({},)
@@ -47,9 +63,33 @@ class RedisLedger:
             raise unknown_job(job_id)
         return _job(row)
 
-    def jobs(self, limit: int = 50, offset: int = 0) -> list[Job]:
-        ids = self._ask(lambda c: c.zrevrange(f"{ROOT}jobs", offset, offset + limit - 1))
-        return [_job(row) for row in self._rows([_text(one) for one in ids]) if row]
+    def jobs(
+        self,
+        limit: int = 50,
+        offset: int = 0,
+        collection: str = "",
+        states: Collection[str] = (),
+    ) -> list[Job]:
+        key = f"{ROOT}jobs:in:{collection}" if collection else f"{ROOT}jobs"
+        ids = self._ids(key, offset, limit)
+        if states:
+            ids = list(islice(self._ids_in(key, states), offset, offset + limit))
+        return [_job(row) for row in self._rows(ids) if row]
+
+    def _ids(self, key: str, offset: int, limit: int) -> list[str]:
+        ids = self._ask(lambda c: c.zrevrange(key, offset, offset + limit - 1))
+        return [_text(one) for one in ids]
+
+    def _ids_in(self, key: str, states: Collection[str]) -> Iterator[str]:
+        """Page by page: no single long call that everybody else waits for."""
+        for offset in count(0, PAGE):
+            ids = self._ids(key, offset, PAGE)
+            found = self._each(ids, lambda pipe, job: pipe.hget(job, "state"))
+            for job_id, state in zip(ids, found, strict=True):
+                if state and _text(state) in states:
+                    yield job_id
+            if len(ids) < PAGE:
+                return
 
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
         key = f"{ROOT}job:{job_id}:failures"
@@ -60,6 +100,16 @@ class RedisLedger:
         self.job(job_id)
         self._run("cancel", job_id, reason)
         return self.job(job_id)
+
+    def remove(self, job_id: str) -> None:
+        if not (JOB_ID.fullmatch(job_id) and self._run("remove", job_id)):
+            raise unknown_job(job_id)
+
+    def keep_house(self, keeper: str, seconds: float) -> bool:
+        return bool(self._run("keep_house", "", keeper, seconds))
+
+    def ended(self, seconds_ago: float, limit: int) -> list[str]:
+        return [_text(one) for one in self._run("ended", "", seconds_ago, limit)]
 
     def active(self) -> list[str]:
         ids = self._ask(lambda c: c.smembers(f"{ROOT}jobs:active"))
@@ -96,16 +146,16 @@ class RedisLedger:
     def sent(self, job_id: str, no: int) -> None:
         self._run("sent", job_id, no)
 
-    def split(self, job_id: str, chunk: OpenChunk, at: int) -> bool:
+    def split(self, job_id: str, chunk: OpenChunk) -> bool:
         items = self.items(job_id, chunk.no)
-        left, right = items[:at], items[at:]
-        if not (left and right):
+        if len(items) < 2:
             return False
-        halves = (_json(left), len(left), _json(right), len(right))
-        return bool(self._run("split", job_id, chunk.no, chunk.attempt, *halves))
+        (left, tried), (right, too) = apart(items, chunk)
+        parts = (_json(left), len(left), tried, _json(right), len(right), too)
+        return bool(self._run("split", job_id, chunk.no, chunk.attempt, *parts))
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
-        raw = failure.model_dump_json()
+        raw = _failure(failure)
         return bool(self._run("bury", job_id, chunk.no, chunk.attempt, raw))
 
     def claim(self, job_id: str, no: int, worker: str, seconds: float) -> Claim | Refusal:
@@ -118,9 +168,13 @@ class RedisLedger:
     def renew(self, claim: Claim, seconds: float) -> bool:
         return bool(self._run("renew", claim.job_id, claim.no, claim.token, seconds))
 
+    def suspect(self, claim: Claim, index: int | None) -> bool:
+        place = "" if index is None else index
+        return bool(self._run("suspect", claim.job_id, claim.no, claim.token, place))
+
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         check_outcome(claim, outcome)
-        failures = [failure.model_dump_json() for failure in outcome.failures]
+        failures = [_failure(failure) for failure in outcome.failures]
         counts = (outcome.done, outcome.skipped)
         return bool(self._run("mark", claim.job_id, claim.no, claim.token, *counts, *failures))
 
@@ -136,13 +190,16 @@ class RedisLedger:
         return self._ask(lambda _: self._script(args=[operation, clock, job_id, *args]))
 
     def _rows(self, ids: Sequence[str]) -> list[dict[bytes, bytes]]:
+        return self._each(ids, lambda pipe, job: pipe.hgetall(job))
+
+    def _each(self, ids: Sequence[str], ask: Callable[[Any, str], Any]) -> list[Any]:
         def run(client: Any) -> Any:
             pipe = client.pipeline(transaction=False)
             for job_id in ids:
-                pipe.hgetall(f"{ROOT}job:{job_id}")
+                ask(pipe, f"{ROOT}job:{job_id}")
             return pipe.execute()
 
-        rows: list[dict[bytes, bytes]] = self._ask(run)
+        rows: list[Any] = self._ask(run)
         return rows
 
     def _ask(self, call: Callable[[Any], Any]) -> Any:
@@ -154,12 +211,16 @@ def _json(items: Sequence[Item]) -> str:
     return ITEMS.dump_json(tuple(items)).decode()
 
 
+def _failure(failure: Failure) -> str:
+    return failure.model_dump_json(exclude_defaults=True)
+
+
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _open_chunk(
-    no: Any, size: Any, attempt: Any, leased: Any, expired: Any, waited: Any
+    no: Any, size: Any, attempt: Any, leased: Any, expired: Any, waited: Any, suspect: Any
 ) -> OpenChunk:
     return OpenChunk(
         no=int(no),
@@ -168,6 +229,7 @@ def _open_chunk(
         leased=bool(leased),
         expired=bool(leased) and bool(expired),
         waited_s=float(waited),
+        suspect=int(suspect) if suspect else None,
     )
 
 
@@ -183,6 +245,7 @@ def _job(row: dict[bytes, bytes]) -> Job:
         planned=text["planned"] == "1",
         error=text["error"],
         waiting=text["waiting"],
+        retried_by=text.get("retried_by", ""),
         **{name: int(text[name]) for name in counts},
     )
 

@@ -17,8 +17,10 @@ def service(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up
 
 @pytest.fixture(scope="session")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """The same with the model that travels with the code, whose answers make sense."""
-    with up(tmp_path_factory.mktemp("mini"), CARRIED_MODEL, HF_HUB_OFFLINE="1") as running:
+    """The same with the model that travels with the code, whose answers make sense, and with
+    URLs on 127.0.0.1 allowed."""
+    told = {"HF_HUB_OFFLINE": "1", "CLIPFLEET_FETCH__ALLOWED_NETWORKS": '["127.0.0.1/32"]'}
+    with up(tmp_path_factory.mktemp("mini"), CARRIED_MODEL, **told) as running:
         yield running
 
 

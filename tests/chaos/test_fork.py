@@ -9,7 +9,7 @@ import services
 PROGRAM = """
 import sys, threading
 from pathlib import Path
-from clipfleet.embedded.stack import MilvusStore
+from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.embedded.supervisor import Part, Supervisor
 
 store = MilvusStore(sys.argv[1], timeout_s=5)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -20,14 +21,16 @@ def part(program: str) -> Part:
     return Part("part", [sys.executable, "-c", program], {}, lambda _: True)
 
 
-def watch_until_given_up(folder: Path, program: str, said: list[str]) -> str:
+def watch_until_given_up(
+    folder: Path, program: str, said: list[str], ready: Callable[[int], bool]
+) -> str:
     """The obituary of a part that keeps ending; fails when it is never given up."""
     stopping = threading.Event()
     give_up = threading.Timer(60, stopping.set)
     give_up.start()
     watched = Supervisor(folder, stopping)
     try:
-        watched.start([part(program)])
+        watched.start([Part("part", [sys.executable, "-c", program], {}, ready)])
         watched.wait(lambda *_: None)
         with pytest.raises(StartupError) as error:
             watched.watch(said.append)
@@ -37,19 +40,41 @@ def watch_until_given_up(folder: Path, program: str, said: list[str]) -> str:
     return error.value.detail
 
 
+def ready_at_first() -> Callable[[int], bool]:
+    """True for the first process only."""
+    first: list[int] = []
+
+    def ready(pid: int) -> bool:
+        first.append(pid)
+        return pid == first[0]
+
+    return ready
+
+
 def test_a_part_that_dies_some_while_after_each_start_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that takes ten seconds to load its model and then dies is no better than one that
-    dies at once: what counts is whether it ever ran well, not how fast it dies."""
-    monkeypatch.setattr(supervisor, "QUIET_S", 2.0)
+    dies at once: what counts is whether it was ever ready, not how fast it dies."""
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.5)
     said: list[str] = []
     program = "import time; time.sleep(0.8); print('out of luck', flush=True); raise SystemExit(3)"
-    obituary = watch_until_given_up(tmp_path, program, said)
+    obituary = watch_until_given_up(tmp_path, program, said, ready_at_first())
     assert "part keeps ending (exit code 3)" in obituary
     assert "out of luck" in obituary
-    assert len(said) == supervisor.MOST_DEATHS
+    assert len(said) == 1 + supervisor.MOST_DEATHS
+
+
+def test_a_part_that_keeps_crashing_at_its_work_is_given_more_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few images can kill a worker several times each, until they are found out."""
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(supervisor, "MOST_CRASHES", 12)
+    said: list[str] = []
+    program = "import time; time.sleep(0.3); raise SystemExit(3)"
+    assert "keeps ending" in watch_until_given_up(tmp_path, program, said, lambda _: True)
+    assert len(said) >= 12
 
 
 def test_a_part_that_is_set_up_wrongly_says_so_in_one_line(tmp_path: Path) -> None:
@@ -67,12 +92,13 @@ def test_a_part_that_ran_well_in_between_starts_afresh(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "QUIET_S", 0.1)
+    monkeypatch.setattr(supervisor, "MOST_CRASHES", 2)
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.05)
     stopping, said = threading.Event(), []
 
     def hear(text: str) -> None:
         said.append(text)
-        if len(said) > 2 * supervisor.MOST_DEATHS:
+        if len(said) > 8:
             stopping.set()
 
     watched = Supervisor(tmp_path, stopping)
@@ -82,7 +108,7 @@ def test_a_part_that_ran_well_in_between_starts_afresh(
         watched.watch(hear)
     finally:
         watched.stop()
-    assert len(said) > 2 * supervisor.MOST_DEATHS
+    assert len(said) > 8
 
 
 def test_leftovers_are_gone_when_their_end_is_reported_deaf_or_not(

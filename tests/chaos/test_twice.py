@@ -101,7 +101,7 @@ def test_a_chunk_is_split_once(ledger: RedisLedger) -> None:
     claim = claimed(ledger)
     ledger.release(claim, count_attempt=True)
     (chunk,) = ledger.open_chunks("job")
-    assert [ledger.split("job", chunk, 3), ledger.split("job", chunk, 3)] == [True, False]
+    assert [ledger.split("job", chunk), ledger.split("job", chunk)] == [True, False]
     assert [half.size for half in ledger.open_chunks("job")] == [3, 3]
 
 

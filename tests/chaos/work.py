@@ -1,5 +1,6 @@
 """Work long enough to be disturbed, and what must be true when it is over."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -98,3 +99,13 @@ def redis_url(up: stack.Up) -> str:
     lines = (up.folder / "valkey" / "valkey.conf").read_text().splitlines()
     told = dict(line.split(" ", 1) for line in lines)
     return f"redis://:{told['requirepass']}@127.0.0.1:{told['port']}/0"
+
+
+def option(process: psutil.Process, name: str) -> str:
+    """What follows an option on a process's command line."""
+    words = process.cmdline()
+    return words[words.index(name) + 1]
+
+
+def python_path() -> list[str]:
+    return [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]

@@ -1,6 +1,7 @@
 """The ledger: both implementations through every order of events, side by side."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -17,7 +18,7 @@ from clipfleet.common.ledger import (
     Refusal,
 )
 from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.ledger.redis import RedisLedger, _text
 
 LEASE_S = 10.0
 
@@ -52,15 +53,33 @@ def ledger(request: pytest.FixtureRequest, clock: Clock) -> Ledger:
     return RedisLedger(client, clock)
 
 
-def a_job(job_id: str = "j") -> NewJob:
+def a_job(job_id: str = "j", collection: str = "photos", retry_of: str = "") -> NewJob:
     return NewJob(
         id=job_id,
-        collection="photos",
+        collection=collection,
         generation="g1",
         model="m",
         namespace="default",
         source={"type": "folder", "path": "/p"},
+        retry_of=retry_of,
     )
+
+
+def traces(client: "redis.Redis", job_id: str) -> list[str]:
+    """Every key in Redis that is named for a job or holds its id."""
+    found = []
+    for raw in client.scan_iter():
+        key, kind = _text(raw), _text(client.type(raw))
+        members: dict[str, Any] = {
+            "zset": lambda key=key: client.zrange(key, 0, -1),
+            "set": lambda key=key: client.smembers(key),
+            "hash": lambda key=key: client.hvals(key),
+            "string": lambda key=key: [client.get(key)],
+            "list": lambda key=key: client.lrange(key, 0, -1),
+        }
+        if job_id in key.split(":") or job_id.encode() in members[kind]():
+            found.append(key)
+    return found
 
 
 def items(*ids: str) -> list[Item]:
@@ -216,8 +235,8 @@ def test_a_chunk_that_kills_workers_is_split_until_the_culprit_is_alone(
         clock.now += LEASE_S + 1
     (seen,) = ledger.open_chunks("j")
     assert (seen.attempt, seen.expired) == (3, True)
-    assert ledger.split("j", seen, 1)
-    assert not ledger.split("j", seen, 1)
+    assert ledger.split("j", seen)
+    assert not ledger.split("j", seen)
     left, right = ledger.open_chunks("j")
     ledger.mark(claimed(ledger, left.no), Outcome(done=1))
     claimed(ledger, right.no)
@@ -226,6 +245,39 @@ def test_a_chunk_that_kills_workers_is_split_until_the_culprit_is_alone(
     assert ledger.bury("j", seen, failure("b"))
     job = ledger.job("j")
     assert (job.state, job.done, job.failed, job.total) == ("partial", 1, 1, 2)
+
+
+def test_the_item_that_was_in_hand_is_singled_out_and_the_others_begin_anew(
+    ledger: Ledger, clock: Clock
+) -> None:
+    (no,) = planned(ledger, ("a", "b", "c"))
+    for _ in range(2):
+        claim = claimed(ledger, no)
+        assert ledger.suspect(claim, 0)
+        assert ledger.suspect(claim, 1)
+        clock.now += LEASE_S + 1
+    (seen,) = ledger.open_chunks("j")
+    assert (seen.attempt, seen.suspect) == (2, 1)
+    assert ledger.split("j", seen)
+    alone, others = ledger.open_chunks("j")
+    assert [item.id for item in ledger.items("j", alone.no)] == ["b"]
+    assert [item.id for item in ledger.items("j", others.no)] == ["a", "c"]
+    assert (alone.attempt, others.attempt) == (1, 0)
+
+
+def test_a_suspect_is_forgotten_when_the_next_attempt_begins_and_when_none_is_left(
+    ledger: Ledger, clock: Clock
+) -> None:
+    (no,) = planned(ledger, ("a", "b"))
+    first = claimed(ledger, no)
+    ledger.suspect(first, 1)
+    clock.now += LEASE_S + 1
+    second = claimed(ledger, no)
+    assert ledger.open_chunks("j")[0].suspect is None
+    assert not ledger.suspect(first, 1), "the claim was lost"
+    ledger.suspect(second, 0)
+    ledger.suspect(second, None)
+    assert ledger.open_chunks("j")[0].suspect is None
 
 
 def test_an_idempotency_key_makes_one_job(ledger: Ledger) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import redis
-from contract.test_ledger import LEASE_S, Clock, a_job, client, failure, items
+from contract.test_ledger import LEASE_S, Clock, a_job, client, failure, items, traces
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -15,6 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from clipfleet.common.errors import ClipfleetError, NotFound
 from clipfleet.common.ledger import FINAL, Claim, Ledger, Outcome, Refusal
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.redis import RedisLedger
@@ -40,15 +41,25 @@ class Twins(RuleBasedStateMachine):
         self.planned_items = 0
         self.cursor = ""
         self.counted: dict[str, int] = {}
+        self.removed = False
+        self.retries = 0
 
     def both(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        first, second = (getattr(one, method)(*args, **kwargs) for one in self.ledgers)
+        """What both answer, or the error that both raise."""
+
+        def ask(ledger: Ledger) -> Any:
+            try:
+                return getattr(ledger, method)(*args, **kwargs)
+            except ClipfleetError as error:
+                return type(error), error.detail
+
+        first, second = map(ask, self.ledgers)
         assert first == second, (method, first, second)
         return first
 
     @initialize()
     def create(self) -> None:
-        self.both("create", a_job())
+        self.both("create", a_job(), "g1:key")
         self.lease("p1")
 
     @rule(planner=st.sampled_from(["p1", "p2"]))
@@ -76,6 +87,12 @@ class Twins(RuleBasedStateMachine):
     def renew(self, claim: Claim | Refusal) -> None:
         if isinstance(claim, Claim):
             self.both("renew", claim, LEASE_S)
+
+    @rule(claim=claims, data=st.data())
+    def suspect(self, claim: Claim | Refusal, data: st.DataObject) -> None:
+        if isinstance(claim, Claim):
+            places = st.none() | st.integers(0, len(claim.items) - 1)
+            self.both("suspect", claim, data.draw(places))
 
     @rule(claim=claims, data=st.data())
     def mark(self, claim: Claim | Refusal, data: st.DataObject) -> None:
@@ -109,7 +126,7 @@ class Twins(RuleBasedStateMachine):
     def give_up_on_chunks_that_were_tried_too_often(self) -> None:
         for chunk in self.both("open_chunks", "j"):
             if chunk.attempt >= 2 and chunk.size > 1:
-                self.both("split", "j", chunk, chunk.size // 2)
+                self.both("split", "j", chunk)
             elif chunk.attempt >= 2:
                 (item,) = self.both("items", "j", chunk.no)
                 if self.both("bury", "j", chunk, failure(item.id)):
@@ -120,8 +137,42 @@ class Twins(RuleBasedStateMachine):
         if sure == 0:
             self.both("cancel", "j", "enough")
 
+    @rule(sure=st.integers(0, 9))
+    def remove(self, sure: int) -> None:
+        """In whatever state it is; workers go on with the chunks in their hands."""
+        if sure == 0:
+            self.both("remove", "j")
+            self.removed = True
+
+    @rule()
+    def retry(self) -> None:
+        self.both("create", a_job(f"r{self.retries}", retry_of="j"))
+        self.retries += 1
+
+    @rule(number=st.integers(0, 3), removed=st.booleans())
+    def end_a_retry(self, number: int, removed: bool) -> None:
+        self.both("remove" if removed else "cancel", f"r{number}")
+
+    @rule(method=st.sampled_from(["note", "estimate"]))
+    def tell_of_it(self, method: str) -> None:
+        self.both(method, "j", "the store is away" if method == "note" else 7)
+
+    @rule(keeper=st.sampled_from(["p1", "p2"]))
+    def keep_house(self, keeper: str) -> None:
+        self.both("keep_house", keeper, 5.0)
+
+    @rule(seconds_ago=st.sampled_from([0.0, 10.0]), limit=st.integers(1, 3))
+    def look_around(self, seconds_ago: float, limit: int) -> None:
+        self.both("ended", seconds_ago, limit)
+        self.both("made", "g1:key")
+        for states in ((), ("cancelled",), ("queued", "running")):
+            self.both("jobs", limit, 0, "photos", states)
+            self.both("jobs", limit, 1, "", states)
+
     @invariant()
     def the_counts_are_exact(self) -> None:
+        if self.removed:
+            return
         job = self.both("job", "j")
         counted = job.done + job.failed + job.skipped
         assert all(times == 1 for times in self.counted.values())
@@ -133,7 +184,14 @@ class Twins(RuleBasedStateMachine):
             assert counted == job.total
             assert open_items == 0
         assert len(self.both("failures", "j")) == job.failed
-        assert self.both("active") == ([] if job.state in FINAL else ["j"])
+        assert ("j" in self.both("active")) == (job.state not in FINAL)
+
+    @invariant()
+    def of_a_removed_job_nothing_is_left_or_comes_back(self) -> None:
+        if self.removed:
+            assert self.both("job", "j")[0] is NotFound
+            assert self.both("open_chunks", "j") == self.both("failures", "j") == []
+            assert traces(self.client, "j") == []
 
 
 def test_both_ledgers_agree_and_count_exactly(client: "redis.Redis") -> None:

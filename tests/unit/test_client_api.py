@@ -34,19 +34,22 @@ METHODS = {
     "collections": "()",
     "create_collection": "(name, *, metric, model, dim, fields)",
     "delete_collection": "(name)",
+    "delete_job": "(job)",
     "delete_image": "(id, collection, *, namespace)",
     "embed": "(texts, images, *, model)",
     "failures": "(job, limit, offset)",
     "image": "(id, collection, *, namespace, include_values)",
-    "index": "(source, collection, *, namespace, label_from_folder, on_existing, wait, progress, "
-    "create)",
+    "index": "(source, collection, *, namespace, label_from_folder, on_existing, "
+    "idempotency_key, wait, progress, create)",
     "iter_failures": "(job)",
     "job": "(job)",
-    "jobs": "(limit, offset)",
+    "jobs": "(limit, offset, *, collection, state)",
+    "retry": "(job, *, wait, progress)",
     "search": "(collection, *, text, image, id, vector, top_k, offset, filter, min_score, "
     "namespace, include_values)",
     "thumbnail": "(id, collection, *, namespace)",
-    "upload": "(files, collection, *, namespace, label, on_existing, wait, progress, create)",
+    "upload": "(files, collection, *, namespace, label, on_existing, "
+    "idempotency_key, wait, progress, create)",
     "upsert": "(vectors, collection, *, namespace)",
     "wait": "(job, *, progress, every_s)",
 }

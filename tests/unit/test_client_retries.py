@@ -123,16 +123,31 @@ def test_two_calls_of_index_are_two_jobs(kind: Any) -> None:
     assert len({seen.headers["idempotency-key"] for seen in there.seen}) == 2
 
 
-@pytest.mark.parametrize("what", ["upload", "delete_collection", "delete_image"])
-def test_what_may_not_happen_twice_is_not_sent_again_blindly(
-    kind: Any, what: str, tmp_path: Path
-) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"some bytes")
+def test_an_upload_and_a_retry_are_told_again_under_the_same_key(kind: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x" * 100)
+    answers = in_turn(HANG_UP, Answer(job()), HANG_UP, Answer(job()))
+    with service(answers) as there, kind(there.url) as client:
+        client.upload(tmp_path / "a.jpg", create=False)
+        client.retry("j0")
+    first, again, retry, retry_again = (seen.headers["idempotency-key"] for seen in there.seen)
+    assert first == again != retry == retry_again
+    assert b"x" * 100 in there.seen[1].body
+
+
+def test_a_key_of_the_callers_own_is_sent_as_it_is(kind: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with service(lambda _: Answer(job())) as there, kind(there.url) as client:
+        client.upload(tmp_path / "a.jpg", create=False, idempotency_key="mine")
+        client.index(tmp_path, create=False, idempotency_key="mine, too")
+    assert [seen.headers["idempotency-key"] for seen in there.seen] == ["mine", "mine, too"]
+
+
+@pytest.mark.parametrize("what", ["delete_collection", "delete_image", "delete_job"])
+def test_what_may_not_happen_twice_is_not_sent_again_blindly(kind: Any, what: str) -> None:
     with service(lambda _: HANG_UP) as there, kind(there.url) as client:
         ask = getattr(client, what)
-        options = {"create": False} if what == "upload" else {}
         with pytest.raises(Unreachable):
-            ask(str(tmp_path / "a.jpg"), **options)
+            ask("a.jpg")
     assert len(there.seen) == 1
 
 

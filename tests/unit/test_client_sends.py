@@ -71,6 +71,16 @@ def test_an_image_goes_as_a_path_bytes_an_open_file_or_pillows(kind: Any, tmp_pa
         assert b'name="min_score"' not in seen.body
 
 
+def test_an_image_named_by_its_url_is_left_to_the_service_to_fetch(kind: Any) -> None:
+    url = "HTTPS://example.org/a b.jpg?c=/d"
+    with service(nothing) as there, kind(there.url) as client:
+        client.search("photos", image=url, top_k=3, filter={"year": None})
+    (seen,) = there.seen
+    assert seen.path == "/v1/collections/photos/search"
+    assert seen.json["image"] == {"url": url}
+    assert (seen.json["top_k"], seen.json["filter"]) == (3, {"year": None})
+
+
 def test_a_pillow_image_keeps_saying_which_way_up_it_is(kind: Any) -> None:
     image = Image.new("RGB", (40, 30))
     image.getexif()[0x0112] = 6

@@ -16,6 +16,7 @@ from clipfleet.common.broker import MemoryPublisher
 from clipfleet.common.catalogue import MemoryCatalogue
 from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import MemoryFleet, WorkerCard
 from clipfleet.common.identity import primary_key
 from clipfleet.common.ledger import Claim, Item, Job, NewJob, OpenChunk, Outcome
@@ -25,7 +26,6 @@ from clipfleet.common.preprocess import Preprocess
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers.fetch import Fetcher
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
 from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner
@@ -37,7 +37,7 @@ BUCKETS = {**uris.BUCKETS, "memory": ("fsspec", "parts")}
 def places_of(settings: Settings, blobs: Blobs | None = None) -> Places:
     """`memory://` counts as a bucket here."""
     blobs = blobs or Blobs("memory://clipfleet-unit-tests")
-    return Places(settings, blobs, Fetcher(), BUCKETS)
+    return Places(settings, blobs, Fetcher(settings.fetch), BUCKETS)
 
 
 class Clock:
@@ -51,7 +51,8 @@ class Clock:
 class Planning:
     """A planner with everything it talks to; `serve` plays a worker."""
 
-    def __init__(self, ledger: MemoryLedger | None = None) -> None:
+    def __init__(self, ledger: MemoryLedger | None = None, roots: tuple[Path, ...] = ()) -> None:
+        self.roots = roots
         self.clock = Clock()
         self.ledger = ledger or MemoryLedger(self.clock)
         if ledger is not None:
@@ -60,7 +61,7 @@ class Planning:
         self.planner = self.new_planner("one")
 
     def new_planner(self, name: str) -> Planner:
-        settings = Settings(source_roots=())
+        settings = Settings(source_roots=self.roots)
         places = places_of(settings)
         return Planner(name, self.ledger, self.fleet, self.publisher, settings, places)
 
@@ -77,10 +78,11 @@ class Planning:
         items = [{"id": f"{name}-{n}", "uri": "", "read": f"blob:{n}"} for n in range(images)]
         return self.job_of({"type": "upload", "items": items}, name)
 
-    def job_of(self, source: dict[str, object], name: str = "job") -> str:
+    def job_of(self, source: dict[str, object], name: str = "job", retry_of: str = "") -> str:
         new = NewJob(
-            id=name, collection="c", generation="g", model=MODEL, namespace="n", source=source
-        )
+            id=name, collection="c", generation="g", model=MODEL, namespace="n", source=source,
+            retry_of=retry_of,
+        )  # fmt: skip
         return self.ledger.create(new).id
 
     def tick(self, times: int = 1, planner: Planner | None = None, seconds: float = 0) -> None:
@@ -92,8 +94,16 @@ class Planning:
         sent = [one for one in self.publisher.sent if isinstance(one, IngestChunk)]
         return [one.no for one in sent if one.job_id == job]
 
+    def in_order(self) -> list[str]:
+        """The jobs of the waiting messages as workers would take them."""
+        by_priority = sorted(
+            zip(self.publisher.priorities, self.publisher.sent, strict=True), key=lambda p: p[0]
+        )
+        return [one.job_id for _, one in by_priority if isinstance(one, IngestChunk)]
+
     def take(self) -> Claim:
         message = self.publisher.sent.pop(0)
+        self.publisher.priorities.pop(0)
         assert isinstance(message, IngestChunk)
         claim = self.ledger.claim(message.job_id, message.no, "w", 15)
         assert isinstance(claim, Claim)

@@ -8,6 +8,7 @@ from typing import BinaryIO, cast
 
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.errors import Unreadable
+from clipfleet.common.uploads import uploads_of
 from clipfleet.workers.places import Places
 
 KEY_BYTES = 200
@@ -15,7 +16,7 @@ KEY_BYTES = 200
 
 class Copies:
     def __init__(self, places: Places, job_id: str) -> None:
-        self._places, self._prefix = places, f"uploads/{job_id}"
+        self._places, self._prefix = places, uploads_of(job_id)
 
     def keep(self, name: str, data: bytes) -> str:
         """The place of a copy; the same name again replaces it."""

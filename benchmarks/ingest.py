@@ -1,0 +1,206 @@
+"""Bulk indexing beside what its parts allow, and beside the tutorial's loop.
+
+    python benchmarks/ingest.py PHOTOS [--images 600] [--rounds 3]
+
+Ceiling: cores / (core-seconds an image for reading, decoding, thumbnail and resizing + for the
+model + for the store), each measured alone in this run. Loop: open one image, the model's own
+processor, `get_image_features`, upsert one, as in the notebook tutorial; with the carried model.
+"""
+
+import argparse
+import itertools
+import os
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from pymilvus import MilvusClient
+from transformers import AutoImageProcessor, AutoModel
+
+from clipfleet import Client, Error
+from clipfleet.common.collection import Collection
+from clipfleet.common.identity import primary_key
+from clipfleet.common.images import decode
+from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
+from clipfleet.common.store import Record
+from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.common.thumbnails import thumbnail
+from clipfleet.embedded import commands
+from clipfleet.workers.clip import ClipEmbedder
+
+BATCH = 32
+LOOP = 60
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    found = sorted(
+        path for path in asked.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")
+    )
+    paths = list(itertools.islice(itertools.cycle(found), asked.images))
+    cores = len(os.sched_getaffinity(0))
+    embedder = ClipEmbedder(Settings(model=CARRIED_MODEL))
+    tutorial = Tutorial()
+    with tempfile.TemporaryDirectory() as made, up(Path(made) / "data") as (client, milvus):
+        folder = linked(paths, Path(made) / "photos")
+        client.index(folder, "warm-up", wait=True)
+        rounds = []
+        for number in range(asked.rounds):
+            parts = (
+                preparing(paths[:200], embedder, Path(made)),
+                modelling(embedder),
+                storing(milvus),
+            )
+            chain = indexing(client, folder, f"round-{number}")
+            rounds.append((parts, chain, tutorial.rate(paths[:LOOP], milvus)))
+            report(rounds[-1], cores)
+    print("median and spread of the rounds:")
+    for name, values in (
+        ("chain / ceiling", [chain / (cores / sum(parts)) for parts, chain, _ in rounds]),
+        ("chain / the tutorial's loop", [chain / loop for _, chain, loop in rounds]),
+    ):
+        print(f"  {name}: {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})")
+
+
+def report(measured: tuple[Sequence[float], float, float], cores: int) -> None:
+    (prepare, model, store), chain, loop = measured
+    said = f"prepare {prepare * 1e3:.2f}, model {model * 1e3:.2f}, store {store * 1e3:.2f}"
+    ceiling = cores / (prepare + model + store)
+    print(f"core-milliseconds an image: {said}; {cores} cores allow {ceiling:.1f} images/s")
+    print(f"  chain {chain:.1f} images/s, loop {loop:.1f} images/s, load {os.getloadavg()[0]:.1f}")
+
+
+def preparing(paths: Sequence[Path], embedder: ClipEmbedder, scratch: Path) -> float:
+    settings, edge = Settings(), embedder.preprocess.edge()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    began = time.process_time()
+    for path in paths:
+        seen = decode(path.read_bytes(), settings.limits, edge=edge)
+        (scratch / "thumbnail").write_bytes(thumbnail(seen.image, settings.thumbnail_edge))
+        embedder.pixels(seen.image)
+    seconds = time.process_time() - began
+    torch.set_num_threads(threads)
+    return seconds / len(paths)
+
+
+def modelling(embedder: ClipEmbedder, batches: int = 4) -> float:
+    spec = embedder.preprocess
+    pixels = np.zeros((BATCH, spec.height, spec.width, 3), np.uint8)
+    began = time.process_time()
+    for _ in range(batches):
+        embedder.embed_images(pixels)
+    return (time.process_time() - began) / (batches * BATCH)
+
+
+def storing(milvus: tuple[str, psutil.Process], chunk: int = 128, chunks: int = 4) -> float:
+    """Ours and the server's core-seconds."""
+    uri, server = milvus
+    store = MilvusStore(uri)
+    made = Collection.new("benchmark", metric="cosine", model="none", dim=384, fields={})
+    store.create(made)
+    rows = np.random.default_rng(0).standard_normal((chunk * chunks, 384)).astype(np.float32)
+    records = [record(number, row) for number, row in enumerate(rows)]
+    before, began = cpu_s(server), time.process_time()
+    for start in range(0, len(records), chunk):
+        store.fingerprints(made, [one.pk for one in records[start : start + chunk]])
+        store.upsert(made, records[start : start + chunk])
+    seconds = time.process_time() - began + cpu_s(server) - before
+    store.drop(made)
+    return seconds / len(records)
+
+
+def record(number: int, row: Any) -> Record:
+    name = f"/photos/{number:08d}.jpg"
+    return Record(primary_key("default", name), name, "default", name, row, content_hash="0" * 32)
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def indexing(client: Client, folder: Path, collection: str) -> float:
+    """Images a second from the job's start to its end."""
+    job = client.index(folder, collection, wait=True)
+    assert job.done == job.total, job
+    return job.done / ((job.finished_at or 0) - (job.started_at or 0))
+
+
+class Tutorial:
+    """One image at a time through transformers and pymilvus alone."""
+
+    def __init__(self) -> None:
+        self._model = AutoModel.from_pretrained(carried_model()).eval()
+        self._processor = AutoImageProcessor.from_pretrained(carried_model())
+
+    def rate(self, paths: Sequence[Path], milvus: tuple[str, psutil.Process]) -> float:
+        client = MilvusClient(milvus[0], grpc_options={"grpc.keepalive_time_ms": 600_000})
+        client.create_collection("tutorial", 384, id_type="string", max_length=512)
+        began = time.perf_counter()
+        for path in paths:
+            pixels = self._processor(images=Image.open(path).convert("RGB"), return_tensors="pt")
+            with torch.no_grad():
+                features = self._model.get_image_features(**pixels)
+            row = getattr(features, "pooler_output", features)[0]
+            client.upsert("tutorial", [{"id": str(path), "vector": row.tolist()}])
+        seconds = time.perf_counter() - began
+        client.drop_collection("tutorial")
+        client.close()
+        return len(paths) / seconds
+
+
+def linked(paths: Sequence[Path], folder: Path) -> Path:
+    folder.mkdir()
+    for number, path in enumerate(paths):
+        (folder / f"{number:06d}.jpg").symlink_to(path.resolve())
+    return folder
+
+
+@contextmanager
+def up(data: Path) -> Iterator[tuple[Client, tuple[str, psutil.Process]]]:
+    """A stack of its own with the carried model: a client, and its Milvus."""
+    port = str(commands.free_port())
+    command = [commands.script("clipfleet"), "up", "--data", str(data), "--port", port]
+    with subprocess.Popen([*command, "--model", CARRIED_MODEL]) as process:
+        try:
+            with Client(f"http://127.0.0.1:{port}") as client:
+                _until_ready(client)
+                yield client, _milvus(process.pid)
+        finally:
+            process.send_signal(signal.SIGINT)
+
+
+def _until_ready(client: Client) -> None:
+    while True:
+        try:
+            client.create_collection("ready")
+            return
+        except Error:
+            time.sleep(0.5)
+
+
+def _milvus(parent: int) -> tuple[str, psutil.Process]:
+    for child in psutil.Process(parent).children():
+        words = child.cmdline()
+        if "--data-dir" in words:
+            return commands.milvus_uri(int(words[words.index("--port") + 1])), child
+    raise SystemExit("the stack has no Milvus of its own")
+
+
+if __name__ == "__main__":
+    main()

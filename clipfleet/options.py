@@ -1,0 +1,25 @@
+"""What both clients are made with."""
+
+import os
+from typing import Any
+
+from clipfleet import __version__
+from clipfleet.progress import Progress
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+PATIENCE_S = 60.0
+PAGE = 1_000
+
+
+def configured(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
+    """The arguments of httpx's clients."""
+    api_key = api_key or os.environ.get("CLIPFLEET_API_KEY")
+    headers = {"User-Agent": f"clipfleet/{__version__}"}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    return {"base_url": url, "headers": headers, "timeout": timeout_s}
+
+
+def require_wait(wait: bool, progress: Progress) -> None:
+    if progress and not wait:
+        raise ValueError("progress= is shown while waiting: give wait=True too")

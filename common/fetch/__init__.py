@@ -1,0 +1,232 @@
+"""Fetching what callers name by URL, so that it can be trusted with strangers' URLs.
+
+Only http and https, only from addresses that may be fetched from (`addresses.py`, checked at each
+connection of each redirect, `network.py`), bounded in time and bytes, tried again where that may
+help. No cookies, no credentials, no proxies from the environment: a proxy would connect for us,
+and nobody would check where to.
+"""
+
+import io
+import random
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from http import HTTPStatus
+from itertools import count
+from typing import BinaryIO, TypeVar, cast
+
+import httpcore
+import httpx
+
+import clipfleet
+from clipfleet.common.errors import Unreadable
+from clipfleet.common.fetch.content import PIECE, Body, CutShort, content, header, refuse_page
+from clipfleet.common.fetch.network import Backend, LookUp, deadline, extend, look_up
+from clipfleet.common.fetch.turns import Turns
+from clipfleet.common.retry_after import retry_after_s
+from clipfleet.common.settings import Fetch
+
+__all__ = ["Fetcher", "Unreadable"]
+
+T = TypeVar("T")
+
+LONGEST_BACKOFF_S = 10.0
+REDIRECTS = (301, 302, 303, 307, 308)
+WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
+USER_AGENT = f"clipfleet/{clipfleet.__version__} (image search)"
+
+
+class _TryAgain(Exception):
+    """It may go better later; `after_s` is what the server asked for."""
+
+    def __init__(self, reason: str, after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+
+
+class Fetcher:
+    """Safe to use from many threads; keeps connections open for the next fetch.
+
+    `total_s` in place of the settings' own.
+    """
+
+    def __init__(
+        self,
+        settings: Fetch,
+        *,
+        total_s: float | None = None,
+        look_up: LookUp = look_up,
+        sleep: Callable[[float], None] = time.sleep,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._settings, self._sleep = settings, sleep
+        self._total_s = total_s or settings.total_s
+        self._turns = Turns(settings.per_host)
+        self._backend = Backend(settings.allowed_networks, look_up)
+        self._timeouts = {
+            "connect": settings.connect_s,
+            "read": settings.read_s,
+            "write": settings.read_s,
+        }
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=tls or httpcore.default_ssl_context(),
+            max_connections=None,  # threads and turns bound them
+            max_keepalive_connections=32,
+            keepalive_expiry=15.0,
+            network_backend=self._backend,
+        )
+
+    def close(self) -> None:
+        self._pool.close()
+        self._backend.close()
+
+    def get(self, url: str, limit_bytes: int) -> bytes:
+        """The whole file, of at most so many bytes. Unreadable, with the reason.
+
+        Takes at most `total_s`, not counting the wait for a turn at the host.
+        """
+        return self._tried(partial(self._get, url, limit_bytes))
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[BinaryIO]:
+        """A file to read as it comes, however long it is; Unreadable from here and from its
+        `read`. Only the pauses between its bytes are bounded, and it takes no turn at the host."""
+        connection, response = self._tried(partial(self._open, url))
+        with connection:
+            body = Body(_reading(content(response)))
+            yield cast("BinaryIO", io.BufferedReader(body, PIECE))
+
+    def _get(self, url: str, limit_bytes: int) -> bytes:
+        with self._answer(url, self._turn) as response:
+            data = b"".join(content(response, limit_bytes))
+            refuse_page(data, response)
+            return data
+
+    def _open(self, url: str) -> tuple[ExitStack, httpcore.Response]:
+        with ExitStack() as connection:
+            response = connection.enter_context(self._answer(url, _no_turn))
+            return connection.pop_all(), response
+
+    @contextmanager
+    def _turn(self, host: str) -> Iterator[None]:
+        with self._turns.of(host) as waited_s:
+            extend(waited_s)
+            yield
+
+    def _tried(self, once: Callable[[], T]) -> T:
+        """Backoff with full jitter: any time up to the doubled one, so that many who failed
+        together do not come back together (M. Brooker, "Exponential Backoff And Jitter", AWS
+        Architecture Blog, 2015)."""
+        with deadline(self._total_s) as until:
+            for attempt in count(1):
+                try:
+                    return once()
+                except _TryAgain as error:
+                    why = error
+                if attempt >= self._settings.tries:
+                    raise Unreadable(f"{why} ({attempt} tries)") from why
+                most = min(LONGEST_BACKOFF_S, self._settings.backoff_s * 2.0 ** (attempt - 1))
+                pause = random.uniform(0, most) if why.after_s is None else why.after_s
+                if pause >= until.left():
+                    raise Unreadable(f"{why}, and more than {self._total_s:g} s it is not given")
+                self._sleep(pause)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _answer(
+        self, text: str, turn: Callable[[str], AbstractContextManager[None]]
+    ) -> Iterator[httpcore.Response]:
+        """The answer with the file, at the end of the redirects."""
+        url = _checked(text)
+        for _ in range(self._settings.redirects + 1):
+            with turn(url.raw_host.decode()), _understood(), self._asked(url) as response:
+                if response.status not in REDIRECTS:
+                    _refuse_failure(response)
+                    yield response
+                    return
+                url = _next(url, header(response, b"location"))
+        raise Unreadable(f"it redirects more than {self._settings.redirects} times")
+
+    def _asked(self, url: httpx.URL) -> AbstractContextManager[httpcore.Response]:
+        """Identity, since images do not shrink and what is counted then is what is sent."""
+        return self._pool.stream(
+            "GET",
+            httpcore.URL(
+                scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+            ),
+            headers={
+                "Host": url.netloc,
+                "User-Agent": USER_AGENT,
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+            },
+            extensions={"timeout": self._timeouts},
+        )
+
+
+def _no_turn(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _checked(text: str | httpx.URL) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise Unreadable("it is no valid URL") from error
+    if url.scheme not in ("http", "https"):
+        raise Unreadable("only http and https URLs are fetched")
+    if url.userinfo:
+        raise Unreadable("URLs with a user name or password are not fetched")
+    host = url.raw_host.decode("ascii").rstrip(".")
+    port = 80 if url.port is None else url.port
+    if not host or "%" in host or not 0 < port < 65_536:
+        raise Unreadable("it is no valid URL")
+    return url.copy_with(host=host)
+
+
+def _next(url: httpx.URL, location: str) -> httpx.URL:
+    try:
+        target = _checked(url.join(location))
+    except (httpx.InvalidURL, ValueError) as error:
+        raise Unreadable("it redirects to what is no valid URL") from error
+    except Unreadable as error:
+        raise Unreadable(f"where it redirects to: {error}") from error
+    if (url.scheme, target.scheme) == ("https", "http"):
+        raise Unreadable("it redirects from https to http, where anybody may have changed it")
+    return target
+
+
+def _refuse_failure(response: httpcore.Response) -> None:
+    status = response.status
+    if status in (200, 203):
+        return
+    phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else ""
+    said = f"the server answered {status} {phrase}".rstrip()
+    if status not in WORTH_ANOTHER_TRY:
+        raise Unreadable(said)
+    raise _TryAgain(said, retry_after_s(header(response, b"retry-after")))
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """What went wrong, in the caller's terms, and whether another try may help."""
+    try:
+        yield
+    except httpcore.TimeoutException as error:
+        raise _TryAgain("the server did not answer in time") from error
+    except httpcore.ConnectError as error:
+        raise _TryAgain("the server cannot be reached") from error
+    except (httpcore.NetworkError, httpcore.RemoteProtocolError, CutShort) as error:
+        raise _TryAgain("the server broke off") from error
+    except (httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
+        raise Unreadable("it is no valid URL") from error
+
+
+def _reading(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        with _understood():
+            yield from pieces
+    except _TryAgain as error:
+        raise Unreadable(f"{error} on the way") from error

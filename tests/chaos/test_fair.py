@@ -1,0 +1,34 @@
+"""A small job beside a large one: through the real queue, in the order that was meant."""
+
+from contextlib import closing
+from pathlib import Path
+
+import redis
+import services
+import stack
+from chaos import work
+
+from clipfleet.common.ledger.redis import RedisLedger
+
+
+def test_a_small_job_overtakes_what_a_large_one_has_waiting(
+    slow: stack.Up, photos: Path, tmp_path: Path
+) -> None:
+    few = work.many_photos(tmp_path / "few", 8)
+    worker = slow.part("worker-ingest-1")
+    with slow.client() as client, closing(redis.Redis.from_url(work.redis_url(slow))) as valkey:
+        ledger = RedisLedger(valkey)
+        worker.suspend()
+        try:
+            large = client.index(photos, "large")
+            services.eventually(
+                lambda: len(ledger.open_chunks(large.id)) == 4, 30, "the large job's window"
+            )
+            largest = max(chunk.size for chunk in ledger.open_chunks(large.id))
+            small = client.index(few, "small")
+            services.eventually(lambda: ledger.open_chunks(small.id), 30, "the small job's chunk")
+        finally:
+            worker.resume()
+        assert stack.finished(client, small.id).done == 8
+        assert client.job(large.id).done <= 2 * largest
+        assert stack.finished(client, large.id).state == "succeeded"

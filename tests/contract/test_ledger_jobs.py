@@ -1,0 +1,190 @@
+"""The ledger over a job's whole life: keys, lists, retries, removal; both implementations."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from contract.test_ledger import (
+    LEASE_S,
+    Clock,
+    a_job,
+    claimed,
+    client,
+    clock,
+    failure,
+    items,
+    ledger,
+    planned,
+)
+
+from clipfleet.common.errors import Conflict, NotFound
+from clipfleet.common.ledger import Claim, Failure, Item, Ledger, Outcome, Refusal
+from clipfleet.common.ledger.redis import RedisLedger
+
+__all__ = ["client", "clock", "ledger"]
+
+
+def test_a_failure_keeps_what_is_needed_to_try_again(ledger: Ledger) -> None:
+    item = Item(
+        id="a\nb", uri="file:///a", read="file:/a", label="é", metadata={"year": 1999, "k": [None]}
+    )
+    ledger.create(a_job())
+    lease = ledger.lease("j", "p", 30)
+    assert lease
+    no = ledger.plan("j", lease.token, [item], "", "1")
+    ledger.end_plan("j", lease.token)
+    failed = Failure.of(item, "read", "it is away", 2)
+    ledger.mark(claimed(ledger, no or 0), Outcome(failures=(failed,)))
+    (found,) = ledger.failures("j")
+    assert found == failed
+    assert found.item() == item
+
+
+def ended(ledger: Ledger, job_id: str = "j") -> None:
+    """A job of two images, one of which failed."""
+    ledger.create(a_job(job_id))
+    lease = ledger.lease(job_id, "p", 30)
+    assert lease
+    no = ledger.plan(job_id, lease.token, items("a", "b"), "", "b")
+    ledger.end_plan(job_id, lease.token)
+    claim = ledger.claim(job_id, no or 0, "w", LEASE_S)
+    assert isinstance(claim, Claim)
+    ledger.mark(claim, Outcome(done=1, failures=(failure("b"),)))
+
+
+def test_the_job_and_its_retry_know_of_each_other(ledger: Ledger) -> None:
+    ended(ledger)
+    before = ledger.job("j")
+    retry = ledger.create(a_job("r", retry_of="j"))
+    assert (retry.id, retry.new.retry_of, retry.state) == ("r", "j", "queued")
+    assert ledger.job("j") == replace(before, retried_by="r")
+
+
+def test_while_a_retry_goes_on_there_is_no_second_one(ledger: Ledger) -> None:
+    ended(ledger)
+    ledger.create(a_job("r", retry_of="j"))
+    assert ledger.create(a_job("again", retry_of="j")).id == "r"
+    ledger.cancel("r")
+    assert ledger.create(a_job("third", retry_of="j")).id == "third"
+    assert ledger.job("j").retried_by == "third"
+
+
+def test_what_cannot_be_retried_is_said(ledger: Ledger) -> None:
+    with pytest.raises(NotFound, match="no job 'unknown'"):
+        ledger.create(a_job("r", retry_of="unknown"), "key")
+    ledger.create(a_job())
+    with pytest.raises(Conflict, match="has not ended"):
+        ledger.create(a_job("r", retry_of="j"), "key")
+    ledger.cancel("j")
+    with pytest.raises(Conflict, match="no failures"):
+        ledger.create(a_job("r", retry_of="j"), "key")
+    assert [job.id for job in ledger.jobs()] == ["j"]
+    assert ledger.made("key") is None
+
+
+def test_a_key_says_which_job_it_made(ledger: Ledger) -> None:
+    assert ledger.made("key") is None
+    ledger.create(a_job(), "key")
+    made = ledger.made("key")
+    assert made == ledger.job("j")
+    ledger.remove("j")
+    assert ledger.made("key") is None
+    assert ledger.create(a_job("k"), "key").id == "k"
+
+
+def test_jobs_are_listed_newest_first_by_collection_and_state(ledger: Ledger, clock: Clock) -> None:
+    for n in range(6):
+        clock.now += n % 2  # some in the same moment
+        ledger.create(a_job(f"j{n}", "photos" if n % 2 else "maps"))
+    ledger.cancel("j1")
+    ledger.cancel("j4")
+
+    def listed(*args: Any) -> list[str]:
+        return [job.id for job in ledger.jobs(*args)]
+
+    assert listed() == ["j5", "j4", "j3", "j2", "j1", "j0"]
+    assert listed(2, 1) == ["j4", "j3"]
+    assert listed(50, 0, "photos") == ["j5", "j3", "j1"]
+    assert listed(50, 0, "photos", ("queued", "running")) == ["j5", "j3"]
+    assert listed(1, 1, "", ("cancelled",)) == ["j1"]
+    assert listed(50, 0, "none") == listed(50, 9) == listed(50, 0, "", ("failed",)) == []
+
+
+def test_a_list_by_state_looks_further_than_one_page(
+    ledger: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipfleet.common.ledger.redis.PAGE", 3)
+    for n in range(9):
+        clock.now += 1
+        ledger.create(a_job(f"j{n}"))
+        if n % 4 == 0:
+            ledger.cancel(f"j{n}")
+    found = [ledger.jobs(1, offset, "", ("cancelled",)) for offset in range(4)]
+    assert [[job.id for job in page] for page in found] == [["j8"], ["j4"], ["j0"], []]
+
+
+def test_nothing_of_a_removed_job_is_left(ledger: Ledger, request: pytest.FixtureRequest) -> None:
+    ended(ledger)
+    ledger.create(a_job("r", retry_of="j"), "key")
+    ledger.remove("r")
+    assert ledger.job("j").retried_by == ""
+    ledger.remove("j")
+    assert not ledger.jobs()
+    assert not ledger.active()
+    assert not ledger.ended(0, 10)
+    with pytest.raises(NotFound):
+        ledger.remove("j")
+    if isinstance(ledger, RedisLedger):
+        client = request.getfixturevalue("client")
+        assert list(client.scan_iter()) == []
+
+
+def test_what_planner_and_workers_still_do_brings_no_removed_job_back(
+    ledger: Ledger, request: pytest.FixtureRequest
+) -> None:
+    one, two, three = planned(ledger, ("a",), ("b", "c"), ("d",))
+    claim, other = claimed(ledger, one), claimed(ledger, two)
+    (*_, free) = ledger.open_chunks("j")
+    ledger.remove("j")
+    assert not ledger.renew(claim, LEASE_S)
+    assert not ledger.mark(claim, Outcome(failures=(failure("a"),)))
+    assert not ledger.release(other, count_attempt=False)
+    assert ledger.claim("j", three, "w", LEASE_S) is Refusal.CLOSED
+    assert ledger.lease("j", "p", 30) is None
+    assert ledger.plan("j", 1, items("e"), "d", "e") is None
+    assert not ledger.end_plan("j", 1)
+    assert not ledger.split("j", free)
+    assert not ledger.bury("j", free, failure("d"))
+    ledger.sent("j", three)
+    ledger.note("j", "the store is away")
+    ledger.estimate("j", 7)
+    assert not ledger.open_chunks("j")
+    assert not ledger.failures("j")
+    assert ledger.items("j", two) == ()
+    with pytest.raises(NotFound):
+        ledger.cancel("j")
+    if isinstance(ledger, RedisLedger):
+        client = request.getfixturevalue("client")
+        assert list(client.scan_iter()) == []
+
+
+def test_jobs_that_ended_long_ago_are_named_and_others_not(ledger: Ledger, clock: Clock) -> None:
+    for name in ("first", "second", "third"):
+        ledger.create(a_job(name))
+    ledger.cancel("second")
+    clock.now += 100
+    ledger.cancel("first")
+    assert ledger.ended(0, 10) == ["second", "first"]
+    assert ledger.ended(0, 1) == ["second"]
+    assert ledger.ended(50, 10) == ["second"]
+    assert ledger.ended(101, 10) == []
+
+
+def test_one_keeps_house_at_a_time(ledger: Ledger, clock: Clock) -> None:
+    assert ledger.keep_house("p1", 60)
+    assert not ledger.keep_house("p2", 60)
+    clock.now += 59
+    assert ledger.keep_house("p1", 60)
+    clock.now += 61
+    assert ledger.keep_house("p2", 60)
+    assert not ledger.keep_house("p1", 60)

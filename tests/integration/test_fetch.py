@@ -1,0 +1,215 @@
+"""The fetcher against real web servers on loopback that do what bad ones do."""
+
+import gzip
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fetching import LIMIT, fetcher, refusal
+from webserver import Asked, Page, body, in_turn, site, status
+
+from clipfleet.common.errors import Unreadable
+
+
+def endless(asked: Asked) -> None:
+    asked.begin()
+    asked.pour(itertools.repeat(b"x" * 10_000))
+
+
+def dripping(asked: Asked) -> None:
+    def drops() -> Iterator[bytes]:
+        while True:
+            yield b"x"
+            time.sleep(0.02)
+
+    asked.begin()
+    asked.pour(drops())
+
+
+def dripping_headers(asked: Asked) -> None:
+    def drops() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\n"
+        while True:
+            yield b"X-More: x\r\n"
+            time.sleep(0.02)
+
+    asked.pour(drops())
+
+
+def test_a_file_comes_over_one_connection_again_and_again_and_says_who_asks() -> None:
+    with site({"/a": body(b"abc")}) as there, fetcher() as fetch:
+        assert [fetch.get(f"{there.url}/a?b=%20c#d", 3) for _ in range(5)] == [b"abc"] * 5
+        assert len(there.connections) == 1
+        asked = there.seen[0]
+        assert asked.path == "/a?b=%20c"
+        assert asked.headers["User-Agent"].startswith("clipfleet/")
+        assert asked.headers["Host"] == f"127.0.0.1:{there.port}"
+
+
+def test_what_will_not_get_better_is_asked_for_once() -> None:
+    with site({"/": status(404)}) as there:
+        assert refusal(f"{there.url}/") == "the server answered 404 Not Found"
+        assert len(there.seen) == 1
+
+
+def test_what_may_get_better_is_tried_again() -> None:
+    pages = {"/": in_turn(status(503, Retry_After="7"), Asked.reset, status(500), body(b"at last"))}
+    slept: list[float] = []
+    with site(pages) as there, fetcher(sleep=slept.append) as fetch:
+        assert fetch.get(f"{there.url}/", LIMIT) == b"at last"
+        assert len(there.seen) == 4
+    asked, *jittered = slept
+    assert asked == 7
+    assert [pause <= most for pause, most in zip(jittered, (0.02, 0.04), strict=True)] == [True] * 2
+
+
+def test_but_not_for_ever_and_not_later_than_allowed() -> None:
+    with site({"/": status(503), "/later": status(429, Retry_After="86400")}) as there:
+        assert "503 Service Unavailable (3 tries)" in refusal(f"{there.url}/", tries=3)
+        assert "429 Too Many Requests" in refusal(f"{there.url}/later")
+        assert len(there.seen) == 4
+    assert "cannot be reached" in refusal(f"{there.url}/")
+
+
+@pytest.mark.parametrize("page", [dripping, dripping_headers])
+def test_a_server_that_sends_a_byte_now_and_then_is_cut_off(page: Page) -> None:
+    with site({"/": page}) as there:
+        assert "did not answer in time" in refusal(f"{there.url}/", total_s=0.3)
+
+
+def test_an_endless_body_is_read_to_the_limit() -> None:
+    with site({"/": endless}) as there:
+        assert f"more than {LIMIT} bytes" in refusal(f"{there.url}/")
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
+    def announced(asked: Asked) -> None:
+        asked.begin(Content_Length="100001")
+        asked.reset()
+
+    with site({"/": announced, "/just": body(b"x" * LIMIT)}) as there, fetcher() as fetch:
+        assert len(fetch.get(f"{there.url}/just", LIMIT)) == LIMIT
+        assert f"100001 bytes; the limit is {LIMIT}" in refusal(f"{there.url}/")
+
+
+def test_gzip_that_nobody_asked_for_is_unpacked_and_its_bombs_do_not_go_off() -> None:
+    several = gzip.compress(b"ab") + gzip.compress(b"c" * 70_000)
+    pages = {
+        "/good": body(several, Content_Encoding="gzip"),
+        "/bomb": body(gzip.compress(bytes(50_000_000)), Content_Encoding="gzip"),
+        "/many": body(gzip.compress(b"") * 10_000, Content_Encoding="gzip"),
+        "/cut": body(several[:-9], Content_Encoding="gzip"),
+        "/bad": body(b"no gzip", Content_Encoding="gzip"),
+        "/other": body(b"?", Content_Encoding="br"),
+    }
+    with site(pages) as there, fetcher() as fetch:
+        assert fetch.get(f"{there.url}/good", LIMIT) == b"ab" + b"c" * 70_000
+        assert "more than" in refusal(f"{there.url}/bomb")
+        assert "the limit" in refusal(f"{there.url}/many")
+        assert "broke off" in refusal(f"{there.url}/cut")
+        assert "damaged gzip" in refusal(f"{there.url}/bad")
+        assert "encoding" in refusal(f"{there.url}/other")
+
+
+def test_a_body_that_ends_early_is_no_file() -> None:
+    def short(asked: Asked) -> None:
+        asked.begin(Content_Length="10")
+        asked.pour(iter([b"abc"]))
+
+    with site({"/": in_turn(short, body(b"x" * 10)), "/always": short}) as there:
+        with fetcher() as fetch:
+            assert fetch.get(f"{there.url}/", LIMIT) == b"x" * 10
+        assert "broke off" in refusal(f"{there.url}/always")
+
+
+def test_a_web_page_is_called_one_and_an_image_named_so_is_not() -> None:
+    page = b"\xef\xbb\xbf\n <!DOCTYPE HTML><title>Log in</title>"
+    pages = {
+        "/page": body(page, Content_Type="image/jpeg"),
+        "/part": body(b"<p>Gone", Content_Type="text/html; charset=utf-8"),
+        "/image": body(b"\xff\xd8\xff\xe0", Content_Type="text/html"),
+    }
+    with site(pages) as there, fetcher() as fetch:
+        assert "web page, not an image" in refusal(f"{there.url}/page")
+        assert "web page, not an image" in refusal(f"{there.url}/part")
+        assert fetch.get(f"{there.url}/image", LIMIT) == b"\xff\xd8\xff\xe0"
+
+
+def test_no_more_requests_at_once_reach_a_host_than_it_may_have() -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def counting(asked: Asked) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        asked.answer(b"x")
+
+    with site({"/": counting}) as there, fetcher(per_host=3) as fetch:
+        with ThreadPoolExecutor(12) as threads:
+            urls = [f"{there.url}/?{n}" for n in range(24)]
+            assert list(threads.map(fetch.get, urls, itertools.repeat(LIMIT))) == [b"x"] * 24
+        assert most == 3
+
+
+def test_waiting_for_a_turn_costs_a_fetch_none_of_its_time() -> None:
+    def slow(asked: Asked) -> None:
+        time.sleep(0.5)
+        asked.answer(b"x")
+
+    with (
+        site({"/": slow}) as there,
+        fetcher(per_host=1, total_s=2.5, tries=1) as fetch,
+        ThreadPoolExecutor(7) as threads,
+    ):
+        urls = [f"{there.url}/?{n}" for n in range(7)]
+        assert list(threads.map(fetch.get, urls, itertools.repeat(LIMIT))) == [b"x"] * 7
+
+
+def test_a_long_file_is_read_as_it_comes() -> None:
+    more = threading.Event()
+
+    def lines(asked: Asked) -> None:
+        def made() -> Iterator[bytes]:
+            yield b"first\n"
+            more.wait(20)
+            yield b"second\n"
+
+        asked.begin()
+        asked.pour(made())
+
+    with (
+        site({"/": lines}) as there,
+        fetcher(total_s=1.5) as fetch,
+        fetch.open(f"{there.url}/") as opened,
+    ):
+        assert opened.readline() == b"first\n"
+        time.sleep(1.6)  # longer than an image may take
+        more.set()
+        assert opened.read() == b"second\n"
+
+
+def test_opening_tries_again_and_a_break_on_the_way_is_said() -> None:
+    def broken(asked: Asked) -> None:
+        asked.begin(Content_Length="100")
+        asked.pour(iter([b"begun"]))
+
+    pages = {"/": in_turn(status(503), broken), "/gone": status(410)}
+    with site(pages) as there, fetcher() as fetch:
+        with fetch.open(f"{there.url}/") as opened, pytest.raises(Unreadable, match="broke off"):
+            opened.read()
+        with pytest.raises(Unreadable, match="410"), fetch.open(f"{there.url}/gone"):
+            pass
+
+
+def test_the_caller_of_open_keeps_its_own_errors() -> None:
+    with site({"/": body(b"x")}) as there, fetcher() as fetch:
+        with pytest.raises(KeyError), fetch.open(f"{there.url}/"):
+            raise KeyError
+        assert fetch.get(f"{there.url}/", LIMIT) == b"x"

@@ -1,0 +1,74 @@
+"""How the gateway fetches: few images at once, and nobody waits for ever."""
+
+import asyncio
+import threading
+
+import pytest
+from fetching import LOOPBACK
+from webserver import Asked, body, site
+
+from clipfleet.api.urls import ImageUrls
+from clipfleet.common.errors import Unavailable, Unreadable
+from clipfleet.common.settings import Fetch, Limits, Settings
+
+
+def settings(**fetch: float) -> Settings:
+    given = {"allowed_networks": LOOPBACK, "backoff_s": 0.01, **fetch}
+    return Settings(fetch=Fetch.model_validate(given), limits=Limits(image_bytes=1_000))
+
+
+def test_who_finds_all_turns_taken_is_told_to_come_back_and_a_turn_comes_free_again() -> None:
+    async def play(url: str) -> None:
+        urls = ImageUrls(settings(queries=1, query_s=1))
+        async with urls.image(url) as first:
+            assert first == b"x"
+            with pytest.raises(Unavailable, match="too many"):
+                async with urls.image(url):
+                    pass
+        with pytest.raises(Unreadable):
+            async with urls.image("no url"):
+                pass
+        async with urls.image(url) as again:
+            assert again == b"x"
+        urls.close()
+
+    with site({"/": body(b"x")}) as there:
+        asyncio.run(play(f"{there.url}/"))
+
+
+def test_the_event_loop_goes_on_while_a_server_is_slow() -> None:
+    """The server answers only once the loop has done something else meanwhile."""
+    asked_for, went_on = threading.Event(), threading.Event()
+
+    def slow(asked: Asked) -> None:
+        asked_for.set()
+        assert went_on.wait(30)
+        asked.answer(b"x")
+
+    async def meanwhile() -> None:
+        while not asked_for.is_set():
+            await asyncio.sleep(0.01)
+        went_on.set()
+
+    async def play(url: str) -> None:
+        urls = ImageUrls(settings(query_s=20))
+        other = asyncio.create_task(meanwhile())
+        async with urls.image(url) as data:
+            assert data == b"x"
+        await other
+        urls.close()
+
+    with site({"/": slow}) as there:
+        asyncio.run(play(f"{there.url}/"))
+
+
+def test_an_image_may_be_no_larger_than_any_image() -> None:
+    async def play(url: str) -> None:
+        urls = ImageUrls(settings())
+        with pytest.raises(Unreadable, match="the limit is 1000"):
+            async with urls.image(url):
+                pass
+        urls.close()
+
+    with site({"/": body(b"x" * 1_001)}) as there:
+        asyncio.run(play(f"{there.url}/"))

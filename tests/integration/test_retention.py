@@ -1,0 +1,114 @@
+"""What expired goes, all of it: on a real Valkey and a real folder."""
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import redis
+import services
+from contract.test_ledger import Clock, a_job, traces
+from contract.test_ledger_jobs import ended
+
+from clipfleet.common.blobs import Blobs, BlobsUnavailable
+from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.workers.housekeeper import DAY_S, Housekeeper
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator["redis.Redis"]:
+    with services.valkey(tmp_path_factory.mktemp("valkey")) as url:
+        connection = redis.Redis.from_url(url)
+        yield connection
+        connection.close()
+
+
+class House:
+    def __init__(self, client: "redis.Redis", folder: Path) -> None:
+        client.flushall()
+        self.clock, self.client, self.folder = Clock(), client, folder
+        self.ledger, self.blobs = RedisLedger(client, self.clock), Blobs(str(folder))
+
+    def keeper(self, name: str = "p", days: float = 30) -> Housekeeper:
+        return Housekeeper(name, self.ledger, self.blobs, days)
+
+    def upload(self, name: str) -> Path:
+        """An upload that ended now; its folder among the blobs."""
+        source = {"type": "upload", "items": []}
+        self.ledger.create(a_job(name).model_copy(update={"source": source}))
+        self.blobs.put(f"uploads/{name}/0", BytesIO(b"bytes"))
+        self.ledger.cancel(name)
+        return self.folder / "uploads" / name
+
+
+@pytest.fixture
+def house(client: "redis.Redis", tmp_path: Path) -> House:
+    return House(client, tmp_path)
+
+
+def test_an_expired_job_goes_with_its_failures_and_uploads(house: House) -> None:
+    ended(house.ledger, "old")
+    uploaded = house.upload("sent")
+    house.clock.now += 20 * DAY_S
+    ended(house.ledger, "young")
+    house.ledger.create(a_job("running"))
+    house.clock.now += 11 * DAY_S
+    assert house.keeper().tidy() == 2
+    assert {job.id for job in house.ledger.jobs()} == {"running", "young"}
+    assert traces(house.client, "old") == traces(house.client, "sent") == []
+    assert not uploaded.exists()
+
+
+def test_with_nothing_to_expire_nothing_goes(house: House) -> None:
+    uploaded = house.upload("sent")
+    house.clock.now += 1_000 * DAY_S
+    assert house.keeper(days=0).tidy() == 0
+    assert house.keeper(days=1_001).tidy() == 0
+    assert uploaded.exists()
+
+
+def test_a_round_is_bounded_and_the_next_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipfleet.workers.housekeeper.MOST", 3)
+    for n in range(5):
+        house.upload(f"j{n}")
+    house.clock.now += 40 * DAY_S
+    assert [house.keeper().tidy() for _ in range(3)] == [3, 2, 0]
+
+
+def test_of_several_planners_one_keeps_house(house: House) -> None:
+    assert house.keeper("one").tidy() == 0
+    house.upload("sent")
+    house.clock.now += 40 * DAY_S
+    house.keeper("one").tidy()
+    house.upload("later")
+    house.clock.now += 1
+    assert house.keeper("two", days=0.000001).tidy() == 0
+    assert house.keeper("one", days=0.000001).tidy() == 1
+
+
+def test_what_a_running_retry_needs_stays(house: House) -> None:
+    ended(house.ledger, "old")
+    house.clock.now += 40 * DAY_S
+    house.ledger.create(a_job("again", retry_of="old"))
+    assert house.keeper().tidy() == 0
+    house.ledger.cancel("again")
+    assert house.keeper().tidy() == 1
+    assert house.ledger.job("again").new.retry_of == "old"
+
+
+class Away(Blobs):
+    def delete_below(self, prefix: str) -> None:
+        raise BlobsUnavailable(f"the blob store is away ({prefix})")
+
+
+def test_while_the_blob_store_is_away_the_record_stays(house: House) -> None:
+    uploaded = house.upload("sent")
+    house.clock.now += 40 * DAY_S
+    house.blobs = Away(str(house.folder))
+    with pytest.raises(BlobsUnavailable):
+        house.keeper().tidy()
+    house.blobs = Blobs(str(house.folder))
+    assert house.keeper().tidy() == 1
+    assert not uploaded.exists()

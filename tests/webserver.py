@@ -1,0 +1,117 @@
+"""A web server on loopback whose pages are functions of the test's own."""
+
+import itertools
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, cast
+
+Page = Callable[["Asked"], None]
+
+
+class Asked(BaseHTTPRequestHandler):
+    """One request, and how to answer it."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        site = cast("Server", self.server).site
+        with site.lock:
+            site.seen.append(self)
+            site.connections.add(self.client_address)
+        site.pages[self.path.partition("?")[0]](self)
+
+    def answer(self, body: bytes = b"", status: int = 200, **headers: str) -> None:
+        """`Content_Type` for Content-Type, and so on."""
+        self.begin(status, Content_Length=str(len(body)), **headers)
+        self.wfile.write(body)
+
+    def begin(self, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+    def pour(self, pieces: Iterator[bytes]) -> None:
+        """Without a length, until it has ended or nobody listens any more."""
+        self.close_connection = True
+        try:
+            for piece in pieces:
+                self.wfile.write(piece)
+                self.wfile.flush()
+        except OSError:
+            pass
+
+    def reset(self) -> None:
+        """Breaks the connection as a crash does."""
+        self.close_connection = True
+        linger = b"\1\0\0\0\0\0\0\0"
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.connection.shutdown(socket.SHUT_RD)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@dataclass
+class Site:
+    """`seen`: the requests so far; `connections`: where they came from."""
+
+    url: str
+    port: int
+    pages: Mapping[str, Page]
+    seen: list[Asked] = field(default_factory=list)
+    connections: set[Any] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Server(ThreadingHTTPServer):
+    site: Site
+    request_queue_size = 64
+
+    def handle_error(self, *_: Any) -> None:
+        """Clients that hang up are what these tests are about."""
+
+
+@contextmanager
+def site(
+    pages: Mapping[str, Page], host: str = "127.0.0.1", port: int = 0, tls: Path | None = None
+) -> Iterator[Site]:
+    """`tls`: key and certificate."""
+    server = Server((host, port), Asked)
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.site = Site(f"http://{host}:{server.server_port}", server.server_port, pages)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server.site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def in_turn(*pages: Page) -> Page:
+    """The first page for the first request, and so on; the last one stays."""
+    left = itertools.chain(pages, itertools.repeat(pages[-1]))
+    return lambda asked: next(left)(asked)
+
+
+def body(data: bytes, **headers: str) -> Page:
+    return lambda asked: asked.answer(data, 200, **headers)
+
+
+def status(code: int, **headers: str) -> Page:
+    return lambda asked: asked.answer(b"no", code, **headers)
+
+
+def to(where: str, code: int = 302) -> Page:
+    return status(code, Location=where)

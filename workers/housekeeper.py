@@ -1,0 +1,64 @@
+"""Jobs that ended long ago go, with their failures and uploads. Beside every planner; one at a time
+keeps house."""
+
+import logging
+import threading
+
+from clipfleet.common.blobs import Blobs
+from clipfleet.common.errors import NotFound, Unavailable
+from clipfleet.common.ledger import FINAL, Job, Ledger
+from clipfleet.common.uploads import has_uploads, uploads_of
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 60.0
+MOST = 100  # jobs in one round
+DAY_S = 86_400.0
+
+
+class Housekeeper:
+    """`days`: how long an ended job is kept; 0: for ever."""
+
+    def __init__(self, name: str, ledger: Ledger, blobs: Blobs, days: float) -> None:
+        self._name, self._ledger, self._blobs, self._days = name, ledger, blobs, days
+
+    def tidy(self) -> int:
+        """One round: how many jobs went."""
+        if not self._days or not self._ledger.keep_house(self._name, 2 * EVERY_S):
+            return 0
+        expired = self._ledger.ended(self._days * DAY_S, MOST)
+        return sum(self._remove(job_id) for job_id in expired)
+
+    def run(self, stopping: threading.Event) -> None:
+        """Until told to stop. What cannot be done now is done in a later round."""
+        while not stopping.is_set():
+            try:
+                gone = self.tidy()
+            except Unavailable as error:
+                log.warning("expired jobs are kept for now: %s", error.detail)
+                gone = 0
+            except Exception:
+                log.exception("expired jobs are kept for now")
+                gone = 0
+            if gone:
+                log.info("removed %d jobs that ended more than %g days ago", gone, self._days)
+            stopping.wait(1.0 if gone == MOST else EVERY_S)
+
+    def _remove(self, job_id: str) -> bool:
+        """The uploads first: without the record nobody would know of them."""
+        try:
+            job = self._ledger.job(job_id)
+            if self._is_being_retried(job):
+                return False
+            if has_uploads(job.new):
+                self._blobs.delete_below(uploads_of(job_id))
+            self._ledger.remove(job_id)
+        except NotFound:  # somebody else was faster
+            return False
+        return True
+
+    def _is_being_retried(self, job: Job) -> bool:
+        try:
+            return bool(job.retried_by) and self._ledger.job(job.retried_by).state not in FINAL
+        except NotFound:
+            return False

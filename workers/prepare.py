@@ -1,0 +1,121 @@
+"""One image on its way to the model, on any thread: read, compare, decode, thumbnail, resize."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from clipfleet.common.blobs import Blobs
+from clipfleet.common.collection import Collection, image_problem
+from clipfleet.common.embedder import Embedder
+from clipfleet.common.errors import BadImage, Unreadable
+from clipfleet.common.identity import content_hash
+from clipfleet.common.images import Decoded, decode
+from clipfleet.common.ledger import Item, Job, Stage
+from clipfleet.common.preprocess import Pixels
+from clipfleet.common.settings import Settings
+from clipfleet.common.store import Fingerprint
+from clipfleet.common.thumbnails import thumbnail, thumbnail_key
+from clipfleet.workers.places import Places
+from clipfleet.workers.read import read_item
+
+
+@dataclass(frozen=True)
+class Ready:
+    item: Item
+    pk: str
+    content_hash: str
+    bytes: int
+    width: int
+    height: int
+    pixels: Pixels
+
+
+class Failed(Exception):
+    """One item fails, alone."""
+
+    def __init__(self, stage: Stage, reason: str) -> None:
+        super().__init__(reason)
+        self.stage: Stage = stage
+        self.reason = reason
+
+
+class Unchanged(Exception):
+    """The store has this very image already. `ours`: this job wrote it, before a redelivery."""
+
+    def __init__(self, *, ours: bool) -> None:
+        super().__init__()
+        self.ours = ours
+
+
+class Parts(Protocol):
+    """What it needs of the worker's."""
+
+    @property
+    def embedder(self) -> Embedder: ...
+
+    @property
+    def blobs(self) -> Blobs: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def places(self) -> Places: ...
+
+
+class Prepare:
+    """`patiently` repeats a call as long as a part is away."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        job: Job,
+        collection: Collection,
+        patiently: Callable[[Callable[[], Any]], Any],
+    ) -> None:
+        self._parts, self._job, self._collection = parts, job, collection
+        self._patiently = patiently
+
+    def __call__(self, pk: str, item: Item, known: Fingerprint | None) -> Ready:
+        """Failed or Unchanged where it ends early."""
+        self._check(item)
+        data = self._read(item)
+        said = {"label": item.label, "metadata": item.metadata}
+        digest = content_hash(data, said, self._collection.model)
+        if known and known.content_hash == digest:
+            ours = known.job_id == self._job.id
+            if ours or self._job.new.on_existing == "skip":
+                raise Unchanged(ours=ours)
+        seen = self._decode(data)
+        self._leave_thumbnail(pk, seen)
+        pixels = self._parts.embedder.pixels(seen.image)
+        return Ready(item, pk, digest, len(data), seen.width, seen.height, pixels)
+
+    def _check(self, item: Item) -> None:
+        most = self._parts.settings.limits.metadata_bytes
+        problem = image_problem(
+            self._collection, item.id, item.uri, item.label, item.metadata, most
+        )
+        if problem:
+            raise Failed("list", problem)
+
+    def _read(self, item: Item) -> bytes:
+        parts = self._parts
+        try:
+            data: bytes = self._patiently(lambda: read_item(item, parts.places))
+        except Unreadable as error:
+            raise Failed("read", str(error)) from error
+        return data
+
+    def _decode(self, data: bytes) -> Decoded:
+        edge = self._parts.embedder.preprocess.edge()
+        try:
+            return decode(data, self._parts.settings.limits, edge=edge)
+        except BadImage as error:
+            raise Failed("decode", error.detail) from error
+
+    def _leave_thumbnail(self, pk: str, seen: Decoded) -> None:
+        if edge := self._parts.settings.thumbnail_edge:
+            key, small = thumbnail_key(self._collection, pk), thumbnail(seen.image, edge)
+            self._patiently(lambda: self._parts.blobs.put(key, io.BytesIO(small)))

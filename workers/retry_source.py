@@ -1,0 +1,84 @@
+"""The failures of an earlier job as a source, read page by page from the ledger."""
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from clipfleet.common.errors import NotFound
+from clipfleet.common.identity import id_problem
+from clipfleet.common.ledger import Failure, Item, Job, Ledger
+from clipfleet.common.roots import really_below
+from clipfleet.common.sources import FolderSource
+from clipfleet.workers.sources import Folder, Listed, SourceError
+
+PAGE = 500
+
+
+class Retry:
+    """`folder` in the source: how the folder was listed where the failures come from. What could
+    not be listed then is looked at again; of other sources it fails again, with its reason.
+
+    The cursor is the number of failures behind us and, within a folder that is listed again, that
+    folder's own cursor.
+    """
+
+    def __init__(self, source: dict[str, Any], ledger: Ledger, roots: Sequence[Path]) -> None:
+        self._job_id, self._ledger, self._roots = str(source["job"]), ledger, roots
+        folder = source.get("folder")
+        self._folder = FolderSource.model_validate(folder) if folder else None
+
+    def stream(self, after: str) -> Iterator[Listed]:
+        begin, _, within = after.partition(":")
+        for number, failure in self._failures(int(begin or 0)):
+            item = failure.item()
+            if self._folder and item.problem and os.path.isdir(_path(item)):
+                yield from self._below(_path(item), number, within)
+            else:
+                yield Listed(self._again(item), str(number + 1))
+            within = ""
+
+    def count(self) -> int:
+        return self._job().failed
+
+    def nothing_found(self) -> str:
+        return "nothing is left to retry"
+
+    def _job(self) -> Job:
+        try:
+            return self._ledger.job(self._job_id)
+        except NotFound as error:
+            said = f"job {self._job_id}, whose failures these are, was deleted"
+            raise SourceError(said) from error
+
+    def _failures(self, begin: int) -> Iterator[tuple[int, Failure]]:
+        for offset in count(begin, PAGE):
+            self._job()  # or it could pass for the end of its failures
+            page = self._ledger.failures(self._job_id, PAGE, offset)
+            yield from enumerate(page, offset)
+            if len(page) < PAGE:
+                return
+
+    def _below(self, path: str, number: int, within: str) -> Iterator[Listed]:
+        assert self._folder is not None
+        folder = Folder(self._folder.model_copy(update={"path": path}), self._roots)
+        try:
+            for listed in folder.stream(within):
+                yield Listed(listed.item, f"{number}:{listed.cursor}")
+        except SourceError as error:  # of this folder, not of the whole job
+            item = Item(id=path, uri=path, read=f"file:{path}", problem=str(error))
+            yield Listed(item, str(number + 1))
+
+    def _again(self, item: Item) -> Item:
+        path = _path(item)
+        if not (self._folder and item.problem) or id_problem(item.id):
+            return item
+        if os.path.isfile(path) and really_below(path, self._roots):
+            return item.model_copy(update={"problem": None})
+        return item
+
+
+def _path(item: Item) -> str:
+    kind, _, path = item.read.partition(":")
+    return path if kind == "file" else ""
