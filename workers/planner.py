@@ -34,6 +34,7 @@ from clipfleet.workers.sources import Listed, Source, SourceError, open_source
 log = logging.getLogger(__name__)
 
 LEASE_S = 10.0
+LISTING_S = 1.0  # of one source at a time
 IDLE_S = 0.2
 LOST_S = 300.0  # one that nobody claimed for so long, however full the queue
 TURN_S = 10.0  # one that was sent when its job had more under way, and now has none: send it first
@@ -203,11 +204,15 @@ class Planner:
 
 
 def _taken(stream: Stream, size: int) -> list[Listed]:
-    """What came before a source broke off is planned first; then the error comes out."""
+    """What came before a source broke off is planned first; then the error comes out. Of a slow
+    source a small chunk has to do, or the other jobs would wait for it."""
     taken: list[Listed] = []
+    until = time.monotonic() + LISTING_S
     try:
         for one in islice(stream.listed, size):
             taken.append(one)
+            if time.monotonic() > until:
+                break
     except SourceError as error:
         if not taken:
             raise
