@@ -2,7 +2,9 @@
 
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
@@ -10,6 +12,7 @@ from fastapi import APIRouter, Header, Query, Response
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
+from clipfleet.common import uris
 from clipfleet.common.catalogue import require
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
@@ -17,6 +20,7 @@ from clipfleet.common.identity import namespace_problem
 from clipfleet.common.ledger import FINAL, Job, JobState, NewJob
 from clipfleet.common.roots import require_below
 from clipfleet.common.schemas import FailureList, FailureOut, JobIn, JobList, JobOut
+from clipfleet.common.sources import ArchiveSource, FolderSource, ManifestSource, Source
 from clipfleet.common.uploads import has_uploads, uploads_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES)
@@ -50,9 +54,8 @@ async def start_job(
     response: Response,
     idempotency_key: Key = "",
 ) -> JobOut:
-    """Index a folder."""
-    source = body.source.model_dump()
-    source["path"] = require_below(body.source.path, gateway.settings.source_roots)
+    """Index a folder, a manifest, URLs, an archive or a bucket."""
+    source = _source(body.source, collection, gateway.settings.source_roots)
     new = new_job(collection, source, body.namespace, body.on_existing)
     return await _start(new, idempotency_key, gateway, response)
 
@@ -152,6 +155,18 @@ def job_out(job: Job) -> JobOut:
         retry_of=job.new.retry_of or None,
         retried_by=job.retried_by or None,
     )
+
+
+def _source(asked: Source, collection: Collection, roots: Sequence[Path]) -> dict[str, Any]:
+    """What the planner is told. Local paths are checked here, too, so that the caller hears it."""
+    source = asked.model_dump()
+    if isinstance(asked, FolderSource):
+        source["path"] = require_below(asked.path, roots)
+    elif isinstance(asked, ManifestSource | ArchiveSource) and uris.kind(asked.uri) == "path":
+        source["uri"] = require_below(uris.local_path(asked.uri), roots)
+    if isinstance(asked, ManifestSource):
+        source |= {"format": asked.table(), "fields": dict(collection.fields)}
+    return source
 
 
 def new_job(

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import count
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from clipfleet import calls
 from clipfleet.calls import Call, OnExisting
 from clipfleet.common.schemas import FieldType, JobState, Metric, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
+from clipfleet.guess import AnySource
 from clipfleet.options import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait
 from clipfleet.payloads import AnImage, Files, Numbers
 from clipfleet.progress import Listener, Progress, listening
@@ -84,7 +84,7 @@ class AsyncClient:
 
     async def index(
         self,
-        source: str | Path,
+        source: AnySource,
         collection: str = "images",
         *,
         namespace: str = "default",
@@ -95,7 +95,7 @@ class AsyncClient:
         progress: Progress = False,
         create: bool = True,
     ) -> Job:
-        """Start a job on a folder that the service can read; images go in while you go on.
+        """Start a job on any source of docs/sources.md; images go in while you go on.
 
         `create`: make the collection when there is none. `wait` and `progress`: see `wait()`.
         `idempotency_key`: the same one again within a day gives the job that it made.

@@ -6,7 +6,6 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -18,7 +17,6 @@ from clipfleet.common.schemas import (
     CollectionIn,
     CollectionList,
     FieldType,
-    FolderSource,
     JobIn,
     JobList,
     JobState,
@@ -30,6 +28,7 @@ from clipfleet.common.schemas import (
     VectorsIn,
 )
 from clipfleet.errors import ProblemError, Unreachable, problem_of
+from clipfleet.guess import AnySource, source_of
 from clipfleet.payloads import AnImage, Files, Numbers, Part, StoredFile
 from clipfleet.results import Collection, Failures, Image, Job, SearchResult
 from clipfleet.retries import Outcome
@@ -112,16 +111,15 @@ def delete_collection(name: str) -> Call[None]:
 
 
 def index(
-    source: str | Path,
+    source: AnySource,
     collection: str,
     namespace: str,
     label_from_folder: bool,
     on_existing: OnExisting,
     idempotency_key: str | None,
 ) -> Call[Job]:
-    folder = Path(source).expanduser().absolute()
     body = JobIn(
-        source=FolderSource(path=str(folder), label_from_folder=label_from_folder),
+        source=source_of(source, label_from_folder=label_from_folder),
         namespace=namespace,
         on_existing=on_existing,
     )

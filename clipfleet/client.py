@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from clipfleet import calls
 from clipfleet.calls import Call, OnExisting
 from clipfleet.common.schemas import FieldType, JobState, Metric, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
+from clipfleet.guess import AnySource
 from clipfleet.options import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait
 from clipfleet.payloads import AnImage, Files, Numbers
 from clipfleet.progress import Listener, Progress, listening
@@ -86,7 +86,7 @@ class Client:
 
     def index(
         self,
-        source: str | Path,
+        source: AnySource,
         collection: str = "images",
         *,
         namespace: str = "default",
@@ -97,7 +97,7 @@ class Client:
         progress: Progress = False,
         create: bool = True,
     ) -> Job:
-        """Start a job on a folder that the service can read; images go in while you go on.
+        """Start a job on any source of docs/sources.md; images go in while you go on.
 
         `create`: make the collection when there is none. `wait` and `progress`: see `wait()`.
         `idempotency_key`: the same one again within a day gives the job that it made.

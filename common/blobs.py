@@ -46,6 +46,14 @@ class Blobs:
             reason = error.strerror or str(error)
             raise BlobsUnavailable(f"the blob store cannot be read: {reason}") from error
 
+    def open(self, key: str) -> BinaryIO:
+        """To be read at any place. OSErrors come out as they are."""
+        try:
+            found: BinaryIO = self._fs.open(self._path(key), "rb")
+            return found
+        except FileNotFoundError as error:
+            raise BlobGone(key) from error
+
     def delete(self, key: str) -> None:
         """Deleting what is not there is no error."""
         try:

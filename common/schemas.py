@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from clipfleet.common.sources import EXAMPLES, Source
+
 Metric = Literal["cosine", "dot", "euclidean"]
 FieldType = Literal["string", "int", "float", "bool"]
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
@@ -43,23 +45,14 @@ class CollectionOut(BaseModel):
     created_at: float
 
 
-class FolderSource(Request):
-    """A folder that the workers can read, below the configured roots."""
-
-    type: Literal["folder"] = "folder"
-    path: str = Field(min_length=1, max_length=4_096)
-    recursive: bool = True
-    label_from_folder: bool = Field(False, description="label = name of the image's own folder")
-
-
 class JobIn(Request):
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"source": {"type": "folder", "path": "/data/photos"}}],
+            "examples": [{"source": example} for example in EXAMPLES],
         }
     )
 
-    source: FolderSource
+    source: Source
     namespace: Namespace = "default"
     on_existing: Literal["skip", "replace"] = Field(
         "skip", description="what to do with an image that is in already and has not changed"

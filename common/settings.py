@@ -21,6 +21,9 @@ class Limits(BaseModel):
     image_bytes: int = Field(64_000_000, description="largest image file, bytes")
     image_pixels: int = Field(100_000_000, description="largest image, pixels before decoding")
     active_jobs: int = Field(1_000, description="jobs queued or running; more are told to wait")
+    copied_bytes: int = Field(
+        20_000_000_000, description="a zip or Parquet file that is copied from the web, bytes"
+    )
     upload_files: int = Field(1_000, description="files in one upload")
     request_bytes: int = Field(1_000_000_000, description="one upload request, bytes")
     json_bytes: int = Field(100_000_000, description="one JSON request, bytes")

@@ -1,4 +1,4 @@
-"""Where the files of an upload lie in the blob store: until their job is removed."""
+"""Where a job's own files lie in the blob store, uploads or copies: until the job is removed."""
 
 from clipfleet.common.ledger import NewJob
 
@@ -8,5 +8,6 @@ def uploads_of(job_id: str) -> str:
 
 
 def has_uploads(new: NewJob) -> bool:
-    """A retry of an upload has none of its own."""
-    return new.source.get("type") == "upload"
+    """Whether there may be some: what came from the web or was packed is copied to be read. A
+    retry has none of its own."""
+    return new.source.get("type") in ("upload", "archive", "manifest") and not new.retry_of

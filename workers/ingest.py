@@ -22,6 +22,7 @@ from clipfleet.common.messages import IngestChunk
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.workers.lease import Interrupted, Lease
+from clipfleet.workers.places import Places
 from clipfleet.workers.prepare import Failed, Prepare, Ready, Unchanged
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class IngestParts:
     settings: Settings
     threads: ThreadPoolExecutor
     stopping: threading.Event
+    places: Places
 
 
 class WrongModel(Exception):

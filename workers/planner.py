@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from clipfleet.common.blobs import Blobs
+from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.broker import PRIORITIES, CeleryPublisher, Publisher, make_celery
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import NotFound, Unavailable
+from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import Failure, Job, Ledger, OpenChunk, PlanLease
 from clipfleet.common.ledger.redis import RedisLedger
@@ -26,12 +27,14 @@ from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.settings import Settings
 from clipfleet.workers.housekeeper import Housekeeper
+from clipfleet.workers.places import BucketAway, Places
 from clipfleet.workers.retry_source import Retry
 from clipfleet.workers.sources import Listed, Source, SourceError, open_source
 
 log = logging.getLogger(__name__)
 
 LEASE_S = 10.0
+LISTING_S = 1.0  # of one source at a time
 IDLE_S = 0.2
 LOST_S = 300.0  # one that nobody claimed for so long, however full the queue
 TURN_S = 10.0  # one that was sent when its job had more under way, and now has none: send it first
@@ -50,10 +53,16 @@ class Stream:
 
 class Planner:
     def __init__(
-        self, name: str, ledger: Ledger, fleet: Fleet, publisher: Publisher, settings: Settings
+        self,
+        name: str,
+        ledger: Ledger,
+        fleet: Fleet,
+        publisher: Publisher,
+        settings: Settings,
+        places: Places,
     ) -> None:
         self._name, self._ledger, self._fleet = name, ledger, fleet
-        self._publisher, self._settings = publisher, settings
+        self._publisher, self._settings, self._places = publisher, settings, places
         self._streams: dict[str, Stream] = {}
         self._first: dict[str, set[int]] = {}  # by job, chunks sent before everybody else's
         self._announced_at = float("-inf")
@@ -113,9 +122,12 @@ class Planner:
         """What was taken from a stream is planned, or the stream is opened anew at the cursor."""
         try:
             stream = self._stream(job, lease)
-            listed = list(islice(stream.listed, size))
+            listed = _taken(stream, size)
         except SourceError as error:
             return self._ledger.end_plan(job.id, lease.token, str(error))
+        except (BucketAway, BlobsUnavailable) as error:  # what was taken is listed again
+            self._ledger.note(job.id, error.detail)
+            return False
         except Unavailable:
             raise
         except Exception as error:
@@ -147,7 +159,7 @@ class Planner:
     def _open(self, job: Job) -> Source:
         if job.new.retry_of:
             return Retry(job.new.source, self._ledger, self._settings.source_roots)
-        return open_source(job.new.source, self._settings.source_roots)
+        return open_source(job.new.source, self._places, job.id)
 
     def _estimate(self, job_id: str, source: Source) -> None:
         try:
@@ -191,6 +203,28 @@ class Planner:
             self._first.setdefault(job.id, set()).add(no)
 
 
+def _taken(stream: Stream, size: int) -> list[Listed]:
+    """What came before a source broke off is planned first; then the error comes out. Of a slow
+    source a small chunk has to do, or the other jobs would wait for it."""
+    taken: list[Listed] = []
+    until = time.monotonic() + LISTING_S
+    try:
+        for one in islice(stream.listed, size):
+            taken.append(one)
+            if time.monotonic() > until:
+                break
+    except SourceError as error:
+        if not taken:
+            raise
+        stream.listed = _raising(error)
+    return taken
+
+
+def _raising(error: SourceError) -> Iterator[Listed]:
+    raise error
+    yield
+
+
 def _chunk_size(workers: list[WorkerCard], seconds: float) -> int:
     """As many images as a worker does in the time a chunk should take."""
     rates = [worker.rate for worker in workers if worker.rate]
@@ -228,7 +262,8 @@ def main() -> None:
     publisher = CeleryPublisher(make_celery(settings), client)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     ledger, blobs = RedisLedger(client), Blobs(settings.blobs)
-    planner = Planner(name, ledger, RedisFleet(client), publisher, settings)
+    places = Places(settings, blobs, Fetcher(settings.fetch))
+    planner = Planner(name, ledger, RedisFleet(client), publisher, settings, places)
     keeper = Housekeeper(name, ledger, blobs, settings.retention_days)
     threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()
     log.info("planner %s is at work", name)

@@ -16,6 +16,7 @@ from clipfleet.common.preprocess import Pixels
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
 from clipfleet.common.thumbnails import thumbnail, thumbnail_key
+from clipfleet.workers.places import Places
 from clipfleet.workers.read import read_item
 
 
@@ -59,6 +60,9 @@ class Parts(Protocol):
     @property
     def settings(self) -> Settings: ...
 
+    @property
+    def places(self) -> Places: ...
+
 
 class Prepare:
     """`patiently` repeats a call as long as a part is away."""
@@ -99,7 +103,7 @@ class Prepare:
     def _read(self, item: Item) -> bytes:
         parts = self._parts
         try:
-            data: bytes = self._patiently(lambda: read_item(item, parts.blobs, parts.settings))
+            data: bytes = self._patiently(lambda: read_item(item, parts.places))
         except Unreadable as error:
             raise Failed("read", str(error)) from error
         return data

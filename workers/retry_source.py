@@ -10,7 +10,7 @@ from clipfleet.common.errors import NotFound
 from clipfleet.common.identity import id_problem
 from clipfleet.common.ledger import Failure, Item, Job, Ledger
 from clipfleet.common.roots import really_below
-from clipfleet.common.schemas import FolderSource
+from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources import Folder, Listed, SourceError
 
 PAGE = 500

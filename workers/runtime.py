@@ -15,6 +15,7 @@ from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.connection import make_redis
 from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import Unavailable
+from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
@@ -22,6 +23,7 @@ from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.places import Places
 from clipfleet.workers.query import QueryParts, answer_batch
 
 log = logging.getLogger(__name__)
@@ -39,16 +41,18 @@ class Runtime:
         self.stopping = threading.Event()
         store = MilvusStore(settings.milvus_uri, token=settings.milvus_token)
         catalogue = RedisCatalogue(client)
+        blobs = Blobs(settings.blobs)
         self._ingest = IngestParts(
             worker=self.worker,
             ledger=RedisLedger(client),
             store=store,
             catalogue=catalogue,
             embedder=embedder,
-            blobs=Blobs(settings.blobs),
+            blobs=blobs,
             settings=settings,
             threads=ThreadPoolExecutor(settings.decode_threads, "decode"),
             stopping=self.stopping,
+            places=Places(settings, blobs, Fetcher(settings.fetch)),
         )
         self._query = QueryParts(embedder, store, catalogue, RedisReplies(client))
         self._presence = Presence(

@@ -74,7 +74,7 @@ def _yours(images: Path) -> _Show:
     """Says at once, not after the start, that there is nothing to index."""
     folder = Path(os.path.abspath(images.expanduser()))
     try:
-        from clipfleet.common.schemas import FolderSource
+        from clipfleet.common.sources import FolderSource
         from clipfleet.workers.sources import Folder, SourceError
     except ImportError:  # run_stack says what to install
         return _Show(folder, "pictures", ())

@@ -10,43 +10,49 @@ import typer
 from clipfleet.cli import show
 from clipfleet.cli.follow import exit_code, failures, follow
 from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url
+from clipfleet.common.sources import Source
+from clipfleet.guess import Kind, kind_of, source_of
 from clipfleet.payloads import image_url
 
 
 def index(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE...", help="A folder of images, or image files.")
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="A folder, image files, a manifest (.jsonl .csv .parquet .txt), an archive "
+            "(.tar .tar.gz .zip), image URLs, or a bucket (s3://...).",
+        ),
     ],
     collection: Collection = COLLECTION,
     namespace: Annotated[str, typer.Option(help="Keeps ids apart.")] = "default",
     label_from_folder: Annotated[
         bool, typer.Option("--label-from-folder", help="Label = name of the image's folder.")
     ] = False,
+    kind: Annotated[
+        Kind | None, typer.Option("--type", help="What SOURCE is, where its name does not tell.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the end, with progress.")] = True,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Index images: a folder that the service can read, or files of this machine.
+    """Index images: a source that the service can read, or image files of this machine.
 
     Ends with 0 when all are in, 3 when some failed, 1 when the job failed.
 
     Ctrl-C leaves the job at work: `clipfleet jobs show ID --follow` goes on.
     """
-    files = _files(sources)
+    files = [] if kind else _files(sources)
     if files and label_from_folder:
-        raise typer.BadParameter("--label-from-folder needs a folder")
+        raise typer.BadParameter("--label-from-folder needs a folder or a bucket")
+    source = None if files else _source(sources, kind, label_from_folder)
     with show.client(url, api_key) as client:
-        if files:
+        if source is None:
             with show.err.status("sending"):
                 job = client.upload(files, collection, namespace=namespace)
         else:
-            job = client.index(
-                sources[0],
-                collection,
-                namespace=namespace,
-                label_from_folder=label_from_folder,
-            )
+            job = client.index(source, collection, namespace=namespace)
         if wait:
             job = follow(client, job, json=json)
             failures(client, job)
@@ -54,16 +60,31 @@ def index(
     sys.exit(exit_code(job) if wait else 0)
 
 
-def _files(sources: list[Path]) -> list[Path]:
-    """The files to upload; none when the one source is a folder, here or where the service is."""
-    if len(sources) == 1 and not sources[0].expanduser().is_file():
+def _files(sources: list[str]) -> list[Path]:
+    """The files to upload; none where the service is to read the source itself."""
+    if all("://" in source for source in sources):
         return []
-    for source in sources:
-        if source.is_dir():
+    files = [Path(source).expanduser() for source in sources]
+    if len(files) == 1 and (not files[0].is_file() or kind_of(sources[0]) != "folder"):
+        return []
+    for file, source in zip(files, sources, strict=True):
+        if "://" in source:
+            raise typer.BadParameter("give URLs or files, not both at once")
+        if file.is_dir():
             raise typer.BadParameter(f"{source} is a folder: give one folder, or files")
-        if not source.exists():
+        if not file.exists():
             raise typer.BadParameter(f"there is no file {source}")
-    return sources
+    return files
+
+
+def _source(sources: list[str], kind: Kind | None, label_from_folder: bool) -> Source:
+    if len(sources) > 1 and kind not in (None, "urls"):
+        raise typer.BadParameter(f"give one {kind} at a time")
+    given = sources[0] if len(sources) == 1 else sources
+    try:
+        return source_of(given, kind=kind, label_from_folder=label_from_folder)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def search(

@@ -19,7 +19,7 @@ KEEP_IDEMPOTENCY_S = 86_400
 
 
 class Item(BaseModel):
-    """One image of a job, by reference. `read`: `file:PATH` or `blob:KEY`."""
+    """One image of a job, by reference. `read`: where its bytes lie, see `workers/read.py`."""
 
     model_config = ConfigDict(frozen=True)
 

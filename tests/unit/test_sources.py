@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
+from unit.worlds import places_of
 
 from clipfleet.common.errors import Forbidden
 from clipfleet.common.roots import really_below, require_below
-from clipfleet.common.schemas import FolderSource
+from clipfleet.common.settings import Settings
+from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources import Folder, Listed, SourceError, Upload, open_source
 
 NOBODY = 65_534
@@ -266,4 +268,4 @@ def test_an_upload_goes_on_where_it_was() -> None:
 
 def test_an_unknown_kind_of_source_is_refused() -> None:
     with pytest.raises(SourceError, match="unknown kind"):
-        open_source({"type": "ftp"}, ())
+        open_source({"type": "ftp"}, places_of(Settings()), "job")

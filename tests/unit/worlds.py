@@ -10,11 +10,13 @@ from typing import Any
 
 from PIL import Image
 
+from clipfleet.common import uris
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import MemoryPublisher
 from clipfleet.common.catalogue import MemoryCatalogue
 from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import MemoryFleet, WorkerCard
 from clipfleet.common.identity import primary_key
 from clipfleet.common.ledger import Claim, Item, Job, NewJob, OpenChunk, Outcome
@@ -25,9 +27,17 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner
 
 MODEL = "m"
+BUCKETS = {**uris.BUCKETS, "memory": ("fsspec", "parts")}
+
+
+def places_of(settings: Settings, blobs: Blobs | None = None) -> Places:
+    """`memory://` counts as a bucket here."""
+    blobs = blobs or Blobs("memory://clipfleet-unit-tests")
+    return Places(settings, blobs, Fetcher(settings.fetch), BUCKETS)
 
 
 class Clock:
@@ -52,7 +62,8 @@ class Planning:
 
     def new_planner(self, name: str) -> Planner:
         settings = Settings(source_roots=self.roots)
-        return Planner(name, self.ledger, self.fleet, self.publisher, settings)
+        places = places_of(settings)
+        return Planner(name, self.ledger, self.fleet, self.publisher, settings, places)
 
     def worker(self, rate: float | None = None, name: str = "w") -> None:
         now = time.time()
@@ -146,7 +157,7 @@ class Workplace:
         settings = Settings(source_roots=(self.folder,))
         parts = IngestParts(
             "w", self.ledger, self.store, self.catalogue, self.embedder, self.blobs,
-            settings, self.threads, self.stopping,
+            settings, self.threads, self.stopping, places_of(settings, self.blobs),
         )  # fmt: skip
         return ingest_chunk(IngestChunk(model=MODEL, job_id=job, no=no), parts)
 

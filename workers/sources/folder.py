@@ -1,11 +1,9 @@
-"""Where a job's images come from. A source is streamed; its cursor says where to go on."""
+"""A folder that the planner can read."""
 
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from clipfleet.common.errors import Forbidden
@@ -13,54 +11,8 @@ from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.images import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.common.roots import really_below, require_below
-from clipfleet.common.schemas import FolderSource
-
-
-class SourceError(Exception):
-    """The source as a whole cannot be read; the text says why, for the job's `error`."""
-
-
-@dataclass(frozen=True)
-class Listed:
-    item: Item
-    cursor: str
-
-
-class Source(Protocol):
-    """`stream` raises SourceError; an item that cannot be read carries its `problem`."""
-
-    def stream(self, after: str) -> Iterator[Listed]: ...
-
-    def count(self) -> int:
-        """How many items there are, roughly and soon."""
-        ...
-
-    def nothing_found(self) -> str: ...
-
-
-def open_source(raw: dict[str, Any], roots: Sequence[Path]) -> Source:
-    if raw.get("type") == "folder":
-        return Folder(FolderSource.model_validate(raw), roots)
-    if raw.get("type") == "upload":
-        return Upload(raw["items"])
-    raise SourceError(f"unknown kind of source {raw.get('type')!r}")
-
-
-class Upload:
-    """Files that came over HTTP and lie in the blob store."""
-
-    def __init__(self, items: Sequence[dict[str, Any]]) -> None:
-        self._items = items
-
-    def stream(self, after: str) -> Iterator[Listed]:
-        for number in range(int(after or 0), len(self._items)):
-            yield Listed(Item.model_validate(self._items[number]), str(number + 1))
-
-    def count(self) -> int:
-        return len(self._items)
-
-    def nothing_found(self) -> str:
-        return "the upload was empty"
+from clipfleet.common.sources import FolderSource
+from clipfleet.workers.sources.base import Listed, SourceError
 
 
 class Folder:

@@ -1,0 +1,84 @@
+"""Sources in a bucket, on a server that speaks S3."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from s3 import S3, s3_server
+from unit.archives import KINDS, packed
+from unit.listing import items, listed, places, resumes_everywhere, source, why_not
+
+from clipfleet.common.errors import Unavailable
+from clipfleet.workers.read import read_item
+from clipfleet.workers.sources import Source
+from clipfleet.workers.sources import bucket as paging
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+def bucket(uri: str) -> Source:
+    return source(Path("/nowhere"), {"type": "bucket", "uri": uri, "label_from_folder": True})
+
+
+def test_a_bucket_is_listed_page_by_page_and_goes_on_at_any_key(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paging, "PAGE", 3)
+    names = ["a/1.jpg", "a/2.jpg", "a b/ü#?.png", "b.jpg", "c/d/e.gif", "c/notes.txt", "z.jpg"]
+    s3.fill("photos", {f"top/{name}": name.encode() for name in names})
+    s3.fill("photos", {"top2/other.jpg": b"x"})
+    found = bucket("s3://photos/top")
+    made = items(found)
+    assert [one.id.removeprefix("s3://photos/top/") for one in made] == sorted(
+        name for name in names if not name.endswith("txt")
+    )
+    assert [one.label for one in made] == ["a b", "a", "a", "top", "d", "top"]
+    assert read_item(made[0], places(Path("/nowhere"))) == "a b/ü#?.png".encode()
+    resumes_everywhere(found)
+    assert found.count() == 6
+
+
+def test_a_bucket_that_is_not_there_says_so(s3: S3) -> None:
+    assert s3.url
+    assert "no such bucket" in why_not(bucket("s3://no-such-bucket-here/x"))
+    uri = {"type": "manifest", "uri": "s3://no-such-bucket-here/x.csv"}
+    assert "no such bucket" in why_not(source(Path("/nowhere"), uri))
+
+
+def test_a_manifest_in_a_bucket_names_objects_beside_it(s3: S3, tmp_path: Path) -> None:
+    s3.fill("manifests", {"d/m.csv": b"uri,year\na.jpg,1999\n../b.jpg,\n", "d/a.jpg": b"A"})
+    found = source(tmp_path, {"type": "manifest", "uri": "s3://manifests/d/m.csv"})
+    first, second = items(found)
+    assert (first.uri, first.metadata) == ("s3://manifests/d/a.jpg", {"year": 1999})
+    assert second.uri == "s3://manifests/b.jpg"
+    assert read_item(first, places(tmp_path)) == b"A"
+    resumes_everywhere(found)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_archive_in_a_bucket_is_read_where_it_lies(s3: S3, tmp_path: Path, name: str) -> None:
+    photos = {f"{n}.jpg": bytes([n]) * 3_000 for n in range(5)}
+    s3.fill("archives", {name: packed(name, photos)})
+    found = source(tmp_path, {"type": "archive", "uri": f"s3://archives/{name}"})
+    made = items(found)
+    assert made[0].id == f"s3://archives/{name}#0.jpg"
+    assert [read_item(one, places(tmp_path)) for one in made] == list(photos.values())
+    resumes_everywhere(found)
+
+
+def test_a_server_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    """Last: afterwards there is none."""
+    with s3_server(tmp_path / "s3") as passing:
+        passing.fill("photos", {"1.jpg": b"1"})
+        found = source(tmp_path, {"type": "bucket", "uri": "s3://photos"})
+        (item,) = items(found)
+        passing.process.terminate()
+        passing.process.wait()
+        with pytest.raises(Unavailable, match="the bucket does not answer"):
+            listed(found)
+        with pytest.raises(Unavailable, match="the bucket does not answer"):
+            read_item(item, places(tmp_path))

@@ -1,0 +1,47 @@
+"""Archives packed and opened, for the tests of them."""
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from unit.listing import Web, places, source
+
+from clipfleet.common.ledger import Item
+from clipfleet.workers.read import read_item
+from clipfleet.workers.sources import Source
+
+Members = Mapping[str, bytes] | Sequence[tuple[str, bytes]]
+KINDS = ["a.tar", "a.tar.gz", "a.zip"]
+
+
+def packed(name: str, members: Members) -> bytes:
+    """An archive of the kind that its name says."""
+    pairs = list(members.items() if isinstance(members, Mapping) else members)
+    out = io.BytesIO()
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+            for member, data in pairs:
+                archive.writestr(member, data)
+        return out.getvalue()
+    with tarfile.open(fileobj=out, mode="w:gz" if name.endswith("gz") else "w") as tar:
+        for member, data in pairs:
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def archive(folder: Path, members: Members | bytes, name: str = "a.tar", **limits: int) -> Source:
+    path = folder / name
+    path.write_bytes(members if isinstance(members, bytes) else packed(name, members))
+    return source(folder, {"type": "archive", "uri": str(path)}, None, **limits)
+
+
+def names(found: Sequence[Item]) -> list[str]:
+    return [item.id.partition("#")[2] for item in found]
+
+
+def data_of(folder: Path, item: Item, web: Web | None = None, **limits: int) -> bytes:
+    return read_item(item, places(folder, web, **limits))

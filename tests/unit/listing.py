@@ -1,0 +1,104 @@
+"""Sources opened as the planner opens them, for the tests of each kind."""
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pytest
+from unit.worlds import BUCKETS
+
+from clipfleet.common.blobs import Blobs
+from clipfleet.common.errors import Unreadable
+from clipfleet.common.ledger import Item
+from clipfleet.common.settings import Limits, Settings
+from clipfleet.workers.places import Places
+from clipfleet.workers.sources import Listed, Source, SourceError, open_source
+
+
+class Web:
+    """The web as these tests need it: pages by URL. `cuts`: how often a page breaks off halfway
+    before it comes whole."""
+
+    def __init__(self, pages: Mapping[str, bytes] | None = None, cuts: int = 0) -> None:
+        self.pages, self.cuts = dict(pages or {}), cuts
+        self.opened = 0
+
+    def get(self, url: str, limit_bytes: int) -> bytes:
+        return self._page(url)[: limit_bytes + 1]
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[BinaryIO]:
+        self.opened += 1
+        page = self._page(url)
+        if not self.cuts:
+            yield cast("BinaryIO", _Body(page, breaks=False))
+            return
+        self.cuts -= 1
+        yield cast("BinaryIO", _Body(page[: len(page) // 2], breaks=True))
+
+    def _page(self, url: str) -> bytes:
+        if url not in self.pages:
+            raise Unreadable("the server answered 404")
+        return self.pages[url]
+
+
+class _Body:
+    def __init__(self, data: bytes, *, breaks: bool) -> None:
+        self._data, self._breaks = io.BytesIO(data), breaks
+
+    def read(self, size: int) -> bytes:
+        data = self._data.read(size)
+        if not data and self._breaks:
+            raise Unreadable("the connection broke")
+        return data
+
+
+def places(root: Path, web: Web | None = None, **limits: int) -> Places:
+    settings = Settings(source_roots=(root,), limits=Limits(**limits))
+    return Places(settings, Blobs(f"file://{root}/.blobs"), web or Web(), BUCKETS)
+
+
+def source(root: Path, raw: dict[str, Any], web: Web | None = None, **limits: int) -> Source:
+    return open_source(raw, places(root, web, **limits), "job")
+
+
+def listed(found: Source, after: str = "") -> list[Listed]:
+    return list(found.stream(after))
+
+
+def items(found: Source) -> list[Item]:
+    return [one.item for one in listed(found)]
+
+
+def resumes_everywhere(found: Source) -> None:
+    """From every cursor comes exactly the rest."""
+    whole = listed(found)
+    for n, one in enumerate(whole):
+        assert listed(found, one.cursor) == whole[n + 1 :]
+
+
+def why_not(found: Source) -> str:
+    with pytest.raises(SourceError) as caught:
+        listed(found)
+    return str(caught.value)
+
+
+def until_broken(found: Source) -> tuple[list[Listed], str]:
+    """What is listed before the source breaks off, and what it says then."""
+    seen: list[Listed] = []
+    try:
+        for one in found.stream(""):
+            seen.append(one)
+    except SourceError as error:
+        return seen, str(error)
+    raise AssertionError("it did not break off")
+
+
+def manifest(
+    folder: Path, text: str | bytes, name: str = "m.jsonl", **more: dict[str, str]
+) -> Source:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return source(folder, {"type": "manifest", "uri": str(path), **more})

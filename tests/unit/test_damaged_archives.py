@@ -1,0 +1,98 @@
+"""Archives that are damaged, or made to do harm."""
+
+import gzip
+import io
+import random
+import re
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from unit.archives import archive, data_of, names, packed
+from unit.listing import items, listed, until_broken, why_not
+
+from clipfleet.common.errors import Unreadable
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_what_came_before_the_damage_is_listed_and_then_it_is_said(
+    tmp_path: Path, name: str
+) -> None:
+    noise = random.Random(1)
+    members = {f"{n:03}.jpg": noise.randbytes(3_000) for n in range(60)}
+    whole = packed(name, members)
+    found = archive(tmp_path, whole[: len(whole) // 2], name)
+    seen, said = until_broken(found)
+    assert re.search("is damaged .* what came before that is indexed", said)
+    assert len(seen) > 10
+    good = [one.item for one in seen if one.item.problem is None][:-1]
+    assert [data_of(tmp_path, one) for one in good] == list(members.values())[: len(good)]
+    with pytest.raises(Exception, match="is damaged"):
+        listed(found, seen[-1].cursor)
+
+
+def test_a_header_overwritten_in_the_midst_is_damage_and_not_the_end(tmp_path: Path) -> None:
+    raw = bytearray(packed("a.tar", {f"{n}.jpg": b"x" * 512 for n in range(5)}))
+    raw[2 * 1024 : 2 * 1024 + 512] = b"\xaa" * 512
+    found = archive(tmp_path, bytes(raw))
+    seen, said = until_broken(found)
+    assert "is damaged" in said
+    assert names([one.item for one in seen]) == ["0.jpg", "1.jpg"]
+
+
+def test_a_header_that_claims_gigabytes_is_not_believed(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, (1 << 33) - 1
+    raw = packed("a.tar", {"1.jpg": b"x"})[:1024] + info.tobuf() + b"\0" * 2_048
+    found = archive(tmp_path, raw)
+    with pytest.raises(Exception, match="claims to have"):
+        listed(found)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "neither a tar nor a zip"),
+        (b"<html>no such page</html>" * 100, "neither a tar nor a zip"),
+        (gzip.compress(b"no tar" * 1_000), "neither a tar nor a zip"),
+        (b"PK\3\4 but no more", "is damaged"),
+    ],
+)
+def test_what_is_no_archive_says_so(tmp_path: Path, data: bytes, said: str) -> None:
+    assert said in why_not(archive(tmp_path, data))
+
+
+def test_a_zip_bomb_unpacks_no_further_than_the_limit(tmp_path: Path) -> None:
+    """Its table of contents lies about the size."""
+    bomb = packed("a.zip", {"1.jpg": b"\0" * 5_000_000})
+    lying = bomb.replace((5_000_000).to_bytes(4, "little"), (900).to_bytes(4, "little"))
+    (item,) = items(archive(tmp_path, lying, "a.zip", image_bytes=10_000))
+    assert item.problem is None
+    assert len(data_of(tmp_path, item, image_bytes=10_000)) == 10_001
+
+
+def test_a_member_of_a_zip_that_changed_is_damaged(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as stored:
+        stored.writestr("1.jpg", b"A" * 300)
+    (item,) = items(archive(tmp_path, out.getvalue(), "a.zip"))
+    (tmp_path / "a.zip").write_bytes(out.getvalue().replace(b"A" * 300, b"B" * 300))
+    with pytest.raises(Unreadable, match="checksum"):
+        data_of(tmp_path, item)
+    (tmp_path / "a.zip").write_bytes(b"")
+    with pytest.raises(Unreadable, match="damaged or has changed"):
+        data_of(tmp_path, item)
+
+
+def test_encrypted_members_and_rare_methods_fail_alone(tmp_path: Path) -> None:
+    raw = packed("a.zip", {"1.jpg": b"x"})
+    at = raw.rindex(b"PK\1\2")
+    locked = raw[: at + 8] + b"\x01" + raw[at + 9 :]
+    (item,) = items(archive(tmp_path, locked, "a.zip"))
+    assert "encrypted" in (item.problem or "")
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_LZMA) as rare:
+        rare.writestr("1.jpg", b"x")
+    (item,) = items(archive(tmp_path, out.getvalue(), "a.zip"))
+    assert "another method" in (item.problem or "")

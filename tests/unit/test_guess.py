@@ -1,0 +1,63 @@
+"""What a name on the command line, or in `client.index`, is taken for."""
+
+from pathlib import Path
+
+import pytest
+
+from clipfleet.common.sources import BucketSource, FolderSource, UrlsSource
+from clipfleet.guess import kind_of, source_of
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("photos", "folder"),
+        ("/data/photos.d/", "folder"),
+        ("photos.CSV", "manifest"),
+        ("photos.jsonl.gz", "manifest"),
+        ("https://h.org/list.txt?token=1", "manifest"),
+        ("s3://b/photos.parquet", "manifest"),
+        ("photos.tar.gz", "archive"),
+        ("photos.tgz", "archive"),
+        ("https://h.org/a.zip", "archive"),
+        ("gs://b/a.tar", "archive"),
+        ("s3://b/photos", "bucket"),
+        ("az://b", "bucket"),
+        ("https://h.org/cat.jpg", "urls"),
+        ("https://h.org/image?id=3", "urls"),
+    ],
+)
+def test_a_name_is_known_by_its_looks(name: str, kind: str) -> None:
+    assert kind_of(name) == kind
+    assert source_of(name).type == kind
+
+
+def test_paths_become_absolute_and_urls_stay() -> None:
+    assert source_of("x/m.csv").model_dump()["uri"] == str(Path("x/m.csv").absolute())
+    assert source_of(Path("x")) == FolderSource(path=str(Path("x").absolute()))
+    assert source_of("~/x").model_dump()["path"] == str(Path("~/x").expanduser())
+
+
+def test_a_type_overrides_the_looks_and_a_mapping_says_it_itself() -> None:
+    assert source_of("https://h.org/export", kind="archive").type == "archive"
+    said = source_of({"type": "bucket", "uri": "s3://b", "label_from_folder": True})
+    assert said == BucketSource(uri="s3://b", label_from_folder=True)
+    assert source_of(said) == said
+    urls = ["https://h.org/1.jpg", "https://h.org/2.jpg"]
+    assert source_of(urls) == UrlsSource(urls=urls)
+
+
+@pytest.mark.parametrize(
+    ("given", "label", "said"),
+    [
+        ("ftp://h/x", False, "ftp:// cannot be read"),
+        ("a.csv", True, "label_from_folder: this kind of source .manifest. has no such option"),
+        ({"type": "manifest", "uri": "a.xls"}, False, "say format"),
+        ({"uri": "a.csv"}, False, "type"),
+        (["a.jpg"], False, "a list of paths is a manifest"),
+    ],
+)
+def test_what_cannot_be_a_source_is_said_in_one_line(given: object, label: bool, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        source_of(given, label_from_folder=label)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)

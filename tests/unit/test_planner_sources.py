@@ -1,0 +1,89 @@
+"""Sources that break off, and parts that are away, as the planner takes them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from unit.archives import packed
+from unit.worlds import Planning
+
+from clipfleet.common.blobs import BlobsUnavailable
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.ledger import Item, Job
+from clipfleet.workers.places import BucketAway
+from clipfleet.workers.planner import Planner
+from clipfleet.workers.sources import Listed, Source
+
+
+def ended(world: Planning) -> tuple[Job, list[str]]:
+    seen: list[str] = []
+    for _ in range(100):
+        world.tick()
+        if not world.ledger.active():
+            return world.ledger.job("job"), seen
+        while world.publisher.sent:
+            seen += world.serve()
+    raise AssertionError("the job does not end")
+
+
+@pytest.mark.parametrize("images", [3, 40, 100])
+def test_what_came_before_the_damage_is_planned_and_the_job_says_so(
+    tmp_path: Path, images: int
+) -> None:
+    whole = packed("a.tar", {f"{n}.jpg": b"x" * 512 for n in range(images)})
+    (tmp_path / "a.tar").write_bytes(whole[: images * 1_024 - 300])
+    world = Planning(roots=(tmp_path,))
+    world.job_of({"type": "archive", "uri": str(tmp_path / "a.tar")})
+    job, seen = ended(world)
+    assert [one.partition("#")[2] for one in seen] == [f"{n}.jpg" for n in range(images)]
+    assert (job.state, job.done) == ("failed", images)
+    assert "is damaged" in job.error
+
+
+class Passing:
+    """A source that is away for its first `times` askings."""
+
+    def __init__(self, error: Unavailable, times: int) -> None:
+        self._error, self._times = error, times
+
+    def stream(self, after: str) -> Iterator[Listed]:
+        for n in range(int(after or 0), 5):
+            if n == 2 and self._times:
+                self._times -= 1
+                raise self._error
+            yield Listed(Item(id=str(n), uri="", read="blob:x"), str(n + 1))
+
+    def count(self) -> int:
+        return 5
+
+    def nothing_found(self) -> str:
+        return "nothing"
+
+
+class Waiting(Planner):
+    source: Source
+
+    def _open(self, job: Job) -> Source:
+        return self.source if job.id == "job" else super()._open(job)
+
+
+@pytest.mark.parametrize("error", [BucketAway("the bucket is away"), BlobsUnavailable("full")])
+def test_a_job_whose_bucket_is_away_waits_says_why_and_keeps_no_other_waiting(
+    error: Unavailable,
+) -> None:
+    world = Planning()
+    planner = Waiting(
+        "w", world.ledger, world.fleet, world.publisher,
+        world.planner._settings, world.planner._places,
+    )  # fmt: skip
+    planner.source = Passing(error, times=3)
+    world.worker()
+    world.job_of({"type": "ours"})
+    world.job(3, "other")
+    world.tick(2, planner)
+    assert world.ledger.job("job").waiting == error.detail
+    assert world.serve() == ["other-0", "other-1", "other-2"]
+    world.tick(3, planner)
+    assert world.serve() == ["0", "1", "2", "3", "4"]
+    world.tick(1, planner)
+    assert world.ledger.job("job").state == "succeeded"

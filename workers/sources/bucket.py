@@ -1,0 +1,91 @@
+"""Images below a prefix of a bucket, in the order of their keys."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from clipfleet.common import uris
+from clipfleet.common.errors import Unreadable
+from clipfleet.common.identity import id_problem, printable
+from clipfleet.common.images import SUFFIXES
+from clipfleet.common.ledger import Item
+from clipfleet.common.sources import BucketSource
+from clipfleet.workers.places import Places, bucket_errors
+from clipfleet.workers.sources.base import Listed, SourceError
+
+PAGE = 1_000
+
+
+class Bucket:
+    """The cursor is the last key. S3 is asked page by page from there on; the other file systems
+    of fsspec list one folder at a time, which is what has to fit into memory."""
+
+    def __init__(self, source: BucketSource, places: Places) -> None:
+        self._source, self._places = source, places
+        self._scheme, _, path = source.uri.partition("://")
+        self._bucket, _, prefix = path.partition("/")
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+
+    def stream(self, after: str) -> Iterator[Listed]:
+        try:
+            for key in self._images(after):
+                yield Listed(self._item(key), key)
+        except Unreadable as error:
+            raise SourceError(f"{printable(self._source.uri)} cannot be listed: {error}") from error
+
+    def count(self) -> int:
+        return sum(1 for _ in self._images(""))
+
+    def nothing_found(self) -> str:
+        suffixes = " ".join(sorted(SUFFIXES))
+        return f"no images below {printable(self._source.uri)}/ (looked for {suffixes})"
+
+    def _images(self, after: str) -> Iterator[str]:
+        fs = self._places.bucket(self._source.uri)
+        s3 = uris.scheme(self._source.uri) == "s3"
+        keys = self._pages(fs, after) if s3 else self._walk(fs, self._prefix, after)
+        return (key for key in keys if _is_image(key.removeprefix(self._prefix)))
+
+    def _pages(self, fs: Any, after: str) -> Iterator[str]:
+        while True:
+            with bucket_errors():
+                page = fs.call_s3(
+                    "list_objects_v2",
+                    Bucket=self._bucket,
+                    Prefix=self._prefix,
+                    StartAfter=after,
+                    MaxKeys=PAGE,
+                )
+            keys = [one["Key"] for one in page.get("Contents", ())]
+            yield from keys
+            if not page.get("IsTruncated") or not keys:
+                return
+            after = keys[-1]
+
+    def _walk(self, fs: Any, folder: str, after: str) -> Iterator[str]:
+        """Folders sorted with their slash, so that the keys come in their own order."""
+        with bucket_errors():
+            found = fs.ls(f"{self._bucket}/{folder}", detail=True)
+        names = sorted(self._name(one, folder) for one in found)
+        for name in names:
+            if name.endswith("/"):
+                if name > after or after.startswith(name):
+                    yield from self._walk(fs, name, after)
+            elif name > after:
+                yield name
+
+    def _name(self, found: dict[str, Any], folder: str) -> str:
+        last = str(found["name"]).rstrip("/").rpartition("/")[2]
+        return f"{folder}{last}/" if found["type"] == "directory" else f"{folder}{last}"
+
+    def _item(self, key: str) -> Item:
+        url = printable(f"{self._scheme}://{self._bucket}/{key}")
+        folder = key.rpartition("/")[0].rpartition("/")[2]
+        label = printable(folder) if self._source.label_from_folder else ""
+        return Item(id=url, uri=url, read=f"fs:{url}", label=label, problem=id_problem(url))
+
+
+def _is_image(key: str) -> bool:
+    """As in folders, what is hidden does not count."""
+    name = key.rpartition("/")[2]
+    hidden = any(part.startswith(".") for part in key.split("/"))
+    return not hidden and f".{name.rpartition('.')[2].lower()}" in SUFFIXES and "." in name

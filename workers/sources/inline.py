@@ -1,0 +1,53 @@
+"""Sources whose items came with the request."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from clipfleet.common.errors import Unreadable
+from clipfleet.common.identity import id_problem, printable
+from clipfleet.common.ledger import Item
+from clipfleet.common.sources import UrlsSource
+from clipfleet.workers.places import Places
+from clipfleet.workers.sources.base import Listed
+
+
+class Upload:
+    """Files that came over HTTP and lie in the blob store."""
+
+    def __init__(self, items: Sequence[dict[str, Any]]) -> None:
+        self._items = items
+
+    def stream(self, after: str) -> Iterator[Listed]:
+        for number in range(int(after or 0), len(self._items)):
+            yield Listed(Item.model_validate(self._items[number]), str(number + 1))
+
+    def count(self) -> int:
+        return len(self._items)
+
+    def nothing_found(self) -> str:
+        return "the upload was empty"
+
+
+class Urls:
+    """Images by URL; the URL is the id."""
+
+    def __init__(self, source: UrlsSource, places: Places) -> None:
+        self._urls, self._places = source.urls, places
+
+    def stream(self, after: str) -> Iterator[Listed]:
+        for number in range(int(after or 0), len(self._urls)):
+            yield Listed(self._item(self._urls[number]), str(number + 1))
+
+    def _item(self, url: str) -> Item:
+        shown = printable(url)
+        try:
+            read, problem = self._places.find(shown), id_problem(shown)
+        except Unreadable as error:
+            read, problem = "", str(error)
+        return Item(id=shown, uri=shown, read=read, problem=problem)
+
+    def count(self) -> int:
+        return len(self._urls)
+
+    def nothing_found(self) -> str:
+        return "the list of URLs was empty"

@@ -1,0 +1,99 @@
+"""Manifests: JSON lines, CSV, Parquet, plain lists; local, from the web or from a bucket."""
+
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import BinaryIO, cast
+
+from clipfleet.common.errors import Unreadable
+from clipfleet.common.identity import printable
+from clipfleet.common.sources import ManifestSource
+from clipfleet.workers.places import Places
+from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, persistently
+from clipfleet.workers.sources.lines import Mark, lines
+from clipfleet.workers.sources.rows import Rows
+from clipfleet.workers.sources.text import Records, csv_header, csv_items, json_items, plain_items
+
+GZIP = b"\x1f\x8b"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+SAMPLE = 1 << 20
+DROPPED = 1 << 20
+
+
+class Lines:
+    """A manifest of lines. Its cursor is a byte offset, where a plain local file or one in a
+    bucket goes on at once; what is compressed or comes from the web is read again up to there."""
+
+    def __init__(self, source: ManifestSource, places: Places, fields: Mapping[str, str]) -> None:
+        self._format, self._places, self._fields = source.table(), places, fields
+        self._uri = source.uri
+        self._shown = printable(source.uri)
+
+    def stream(self, after: str) -> Iterator[Listed]:
+        return persistently(self._stream, after)
+
+    def _stream(self, after: str) -> Iterator[Listed]:
+        opened = False
+        try:
+            place = self._places.find(self._uri)
+            rows = Rows(self._places, place, self._uri)
+            with self._places.open(place) as raw, _plain(raw) as file:
+                opened = True
+                yield from self._items(file, Mark.read(after), rows)
+        except Unreadable as error:
+            kind = Interrupted if opened else SourceError
+            raise kind(f"the manifest {self._shown} cannot be read: {error}") from error
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise SourceError(
+                f"the manifest {self._shown} is damaged: {error}; what came before is listed"
+            ) from error
+
+    def _items(self, file: BinaryIO, mark: Mark, rows: Rows) -> Iterator[Listed]:
+        if self._format == "csv":
+            records = Records(lines(file, Mark()))
+            names = csv_header(records)
+            begin = records.after
+            if mark.offset > begin.offset:
+                _go_to(file, mark.offset, begin.offset)
+                records = Records(lines(file, mark))
+            return csv_items(records, names, rows, self._fields)
+        _go_to(file, mark.offset, 0)
+        make = json_items if self._format == "jsonl" else plain_items
+        return make(lines(file, mark), rows)
+
+    def count(self) -> int:
+        """By the size of the file and the length of its first lines."""
+        place = self._places.find(self._uri)
+        if place.startswith("url:"):
+            return 0
+        with self._places.open(place) as file:
+            sample = file.read(SAMPLE)
+            size = file.seek(0, 2)
+        if sample.startswith(GZIP) or not sample:
+            return 0
+        return sample.count(b"\n") * size // len(sample)
+
+    def nothing_found(self) -> str:
+        return f"the manifest {self._shown} has no rows"
+
+
+@contextmanager
+def _plain(raw: BinaryIO) -> Iterator[BinaryIO]:
+    """Unpacked, if the first bytes say so: a server may have unpacked what is called .gz."""
+    begin = raw.peek(2)[:2]  # type: ignore[attr-defined]
+    if begin in UTF_16:
+        raise SourceError("the manifest is UTF-16; save it as UTF-8")
+    if begin != GZIP:
+        yield raw
+        return
+    with gzip.GzipFile(fileobj=raw) as unpacked:
+        yield cast("BinaryIO", unpacked)
+
+
+def _go_to(file: BinaryIO, offset: int, now: int) -> None:
+    if file.seekable():
+        file.seek(offset)
+        return
+    while now < offset and (dropped := file.read(min(DROPPED, offset - now))):
+        now += len(dropped)

@@ -1,0 +1,115 @@
+"""Parquet manifests, row group by row group."""
+
+import math
+from collections.abc import Iterator
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, BinaryIO
+
+from clipfleet.common.errors import Unreadable
+from clipfleet.common.identity import printable
+from clipfleet.common.sources import ManifestSource
+from clipfleet.workers.places import Places
+from clipfleet.workers.sources.base import Listed, SourceError
+from clipfleet.workers.sources.copies import Copies
+from clipfleet.workers.sources.rows import Rows
+
+BATCH = 512
+
+
+class Parquet:
+    """The cursor is row group and row: going on costs one group at most."""
+
+    def __init__(self, source: ManifestSource, places: Places, copies: Copies) -> None:
+        self._uri, self._places, self._copies = source.uri, places, copies
+        self._shown = printable(source.uri)
+
+    def stream(self, after: str) -> Iterator[Listed]:
+        from pyarrow import ArrowException
+
+        try:
+            place = self._places.find(self._uri)
+            rows = Rows(self._places, place, self._uri)
+            with self._places.open(self._copies.at_hand(place)) as file:
+                yield from self._items(file, after, rows)
+        except (Unreadable, ArrowException, OSError) as error:
+            raise SourceError(f"the manifest {self._shown} cannot be read: {error}") from error
+
+    def _items(self, file: BinaryIO, after: str, rows: Rows) -> Iterator[Listed]:
+        from pyarrow.parquet import ParquetFile
+
+        table = ParquetFile(file)
+        columns = _columns(table.schema_arrow)
+        group, _, row = after.partition(":")
+        begin, skip = (int(group), int(row)) if after else (0, 0)
+        if after and skip >= table.metadata.row_group(begin).num_rows:
+            begin, skip = begin + 1, 0
+        before = sum(table.metadata.row_group(g).num_rows for g in range(begin))
+        for number in range(begin, table.num_row_groups):
+            for at, found in enumerate(_rows(table, number, columns)):
+                if number > begin or at >= skip:
+                    name = f"row {before + at + 1}"
+                    yield Listed(_item(found, name, rows), f"{number}:{at + 1}")
+            before += table.metadata.row_group(number).num_rows
+
+    def count(self) -> int:
+        from pyarrow.parquet import ParquetFile
+
+        place = self._places.find(self._uri)
+        if place.startswith("url:"):
+            return 0
+        with self._places.open(place) as file:
+            return int(ParquetFile(file).metadata.num_rows)
+
+    def nothing_found(self) -> str:
+        return f"the manifest {self._shown} has no rows"
+
+
+def _columns(schema: Any) -> list[str]:
+    """All but those that hold bytes (images, say), which are no metadata."""
+    names = list(schema.names)
+    if "uri" not in names:
+        found = ", ".join(repr(name[:40]) for name in names[:8])
+        raise SourceError(f"the manifest has no column 'uri' (it has {found or 'none'})")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SourceError(f"two columns of the manifest are called {twice[:80]!r}")
+    return [one.name for one in schema if "binary" not in str(one.type)]
+
+
+def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any] | None]:
+    """None for a row whose text is no UTF-8."""
+    for batch in table.iter_batches(BATCH, row_groups=[group], columns=columns):
+        try:
+            yield from batch.to_pylist()
+        except UnicodeDecodeError:
+            for at in range(batch.num_rows):
+                yield _alone(batch.slice(at, 1))
+
+
+def _alone(batch: Any) -> dict[str, Any] | None:
+    try:
+        row: dict[str, Any] = batch.to_pylist()[0]
+        return row
+    except UnicodeDecodeError:
+        return None
+
+
+def _item(row: dict[str, Any] | None, name: str, rows: Rows) -> Any:
+    if row is None:
+        return rows.bad(name, "it is not valid UTF-8")
+    return rows.item({key: _plain(value) for key, value in row.items()}, name)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: times as ISO writes them, decimals as numbers."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    if value is None or isinstance(value, str | bool | int | float):
+        return None if isinstance(value, float) and math.isnan(value) else value
+    return str(value)

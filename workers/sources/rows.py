@@ -1,0 +1,94 @@
+"""A row of a manifest becomes an item."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from clipfleet.common.collection import RESERVED
+from clipfleet.common.errors import Unreadable
+from clipfleet.common.identity import id_problem, printable, text_problem
+from clipfleet.common.ledger import Item
+from clipfleet.workers.places import Places
+
+DEEPEST = 16
+OURS = frozenset({"id", "uri", "label"})
+
+
+class BadRow(Exception):
+    """This row cannot be an item; the text says why."""
+
+
+class Rows:
+    """Of one manifest, at `place`, whose URI is `uri`."""
+
+    def __init__(self, places: Places, place: str, uri: str) -> None:
+        self._places, self._place, self._uri = places, place, printable(uri)
+        self._metadata_bytes = places.settings.limits.metadata_bytes
+
+    def item(self, row: Mapping[str, Any], name: str) -> Item:
+        """`name`: how a row is called that has no id or uri to be called by, `line 12`."""
+        try:
+            return self._item(row)
+        except BadRow as error:
+            return self.bad(name, str(error))
+
+    def bad(self, name: str, problem: str) -> Item:
+        return Item(id=name, uri=self._uri, read="", problem=f"{name}: {problem}")
+
+    def _item(self, row: Mapping[str, Any]) -> Item:
+        given = _text(row, "uri")
+        if not given:
+            keys = ", ".join(repr(key) for key in list(row)[:8])
+            raise BadRow(f"there is no uri (but {keys})" if keys else "there is no uri")
+        try:
+            read = self._places.find(given, self._place)
+        except Unreadable as error:
+            raise BadRow(str(error)) from error
+        uri = read.partition(":")[2]
+        label, metadata = _text(row, "label"), metadata_of(row, self._metadata_bytes)
+        item_id = _text(row, "id") or uri
+        if problem := id_problem(item_id) or text_problem("uri", uri, 4_096):
+            raise BadRow(problem)
+        return Item(id=item_id, uri=uri, read=read, label=label, metadata=metadata)
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    """Numbers may name things, too; null is nothing."""
+    value = row.get(name)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise BadRow(f"{name} must be text, not {type(value).__name__}")
+    text = str(value)
+    if problem := text_problem(name, text, 65_535, empty=True):
+        raise BadRow(problem)
+    return text
+
+
+def metadata_of(row: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    """What is not ours or the service's own (it measures width and height itself). BadRow."""
+    kept = {name: value for name, value in row.items() if name not in RESERVED and _said(value)}
+    try:
+        _check_depth(kept, DEEPEST)
+        size = len(json.dumps(kept, ensure_ascii=False, allow_nan=False).encode())
+    except UnicodeEncodeError as error:
+        raise BadRow("metadata is not valid UTF-8") from error
+    except ValueError as error:
+        raise BadRow("metadata holds a number that is not finite") from error
+    if size > limit:
+        raise BadRow(f"metadata has {size} bytes as JSON, the limit is {limit}")
+    return kept
+
+
+def _said(value: Any) -> bool:
+    """Tables write a missing number as NaN."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if isinstance(value, dict | list):
+        if not left:
+            raise BadRow(f"metadata is nested more than {DEEPEST} deep")
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_depth(one, left - 1)

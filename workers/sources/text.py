@@ -1,0 +1,149 @@
+"""Manifests made of lines: JSON objects, CSV records, plain URIs."""
+
+import csv
+import json
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from clipfleet.common.ledger import Item
+from clipfleet.workers.sources.base import Listed, SourceError
+from clipfleet.workers.sources.lines import MOST_BYTES, Line, Mark
+from clipfleet.workers.sources.rows import Rows
+
+TOO_LONG = f"the line has more than {MOST_BYTES} bytes"
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
+
+
+def json_items(lines: Iterator[Line], rows: Rows) -> Iterator[Listed]:
+    for line in lines:
+        if line.raw is None:
+            yield _bad(rows, line, TOO_LONG)
+        elif text := line.raw.strip():
+            if line.number == 1 and text[:1] == b"[":
+                raise SourceError(
+                    "the manifest is one JSON array; write one object per line (JSON lines)"
+                )
+            yield Listed(_json_item(text, rows, line.name), str(line.after))
+
+
+def _json_item(text: bytes, rows: Rows, name: str) -> Item:
+    try:
+        row = json.loads(text.decode())
+    except UnicodeDecodeError:
+        return rows.bad(name, "it is not valid UTF-8")
+    except (ValueError, RecursionError) as error:
+        return rows.bad(name, f"it is not JSON: {error}"[:200])
+    if not isinstance(row, dict):
+        return rows.bad(name, "it is no JSON object")
+    return rows.item(row, name)
+
+
+def plain_items(lines: Iterator[Line], rows: Rows) -> Iterator[Listed]:
+    """One URL or path per line; blank lines and those that begin with # do not count."""
+    for line in lines:
+        if line.raw is None:
+            yield _bad(rows, line, TOO_LONG)
+        elif (text := line.raw.strip()) and not text.startswith(b"#"):
+            try:
+                yield Listed(rows.item({"uri": text.decode()}, line.name), str(line.after))
+            except UnicodeDecodeError:
+                yield _bad(rows, line, "it is not valid UTF-8")
+
+
+class Records:
+    """CSV records of a stream of lines. One that is broken ends at its first line: an open quote
+    must not swallow the good ones below it."""
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._lines, self._again = lines, deque[Line]()
+        self._taken: list[Line] = []
+        self.after = Mark()
+
+    def __iter__(self) -> Iterator[tuple[list[str] | str, Line, Line]]:
+        """(cells, or what is wrong with them; the first line; the last line)."""
+        while True:
+            self._taken = []
+            cells: list[str] | str | None
+            try:
+                cells = next(csv.reader(self._texts(), strict=True), None)
+            except csv.Error as error:
+                cells = TOO_LONG if self._taken[0].raw is None else f"it is no CSV: {error}"
+                while len(self._taken) > 1:
+                    self._again.appendleft(self._taken.pop())
+            if cells is None:
+                return
+            self.after = self._taken[-1].after
+            if cells:
+                yield cells, self._taken[0], self._taken[-1]
+
+    def _texts(self) -> Iterator[str]:
+        while line := self._next():
+            self._taken.append(line)
+            if line.raw is None:
+                raise csv.Error(TOO_LONG)
+            yield line.raw.decode("utf-8", "surrogateescape")
+
+    def _next(self) -> Line | None:
+        return self._again.popleft() if self._again else next(self._lines, None)
+
+
+def csv_header(records: Records) -> list[str]:
+    """SourceError where there is none; an empty file has an empty one."""
+    first = next(iter(records), None)
+    if first is None:
+        return []
+    cells = first[0]
+    if isinstance(cells, str):
+        raise SourceError(f"the first line must name the columns, but {cells}")
+    names = [cell.strip() for cell in cells]
+    if "uri" not in names:
+        found = ", ".join(repr(name[:40]) for name in names[:8])
+        raise SourceError(
+            f"the manifest has no column 'uri'; its first line must name the columns (is: {found})"
+        )
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SourceError(f"two columns of the manifest are called {twice[:80]!r}")
+    return names
+
+
+def csv_items(
+    records: Records, names: Sequence[str], rows: Rows, fields: Mapping[str, str]
+) -> Iterator[Listed]:
+    for cells, first, last in records:
+        yield Listed(_csv_item(cells, names, rows, fields, first.name), str(last.after))
+
+
+def _csv_item(
+    cells: list[str] | str, names: Sequence[str], rows: Rows, fields: Mapping[str, str], name: str
+) -> Item:
+    if isinstance(cells, str):
+        return rows.bad(name, cells)
+    if len(cells) != len(names):
+        return rows.bad(name, f"it has {len(cells)} cells, the first line has {len(names)}")
+    row = {
+        column: cell if column in ("id", "uri", "label") else typed(cell, fields.get(column))
+        for column, cell in zip(names, cells, strict=True)
+        if column and cell
+    }
+    return rows.item(row, name)
+
+
+def typed(cell: str, kind: str | None) -> Any:
+    """A number or true/false where the cell reads as one in JSON, unless the collection's field
+    says that it is text."""
+    if kind == "string":
+        return cell
+    if cell in ("true", "false"):
+        return cell == "true"
+    if kind == "bool" and cell in ("True", "False"):
+        return cell == "True"
+    found = _NUMBER.fullmatch(cell)
+    if not found:
+        return cell
+    return float(cell) if found[2] or found[3] else int(cell)
+
+
+def _bad(rows: Rows, line: Line, problem: str) -> Listed:
+    return Listed(rows.bad(line.name, problem), str(line.after))
