@@ -33,7 +33,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=tests:. $(BIN)/mypy --explicit-package-bases tests training benchmarks examples
+	MYPYPATH=tests:.:benchmarks $(BIN)/mypy --explicit-package-bases tests training benchmarks examples
 	$(BIN)/lint-imports --no-logo
 
 test: lint

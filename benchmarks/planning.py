@@ -1,0 +1,121 @@
+"""What a long manifest costs: memory of planner and gateway, and Redis' growth, as it is planned.
+
+    python benchmarks/planning.py [--lines 10000000]
+
+Valkey, the planner and a gateway are real; this program plays a worker that is done with a chunk
+the moment it claims it, so the planner is never waited for by anybody.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import redis
+from parts import PLANNER, process, until, valkey
+
+from clipfleet import Client
+from clipfleet.common.catalogue import RedisCatalogue
+from clipfleet.common.collection import Collection
+from clipfleet.common.fleet import RedisFleet, WorkerCard
+from clipfleet.common.ledger import FINAL, Claim, Outcome
+from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.preprocess import Preprocess
+from clipfleet.embedded import commands
+
+MODEL = "benchmark"
+RATE = 128.0  # images a second that the worker claims to do: chunks of 512
+MB = 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lines", type=int, default=10_000_000)
+    lines = parser.parse_args().lines
+    with tempfile.TemporaryDirectory() as made, ExitStack() as running:
+        folder = Path(made)
+        manifest = written(folder / "manifest.jsonl", lines)
+        url = running.enter_context(valkey(folder))
+        env = {
+            "CLIPFLEET_REDIS_URL": url,
+            "CLIPFLEET_SOURCE_ROOTS": f'["{folder}"]',
+            "CLIPFLEET_BLOBS": str(folder / "blobs"),
+        }
+        port = commands.free_port()
+        gateway = running.enter_context(
+            process(commands.gateway(commands.LOOPBACK, port), folder / "gateway.log", **env)
+        )
+        planner = running.enter_context(process(PLANNER, folder / "planner.log", **env))
+        client = running.enter_context(Client(f"http://{commands.LOOPBACK}:{port}"))
+        until(lambda: client.jobs() == [])
+        served = redis.Redis.from_url(url)
+        RedisCatalogue(served).add(
+            Collection.new("c", metric="cosine", model=MODEL, dim=4, fields={})
+        )
+        work(client, served, manifest, {"planner": planner, "gateway": gateway}, lines)
+
+
+def work(
+    client: Client,
+    served: "redis.Redis",
+    manifest: Path,
+    watched: dict[str, psutil.Process],
+    lines: int,
+) -> None:
+    ledger, fleet = RedisLedger(served), RedisFleet(served)
+    before = int(served.info("memory")["used_memory"])
+    began = time.monotonic()
+    fleet.announce(card())
+    job = client.index(manifest, "c", create=False)
+    most, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, lines // 5
+    while ledger.job(job.id).state not in FINAL:
+        for chunk in ledger.open_chunks(job.id):
+            claim = ledger.claim(job.id, chunk.no, "w", 60)
+            if isinstance(claim, Claim):
+                ledger.mark(claim, Outcome(done=len(claim.items)))
+                done += len(claim.items)
+        for name, process_ in watched.items():
+            most[name] = max(most[name], process_.memory_info().rss / MB)
+        if time.monotonic() - announced > 2:
+            announced = time.monotonic()
+            fleet.announce(card())
+        if done >= mark:
+            mark += lines // 5
+            grown = (int(served.info("memory")["used_memory"]) - before) / MB
+            shown = ", ".join(f"{name} {rss:.0f} MB" for name, rss in most.items())
+            rate = done / (time.monotonic() - began)
+            print(f"{done:,} lines, {rate:,.0f}/s; most so far: {shown}; Redis +{grown:.1f} MB")
+    ended = ledger.job(job.id)
+    assert (ended.state, ended.done) == ("succeeded", lines), ended
+    print(f"load {os.getloadavg()[0]:.1f}; {ended.chunks:,} chunks")
+
+
+def card() -> WorkerCard:
+    now = time.time()
+    spec = Preprocess(shortest=8, height=8, width=8)
+    return WorkerCard(
+        id="w",
+        model=MODEL,
+        dim=4,
+        lanes=("ingest",),
+        device="none",
+        preprocess=spec,
+        rate=RATE,
+        started_at=now,
+        progress_at=now,
+    )
+
+
+def written(path: Path, lines: int) -> Path:
+    with path.open("w", encoding="utf-8") as out:
+        for number in range(lines):
+            name = f"{number:09d}"
+            out.write(f'{{"id": "{name}", "uri": "photos/{name}.jpg", "year": {number % 50}}}\n')
+    return path
+
+
+if __name__ == "__main__":
+    main()
