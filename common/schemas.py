@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from clipfleet.common.sources import EXAMPLES, Source
 
@@ -57,6 +57,13 @@ class JobIn(Request):
     on_existing: Literal["skip", "replace"] = Field(
         "skip", description="what to do with an image that is in already and has not changed"
     )
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _has_a_type(cls, source: Any) -> Any:
+        if isinstance(source, dict) and "type" not in source:
+            raise ValueError("a source needs a type: folder, manifest, urls, archive or bucket")
+        return source
 
 
 class JobOut(BaseModel):

@@ -205,7 +205,7 @@ def test_an_upload_under_the_same_key_is_one_job(service: Up, tmp_path: Path) ->
             sent(http, "jobs-key", "k", "a", "b", namespace="n"),
             http.post(
                 "/v1/collections/jobs-key/jobs",
-                json={"source": {"path": str(tmp_path)}},
+                json={"source": {"type": "folder", "path": str(tmp_path)}},
                 headers={"Idempotency-Key": "k"},
             ),
         ):

@@ -61,6 +61,7 @@ CASES: list[tuple[int, str, str, Any]] = [
     (422, "POST", "/v1/collections/distances/search", {"text": "x", "min_score": 0.5}),
     (422, "POST", "/v1/collections/photos/jobs", {}),
     (422, "POST", "/v1/collections/photos/jobs", {"source": {"type": "ftp", "path": "/"}}),
+    (422, "POST", "/v1/collections/photos/jobs", {"source": {"path": "/"}}),
     (422, "POST", "/v1/collections/photos/vectors", {"vectors": []}),
     (422, "POST", "/v1/collections/photos/vectors", {"vectors": [{"id": "a", "values": [1]}]}),
     (404, "GET", "/v1/collections/photos/images?id=nope", None),
