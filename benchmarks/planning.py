@@ -18,11 +18,13 @@ import redis
 from parts import PLANNER, process, until, valkey
 
 from clipfleet import Client
+from clipfleet.common.broker import lists_of
 from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
 from clipfleet.common.fleet import RedisFleet, WorkerCard
 from clipfleet.common.ledger import FINAL, Claim, Outcome
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.messages import queue_name
 from clipfleet.common.preprocess import Preprocess
 from clipfleet.embedded import commands
 
@@ -72,6 +74,7 @@ def work(
     job = client.index(manifest, "c", create=False)
     most, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, lines // 5
     while ledger.job(job.id).state not in FINAL:
+        served.delete(*lists_of(queue_name("ingest", MODEL)))  # as a worker takes its messages
         for chunk in ledger.open_chunks(job.id):
             claim = ledger.claim(job.id, chunk.no, "w", 60)
             if isinstance(claim, Claim):
