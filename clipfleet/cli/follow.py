@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from typing import NoReturn
 
 from rich.markup import escape
 
@@ -20,6 +21,15 @@ SHOWN_FAILURES = 5
 
 def exit_code(job: Job) -> int:
     return EXIT.get(job.state, 1)
+
+
+def show_and_exit(client: Client, job: Job, *, wait: bool, json: bool) -> NoReturn:
+    """Shows the job: as it is now, with 0, or once it has ended, with 0, 3 or 1 as its state is."""
+    if wait:
+        job = follow(client, job, json=json)
+        failures(client, job)
+    show.document(job) if json else show.job(job)
+    sys.exit(exit_code(job) if wait else 0)
 
 
 def follow(client: Client, job: Job, *, json: bool = False) -> Job:

@@ -1,14 +1,13 @@
 """`clipfleet index` and `clipfleet search`."""
 
 import json as json_module
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from clipfleet.cli import show
-from clipfleet.cli.follow import exit_code, failures, follow
+from clipfleet.cli.follow import show_and_exit
 from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url
 from clipfleet.common.sources import Source
 from clipfleet.guess import Kind, kind_of, source_of
@@ -53,11 +52,7 @@ def index(
                 job = client.upload(files, collection, namespace=namespace)
         else:
             job = client.index(source, collection, namespace=namespace)
-        if wait:
-            job = follow(client, job, json=json)
-            failures(client, job)
-    show.document(job) if json else show.job(job)
-    sys.exit(exit_code(job) if wait else 0)
+        show_and_exit(client, job, wait=wait, json=json)
 
 
 def _files(sources: list[str]) -> list[Path]:

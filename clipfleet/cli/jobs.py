@@ -1,16 +1,13 @@
 """`clipfleet jobs`: look at, follow, cancel, retry and delete jobs."""
 
 import json as json_module
-import sys
 from typing import Annotated, get_args
 
 import typer
 from rich.markup import escape
 
 from clipfleet.cli import complete, show
-from clipfleet.cli.follow import exit_code
-from clipfleet.cli.follow import failures as first_failures
-from clipfleet.cli.follow import follow as follow_job
+from clipfleet.cli.follow import show_and_exit
 from clipfleet.cli.show import URL, ApiKey, Json, Url
 from clipfleet.common.schemas import JobList, JobState
 
@@ -56,12 +53,7 @@ def show_job(
 ) -> None:
     """One job. With --follow it ends as `clipfleet index` does: 0, 3 or 1."""
     with show.client(url, api_key) as client:
-        found = client.job(job_id)
-        if follow:
-            found = follow_job(client, found, json=json)
-            first_failures(client, found)
-    show.document(found) if json else show.job(found)
-    sys.exit(exit_code(found) if follow else 0)
+        show_and_exit(client, client.job(job_id), wait=follow, json=json)
 
 
 @app.command("cancel")
@@ -82,12 +74,7 @@ def retry_job(
 ) -> None:
     """Start a job on the failures of another. With --wait it ends as `clipfleet index` does."""
     with show.client(url, api_key) as client:
-        found = client.retry(job_id)
-        if wait:
-            found = follow_job(client, found, json=json)
-            first_failures(client, found)
-    show.document(found) if json else show.job(found)
-    sys.exit(exit_code(found) if wait else 0)
+        show_and_exit(client, client.retry(job_id), wait=wait, json=json)
 
 
 @app.command("delete")

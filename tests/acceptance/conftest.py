@@ -1,11 +1,15 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from clients import kind
 from models import data
 from stack import Up, up
 
 from clipfleet.common.settings import CARRIED_MODEL
+
+__all__ = ["kind"]
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +31,10 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.fixture(scope="session")
 def flickr() -> list[Path]:
     return sorted((data("flickr8k") / "images").iterdir())
+
+
+@pytest.fixture
+def client(service: Up, kind: Any) -> Iterator[Any]:
+    """One of the Python clients, in turn, on the common stack."""
+    with kind(service.url) as made:
+        yield made

@@ -63,9 +63,14 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("roots")
-    top = root / "bad"
+    top = tmp_path_factory.mktemp("roots") / "bad"
     (top / "deep" / "er").mkdir(parents=True)
+    put_good(top)
+    put_bad(top, outside=tmp_path_factory.mktemp("outside"))
+    return top
+
+
+def put_good(top: Path) -> None:
     for name in (
         "plain.jpg",
         "CAPITALS.JPG",
@@ -88,6 +93,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise.save(top / "deep" / "er" / "down.webp")
     (top / "link-inside.jpg").symlink_to(top / "plain.jpg")
 
+
+def put_bad(top: Path, outside: Path) -> None:
     whole = io.BytesIO()
     Image.effect_noise((300, 300), 90).save(whole, "JPEG")
     (top / "truncated.jpg").write_bytes(whole.getvalue()[:3_000])
@@ -98,14 +105,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "half.png").write_bytes(png_header(300, 300))
     os.mkfifo(top / "pipe.jpg")
     (top / "dangling.jpg").symlink_to(top / "nowhere.jpg")
-    outside = tmp_path_factory.mktemp("outside") / "secret.jpg"
-    jpeg(outside)
-    (top / "link-outside.jpg").symlink_to(outside)
+    jpeg(outside / "secret.jpg")
+    (top / "link-outside.jpg").symlink_to(outside / "secret.jpg")
     (top / "loop").symlink_to(top)
     (Path(os.fsdecode(os.fsencode(top) + b"/\xff.jpg"))).write_bytes(b"x")
     (top / ".hidden.jpg").write_text("not looked at")
     (top / "notes.txt").write_text("not looked at")
-    return top
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,10 @@ from typing import Any
 
 import pytest
 from chaos.work import many_photos
-from clients import kind
 from PIL import Image
-from stack import Up, photos
+from stack import photos
 
 from clipfleet import Job, JobFailed, NotFound, ProblemError
-
-__all__ = ["kind"]
-
-
-@pytest.fixture
-def client(service: Up, kind: Any) -> Iterator[Any]:
-    with kind(service.url) as made:
-        yield made
 
 
 @pytest.fixture

@@ -11,20 +11,11 @@ import pytest
 import redis
 import services
 from chaos.work import many_photos, redis_url
-from clients import kind
 from contract.test_ledger import traces
 from PIL import Image
 from stack import Up, document, up
 
 from clipfleet import ProblemError
-
-__all__ = ["kind"]
-
-
-@pytest.fixture
-def client(service: Up, kind: Any) -> Iterator[Any]:
-    with kind(service.url) as made:
-        yield made
 
 
 @pytest.fixture

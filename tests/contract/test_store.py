@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from clipfleet.common.collection import Collection, FieldType, Metric
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.filters import matches, parse_filter
 from clipfleet.common.identity import primary_key
-from clipfleet.common.store import CollectionGone, Record, Store, StoreUnavailable
+from clipfleet.common.store import CollectionGone, Record, Store
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.common.store.milvus import MilvusStore
 
@@ -286,21 +285,3 @@ def test_four_writers_at_once_lose_nothing(store: Store, photos: Collection) -> 
     for thread in threads:
         thread.join()
     assert store.count(photos) == 800
-
-
-def test_a_store_that_is_away_is_said_to_be() -> None:
-    with pytest.raises(StoreUnavailable):
-        MilvusStore("http://127.0.0.1:9", timeout_s=1).ping()
-
-
-def test_milvus_lite_gives_back_everything_after_a_restart(tmp_path: Path) -> None:
-    collection, records = a_collection(), [a_record(f"{n}", n) for n in range(50)]
-    with services.milvus_lite(tmp_path) as uri:
-        store = MilvusStore(uri)
-        store.create(collection)
-        store.upsert(collection, records)
-    with services.milvus_lite(tmp_path) as uri:
-        store = MilvusStore(uri)
-        (hits,) = store.search(collection, records[7].embedding[None], namespace="default", top_k=1)
-        assert hits[0].record.id == "7"
-        assert store.count(collection) == 50
