@@ -22,7 +22,7 @@ HERE = Collection.new("c", metric="cosine", model=MODEL, dim=4, fields={})
 
 def query(text: str, kind: Any = "text") -> Query:
     search = Search(collection=HERE, namespace="n", top_k=1)
-    return Query(term=Term(kind=kind, value=text), search=search)
+    return Query.of(Term(kind=kind, value=text), search)
 
 
 class Desk:
@@ -46,10 +46,10 @@ class Desk:
         self.sent.append(batch)
 
     def texts(self) -> list[list[str]]:
-        return [[str(one.term.value) for one in batch.queries] for batch in self.sent]
+        return [[str(one.terms[0].value) for one in batch.queries] for batch in self.sent]
 
     def answer(self, batch: QueryBatch) -> None:
-        answers = tuple(Answer(detail=str(one.term.value)) for one in batch.queries)
+        answers = tuple(Answer(detail=str(one.terms[0].value)) for one in batch.queries)
         self.queries.receive(BatchReply(batch_id=batch.batch_id, answers=answers))
 
     async def ask(self, *texts: str, kind: str = "text") -> list["asyncio.Task[Answer]"]:
@@ -125,7 +125,7 @@ def test_kinds_and_models_go_in_lanes_of_their_own() -> None:
         tasks = await desk.ask("slow", kind="image") + await desk.ask("word")
         tasks.append(asyncio.create_task(desk.queries.ask(query("word"), "other")))
         await settled()
-        lanes = [(one.model, one.queries[0].term.kind) for one in desk.sent]
+        lanes = [(one.model, one.queries[0].speed) for one in desk.sent]
         assert lanes == [("m", "image"), ("m", "text"), ("other", "text")]
         for batch in list(desk.sent):
             desk.answer(batch)

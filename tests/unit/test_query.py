@@ -68,7 +68,7 @@ class World:
 
     def query(self, term: Term, **more: Any) -> Query:
         said = {"collection": self.collection, "namespace": "n", "top_k": 1}
-        return Query(term=term, search=Search(**{**said, **more}))
+        return Query.of(term, Search(**{**said, **more}))
 
     def ask(self, *queries: Query, deadline: float | None = None) -> tuple[Answer, ...]:
         late = time.time() + 60 if deadline is None else deadline
@@ -242,7 +242,7 @@ def test_a_score_beyond_all_numbers_does_not_spoil_the_reply_for_the_others(worl
 
 def test_a_query_without_a_search_is_answered_with_its_embedding(world: World) -> None:
     vector = world.embedder.embed_texts(["a church"])[0]
-    found = world.ask(Query(term=TEXT), world.query(TEXT), Query(term=IMAGE))
+    found = world.ask(Query.of(TEXT), world.query(TEXT), Query.of(IMAGE))
     assert found[0].embedding == pytest.approx(vector.tolist())
     assert found[0].matches == ()
     assert found[1].matches[0].id == "church.jpg"
@@ -251,5 +251,5 @@ def test_a_query_without_a_search_is_answered_with_its_embedding(world: World) -
 
 
 def test_an_id_means_nothing_without_a_collection(world: World) -> None:
-    found = world.ask(Query(term=by_id("dog.jpg")), Query(term=TEXT))
+    found = world.ask(Query.of(by_id("dog.jpg")), Query.of(TEXT))
     assert found[0].error == "internal"
