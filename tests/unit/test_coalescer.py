@@ -119,6 +119,23 @@ def test_a_batch_is_never_larger_than_allowed() -> None:
     played(scene)
 
 
+def test_terms_fill_a_batch_as_queries_of_one_do_and_none_is_cut_in_two() -> None:
+    async def scene() -> None:
+        desk = Desk(batch=4)
+        tasks = await desk.ask("first")
+        for count in (2, 2, 1, 9, 1):
+            terms = tuple(Term(kind="text", value=str(count)) for _ in range(count))
+            mixed = query("").model_copy(update={"terms": terms})
+            tasks.append(asyncio.create_task(desk.queries.ask(mixed, MODEL)))
+        await settled()
+        while not all(task.done() for task in tasks):
+            desk.answer(desk.sent[-1])
+            await settled()
+        assert desk.texts() == [["first"], ["2", "2"], ["1"], ["9"], ["1"]]
+
+    played(scene)
+
+
 def test_kinds_and_models_go_in_lanes_of_their_own() -> None:
     async def scene() -> None:
         desk = Desk()
