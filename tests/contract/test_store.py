@@ -101,6 +101,14 @@ def test_a_missing_declared_field_stays_missing(store: Store, photos: Collection
     assert back.metadata == {}
 
 
+def test_a_null_is_no_value(store: Store, photos: Collection) -> None:
+    record = a_record("x", metadata={"genre": None, "free": None, "deep": {"kept": None}})
+    store.upsert(photos, [record])
+    (back,) = store.fetch(photos, [record.pk]).values()
+    assert back.metadata == {"deep": {"kept": None}}
+    assert found(store, photos, {"free": {"$exists": False}}) == ["x"]
+
+
 def test_an_upsert_overwrites_and_a_delete_removes(store: Store, photos: Collection) -> None:
     store.upsert(photos, [a_record("x", 1), a_record("y", 2)])
     store.upsert(photos, [a_record("x", 3, label="new")])
