@@ -70,7 +70,8 @@ def test_words_an_image_an_id_and_a_vector_mix(music: Client) -> None:
 
 
 def test_a_single_term_is_the_plain_query(music: Client) -> None:
-    for way in ({"text": "a guitar"}, {"id": sample("guitar")}):
+    ways: Sequence[dict[str, Any]] = ({"text": "a guitar"}, {"id": sample("guitar")})
+    for way in ways:
         plain = music.search("music", **way).matches
         assert music.search("music", terms=[way]).matches == plain
         assert music.search("music", terms=[{**way, "weight": 7}]).matches == pytest.approx(plain)
@@ -202,7 +203,9 @@ def test_a_bad_query_among_many_is_a_problem_of_its_own_and_a_bad_body_everybody
     for one in others:
         assert one["problem"]["status"] == 422
         assert one["problem"]["request_id"] == answer.headers["x-request-id"]
-    for body in ({}, {"queries": []}, {"queries": [{"text": "x"}] * 65}, {"queries": "x"}, []):
+    many = [{"text": "x"}] * 65
+    bodies: Sequence[Any] = ({}, {"queries": []}, {"queries": many}, {"queries": "x"}, [])
+    for body in bodies:
         assert web.post(f"{MUSIC}/batch", json=body).status_code == 422
     pictures = [{"terms": [{"image": {"base64": "AAAA"}}] * 13}] * 5
     assert web.post(f"{MUSIC}/batch", json={"queries": pictures}).status_code == 413
