@@ -43,7 +43,10 @@ def sample(name: str) -> str:
 
 def test_what_is_weighed_below_nothing_falls_and_the_rest_stays(music: Client) -> None:
     plain = stems(music.search("music", text="a musical instrument"))
-    terms = [{"text": "a musical instrument"}, {"text": "a guitar", "weight": -0.5}]
+    terms: list[dict[str, Any]] = [
+        {"text": "a musical instrument"},
+        {"text": "a guitar", "weight": -0.5},
+    ]
     without = stems(music.search("music", terms=terms, top_k=100))
     for name in ("guitar", "electric-guitar"):
         assert without.index(name) > plain.index(name)
@@ -64,7 +67,11 @@ def test_words_an_image_an_id_and_a_vector_mix(music: Client) -> None:
         mixed = stems(music.search("music", terms=[way, words], top_k=100))
         assert mixed.index("church") < alone.index("church"), way
         assert mixed.index("banjo") < 20, way
-    several = [{"id": guitar}, {"image": Path(sample("drum"))}, {"text": "a flute"}]
+    several: list[dict[str, Any]] = [
+        {"id": guitar},
+        {"image": Path(sample("drum"))},
+        {"text": "a flute"},
+    ]
     best = stems(music.search("music", terms=several, top_k=8))
     assert {"guitar", "drum"} <= set(best)
 
