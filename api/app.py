@@ -13,7 +13,9 @@ from clipfleet.api import (
     health,
     images,
     jobs,
+    matching,
     problems,
+    recall,
     search,
     uploads,
 )
@@ -53,7 +55,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    for part in (collections, jobs, events, uploads, search, embed, images, health):
+    parts = (
+        collections, matching, recall, jobs, events, uploads, search, embed, images, health,
+    )  # fmt: skip
+    for part in parts:
         app.include_router(part.router)
     app.add_middleware(Guard, settings=settings)
     return app

@@ -65,17 +65,22 @@ class Gateway:
         self._ahead = 0.0  # seconds that Redis' clock is ahead of ours
         self._known: dict[str, tuple[float, Collection]] = {}
         self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
-        self.queries = Coalescer(
+        self.queries = self._coalescer(settings.query_timeout_s)
+        self.exact = self._coalescer(settings.exact_timeout_s + 1.0)  # queue up for themselves
+        self.followers = 0  # of jobs' events, just now
+        self.exports = 0  # likewise
+        self._loops: list[asyncio.Task[None]] = []
+
+    def _coalescer(self, timeout_s: float) -> Coalescer:
+        return Coalescer(
             self._publish,
             lambda model: len(serving(self._cards, "query", model)),
             reply_to=self._reply_to,
-            batch=settings.limits.query_batch,
-            queue=settings.limits.query_queue,
-            timeout_s=settings.query_timeout_s,
+            batch=self.settings.limits.query_batch,
+            queue=self.settings.limits.query_queue,
+            timeout_s=timeout_s,
             clock=lambda: time.time() + self._ahead,
         )
-        self.followers = 0  # of jobs' events, just now
-        self._loops: list[asyncio.Task[None]] = []
 
     def begin(self) -> None:
         self._loops = [asyncio.create_task(self._listen()), asyncio.create_task(self._look())]
@@ -162,7 +167,9 @@ class Gateway:
             try:
                 found = await client.blpop([self._reply_to], timeout=2)
                 if found:
-                    self.queries.receive(BatchReply.model_validate_json(found[1]))
+                    reply = BatchReply.model_validate_json(found[1])
+                    self.queries.receive(reply)
+                    self.exact.receive(reply)
             except (redis.RedisError, OSError) as error:
                 log.warning("cannot read replies just now: %s", error)
                 await asyncio.sleep(0.5)

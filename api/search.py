@@ -12,6 +12,7 @@ from fastapi import APIRouter, File, Form, UploadFile
 from pydantic import ValidationError
 
 from clipfleet.api.depends import UsesCollection, UsesGateway
+from clipfleet.api.exact import ask_exactly
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.collection import Collection
@@ -67,6 +68,7 @@ async def search_by_upload(
     min_score: Annotated[float | None, Form()] = None,
     namespace: Annotated[str, Form(min_length=1)] = DEFAULT_NAMESPACE,
     include_values: Annotated[bool, Form()] = False,
+    exact: Annotated[bool, Form()] = False,
 ) -> SearchOut:
     """The images nearest to an uploaded one."""
     limit = gateway.settings.limits.image_bytes
@@ -80,6 +82,7 @@ async def search_by_upload(
             min_score=min_score,
             namespace=namespace,
             include_values=include_values,
+            exact=exact,
         )
     except ValidationError as error:
         raise InvalidRequest(str(error.errors()[0]["msg"])) from error
@@ -101,14 +104,25 @@ async def _run(
         offset=body.offset,
         filter=body.filter,
         include_values=body.include_values,
+        exact=body.exact,
     )
-    answer = await gateway.queries.ask(Query(term=term, search=search), worker.model)
-    if answer.error:
-        gateway.forget(collection.name)
-        raise refusal(answer)
+    answer = await ask(Query(term=term, search=search), worker.model, gateway)
     least = -math.inf if body.min_score is None else body.min_score
     matches = [match for match in answer.matches if match.score >= least]
     return SearchOut(matches=matches, took_ms=round(1000 * (time.perf_counter() - began), 2))
+
+
+async def ask(query: Query, model: str, gateway: Gateway) -> Answer:
+    """The error that a worker answers with comes out."""
+    if query.search and query.search.exact:
+        answer = await ask_exactly(query, model, gateway)
+    else:
+        answer = await gateway.queries.ask(query, model)
+    if answer.error:
+        if query.search:
+            gateway.forget(query.search.collection.name)
+        raise refusal(answer)
+    return answer
 
 
 async def image_term(image: AnImage, worker: WorkerCard, gateway: Gateway) -> Term:

@@ -60,6 +60,7 @@ class Search(BaseModel):
     offset: int = 0
     filter: dict[str, Any] | None = None
     include_values: bool = False
+    exact: bool = False
 
 
 class Query(BaseModel):
@@ -81,6 +82,11 @@ class QueryBatch(Message):
     reply_to: str
     deadline: float
     queries: tuple[Query, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether answering takes long: every image is compared."""
+        return any(query.search and query.search.exact for query in self.queries)
 
 
 class Answer(BaseModel):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Sea
 from clipfleet.common.replies import Replies
 from clipfleet.common.schemas import MatchOut
 from clipfleet.common.store import Match, Record, Store, Vectors
+from clipfleet.workers.exact import Bounds, exact_search
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ class QueryParts:
     store: Store
     catalogue: Catalogue
     replies: Replies
+    exact: Bounds = field(default_factory=Bounds)
 
 
 @dataclass
@@ -138,19 +141,24 @@ def _search_group(work: _Work, query: Search, members: Sequence[int], parts: Que
             f"the query's embedding has {max(lengths)} numbers, those of the collection have "
             f"{query.collection.dim}: the model was changed"
         )
-    hits = parts.store.search(
-        query.collection,
-        np.stack([work.vectors[n] for n in members]),
-        namespace=query.namespace,
-        top_k=query.top_k,
-        offset=query.offset,
-        where=parse_filter(query.filter or {}, query.collection.fields),
-        include_values=query.include_values,
-        fresh=_written_lately(query.collection, parts.catalogue),
-    )
+    hits = _hits(query, np.stack([work.vectors[n] for n in members]), parts)
     for n, matches in zip(members, hits, strict=True):
         found = tuple(match_out(match, values=query.include_values) for match in matches)
         work.answers[n] = Answer(matches=found)
+
+
+def _hits(query: Search, vectors: Vectors, parts: QueryParts) -> list[list[Match]]:
+    told: dict[str, Any] = {
+        "namespace": query.namespace,
+        "top_k": query.top_k,
+        "offset": query.offset,
+        "where": parse_filter(query.filter or {}, query.collection.fields),
+        "include_values": query.include_values,
+    }
+    if query.exact:
+        return exact_search(parts.store, query.collection, vectors, parts.exact, **told)
+    fresh = _written_lately(query.collection, parts.catalogue)
+    return parts.store.search(query.collection, vectors, fresh=fresh, **told)
 
 
 def _written_lately(collection: Collection, catalogue: Catalogue) -> bool:
