@@ -10,6 +10,7 @@ from clipfleet.api import (
     collections,
     embed,
     events,
+    export,
     health,
     images,
     jobs,
@@ -56,7 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     parts = (
-        collections, matching, recall, jobs, events, uploads, search, embed, images, health,
+        collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
     )  # fmt: skip
     for part in parts:
         app.include_router(part.router)

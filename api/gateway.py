@@ -65,22 +65,28 @@ class Gateway:
         self._ahead = 0.0  # seconds that Redis' clock is ahead of ours
         self._known: dict[str, tuple[float, Collection]] = {}
         self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
-        self.queries = self._coalescer(settings.query_timeout_s)
-        self.exact = self._coalescer(settings.exact_timeout_s + 1.0)  # queue up for themselves
+        self.queries = Coalescer(
+            self._publish,
+            self._workers,
+            reply_to=self._reply_to,
+            batch=settings.limits.query_batch,
+            queue=settings.limits.query_queue,
+            timeout_s=settings.query_timeout_s,
+            clock=self._clock,
+        )
+        # Exact searches wait for each other alone; one pass over a collection answers many.
+        self.exact = Coalescer(
+            self._publish,
+            lambda model: self._workers(model) - 1,
+            reply_to=self._reply_to,
+            batch=settings.limits.recall_sample,
+            queue=settings.limits.query_queue,
+            timeout_s=settings.exact_timeout_s + 1.0,
+            clock=self._clock,
+        )
         self.followers = 0  # of jobs' events, just now
         self.exports = 0  # likewise
         self._loops: list[asyncio.Task[None]] = []
-
-    def _coalescer(self, timeout_s: float) -> Coalescer:
-        return Coalescer(
-            self._publish,
-            lambda model: len(serving(self._cards, "query", model)),
-            reply_to=self._reply_to,
-            batch=self.settings.limits.query_batch,
-            queue=self.settings.limits.query_queue,
-            timeout_s=timeout_s,
-            clock=lambda: time.time() + self._ahead,
-        )
 
     def begin(self) -> None:
         self._loops = [asyncio.create_task(self._listen()), asyncio.create_task(self._look())]
@@ -148,6 +154,13 @@ class Gateway:
     def ping_redis(self) -> None:
         with answering():
             self._redis.ping()
+
+    def _workers(self, model: str) -> int:
+        return len(serving(self._cards, "query", model))
+
+    def _clock(self) -> float:
+        """Redis' time."""
+        return time.time() + self._ahead
 
     async def _publish(self, batch: QueryBatch) -> None:
         await self._bounded(self._senders, partial(self._publisher.publish, batch), 0)

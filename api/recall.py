@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
+from clipfleet.api.coalescer import Coalescer
 from clipfleet.api.depends import UsesCollection, UsesGateway
+from clipfleet.api.exact import require_few
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.matching import checked
 from clipfleet.api.problems import RESPONSES
-from clipfleet.api.search import ask
+from clipfleet.api.search import refusal
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.collection_schemas import QueryRecall, RecallIn, RecallOut
 from clipfleet.common.errors import InvalidRequest
@@ -40,8 +42,14 @@ async def measure_recall(
     if body.sample > limits.recall_sample:
         raise InvalidRequest(f"sample is {body.sample}; {limits.recall_sample} at most")
     sample = await _sample(body, collection, gateway)
-    found = await _search(sample, body, collection, gateway, exact=False)
-    right = await _search(sample, body, collection, gateway, exact=True)
+    search = Search(
+        collection=collection, namespace=body.namespace, top_k=body.k + 1, filter=body.filter
+    )
+    exact = search.model_copy(update={"exact": True})
+    await require_few(exact, gateway)
+    worker = await gateway.worker("query", collection.model, any_model=True)
+    found = await _search(sample, search, worker.model, gateway.queries)
+    right = await _search(sample, exact, worker.model, gateway.exact)
     each = [
         QueryRecall(id=record.id, recall=recall(record.id, mine, best, body.k, collection.metric))
         for record, mine, best in zip(sample, found, right, strict=True)
@@ -102,26 +110,12 @@ async def _sample(body: RecallIn, collection: Collection, gateway: Gateway) -> l
 
 
 async def _search(
-    sample: Sequence[Record],
-    body: RecallIn,
-    collection: Collection,
-    gateway: Gateway,
-    *,
-    exact: bool,
+    sample: Sequence[Record], search: Search, model: str, queue: Coalescer
 ) -> list[Sequence[MatchOut]]:
     """As anybody's searches go, so that it is measured what anybody gets."""
-    worker = await gateway.worker("query", collection.model, any_model=True)
-    search = Search(
-        collection=collection,
-        namespace=body.namespace,
-        top_k=body.k + 1,
-        filter=body.filter,
-        exact=exact,
-    )
     terms = [Term(kind="vector", value=tuple(one.embedding.tolist())) for one in sample]
-    async with asyncio.TaskGroup() as group:
-        asked = [
-            group.create_task(ask(Query(term=term, search=search), worker.model, gateway))
-            for term in terms
-        ]
-    return [task.result().matches for task in asked]
+    asked = [queue.ask(Query(term=term, search=search), model) for term in terms]
+    answers = await asyncio.gather(*asked)
+    if failed := next((answer for answer in answers if answer.error), None):
+        raise refusal(failed)
+    return [answer.matches for answer in answers]
