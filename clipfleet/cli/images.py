@@ -1,14 +1,13 @@
 """`clipfleet index` and `clipfleet search`."""
 
-import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from clipfleet.cli import show
 from clipfleet.cli.follow import show_and_exit
-from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url
+from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url, Where
 from clipfleet.common.sources import Source
 from clipfleet.guess import Kind, kind_of, source_of
 from clipfleet.payloads import image_url
@@ -91,11 +90,12 @@ def search(
     image_id: Annotated[str | None, typer.Option("--id", help="More like this one.")] = None,
     collection: Collection = COLLECTION,
     top_k: Annotated[int, typer.Option(min=1, help="How many matches.")] = 10,
-    where: Annotated[
-        str | None, typer.Option("--filter", help='As JSON: \'{"label": "church"}\'.')
-    ] = None,
+    where: Where = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out what scores less.")] = None,
     namespace: Annotated[str, typer.Option(help="Where to look.")] = "default",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every image, not by the index; slow.")
+    ] = False,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
@@ -112,18 +112,9 @@ def search(
             image=image,
             id=image_id,
             top_k=top_k,
-            filter=_filter(where),
+            filter=show.filter_of(where),
             min_score=min_score,
             namespace=namespace,
+            exact=exact,
         )
     show.document(found) if json else show.matches(found)
-
-
-def _filter(text: str | None) -> dict[str, Any] | None:
-    try:
-        where = json_module.loads(text) if text else None
-    except ValueError as error:
-        raise typer.BadParameter(f"--filter is not JSON: {error}") from error
-    if where is not None and not isinstance(where, dict):
-        raise typer.BadParameter("--filter must be a JSON object")
-    return where
