@@ -16,7 +16,6 @@ from clipfleet.common.ledger import Claim, Job
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.store import Fingerprint, Record, StoreUnavailable
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers.ingest import SUB_BATCH
 from clipfleet.workers.lease import Lease
 
 WHITE = 250
@@ -134,7 +133,7 @@ def test_told_to_stop_between_batches_it_hands_back_without_counting_an_attempt(
     world: Workplace,
 ) -> None:
     world.embedder = Odd(lambda _rows, _odd: world.stopping.set())
-    world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * SUB_BATCH)])
+    world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder.batch)])
     assert world.work() == 0
     assert (world.chunk().attempt, world.chunk().leased) == (0, False)
     assert world.store.count(world.collection) == 0
