@@ -19,7 +19,7 @@ from clipfleet.common.store import Record
 router = APIRouter(prefix="/v1/collections/{name}", tags=["collections"], responses=RESPONSES)
 
 PARQUET = "application/vnd.apache.parquet"
-GROUP_BYTES = 8_000_000  # of embeddings in one row group
+GROUP_BYTES = 3_000_000  # of embeddings in one row group
 STEP_S = 60.0
 BUSY_S = 10
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from stack import Up, document, finished, photos
 
-from clipfleet import Client, NotFound, ProblemError
+from clipfleet import Client, NotFound, ProblemError, Unreachable
 
 SIZE = 300
 
@@ -30,13 +30,13 @@ def some_vectors(count: int, dim: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def shelf(service: Up) -> Iterator[str]:
+def shelf(service: Up) -> str:
     """A collection that no test changes."""
     with service.client() as client:
         made = client.create_collection("shelf", fields={"year": "int"})
         client.upsert(some_vectors(SIZE, made.dim), "shelf")
         client.upsert(some_vectors(20, made.dim, seed=1), "shelf", namespace="other")
-    yield "shelf"
+    return "shelf"
 
 
 @pytest.fixture
@@ -216,8 +216,6 @@ def test_an_export_of_nothing_leaves_no_file(client: Any, tmp_path: Path) -> Non
 
 
 def test_a_client_without_a_service_leaves_no_file(tmp_path: Path) -> None:
-    from clipfleet import Unreachable
-
     with Client("http://127.0.0.1:9", retries=0) as client, pytest.raises(Unreachable):
         client.export_collection("x", tmp_path / "x.parquet")
     assert list(tmp_path.iterdir()) == []
