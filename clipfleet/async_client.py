@@ -6,10 +6,13 @@ async with AsyncClient() as client:
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
+
+import httpx
 
 from clipfleet import calls
 from clipfleet.async_managing import AsyncManaging
@@ -17,10 +20,13 @@ from clipfleet.calls import Call, OnExisting
 from clipfleet.common.schemas import FieldType, JobState, Metric, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.guess import AnySource
-from clipfleet.options import PAGE, PATIENCE_S, require_wait
+from clipfleet.options import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait
 from clipfleet.payloads import AnImage, Files, Numbers
 from clipfleet.progress import Listener, Progress, listening
 from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job, SearchResult
+from clipfleet.retries import Outcome, pause_s
+
+T = TypeVar("T")
 
 
 class AsyncClient(AsyncManaging):
@@ -28,6 +34,27 @@ class AsyncClient(AsyncManaging):
 
     `retries`: how often a request is sent again, where `clipfleet.retries` finds it safe.
     """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: int = 3,
+    ) -> None:
+        self.url = url or os.environ.get("CLIPFLEET_URL") or DEFAULT_URL
+        self._http = httpx.AsyncClient(**configured(self.url, api_key, timeout_s))
+        self._retries = retries
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
 
     async def collections(self) -> list[Collection]:
         return await self._do(calls.collections())
@@ -168,10 +195,8 @@ class AsyncClient(AsyncManaging):
         exact: bool = False,
     ) -> SearchResult:
         """The images nearest to one of: words, an image (path, URL, bytes, open file or
-        Pillow's), the id of an image that is in, or a vector. Nearest first.
-
-        `exact`: compare with every image instead of asking the index; slow.
-        """
+        Pillow's), the id of an image that is in, or a vector. Nearest first. `exact`: compare
+        with every image instead of asking the index, which is slow."""
         options = SearchOptions(
             top_k=top_k,
             offset=offset,
@@ -255,3 +280,20 @@ class AsyncClient(AsyncManaging):
                 if now.state in ENDED:
                     return now
             await asyncio.sleep(every_s)
+
+    async def _do(self, call: Call[T]) -> T:
+        for attempt in count():
+            outcome = await self._send(call)
+            pause = pause_s(outcome, attempt, repeatable=call.repeatable)
+            if pause is None or attempt >= self._retries:
+                break
+            await asyncio.sleep(pause)
+        return call.result(outcome, self.url)
+
+    async def _send(self, call: Call[Any]) -> Outcome:
+        try:
+            return await self._http.request(call.method, call.path, **call.options())
+        except httpx.RequestError as error:
+            return error
+        finally:
+            call.close()

@@ -1,20 +1,30 @@
 """As `clipfleet.managing`, awaited. Files are written and read in place: a part of one takes a
 moment."""
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 
 from clipfleet import calls, managing_calls
-from clipfleet.async_connection import AsyncConnection
+from clipfleet.calls import Call
 from clipfleet.errors import Unreachable
 from clipfleet.exported import Exported, is_whole, new_file
 from clipfleet.managing_calls import AnyFilter
 from clipfleet.results import Collection, Recall
 
+T = TypeVar("T")
 
-class AsyncManaging(AsyncConnection):
+
+class AsyncManaging(ABC):
+    url: str
+    _http: httpx.AsyncClient
+
+    @abstractmethod
+    async def _do(self, call: Call[T]) -> T: ...
+
     async def count(
         self, collection: str = "images", *, filter: AnyFilter = None, namespace: str = "default"
     ) -> int:

@@ -91,11 +91,11 @@ class _Embeddings(BaseModel):
 
 
 def collections() -> Call[list[Collection]]:
-    return Call("GET", "/v1/collections", lambda body: reads(CollectionList)(body).collections)
+    return Call("GET", "/v1/collections", lambda body: _read(CollectionList)(body).collections)
 
 
 def collection(name: str) -> Call[Collection]:
-    return Call("GET", path_of("collections", name), reads(Collection))
+    return Call("GET", _path("collections", name), _read(Collection))
 
 
 def create_collection(
@@ -106,11 +106,11 @@ def create_collection(
     fields: Mapping[str, FieldType] | None,
 ) -> Call[Collection]:
     body = CollectionIn(metric=metric, model=model, dim=dim, fields=dict(fields or {}))
-    return Call("PUT", path_of("collections", name), reads(Collection), json=body.model_dump())
+    return Call("PUT", _path("collections", name), _read(Collection), json=body.model_dump())
 
 
 def delete_collection(name: str) -> Call[None]:
-    return Call("DELETE", path_of("collections", name), nothing, repeatable=False)
+    return Call("DELETE", _path("collections", name), _nothing, repeatable=False)
 
 
 def index(
@@ -126,8 +126,8 @@ def index(
         namespace=namespace,
         on_existing=on_existing,
     )
-    where = path_of("collections", collection, "jobs")
-    return Call("POST", where, reads(Job), json=body.model_dump(), headers=_key(idempotency_key))
+    where = _path("collections", collection, "jobs")
+    return Call("POST", where, _read(Job), json=body.model_dump(), headers=_key(idempotency_key))
 
 
 def _key(given: str | None = None) -> dict[str, str]:
@@ -145,8 +145,8 @@ def upload(
 ) -> Call[Job]:
     return Call(
         "POST",
-        path_of("collections", collection, "images"),
-        reads(Job),
+        _path("collections", collection, "images"),
+        _read(Job),
         form={"namespace": namespace, "label": label, "on_existing": on_existing},
         files=payloads.file_parts(files),
         headers=_key(idempotency_key),
@@ -166,24 +166,24 @@ def search(
     if len(given) != 1:
         said = ", ".join(given) or "none"
         raise ValueError(f"give exactly one of text=, image=, id=, vector= (given: {said})")
-    where = path_of("collections", collection, "search")
+    where = _path("collections", collection, "search")
     if image is not None:
         if url := payloads.image_url(image):
             body = {"image": {"url": url}, **options.model_dump()}
-            return Call("POST", where, reads(SearchResult), json=body)
+            return Call("POST", where, _read(SearchResult), json=body)
         return _search_image(collection, payloads.image_bytes(image), options)
     numbers = None if vector is None else payloads.numbers(vector)
     query = SearchIn(text=text, id=id, vector=numbers, **options.model_dump())
-    return Call("POST", where, reads(SearchResult), json=query.model_dump())
+    return Call("POST", where, _read(SearchResult), json=query.model_dump())
 
 
 def _search_image(collection: str, image: bytes, options: SearchOptions) -> Call[SearchResult]:
     form = {name: value for name, value in options.model_dump().items() if value is not None}
     if "filter" in form:
         form["filter"] = json.dumps(form["filter"])
-    where = path_of("collections", collection, "search", "image")
+    where = _path("collections", collection, "search", "image")
     part = ("file", ("query", image, "application/octet-stream"))
-    return Call("POST", where, reads(SearchResult), form=form, files=[part])
+    return Call("POST", where, _read(SearchResult), form=form, files=[part])
 
 
 def jobs(
@@ -191,54 +191,54 @@ def jobs(
 ) -> Call[list[Job]]:
     states = [state] if isinstance(state, str) else list(state or ())
     asked = {"limit": limit, "offset": offset, "collection": collection or "", "state": states}
-    return Call("GET", "/v1/jobs", lambda body: reads(JobList)(body).jobs, params=asked)
+    return Call("GET", "/v1/jobs", lambda body: _read(JobList)(body).jobs, params=asked)
 
 
 def job(job: Job | str) -> Call[Job]:
-    return Call("GET", path_of("jobs", job_id(job)), reads(Job))
+    return Call("GET", _path("jobs", job_id(job)), _read(Job))
 
 
 def cancel(job: Job | str) -> Call[Job]:
-    return Call("POST", path_of("jobs", job_id(job), "cancel"), reads(Job))
+    return Call("POST", _path("jobs", job_id(job), "cancel"), _read(Job))
 
 
 def retry(job: Job | str) -> Call[Job]:
-    return Call("POST", path_of("jobs", job_id(job), "retry"), reads(Job), headers=_key())
+    return Call("POST", _path("jobs", job_id(job), "retry"), _read(Job), headers=_key())
 
 
 def delete_job(job: Job | str) -> Call[None]:
-    return Call("DELETE", path_of("jobs", job_id(job)), nothing, repeatable=False)
+    return Call("DELETE", _path("jobs", job_id(job)), _nothing, repeatable=False)
 
 
 def failures(job: Job | str, limit: int, offset: int) -> Call[Failures]:
     page = {"limit": limit, "offset": offset}
-    return Call("GET", path_of("jobs", job_id(job), "failures"), reads(Failures), params=page)
+    return Call("GET", _path("jobs", job_id(job), "failures"), _read(Failures), params=page)
 
 
 def upsert(
     vectors: Iterable[Mapping[str, Any]], collection: str, namespace: str
 ) -> Iterator[Call[int]]:
-    where = path_of("collections", collection, "vectors")
+    where = _path("collections", collection, "vectors")
     for some in payloads.pieces(vectors, VECTORS):
         items = [VectorIn.model_validate(payloads.vector(one)) for one in some]
         body = VectorsIn(vectors=items, namespace=namespace).model_dump()
-        yield Call("POST", where, lambda body: reads(Upserted)(body).upserted, json=body)
+        yield Call("POST", where, lambda body: _read(Upserted)(body).upserted, json=body)
 
 
 def image(id: str, collection: str, namespace: str, include_values: bool) -> Call[Image]:
     which = {"id": id, "namespace": namespace, "include_values": include_values}
-    return Call("GET", path_of("collections", collection, "images"), reads(Image), params=which)
+    return Call("GET", _path("collections", collection, "images"), _read(Image), params=which)
 
 
 def delete_image(id: str, collection: str, namespace: str) -> Call[None]:
     which = {"id": id, "namespace": namespace}
-    where = path_of("collections", collection, "images")
-    return Call("DELETE", where, nothing, params=which, repeatable=False)
+    where = _path("collections", collection, "images")
+    return Call("DELETE", where, _nothing, params=which, repeatable=False)
 
 
 def thumbnail(id: str, collection: str, namespace: str) -> Call[bytes]:
     which = {"id": id, "namespace": namespace}
-    return Call("GET", path_of("collections", collection, "thumbnail"), bytes, params=which)
+    return Call("GET", _path("collections", collection, "thumbnail"), bytes, params=which)
 
 
 def embed(
@@ -256,7 +256,7 @@ def _embed(what: str, items: Any, model: str | None) -> Iterator[Call[list[list[
     for some in payloads.pieces(items, EMBEDDED):
         sent = some if what == "texts" else [_image(one) for one in some]
         body = {what: sent} if model is None else {what: sent, "model": model}
-        yield Call("POST", "/v1/embed", lambda body: reads(_Embeddings)(body).embeddings, json=body)
+        yield Call("POST", "/v1/embed", lambda body: _read(_Embeddings)(body).embeddings, json=body)
 
 
 def _image(image: AnImage) -> dict[str, str]:
@@ -277,13 +277,13 @@ def is_away(error: ProblemError | Unreachable) -> bool:
 M = TypeVar("M", bound=BaseModel)
 
 
-def reads(model: type[M]) -> Callable[[bytes], M]:
+def _read(model: type[M]) -> Callable[[bytes], M]:
     return model.model_validate_json
 
 
-def nothing(_: bytes) -> None:
+def _nothing(_: bytes) -> None:
     return None
 
 
-def path_of(*parts: str) -> str:
+def _path(*parts: str) -> str:
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)

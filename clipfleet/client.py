@@ -8,10 +8,13 @@
 Errors are those of `clipfleet.errors`. `AsyncClient` is the same, awaited.
 """
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
+
+import httpx
 
 from clipfleet import calls
 from clipfleet.calls import Call, OnExisting
@@ -19,10 +22,13 @@ from clipfleet.common.schemas import FieldType, JobState, Metric, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.guess import AnySource
 from clipfleet.managing import Managing
-from clipfleet.options import PAGE, PATIENCE_S, require_wait
+from clipfleet.options import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait
 from clipfleet.payloads import AnImage, Files, Numbers
 from clipfleet.progress import Listener, Progress, listening
 from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job, SearchResult
+from clipfleet.retries import Outcome, pause_s
+
+T = TypeVar("T")
 
 
 class Client(Managing):
@@ -30,6 +36,27 @@ class Client(Managing):
 
     `retries`: how often a request is sent again, where `clipfleet.retries` finds it safe.
     """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: int = 3,
+    ) -> None:
+        self.url = url or os.environ.get("CLIPFLEET_URL") or DEFAULT_URL
+        self._http = httpx.Client(**configured(self.url, api_key, timeout_s))
+        self._retries = retries
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
 
     def collections(self) -> list[Collection]:
         return self._do(calls.collections())
@@ -167,10 +194,8 @@ class Client(Managing):
         exact: bool = False,
     ) -> SearchResult:
         """The images nearest to one of: words, an image (path, URL, bytes, open file or
-        Pillow's), the id of an image that is in, or a vector. Nearest first.
-
-        `exact`: compare with every image instead of asking the index; slow.
-        """
+        Pillow's), the id of an image that is in, or a vector. Nearest first. `exact`: compare
+        with every image instead of asking the index, which is slow."""
         options = SearchOptions(
             top_k=top_k,
             offset=offset,
@@ -253,3 +278,20 @@ class Client(Managing):
                 if now.state in ENDED:
                     return now
             time.sleep(every_s)
+
+    def _do(self, call: Call[T]) -> T:
+        for attempt in count():
+            outcome = self._send(call)
+            pause = pause_s(outcome, attempt, repeatable=call.repeatable)
+            if pause is None or attempt >= self._retries:
+                break
+            time.sleep(pause)
+        return call.result(outcome, self.url)
+
+    def _send(self, call: Call[Any]) -> Outcome:
+        try:
+            return self._http.request(call.method, call.path, **call.options())
+        except httpx.RequestError as error:
+            return error
+        finally:
+            call.close()

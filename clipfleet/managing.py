@@ -1,19 +1,29 @@
 """The client's methods about many images of a collection at once."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 
 from clipfleet import calls, managing_calls
-from clipfleet.connection import Connection
+from clipfleet.calls import Call
 from clipfleet.errors import Unreachable
 from clipfleet.exported import Exported, is_whole, new_file
 from clipfleet.managing_calls import AnyFilter
 from clipfleet.results import Collection, Recall
 
+T = TypeVar("T")
 
-class Managing(Connection):
+
+class Managing(ABC):
+    url: str
+    _http: httpx.Client
+
+    @abstractmethod
+    def _do(self, call: Call[T]) -> T: ...
+
     def count(
         self, collection: str = "images", *, filter: AnyFilter = None, namespace: str = "default"
     ) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from clipfleet.calls import Call, nothing, path_of, reads
+from clipfleet.calls import Call, _nothing, _path, _read
 from clipfleet.common.collection_schemas import (
     Count,
     DeletedSome,
@@ -20,33 +20,33 @@ RECALL_S = 120.0
 
 
 def count(collection: str, filter: AnyFilter, namespace: str) -> Call[int]:
-    where = path_of("collections", collection, "count")
+    where = _path("collections", collection, "count")
     body = Which(filter=_plain(filter), namespace=namespace).model_dump()
-    return Call("POST", where, lambda body: reads(Count)(body).count, json=body)
+    return Call("POST", where, lambda body: _read(Count)(body).count, json=body)
 
 
 def ids(collection: str, cursor: str, namespace: str) -> Call[IdPage]:
     asked = {"cursor": cursor, "limit": IDS, "namespace": namespace}
-    return Call("GET", path_of("collections", collection, "ids"), reads(IdPage), params=asked)
+    return Call("GET", _path("collections", collection, "ids"), _read(IdPage), params=asked)
 
 
 def delete(collection: str, filter: AnyFilter, namespace: str, all: bool) -> Call[DeletedSome]:
-    where = path_of("collections", collection, "delete")
+    where = _path("collections", collection, "delete")
     body = DeleteIn(filter=_plain(filter), namespace=namespace, all=all).model_dump()
-    return Call("POST", where, reads(DeletedSome), json=body, repeatable=False)
+    return Call("POST", where, _read(DeletedSome), json=body, repeatable=False)
 
 
 def recall(
     collection: str, k: int, sample: int, filter: AnyFilter, namespace: str, seed: int
 ) -> Call[RecallOut]:
-    where = path_of("collections", collection, "recall")
+    where = _path("collections", collection, "recall")
     body = RecallIn(k=k, sample=sample, filter=_plain(filter), namespace=namespace, seed=seed)
     told = body.model_dump()
-    return Call("POST", where, reads(RecallOut), json=told, timeout_s=RECALL_S)
+    return Call("POST", where, _read(RecallOut), json=told, timeout_s=RECALL_S)
 
 
 def export(collection: str) -> Call[None]:
-    return Call("GET", path_of("collections", collection, "export"), nothing)
+    return Call("GET", _path("collections", collection, "export"), _nothing)
 
 
 def _plain(filter: AnyFilter) -> dict[str, Any] | None:

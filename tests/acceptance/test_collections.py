@@ -101,7 +101,8 @@ def test_a_delete_by_filter_takes_these_images_and_no_others(client: Any, emptie
     assert client.count(emptied) == 30
     assert client.count(emptied, filter={"label": "even"}) == 0
     assert client.count(emptied, namespace="other") == 60
-    for told in ({}, {"filter": {}}, {"filter": {"label": "even"}, "all": True}):
+    wrong: list[Any] = [{}, {"filter": {}}, {"filter": {"label": "even"}, "all": True}]
+    for told in wrong:
         with pytest.raises(ProblemError, match="say which images"):
             client.delete(emptied, **told)
     assert client.delete(emptied, all=True) == 30

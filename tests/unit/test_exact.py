@@ -58,7 +58,9 @@ def ids(matches: list[Match]) -> list[str]:
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
 @pytest.mark.parametrize("offset", [0, 4])
 def test_it_finds_what_a_store_finds_that_compares_all(metric: Metric, offset: int) -> None:
-    store, collection = a_shelf(metric, some(60) * np.linspace(0.5, 2, 60)[:, None])
+    store, collection = a_shelf(
+        metric, some(60) * np.linspace(0.5, 2, 60, dtype=np.float32)[:, None]
+    )
     queries = some(5, seed=1)
     where = parse_filter({"label": "odd"}, {})
     told: dict[str, Any] = {"namespace": "n", "top_k": 9, "offset": offset, "where": where}
