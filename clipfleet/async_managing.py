@@ -1,6 +1,8 @@
 """As `clipfleet.managing`, awaited. Files are written and read in place: a part of one takes a
 moment."""
 
+import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -10,9 +12,10 @@ import httpx
 
 from clipfleet import calls, managing_calls
 from clipfleet.calls import Call
-from clipfleet.errors import Unreachable
+from clipfleet.errors import ProblemError, Unreachable
 from clipfleet.exported import Exported, is_whole, new_file
 from clipfleet.managing_calls import AnyFilter
+from clipfleet.options import PATIENCE_S
 from clipfleet.results import Collection, Recall
 
 T = TypeVar("T")
@@ -125,7 +128,18 @@ class AsyncManaging(ABC):
         done = 0
         for namespace, vectors in exported.pieces():
             for call in calls.upsert(vectors, into, namespace):
-                done += await self._do(call)
+                done += await self._patiently(call)
             if progress:
                 progress(done, exported.rows)
         return await self._do(calls.collection(into))
+
+    async def _patiently(self, call: Call[T]) -> T:
+        """A service that is away for less than a minute is waited for."""
+        began = time.monotonic()
+        while True:
+            try:
+                return await self._do(call)
+            except (Unreachable, ProblemError) as error:
+                if not calls.is_away(error) or time.monotonic() - began > PATIENCE_S:
+                    raise
+            await asyncio.sleep(1.0)

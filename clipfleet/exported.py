@@ -19,7 +19,7 @@ from clipfleet.common.exchange import (
 )
 
 MOST = 1_000  # rows in one request
-NUMBERS = 400_000  # of embeddings in one request, some 8 MB as JSON
+NUMBERS = 200_000  # of embeddings in one request, some 4 MB as JSON
 MAGIC = b"PAR1"  # how a Parquet file begins, and ends
 
 

@@ -1,5 +1,6 @@
 """The client's methods about many images of a collection at once."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +10,10 @@ import httpx
 
 from clipfleet import calls, managing_calls
 from clipfleet.calls import Call
-from clipfleet.errors import Unreachable
+from clipfleet.errors import ProblemError, Unreachable
 from clipfleet.exported import Exported, is_whole, new_file
 from clipfleet.managing_calls import AnyFilter
+from clipfleet.options import PATIENCE_S
 from clipfleet.results import Collection, Recall
 
 T = TypeVar("T")
@@ -119,7 +121,18 @@ class Managing(ABC):
         done = 0
         for namespace, vectors in exported.pieces():
             for call in calls.upsert(vectors, into, namespace):
-                done += self._do(call)
+                done += self._patiently(call)
             if progress:
                 progress(done, exported.rows)
         return self._do(calls.collection(into))
+
+    def _patiently(self, call: Call[T]) -> T:
+        """A service that is away for less than a minute is waited for."""
+        began = time.monotonic()
+        while True:
+            try:
+                return self._do(call)
+            except (Unreachable, ProblemError) as error:
+                if not calls.is_away(error) or time.monotonic() - began > PATIENCE_S:
+                    raise
+            time.sleep(1.0)
