@@ -12,7 +12,7 @@ from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import Unavailable
+from clipfleet.common.errors import ClipfleetError, Unavailable
 from clipfleet.common.exchange import TEXT, WHOLE, Description, schema_of
 from clipfleet.common.store import Record
 
@@ -20,7 +20,6 @@ router = APIRouter(prefix="/v1/collections/{name}", tags=["collections"], respon
 
 PARQUET = "application/vnd.apache.parquet"
 GROUP_BYTES = 3_000_000  # of embeddings in one row group
-STEP_S = 60.0
 BUSY_S = 10
 
 
@@ -52,24 +51,26 @@ async def export_collection(collection: UsesCollection, gateway: UsesGateway) ->
     return StreamingResponse(body, media_type=PARQUET, headers=headers)
 
 
+class BrokenOff(Exception):
+    """Too late for an answer: raised, it ends the connection."""
+
+
 async def _body(
     rows: list[Record], file: "ParquetFile", collection: Collection, gateway: Gateway
 ) -> AsyncIterator[bytes]:
-    yield await gateway.call(file.group, rows, seconds=STEP_S)
-    while len(rows) == file.group_rows:
-        rows = await _page(collection, rows[-1].pk, file.group_rows, gateway)
-        yield await gateway.call(file.group, rows, seconds=STEP_S)
-    yield await gateway.call(file.end, seconds=STEP_S)
+    try:
+        yield await gateway.export(file.group, rows)
+        while len(rows) == file.group_rows:
+            rows = await _page(collection, rows[-1].pk, file.group_rows, gateway)
+            yield await gateway.export(file.group, rows)
+        yield await gateway.export(file.end)
+    except ClipfleetError as error:
+        raise BrokenOff(f"the export of {collection.name}: {error.detail}") from error
 
 
 async def _page(collection: Collection, after: str, limit: int, gateway: Gateway) -> list[Record]:
-    return await gateway.call(
-        gateway.store.scan,
-        collection,
-        after=after,
-        limit=limit,
-        include_values=True,
-        seconds=STEP_S,
+    return await gateway.export(
+        gateway.store.scan, collection, after=after, limit=limit, include_values=True
     )
 
 

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
 THREADS = 32
 DECODERS, DECODE_S = 2, 30.0
+EXPORT_S = 60.0
 
 
 class Gateway:
@@ -57,6 +58,7 @@ class Gateway:
         self._threads = ThreadPoolExecutor(THREADS, "redis")
         self._senders = ThreadPoolExecutor(8, "publish")
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
+        self._exporters = ThreadPoolExecutor(DECODERS, "export")
         self._own = {
             id(self.store): ThreadPoolExecutor(THREADS, "store"),
             id(self.blobs): ThreadPoolExecutor(THREADS, "blobs"),
@@ -97,7 +99,13 @@ class Gateway:
         for task in self._loops:
             with suppress(asyncio.CancelledError):
                 await task
-        for pool in (self._threads, self._senders, self._decoders, *self._own.values()):
+        for pool in (
+            self._threads,
+            self._senders,
+            self._decoders,
+            self._exporters,
+            *self._own.values(),
+        ):
             pool.shutdown(wait=False, cancel_futures=True)
         self.urls.close()
 
@@ -109,6 +117,11 @@ class Gateway:
     async def decode(self, part: Callable[..., T], *args: Any) -> T:
         """A call that decodes an image: few at a time, since each may take much memory."""
         return await self._bounded(self._decoders, partial(part, *args), DECODE_S)
+
+    async def export(self, part: Callable[..., T], *args: Any, **kw: Any) -> T:
+        """A call that holds many embeddings: always on the same few threads, or the heap of every
+        thread would grow to that size."""
+        return await self._bounded(self._exporters, partial(part, *args, **kw), EXPORT_S)
 
     async def collection(self, name: str) -> Collection:
         """What a name stands for, at most a second ago. NotFound when it stands for nothing."""

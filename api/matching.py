@@ -61,14 +61,12 @@ async def delete_images(
         raise InvalidRequest(f"there is {said}: say which images to delete")
     where = checked(body, collection)
     until = time.monotonic() + DELETE_S
-    deleted, after, more = 0, "", True
-    while more and time.monotonic() < until:
-        rows = await _page(body, where, after, STEP, collection, gateway)
-        if rows:
-            await _delete(rows, collection, gateway)
-            deleted, after = deleted + len(rows), rows[-1].pk
-        more = len(rows) == STEP
-    return DeletedSome(deleted=deleted, more=more)
+    rows = await _page(body, where, "", STEP, collection, gateway)
+    deleted = await _delete(rows, collection, gateway)
+    while len(rows) == STEP and time.monotonic() < until:
+        rows = await _page(body, where, rows[-1].pk, STEP, collection, gateway)
+        deleted += await _delete(rows, collection, gateway)
+    return DeletedSome(deleted=deleted, more=len(rows) == STEP)
 
 
 def checked(which: Which, collection: Collection) -> Filter | None:
@@ -97,9 +95,12 @@ async def _page(
     )
 
 
-async def _delete(rows: Sequence[Record], collection: Collection, gateway: Gateway) -> None:
-    """Thumbnails first: a row that stays behind can be deleted again."""
+async def _delete(rows: Sequence[Record], collection: Collection, gateway: Gateway) -> int:
+    """How many. Thumbnails first: a row that stays behind can be deleted again."""
+    if not rows:
+        return 0
     keys = [thumbnail_key(collection, row.pk) for row in rows]
     await gateway.call(gateway.blobs.delete_all, keys, seconds=STEP_S)
     await gateway.call(gateway.store.delete, collection, [row.pk for row in rows], seconds=STEP_S)
     await gateway.call(gateway.catalogue.wrote, collection)
+    return len(rows)
