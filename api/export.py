@@ -1,6 +1,8 @@
 """A whole collection as a Parquet file, made while it is sent."""
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -21,6 +23,7 @@ router = APIRouter(prefix="/v1/collections/{name}", tags=["collections"], respon
 PARQUET = "application/vnd.apache.parquet"
 GROUP_BYTES = 3_000_000  # of embeddings in one row group
 BUSY_S = 10
+PATIENCE_S, PAUSE_S = 30.0, 1.0
 
 
 async def _a_place(gateway: UsesGateway) -> AsyncIterator[None]:
@@ -61,7 +64,7 @@ async def _body(
     try:
         yield await gateway.export(file.group, rows)
         while len(rows) == file.group_rows:
-            rows = await _page(collection, rows[-1].pk, file.group_rows, gateway)
+            rows = await _next_page(collection, rows[-1].pk, file.group_rows, gateway)
             yield await gateway.export(file.group, rows)
         yield await gateway.export(file.end)
     except ClipfleetError as error:
@@ -72,6 +75,20 @@ async def _page(collection: Collection, after: str, limit: int, gateway: Gateway
     return await gateway.export(
         gateway.store.scan, collection, after=after, limit=limit, include_values=True
     )
+
+
+async def _next_page(
+    collection: Collection, after: str, limit: int, gateway: Gateway
+) -> list[Record]:
+    """A store that is away for a moment ends nothing that has begun."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return await _page(collection, after, limit, gateway)
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+        await asyncio.sleep(PAUSE_S)
 
 
 class ParquetFile:

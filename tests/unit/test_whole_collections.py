@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clipfleet.api import matching
+from clipfleet.api import export, matching
 from clipfleet.api.app import create_app
 from clipfleet.api.exact import require_few
 from clipfleet.api.export import GROUP_BYTES, BrokenOff
@@ -32,10 +32,11 @@ class Store(MemoryStore):
     """It may be told to be away from the n-th scan on."""
 
     scans_left = 1_000
+    comes_back = False
 
     def scan(self, *args: Any, **told: Any) -> list[Record]:
         self.scans_left -= 1
-        if self.scans_left < 0:
+        if self.scans_left == -1 or (self.scans_left < 0 and not self.comes_back):
             raise StoreUnavailable("the store is away")
         return super().scan(*args, **told)
 
@@ -157,8 +158,10 @@ def test_an_export_holds_every_row_once_whatever_fits_a_group(world: World, coun
 
 
 def test_an_export_that_cannot_begin_is_a_problem_and_one_that_breaks_has_no_end(
-    world: World,
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(export, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(export, "PAUSE_S", 0.0)
     world.put(GROUP + 1)
     world.store.scans_left = 0
     assert world.get("export").status_code == 503
@@ -166,6 +169,17 @@ def test_an_export_that_cannot_begin_is_a_problem_and_one_that_breaks_has_no_end
     with pytest.raises(BrokenOff, match="the store is away"):  # a real server closes the connection
         world.get("export")
     assert world.gateway.exports == 0
+
+
+def test_a_store_that_is_away_for_a_moment_does_not_end_an_export(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "PAUSE_S", 0.0)
+    world.put(GROUP + 1)
+    world.store.scans_left, world.store.comes_back = 1, True
+    table = pq.read_table(io.BytesIO(world.get("export").content))
+    assert table.num_rows == GROUP + 1
+    assert world.store.scans_left == -2
 
 
 def test_only_so_many_are_exported_at_once(world: World) -> None:
