@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
 THREADS = 32
 DECODERS, DECODE_S = 2, 30.0
+EXPORT_S = 60.0
 
 
 class Gateway:
@@ -57,6 +58,7 @@ class Gateway:
         self._threads = ThreadPoolExecutor(THREADS, "redis")
         self._senders = ThreadPoolExecutor(8, "publish")
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
+        self._exporters = ThreadPoolExecutor(DECODERS, "export")
         self._own = {
             id(self.store): ThreadPoolExecutor(THREADS, "store"),
             id(self.blobs): ThreadPoolExecutor(THREADS, "blobs"),
@@ -67,14 +69,25 @@ class Gateway:
         self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
         self.queries = Coalescer(
             self._publish,
-            lambda model: len(serving(self._cards, "query", model)),
+            self._workers,
             reply_to=self._reply_to,
             batch=settings.limits.query_batch,
             queue=settings.limits.query_queue,
             timeout_s=settings.query_timeout_s,
-            clock=lambda: time.time() + self._ahead,
+            clock=self._clock,
+        )
+        # Exact searches wait for each other alone; one pass over a collection answers many.
+        self.exact = Coalescer(
+            self._publish,
+            lambda model: self._workers(model) - 1,
+            reply_to=self._reply_to,
+            batch=settings.limits.recall_sample,
+            queue=settings.limits.query_queue,
+            timeout_s=settings.exact_timeout_s + 1.0,
+            clock=self._clock,
         )
         self.followers = 0  # of jobs' events, just now
+        self.exports = 0  # likewise
         self._loops: list[asyncio.Task[None]] = []
 
     def begin(self) -> None:
@@ -86,7 +99,13 @@ class Gateway:
         for task in self._loops:
             with suppress(asyncio.CancelledError):
                 await task
-        for pool in (self._threads, self._senders, self._decoders, *self._own.values()):
+        for pool in (
+            self._threads,
+            self._senders,
+            self._decoders,
+            self._exporters,
+            *self._own.values(),
+        ):
             pool.shutdown(wait=False, cancel_futures=True)
         self.urls.close()
 
@@ -98,6 +117,11 @@ class Gateway:
     async def decode(self, part: Callable[..., T], *args: Any) -> T:
         """A call that decodes an image: few at a time, since each may take much memory."""
         return await self._bounded(self._decoders, partial(part, *args), DECODE_S)
+
+    async def export(self, part: Callable[..., T], *args: Any, **kw: Any) -> T:
+        """A call that holds many embeddings: always on the same few threads, or the heap of every
+        thread would grow to that size."""
+        return await self._bounded(self._exporters, partial(part, *args, **kw), EXPORT_S)
 
     async def collection(self, name: str) -> Collection:
         """What a name stands for, at most a second ago. NotFound when it stands for nothing."""
@@ -144,6 +168,13 @@ class Gateway:
         with answering():
             self._redis.ping()
 
+    def _workers(self, model: str) -> int:
+        return len(serving(self._cards, "query", model))
+
+    def _clock(self) -> float:
+        """Redis' time."""
+        return time.time() + self._ahead
+
     async def _publish(self, batch: QueryBatch) -> None:
         await self._bounded(self._senders, partial(self._publisher.publish, batch), 0)
 
@@ -162,7 +193,9 @@ class Gateway:
             try:
                 found = await client.blpop([self._reply_to], timeout=2)
                 if found:
-                    self.queries.receive(BatchReply.model_validate_json(found[1]))
+                    reply = BatchReply.model_validate_json(found[1])
+                    self.queries.receive(reply)
+                    self.exact.receive(reply)
             except (redis.RedisError, OSError) as error:
                 log.warning("cannot read replies just now: %s", error)
                 await asyncio.sleep(0.5)

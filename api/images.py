@@ -124,7 +124,11 @@ def _record(one: VectorIn, namespace: str, collection: Collection, metadata_byte
         namespace=namespace,
         uri=one.uri or one.id,
         embedding=np.asarray(one.values, np.float32),
+        content_hash=one.content_hash,
         label=one.label,
+        bytes=one.bytes,
+        width=one.width,
+        height=one.height,
         indexed_at=int(time.time() * 1000),
         metadata=one.metadata,
     )

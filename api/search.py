@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ValidationError, WithJsonSchema, model_val
 
 from clipfleet.api import problems
 from clipfleet.api.depends import UsesCollection, UsesGateway
+from clipfleet.api.exact import ask_exactly
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.api.terms import Given, Picture, given_terms, needs_model, ready_terms
@@ -148,11 +149,21 @@ async def _run(
         candidates=gateway.settings.limits.candidates,
         **{name: getattr(body, name) for name in SearchOptions.model_fields},
     )
-    answer = await gateway.queries.ask(Query(terms=terms, search=search), worker.model)
-    if answer.error:
-        gateway.forget(collection.name)
-        raise refusal(answer)
+    answer = await ask(Query(terms=terms, search=search), worker.model, gateway)
     return SearchOut(matches=list(answer.matches), took_ms=_ms_since(began))
+
+
+async def ask(query: Query, model: str, gateway: Gateway) -> Answer:
+    """The error that a worker answers with comes out."""
+    if query.search and query.search.exact:
+        answer = await ask_exactly(query, model, gateway)
+    else:
+        answer = await gateway.queries.ask(query, model)
+    if answer.error:
+        if query.search:
+            gateway.forget(query.search.collection.name)
+        raise refusal(answer)
+    return answer
 
 
 def _ms_since(began: float) -> float:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 
 from clipfleet import calls
+from clipfleet.async_managing import AsyncManaging
 from clipfleet.calls import Call, OnExisting
 from clipfleet.common.schemas import FieldType, JobState, Metric
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
@@ -29,7 +30,7 @@ from clipfleet.searching import AsyncSearching
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncSearching):
+class AsyncClient(AsyncManaging, AsyncSearching):
     """`url` and `api_key` come from CLIPFLEET_URL and CLIPFLEET_API_KEY when they are not given.
 
     `retries`: how often a request is sent again, where `clipfleet.retries` finds it safe.

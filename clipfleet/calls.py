@@ -49,10 +49,13 @@ class Call(Generic[T]):
     files: Sequence[Part] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
+    timeout_s: float | None = None  # the client's own
 
     def options(self) -> dict[str, Any]:
         """The arguments of httpx's `request`, after method and path."""
+        patience = {} if self.timeout_s is None else {"timeout": self.timeout_s}
         return {
+            **patience,
             "params": self.params,
             "json": self.json,
             "data": self.form,

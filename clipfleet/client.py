@@ -21,6 +21,7 @@ from clipfleet.calls import Call, OnExisting
 from clipfleet.common.schemas import FieldType, JobState, Metric
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.guess import AnySource
+from clipfleet.managing import Managing
 from clipfleet.options import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait
 from clipfleet.payloads import AnImage, Files
 from clipfleet.progress import Listener, Progress, listening
@@ -31,7 +32,7 @@ from clipfleet.searching import Searching
 T = TypeVar("T")
 
 
-class Client(Searching):
+class Client(Managing, Searching):
     """`url` and `api_key` come from CLIPFLEET_URL and CLIPFLEET_API_KEY when they are not given.
 
     `retries`: how often a request is sent again, where `clipfleet.retries` finds it safe.

@@ -39,6 +39,7 @@ class Searching(ABC):
         namespace: str = "default",
         include_values: bool = False,
         include_metadata: bool = True,
+        exact: bool = False,
     ) -> SearchResult:
         """The images nearest to one of: words, an image (path, URL, bytes, open file or
         Pillow's), the id of an image that is in, a vector, or a mix of these. Nearest first.
@@ -46,6 +47,7 @@ class Searching(ABC):
         `terms`: `[{"id": "a.jpg"}, {"text": "at night", "weight": -0.5}]`; a weight is 1 unless
         it is given. `group_by` and `group_size`: at most so many of each label, or of each value
         of a field. `collapse`: leave out what is so near, as a cosine, to a match shown before.
+        `exact`: compare with every image instead of asking the index, which is slow.
         docs/search.md has the rest.
         """
         asked = {"text": text, "image": image, "id": id, "vector": vector, "terms": terms}
@@ -60,6 +62,7 @@ class Searching(ABC):
             namespace=namespace,
             include_values=include_values,
             include_metadata=include_metadata,
+            exact=exact,
         )
         return self._do(searches.search(collection, asked, options))
 
@@ -100,6 +103,7 @@ class AsyncSearching(ABC):
         namespace: str = "default",
         include_values: bool = False,
         include_metadata: bool = True,
+        exact: bool = False,
     ) -> SearchResult:
         """The images nearest to one of: words, an image (path, URL, bytes, open file or
         Pillow's), the id of an image that is in, a vector, or a mix of these. Nearest first.
@@ -107,6 +111,7 @@ class AsyncSearching(ABC):
         `terms`: `[{"id": "a.jpg"}, {"text": "at night", "weight": -0.5}]`; a weight is 1 unless
         it is given. `group_by` and `group_size`: at most so many of each label, or of each value
         of a field. `collapse`: leave out what is so near, as a cosine, to a match shown before.
+        `exact`: compare with every image instead of asking the index, which is slow.
         docs/search.md has the rest.
         """
         asked = {"text": text, "image": image, "id": id, "vector": vector, "terms": terms}
@@ -121,6 +126,7 @@ class AsyncSearching(ABC):
             namespace=namespace,
             include_values=include_values,
             include_metadata=include_metadata,
+            exact=exact,
         )
         return await self._do(searches.search(collection, asked, options))
 

@@ -70,6 +70,7 @@ class Search(BaseModel):
     candidates: int = 2_000
     include_values: bool = False
     include_metadata: bool = True
+    exact: bool = False
 
 
 Speed = Literal["image", "text", "none"]
@@ -106,6 +107,11 @@ class QueryBatch(Message):
     reply_to: str
     deadline: float
     queries: tuple[Query, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether answering takes long: every image is compared."""
+        return any(query.search and query.search.exact for query in self.queries)
 
 
 class Answer(BaseModel):

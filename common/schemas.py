@@ -154,6 +154,7 @@ class SearchOptions(Request):
     )
     include_values: bool = False
     include_metadata: bool = True
+    exact: bool = Field(False, description="compare with every image instead of asking the index")
 
     @model_validator(mode="after")
     def _groups_by_something(self) -> Self:
@@ -212,6 +213,14 @@ class VectorIn(Request):
     uri: str = ""
     label: str = ""
     metadata: dict[str, Any] = {}
+    content_hash: str = Field(
+        "",
+        pattern="^([0-9a-f]{32})?$",
+        description="of the image as an export has it: a job then skips what has not changed",
+    )
+    bytes: int = Field(0, ge=0, le=2**62)
+    width: int = Field(0, ge=0, le=2**62)
+    height: int = Field(0, ge=0, le=2**62)
 
 
 class VectorsIn(Request):

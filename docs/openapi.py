@@ -29,9 +29,9 @@ def operations(document: Schema) -> Iterator[str]:
         for method, one in methods.items():
             said = operation(f"{method.upper()} {path}", one)
             by_tag.setdefault(one.get("tags", ["service"])[0], []).append(said)
-    for tag, said in by_tag.items():
+    for tag, calls in by_tag.items():
         yield f"## {tag.capitalize()}\n"
-        yield from said
+        yield from calls
 
 
 def operation(name: str, one: Schema) -> str:

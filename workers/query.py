@@ -16,6 +16,7 @@ from clipfleet.common.replies import Replies
 from clipfleet.common.schemas import MatchOut
 from clipfleet.common.store import Record, Store, Vectors
 from clipfleet.workers.combine import combine
+from clipfleet.workers.exact import Bounds
 from clipfleet.workers.find import find
 from clipfleet.workers.ranking import Kept
 
@@ -32,6 +33,7 @@ class QueryParts:
     store: Store
     catalogue: Catalogue
     replies: Replies
+    exact: Bounds = field(default_factory=Bounds)
 
 
 Place = tuple[int, int]  # of a query in the batch, of a term in the query
@@ -167,7 +169,8 @@ def _search(work: _Work, parts: QueryParts) -> None:
 
 def _search_group(work: _Work, query: Search, members: Sequence[int], parts: QueryParts) -> None:
     vectors = np.stack([work.vectors[n] for n in members])
-    pages = find(parts.store, query, vectors, fresh=_written_lately(query.collection, parts))
+    fresh = _written_lately(query.collection, parts)
+    pages = find(parts.store, query, vectors, fresh=fresh, exact=parts.exact)
     for n, page in zip(members, pages, strict=True):
         work.answers[n] = Answer(matches=tuple(match_out(kept, query) for kept in page))
 

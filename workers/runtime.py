@@ -22,6 +22,7 @@ from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.workers.exact import Bounds
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
 from clipfleet.workers.places import Places
 from clipfleet.workers.query import QueryParts, answer_batch
@@ -54,7 +55,14 @@ class Runtime:
             stopping=self.stopping,
             places=Places(settings, blobs, Fetcher(settings.fetch)),
         )
-        self._query = QueryParts(embedder, store, catalogue, RedisReplies(client))
+        self._query = QueryParts(
+            embedder,
+            store,
+            catalogue,
+            RedisReplies(client),
+            Bounds(settings.exact_timeout_s, self.stopping),
+        )
+        self._aside = ThreadPoolExecutor(1, "exact")
         self._presence = Presence(
             RedisFleet(client),
             CeleryPublisher(celery_app, client),
@@ -72,6 +80,12 @@ class Runtime:
             busy.images = ingest_chunk(message, self._ingest)
 
     def query(self, batch: QueryBatch) -> None:
+        if batch.exact:  # other queries do not wait for it
+            self._aside.submit(self._answer, batch)
+        else:
+            self._answer(batch)
+
+    def _answer(self, batch: QueryBatch) -> None:
         with self._presence.busy(answers=True):
             answer_batch(batch, self._query)
 

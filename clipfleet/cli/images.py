@@ -1,6 +1,5 @@
 """`clipfleet index` and `clipfleet search`."""
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +7,7 @@ import typer
 
 from clipfleet.cli import show
 from clipfleet.cli.follow import show_and_exit
-from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url
+from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url, Where
 from clipfleet.common.sources import Source
 from clipfleet.guess import Kind, kind_of, source_of
 from clipfleet.payloads import image_url
@@ -102,9 +101,7 @@ def search(
     collection: Collection = COLLECTION,
     top_k: Annotated[int, typer.Option(min=1, help="How many matches.")] = 10,
     offset: Annotated[int, typer.Option(min=0, help="Matches to leave out: the next page.")] = 0,
-    where: Annotated[
-        str | None, typer.Option("--filter", help='As JSON: \'{"label": "church"}\'.')
-    ] = None,
+    where: Where = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out what scores less.")] = None,
     group_by: Annotated[
         str | None, typer.Option(help="So many of each: label, or a field of the metadata.")
@@ -114,6 +111,9 @@ def search(
         float | None, typer.Option(help="Leave out near-duplicates: 0.97, as a cosine.")
     ] = None,
     namespace: Annotated[str, typer.Option(help="Where to look.")] = "default",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every image, not by the index; slow.")
+    ] = False,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
@@ -137,12 +137,13 @@ def search(
             **asked,
             top_k=top_k,
             offset=offset,
-            filter=_filter(where),
+            filter=show.filter_of(where),
             min_score=min_score,
             group_by=group_by,
             group_size=group_size,
             collapse=collapse,
             namespace=namespace,
+            exact=exact,
         )
     show.document(found) if json else show.matches(found, first=offset + 1)
 
@@ -156,13 +157,3 @@ def _wanted(text: str | None, images: list[str], ids: list[str]) -> list[dict[st
     if not wanted:
         raise typer.BadParameter("give TEXT, --image or --id, or several of them")
     return wanted
-
-
-def _filter(text: str | None) -> dict[str, Any] | None:
-    try:
-        where = json_module.loads(text) if text else None
-    except ValueError as error:
-        raise typer.BadParameter(f"--filter is not JSON: {error}") from error
-    if where is not None and not isinstance(where, dict):
-        raise typer.BadParameter("--filter must be a JSON object")
-    return where

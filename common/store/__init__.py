@@ -81,7 +81,11 @@ class Store(Protocol):
         """Dropping what is not there is no error."""
         ...
 
-    def count(self, collection: Collection) -> int: ...
+    def count(
+        self, collection: Collection, namespace: str | None = None, where: Filter | None = None
+    ) -> int:
+        """Without a namespace, of all of them."""
+        ...
 
     def fingerprints(
         self, collection: Collection, keys: Sequence[str]
@@ -110,6 +114,21 @@ class Store(Protocol):
         fresh: bool = True,
     ) -> list[list[Match]]:
         """Row i answers vector i. `fresh`: see every write that was acknowledged."""
+        ...
+
+    def scan(
+        self,
+        collection: Collection,
+        *,
+        namespace: str | None = None,
+        where: Filter | None = None,
+        after: str = "",
+        limit: int,
+        include_values: bool = False,
+    ) -> list[Record]:
+        """The first `limit` records with a primary key above `after`, in the keys' order; fewer
+        only when there are no more. A record that stays during a scan from page to page appears
+        once, whatever is written meanwhile."""
         ...
 
     def ping(self) -> None: ...

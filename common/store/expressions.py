@@ -34,9 +34,19 @@ def column(field_name: str) -> str:
     return f"f_{field_name}"
 
 
-def search_expression(namespace: str, where: Filter | None) -> str:
-    scope = f"namespace == {_literal(namespace)}"
-    return scope if where is None else f"{scope} and ({_compile(where)})"
+def search_expression(namespace: str | None, where: Filter | None, *also: str) -> str:
+    """Empty when it lets everything pass. `also`: expressions that hold, too."""
+    parts = list(also)
+    if namespace is not None:
+        parts.append(f"namespace == {_literal(namespace)}")
+    if where is not None:
+        parts.append(f"({_compile(where)})")
+    return " and ".join(parts)
+
+
+def range_expression(above: str, up_to: str) -> str:
+    """Primary keys in a range."""
+    return f"pk > {_literal(above)} and pk <= {_literal(up_to)}"
 
 
 def keys_expression(keys: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from clipfleet.common.messages import Search
 from clipfleet.common.store import Record, Store
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.workers.exact import Bounds
 from clipfleet.workers.find import find
 
 DIM = 8
@@ -82,10 +83,14 @@ def test_what_is_found_is_what_brute_force_finds(store: Store, metric: Metric) -
             found, expected = (
                 [
                     [(kept.match.record.id, kept.duplicates) for kept in page]
-                    for page in find(each, asked, queries, fresh=True)
+                    for page in find(each, asked, queries, fresh=True, exact=Bounds())
                 ]
                 for each in (store, yardstick)
             )
+            assert found == expected, (rules, offset)
+            exactly = asked.model_copy(update={"exact": True})
+            pages = find(store, exactly, queries, fresh=True, exact=Bounds())
+            found = [[(kept.match.record.id, kept.duplicates) for kept in page] for page in pages]
             assert found == expected, (rules, offset)
             assert offset or all(found), rules
     store.drop(made)
