@@ -29,6 +29,7 @@ from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
 from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner
+from clipfleet.workers.readers import Readers
 
 MODEL = "m"
 BUCKETS = {**uris.BUCKETS, "memory": ("fsspec", "parts")}
@@ -63,7 +64,8 @@ class Planning:
     def new_planner(self, name: str) -> Planner:
         settings = Settings(source_roots=self.roots)
         places = places_of(settings)
-        return Planner(name, self.ledger, self.fleet, self.publisher, settings, places)
+        readers = Readers(patience_s=30)  # its sources answer: a round is over when they have
+        return Planner(name, self.ledger, self.fleet, self.publisher, settings, places, readers)
 
     def worker(self, rate: float | None = None, name: str = "w") -> None:
         now = time.time()
