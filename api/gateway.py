@@ -29,6 +29,7 @@ from clipfleet.common.preprocess import Pixels
 from clipfleet.common.replies import PIXELS
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.common.unfinished import RedisUnfinished
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Gateway:
             settings.milvus_uri, token=settings.milvus_token, timeout_s=settings.call_timeout_s
         )
         self.blobs = Blobs(settings.blobs)
+        self.unfinished = RedisUnfinished(self._redis)
         self.urls = ImageUrls(settings)
         self._publisher = CeleryPublisher(make_celery(settings), self._redis)
         # Each part has threads of its own: one that hangs starves only itself.

@@ -27,6 +27,7 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.settings import Settings
+from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.places import BucketAway, Places
 from clipfleet.workers.readers import Readers
@@ -114,8 +115,7 @@ class Planner:
         job = self._ledger.job(job_id)
         workers = serving(cards, "ingest", job.new.model)
         if not workers:
-            waiting = f"no live worker serves the ingest lane of model {job.new.model!r}"
-            self._ledger.note(job_id, waiting)
+            self._ledger.note(job_id, self._nobody(job.new.model))
         chunks = self._ledger.open_chunks(job_id)
         self._supervise(job, chunks)
         window = max(4, 2 * len(workers) + 2)
@@ -125,6 +125,11 @@ class Planner:
         if not self._readers.ask(job_id, lease.cursor, size, lambda: self._opened(job)):
             self._ledger.note(job_id, "many other jobs' sources are being read, and do not answer")
         return Hungry(job, lease, len(chunks))
+
+    def _nobody(self, model: str) -> str:
+        word = self._fleet.last_word(model)
+        why = f"; the last one ended itself: {word}" if word else ""
+        return f"no live worker serves the ingest lane of model {model!r}{why}"
 
     def _plan(self, hungry: Hungry) -> bool:
         """What was taken from a source is planned, or the source is opened anew at the cursor."""
@@ -253,7 +258,8 @@ def main() -> None:
     ledger, blobs = RedisLedger(client), Blobs(settings.blobs)
     places = Places(settings, blobs, Fetcher(settings.fetch))
     planner = Planner(name, ledger, RedisFleet(client), publisher, settings, places)
-    keeper = Housekeeper(name, ledger, blobs, settings.retention_days)
+    unfinished = RedisUnfinished(client)
+    keeper = Housekeeper(name, ledger, unfinished, blobs, settings.retention_days)
     threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()
     log.info("planner %s is at work", name)
     run(planner, stopping)
