@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
     decode_threads: int = 4
     thumbnail_edge: int = Field(256, ge=0, le=2_048, description="longest side, pixels; 0: none")
-    embed_batch: int = Field(0, description="images per forward pass; 0: by device")
+    embed_batch: int = Field(0, description="items in a forward pass; 0: by device")
     query_timeout_s: float = 15.0
     call_timeout_s: float = Field(5.0, description="one call to Redis or Milvus from the gateway")
     lease_s: float = Field(15.0, description="a claim on a chunk, unless renewed")

@@ -37,6 +37,10 @@ class Watched:
         return self._embedder.device
 
     @property
+    def batch(self) -> int:
+        return self._embedder.batch
+
+    @property
     def preprocess(self) -> Preprocess:
         return self._embedder.preprocess
 

@@ -29,8 +29,6 @@ from clipfleet.workers.prepare import Failed, Prepare, Ready, Unchanged
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-SUB_BATCH = 32
-
 
 @dataclass(frozen=True)
 class IngestParts:
@@ -167,8 +165,8 @@ class _Chunk:
             return
         if not items:
             return
-        keys = list(items)
-        parts = [keys[start : start + SUB_BATCH] for start in range(0, len(keys), SUB_BATCH)]
+        keys, size = list(items), self._parts.embedder.batch
+        parts = [keys[start : start + size] for start in range(0, len(keys), size)]
         ahead = submit(parts[0])
         for following in [*parts[1:], []]:
             current, ahead = ahead, submit(following)
