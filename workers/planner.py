@@ -42,6 +42,7 @@ IDLE_S = 0.2
 LOST_S = 300.0  # one that nobody claimed for so long, however full the queue
 TURN_S = 10.0  # one that was sent when its job had more under way, and now has none: send it first
 RESEND_S = 3.0  # a message on an empty queue that nobody claimed for so long is lost
+NOBODY = "no live worker serves the ingest lane of model"
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
 
 
@@ -116,6 +117,8 @@ class Planner:
         workers = serving(cards, "ingest", job.new.model)
         if not workers:
             self._ledger.note(job_id, self._nobody(job.new.model))
+        elif job.waiting.startswith(NOBODY):
+            self._ledger.note(job_id, "")
         chunks = self._ledger.open_chunks(job_id)
         self._supervise(job, chunks)
         window = max(4, 2 * len(workers) + 2)
@@ -129,7 +132,7 @@ class Planner:
     def _nobody(self, model: str) -> str:
         word = self._fleet.last_word(model)
         why = f"; the last one ended itself: {word}" if word else ""
-        return f"no live worker serves the ingest lane of model {model!r}{why}"
+        return f"{NOBODY} {model!r}{why}"
 
     def _plan(self, hungry: Hungry) -> bool:
         """What was taken from a source is planned, or the source is opened anew at the cursor."""

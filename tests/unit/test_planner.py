@@ -70,6 +70,9 @@ def test_a_job_without_workers_says_why_the_last_one_ended(world: Planning) -> N
         "no live worker serves the ingest lane of model 'm'; the last one ended itself: "
         "the device cuda is broken: CUDA error"
     )
+    world.worker()
+    world.tick()
+    assert world.ledger.job("job").waiting == ""
 
 
 def test_while_all_is_fine_no_message_is_sent_twice(world: Planning) -> None:
