@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.problems import RESPONSES
-from clipfleet.api.search import check_vector
+from clipfleet.api.terms import check_vector
 from clipfleet.common.blobs import BlobGone
 from clipfleet.common.collection import Collection, image_problem
 from clipfleet.common.errors import InvalidRequest, NotFound, TooLarge

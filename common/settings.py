@@ -31,11 +31,15 @@ class Limits(BaseModel):
     top_k: int = Field(1_000, description="matches in one answer")
     values: int = Field(500_000, description="numbers in one answer: top_k x dim with values")
     window: int = Field(10_000, description="offset + top_k of a search")
+    candidates: int = Field(
+        2_000, description="matches looked at to fill a page with group_by or collapse"
+    )
+    query_terms: int = Field(16, description="terms of one query")
     vectors: int = Field(1_000, description="own vectors in one request")
     metadata_bytes: int = Field(32_000, description="metadata of one image as JSON, bytes")
     embeds: int = Field(64, description="texts or images in one request for embeddings")
     event_streams: int = Field(200, description="followers of jobs' events, per gateway")
-    query_batch: int = Field(64, description="queries in one message")
+    query_batch: int = Field(64, description="queries in one message, or terms of them")
     query_queue: int = Field(1_024, description="queries waiting in one gateway, per lane")
     query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
 

@@ -59,12 +59,15 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def matches(found: SearchOut) -> None:
+def matches(found: SearchOut, first: int = 1) -> None:
     """With the whole id: scripts and `search --id` need it."""
-    table = Table("#", "score", "label", "id", box=None, pad_edge=False)
-    for rank, match in enumerate(found.matches, 1):
+    collapsed = any(match.duplicates is not None for match in found.matches)
+    alike = ["alike"] if collapsed else []
+    table = Table("#", "score", *alike, "label", "id", box=None, pad_edge=False)
+    for rank, match in enumerate(found.matches, first):
+        others = [f"+{match.duplicates}" if match.duplicates else ""] if collapsed else []
         label, name = escape(one_line(match.label or "")), escape(one_line(match.id))
-        table.add_row(str(rank), f"{match.score:.3f}", label, name)
+        table.add_row(str(rank), f"{match.score:.3f}", *others, label, name)
     _print_matches(table, found)
 
 

@@ -1,6 +1,6 @@
 """The store port: where embeddings live and are searched. No vendor's type crosses it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -113,6 +113,11 @@ class Store(Protocol):
         ...
 
     def ping(self) -> None: ...
+
+
+def kept_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Null is no value: a Milvus server takes such a key for one that is there."""
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
 def require_distinct(records: Sequence[Record]) -> None:

@@ -13,6 +13,7 @@ from clipfleet.common.store import (
     Match,
     Record,
     Vectors,
+    kept_metadata,
     require_distinct,
 )
 
@@ -42,7 +43,9 @@ class MemoryStore:
         require_distinct(records)
         if any(record.embedding.shape != (collection.dim,) for record in records):
             raise ValueError("an embedding has the wrong length")
-        self._of(collection).update({record.pk: record for record in records})
+        rows = self._of(collection)
+        for record in records:
+            rows[record.pk] = replace(record, metadata=kept_metadata(record.metadata))
 
     def delete(self, collection: Collection, keys: Sequence[str]) -> None:
         rows = self._of(collection)

@@ -7,7 +7,7 @@ import numpy as np
 
 from clipfleet.common.collection import LABEL_BYTES, URI_BYTES, Collection, FieldType
 from clipfleet.common.identity import ID_BYTES, NAMESPACE_BYTES
-from clipfleet.common.store import Match, Record
+from clipfleet.common.store import Match, Record, kept_metadata
 from clipfleet.common.store.expressions import MISSING, column
 
 UPSERT_BYTES = 16_000_000  # a gRPC message may have 64 MB on a server's defaults
@@ -33,7 +33,8 @@ def output_fields(collection: Collection, include_values: bool) -> list[str]:
 
 def to_row(collection: Collection, record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(record, name) for name in (*TEXT, *WHOLE)}
-    free = {k: v for k, v in record.metadata.items() if k not in collection.fields}
+    given = kept_metadata(record.metadata)
+    free = {k: v for k, v in given.items() if k not in collection.fields}
     for name, kind in collection.fields.items():
         value = record.metadata.get(name)
         row[column(name)] = MISSING[kind] if value is None else _as_stored(value, kind)

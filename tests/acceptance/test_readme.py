@@ -84,9 +84,10 @@ def test_the_first_two_commands_exist() -> None:
 def test_on_this_machine(at_home: Up, home: Path) -> None:
     _, use, evaluate = blocks()["On this machine", "sh"]
     said = [shell(line, home, CLIPFLEET_URL=at_home.url) for line in lines(use)]
-    indexed, _, by_cat, churches, jobs = said
+    indexed, _, by_cat, mixed, churches, jobs = said
     assert "succeeded" in indexed
     assert len(by_cat.splitlines()) == 6
+    assert len(mixed.splitlines()) == 11
     labels = {match["label"] for match in json.loads(churches)["matches"]}
     assert labels == {"holiday", "rome"}
     assert "succeeded" in jobs

@@ -101,6 +101,14 @@ def test_a_missing_declared_field_stays_missing(store: Store, photos: Collection
     assert back.metadata == {}
 
 
+def test_a_null_is_no_value(store: Store, photos: Collection) -> None:
+    record = a_record("x", metadata={"genre": None, "free": None, "deep": {"kept": None}})
+    store.upsert(photos, [record])
+    (back,) = store.fetch(photos, [record.pk]).values()
+    assert back.metadata == {"deep": {"kept": None}}
+    assert found(store, photos, {"free": {"$exists": False}}) == ["x"]
+
+
 def test_an_upsert_overwrites_and_a_delete_removes(store: Store, photos: Collection) -> None:
     store.upsert(photos, [a_record("x", 1), a_record("y", 2)])
     store.upsert(photos, [a_record("x", 3, label="new")])
@@ -196,6 +204,37 @@ def test_no_text_breaks_out_of_a_filter(store: Store, photos: Collection) -> Non
         assert store.search(photos, query, namespace=text, top_k=5) == [[]]
 
 
+STARTS = [
+    "a",
+    "ab",
+    "a%",
+    "a_",
+    "a%b",
+    "a\\",
+    "a\\%",
+    'a"',
+    "a\n",
+    "%",
+    "_",
+    "\\",
+    "é",
+    "日",
+    "\U0010ffff",
+]
+
+
+def test_a_prefix_is_taken_letter_by_letter(store: Store, photos: Collection) -> None:
+    """Neither `%`, `_` nor a backslash stands for anything but itself."""
+    words = [*STARTS, *(f"{start}{more}" for start in STARTS for more in ("x", "%", "\U0010ffff"))]
+    for n, word in enumerate(dict.fromkeys(words)):
+        metadata = {"genre": word, "free": word}
+        store.upsert(photos, [a_record(word, n, label=word, metadata=metadata)])
+    for start in ["", *STARTS, "b", "aa"]:
+        expected = sorted(word for word in set(words) if word.startswith(start))
+        for name in ("genre", "free", "label", "id"):
+            assert found(store, photos, {name: {"$prefix": start}}) == expected, (name, start)
+
+
 METADATA = [
     {},
     {"genre": "rock", "year": 1999, "price": 9.5, "sold": True, "free": 1, "word": "a"},
@@ -203,6 +242,7 @@ METADATA = [
     {"genre": "a", "year": -5, "price": -1.5, "free": 3, "word": "zz"},
     {"genre": "zz", "year": 2**40, "price": 1e300, "sold": True, "free": 2.5},
     {"sold": False},
+    {"genre": None, "free": None, "word": None},
 ]
 # One type per free-form key: in JSON, milvus-lite takes true for 1 and a comparison across
 # types for NULL, which `$not` leaves NULL. docs/filters.md says so.
@@ -216,6 +256,7 @@ _VALUES: dict[str, list[Any]] = {
     "word": ["a", "", "m"],
     "label": ["l1", "none"],
 }
+_TEXTS = ("genre", "word", "label")
 _ORDERED = ("$gt", "$gte", "$lt", "$lte")
 
 
@@ -224,12 +265,14 @@ def conditions(draw: st.DrawFn) -> dict[str, Any]:
     name = draw(st.sampled_from(sorted(_VALUES)))
     values = st.sampled_from(_VALUES[name])
     ordered = () if name in ("sold",) else _ORDERED
-    op = draw(st.sampled_from(["$eq", "$ne", "$in", "$nin", "$exists", *ordered]))
+    starts = ("$prefix",) if name in _TEXTS else ()
+    op = draw(st.sampled_from(["$eq", "$ne", "$in", "$nin", "$exists", *ordered, *starts]))
     if op == "$exists":
         return {name: {op: draw(st.booleans())}}
     if op in ("$in", "$nin"):
         return {name: {op: draw(st.lists(values, max_size=3))}}
-    return {name: {op: draw(values)}}
+    condition = {op: draw(values)}
+    return {name: {"$not": condition} if draw(st.booleans()) else condition}
 
 
 FILTERS = st.recursive(

@@ -45,8 +45,9 @@ METHODS = {
     "job": "(job)",
     "jobs": "(limit, offset, *, collection, state)",
     "retry": "(job, *, wait, progress)",
-    "search": "(collection, *, text, image, id, vector, top_k, offset, filter, min_score, "
-    "namespace, include_values)",
+    "search": "(collection, *, text, image, id, vector, terms, top_k, offset, filter, min_score, "
+    "group_by, group_size, collapse, namespace, include_values, include_metadata)",
+    "search_many": "(queries, collection)",
     "thumbnail": "(id, collection, *, namespace)",
     "upload": "(files, collection, *, namespace, label, on_existing, "
     "idempotency_key, wait, progress, create)",
