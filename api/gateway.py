@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.connection import answering, make_redis, redis_time
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import NoWorker, RedisFleet, WorkerCard, serving
+from clipfleet.common.ledger import FINAL, Job
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.messages import BatchReply, Lane, QueryBatch
 from clipfleet.common.pixels import pack
@@ -29,6 +31,7 @@ from clipfleet.common.preprocess import Pixels
 from clipfleet.common.replies import PIXELS
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.common.unfinished import RedisUnfinished
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -52,6 +55,7 @@ class Gateway:
             settings.milvus_uri, token=settings.milvus_token, timeout_s=settings.call_timeout_s
         )
         self.blobs = Blobs(settings.blobs)
+        self.unfinished = RedisUnfinished(self._redis)
         self.urls = ImageUrls(settings)
         self._publisher = CeleryPublisher(make_celery(settings), self._redis)
         # Each part has threads of its own: one that hangs starves only itself.
@@ -64,6 +68,7 @@ class Gateway:
             id(self.blobs): ThreadPoolExecutor(THREADS, "blobs"),
         }
         self._cards: list[WorkerCard] = []
+        self._refused = ""  # why Redis takes no writes, while it does not
         self._ahead = 0.0  # seconds that Redis' clock is ahead of ours
         self._known: dict[str, tuple[float, Collection]] = {}
         self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
@@ -164,9 +169,17 @@ class Gateway:
         await self.call(put)
         return key
 
-    def ping_redis(self) -> None:
+    async def job(self, job_id: str) -> Job:
+        """As the ledger has it. While Redis takes no writes nobody can note there why it waits."""
+        job = await self.call(self.ledger.job, job_id)
+        if job.state in FINAL or not self._refused:
+            return job
+        return replace(job, waiting=self._refused)
+
+    def probe_redis(self) -> None:
+        """A write, which a full Redis refuses."""
         with answering():
-            self._redis.ping()
+            self._redis.set("clipfleet:probe", 1, px=1000)
 
     def _workers(self, model: str) -> int:
         return len(serving(self._cards, "query", model))
@@ -202,10 +215,18 @@ class Gateway:
             except Exception:
                 log.exception("a reply could not be understood")
 
+    async def _see_whether_redis_writes(self) -> None:
+        try:
+            await self.call(self.probe_redis)
+            self._refused = ""
+        except Unavailable as error:
+            self._refused = error.detail
+
     async def _look(self) -> None:
         while True:
             try:
                 self._cards = await self.call(self.fleet.alive)
+                await self._see_whether_redis_writes()
                 now = await self.call(redis_time, self._redis)
                 self._ahead = now - time.time()
             except Unavailable as error:

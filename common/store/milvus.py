@@ -290,4 +290,6 @@ def _translated(error: Exception, collection: Collection | None) -> ClipfleetErr
     if code in REJECTED or "cannot parse expression" in text:
         return StoreRejected(f"the store rejected a request: {text[:300]}")
     log.warning("Milvus: %s", text[:300])
+    if "No space left" in text:
+        return StoreUnavailable("the vector store's disk is full; it goes on when there is room")
     return StoreUnavailable("the vector store does not answer just now; try again")
