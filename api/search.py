@@ -12,6 +12,7 @@ from fastapi import APIRouter, File, Form, UploadFile
 from pydantic import ValidationError
 
 from clipfleet.api.depends import UsesCollection, UsesGateway
+from clipfleet.api.disconnect import WHILE_CONNECTED
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.collection import Collection
@@ -31,7 +32,12 @@ from clipfleet.common.messages import Answer, Query, Search, Term
 from clipfleet.common.preprocess import Pixels, Preprocess
 from clipfleet.common.schemas import QueryImage, SearchIn, SearchOptions, SearchOut
 
-router = APIRouter(prefix="/v1/collections/{name}/search", tags=["search"], responses=RESPONSES)
+router = APIRouter(
+    prefix="/v1/collections/{name}/search",
+    tags=["search"],
+    responses=RESPONSES,
+    dependencies=[WHILE_CONNECTED],
+)
 
 LARGEST_VALUE = 1e15  # squared and summed it still fits 32 bits
 

@@ -25,6 +25,7 @@ from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
 from clipfleet.workers.places import Places
 from clipfleet.workers.query import QueryParts, answer_batch
+from clipfleet.workers.remember import RememberingEmbedder
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class Runtime:
             stopping=self.stopping,
             places=Places(settings, blobs, Fetcher(settings.fetch)),
         )
-        self._query = QueryParts(embedder, store, catalogue, RedisReplies(client))
+        self.texts = RememberingEmbedder(embedder, settings.text_memory)
+        self._query = QueryParts(self.texts, store, catalogue, RedisReplies(client))
         self._presence = Presence(
             RedisFleet(client),
             CeleryPublisher(celery_app, client),

@@ -70,9 +70,15 @@ class World:
         said = {"collection": self.collection, "namespace": "n", "top_k": 1}
         return Query(term=term, search=Search(**{**said, **more}))
 
-    def ask(self, *queries: Query, deadline: float | None = None) -> tuple[Answer, ...]:
-        late = time.time() + 60 if deadline is None else deadline
-        batch = QueryBatch(model="m", batch_id="b", reply_to="r", deadline=late, queries=queries)
+    def ask(self, *queries: Query, patience_s: Sequence[float] = ()) -> tuple[Answer, ...]:
+        left = patience_s or [60.0] * len(queries)
+        batch = QueryBatch(
+            model="m",
+            batch_id="b",
+            reply_to="r",
+            deadlines=tuple(time.time() + seconds for seconds in left),
+            queries=queries,
+        )
         parts = QueryParts(self.embedder, self.store, self.catalogue, self.replies)
         answered = answer_batch(batch, parts)
         if not self.replies.pushed:
@@ -80,7 +86,8 @@ class World:
             return ()
         reply = self.replies.pushed[-1]
         assert reply.batch_id == "b"
-        assert answered == len(queries) == len(reply.answers)
+        assert answered == sum(seconds > 0 for seconds in left)
+        assert len(reply.answers) == len(queries)
         return reply.answers
 
 
@@ -206,8 +213,18 @@ def test_when_the_model_breaks_everybody_is_told_and_no_inside_leaks(world: Worl
 
 
 def test_after_the_deadline_nothing_is_pushed(world: World) -> None:
-    assert world.ask(world.query(TEXT), deadline=time.time() - 1) == ()
+    assert world.ask(world.query(TEXT), world.query(TEXT), patience_s=[-1, -2]) == ()
     assert world.store.asked == []
+
+
+def test_of_a_batch_only_those_who_still_wait_are_searched_for(world: World) -> None:
+    dog = world.query(by_id("dog.jpg"))
+    late, found, later = world.ask(
+        world.query(by_id("gone")), dog, world.query(TEXT), patience_s=[-1, 60, -1]
+    )
+    assert [late.error, found.error, later.error] == ["unavailable", "", "unavailable"]
+    assert ids([found]) == [["dog.jpg"]]
+    assert world.store.asked == [(1, False)]
 
 
 @pytest.mark.parametrize(
