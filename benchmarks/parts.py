@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -124,7 +125,8 @@ def searchable(
             "CLIPFLEET_BLOBS": str(folder / "blobs"),
             "CLIPFLEET_MODEL": CARRIED_MODEL,
         }
-        worker = running.enter_context(process(QUERY_WORKER, folder / "worker.log", **env))
+        told = {**env, **commands.query_environment()}
+        worker = running.enter_context(process(QUERY_WORKER, folder / "worker.log", **told))
         ports = tuple(commands.free_port() for _ in gateways)
         for port, more in zip(ports, gateways, strict=True):
             program, log = commands.gateway(commands.LOOPBACK, port), folder / f"{port}.log"
@@ -133,7 +135,7 @@ def searchable(
         until(lambda: len(RedisFleet(client).alive()) == 1)
         for port in ports:
             with Client(f"http://{commands.LOOPBACK}:{port}") as one:
-                until(lambda one=one: one.create_collection("c"))
+                until(partial(one.create_collection, "c"))
         with Client(f"http://{commands.LOOPBACK}:{ports[0]}") as one:
             fill(one, "c", vectors)
         collection = RedisCatalogue(client).find("c")

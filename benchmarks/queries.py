@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=60, help="queries of one client, per round")
     asked = parser.parse_args()
     words = texts()
-    gateways = ({}, {"CLIPFLEET_LIMITS__QUERY_BATCH": "1"})
+    gateways: list[dict[str, str]] = [{}, {"CLIPFLEET_LIMITS__QUERY_BATCH": "1"}]
     with (
         tempfile.TemporaryDirectory() as made,
         searchable(Path(made), asked.vectors, gateways) as service,

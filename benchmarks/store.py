@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,16 @@ def main() -> None:
         for name, address in (("milvus-lite", uri), ("server", asked.server)):
             if address:
                 store = MilvusStore(address, timeout_s=60)
-                until(lambda store=store: store.ping() is None)
+                until(partial(answers, store))
                 print(name)
                 recall(store, rows[:10_000])
                 filters(store, np.concatenate([rows, rows])[:20_000], asked.rounds)
     print(f"load {os.getloadavg()[0]:.1f}")
+
+
+def answers(store: MilvusStore) -> bool:
+    store.ping()
+    return True
 
 
 @contextmanager

@@ -37,22 +37,17 @@ def main() -> None:
         photos = linked(asked.photos, Path(made) / "photos", IMAGES)
         rounds = []
         for number in range(asked.rounds):
-            idle = asyncio.run(waits(port, asked.queries, words))
-            beside, rate = beside_a_job(client, port, photos, asked.queries, words)
-            rounds.append((idle, beside))
-            print(
-                f"round {number}: idle {percentiles(idle)}, beside a job {percentiles(beside)} ms"
-            )
-            print(
-                f"  the job meanwhile {rate:.1f} images/s, load {os.getloadavg()[0]:.1f}",
-                flush=True,
-            )
+            alone = asyncio.run(waits(port, asked.queries, words))
+            loaded, rate = beside_a_job(client, port, photos, asked.queries, words)
+            rounds.append((alone, loaded))
+            said = f"idle {percentiles(alone)}, beside a job {percentiles(loaded)} ms"
+            said += f"; {rate:.1f} images/s, load {os.getloadavg()[0]:.1f}"
+            print(f"round {number}: {said}", flush=True)
     for point in (50, 99):
-        idle, beside = ([np.percentile(one[n], point) for one in rounds] for n in (0, 1))
+        idle, beside = ([float(np.percentile(one[n], point)) for one in rounds] for n in (0, 1))
         ratios = [b / a for a, b in zip(idle, beside, strict=True)]
-        print(
-            f"p{point}: idle {shown(idle)}, beside a job {shown(beside)}, ratio {shown(ratios, 2)}"
-        )
+        print(f"p{point}: idle {shown(idle)}, beside a job {shown(beside)} ms")
+        print(f"  ratio {shown(ratios, 2)}")
 
 
 async def waits(port: int, queries: int, words: Iterator[str]) -> list[float]:

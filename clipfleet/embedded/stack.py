@@ -136,7 +136,8 @@ class Stack:
                 "--without-gossip",
             ]  # a second at start, for nothing we use
             command = [*python, *celery, *options]
-            return Part(name, command, env, lambda pid: _serves(fleet, pid), lane == "ingest")
+            told = env if lane == "ingest" else {**env, **commands.query_environment()}
+            return Part(name, command, told, lambda pid: _serves(fleet, pid), lane == "ingest")
 
         numbers = range(1, self._options.workers + 1)
         ingest = [worker(f"worker-ingest-{n}", LANES[0]) for n in numbers]
