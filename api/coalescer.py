@@ -1,7 +1,7 @@
 """Waiting queries leave together: a message costs milliseconds whatever is in it.
 
-A batch leaves at once while a worker is idle, and one more lies ready for the first that will be.
-Only otherwise do queries wait, so the batch grows with the load and an idle service adds no delay.
+A batch leaves at once while fewer are in flight than workers + 1, and only otherwise do queries
+wait for the next one, so the batch grows with the load and an idle service adds no delay.
 """
 
 import asyncio
@@ -34,14 +34,6 @@ class _Lane:
     model: str
     pending: deque[_Waiting] = field(default_factory=deque)
     in_flight: int = 0
-    landed: int = 0  # queries in the batch that came back last
-
-    def may_send(self, workers: int) -> bool:
-        """At once while a worker is idle. The batch that only waits for one leaves when it is worth
-        a message: else the first of many who ask again would travel alone, ahead of the others."""
-        if self.in_flight < max(workers, 1):
-            return True
-        return self.in_flight == workers and 2 * len(self.pending) >= self.landed
 
     def forget_the_gone(self) -> None:
         self.pending = deque(one for one in self.pending if not one.future.done())
@@ -108,7 +100,7 @@ class Coalescer:
         self._pump(sent.lane)
 
     def _pump(self, lane: _Lane) -> None:
-        while lane.pending and lane.may_send(self._workers(lane.model)):
+        while lane.pending and lane.in_flight <= self._workers(lane.model):
             going = self._take(lane)
             if going:
                 lane.in_flight += 1
@@ -158,7 +150,6 @@ class Coalescer:
         if sent is not None:
             sent.expiry.cancel()
             sent.lane.in_flight -= 1
-            sent.lane.landed = len(sent.waiting)
         return sent
 
     def _late(self) -> Unavailable:

@@ -119,32 +119,6 @@ def test_a_batch_is_never_larger_than_allowed() -> None:
     played(scene)
 
 
-def test_while_the_worker_is_busy_the_next_batch_waits_until_it_is_worth_a_message() -> None:
-    """Many who ask again once they are answered would be led by a batch of one, every time."""
-
-    async def scene() -> None:
-        desk = Desk(workers=1, batch=8)
-        tasks = await desk.ask(*"abcdefgh")
-        assert desk.texts() == [["a"], ["b"]]
-        desk.answer(desk.sent[0])
-        await settled()
-        assert desk.texts()[2:] == [list("cdefgh")]
-        desk.answer(desk.sent[2])
-        tasks += await desk.ask("i", "j")
-        assert len(desk.sent) == 3
-        tasks += await desk.ask("k")
-        assert desk.texts()[3:] == [["i", "j", "k"]]
-        tasks += await desk.ask("l")
-        for batch in (desk.sent[1], desk.sent[3]):
-            desk.answer(batch)
-            await settled()
-        assert desk.texts()[4:] == [["l"]]
-        desk.answer(desk.sent[4])
-        assert [task.detail for task in await asyncio.gather(*tasks)] == list("abcdefghijkl")
-
-    played(scene)
-
-
 def test_kinds_and_models_go_in_lanes_of_their_own() -> None:
     async def scene() -> None:
         desk = Desk()
