@@ -1,22 +1,24 @@
 """Bulk indexing beside what its parts allow, and beside the tutorial's loop.
 
-    python benchmarks/ingest.py PHOTOS [--images 600] [--rounds 3]
+    python benchmarks/ingest.py PHOTOS [--images 600] [--rounds 3] [--model FOLDER]
 
 Ceiling: cores / (core-seconds an image for reading, decoding, thumbnail and resizing + for the
 model + for the store), each measured alone in this run. Loop: open one image, the model's own
-processor, `get_image_features`, upsert one, as in the notebook tutorial; with the carried model.
+processor, `get_image_features`, upsert one, as in the notebook tutorial. A model's folder without
+weights gets random ones: its shape counts.
 """
 
 import argparse
 import itertools
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ import psutil
 import torch
 from PIL import Image
 from pymilvus import MilvusClient
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from clipfleet import Client, Error
 from clipfleet.common.collection import Collection
@@ -47,15 +49,18 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", default=CARRIED_MODEL)
     asked = parser.parse_args()
     found = sorted(
         path for path in asked.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")
     )
     paths = list(itertools.islice(itertools.cycle(found), asked.images))
     cores = len(os.sched_getaffinity(0))
-    embedder = ClipEmbedder(Settings(model=CARRIED_MODEL))
-    tutorial = Tutorial()
-    with tempfile.TemporaryDirectory() as made, up(Path(made) / "data") as (client, milvus):
+    with ExitStack() as running:
+        made = running.enter_context(tempfile.TemporaryDirectory())
+        model = with_weights(asked.model, Path(made) / "model")
+        embedder, tutorial = ClipEmbedder(Settings(model=model)), Tutorial(model)
+        client, milvus = running.enter_context(up(Path(made) / "data", model))
         folder = linked(paths, Path(made) / "photos")
         client.index(folder, "warm-up", wait=True)
         rounds = []
@@ -74,6 +79,15 @@ def main() -> None:
         ("chain / the tutorial's loop", [chain / loop for _, chain, loop in rounds]),
     ):
         print(f"  {name}: {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})")
+
+
+def with_weights(model: str, folder: Path) -> str:
+    given = carried_model() if model == CARRIED_MODEL else Path(model)
+    if any(given.glob("*.safetensors")):
+        return str(given)
+    shutil.copytree(given, folder)
+    AutoModel.from_config(AutoConfig.from_pretrained(given)).save_pretrained(folder)
+    return str(folder)
 
 
 def report(measured: tuple[Sequence[float], float, float], cores: int) -> None:
@@ -140,14 +154,15 @@ def indexing(client: Client, folder: Path, collection: str) -> float:
 class Tutorial:
     """One image at a time through transformers and pymilvus alone."""
 
-    def __init__(self) -> None:
-        self._model = AutoModel.from_pretrained(carried_model()).eval()
-        self._processor = AutoImageProcessor.from_pretrained(carried_model())
+    def __init__(self, model: str) -> None:
+        self._model = AutoModel.from_pretrained(model).eval()
+        self._processor = AutoImageProcessor.from_pretrained(model)
 
     def rate(self, paths: Sequence[Path], milvus: tuple[str, psutil.Process]) -> float:
         torch.set_num_threads(CORES)  # what a notebook has
         client = MilvusClient(milvus[0], grpc_options={"grpc.keepalive_time_ms": 600_000})
-        client.create_collection("tutorial", 384, id_type="string", max_length=512)
+        dim = self._model.config.projection_dim
+        client.create_collection("tutorial", dim, id_type="string", max_length=512)
         began = time.perf_counter()
         for path in paths:
             pixels = self._processor(images=Image.open(path).convert("RGB"), return_tensors="pt")
@@ -170,11 +185,11 @@ def linked(paths: Sequence[Path], folder: Path) -> Path:
 
 
 @contextmanager
-def up(data: Path) -> Iterator[tuple[Client, tuple[str, psutil.Process]]]:
-    """A stack of its own with the carried model: a client, and its Milvus."""
+def up(data: Path, model: str) -> Iterator[tuple[Client, tuple[str, psutil.Process]]]:
+    """A stack of its own: a client, and its Milvus."""
     port = str(commands.free_port())
     command = [commands.script("clipfleet"), "up", "--data", str(data), "--port", port]
-    with subprocess.Popen([*command, "--model", CARRIED_MODEL]) as process:
+    with subprocess.Popen([*command, "--model", model]) as process:
         try:
             with Client(f"http://127.0.0.1:{port}") as client:
                 _until_ready(client)
