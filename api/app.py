@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 import clipfleet
 from clipfleet.api import (
+    assets,
     collections,
     embed,
     events,
@@ -53,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    for part in (collections, jobs, events, uploads, search, embed, images, health):
+    for part in (collections, jobs, events, uploads, search, embed, images, health, assets):
         app.include_router(part.router)
     app.add_middleware(Guard, settings=settings)
     return app
