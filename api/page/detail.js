@@ -1,6 +1,7 @@
 // One image: its picture, what is known of it, and its neighbours.
 
 import * as api from "./api.js";
+import { current } from "./collections.js";
 import { $, button, bytes, el, icon, nameOf, when } from "./dom.js";
 import { ids } from "./results.js";
 import { go, state } from "./state.js";
@@ -93,7 +94,7 @@ function facts(image) {
 
 function labelFilter(label) {
   const condition = { field: "label", op: "eq", value: label };
-  return button(label, () => go({ image: "", where: [condition] }), { class: "link", title: "Only images of this label" });
+  return button(label, () => go({ image: "", where: [condition] }), { class: "button link", title: "Only images of this label" });
 }
 
 /** A link, where it leads to the web; other schemes (javascript:, file:) stay words. */

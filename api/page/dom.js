@@ -50,10 +50,12 @@ export const count = (number) => number.toLocaleString("en");
 export const many = (number, one, more = `${one}s`) => `${count(number)} ${number === 1 ? one : more}`;
 export const score = (number) => (Math.abs(number) >= 1000 ? number.toPrecision(4) : number.toFixed(3));
 
-/** `red-fox` of `/data/animals/red-fox.png`. */
+/** `red-fox.png` of `/data/animals/red-fox.png`. */
+export const fileOf = (id) => id.split(/[/\\]/).filter(Boolean).pop() ?? id;
+
+/** `red-fox` of it. */
 export function nameOf(id) {
-  const last = id.split(/[/\\]/).filter(Boolean).pop() ?? id;
-  return last.replace(/\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$/i, "") || id;
+  return fileOf(id).replace(/\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$/i, "") || id;
 }
 
 export function bytes(number) {

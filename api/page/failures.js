@@ -1,7 +1,7 @@
 // Which images of a job failed, and why.
 
 import * as api from "./api.js";
-import { button, el, many, nameOf } from "./dom.js";
+import { button, el, fileOf, many } from "./dom.js";
 
 /** A disclosure that asks for the failures when it is opened, and for more on demand. */
 export function failuresOf(id) {
@@ -28,4 +28,4 @@ export function failuresOf(id) {
   } };
 }
 
-const row = ({ id, reason, attempts }) => el("tr", {}, el("td", { title: id, class: "name" }, nameOf(id)), el("td", {}, reason), el("td", { class: "number" }, String(attempts)));
+const row = ({ id, reason, attempts }) => el("tr", {}, el("td", { title: id, class: "name" }, fileOf(id)), el("td", {}, reason), el("td", { class: "number" }, String(attempts)));

@@ -103,9 +103,9 @@ function renderEnd({ done, files, jobs: made, refused, collection, stopped }) {
   const close = el("button", { type: "button", class: "plain", "aria-label": "Close this message", onclick: () => ($("tray").hidden = true) }, icon("close"));
   const title = stopped.signal.aborted ? `Stopped: ${count(done)} of ${many(files, "image")} sent` : `${many(done, "image")} sent to ${collection}`;
   const problems = refused.map(({ reason, files: some }) => el("p", { class: "wrong" }, `${many(some, "image")} refused: ${reason}`));
-  const look = el("a", { href: href({ view: "jobs", image: "" }), "data-view": "jobs" }, "See how they go in");
+  const look = el("a", { href: href({ view: "jobs", image: "" }), "data-view": "jobs" }, "Show jobs");
   $("tray").replaceChildren(el("p", { class: "tray-title" }, el("b", {}, title), close), ...problems,
-    made ? el("p", {}, `They are being indexed by ${many(made, "job")}. `, look) : "");
+    made ? el("p", {}, `Indexed in ${many(made, "job")}. `, look) : "");
   announce(title);
 }
 

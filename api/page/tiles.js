@@ -71,8 +71,8 @@ function target(key, links, at) {
 }
 
 function columnsOf(links) {
-  const top = links[0].offsetTop;
-  const wrapped = links.findIndex((link) => link.offsetTop !== top);
+  const top = (link) => link.parentElement.offsetTop;
+  const wrapped = links.findIndex((link) => top(link) !== top(links[0]));
   return wrapped < 0 ? links.length : wrapped;
 }
 

@@ -62,11 +62,12 @@ async function start(event) {
   const name = $("upload-collection").value.trim();
   const parts = planned();
   $("upload-start").disabled = true;
+  $("upload-start").textContent = "Starting…";
   try {
     await collections.require(name);
   } catch (error) {
+    render();
     $("upload-problem").textContent = error.message;
-    $("upload-start").disabled = false;
     return;
   }
   dialog.close();
