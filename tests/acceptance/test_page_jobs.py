@@ -9,6 +9,8 @@ from browser import Tab
 from playwright.sync_api import expect
 from stack import Up, finished
 
+from clipfleet.common.schemas import JobList
+
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 
 
@@ -36,20 +38,36 @@ def test_progress_while_200_images_go_in(page: Tab, mini: Up, folder: Path) -> N
     row = shown.locator(f'[data-job="{started.id}"]')
     shown.reload()
     expect(row).to_contain_text("running")
-    shown.wait_for_function(
-        """id => {
-            const row = document.querySelector(`[data-job="${id}"]`);
-            const { value, max } = row.querySelector("progress");
-            return max === 200 && value > 0 && value < 200 && row.innerText.includes("images/s");
-        }""",
-        arg=started.id,
-    )
-    expect(row.get_by_role("button", name="Cancel")).to_be_visible()
+    expect(row).to_contain_text("of 200 images")
+    expect(shown.get_by_role("link", name="Jobs, 1 at work")).to_be_visible()
+    expect(row.get_by_role("progressbar")).to_have_attribute("max", "200")
     expect(row).to_contain_text("succeeded")
-    expect(row).to_contain_text("200 images")
-    expect(row.get_by_role("button", name="Cancel")).to_be_hidden()
+    expect(row.locator(".numbers")).to_contain_text("200 images")
+    expect(row.get_by_role("progressbar")).to_be_hidden()
     row.get_by_role("link", name="Show images").click()
     expect(shown.locator("#grid a")).to_have_count(60)
+    expect(shown.locator("#filters .what")).to_have_text(f"job_id is {started.id}")
+
+
+def test_how_a_job_looks_half_way(page: Tab, mini: Up, folder: Path) -> None:
+    """A worker may count 200 images at once, so the service's answer is altered on its way."""
+    copies(folder, 2)
+    with mini.client() as client:
+        job = finished(client, client.index(folder, folder.name).id)
+    half = job.model_copy(update={"state": "running", "finished_at": None, "total": 2_000})
+    some = {"done": 900, "skipped": 90, "failed": 10, "rate": 34.2, "eta_s": 29.24}
+    body = JobList(jobs=[half.model_copy(update=some)]).model_dump_json()
+    page.page.route("**/v1/jobs?*", lambda route: route.fulfill(body=body))
+    news = half.model_copy(update={**some, "done": 910}).model_dump_json()
+    stream = f"retry: 600000\nevent: job\ndata: {news}\n\n"
+    page.page.route(
+        f"**/v1/jobs/{job.id}/events",
+        lambda route: route.fulfill(body=stream, content_type="text/event-stream"),
+    )
+    row = page.open(f"/?in={folder.name}&view=jobs").locator(".job")
+    said = "1,010 of 2,000 images · 10 failed · 90 were in · 34 images/s · 29 s left"
+    expect(row.locator(".numbers")).to_have_text(said)
+    expect(row.get_by_role("progressbar")).to_have_attribute("max", "2000")
 
 
 def test_a_failed_image_says_why_and_is_tried_again(page: Tab, mini: Up, folder: Path) -> None:
