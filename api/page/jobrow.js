@@ -68,12 +68,12 @@ function progress(job, finished) {
 }
 
 function outcome(job, finished) {
-  const parts = [many(job.done, "image")];
+  const parts = job.done || !job.skipped ? [many(job.done, "image")] : [];
   if (job.failed) parts.push(`${count(job.failed)} failed`);
   if (job.skipped) parts.push(`${count(job.skipped)} were in`);
   if (job.state === "cancelled") parts.push(`${count(Math.max(0, job.total - finished))} not looked at`);
   if (job.started_at && job.finished_at) parts.push(`took ${seconds(job.finished_at - job.started_at)}`);
-  if (job.rate && finished > 20) parts.push(rate(job.rate));
+  if (job.rate && job.done > 20) parts.push(rate(job.rate));
   return parts.join(" · ");
 }
 
