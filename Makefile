@@ -7,13 +7,14 @@ IMAGES ?=
 DATA ?= clipfleet-data
 PORT ?= 8000
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint docs clean
 
 help:
 	@echo "make demo      set up, start, index sample images, search them; stays up"
 	@echo "               IMAGES=~/Pictures indexes yours, PORT=8001 listens elsewhere"
 	@echo "make test      set up, then lint, types, import rules and every test"
 	@echo "make install   set up only"
+	@echo "make docs      set up, then the guides and the reference as a site: site/index.html"
 	@echo "make clean     remove what the targets above made (not your data)"
 
 install: $(VENV)/installed
@@ -33,11 +34,15 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=tests:.:benchmarks $(BIN)/mypy --explicit-package-bases tests training benchmarks examples
+	MYPYPATH=tests:.:benchmarks $(BIN)/mypy --explicit-package-bases tests training benchmarks examples docs
 	$(BIN)/lint-imports --no-logo
 
 test: lint
 	$(BIN)/python -m pytest
 
+docs: install
+	$(BIN)/python docs/openapi.py
+	$(BIN)/zensical build --clean --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache site docs/http.md build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

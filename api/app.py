@@ -11,10 +11,13 @@ from clipfleet.api import (
     collections,
     embed,
     events,
+    export,
     health,
     images,
     jobs,
+    matching,
     problems,
+    recall,
     search,
     uploads,
 )
@@ -54,7 +57,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    for part in (collections, jobs, events, uploads, search, embed, images, health, assets):
+    parts = (
+        collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
+        assets,
+    )  # fmt: skip
+    for part in parts:
         app.include_router(part.router)
     app.add_middleware(Guard, settings=settings)
     return app

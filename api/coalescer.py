@@ -29,7 +29,7 @@ class _Waiting:
 
 @dataclass
 class _Lane:
-    """Queries of one model and one kind, so that slow images never hold back words."""
+    """Queries of one model and one speed, so that slow images never hold back words."""
 
     model: str
     pending: deque[_Waiting] = field(default_factory=deque)
@@ -70,7 +70,7 @@ class Coalescer:
 
     async def ask(self, query: Query, model: str) -> Answer:
         """The answer of a worker of `model`; Unavailable when there is none in time."""
-        lane = self._lanes.setdefault((model, query.term.kind), _Lane(model))
+        lane = self._lanes.setdefault((model, query.speed), _Lane(model))
         if len(lane.pending) >= self._queue:
             lane.forget_the_gone()
         if len(lane.pending) >= self._queue:
@@ -109,12 +109,14 @@ class Coalescer:
                 task.add_done_callback(self._tasks.discard)
 
     def _take(self, lane: _Lane) -> list[_Waiting]:
-        """Up to a batch of queries that somebody still waits for."""
+        """Up to a batch of terms, but one query at least, that somebody still waits for."""
         going: list[_Waiting] = []
-        while lane.pending and len(going) < self._batch:
+        room = self._batch
+        while lane.pending and (not going or len(lane.pending[0].query.terms) <= room):
             waiting = lane.pending.popleft()
             if not waiting.future.done():
                 going.append(waiting)
+                room -= len(waiting.query.terms)
         return going
 
     async def _send(self, lane: _Lane, going: list[_Waiting]) -> None:

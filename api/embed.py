@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from clipfleet.api.depends import UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
-from clipfleet.api.search import an_image, check_text, image_term, refusal
+from clipfleet.api.search import refusal
+from clipfleet.api.terms import an_image, check_text, image_term
 from clipfleet.common.errors import BadImage, InvalidRequest, TooLarge, Unreadable
 from clipfleet.common.fleet import WorkerCard
 from clipfleet.common.messages import Query, Term
@@ -24,7 +25,7 @@ async def embed(body: EmbedIn, gateway: UsesGateway) -> EmbedOut:
         raise TooLarge(f"more than {most} items in one request")
     worker = await gateway.worker("query", body.model or gateway.settings.model)
     terms = await _terms(body, worker, gateway)
-    asked = (gateway.queries.ask(Query(term=term), worker.model) for term in terms)
+    asked = (gateway.queries.ask(Query.of(term), worker.model) for term in terms)
     answers = await asyncio.gather(*asked)
     for answer in answers:
         if answer.error:

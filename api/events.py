@@ -56,7 +56,7 @@ async def follow_job(
     shows it; the last one has the state it ended in. `waiting`: the service cannot see the job just
     now and says why; the stream goes on. `deleted`: there is no such job any more.
     """
-    job = await gateway.call(gateway.ledger.job, job_id)
+    job = await gateway.job(job_id)
     if job.state in FINAL and last_event_id == _event_id(job):
         return Response(status_code=204)  # this is how browsers are told not to come back
     return EventSourceResponse(events(job, gateway), headers=HEADERS)
@@ -69,7 +69,7 @@ async def events(job: Job, gateway: Gateway) -> AsyncGenerator[bytes]:
         await asyncio.sleep(EVERY_S)
         event = b""
         try:
-            job, was_away, why = await gateway.call(gateway.ledger.job, shown.id), bool(why), ""
+            job, was_away, why = await gateway.job(shown.id), bool(why), ""
         except NotFound as error:
             yield _event("deleted", error.detail)
             return

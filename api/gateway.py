@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.connection import answering, make_redis, redis_time
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import NoWorker, RedisFleet, WorkerCard, serving
+from clipfleet.common.ledger import FINAL, Job
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.messages import BatchReply, Lane, QueryBatch
 from clipfleet.common.pixels import pack
@@ -29,6 +31,7 @@ from clipfleet.common.preprocess import Pixels
 from clipfleet.common.replies import PIXELS
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.common.unfinished import RedisUnfinished
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
 THREADS = 32
 DECODERS, DECODE_S = 2, 30.0
+EXPORT_S = 60.0
 
 
 class Gateway:
@@ -51,30 +55,44 @@ class Gateway:
             settings.milvus_uri, token=settings.milvus_token, timeout_s=settings.call_timeout_s
         )
         self.blobs = Blobs(settings.blobs)
+        self.unfinished = RedisUnfinished(self._redis)
         self.urls = ImageUrls(settings)
         self._publisher = CeleryPublisher(make_celery(settings), self._redis)
         # Each part has threads of its own: one that hangs starves only itself.
         self._threads = ThreadPoolExecutor(THREADS, "redis")
         self._senders = ThreadPoolExecutor(8, "publish")
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
+        self._exporters = ThreadPoolExecutor(DECODERS, "export")
         self._own = {
             id(self.store): ThreadPoolExecutor(THREADS, "store"),
             id(self.blobs): ThreadPoolExecutor(THREADS, "blobs"),
         }
         self._cards: list[WorkerCard] = []
+        self._refused = ""  # why Redis takes no writes, while it does not
         self._ahead = 0.0  # seconds that Redis' clock is ahead of ours
         self._known: dict[str, tuple[float, Collection]] = {}
         self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
         self.queries = Coalescer(
             self._publish,
-            lambda model: len(serving(self._cards, "query", model)),
+            self._workers,
             reply_to=self._reply_to,
             batch=settings.limits.query_batch,
             queue=settings.limits.query_queue,
             timeout_s=settings.query_timeout_s,
-            clock=lambda: time.time() + self._ahead,
+            clock=self._clock,
+        )
+        # Exact searches wait for each other alone; one pass over a collection answers many.
+        self.exact = Coalescer(
+            self._publish,
+            lambda model: self._workers(model) - 1,
+            reply_to=self._reply_to,
+            batch=settings.limits.recall_sample,
+            queue=settings.limits.query_queue,
+            timeout_s=settings.exact_timeout_s + 1.0,
+            clock=self._clock,
         )
         self.followers = 0  # of jobs' events, just now
+        self.exports = 0  # likewise
         self._loops: list[asyncio.Task[None]] = []
 
     def begin(self) -> None:
@@ -86,7 +104,13 @@ class Gateway:
         for task in self._loops:
             with suppress(asyncio.CancelledError):
                 await task
-        for pool in (self._threads, self._senders, self._decoders, *self._own.values()):
+        for pool in (
+            self._threads,
+            self._senders,
+            self._decoders,
+            self._exporters,
+            *self._own.values(),
+        ):
             pool.shutdown(wait=False, cancel_futures=True)
         self.urls.close()
 
@@ -98,6 +122,11 @@ class Gateway:
     async def decode(self, part: Callable[..., T], *args: Any) -> T:
         """A call that decodes an image: few at a time, since each may take much memory."""
         return await self._bounded(self._decoders, partial(part, *args), DECODE_S)
+
+    async def export(self, part: Callable[..., T], *args: Any, **kw: Any) -> T:
+        """A call that holds many embeddings: always on the same few threads, or the heap of every
+        thread would grow to that size."""
+        return await self._bounded(self._exporters, partial(part, *args, **kw), EXPORT_S)
 
     async def collection(self, name: str) -> Collection:
         """What a name stands for, at most a second ago. NotFound when it stands for nothing."""
@@ -140,9 +169,24 @@ class Gateway:
         await self.call(put)
         return key
 
-    def ping_redis(self) -> None:
+    async def job(self, job_id: str) -> Job:
+        """As the ledger has it. While Redis takes no writes nobody can note there why it waits."""
+        job = await self.call(self.ledger.job, job_id)
+        if job.state in FINAL or not self._refused:
+            return job
+        return replace(job, waiting=self._refused)
+
+    def probe_redis(self) -> None:
+        """A write, which a full Redis refuses."""
         with answering():
-            self._redis.ping()
+            self._redis.set("clipfleet:probe", 1, px=1000)
+
+    def _workers(self, model: str) -> int:
+        return len(serving(self._cards, "query", model))
+
+    def _clock(self) -> float:
+        """Redis' time."""
+        return time.time() + self._ahead
 
     async def _publish(self, batch: QueryBatch) -> None:
         await self._bounded(self._senders, partial(self._publisher.publish, batch), 0)
@@ -162,17 +206,27 @@ class Gateway:
             try:
                 found = await client.blpop([self._reply_to], timeout=2)
                 if found:
-                    self.queries.receive(BatchReply.model_validate_json(found[1]))
+                    reply = BatchReply.model_validate_json(found[1])
+                    self.queries.receive(reply)
+                    self.exact.receive(reply)
             except (redis.RedisError, OSError) as error:
                 log.warning("cannot read replies just now: %s", error)
                 await asyncio.sleep(0.5)
             except Exception:
                 log.exception("a reply could not be understood")
 
+    async def _see_whether_redis_writes(self) -> None:
+        try:
+            await self.call(self.probe_redis)
+            self._refused = ""
+        except Unavailable as error:
+            self._refused = error.detail
+
     async def _look(self) -> None:
         while True:
             try:
                 self._cards = await self.call(self.fleet.alive)
+                await self._see_whether_redis_writes()
                 now = await self.call(redis_time, self._redis)
                 self._ahead = now - time.time()
             except Unavailable as error:

@@ -36,9 +36,9 @@ async def _planner(gateway: Gateway) -> None:
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
 async def readyz(gateway: UsesGateway, response: Response) -> Readiness:
-    """Redis and Milvus answer, and live workers serve both lanes of the default model."""
+    """Redis takes writes, Milvus answers, live workers serve both lanes of the default model."""
     asked: dict[str, Awaitable[object]] = {
-        "redis": gateway.call(gateway.ping_redis),
+        "redis": gateway.call(gateway.probe_redis),
         "milvus": gateway.call(gateway.store.ping),
         "planner": _planner(gateway),
     }

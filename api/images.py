@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.problems import RESPONSES
-from clipfleet.api.search import check_vector
+from clipfleet.api.terms import check_vector
 from clipfleet.common.blobs import BlobGone
 from clipfleet.common.collection import Collection, image_problem
 from clipfleet.common.errors import InvalidRequest, NotFound, TooLarge
@@ -124,7 +124,11 @@ def _record(one: VectorIn, namespace: str, collection: Collection, metadata_byte
         namespace=namespace,
         uri=one.uri or one.id,
         embedding=np.asarray(one.values, np.float32),
+        content_hash=one.content_hash,
         label=one.label,
+        bytes=one.bytes,
+        width=one.width,
+        height=one.height,
         indexed_at=int(time.time() * 1000),
         metadata=one.metadata,
     )

@@ -75,7 +75,7 @@ async def list_jobs(
 
 @router.get("/jobs/{job_id}")
 async def get_job(job_id: str, gateway: UsesGateway) -> JobOut:
-    return job_out(await gateway.call(gateway.ledger.job, job_id))
+    return job_out(await gateway.job(job_id))
 
 
 @router.delete("/jobs/{job_id}", status_code=204)

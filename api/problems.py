@@ -1,11 +1,13 @@
 """Errors as RFC 9457 problem+json. Only named fields go out: no stack, no expression."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from clipfleet.common.errors import ClipfleetError, InvalidRequest, Unavailable
@@ -14,6 +16,7 @@ from clipfleet.common.schemas import Problem
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+UNEXPECTED = "something went wrong on our side"
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "model": Problem}
     for status, text in {
@@ -32,21 +35,46 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def problem(
+def document(
     scope: Any, status: int, slug: str, title: str, detail: str, **more: Any
-) -> JSONResponse:
-    request_id = scope.get("state", {}).get("request_id", "")
-    body = {
+) -> dict[str, Any]:
+    return {
         "type": f"urn:problem:clipfleet:{slug}",
         "title": title,
         "status": status,
         "detail": detail,
         "instance": scope.get("path", ""),
-        "request_id": request_id,
+        "request_id": _request_id(scope),
         **more,
     }
+
+
+def problem(
+    scope: Any, status: int, slug: str, title: str, detail: str, **more: Any
+) -> JSONResponse:
+    body = document(scope, status, slug, title, detail, **more)
+    request_id = _request_id(scope)
     headers = {"X-Request-ID": request_id} if request_id else {}
     return JSONResponse(body, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def _request_id(scope: Any) -> str:
+    return str(scope.get("state", {}).get("request_id", ""))
+
+
+def of_any(scope: Any, error: BaseException) -> Problem:
+    """The document alone, for one that failed among many in a request."""
+    return Problem.model_validate(_any(scope, error))
+
+
+def _any(scope: Any, error: BaseException) -> dict[str, Any]:
+    if isinstance(error, ValidationError):
+        return document(scope, 422, InvalidRequest.slug, **_said(error.errors()))
+    if isinstance(error, ClipfleetError) and (error.status < 500 or isinstance(error, Unavailable)):
+        return document(scope, error.status, error.slug, error.title, error.detail)
+    log.error("one of many in a request failed", exc_info=error)
+    slug, title = ClipfleetError.slug, ClipfleetError.title
+    return document(scope, 500, slug, title, UNEXPECTED)
 
 
 def of_error(scope: Any, error: ClipfleetError) -> JSONResponse:
@@ -66,14 +94,17 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    return problem(request.scope, 422, InvalidRequest.slug, **_said(error.errors()))
+
+
+def _said(faults: Sequence[Any]) -> dict[str, Any]:
     errors = [
         {"field": ".".join(str(part) for part in one["loc"]), "message": one["msg"]}
-        for one in error.errors()
+        for one in faults
     ]
     first = errors[0]
-    detail = f"{first['field']}: {first['message']}"
-    title = InvalidRequest.title
-    return problem(request.scope, 422, InvalidRequest.slug, title, detail, errors=errors[:50])
+    detail = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
+    return {"title": InvalidRequest.title, "detail": detail, "errors": errors[:50]}
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
@@ -87,7 +118,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     """The stack goes to the log; the caller gets the request id to ask with."""
     kind = type(error).__name__
-    request_id = request.scope.get("state", {}).get("request_id", "")
+    request_id = _request_id(request.scope)
     log.error("request %s to %s failed: %s", request_id, request.scope.get("path"), kind)
     slug, title = ClipfleetError.slug, ClipfleetError.title
-    return problem(request.scope, 500, slug, title, "something went wrong on our side")
+    return problem(request.scope, 500, slug, title, UNEXPECTED)

@@ -1,123 +1,173 @@
-"""Search by text, image, id or vector."""
+"""Search by text, image, id or vector, or by a mix of them; one query or many at once."""
 
-import base64
-import binascii
+import asyncio
 import json
-import math
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, UploadFile
-from pydantic import ValidationError
+from fastapi import APIRouter, File, Request, UploadFile
+from pydantic import BeforeValidator, ValidationError, WithJsonSchema, model_validator
 
+from clipfleet.api import problems
 from clipfleet.api.depends import UsesCollection, UsesGateway
+from clipfleet.api.exact import ask_exactly
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
-from clipfleet.common.collection import Collection
+from clipfleet.api.terms import Given, Picture, given_terms, needs_model, ready_terms
+from clipfleet.common.collection import BUILTIN_FIELDS, RESERVED, Collection
 from clipfleet.common.errors import (
     ClipfleetError,
     InvalidRequest,
     NotFound,
     TooLarge,
     Unavailable,
-    Unreadable,
 )
 from clipfleet.common.filters import parse_filter
-from clipfleet.common.fleet import WorkerCard
-from clipfleet.common.identity import DEFAULT_NAMESPACE, id_problem, namespace_problem
-from clipfleet.common.images import decode
-from clipfleet.common.messages import Answer, Query, Search, Term
-from clipfleet.common.preprocess import Pixels, Preprocess
-from clipfleet.common.schemas import QueryImage, SearchIn, SearchOptions, SearchOut
+from clipfleet.common.identity import namespace_problem, text_problem
+from clipfleet.common.messages import Answer, Query, Search
+from clipfleet.common.schemas import SearchOptions, SearchOut
+from clipfleet.common.search_schemas import Refused, SearchBatchIn, SearchBatchOut, SearchIn
 
 router = APIRouter(prefix="/v1/collections/{name}/search", tags=["search"], responses=RESPONSES)
 
-LARGEST_VALUE = 1e15  # squared and summed it still fits 32 bits
+
+def _from_json(given: Any) -> Any:
+    try:
+        return json.loads(given) if isinstance(given, str) else given
+    except (ValueError, RecursionError) as error:
+        raise ValueError("filter is not JSON") from error
 
 
-@dataclass(frozen=True)
-class ByUrl:
-    """An image that is yet to be fetched."""
+class UploadedImage(SearchOptions):
+    """The options of a search as a form, and the image."""
 
-    url: str
+    file: UploadFile
+    filter: Annotated[
+        dict[str, Any] | None,
+        BeforeValidator(_from_json),
+        WithJsonSchema({"type": "string", "description": "a metadata filter as JSON"}),
+    ] = None
 
-
-AnImage = bytes | ByUrl
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_written_is_nothing_said(cls, form: Any) -> Any:
+        return {name: value for name, value in form.items() if value != ""}
 
 
 @router.post("")
 async def search(body: SearchIn, collection: UsesCollection, gateway: UsesGateway) -> SearchOut:
     """The images nearest to the query, nearest first."""
-    _check_query(body, collection, gateway)
-    try:
-        return await _run(_asked(body), body, collection, gateway)
-    except Unreadable as error:
-        raise InvalidRequest(f"image.url: {error}") from error
+    return await _search(body, collection, gateway, _turns(gateway))
 
 
 @router.post("/image")
 async def search_by_upload(
-    collection: UsesCollection,
-    gateway: UsesGateway,
-    file: Annotated[UploadFile, File(description="the query image")],
-    top_k: Annotated[int, Form(ge=1)] = 10,
-    offset: Annotated[int, Form(ge=0)] = 0,
-    filter: Annotated[str, Form(description="a metadata filter as JSON")] = "",  # noqa: A002
-    min_score: Annotated[float | None, Form()] = None,
-    namespace: Annotated[str, Form(min_length=1)] = DEFAULT_NAMESPACE,
-    include_values: Annotated[bool, Form()] = False,
+    form: Annotated[UploadedImage, File()], collection: UsesCollection, gateway: UsesGateway
 ) -> SearchOut:
     """The images nearest to an uploaded one."""
     limit = gateway.settings.limits.image_bytes
-    if (file.size or 0) > limit:
-        raise TooLarge(f"the image has {file.size} bytes; the limit is {limit}")
+    if (form.file.size or 0) > limit:
+        raise TooLarge(f"the image has {form.file.size} bytes; the limit is {limit}")
+    given = [Picture(await form.file.read())]
+    return await _run(given, form, collection, gateway, _turns(gateway))
+
+
+@router.post("/batch")
+async def search_batch(
+    body: SearchBatchIn, collection: UsesCollection, gateway: UsesGateway, request: Request
+) -> SearchBatchOut:
+    """Up to 64 queries at once. One that cannot be answered has a `problem` in its place."""
+    began = time.perf_counter()
+    queries = [_checked(raw) for raw in body.queries]
+    _check_images(queries, gateway)
+    turns = _turns(gateway)
+    asked = (_one_of_many(query, collection, gateway, turns) for query in queries)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    away = [one for one in answers if isinstance(one, Unavailable)]
+    if len(away) == len(answers):
+        raise away[0]
+    results = [
+        Refused(problem=problems.of_any(request.scope, one))
+        if isinstance(one, BaseException)
+        else one
+        for one in answers
+    ]
+    return SearchBatchOut(results=results, took_ms=_ms_since(began))
+
+
+def _checked(raw: Any) -> SearchIn | ValidationError:
     try:
-        options = SearchOptions(
-            top_k=top_k,
-            offset=offset,
-            filter=_from_json(filter),
-            min_score=min_score,
-            namespace=namespace,
-            include_values=include_values,
-        )
+        return SearchIn.model_validate(raw)
     except ValidationError as error:
-        raise InvalidRequest(str(error.errors()[0]["msg"])) from error
-    return await _run(await file.read(), options, collection, gateway)
+        return error
+
+
+def _check_images(queries: Sequence[SearchIn | ValidationError], gateway: Gateway) -> None:
+    most = gateway.settings.limits.embeds
+    asked = [query for query in queries if isinstance(query, SearchIn)]
+    images = sum(one.image is not None for query in asked for one in (query, *(query.terms or ())))
+    if images > most:
+        raise TooLarge(f"there are {images} images in one request; the limit is {most}")
+
+
+async def _one_of_many(
+    query: SearchIn | ValidationError,
+    collection: Collection,
+    gateway: Gateway,
+    turns: asyncio.Semaphore,
+) -> SearchOut:
+    if isinstance(query, ValidationError):
+        raise query
+    return await _search(query, collection, gateway, turns)
+
+
+def _turns(gateway: Gateway) -> asyncio.Semaphore:
+    return asyncio.Semaphore(gateway.settings.fetch.queries)
+
+
+async def _search(
+    body: SearchIn, collection: Collection, gateway: Gateway, turns: asyncio.Semaphore
+) -> SearchOut:
+    given = given_terms(body, collection, gateway)
+    return await _run(given, body, collection, gateway, turns)
 
 
 async def _run(
-    asked: Term | AnImage, body: SearchOptions, collection: Collection, gateway: Gateway
+    given: Sequence[Given],
+    body: SearchOptions,
+    collection: Collection,
+    gateway: Gateway,
+    turns: asyncio.Semaphore,
 ) -> SearchOut:
     began = time.perf_counter()
     _check_options(body, collection, gateway)
-    needs_model = not isinstance(asked, Term) or asked.kind == "text"
-    worker = await gateway.worker("query", collection.model, any_model=not needs_model)
-    term = asked if isinstance(asked, Term) else await image_term(asked, worker, gateway)
+    worker = await gateway.worker("query", collection.model, any_model=not needs_model(given))
+    terms = await ready_terms(given, worker, gateway, turns)
     search = Search(
         collection=collection,
-        namespace=body.namespace,
-        top_k=body.top_k,
-        offset=body.offset,
-        filter=body.filter,
-        include_values=body.include_values,
+        candidates=gateway.settings.limits.candidates,
+        **{name: getattr(body, name) for name in SearchOptions.model_fields},
     )
-    answer = await gateway.queries.ask(Query(term=term, search=search), worker.model)
+    answer = await ask(Query(terms=terms, search=search), worker.model, gateway)
+    return SearchOut(matches=list(answer.matches), took_ms=_ms_since(began))
+
+
+async def ask(query: Query, model: str, gateway: Gateway) -> Answer:
+    """The error that a worker answers with comes out."""
+    if query.search and query.search.exact:
+        answer = await ask_exactly(query, model, gateway)
+    else:
+        answer = await gateway.queries.ask(query, model)
     if answer.error:
-        gateway.forget(collection.name)
+        if query.search:
+            gateway.forget(query.search.collection.name)
         raise refusal(answer)
-    least = -math.inf if body.min_score is None else body.min_score
-    matches = [match for match in answer.matches if match.score >= least]
-    return SearchOut(matches=matches, took_ms=round(1000 * (time.perf_counter() - began), 2))
+    return answer
 
 
-async def image_term(image: AnImage, worker: WorkerCard, gateway: Gateway) -> Term:
-    """Unreadable when it cannot be fetched, BadImage when it is none."""
-    if isinstance(image, ByUrl):
-        async with gateway.urls.image(image.url) as data:
-            return await image_term(data, worker, gateway)
-    pixels = await gateway.decode(_pixels, image, worker.preprocess, gateway)
-    return Term(kind="image", value=await gateway.leave_pixels(pixels))
+def _ms_since(began: float) -> float:
+    return round(1000 * (time.perf_counter() - began), 2)
 
 
 def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway) -> None:
@@ -134,74 +184,21 @@ def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway
     if body.include_values and body.top_k * collection.dim > limits.values:
         most = limits.values // collection.dim
         raise InvalidRequest(f"with include_values, top_k is at most {most} here")
+    _check_sifting(body, gateway)
     parse_filter(body.filter or {}, collection.fields)
 
 
-def _check_query(body: SearchIn, collection: Collection, gateway: Gateway) -> None:
-    if body.text is not None:
-        check_text(body.text, gateway)
-    if body.id is not None and (problem := id_problem(body.id)):
+def _check_sifting(body: SearchOptions, gateway: Gateway) -> None:
+    most = gateway.settings.limits.candidates
+    sifts = body.group_by is not None or body.collapse is not None
+    if sifts and body.offset + body.top_k > most:
+        raise InvalidRequest(f"with group_by or collapse, offset + top_k is at most {most}")
+    if body.group_by is None:
+        return
+    if problem := text_problem("group_by", body.group_by, 256):
         raise InvalidRequest(problem)
-    if body.vector is not None:
-        check_vector(body.vector, collection)
-
-
-def check_text(text: str, gateway: Gateway) -> None:
-    longest = gateway.settings.limits.text_chars
-    if len(text) > longest:
-        raise InvalidRequest(f"the text has {len(text)} characters; {longest} at most")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequest("the text is not valid Unicode") from error
-
-
-def check_vector(vector: list[float], collection: Collection) -> None:
-    if len(vector) != collection.dim:
-        raise InvalidRequest(
-            f"the vector has {len(vector)} numbers, those of collection {collection.name!r} "
-            f"have {collection.dim}"
-        )
-    if collection.metric == "cosine" and not any(vector):
-        raise InvalidRequest("a vector of zeros has no direction to compare by cosine")
-    if any(abs(value) > LARGEST_VALUE for value in vector):
-        raise InvalidRequest(f"a number of the vector is over {LARGEST_VALUE:g}")
-
-
-def _asked(body: SearchIn) -> Term | AnImage:
-    if body.image is not None:
-        return an_image(body.image)
-    if body.text is not None:
-        return Term(kind="text", value=body.text)
-    if body.id is not None:
-        return Term(kind="id", value=body.id)
-    return Term(kind="vector", value=tuple(body.vector or ()))
-
-
-def _pixels(data: bytes, spec: Preprocess, gateway: Gateway) -> Pixels:
-    return spec.apply(decode(data, gateway.settings.limits, edge=spec.edge()).image)
-
-
-def an_image(given: QueryImage) -> AnImage:
-    return ByUrl(given.url) if given.url is not None else _from_base64(given.base64 or "")
-
-
-def _from_base64(text: str) -> bytes:
-    payload = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest("an image's base64 is not base64") from error
-
-
-def _from_json(text: str) -> dict[str, Any] | None:
-    try:
-        raw = json.loads(text) if text else None
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("filter is not JSON") from error
-    if raw is not None and not isinstance(raw, dict):
-        raise InvalidRequest("filter must be a JSON object")
-    return raw
+    if body.group_by in RESERVED - BUILTIN_FIELDS.keys():
+        raise InvalidRequest(f"{body.group_by!r} is no field to group by")
 
 
 def refusal(answer: Answer) -> ClipfleetError:

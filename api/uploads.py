@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, Response, UploadFile
@@ -55,6 +56,7 @@ async def _started(
     new: NewJob, files: Sequence[UploadFile], label: str, key: str, gateway: Gateway
 ) -> Job:
     await require_room(gateway)
+    await gateway.call(gateway.unfinished.begin, new.id)  # should we not live to make the job
     try:
         items = [
             await _stored(number, file, label, new.id, gateway) for number, file in enumerate(files)
@@ -66,6 +68,8 @@ async def _started(
     job = await gateway.call(gateway.ledger.create, new, key)
     if job.id != new.id:  # the same key made it while we stored the files
         await _forget(new, gateway)
+    with suppress(Unavailable):  # the housekeeper sees that there is a job
+        await gateway.call(gateway.unfinished.end, new.id)
     return job
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         Image,
         Job,
         Match,
+        Recall,
         SearchResult,
     )
 
@@ -32,6 +33,7 @@ __all__ = [
     "Match",
     "NotFound",
     "ProblemError",
+    "Recall",
     "SearchResult",
     "Unreachable",
     "__version__",

@@ -1,8 +1,6 @@
 """What every method of the clients sends, and how its answer is read. No input or output here,
 so that `Client` and `AsyncClient` share it."""
 
-import base64
-import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,16 +19,14 @@ from clipfleet.common.schemas import (
     JobList,
     JobState,
     Metric,
-    SearchIn,
-    SearchOptions,
     Upserted,
     VectorIn,
     VectorsIn,
 )
 from clipfleet.errors import ProblemError, Unreachable, problem_of
 from clipfleet.guess import AnySource, source_of
-from clipfleet.payloads import AnImage, Files, Numbers, Part, StoredFile
-from clipfleet.results import Collection, Failures, Image, Job, SearchResult
+from clipfleet.payloads import AnImage, Files, Part, StoredFile
+from clipfleet.results import Collection, Failures, Image, Job
 from clipfleet.retries import Outcome
 
 T = TypeVar("T")
@@ -53,10 +49,13 @@ class Call(Generic[T]):
     files: Sequence[Part] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
+    timeout_s: float | None = None  # the client's own
 
     def options(self) -> dict[str, Any]:
         """The arguments of httpx's `request`, after method and path."""
+        patience = {} if self.timeout_s is None else {"timeout": self.timeout_s}
         return {
+            **patience,
             "params": self.params,
             "json": self.json,
             "data": self.form,
@@ -150,39 +149,6 @@ def upload(
     )
 
 
-def search(
-    collection: str,
-    text: str | None,
-    image: AnImage | None,
-    id: str | None,
-    vector: Numbers | None,
-    options: SearchOptions,
-) -> Call[SearchResult]:
-    asked = {"text": text, "image": image, "id": id, "vector": vector}
-    given = [name for name, value in asked.items() if value is not None]
-    if len(given) != 1:
-        said = ", ".join(given) or "none"
-        raise ValueError(f"give exactly one of text=, image=, id=, vector= (given: {said})")
-    where = _path("collections", collection, "search")
-    if image is not None:
-        if url := payloads.image_url(image):
-            body = {"image": {"url": url}, **options.model_dump()}
-            return Call("POST", where, _read(SearchResult), json=body)
-        return _search_image(collection, payloads.image_bytes(image), options)
-    numbers = None if vector is None else payloads.numbers(vector)
-    query = SearchIn(text=text, id=id, vector=numbers, **options.model_dump())
-    return Call("POST", where, _read(SearchResult), json=query.model_dump())
-
-
-def _search_image(collection: str, image: bytes, options: SearchOptions) -> Call[SearchResult]:
-    form = {name: value for name, value in options.model_dump().items() if value is not None}
-    if "filter" in form:
-        form["filter"] = json.dumps(form["filter"])
-    where = _path("collections", collection, "search", "image")
-    part = ("file", ("query", image, "application/octet-stream"))
-    return Call("POST", where, _read(SearchResult), form=form, files=[part])
-
-
 def jobs(
     limit: int, offset: int, collection: str | None, state: JobState | Sequence[JobState] | None
 ) -> Call[list[Job]]:
@@ -251,15 +217,9 @@ def embed(
 
 def _embed(what: str, items: Any, model: str | None) -> Iterator[Call[list[list[float]]]]:
     for some in payloads.pieces(items, EMBEDDED):
-        sent = some if what == "texts" else [_image(one) for one in some]
+        sent = some if what == "texts" else [payloads.image(one) for one in some]
         body = {what: sent} if model is None else {what: sent, "model": model}
         yield Call("POST", "/v1/embed", lambda body: _read(_Embeddings)(body).embeddings, json=body)
-
-
-def _image(image: AnImage) -> dict[str, str]:
-    if url := payloads.image_url(image):
-        return {"url": url}
-    return {"base64": base64.b64encode(payloads.image_bytes(image)).decode()}
 
 
 def job_id(job: Job | str) -> str:

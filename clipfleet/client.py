@@ -18,19 +18,21 @@ import httpx
 
 from clipfleet import calls
 from clipfleet.calls import Call, OnExisting
-from clipfleet.common.schemas import FieldType, JobState, Metric, SearchOptions
+from clipfleet.common.schemas import FieldType, JobState, Metric
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.guess import AnySource
+from clipfleet.managing import Managing
 from clipfleet.options import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait
-from clipfleet.payloads import AnImage, Files, Numbers
+from clipfleet.payloads import AnImage, Files
 from clipfleet.progress import Listener, Progress, listening
-from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job, SearchResult
+from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job
 from clipfleet.retries import Outcome, pause_s
+from clipfleet.searching import Searching
 
 T = TypeVar("T")
 
 
-class Client:
+class Client(Managing, Searching):
     """`url` and `api_key` come from CLIPFLEET_URL and CLIPFLEET_API_KEY when they are not given.
 
     `retries`: how often a request is sent again, where `clipfleet.retries` finds it safe.
@@ -175,33 +177,6 @@ class Client:
             yield from page
             if len(page) < PAGE:
                 return
-
-    def search(
-        self,
-        collection: str = "images",
-        *,
-        text: str | None = None,
-        image: AnImage | None = None,
-        id: str | None = None,
-        vector: Numbers | None = None,
-        top_k: int = 10,
-        offset: int = 0,
-        filter: Mapping[str, Any] | None = None,
-        min_score: float | None = None,
-        namespace: str = "default",
-        include_values: bool = False,
-    ) -> SearchResult:
-        """The images nearest to one of: words, an image (path, URL, bytes, open file or
-        Pillow's), the id of an image that is in, or a vector. Nearest first."""
-        options = SearchOptions(
-            top_k=top_k,
-            offset=offset,
-            filter=None if filter is None else dict(filter),
-            min_score=min_score,
-            namespace=namespace,
-            include_values=include_values,
-        )
-        return self._do(calls.search(collection, text, image, id, vector, options))
 
     def upsert(
         self,

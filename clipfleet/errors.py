@@ -61,5 +61,11 @@ def problem_of(response: httpx.Response) -> ProblemError:
         problem = None
     if not isinstance(problem, dict):
         problem = {"status": response.status_code, "detail": response.text[:300]}
-    kind = NotFound if response.status_code == 404 else ProblemError
-    return kind(response.status_code, problem)
+    return problem_error(problem, response.status_code)
+
+
+def problem_error(problem: Mapping[str, Any], status: int | None = None) -> ProblemError:
+    """`status`: that of the answer; else the problem says it itself."""
+    told = int(problem.get("status", 0)) if status is None else status
+    kind = NotFound if told == 404 else ProblemError
+    return kind(told, problem)

@@ -1,5 +1,6 @@
 """What users hand over - paths, bytes, open files, Pillow images, arrays - as it travels."""
 
+import base64
 import io
 import mimetypes
 import os
@@ -49,6 +50,13 @@ def image_bytes(image: AnImage) -> bytes:
     if not isinstance(data, bytes):
         raise TypeError("an image must be opened in binary mode")
     return data
+
+
+def image(given: AnImage) -> dict[str, str]:
+    """An image inside a JSON document: its URL, or its file."""
+    if url := image_url(given):
+        return {"url": url}
+    return {"base64": base64.b64encode(image_bytes(given)).decode()}
 
 
 def _png(image: PillowImage) -> bytes:

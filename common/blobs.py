@@ -1,6 +1,7 @@
 """Uploaded bytes, in a folder or a bucket. The gateway writes, workers read."""
 
 import shutil
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import fsspec
@@ -63,6 +64,10 @@ class Blobs:
         except OSError as error:
             reason = error.strerror or str(error)
             raise BlobsUnavailable(f"the blob store cannot be written: {reason}") from error
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
 
     def delete_below(self, prefix: str) -> None:
         path = self._path(prefix)

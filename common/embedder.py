@@ -25,6 +25,11 @@ class Embedder(Protocol):
     @property
     def preprocess(self) -> Preprocess: ...
 
+    @property
+    def batch(self) -> int:
+        """How many images are worth handing over at once."""
+        ...
+
     def pixels(self, image: Image.Image) -> Pixels:
         """What `preprocess` makes of an RGB image, but for rounding. Thread-safe."""
         ...
@@ -40,6 +45,7 @@ class HashEmbedder:
     """Deterministic nonsense: equal items get equal embeddings, others unrelated ones."""
 
     device = "none"
+    batch = 32
     preprocess = Preprocess(shortest=8, height=8, width=8)
 
     def __init__(self, dim: int = 16) -> None:

@@ -6,7 +6,7 @@ Compiling to a store's own language is that store's business.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from clipfleet.common.collection import (
     BUILTIN_BYTES,
@@ -20,12 +20,12 @@ from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.identity import text_problem
 
 Scalar = str | int | float | bool
-Op = Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists"]
+Op = Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$prefix", "$exists"]
 
 MAX_DEPTH = 8
 MAX_NODES = 256
 MAX_LIST = 1_000
-_OPS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists")
+_OPS: tuple[Op, ...] = get_args(Op)
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class _Parser:
             return Not(self.tree(value, depth + 1))
         if key.startswith("$"):
             raise InvalidRequest(f"unknown operator {_short(key)} in the filter")
-        return self._field(key, value)
+        return self._field(key, value, depth)
 
-    def _field(self, name: str, condition: Any) -> Filter:
+    def _field(self, name: str, condition: Any, depth: int) -> Filter:
         if problem := text_problem("it", name, 256):
             raise InvalidRequest(f"{_short(name)} cannot name a metadata field: {problem}")
         field = Field(name, self._fields.get(name))
@@ -116,7 +116,17 @@ class _Parser:
             condition = {"$eq": condition}
         if not condition:
             raise InvalidRequest(f"the condition on {name!r} is empty")
-        return _all_of([self._compare(field, op, value) for op, value in condition.items()])
+        return _all_of([self._one(field, op, value, depth) for op, value in condition.items()])
+
+    def _one(self, field: Field, op: str, value: Any, depth: int) -> Filter:
+        """`{"year": {"$not": {"$gt": 1}}}` denies a condition, `$not` on its own a filter."""
+        if op != "$not":
+            return self._compare(field, op, value)
+        if not isinstance(value, Mapping):
+            raise InvalidRequest(f"$not takes a condition, like {{'$gt': 1}}, not {_short(value)}")
+        if depth >= MAX_DEPTH:
+            raise InvalidRequest(f"the filter is nested deeper than {MAX_DEPTH} levels")
+        return Not(self._field(field.name, value, depth + 1))
 
     def _compare(self, field: Field, op: str, value: Any) -> Compare:
         if op not in _OPS:
@@ -128,8 +138,10 @@ class _Parser:
         if op in ("$in", "$nin"):
             if not isinstance(value, list) or len(value) > MAX_LIST:
                 raise InvalidRequest(f"{op} takes a list of at most {MAX_LIST} values")
-            return Compare(field, op, tuple(_scalar(field, one) for one in value))  # type: ignore[arg-type]
-        return Compare(field, op, _scalar(field, value))  # type: ignore[arg-type]
+            return Compare(field, op, tuple(_scalar(field, one) for one in value))
+        if op == "$prefix" and (not isinstance(value, str) or field.kind not in ("string", None)):
+            raise InvalidRequest(f"$prefix is for text; {field.name!r} or its value is none")
+        return Compare(field, op, _scalar(field, value))
 
 
 def _all_of(parts: list[Filter]) -> Filter:
@@ -164,6 +176,8 @@ def _compare(op: Op, mine: Any, value: Any) -> bool:
     if op in ("$eq", "$in"):
         wanted = value if op == "$in" else (value,)
         return any(_equal(mine, one) for one in wanted)
+    if op == "$prefix":
+        return isinstance(mine, str) and mine.startswith(value)
     return _order(op, mine, value) if _ordered(mine, value) else False
 
 

@@ -18,6 +18,8 @@ CARD_S = 15.0
 IDS = "clipfleet:workers"
 CARD = "clipfleet:worker:"
 PLANNERS = "clipfleet:planners"
+LAST_WORD = "clipfleet:last-word:"
+WORD_S = 300
 
 
 class WorkerCard(BaseModel):
@@ -41,6 +43,14 @@ class Fleet(Protocol):
     def announce(self, card: WorkerCard) -> None: ...
 
     def leave(self, worker: str) -> None: ...
+
+    def leave_word(self, model: str, why: str) -> None:
+        """Why a worker of this model ended itself, for those who miss it."""
+        ...
+
+    def last_word(self, model: str) -> str:
+        """Of the last minutes; "" when there is none."""
+        ...
 
     def alive(self) -> list[WorkerCard]: ...
 
@@ -69,12 +79,19 @@ class MemoryFleet:
     def __init__(self) -> None:
         self._cards: dict[str, WorkerCard] = {}
         self._planners: set[str] = set()
+        self._words: dict[str, str] = {}
 
     def announce(self, card: WorkerCard) -> None:
         self._cards[card.id] = card
 
     def leave(self, worker: str) -> None:
         self._cards.pop(worker, None)
+
+    def leave_word(self, model: str, why: str) -> None:
+        self._words[model] = why
+
+    def last_word(self, model: str) -> str:
+        return self._words.get(model, "")
 
     def alive(self) -> list[WorkerCard]:
         return [c for c in self._cards.values() if time.time() - c.progress_at < CARD_S]
@@ -103,6 +120,15 @@ class RedisFleet:
             pipe.srem(IDS, worker)
             pipe.delete(CARD + worker)
             pipe.execute()
+
+    def leave_word(self, model: str, why: str) -> None:
+        with answering():
+            self._redis.set(LAST_WORD + model, why, ex=WORD_S)
+
+    def last_word(self, model: str) -> str:
+        with answering():
+            found: Any = self._redis.get(LAST_WORD + model)
+        return found.decode() if found else ""
 
     def alive(self) -> list[WorkerCard]:
         with answering():

@@ -47,10 +47,14 @@ class Term(BaseModel):
 
     kind: Literal["text", "image", "id", "vector"]
     value: str | tuple[float, ...]
+    weight: float = 1.0
 
 
 class Search(BaseModel):
-    """Where to look for the images nearest to a query, and what of them to give back."""
+    """Where to look for the images nearest to a query, and what of them to give back.
+
+    `candidates`: how many matches are looked at to fill a page with `group_by` or `collapse`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,20 +63,42 @@ class Search(BaseModel):
     top_k: int
     offset: int = 0
     filter: dict[str, Any] | None = None
+    min_score: float | None = None
+    group_by: str | None = None
+    group_size: int = 1
+    collapse: float | None = None
+    candidates: int = 2_000
     include_values: bool = False
+    include_metadata: bool = True
+    exact: bool = False
+
+
+Speed = Literal["image", "text", "none"]
 
 
 class Query(BaseModel):
-    """Without a search, its embedding itself is the answer."""
+    """Its terms are weighted and added up. Without a search, their sum itself is the answer."""
 
     model_config = ConfigDict(frozen=True)
 
-    term: Term
+    terms: tuple[Term, ...]
     search: Search | None = None
+
+    @classmethod
+    def of(cls, term: Term, search: Search | None = None) -> "Query":
+        return cls(terms=(term,), search=search)
+
+    @property
+    def speed(self) -> Speed:
+        """What the model has to embed for it; of several kinds the slowest."""
+        kinds = {term.kind for term in self.terms}
+        if "image" in kinds:
+            return "image"
+        return "text" if "text" in kinds else "none"
 
 
 class QueryBatch(Message):
-    """Queries of one kind that waited together. `deadline`: unix seconds, then nobody listens."""
+    """Queries of one speed that waited together. `deadline`: unix seconds, then nobody listens."""
 
     task: ClassVar[str] = "clipfleet.query"
     lane: ClassVar[Lane] = "query"
@@ -81,6 +107,11 @@ class QueryBatch(Message):
     reply_to: str
     deadline: float
     queries: tuple[Query, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether answering takes long: every image is compared."""
+        return any(query.search and query.search.exact for query in self.queries)
 
 
 class Answer(BaseModel):

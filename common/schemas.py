@@ -1,8 +1,15 @@
 """What travels over HTTP. Needs pydantic only, so the client can share it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    field_validator,
+    model_validator,
+)
 
 from clipfleet.common.sources import EXAMPLES, Source
 
@@ -131,37 +138,28 @@ class SearchOptions(Request):
     """What every search takes, whatever it asks with."""
 
     top_k: int = Field(10, ge=1)
-    offset: int = Field(0, ge=0)
+    offset: int = Field(0, ge=0, description="matches to leave out before the first")
     filter: dict[str, Any] | None = None
     min_score: FiniteFloat | None = None
     namespace: Namespace = "default"
-    include_values: bool = False
-
-
-class SearchIn(SearchOptions):
-    """Exactly one of `text`, `image`, `id`, `vector`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"text": "a church at night", "top_k": 5},
-                {"id": "/photos/church.jpg", "filter": {"label": {"$in": ["church", "house"]}}},
-                {"image": {"url": "https://example.org/church.jpg"}},
-            ]
-        }
+    group_by: str | None = Field(
+        None, min_length=1, max_length=256, description="label, or any field of the metadata"
     )
-
-    text: str | None = Field(None, min_length=1)
-    image: QueryImage | None = None
-    id: str | None = Field(None, min_length=1, max_length=2_048)
-    vector: Values | None = None
+    group_size: int = Field(1, ge=1, description="matches of each group, at most")
+    collapse: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="leave out what is this near (as a cosine) to a match that is shown",
+    )
+    include_values: bool = False
+    include_metadata: bool = True
+    exact: bool = Field(False, description="compare with every image instead of asking the index")
 
     @model_validator(mode="after")
-    def _one_query(self) -> "SearchIn":
-        given = [n for n in ("text", "image", "id", "vector") if getattr(self, n) is not None]
-        if len(given) != 1:
-            said = ", ".join(given) or "none"
-            raise ValueError(f"give exactly one of text, image, id, vector (given: {said})")
+    def _groups_by_something(self) -> Self:
+        if self.group_size != 1 and self.group_by is None:
+            raise ValueError("group_size needs group_by")
         return self
 
 
@@ -190,7 +188,10 @@ class EmbedOut(BaseModel):
 
 
 class MatchOut(BaseModel):
-    """`score`: cosine or dot product, higher is nearer; euclidean: the distance, lower is."""
+    """`score`: cosine or dot product, higher is nearer; euclidean: the distance, lower is.
+
+    `duplicates`: how many others that were looked at `collapse` left out for this one.
+    """
 
     id: str
     score: float
@@ -198,6 +199,7 @@ class MatchOut(BaseModel):
     label: str | None
     metadata: dict[str, Any]
     values: list[float] | None = None
+    duplicates: int | None = None
 
 
 class SearchOut(BaseModel):
@@ -211,6 +213,14 @@ class VectorIn(Request):
     uri: str = ""
     label: str = ""
     metadata: dict[str, Any] = {}
+    content_hash: str = Field(
+        "",
+        pattern="^([0-9a-f]{32})?$",
+        description="of the image as an export has it: a job then skips what has not changed",
+    )
+    bytes: int = Field(0, ge=0, le=2**62)
+    width: int = Field(0, ge=0, le=2**62)
+    height: int = Field(0, ge=0, le=2**62)
 
 
 class VectorsIn(Request):

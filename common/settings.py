@@ -31,12 +31,19 @@ class Limits(BaseModel):
     top_k: int = Field(1_000, description="matches in one answer")
     values: int = Field(500_000, description="numbers in one answer: top_k x dim with values")
     window: int = Field(10_000, description="offset + top_k of a search")
+    candidates: int = Field(
+        2_000, description="matches looked at to fill a page with group_by or collapse"
+    )
+    query_terms: int = Field(16, description="terms of one query")
     vectors: int = Field(1_000, description="own vectors in one request")
     metadata_bytes: int = Field(32_000, description="metadata of one image as JSON, bytes")
     embeds: int = Field(64, description="texts or images in one request for embeddings")
     event_streams: int = Field(200, description="followers of jobs' events, per gateway")
-    query_batch: int = Field(64, description="queries in one message")
+    query_batch: int = Field(64, description="queries in one message, or terms of them")
     query_queue: int = Field(1_024, description="queries waiting in one gateway, per lane")
+    exact_rows: int = Field(100_000, description="images that an exact search compares with")
+    recall_sample: int = Field(256, description="queries in one measurement of recall")
+    exports: int = Field(4, description="collections exported at once, per gateway")
     query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
 
 
@@ -81,8 +88,9 @@ class Settings(BaseSettings):
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
     decode_threads: int = 4
     thumbnail_edge: int = Field(256, ge=0, le=2_048, description="longest side, pixels; 0: none")
-    embed_batch: int = Field(0, description="images per forward pass; 0: by device")
+    embed_batch: int = Field(0, description="items in a forward pass; 0: by device")
     query_timeout_s: float = 15.0
+    exact_timeout_s: float = Field(45.0, description="one exact search")
     call_timeout_s: float = Field(5.0, description="one call to Redis or Milvus from the gateway")
     lease_s: float = Field(15.0, description="a claim on a chunk, unless renewed")
     chunk_s: float = Field(4.0, description="how long a chunk should take a worker")

@@ -41,7 +41,7 @@ class Up:
         or `gateway`, found by its command line."""
         words = {
             "valkey": "valkey-server",
-            "milvus": "milvus-lite",
+            "milvus": "clipfleet.embedded.milvus_lite",
             "planner": "clipfleet.workers.planner",
             "worker-ingest-1": "worker-ingest-1@",
             "worker-query": "worker-query@",

@@ -4,7 +4,8 @@ Any dual encoder that `AutoModel` loads with `get_image_features` and `get_text_
 (Radford et al. 2021), SigLIP (Zhai et al. 2023), SigLIP 2, vision-text dual encoders.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from clipfleet.common.preprocess import REDUCING_GAP, Pixels, Preprocess, by_pil
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 
 MAX_TOKENS = 512  # tokenizers without a limit say 10^30
-TEXT_BATCH = 64
 TORCH_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
-IMAGE_BATCH = {"cpu": 32, "mps": 64, "cuda": 256}
+CORES = torch.get_num_threads()  # OMP_NUM_THREADS sets it
+PASS = {"cpu": 8, "mps": 64, "cuda": 256}  # items in one forward pass
 
 
 class ClipEmbedder:
@@ -35,7 +36,8 @@ class ClipEmbedder:
         # NHWC: the carried model's convolutions need it for their speed on a CPU (its card).
         self._model = self._model.to(device, memory_format=torch.channels_last).eval()
         self._where = {"device": device, "dtype": dtype}
-        self._batch = settings.embed_batch or IMAGE_BATCH.get(device.type, 32)
+        self._passes = _Passes(device, settings.embed_batch or PASS.get(device.type, 32))
+        self.batch = self._passes.batch
         self._tokens = _token_arguments(self._model, self._tokenizer)
         self.preprocess = preprocess_of(processor)
         self._factor, self._offset = _normalisation(processor, self.preprocess.width, device)
@@ -47,11 +49,11 @@ class ClipEmbedder:
         return self.preprocess.apply(image, resize=_resized)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
-        rows = [self._image_batch(part) for part in _parts(pixels, self._batch)]
+        rows = self._passes.run(self._image_batch, pixels)
         return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
-        rows = [self._text_batch(part) for part in _parts(texts, TEXT_BATCH)]
+        rows = self._passes.run(self._text_batch, texts)
         return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
 
     def normalised(self, pixels: NDArray[np.uint8]) -> Any:
@@ -81,6 +83,30 @@ class ClipEmbedder:
                 f"embeddings of {text.shape[1]}: not a dual encoder"
             )
         return int(image.shape[1])
+
+
+class _Passes:
+    """Forward passes of a few items each; on a CPU one per core at a time, of one thread each.
+
+    The threads of one pass wait for each other, spinning, at every layer: on cores that others
+    use, too, that costs several times the work (docs/decisions/0011). OMP_NUM_THREADS bounds
+    how many cores are used.
+    """
+
+    def __init__(self, device: Any, size: int) -> None:
+        self._size, self._at_once = size, 1
+        if device.type == "cpu":
+            self._at_once = CORES
+            torch.set_num_threads(1)
+            self._threads = ThreadPoolExecutor(self._at_once, "model")
+        self.batch = size * (2 * self._at_once if self._at_once > 1 else 1)
+
+    def run(self, embed: Callable[[Any], Embeddings], items: Any) -> list[Embeddings]:
+        size = min(self._size, -(-len(items) // self._at_once)) or 1
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        if self._at_once == 1 or len(parts) < 2:
+            return [embed(part) for part in parts]
+        return list(self._threads.map(embed, parts))
 
 
 def preprocess_of(processor: Any) -> Preprocess:
@@ -217,7 +243,3 @@ def _unit(features: Any) -> Embeddings:
     vectors = getattr(features, "pooler_output", features).float()
     unit = torch.nn.functional.normalize(vectors, dim=-1)
     return np.asarray(unit.cpu().numpy(), np.float32)
-
-
-def _parts(items: Any, size: int) -> Iterator[Any]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,5 +1,5 @@
-"""Jobs that ended long ago go, with their failures and uploads. Beside every planner; one at a time
-keeps house."""
+"""Jobs that ended long ago go, with their failures and uploads, and so do uploads that never became
+a job. Beside every planner; one at a time keeps house."""
 
 import logging
 import threading
@@ -7,6 +7,7 @@ import threading
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.ledger import FINAL, Job, Ledger
+from clipfleet.common.unfinished import Unfinished
 from clipfleet.common.uploads import has_uploads, uploads_of
 
 log = logging.getLogger(__name__)
@@ -19,13 +20,20 @@ DAY_S = 86_400.0
 class Housekeeper:
     """`days`: how long an ended job is kept; 0: for ever."""
 
-    def __init__(self, name: str, ledger: Ledger, blobs: Blobs, days: float) -> None:
+    def __init__(
+        self, name: str, ledger: Ledger, unfinished: Unfinished, blobs: Blobs, days: float
+    ) -> None:
         self._name, self._ledger, self._blobs, self._days = name, ledger, blobs, days
-        self._every_s = max(1.0, min(EVERY_S, days * DAY_S))
+        self._unfinished = unfinished
+        self._every_s = max(1.0, min(EVERY_S, days * DAY_S)) if days else EVERY_S
 
     def tidy(self) -> int:
         """One round: how many jobs went."""
-        if not self._days or not self._ledger.keep_house(self._name, 2 * self._every_s):
+        if not self._ledger.keep_house(self._name, 2 * self._every_s):
+            return 0
+        for job_id in self._unfinished.older(DAY_S, MOST):
+            self._sweep(job_id)
+        if not self._days:
             return 0
         expired = self._ledger.ended(self._days * DAY_S, MOST)
         return sum(self._remove(job_id) for job_id in expired)
@@ -57,6 +65,15 @@ class Housekeeper:
         except NotFound:  # somebody else was faster
             return False
         return True
+
+    def _sweep(self, job_id: str) -> None:
+        """An upload begun so long ago that nobody is still at it."""
+        try:
+            self._ledger.job(job_id)  # it was made, and the note stayed
+        except NotFound:
+            log.info("removing what is left of an upload that never became job %s", job_id)
+            self._blobs.delete_below(uploads_of(job_id))
+        self._unfinished.end(job_id)
 
     def _is_being_retried(self, job: Job) -> bool:
         try:

@@ -21,14 +21,13 @@ from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, 
 from clipfleet.common.messages import IngestChunk
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
+from clipfleet.workers.device import BrokenDevice
 from clipfleet.workers.lease import Interrupted, Lease
 from clipfleet.workers.places import Places
 from clipfleet.workers.prepare import Failed, Prepare, Ready, Unchanged
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-SUB_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,10 @@ class WrongModel(Exception):
 
 
 def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
-    """How many images were worked on: 0 when the message was late, doubled or for a dead job."""
+    """How many images were worked on: 0 when the message was late, doubled or for a dead job.
+
+    BrokenDevice when this worker can do no more; the chunk is handed back then.
+    """
     settings = parts.settings
     claim = parts.ledger.claim(message.job_id, message.no, parts.worker, settings.lease_s)
     if isinstance(claim, Refusal):
@@ -74,6 +76,11 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
         _cancel(parts.ledger, claim, str(error))
     except (Interrupted, Unavailable):
         _hand_back(parts.ledger, claim, count_attempt=False)
+    except BrokenDevice as error:
+        _hand_back(parts.ledger, claim, count_attempt=False)
+        with suppress(Unavailable):
+            parts.ledger.note(claim.job_id, f"{error}; its worker ends and is to be started anew")
+        raise
     except Exception:
         log.exception("chunk %s/%s failed; it will be tried again", claim.job_id, claim.no)
         _hand_back(parts.ledger, claim, count_attempt=True)
@@ -158,8 +165,8 @@ class _Chunk:
             return
         if not items:
             return
-        keys = list(items)
-        parts = [keys[start : start + SUB_BATCH] for start in range(0, len(keys), SUB_BATCH)]
+        keys, size = list(items), self._parts.embedder.batch
+        parts = [keys[start : start + size] for start in range(0, len(keys), size)]
         ahead = submit(parts[0])
         for following in [*parts[1:], []]:
             current, ahead = ahead, submit(following)
@@ -194,29 +201,27 @@ class _Chunk:
             return []
         try:
             rows = self._parts.embedder.embed_images(np.stack([one.pixels for one in batch]))
+        except BrokenDevice:
+            raise
         except Exception:
             return self._embedded_one_by_one(batch)
         records = [self._record(one, row) for one, row in zip(batch, rows, strict=True)]
         return [record for record in records if record]
 
     def _embedded_one_by_one(self, batch: Sequence[Ready]) -> list[Record]:
-        """Fail the images that the model fails on. When it fails on all of several, it is the
-        model or its device that is broken: then that error comes out."""
+        """Fail the images that the model fails on."""
         records: list[Record] = []
-        failed: list[tuple[Item, Exception]] = []
         for one in batch:
             try:
                 (row,) = self._parts.embedder.embed_images(one.pixels[None])
+            except BrokenDevice:
+                raise
             except Exception as error:
-                failed.append((one.item, error))
+                log.error("an image could not be embedded", exc_info=error)
+                self._fail(one.item, "embed", f"the model failed on it: {error}"[:300])
                 continue
             if record := self._record(one, row):
                 records.append(record)
-        if len(failed) == len(batch) > 1:
-            raise failed[0][1]
-        for item, why in failed:
-            log.error("an image could not be embedded", exc_info=why)
-            self._fail(item, "embed", f"the model failed on it: {why}"[:300])
         return records
 
     def _record(self, one: Ready, row: Vectors) -> Record | None:

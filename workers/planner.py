@@ -11,9 +11,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from typing import TypeVar
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.broker import PRIORITIES, CeleryPublisher, Publisher, make_celery
@@ -26,29 +27,32 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.settings import Settings
+from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.places import BucketAway, Places
+from clipfleet.workers.readers import Readers
 from clipfleet.workers.retry_source import Retry
-from clipfleet.workers.sources import Listed, Source, SourceError, open_source
+from clipfleet.workers.sources import Source, SourceError, open_source
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LEASE_S = 10.0
-LISTING_S = 1.0  # of one source at a time
 IDLE_S = 0.2
 LOST_S = 300.0  # one that nobody claimed for so long, however full the queue
 TURN_S = 10.0  # one that was sent when its job had more under way, and now has none: send it first
 RESEND_S = 3.0  # a message on an empty queue that nobody claimed for so long is lost
+NOBODY = "no live worker serves the ingest lane of model"
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
 
 
-@dataclass
-class Stream:
-    """A source being read, and how far; `cursor` is checked against the ledger's."""
+@dataclass(frozen=True)
+class Hungry:
+    """A job that has room for a chunk; `ahead`: how many it has."""
 
-    source: Source
-    listed: Iterator[Listed]
-    cursor: str
+    job: Job
+    lease: PlanLease
+    ahead: int
 
 
 class Planner:
@@ -60,10 +64,11 @@ class Planner:
         publisher: Publisher,
         settings: Settings,
         places: Places,
+        readers: Readers | None = None,
     ) -> None:
         self._name, self._ledger, self._fleet = name, ledger, fleet
         self._publisher, self._settings, self._places = publisher, settings, places
-        self._streams: dict[str, Stream] = {}
+        self._readers = readers or Readers()
         self._first: dict[str, set[int]] = {}  # by job, chunks sent before everybody else's
         self._announced_at = float("-inf")
 
@@ -71,11 +76,14 @@ class Planner:
         """One round over all jobs, a chunk planned for each at most. Whether there was any."""
         self._announce()
         active = self._ledger.active()
-        for known in (self._streams, self._first):
-            for job_id in known.keys() - set(active):
-                del known[job_id]
+        self._readers.keep(active)
+        for job_id in self._first.keys() - set(active):
+            del self._first[job_id]
         cards = self._fleet.alive() if active else []
-        planned = [self._tend_alone(job_id, cards) for job_id in active]
+        tended = [self._alone(job_id, partial(self._tend, job_id, cards)) for job_id in active]
+        self._readers.wait()
+        hungry = [one for one in tended if one]
+        planned = [self._alone(one.job.id, partial(self._plan, one)) for one in hungry]
         return any(planned)
 
     def _announce(self) -> None:
@@ -88,41 +96,54 @@ class Planner:
         for job_id in self._ledger.active():
             self._ledger.lease(job_id, self._name, 0)
 
-    def _tend_alone(self, job_id: str, cards: list[WorkerCard]) -> bool:
+    def _alone(self, job_id: str, do: Callable[[], T]) -> T | None:
         """A job that cannot be tended must not keep the others waiting."""
         try:
-            return self._tend(job_id, cards)
+            return do()
         except Unavailable:
             raise
         except NotFound:  # it was removed just now
-            return False
+            return None
         except Exception:
             log.exception("job %s cannot be planned; going on with the others", job_id)
-            return False
+            return None
 
-    def _tend(self, job_id: str, cards: list[WorkerCard]) -> bool:
+    def _tend(self, job_id: str, cards: list[WorkerCard]) -> Hungry | None:
         lease = self._ledger.lease(job_id, self._name, LEASE_S)
         if lease is None:
-            self._streams.pop(job_id, None)
-            return False
+            self._readers.drop(job_id)
+            return None
         job = self._ledger.job(job_id)
         workers = serving(cards, "ingest", job.new.model)
         if not workers:
-            waiting = f"no live worker serves the ingest lane of model {job.new.model!r}"
-            self._ledger.note(job_id, waiting)
+            self._ledger.note(job_id, self._nobody(job.new.model))
+        elif job.waiting.startswith(NOBODY):
+            self._ledger.note(job_id, "")
         chunks = self._ledger.open_chunks(job_id)
         self._supervise(job, chunks)
         window = max(4, 2 * len(workers) + 2)
         if lease.planned or len(chunks) >= window:
-            return False
+            return None
         size = _chunk_size(workers, self._settings.chunk_s)
-        return self._plan(job, lease, size, len(chunks))
+        if not self._readers.ask(job_id, lease.cursor, size, lambda: self._opened(job)):
+            self._ledger.note(job_id, "many other jobs' sources are being read, and do not answer")
+        return Hungry(job, lease, len(chunks))
 
-    def _plan(self, job: Job, lease: PlanLease, size: int, ahead: int) -> bool:
-        """What was taken from a stream is planned, or the stream is opened anew at the cursor."""
+    def _nobody(self, model: str) -> str:
+        word = self._fleet.last_word(model)
+        why = f"; the last one ended itself: {word}" if word else ""
+        return f"{NOBODY} {model!r}{why}"
+
+    def _plan(self, hungry: Hungry) -> bool:
+        """What was taken from a source is planned, or the source is opened anew at the cursor."""
+        job, lease = hungry.job, hungry.lease
+        reader = self._readers.answered(job.id)
+        if reader is None:
+            if complaint := self._readers.complaint(job.id):
+                self._ledger.note(job.id, complaint)
+            return False
         try:
-            stream = self._stream(job, lease)
-            listed = _taken(stream, size)
+            listed = reader.taken()
         except SourceError as error:
             return self._ledger.end_plan(job.id, lease.token, str(error))
         except (BucketAway, BlobsUnavailable) as error:  # what was taken is listed again
@@ -134,27 +155,25 @@ class Planner:
             log.exception("job %s: the source cannot be read", job.id)
             said = f"the source cannot be read: {error!r}"
             return self._ledger.end_plan(job.id, lease.token, said)
+        if reader.complained_at:
+            self._ledger.note(job.id, "")
         if not listed:
-            nothing = "" if job.total else stream.source.nothing_found()
+            nothing = "" if job.total else reader.nothing_found()
             return self._ledger.end_plan(job.id, lease.token, nothing)
-        again = self._ledger.lease(job.id, self._name, LEASE_S)  # listing may have taken long
-        if again is None or again.cursor != stream.cursor:
+        again = self._ledger.lease(job.id, self._name, LEASE_S)  # a round may take long
+        if again is None or again.cursor != reader.cursor:
             return True
         items = [one.item for one in listed]
-        no = self._ledger.plan(job.id, again.token, items, again.cursor, listed[-1].cursor)
+        no = self._ledger.plan(job.id, again.token, items, reader.cursor, listed[-1].cursor)
         if no is not None:
-            stream.cursor = listed[-1].cursor
-            self._streams[job.id] = stream
-            self._send(job, no, ahead)
+            self._readers.put_back(job.id, reader, listed[-1].cursor)
+            self._send(job, no, hungry.ahead)
         return True
 
-    def _stream(self, job: Job, lease: PlanLease) -> Stream:
-        stream = self._streams.pop(job.id, None)
-        if stream is None or stream.cursor != lease.cursor:
-            source = self._open(job)
-            stream = Stream(source, source.stream(lease.cursor), lease.cursor)
-            threading.Thread(target=self._estimate, args=(job.id, source), daemon=True).start()
-        return stream
+    def _opened(self, job: Job) -> Source:
+        source = self._open(job)
+        threading.Thread(target=self._estimate, args=(job.id, source), daemon=True).start()
+        return source
 
     def _open(self, job: Job) -> Source:
         if job.new.retry_of:
@@ -203,28 +222,6 @@ class Planner:
             self._first.setdefault(job.id, set()).add(no)
 
 
-def _taken(stream: Stream, size: int) -> list[Listed]:
-    """What came before a source broke off is planned first; then the error comes out. Of a slow
-    source a small chunk has to do, or the other jobs would wait for it."""
-    taken: list[Listed] = []
-    until = time.monotonic() + LISTING_S
-    try:
-        for one in islice(stream.listed, size):
-            taken.append(one)
-            if time.monotonic() > until:
-                break
-    except SourceError as error:
-        if not taken:
-            raise
-        stream.listed = _raising(error)
-    return taken
-
-
-def _raising(error: SourceError) -> Iterator[Listed]:
-    raise error
-    yield
-
-
 def _chunk_size(workers: list[WorkerCard], seconds: float) -> int:
     """As many images as a worker does in the time a chunk should take."""
     rates = [worker.rate for worker in workers if worker.rate]
@@ -264,7 +261,8 @@ def main() -> None:
     ledger, blobs = RedisLedger(client), Blobs(settings.blobs)
     places = Places(settings, blobs, Fetcher(settings.fetch))
     planner = Planner(name, ledger, RedisFleet(client), publisher, settings, places)
-    keeper = Housekeeper(name, ledger, blobs, settings.retention_days)
+    unfinished = RedisUnfinished(client)
+    keeper = Housekeeper(name, ledger, unfinished, blobs, settings.retention_days)
     threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()
     log.info("planner %s is at work", name)
     run(planner, stopping)

@@ -1,4 +1,4 @@
-"""One batch of queries: embed them in one pass, one search per group of equal parameters."""
+"""One batch of queries: one pass per kind of term, one search per group of equal parameters."""
 
 import logging
 from collections.abc import Sequence
@@ -10,12 +10,15 @@ from clipfleet.common.catalogue import Catalogue
 from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import InvalidRequest, NotFound, Unavailable
-from clipfleet.common.filters import parse_filter
 from clipfleet.common.identity import primary_key
 from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Search
 from clipfleet.common.replies import Replies
 from clipfleet.common.schemas import MatchOut
-from clipfleet.common.store import Match, Record, Store, Vectors
+from clipfleet.common.store import Record, Store, Vectors
+from clipfleet.workers.combine import combine
+from clipfleet.workers.exact import Bounds
+from clipfleet.workers.find import find
+from clipfleet.workers.ranking import Kept
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +33,29 @@ class QueryParts:
     store: Store
     catalogue: Catalogue
     replies: Replies
+    exact: Bounds = field(default_factory=Bounds)
+
+
+Place = tuple[int, int]  # of a query in the batch, of a term in the query
 
 
 @dataclass
 class _Work:
-    """Vectors found so far and answers already given, by the query's place in the batch."""
+    """What is found so far, by place, and answers already given, by the query's."""
 
     queries: Sequence[Query]
+    terms: dict[Place, Vectors] = field(default_factory=dict)
     vectors: dict[int, Vectors] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)
 
-    def of_kind(self, kind: str) -> list[int]:
-        return [n for n, query in enumerate(self.queries) if query.term.kind == kind]
+    def of_kind(self, kind: str) -> dict[Place, str | tuple[float, ...]]:
+        """The values of such terms."""
+        return {
+            (n, t): term.value
+            for n, query in enumerate(self.queries)
+            for t, term in enumerate(query.terms)
+            if term.kind == kind
+        }
 
 
 def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
@@ -51,6 +65,7 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
     work = _Work(batch.queries)
     try:
         _embed(work, parts)
+        _combine(work)
         _search(work, parts)
     except Unavailable as error:
         _answer_the_rest(work, Answer(error="unavailable", detail=error.detail))
@@ -68,32 +83,30 @@ def _answer_the_rest(work: _Work, answer: Answer) -> None:
 
 
 def _embed(work: _Work, parts: QueryParts) -> None:
-    for n in work.of_kind("vector"):
-        work.vectors[n] = np.asarray(work.queries[n].term.value, np.float32)
+    for place, value in work.of_kind("vector").items():
+        work.terms[place] = np.asarray(value, np.float32)
     if texts := work.of_kind("text"):
-        rows = parts.embedder.embed_texts([str(work.queries[n].term.value) for n in texts])
-        work.vectors.update(zip(texts, rows, strict=True))
+        rows = parts.embedder.embed_texts([str(text) for text in texts.values()])
+        work.terms.update(zip(texts, rows, strict=True))
     _embed_images(work, parts)
     _look_up(work, parts)
 
 
 def _embed_images(work: _Work, parts: QueryParts) -> None:
-    found = {
-        n: parts.replies.pixels(str(work.queries[n].term.value)) for n in work.of_kind("image")
-    }
-    here = {n: pixels for n, pixels in found.items() if pixels is not None}
-    for n in found.keys() - here.keys():
+    found = {place: parts.replies.pixels(str(key)) for place, key in work.of_kind("image").items()}
+    here = {place: pixels for place, pixels in found.items() if pixels is not None}
+    for n, _ in found.keys() - here.keys():
         work.answers[n] = Answer(error="unavailable", detail="the query image has expired")
     for shape in {pixels.shape for pixels in here.values()}:  # workers of two versions may differ
-        same = {n: pixels for n, pixels in here.items() if pixels.shape == shape}
+        same = {place: pixels for place, pixels in here.items() if pixels.shape == shape}
         rows = parts.embedder.embed_images(np.stack(list(same.values())))
-        work.vectors.update(zip(same, rows, strict=True))
+        work.terms.update(zip(same, rows, strict=True))
 
 
 def _look_up(work: _Work, parts: QueryParts) -> None:
-    """The embedding of an image that is in the collection already."""
-    for n in work.of_kind("id"):
-        asked, search = str(work.queries[n].term.value), work.queries[n].search
+    """The embeddings of images that are in the collection already."""
+    for (n, t), value in work.of_kind("id").items():
+        asked, search = str(value), work.queries[n].search
         if search is None:
             raise ValueError("an id without a collection to look it up in")
         key = primary_key(search.namespace, asked)
@@ -103,10 +116,33 @@ def _look_up(work: _Work, parts: QueryParts) -> None:
             work.answers[n] = Answer(error="not-found", detail=error.detail)
             continue
         if key in found:
-            work.vectors[n] = found[key].embedding
+            work.terms[n, t] = found[key].embedding
         else:
             said = f"there is no image {asked[:200]!r} in the collection"
             work.answers[n] = Answer(error="not-found", detail=said)
+
+
+def _combine(work: _Work) -> None:
+    for n, query in enumerate(work.queries):
+        if n in work.answers:
+            continue
+        rows = [work.terms[n, t] for t in range(len(query.terms))]
+        try:
+            if query.search:
+                _check_lengths(rows, query.search.collection.dim)
+            metric = query.search.collection.metric if query.search else "cosine"
+            work.vectors[n] = combine([term.weight for term in query.terms], rows, metric)
+        except InvalidRequest as error:
+            work.answers[n] = Answer(error="invalid-request", detail=error.detail)
+
+
+def _check_lengths(rows: Sequence[Vectors], dim: int) -> None:
+    for row in rows:
+        if row.size != dim:
+            raise InvalidRequest(
+                f"the query's embedding has {row.size} numbers, those of the collection have "
+                f"{dim}: the model was changed"
+            )
 
 
 def _search(work: _Work, parts: QueryParts) -> None:
@@ -132,38 +168,25 @@ def _search(work: _Work, parts: QueryParts) -> None:
 
 
 def _search_group(work: _Work, query: Search, members: Sequence[int], parts: QueryParts) -> None:
-    lengths = {work.vectors[n].size for n in members}
-    if lengths != {query.collection.dim}:
-        raise InvalidRequest(
-            f"the query's embedding has {max(lengths)} numbers, those of the collection have "
-            f"{query.collection.dim}: the model was changed"
-        )
-    hits = parts.store.search(
-        query.collection,
-        np.stack([work.vectors[n] for n in members]),
-        namespace=query.namespace,
-        top_k=query.top_k,
-        offset=query.offset,
-        where=parse_filter(query.filter or {}, query.collection.fields),
-        include_values=query.include_values,
-        fresh=_written_lately(query.collection, parts.catalogue),
-    )
-    for n, matches in zip(members, hits, strict=True):
-        found = tuple(match_out(match, values=query.include_values) for match in matches)
-        work.answers[n] = Answer(matches=found)
+    vectors = np.stack([work.vectors[n] for n in members])
+    fresh = _written_lately(query.collection, parts)
+    pages = find(parts.store, query, vectors, fresh=fresh, exact=parts.exact)
+    for n, page in zip(members, pages, strict=True):
+        work.answers[n] = Answer(matches=tuple(match_out(kept, query) for kept in page))
 
 
-def _written_lately(collection: Collection, catalogue: Catalogue) -> bool:
-    return catalogue.last_write(collection) < STALENESS_S
+def _written_lately(collection: Collection, parts: QueryParts) -> bool:
+    return parts.catalogue.last_write(collection) < STALENESS_S
 
 
-def match_out(match: Match, *, values: bool) -> MatchOut:
-    record: Record = match.record
+def match_out(kept: Kept, query: Search) -> MatchOut:
+    record: Record = kept.match.record
     return MatchOut(
         id=record.id,
-        score=max(-LARGEST, min(LARGEST, match.score)),  # JSON has no infinity
+        score=max(-LARGEST, min(LARGEST, kept.match.score)),  # JSON has no infinity
         uri=record.uri,
         label=record.label or None,
-        metadata=record.metadata,
-        values=record.embedding.tolist() if values else None,
+        metadata=record.metadata if query.include_metadata else {},
+        values=record.embedding.tolist() if query.include_values else None,
+        duplicates=None if query.collapse is None else kept.duplicates,
     )

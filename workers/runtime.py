@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from clipfleet.common.blobs import Blobs
@@ -22,6 +23,8 @@ from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.workers.device import BrokenDevice, Watched
+from clipfleet.workers.exact import Bounds
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
 from clipfleet.workers.places import Places
 from clipfleet.workers.query import QueryParts, answer_batch
@@ -29,6 +32,7 @@ from clipfleet.workers.query import QueryParts, answer_batch
 log = logging.getLogger(__name__)
 
 STUCK_S = 30.0
+BROKEN_DEVICE = 72  # exit code; 70 and 71: stuck
 RATE_WEIGHT = 0.3  # of the last chunk, in the moving average
 
 
@@ -37,6 +41,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, celery_app: Any, embedder: Embedder) -> None:
         client = make_redis(settings)
+        embedder = self._embedder = Watched(embedder)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.stopping = threading.Event()
         store = MilvusStore(settings.milvus_uri, token=settings.milvus_token)
@@ -54,7 +59,14 @@ class Runtime:
             stopping=self.stopping,
             places=Places(settings, blobs, Fetcher(settings.fetch)),
         )
-        self._query = QueryParts(embedder, store, catalogue, RedisReplies(client))
+        self._query = QueryParts(
+            embedder,
+            store,
+            catalogue,
+            RedisReplies(client),
+            Bounds(settings.exact_timeout_s, self.stopping),
+        )
+        self._aside = ThreadPoolExecutor(1, "exact")
         self._presence = Presence(
             RedisFleet(client),
             CeleryPublisher(celery_app, client),
@@ -68,12 +80,27 @@ class Runtime:
         self._presence.begin(lanes)
 
     def ingest(self, message: IngestChunk) -> None:
-        with self._presence.busy() as busy:
+        with suppress(BrokenDevice), self._presence.busy() as busy:
             busy.images = ingest_chunk(message, self._ingest)
+        self._require_device()
 
     def query(self, batch: QueryBatch) -> None:
+        if batch.exact:  # other queries do not wait for it
+            self._aside.submit(self._answer, batch)
+        else:
+            self._answer(batch)
+
+    def _answer(self, batch: QueryBatch) -> None:
         with self._presence.busy(answers=True):
             answer_batch(batch, self._query)
+        self._require_device()
+
+    def _require_device(self) -> None:
+        """Nothing but a new process helps; Celery would go on taking messages while it ends."""
+        if why := self._embedder.broken:
+            log.critical("%s: this worker ends itself", why)
+            self._presence.end(why)
+            os._exit(BROKEN_DEVICE)
 
     def leave(self) -> None:
         self._presence.end()
@@ -108,10 +135,12 @@ class Presence:
         self._lanes = lanes
         threading.Thread(target=self._announce, name="presence", daemon=True).start()
 
-    def end(self) -> None:
+    def end(self, why: str = "") -> None:
         self._over.set()
         try:
             self._fleet.leave(self._worker)
+            if why:
+                self._fleet.leave_word(self._model, why)
         except Unavailable:
             log.warning("could not say goodbye; the announcement expires by itself")
 

@@ -5,16 +5,20 @@ from typing import Annotated
 
 import typer
 
-from clipfleet.cli import complete, show
-from clipfleet.cli.show import URL, ApiKey, Json, Url
+from clipfleet.cli import matching, show, transfer
+from clipfleet.cli.show import URL, ApiKey, Json, Name, Url
 from clipfleet.common.schemas import CollectionList, FieldType, Metric
 
-app = typer.Typer(help="Make, look at and delete collections.", no_args_is_help=True)
+app = typer.Typer(
+    help="Make, look at, measure, export and delete collections.", no_args_is_help=True
+)
+app.command("export")(transfer.export)
+app.command("import")(transfer.import_)
+app.command("count")(matching.count)
+app.command("ids")(matching.ids)
+app.command("delete-images")(matching.delete_images)
+app.command("recall")(matching.recall)
 
-Name = Annotated[
-    str,
-    typer.Argument(help="The collection's name.", autocompletion=complete.collection_names),
-]
 Fields = Annotated[
     list[str] | None,
     typer.Option("--field", help="Typed metadata, NAME:string|int|float|bool; may be repeated."),

@@ -1,6 +1,5 @@
 """`clipfleet index` and `clipfleet search`."""
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +7,7 @@ import typer
 
 from clipfleet.cli import show
 from clipfleet.cli.follow import show_and_exit
-from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url
+from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url, Where
 from clipfleet.common.sources import Source
 from clipfleet.guess import Kind, kind_of, source_of
 from clipfleet.payloads import image_url
@@ -85,45 +84,76 @@ def _source(sources: list[str], kind: Kind | None, label_from_folder: bool) -> S
 def search(
     text: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
     image: Annotated[
-        str | None,
-        typer.Option(help="An image to search by: a file, or its URL."),
+        list[str] | None,
+        typer.Option(help="An image to search by: a file, or its URL. May be repeated."),
     ] = None,
-    image_id: Annotated[str | None, typer.Option("--id", help="More like this one.")] = None,
+    image_id: Annotated[
+        list[str] | None, typer.Option("--id", help="More like this one. May be repeated.")
+    ] = None,
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option("--not", help="Rather not like this, in words. May be repeated."),
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="What TEXT counts beside images, which count 1.")
+    ] = None,
+    not_weight: Annotated[float, typer.Option(help="What each --not counts.", min=0)] = 0.5,
     collection: Collection = COLLECTION,
     top_k: Annotated[int, typer.Option(min=1, help="How many matches.")] = 10,
-    where: Annotated[
-        str | None, typer.Option("--filter", help='As JSON: \'{"label": "church"}\'.')
-    ] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Matches to leave out: the next page.")] = 0,
+    where: Where = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out what scores less.")] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="So many of each: label, or a field of the metadata.")
+    ] = None,
+    group_size: Annotated[int, typer.Option(min=1, help="How many of each group.")] = 1,
+    collapse: Annotated[
+        float | None, typer.Option(help="Leave out near-duplicates: 0.97, as a cosine.")
+    ] = None,
     namespace: Annotated[str, typer.Option(help="Where to look.")] = "default",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every image, not by the index; slow.")
+    ] = False,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Find images by words, by an image, or by the id of one that is in."""
-    if sum(one is not None for one in (text, image, image_id)) != 1:
-        raise typer.BadParameter("give exactly one of TEXT, --image and --id")
-    if image and not image_url(image) and not Path(image).expanduser().is_file():
-        raise typer.BadParameter(f"there is no file {image}")
+    """Find images by words, by an image, by the id of one that is in, or by a mix of them.
+
+    clipfleet search "in the snow" --image dog.jpg --not "a person"
+    """
+    wanted = _wanted(text, image or [], image_id or [])
+    avoided = [{"text": words, "weight": -not_weight} for words in unlike or []]
+    if weight is not None:
+        if text is None or len(wanted) + len(avoided) == 1:
+            raise typer.BadParameter("--weight is what TEXT counts beside something else")
+        wanted[0]["weight"] = weight
+    asked: dict[str, Any] = {"terms": wanted + avoided}
+    if len(wanted) == 1 and not avoided:
+        asked = wanted[0]
     with show.client(url, api_key) as client:
         found = client.search(
             collection,
-            text=text,
-            image=image,
-            id=image_id,
+            **asked,
             top_k=top_k,
-            filter=_filter(where),
+            offset=offset,
+            filter=show.filter_of(where),
             min_score=min_score,
+            group_by=group_by,
+            group_size=group_size,
+            collapse=collapse,
             namespace=namespace,
+            exact=exact,
         )
-    show.document(found) if json else show.matches(found)
+    show.document(found) if json else show.matches(found, first=offset + 1)
 
 
-def _filter(text: str | None) -> dict[str, Any] | None:
-    try:
-        where = json_module.loads(text) if text else None
-    except ValueError as error:
-        raise typer.BadParameter(f"--filter is not JSON: {error}") from error
-    if where is not None and not isinstance(where, dict):
-        raise typer.BadParameter("--filter must be a JSON object")
-    return where
+def _wanted(text: str | None, images: list[str], ids: list[str]) -> list[dict[str, Any]]:
+    for image in images:
+        if not image_url(image) and not Path(image).expanduser().is_file():
+            raise typer.BadParameter(f"there is no file {image}")
+    words = [] if text is None else [{"text": text}]
+    wanted = [*words, *({"image": one} for one in images), *({"id": one} for one in ids)]
+    if not wanted:
+        raise typer.BadParameter("give TEXT, --image or --id, or several of them")
+    return wanted

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel
@@ -25,6 +25,12 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 Url = Annotated[str, typer.Option(envvar="CLIPFLEET_URL", help="Where the service is.")]
 ApiKey = Annotated[str | None, typer.Option(envvar="CLIPFLEET_API_KEY", help="Your API key.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Name = Annotated[
+    str,
+    typer.Argument(help="The collection's name.", autocompletion=complete.collection_names),
+]
+Where = Annotated[str | None, typer.Option("--filter", help='As JSON: \'{"label": "church"}\'.')]
+Namespace = Annotated[str, typer.Option(help="Which namespace.")]
 Collection = Annotated[
     str, typer.Option(help="The collection.", autocompletion=complete.collection_names)
 ]
@@ -33,6 +39,17 @@ URL = DEFAULT_URL
 COLLECTION = "images"
 
 _STATES = {"succeeded": "green", "partial": "yellow", "failed": "red", "cancelled": "yellow"}
+
+
+def filter_of(text: str | None) -> dict[str, Any] | None:
+    """What --filter says."""
+    try:
+        where = json.loads(text) if text else None
+    except ValueError as error:
+        raise typer.BadParameter(f"--filter is not JSON: {error}") from error
+    if where is not None and not isinstance(where, dict):
+        raise typer.BadParameter("--filter must be a JSON object")
+    return where
 
 
 def client(url: str, api_key: str | None) -> Client:
@@ -59,12 +76,15 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def matches(found: SearchOut) -> None:
+def matches(found: SearchOut, first: int = 1) -> None:
     """With the whole id: scripts and `search --id` need it."""
-    table = Table("#", "score", "label", "id", box=None, pad_edge=False)
-    for rank, match in enumerate(found.matches, 1):
+    collapsed = any(match.duplicates is not None for match in found.matches)
+    alike = ["alike"] if collapsed else []
+    table = Table("#", "score", *alike, "label", "id", box=None, pad_edge=False)
+    for rank, match in enumerate(found.matches, first):
+        others = [f"+{match.duplicates}" if match.duplicates else ""] if collapsed else []
         label, name = escape(one_line(match.label or "")), escape(one_line(match.id))
-        table.add_row(str(rank), f"{match.score:.3f}", label, name)
+        table.add_row(str(rank), f"{match.score:.3f}", *others, label, name)
     _print_matches(table, found)
 
 

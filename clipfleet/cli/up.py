@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +71,8 @@ def run_stack(
             ready(options.url, data)
 
         def said(text: str) -> None:
-            show.err.print(f"clipfleet: {text}", markup=False)
+            with suppress(OSError):  # a full disk must not end what goes on beside it
+                show.err.print(f"clipfleet: {text}", markup=False)
 
         try:
             stack.run(waiting, all_ready, said)

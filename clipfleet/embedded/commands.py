@@ -39,7 +39,7 @@ def valkey_url(port: int, password: str) -> str:
 def milvus_lite(folder: Path, port: int) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     where = ["--data-dir", str(folder), "--host", LOOPBACK, "--port", str(port)]
-    return [script("milvus-lite"), "server", *where]
+    return [sys.executable, "-m", "clipfleet.embedded.milvus_lite", "server", *where]
 
 
 def milvus_uri(port: int) -> str:

@@ -20,7 +20,7 @@ from clipfleet.common.errors import StartupError
 
 LOG_LINES = 15
 MOST_DEATHS = 5  # one after the other, without having been ready in between
-MOST_CRASHES = 30  # of a part that was ready: images can kill workers, and are found out by that
+MOST_CRASHES = 300  # of a part that was ready: each image that kills workers costs three
 QUIET_S = 60.0  # after so long without one, crashes are forgotten
 LONGEST_PAUSE_S = 8.0
 STOP_S = 25.0
@@ -49,7 +49,8 @@ class _Child:
     restart_at: float = 0.0
 
     def count_death(self, *, quiet: bool) -> None:
-        if not self.served:
+        """Who is killed from outside while it starts is not one that cannot start."""
+        if not self.served and self.process.returncode >= 0:
             self.deaths += 1
             return
         self.deaths, self.crashes = 0, 1 if quiet else self.crashes + 1
@@ -160,8 +161,9 @@ class Supervisor:
             with suppress(psutil.NoSuchProcess):
                 alive.append([child.process.pid, psutil.Process(child.process.pid).create_time()])
         whole = self._list.with_suffix(".new")  # a crash in between leaves the old list
-        whole.write_text(json.dumps(alive))
-        whole.replace(self._list)
+        with suppress(OSError):  # on a full disk, too
+            whole.write_text(json.dumps(alive))
+            whole.replace(self._list)
 
 
 def end_leftovers(folder: Path) -> None:

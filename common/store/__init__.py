@@ -1,6 +1,6 @@
 """The store port: where embeddings live and are searched. No vendor's type crosses it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,7 +81,11 @@ class Store(Protocol):
         """Dropping what is not there is no error."""
         ...
 
-    def count(self, collection: Collection) -> int: ...
+    def count(
+        self, collection: Collection, namespace: str | None = None, where: Filter | None = None
+    ) -> int:
+        """Without a namespace, of all of them."""
+        ...
 
     def fingerprints(
         self, collection: Collection, keys: Sequence[str]
@@ -112,7 +116,27 @@ class Store(Protocol):
         """Row i answers vector i. `fresh`: see every write that was acknowledged."""
         ...
 
+    def scan(
+        self,
+        collection: Collection,
+        *,
+        namespace: str | None = None,
+        where: Filter | None = None,
+        after: str = "",
+        limit: int,
+        include_values: bool = False,
+    ) -> list[Record]:
+        """The first `limit` records with a primary key above `after`, in the keys' order; fewer
+        only when there are no more. A record that stays during a scan from page to page appears
+        once, whatever is written meanwhile."""
+        ...
+
     def ping(self) -> None: ...
+
+
+def kept_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Null is no value: a Milvus server takes such a key for one that is there."""
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
 def require_distinct(records: Sequence[Record]) -> None:

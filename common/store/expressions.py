@@ -23,6 +23,7 @@ MISSING: dict[FieldType, Scalar] = {
     "float": -FLOAT_LIMIT * 10,
     "bool": -1,
 }
+LAST = chr(0x10FFFF)
 NOTHING = 'pk == ""'
 ANYTHING = 'pk != ""'
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
@@ -33,9 +34,19 @@ def column(field_name: str) -> str:
     return f"f_{field_name}"
 
 
-def search_expression(namespace: str, where: Filter | None) -> str:
-    scope = f"namespace == {_literal(namespace)}"
-    return scope if where is None else f"{scope} and ({_compile(where)})"
+def search_expression(namespace: str | None, where: Filter | None, *also: str) -> str:
+    """Empty when it lets everything pass. `also`: expressions that hold, too."""
+    parts = list(also)
+    if namespace is not None:
+        parts.append(f"namespace == {_literal(namespace)}")
+    if where is not None:
+        parts.append(f"({_compile(where)})")
+    return " and ".join(parts)
+
+
+def range_expression(above: str, up_to: str) -> str:
+    """Primary keys in a range."""
+    return f"pk > {_literal(above)} and pk <= {_literal(up_to)}"
 
 
 def keys_expression(keys: Sequence[str]) -> str:
@@ -63,6 +74,8 @@ def _compile_typed(node: Compare) -> str:
         return present if node.value else f"not ({present})"
     if node.op in ("$in", "$nin"):
         return _membership(name, node, kind)
+    if node.op == "$prefix":
+        return f"({_starts(name, str(node.value))} and {present})"
     value = _typed(node.value, kind)
     if node.op == "$eq":
         return f"({name} == {value} and {present})"
@@ -88,9 +101,28 @@ def _compile_free(node: Compare) -> str:
         listed = " or ".join(f"({_has(name, '==', one)})" for one in node.value) or NOTHING
         return f"({listed})" if node.op == "$in" else f"not ({listed})"
     assert not isinstance(node.value, tuple)
+    if node.op == "$prefix":
+        return f"((exists {name}) and {_starts(name, str(node.value))})"
     if node.op == "$ne":
         return f"not ({_has(name, '==', node.value)})"
     return f"({_has(name, _ORDER.get(node.op, '=='), node.value)})"
+
+
+def _starts(name: str, prefix: str) -> str:
+    """A range, in the order of code points. `like` will not do: in it neither milvus-lite on JSON
+    nor a server (2.3) knows an escaped `%`, `_` or backslash (tried)."""
+    end = _after(prefix)
+    first = f"{name} >= {_literal(prefix)}"
+    return f"({first})" if end is None else f"({first} and {name} < {_literal(end)})"
+
+
+def _after(prefix: str) -> str | None:
+    """The first text after all that start so; None when there is none."""
+    stem = prefix.rstrip(LAST)
+    if not stem:
+        return None
+    code = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if code == 0xD800 else code)  # no surrogates in UTF-8
 
 
 def _has(name: str, operator: str, value: Scalar) -> str:

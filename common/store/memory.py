@@ -13,6 +13,7 @@ from clipfleet.common.store import (
     Match,
     Record,
     Vectors,
+    kept_metadata,
     require_distinct,
 )
 
@@ -27,8 +28,10 @@ class MemoryStore:
     def drop(self, collection: Collection) -> None:
         self._rows.pop(collection.generation, None)
 
-    def count(self, collection: Collection) -> int:
-        return len(self._of(collection))
+    def count(
+        self, collection: Collection, namespace: str | None = None, where: Filter | None = None
+    ) -> int:
+        return len(self._matching(collection, namespace, where))
 
     def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
         found = self.fetch(collection, keys)
@@ -42,7 +45,9 @@ class MemoryStore:
         require_distinct(records)
         if any(record.embedding.shape != (collection.dim,) for record in records):
             raise ValueError("an embedding has the wrong length")
-        self._of(collection).update({record.pk: record for record in records})
+        rows = self._of(collection)
+        for record in records:
+            rows[record.pk] = replace(record, metadata=kept_metadata(record.metadata))
 
     def delete(self, collection: Collection, keys: Sequence[str]) -> None:
         rows = self._of(collection)
@@ -61,11 +66,7 @@ class MemoryStore:
         include_values: bool = False,
         fresh: bool = True,  # noqa: ARG002  (memory is always fresh)
     ) -> list[list[Match]]:
-        rows = [
-            row
-            for row in self._of(collection).values()
-            if row.namespace == namespace and (where is None or matches(where, row.values()))
-        ]
+        rows = self._matching(collection, namespace, where)
         if not rows:
             return [[] for _ in vectors]
         scores = _scores(collection, vectors, np.stack([row.embedding for row in rows]))
@@ -77,8 +78,32 @@ class MemoryStore:
             for i, columns in enumerate(order)
         ]
 
+    def scan(
+        self,
+        collection: Collection,
+        *,
+        namespace: str | None = None,
+        where: Filter | None = None,
+        after: str = "",
+        limit: int,
+        include_values: bool = False,
+    ) -> list[Record]:
+        found = self._matching(collection, namespace, where)
+        rest = sorted((row for row in found if row.pk > after), key=lambda row: row.pk)[:limit]
+        return rest if include_values else [_bare(row) for row in rest]
+
     def ping(self) -> None:
         return None
+
+    def _matching(
+        self, collection: Collection, namespace: str | None, where: Filter | None
+    ) -> list[Record]:
+        return [
+            row
+            for row in list(self._of(collection).values())
+            if (namespace is None or row.namespace == namespace)
+            and (where is None or matches(where, row.values()))
+        ]
 
     def _of(self, collection: Collection) -> dict[str, Record]:
         if collection.generation not in self._rows:

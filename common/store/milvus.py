@@ -29,17 +29,20 @@ from clipfleet.common.store import (
 from clipfleet.common.store.expressions import (
     column,
     keys_expression,
+    range_expression,
     search_expression,
 )
 from clipfleet.common.store.rows import (
     TEXT,
     WHOLE,
     in_parts,
+    most_rows,
     output_fields,
     to_match,
     to_record,
     to_row,
 )
+from clipfleet.common.store.scan import in_order
 
 T = TypeVar("T")
 
@@ -54,6 +57,7 @@ NOT_LOADED = 101  # milvus-lite after a restart; a server loads again what was l
 NOT_FOUND = 100
 REJECTED = (6, 1100, 1101, 1700)
 LOAD_S = 60.0
+COUNT = ["count(*)"]
 
 # pymilvus pings every 10 s and milvus-lite hangs up on such clients (GOAWAY too_many_pings).
 GRPC_OPTIONS = {"grpc.keepalive_time_ms": 600_000}
@@ -91,8 +95,10 @@ class MilvusStore:
         except CollectionGone:
             return
 
-    def count(self, collection: Collection) -> int:
-        rows = self._query(collection, "", ["count(*)"])
+    def count(
+        self, collection: Collection, namespace: str | None = None, where: Filter | None = None
+    ) -> int:
+        rows = self._query(collection, search_expression(namespace, where), COUNT)
         return int(rows[0]["count(*)"])
 
     def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
@@ -154,17 +160,52 @@ class MilvusStore:
         )
         return [[to_match(collection, hit) for hit in hits] for hits in answers]
 
+    def scan(
+        self,
+        collection: Collection,
+        *,
+        namespace: str | None = None,
+        where: Filter | None = None,
+        after: str = "",
+        limit: int,
+        include_values: bool = False,
+    ) -> list[Record]:
+        wanted = output_fields(collection, include_values)
+
+        def read(above: str, up_to: str, most: int) -> list[Any]:
+            within = search_expression(namespace, where, range_expression(above, up_to))
+            return self._query(collection, within, wanted, most)
+
+        rows = in_order(
+            read,
+            lambda row: str(row["pk"]),
+            after=after,
+            limit=limit,
+            rows=int(self._query(collection, "", COUNT, fresh=False)[0]["count(*)"]),
+            largest=most_rows(collection.dim if include_values else 0),
+        )
+        return [to_record(collection, row) for row in rows]
+
     def ping(self) -> None:
         self._call(lambda c: c.list_collections(timeout=self._timeout), None)
 
-    def _query(self, collection: Collection, expression: str, fields: list[str]) -> list[Any]:
+    def _query(
+        self,
+        collection: Collection,
+        expression: str,
+        fields: list[str],
+        most: int | None = None,
+        *,
+        fresh: bool = True,
+    ) -> list[Any]:
         def run(client: Any) -> list[Any]:
             return list(
                 client.query(
                     _physical(collection),
                     filter=expression,
                     output_fields=fields,
-                    consistency_level="Strong",
+                    limit=most,
+                    consistency_level="Strong" if fresh else "Bounded",
                     timeout=self._timeout,
                 )
             )
@@ -249,4 +290,6 @@ def _translated(error: Exception, collection: Collection | None) -> ClipfleetErr
     if code in REJECTED or "cannot parse expression" in text:
         return StoreRejected(f"the store rejected a request: {text[:300]}")
     log.warning("Milvus: %s", text[:300])
+    if "No space left" in text:
+        return StoreUnavailable("the vector store's disk is full; it goes on when there is room")
     return StoreUnavailable("the vector store does not answer just now; try again")

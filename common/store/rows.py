@@ -7,10 +7,10 @@ import numpy as np
 
 from clipfleet.common.collection import LABEL_BYTES, URI_BYTES, Collection, FieldType
 from clipfleet.common.identity import ID_BYTES, NAMESPACE_BYTES
-from clipfleet.common.store import Match, Record
+from clipfleet.common.store import Match, Record, kept_metadata
 from clipfleet.common.store.expressions import MISSING, column
 
-UPSERT_BYTES = 16_000_000  # a gRPC message may have 64 MB on a server's defaults
+MESSAGE_BYTES = 16_000_000  # a gRPC message may have 64 MB on a server's defaults
 
 
 TEXT = {
@@ -33,7 +33,8 @@ def output_fields(collection: Collection, include_values: bool) -> list[str]:
 
 def to_row(collection: Collection, record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(record, name) for name in (*TEXT, *WHOLE)}
-    free = {k: v for k, v in record.metadata.items() if k not in collection.fields}
+    given = kept_metadata(record.metadata)
+    free = {k: v for k, v in given.items() if k not in collection.fields}
     for name, kind in collection.fields.items():
         value = record.metadata.get(name)
         row[column(name)] = MISSING[kind] if value is None else _as_stored(value, kind)
@@ -68,7 +69,12 @@ def to_match(collection: Collection, hit: Any) -> Match:
     return Match(to_record(collection, row), score)
 
 
+def most_rows(dim: int) -> int:
+    """Of how many rows a message holds the text and the embeddings with room to spare."""
+    return max(1, MESSAGE_BYTES // (4 * dim + 8_000))
+
+
 def in_parts(records: Sequence[Record], dim: int) -> Iterator[Sequence[Record]]:
-    step = max(1, UPSERT_BYTES // (4 * dim + 8_000))
+    step = most_rows(dim)
     for start in range(0, len(records), step):
         yield records[start : start + step]

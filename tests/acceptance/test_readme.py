@@ -5,20 +5,20 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import services
 import stack
+from documents import BIN, lines, put_for, shell
 from stack import Up, finished
 
 from clipfleet import Client
 from clipfleet.embedded import commands
 
 README = Path(__file__).parents[2] / "README.md"
-BIN = Path(sys.executable).parent
 
 
 def blocks() -> dict[tuple[str, str], list[str]]:
@@ -30,35 +30,6 @@ def blocks() -> dict[tuple[str, str], list[str]]:
             if language != "text":
                 found.setdefault((heading, language), []).append(body)
     return found
-
-
-def lines(block: str) -> list[str]:
-    """Its commands, those over several lines joined."""
-    joined = block.replace("\\\n", " ")
-    return [line for line in joined.splitlines() if line.strip()]
-
-
-def put_for(text: str, real: Mapping[str, str]) -> str:
-    """The README's examples with what is there in the test; each has to occur."""
-    for said, instead in real.items():
-        assert said in text, f"the README does not say {said!r} any more"
-        text = text.replace(said, instead)
-    return text
-
-
-def shell(command: str, home: Path, **env: str) -> str:
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=home,
-        env={**stack.CLEAN, "HOME": str(home), "PATH": path, **env},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +84,10 @@ def test_the_first_two_commands_exist() -> None:
 def test_on_this_machine(at_home: Up, home: Path) -> None:
     _, use, evaluate = blocks()["On this machine", "sh"]
     said = [shell(line, home, CLIPFLEET_URL=at_home.url) for line in lines(use)]
-    indexed, _, by_cat, churches, jobs = said
+    indexed, _, by_cat, mixed, churches, jobs = said
     assert "succeeded" in indexed
     assert len(by_cat.splitlines()) == 6
+    assert len(mixed.splitlines()) == 11
     labels = {match["label"] for match in json.loads(churches)["matches"]}
     assert labels == {"holiday", "rome"}
     assert "succeeded" in jobs

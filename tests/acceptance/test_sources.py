@@ -5,14 +5,13 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
-from s3 import S3, s3_server
-from stack import Up, document, finished, up
+from s3 import S3
+from stack import Up, document, finished
 from webserver import body, site, status
 
 from clipfleet import Client
@@ -159,18 +158,12 @@ def test_inner_addresses_are_refused_as_manifest_and_as_image(service: Up, folde
         assert "not a public one" in (job.error or "")
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-def test_a_bucket(s3: S3, tiny: Path, tmp_path: Path) -> None:
+def test_a_bucket(s3: S3, service: Up) -> None:
     s3.fill("photos", {f"2024/{name}": data for name, data in PHOTOS.items()})
     s3.fill("photos", {"m.csv": b"uri,year\n2024/3.jpg,1999\n"})
-    with up(tmp_path / "up", tiny, **s3.environment) as running, running.client() as client:
+    with service.client() as client:
         args = ("s3://photos/2024", "--collection", "bucket", "--label-from-folder", "--json")
-        done = running.cli("index", *args)
+        done = service.cli("index", *args)
         assert (done.returncode, document(done)["done"]) == (0, 6), done.stderr
         assert "s3://photos/2024/1.jpg" in found(client, "bucket", label="2024")
         job = indexed(client, "s3://photos/m.csv", "bucket-manifest")

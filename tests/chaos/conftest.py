@@ -15,5 +15,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def slow(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[stack.Up]:
     """One slow stack for all tests that leave it as they found it, however roughly they treat it;
     each has a collection of its own."""
-    with stack.up(tmp_path_factory.mktemp("slow"), tiny, **work.SLOW) as running:
+    folder = tmp_path_factory.mktemp("slow")
+    with stack.up(folder, tiny, **work.SLOW, **work.faults(folder)) as running:
         yield running

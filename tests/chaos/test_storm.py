@@ -26,11 +26,11 @@ from clipfleet.common.catalogue import RedisCatalogue, require
 from clipfleet.common.identity import primary_key
 from clipfleet.common.store.milvus import MilvusStore
 
-IMAGES, BAD, KILLERS = 5_000, 250, 3
 KILLS = int(os.environ.get("CLIPFLEET_STORM_KILLS", "30"))
+IMAGES = max(5_000, 100 * KILLS)  # or the job is over before so many have died
+BAD, KILLERS = IMAGES // 20, 3
 SEED = int(os.environ.get("CLIPFLEET_STORM_SEED", "0"))
 PARTS = ("worker-ingest-1", "planner", "milvus", "valkey", "gateway")
-KILLER = Path(__file__).parent / "killer"
 LEAST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 END_S = 60.0 * KILLS
 
@@ -79,9 +79,11 @@ def test_after_the_storm_every_good_image_is_in_once_and_every_bad_one_has_its_r
 ) -> None:
     chance = random.Random(SEED)
     good, bad, killers = folder_of_all_kinds(tmp_path / "all", chance)
-    fault = {"PYTHONPATH": os.pathsep.join([str(KILLER), *work.python_path()])}
-    settings = {"CLIPFLEET_LEASE_S": "5", "CLIPFLEET_CHUNK_S": "2"}
-    with stack.up(tmp_path / "up", tiny, **settings, **fault) as up, up.client() as client:
+    settings = {"CLIPFLEET_LEASE_S": "5", "CLIPFLEET_CHUNK_S": "2", **work.faults(tmp_path)}
+    with (
+        stack.up(tmp_path / "up", tiny, **settings) as up,
+        up.client() as client,
+    ):
         job = client.index(tmp_path / "all", "storm")
         killed = kill_at_random(up, client, job.id, chance)
         assert killed >= KILLS, "the job was too short"

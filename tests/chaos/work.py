@@ -11,7 +11,10 @@ from typing import Any
 import psutil
 import services
 import stack
+from chaos.killer.sitecustomize import BREAKS
 from models import data
+
+from clipfleet import Client
 
 # One image at a time and short chunks: the work takes a while, and is cut often.
 SLOW = {
@@ -19,8 +22,12 @@ SLOW = {
     "CLIPFLEET_EMBED_BATCH": "1",
     "CLIPFLEET_CHUNK_S": "1",
     "CLIPFLEET_LEASE_S": "5",
+    "CLIPFLEET_FETCH__ALLOWED_NETWORKS": '["127.0.0.0/8"]',
+    "CLIPFLEET_FETCH__READ_S": "600",
 }
+KILLER = Path(__file__).parent / "killer"
 PHOTOS = 500
+BROKEN = "the-device-is-broken"
 END_S = 240.0
 
 
@@ -88,6 +95,28 @@ def stopped(process: psutil.Process) -> Iterator[None]:
 
 def still_running(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def says(client: Client, job_id: str, why: str) -> bool:
+    """Whether the job gives this as its reason to wait."""
+    return why in (client.job(job_id).waiting or "")
+
+
+def faults(folder: Path) -> dict[str, str]:
+    """The environment of workers that can be broken: `breaking`."""
+    path = os.pathsep.join([str(KILLER), *python_path()])
+    return {"PYTHONPATH": path, BREAKS: str(folder / BROKEN)}
+
+
+@contextmanager
+def breaking(up: stack.Up) -> Iterator[None]:
+    """The device of its workers is broken for so long."""
+    broken = up.folder / BROKEN
+    broken.touch()
+    try:
+        yield
+    finally:
+        broken.unlink()
 
 
 def wait_until(moment: float) -> None:

@@ -1,4 +1,5 @@
-"""What the catalogue and the fleet must do, in memory and on Redis."""
+"""What the catalogue, the fleet and the list of unfinished uploads must do, in memory and on
+Redis."""
 
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.errors import NotFound
 from clipfleet.common.fleet import Fleet, MemoryFleet, RedisFleet, WorkerCard, serving
+from clipfleet.common.unfinished import MemoryUnfinished, RedisUnfinished, Unfinished
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,12 @@ def test_a_worker_whose_announcement_expired_is_gone(client: "redis.Redis") -> N
     assert not client.sismember("clipfleet:workers", "w9")
 
 
+def test_who_ended_itself_left_word_why(fleet: Fleet) -> None:
+    fleet.leave_word("m", "the device is broken")
+    assert fleet.last_word("m") == "the device is broken"
+    assert fleet.last_word("another") == ""
+
+
 def test_planners_are_seen(fleet: Fleet) -> None:
     assert fleet.planners() == []
     fleet.announce_planner("p1")
@@ -117,3 +125,37 @@ def test_a_card_of_another_version_hides_nobody_else(client: "redis.Redis") -> N
     client.sadd("clipfleet:workers", "theirs")
     client.set("clipfleet:worker:theirs", '{"v": 2, "id": "theirs"}')
     assert [card.id for card in fleet.alive()] == ["ours"]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def unfinished(request: pytest.FixtureRequest, clock: Clock) -> Unfinished:
+    if request.param == "memory":
+        return MemoryUnfinished(clock)
+    connection = request.getfixturevalue("client")
+    connection.flushall()
+    return RedisUnfinished(connection, clock)
+
+
+def test_uploads_are_unfinished_until_they_end(unfinished: Unfinished, clock: Clock) -> None:
+    for job_id in ("first", "second", "third"):
+        unfinished.begin(job_id)
+        clock.now += 10
+    unfinished.end("second")
+    unfinished.end("never begun")
+    assert unfinished.older(0, 10) == ["first", "third"]
+    assert unfinished.older(0, 1) == ["first"]
+    assert unfinished.older(30, 10) == ["first"]
+    assert unfinished.older(31, 10) == []

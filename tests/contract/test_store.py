@@ -1,71 +1,20 @@
 """What every store must do, on the in-memory one, on milvus-lite and on a real Milvus server."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import services
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stores import DIM, FIELDS, a_collection, a_record
 
-from clipfleet.common.collection import Collection, FieldType, Metric
+from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.filters import matches, parse_filter
-from clipfleet.common.identity import primary_key
-from clipfleet.common.store import CollectionGone, Record, Store
+from clipfleet.common.store import CollectionGone, Store
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.common.store.milvus import MilvusStore
-
-DIM = 8
-FIELDS: dict[str, FieldType] = {
-    "genre": "string",
-    "year": "int",
-    "price": "float",
-    "sold": "bool",
-}
-
-
-@pytest.fixture(
-    scope="module",
-    params=["memory", "lite", pytest.param("server", marks=pytest.mark.server)],
-)
-def store(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    start = services.milvus_lite if request.param == "lite" else services.milvus_server
-    with start(tmp_path_factory.mktemp(request.param)) as uri:
-        yield MilvusStore(uri, timeout_s=30)
-
-
-@pytest.fixture
-def photos(store: Store) -> Iterator[Collection]:
-    collection = a_collection()
-    store.create(collection)
-    yield collection
-    store.drop(collection)
-
-
-def a_collection(metric: Metric = "cosine") -> Collection:
-    return Collection.new("my-photos", metric=metric, model="m", dim=DIM, fields=FIELDS)
-
-
-def a_record(image_id: str, seed: int = 0, **more: Any) -> Record:
-    namespace = more.get("namespace", "default")
-    vector = np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
-    blank = Record(
-        pk=primary_key(namespace, image_id),
-        id=image_id,
-        namespace=namespace,
-        uri=f"/photos/{image_id}"[:300],
-        embedding=vector / np.linalg.norm(vector),
-    )
-    return replace(blank, **more)
 
 
 def found(store: Store, collection: Collection, raw: dict[str, Any]) -> list[str]:
@@ -99,6 +48,14 @@ def test_a_missing_declared_field_stays_missing(store: Store, photos: Collection
     store.upsert(photos, [a_record("bare")])
     (back,) = store.fetch(photos, [a_record("bare").pk]).values()
     assert back.metadata == {}
+
+
+def test_a_null_is_no_value(store: Store, photos: Collection) -> None:
+    record = a_record("x", metadata={"genre": None, "free": None, "deep": {"kept": None}})
+    store.upsert(photos, [record])
+    (back,) = store.fetch(photos, [record.pk]).values()
+    assert back.metadata == {"deep": {"kept": None}}
+    assert found(store, photos, {"free": {"$exists": False}}) == ["x"]
 
 
 def test_an_upsert_overwrites_and_a_delete_removes(store: Store, photos: Collection) -> None:
@@ -196,6 +153,37 @@ def test_no_text_breaks_out_of_a_filter(store: Store, photos: Collection) -> Non
         assert store.search(photos, query, namespace=text, top_k=5) == [[]]
 
 
+STARTS = [
+    "a",
+    "ab",
+    "a%",
+    "a_",
+    "a%b",
+    "a\\",
+    "a\\%",
+    'a"',
+    "a\n",
+    "%",
+    "_",
+    "\\",
+    "é",
+    "日",
+    "\U0010ffff",
+]
+
+
+def test_a_prefix_is_taken_letter_by_letter(store: Store, photos: Collection) -> None:
+    """Neither `%`, `_` nor a backslash stands for anything but itself."""
+    words = [*STARTS, *(f"{start}{more}" for start in STARTS for more in ("x", "%", "\U0010ffff"))]
+    for n, word in enumerate(dict.fromkeys(words)):
+        metadata = {"genre": word, "free": word}
+        store.upsert(photos, [a_record(word, n, label=word, metadata=metadata)])
+    for start in ["", *STARTS, "b", "aa"]:
+        expected = sorted(word for word in set(words) if word.startswith(start))
+        for name in ("genre", "free", "label", "id"):
+            assert found(store, photos, {name: {"$prefix": start}}) == expected, (name, start)
+
+
 METADATA = [
     {},
     {"genre": "rock", "year": 1999, "price": 9.5, "sold": True, "free": 1, "word": "a"},
@@ -203,6 +191,7 @@ METADATA = [
     {"genre": "a", "year": -5, "price": -1.5, "free": 3, "word": "zz"},
     {"genre": "zz", "year": 2**40, "price": 1e300, "sold": True, "free": 2.5},
     {"sold": False},
+    {"genre": None, "free": None, "word": None},
 ]
 # One type per free-form key: in JSON, milvus-lite takes true for 1 and a comparison across
 # types for NULL, which `$not` leaves NULL. docs/filters.md says so.
@@ -216,6 +205,7 @@ _VALUES: dict[str, list[Any]] = {
     "word": ["a", "", "m"],
     "label": ["l1", "none"],
 }
+_TEXTS = ("genre", "word", "label")
 _ORDERED = ("$gt", "$gte", "$lt", "$lte")
 
 
@@ -224,12 +214,14 @@ def conditions(draw: st.DrawFn) -> dict[str, Any]:
     name = draw(st.sampled_from(sorted(_VALUES)))
     values = st.sampled_from(_VALUES[name])
     ordered = () if name in ("sold",) else _ORDERED
-    op = draw(st.sampled_from(["$eq", "$ne", "$in", "$nin", "$exists", *ordered]))
+    starts = ("$prefix",) if name in _TEXTS else ()
+    op = draw(st.sampled_from(["$eq", "$ne", "$in", "$nin", "$exists", *ordered, *starts]))
     if op == "$exists":
         return {name: {op: draw(st.booleans())}}
     if op in ("$in", "$nin"):
         return {name: {op: draw(st.lists(values, max_size=3))}}
-    return {name: {op: draw(values)}}
+    condition = {op: draw(values)}
+    return {name: {"$not": condition} if draw(st.booleans()) else condition}
 
 
 FILTERS = st.recursive(

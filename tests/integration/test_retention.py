@@ -12,6 +12,7 @@ from contract.test_ledger_jobs import ended
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.workers.housekeeper import DAY_S, Housekeeper
 
 
@@ -28,9 +29,10 @@ class House:
         client.flushall()
         self.clock, self.client, self.folder = Clock(), client, folder
         self.ledger, self.blobs = RedisLedger(client, self.clock), Blobs(str(folder))
+        self.unfinished = RedisUnfinished(client, self.clock)
 
     def keeper(self, name: str = "p", days: float = 30) -> Housekeeper:
-        return Housekeeper(name, self.ledger, self.blobs, days)
+        return Housekeeper(name, self.ledger, self.unfinished, self.blobs, days)
 
     def upload(self, name: str) -> Path:
         """An upload that ended now; its folder among the blobs."""
@@ -113,3 +115,50 @@ def test_while_the_blob_store_is_away_the_record_stays(house: House) -> None:
     house.blobs = Blobs(str(house.folder))
     assert house.keeper().tidy() == 1
     assert not uploaded.exists()
+
+
+def left_over(house: House, name: str) -> Path:
+    """What a gateway leaves that was killed while it stored an upload."""
+    house.unfinished.begin(name)
+    house.blobs.put(f"uploads/{name}/0", BytesIO(b"bytes"))
+    return house.folder / "uploads" / name
+
+
+@pytest.mark.parametrize("days", [0, 30])
+def test_an_upload_that_never_became_a_job_goes_after_a_day(house: House, days: float) -> None:
+    old = left_over(house, "old")
+    house.clock.now += DAY_S / 2
+    young = left_over(house, "young")
+    house.keeper(days=days).tidy()
+    assert old.exists()
+    house.clock.now += DAY_S / 2
+    house.keeper(days=days).tidy()
+    assert (old.exists(), young.exists()) == (False, True)
+    assert traces(house.client, "old") == []
+
+
+def test_an_upload_that_became_a_job_stays_though_its_note_did_too(house: House) -> None:
+    house.unfinished.begin("sent")
+    uploaded = house.upload("sent")
+    house.clock.now += 2 * DAY_S
+    house.keeper().tidy()
+    assert uploaded.exists()
+    assert house.unfinished.older(0, 10) == []
+
+
+def test_what_lies_in_the_blob_store_without_a_note_is_not_ours_to_remove(house: House) -> None:
+    house.blobs.put("uploads/anothers/0", BytesIO(b"bytes"))
+    house.clock.now += 400 * DAY_S
+    house.keeper().tidy()
+    assert (house.folder / "uploads" / "anothers").exists()
+
+
+def test_while_the_blob_store_is_away_the_note_stays(house: House) -> None:
+    old = left_over(house, "old")
+    house.clock.now += 2 * DAY_S
+    house.blobs = Away(str(house.folder))
+    with pytest.raises(BlobsUnavailable):
+        house.keeper().tidy()
+    house.blobs = Blobs(str(house.folder))
+    house.keeper().tidy()
+    assert not old.exists()

@@ -24,6 +24,7 @@ NAMES = {
     "Match",
     "NotFound",
     "ProblemError",
+    "Recall",
     "SearchResult",
     "Unreachable",
     "__version__",
@@ -32,21 +33,28 @@ METHODS = {
     "cancel": "(job)",
     "collection": "(name)",
     "collections": "()",
+    "count": "(collection, *, filter, namespace)",
     "create_collection": "(name, *, metric, model, dim, fields)",
+    "delete": "(collection, *, filter, namespace, all)",
     "delete_collection": "(name)",
     "delete_job": "(job)",
     "delete_image": "(id, collection, *, namespace)",
     "embed": "(texts, images, *, model)",
+    "export_collection": "(name, file, *, overwrite, progress)",
     "failures": "(job, limit, offset)",
     "image": "(id, collection, *, namespace, include_values)",
+    "import_collection": "(file, name, *, progress)",
     "index": "(source, collection, *, namespace, label_from_folder, on_existing, "
     "idempotency_key, wait, progress, create)",
     "iter_failures": "(job)",
+    "iter_ids": "(collection, *, namespace)",
     "job": "(job)",
     "jobs": "(limit, offset, *, collection, state)",
+    "recall": "(collection, *, k, sample, filter, namespace, seed)",
     "retry": "(job, *, wait, progress)",
-    "search": "(collection, *, text, image, id, vector, top_k, offset, filter, min_score, "
-    "namespace, include_values)",
+    "search": "(collection, *, text, image, id, vector, terms, top_k, offset, filter, min_score, "
+    "group_by, group_size, collapse, namespace, include_values, include_metadata, exact)",
+    "search_many": "(queries, collection)",
     "thumbnail": "(id, collection, *, namespace)",
     "upload": "(files, collection, *, namespace, label, on_existing, "
     "idempotency_key, wait, progress, create)",
@@ -83,7 +91,7 @@ def test_both_clients_take_and_give_the_same() -> None:
     assert plain.keys() == awaited.keys()
     for name, signature in plain.items():
         assert signature.parameters == awaited[name].parameters, name
-        if name != "iter_failures":
+        if name not in ("iter_failures", "iter_ids"):
             assert signature.return_annotation == awaited[name].return_annotation, name
     made, made_too = inspect.signature(Client), inspect.signature(AsyncClient)
     assert made.parameters == made_too.parameters

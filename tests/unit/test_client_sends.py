@@ -11,7 +11,7 @@ import pytest
 from clients import Answer, Seen, in_turn, job, kind, service
 from PIL import Image
 
-from clipfleet import JobFailed
+from clipfleet import JobFailed, NotFound
 
 __all__ = ["kind"]
 
@@ -92,6 +92,62 @@ def test_a_pillow_image_keeps_saying_which_way_up_it_is(kind: Any) -> None:
 def sent_image(seen: Seen) -> Any:
     start = seen.body.index(b"\x89PNG")
     return Image.open(io.BytesIO(seen.body[start:]))
+
+
+def test_terms_go_with_their_images_inside(kind: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"picture")
+    terms = [
+        {"text": "a church", "weight": 2},
+        {"image": tmp_path / "a.png"},
+        {"image": "https://example.org/b.jpg", "weight": -0.5},
+        {"vector": np.array([1, 0.5], np.float32)},
+        {"id": "c"},
+    ]
+    with service(nothing) as there, kind(there.url) as client:
+        client.search(terms=terms, group_by="label", group_size=2, collapse=0.97)
+    (seen,) = there.seen
+    assert seen.path == "/v1/collections/images/search"
+    assert seen.json["terms"] == [
+        {"text": "a church", "weight": 2},
+        {"image": {"base64": "cGljdHVyZQ=="}},
+        {"image": {"url": "https://example.org/b.jpg"}, "weight": -0.5},
+        {"vector": [1, 0.5]},
+        {"id": "c"},
+    ]
+    rules = ("group_by", "group_size", "collapse")
+    assert [seen.json[name] for name in rules] == ["label", 2, 0.97]
+
+
+@pytest.mark.parametrize(
+    "terms", [[], [{}], [{"text": "x", "id": "y"}], [{"text": "x", "weigth": 2}]]
+)
+def test_terms_that_cannot_be_meant_are_refused_before_they_are_sent(kind: Any, terms: Any) -> None:
+    with service(nothing) as there, kind(there.url) as client, pytest.raises(ValueError):  # noqa: PT011
+        client.search(terms=terms)
+    assert there.seen == []
+
+
+def test_many_queries_go_by_the_64_and_errors_come_in_their_places(kind: Any) -> None:
+    gone = {"type": "urn:problem:clipfleet:not-found", "title": "t", "status": 404}
+    problem = {**gone, "detail": "there is no x", "instance": "", "request_id": "r"}
+
+    def answered(seen: Seen) -> Answer:
+        asked = seen.json["queries"]
+        results = [NOTHING if "text" in one else {"problem": problem} for one in asked]
+        return Answer({"results": results, "took_ms": 1.0})
+
+    queries = [{"text": f"{n}", "top_k": 3} for n in range(99)]
+    with service(answered) as there, kind(there.url) as client:
+        found = client.search_many([*queries, {"id": "x"}, {"image": b"picture"}], "photos")
+        assert client.search_many([]) == []
+    assert [len(seen.json["queries"]) for seen in there.seen] == [64, 37]
+    assert {seen.path for seen in there.seen} == {"/v1/collections/photos/search/batch"}
+    assert there.seen[0].json["queries"][0] == {"text": "0", "top_k": 3}
+    assert there.seen[1].json["queries"][-1] == {"image": {"base64": "cGljdHVyZQ=="}}
+    assert [one.matches for one in found[:99]] == [[]] * 99
+    assert [(type(one), one.status, str(one)) for one in found[99:]] == [
+        (NotFound, 404, "there is no x")
+    ] * 2
 
 
 def test_an_image_opened_as_text_is_refused(kind: Any) -> None:

@@ -22,7 +22,7 @@ HERE = Collection.new("c", metric="cosine", model=MODEL, dim=4, fields={})
 
 def query(text: str, kind: Any = "text") -> Query:
     search = Search(collection=HERE, namespace="n", top_k=1)
-    return Query(term=Term(kind=kind, value=text), search=search)
+    return Query.of(Term(kind=kind, value=text), search)
 
 
 class Desk:
@@ -46,10 +46,10 @@ class Desk:
         self.sent.append(batch)
 
     def texts(self) -> list[list[str]]:
-        return [[str(one.term.value) for one in batch.queries] for batch in self.sent]
+        return [[str(one.terms[0].value) for one in batch.queries] for batch in self.sent]
 
     def answer(self, batch: QueryBatch) -> None:
-        answers = tuple(Answer(detail=str(one.term.value)) for one in batch.queries)
+        answers = tuple(Answer(detail=str(one.terms[0].value)) for one in batch.queries)
         self.queries.receive(BatchReply(batch_id=batch.batch_id, answers=answers))
 
     async def ask(self, *texts: str, kind: str = "text") -> list["asyncio.Task[Answer]"]:
@@ -119,13 +119,30 @@ def test_a_batch_is_never_larger_than_allowed() -> None:
     played(scene)
 
 
+def test_terms_fill_a_batch_as_queries_of_one_do_and_none_is_cut_in_two() -> None:
+    async def scene() -> None:
+        desk = Desk(batch=4)
+        tasks = await desk.ask("first")
+        for count in (2, 2, 1, 9, 1):
+            terms = tuple(Term(kind="text", value=str(count)) for _ in range(count))
+            mixed = query("").model_copy(update={"terms": terms})
+            tasks.append(asyncio.create_task(desk.queries.ask(mixed, MODEL)))
+        await settled()
+        while not all(task.done() for task in tasks):
+            desk.answer(desk.sent[-1])
+            await settled()
+        assert desk.texts() == [["first"], ["2", "2"], ["1"], ["9"], ["1"]]
+
+    played(scene)
+
+
 def test_kinds_and_models_go_in_lanes_of_their_own() -> None:
     async def scene() -> None:
         desk = Desk()
         tasks = await desk.ask("slow", kind="image") + await desk.ask("word")
         tasks.append(asyncio.create_task(desk.queries.ask(query("word"), "other")))
         await settled()
-        lanes = [(one.model, one.queries[0].term.kind) for one in desk.sent]
+        lanes = [(one.model, one.queries[0].speed) for one in desk.sent]
         assert lanes == [("m", "image"), ("m", "text"), ("other", "text")]
         for batch in list(desk.sent):
             desk.answer(batch)

@@ -1,5 +1,6 @@
 """What a filter may say, what it may not, and that no value speaks the store's language."""
 
+import json
 import re
 from typing import Any
 
@@ -41,6 +42,11 @@ def refused(raw: Any) -> str:
 
 
 def nested(depth: int, how: str) -> dict[str, Any]:
+    if how == "field":
+        condition: dict[str, Any] = {"$gt": 1}
+        for _ in range(depth):
+            condition = {"$not": condition}
+        return {"year": condition}
     node: dict[str, Any] = {"year": 1}
     for _ in range(depth):
         node = {"$not": node} if how == "$not" else {how: [node]}
@@ -60,7 +66,7 @@ def test_a_plain_value_means_equal_and_several_keys_mean_all() -> None:
     assert parsed({"$or": [{"year": 1900}]}) == AnyOf((year,))
 
 
-@pytest.mark.parametrize("how", ["$and", "$or", "$not"])
+@pytest.mark.parametrize("how", ["$and", "$or", "$not", "field"])
 def test_nesting_ends_at_its_limit(how: str) -> None:
     assert parsed(nested(MAX_DEPTH, how))
     assert "deeper" in refused(nested(MAX_DEPTH + 1, how))
@@ -109,6 +115,14 @@ def test_a_value_nested_beyond_all_depth_is_refused_too() -> None:
         ({"year": {"$in": [1, "2"]}}, "must be int"),
         ({"year": {"$in": [[1]]}}, "is no value"),
         ({"year": {"$exists": 1}}, "true or false"),
+        ({"year": {"$prefix": "1"}}, "$prefix is for text"),
+        ({"town": {"$prefix": 1}}, "$prefix is for text"),
+        ({"free": {"$prefix": None}}, "$prefix is for text"),
+        ({"town": {"$prefix": "a\0b"}}, "NUL"),
+        ({"town": {"$prefix": "\ud800"}}, "UTF-8"),
+        ({"town": {"$not": "x"}}, "takes a condition"),
+        ({"town": {"$not": {}}}, "is empty"),
+        ({"town": {"$not": {"$no": 1}}}, "unknown operator"),
         ({"town": "a\0b"}, "NUL"),
         ({"free": {"$in": ["a\0b"]}}, "NUL"),
         ({"a\0b": 1}, "cannot name"),
@@ -166,6 +180,33 @@ def test_unlike_and_not_in_are_true_of_what_is_absent() -> None:
     assert matches(parsed({"town": {"$exists": False}}), {})
 
 
+def test_not_denies_a_condition_as_it_does_a_filter() -> None:
+    old = parsed({"year": {"$lt": 1900, "$not": {"$lt": 1800}}})
+    assert [year for year in (1700, 1850, 1950) if matches(old, {"year": year})] == [1850]
+    assert parsed({"year": {"$not": {"$gt": 1}}}) == parsed({"$not": {"year": {"$gt": 1}}})
+    assert matches(parsed({"year": {"$not": {"$gt": 1}}}), {})
+
+
+def test_a_prefix_is_of_text_alone_and_letter_by_letter() -> None:
+    node = parsed({"free": {"$prefix": "a%"}})
+    assert matches(node, {"free": "a%b"})
+    for other in ("axb", "A%b", 1, True, None, ["a%"]):
+        assert not matches(node, {"free": other})
+    assert matches(parsed({"town": {"$prefix": ""}}), {"town": "x"})
+    assert not matches(parsed({"town": {"$prefix": ""}}), {})
+
+
+@pytest.mark.parametrize(
+    ("prefix", "end"),
+    [("ab", "ac"), ("a\\", "a]"), ('"', "#"), ("\ud7ff", "\ue000"), ("a\U0010ffff", "b")],
+)
+def test_a_prefix_is_a_range_up_to_the_next_text(prefix: str, end: str) -> None:
+    said = search_expression("n", parsed({"town": {"$prefix": prefix}}))
+    assert "f_town >= TEXT and f_town < TEXT" in skeleton(said)
+    assert [json.loads(text) for text in LITERAL.findall(said)][1:3] == [prefix, end]
+    assert " < " not in search_expression("n", parsed({"town": {"$prefix": "\U0010ffff"}}))
+
+
 LITERAL = re.compile(r'"(?:[^"\\\n\r]|\\[\\"nrt])*"')
 SAYABLE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 NASTY = st.sampled_from(
@@ -191,6 +232,15 @@ def test_no_value_name_or_namespace_breaks_out_of_its_quotes(
     said = search_expression(namespace, parsed(given_))
     assert skeleton(said) == skeleton(search_expression("n", parsed(plain)))
     assert '"' not in skeleton(said)
+
+
+@effort(max_examples=200, deadline=None)
+@given(TEXT.filter(lambda text: bool(text.rstrip("\U0010ffff"))))
+def test_no_prefix_breaks_out_of_its_quotes(value: str) -> None:
+    raw = {"$or": [{"x": {"$prefix": value}}, {"town": {"$prefix": value}}]}
+    plain = {"$or": [{"x": {"$prefix": "a"}}, {"town": {"$prefix": "a"}}]}
+    said = skeleton(search_expression("n", parsed(raw)))
+    assert said == skeleton(search_expression("n", parsed(plain)))
 
 
 @effort(max_examples=200, deadline=None)

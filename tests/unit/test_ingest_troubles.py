@@ -16,7 +16,7 @@ from clipfleet.common.ledger import Claim, Job
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.store import Fingerprint, Record, StoreUnavailable
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers.ingest import SUB_BATCH
+from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.lease import Lease
 
 WHITE = 250
@@ -65,15 +65,62 @@ def test_an_image_the_model_cannot_do_fails_alone(
     assert world.row("11.jpg") is None
 
 
-def test_a_model_that_fails_on_everything_is_the_workers_fault_not_the_images(
+def test_images_that_all_fail_on_a_device_that_is_fine_fail_each_for_itself(
     world: Workplace,
 ) -> None:
-    """A broken device fails fast: it would eat the queue and fail every image for good."""
     world.embedder = Odd(breaks)
-    world.plan([world.photo(f"{n}.jpg", 255) for n in range(20)])
+    job = world.run([world.photo(f"{n}.jpg", 255) for n in range(20)])
+    assert counts(job) == ("failed", 0, 0, 20)
+    assert all("out of memory" in said for said in world.reasons().values())
+
+
+class Broken(HashEmbedder):
+    """Works `calls` times, as at the warm-up, and then never again."""
+
+    device = "cuda"
+
+    def __init__(self, calls: int = 0) -> None:
+        super().__init__()
+        self._calls = calls
+
+    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        self._calls -= 1
+        if self._calls < 0:
+            raise RuntimeError("CUDA error: device-side assert triggered\nmore lines")
+        return super().embed_images(pixels)
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_broken_device_is_no_images_fault(world: Workplace, attempt: int, calls: int) -> None:
+    """Also at the second attempt, which takes the images one by one; and another worker does it."""
+    no = world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder.batch)])
+    for _ in range(attempt - 1):
+        claim = world.ledger.claim("job", no, "another", 15)
+        assert isinstance(claim, Claim)
+        world.ledger.release(claim, count_attempt=True)
+    world.embedder = Broken(calls)
+    with pytest.raises(BrokenDevice, match="cuda is broken: RuntimeError: CUDA error"):
+        world.work()
+    assert (world.chunk().attempt, world.chunk().leased) == (attempt - 1, False)
+    assert "the device cuda is broken" in world.ledger.job("job").waiting
+    assert "more lines" not in world.ledger.job("job").waiting
+    world.embedder = HashEmbedder()
     world.work()
-    assert world.ledger.job("job").failed == 0
-    assert world.chunk().attempt == 1
+    assert counts(world.ledger.job("job")) == ("succeeded", 2 * HashEmbedder.batch, 0, 0)
+    assert world.ledger.job("job").waiting == ""
+
+
+def test_a_device_that_breaks_over_a_query_is_noticed_too() -> None:
+    class Mute(Broken):
+        def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+            raise RuntimeError(f"CUDA error at {texts}")
+
+    watched = Watched(Mute())
+    assert watched.broken == ""
+    with pytest.raises(BrokenDevice):
+        watched.embed_texts(["a dog"])
+    assert "CUDA error at ['a dog']" in watched.broken
 
 
 def test_a_collection_that_was_dropped_cancels_the_job(world: Workplace) -> None:
@@ -134,7 +181,7 @@ def test_told_to_stop_between_batches_it_hands_back_without_counting_an_attempt(
     world: Workplace,
 ) -> None:
     world.embedder = Odd(lambda _rows, _odd: world.stopping.set())
-    world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * SUB_BATCH)])
+    world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder.batch)])
     assert world.work() == 0
     assert (world.chunk().attempt, world.chunk().leased) == (0, False)
     assert world.store.count(world.collection) == 0

@@ -62,6 +62,19 @@ def test_a_chunk_holds_what_a_worker_does_in_the_time_it_should_take(
     assert [chunk.size for chunk in world.ledger.open_chunks("job")] == [size]
 
 
+def test_a_job_without_workers_says_why_the_last_one_ended(world: Planning) -> None:
+    world.fleet.leave_word("m", "the device cuda is broken: CUDA error")
+    world.job(10)
+    world.tick()
+    assert world.ledger.job("job").waiting.endswith(
+        "no live worker serves the ingest lane of model 'm'; the last one ended itself: "
+        "the device cuda is broken: CUDA error"
+    )
+    world.worker()
+    world.tick()
+    assert world.ledger.job("job").waiting == ""
+
+
 def test_while_all_is_fine_no_message_is_sent_twice(world: Planning) -> None:
     world.job(10_000)
     world.tick(100, seconds=1)

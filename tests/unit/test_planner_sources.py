@@ -12,6 +12,7 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Item, Job
 from clipfleet.workers.places import BucketAway
 from clipfleet.workers.planner import Planner
+from clipfleet.workers.readers import Readers
 from clipfleet.workers.sources import Listed, Source
 
 
@@ -74,7 +75,7 @@ def test_a_job_whose_bucket_is_away_waits_says_why_and_keeps_no_other_waiting(
     world = Planning()
     planner = Waiting(
         "w", world.ledger, world.fleet, world.publisher,
-        world.planner._settings, world.planner._places,
+        world.planner._settings, world.planner._places, Readers(patience_s=30),
     )  # fmt: skip
     planner.source = Passing(error, times=3)
     world.worker()

@@ -2,99 +2,20 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
+from unit.asking import IMAGE, TEXT, World, by_id, ids
 
-from clipfleet.common.catalogue import MemoryCatalogue
-from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import Embeddings, HashEmbedder
-from clipfleet.common.identity import primary_key
-from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Search, Term
-from clipfleet.common.replies import MemoryReplies
-from clipfleet.common.store import Match, Record, StoreUnavailable, Vectors
-from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers.query import STALENESS_S, QueryParts, answer_batch
-
-TEXT = Term(kind="text", value="a church")
-IMAGE = Term(kind="image", value="key")
-
-
-class Watched(MemoryStore):
-    """Remembers the searches: how many vectors each had, and whether it was a fresh one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[tuple[int, bool]] = []
-        self.away = False
-
-    def search(self, collection: Collection, vectors: Vectors, **more: Any) -> list[list[Match]]:
-        if self.away:
-            raise StoreUnavailable("the store is away")
-        self.asked.append((len(vectors), more["fresh"]))
-        return super().search(collection, vectors, **more)
-
-
-class Aged(MemoryCatalogue):
-    age = float("inf")
-
-    def last_write(self, collection: Collection) -> float:  # noqa: ARG002
-        return self.age
-
-
-class World:
-    def __init__(self) -> None:
-        self.store, self.catalogue, self.replies = Watched(), Aged(), MemoryReplies()
-        self.embedder = HashEmbedder()
-        self.collection = self.new("c")
-        words = self.embedder.embed_texts(["a church", "a dog"])
-        self.put("church.jpg", words[0], label="church")
-        self.put("dog.jpg", words[1], label="dog")
-        pixels = np.full((8, 8, 3), 9, np.uint8)
-        self.put("nine.jpg", self.embedder.embed_images(pixels[None])[0])
-        self.replies.images["key"] = pixels
-
-    def new(self, name: str, metric: Any = "cosine") -> Collection:
-        made = Collection.new(name, metric=metric, model="m", dim=16, fields={})
-        self.store.create(self.catalogue.add(made))
-        return made
-
-    def put(self, name: str, embedding: Vectors, label: str = "") -> None:
-        record = Record(
-            primary_key("n", name), name, "n", f"/{name}", embedding, label=label
-        )  # fmt: skip
-        self.store.upsert(self.collection, [record])
-
-    def query(self, term: Term, **more: Any) -> Query:
-        said = {"collection": self.collection, "namespace": "n", "top_k": 1}
-        return Query(term=term, search=Search(**{**said, **more}))
-
-    def ask(self, *queries: Query, deadline: float | None = None) -> tuple[Answer, ...]:
-        late = time.time() + 60 if deadline is None else deadline
-        batch = QueryBatch(model="m", batch_id="b", reply_to="r", deadline=late, queries=queries)
-        parts = QueryParts(self.embedder, self.store, self.catalogue, self.replies)
-        answered = answer_batch(batch, parts)
-        if not self.replies.pushed:
-            assert answered == 0
-            return ()
-        reply = self.replies.pushed[-1]
-        assert reply.batch_id == "b"
-        assert answered == len(queries) == len(reply.answers)
-        return reply.answers
+from clipfleet.common.messages import BatchReply, Query, Term
+from clipfleet.common.store import Record
+from clipfleet.workers.query import STALENESS_S
 
 
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-def ids(answers: Sequence[Answer]) -> list[list[str]]:
-    return [[match.id for match in answer.matches] for answer in answers]
-
-
-def by_id(name: str) -> Term:
-    return Term(kind="id", value=name)
 
 
 def test_every_kind_of_term_in_one_batch_finds_its_own(world: World) -> None:
@@ -172,10 +93,10 @@ def test_a_filter_that_cannot_be_parsed_fails_alone(world: World) -> None:
 
 
 def test_a_vector_of_another_length_fails_alone(world: World) -> None:
-    short = world.query(Term(kind="vector", value=(1.0, 0.0)), top_k=3)
-    good = world.query(Term(kind="vector", value=tuple([1.0] * 16)), top_k=1)
+    short = world.query(Term(kind="vector", value=(1.0, 0.0)))
+    good = world.query(Term(kind="vector", value=tuple([1.0] * 16)))
     found = world.ask(short, good)
-    assert found[0].error
+    assert found[0].error == "invalid-request"
     assert [answer.error for answer in found[1:]] == [""]
 
 
@@ -242,7 +163,7 @@ def test_a_score_beyond_all_numbers_does_not_spoil_the_reply_for_the_others(worl
 
 def test_a_query_without_a_search_is_answered_with_its_embedding(world: World) -> None:
     vector = world.embedder.embed_texts(["a church"])[0]
-    found = world.ask(Query(term=TEXT), world.query(TEXT), Query(term=IMAGE))
+    found = world.ask(Query.of(TEXT), world.query(TEXT), Query.of(IMAGE))
     assert found[0].embedding == pytest.approx(vector.tolist())
     assert found[0].matches == ()
     assert found[1].matches[0].id == "church.jpg"
@@ -251,5 +172,5 @@ def test_a_query_without_a_search_is_answered_with_its_embedding(world: World) -
 
 
 def test_an_id_means_nothing_without_a_collection(world: World) -> None:
-    found = world.ask(Query(term=by_id("dog.jpg")), Query(term=TEXT))
+    found = world.ask(Query.of(by_id("dog.jpg")), Query.of(TEXT))
     assert found[0].error == "internal"

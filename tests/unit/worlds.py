@@ -15,7 +15,7 @@ from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import MemoryPublisher
 from clipfleet.common.catalogue import MemoryCatalogue
 from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.embedder import Embedder, HashEmbedder
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import MemoryFleet, WorkerCard
 from clipfleet.common.identity import primary_key
@@ -26,9 +26,11 @@ from clipfleet.common.preprocess import Preprocess
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
+from clipfleet.workers.device import Watched
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
 from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner
+from clipfleet.workers.readers import Readers
 
 MODEL = "m"
 BUCKETS = {**uris.BUCKETS, "memory": ("fsspec", "parts")}
@@ -63,7 +65,8 @@ class Planning:
     def new_planner(self, name: str) -> Planner:
         settings = Settings(source_roots=self.roots)
         places = places_of(settings)
-        return Planner(name, self.ledger, self.fleet, self.publisher, settings, places)
+        readers = Readers(patience_s=30)  # its sources answer: a round is over when they have
+        return Planner(name, self.ledger, self.fleet, self.publisher, settings, places, readers)
 
     def worker(self, rate: float | None = None, name: str = "w") -> None:
         now = time.time()
@@ -124,7 +127,8 @@ class Workplace:
         self.folder.mkdir()
         self.clock, self.stopping = Clock(), threading.Event()
         self.ledger, self.catalogue = MemoryLedger(self.clock), MemoryCatalogue()
-        self.store, self.embedder = MemoryStore(), HashEmbedder()
+        self.store = MemoryStore()
+        self.embedder: Embedder = HashEmbedder()
         self.blobs = Blobs("memory://clipfleet-unit-tests")
         self.collection = self.catalogue.add(
             Collection.new("c", metric="cosine", model=MODEL, dim=16, fields={"year": "int"})
@@ -156,7 +160,7 @@ class Workplace:
     def work(self, job: str = "job", no: int = 1) -> int:
         settings = Settings(source_roots=(self.folder,))
         parts = IngestParts(
-            "w", self.ledger, self.store, self.catalogue, self.embedder, self.blobs,
+            "w", self.ledger, self.store, self.catalogue, Watched(self.embedder), self.blobs,
             settings, self.threads, self.stopping, places_of(settings, self.blobs),
         )  # fmt: skip
         return ingest_chunk(IngestChunk(model=MODEL, job_id=job, no=no), parts)

@@ -1,0 +1,121 @@
+"""How much of what an exact search finds the index finds, too."""
+
+import asyncio
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+
+from clipfleet.api.coalescer import Coalescer
+from clipfleet.api.depends import UsesCollection, UsesGateway
+from clipfleet.api.exact import require_few
+from clipfleet.api.gateway import Gateway
+from clipfleet.api.matching import checked
+from clipfleet.api.problems import RESPONSES
+from clipfleet.api.search import refusal
+from clipfleet.common.collection import Collection, Metric
+from clipfleet.common.collection_schemas import QueryRecall, RecallIn, RecallOut
+from clipfleet.common.errors import InvalidRequest
+from clipfleet.common.messages import Query, Search, Term
+from clipfleet.common.schemas import MatchOut
+from clipfleet.common.store import Record
+
+router = APIRouter(prefix="/v1/collections/{name}", tags=["collections"], responses=RESPONSES)
+
+WORST = 10
+SCAN_S = 30.0
+
+
+@router.post("/recall")
+async def measure_recall(
+    body: RecallIn, collection: UsesCollection, gateway: UsesGateway
+) -> RecallOut:
+    """recall@k of the index: a sample of the collection's own images is searched for by the index
+    and by comparing with every image. An image does not count as its own neighbour; another one
+    that is as near as the k-th nearest does count (Aumüller et al. 2020, ANN-Benchmarks)."""
+    began = time.perf_counter()
+    limits = gateway.settings.limits
+    if body.k >= min(limits.top_k, limits.window):
+        raise InvalidRequest(f"k is {body.k}; {min(limits.top_k, limits.window) - 1} at most")
+    if body.sample > limits.recall_sample:
+        raise InvalidRequest(f"sample is {body.sample}; {limits.recall_sample} at most")
+    sample = await _sample(body, collection, gateway)
+    search = Search(
+        collection=collection, namespace=body.namespace, top_k=body.k + 1, filter=body.filter
+    )
+    exact = search.model_copy(update={"exact": True})
+    await require_few(exact, gateway)
+    worker = await gateway.worker("query", collection.model, any_model=True)
+    found = await _search(sample, search, worker.model, gateway.queries)
+    right = await _search(sample, exact, worker.model, gateway.exact)
+    each = [
+        QueryRecall(id=record.id, recall=recall(record.id, mine, best, body.k, collection.metric))
+        for record, mine, best in zip(sample, found, right, strict=True)
+    ]
+    worst = sorted((one for one in each if one.recall < 1), key=lambda one: (one.recall, one.id))
+    return RecallOut(
+        recall=sum(one.recall for one in each) / len(each),
+        k=body.k,
+        queries=len(each),
+        worst=worst[:WORST],
+        took_ms=round(1000 * (time.perf_counter() - began), 2),
+    )
+
+
+def recall(
+    own: str, found: Sequence[MatchOut], right: Sequence[MatchOut], k: int, metric: Metric
+) -> float:
+    """Of the k nearest others (`right`, exact) the share that was found, nearest first both.
+    Equally near ones stand for each other."""
+    nearest = [match for match in right if match.id != own][:k]
+    if not nearest:
+        return 1.0
+    last = _far(nearest[-1], metric)
+    names = {match.id for match in nearest}
+    others = [match for match in found if match.id != own][: len(nearest)]
+    hits = sum(match.id in names or _as_near(_far(match, metric), last) for match in others)
+    return hits / len(nearest)
+
+
+def _far(match: MatchOut, metric: Metric) -> float:
+    """Squares for distances: that is what a store computes, with the rounding of 32 bits."""
+    return match.score**2 if metric == "euclidean" else -match.score
+
+
+def _as_near(far: float, last: float) -> bool:
+    return far <= last or math.isclose(far, last, rel_tol=1e-6, abs_tol=1e-6)
+
+
+async def _sample(body: RecallIn, collection: Collection, gateway: Gateway) -> list[Record]:
+    """Images that follow on a key that the seed gives. Keys are hashes of the ids, so that
+    neighbours among them have nothing else in common."""
+    start = hashlib.blake2b(str(body.seed).encode(), digest_size=16).hexdigest()
+    told = {
+        "namespace": body.namespace,
+        "where": checked(body, collection),
+        "limit": body.sample,
+        "include_values": True,
+    }
+    scan = gateway.store.scan
+    found = await gateway.call(scan, collection, after=start, seconds=SCAN_S, **told)
+    if len(found) < body.sample:
+        first = await gateway.call(scan, collection, seconds=SCAN_S, **told)
+        taken = {record.pk for record in found}
+        found += [record for record in first if record.pk not in taken][: body.sample - len(found)]
+    if len(found) < 2:
+        raise InvalidRequest(f"recall needs at least two images; {len(found)} match")
+    return found
+
+
+async def _search(
+    sample: Sequence[Record], search: Search, model: str, queue: Coalescer
+) -> list[Sequence[MatchOut]]:
+    """As anybody's searches go, so that it is measured what anybody gets."""
+    terms = [Term(kind="vector", value=tuple(one.embedding.tolist())) for one in sample]
+    asked = [queue.ask(Query.of(term, search), model) for term in terms]
+    answers = await asyncio.gather(*asked)
+    if failed := next((answer for answer in answers if answer.error), None):
+        raise refusal(failed)
+    return [answer.matches for answer in answers]

@@ -1,0 +1,126 @@
+"""The files of `export_collection`: written whole or not at all, and read again piece by piece."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from clipfleet.common.exchange import (
+    TEXT,
+    WHOLE,
+    Description,
+    NotOurs,
+    description_of,
+    schema_of,
+)
+
+MOST = 1_000  # rows in one request
+NUMBERS = 200_000  # of embeddings in one request, some 4 MB as JSON
+MAGIC = b"PAR1"  # how a Parquet file begins, and ends
+
+
+@contextmanager
+def new_file(file: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
+    """It has its name once it is complete; until then nothing of that name is touched."""
+    path = Path(file).expanduser()
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with unfinished.open("xb") as out:
+            yield out
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def is_whole(out: BinaryIO) -> bool:
+    """Whether what was written so far has a Parquet file's end."""
+    out.flush()
+    with open(out.name, "rb") as written:
+        written.seek(-min(len(MAGIC), out.tell()), os.SEEK_END)
+        return written.read() == MAGIC
+
+
+class Exported:
+    """A file to import. NotOurs for one that is not to be used, whenever that is found out."""
+
+    def __init__(self, file: str | Path) -> None:
+        self._path = Path(file).expanduser()
+        with self._readable():
+            self._file = _parquet(self._path)
+            schema = self._file.schema_arrow
+            self.about: Description = description_of(schema.metadata)
+            _require_columns(schema, self.about)
+            self.rows: int = self._file.metadata.num_rows
+
+    def pieces(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """(namespace, vectors as `upsert` takes them), as many as one request takes."""
+        size = max(1, min(MOST, NUMBERS // self.about.dim))
+        batches = self._file.iter_batches(size)
+        before = 0
+        while True:
+            with self._readable():
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                _require_vectors(batch, self.about.dim, before)
+                rows = batch.to_pylist()
+            before += len(rows)
+            rows.sort(key=lambda row: str(row["namespace"]))
+            for namespace, some in groupby(rows, lambda row: str(row["namespace"])):
+                yield namespace, [self._vector(row) for row in some]
+
+    def _vector(self, row: dict[str, Any]) -> dict[str, Any]:
+        told = {name: row[name] for name in (*TEXT, *WHOLE) if name != "namespace"}
+        with self._readable():
+            metadata = json.loads(row["metadata"] or "{}")
+        declared = {name: row[name] for name in self.about.fields if row[name] is not None}
+        return {**told, "metadata": {**metadata, **declared}, "values": row["embedding"]}
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        from pyarrow import ArrowException
+
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except NotOurs as error:
+            raise NotOurs(f"{self._path} cannot be imported: {error}") from error
+        except (ArrowException, OSError, ValueError) as error:
+            said = "it is no Parquet file, was cut short, or is damaged"
+            raise NotOurs(f"{self._path} cannot be imported: {said}") from error
+
+
+def _parquet(path: Path) -> Any:
+    from pyarrow.parquet import ParquetFile
+
+    with path.open("rb"):  # whose errors people understand
+        return ParquetFile(path)
+
+
+def _require_columns(schema: Any, about: Description) -> None:
+    for wanted in schema_of(about):
+        found = schema.field(wanted.name).type if wanted.name in schema.names else "missing"
+        if found != wanted.type:
+            said = f"its column {wanted.name!r} is {found}, not {wanted.type}"
+            raise NotOurs(said)
+
+
+def _require_vectors(batch: Any, dim: int, before: int) -> None:
+    """Which row is wrong, too: a store refuses such a request as a whole."""
+    from pyarrow import compute
+
+    embeddings = batch.column("embedding")
+    if embeddings.null_count or not compute.all(compute.is_finite(embeddings.flatten())).as_py():
+        for at, values in enumerate(embeddings, before + 1):
+            if not values.is_valid or not compute.all(compute.is_finite(values.values)).as_py():
+                raise NotOurs(f"row {at} holds no vector, or one that is not finite")
+    for at, length in enumerate(compute.list_value_length(embeddings).to_pylist(), before + 1):
+        if length != dim:
+            raise NotOurs(f"the vector in row {at} has {length} numbers, not {dim}")

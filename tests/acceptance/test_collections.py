@@ -1,0 +1,222 @@
+"""A collection as a whole: counted, listed, emptied, measured, exported and imported."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from stack import Up, document, finished, photos
+
+from clipfleet import Client, NotFound, ProblemError, Unreachable
+
+SIZE = 300
+
+
+def some_vectors(count: int, dim: int, seed: int = 0) -> list[dict[str, Any]]:
+    rows = np.random.default_rng(seed).standard_normal((count, dim))
+    return [
+        {
+            "id": f"/photos/{n} é.jpg",
+            "values": row,
+            "label": "even" if n % 2 == 0 else "",
+            "metadata": {"year": n % 10, "tags": ["a", n]} if n % 3 else {},
+            "width": n,
+        }
+        for n, row in enumerate(rows)
+    ]
+
+
+@pytest.fixture(scope="module")
+def shelf(service: Up) -> str:
+    """A collection that no test changes."""
+    with service.client() as client:
+        made = client.create_collection("shelf", fields={"year": "int"})
+        client.upsert(some_vectors(SIZE, made.dim), "shelf")
+        client.upsert(some_vectors(20, made.dim, seed=1), "shelf", namespace="other")
+    return "shelf"
+
+
+@pytest.fixture
+def emptied(service: Up) -> Iterator[str]:
+    with service.client() as client:
+        client.create_collection("emptied", fields={"year": "int"})
+        yield "emptied"
+        client.delete_collection("emptied")
+
+
+def test_images_are_counted_by_filter_and_namespace(client: Any, shelf: str) -> None:
+    assert client.count(shelf) == SIZE
+    assert client.count(shelf, namespace="other") == 20
+    assert client.count(shelf, filter={"label": "even"}) == SIZE / 2
+    assert client.count(shelf, filter={"year": {"$exists": False}}) == SIZE / 3
+    with pytest.raises(ProblemError, match="unknown operator"):
+        client.count(shelf, filter={"$up": 1})
+
+
+def test_ids_come_in_pages_each_once(service: Up, client: Any, shelf: str) -> None:
+    wanted = {one["id"] for one in some_vectors(SIZE, 1)}
+    assert sorted(client.iter_ids(shelf)) == sorted(wanted)
+    seen: list[str] = []
+    with service.http() as http:
+        cursor: str | None = ""
+        while cursor is not None:
+            page = http.get(f"/v1/collections/{shelf}/ids", params={"cursor": cursor, "limit": 70})
+            seen, cursor = seen + page.json()["ids"], page.json()["next"]
+            assert len(page.json()["ids"]) <= 70
+        assert http.get(f"/v1/collections/{shelf}/ids?cursor=x").status_code == 422
+    assert sorted(seen) == sorted(wanted)
+
+
+@pytest.mark.parametrize("by", ["text", "id", "vector"])
+def test_an_exact_search_gives_what_the_index_gives(client: Any, shelf: str, by: str) -> None:
+    vector = some_vectors(7, client.collection(shelf).dim, seed=5)[6]["values"]
+    asked: Any = {"text": "a dog", "id": "/photos/3 é.jpg", "vector": vector}[by]
+    told = {"top_k": 10, "filter": {"year": {"$gte": 5}}, "include_values": True, by: asked}
+    right, found = client.search(shelf, exact=True, **told), client.search(shelf, **told)
+    assert [match.id for match in right.matches] == [match.id for match in found.matches]
+    for mine, other in zip(right.matches, found.matches, strict=True):
+        assert mine.score == pytest.approx(other.score, abs=1e-5)
+        assert mine.model_copy(update={"score": other.score}) == other
+
+
+def test_the_index_finds_all_of_a_small_collection(client: Any, shelf: str) -> None:
+    found = client.recall(shelf, k=5, sample=40)
+    assert (found.recall, found.k, found.queries, found.worst) == (1.0, 5, 40, [])
+    few = client.recall(shelf, k=500, sample=40, namespace="other", filter={"label": "even"})
+    assert (few.recall, few.queries) == (1.0, 10)
+    with pytest.raises(ProblemError, match="at least two images; 0 match"):
+        client.recall(shelf, filter={"label": "none such"})
+    with pytest.raises(ProblemError, match="sample is 100000"):
+        client.recall(shelf, sample=100_000)
+
+
+def test_a_delete_by_filter_takes_these_images_and_no_others(client: Any, emptied: str) -> None:
+    dim = client.collection(emptied).dim
+    client.upsert(some_vectors(60, dim), emptied)
+    client.upsert(some_vectors(60, dim), emptied, namespace="other")
+    assert client.delete(emptied, filter={"label": "even"}) == 30
+    assert client.count(emptied) == 30
+    assert client.count(emptied, filter={"label": "even"}) == 0
+    assert client.count(emptied, namespace="other") == 60
+    wrong: list[Any] = [{}, {"filter": {}}, {"filter": {"label": "even"}, "all": True}]
+    for told in wrong:
+        with pytest.raises(ProblemError, match="say which images"):
+            client.delete(emptied, **told)
+    assert client.delete(emptied, all=True) == 30
+    assert (client.count(emptied), client.count(emptied, namespace="other")) == (0, 60)
+
+
+def test_deleted_images_take_their_thumbnails_along(
+    service: Up, flickr: list[Path], tmp_path: Path, emptied: str
+) -> None:
+    some = photos(tmp_path / "photos", flickr, 4)
+    with service.client() as client:
+        job = client.index(tmp_path / "photos", emptied)
+        assert finished(client, job.id).done == 4
+        (first, *others) = [str(path) for path in some]
+        assert client.delete(emptied, filter={"id": {"$in": others}}) == 3
+        assert client.thumbnail(first, emptied)
+        for one in others:
+            with pytest.raises(NotFound):
+                client.thumbnail(one, emptied)
+
+
+def answers(client: Any, collection: str) -> list[Any]:
+    return [
+        client.search(collection, **told, top_k=30).matches
+        for told in (
+            {"text": "a dog"},
+            {"id": "/photos/8 é.jpg", "filter": {"year": {"$lt": 5}}},
+            {"text": "a cat", "namespace": "other"},
+            {"text": "a cat", "filter": {"tags": {"$exists": True}}, "exact": True},
+        )
+    ]
+
+
+def test_a_collection_comes_out_of_its_export_as_it_was(
+    client: Any, shelf: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "shelf.parquet"
+    assert client.export_collection(shelf, file) == file
+    told: list[tuple[int, int]] = []
+    copy = client.import_collection(file, "copy", progress=lambda *now: told.append(now))
+    try:
+        assert told[-1] == (SIZE + 20, SIZE + 20)
+        before = client.collection(shelf)
+        assert copy == before.model_copy(update={"name": "copy", "created_at": copy.created_at})
+        for mine, other in zip(answers(client, "copy"), answers(client, shelf), strict=True):
+            assert [match.id for match in mine] == [match.id for match in other]
+            assert [m.metadata for m in mine] == [m.metadata for m in other]
+            assert [m.label for m in mine] == [m.label for m in other]
+            assert [m.score for m in mine] == pytest.approx([m.score for m in other], abs=1e-6)
+        assert client.image("/photos/8 é.jpg", "copy").width == 8
+    finally:
+        client.delete_collection("copy")
+    table = pq.read_table(file)
+    assert table.num_rows == SIZE + 20
+    row = next(row for row in table.to_pylist() if row["id"] == "/photos/8 é.jpg")
+    assert (row["year"], json.loads(row["metadata"])) == (8, {"tags": ["a", 8]})
+    assert len(row["embedding"]) == before.dim
+
+
+def test_an_import_into_a_collection_of_another_kind_is_refused(
+    client: Any, shelf: str, tmp_path: Path
+) -> None:
+    file = client.export_collection(shelf, tmp_path / "shelf.parquet")
+    client.create_collection("another", metric="dot", fields={"year": "int"})
+    try:
+        with pytest.raises(ProblemError, match="has metric 'dot', not 'cosine'"):
+            client.import_collection(file, "another")
+        assert client.count("another") == 0
+    finally:
+        client.delete_collection("another")
+
+
+def test_images_that_were_imported_are_not_indexed_again(
+    service: Up, flickr: list[Path], tmp_path: Path
+) -> None:
+    photos(tmp_path / "photos", flickr, 5)
+    with service.client() as client:
+        assert client.index(tmp_path / "photos", "first", wait=True).done == 5
+        file = client.export_collection("first", tmp_path / "first.parquet")
+        client.import_collection(file, "second")
+        again = client.index(tmp_path / "photos", "second", wait=True)
+        assert (again.done, again.skipped) == (0, 5)
+        for name in ("first", "second"):
+            client.delete_collection(name)
+
+
+def test_the_command_line_exports_imports_and_measures(
+    service: Up, shelf: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "shelf.parquet"
+    done = service.cli("collections", "export", shelf, str(file), "--json")
+    assert document(done) == {"file": str(file), "bytes": file.stat().st_size}
+    refused = service.cli("collections", "export", shelf, str(file))
+    assert refused.returncode == 2
+    assert "exists already" in refused.stderr
+    assert service.cli("collections", "export", shelf, str(file), "--force").returncode == 0
+    copied = service.cli("collections", "import", str(file), "--name", "from-file", "--json")
+    assert document(copied)["count"] == SIZE + 20
+    assert document(service.cli("collections", "recall", "from-file", "--json"))["recall"] == 1
+    even = ["from-file", "--filter", '{"label": "even"}', "--json"]
+    assert document(service.cli("collections", "count", *even)) == {"count": SIZE / 2}
+    assert document(service.cli("collections", "delete-images", *even)) == {"deleted": SIZE / 2}
+    listed = service.cli("collections", "ids", "from-file").stdout.splitlines()
+    assert len(listed) == SIZE / 2
+    assert [path.name for path in tmp_path.iterdir()] == ["shelf.parquet"]
+
+
+def test_an_export_of_nothing_leaves_no_file(client: Any, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        client.export_collection("none-such", tmp_path / "x.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_client_without_a_service_leaves_no_file(tmp_path: Path) -> None:
+    with Client("http://127.0.0.1:9", retries=0) as client, pytest.raises(Unreachable):
+        client.export_collection("x", tmp_path / "x.parquet")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,123 @@
+"""The shell examples of docs/: run where the services of the tests can, or listed with a reason."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import stack
+from documents import lines, put_for, shell
+from stack import Up
+from webserver import body, site
+
+DOCS = Path(__file__).parents[2] / "docs"
+SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples" / "animals"
+RUN = {
+    ("jobs.md", "Jobs"),
+    ("sources.md", "Manifest"),
+    ("sources.md", "URLs"),
+    ("sources.md", "Archive"),
+    ("sources.md", "Folder"),
+    ("urls.md", "What happens to a URL"),
+}
+NOT_RUN = {
+    ("sources.md", "Sources"): "an overview; each kind has its own example below it",
+    ("sources.md", "Bucket"): "installs a package and needs a bucket: tests/integration/test_s3.py",
+    ("filters.md", "Metadata filters"): "filters, no commands: tests/unit/test_filters.py",
+    ("jobs.md", "The storm"): "half an hour; its short form is tests/chaos/test_storm.py",
+    ("search.md", None): "the same requests are made in test_mixed_search.py and test_guides.py",
+    ("index.md", None): "the README's own first commands: test_readme.py",
+    ("benchmarks.md", None): "speed is measured by hand, on a machine that is known",
+}
+
+
+def blocks() -> dict[tuple[str, str], str]:
+    """By document and heading: what is fenced as sh, or indented, below it."""
+    found: dict[tuple[str, str], str] = {}
+    for path in sorted(DOCS.glob("*.md")):
+        for section in re.split(r"^#+ ", path.read_text(), flags=re.MULTILINE)[1:]:
+            heading, _, text = section.partition("\n")
+            fenced = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+            indented = re.findall(r"(?:^\n)((?:    .*\n)+)", text, re.M)
+            parts = [*fenced, *(re.sub(r"^    ", "", part, flags=re.M) for part in indented)]
+            if parts:
+                found[path.name, heading] = "".join(parts)
+    return found
+
+
+def test_every_example_is_run_here_or_listed_with_a_reason() -> None:
+    known = RUN | NOT_RUN.keys()
+    unknown = {(path, heading) for path, heading in blocks() if (path, None) not in known} - known
+    assert unknown == set()
+    assert known - {(name, None) for name, _ in blocks()} <= blocks().keys()
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[str]:
+    pages = {
+        f"/{name}.jpg": body((SAMPLES / f"{name}.png").read_bytes()) for name in ("cat", "dog")
+    }
+    pages["/rex.jpg"] = pages["/church.jpg"] = pages["/dog.jpg"]
+    with site(pages) as there:
+        yield there.url
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """`photos/` and `cats/`, as the examples have them."""
+    for folder in ("photos", "cats"):
+        stack.photos(tmp_path / folder, sorted(SAMPLES.glob("*.png")), 4)
+    (tmp_path / "cats" / "tom.jpg").write_bytes((SAMPLES / "cat.png").read_bytes())
+    (tmp_path / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
+    return tmp_path
+
+
+def succeeded(images: int, said: str) -> bool:
+    return f"succeeded {images}" in " ".join(said.split())
+
+
+def test_a_manifest(mini: Up, home: Path, web: str) -> None:
+    block = put_for(blocks()["sources.md", "Manifest"], {"https://example.org": web})
+    said = shell(block, home, CLIPFLEET_URL=mini.url)
+    assert "tom" in said
+    assert "rex" not in said, "it has no year"
+
+
+def test_urls(mini: Up, home: Path, web: str) -> None:
+    block = put_for(blocks()["sources.md", "URLs"], {"https://example.org": web})
+    assert succeeded(2, shell(block, home, CLIPFLEET_URL=mini.url))
+
+
+def test_an_archive(mini: Up, home: Path) -> None:
+    assert succeeded(4, shell(blocks()["sources.md", "Archive"], home, CLIPFLEET_URL=mini.url))
+
+
+def test_a_folder(mini: Up, home: Path) -> None:
+    block = put_for(blocks()["sources.md", "Folder"], {"/data/photos": str(home / "photos")})
+    assert succeeded(4, shell(block, home, CLIPFLEET_URL=mini.url))
+
+
+def test_jobs(mini: Up, home: Path) -> None:
+    """On a job of which one image failed."""
+    (home / "photos" / "bad.jpg").write_bytes(b"no picture")
+    with mini.client() as client:
+        job = client.index(home / "photos", "photos", wait=True)
+    block = put_for(blocks()["jobs.md", "Jobs"], {" ID": f" {job.id}"})
+    listed, shown, failures, retry, cancel, delete = lines(block)
+    env = {"CLIPFLEET_URL": mini.url}
+    assert job.id in shell(listed, home, **env)
+    assert "partial" in shell(f"{shown} || true", home, **env)
+    assert "bad.jpg" in shell(failures, home, **env)
+    assert "failed" in shell(f"{retry} || true", home, **env)
+    for command in (cancel, delete):
+        shell(command, home, **env)
+    assert job.id not in shell(listed, home, **env)
+
+
+def test_a_search_by_url(mini: Up, home: Path, web: str) -> None:
+    with mini.client() as client:
+        client.upload([SAMPLES / "dog.png"], "photos", wait=True)
+    real = {"localhost:8000": mini.url, "https://example.org": web}
+    said = shell(put_for(blocks()["urls.md", "What happens to a URL"], real), home)
+    assert json.loads(said)["matches"]

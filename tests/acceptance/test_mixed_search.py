@@ -1,0 +1,265 @@
+"""Mixed queries, groups, near-duplicates, pages and many queries at once, through HTTP."""
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from stack import Up, document, finished
+
+from clipfleet import Client, ProblemError, SearchResult
+
+SAMPLES = Path(str(files("clipfleet"))) / "samples"
+MUSIC = "/v1/collections/music/search"
+
+
+@pytest.fixture(scope="module")
+def music(mini: Up) -> Iterator[Client]:
+    """Drawings of instruments and of buildings, labelled so."""
+    with mini.client() as client:
+        client.create_collection("music")
+        for folder in ("music", "buildings"):
+            source = {"type": "folder", "path": str(SAMPLES / folder), "label_from_folder": True}
+            assert finished(client, client.index(source, "music").id).state == "succeeded"
+        yield client
+
+
+@pytest.fixture
+def web(mini: Up) -> Iterator[httpx.Client]:
+    with mini.http() as made:
+        yield made
+
+
+def stems(found: SearchResult) -> list[str]:
+    return [Path(match.id).stem for match in found.matches]
+
+
+def sample(name: str) -> str:
+    (path,) = SAMPLES.rglob(f"{name}.png")
+    return str(path)
+
+
+def test_what_is_weighed_below_nothing_falls_and_the_rest_stays(music: Client) -> None:
+    plain = stems(music.search("music", text="a musical instrument"))
+    terms: list[dict[str, Any]] = [
+        {"text": "a musical instrument"},
+        {"text": "a guitar", "weight": -0.5},
+    ]
+    without = stems(music.search("music", terms=terms, top_k=100))
+    for name in ("guitar", "electric-guitar"):
+        assert without.index(name) > plain.index(name)
+    assert {"harp", "violin"} <= set(without[:5])
+
+
+def test_words_an_image_an_id_and_a_vector_mix(music: Client) -> None:
+    """An image is mostly like itself, so the words have to be heard behind it."""
+    guitar = sample("guitar")
+    words = {"text": "a church", "weight": 1.5}
+    alone = stems(music.search("music", id=guitar, top_k=100))
+    ways: Sequence[dict[str, Any]] = (
+        {"id": guitar},
+        {"image": guitar},
+        {"vector": music.image(guitar, "music", include_values=True).values},
+    )
+    for way in ways:
+        mixed = stems(music.search("music", terms=[way, words], top_k=100))
+        assert mixed.index("church") < alone.index("church"), way
+        assert mixed.index("banjo") < 20, way
+    several: list[dict[str, Any]] = [
+        {"id": guitar},
+        {"image": Path(sample("drum"))},
+        {"text": "a flute"},
+    ]
+    best = stems(music.search("music", terms=several, top_k=8))
+    assert {"guitar", "drum"} <= set(best)
+
+
+def test_a_single_term_is_the_plain_query(music: Client) -> None:
+    ways: Sequence[dict[str, Any]] = ({"text": "a guitar"}, {"id": sample("guitar")})
+    for way in ways:
+        plain = music.search("music", **way).matches
+        assert music.search("music", terms=[way]).matches == plain
+        assert music.search("music", terms=[{**way, "weight": 7}]).matches == pytest.approx(plain)
+
+
+def test_pages_of_any_size_continue_each_other(music: Client) -> None:
+    whole = stems(music.search("music", text="a house", top_k=50))
+    for size in (3, 10):
+        pages = [
+            stems(music.search("music", text="a house", top_k=size, offset=offset))
+            for offset in range(0, 50, size)
+        ]
+        assert [name for page in pages for name in page][:50] == whole
+
+
+def test_groups_by_label_and_no_more_than_there_are(music: Client) -> None:
+    found = music.search("music", text="a guitar", group_by="label").matches
+    assert [match.label for match in found] == ["music", "buildings"]
+    found = music.search("music", text="a guitar", group_by="label", group_size=3).matches
+    assert [match.label for match in found].count("buildings") == 3
+    assert len(music.search("music", text="x", group_by="no such field").matches) == 1
+
+
+def test_near_duplicates_are_shown_once_and_counted(music: Client) -> None:
+    numbers = music.image(sample("harp"), "music", include_values=True).values
+    copies = [{"id": f"copy {n}", "values": numbers} for n in range(3)]
+    music.upsert(copies, "music", namespace="copies")
+    music.upsert([{"id": "other", "values": [1.0] + [0.0] * 383}], "music", namespace="copies")
+    options: Any = {"namespace": "copies", "collapse": 0.97}
+    found = music.search("music", vector=numbers, **options).matches
+    assert [(match.id, match.duplicates) for match in found] == [("copy 0", 2), ("other", 0)]
+    assert found[0].values is None
+    (second,) = music.search("music", vector=numbers, top_k=1, offset=1, **options).matches
+    assert second.id == "other"
+
+
+def test_the_upload_takes_every_option_and_judges_it_alike(
+    music: Client, web: httpx.Client
+) -> None:
+    found = music.search(
+        "music",
+        image=Path(sample("guitar")),
+        group_by="label",
+        group_size=2,
+        collapse=0.99,
+        include_metadata=False,
+        filter={"label": {"$prefix": "mus"}},
+    ).matches
+    assert [match.label for match in found] == ["music", "music"]
+    assert [match.duplicates for match in found] == [0, 0]
+    picture = {"file": ("a.png", Path(sample("guitar")).read_bytes())}
+    for form, said in (
+        ({"group_size": "2"}, "group_size needs group_by"),
+        ({"collapse": "2"}, "collapse"),
+        ({"filter": "["}, "filter is not JSON"),
+        ({"filter": "[1]"}, "filter"),
+        ({"group_by": "pk"}, "no field to group by"),
+        ({"unknown": "1"}, "unknown"),
+    ):
+        refused = web.post(f"{MUSIC}/image", data=form, files=picture)
+        assert (refused.status_code, said in refused.json()["detail"]) == (422, True), refused.text
+    assert web.post(
+        f"{MUSIC}/image", data={"min_score": "", "filter": ""}, files=picture
+    ).is_success
+
+
+WRONG: list[tuple[Any, str]] = [
+    ({"terms": []}, "at least 1"),
+    ({"terms": [{"text": "x"}], "text": "x"}, "exactly one"),
+    ({"terms": [{"text": "x", "id": "y"}]}, "exactly one"),
+    ({"terms": [{"weight": 1}]}, "exactly one"),
+    ({"terms": [{"terms": []}]}, "Extra inputs"),
+    ({"terms": [{"text": "x"}] * 17}, "limit is 16"),
+    ({"terms": [{"text": "x", "weight": 0}]}, "weigh 0"),
+    ({"terms": [{"text": "x", "weight": 1e9}]}, "1000"),
+    ({"terms": [{"text": "x"}, {"text": "x", "weight": -1}]}, "cancel"),
+    ({"terms": [{"text": "x"}, {"vector": [1, 2]}]}, "terms[1].the vector has 2 numbers"),
+    ({"terms": [{"text": "x"}, {"image": {"base64": "AAAA"}}]}, "terms[1]."),
+    ({"terms": [{"image": {"url": "http://127.0.0.1:9/x"}}]}, "terms[0].image.url"),
+    ({"text": "x", "collapse": 0}, "greater than 0"),
+    ({"text": "x", "group_by": "a\0b"}, "NUL"),
+    ({"text": "x", "group_by": "namespace"}, "no field to group by"),
+    ({"text": "x", "group_by": "label", "top_k": 500, "offset": 1_501}, "at most 2000"),
+    ({"text": "x", "filter": {"label": {"$prefix": 1}}}, "$prefix is for text"),
+    ({"text": "x", "filter": {"width": {"$prefix": "1"}}}, "$prefix is for text"),
+]
+
+
+def test_what_cannot_be_searched_for_is_refused_with_the_reason(
+    music: Client,  # noqa: ARG001
+    web: httpx.Client,
+) -> None:
+    for body, said in WRONG:
+        refused = web.post(MUSIC, json=body)
+        assert refused.status_code == 422, (body, refused.text)
+        assert said in refused.json()["detail"], refused.text
+
+
+def test_many_queries_at_once_are_answered_each_for_itself(music: Client) -> None:
+    queries: list[dict[str, Any]] = [
+        {"text": "a guitar", "top_k": 1},
+        {"id": "unknown"},
+        {"image": Path(sample("harp")), "top_k": 1},
+        {"terms": [{"text": "a guitar"}, {"text": "a guitar", "weight": -1}]},
+        {"text": "a church", "filter": {"label": "buildings"}, "top_k": 2},
+    ]
+    guitar, unknown, harp, nothing, church = music.search_many(queries, "music")
+    assert isinstance(guitar, SearchResult)
+    assert isinstance(harp, SearchResult)
+    assert isinstance(church, SearchResult)
+    assert (stems(harp), len(church.matches)) == (["harp"], 2)
+    assert guitar.matches == music.search("music", text="a guitar", top_k=1).matches
+    assert isinstance(unknown, ProblemError)
+    assert isinstance(nothing, ProblemError)
+    assert (unknown.status, nothing.status) == (404, 422)
+    assert len(music.search_many([{"text": f"number {n}"} for n in range(70)], "music")) == 70
+
+
+def test_a_bad_query_among_many_is_a_problem_of_its_own_and_a_bad_body_everybodys(
+    music: Client,  # noqa: ARG001
+    web: httpx.Client,
+) -> None:
+    bad = [body for body, _ in WRONG]
+    mixed = [{"text": "a harp"}, 7, None, [], {"text": "x", "unknown": 1}, *bad]
+    answer = web.post(f"{MUSIC}/batch", json={"queries": mixed})
+    assert answer.status_code == 200, answer.text
+    first, *others = answer.json()["results"]
+    assert first["matches"][0]["label"] == "music"
+    for one in others:
+        assert one["problem"]["status"] == 422
+        assert one["problem"]["request_id"] == answer.headers["x-request-id"]
+    many = [{"text": "x"}] * 65
+    bodies: Sequence[Any] = ({}, {"queries": []}, {"queries": many}, {"queries": "x"}, [])
+    for body in bodies:
+        assert web.post(f"{MUSIC}/batch", json=body).status_code == 422
+    pictures = [{"terms": [{"image": {"base64": "AAAA"}}] * 13}] * 5
+    assert web.post(f"{MUSIC}/batch", json={"queries": pictures}).status_code == 413
+    unknown = "/v1/collections/unknown/search/batch"
+    assert web.post(unknown, json={"queries": [{"text": "x"}]}).status_code == 404
+
+
+NASTY = ['"', '\\"', "\\", "%", "_", "\n", "' or 1==1", '" or pk != "', '") or (pk != "', "\u2028"]
+
+
+def test_no_string_of_a_query_reaches_beyond_itself(music: Client, web: httpx.Client) -> None:
+    whole = music.collection("music").count
+    assert whole > 20
+    for text in NASTY:
+        conditions: list[dict[str, Any]] = [
+            {"filter": {"label": text}},
+            {"filter": {"label": {"$prefix": text}}},
+            {"filter": {"id": {"$in": [text]}}},
+            {"filter": {text: text}},
+            {"filter": {text: {"$prefix": text}}},
+            {"filter": {"free": {"$prefix": text}}},
+            {"namespace": text},
+        ]
+        queries = [{"text": "x", "top_k": 100, **one} for one in conditions]
+        for query in queries:
+            answer = web.post(MUSIC, json=query)
+            assert (answer.status_code, answer.json().get("matches")) == (200, []), query
+        assert web.post(MUSIC, json={"id": text}).status_code == 404
+        assert web.post(MUSIC, json={"terms": [{"id": text}, {"text": "x"}]}).status_code == 404
+        assert len(music.search("music", text="x", group_by=text).matches) == 1
+        together = web.post(f"{MUSIC}/batch", json={"queries": queries}).json()["results"]
+        assert [one["matches"] for one in together] == [[]] * len(queries)
+
+
+def test_the_command_line_mixes_what_it_is_given(music: Client, mini: Up) -> None:  # noqa: ARG001
+    def ids(*args: str) -> list[str]:
+        found = document(mini.cli("search", *args, "--collection", "music", "--json"))["matches"]
+        return [Path(match["id"]).stem for match in found]
+
+    plain = ids("a musical instrument")
+    without = ids("a musical instrument", "--not", "a guitar", "--top-k", "60")
+    assert without.index("guitar") > plain.index("guitar")
+    both = ids("--id", sample("guitar"), "--image", sample("harp"))
+    assert {"guitar", "harp"} == set(both[:2])
+    louder = ids("a church", "--id", sample("guitar"), "--weight", "3")
+    assert louder[0] != "guitar"
+    assert len(ids("a guitar", "--group-by", "label", "--collapse", "0.97")) == 2
+    assert ids("a guitar", "--offset", "2", "--top-k", "3") == ids("a guitar")[2:5]
+    for args in (("--not", "x"), ("x", "--weight", "2"), ("x", "--group-size", "2")):
+        assert mini.cli("search", *args, "--collection", "music").returncode != 0

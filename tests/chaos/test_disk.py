@@ -1,0 +1,92 @@
+"""Disks that are really full: the job says why it waits, nothing is lost, and it goes on."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import services
+import stack
+from chaos import work
+
+DISKS = {".": 64, "blobs": 64, "milvus": 128, "valkey": 64}  # megabytes
+BLOCK = 4_096
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a disk of a test's own takes the right to mount: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Not a byte left, however often somebody else frees some."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as out:
+        fill(out.fileno())
+        yield
+    filler.unlink()
+
+
+def fill(file: int) -> None:
+    with suppress(OSError):
+        while os.write(file, bytes(BLOCK)):
+            pass
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[stack.Up]:
+    folder = tmp_path_factory.mktemp("disks")
+    with ExitStack() as disks:
+        for name, megabytes in DISKS.items():
+            disks.enter_context(small_disk(folder / name, megabytes))
+        with stack.up(folder, tiny, **work.SLOW) as up:
+            yield up
+
+
+def killed(up: stack.Up, part: str) -> None:
+    """What it wrote on the full disk is read again."""
+    process = up.part(part)
+    process.kill()
+    work.restarted(up, part, process.pid)
+
+
+@pytest.mark.parametrize(
+    ("disk", "why"),
+    [
+        ("blobs", "the blob store cannot be written: No space left on device"),
+        ("milvus", "the vector store's disk is full"),
+        ("valkey", "Redis takes no writes just now"),
+    ],
+)
+def test_a_job_on_a_full_disk_says_so_waits_and_goes_on(
+    running: stack.Up, photos: Path, disk: str, why: str
+) -> None:
+    job = work.begin(running, f"on-{disk}", photos)
+    with full(running.folder / disk), running.client() as client:
+        services.eventually(lambda: work.says(client, job, why), 60, "a reason")
+        time.sleep(5)
+    work.require_exact(running, job, f"on-{disk}")
+    if disk != "blobs":
+        killed(running, disk)
+        work.require_exact(running, job, f"on-{disk}")
+
+
+def test_workers_are_started_anew_though_nothing_can_be_logged(
+    running: stack.Up, photos: Path
+) -> None:
+    job = work.begin(running, "unlogged", photos)
+    with full(running.folder):
+        killed(running, "worker-ingest-1")
+        work.require_exact(running, job, "unlogged")

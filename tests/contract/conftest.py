@@ -1,0 +1,3 @@
+from stores import photos, store
+
+__all__ = ["photos", "store"]

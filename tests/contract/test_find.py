@@ -1,0 +1,96 @@
+"""Groups, near-duplicates and pages are the same whatever the store."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import services
+
+from clipfleet.common.collection import Collection, Metric
+from clipfleet.common.identity import primary_key
+from clipfleet.common.messages import Search
+from clipfleet.common.store import Record, Store
+from clipfleet.common.store.memory import MemoryStore
+from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.workers.exact import Bounds
+from clipfleet.workers.find import find
+
+DIM = 8
+
+
+@pytest.fixture(
+    scope="module",
+    params=["memory", "lite", pytest.param("server", marks=pytest.mark.server)],
+)
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    start = services.milvus_lite if request.param == "lite" else services.milvus_server
+    with start(tmp_path_factory.mktemp(request.param)) as uri:
+        yield MilvusStore(uri, timeout_s=30)
+
+
+def shelf() -> list[Record]:
+    """Two hundred images in threes that look nearly the same, some with a label, genre or tag."""
+    random = np.random.default_rng(7)
+    made = []
+    for n in range(200):
+        if n % 3 == 0:
+            first = random.standard_normal(DIM)
+        vector = first + 0.02 * random.standard_normal(DIM)
+        metadata: dict[str, Any] = {"genre": f"g{n % 4}"} if n % 5 else {}
+        made.append(
+            Record(
+                pk=primary_key("n", f"{n}"),
+                id=f"{n}",
+                namespace="n",
+                uri="",
+                embedding=np.asarray(vector / np.linalg.norm(vector), np.float32),
+                label=f"l{n % 7}" if n % 2 else "",
+                metadata={**metadata, "tags": [n % 3]},
+            )
+        )
+    return made
+
+
+RULES: list[dict[str, Any]] = [
+    {},
+    {"group_by": "label"},
+    {"group_by": "genre", "group_size": 2},
+    {"group_by": "tags"},
+    {"collapse": 0.97},
+    {"collapse": 0.97, "group_by": "label", "group_size": 3},
+    {"collapse": 0.97, "candidates": 12},
+    {"filter": {"genre": {"$prefix": "g1"}}, "collapse": 0.97},
+]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
+def test_what_is_found_is_what_brute_force_finds(store: Store, metric: Metric) -> None:
+    made = Collection.new("c", metric=metric, model="m", dim=DIM, fields={"genre": "string"})
+    yardstick = MemoryStore()
+    for each in (store, yardstick):
+        each.create(made)
+        each.upsert(made, shelf())
+    queries = np.random.default_rng(8).standard_normal((3, DIM)).astype(np.float32)
+    for rules in RULES:
+        for offset in (0, 4):
+            asked = Search(collection=made, namespace="n", top_k=4, offset=offset, **rules)
+            found, expected = (
+                [
+                    [(kept.match.record.id, kept.duplicates) for kept in page]
+                    for page in find(each, asked, queries, fresh=True, exact=Bounds())
+                ]
+                for each in (store, yardstick)
+            )
+            assert found == expected, (rules, offset)
+            exactly = asked.model_copy(update={"exact": True})
+            pages = find(store, exactly, queries, fresh=True, exact=Bounds())
+            found = [[(kept.match.record.id, kept.duplicates) for kept in page] for page in pages]
+            assert found == expected, (rules, offset)
+            assert offset or all(found), rules
+    store.drop(made)

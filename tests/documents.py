@@ -1,0 +1,40 @@
+"""What documents tell their readers to type, run as they would."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import stack
+
+BIN = Path(sys.executable).parent
+
+
+def lines(block: str) -> list[str]:
+    """Its commands, those over several lines joined."""
+    joined = block.replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.strip()]
+
+
+def put_for(text: str, real: Mapping[str, str]) -> str:
+    """The examples with what is there in the test; each has to occur."""
+    for said, instead in real.items():
+        assert said in text, f"the document does not say {said!r} any more"
+        text = text.replace(said, instead)
+    return text
+
+
+def shell(command: str, home: Path, **env: str) -> str:
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", command],
+        cwd=home,
+        env={**stack.CLEAN, "HOME": str(home), "PATH": path, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -1,0 +1,63 @@
+"""Stores to test against - in memory, milvus-lite, a real Milvus server - and what to put in."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import services
+
+from clipfleet.common.collection import Collection, FieldType, Metric
+from clipfleet.common.identity import primary_key
+from clipfleet.common.store import Record, Store
+from clipfleet.common.store.memory import MemoryStore
+from clipfleet.common.store.milvus import MilvusStore
+
+DIM = 8
+FIELDS: dict[str, FieldType] = {
+    "genre": "string",
+    "year": "int",
+    "price": "float",
+    "sold": "bool",
+}
+
+
+@pytest.fixture(
+    scope="session",
+    params=["memory", "lite", pytest.param("server", marks=pytest.mark.server)],
+)
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    start = services.milvus_lite if request.param == "lite" else services.milvus_server
+    with start(tmp_path_factory.mktemp(request.param)) as uri:
+        yield MilvusStore(uri, timeout_s=30)
+
+
+@pytest.fixture
+def photos(store: Store) -> Iterator[Collection]:
+    collection = a_collection()
+    store.create(collection)
+    yield collection
+    store.drop(collection)
+
+
+def a_collection(metric: Metric = "cosine") -> Collection:
+    return Collection.new("my-photos", metric=metric, model="m", dim=DIM, fields=FIELDS)
+
+
+def a_record(image_id: str, seed: int = 0, **more: Any) -> Record:
+    namespace = more.get("namespace", "default")
+    vector = np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
+    blank = Record(
+        pk=primary_key(namespace, image_id),
+        id=image_id,
+        namespace=namespace,
+        uri=f"/photos/{image_id}"[:300],
+        embedding=vector / np.linalg.norm(vector),
+    )
+    return replace(blank, **more)

@@ -1,0 +1,94 @@
+"""A collection of three images in memory, and a worker to ask about them."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clipfleet.common.catalogue import MemoryCatalogue
+from clipfleet.common.collection import Collection
+from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.identity import primary_key
+from clipfleet.common.messages import Answer, Query, QueryBatch, Search, Term
+from clipfleet.common.replies import MemoryReplies
+from clipfleet.common.store import Match, Record, StoreUnavailable, Vectors
+from clipfleet.common.store.memory import MemoryStore
+from clipfleet.workers.query import QueryParts, answer_batch
+
+TEXT = Term(kind="text", value="a church")
+IMAGE = Term(kind="image", value="key")
+
+
+class Watched(MemoryStore):
+    """Remembers the searches: how many vectors each had, and whether it was a fresh one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[int, bool]] = []
+        self.away = False
+
+    def search(self, collection: Collection, vectors: Vectors, **more: Any) -> list[list[Match]]:
+        if self.away:
+            raise StoreUnavailable("the store is away")
+        self.asked.append((len(vectors), more["fresh"]))
+        return super().search(collection, vectors, **more)
+
+
+class Aged(MemoryCatalogue):
+    age = float("inf")
+
+    def last_write(self, collection: Collection) -> float:  # noqa: ARG002
+        return self.age
+
+
+class World:
+    def __init__(self) -> None:
+        self.store, self.catalogue, self.replies = Watched(), Aged(), MemoryReplies()
+        self.embedder = HashEmbedder()
+        self.collection = self.new("c")
+        words = self.embedder.embed_texts(["a church", "a dog"])
+        self.put("church.jpg", words[0], label="church")
+        self.put("dog.jpg", words[1], label="dog")
+        pixels = np.full((8, 8, 3), 9, np.uint8)
+        self.put("nine.jpg", self.embedder.embed_images(pixels[None])[0])
+        self.replies.images["key"] = pixels
+
+    def new(self, name: str, metric: Any = "cosine") -> Collection:
+        made = Collection.new(name, metric=metric, model="m", dim=16, fields={})
+        self.store.create(self.catalogue.add(made))
+        return made
+
+    def put(self, name: str, embedding: Vectors, label: str = "") -> None:
+        record = Record(
+            primary_key("n", name), name, "n", f"/{name}", embedding, label=label
+        )  # fmt: skip
+        self.store.upsert(self.collection, [record])
+
+    def query(self, term: Term, **more: Any) -> Query:
+        said = {"collection": self.collection, "namespace": "n", "top_k": 1}
+        return Query.of(term, Search(**{**said, **more}))
+
+    def mixed(self, *terms: Term, **more: Any) -> Query:
+        return self.query(terms[0], **more).model_copy(update={"terms": terms})
+
+    def ask(self, *queries: Query, deadline: float | None = None) -> tuple[Answer, ...]:
+        late = time.time() + 60 if deadline is None else deadline
+        batch = QueryBatch(model="m", batch_id="b", reply_to="r", deadline=late, queries=queries)
+        parts = QueryParts(self.embedder, self.store, self.catalogue, self.replies)
+        answered = answer_batch(batch, parts)
+        if not self.replies.pushed:
+            assert answered == 0
+            return ()
+        reply = self.replies.pushed[-1]
+        assert reply.batch_id == "b"
+        assert answered == len(queries) == len(reply.answers)
+        return reply.answers
+
+
+def ids(answers: Sequence[Answer]) -> list[list[str]]:
+    return [[match.id for match in answer.matches] for answer in answers]
+
+
+def by_id(name: str) -> Term:
+    return Term(kind="id", value=name)
