@@ -46,6 +46,7 @@ const at = (name, rest = "") => `/v1/collections/${encodeURIComponent(name)}${re
 export const collections = async () => (await call("/v1/collections")).collections;
 export const makeCollection = (name) => call(at(name), { method: "PUT" });
 export const search = (name, json, signal) => call(at(name, "/search"), { method: "POST", json, signal });
+export const countImages = async (name, json, signal) => (await call(at(name, "/count"), { method: "POST", json, signal })).count;
 export const uploadPath = (name) => at(name, "/images");
 
 export const image = (name, id, namespace, signal) =>

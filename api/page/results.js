@@ -87,9 +87,21 @@ function show({ matches, took_ms }, first) {
 
 function summarise(matches, took, scored) {
   const all = collections.current().count;
-  const said = scored ? `nearest first · ${Math.max(1, Math.round(took))} ms` : many(all, "image");
-  $("summary").textContent = matches.length && !(state.where.length && !scored) ? said : "";
-  announce(matches.length ? `${scored ? "Images found, nearest first" : "Images of the collection"}` : "No images found");
+  const narrowed = state.where.length > 0 || state.namespace !== "default";
+  const said = scored && matches.length ? [`nearest first · ${Math.max(1, Math.round(took))} ms`] : [];
+  const say = (...first) => {
+    $("summary").textContent = [...first, ...said].join(" · ");
+  };
+  if (narrowed) sayHowManyPass(say, all);
+  say(...(scored || narrowed ? [] : [many(all, "image")]));
+  announce(matches.length ? (scored ? "Images found, nearest first" : "Images of the collection") : "No images found");
+}
+
+async function sayHowManyPass(say, all) {
+  const mine = shown;
+  const { filter, namespace } = mine.body;
+  const passing = await api.countImages(state.collection, { filter, namespace }, asking.signal).catch(() => null);
+  if (mine === shown && passing !== null) say(`${count(passing)} of ${many(all, "image")}`);
 }
 
 function end() {
