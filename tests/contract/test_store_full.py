@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 import services
-from contract.test_store import a_collection, a_record
+from stores import a_collection, a_record
 
 from clipfleet.common.store import StoreUnavailable
 from clipfleet.common.store.milvus import MilvusStore
