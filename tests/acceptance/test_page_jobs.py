@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import Tab
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from stack import Up, finished
 
 from clipfleet.common.schemas import JobList
@@ -57,7 +57,15 @@ def test_how_a_job_looks_half_way(page: Tab, mini: Up, folder: Path) -> None:
     half = job.model_copy(update={"state": "running", "finished_at": None, "total": 2_000})
     some = {"done": 900, "skipped": 90, "failed": 10, "rate": 34.2, "eta_s": 29.24}
     body = JobList(jobs=[half.model_copy(update=some)]).model_dump_json()
-    page.page.route("**/v1/jobs?*", lambda route: route.fulfill(body=body))
+    answers = iter([body])
+
+    def once(route: Route) -> None:
+        if answer := next(answers, ""):
+            route.fulfill(body=answer)
+        else:
+            route.abort()  # what comes later comes from the stream
+
+    page.page.route("**/v1/jobs?*", once)
     news = half.model_copy(update={**some, "done": 910}).model_dump_json()
     stream = f"retry: 600000\nevent: job\ndata: {news}\n\n"
     page.page.route(
