@@ -124,7 +124,7 @@ class Coalescer:
             model=lane.model,
             batch_id=secrets.token_hex(8),
             reply_to=self._reply_to,
-            deadline=max(waiting.expires_at for waiting in going),
+            deadlines=tuple(waiting.expires_at for waiting in going),
             queries=tuple(waiting.query for waiting in going),
         )
         loop = asyncio.get_running_loop()

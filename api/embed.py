@@ -5,6 +5,7 @@ import asyncio
 from fastapi import APIRouter
 
 from clipfleet.api.depends import UsesGateway
+from clipfleet.api.disconnect import WHILE_CONNECTED
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.api.search import refusal
@@ -14,7 +15,9 @@ from clipfleet.common.fleet import WorkerCard
 from clipfleet.common.messages import Query, Term
 from clipfleet.common.schemas import EmbedIn, EmbedOut, QueryImage
 
-router = APIRouter(prefix="/v1/embed", tags=["embed"], responses=RESPONSES)
+router = APIRouter(
+    prefix="/v1/embed", tags=["embed"], responses=RESPONSES, dependencies=[WHILE_CONNECTED]
+)
 
 
 @router.post("")

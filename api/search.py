@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ValidationError, WithJsonSchema, model_val
 
 from clipfleet.api import problems
 from clipfleet.api.depends import UsesCollection, UsesGateway
+from clipfleet.api.disconnect import WHILE_CONNECTED
 from clipfleet.api.exact import ask_exactly
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
@@ -29,7 +30,12 @@ from clipfleet.common.messages import Answer, Query, Search
 from clipfleet.common.schemas import SearchOptions, SearchOut
 from clipfleet.common.search_schemas import Refused, SearchBatchIn, SearchBatchOut, SearchIn
 
-router = APIRouter(prefix="/v1/collections/{name}/search", tags=["search"], responses=RESPONSES)
+router = APIRouter(
+    prefix="/v1/collections/{name}/search",
+    tags=["search"],
+    responses=RESPONSES,
+    dependencies=[WHILE_CONNECTED],
+)
 
 
 def _from_json(given: Any) -> Any:

@@ -1,24 +1,34 @@
 """The parts of a service as processes of their own, for the benchmarks that need them apart."""
 
 import os
+import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
+import numpy as np
 import psutil
 import redis
 
 from clipfleet import Client
+from clipfleet.common.catalogue import RedisCatalogue
+from clipfleet.common.collection import Collection
 from clipfleet.common.fleet import RedisFleet
+from clipfleet.common.settings import CARRIED_MODEL
 from clipfleet.embedded import commands
 
 HERE = Path(__file__).parent
 CELERY = [sys.executable, "-m", "celery", "-A", "sleeper", "worker", "-l", "WARNING"]
 SLEEPER = [*CELERY, "-Q", "ingest.sleeper"]
+QUERY = ["-Q", f"query.{CARRIED_MODEL}", "-n", "query@%h", "--without-mingle", "--without-gossip"]
+QUERY_WORKER = [sys.executable, "-m", "celery", "-A", "clipfleet.workers.app", "worker", *QUERY]
 PLANNER = [sys.executable, "-m", "clipfleet.workers.planner"]
 
 
@@ -52,6 +62,21 @@ def milvus(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def up(data: Path) -> Iterator[tuple[Client, int]]:
+    """`clipfleet up` with the carried model: a client, and the port."""
+    port = commands.free_port()
+    command = [commands.script("clipfleet"), "up", "--data", str(data), "--port", str(port)]
+    child = subprocess.Popen([*command, "--model", CARRIED_MODEL])
+    try:
+        with Client(f"http://{commands.LOOPBACK}:{port}") as client:
+            until(lambda: client.create_collection("ready"))
+            yield client, port
+    finally:
+        child.send_signal(signal.SIGINT)
+        child.wait(60)
+
+
+@contextmanager
 def sleepers(folder: Path, workers: int) -> Iterator[tuple[Client, str]]:
     """A whole service whose model only sleeps: a client, and the address of its Redis."""
     with ExitStack() as running:
@@ -74,6 +99,67 @@ def sleepers(folder: Path, workers: int) -> Iterator[tuple[Client, str]]:
         until(lambda: len(fleet.alive()) == workers)
         client.create_collection("c", model="sleeper", dim=16)
         yield client, url
+
+
+@dataclass(frozen=True)
+class Searchable:
+    """`ports`: of the gateways, `worker`: the one that answers their queries."""
+
+    ports: tuple[int, ...]
+    milvus: str
+    collection: Collection
+    worker: psutil.Process
+
+
+@contextmanager
+def searchable(
+    folder: Path, vectors: Path, gateways: Sequence[Mapping[str, str]]
+) -> Iterator[Searchable]:
+    """Gateways with these settings before one query worker of the carried model, and a collection
+    `c` of the vectors; nothing else runs."""
+    with ExitStack() as running:
+        url, uri = running.enter_context(valkey(folder)), running.enter_context(milvus(folder))
+        env = {
+            "CLIPFLEET_REDIS_URL": url,
+            "CLIPFLEET_MILVUS_URI": uri,
+            "CLIPFLEET_BLOBS": str(folder / "blobs"),
+            "CLIPFLEET_MODEL": CARRIED_MODEL,
+        }
+        worker = running.enter_context(process(QUERY_WORKER, folder / "worker.log", **env))
+        ports = tuple(commands.free_port() for _ in gateways)
+        for port, more in zip(ports, gateways, strict=True):
+            program, log = commands.gateway(commands.LOOPBACK, port), folder / f"{port}.log"
+            running.enter_context(process(program, log, **{**env, **more}))
+        client = redis.Redis.from_url(url)
+        until(lambda: len(RedisFleet(client).alive()) == 1)
+        for port in ports:
+            with Client(f"http://{commands.LOOPBACK}:{port}") as one:
+                until(partial(one.create_collection, "c"))
+        with Client(f"http://{commands.LOOPBACK}:{ports[0]}") as one:
+            fill(one, "c", vectors)
+        collection = RedisCatalogue(client).find("c")
+        assert collection
+        yield Searchable(ports, uri, collection, worker)
+
+
+def fill(client: Client, collection: str, vectors: Path) -> None:
+    """With what benchmarks/vectors.py made, longer ago than Milvus' staleness."""
+    with np.load(vectors) as made:
+        rows, labels = made["rows"], made["labels"]
+    client.upsert(
+        (
+            {"id": str(n), "values": row, "label": str(label)}
+            for n, (row, label) in enumerate(zip(rows, labels, strict=True))
+        ),
+        collection,
+    )
+    time.sleep(12)
+
+
+def shown(values: Sequence[float], digits: int = 1) -> str:
+    """The median, and the least to the most."""
+    least, middle, most = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})"
 
 
 def linked(photos: Path, folder: Path, images: int) -> Path:

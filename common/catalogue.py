@@ -116,6 +116,9 @@ class RedisCatalogue:
             self._redis.hset(WRITTEN, collection.generation, str(now))
 
     def last_write(self, collection: Collection) -> float:
+        pipe = self._redis.pipeline(transaction=False)  # one way there and back: every search asks
+        pipe.hget(WRITTEN, collection.generation)
+        pipe.time()
         with answering():
-            raw = self._redis.hget(WRITTEN, collection.generation)
-        return redis_time(self._redis) - float(raw) if raw else float("inf")
+            raw, (seconds, micros) = pipe.execute()
+        return float(seconds) + micros / 1e6 - float(raw) if raw else float("inf")

@@ -98,14 +98,15 @@ class Query(BaseModel):
 
 
 class QueryBatch(Message):
-    """Queries of one speed that waited together. `deadline`: unix seconds, then nobody listens."""
+    """Queries of one speed that waited together. `deadlines`, of each: unix seconds, then nobody
+    listens."""
 
     task: ClassVar[str] = "clipfleet.query"
     lane: ClassVar[Lane] = "query"
 
     batch_id: str
     reply_to: str
-    deadline: float
+    deadlines: tuple[float, ...]
     queries: tuple[Query, ...]
 
     @property

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # Milvus' bounded staleness is 5 s by default; twice that and a bounded search misses nothing.
 STALENESS_S = 10.0
+TOO_LATE = Answer(error="unavailable", detail="the query waited too long; try again")
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -60,9 +61,11 @@ class _Work:
 
 def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
     """How many queries were answered: 0 when the batch came too late for anybody to listen."""
-    if parts.replies.now() > batch.deadline:
+    now = parts.replies.now()
+    in_time = [n for n, deadline in enumerate(batch.deadlines) if now <= deadline]
+    if not in_time:
         return 0
-    work = _Work(batch.queries)
+    work = _Work([batch.queries[n] for n in in_time])
     try:
         _embed(work, parts)
         _combine(work)
@@ -72,9 +75,11 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
     except Exception:
         log.exception("a batch of %d queries failed", len(batch.queries))
         _answer_the_rest(work, Answer(error="internal", detail="the search failed"))
-    answers = tuple(work.answers[n] for n in range(len(batch.queries)))
-    parts.replies.push(batch.reply_to, BatchReply(batch_id=batch.batch_id, answers=answers))
-    return len(answers)
+    answers = [TOO_LATE] * len(batch.queries)
+    for place, n in enumerate(in_time):
+        answers[n] = work.answers[place]
+    parts.replies.push(batch.reply_to, BatchReply(batch_id=batch.batch_id, answers=tuple(answers)))
+    return len(in_time)
 
 
 def _answer_the_rest(work: _Work, answer: Answer) -> None:

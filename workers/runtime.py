@@ -28,6 +28,7 @@ from clipfleet.workers.exact import Bounds
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
 from clipfleet.workers.places import Places
 from clipfleet.workers.query import QueryParts, answer_batch
+from clipfleet.workers.remember import RememberingEmbedder
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,9 @@ class Runtime:
             stopping=self.stopping,
             places=Places(settings, blobs, Fetcher(settings.fetch)),
         )
+        self.texts = RememberingEmbedder(embedder, settings.text_memory)
         self._query = QueryParts(
-            embedder,
+            self.texts,
             store,
             catalogue,
             RedisReplies(client),

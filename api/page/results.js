@@ -43,6 +43,7 @@ export async function refresh() {
 function start() {
   asking.abort();
   clearTimeout(waiting);
+  observer.disconnect(); // or scrolling asks for the first page, too
   asking = new AbortController();
   if (!shown.body) return showWithoutCollection();
   grid.setAttribute("aria-busy", "true");

@@ -135,7 +135,8 @@ class Stack:
                 "--without-mingle",
                 "--without-gossip",
             ]  # a second at start, for nothing we use
-            return Part(name, [*python, *celery, *options], env, lambda pid: _serves(fleet, pid))
+            command = [*python, *celery, *options]
+            return Part(name, command, env, lambda pid: _serves(fleet, pid), lane == "ingest")
 
         numbers = range(1, self._options.workers + 1)
         ingest = [worker(f"worker-ingest-{n}", LANES[0]) for n in numbers]

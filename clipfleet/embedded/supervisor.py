@@ -25,16 +25,19 @@ QUIET_S = 60.0  # after so long without one, crashes are forgotten
 LONGEST_PAUSE_S = 8.0
 STOP_S = 25.0
 POLL_S = 0.1
+NICE = 10
 
 
 @dataclass(frozen=True)
 class Part:
-    """`ready` asks the part itself and may raise while there is no answer; it gets the pid."""
+    """`ready` asks the part itself and may raise while there is no answer; it gets the pid.
+    `gives_way`: it uses what processor time the others leave."""
 
     name: str
     command: Sequence[str]
     env: Mapping[str, str]
     ready: Callable[[int], bool]
+    gives_way: bool = False
 
 
 @dataclass
@@ -124,7 +127,7 @@ class Supervisor:
         if log.exists() and log.stat().st_size > 10_000_000:
             log.replace(log.with_suffix(".log.1"))
         with log.open("ab") as out:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 part.command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -133,6 +136,9 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
+        if part.gives_way:
+            _give_way(process.pid)
+        return process
 
     def _require_alive(self) -> None:
         for child in self._children:
@@ -202,6 +208,18 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 def _how(code: int | None) -> str:
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+
+def _give_way(pid: int) -> None:
+    """A tenth of the processor while others want all of it, and all of it otherwise.
+
+    Linux shares it between sessions first, each part being one (sched(7), "The autogroup feature"):
+    a process's own nice value then counts only beside others of its session.
+    """
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, NICE)
+    with suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICE))
 
 
 def _die_with_parent() -> None:

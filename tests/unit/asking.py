@@ -72,9 +72,15 @@ class World:
     def mixed(self, *terms: Term, **more: Any) -> Query:
         return self.query(terms[0], **more).model_copy(update={"terms": terms})
 
-    def ask(self, *queries: Query, deadline: float | None = None) -> tuple[Answer, ...]:
-        late = time.time() + 60 if deadline is None else deadline
-        batch = QueryBatch(model="m", batch_id="b", reply_to="r", deadline=late, queries=queries)
+    def ask(self, *queries: Query, patience_s: Sequence[float] = ()) -> tuple[Answer, ...]:
+        left = patience_s or [60.0] * len(queries)
+        batch = QueryBatch(
+            model="m",
+            batch_id="b",
+            reply_to="r",
+            deadlines=tuple(time.time() + seconds for seconds in left),
+            queries=queries,
+        )
         parts = QueryParts(self.embedder, self.store, self.catalogue, self.replies)
         answered = answer_batch(batch, parts)
         if not self.replies.pushed:
@@ -82,7 +88,8 @@ class World:
             return ()
         reply = self.replies.pushed[-1]
         assert reply.batch_id == "b"
-        assert answered == len(queries) == len(reply.answers)
+        assert answered == sum(seconds > 0 for seconds in left)
+        assert len(reply.answers) == len(queries)
         return reply.answers
 
 

@@ -297,17 +297,20 @@ def test_a_reply_of_the_wrong_length_leaves_nobody_waiting() -> None:
     played(scene)
 
 
-def test_the_deadline_of_a_batch_is_when_its_last_caller_gives_up() -> None:
+def test_each_query_travels_with_the_time_its_own_caller_gives_up() -> None:
     """A worker that embeds for callers who have gone makes those who are there wait."""
 
     async def scene() -> None:
         desk = Desk()
         tasks = await desk.ask("a", "b")
-        gives_up = time.time() + LONG
+        first_gives_up = time.time() + LONG
         await asyncio.sleep(0.05)
+        tasks += await desk.ask("c")
         desk.answer(desk.sent[0])
         await settled()
-        assert desk.sent[1].deadline <= gives_up
+        assert desk.texts()[1] == ["b", "c"]
+        earlier, later = desk.sent[1].deadlines
+        assert earlier <= first_gives_up < later
         await cancelled(*tasks)
 
     played(scene)

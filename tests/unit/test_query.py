@@ -1,6 +1,5 @@
 """One batch of queries through the worker: everybody gets an answer, their own."""
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -127,8 +126,18 @@ def test_when_the_model_breaks_everybody_is_told_and_no_inside_leaks(world: Worl
 
 
 def test_after_the_deadline_nothing_is_pushed(world: World) -> None:
-    assert world.ask(world.query(TEXT), deadline=time.time() - 1) == ()
+    assert world.ask(world.query(TEXT), world.query(TEXT), patience_s=[-1, -2]) == ()
     assert world.store.asked == []
+
+
+def test_of_a_batch_only_those_who_still_wait_are_searched_for(world: World) -> None:
+    dog = world.query(by_id("dog.jpg"))
+    late, found, later = world.ask(
+        world.query(by_id("gone")), dog, world.query(TEXT), patience_s=[-1, 60, -1]
+    )
+    assert [late.error, found.error, later.error] == ["unavailable", "", "unavailable"]
+    assert ids([found]) == [["dog.jpg"]]
+    assert world.store.asked == [(1, False)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""HTTP clients that search, cheap enough not to be what is measured on a machine of two cores."""
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import Iterator
+
+WORDS = ("red", "old", "small", "wooden", "broken", "shiny", "empty", "round", "tall", "quiet")
+THINGS = ("church", "truck", "parachute", "golf ball", "chain saw", "horn", "dog", "fish", "pump")
+
+
+def texts() -> Iterator[str]:
+    """Never the same one twice: what was embedded once is remembered."""
+    for number in itertools.count():
+        word, thing = WORDS[number % len(WORDS)], THINGS[number % len(THINGS)]
+        yield f"a photo of a {word} {thing} with the number {number}"
+
+
+class Caller:
+    """One client with a connection of its own."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self._port, self._path = port, path
+
+    async def __aenter__(self) -> "Caller":
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+    async def search(self, text: str, top_k: int = 10) -> float:
+        """Seconds until ten matches were there."""
+        began = time.perf_counter()
+        body = json.dumps({"text": text, "top_k": top_k}).encode()
+        head = (
+            f"POST {self._path} HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        self._writer.write(head.encode() + body)
+        status, *headers = (await self._reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+        length = next(line for line in headers if line.startswith(b"content-length:"))
+        answer = await self._reader.readexactly(int(length.partition(b":")[2]))
+        seconds = time.perf_counter() - began
+        assert b" 200 " in status, answer
+        assert len(json.loads(answer)["matches"]) == top_k
+        return seconds
+
+
+async def at_once(
+    callers: int, seconds: float, port: int, path: str, words: Iterator[str]
+) -> float:
+    """Searches a second of so many clients, each asking again as soon as it is answered."""
+    async with asyncio.TaskGroup() as group:
+        until = time.perf_counter() + seconds
+        tasks = [group.create_task(_search_on(port, path, words, until)) for _ in range(callers)]
+    return sum(task.result() for task in tasks) / seconds
+
+
+async def _search_on(port: int, path: str, words: Iterator[str], until: float) -> int:
+    answered = 0
+    async with Caller(port, path) as caller:
+        while time.perf_counter() < until:
+            await caller.search(next(words))
+            answered += time.perf_counter() < until
+    return answered

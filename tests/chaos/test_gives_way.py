@@ -1,0 +1,74 @@
+"""A part that gives way gets less of the processor than its siblings, after a restart, too."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import services
+
+from clipfleet.embedded.supervisor import NICE, Part, Supervisor
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def children() -> dict[int, int]:
+    """The nice value of each, by process."""
+    found = psutil.Process().children()
+    return {one.pid: one.nice() for one in found if one.status() != psutil.STATUS_ZOMBIE}
+
+
+def group_nice(pid: int) -> int:
+    """Linux: of the process' session."""
+    try:
+        said = Path(f"/proc/{pid}/autogroup").read_text()
+    except OSError:
+        pytest.skip("this kernel does not share the processor between sessions")
+    return int(said.split()[-1])
+
+
+@pytest.fixture
+def stopping() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_only_the_part_that_gives_way_does(tmp_path: Path, stopping: threading.Event) -> None:
+    before = children()
+    started = Supervisor(tmp_path, stopping)
+    try:
+        started.start([Part("one", SLEEP, {}, lambda _: True)])
+        (one,) = children().keys() - before.keys()
+        started.start([Part("bulk", SLEEP, {}, lambda _: True, gives_way=True)])
+        (bulk,) = children().keys() - before.keys() - {one}
+        here = psutil.Process().nice()
+        assert (children()[one], children()[bulk]) == (here, NICE)
+        assert (group_nice(one), group_nice(bulk)) == (0, NICE)
+    finally:
+        started.stop()
+
+
+def test_it_gives_way_again_after_a_restart(tmp_path: Path, stopping: threading.Event) -> None:
+    before = children()
+    started = Supervisor(tmp_path, stopping)
+    try:
+        started.start([Part("bulk", SLEEP, {}, lambda _: True, gives_way=True)])
+        started.wait(lambda *_: None)
+        (first,) = children().keys() - before.keys()
+        watching = threading.Thread(target=started.watch, args=(lambda _: None,))
+        watching.start()
+        psutil.Process(first).kill()
+        services.eventually(
+            lambda: (
+                NICE in [children()[pid] for pid in children().keys() - before.keys() - {first}]
+            ),
+            30,
+            "a second process that gives way",
+        )
+        stopping.set()
+        watching.join()
+    finally:
+        started.stop()
