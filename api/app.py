@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 import clipfleet
 from clipfleet.api import (
+    assets,
     collections,
     embed,
     events,
@@ -58,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     parts = (
         collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
+        assets,
     )  # fmt: skip
     for part in parts:
         app.include_router(part.router)

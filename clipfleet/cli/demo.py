@@ -152,7 +152,8 @@ class _Tour:
         where = "" if url == DEFAULT_URL else f" --url {url}"
         command = f"{_script()} search 'a truck' --collection {self._show.collection}{where}"
         lines = [
-            "\nTry your own words, in another terminal:",
+            f"\nLook at them all in a browser: {url}",
+            "Try your own words, there or in another terminal:",
             f"  {command}",
             f"The HTTP interface, to try out: {url}/docs",
         ]

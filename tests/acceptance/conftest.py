@@ -1,12 +1,16 @@
+import json
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import Tab, chromium, tab
 from clients import kind
 from models import data
+from playwright.sync_api import Browser
 from s3 import S3, s3_server
-from stack import Up, up
+from stack import Up, finished, up
 
 from clipfleet.common.settings import CARRIED_MODEL
 
@@ -45,4 +49,35 @@ def flickr() -> list[Path]:
 def client(service: Up, kind: Any) -> Iterator[Any]:
     """One of the Python clients, in turn, on the common stack."""
     with kind(service.url) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def drawings(mini: Up) -> str:
+    """A collection of the carried images, with a declared field: how long each name is."""
+    samples = sorted((Path(str(files("clipfleet"))) / "samples").rglob("*.png"))[::2]
+    rows = [
+        {"id": path.stem, "uri": str(path), "label": path.parent.name, "letters": len(path.stem)}
+        for path in samples
+    ]
+    listed = mini.folder / "drawings.jsonl"
+    listed.write_text("\n".join(json.dumps(row) for row in rows))
+    with mini.client() as client:
+        client.create_collection("drawings", fields={"letters": "int"})
+        job = finished(client, client.index(listed, "drawings").id)
+        assert job.state == "succeeded"
+    return "drawings"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of one file of tests: Playwright keeps an event loop running as long as it is there."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, mini: Up) -> Iterator[Tab]:
+    """The web page in a tab of its own; it may not complain in the console."""
+    with tab(browser, mini.url) as made:
         yield made

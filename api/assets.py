@@ -1,0 +1,65 @@
+"""The web page: the files of `page/`, beside this one, at `/` and `/page/…`."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+
+from clipfleet.common.errors import NotFound
+
+router = APIRouter(include_in_schema=False)
+
+FOLDER = Path(__file__).parent / "page"
+# Not the operating system's table: with nosniff, a script of another type is not run.
+TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+# Scripts and styles are files of ours, and no text ever becomes markup (trusted-types).
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+HEADERS = {
+    "Cache-Control": "no-cache",  # kept, but asked for by its tag: never an old script
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+Tag = Annotated[str, Header()]
+
+
+@router.get("/")
+def page(if_none_match: Tag = "") -> Response:
+    return _file(FOLDER / "index.html", if_none_match)
+
+
+@router.get("/page/{name}")
+def asset(name: str, if_none_match: Tag = "") -> Response:
+    found = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES}
+    if name not in found:
+        raise NotFound("the page has no such file")
+    return _file(found[name], if_none_match)
+
+
+def _file(path: Path, if_none_match: str) -> Response:
+    body = path.read_bytes()
+    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {**HEADERS, "ETag": tag}
+    if tag in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=TYPES[path.suffix])

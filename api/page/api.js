@@ -1,0 +1,79 @@
+// The service, as docs/ and /docs describe it.
+
+/** What the service says is wrong; `status` 0 when it does not answer at all. */
+export class Problem extends Error {
+  constructor(detail, status = 0, retryAfter = 0) {
+    super(detail);
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+
+  /** It may go better later, without anything being changed. */
+  get passing() {
+    return this.status === 0 || this.status === 503 || this.status === 502 || this.status === 504;
+  }
+}
+
+export const AWAY = "The service does not answer. Is clipfleet still running?";
+
+export async function call(path, { method = "GET", json, signal } = {}) {
+  const body = json === undefined ? undefined : JSON.stringify(json);
+  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  let answer;
+  try {
+    answer = await fetch(path, { method, headers, body, signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(AWAY);
+  }
+  const text = await answer.text();
+  if (!answer.ok) throw problem(answer.status, text, answer.headers.get("Retry-After"));
+  return text ? JSON.parse(text) : null;
+}
+
+export function problem(status, text, retryAfter) {
+  let detail = `The service answered with status ${status}.`;
+  try {
+    detail = JSON.parse(text).detail ?? detail;
+  } catch {
+    // Not ours: a proxy's page, perhaps.
+  }
+  return new Problem(detail, status, Number(retryAfter) || 0);
+}
+
+const at = (name, rest = "") => `/v1/collections/${encodeURIComponent(name)}${rest}`;
+
+export const collections = async () => (await call("/v1/collections")).collections;
+export const makeCollection = (name) => call(at(name), { method: "PUT" });
+export const search = (name, json, signal) => call(at(name, "/search"), { method: "POST", json, signal });
+export const countImages = async (name, json, signal) => (await call(at(name, "/count"), { method: "POST", json, signal })).count;
+export const uploadPath = (name) => at(name, "/images");
+
+export const image = (name, id, namespace, signal) =>
+  call(at(name, `/images?${new URLSearchParams({ id, namespace })}`), { signal });
+
+export const thumbnail = (name, id, namespace) =>
+  at(name, `/thumbnail?${new URLSearchParams(namespace === "default" ? { id } : { id, namespace })}`);
+
+/** The embedding of an image file: with it a search can go on page by page without the file. */
+export async function embed(file, model) {
+  const json = { images: [{ base64: await base64(file) }], model };
+  return (await call("/v1/embed", { method: "POST", json })).embeddings[0];
+}
+
+function base64(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(new Problem(`${file.name} cannot be read: ${reader.error.message}`, 422));
+    reader.readAsDataURL(file);
+  });
+}
+
+const job = (id, rest = "") => `/v1/jobs/${encodeURIComponent(id)}${rest}`;
+
+export const jobs = async (limit, offset) => (await call(`/v1/jobs?limit=${limit}&offset=${offset}`)).jobs;
+export const failures = (id, offset) => call(job(id, `/failures?limit=50&offset=${offset}`));
+export const cancelJob = (id) => call(job(id, "/cancel"), { method: "POST" });
+export const retryJob = (id) => call(job(id, "/retry"), { method: "POST" });
+export const eventsPath = (id) => job(id, "/events");

@@ -1,0 +1,65 @@
+// The parts of a query as chips: words, images of the collection, dropped images; each with a weight.
+
+import * as api from "./api.js";
+import { el, icon, nameOf, replaceChildren } from "./dom.js";
+import { isMissing } from "./query.js";
+import { go, state } from "./state.js";
+
+const LARGEST = 10;
+
+export const addTerm = (term) => go({ terms: [...state.terms, { weight: 1, ...term }], image: "" });
+export const moreLike = (id) => go({ text: "", terms: [{ kind: "id", value: id, weight: 1 }], image: "", view: "search" });
+
+export function renderTerms(list) {
+  const alone = state.terms.length + (state.text ? 1 : 0) === 1;
+  replaceChildren(list, state.terms.map((term, place) => chip(term, place, alone)));
+}
+
+function chip(term, place, alone) {
+  const name = term.kind === "id" ? nameOf(term.value) : term.value;
+  const avoided = term.weight < 0;
+  return el("li", { class: `chip${avoided ? " avoided" : ""}${isMissing(term) ? " missing" : ""}` },
+    sign(term, place, name),
+    picture(term),
+    el("span", { class: "what", title: about(term) }, name),
+    alone ? null : weight(term, place, name),
+    el("button", {
+      type: "button", class: "remove", "data-key": `remove-${place}`, "aria-label": `Remove ${name}`,
+      onclick: () => go({ terms: state.terms.filter((_, other) => other !== place) }),
+    }, icon("close")));
+}
+
+function about(term) {
+  if (isMissing(term)) return `${term.value}: a link cannot carry an image. Drop it again to search by it.`;
+  return term.kind === "image" ? `${term.value}: stays in this tab, a link cannot carry it` : term.value;
+}
+
+function sign(term, place, name) {
+  const avoided = term.weight < 0;
+  return el("button", {
+    type: "button", class: "sign", "data-key": `sign-${place}`, "aria-pressed": String(avoided),
+    "aria-label": `Not ${name}`, title: avoided ? "Less of this; press for more" : "More of this; press for less",
+    onclick: () => change(place, { weight: -term.weight }),
+  }, icon(avoided ? "minus" : "plus"));
+}
+
+function picture(term) {
+  const src = term.kind === "id" ? api.thumbnail(state.collection, term.value, state.namespace) : term.preview;
+  return src ? el("img", { src, alt: "", width: 20, height: 20 }) : null;
+}
+
+function weight(term, place, name) {
+  return el("input", {
+    type: "number", class: "weight", "data-key": `weight-${place}`, "aria-label": `Weight of ${name}`,
+    min: 0.1, max: LARGEST, step: 0.1, value: Math.abs(term.weight), title: "Weight",
+    onchange: ({ target }) => {
+      const size = Math.min(LARGEST, Math.abs(Number(target.value)) || 1);
+      change(place, { weight: Math.sign(term.weight) * size });
+    },
+  });
+}
+
+function change(place, changes) {
+  const terms = state.terms.map((term, other) => (other === place ? { ...term, ...changes } : term));
+  go({ terms }, { replace: true });
+}

@@ -1,0 +1,89 @@
+"""The web page for everybody: what axe-core finds, in light and dark, from phone to desktop."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from browser import Tab, tab, violations
+from playwright.sync_api import Browser, Page, expect
+from stack import Up
+
+
+@pytest.fixture(params=["light", "dark"])
+def schemed(browser: Browser, mini: Up, request: pytest.FixtureRequest) -> Iterator[Tab]:
+    with tab(browser, mini.url, color_scheme=request.param) as made:
+        yield made
+
+
+def results(page: Page) -> None:
+    expect(page.locator("#grid a").first).to_contain_text("guitar")
+
+
+def a_query_of_several_parts(page: Page) -> None:
+    page.get_by_label("Search by words").fill("a drum")
+    page.get_by_role("button", name="not", exact=True).click()
+    page.get_by_label("Search by words").fill("a guitar")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Weight of a drum")).to_be_visible()
+    page.get_by_role("button", name="Filter", exact=True).click()
+
+
+def one_image(page: Page) -> None:
+    page.locator("#grid a").first.click()
+    expect(page.get_by_label("Neighbours").locator("a")).to_have_count(12)
+
+
+def adding(page: Page) -> None:
+    page.get_by_role("button", name="Add images").click()
+    page.locator("#upload-labels").select_option("one")
+
+
+def keys(page: Page) -> None:
+    page.locator("h1 a").focus()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+
+
+def jobs(page: Page) -> None:
+    page.get_by_role("link", name="Jobs").click()
+    expect(page.locator(".job").first).to_be_visible()
+
+
+def nothing_found(page: Page) -> None:
+    page.goto(page.url + "&where.label.eq=nowhere")
+    expect(page.get_by_text("Nothing passes the filters")).to_be_visible()
+
+
+SIGHTS = [results, a_query_of_several_parts, one_image, adding, keys, jobs, nothing_found]
+
+
+@pytest.mark.parametrize("look", SIGHTS, ids=lambda look: look.__name__)
+def test_axe_finds_nothing_serious(
+    schemed: Tab, drawings: str, look: Callable[[Page], None]
+) -> None:
+    page = schemed.open(f"/?in={drawings}&q=a+guitar")
+    results(page)
+    look(page)
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("look", SIGHTS, ids=lambda look: look.__name__)
+def test_nothing_sticks_out_at_the_side(
+    page: Tab, drawings: str, look: Callable[[Page], None]
+) -> None:
+    shown = page.open(f"/?in={drawings}&q=a+guitar")
+    results(shown)
+    look(shown)
+    for width in (1440, 820, 390, 320):
+        shown.set_viewport_size({"width": width, "height": 800})
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
+        for dialog in shown.locator("dialog[open]").all():
+            assert dialog.evaluate("it => it.scrollWidth <= it.clientWidth"), width
+
+
+def test_it_speaks_of_what_changed(page: Tab, drawings: str) -> None:
+    shown = page.open(f"/?in={drawings}&q=a+guitar")
+    said = shown.locator("#said")
+    expect(said).to_have_text("Images found, nearest first")
+    shown.get_by_label("Search by words").fill("")
+    shown.keyboard.press("Enter")
+    expect(said).to_have_text("Images of the collection")

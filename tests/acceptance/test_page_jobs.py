@@ -1,0 +1,163 @@
+"""The web page in a real Chromium: jobs as they go, what failed and why, adding images."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Tab
+from playwright.sync_api import Route, expect
+from stack import Up, finished
+
+from clipfleet.common.schemas import JobList
+
+SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
+
+
+@pytest.fixture
+def folder(mini: Up, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Of the test's own; its name is the collection's, too, which goes at the end."""
+    made = mini.folder / request.node.name.removeprefix("test_")[:60]
+    made.mkdir()
+    with mini.client() as client:
+        client.create_collection(made.name)
+        yield made
+        client.delete_collection(made.name)
+
+
+def copies(folder: Path, count: int) -> list[Path]:
+    found = sorted(SAMPLES.rglob("*.png"))[:count]
+    return [Path(shutil.copy(path, folder / path.name)) for path in found]
+
+
+def test_progress_while_200_images_go_in(page: Tab, mini: Up, folder: Path) -> None:
+    copies(folder, 200)
+    shown = page.open(f"/?in={folder.name}&view=jobs")
+    with mini.client() as client:
+        started = client.index(folder, folder.name)
+    row = shown.locator(f'[data-job="{started.id}"]')
+    shown.reload()
+    expect(row).to_contain_text("running")
+    expect(row).to_contain_text("of 200 images")
+    expect(shown.get_by_role("link", name="Jobs, 1 at work")).to_be_visible()
+    expect(row.get_by_role("progressbar")).to_have_attribute("max", "200")
+    expect(row).to_contain_text("succeeded")
+    expect(row.locator(".numbers")).to_contain_text("200 images")
+    expect(row.get_by_role("progressbar")).to_be_hidden()
+    row.get_by_role("link", name="Show images").click()
+    expect(shown.locator("#grid a")).to_have_count(60)
+    expect(shown.locator("#filters .what")).to_have_text(f"job_id is {started.id}")
+
+
+def test_how_a_job_looks_half_way(page: Tab, mini: Up, folder: Path) -> None:
+    """A worker may count 200 images at once, so the service's answer is altered on its way."""
+    copies(folder, 2)
+    with mini.client() as client:
+        job = finished(client, client.index(folder, folder.name).id)
+    half = job.model_copy(update={"state": "running", "finished_at": None, "total": 2_000})
+    some = {"done": 900, "skipped": 90, "failed": 10, "rate": 34.2, "eta_s": 29.24}
+    body = JobList(jobs=[half.model_copy(update=some)]).model_dump_json()
+    answers = iter([body])
+
+    def once(route: Route) -> None:
+        if answer := next(answers, ""):
+            route.fulfill(body=answer)
+        else:
+            route.abort()  # what comes later comes from the stream
+
+    page.page.route("**/v1/jobs?*", once)
+    news = half.model_copy(update={**some, "done": 910}).model_dump_json()
+    stream = f"retry: 600000\nevent: job\ndata: {news}\n\n"
+    page.page.route(
+        f"**/v1/jobs/{job.id}/events",
+        lambda route: route.fulfill(body=stream, content_type="text/event-stream"),
+    )
+    row = page.open(f"/?in={folder.name}&view=jobs").locator(".job")
+    said = "1,010 of 2,000 images · 10 failed · 90 were in · 34 images/s · 29 s left"
+    expect(row.locator(".numbers")).to_have_text(said)
+    expect(row.get_by_role("progressbar")).to_have_attribute("max", "2000")
+
+
+def test_a_failed_image_says_why_and_is_tried_again(page: Tab, mini: Up, folder: Path) -> None:
+    good, *_ = copies(folder, 3)
+    broken = folder / "broken.png"
+    broken.write_bytes(b"no image at all")
+    with mini.client() as client:
+        old = finished(client, client.index(folder, folder.name).id)
+    shown = page.open(f"/?in={folder.name}&view=jobs")
+    row = shown.locator(f'[data-job="{old.id}"]')
+    expect(row).to_contain_text("partial")
+    row.get_by_text("1 failure").click()
+    expect(row.get_by_role("row").nth(1)).to_contain_text("broken.png")
+    expect(row.get_by_role("row").nth(1)).to_contain_text("the file is no image that we know")
+
+    shutil.copy(good, broken)
+    row.get_by_role("button", name="Retry the failures").click()
+    retry = shown.locator(".job").filter(has_text=f"tries the failures of {old.id} again")
+    expect(retry).to_contain_text("succeeded")
+    expect(retry).to_contain_text("1 image")
+
+
+def test_a_job_is_cancelled(page: Tab, mini: Up, folder: Path) -> None:
+    copies(folder, 200)
+    shown = page.open(f"/?in={folder.name}&view=jobs")
+    with mini.client() as client:
+        started = client.index(folder, folder.name)
+    row = shown.locator(f'[data-job="{started.id}"]')
+    shown.reload()
+    row.get_by_role("button", name="Cancel").click()
+    expect(row).to_contain_text("cancelled")
+
+
+def test_a_job_that_failed_says_why(page: Tab, mini: Up, folder: Path) -> None:
+    (folder / "list.jsonl").write_text("this is no JSON")
+    with mini.client() as client:
+        failed = finished(client, client.index(folder / "list.jsonl", folder.name).id)
+    shown = page.open(f"/?in={folder.name}&view=jobs")
+    row = shown.locator(f'[data-job="{failed.id}"]')
+    expect(row).to_contain_text(failed.state)
+    expect(row.locator(".said, .failures").filter(visible=True)).not_to_have_count(0)
+
+
+def test_a_dropped_folder_goes_in_with_its_names_as_labels(page: Tab, folder: Path) -> None:
+    for label in ("animals", "music"):
+        (folder / label).mkdir()
+        for path in sorted((SAMPLES / label).glob("*.png"))[:3]:
+            shutil.copy(path, folder / label)
+    (folder / "notes.txt").write_text("no image")
+    shown = page.open(f"/?in={folder.name}")
+    expect(shown.get_by_role("heading", name=f"{folder.name} is empty")).to_be_visible()
+    page.drop([folder], "[data-zone=add]")
+    dialog = shown.get_by_role("dialog", name="Add images")
+    expect(dialog).to_contain_text("6 images")
+    expect(dialog).to_contain_text("1 file left out")
+    dialog.get_by_role("button", name="Add 6 images").click()
+    expect(shown.get_by_label("Upload")).to_contain_text("6 images sent")
+    expect(shown.locator("#grid a")).to_have_count(6)
+    expect(shown.locator("#grid a .label").filter(has_text="music")).to_have_count(3)
+
+
+def test_five_thousand_files_go_in_a_few_jobs(page: Tab, mini: Up, folder: Path) -> None:
+    """They are no images, so that the workers are soon done with them."""
+    shown = page.open(f"/?in={folder.name}")
+    shown.evaluate(
+        """() => {
+            const dataTransfer = new DataTransfer();
+            for (let n = 0; n < 5000; n++) {
+                dataTransfer.items.add(new File(["x"], `photo-${n}.jpg`, { type: "image/jpeg" }));
+            }
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+        }"""
+    )
+    dialog = shown.get_by_role("dialog", name="Add images")
+    expect(dialog).to_contain_text("5,000 images, 5.0 kB, in 10 jobs.")
+    dialog.get_by_role("button", name="Add 5,000 images").click()
+    tray = shown.get_by_label("Upload")
+    expect(tray).to_contain_text("Sending 5,000 images")
+    expect(tray).to_contain_text("5,000 images sent")
+    with mini.client() as client:
+        jobs = list(client.jobs(collection=folder.name))
+        assert [one.total for one in jobs] == [500] * 10
+        client.cancel(jobs[0].id)
+    tray.get_by_role("link", name="Show jobs").click()
+    expect(shown.locator(".job", has_text=folder.name)).to_have_count(10)
