@@ -1,28 +1,13 @@
 """The planner: a bounded window, nothing lost, nothing doubled, culprits found."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 import pytest
 from unit.worlds import Planning
 
-from clipfleet.common.errors import Unavailable
-from clipfleet.common.ledger import Claim, Item, OpenChunk, Outcome
-from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.ledger import Claim, Outcome
 from clipfleet.common.messages import IngestChunk
-from clipfleet.workers.planner import FIRST_CHUNK, LARGEST_CHUNK, SMALLEST_CHUNK, Planner
-
-
-def finish(world: Planning, planner: Planner | None = None) -> list[str]:
-    """Plan and work until nothing is left; every id that was worked on, in order."""
-    seen: list[str] = []
-    for _ in range(500):
-        world.tick(planner=planner)
-        if not world.ledger.active():
-            return seen
-        while world.publisher.sent:
-            seen += world.serve()
-    raise AssertionError("the job does not end")
+from clipfleet.workers.planner import FIRST_CHUNK, LARGEST_CHUNK, SMALLEST_CHUNK
 
 
 @pytest.fixture
@@ -32,7 +17,7 @@ def world() -> Planning:
 
 def test_every_image_is_planned_once_and_the_job_succeeds(world: Planning) -> None:
     world.job(150)
-    assert finish(world) == [f"job-{n}" for n in range(150)]
+    assert world.finish() == [f"job-{n}" for n in range(150)]
     job = world.ledger.job("job")
     assert (job.state, job.total, job.done) == ("succeeded", 150, 150)
 
@@ -160,7 +145,7 @@ def test_of_two_planners_one_plans_and_the_other_takes_over_where_it_was(world: 
     seen = world.serve()
     world.clock.now += 60
     world.publisher.sent.clear()
-    seen += finish(world, other)
+    seen += world.finish(other)
     assert seen == [f"job-{n}" for n in range(300)]
 
 
@@ -232,72 +217,3 @@ def test_a_cancelled_job_is_planned_no_further(world: Planning) -> None:
     world.ledger.cancel("job")
     world.tick(5)
     assert len(world.nudges()) == 1
-
-
-class Flaky(MemoryLedger):
-    """Redis is away exactly when the n-th chunk is to be written."""
-
-    def __init__(self, failing: int) -> None:
-        super().__init__()
-        self.calls, self.failing = 0, failing
-
-    def plan(
-        self, job_id: str, token: int, items: Sequence[Item], after: str, cursor: str
-    ) -> int | None:
-        self.calls += 1
-        if self.calls == self.failing:
-            raise Unavailable("Redis is away")
-        return super().plan(job_id, token, items, after, cursor)
-
-
-def test_images_listed_while_redis_was_away_are_not_lost() -> None:
-    world = Planning(Flaky(2))
-    world.job(100)
-    world.tick()
-    with pytest.raises(Unavailable):
-        world.tick()
-    assert finish(world) == [f"job-{n}" for n in range(100)]
-
-
-class Deaf(MemoryLedger):
-    """Redis is away exactly when the end of the planning is to be written."""
-
-    heard = False
-
-    def end_plan(self, job_id: str, token: int, error: str = "") -> bool:
-        if not self.heard:
-            self.heard = True
-            raise Unavailable("Redis is away")
-        return super().end_plan(job_id, token, error)
-
-
-def test_a_source_that_breaks_midway_never_counts_as_all_of_it() -> None:
-    world = Planning(Deaf())
-    good = [{"id": str(n), "uri": "", "read": f"blob:{n}"} for n in range(40)]
-    world.job_of({"type": "upload", "items": [*good, {"no": "id"}, *good]})
-    world.tick()
-    with pytest.raises(Unavailable):
-        world.tick()
-    finish(world)
-    assert world.ledger.job("job").state == "failed"
-
-
-class Poisoned(MemoryLedger):
-    """One job's record cannot be understood (written by another version, say)."""
-
-    def open_chunks(self, job_id: str) -> list[OpenChunk]:
-        if job_id == "bad":
-            raise ValueError("not the version I know")
-        return super().open_chunks(job_id)
-
-
-def test_a_broken_job_does_not_hold_back_the_others() -> None:
-    world = Planning(Poisoned())
-    world.job(10, "bad")
-    world.job(10, "fine")
-    for _ in range(3):
-        try:
-            world.tick()
-        except ValueError:
-            continue
-    assert world.nudges("fine") == [1]

@@ -56,7 +56,7 @@ class World(Planning):
         planner.source = self.source
         return planner
 
-    def finish(self, job: str) -> list[str]:
+    def finish_one(self, job: str) -> list[str]:
         """Plan and work until the job has ended; the ids that were worked on."""
         seen: list[str] = []
 
@@ -86,7 +86,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def test_while_one_source_hangs_other_jobs_are_done(world: World) -> None:
     world.job_of({"type": "ours"}, "hanging")
     world.job(300, "other")
-    assert world.finish("other") == [f"other-{n}" for n in range(300)]
+    assert world.finish_one("other") == [f"other-{n}" for n in range(300)]
     assert world.ledger.job("other").state == "succeeded"
     assert world.ledger.job("hanging").state == "running"
 
@@ -97,7 +97,7 @@ def test_a_job_whose_source_hangs_says_so_until_it_answers(world: World) -> None
     assert said.startswith("its source has not answered for")
     world.source.go.set()
     assert services.eventually(lambda: not world.waiting("hanging"), 30, "no reason any more")
-    assert sorted(world.finish("hanging")) == ["0", "1"]
+    assert sorted(world.finish_one("hanging")) == ["0", "1"]
 
 
 def test_a_job_whose_source_hangs_can_be_cancelled(world: World) -> None:
@@ -118,7 +118,7 @@ def test_a_planner_whose_source_hangs_hands_over_and_the_next_one_begins_at_the_
     world.source = Hanging()
     world.source.go.set()
     world.planner = world.new_planner("two")
-    assert sorted(world.finish("hanging")) == ["0", "1"]
+    assert sorted(world.finish_one("hanging")) == ["0", "1"]
 
 
 def test_a_source_that_hangs_gives_up_its_place_after_a_while(
@@ -127,7 +127,7 @@ def test_a_source_that_hangs_gives_up_its_place_after_a_while(
     monkeypatch.setattr(readers, "MOST_STEPS", 1)
     world.job_of({"type": "ours"}, "hanging")
     world.job(3, "other")
-    assert world.finish("other") == ["other-0", "other-1", "other-2"]
+    assert world.finish_one("other") == ["other-0", "other-1", "other-2"]
 
 
 def test_so_many_sources_may_hang_and_the_next_job_says_so(
@@ -140,7 +140,7 @@ def test_so_many_sources_may_hang_and_the_next_job_says_so(
     world.job(3, "other")
     assert "many other jobs' sources" in world.waiting("other")
     world.source.go.set()
-    world.finish("other")
+    world.finish_one("other")
     assert world.ledger.job("other").done == 3
 
 

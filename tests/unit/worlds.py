@@ -93,6 +93,17 @@ class Planning:
             self.clock.now += seconds
             (planner or self.planner).tick()
 
+    def finish(self, planner: Planner | None = None) -> list[str]:
+        """Plan and work until nothing is left; every id that was worked on, in order."""
+        seen: list[str] = []
+        for _ in range(500):
+            self.tick(planner=planner)
+            if not self.ledger.active():
+                return seen
+            while self.publisher.sent:
+                seen += self.serve()
+        raise AssertionError("the job does not end")
+
     def nudges(self, job: str = "job") -> list[int]:
         sent = [one for one in self.publisher.sent if isinstance(one, IngestChunk)]
         return [one.no for one in sent if one.job_id == job]

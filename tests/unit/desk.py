@@ -1,0 +1,63 @@
+"""A coalescer, its workers played by the test."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from clipfleet.api.coalescer import Coalescer
+from clipfleet.common.collection import Collection
+from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Search, Term
+
+LONG = 30.0
+
+
+MODEL = "m"
+HERE = Collection.new("c", metric="cosine", model=MODEL, dim=4, fields={})
+
+
+def query(text: str, kind: Any = "text") -> Query:
+    search = Search(collection=HERE, namespace="n", top_k=1)
+    return Query.of(Term(kind=kind, value=text), search)
+
+
+class Desk:
+    """A coalescer with a post that only remembers; `answer` plays the worker."""
+
+    def __init__(
+        self, *, workers: int = 0, batch: int = 4, queue: int = 100, timeout_s: float = LONG
+    ) -> None:
+        self.sent: list[QueryBatch] = []
+        self.workers = workers
+        self.broken: Exception | None = None
+        limits: Any = {"batch": batch, "queue": queue, "timeout_s": timeout_s}
+        self.queries = Coalescer(self._publish, self._workers, reply_to="here", **limits)
+
+    def _workers(self, model: str) -> int:  # noqa: ARG002
+        return self.workers
+
+    async def _publish(self, batch: QueryBatch) -> None:
+        if self.broken:
+            raise self.broken
+        self.sent.append(batch)
+
+    def texts(self) -> list[list[str]]:
+        return [[str(one.terms[0].value) for one in batch.queries] for batch in self.sent]
+
+    def answer(self, batch: QueryBatch) -> None:
+        answers = tuple(Answer(detail=str(one.terms[0].value)) for one in batch.queries)
+        self.queries.receive(BatchReply(batch_id=batch.batch_id, answers=answers))
+
+    async def ask(self, *texts: str, kind: str = "text") -> list["asyncio.Task[Answer]"]:
+        """Asked one after the other; all that can leave has left when this returns."""
+        tasks = [asyncio.create_task(self.queries.ask(query(text, kind), MODEL)) for text in texts]
+        await settled()
+        return tasks
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def played(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scene())
