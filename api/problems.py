@@ -16,10 +16,13 @@ from clipfleet.common.schemas import Problem
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+SHOWN = 50  # faults of one request
 UNEXPECTED = "something went wrong on our side"
+DOCUMENTED = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "model": Problem}
+    status: {"description": text, "content": DOCUMENTED}
     for status, text in {
+        400: "The body cannot be read as what its Content-Type says",
         404: "There is no such thing",
         413: "Over a limit",
         422: "The request cannot be carried out as it stands",
@@ -99,12 +102,17 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 def _said(faults: Sequence[Any]) -> dict[str, Any]:
     errors = [
-        {"field": ".".join(str(part) for part in one["loc"]), "message": one["msg"]}
-        for one in faults
+        {"field": _short(".".join(str(part) for part in one["loc"])), "message": _short(one["msg"])}
+        for one in faults[:SHOWN]
     ]
     first = errors[0]
     detail = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
-    return {"title": InvalidRequest.title, "detail": detail, "errors": errors[:50]}
+    return {"title": InvalidRequest.title, "detail": detail, "errors": errors}
+
+
+def _short(text: str) -> str:
+    """A field is called whatever the caller called it."""
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Request, UploadFile
-from pydantic import BeforeValidator, ValidationError, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, ValidationError, WithJsonSchema, model_validator
 
 from clipfleet.api import problems
 from clipfleet.api.depends import UsesCollection, UsesGateway
@@ -46,7 +46,9 @@ def _from_json(given: Any) -> Any:
 
 
 class UploadedImage(SearchOptions):
-    """The options of a search as a form, and the image."""
+    """The options of a search as a form, where all is written as text, and the image."""
+
+    model_config = ConfigDict(strict=False)
 
     file: UploadFile
     filter: Annotated[

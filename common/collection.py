@@ -19,6 +19,7 @@ FieldType = Literal["string", "int", "float", "bool"]
 STRING_BYTES = 1_024
 LABEL_BYTES = 512
 URI_BYTES = 4_096
+METADATA_DEPTH = 16  # levels; readers of JSON stop at some hundred
 TEXT_BYTES = 65_535  # a Milvus text field
 MISSING_STRING = "\N{SYMBOL FOR NULL}"
 INT_LIMIT = 2**63 - 2
@@ -145,14 +146,15 @@ def _metadata_problem(metadata: Mapping[str, Any], limit: int) -> str | None:
 
 
 def _value_problem(metadata: Mapping[str, Any]) -> str | None:
-    """What JSON in Milvus cannot hold, however deep it lies."""
-    rest: list[Any] = [metadata]
+    """What JSON in Milvus, or on its way from there, cannot hold, however deep it lies."""
+    rest: list[tuple[Any, int]] = [(metadata, 0)]
     while rest:
-        value = rest.pop()
-        if isinstance(value, Mapping):
-            rest += [*value.keys(), *value.values()]
-        elif isinstance(value, list):
-            rest += value
+        value, depth = rest.pop()
+        if isinstance(value, Mapping | list):
+            if depth == METADATA_DEPTH:
+                return f"metadata is nested deeper than {METADATA_DEPTH} levels"
+            inner = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+            rest += [(one, depth + 1) for one in inner]
         elif isinstance(value, str):
             if problem := text_problem("metadata", value, TEXT_BYTES, empty=True):
                 return problem

@@ -25,6 +25,7 @@ Op = Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$prefix
 MAX_DEPTH = 8
 MAX_NODES = 256
 MAX_LIST = 1_000
+MAX_LISTED = 4_000  # in all lists together: stores take a time that grows with them
 _OPS: tuple[Op, ...] = get_args(Op)
 
 
@@ -84,7 +85,7 @@ def matches(node: Filter, values: Mapping[str, Any]) -> bool:
 class _Parser:
     def __init__(self, fields: Mapping[str, FieldType]) -> None:
         self._fields = {**fields, **BUILTIN_FIELDS}
-        self._nodes = 0
+        self._nodes = self._listed = 0
 
     def tree(self, raw: Any, depth: int = 0) -> Filter:
         if not isinstance(raw, Mapping) or not raw:
@@ -138,6 +139,9 @@ class _Parser:
         if op in ("$in", "$nin"):
             if not isinstance(value, list) or len(value) > MAX_LIST:
                 raise InvalidRequest(f"{op} takes a list of at most {MAX_LIST} values")
+            self._listed += len(value)
+            if self._listed > MAX_LISTED:
+                raise InvalidRequest(f"the filter lists more than {MAX_LISTED} values")
             return Compare(field, op, tuple(_scalar(field, one) for one in value))
         if op == "$prefix" and (not isinstance(value, str) or field.kind not in ("string", None)):
             raise InvalidRequest(f"$prefix is for text; {field.name!r} or its value is none")

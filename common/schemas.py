@@ -17,14 +17,26 @@ Metric = Literal["cosine", "dot", "euclidean"]
 FieldType = Literal["string", "int", "float", "bool"]
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 
+MOST_FIELDS = 100  # of a request, known or not
+
 Namespace = Annotated[str, Field(min_length=1, max_length=256)]
-Values = Annotated[list[FiniteFloat], Field(min_length=1, max_length=32_768)]
+Text = Annotated[str, Field(min_length=1)]
+Values = Annotated[list[FiniteFloat], Field(min_length=1, max_length=32_768, fail_fast=True)]
 
 
 class Request(BaseModel):
-    """What we are told: a field we do not know is an error, not a silence."""
+    """What we are told: a field we do not know is an error, not a silence, and so is `"yes"` where
+    true or false is meant: nothing is deleted by a guess."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, given: Any) -> Any:
+        """Each one that is wrong is named, and naming a million holds up everybody else."""
+        if isinstance(given, dict) and len(given) > MOST_FIELDS:
+            raise ValueError(f"there are {len(given)} fields; {MOST_FIELDS} at most")
+        return given
 
 
 class CollectionIn(Request):
@@ -168,8 +180,8 @@ class EmbedIn(Request):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["a church at night"]}]})
 
-    texts: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1)
-    images: list[QueryImage] | None = Field(None, min_length=1)
+    texts: Annotated[list[Text], Field(fail_fast=True)] | None = Field(None, min_length=1)
+    images: Annotated[list[QueryImage], Field(fail_fast=True)] | None = Field(None, min_length=1)
     model: str | None = Field(None, min_length=1, max_length=512)
 
     @model_validator(mode="after")
@@ -224,7 +236,7 @@ class VectorIn(Request):
 
 
 class VectorsIn(Request):
-    vectors: list[VectorIn] = Field(min_length=1)
+    vectors: Annotated[list[VectorIn], Field(fail_fast=True)] = Field(min_length=1)
     namespace: Namespace = "default"
 
     model_config = ConfigDict(

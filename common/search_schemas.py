@@ -1,6 +1,6 @@
 """What is asked of a search over HTTP, alone or in a batch."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, model_validator
 
@@ -57,7 +57,9 @@ class SearchIn(Asked, SearchOptions):
         }
     )
 
-    terms: list[TermIn] | None = Field(None, min_length=1, description="weighted and added up")
+    terms: Annotated[list[TermIn], Field(fail_fast=True)] | None = Field(
+        None, min_length=1, description="weighted and added up"
+    )
 
 
 class SearchBatchIn(Request):

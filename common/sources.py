@@ -64,7 +64,7 @@ BucketUri = Annotated[str, Field(min_length=1, max_length=4_096), AfterValidator
 
 
 class _Source(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class FolderSource(_Source):
@@ -103,7 +103,7 @@ class UrlsSource(_Source):
     """Images by URL, which becomes their id. More of them are a manifest."""
 
     type: Literal["urls"] = "urls"
-    urls: list[Url] = Field(min_length=1, max_length=MOST_URLS)
+    urls: Annotated[list[Url], Field(fail_fast=True)] = Field(min_length=1, max_length=MOST_URLS)
 
 
 class ArchiveSource(_Source):

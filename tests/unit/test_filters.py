@@ -14,6 +14,7 @@ from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.filters import (
     MAX_DEPTH,
     MAX_LIST,
+    MAX_LISTED,
     MAX_NODES,
     AllOf,
     AnyOf,
@@ -285,3 +286,11 @@ def test_alternatives_never_widen_the_namespace() -> None:
         if not depth:
             closes.append(place)
     assert closes == [len(skeleton(rest)) - 1]
+
+
+def test_many_lists_are_refused_by_what_they_list_together() -> None:
+    lists = MAX_LISTED // MAX_LIST
+    fine = [{"year": {"$in": list(range(MAX_LIST))}} for _ in range(lists)]
+    assert isinstance(parsed({"$or": fine}), AnyOf)
+    one_more = {"free": {"$nin": ["one more"]}}
+    assert f"more than {MAX_LISTED} values" in refused({"$and": [{"$or": fine}, one_more]})

@@ -5,13 +5,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from clipfleet.common.collection import RESERVED
+from clipfleet.common.collection import METADATA_DEPTH, RESERVED
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.identity import id_problem, printable, text_problem
 from clipfleet.common.ledger import Item
 from clipfleet.workers.places import Places
 
-DEEPEST = 16
 OURS = frozenset({"id", "uri", "label"})
 
 
@@ -70,7 +69,7 @@ def metadata_of(row: Mapping[str, Any], limit: int) -> dict[str, Any]:
     """What is not ours or the service's own (it measures width and height itself). BadRow."""
     kept = {name: value for name, value in row.items() if name not in RESERVED and _said(value)}
     try:
-        _check_depth(kept, DEEPEST)
+        _check_depth(kept, METADATA_DEPTH)
         size = len(json.dumps(kept, ensure_ascii=False, allow_nan=False).encode())
     except UnicodeEncodeError as error:
         raise BadRow("metadata is not valid UTF-8") from error
@@ -89,6 +88,6 @@ def _said(value: Any) -> bool:
 def _check_depth(value: Any, left: int) -> None:
     if isinstance(value, dict | list):
         if not left:
-            raise BadRow(f"metadata is nested more than {DEEPEST} deep")
+            raise BadRow(f"metadata is nested more than {METADATA_DEPTH} deep")
         for one in value.values() if isinstance(value, dict) else value:
             _check_depth(one, left - 1)

@@ -1,0 +1,182 @@
+"""Every operation of the OpenAPI document, asked for what the document allows and for what it does
+not: each answer is one that the document knows, and says nothing of the inside."""
+
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis import checks
+from stack import Up
+
+from clipfleet.api.app import create_app
+from clipfleet.common.settings import Settings
+
+KEPT, LOST = "fuzzed", "fuzzed-away"
+DIM = 384
+WAYS = ("text", "id", "vector", "terms", "image", "texts", "images")
+DESTROYS = ("PUT", "DELETE", "POST /v1/collections/{name}/delete")
+CONFIG = {
+    "generation": {"deterministic": True, "database": "none"},
+    "phases": {"coverage": {"unexpected-methods": []}},
+    "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "4xx", 503]}},
+}
+DOCUMENT = schemathesis.openapi.from_dict(
+    create_app(Settings()).openapi(), config=schemathesis.Config.from_dict(CONFIG)
+)
+INSIDE = re.compile(
+    r"Traceback|\.py\b|site-packages|namespace ==|\bpk in|metadata\[|array_contains|grpc|pymilvus"
+    r"|rediss?://|(?<!problem:)clipfleet:|127\.0\.0\.1|localhost",
+    re.IGNORECASE,
+)
+
+
+def says_nothing_of_the_inside(_: Any, response: schemathesis.Response, case: Any) -> None:
+    if response.headers.get("content-type") != ["application/vnd.apache.parquet"]:
+        found = INSIDE.search(response.text)
+        assert not found or found[0] in repr(case.as_transport_kwargs()), response.text
+
+
+def is_a_problem_that_can_be_asked_about(_: Any, response: schemathesis.Response, __: Any) -> None:
+    if response.status_code >= 400:
+        problem = response.json()
+        assert problem["status"] == response.status_code
+        assert response.headers["x-request-id"] == [problem["request_id"]]
+
+
+def is_away_only_for_an_unknown_model(_: Any, response: schemathesis.Response, case: Any) -> None:
+    if response.status_code == 503:
+        assert "no live worker serves" in response.text, response.text
+        assert case.body["model"]
+
+
+CHECKS = [
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    says_nothing_of_the_inside,
+    is_a_problem_that_can_be_asked_about,
+    is_away_only_for_an_unknown_model,
+]
+
+
+@pytest.fixture(scope="module")
+def web(mini: Up) -> Iterator[httpx.Client]:
+    with mini.http() as made:
+        made.put(f"/v1/collections/{KEPT}", json={"fields": {"year": "int"}})
+        vectors = [
+            {
+                "id": f"image {n}",
+                "values": [n + 1.0, *[1.0] * (DIM - 1)],
+                "label": "church",
+                "metadata": {"year": n, "free": [n]},
+            }
+            for n in range(5)
+        ]
+        upserted = made.post(f"/v1/collections/{KEPT}/vectors", json={"vectors": vectors})
+        assert upserted.is_success, upserted.text
+        yield made
+
+
+def an_ended_job(web: httpx.Client) -> str:
+    """It may be deleted: another one comes after it."""
+    found = web.get("/v1/jobs", params={"collection": LOST, "state": "cancelled"}).json()["jobs"]
+    return str(found[0]["id"]) if found else cancelled(web, start(web).json()["id"])
+
+
+def start(web: httpx.Client) -> httpx.Response:
+    web.put(f"/v1/collections/{LOST}").raise_for_status()
+    source = {"type": "urls", "urls": ["https://example.invalid/a.jpg"]}
+    return web.post(f"/v1/collections/{LOST}/jobs", json={"source": source}).raise_for_status()
+
+
+def cancelled(web: httpx.Client, job: str) -> str:
+    web.post(f"/v1/jobs/{job}/cancel").raise_for_status()
+    return job
+
+
+def one_in(n: int, drawn: Any) -> bool:
+    """The same for the same: nothing else may be drawn in these tests."""
+    return zlib.crc32(repr(drawn).encode()) % n == 0
+
+
+def aim(case: Any, web: httpx.Client) -> None:
+    """At what is there, or nearly all would be answered by 404; some stay as they are."""
+    path, label = case.path_parameters, case.operation.label
+    is_slow = label == "DELETE /v1/collections/{name}"
+    if one_in(8, path) or (is_slow and not one_in(4, path)):
+        return
+    if "job_id" in path:
+        case.path_parameters = {"job_id": an_ended_job(web)}
+    elif label.startswith(DESTROYS):
+        if case.method != "PUT":
+            web.put(f"/v1/collections/{LOST}").raise_for_status()
+        case.path_parameters = {"name": LOST}
+    elif "name" in path:
+        case.path_parameters = {"name": KEPT}
+
+
+def make_sense(case: Any) -> None:
+    """Of every other body. What a document cannot say (one way to ask, numbers as many as the
+    model has) would else be all that is ever heard of."""
+    body = case.body
+    if not isinstance(body, dict) or one_in(2, body):
+        return
+    body = dict(body)
+    queries = body.get("queries")
+    if isinstance(queries, list):
+        body["queries"] = [sensible(one) if isinstance(one, dict) else one for one in queries]
+    if isinstance(body.get("vectors"), list):
+        body["vectors"] = [
+            sensible(one) if isinstance(one, dict) else one for one in body["vectors"]
+        ]
+    case.body = sensible(body)
+
+
+def sensible(asked: dict[str, Any]) -> dict[str, Any]:
+    made = {name: value for name, value in asked.items() if name not in WAYS}
+    way = next((name for name in WAYS if asked.get(name) is not None), None)
+    if way:
+        made[way] = asked[way]
+    for name in ("vector", "values"):
+        if isinstance(made.get(name), list) and made[name]:
+            made[name] = (made[name] * DIM)[:DIM]
+    if isinstance(made.get("filter"), dict):
+        plain = {key: one for key, one in made["filter"].items() if isinstance(one, str | float)}
+        made["filter"] = {key.lstrip("$") or "a": one for key, one in plain.items()}
+    return made
+
+
+def is_wrong_as_sent(case: Any) -> bool:
+    """If it is wrong at all: in a form null is the text "null", and a parameter without a name is
+    none. A batch answers a bad query with a problem in its place, and itself with 200."""
+    is_form = case.media_type == "multipart/form-data"
+    is_batch = case.operation.path.endswith("/search/batch")
+    return not is_form and not is_batch and "" not in (case.query or {})
+
+
+@DOCUMENT.parametrize()
+@hypothesis.settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+def test_every_answer_is_one_that_the_document_knows(case: Any, web: httpx.Client) -> None:
+    aim(case, web)
+    make_sense(case)
+    strict = [checks.negative_data_rejection] if is_wrong_as_sent(case) else []
+    answer = case.call_and_validate(
+        base_url=str(web.base_url), timeout=60, checks=[*CHECKS, *strict]
+    )
+    if answer.status_code == 202:  # a job on whatever: nobody waits for it
+        cancelled(web, answer.json()["id"])
+    if case.method == "PUT" and answer.status_code == 201:
+        web.delete(f"/v1/collections/{answer.json()['name']}").raise_for_status()

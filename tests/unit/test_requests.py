@@ -1,0 +1,55 @@
+"""What requests may say at all, whatever they are about."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from clipfleet.common.collection_schemas import DeleteIn, RecallIn
+from clipfleet.common.schemas import MOST_FIELDS, EmbedIn, JobIn, VectorsIn
+from clipfleet.common.search_schemas import SearchIn
+
+
+def faults(kind: type[BaseModel], asked: dict[str, Any]) -> list[str]:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(asked)
+    return [str(one["loc"][0]) if one["loc"] else "" for one in caught.value.errors()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "field"),
+    [
+        (DeleteIn, {"all": "yes"}, "all"),
+        (DeleteIn, {"all": 1}, "all"),
+        (SearchIn, {"text": "x", "top_k": "10"}, "top_k"),
+        (SearchIn, {"text": "x", "top_k": True}, "top_k"),
+        (SearchIn, {"text": "x", "min_score": "0.5"}, "min_score"),
+        (SearchIn, {"vector": ["1"]}, "vector"),
+        (RecallIn, {"seed": "7"}, "seed"),
+        (JobIn, {"source": {"type": "folder", "path": "/a", "recursive": "no"}}, "source"),
+    ],
+)
+def test_a_value_of_another_kind_is_not_guessed_at(
+    kind: type[BaseModel], asked: dict[str, Any], field: str
+) -> None:
+    assert faults(kind, asked) == [field]
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert SearchIn.model_validate({"vector": [1, 2.5], "min_score": 0}).vector == [1, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [
+        (SearchIn, {"terms": [{}] * 1_000}),
+        (SearchIn, {"vector": ["x"] * 1_000}),
+        (EmbedIn, {"texts": [1] * 1_000}),
+        (EmbedIn, {"images": [{}] * 1_000}),
+        (VectorsIn, {"vectors": [7] * 1_000}),
+        (JobIn, {"source": {"type": "urls", "urls": [1] * 1_000}}),
+        (SearchIn, {"text": "x", **{f"unknown {n}": 1 for n in range(MOST_FIELDS)}}),
+    ],
+)
+def test_of_a_thousand_faults_one_is_named(kind: type[BaseModel], asked: dict[str, Any]) -> None:
+    assert len(faults(kind, asked)) == 1
