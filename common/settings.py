@@ -90,6 +90,7 @@ class Settings(BaseSettings):
     thumbnail_edge: int = Field(256, ge=0, le=2_048, description="longest side, pixels; 0: none")
     embed_batch: int = Field(0, description="items in a forward pass; 0: by device")
     text_memory: int = Field(10_000, ge=0, description="text embeddings that a worker keeps")
+    compile: bool = Field(False, description="torch.compile the image tower; for GPUs")
     query_timeout_s: float = 15.0
     exact_timeout_s: float = Field(45.0, description="one exact search")
     call_timeout_s: float = Field(5.0, description="one call to Redis or Milvus from the gateway")

@@ -4,6 +4,7 @@ Any dual encoder that `AutoModel` loads with `get_image_features` and `get_text_
 (Radford et al. 2021), SigLIP (Zhai et al. 2023), SigLIP 2, vision-text dual encoders.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,8 @@ from clipfleet.common.embedder import Embeddings
 from clipfleet.common.errors import StartupError
 from clipfleet.common.preprocess import REDUCING_GAP, Pixels, Preprocess, by_pillow
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
+
+log = logging.getLogger(__name__)
 
 MAX_TOKENS = 512  # tokenizers without a limit say 10^30
 TORCH_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
@@ -43,7 +46,10 @@ class ClipEmbedder:
         self._factor, self._offset = _normalisation(processor, self.preprocess.width, device)
         _require_same_pixels(self, processor)
         self.device = str(device)
+        self._features, self._compiled = self._model.get_image_features, False
         self.dim = self._warm_up(settings.model)
+        if settings.compile:
+            self._compile()
 
     def pixels(self, image: Image.Image) -> Pixels:
         return self.preprocess.apply(image, resize=_resized)
@@ -67,15 +73,32 @@ class ClipEmbedder:
 
     @torch.inference_mode()
     def _image_batch(self, pixels: NDArray[np.uint8]) -> Embeddings:
-        return _unit(self._model.get_image_features(pixel_values=self.normalised(pixels)))
+        count = len(pixels)
+        if self._compiled and 1 < count < self._passes.size:  # each shape is compiled by itself
+            pixels = np.resize(pixels, (self._passes.size, *pixels.shape[1:]))
+        return _unit(self._features(pixel_values=self.normalised(pixels)))[:count]
 
     @torch.inference_mode()
     def _text_batch(self, texts: Sequence[str]) -> Embeddings:
         tokens = self._tokenizer(list(texts), return_tensors="pt", **self._tokens)
         return _unit(self._model.get_text_features(**tokens.to(self._where["device"])))
 
+    def _compile(self) -> None:
+        """For one image and for a whole pass; where that does not go, on without."""
+        plain = self._features
+        self._features, self._compiled = torch.compile(plain, dynamic=False), True
+        try:
+            for count in (1, self._passes.size):
+                self._image_batch(self._blank(count))
+        except Exception as error:
+            self._features, self._compiled = plain, False
+            log.warning("CLIPFLEET_COMPILE: the model runs uncompiled: %s", _first_line(error))
+
+    def _blank(self, count: int) -> NDArray[np.uint8]:
+        return np.zeros((count, self.preprocess.height, self.preprocess.width, 3), np.uint8)
+
     def _warm_up(self, name: str) -> int:
-        blank = np.zeros((1, self.preprocess.height, self.preprocess.width, 3), np.uint8)
+        blank = self._blank(1)
         image, text = self._image_batch(blank), self._text_batch(["a photo"])
         if image.shape != text.shape:
             raise StartupError(
@@ -94,7 +117,7 @@ class _Passes:
     """
 
     def __init__(self, device: Any, size: int) -> None:
-        self._size, self._at_once = size, 1
+        self.size, self._at_once = size, 1
         if device.type == "cpu":
             self._at_once = CORES
             torch.set_num_threads(1)
@@ -102,7 +125,7 @@ class _Passes:
         self.batch = size * (2 * self._at_once if self._at_once > 1 else 1)
 
     def run(self, embed: Callable[[Any], Embeddings], items: Any) -> list[Embeddings]:
-        size = min(self._size, -(-len(items) // self._at_once)) or 1
+        size = min(self.size, -(-len(items) // self._at_once)) or 1
         parts = [items[start : start + size] for start in range(0, len(items), size)]
         if self._at_once == 1 or len(parts) < 2:
             return [embed(part) for part in parts]

@@ -1,0 +1,51 @@
+"""CLIPFLEET_COMPILE: the same embeddings, and none the less where nothing can be compiled."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch._inductor.config as inductor
+
+from clipfleet.common.settings import Settings
+from clipfleet.workers.clip import ClipEmbedder
+
+
+def pixels(embedder: ClipEmbedder, count: int) -> np.ndarray:
+    shape = (count, embedder.preprocess.height, embedder.preprocess.width, 3)
+    return np.random.default_rng(count).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("default")  # torch's own
+def test_a_compiled_model_gives_the_same_embeddings_whatever_the_batch(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inductor, "compile_threads", 1)  # no pool of compilers for so little
+    plain = ClipEmbedder(Settings(model=str(tiny)))
+    compiled = ClipEmbedder(Settings(model=str(tiny), compile=True))
+    assert compiled._compiled
+    for count in (1, 3, 8, 21):
+        images = pixels(plain, count)
+        there = compiled.embed_images(images)
+        assert there.shape == (count, plain.dim)
+        assert np.allclose(there, plain.embed_images(images), atol=1e-5)
+
+
+def test_where_nothing_can_be_compiled_the_model_runs_as_it_is_and_says_so(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def compiled(*_: object, **__: object) -> object:
+        def fails(**__: object) -> object:
+            raise RuntimeError("no C++ compiler was found\nand much more")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    with caplog.at_level(logging.WARNING):
+        embedder = ClipEmbedder(Settings(model=str(tiny), compile=True))
+    (line,) = [one.getMessage() for one in caplog.records if one.name.endswith("workers.clip")]
+    assert line == "CLIPFLEET_COMPILE: the model runs uncompiled: no C++ compiler was found"
+    assert embedder.embed_images(pixels(embedder, 3)).shape == (3, embedder.dim)
