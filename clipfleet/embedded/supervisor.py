@@ -20,6 +20,7 @@ from clipfleet.common.errors import StartupError
 
 LOG_LINES = 15
 MOST_DEATHS = 5  # one after the other, without having been ready in between
+MOST_KILLS = 20  # the same, by signals: where memory is short, the kernel's
 MOST_CRASHES = 300  # of a part that was ready: each image that kills workers costs three
 QUIET_S = 60.0  # after so long without one, crashes are forgotten
 LONGEST_PAUSE_S = 8.0
@@ -48,15 +49,23 @@ class _Child:
     group: int
     served: bool = False
     deaths: int = 0
+    kills: int = 0
     crashes: int = 0
     restart_at: float = 0.0
 
     def count_death(self, *, quiet: bool) -> None:
-        """Who is killed from outside while it starts is not one that cannot start."""
-        if not self.served and self.process.returncode >= 0:
+        """Who is killed from outside while it starts may yet be able to start."""
+        if self.served:
+            self.deaths = self.kills = 0
+            self.crashes = 1 if quiet else self.crashes + 1
+        elif self.process.returncode < 0:
+            self.kills += 1
+        else:
             self.deaths += 1
-            return
-        self.deaths, self.crashes = 0, 1 if quiet else self.crashes + 1
+
+    @property
+    def hopeless(self) -> bool:
+        return self.deaths > MOST_DEATHS or self.kills > MOST_KILLS or self.crashes > MOST_CRASHES
 
 
 class Supervisor:
@@ -111,7 +120,7 @@ class Supervisor:
         now = time.monotonic()
         if not child.restart_at:
             child.count_death(quiet=now - child.started_at > QUIET_S)
-            if child.deaths > MOST_DEATHS or child.crashes > MOST_CRASHES:
+            if child.hopeless:
                 raise StartupError(self._obituary(child, "keeps ending"))
             pause = min(0.25 * 2**child.deaths, LONGEST_PAUSE_S)
             child.restart_at = now + pause

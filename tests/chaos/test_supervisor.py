@@ -80,14 +80,14 @@ def test_a_part_that_keeps_crashing_at_its_work_is_given_more_time(
 def test_a_part_that_is_killed_while_it_starts_is_not_one_that_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a busy machine a start takes long, and who kills it may be the kernel."""
-    monkeypatch.setattr(supervisor, "MOST_CRASHES", 12)
+    """On a busy machine a start takes long, and who kills it may be somebody else, for a while."""
+    monkeypatch.setattr(supervisor, "MOST_KILLS", 8)
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.01)
     said: list[str] = []
     program = "import os, time; time.sleep(0.2); os.kill(os.getpid(), 9)"
     obituary = watch_until_given_up(tmp_path, program, said, ready_at_first())
     assert "part keeps ending (signal 9)" in obituary
-    assert len(said) >= 12 > supervisor.MOST_DEATHS
+    assert len(said) == 1 + 8 > supervisor.MOST_DEATHS
 
 
 def test_a_part_that_is_set_up_wrongly_says_so_in_one_line(tmp_path: Path) -> None:
