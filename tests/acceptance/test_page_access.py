@@ -63,6 +63,7 @@ def test_axe_finds_nothing_serious(
     page = schemed.open(f"/?in={drawings}&q=a+guitar")
     results(page)
     look(page)
+    schemed.settled()  # meanwhile the images of before are dimmed
     assert violations(page) == []
 
 

@@ -132,7 +132,7 @@ def test_a_dropped_folder_goes_in_with_its_names_as_labels(page: Tab, folder: Pa
     expect(dialog).to_contain_text("6 images")
     expect(dialog).to_contain_text("1 file left out")
     dialog.get_by_role("button", name="Add 6 images").click()
-    expect(shown.get_by_label("Upload")).to_contain_text("6 images sent")
+    expect(shown.get_by_role("complementary", name="Upload")).to_contain_text("6 images sent")
     expect(shown.locator("#grid a")).to_have_count(6)
     expect(shown.locator("#grid a .label").filter(has_text="music")).to_have_count(3)
 
@@ -152,7 +152,7 @@ def test_five_thousand_files_go_in_a_few_jobs(page: Tab, mini: Up, folder: Path)
     dialog = shown.get_by_role("dialog", name="Add images")
     expect(dialog).to_contain_text("5,000 images, 5.0 kB, in 10 jobs.")
     dialog.get_by_role("button", name="Add 5,000 images").click()
-    tray = shown.get_by_label("Upload")
+    tray = shown.get_by_role("complementary", name="Upload")
     expect(tray).to_contain_text("Sending 5,000 images")
     expect(tray).to_contain_text("5,000 images sent")
     with mini.client() as client:

@@ -134,6 +134,8 @@ def test_a_stack_given_redis_and_milvus_starts_neither(
 
 def test_a_part_that_keeps_dying_ends_up_with_its_last_lines(tmp_path: Path, tiny: Path) -> None:
     with stack.up(tmp_path / "data", tiny) as running:
+        log = tmp_path / "data" / "up.log"
+        services.eventually(lambda: "is ready" in log.read_text(), stack.START_S, "up's own word")
         deadline = time.monotonic() + 120
         while running.process.poll() is None and time.monotonic() < deadline:
             try:

@@ -20,7 +20,7 @@ from clipfleet import Client
 SLOW = {
     "CLIPFLEET_DECODE_THREADS": "1",
     "CLIPFLEET_EMBED_BATCH": "1",
-    "CLIPFLEET_CHUNK_S": "1",
+    "CLIPFLEET_CHUNK_S": "0.25",
     "CLIPFLEET_LEASE_S": "5",
     "CLIPFLEET_FETCH__ALLOWED_NETWORKS": '["127.0.0.0/8"]',
     "CLIPFLEET_FETCH__READ_S": "600",
