@@ -6,7 +6,7 @@ import typer
 from pydantic import ValidationError
 
 import clipfleet
-from clipfleet.cli import collections, demo, evaluate, images, jobs, up
+from clipfleet.cli import collections, demo, evaluate, images, jobs, keys, up
 from clipfleet.cli.show import fail
 from clipfleet.errors import Error
 
@@ -23,6 +23,7 @@ app.command()(images.search)
 app.command()(evaluate.evaluate)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
+app.add_typer(keys.app, name="keys")
 
 
 @app.callback(invoke_without_command=True)
