@@ -135,7 +135,7 @@ class Access:
 
     def say(self) -> None:
         if self._ring:
-            log.info("%d keys are in force", len(self._ring.keys()))
+            log.info("%d keys are in force", len(self._ring.in_force()))
         elif self._open:
             log.warning("CLIPFLEET_OPEN: everybody who reaches this service may do anything")
         else:
@@ -151,7 +151,7 @@ class Access:
         kind, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if kind.lower() != "bearer" or not secret.strip():
             raise Unauthorized("an API key is needed: Authorization: Bearer KEY")
-        key = keys.find_key(secret.strip(), self._ring.keys())
+        key = keys.find_key(secret.strip(), self._ring.in_force())
         if key is None:
             raise Unauthorized("there is no such API key")
         if key.expired(keys.now()):

@@ -24,7 +24,7 @@ class KeyRing:
         self._signature, self._keys = _signature(path), read_keys(path)
         self._looked_at = clock()
 
-    def keys(self) -> tuple[Key, ...]:
+    def in_force(self) -> tuple[Key, ...]:
         if self._clock() - self._looked_at >= LOOK_S:
             self._looked_at = self._clock()
             self._look()

@@ -48,7 +48,7 @@ def install(app: FastAPI) -> None:
 
 
 def document(
-    scope: Any, status: int, slug: str, title: str, detail: str, **more: Any
+    scope: Any, /, status: int, slug: str, title: str, detail: str, **more: Any
 ) -> dict[str, Any]:
     return {
         "type": f"urn:problem:clipfleet:{slug}",
@@ -62,7 +62,7 @@ def document(
 
 
 def problem(
-    scope: Any, status: int, slug: str, title: str, detail: str, **more: Any
+    scope: Any, /, status: int, slug: str, title: str, detail: str, **more: Any
 ) -> JSONResponse:
     body = document(scope, status, slug, title, detail, **more)
     request_id = _request_id(scope)
