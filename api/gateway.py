@@ -28,6 +28,7 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.messages import BatchReply, Lane, QueryBatch
 from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
+from clipfleet.common.rate_limit import RedisRateLimiter
 from clipfleet.common.replies import PIXELS
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import MilvusStore
@@ -51,6 +52,7 @@ class Gateway:
         self.ledger = RedisLedger(self._redis)
         self.catalogue = RedisCatalogue(self._redis)
         self.fleet = RedisFleet(self._redis)
+        self.limiter = RedisRateLimiter(self._redis)
         self.store = MilvusStore(
             settings.milvus_uri, token=settings.milvus_token, timeout_s=settings.call_timeout_s
         )

@@ -44,6 +44,9 @@ class Limits(BaseModel):
     exact_rows: int = Field(100_000, description="images that an exact search compares with")
     recall_sample: int = Field(256, description="queries in one measurement of recall")
     exports: int = Field(4, description="collections exported at once, per gateway")
+    requests_per_minute: int = Field(
+        0, ge=0, description="of each key that says nothing else; 0: no limit"
+    )
     query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
 
 
@@ -83,6 +86,8 @@ class Settings(BaseSettings):
     blobs: str = Field("clipfleet-data/blobs", description="folder or bucket, as fsspec writes it")
     source_roots: tuple[Path, ...] = Field((), description="JSON list; folder jobs stay below")
     allowed_hosts: tuple[str, ...] = Field((), description="JSON list of host names; empty: any")
+    keys_file: str = Field("", description="API keys; empty: only this machine is answered")
+    open: bool = Field(False, description="without keys, answer everybody who gets here")
     model: str = Field(DEFAULT_MODEL, description=f"hub id, folder, or {CARRIED_MODEL}")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16")

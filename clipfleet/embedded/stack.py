@@ -17,6 +17,7 @@ import httpx
 import redis
 
 from clipfleet import processes
+from clipfleet.common import keys
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import StartupError
 from clipfleet.common.fleet import RedisFleet
@@ -56,6 +57,18 @@ class Options:
     def on_loopback(self) -> bool:
         return self.host in LOOPBACK_NAMES
 
+    @property
+    def warning(self) -> str:
+        """What the user may not expect of these options."""
+        if self.on_loopback or self.given.keys_file:
+            return ""
+        if self.given.open:
+            return f"everybody who reaches {self.host}:{self.port} may do anything (CLIPFLEET_OPEN)"
+        return (
+            "there are no keys, so only clients on this machine are answered; set "
+            "CLIPFLEET_KEYS_FILE (`clipfleet keys create`), or CLIPFLEET_OPEN=true for everybody"
+        )
+
 
 class Stack:
     """`run` blocks until `stopping` is set. One stack per data folder at a time."""
@@ -74,6 +87,9 @@ class Stack:
     ) -> None:
         """`waiting(part, seconds)` while starting, `ready` once, `said` for what goes wrong."""
         folder = self._options.data
+        given = self._options.given
+        if path := keys.keys_path(given.keys_file, given.open):
+            keys.read_keys(path)  # what is wrong with them is said now, not in the gateway's log
         _make_folder(folder)
         with _locked(folder, self._options.url):
             end_leftovers(folder)
