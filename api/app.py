@@ -16,6 +16,7 @@ from clipfleet.api import (
     images,
     jobs,
     matching,
+    metrics,
     problems,
     recall,
     search,
@@ -23,7 +24,11 @@ from clipfleet.api import (
 )
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
+from clipfleet.api.metrics import GatewayMetrics
+from clipfleet.api.observe import Observe
+from clipfleet.common.connection import make_redis
 from clipfleet.common.logs import configure_logs
+from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.settings import Settings
 
 DESCRIPTION = """
@@ -41,14 +46,18 @@ Errors are RFC 9457 problem+json; a 503 says in Retry-After when to come back.
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     configure_logs()
+    mine = GatewayMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         gateway = Gateway(settings)
-        app.state.gateway = gateway
+        app.state.gateway, app.state.metrics = gateway, mine
+        overviews = RedisOverviews(make_redis(settings), settings.model)
+        mine.watch(overviews, [gateway.queries, gateway.exact])
         gateway.begin()
         yield
         await gateway.end()
+        mine.end()
 
     app = FastAPI(
         title="clipfleet",
@@ -59,9 +68,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     parts = (
         collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
-        assets,
+        metrics, assets,
     )  # fmt: skip
     for part in parts:
         app.include_router(part.router)
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Observe, metrics=mine, lines=settings.log == "json")  # sees refusals, too
     return app
