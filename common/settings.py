@@ -5,6 +5,7 @@ Nested settings take two underscores: `CLIPFLEET_LIMITS__IMAGE_BYTES=10000000`.
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -103,6 +104,11 @@ class Settings(BaseSettings):
     chunk_s: float = Field(4.0, description="how long a chunk should take a worker")
     max_attempts: int = Field(2, ge=2, description="tries of a chunk before it is taken apart")
     stall_s: float = Field(300.0, description="a worker without progress for so long ends itself")
+    metrics_port: int = Field(
+        0, ge=0, le=65_535, description="/metrics and /healthz of a planner or worker; 0: off"
+    )
+    metrics_host: str = Field("0.0.0.0", description="address of metrics_port")
+    log: Literal["text", "json"] = "text"
     retention_days: float = Field(
         30.0,
         ge=0,
