@@ -30,7 +30,7 @@ from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
 from clipfleet.common.replies import PIXELS
 from clipfleet.common.settings import Settings
-from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.common.store.milvus import make_store
 from clipfleet.common.unfinished import RedisUnfinished
 
 T = TypeVar("T")
@@ -51,9 +51,7 @@ class Gateway:
         self.ledger = RedisLedger(self._redis)
         self.catalogue = RedisCatalogue(self._redis)
         self.fleet = RedisFleet(self._redis)
-        self.store = MilvusStore(
-            settings.milvus_uri, token=settings.milvus_token, timeout_s=settings.call_timeout_s
-        )
+        self.store = make_store(settings, settings.call_timeout_s)
         self.blobs = Blobs(settings.blobs)
         self.unfinished = RedisUnfinished(self._redis)
         self.urls = ImageUrls(settings)
