@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,6 +77,25 @@ def valkey(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def valkey_with_tls(folder: Path, signed: "Certificate") -> Iterator[str]:
+    """For `localhost`; a user who may do what is not dangerous; database 2. Yields its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = commands.free_port()
+    with valkey(folder) as plain:
+        with closing(redis.Redis.from_url(plain)) as client:
+            allowed = ["+@all", "-@dangerous"]
+            client.execute_command(
+                "ACL", "SETUSER", "app", "on", ">p@ss/word", "~*", "&*", *allowed
+            )
+        target = plain.rpartition(":")[2].partition("/")[0]
+        proxy = [str(Path(__file__).parent / "tls_proxy.py"), str(port), target]
+        command = [sys.executable, *proxy, str(signed.chain), str(signed.key)]
+        with process(command, folder / "tls.log"):
+            eventually(partial(_listens, port), 20, "the TLS of Valkey")
+            yield f"rediss://app:p%40ss%2Fword@localhost:{port}/2"
+
+
+@contextmanager
 def milvus_lite(folder: Path) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     port = commands.free_port()
@@ -140,6 +161,11 @@ def certificate(folder: Path, *names: str) -> Certificate:
 def _answering(uri: str, timeout_s: float) -> str:
     eventually(partial(_answers, MilvusStore(uri, timeout_s=2)), timeout_s, "the store's answer")
     return uri
+
+
+def _listens(port: int) -> bool:
+    with socket.create_connection((commands.LOOPBACK, port), timeout=1):
+        return True
 
 
 def _answers(store: MilvusStore) -> bool:
