@@ -81,9 +81,13 @@ class Settings(BaseSettings):
         env_prefix="CLIPFLEET_", env_nested_delimiter="__", frozen=True, extra="ignore"
     )
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="rediss:// is TLS")
+    redis_ca: str = Field("", description="file with the certificate of who signed Redis' own")
     milvus_uri: str = "http://127.0.0.1:19530"
-    milvus_token: str = ""
+    milvus_token: str = Field("", description="user:password, or an API key")
+    milvus_database: str = Field("", description="of that Milvus; empty: its default one")
+    milvus_ca: str = Field("", description="file with the certificate of who signed Milvus' own")
+    search_ef: int = Field(64, ge=1, description="candidates a search keeps in Milvus' HNSW index")
     blobs: str = Field("clipfleet-data/blobs", description="folder or bucket, as fsspec writes it")
     source_roots: tuple[Path, ...] = Field((), description="JSON list; folder jobs stay below")
     allowed_hosts: tuple[str, ...] = Field((), description="JSON list of host names; empty: any")
