@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -17,10 +16,11 @@ from typing import IO
 import httpx
 import redis
 
+from clipfleet import processes
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import StartupError
 from clipfleet.common.fleet import RedisFleet
-from clipfleet.common.messages import LANES, Lane, queue_name
+from clipfleet.common.messages import LANES, Lane
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
@@ -125,25 +125,16 @@ class Stack:
     def _own_parts(self) -> list[Part]:
         env = {**_environment(self._settings), **QUIET_LIBRARIES}
         fleet = RedisFleet(make_redis(self._settings))
-        python = [sys.executable, "-m"]
 
         def worker(name: str, lane: Lane) -> Part:
-            queue = queue_name(lane, self._settings.model)
-            celery = ["celery", "-A", "clipfleet.workers.app", "worker"]
-            options = ["-Q", queue, "-n", f"{name}@%h", "--loglevel", "WARNING"]
-            options += [
-                "--without-mingle",
-                "--without-gossip",
-            ]  # a second at start, for nothing we use
-            command = [*python, *celery, *options]
+            command = processes.worker(name, [lane], self._settings.model)
             return Part(name, command, env, lambda pid: _serves(fleet, pid), lane == "ingest")
 
         numbers = range(1, self._options.workers + 1)
         ingest = [worker(f"worker-ingest-{n}", LANES[0]) for n in numbers]
-        planner = [*python, "clipfleet.workers.planner"]
-        gateway = commands.gateway(self._options.host, self._options.port)
+        gateway = processes.gateway(self._options.host, self._options.port)
         return [
-            Part("planner", planner, env, lambda pid: _plans(fleet, pid)),
+            Part("planner", processes.planner(), env, lambda pid: _plans(fleet, pid)),
             *ingest,
             worker("worker-query", LANES[1]),
             Part("gateway", gateway, env, lambda _: _gateway_answers(self._options.url)),
