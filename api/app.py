@@ -1,5 +1,6 @@
 """The gateway as an ASGI application: `uvicorn --factory clipfleet.api.app:create_app`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -23,8 +24,10 @@ from clipfleet.api import (
 )
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
+from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.settings import Settings
+from clipfleet.common.startup import begin_checks
 
 DESCRIPTION = """
 Index images in bulk, find them again by words or by image.
@@ -44,6 +47,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        checks = [*service_checks(settings), *blob_checks(settings)]
+        await asyncio.to_thread(begin_checks, "gateway", checks)
         gateway = Gateway(settings)
         app.state.gateway = gateway
         gateway.begin()

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.broker import PRIORITIES, CeleryPublisher, Publisher, make_celery
+from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.fetch import Fetcher
@@ -27,6 +28,7 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.settings import Settings
+from clipfleet.common.startup import begin_checks
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.places import BucketAway, Places
@@ -252,6 +254,7 @@ def run(planner: Planner, stopping: threading.Event) -> None:
 def main() -> None:
     configure_logs()
     settings = Settings()
+    begin_checks("planner", [*service_checks(settings), *blob_checks(settings)])
     client = make_redis(settings)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
