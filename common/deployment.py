@@ -59,7 +59,10 @@ def belongs(client: "redis.Redis", name: str, place: Markable) -> bool:
     _take(client, name)
     place.mark(mark)
     with answering():
-        client.pipeline().hset(MARKED, name, 1).delete(MARKING + name).execute()
+        pipe = client.pipeline()
+        pipe.hset(MARKED, name, 1)
+        pipe.delete(MARKING + name)
+        pipe.execute()
     return True
 
 
