@@ -1,5 +1,6 @@
 """The gateway as an ASGI application: `uvicorn --factory clipfleet.api.app:create_app`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,10 +29,12 @@ from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
 from clipfleet.api.metrics import GatewayMetrics
 from clipfleet.api.observe import Observe
+from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.connection import make_redis
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.settings import Settings
+from clipfleet.common.startup import begin_checks
 
 DESCRIPTION = """
 Index images in bulk, find them again by words or by image.
@@ -53,6 +56,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        checks = [*service_checks(settings), *blob_checks(settings)]
+        await asyncio.to_thread(begin_checks, "gateway", checks)
         gateway = Gateway(settings)
         app.state.gateway, app.state.metrics = gateway, mine
         overviews = RedisOverviews(make_redis(settings), settings.model)

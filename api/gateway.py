@@ -18,6 +18,7 @@ from clipfleet.api.urls import ImageUrls
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import CeleryPublisher, make_celery
 from clipfleet.common.catalogue import RedisCatalogue, require
+from clipfleet.common.checks import Finding, check_redis
 from clipfleet.common.collection import Collection
 from clipfleet.common.connection import answering, make_async_redis, make_redis, redis_time
 from clipfleet.common.errors import Unavailable
@@ -174,6 +175,9 @@ class Gateway:
         if job.state in FINAL or not self._refused:
             return job
         return replace(job, waiting=self._refused)
+
+    def look_at_redis(self) -> list[Finding]:
+        return check_redis(self.settings, self._redis)
 
     def probe_redis(self) -> None:
         """A write, which a full Redis refuses."""

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.broker import PRIORITIES, CeleryPublisher, Publisher, make_celery
+from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import NotFound, StartupError, Unavailable
 from clipfleet.common.fetch import Fetcher
@@ -29,6 +30,7 @@ from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.metrics import make_registry, serve_metrics
 from clipfleet.common.settings import Settings
+from clipfleet.common.startup import begin_checks
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.metrics import PlannerMetrics
@@ -272,6 +274,7 @@ def run(planner: Planner, stopping: threading.Event) -> None:
 def main() -> None:
     settings = Settings()
     configure_logs()
+    begin_checks("planner", [*service_checks(settings), *blob_checks(settings)])
     client = make_redis(settings)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
