@@ -17,6 +17,7 @@ from clipfleet.api import (
     images,
     jobs,
     matching,
+    metrics,
     problems,
     recall,
     search,
@@ -25,7 +26,11 @@ from clipfleet.api import (
 from clipfleet.api.access import Access, GuardedRoute
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
+from clipfleet.api.metrics import GatewayMetrics
+from clipfleet.api.observe import Observe
+from clipfleet.common.connection import make_redis
 from clipfleet.common.logs import configure_logs
+from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.settings import Settings
 
 DESCRIPTION = """
@@ -44,15 +49,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     configure_logs()
     access = Access(settings)
+    mine = GatewayMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         gateway = Gateway(settings)
-        app.state.gateway = gateway
+        app.state.gateway, app.state.metrics = gateway, mine
+        overviews = RedisOverviews(make_redis(settings), settings.model)
+        mine.watch(overviews, [gateway.queries, gateway.exact])
         gateway.begin()
         access.say()
         yield
         await gateway.end()
+        mine.end()
 
     app = FastAPI(
         title="clipfleet",
@@ -64,13 +73,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     parts = (
         collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
-        assets,
+        metrics, assets,
     )  # fmt: skip
     for part in parts:
         app.include_router(_guarded(part.router))
     if settings.keys_file:
         _describe_keys(app)
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Observe, metrics=mine, lines=settings.log == "json")  # sees refusals, too
     return app
 
 

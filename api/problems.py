@@ -74,8 +74,14 @@ def _request_id(scope: Any) -> str:
     return str(scope.get("state", {}).get("request_id", ""))
 
 
+def _count(scope: Any, error: BaseException) -> None:
+    if count := scope.get("state", {}).get("refused"):
+        count(error)
+
+
 def of_any(scope: Any, error: BaseException) -> Problem:
     """The document alone, for one that failed among many in a request."""
+    _count(scope, error)
     return Problem.model_validate(_any(scope, error))
 
 
@@ -90,6 +96,7 @@ def _any(scope: Any, error: BaseException) -> dict[str, Any]:
 
 
 def of_error(scope: Any, error: ClipfleetError) -> JSONResponse:
+    _count(scope, error)
     response = problem(scope, error.status, error.slug, error.title, error.detail, **error.facts)
     if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)

@@ -5,6 +5,7 @@ Nested settings take two underscores: `CLIPFLEET_LIMITS__IMAGE_BYTES=10000000`.
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -80,9 +81,13 @@ class Settings(BaseSettings):
         env_prefix="CLIPFLEET_", env_nested_delimiter="__", frozen=True, extra="ignore"
     )
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="rediss:// is TLS")
+    redis_ca: str = Field("", description="file with the certificate of who signed Redis' own")
     milvus_uri: str = "http://127.0.0.1:19530"
-    milvus_token: str = ""
+    milvus_token: str = Field("", description="user:password, or an API key")
+    milvus_database: str = Field("", description="of that Milvus; empty: its default one")
+    milvus_ca: str = Field("", description="file with the certificate of who signed Milvus' own")
+    search_ef: int = Field(64, ge=1, description="candidates a search keeps in Milvus' HNSW index")
     blobs: str = Field("clipfleet-data/blobs", description="folder or bucket, as fsspec writes it")
     source_roots: tuple[Path, ...] = Field((), description="JSON list; folder jobs stay below")
     allowed_hosts: tuple[str, ...] = Field((), description="JSON list of host names; empty: any")
@@ -103,6 +108,11 @@ class Settings(BaseSettings):
     chunk_s: float = Field(4.0, description="how long a chunk should take a worker")
     max_attempts: int = Field(2, ge=2, description="tries of a chunk before it is taken apart")
     stall_s: float = Field(300.0, description="a worker without progress for so long ends itself")
+    metrics_port: int = Field(
+        0, ge=0, le=65_535, description="/metrics and /healthz of a planner or worker; 0: off"
+    )
+    metrics_host: str = Field("0.0.0.0", description="address of metrics_port")
+    log: Literal["text", "json"] = "text"
     retention_days: float = Field(
         30.0,
         ge=0,
