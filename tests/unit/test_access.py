@@ -33,7 +33,7 @@ from clipfleet.common.store.memory import MemoryStore
 HERE = ("127.0.0.1", 1)
 ELSEWHERE = ("192.0.2.7", 1)
 DOCS = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
-FREE = {"GET /healthz", "GET /readyz", "GET /", "GET /page/{name}"}
+FREE = {"GET /healthz", "GET /readyz", "GET /metrics", "GET /", "GET /page/{name}"}
 OF_ALL = {"GET /v1/collections", "GET /v1/jobs", "POST /v1/embed"}
 KEYS: list[dict[str, Any]] = [
     *({"name": scope, "scopes": [scope]} for scope in SCOPES),
