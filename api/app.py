@@ -45,7 +45,7 @@ Errors are RFC 9457 problem+json; a 503 says in Retry-After when to come back.
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
-    configure_logs()
+    configure_logs(settings.log, "gateway")
     mine = GatewayMetrics()
 
     @asynccontextmanager

@@ -150,7 +150,7 @@ class Stack:
 
         def worker(name: str, lane: Lane) -> Part:
             queue = queue_name(lane, self._settings.model)
-            celery = ["celery", "-A", "clipfleet.workers.app", "worker"]
+            celery = ["celery", "-q", "-A", "clipfleet.workers.app", "worker"]
             options = ["-Q", queue, "-n", f"{name}@%h", "--loglevel", "WARNING"]
             options += [
                 "--without-mingle",
