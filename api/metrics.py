@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.coalescer import Coalescer, Late, Overloaded
 from clipfleet.api.fleet_metrics import FleetCollector
 from clipfleet.common.errors import ClipfleetError
@@ -21,7 +22,7 @@ from clipfleet.common.fleet import NoWorker
 from clipfleet.common.metrics import make_registry
 from clipfleet.common.overview import Overviews
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
@@ -104,6 +105,7 @@ class _Queries(Collector):
 
 
 @router.get("/metrics")
+@needs("nothing")
 async def metrics(request: Request) -> Response:
     """In Prometheus' format."""
     mine: GatewayMetrics = request.app.state.metrics

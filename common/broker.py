@@ -7,7 +7,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from clipfleet.common.connection import answering
+from clipfleet.common.connection import answering, tls_options
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import Message
 from clipfleet.common.settings import Settings
@@ -48,6 +48,7 @@ def make_celery(settings: Settings) -> Any:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=settings.call_timeout_s,
+        broker_use_ssl=tls_options(settings) or None,
         broker_transport_options={
             "socket_timeout": settings.call_timeout_s,
             "socket_connect_timeout": settings.call_timeout_s,

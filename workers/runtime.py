@@ -23,7 +23,7 @@ from clipfleet.common.logs import about, in_context
 from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
-from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.common.store.milvus import make_store
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
@@ -51,7 +51,7 @@ class Runtime:
         embedder = self._embedder = Watched(embedder)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.stopping = threading.Event()
-        store = MilvusStore(settings.milvus_uri, token=settings.milvus_token)
+        store = make_store(settings)
         catalogue = RedisCatalogue(client)
         blobs = Blobs(settings.blobs)
         self._ingest = IngestParts(

@@ -76,6 +76,8 @@ def run_stack(
     given = stack_module.Settings(**({"model": model} if model else {}))
     options = stack_module.Options(data.absolute(), host, port, workers, given, **(more or {}))
     stack = stack_module.Stack(options, stopping)
+    if warning := options.warning:
+        show.err.print(f"clipfleet: {warning}", markup=False)
     with show.err.status("starting") as status:
 
         def waiting(part: str, seconds: float) -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -17,10 +16,12 @@ from typing import IO
 import httpx
 import redis
 
+from clipfleet import processes
+from clipfleet.common import keys
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import StartupError
 from clipfleet.common.fleet import RedisFleet
-from clipfleet.common.messages import LANES, Lane, queue_name
+from clipfleet.common.messages import LANES, Lane
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
@@ -64,6 +65,18 @@ class Options:
     def on_loopback(self) -> bool:
         return self.host in LOOPBACK_NAMES
 
+    @property
+    def warning(self) -> str:
+        """What the user may not expect of these options."""
+        if self.on_loopback or self.given.keys_file:
+            return ""
+        if self.given.open:
+            return f"everybody who reaches {self.host}:{self.port} may do anything (CLIPFLEET_OPEN)"
+        return (
+            "there are no keys, so only clients on this machine are answered; set "
+            "CLIPFLEET_KEYS_FILE (`clipfleet keys create`), or CLIPFLEET_OPEN=true for everybody"
+        )
+
 
 class Stack:
     """`run` blocks until `stopping` is set. One stack per data folder at a time."""
@@ -82,6 +95,9 @@ class Stack:
     ) -> None:
         """`waiting(part, seconds)` while starting, `ready` once, `said` for what goes wrong."""
         folder = self._options.data
+        given = self._options.given
+        if path := keys.keys_path(given.keys_file, given.open):
+            keys.read_keys(path)  # what is wrong with them is said now, not in the gateway's log
         _make_folder(folder)
         with _locked(folder, self._options.url):
             end_leftovers(folder)
@@ -140,8 +156,6 @@ class Stack:
     def _own_parts(self) -> list[Part]:
         env = {**_environment(self._settings), **QUIET_LIBRARIES}
         fleet = RedisFleet(make_redis(self._settings))
-        python = [sys.executable, "-m"]
-
         ports = iter(self._options.metrics_ports)
 
         def measured() -> dict[str, str]:
@@ -149,22 +163,13 @@ class Stack:
             return {**env, "CLIPFLEET_METRICS_PORT": str(next(ports))}
 
         def worker(name: str, lane: Lane) -> Part:
-            queue = queue_name(lane, self._settings.model)
-            celery = ["celery", "-q", "-A", "clipfleet.workers.app", "worker"]
-            options = ["-Q", queue, "-n", f"{name}@%h", "--loglevel", "WARNING"]
-            options += [
-                "--without-mingle",
-                "--without-gossip",
-            ]  # a second at start, for nothing we use
-            command = [*python, *celery, *options]
-            gives_way = lane == "ingest"
-            return Part(name, command, measured(), lambda pid: _serves(fleet, pid), gives_way)
+            command, yields = processes.worker(name, [lane], self._settings.model), lane == "ingest"
+            return Part(name, command, measured(), lambda pid: _serves(fleet, pid), yields)
 
         numbers = range(1, self._options.workers + 1)
-        planner = [*python, "clipfleet.workers.planner"]
-        gateway = commands.gateway(self._options.host, self._options.port)
+        gateway = processes.gateway(self._options.host, self._options.port)
         return [
-            Part("planner", planner, measured(), lambda pid: _plans(fleet, pid)),
+            Part("planner", processes.planner(), measured(), lambda pid: _plans(fleet, pid)),
             *[worker(f"worker-ingest-{n}", LANES[0]) for n in numbers],
             worker("worker-query", LANES[1]),
             Part("gateway", gateway, env, lambda _: _gateway_answers(self._options.url)),

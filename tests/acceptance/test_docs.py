@@ -28,6 +28,7 @@ NOT_RUN = {
     ("jobs.md", "The storm"): "half an hour; its short form is tests/chaos/test_storm.py",
     ("search.md", None): "the same requests are made in test_mixed_search.py and test_guides.py",
     ("collections.md", None): "the same calls are made, by both clients, in test_collections.py",
+    ("deploy.md", None): "needs a container engine or a cluster: tests/unit/test_deploy*.py",
     ("index.md", None): "the README's own first commands: test_readme.py",
     ("benchmarks.md", None): "speed is measured by hand, on a machine that is known",
 }
