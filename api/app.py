@@ -50,7 +50,7 @@ Errors are RFC 9457 problem+json; a 503 says in Retry-After when to come back.
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
-    configure_logs()
+    configure_logs(settings.log, "gateway")
     access = Access(settings)
     mine = GatewayMetrics()
 
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         checks = [*service_checks(settings), *blob_checks(settings)]
         await asyncio.to_thread(begin_checks, "gateway", checks)
         gateway = Gateway(settings)
-        app.state.gateway, app.state.metrics = gateway, mine
+        app.state.gateway = gateway
         overviews = RedisOverviews(make_redis(settings), settings.model)
         mine.watch(overviews, [gateway.queries, gateway.exact])
         gateway.begin()
@@ -74,7 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
     )
-    app.state.access = access
+    app.state.access, app.state.metrics = access, mine
     problems.install(app)
     parts = (
         collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,

@@ -25,6 +25,7 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import NoWorker, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import FINAL, Job
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.logs import in_context
 from clipfleet.common.messages import BatchReply, Lane, QueryBatch
 from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
@@ -198,7 +199,7 @@ class Gateway:
         limit = seconds or self.settings.call_timeout_s + 1.0
         try:
             async with asyncio.timeout(limit):
-                return await asyncio.get_running_loop().run_in_executor(pool, run)
+                return await asyncio.get_running_loop().run_in_executor(pool, in_context(run))
         except TimeoutError as error:
             raise Unavailable(f"a part did not answer within {limit:g} s; try again") from error
 

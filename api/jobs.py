@@ -1,5 +1,6 @@
 """Jobs: index a folder, watch, cancel, see what failed, retry, delete."""
 
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -19,11 +20,13 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from clipfleet.common.identity import namespace_problem
 from clipfleet.common.ledger import FINAL, Job, JobState, NewJob
+from clipfleet.common.logs import about
 from clipfleet.common.roots import require_below
 from clipfleet.common.schemas import FailureList, FailureOut, JobIn, JobList, JobOut
 from clipfleet.common.sources import ArchiveSource, FolderSource, ManifestSource, Source
 from clipfleet.common.uploads import has_uploads, uploads_of
 
+log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=GuardedRoute)
 
 
@@ -231,6 +234,9 @@ def accepted(job: Job, new: NewJob, response: Response) -> JobOut:
     """The answer, be the job new or the one made before; Conflict when that was another."""
     if _asked(job.new) != _asked(new):
         raise Conflict("this Idempotency-Key was used for another job", job=job.id)
+    made = "made" if job.id == new.id else "had been made before"
+    with about(job_id=job.id, collection=job.new.collection):  # joins request and chunks
+        log.info("job %s %s", job.id, made)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job_out(job)
 

@@ -58,7 +58,7 @@ def query(raw: str) -> None:
 
 @setup_logging.connect
 def _logs(**_: Any) -> None:
-    configure_logs()
+    configure_logs(settings.log, "worker")
 
 
 @worker_init.connect

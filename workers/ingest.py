@@ -18,6 +18,7 @@ from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.identity import primary_key
 from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Refusal, Stage
+from clipfleet.common.logs import about, in_context
 from clipfleet.common.messages import IngestChunk
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
@@ -69,7 +70,8 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
     try:
         with lease:
             job = parts.ledger.job(claim.job_id)
-            return _Chunk(parts, job, claim, lease).run()
+            with about(collection=job.new.collection):
+                return _Chunk(parts, job, claim, lease).run()
     except CollectionGone:
         _cancel(parts.ledger, claim, "the collection was deleted")
     except NotFound:  # the job was removed while we worked on it
@@ -171,7 +173,8 @@ class _Chunk:
         def submit(part: Sequence[str]) -> tuple[Spent, list[tuple[Item, Future[Ready]]]]:
             submit, spent = self._parts.threads.submit, Spent()
             return spent, [
-                (items[pk], submit(prepare, pk, items[pk], known.get(pk), spent)) for pk in part
+                (items[pk], submit(in_context(prepare), pk, items[pk], known.get(pk), spent))
+                for pk in part
             ]
 
         if self._claim.attempt > 1:
@@ -196,7 +199,9 @@ class _Chunk:
         for pk, item in items.items():
             self._suspect(places[id(item)])
             spent = Spent()
-            prepared = self._parts.threads.submit(prepare, pk, item, known.get(pk), spent)
+            prepared = self._parts.threads.submit(
+                in_context(prepare), pk, item, known.get(pk), spent
+            )
             ready = [one] if (one := self._result(item, prepared)) else []
             self._parts.metrics.spent("ingest", spent)
             yield ready

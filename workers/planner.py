@@ -26,7 +26,7 @@ from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import Failure, Job, Ledger, OpenChunk, PlanLease
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.logs import configure_logs
+from clipfleet.common.logs import about, configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.metrics import make_registry, serve_metrics
 from clipfleet.common.settings import Settings
@@ -116,7 +116,8 @@ class Planner:
         """A job that cannot be tended must not keep the others waiting."""
         self._alive_at = time.monotonic()
         try:
-            return do()
+            with about(job_id=job_id):
+                return do()
         except Unavailable:
             raise
         except NotFound:  # it was removed just now
@@ -273,7 +274,7 @@ def run(planner: Planner, stopping: threading.Event) -> None:
 
 def main() -> None:
     settings = Settings()
-    configure_logs()
+    configure_logs(settings.log, "planner")
     begin_checks("planner", [*service_checks(settings), *blob_checks(settings)])
     client = make_redis(settings)
     stopping = threading.Event()

@@ -19,6 +19,7 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.logs import about, in_context
 from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
@@ -95,6 +96,11 @@ class Runtime:
         self._presence.begin(lanes)
 
     def ingest(self, message: IngestChunk) -> None:
+        with about(job_id=message.job_id, chunk_id=f"{message.job_id}/{message.no}"):
+            self._work_on(message)
+        self._require_device()
+
+    def _work_on(self, message: IngestChunk) -> None:
         began = time.monotonic()
         with (
             suppress(BrokenDevice),
@@ -103,14 +109,17 @@ class Runtime:
         ):
             busy.images = ingest_chunk(message, self._ingest)
             if busy.images:
-                self._metrics.chunk(time.monotonic() - began)
-        self._require_device()
+                took = time.monotonic() - began
+                self._metrics.chunk(took)
+                job, no = message.job_id, message.no
+                log.info("chunk %s/%d: %d images in %.2f s", job, no, busy.images, took)
 
     def query(self, batch: QueryBatch) -> None:
-        if batch.exact:  # other queries do not wait for it
-            self._aside.submit(self._answer, batch)
-        else:
-            self._answer(batch)
+        with about(batch_id=batch.batch_id):
+            if batch.exact:  # other queries do not wait for it
+                self._aside.submit(in_context(self._answer), batch)
+            else:
+                self._answer(batch)
 
     def _answer(self, batch: QueryBatch) -> None:
         with self._metrics.in_flight("query"), self._presence.busy(answers=True):

@@ -29,7 +29,8 @@ def service(tiny: Path, s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """One stack for all tests that leave it whole; each has a collection of its own."""
     port = free_ports(3)
     told = ["--metrics-port", str(port)]
-    with up(tmp_path_factory.mktemp("up"), tiny, *told, **s3.environment) as running:
+    env = {"CLIPFLEET_LOG": "json", **s3.environment}
+    with up(tmp_path_factory.mktemp("up"), tiny, *told, **env) as running:
         running.metrics_port = port
         yield running
 
