@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 import clipfleet
 from clipfleet.api import (
@@ -16,14 +17,20 @@ from clipfleet.api import (
     images,
     jobs,
     matching,
+    metrics,
     problems,
     recall,
     search,
     uploads,
 )
+from clipfleet.api.access import Access, GuardedRoute
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
+from clipfleet.api.metrics import GatewayMetrics
+from clipfleet.api.observe import Observe
+from clipfleet.common.connection import make_redis
 from clipfleet.common.logs import configure_logs
+from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.settings import Settings
 
 DESCRIPTION = """
@@ -41,14 +48,20 @@ Errors are RFC 9457 problem+json; a 503 says in Retry-After when to come back.
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     configure_logs()
+    access = Access(settings)
+    mine = GatewayMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         gateway = Gateway(settings)
-        app.state.gateway = gateway
+        app.state.gateway, app.state.metrics = gateway, mine
+        overviews = RedisOverviews(make_redis(settings), settings.model)
+        mine.watch(overviews, [gateway.queries, gateway.exact])
         gateway.begin()
+        access.say()
         yield
         await gateway.end()
+        mine.end()
 
     app = FastAPI(
         title="clipfleet",
@@ -56,12 +69,37 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
     )
+    app.state.access = access
     problems.install(app)
     parts = (
         collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
-        assets,
+        metrics, assets,
     )  # fmt: skip
     for part in parts:
-        app.include_router(part.router)
+        app.include_router(_guarded(part.router))
+    if settings.keys_file:
+        _describe_keys(app)
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Observe, metrics=mine, lines=settings.log == "json")  # sees refusals, too
     return app
+
+
+def _guarded(router: APIRouter) -> APIRouter:
+    """Without this a router that forgets `route_class` would be open to everybody."""
+    for route in router.routes:
+        if not isinstance(route, GuardedRoute):
+            raise TypeError(f"{getattr(route, 'path', route)} is no GuardedRoute")
+    return router
+
+
+def _describe_keys(app: FastAPI) -> None:
+    """So that /docs asks for a key and sends it."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        document = plain()
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+        return document
+
+    app.openapi = described  # type: ignore[method-assign]

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from clipfleet.api.depends import UsesCollection, UsesGateway
+from clipfleet.api.access import GuardedRoute, needs
+from clipfleet.api.depends import UsesCaller, UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common import uris
@@ -23,7 +24,7 @@ from clipfleet.common.schemas import FailureList, FailureOut, JobIn, JobList, Jo
 from clipfleet.common.sources import ArchiveSource, FolderSource, ManifestSource, Source
 from clipfleet.common.uploads import has_uploads, uploads_of
 
-router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES)
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=GuardedRoute)
 
 
 class TooManyJobs(Unavailable):
@@ -47,6 +48,7 @@ Key = Annotated[
 
 
 @router.post("/collections/{name}/jobs", status_code=202, responses=STARTS)
+@needs("write")
 async def start_job(
     body: JobIn,
     collection: UsesCollection,
@@ -61,24 +63,29 @@ async def start_job(
 
 
 @router.get("/jobs")
+@needs("read")
 async def list_jobs(
     gateway: UsesGateway,
+    caller: UsesCaller,
     collection: Annotated[str, Query(max_length=256, description="of this collection")] = "",
     state: Annotated[list[JobState], Query(description="in one of these states")] = [],  # noqa: B006
     limit: Page = 50,
     offset: Offset = 0,
 ) -> JobList:
     """Newest first."""
-    found = await gateway.call(gateway.ledger.jobs, limit, offset, collection, state)
+    sees = None if caller.sees_all else caller.sees
+    found = await gateway.call(gateway.ledger.jobs, limit, offset, collection, state, sees)
     return JobList(jobs=[job_out(job) for job in found])
 
 
 @router.get("/jobs/{job_id}")
+@needs("read")
 async def get_job(job_id: str, gateway: UsesGateway) -> JobOut:
     return job_out(await gateway.job(job_id))
 
 
 @router.delete("/jobs/{job_id}", status_code=204)
+@needs("write")
 async def delete_job(job_id: str, gateway: UsesGateway) -> None:
     """Forget a job with its failures and uploaded files; one that runs is cancelled first.
 
@@ -92,6 +99,7 @@ async def delete_job(job_id: str, gateway: UsesGateway) -> None:
 
 
 @router.get("/jobs/{job_id}/failures")
+@needs("read")
 async def get_failures(
     job_id: str, gateway: UsesGateway, limit: Page = 100, offset: Offset = 0
 ) -> FailureList:
@@ -103,12 +111,14 @@ async def get_failures(
 
 
 @router.post("/jobs/{job_id}/cancel")
+@needs("write")
 async def cancel_job(job_id: str, gateway: UsesGateway) -> JobOut:
     """Stop within a chunk; what is in stays in. A finished job stays as it is."""
     return job_out(await gateway.call(gateway.ledger.cancel, job_id))
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, responses={409: RESPONSES[422]})
+@needs("write")
 async def retry_job(
     job_id: str, gateway: UsesGateway, response: Response, idempotency_key: Key = ""
 ) -> JobOut:

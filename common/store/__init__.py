@@ -18,6 +18,10 @@ class StoreUnavailable(Unavailable):
     """The store did not answer in time, or refused for a passing reason."""
 
 
+class StoreRefuses(StoreUnavailable):
+    """The store is there and will not have us as we are set up. It says what to set otherwise."""
+
+
 class CollectionGone(NotFound):
     """This generation of the collection is not in the store (any more)."""
 
