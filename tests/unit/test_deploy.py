@@ -95,6 +95,18 @@ def test_every_setting_that_is_named_exists() -> None:
     assert named - known == set()
 
 
+def test_the_guide_names_services_and_files_that_there_are() -> None:
+    guide = (ROOT / "docs" / "deploy.md").read_text()
+    said = re.findall(r"--no-deps ([a-z -]+)|--scale ([a-z-]+)=|--rm ([a-z-]+)", guide)
+    named = {name for words in said for word in words for name in word.split()}
+    assert {"worker-ingest", "planner", "keys"} <= named <= deployment.compose().keys()
+    paths = set(re.findall(r"\bdeploy/[\w./-]*\w", guide))
+    assert len(paths) > 5
+    assert {path for path in paths if not (ROOT / path).exists()} <= {
+        "deploy/worker-ingest", "deploy/worker-query", "deploy/planner", "deploy/gateway"
+    }  # fmt: skip
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The files that `sh deploy/env.sh` is started beside."""

@@ -15,6 +15,7 @@ PROMETHEUS = DEPLOY / "prometheus"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "clipfleet.json").read_text())
 # What the parts show, with the labels of each; counters as they are exposed.
 METRICS = {
+    "clipfleet_redis_up": set(),
     "clipfleet_work_left": {"model"},
     "clipfleet_jobs": {"state"},
     "clipfleet_queue_messages": {"lane", "model"},
