@@ -28,6 +28,7 @@ from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.settings import Settings
 from clipfleet.common.unfinished import RedisUnfinished
+from clipfleet.common.versions import OtherVersion, say_once
 from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.places import BucketAway, Places
 from clipfleet.workers.readers import Readers
@@ -100,6 +101,9 @@ class Planner:
         """A job that cannot be tended must not keep the others waiting."""
         try:
             return do()
+        except OtherVersion as error:
+            say_once(f"not planned here: {error.detail}")
+            return None
         except Unavailable:
             raise
         except NotFound:  # it was removed just now
@@ -109,11 +113,11 @@ class Planner:
             return None
 
     def _tend(self, job_id: str, cards: list[WorkerCard]) -> Hungry | None:
+        job = self._ledger.job(job_id)  # first: one of another version is another planner's
         lease = self._ledger.lease(job_id, self._name, LEASE_S)
         if lease is None:
             self._readers.drop(job_id)
             return None
-        job = self._ledger.job(job_id)
         workers = serving(cards, "ingest", job.new.model)
         if not workers:
             self._ledger.note(job_id, self._nobody(job.new.model))

@@ -19,10 +19,11 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
+from clipfleet.common.messages import Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.workers.arrivals import batch_in, chunk_in
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
@@ -81,12 +82,18 @@ class Runtime:
     def serve(self, lanes: tuple[Lane, ...]) -> None:
         self._presence.begin(lanes)
 
-    def ingest(self, message: IngestChunk) -> None:
+    def ingest(self, raw: str) -> None:
+        message = chunk_in(raw, self._ingest.ledger, self.worker)
+        if message is None:
+            return
         with suppress(BrokenDevice), self._presence.busy() as busy:
             busy.images = ingest_chunk(message, self._ingest)
         self._require_device()
 
-    def query(self, batch: QueryBatch) -> None:
+    def query(self, raw: str) -> None:
+        batch = batch_in(raw, self._query.replies)
+        if batch is None:
+            return
         if batch.exact:  # other queries do not wait for it
             self._aside.submit(self._answer, batch)
         else:
