@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import redis
 
 from clipfleet.api.coalescer import Coalescer
+from clipfleet.api.inbox import deliver
 from clipfleet.api.urls import ImageUrls
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import CeleryPublisher, make_celery
@@ -26,7 +27,7 @@ from clipfleet.common.fleet import NoWorker, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import FINAL, Job
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import in_context
-from clipfleet.common.messages import BatchReply, Lane, QueryBatch
+from clipfleet.common.messages import Lane, QueryBatch
 from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
 from clipfleet.common.rate_limit import RedisRateLimiter
@@ -210,9 +211,7 @@ class Gateway:
             try:
                 found = await client.blpop([self._reply_to], timeout=2)
                 if found:
-                    reply = BatchReply.model_validate_json(found[1])
-                    self.queries.receive(reply)
-                    self.exact.receive(reply)
+                    deliver(found[1], (self.queries, self.exact))
             except (redis.RedisError, OSError) as error:
                 log.warning("cannot read replies just now: %s", error)
                 await asyncio.sleep(0.5)

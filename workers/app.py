@@ -48,12 +48,12 @@ def runtime() -> Runtime:
 
 @app.task(name=IngestChunk.task)
 def ingest(raw: str) -> None:
-    runtime().ingest(IngestChunk.model_validate_json(raw))
+    runtime().ingest(raw)
 
 
 @app.task(name=QueryBatch.task)
 def query(raw: str) -> None:
-    runtime().query(QueryBatch.model_validate_json(raw))
+    runtime().query(raw)
 
 
 @setup_logging.connect

@@ -32,6 +32,7 @@ from clipfleet.common.metrics import make_registry, serve_metrics
 from clipfleet.common.settings import Settings
 from clipfleet.common.startup import begin_checks
 from clipfleet.common.unfinished import RedisUnfinished
+from clipfleet.common.versions import OtherVersion, say_once
 from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.metrics import PlannerMetrics
 from clipfleet.workers.places import BucketAway, Places
@@ -118,6 +119,9 @@ class Planner:
         try:
             with about(job_id=job_id):
                 return do()
+        except OtherVersion as error:
+            say_once(f"not planned here: {error.detail}")
+            return None
         except Unavailable:
             raise
         except NotFound:  # it was removed just now
@@ -127,12 +131,12 @@ class Planner:
             return None
 
     def _tend(self, job_id: str, cards: list[WorkerCard]) -> Hungry | None:
+        job = self._ledger.job(job_id)  # first: one of another version is another planner's
         lease = self._ledger.lease(job_id, self._name, LEASE_S)
         if lease is None:
             self._readers.drop(job_id)
             return None
         self._leased += 1
-        job = self._ledger.job(job_id)
         workers = serving(cards, "ingest", job.new.model)
         if not workers:
             self._ledger.note(job_id, self._nobody(job.new.model))

@@ -24,6 +24,7 @@ from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
+from clipfleet.workers.arrivals import batch_in, chunk_in
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
@@ -95,7 +96,10 @@ class Runtime:
     def serve(self, lanes: tuple[Lane, ...]) -> None:
         self._presence.begin(lanes)
 
-    def ingest(self, message: IngestChunk) -> None:
+    def ingest(self, raw: str) -> None:
+        message = chunk_in(raw, self._ingest.ledger, self.worker)
+        if message is None:
+            return
         with about(job_id=message.job_id, chunk_id=f"{message.job_id}/{message.no}"):
             self._work_on(message)
         self._require_device()
@@ -114,7 +118,10 @@ class Runtime:
                 job, no = message.job_id, message.no
                 log.info("chunk %s/%d: %d images in %.2f s", job, no, busy.images, took)
 
-    def query(self, batch: QueryBatch) -> None:
+    def query(self, raw: str) -> None:
+        batch = batch_in(raw, self._query.replies)
+        if batch is None:
+            return
         with about(batch_id=batch.batch_id):
             if batch.exact:  # other queries do not wait for it
                 self._aside.submit(in_context(self._answer), batch)
