@@ -13,6 +13,7 @@ from clipfleet.api import (
     embed,
     events,
     export,
+    fleet,
     health,
     images,
     jobs,
@@ -28,9 +29,7 @@ from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
 from clipfleet.api.metrics import GatewayMetrics
 from clipfleet.api.observe import Observe
-from clipfleet.common.connection import make_redis
 from clipfleet.common.logs import configure_logs
-from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.settings import Settings
 
 DESCRIPTION = """
@@ -55,8 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         gateway = Gateway(settings)
         app.state.gateway, app.state.metrics = gateway, mine
-        overviews = RedisOverviews(make_redis(settings), settings.model)
-        mine.watch(overviews, [gateway.queries, gateway.exact])
+        mine.watch(gateway.overviews, [gateway.queries, gateway.exact])
         gateway.begin()
         access.say()
         yield
@@ -73,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     parts = (
         collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
-        metrics, assets,
+        fleet, metrics, assets,
     )  # fmt: skip
     for part in parts:
         app.include_router(_guarded(part.router))

@@ -6,8 +6,10 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from clipfleet.common.blobs import Blobs
@@ -17,12 +19,13 @@ from clipfleet.common.connection import make_redis
 from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch import Fetcher
-from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard
+from clipfleet.common.fleet import CARD_S, About, Fleet, RedisFleet, WorkerCard
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
+from clipfleet.workers.about import about
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
@@ -85,6 +88,7 @@ class Runtime:
             embedder,
             self.worker,
             settings.stall_s,
+            partial(about, settings.decode_threads, metrics),
         )
 
     def trouble(self) -> str:
@@ -143,9 +147,11 @@ class Presence:
         embedder: Embedder,
         worker: str,
         stall_s: float,
+        about: Callable[[], About] = About,
     ) -> None:
         self._fleet, self._publisher, self._model = fleet, publisher, model
         self._embedder, self._worker, self._stall_s = embedder, worker, stall_s
+        self._about = about
         self._lanes: tuple[Lane, ...] = ()
         self._over = threading.Event()
         self._counting = threading.Lock()
@@ -240,6 +246,7 @@ class Presence:
             rate=self._rate,
             started_at=self._started_at,
             progress_at=self._progress_at,
+            about=self._about(),
         )
 
 
