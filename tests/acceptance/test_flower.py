@@ -80,7 +80,7 @@ def opened(flower: Tab, name: str, state: str, picture: Path) -> Page:
         eventually(listed, 10, f"a task {name} in the state {state}")
     finally:
         page.screenshot(path=picture)
-    rows.filter(has_text=state).get_by_role("link").first.click()
+    rows.filter(has_text=state).locator('a[href*="/task/"]').first.click()
     return page
 
 
