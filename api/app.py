@@ -1,5 +1,6 @@
 """The gateway as an ASGI application: `uvicorn --factory clipfleet.api.app:create_app`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from clipfleet.api import (
     embed,
     events,
     export,
+    fleet,
     health,
     images,
     jobs,
@@ -28,10 +30,10 @@ from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
 from clipfleet.api.metrics import GatewayMetrics
 from clipfleet.api.observe import Observe
-from clipfleet.common.connection import make_redis
+from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.logs import configure_logs
-from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.settings import Settings
+from clipfleet.common.startup import begin_checks
 
 DESCRIPTION = """
 Index images in bulk, find them again by words or by image.
@@ -53,10 +55,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        checks = [*service_checks(settings), *blob_checks(settings)]
+        await asyncio.to_thread(begin_checks, "gateway", checks)
         gateway = Gateway(settings)
         app.state.gateway = gateway
-        overviews = RedisOverviews(make_redis(settings), settings.model)
-        mine.watch(overviews, [gateway.queries, gateway.exact])
+        mine.watch(gateway.overviews, [gateway.queries, gateway.exact], settings.model)
         gateway.begin()
         access.say()
         yield
@@ -73,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     parts = (
         collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
-        metrics, assets,
+        fleet, metrics, assets,
     )  # fmt: skip
     for part in parts:
         app.include_router(_guarded(part.router))

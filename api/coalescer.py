@@ -106,7 +106,7 @@ class Coalescer:
         if sent is None:
             return
         if len(reply.answers) != len(sent.waiting):
-            self._fail(reply.batch_id, ClipfleetError("a worker's reply does not fit its batch"))
+            self.fail(reply.batch_id, ClipfleetError("a worker's reply does not fit its batch"))
             return
         self._landed(reply.batch_id)
         for waiting, answer in zip(sent.waiting, reply.answers, strict=True):
@@ -143,17 +143,18 @@ class Coalescer:
             queries=tuple(waiting.query for waiting in going),
         )
         loop = asyncio.get_running_loop()
-        expiry = loop.call_later(self._timeout_s, self._fail, batch.batch_id, self._late())
+        expiry = loop.call_later(self._timeout_s, self.fail, batch.batch_id, self._late())
         self._sent[batch.batch_id] = _Sent(lane, going, expiry)
         try:
             await self._publish(batch)
         except ClipfleetError as error:
-            self._fail(batch.batch_id, error)
+            self.fail(batch.batch_id, error)
         except Exception:
-            self._fail(batch.batch_id, ClipfleetError("the query could not be sent"))
+            self.fail(batch.batch_id, ClipfleetError("the query could not be sent"))
             raise
 
-    def _fail(self, batch_id: str, error: ClipfleetError) -> None:
+    def fail(self, batch_id: str, error: ClipfleetError) -> None:
+        """Nobody will answer the batch; nothing happens when somebody did."""
         sent = self._landed(batch_id)
         if sent is None:
             return

@@ -15,6 +15,7 @@ from clipfleet.common.fleet import NoWorker
 from clipfleet.common.schemas import CollectionIn, CollectionList, CollectionOut
 from clipfleet.common.store import CollectionGone
 from clipfleet.common.thumbnails import thumbnails_of
+from clipfleet.common.versions import OtherVersion
 
 router = APIRouter(
     prefix="/v1/collections", tags=["collections"], responses=RESPONSES, route_class=GuardedRoute
@@ -71,7 +72,7 @@ async def delete_collection(collection: UsesCollection, gateway: UsesGateway) ->
         await gateway.call(gateway.catalogue.add, collection)
         raise
     for job_id in await gateway.call(gateway.ledger.active):
-        with suppress(NotFound):  # removed meanwhile
+        with suppress(NotFound, OtherVersion):  # removed meanwhile; or its workers will cancel it
             await _cancel_if_of(collection, job_id, gateway)
     await _forget_thumbnails(collection, gateway)
 

@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 import redis
 
 from clipfleet.api.coalescer import Coalescer
+from clipfleet.api.inbox import deliver
 from clipfleet.api.urls import ImageUrls
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import CeleryPublisher, make_celery
 from clipfleet.common.catalogue import RedisCatalogue, require
+from clipfleet.common.checks import Finding, check_redis
 from clipfleet.common.collection import Collection
 from clipfleet.common.connection import answering, make_async_redis, make_redis, redis_time
 from clipfleet.common.errors import Unavailable
@@ -25,7 +27,8 @@ from clipfleet.common.fleet import NoWorker, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import FINAL, Job
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import in_context
-from clipfleet.common.messages import BatchReply, Lane, QueryBatch
+from clipfleet.common.messages import Lane, QueryBatch
+from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
 from clipfleet.common.rate_limit import RedisRateLimiter
@@ -52,6 +55,7 @@ class Gateway:
         self.ledger = RedisLedger(self._redis)
         self.catalogue = RedisCatalogue(self._redis)
         self.fleet = RedisFleet(self._redis)
+        self.overviews = RedisOverviews(self._redis, settings.model)
         self.limiter = RedisRateLimiter(self._redis)
         self.store = make_store(settings, settings.call_timeout_s)
         self.blobs = Blobs(settings.blobs)
@@ -176,6 +180,9 @@ class Gateway:
             return job
         return replace(job, waiting=self._refused)
 
+    def look_at_redis(self) -> list[Finding]:
+        return check_redis(self.settings, self._redis)
+
     def probe_redis(self) -> None:
         """A write, which a full Redis refuses."""
         with answering():
@@ -206,9 +213,7 @@ class Gateway:
             try:
                 found = await client.blpop([self._reply_to], timeout=2)
                 if found:
-                    reply = BatchReply.model_validate_json(found[1])
-                    self.queries.receive(reply)
-                    self.exact.receive(reply)
+                    deliver(found[1], (self.queries, self.exact))
             except (redis.RedisError, OSError) as error:
                 log.warning("cannot read replies just now: %s", error)
                 await asyncio.sleep(0.5)

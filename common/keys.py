@@ -92,6 +92,12 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def check_keys(keys_file: str, is_open: bool) -> None:
+    """StartupError for settings with which no gateway can start: said before one is."""
+    if path := keys_path(keys_file, is_open):
+        read_keys(path)
+
+
 def keys_path(keys_file: str, is_open: bool) -> Path | None:
     """Where the keys are, of the settings `keys_file` and `open`. None: there are none."""
     if keys_file and is_open:

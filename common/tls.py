@@ -31,3 +31,14 @@ def speaks_tls(host: str, port: int, timeout_s: float = 2.0) -> bool:
             return True
     except OSError:
         return False
+
+
+def is_plain_redis(host: str, port: int, timeout_s: float = 2.0) -> bool:
+    """Whether a ping without TLS is answered, be it by asking for a password."""
+    try:
+        with socket.create_connection((host, port), timeout_s) as plain:
+            plain.settimeout(timeout_s)
+            plain.sendall(b"PING\r\n")
+            return plain.recv(1) in (b"+", b"-")
+    except OSError:
+        return False

@@ -83,9 +83,13 @@ def valkey_with_tls(folder: Path, signed: "Certificate") -> Iterator[str]:
     port = commands.free_port()
     with valkey(folder) as plain:
         with closing(redis.Redis.from_url(plain)) as client:
-            allowed = ["+@all", "-@dangerous"]
-            client.execute_command(
-                "ACL", "SETUSER", "app", "on", ">p@ss/word", "~*", "&*", *allowed
+            client.acl_setuser(
+                "app",
+                enabled=True,
+                passwords="+p@ss/word",
+                keys=["*"],
+                channels=["*"],
+                categories=["+@all", "-@dangerous"],
             )
         target = plain.rpartition(":")[2].partition("/")[0]
         proxy = [str(Path(__file__).parent / "tls_proxy.py"), str(port), target]

@@ -18,11 +18,13 @@ from celery.signals import (
 from kombu import Exchange, Queue
 
 from clipfleet.common.broker import make_celery
+from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.errors import StartupError
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import LANES, IngestChunk, Lane, QueryBatch, queue_name
 from clipfleet.common.metrics import make_registry, serve_metrics
 from clipfleet.common.settings import Settings
+from clipfleet.common.startup import begin_checks
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.runtime import Runtime
 
@@ -46,12 +48,12 @@ def runtime() -> Runtime:
 
 @app.task(name=IngestChunk.task)
 def ingest(raw: str) -> None:
-    runtime().ingest(IngestChunk.model_validate_json(raw))
+    runtime().ingest(raw)
 
 
 @app.task(name=QueryBatch.task)
 def query(raw: str) -> None:
-    runtime().query(QueryBatch.model_validate_json(raw))
+    runtime().query(raw)
 
 
 @setup_logging.connect
@@ -65,6 +67,7 @@ def _load(**_: Any) -> None:
 
     Celery swallows exceptions here, and a worker without a model would eat its queue.
     """
+    begin_checks("worker", service_checks(settings))
     from clipfleet.workers.clip import ClipEmbedder
 
     metrics = WorkerMetrics(make_registry())
@@ -102,6 +105,8 @@ def _ready(sender: Any, **_: Any) -> None:
             f"asked to serve {', '.join(sorted(consumed))}, but with "
             f"CLIPFLEET_MODEL={settings.model} it can serve only {expected}"
         )
+    if "ingest" in lanes:  # queries need no blobs
+        begin_checks("worker", blob_checks(settings))
     runtime().serve(lanes)
 
 

@@ -22,6 +22,8 @@ from clipfleet.common.logs import about, in_context
 from clipfleet.common.messages import IngestChunk
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
+from clipfleet.common.versions import OtherVersion
+from clipfleet.workers.arrivals import leave
 from clipfleet.workers.device import BrokenDevice
 from clipfleet.workers.lease import Interrupted, Lease
 from clipfleet.workers.metrics import Spent, WorkerMetrics
@@ -57,6 +59,13 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
     BrokenDevice when this worker can do no more; the chunk is handed back then.
     """
     settings = parts.settings
+    try:
+        parts.ledger.job(message.job_id)  # of another version its items may be, too: no claim
+    except NotFound:  # it was removed
+        return 0
+    except OtherVersion as error:
+        leave(message, error, parts.ledger, parts.worker)
+        return 0
     claim = parts.ledger.claim(message.job_id, message.no, parts.worker, settings.lease_s)
     if isinstance(claim, Refusal):
         return 0
@@ -78,6 +87,9 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
         return 0
     except WrongModel as error:
         _cancel(parts.ledger, claim, str(error))
+    except OtherVersion as error:
+        _hand_back(parts.ledger, claim, count_attempt=False)
+        leave(message, error, parts.ledger, parts.worker)
     except (Interrupted, Unavailable):
         _hand_back(parts.ledger, claim, count_attempt=False)
     except BrokenDevice as error:

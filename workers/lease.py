@@ -11,6 +11,7 @@ from typing import TypeVar
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Claim, Ledger
 from clipfleet.common.logs import in_context
+from clipfleet.common.versions import OtherVersion
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Lease:
         while True:
             try:
                 return call()
+            except OtherVersion:  # waiting would not help
+                raise
             except Unavailable as error:
                 log.warning("waiting: %s", error.detail)
                 waiting(error.detail)

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.broker import PRIORITIES, CeleryPublisher, Publisher, make_celery
+from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import NotFound, StartupError, Unavailable
 from clipfleet.common.fetch import Fetcher
@@ -29,7 +30,9 @@ from clipfleet.common.logs import about, configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.metrics import make_registry, serve_metrics
 from clipfleet.common.settings import Settings
+from clipfleet.common.startup import begin_checks
 from clipfleet.common.unfinished import RedisUnfinished
+from clipfleet.common.versions import OtherVersion, say_once
 from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.metrics import PlannerMetrics
 from clipfleet.workers.places import BucketAway, Places
@@ -116,6 +119,9 @@ class Planner:
         try:
             with about(job_id=job_id):
                 return do()
+        except OtherVersion as error:
+            say_once(f"not planned here: {error.detail}")
+            return None
         except Unavailable:
             raise
         except NotFound:  # it was removed just now
@@ -125,12 +131,12 @@ class Planner:
             return None
 
     def _tend(self, job_id: str, cards: list[WorkerCard]) -> Hungry | None:
+        job = self._ledger.job(job_id)  # first: one of another version is another planner's
         lease = self._ledger.lease(job_id, self._name, LEASE_S)
         if lease is None:
             self._readers.drop(job_id)
             return None
         self._leased += 1
-        job = self._ledger.job(job_id)
         workers = serving(cards, "ingest", job.new.model)
         if not workers:
             self._ledger.note(job_id, self._nobody(job.new.model))
@@ -273,6 +279,7 @@ def run(planner: Planner, stopping: threading.Event) -> None:
 def main() -> None:
     settings = Settings()
     configure_logs(settings.log, "planner")
+    begin_checks("planner", [*service_checks(settings), *blob_checks(settings)])
     client = make_redis(settings)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -6,8 +6,10 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from clipfleet.common.blobs import Blobs
@@ -17,16 +19,18 @@ from clipfleet.common.connection import make_redis
 from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch import Fetcher
-from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard
+from clipfleet.common.fleet import CARD_S, About, Fleet, RedisFleet, WorkerCard
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import about, in_context
 from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
+from clipfleet.workers.arrivals import batch_in, chunk_in
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.machine import about_worker
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.places import Places
 from clipfleet.workers.query import QueryParts, answer_batch
@@ -86,6 +90,7 @@ class Runtime:
             embedder,
             self.worker,
             settings.stall_s,
+            partial(about_worker, settings.decode_threads, metrics),
         )
 
     def trouble(self) -> str:
@@ -95,7 +100,10 @@ class Runtime:
     def serve(self, lanes: tuple[Lane, ...]) -> None:
         self._presence.begin(lanes)
 
-    def ingest(self, message: IngestChunk) -> None:
+    def ingest(self, raw: str) -> None:
+        message = chunk_in(raw, self._ingest.ledger, self.worker)
+        if message is None:
+            return
         with about(job_id=message.job_id, chunk_id=f"{message.job_id}/{message.no}"):
             self._work_on(message)
         self._require_device()
@@ -114,7 +122,10 @@ class Runtime:
                 job, no = message.job_id, message.no
                 log.info("chunk %s/%d: %d images in %.2f s", job, no, busy.images, took)
 
-    def query(self, batch: QueryBatch) -> None:
+    def query(self, raw: str) -> None:
+        batch = batch_in(raw, self._query.replies)
+        if batch is None:
+            return
         with about(batch_id=batch.batch_id):
             if batch.exact:  # other queries do not wait for it
                 self._aside.submit(in_context(self._answer), batch)
@@ -152,9 +163,11 @@ class Presence:
         embedder: Embedder,
         worker: str,
         stall_s: float,
+        about: Callable[[], About] = About,
     ) -> None:
         self._fleet, self._publisher, self._model = fleet, publisher, model
         self._embedder, self._worker, self._stall_s = embedder, worker, stall_s
+        self._about = about
         self._lanes: tuple[Lane, ...] = ()
         self._over = threading.Event()
         self._counting = threading.Lock()
@@ -249,6 +262,7 @@ class Presence:
             rate=self._rate,
             started_at=self._started_at,
             progress_at=self._progress_at,
+            about=self._about(),
         )
 
 

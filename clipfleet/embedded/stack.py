@@ -17,10 +17,10 @@ import httpx
 import redis
 
 from clipfleet import processes
-from clipfleet.common import keys
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import StartupError
 from clipfleet.common.fleet import RedisFleet
+from clipfleet.common.keys import check_keys
 from clipfleet.common.messages import LANES, Lane
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
@@ -97,8 +97,7 @@ class Stack:
         """`waiting(part, seconds)` while starting, `ready` once, `said` for what goes wrong."""
         folder = self._options.data
         given = self._options.given
-        if path := keys.keys_path(given.keys_file, given.open):
-            keys.read_keys(path)  # what is wrong with them is said now, not in the gateway's log
+        check_keys(given.keys_file, given.open)
         _make_folder(folder)
         with _locked(folder, self._options.url):
             end_leftovers(folder)

@@ -27,6 +27,7 @@ from clipfleet.common.ledger import (
     no_retry,
     unknown_job,
 )
+from clipfleet.common.versions import leaving_out, read
 
 ROOT = "clipfleet:"
 SCRIPT = (Path(__file__).parent / "ledger.lua").read_text()
@@ -76,7 +77,11 @@ class RedisLedger:
             ids = list(islice(self._ids_where(key, states, sees), offset, offset + limit))
         else:
             ids = self._ids(key, offset, limit)
-        return [_job(row) for row in self._rows(ids) if row]
+        found = []
+        for row in self._rows(ids):
+            with leaving_out():
+                found += [_job(row)] if row else []
+        return found
 
     def _ids(self, key: str, offset: int, limit: int) -> list[str]:
         ids = self._ask(lambda c: c.zrevrange(key, offset, offset + limit - 1))
@@ -242,7 +247,7 @@ def _job(row: dict[bytes, bytes]) -> Job:
     text = {key.decode(): value.decode() for key, value in row.items()}
     counts = ("total", "estimated", "done", "failed", "skipped", "chunks")
     return Job(
-        new=NewJob.model_validate_json(text["new"]),
+        new=read(NewJob, text["new"], "job"),
         state=text["state"],  # type: ignore[arg-type]  # written by the script only
         created_at=float(text["created_at"]),
         started_at=_time(text.get("started_at")),

@@ -137,6 +137,16 @@ class Store(Protocol):
 
     def ping(self) -> None: ...
 
+    def version(self) -> str:
+        """As the store says it."""
+        ...
+
+    def marked(self, mark: str) -> bool: ...
+
+    def mark(self, mark: str) -> None:
+        """Leave a mark that `marked` finds, beside others: common/deployment.py."""
+        ...
+
 
 def kept_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Null is no value: a Milvus server takes such a key for one that is there."""

@@ -51,3 +51,15 @@ def indexes_of(collection: Collection, version: str) -> Any:
     for name in ("namespace", "label", *map(column, collection.fields)):
         indexes.add_index(name, index_type=scalar)
     return indexes
+
+
+def marker(mark: str) -> str:
+    return f"cf_deployment_{mark}"
+
+
+def marker_schema() -> Any:
+    """The least that Milvus calls a collection."""
+    schema = MilvusClient.create_schema(enable_dynamic_field=False)
+    schema.add_field("pk", DataType.INT64, is_primary=True)
+    schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=2)
+    return schema

@@ -28,7 +28,14 @@ from clipfleet.common.store.expressions import (
     range_expression,
     search_expression,
 )
-from clipfleet.common.store.layout import METRICS, indexes_of, physical, schema_of
+from clipfleet.common.store.layout import (
+    METRICS,
+    indexes_of,
+    marker,
+    marker_schema,
+    physical,
+    schema_of,
+)
 from clipfleet.common.store.refusals import translated
 from clipfleet.common.store.rows import (
     in_parts,
@@ -196,6 +203,19 @@ class MilvusStore:
 
     def ping(self) -> None:
         self._call(lambda c: c.list_collections(timeout=self._timeout), None)
+
+    def version(self) -> str:
+        return str(self._call(lambda c: c.get_server_version(timeout=self._timeout), None))
+
+    def marked(self, mark: str) -> bool:
+        name = marker(mark)
+        return bool(self._call(lambda c: c.has_collection(name, timeout=self._timeout), None))
+
+    def mark(self, mark: str) -> None:
+        """An empty collection, which is never loaded."""
+        name, schema = marker(mark), marker_schema()
+        limit = max(60.0, self._timeout)
+        self._call(lambda c: c.create_collection(name, schema=schema, timeout=limit), None)
 
     def _query(
         self,

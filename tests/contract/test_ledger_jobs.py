@@ -147,8 +147,9 @@ def test_a_list_of_some_collections_leaves_no_gaps(
         ledger.create(a_job(f"j{n}", ("a", "b", "c")[n % 3]))
     ledger.cancel("j3")
 
-    def listed(*args: Any) -> list[str]:
-        return [job.id for job in ledger.jobs(*args, sees=lambda name: name in ("a", "b"))]
+    def listed(limit: int, offset: int, name: str = "", states: Any = ()) -> list[str]:
+        found = ledger.jobs(limit, offset, name, states, sees=lambda one: one in ("a", "b"))
+        return [job.id for job in found]
 
     assert [listed(2, offset) for offset in (0, 2, 4, 6)] == [
         ["j7", "j6"], ["j4", "j3"], ["j1", "j0"], [],

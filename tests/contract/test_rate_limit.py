@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import redis
 import services
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from clipfleet.common.connection import RedisUnavailable
 from clipfleet.common.rate_limit import ROOT, MemoryRateLimiter, RateLimiter, RedisRateLimiter
@@ -107,7 +109,7 @@ def test_a_bucket_goes_by_itself(client: "redis.Redis") -> None:
 
 
 def test_a_redis_that_is_away_is_said() -> None:
-    nowhere = redis.Redis(port=1, retry=None)
+    nowhere = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
     with pytest.raises(RedisUnavailable):
         RedisRateLimiter(nowhere).take("shop", 5)
     nowhere.close()

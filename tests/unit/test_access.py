@@ -13,7 +13,7 @@ import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from clipfleet.api import app as app_module
+from clipfleet.api import health
 from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.app import create_app
 from clipfleet.api.gateway import Gateway
@@ -34,7 +34,7 @@ HERE = ("127.0.0.1", 1)
 ELSEWHERE = ("192.0.2.7", 1)
 DOCS = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
 FREE = {"GET /healthz", "GET /readyz", "GET /metrics", "GET /", "GET /page/{name}"}
-OF_ALL = {"GET /v1/collections", "GET /v1/jobs", "POST /v1/embed"}
+OF_ALL = {"GET /v1/fleet", "GET /v1/collections", "GET /v1/jobs", "POST /v1/embed"}
 KEYS: list[dict[str, Any]] = [
     *({"name": scope, "scopes": [scope]} for scope in SCOPES),
     *({"name": f"acme-{one}", "scopes": [one], "collections": ["acme*"]} for one in SCOPES),
@@ -114,7 +114,7 @@ def calls() -> dict[str, GuardedRoute]:
         f"{method} {route.path}": route
         for route in routes()
         if isinstance(route, GuardedRoute)
-        for method in route.methods
+        for method in route.methods or ()
     }
 
 
@@ -146,7 +146,7 @@ def test_a_route_that_says_nothing_cannot_be_made(monkeypatch: pytest.MonkeyPatc
     unguarded: Any = APIRouter()
     unguarded.add_api_route("/new", needs("read")(forgetful))
     assert isinstance(unguarded.routes[0], APIRoute)
-    monkeypatch.setattr(app_module.health, "router", unguarded)
+    monkeypatch.setattr(health, "router", unguarded)
     with pytest.raises(TypeError, match="/new is no GuardedRoute"):
         create_app()
 

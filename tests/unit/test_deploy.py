@@ -20,7 +20,6 @@ from clipfleet.common.settings import Settings
 OURS = ("gateway", "keys", "planner", "flower")
 WORKERS = ("worker-ingest", "worker-query", "worker-ingest-gpu", "worker-query-gpu")
 COMPOSE_ONLY = {"VERSION", "IMAGES", "THREADS", "GPU", "LISTEN"}  # .env's, not the product's
-COMING = {"KEYS_FILE", "LOG", "METRICS_PORT"}
 
 
 def test_every_image_that_is_not_ours_has_a_version() -> None:
@@ -90,9 +89,21 @@ def test_every_setting_that_is_named_exists() -> None:
     named = {
         name for path in files for name in re.findall(r"CLIPFLEET_([A-Z_]+)", path.read_text())
     }
-    known = {name.upper() for name in Settings.model_fields} | COMPOSE_ONLY | COMING
+    known = {name.upper() for name in Settings.model_fields} | COMPOSE_ONLY
     assert len(named) > 10
     assert named - known == set()
+
+
+def test_the_guide_names_services_and_files_that_there_are() -> None:
+    guide = (ROOT / "docs" / "deploy.md").read_text()
+    said = re.findall(r"--no-deps ([a-z -]+)|--scale ([a-z-]+)=|--rm ([a-z-]+)", guide)
+    named = {name for words in said for word in words for name in word.split()}
+    assert {"worker-ingest", "planner", "keys"} <= named <= deployment.compose().keys()
+    paths = set(re.findall(r"\bdeploy/[\w./-]*\w", guide))
+    assert len(paths) > 5
+    assert {path for path in paths if not (ROOT / path).exists()} <= {
+        "deploy/worker-ingest", "deploy/worker-query", "deploy/planner", "deploy/gateway"
+    }  # fmt: skip
 
 
 @pytest.fixture

@@ -10,11 +10,17 @@ import deployment
 import pytest
 import yaml
 from deployment import DEPLOY, KUBERNETES
+from prometheus_client import CollectorRegistry
+
+from clipfleet.api.metrics import GatewayMetrics
+from clipfleet.common.overview import Overview, Waiting
+from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 
 PROMETHEUS = DEPLOY / "prometheus"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "clipfleet.json").read_text())
-# What the parts show, with the labels of each; counters as they are exposed.
+# What the parts show, with the labels of each.
 METRICS = {
+    "clipfleet_redis_up": set(),
     "clipfleet_work_left": {"model"},
     "clipfleet_jobs": {"state"},
     "clipfleet_queue_messages": {"lane", "model"},
@@ -44,6 +50,39 @@ HISTOGRAMS = {
     "clipfleet_batch_size",
     "clipfleet_chunk_seconds",
 }
+
+
+class Fleet:
+    """A model with some work."""
+
+    def read(self) -> Overview:
+        return Overview(
+            {"running": 1}, {"m": 7}, {("ingest", "m"): Waiting(1, 2.0)}, {("ingest", "m"): 1}
+        )
+
+
+def registries() -> list[CollectorRegistry]:
+    """Of one part of each kind, which have done a little of everything."""
+    gateway, planner, worker = GatewayMetrics(), PlannerMetrics(), WorkerMetrics()
+    gateway.watch(Fleet(), [], "m")
+    gateway.answered("GET", "/v1/jobs", 200, 0.1)
+    with worker.timed("ingest", "read"):
+        worker.batch("ingest", 3)
+    worker.chunk(1.0)
+    worker.failed("decode")
+    worker.watch_cache("text", lambda: 1, lambda: 1)
+    return [gateway.registry, planner.registry, worker.registry]
+
+
+def test_the_parts_show_these_metrics_with_these_labels() -> None:
+    shown: dict[str, set[str]] = {}
+    for family in (family for registry in registries() for family in registry.collect()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        if name.startswith("clipfleet_"):
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            shown.setdefault(name, set()).update(labels)
+    shown["clipfleet_queries_waiting"] |= {"model"}  # there are no queries here
+    assert shown == METRICS
 
 
 def dashboard() -> list[str]:

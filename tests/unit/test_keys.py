@@ -17,6 +17,8 @@ from clipfleet.api.keyring import KeyRing
 from clipfleet.cli import app
 from clipfleet.common.errors import StartupError
 from clipfleet.common.keys import SCOPES, Key, find_key, hash_of, keys_path, new_secret, read_keys
+from clipfleet.common.settings import Settings
+from clipfleet.embedded.stack import Options
 
 
 def a_key(name: str = "shop", secret: str = "s", **more: Any) -> Key:
@@ -261,3 +263,15 @@ def test_a_file_keeps_its_mode_and_its_link(file: Path) -> None:
 def test_a_wrong_command_leaves_no_file(file: Path, wrong: list[str]) -> None:
     assert run(file, *wrong).exit_code != 0
     assert not file.exists()
+
+
+def test_up_says_who_is_answered_when_others_can_reach_it(file: Path) -> None:
+    def warning(host: str, **settings: Any) -> str:
+        given = Settings(**{"keys_file": "", "open": False, **settings})
+        return Options(file.parent, host, 8000, 1, given).warning
+
+    assert "only clients on this machine are answered" in warning("0.0.0.0")
+    assert "CLIPFLEET_KEYS_FILE" in warning("192.0.2.1")
+    assert "may do anything" in warning("0.0.0.0", open=True)
+    assert warning("0.0.0.0", keys_file=str(file)) == ""
+    assert warning("127.0.0.1") == warning("::1") == warning("localhost", open=True) == ""

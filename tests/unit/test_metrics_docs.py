@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from scrapes import Scrape, scraped
-from unit.desk import Desk, played
+from unit.desk import MODEL, Desk, played
 from unit.test_gateway_metrics import SEEN, Told
 
 from clipfleet.api.metrics import GatewayMetrics
@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 def gateway() -> Scrape:
     metrics, desk = GatewayMetrics(), Desk()
     played(lambda: _asked(desk))
-    metrics.watch(Told(lambda: SEEN), [desk.queries])
+    metrics.watch(Told(lambda: SEEN), [desk.queries], MODEL)
     metrics.answered("GET", "/", 200, 0.1)
     return scraped(metrics.registry)
 
