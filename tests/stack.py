@@ -31,6 +31,7 @@ class Up:
     folder: Path
     url: str
     metrics_port: int = 0  # of the planner; then of the ingest worker, and of the query worker
+    flower_port: int = 0
 
     def client(self) -> Client:
         return Client(self.url)
@@ -48,6 +49,7 @@ class Up:
             "worker-ingest-1": "worker-ingest-1@",
             "worker-query": "worker-query@",
             "gateway": "clipfleet.api.app",
+            "flower": " flower --address=",
         }
         for child in psutil.Process(self.process.pid).children():
             if words[name] in " ".join(child.cmdline()):

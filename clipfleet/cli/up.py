@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,12 @@ MetricsOption = Annotated[
         help="Port of the planner's metrics; each worker's has the next one. 0: none.",
     ),
 ]
+FlowerOption = Annotated[
+    bool, typer.Option("--flower", help="Start Flower, which shows queues, workers and tasks.")
+]
+FlowerPortOption = Annotated[
+    int, typer.Option(min=1, max=65535, help="Port of Flower, on this machine alone.")
+]
 
 
 def up(
@@ -41,6 +48,8 @@ def up(
     model: ModelOption = None,
     workers: WorkersOption = 1,
     metrics_port: MetricsOption = 0,
+    flower: FlowerOption = False,
+    flower_port: FlowerPortOption = 5555,
 ) -> None:
     """Start everything on this machine and stay up until Ctrl-C.
 
@@ -48,8 +57,16 @@ def up(
     CLIPFLEET_MILVUS_URI name others.
     """
     stopping = threading.Event()
-    more = {"metrics_port": metrics_port}
-    run_stack(data, host, port, model, workers, stopping, announce, more)
+    if flower and find_spec("flower") is None:
+        show.fail(ValueError("Flower is not installed: pip install 'clipfleet[flower]'"))
+    more = {"metrics_port": metrics_port, "flower_port": flower_port if flower else 0}
+
+    def ready(url: str, folder: Path) -> None:
+        announce(url, folder)
+        if flower:
+            show.out.print(f"Flower: http://127.0.0.1:{flower_port}")
+
+    run_stack(data, host, port, model, workers, stopping, ready, more)
 
 
 def announce(url: str, data: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,7 @@ class Options:
     workers: int
     given: Settings
     metrics_port: int = 0  # of the planner; each worker has the next one; 0: none
+    flower_port: int = 0  # on loopback, whatever `host` is; 0: none
 
     @property
     def url(self) -> str:
@@ -114,6 +115,8 @@ class Stack:
         host = self._complete("", "").metrics_host
         for port in filter(None, self._options.metrics_ports):
             _require_free(host, port, "--metrics-port")
+        if self._options.flower_port:
+            _require_free(commands.LOOPBACK, self._options.flower_port, "--flower-port")
 
     def _start(self, supervisor: Supervisor, waiting: Callable[[str, float], None]) -> bool:
         """Redis first, which all our parts ask at once; Milvus gets ready beside them."""
@@ -162,7 +165,9 @@ class Stack:
             return {**env, "CLIPFLEET_METRICS_PORT": str(next(ports))}
 
         def worker(name: str, lane: Lane) -> Part:
-            command, yields = processes.worker(name, [lane], self._settings.model), lane == "ingest"
+            watched, yields = bool(self._options.flower_port), lane == "ingest"
+            model = self._settings.model
+            command = processes.worker(name, [lane], model, task_events=watched)
             return Part(name, command, measured(), lambda pid: _serves(fleet, pid), yields)
 
         numbers = range(1, self._options.workers + 1)
@@ -171,8 +176,16 @@ class Stack:
             Part("planner", processes.planner(), measured(), lambda pid: _plans(fleet, pid)),
             *[worker(f"worker-ingest-{n}", LANES[0]) for n in numbers],
             worker("worker-query", LANES[1]),
-            Part("gateway", gateway, env, lambda _: _gateway_answers(self._options.url)),
+            Part("gateway", gateway, env, lambda _: _answers(f"{self._options.url}/healthz")),
+            *self._flower(env),
         ]
+
+    def _flower(self, env: Mapping[str, str]) -> list[Part]:
+        if not (port := self._options.flower_port):
+            return []
+        health = f"http://{commands.LOOPBACK}:{port}/healthcheck"
+        command = processes.flower(commands.LOOPBACK, port)
+        return [Part("flower", command, env, lambda _: _answers(health))]
 
 
 def _environment(settings: Settings) -> dict[str, str]:
@@ -251,5 +264,5 @@ def _process(pid: int) -> str:
     return f"{socket.gethostname()}-{pid}-"
 
 
-def _gateway_answers(url: str) -> bool:
-    return httpx.get(f"{url}/healthz", timeout=1, trust_env=False).is_success
+def _answers(url: str) -> bool:
+    return httpx.get(url, timeout=1, trust_env=False).is_success

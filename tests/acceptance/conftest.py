@@ -38,9 +38,13 @@ def service(tiny: Path, s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="session")
 def mini(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """The same with the model that travels with the code, whose answers make sense, and with
-    URLs on 127.0.0.1 allowed."""
+    URLs on 127.0.0.1 allowed; Flower beside it."""
+    port = free_ports(1)
+    flower = ["--flower", "--flower-port", str(port)]
     told = {"HF_HUB_OFFLINE": "1", "CLIPFLEET_FETCH__ALLOWED_NETWORKS": '["127.0.0.1/32"]'}
-    with up(tmp_path_factory.mktemp("mini"), CARRIED_MODEL, **told, **s3.environment) as running:
+    env = {**told, **s3.environment}
+    with up(tmp_path_factory.mktemp("mini"), CARRIED_MODEL, *flower, **env) as running:
+        running.flower_port = port
         yield running
 
 

@@ -1,0 +1,113 @@
+"""Flower beside the service, in a real Chromium: queues, workers that are busy, tasks by name."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from browser import Tab, tab
+from playwright.sync_api import Browser, Page, expect
+from services import eventually
+from stack import Up, finished
+from webserver import Asked, site
+
+from clipfleet.common.schemas import JobOut
+from clipfleet.embedded import commands
+
+SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
+WORKERS = ("worker-ingest-1@", "worker-query@")
+
+
+@dataclass
+class Busy:
+    """A job whose worker waits for its image until `answer` is set."""
+
+    job: JobOut
+    answer: threading.Event
+
+
+@pytest.fixture(scope="module")
+def busy(mini: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
+    picture = next(SAMPLES.rglob("*.png")).read_bytes()
+    asked_for, answer = threading.Event(), threading.Event()
+
+    def held(asked: Asked) -> None:
+        asked_for.set()
+        answer.wait(60)
+        asked.answer(picture, Content_Type="image/png")
+
+    with site({"/a.png": held}) as web, mini.client() as client:
+        listed = tmp_path_factory.mktemp("list") / "list.txt"
+        listed.write_text(f"{web.url}/a.png\n")
+        client.create_collection("watched")
+        client.search("watched", text="a cat")
+        job = client.index(listed, "watched")
+        eventually(asked_for.is_set, 30, "the worker's request")
+        yield Busy(job, answer)
+        answer.set()
+        assert finished(client, job.id).state == "succeeded"
+
+
+@pytest.fixture
+def flower(browser: Browser, mini: Up) -> Iterator[Tab]:
+    with tab(browser, f"http://{commands.LOOPBACK}:{mini.flower_port}") as made:
+        yield made
+
+
+@pytest.mark.usefixtures("busy")
+def test_workers_are_online_while_they_are_busy(flower: Tab, tmp_path: Path) -> None:
+    shown = flower.open("/workers")
+    for name in WORKERS:
+        row = shown.locator("#workers-table tbody tr", has_text=name)
+        expect(row).to_contain_text("Online")
+    busy_one = shown.locator("#workers-table tbody tr", has_text=WORKERS[0])
+    expect(busy_one.locator("td").nth(2)).to_have_text("1")  # active
+    shown.screenshot(path=tmp_path / "workers.png")
+
+
+def opened(flower: Tab, name: str, state: str, picture: Path) -> Page:
+    """The page of the newest such task; the list of them does not renew itself."""
+    page = flower.open("/tasks")
+    rows = page.locator("#tasks-table tbody tr").filter(has_text=name)
+
+    def listed() -> bool:
+        page.goto(f"{flower.url}/tasks")
+        page.locator("#tasks-table_info").wait_for()
+        return rows.filter(has_text=state).count() > 0
+
+    try:
+        eventually(listed, 10, f"a task {name} in the state {state}")
+    finally:
+        page.screenshot(path=picture)
+    rows.filter(has_text=state).locator('a[href*="/task/"]').first.click()
+    return page
+
+
+def test_a_task_is_a_batch_and_shows_its_job_but_no_query(
+    flower: Tab, mini: Up, busy: Busy, tmp_path: Path
+) -> None:
+    with mini.client() as client:
+        client.search("watched", text="a secret wish")
+    shown = opened(flower, "clipfleet.ingest", "STARTED", tmp_path / "tasks.png")
+    expect(shown.locator("body")).to_contain_text(f"job {busy.job.id}, chunk 1")
+    shown = opened(flower, "clipfleet.query", "SUCCESS", tmp_path / "again.png")
+    expect(shown.locator("body")).to_contain_text("1 query, batch ")
+    expect(shown.locator("body")).not_to_contain_text("a secret wish")
+    shown.screenshot(path=tmp_path / "task.png")
+
+
+@pytest.mark.usefixtures("busy")
+def test_both_queues_are_shown(flower: Tab, tmp_path: Path) -> None:
+    shown = flower.open("/broker")
+    for lane in ("ingest", "query"):
+        row = shown.locator("#queue-table tbody tr", has_text=f"{lane}.clipfleet-mini")
+        expect(row.locator("td").nth(1)).to_have_text("0")
+    shown.screenshot(path=tmp_path / "broker.png")
+
+
+def test_flower_listens_on_loopback_and_its_command_says_no_password(mini: Up) -> None:
+    part = mini.part("flower")
+    assert "redis://" not in " ".join(part.cmdline())
+    listening = {one.laddr for one in part.net_connections("tcp") if one.status == "LISTEN"}
+    assert listening == {(commands.LOOPBACK, mini.flower_port)}

@@ -1,0 +1,58 @@
+"""docs/metrics.md has every metric with its labels, and no other."""
+
+import re
+from pathlib import Path
+
+from scrapes import Scrape, scraped
+from unit.desk import MODEL, Desk, played
+from unit.test_gateway_metrics import SEEN, Told
+
+from clipfleet.api.metrics import GatewayMetrics
+from clipfleet.common.ledger import Failure, Outcome
+from clipfleet.common.metrics import make_registry
+from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def gateway() -> Scrape:
+    metrics, desk = GatewayMetrics(), Desk()
+    played(lambda: _asked(desk))
+    metrics.watch(Told(lambda: SEEN), [desk.queries], MODEL)
+    metrics.answered("GET", "/", 200, 0.1)
+    return scraped(metrics.registry)
+
+
+async def _asked(desk: Desk) -> None:
+    await desk.ask("a")
+
+
+def worker() -> Scrape:
+    metrics = WorkerMetrics(make_registry())
+    metrics.watch_cache("text", int, int)
+    metrics.batch("query", 1)
+    with metrics.timed("query", "model"):
+        metrics.marked(Outcome(failures=(Failure(id="", uri="", reason="", stage="read"),)))
+    return scraped(metrics.registry)
+
+
+def labels_of(seen: Scrape) -> dict[str, set[str]]:
+    """By the name that queries use: counters with _total, histograms without their endings."""
+    found: dict[str, set[str]] = {}
+    for name, family in seen.ours.items():
+        whole = f"{name}_total" if family.type == "counter" else name
+        for sample in family.samples:
+            found.setdefault(whole, set()).update(sample.labels.keys() - {"le"})
+    return found
+
+
+def test_the_page_has_all_metrics_with_their_labels_and_no_others() -> None:
+    rows = [line.split("|")[1] for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    said = re.findall(r"`(clipfleet_\w+)(?:\{([^}]*)\})?`", " ".join(rows))
+    shown = {name: _names(labels) for name, labels in said}
+    planner = labels_of(scraped(PlannerMetrics(make_registry()).registry))
+    assert shown == planner | labels_of(gateway()) | labels_of(worker())
+
+
+def _names(labels: str) -> set[str]:
+    return {one.split("=")[0] for one in labels.split(",") if one}
