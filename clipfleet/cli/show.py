@@ -64,6 +64,8 @@ def fail(error: Exception, code: int = 1) -> NoReturn:
     err.print(f"[red]clipfleet:[/] {escape(one_line(str(error)))}")
     if isinstance(error, Unreachable):
         err.print("Start one with `clipfleet up`, or name it with --url.")
+    if isinstance(error, ProblemError) and error.status == 401:
+        err.print("Give a key with --api-key or CLIPFLEET_API_KEY.")
     sys.exit(code)
 
 
