@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 import clipfleet
 from clipfleet.api import (
@@ -13,17 +14,22 @@ from clipfleet.api import (
     embed,
     events,
     export,
+    fleet,
     health,
     images,
     jobs,
     matching,
+    metrics,
     problems,
     recall,
     search,
     uploads,
 )
+from clipfleet.api.access import Access, GuardedRoute
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
+from clipfleet.api.metrics import GatewayMetrics
+from clipfleet.api.observe import Observe
 from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.settings import Settings
@@ -43,7 +49,9 @@ Errors are RFC 9457 problem+json; a 503 says in Retry-After when to come back.
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
-    configure_logs()
+    configure_logs(settings.log, "gateway")
+    access = Access(settings)
+    mine = GatewayMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -51,9 +59,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await asyncio.to_thread(begin_checks, "gateway", checks)
         gateway = Gateway(settings)
         app.state.gateway = gateway
+        mine.watch(gateway.overviews, [gateway.queries, gateway.exact])
         gateway.begin()
+        access.say()
         yield
         await gateway.end()
+        mine.end()
 
     app = FastAPI(
         title="clipfleet",
@@ -61,12 +72,37 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
     )
+    app.state.access, app.state.metrics = access, mine
     problems.install(app)
     parts = (
         collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
-        assets,
+        fleet, metrics, assets,
     )  # fmt: skip
     for part in parts:
-        app.include_router(part.router)
+        app.include_router(_guarded(part.router))
+    if settings.keys_file:
+        _describe_keys(app)
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Observe, metrics=mine, lines=settings.log == "json")  # sees refusals, too
     return app
+
+
+def _guarded(router: APIRouter) -> APIRouter:
+    """Without this a router that forgets `route_class` would be open to everybody."""
+    for route in router.routes:
+        if not isinstance(route, GuardedRoute):
+            raise TypeError(f"{getattr(route, 'path', route)} is no GuardedRoute")
+    return router
+
+
+def _describe_keys(app: FastAPI) -> None:
+    """So that /docs asks for a key and sends it."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        document = plain()
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+        return document
+
+    app.openapi = described  # type: ignore[method-assign]

@@ -7,7 +7,7 @@ wait for the next one, so the batch grows with the load and an idle service adds
 import asyncio
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +18,10 @@ from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch
 class Overloaded(Unavailable):
     slug = "overloaded"
     title = "Too many queries are waiting"
+
+
+class Late(Unavailable):
+    """No answer in time."""
 
 
 @dataclass
@@ -85,13 +89,24 @@ class Coalescer:
         except TimeoutError as error:
             raise self._late() from error
 
+    def waiting(self) -> Counter[str]:
+        """Queries not yet sent, by model. From any thread."""
+        count: Counter[str] = Counter()
+        for lane in list(self._lanes.values()):
+            count[lane.model] += len(lane.pending)
+        return count
+
+    def in_flight(self) -> int:
+        """Queries sent and not answered. From any thread."""
+        return sum(len(sent.waiting) for sent in list(self._sent.values()))
+
     def receive(self, reply: BatchReply) -> None:
         """A batch came back. One that expired before is dropped."""
         sent = self._sent.get(reply.batch_id)
         if sent is None:
             return
         if len(reply.answers) != len(sent.waiting):
-            self._fail(reply.batch_id, ClipfleetError("a worker's reply does not fit its batch"))
+            self.fail(reply.batch_id, ClipfleetError("a worker's reply does not fit its batch"))
             return
         self._landed(reply.batch_id)
         for waiting, answer in zip(sent.waiting, reply.answers, strict=True):
@@ -128,17 +143,18 @@ class Coalescer:
             queries=tuple(waiting.query for waiting in going),
         )
         loop = asyncio.get_running_loop()
-        expiry = loop.call_later(self._timeout_s, self._fail, batch.batch_id, self._late())
+        expiry = loop.call_later(self._timeout_s, self.fail, batch.batch_id, self._late())
         self._sent[batch.batch_id] = _Sent(lane, going, expiry)
         try:
             await self._publish(batch)
         except ClipfleetError as error:
-            self._fail(batch.batch_id, error)
+            self.fail(batch.batch_id, error)
         except Exception:
-            self._fail(batch.batch_id, ClipfleetError("the query could not be sent"))
+            self.fail(batch.batch_id, ClipfleetError("the query could not be sent"))
             raise
 
-    def _fail(self, batch_id: str, error: ClipfleetError) -> None:
+    def fail(self, batch_id: str, error: ClipfleetError) -> None:
+        """Nobody will answer the batch; nothing happens when somebody did."""
         sent = self._landed(batch_id)
         if sent is None:
             return
@@ -154,5 +170,5 @@ class Coalescer:
             sent.lane.in_flight -= 1
         return sent
 
-    def _late(self) -> Unavailable:
-        return Unavailable(f"no worker answered within {self._timeout_s:g} s; try again")
+    def _late(self) -> Late:
+        return Late(f"no worker answered within {self._timeout_s:g} s; try again")

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import redis
 
 from clipfleet.api.coalescer import Coalescer
+from clipfleet.api.inbox import deliver
 from clipfleet.api.urls import ImageUrls
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import CeleryPublisher, make_celery
@@ -25,9 +26,12 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import NoWorker, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import FINAL, Job
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.messages import BatchReply, Lane, QueryBatch
+from clipfleet.common.logs import in_context
+from clipfleet.common.messages import Lane, QueryBatch
+from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
+from clipfleet.common.rate_limit import RedisRateLimiter
 from clipfleet.common.replies import PIXELS
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
@@ -51,6 +55,8 @@ class Gateway:
         self.ledger = RedisLedger(self._redis)
         self.catalogue = RedisCatalogue(self._redis)
         self.fleet = RedisFleet(self._redis)
+        self.overviews = RedisOverviews(self._redis, settings.model)
+        self.limiter = RedisRateLimiter(self._redis)
         self.store = make_store(settings, settings.call_timeout_s)
         self.blobs = Blobs(settings.blobs)
         self.unfinished = RedisUnfinished(self._redis)
@@ -196,7 +202,7 @@ class Gateway:
         limit = seconds or self.settings.call_timeout_s + 1.0
         try:
             async with asyncio.timeout(limit):
-                return await asyncio.get_running_loop().run_in_executor(pool, run)
+                return await asyncio.get_running_loop().run_in_executor(pool, in_context(run))
         except TimeoutError as error:
             raise Unavailable(f"a part did not answer within {limit:g} s; try again") from error
 
@@ -207,9 +213,7 @@ class Gateway:
             try:
                 found = await client.blpop([self._reply_to], timeout=2)
                 if found:
-                    reply = BatchReply.model_validate_json(found[1])
-                    self.queries.receive(reply)
-                    self.exact.receive(reply)
+                    deliver(found[1], (self.queries, self.exact))
             except (redis.RedisError, OSError) as error:
                 log.warning("cannot read replies just now: %s", error)
                 await asyncio.sleep(0.5)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from fastapi import APIRouter, Response
 
 import clipfleet
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.common.checks import Finding, check_milvus
@@ -13,10 +14,11 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import LANES
 from clipfleet.common.schemas import Health, Readiness
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=GuardedRoute)
 
 
 @router.get("/healthz")
+@needs("nothing")
 async def healthz() -> Health:
     """The gateway process answers. Says nothing of the other parts."""
     return Health(status="ok", version=clipfleet.__version__)
@@ -53,6 +55,7 @@ async def _planner(gateway: Gateway) -> None:
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
+@needs("nothing")
 async def readyz(gateway: UsesGateway, response: Response) -> Readiness:
     """Redis takes writes and evicts none, Milvus answers, live workers serve both lanes of the
     default model."""

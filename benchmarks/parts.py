@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import redis
 
-from clipfleet import Client
+from clipfleet import Client, processes
 from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
 from clipfleet.common.fleet import RedisFleet
@@ -90,7 +90,7 @@ def sleepers(folder: Path, workers: int) -> Iterator[tuple[Client, str]]:
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         }
         port = commands.free_port()
-        programs = [commands.gateway(commands.LOOPBACK, port), PLANNER]
+        programs = [processes.gateway(commands.LOOPBACK, port), PLANNER]
         programs += [[*SLEEPER, "-n", f"w{n}@%h"] for n in range(workers)]
         for number, program in enumerate(programs):
             running.enter_context(process(program, folder / f"{number}.log", **env))
@@ -128,7 +128,7 @@ def searchable(
         worker = running.enter_context(process(QUERY_WORKER, folder / "worker.log", **env))
         ports = tuple(commands.free_port() for _ in gateways)
         for port, more in zip(ports, gateways, strict=True):
-            program, log = commands.gateway(commands.LOOPBACK, port), folder / f"{port}.log"
+            program, log = processes.gateway(commands.LOOPBACK, port), folder / f"{port}.log"
             running.enter_context(process(program, log, **{**env, **more}))
         client = redis.Redis.from_url(url)
         until(lambda: len(RedisFleet(client).alive()) == 1)

@@ -17,7 +17,7 @@ import psutil
 import redis
 from parts import PLANNER, process, until, valkey
 
-from clipfleet import Client
+from clipfleet import Client, processes
 from clipfleet.common.broker import lists_of
 from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
@@ -48,7 +48,7 @@ def main() -> None:
         }
         port = commands.free_port()
         gateway = running.enter_context(
-            process(commands.gateway(commands.LOOPBACK, port), folder / "gateway.log", **env)
+            process(processes.gateway(commands.LOOPBACK, port), folder / "gateway.log", **env)
         )
         planner = running.enter_context(process(PLANNER, folder / "planner.log", **env))
         client = running.enter_context(Client(f"http://{commands.LOOPBACK}:{port}"))

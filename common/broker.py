@@ -1,5 +1,6 @@
 """Celery on Redis: one configuration for those who send and those who work."""
 
+import time
 from typing import Any, Protocol
 
 import redis
@@ -19,6 +20,7 @@ class BrokerUnavailable(Unavailable):
 # kombu keeps a list per step beside the queue itself; a lower number is taken sooner.
 PRIORITIES = (0, 3, 6, 9)
 BETWEEN = "\x06\x16"
+SENT_AT = "sent_at"  # a header of each message: unix seconds, by the sender's clock
 
 
 class Publisher(Protocol):
@@ -74,6 +76,8 @@ class CeleryPublisher:
                 queue=message.queue,
                 priority=priority,
                 retry=False,
+                headers={SENT_AT: time.time()},
+                argsrepr=message.shown,  # in events and logs: no query of a user's
             )
         except (OperationalError, redis.RedisError, OSError) as error:
             raise BrokerUnavailable("the queue does not answer just now; try again") from error

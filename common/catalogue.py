@@ -9,6 +9,7 @@ import redis
 from clipfleet.common.collection import Collection
 from clipfleet.common.connection import answering, redis_time
 from clipfleet.common.errors import NotFound
+from clipfleet.common.versions import leaving_out, read
 
 KEY = "clipfleet:collections"
 WRITTEN = "clipfleet:written"
@@ -39,11 +40,15 @@ class Catalogue(Protocol):
 def require(catalogue: Catalogue, name: str) -> Collection:
     found = catalogue.find(name)
     if found is None:
-        raise NotFound(
-            f"there is no collection {name[:80]!r}; PUT /v1/collections/NAME makes one",
-            collection=name[:80],
-        )
+        raise unknown_collection(name)
     return found
+
+
+def unknown_collection(name: str) -> NotFound:
+    return NotFound(
+        f"there is no collection {name[:80]!r}; PUT /v1/collections/NAME makes one",
+        collection=name[:80],
+    )
 
 
 class MemoryCatalogue:
@@ -76,9 +81,11 @@ class MemoryCatalogue:
         return time.time() - self._written.get(collection.generation, float("-inf"))
 
 
+# By its generation: another release may write the rest of the record a little differently.
 _REMOVE = """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('HDEL', KEYS[2], ARGV[3])
+local raw = redis.call('HGET', KEYS[1], ARGV[1])
+if not raw or cjson.decode(raw).generation ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[2], ARGV[2])
 return redis.call('HDEL', KEYS[1], ARGV[1])
 """
 
@@ -96,17 +103,19 @@ class RedisCatalogue:
     def find(self, name: str) -> Collection | None:
         with answering():
             raw = self._redis.hget(KEY, name)
-        return Collection.model_validate_json(raw) if raw else None
+        return read(Collection, raw, "collection") if raw else None
 
     def all(self) -> list[Collection]:
         with answering():
             rows = self._redis.hvals(KEY)
-        found = [Collection.model_validate_json(raw) for raw in rows]
+        found = []
+        for raw in rows:
+            with leaving_out():
+                found.append(read(Collection, raw, "collection"))
         return sorted(found, key=lambda one: one.name)
 
     def remove(self, collection: Collection) -> bool:
-        raw = collection.model_dump_json()
-        names = [collection.name, raw, collection.generation]
+        names = [collection.name, collection.generation]
         with answering():
             return bool(self._remove(keys=[KEY, WRITTEN], args=names))
 

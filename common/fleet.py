@@ -1,6 +1,5 @@
 """Who is alive: workers announce what they serve, under a key that expires."""
 
-import logging
 import time
 from typing import Any, Literal, Protocol
 
@@ -11,8 +10,7 @@ from clipfleet.common.connection import answering, redis_time
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import Lane
 from clipfleet.common.preprocess import Preprocess
-
-log = logging.getLogger(__name__)
+from clipfleet.common.versions import OtherVersion, read, say_once
 
 CARD_S = 15.0
 IDS = "clipfleet:workers"
@@ -20,6 +18,24 @@ CARD = "clipfleet:worker:"
 PLANNERS = "clipfleet:planners"
 LAST_WORD = "clipfleet:last-word:"
 WORD_S = 300
+
+
+class About(BaseModel):
+    """What helps to find out why a worker is slow. Zeros and "": it did not say.
+
+    `images`: through the model for jobs since its start; `spent`: the seconds they took by stage,
+    added up over its threads.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str = ""
+    torch: str = ""
+    cores: int = 0
+    gpus: int = 0
+    decode_threads: int = 1
+    images: int = 0
+    spent: dict[str, float] = {}
 
 
 class WorkerCard(BaseModel):
@@ -37,6 +53,12 @@ class WorkerCard(BaseModel):
     rate: float | None = None
     started_at: float
     progress_at: float
+    about: About = About()
+
+
+def host_of(card: WorkerCard) -> str:
+    """Where it runs: workers are named HOST-PROCESS-RANDOM."""
+    return card.id.rsplit("-", 2)[0]
 
 
 class Fleet(Protocol):
@@ -158,7 +180,9 @@ class RedisFleet:
 def _card(raw: bytes) -> WorkerCard | None:
     """None for one of another version: such a worker is not ours to send work to."""
     try:
-        return WorkerCard.model_validate_json(raw)
-    except ValidationError:
-        log.warning("a worker announces itself in a way this version does not understand")
-        return None
+        return read(WorkerCard, raw, "the announcement of worker")
+    except OtherVersion as error:
+        say_once(error.detail)
+    except ValidationError as error:
+        say_once(f"a worker announces itself in a way that is not understood: {error}")
+    return None

@@ -22,8 +22,10 @@ from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.errors import StartupError
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import LANES, IngestChunk, Lane, QueryBatch, queue_name
+from clipfleet.common.metrics import make_registry, serve_metrics
 from clipfleet.common.settings import Settings
 from clipfleet.common.startup import begin_checks
+from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -46,17 +48,17 @@ def runtime() -> Runtime:
 
 @app.task(name=IngestChunk.task)
 def ingest(raw: str) -> None:
-    runtime().ingest(IngestChunk.model_validate_json(raw))
+    runtime().ingest(raw)
 
 
 @app.task(name=QueryBatch.task)
 def query(raw: str) -> None:
-    runtime().query(QueryBatch.model_validate_json(raw))
+    runtime().query(raw)
 
 
 @setup_logging.connect
 def _logs(**_: Any) -> None:
-    configure_logs()
+    configure_logs(settings.log, "worker")
 
 
 @worker_init.connect
@@ -68,15 +70,21 @@ def _load(**_: Any) -> None:
     begin_checks("worker", service_checks(settings))
     from clipfleet.workers.clip import ClipEmbedder
 
+    metrics = WorkerMetrics(make_registry())
     try:
+        serve_metrics(settings, metrics.registry, _trouble)
         embedder = ClipEmbedder(settings)
-        _runtime.append(Runtime(settings, app, embedder))
+        _runtime.append(Runtime(settings, app, embedder, metrics))
     except StartupError as error:
         _end(error.detail)
     except Exception as error:
         log.exception("the worker cannot start")
         _end(f"the model {settings.model!r} cannot be used: {error}")
     log.info("model %s on %s, %d dimensions", settings.model, embedder.device, embedder.dim)
+
+
+def _trouble() -> str:
+    return runtime().trouble() if _runtime else "the model is being loaded"
 
 
 def _end(why: str) -> NoReturn:

@@ -9,6 +9,7 @@ from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.ledger import FINAL, Job, Ledger
 from clipfleet.common.unfinished import Unfinished
 from clipfleet.common.uploads import has_uploads, uploads_of
+from clipfleet.common.versions import OtherVersion, say_once
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,9 @@ class Housekeeper:
             self._ledger.remove(job_id)
         except NotFound:  # somebody else was faster
             return False
+        except OtherVersion as error:
+            say_once(f"not removed here: {error.detail}")
+            return False
         return True
 
     def _sweep(self, job_id: str) -> None:
@@ -73,6 +77,8 @@ class Housekeeper:
         except NotFound:
             log.info("removing what is left of an upload that never became job %s", job_id)
             self._blobs.delete_below(uploads_of(job_id))
+        except OtherVersion:
+            log.debug("upload %s became a job of another version", job_id)
         self._unfinished.end(job_id)
 
     def _is_being_retried(self, job: Job) -> bool:

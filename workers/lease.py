@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Claim, Ledger
+from clipfleet.common.logs import in_context
+from clipfleet.common.versions import OtherVersion
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ class Lease:
         self._stopping = stopping
         self._lost, self._over = threading.Event(), threading.Event()
         self._progress_at = time.monotonic()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread = threading.Thread(target=in_context(self._renew), name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
         self._thread.start()
@@ -66,6 +68,8 @@ class Lease:
         while True:
             try:
                 return call()
+            except OtherVersion:  # waiting would not help
+                raise
             except Unavailable as error:
                 log.warning("waiting: %s", error.detail)
                 waiting(error.detail)

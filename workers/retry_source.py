@@ -11,7 +11,7 @@ from clipfleet.common.identity import id_problem
 from clipfleet.common.ledger import Failure, Item, Job, Ledger
 from clipfleet.common.roots import really_below
 from clipfleet.common.sources import FolderSource
-from clipfleet.workers.sources import Folder, Listed, SourceError
+from clipfleet.workers.sources import Folder, Listed, SourceError, known
 
 PAGE = 500
 
@@ -27,7 +27,7 @@ class Retry:
     def __init__(self, source: dict[str, Any], ledger: Ledger, roots: Sequence[Path]) -> None:
         self._job_id, self._ledger, self._roots = str(source["job"]), ledger, roots
         folder = source.get("folder")
-        self._folder = FolderSource.model_validate(folder) if folder else None
+        self._folder = known(FolderSource, folder) if folder else None
 
     def stream(self, after: str) -> Iterator[Listed]:
         begin, _, within = after.partition(":")

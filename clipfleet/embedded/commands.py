@@ -54,13 +54,6 @@ MILVUS_LITE_ENVIRONMENT = {
 }
 
 
-def gateway(host: str, port: int) -> list[str]:
-    """Told to end, it waits for answers under way, but not for those who follow jobs' events."""
-    asgi = ["uvicorn", "--factory", "clipfleet.api.app:create_app", "--log-level", "warning"]
-    end = ["--timeout-graceful-shutdown", "3"]
-    return [sys.executable, "-m", *asgi, *end, "--host", host, "--port", str(port)]
-
-
 def script(name: str) -> str:
     """A console script of the environment that runs us, or of the PATH."""
     beside = Path(sys.executable).parent / name

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from browser import Tab
 from playwright.sync_api import Route, expect
+from services import eventually
 from stack import Up, finished
 
+from clipfleet import Client
 from clipfleet.common.schemas import JobList
 
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
@@ -137,6 +139,10 @@ def test_a_dropped_folder_goes_in_with_its_names_as_labels(page: Tab, folder: Pa
     expect(shown.locator("#grid a .label").filter(has_text="music")).to_have_count(3)
 
 
+def planned(client: Client, collection: str) -> list[int]:
+    return [job.total for job in client.jobs(collection=collection)]
+
+
 def test_five_thousand_files_go_in_a_few_jobs(page: Tab, mini: Up, folder: Path) -> None:
     """They are no images, so that the workers are soon done with them."""
     shown = page.open(f"/?in={folder.name}")
@@ -156,8 +162,7 @@ def test_five_thousand_files_go_in_a_few_jobs(page: Tab, mini: Up, folder: Path)
     expect(tray).to_contain_text("Sending 5,000 images")
     expect(tray).to_contain_text("5,000 images sent")
     with mini.client() as client:
-        jobs = list(client.jobs(collection=folder.name))
-        assert [one.total for one in jobs] == [500] * 10
-        client.cancel(jobs[0].id)
+        eventually(lambda: planned(client, folder.name) == [500] * 10, 60, "ten jobs are planned")
+        client.cancel(client.jobs(collection=folder.name)[0].id)
     tray.get_by_role("link", name="Show jobs").click()
     expect(shown.locator(".job", has_text=folder.name)).to_have_count(10)

@@ -16,6 +16,7 @@ import redis
 import services
 from contract.test_ledger import LEASE_S, a_job, failure, items
 
+from clipfleet import processes
 from clipfleet.api import events
 from clipfleet.api.gateway import Gateway
 from clipfleet.common.connection import make_redis
@@ -85,7 +86,7 @@ def gateway(folder: Path, url: str, **more: str) -> Iterator[Service]:
         "CLIPFLEET_LIMITS__EVENT_STREAMS": str(PLACES),
         **more,
     }
-    command = commands.gateway(commands.LOOPBACK, port)
+    command = processes.gateway(commands.LOOPBACK, port)
     with services.process(command, folder / "gateway.log", **env) as process:
         own = make_redis(Settings(redis_url=url))
         made = Service(f"http://127.0.0.1:{port}", own, process)

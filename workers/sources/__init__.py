@@ -1,8 +1,8 @@
 """Where a job's images come from. A source is streamed; its cursor says where to go on."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 
 from clipfleet.common.sources import (
     ArchiveSource,
@@ -24,21 +24,33 @@ from clipfleet.workers.sources.parquet import Parquet
 
 __all__ = ["Folder", "Listed", "Source", "SourceError", "Upload", "open_source"]
 
-KINDS = {"folder", "manifest", "urls", "archive", "bucket"}
-_asked: TypeAdapter[Asked] = TypeAdapter(Asked)
+KINDS: dict[str, type[Asked]] = {
+    "folder": FolderSource,
+    "manifest": ManifestSource,
+    "urls": UrlsSource,
+    "archive": ArchiveSource,
+    "bucket": BucketSource,
+}
+
+T = TypeVar("T", bound=BaseModel)
 
 
 def open_source(raw: dict[str, Any], places: Places, job_id: str) -> Source:
     """`raw`: as the gateway wrote it; beside what the caller said, a manifest has `fields`, the
-    collection's."""
+    collection's. What a newer gateway wrote beside that is not looked at."""
     kind = raw.get("type")
     if kind == "upload":
         return Upload(raw["items"])
     if kind not in KINDS:
         raise SourceError(f"unknown kind of source {kind!r}")
     fields = raw.get("fields", {})
-    asked = _asked.validate_python({key: raw[key] for key in raw if key != "fields"})
+    asked = known(KINDS[kind], raw)
     return _open(asked, fields, places, Copies(places, job_id))
+
+
+def known(kind: type[T], raw: dict[str, Any]) -> T:
+    """Without the fields that are not known here; in requests they are refused."""
+    return kind.model_validate({key: raw[key] for key in raw.keys() & kind.model_fields.keys()})
 
 
 def _open(asked: Asked, fields: dict[str, str], places: Places, copies: Copies) -> Source:

@@ -1,0 +1,39 @@
+"""Workers' answers as they come in, handed to who waits for them."""
+
+import logging
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ValidationError
+
+from clipfleet.api.coalescer import Coalescer
+from clipfleet.common.errors import ClipfleetError
+from clipfleet.common.messages import BatchReply
+from clipfleet.common.versions import OtherVersion, read
+
+log = logging.getLogger(__name__)
+
+
+class Answered(BaseModel):
+    """What every version of BatchReply says."""
+
+    batch_id: str
+
+
+def deliver(raw: str | bytes, waiting: Sequence[Coalescer]) -> None:
+    """An answer that is not understood fails its batch at once, instead of when time is up."""
+    try:
+        reply = read(BatchReply, raw, "a worker's answer")
+    except (OtherVersion, ValidationError) as error:
+        batch_id = Answered.model_validate_json(raw).batch_id
+        log.error("an answer could not be understood: %s", error)
+        for one in waiting:
+            one.fail(batch_id, _refusal(error))
+        return
+    for one in waiting:
+        one.receive(reply)
+
+
+def _refusal(error: OtherVersion | ValidationError) -> ClipfleetError:
+    if isinstance(error, OtherVersion):
+        return error
+    return ClipfleetError("a worker's answer could not be understood")

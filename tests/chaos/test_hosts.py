@@ -1,0 +1,196 @@
+"""Several hosts: what one machine has in common, no part may rely on.
+
+`middle` has the broker, the store and the bucket; `front` the gateway and the planner; `left` and
+`right` a worker each, of which `right` reaches the middle over a bad line; the tests are `laptop`.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import hosts
+import httpx
+import pytest
+import redis
+import services
+import stack
+from chaos import work
+from hosts import Host
+from models import data
+
+from clipfleet import Client, processes
+from clipfleet.common.fleet import RedisFleet
+from clipfleet.embedded import commands
+
+REDIS, MILVUS, S3, HTTP = 6379, 19530, 9000, 8000
+BAD_LINE = Path(__file__).parents[1] / "badline.py"
+PHOTOS = 200
+
+
+@dataclass
+class Broker:
+    """Valkey on a host; what it was given is on its disk when it is started again."""
+
+    host: Host
+    folder: Path
+    running: "AbstractContextManager[subprocess.Popen[bytes]] | None" = None
+
+    def start(self) -> None:
+        command = [*commands.valkey(self.folder, REDIS, "secret"), "--bind", "0.0.0.0"]
+        self.running = services.process(self.host.command(command), self.folder / "log")
+        self.running.__enter__()
+
+    def end(self) -> None:
+        if self.running:
+            self.running.__exit__(None, None, None)
+
+
+@dataclass
+class Fleet:
+    middle: Host
+    front: Host
+    left: Host
+    right: Host
+    broker: Broker
+
+    def client(self) -> Client:
+        return Client(f"http://{self.front.address}:{HTTP}")
+
+    def workers(self) -> set[str]:
+        """The hosts whose workers say that they are alive."""
+        with redis.Redis.from_url(redis_url(self.middle.address), socket_timeout=5) as client:
+            return {card.id.split("-")[0] for card in RedisFleet(client).alive()}
+
+    def ready(self) -> bool:
+        with httpx.Client(trust_env=False) as http:
+            return http.get(f"http://{self.front.address}:{HTTP}/readyz").is_success
+
+
+def redis_url(address: str) -> str:
+    return f"redis://:secret@{address}:{REDIS}/0"
+
+
+def settings(middle: str, model: Path) -> dict[str, str]:
+    """`middle`: under which address it is reached."""
+    return {
+        **work.SLOW,
+        "CLIPFLEET_REDIS_URL": redis_url(middle),
+        "CLIPFLEET_MILVUS_URI": f"http://{middle}:{MILVUS}",
+        "CLIPFLEET_BLOBS": "s3://blobs",
+        "CLIPFLEET_MODEL": str(model),
+        "CLIPFLEET_OPEN": "true",
+        "AWS_ENDPOINT_URL": f"http://{middle}:{S3}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def fleet(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("hosts")
+    with ExitStack() as running:
+        five = running.enter_context(hosts.hosts("middle", "front", "left", "right", "laptop"))
+        middle, front, left, right, laptop = five
+
+        def run(host: Host, name: str, command: list[str], env: dict[str, str]) -> None:
+            there = host.command(command)
+            running.enter_context(services.process(there, folder / f"{name}.log", **env))
+
+        broker = Broker(middle, folder / "valkey")
+        broker.start()
+        running.callback(broker.end)
+        run(middle, "milvus", milvus(folder), commands.MILVUS_LITE_ENVIRONMENT)
+        run(middle, "s3", [sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", str(S3)], {})
+        direct, worker = settings(middle.address, tiny), [commands.script("clipfleet"), "worker"]
+        run(front, "gateway", processes.gateway("0.0.0.0", HTTP), direct)
+        run(front, "planner", processes.planner(), direct)
+        run(left, "left", worker, direct)
+        lines = [f"{port}={middle.address}:{port}" for port in (REDIS, MILVUS, S3)]
+        run(right, "line", [sys.executable, str(BAD_LINE), "7", *lines], {})
+        run(right, "right", worker, settings("127.0.0.1", tiny))
+        running.enter_context(laptop.here())
+        make_bucket(middle)
+        made = Fleet(middle, front, left, right, broker)
+        services.eventually(lambda: made.workers() == {"left", "right"}, 120, "two workers")
+        services.eventually(made.ready, 60, "the gateway")
+        yield made
+
+
+def milvus(folder: Path) -> list[str]:
+    command = commands.milvus_lite(folder / "milvus", MILVUS)
+    command[command.index("--host") + 1] = "0.0.0.0"
+    return command
+
+
+def make_bucket(middle: Host) -> None:
+    def put() -> bool:
+        return httpx.put(f"http://{middle.address}:{S3}/blobs", trust_env=False).is_success
+
+    services.eventually(put, 60, "the bucket")
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Path]:
+    return sorted((data("flickr8k") / "images").glob("*.jpg"))[:PHOTOS]
+
+
+def begin(client: Client, collection: str, photos: list[Path]) -> str:
+    """An upload of which some is in, and not all; the job's id."""
+    client.create_collection(collection)
+    job = client.upload(photos, collection)
+    services.eventually(lambda: client.job(job.id).done > 0, 60, "the first images")
+    assert client.job(job.id).finished_at is None, "the job was too short to be disturbed"
+    return job.id
+
+
+def require_exact(client: Client, job_id: str, collection: str) -> None:
+    job = stack.finished(client, job_id, work.END_S)
+    counts = (job.state, job.total, job.done, job.skipped, job.failed)
+    assert counts == ("succeeded", PHOTOS, PHOTOS, 0, 0), job
+    assert client.collection(collection).count == PHOTOS
+
+
+def test_photos_of_one_host_are_found_from_it(fleet: Fleet, photos: list[Path]) -> None:
+    with fleet.client() as client:
+        require_exact(client, begin(client, "across", photos), "across")
+        assert len(client.search("across", text="a dog runs", top_k=5).matches) == 5
+        found = client.search("across", image=photos[7], top_k=1).matches[0]
+        assert found.id == photos[7].name
+        assert client.thumbnail(found.id, "across").startswith(b"\xff\xd8")
+
+
+def test_a_host_that_was_cut_off_works_again(fleet: Fleet, photos: list[Path]) -> None:
+    """The broker is started anew meanwhile: nobody can tell the host that its connections went."""
+    with fleet.client() as client:
+        with fleet.left.cut_off():
+            job = begin(client, "without-left", photos)
+            services.eventually(lambda: fleet.workers() == {"right"}, 60, "left is missed")
+            fleet.broker.end()
+            fleet.broker.start()
+            require_exact(client, job, "without-left")
+        services.eventually(lambda: fleet.workers() == {"left", "right"}, 120, "left is back")
+        with fleet.right.cut_off():
+            require_exact(client, begin(client, "without-right", photos), "without-right")
+            services.eventually(lambda: client.search("across", text="a dog"), 60, "an answer")
+
+
+def test_nothing_is_lost_while_the_middle_is_gone(fleet: Fleet, photos: list[Path]) -> None:
+    with fleet.client() as client:
+        job = begin(client, "without-middle", photos)
+        with fleet.middle.cut_off():
+            with httpx.Client(trust_env=False, timeout=60) as http:
+                url = f"http://{fleet.front.address}:{HTTP}/v1/jobs/{job}"
+                refused = http.get(url)
+            assert refused.status_code == 503
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert int(refused.headers["retry-after"]) > 0
+            time.sleep(10)  # longer than a lease
+        require_exact(client, job, "without-middle")
+        services.eventually(lambda: client.search("across", text="a dog"), 60, "an answer")

@@ -1,0 +1,141 @@
+"""Messages and answers of another release: refused at once, with both numbers; nothing is lost."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.desk import Desk, query
+from unit.worlds import MODEL, Planning, Workplace
+
+from clipfleet.api.inbox import deliver
+from clipfleet.common.errors import ClipfleetError
+from clipfleet.common.ledger import Item
+from clipfleet.common.messages import Answer, BatchReply, IngestChunk, Message, QueryBatch
+from clipfleet.common.replies import MemoryReplies
+from clipfleet.common.versions import OtherVersion, say_once
+from clipfleet.workers.arrivals import batch_in, chunk_in
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet() -> None:
+    say_once.cache_clear()
+
+
+def written(message: Message | BatchReply, **changes: Any) -> str:
+    return json.dumps({**json.loads(message.model_dump_json()), **changes})
+
+
+def batch(*texts: str) -> QueryBatch:
+    queries = tuple(query(text) for text in texts)
+    return QueryBatch(
+        model=MODEL, batch_id="b", reply_to="r", deadlines=(1e12,) * len(texts), queries=queries
+    )
+
+
+def test_unknown_fields_are_no_reason_to_refuse() -> None:
+    replies = MemoryReplies()
+    assert batch_in(written(batch("a"), colour="blue"), replies) == batch("a")
+    assert replies.pushed == []
+
+
+def newer_collection(message: QueryBatch) -> str:
+    said = json.loads(message.model_dump_json())
+    said["queries"][0]["search"]["collection"]["v"] = 2
+    return json.dumps(said)
+
+
+def newer_kind(message: QueryBatch) -> str:
+    said = json.loads(message.model_dump_json())
+    said["queries"][0]["terms"][0]["kind"] = "sound"
+    return json.dumps(said)
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (written(batch("a", "b"), v=2, queries="shaped otherwise"), "version 2, this part"),
+        (newer_collection(batch("a", "b")), "version 2, this part"),
+        (newer_kind(batch("a", "b")), "are all parts of one release?"),
+    ],
+    ids=["message", "collection", "kind of term"],
+)
+def test_callers_of_a_query_that_is_not_understood_are_told_at_once(raw: str, why: str) -> None:
+    replies = MemoryReplies()
+    assert batch_in(raw, replies) is None
+    (reply,) = replies.pushed
+    assert reply.batch_id == "b"
+    assert [answer.error for answer in reply.answers] == ["unavailable", "unavailable"]
+    assert why in reply.answers[0].detail
+
+
+def test_callers_are_told_of_an_answer_that_is_not_understood() -> None:
+    asyncio.run(_answers_that_are_not_understood())
+
+
+async def _answers_that_are_not_understood() -> None:
+    desk = Desk(workers=1)
+    (asked,) = await desk.ask("a")
+    answer = BatchReply(batch_id=desk.sent[0].batch_id, answers=(Answer(),))
+    deliver(written(answer, v=2), (desk.queries,))
+    with pytest.raises(OtherVersion, match=r"answer is in version 2, .* reads version 1: upgrade"):
+        await asked
+    (again,) = await desk.ask("b")
+    answer = BatchReply(batch_id=desk.sent[1].batch_id, answers=(Answer(),))
+    deliver(written(answer, answers=[{"error": "of a new kind"}]), (desk.queries,))
+    with pytest.raises(ClipfleetError, match="could not be understood"):
+        await again
+    (last,) = await desk.ask("c")
+    answer = BatchReply(batch_id=desk.sent[2].batch_id, answers=(Answer(detail="c"),))
+    deliver(written(answer, colour="blue"), (desk.queries,))
+    async with asyncio.timeout(10):
+        assert (await last).detail == "c"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Workplace]:
+    with ThreadPoolExecutor(2) as threads:
+        yield Workplace(tmp_path, threads)
+
+
+def test_a_chunk_that_is_named_in_a_newer_way_stays_for_others(place: Workplace) -> None:
+    no = place.plan([place.photo("a.jpg")])
+    raw = written(IngestChunk(model=MODEL, job_id="job", no=no), v=2)
+    for _ in range(3):
+        assert chunk_in(raw, place.ledger, "w") is None
+    assert place.chunk().attempt == 0
+    assert place.ledger.job("job").waiting == (
+        "worker w leaves its chunks alone: the message is in version 2, this part of clipfleet "
+        "reads version 1: upgrade this part"
+    )
+    assert place.work(no=no) == 1
+    assert place.ledger.job("job").waiting == ""
+
+
+def test_a_chunk_that_was_left_is_sent_again_but_not_at_once() -> None:
+    world = Planning()
+    world.worker()
+    world.job(3)
+    world.tick()
+    message = world.publisher.sent.pop()
+    assert chunk_in(written(message, v=2), world.ledger, "w") is None
+    world.tick(5)
+    assert world.publisher.sent == []
+    world.tick(seconds=4)
+    assert world.nudges() == [1]
+
+
+def test_a_source_with_an_option_of_a_newer_gateway_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    world = Planning(roots=(tmp_path,))
+    world.job_of({"type": "folder", "path": str(tmp_path), "colour": "any"})
+    assert world.finish() == [str(tmp_path / "a.jpg")]
+
+
+def test_items_with_fields_of_a_newer_planner_are_worked_on(place: Workplace) -> None:
+    item = place.photo("a.jpg")
+    newer = Item.model_validate({**item.model_dump(), "colour": "blue"})
+    assert place.run([newer]).state == "succeeded"
