@@ -115,9 +115,12 @@ def server(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
         until(partial(answers, uri))
         try:
             yield uri, child.children()[0]
-        finally:
+        finally:  # the launcher does not wait for it
             for one in child.children():
                 one.terminate()
+                for slow in psutil.wait_procs([one], timeout=30)[1]:
+                    slow.kill()
+                    slow.wait(30)
 
 
 def answers(uri: str) -> bool:
