@@ -59,8 +59,15 @@ def main() -> None:
     print(f"  real {dimensions(real, random):.1f}, made {dimensions(some, random):.1f}")
     turn = np.linalg.qr(random.standard_normal((DIM, DIM)))[0][: real.shape[1]].astype(np.float32)
     rows, queries = np.concatenate([real, between]) @ turn, queries @ turn
-    with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as (uri, child):
-        measure(uri, child, rows, queries, asked.rounds)
+    made = Collection.new("benchmark", metric="cosine", model="m", dim=DIM, fields={})
+    with tempfile.TemporaryDirectory() as folder:
+        with server(Path(folder)) as (uri, child):
+            fill(uri, child, made, rows)
+            measure(uri, child, made, rows, queries, asked.rounds)
+        with server(Path(folder)) as (uri, child):  # nothing left of the writing
+            until(partial(searched, MilvusStore(uri), made, queries[:64]))
+            time.sleep(30)
+            print(f"memory: {megabytes(child)} after a restart, for searching alone")
     print(f"load {os.getloadavg()[0]:.1f}")
 
 
@@ -108,9 +115,12 @@ def server(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
         until(partial(answers, uri))
         try:
             yield uri, child.children()[0]
-        finally:
+        finally:  # the launcher does not wait for it
             for one in child.children():
                 one.terminate()
+                for slow in psutil.wait_procs([one], timeout=30)[1]:
+                    slow.kill()
+                    slow.wait(30)
 
 
 def answers(uri: str) -> bool:
@@ -118,20 +128,31 @@ def answers(uri: str) -> bool:
     return True
 
 
-def measure(uri: str, child: psutil.Process, rows: Vectors, queries: Vectors, rounds: int) -> None:
-    made = Collection.new("benchmark", metric="cosine", model="m", dim=DIM, fields={})
+def fill(uri: str, child: psutil.Process, made: Collection, rows: Vectors) -> None:
     store = MilvusStore(uri, timeout_s=120)
     store.create(made)
-    empty = child.memory_info().rss
+    print(f"memory: {megabytes(child)} empty")
     began = time.perf_counter()
     for start in range(0, len(rows), WRITE):
         part = enumerate(rows[start : start + WRITE], start)
         store.upsert(made, [record(number, row) for number, row in part])
     print(f"inserted {len(rows) / (time.perf_counter() - began):,.0f}/s in batches of {WRITE}")
     print(f"settled after {settled(uri, made):.0f} s more")
-    held = child.memory_info().rss
-    print(f"memory: {empty / 1e6:,.0f} MB empty, {held / 1e6:,.0f} MB with {len(rows):,}")
-    print(f"  vectors alone: {rows.nbytes / 1e6:,.0f} MB")
+    print(f"memory: {megabytes(child)} with {len(rows):,}; {rows.nbytes / 1e6:,.0f} MB of vectors")
+
+
+def megabytes(child: psutil.Process) -> str:
+    return f"{child.memory_info().rss / 1e6:,.0f} MB"
+
+
+def measure(
+    uri: str,
+    child: psutil.Process,
+    made: Collection,
+    rows: Vectors,
+    queries: Vectors,
+    rounds: int,
+) -> None:
     least = -np.partition(-(queries @ rows.T), K - 1, axis=1)[:, K - 1]
     for effort in EFFORTS:
         one = MilvusStore(uri, effort=effort, timeout_s=120)

@@ -42,7 +42,10 @@ Check = Callable[[], list[Finding]]
 
 def service_checks(settings: Settings) -> list[Check]:
     """Of Redis and Milvus, each by itself and as a pair."""
-    client, store = make_redis(settings), make_store(settings, settings.call_timeout_s)
+    try:
+        client, store = make_redis(settings), make_store(settings, settings.call_timeout_s)
+    except ValueError as error:
+        return [_always(Finding("redis", f"CLIPFLEET_REDIS_URL: {error}", ""))]
     return [
         lambda: check_redis(settings, client),
         lambda: check_milvus(store),
@@ -51,8 +54,16 @@ def service_checks(settings: Settings) -> list[Check]:
 
 
 def blob_checks(settings: Settings) -> list[Check]:
-    client, blobs = make_redis(settings), Blobs(settings.blobs)
+    try:
+        blobs = Blobs(settings.blobs)
+        client = make_redis(settings)
+    except (ValueError, ImportError) as error:
+        return [_always(Finding("blobs", f"CLIPFLEET_BLOBS or CLIPFLEET_REDIS_URL: {error}", ""))]
     return [lambda: check_same_blobs(client, blobs)]
+
+
+def _always(finding: Finding) -> Check:
+    return lambda: [finding]
 
 
 def check_redis(settings: Settings, client: "redis.Redis") -> list[Finding]:

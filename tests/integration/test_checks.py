@@ -92,6 +92,22 @@ def test_no_part_starts_on_a_redis_that_evicts_and_each_says_so_in_one_line(
     assert "CONFIG SET maxmemory-policy noeviction" in line
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("REDIS_URL", "http://127.0.0.1:9"), ("MILVUS_URI", "milvus"), ("BLOBS", "nothing://there")],
+)
+def test_an_address_of_nothing_ends_a_part_with_the_setting_s_name(
+    name: str, value: str, url: str, valkey: "redis.Redis", tmp_path: Path
+) -> None:
+    assert valkey.ping()
+    given = {"CLIPFLEET_REDIS_URL": url, "CLIPFLEET_BLOBS": str(tmp_path)}
+    env = {**os.environ, **given, f"CLIPFLEET_{name}": value}
+    command = PARTS["planner"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 78, done.stderr
+    assert f"CLIPFLEET_{name}" in done.stderr.splitlines()[-1]
+
+
 def test_readyz_says_when_redis_was_set_to_evict_meanwhile(
     url: str, valkey: "redis.Redis", tmp_path: Path
 ) -> None:
@@ -138,6 +154,7 @@ def test_tls_to_a_redis_without_it_is_told_to_say_redis(url: str) -> None:
 def test_a_cluster_is_refused(tmp_path: Path) -> None:
     port = commands.free_port()
     command = [*commands.valkey(tmp_path, port, "secret"), "--cluster-enabled", "yes"]
+    command += ["--cluster-port", str(commands.free_port())]
     url = commands.valkey_url(port, "secret")
     with services.process(command, tmp_path / "log"), redis.Redis.from_url(url) as client:
         services.eventually(client.ping, 20, "Valkey's answer")

@@ -10,6 +10,7 @@ from pymilvus import MilvusClient
 from services import Milvus
 from stores import a_collection, a_record
 
+from clipfleet.common.checks import check_milvus
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, StoreRefuses, StoreUnavailable
 from clipfleet.common.store.milvus import MilvusStore, make_store
@@ -28,6 +29,10 @@ def database(server: Milvus) -> Iterator[str]:
     client = MilvusClient(server.uri, **given)
     client.create_database("ours")
     yield "ours"
+    inside = MilvusClient(server.uri, db_name="ours", **given)
+    for collection in inside.list_collections():
+        inside.drop_collection(collection)
+    inside.close()
     client.drop_database("ours")
     client.close()
 
@@ -52,9 +57,20 @@ def test_a_collection_lives_in_the_database_that_is_set(server: Milvus, database
     ours.upsert(collection, [record])
     ((match,),) = ours.search(collection, record.embedding[None], namespace="default", top_k=1)
     assert match.record.id == "1"
+    assert not ours.marked("ab12")
+    ours.mark("ab12")
+    assert ours.marked("ab12")
+    assert not others.marked("ab12")
     with pytest.raises(CollectionGone):
         others.count(collection)
     ours.drop(collection)
+
+
+@pytest.mark.server
+def test_the_version_of_a_real_server_is_supported(server: Milvus) -> None:
+    assert check_milvus(server.store()) == []
+    (finding,) = check_milvus(server.store(token="root:wrong"))
+    assert "CLIPFLEET_MILVUS_TOKEN" in finding.what
 
 
 @pytest.mark.server
