@@ -1,9 +1,11 @@
 """The gateway as an ASGI application: `uvicorn --factory clipfleet.api.app:create_app`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 import clipfleet
 from clipfleet.api import (
@@ -16,15 +18,23 @@ from clipfleet.api import (
     images,
     jobs,
     matching,
+    metrics,
     problems,
     recall,
     search,
     uploads,
 )
+from clipfleet.api.access import Access, GuardedRoute
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
+from clipfleet.api.metrics import GatewayMetrics
+from clipfleet.api.observe import Observe
+from clipfleet.common.checks import blob_checks, service_checks
+from clipfleet.common.connection import make_redis
 from clipfleet.common.logs import configure_logs
+from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.settings import Settings
+from clipfleet.common.startup import begin_checks
 
 DESCRIPTION = """
 Index images in bulk, find them again by words or by image.
@@ -40,15 +50,23 @@ Errors are RFC 9457 problem+json; a 503 says in Retry-After when to come back.
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
-    configure_logs()
+    configure_logs(settings.log, "gateway")
+    access = Access(settings)
+    mine = GatewayMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        checks = [*service_checks(settings), *blob_checks(settings)]
+        await asyncio.to_thread(begin_checks, "gateway", checks)
         gateway = Gateway(settings)
         app.state.gateway = gateway
+        overviews = RedisOverviews(make_redis(settings), settings.model)
+        mine.watch(overviews, [gateway.queries, gateway.exact])
         gateway.begin()
+        access.say()
         yield
         await gateway.end()
+        mine.end()
 
     app = FastAPI(
         title="clipfleet",
@@ -56,12 +74,37 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
     )
+    app.state.access, app.state.metrics = access, mine
     problems.install(app)
     parts = (
         collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
-        assets,
+        metrics, assets,
     )  # fmt: skip
     for part in parts:
-        app.include_router(part.router)
+        app.include_router(_guarded(part.router))
+    if settings.keys_file:
+        _describe_keys(app)
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Observe, metrics=mine, lines=settings.log == "json")  # sees refusals, too
     return app
+
+
+def _guarded(router: APIRouter) -> APIRouter:
+    """Without this a router that forgets `route_class` would be open to everybody."""
+    for route in router.routes:
+        if not isinstance(route, GuardedRoute):
+            raise TypeError(f"{getattr(route, 'path', route)} is no GuardedRoute")
+    return router
+
+
+def _describe_keys(app: FastAPI) -> None:
+    """So that /docs asks for a key and sends it."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        document = plain()
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+        return document
+
+    app.openapi = described  # type: ignore[method-assign]

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.common.errors import NotFound
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
 FOLDER = Path(__file__).parent / "page"
 # Not the operating system's table: with nosniff, a script of another type is not run.
@@ -44,11 +45,13 @@ Tag = Annotated[str, Header()]
 
 
 @router.get("/")
+@needs("nothing")
 def page(if_none_match: Tag = "") -> Response:
     return _file(FOLDER / "index.html", if_none_match)
 
 
 @router.get("/page/{name}")
+@needs("nothing")
 def asset(name: str, if_none_match: Tag = "") -> Response:
     found = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES}
     if name not in found:

@@ -7,7 +7,7 @@ wait for the next one, so the batch grows with the load and an idle service adds
 import asyncio
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +18,10 @@ from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch
 class Overloaded(Unavailable):
     slug = "overloaded"
     title = "Too many queries are waiting"
+
+
+class Late(Unavailable):
+    """No answer in time."""
 
 
 @dataclass
@@ -84,6 +88,17 @@ class Coalescer:
                 return await waiting.future
         except TimeoutError as error:
             raise self._late() from error
+
+    def waiting(self) -> Counter[str]:
+        """Queries not yet sent, by model. From any thread."""
+        count: Counter[str] = Counter()
+        for lane in list(self._lanes.values()):
+            count[lane.model] += len(lane.pending)
+        return count
+
+    def in_flight(self) -> int:
+        """Queries sent and not answered. From any thread."""
+        return sum(len(sent.waiting) for sent in list(self._sent.values()))
 
     def receive(self, reply: BatchReply) -> None:
         """A batch came back. One that expired before is dropped."""
@@ -155,5 +170,5 @@ class Coalescer:
             sent.lane.in_flight -= 1
         return sent
 
-    def _late(self) -> Unavailable:
-        return Unavailable(f"no worker answered within {self._timeout_s:g} s; try again")
+    def _late(self) -> Late:
+        return Late(f"no worker answered within {self._timeout_s:g} s; try again")

@@ -5,7 +5,8 @@ from contextlib import suppress
 
 from fastapi import APIRouter, Response
 
-from clipfleet.api.depends import Name, UsesCollection, UsesGateway
+from clipfleet.api.access import GuardedRoute, needs
+from clipfleet.api.depends import Name, UsesCaller, UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.collection import Collection, check_collection_name
@@ -16,7 +17,9 @@ from clipfleet.common.store import CollectionGone
 from clipfleet.common.thumbnails import thumbnails_of
 from clipfleet.common.versions import OtherVersion
 
-router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=RESPONSES)
+router = APIRouter(
+    prefix="/v1/collections", tags=["collections"], responses=RESPONSES, route_class=GuardedRoute
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,7 @@ CREATE_S = 60.0
 
 
 @router.put("/{name}", responses={201: {"model": CollectionOut}, 409: RESPONSES[422]})
+@needs("write", makes=True)
 async def put_collection(
     name: Name, gateway: UsesGateway, response: Response, body: CollectionIn | None = None
 ) -> CollectionOut:
@@ -40,13 +44,15 @@ async def put_collection(
 
 
 @router.get("/{name}")
+@needs("read")
 async def get_collection(collection: UsesCollection, gateway: UsesGateway) -> CollectionOut:
     return await _shown(collection, gateway)
 
 
 @router.get("")
-async def list_collections(gateway: UsesGateway) -> CollectionList:
-    found = await gateway.call(gateway.catalogue.all)
+@needs("read")
+async def list_collections(gateway: UsesGateway, caller: UsesCaller) -> CollectionList:
+    found = [one for one in await gateway.call(gateway.catalogue.all) if caller.sees(one.name)]
     shown = []
     for one in found:
         with suppress(CollectionGone):  # deleted meanwhile
@@ -55,6 +61,7 @@ async def list_collections(gateway: UsesGateway) -> CollectionList:
 
 
 @router.delete("/{name}", status_code=204)
+@needs("admin")
 async def delete_collection(collection: UsesCollection, gateway: UsesGateway) -> None:
     """Delete the collection with all its embeddings; jobs that write to it are cancelled."""
     await gateway.call(gateway.catalogue.remove, collection)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from clipfleet.api.access import Caller
 from clipfleet.api.gateway import Gateway
 from clipfleet.common.collection import Collection
 
@@ -13,7 +14,13 @@ def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
+def caller_of(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
 UsesGateway = Annotated[Gateway, Depends(gateway_of)]
+UsesCaller = Annotated[Caller, Depends(caller_of)]
 Name = Annotated[str, Path(max_length=256, examples=["photos"])]
 
 

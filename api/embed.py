@@ -4,6 +4,7 @@ import asyncio
 
 from fastapi import APIRouter
 
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesGateway
 from clipfleet.api.disconnect import WHILE_CONNECTED
 from clipfleet.api.gateway import Gateway
@@ -16,11 +17,16 @@ from clipfleet.common.messages import Query, Term
 from clipfleet.common.schemas import EmbedIn, EmbedOut, QueryImage
 
 router = APIRouter(
-    prefix="/v1/embed", tags=["embed"], responses=RESPONSES, dependencies=[WHILE_CONNECTED]
+    prefix="/v1/embed",
+    tags=["embed"],
+    responses=RESPONSES,
+    dependencies=[WHILE_CONNECTED],
+    route_class=GuardedRoute,
 )
 
 
 @router.post("")
+@needs("read")
 async def embed(body: EmbedIn, gateway: UsesGateway) -> EmbedOut:
     """The embeddings of texts or of images, as the model of the collections makes them."""
     most = gateway.settings.limits.embeds

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.jobs import job_out
@@ -17,7 +18,7 @@ from clipfleet.api.problems import RESPONSES
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.ledger import FINAL, Job
 
-router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES)
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=GuardedRoute)
 
 EVERY_S = 0.5
 KEEPALIVE_S = 15.0  # proxies end connections that are silent for a minute or so
@@ -47,6 +48,7 @@ async def _a_place(gateway: UsesGateway) -> AsyncIterator[None]:
         204: {"description": "Last-Event-ID names the job's end: there is no more"},
     },
 )
+@needs("read")
 async def follow_job(
     job_id: str, gateway: UsesGateway, last_event_id: Annotated[str, Header()] = ""
 ) -> Response:

@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
@@ -18,7 +19,12 @@ from clipfleet.common.errors import ClipfleetError, Unavailable
 from clipfleet.common.exchange import TEXT, WHOLE, Description, schema_of
 from clipfleet.common.store import Record
 
-router = APIRouter(prefix="/v1/collections/{name}", tags=["collections"], responses=RESPONSES)
+router = APIRouter(
+    prefix="/v1/collections/{name}",
+    tags=["collections"],
+    responses=RESPONSES,
+    route_class=GuardedRoute,
+)
 
 PARQUET = "application/vnd.apache.parquet"
 GROUP_BYTES = 3_000_000  # of embeddings in one row group
@@ -43,6 +49,7 @@ async def _a_place(gateway: UsesGateway) -> AsyncIterator[None]:
     dependencies=[Depends(_a_place)],
     responses={200: {"content": {PARQUET: {}}, "description": "docs/collections.md describes it"}},
 )
+@needs("read")
 async def export_collection(collection: UsesCollection, gateway: UsesGateway) -> StreamingResponse:
     """The collection as Parquet: ids, texts, sizes, hashes, embeddings and metadata of all
     namespaces. A row that is there from the beginning to the end is in it once, whatever is written

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import redis
-import redis.asyncio
 
 from clipfleet.api.coalescer import Coalescer
 from clipfleet.api.inbox import deliver
@@ -20,18 +19,21 @@ from clipfleet.api.urls import ImageUrls
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import CeleryPublisher, make_celery
 from clipfleet.common.catalogue import RedisCatalogue, require
+from clipfleet.common.checks import Finding, check_redis
 from clipfleet.common.collection import Collection
-from clipfleet.common.connection import answering, make_redis, redis_time
+from clipfleet.common.connection import answering, make_async_redis, make_redis, redis_time
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import NoWorker, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import FINAL, Job
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.logs import in_context
 from clipfleet.common.messages import Lane, QueryBatch
 from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
+from clipfleet.common.rate_limit import RedisRateLimiter
 from clipfleet.common.replies import PIXELS
 from clipfleet.common.settings import Settings
-from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.common.store.milvus import make_store
 from clipfleet.common.unfinished import RedisUnfinished
 
 T = TypeVar("T")
@@ -52,9 +54,8 @@ class Gateway:
         self.ledger = RedisLedger(self._redis)
         self.catalogue = RedisCatalogue(self._redis)
         self.fleet = RedisFleet(self._redis)
-        self.store = MilvusStore(
-            settings.milvus_uri, token=settings.milvus_token, timeout_s=settings.call_timeout_s
-        )
+        self.limiter = RedisRateLimiter(self._redis)
+        self.store = make_store(settings, settings.call_timeout_s)
         self.blobs = Blobs(settings.blobs)
         self.unfinished = RedisUnfinished(self._redis)
         self.urls = ImageUrls(settings)
@@ -177,6 +178,9 @@ class Gateway:
             return job
         return replace(job, waiting=self._refused)
 
+    def look_at_redis(self) -> list[Finding]:
+        return check_redis(self.settings, self._redis)
+
     def probe_redis(self) -> None:
         """A write, which a full Redis refuses."""
         with answering():
@@ -196,13 +200,13 @@ class Gateway:
         limit = seconds or self.settings.call_timeout_s + 1.0
         try:
             async with asyncio.timeout(limit):
-                return await asyncio.get_running_loop().run_in_executor(pool, run)
+                return await asyncio.get_running_loop().run_in_executor(pool, in_context(run))
         except TimeoutError as error:
             raise Unavailable(f"a part did not answer within {limit:g} s; try again") from error
 
     async def _listen(self) -> None:
         """The one loop that reads this gateway's replies."""
-        client = redis.asyncio.from_url(self.settings.redis_url, socket_timeout=10.0)
+        client = make_async_redis(self.settings, timeout_s=10.0)
         while True:
             try:
                 found = await client.blpop([self._reply_to], timeout=2)

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipfleet.api.problems import of_error, problem
 from clipfleet.common.errors import TooLarge
+from clipfleet.common.logs import about
 from clipfleet.common.settings import Settings
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -28,6 +29,12 @@ class Guard:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
+        with about(request_id=request_id):
+            await self._guarded(scope, headers, receive, _signed(send, request_id))
+
+    async def _guarded(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
         if not self._known_host(headers.get(b"host", b"").decode("latin-1")):
             text = "this host name is not served here; CLIPFLEET_ALLOWED_HOSTS lists those that are"
             refusal = problem(scope, 421, "misdirected", "Misdirected request", text)
@@ -41,7 +48,7 @@ class Guard:
         if int(headers.get(b"content-length", b"0") or 0) > limit:
             await of_error(scope, _too_large(limit))(scope, receive, send)
             return
-        await self._app(scope, _counted(receive, limit), _signed(send, request_id))
+        await self._app(scope, _counted(receive, limit), send)
 
     def _known_host(self, host: str) -> bool:
         name = re.sub(r":\d+$", "", host)

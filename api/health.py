@@ -6,16 +6,19 @@ from collections.abc import Awaitable
 from fastapi import APIRouter, Response
 
 import clipfleet
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesGateway
 from clipfleet.api.gateway import Gateway
+from clipfleet.common.checks import Finding, check_milvus
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import LANES
 from clipfleet.common.schemas import Health, Readiness
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=GuardedRoute)
 
 
 @router.get("/healthz")
+@needs("nothing")
 async def healthz() -> Health:
     """The gateway process answers. Says nothing of the other parts."""
     return Health(status="ok", version=clipfleet.__version__)
@@ -29,17 +32,36 @@ async def _state(part: Awaitable[object]) -> str:
     return "ok"
 
 
+async def _redis(gateway: Gateway) -> None:
+    """Somebody may have set it otherwise since this gateway started."""
+    await gateway.call(gateway.probe_redis)
+    _require_none(await gateway.call(gateway.look_at_redis))
+
+
+async def _milvus(gateway: Gateway) -> None:
+    await gateway.call(gateway.store.ping)
+    _require_none(await gateway.call(check_milvus, gateway.store))
+
+
+def _require_none(found: list[Finding]) -> None:
+    errors = [str(finding) for finding in found if finding.severity == "error"]
+    if errors:
+        raise Unavailable("; ".join(errors))
+
+
 async def _planner(gateway: Gateway) -> None:
     if not await gateway.call(gateway.fleet.planners):
         raise Unavailable("no planner is alive")
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
+@needs("nothing")
 async def readyz(gateway: UsesGateway, response: Response) -> Readiness:
-    """Redis takes writes, Milvus answers, live workers serve both lanes of the default model."""
+    """Redis takes writes and evicts none, Milvus answers, live workers serve both lanes of the
+    default model."""
     asked: dict[str, Awaitable[object]] = {
-        "redis": gateway.call(gateway.probe_redis),
-        "milvus": gateway.call(gateway.store.ping),
+        "redis": _redis(gateway),
+        "milvus": _milvus(gateway),
         "planner": _planner(gateway),
     }
     for lane in LANES:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Header, Query, Response
 
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.api.terms import check_vector
@@ -23,7 +24,9 @@ from clipfleet.common.schemas import Deleted, ImageOut, Upserted, VectorIn, Vect
 from clipfleet.common.store import Record
 from clipfleet.common.thumbnails import MOST_BYTES, thumbnail_key
 
-router = APIRouter(prefix="/v1/collections/{name}", tags=["images"], responses=RESPONSES)
+router = APIRouter(
+    prefix="/v1/collections/{name}", tags=["images"], responses=RESPONSES, route_class=GuardedRoute
+)
 
 UPSERT_S = 60.0
 CACHED_S = 3_600
@@ -39,6 +42,7 @@ def key_of(namespace: str, image_id: str) -> str:
 
 
 @router.get("/images")
+@needs("read")
 async def get_image(
     collection: UsesCollection,
     gateway: UsesGateway,
@@ -55,6 +59,7 @@ async def get_image(
 
 
 @router.get("/thumbnail", response_class=Response, responses={200: {"content": JPEG}, 304: {}})
+@needs("read")
 async def get_thumbnail(
     collection: UsesCollection,
     gateway: UsesGateway,
@@ -70,13 +75,18 @@ async def get_thumbnail(
         said = f"there is no thumbnail of {image_id[:200]!r}: not indexed, or given as a vector"
         raise NotFound(said) from error
     tag = f'"{hashlib.blake2b(small, digest_size=12).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": f"private, max-age={CACHED_S}"}
+    headers = {
+        "ETag": tag,
+        "Cache-Control": f"private, max-age={CACHED_S}",
+        "Vary": "Authorization",
+    }
     if tag in if_none_match:
         return Response(status_code=304, headers=headers)
     return Response(small, headers=headers, media_type="image/jpeg")
 
 
 @router.delete("/images")
+@needs("write")
 async def delete_image(
     collection: UsesCollection,
     gateway: UsesGateway,
@@ -94,6 +104,7 @@ async def delete_image(
 
 
 @router.post("/vectors")
+@needs("write")
 async def upsert_vectors(
     body: VectorsIn, collection: UsesCollection, gateway: UsesGateway
 ) -> Upserted:

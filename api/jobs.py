@@ -1,5 +1,6 @@
 """Jobs: index a folder, watch, cancel, see what failed, retry, delete."""
 
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from clipfleet.api.depends import UsesCollection, UsesGateway
+from clipfleet.api.access import GuardedRoute, needs
+from clipfleet.api.depends import UsesCaller, UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common import uris
@@ -18,12 +20,14 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from clipfleet.common.identity import namespace_problem
 from clipfleet.common.ledger import FINAL, Job, JobState, NewJob
+from clipfleet.common.logs import about
 from clipfleet.common.roots import require_below
 from clipfleet.common.schemas import FailureList, FailureOut, JobIn, JobList, JobOut
 from clipfleet.common.sources import ArchiveSource, FolderSource, ManifestSource, Source
 from clipfleet.common.uploads import has_uploads, uploads_of
 
-router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES)
+log = logging.getLogger(__name__)
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=GuardedRoute)
 
 
 class TooManyJobs(Unavailable):
@@ -47,6 +51,7 @@ Key = Annotated[
 
 
 @router.post("/collections/{name}/jobs", status_code=202, responses=STARTS)
+@needs("write")
 async def start_job(
     body: JobIn,
     collection: UsesCollection,
@@ -61,24 +66,29 @@ async def start_job(
 
 
 @router.get("/jobs")
+@needs("read")
 async def list_jobs(
     gateway: UsesGateway,
+    caller: UsesCaller,
     collection: Annotated[str, Query(max_length=256, description="of this collection")] = "",
     state: Annotated[list[JobState], Query(description="in one of these states")] = [],  # noqa: B006
     limit: Page = 50,
     offset: Offset = 0,
 ) -> JobList:
     """Newest first."""
-    found = await gateway.call(gateway.ledger.jobs, limit, offset, collection, state)
+    sees = None if caller.sees_all else caller.sees
+    found = await gateway.call(gateway.ledger.jobs, limit, offset, collection, state, sees)
     return JobList(jobs=[job_out(job) for job in found])
 
 
 @router.get("/jobs/{job_id}")
+@needs("read")
 async def get_job(job_id: str, gateway: UsesGateway) -> JobOut:
     return job_out(await gateway.job(job_id))
 
 
 @router.delete("/jobs/{job_id}", status_code=204)
+@needs("write")
 async def delete_job(job_id: str, gateway: UsesGateway) -> None:
     """Forget a job with its failures and uploaded files; one that runs is cancelled first.
 
@@ -92,6 +102,7 @@ async def delete_job(job_id: str, gateway: UsesGateway) -> None:
 
 
 @router.get("/jobs/{job_id}/failures")
+@needs("read")
 async def get_failures(
     job_id: str, gateway: UsesGateway, limit: Page = 100, offset: Offset = 0
 ) -> FailureList:
@@ -103,12 +114,14 @@ async def get_failures(
 
 
 @router.post("/jobs/{job_id}/cancel")
+@needs("write")
 async def cancel_job(job_id: str, gateway: UsesGateway) -> JobOut:
     """Stop within a chunk; what is in stays in. A finished job stays as it is."""
     return job_out(await gateway.call(gateway.ledger.cancel, job_id))
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, responses={409: RESPONSES[422]})
+@needs("write")
 async def retry_job(
     job_id: str, gateway: UsesGateway, response: Response, idempotency_key: Key = ""
 ) -> JobOut:
@@ -221,6 +234,9 @@ def accepted(job: Job, new: NewJob, response: Response) -> JobOut:
     """The answer, be the job new or the one made before; Conflict when that was another."""
     if _asked(job.new) != _asked(new):
         raise Conflict("this Idempotency-Key was used for another job", job=job.id)
+    made = "made" if job.id == new.id else "had been made before"
+    with about(job_id=job.id, collection=job.new.collection):  # joins request and chunks
+        log.info("job %s %s", job.id, made)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job_out(job)
 

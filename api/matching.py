@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
@@ -17,7 +18,12 @@ from clipfleet.common.identity import DEFAULT_NAMESPACE, namespace_problem
 from clipfleet.common.store import Record
 from clipfleet.common.thumbnails import thumbnail_key
 
-router = APIRouter(prefix="/v1/collections/{name}", tags=["collections"], responses=RESPONSES)
+router = APIRouter(
+    prefix="/v1/collections/{name}",
+    tags=["collections"],
+    responses=RESPONSES,
+    route_class=GuardedRoute,
+)
 
 STEP = 500
 DELETE_S = 20.0  # then it answers that there are more
@@ -26,6 +32,7 @@ STEP_S = 30.0
 
 
 @router.post("/count")
+@needs("read")
 async def count_images(body: Which, collection: UsesCollection, gateway: UsesGateway) -> Count:
     """How many images of a namespace pass the filter."""
     where = checked(body, collection)
@@ -35,6 +42,7 @@ async def count_images(body: Which, collection: UsesCollection, gateway: UsesGat
 
 
 @router.get("/ids")
+@needs("read")
 async def list_ids(
     collection: UsesCollection,
     gateway: UsesGateway,
@@ -51,6 +59,7 @@ async def list_ids(
 
 
 @router.post("/delete")
+@needs("write")
 async def delete_images(
     body: DeleteIn, collection: UsesCollection, gateway: UsesGateway
 ) -> DeletedSome:

@@ -10,7 +10,13 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from clipfleet.common.errors import ClipfleetError, InvalidRequest, Unavailable
+from clipfleet.common.errors import (
+    ClipfleetError,
+    InvalidRequest,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+)
 from clipfleet.common.schemas import Problem
 
 log = logging.getLogger(__name__)
@@ -23,9 +29,12 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": DOCUMENTED}
     for status, text in {
         400: "The body cannot be read as what its Content-Type says",
+        401: "No API key, or one that is not in force",
+        403: "The key, or the service, does not allow it",
         404: "There is no such thing",
         413: "Over a limit",
         422: "The request cannot be carried out as it stands",
+        429: "More requests than the key has; Retry-After says when to come back",
         503: "A part is away or full; Retry-After says when to come back",
     }.items()
 }
@@ -39,7 +48,7 @@ def install(app: FastAPI) -> None:
 
 
 def document(
-    scope: Any, status: int, slug: str, title: str, detail: str, **more: Any
+    scope: Any, /, status: int, slug: str, title: str, detail: str, **more: Any
 ) -> dict[str, Any]:
     return {
         "type": f"urn:problem:clipfleet:{slug}",
@@ -53,7 +62,7 @@ def document(
 
 
 def problem(
-    scope: Any, status: int, slug: str, title: str, detail: str, **more: Any
+    scope: Any, /, status: int, slug: str, title: str, detail: str, **more: Any
 ) -> JSONResponse:
     body = document(scope, status, slug, title, detail, **more)
     request_id = _request_id(scope)
@@ -65,8 +74,14 @@ def _request_id(scope: Any) -> str:
     return str(scope.get("state", {}).get("request_id", ""))
 
 
+def _count(scope: Any, error: BaseException) -> None:
+    if count := scope.get("state", {}).get("refused"):
+        count(error)
+
+
 def of_any(scope: Any, error: BaseException) -> Problem:
     """The document alone, for one that failed among many in a request."""
+    _count(scope, error)
     return Problem.model_validate(_any(scope, error))
 
 
@@ -81,9 +96,14 @@ def _any(scope: Any, error: BaseException) -> dict[str, Any]:
 
 
 def of_error(scope: Any, error: ClipfleetError) -> JSONResponse:
+    _count(scope, error)
     response = problem(scope, error.status, error.slug, error.title, error.detail, **error.facts)
     if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="clipfleet"'
+    if isinstance(error, RateLimited):
+        response.headers.update(dict(error.headers))
     return response
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.coalescer import Coalescer
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.exact import require_few
@@ -22,13 +23,19 @@ from clipfleet.common.messages import Query, Search, Term
 from clipfleet.common.schemas import MatchOut
 from clipfleet.common.store import Record
 
-router = APIRouter(prefix="/v1/collections/{name}", tags=["collections"], responses=RESPONSES)
+router = APIRouter(
+    prefix="/v1/collections/{name}",
+    tags=["collections"],
+    responses=RESPONSES,
+    route_class=GuardedRoute,
+)
 
 WORST = 10
 SCAN_S = 30.0
 
 
 @router.post("/recall")
+@needs("read")
 async def measure_recall(
     body: RecallIn, collection: UsesCollection, gateway: UsesGateway
 ) -> RecallOut:

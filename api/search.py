@@ -10,6 +10,7 @@ from fastapi import APIRouter, File, Request, UploadFile
 from pydantic import BeforeValidator, ConfigDict, ValidationError, WithJsonSchema, model_validator
 
 from clipfleet.api import problems
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.disconnect import WHILE_CONNECTED
 from clipfleet.api.exact import ask_exactly
@@ -35,6 +36,7 @@ router = APIRouter(
     tags=["search"],
     responses=RESPONSES,
     dependencies=[WHILE_CONNECTED],
+    route_class=GuardedRoute,
 )
 
 
@@ -64,12 +66,14 @@ class UploadedImage(SearchOptions):
 
 
 @router.post("")
+@needs("read")
 async def search(body: SearchIn, collection: UsesCollection, gateway: UsesGateway) -> SearchOut:
     """The images nearest to the query, nearest first."""
     return await _search(body, collection, gateway, _turns(gateway))
 
 
 @router.post("/image")
+@needs("read")
 async def search_by_upload(
     form: Annotated[UploadedImage, File()], collection: UsesCollection, gateway: UsesGateway
 ) -> SearchOut:
@@ -82,6 +86,7 @@ async def search_by_upload(
 
 
 @router.post("/batch")
+@needs("read")
 async def search_batch(
     body: SearchBatchIn, collection: UsesCollection, gateway: UsesGateway, request: Request
 ) -> SearchBatchOut:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, Response, UploadFile
 
+from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.jobs import Key, accepted, new_job, require_room, scoped
@@ -19,12 +20,13 @@ from clipfleet.common.ledger import Item, Job, NewJob
 from clipfleet.common.schemas import JobOut
 from clipfleet.common.uploads import uploads_of
 
-router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES)
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=GuardedRoute)
 
 UPLOAD_S = 600.0
 
 
 @router.post("/collections/{name}/images", status_code=202, responses={409: RESPONSES[422]})
+@needs("write")
 async def upload_images(
     collection: UsesCollection,
     gateway: UsesGateway,

@@ -20,6 +20,7 @@ def planner() -> list[str]:
 def worker(name: str, lanes: Sequence[Lane], model: str) -> list[str]:
     """`name`: which no other worker of this host has; Flower and the logs show it."""
     queues = ",".join(queue_name(lane, model) for lane in lanes)
-    celery = ["celery", "-A", "clipfleet.workers.app", "worker", "-Q", queues, "-n", f"{name}@%h"]
+    celery = ["celery", "-q", "-A", "clipfleet.workers.app"]  # -q: no banner among the logs
+    celery += ["worker", "-Q", queues, "-n", f"{name}@%h"]
     quick = ["--without-mingle", "--without-gossip"]  # a second at start, for nothing we use
     return [sys.executable, "-m", *celery, "--loglevel", "WARNING", *quick]

@@ -1,12 +1,13 @@
 """Celery on Redis: one configuration for those who send and those who work."""
 
+import time
 from typing import Any, Protocol
 
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from clipfleet.common.connection import answering
+from clipfleet.common.connection import answering, tls_options
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import Message
 from clipfleet.common.settings import Settings
@@ -19,6 +20,7 @@ class BrokerUnavailable(Unavailable):
 # kombu keeps a list per step beside the queue itself; a lower number is taken sooner.
 PRIORITIES = (0, 3, 6, 9)
 BETWEEN = "\x06\x16"
+SENT_AT = "sent_at"  # a header of each message: unix seconds, by the sender's clock
 
 
 class Publisher(Protocol):
@@ -46,6 +48,7 @@ def make_celery(settings: Settings) -> Any:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=settings.call_timeout_s,
+        broker_use_ssl=tls_options(settings) or None,
         broker_transport_options={
             "socket_timeout": settings.call_timeout_s,
             "socket_connect_timeout": settings.call_timeout_s,
@@ -73,6 +76,8 @@ class CeleryPublisher:
                 queue=message.queue,
                 priority=priority,
                 retry=False,
+                headers={SENT_AT: time.time()},
+                argsrepr=message.shown,  # in events and logs: no query of a user's
             )
         except (OperationalError, redis.RedisError, OSError) as error:
             raise BrokerUnavailable("the queue does not answer just now; try again") from error

@@ -40,11 +40,15 @@ class Catalogue(Protocol):
 def require(catalogue: Catalogue, name: str) -> Collection:
     found = catalogue.find(name)
     if found is None:
-        raise NotFound(
-            f"there is no collection {name[:80]!r}; PUT /v1/collections/NAME makes one",
-            collection=name[:80],
-        )
+        raise unknown_collection(name)
     return found
+
+
+def unknown_collection(name: str) -> NotFound:
+    return NotFound(
+        f"there is no collection {name[:80]!r}; PUT /v1/collections/NAME makes one",
+        collection=name[:80],
+    )
 
 
 class MemoryCatalogue:

@@ -3,16 +3,19 @@
 ClipfleetError                 500
 ├── InvalidRequest             422  the request says something that cannot be done
 │   └── BadImage               422  bytes that are no image we accept, with a reason
-├── Forbidden                  403  a source outside the configured roots
+├── Unauthorized               401  no key, or one that is not in force
+├── Forbidden                  403  beyond the key's scopes, or outside the configured roots
 ├── NotFound                   404  no such collection, job or image
 ├── Conflict                   409  exists, but different
 ├── TooLarge                   413  over a documented limit
+├── RateLimited                429  more requests than the key has; says when to come back
 ├── Unavailable                503  a part is away or full; says when to come back
 └── StartupError               (never over HTTP) a part cannot start; says the way out
 
 Beside it `Unreadable`: one item of many, which fails alone; whoever reads it says for whom.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -40,6 +43,12 @@ class BadImage(InvalidRequest):
     title = "The image cannot be used"
 
 
+class Unauthorized(ClipfleetError):
+    status = 401
+    slug = "unauthorized"
+    title = "An API key is needed"
+
+
 class Forbidden(ClipfleetError):
     status = 403
     slug = "forbidden"
@@ -62,6 +71,18 @@ class TooLarge(ClipfleetError):
     status = 413
     slug = "too-large"
     title = "Over a limit"
+
+
+class RateLimited(ClipfleetError):
+    """`headers`: what a client needs to know to come back in time."""
+
+    status = 429
+    slug = "rate-limited"
+    title = "Too many requests"
+
+    def __init__(self, detail: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(detail)
+        self.headers = headers
 
 
 class Unavailable(ClipfleetError):

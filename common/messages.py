@@ -29,6 +29,11 @@ class Message(BaseModel):
     def queue(self) -> str:
         return queue_name(self.lane, self.model)
 
+    @property
+    def shown(self) -> str:
+        """For people who watch the queues."""
+        return self.model
+
 
 class IngestChunk(Message):
     """A nudge: this chunk waits. The ledger knows what is in it."""
@@ -38,6 +43,10 @@ class IngestChunk(Message):
 
     job_id: str
     no: int
+
+    @property
+    def shown(self) -> str:
+        return f"job {self.job_id}, chunk {self.no}"
 
 
 class Term(BaseModel):
@@ -108,6 +117,11 @@ class QueryBatch(Message):
     reply_to: str
     deadlines: tuple[float, ...]
     queries: tuple[Query, ...]
+
+    @property
+    def shown(self) -> str:
+        count = len(self.queries)
+        return f"{count} {'query' if count == 1 else 'queries'}, batch {self.batch_id}"
 
     @property
     def exact(self) -> bool:

@@ -5,6 +5,7 @@ Nested settings take two underscores: `CLIPFLEET_LIMITS__IMAGE_BYTES=10000000`.
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -44,6 +45,9 @@ class Limits(BaseModel):
     exact_rows: int = Field(100_000, description="images that an exact search compares with")
     recall_sample: int = Field(256, description="queries in one measurement of recall")
     exports: int = Field(4, description="collections exported at once, per gateway")
+    requests_per_minute: int = Field(
+        0, ge=0, description="of each key that says nothing else; 0: no limit"
+    )
     query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
 
 
@@ -77,12 +81,18 @@ class Settings(BaseSettings):
         env_prefix="CLIPFLEET_", env_nested_delimiter="__", frozen=True, extra="ignore"
     )
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="rediss:// is TLS")
+    redis_ca: str = Field("", description="file with the certificate of who signed Redis' own")
     milvus_uri: str = "http://127.0.0.1:19530"
-    milvus_token: str = ""
+    milvus_token: str = Field("", description="user:password, or an API key")
+    milvus_database: str = Field("", description="of that Milvus; empty: its default one")
+    milvus_ca: str = Field("", description="file with the certificate of who signed Milvus' own")
+    search_ef: int = Field(64, ge=1, description="candidates a search keeps in Milvus' HNSW index")
     blobs: str = Field("clipfleet-data/blobs", description="folder or bucket, as fsspec writes it")
     source_roots: tuple[Path, ...] = Field((), description="JSON list; folder jobs stay below")
     allowed_hosts: tuple[str, ...] = Field((), description="JSON list of host names; empty: any")
+    keys_file: str = Field("", description="API keys; empty: only this machine is answered")
+    open: bool = Field(False, description="without keys, answer everybody who gets here")
     model: str = Field(DEFAULT_MODEL, description=f"hub id, folder, or {CARRIED_MODEL}")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
@@ -98,6 +108,11 @@ class Settings(BaseSettings):
     chunk_s: float = Field(4.0, description="how long a chunk should take a worker")
     max_attempts: int = Field(2, ge=2, description="tries of a chunk before it is taken apart")
     stall_s: float = Field(300.0, description="a worker without progress for so long ends itself")
+    metrics_port: int = Field(
+        0, ge=0, le=65_535, description="/metrics and /healthz of a planner or worker; 0: off"
+    )
+    metrics_host: str = Field("0.0.0.0", description="address of metrics_port")
+    log: Literal["text", "json"] = "text"
     retention_days: float = Field(
         30.0,
         ge=0,

@@ -1,3 +1,4 @@
 from models import tiny
+from stores import milvus_server
 
-__all__ = ["tiny"]
+__all__ = ["milvus_server", "tiny"]

@@ -3,15 +3,20 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+import trustme
 
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.store.milvus import MilvusStore
@@ -72,6 +77,29 @@ def valkey(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def valkey_with_tls(folder: Path, signed: "Certificate") -> Iterator[str]:
+    """For `localhost`; a user who may do what is not dangerous; database 2. Yields its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = commands.free_port()
+    with valkey(folder) as plain:
+        with closing(redis.Redis.from_url(plain)) as client:
+            client.acl_setuser(
+                "app",
+                enabled=True,
+                passwords="+p@ss/word",
+                keys=["*"],
+                channels=["*"],
+                categories=["+@all", "-@dangerous"],
+            )
+        target = plain.rpartition(":")[2].partition("/")[0]
+        proxy = [str(Path(__file__).parent / "tls_proxy.py"), str(port), target]
+        command = [sys.executable, *proxy, str(signed.chain), str(signed.key)]
+        with process(command, folder / "tls.log"):
+            eventually(partial(_listens, port), 20, "the TLS of Valkey")
+            yield f"rediss://app:p%40ss%2Fword@localhost:{port}/2"
+
+
+@contextmanager
 def milvus_lite(folder: Path) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     port = commands.free_port()
@@ -80,26 +108,72 @@ def milvus_lite(folder: Path) -> Iterator[str]:
         yield _answering(commands.milvus_uri(port), 60)
 
 
+@dataclass(frozen=True)
+class Milvus:
+    """A server: with TLS and a password where it is our own."""
+
+    uri: str
+    token: str = ""
+    authority: str = ""
+
+    def store(self, timeout_s: float = 30, **otherwise: Any) -> MilvusStore:
+        given = {"uri": self.uri, "token": self.token, "authority": self.authority, **otherwise}
+        return MilvusStore(**given, timeout_s=timeout_s)
+
+
 @contextmanager
-def milvus_server(folder: Path) -> Iterator[str]:
+def milvus_server(folder: Path) -> Iterator[Milvus]:
+    """Its certificate is for `localhost` alone."""
     if not shutil.which(commands.script("milvus-server")):
         missing("the wheel `milvus` is not installed (make install brings it on Linux x86-64)")
     if running := os.environ.get("CLIPFLEET_TEST_MILVUS"):
-        yield running
+        yield Milvus(running)
         return
     port = commands.free_port()
+    signed = certificate(folder / "tls", "localhost")
     command = [commands.script("milvus-server"), "--data", str(folder), "--proxy-port", str(port)]
-    folder.mkdir(parents=True, exist_ok=True)
+    command += ["--tls-mode", "1", "--server-pem-path", str(signed.chain)]
+    command += ["--server-key-path", str(signed.key), "--ca-pem-path", str(signed.authority)]
+    command += ["--authorization-enabled", "true"]
+    made = Milvus(f"https://localhost:{port}", "root:Milvus", str(signed.authority))
     with process(command, folder / "log"):
-        yield _answering(commands.milvus_uri(port), 180)
+        eventually(partial(_answers, made.store(2)), 180, "Milvus' answer")
+        yield made
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Files: the certificate with what leads to its authority, its key, the authority's own."""
+
+    chain: Path
+    key: Path
+    authority: Path
+
+
+def certificate(folder: Path, *names: str) -> Certificate:
+    """For these hosts, signed by an authority of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Certificate(folder / "chain.pem", folder / "key.pem", folder / "authority.pem")
+    authority = trustme.CA()
+    issued = authority.issue_cert(*names)
+    made.chain.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(str(made.key))
+    authority.cert_pem.write_to_path(str(made.authority))
+    return made
 
 
 def _answering(uri: str, timeout_s: float) -> str:
-    def answers() -> bool:
-        with suppress(Unavailable):
-            MilvusStore(uri, timeout_s=2).ping()
-            return True
-        return False
-
-    eventually(answers, timeout_s, "the store's answer")
+    eventually(partial(_answers, MilvusStore(uri, timeout_s=2)), timeout_s, "the store's answer")
     return uri
+
+
+def _listens(port: int) -> bool:
+    with socket.create_connection((commands.LOOPBACK, port), timeout=1):
+        return True
+
+
+def _answers(store: MilvusStore) -> bool:
+    with suppress(Unavailable):
+        store.ping()
+        return True
+    return False

@@ -3,9 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Up:
     process: "subprocess.Popen[bytes]"
     folder: Path
     url: str
+    metrics_port: int = 0  # of the planner; then of the ingest worker, and of the query worker
 
     def client(self) -> Client:
         return Client(self.url)
@@ -80,6 +82,19 @@ def cli(*args: str, timeout_s: float = 120, **env: str) -> "subprocess.Completed
 
 def document(done: "subprocess.CompletedProcess[str]") -> Any:
     return json.loads(done.stdout)
+
+
+def free_ports(count: int) -> int:
+    """The first of so many free ports in a row."""
+    while True:
+        first = commands.free_port()
+        try:
+            with ExitStack() as stack:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.socket()).bind((commands.LOOPBACK, port))
+            return first
+        except (OSError, OverflowError):
+            continue
 
 
 @contextmanager

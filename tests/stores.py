@@ -23,6 +23,13 @@ FIELDS: dict[str, FieldType] = {
 }
 
 
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Milvus]:
+    """One for all tests: it has fixed ports beside its own."""
+    with services.milvus_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
 @pytest.fixture(
     scope="session",
     params=["memory", "lite", pytest.param("server", marks=pytest.mark.server)],
@@ -33,8 +40,10 @@ def store(
     if request.param == "memory":
         yield MemoryStore()
         return
-    start = services.milvus_lite if request.param == "lite" else services.milvus_server
-    with start(tmp_path_factory.mktemp(request.param)) as uri:
+    if request.param == "server":
+        yield request.getfixturevalue("milvus_server").store()
+        return
+    with services.milvus_lite(tmp_path_factory.mktemp("lite")) as uri:
         yield MilvusStore(uri, timeout_s=30)
 
 

@@ -18,10 +18,14 @@ from celery.signals import (
 from kombu import Exchange, Queue
 
 from clipfleet.common.broker import make_celery
+from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.errors import StartupError
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import LANES, IngestChunk, Lane, QueryBatch, queue_name
+from clipfleet.common.metrics import make_registry, serve_metrics
 from clipfleet.common.settings import Settings
+from clipfleet.common.startup import begin_checks
+from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -54,7 +58,7 @@ def query(raw: str) -> None:
 
 @setup_logging.connect
 def _logs(**_: Any) -> None:
-    configure_logs()
+    configure_logs(settings.log, "worker")
 
 
 @worker_init.connect
@@ -63,17 +67,24 @@ def _load(**_: Any) -> None:
 
     Celery swallows exceptions here, and a worker without a model would eat its queue.
     """
+    begin_checks("worker", service_checks(settings))
     from clipfleet.workers.clip import ClipEmbedder
 
+    metrics = WorkerMetrics(make_registry())
     try:
+        serve_metrics(settings, metrics.registry, _trouble)
         embedder = ClipEmbedder(settings)
-        _runtime.append(Runtime(settings, app, embedder))
+        _runtime.append(Runtime(settings, app, embedder, metrics))
     except StartupError as error:
         _end(error.detail)
     except Exception as error:
         log.exception("the worker cannot start")
         _end(f"the model {settings.model!r} cannot be used: {error}")
     log.info("model %s on %s, %d dimensions", settings.model, embedder.device, embedder.dim)
+
+
+def _trouble() -> str:
+    return runtime().trouble() if _runtime else "the model is being loaded"
 
 
 def _end(why: str) -> NoReturn:
@@ -94,6 +105,8 @@ def _ready(sender: Any, **_: Any) -> None:
             f"asked to serve {', '.join(sorted(consumed))}, but with "
             f"CLIPFLEET_MODEL={settings.model} it can serve only {expected}"
         )
+    if "ingest" in lanes:  # queries need no blobs
+        begin_checks("worker", blob_checks(settings))
     runtime().serve(lanes)
 
 

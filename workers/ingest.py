@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.identity import primary_key
 from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Refusal, Stage
+from clipfleet.common.logs import about, in_context
 from clipfleet.common.messages import IngestChunk
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
@@ -25,6 +26,7 @@ from clipfleet.common.versions import OtherVersion
 from clipfleet.workers.arrivals import leave
 from clipfleet.workers.device import BrokenDevice
 from clipfleet.workers.lease import Interrupted, Lease
+from clipfleet.workers.metrics import Spent, WorkerMetrics
 from clipfleet.workers.places import Places
 from clipfleet.workers.prepare import Failed, Prepare, Ready, Unchanged
 
@@ -44,6 +46,7 @@ class IngestParts:
     threads: ThreadPoolExecutor
     stopping: threading.Event
     places: Places
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
 
 
 class WrongModel(Exception):
@@ -76,7 +79,8 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
     try:
         with lease:
             job = parts.ledger.job(claim.job_id)
-            return _Chunk(parts, job, claim, lease).run()
+            with about(collection=job.new.collection):
+                return _Chunk(parts, job, claim, lease).run()
     except CollectionGone:
         _cancel(parts.ledger, claim, "the collection was deleted")
     except NotFound:  # the job was removed while we worked on it
@@ -118,22 +122,32 @@ class _Chunk:
     def run(self) -> int:
         collection = self._collection()
         items = self._distinct(self._claim.items)
-        known = self._patiently(lambda: self._parts.store.fingerprints(collection, list(items)))
+        known = self._stored(lambda: self._parts.store.fingerprints(collection, list(items)))
         records: list[Record] = []
         prepare = Prepare(self._parts, self._job, collection, self._patiently)
         for batch in self._decoded(prepare, items, known):
             records += self._embedded(batch)
             self._lease.progress()
         if records:
-            self._patiently(lambda: self._parts.store.upsert(collection, records))
+            self._stored(lambda: self._parts.store.upsert(collection, records))
         if records or self._done:  # ours from before a redelivery may be as fresh
             self._patiently(lambda: self._parts.catalogue.wrote(collection))
         outcome = Outcome(self._done + len(records), self._skipped, tuple(self._failures))
-        self._patiently(lambda: self._parts.ledger.mark(self._claim, outcome))
+        if self._patiently(lambda: self._parts.ledger.mark(self._claim, outcome)):
+            self._parts.metrics.marked(outcome)
         return len(self._claim.items)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return self._lease.patiently(call, self._say_why)
+
+    def _stored(self, call: Callable[[], T]) -> T:
+        """Likewise, of the store; the time that it took counts, not that of waiting for it."""
+
+        def timed() -> T:
+            with self._parts.metrics.timed("ingest", "store"):
+                return call()
+
+        return self._patiently(timed)
 
     def _say_why(self, waiting: str) -> None:
         with suppress(Unavailable):
@@ -168,9 +182,12 @@ class _Chunk:
     ) -> Iterator[list[Ready]]:
         """Batches, the next one being decoded while the caller embeds the last."""
 
-        def submit(part: Sequence[str]) -> list[tuple[Item, Future[Ready]]]:
-            submit = self._parts.threads.submit
-            return [(items[pk], submit(prepare, pk, items[pk], known.get(pk))) for pk in part]
+        def submit(part: Sequence[str]) -> tuple[Spent, list[tuple[Item, Future[Ready]]]]:
+            submit, spent = self._parts.threads.submit, Spent()
+            return spent, [
+                (items[pk], submit(in_context(prepare), pk, items[pk], known.get(pk), spent))
+                for pk in part
+            ]
 
         if self._claim.attempt > 1:
             yield from self._carefully(prepare, items, known)
@@ -181,8 +198,10 @@ class _Chunk:
         parts = [keys[start : start + size] for start in range(0, len(keys), size)]
         ahead = submit(parts[0])
         for following in [*parts[1:], []]:
-            current, ahead = ahead, submit(following)
-            yield [one for item, future in current if (one := self._result(item, future))]
+            (spent, current), ahead = ahead, submit(following)
+            ready = [one for item, future in current if (one := self._result(item, future))]
+            self._parts.metrics.spent("ingest", spent)
+            yield ready
 
     def _carefully(
         self, prepare: Prepare, items: dict[str, Item], known: dict[str, Fingerprint]
@@ -191,8 +210,13 @@ class _Chunk:
         places = {id(item): place for place, item in enumerate(self._claim.items)}
         for pk, item in items.items():
             self._suspect(places[id(item)])
-            prepared = self._parts.threads.submit(prepare, pk, item, known.get(pk))
-            yield [one] if (one := self._result(item, prepared)) else []
+            spent = Spent()
+            prepared = self._parts.threads.submit(
+                in_context(prepare), pk, item, known.get(pk), spent
+            )
+            ready = [one] if (one := self._result(item, prepared)) else []
+            self._parts.metrics.spent("ingest", spent)
+            yield ready
         self._suspect(None)
 
     def _suspect(self, place: int | None) -> None:
@@ -211,6 +235,7 @@ class _Chunk:
     def _embedded(self, batch: Sequence[Ready]) -> list[Record]:
         if not batch:
             return []
+        self._parts.metrics.batch("ingest", len(batch))
         try:
             rows = self._parts.embedder.embed_images(np.stack([one.pixels for one in batch]))
         except BrokenDevice:

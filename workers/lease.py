@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Claim, Ledger
+from clipfleet.common.logs import in_context
 from clipfleet.common.versions import OtherVersion
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class Lease:
         self._stopping = stopping
         self._lost, self._over = threading.Event(), threading.Event()
         self._progress_at = time.monotonic()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread = threading.Thread(target=in_context(self._renew), name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
         self._thread.start()

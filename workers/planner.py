@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,18 +19,22 @@ from typing import TypeVar
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.broker import PRIORITIES, CeleryPublisher, Publisher, make_celery
+from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.connection import make_redis
-from clipfleet.common.errors import NotFound, Unavailable
+from clipfleet.common.errors import NotFound, StartupError, Unavailable
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import Failure, Job, Ledger, OpenChunk, PlanLease
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.logs import configure_logs
+from clipfleet.common.logs import about, configure_logs
 from clipfleet.common.messages import IngestChunk, queue_name
+from clipfleet.common.metrics import make_registry, serve_metrics
 from clipfleet.common.settings import Settings
+from clipfleet.common.startup import begin_checks
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import OtherVersion, say_once
 from clipfleet.workers.housekeeper import Housekeeper
+from clipfleet.workers.metrics import PlannerMetrics
 from clipfleet.workers.places import BucketAway, Places
 from clipfleet.workers.readers import Readers
 from clipfleet.workers.retry_source import Retry
@@ -40,6 +45,7 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 10.0
 IDLE_S = 0.2
+STUCK_S = 60.0  # without a look at any job
 LOST_S = 300.0  # one that nobody claimed for so long, however full the queue
 TURN_S = 10.0  # one that was sent when its job had more under way, and now has none: send it first
 RESEND_S = 3.0  # a message on an empty queue that nobody claimed for so long is lost
@@ -66,26 +72,36 @@ class Planner:
         settings: Settings,
         places: Places,
         readers: Readers | None = None,
+        metrics: PlannerMetrics | None = None,
     ) -> None:
         self._name, self._ledger, self._fleet = name, ledger, fleet
         self._publisher, self._settings, self._places = publisher, settings, places
-        self._readers = readers or Readers()
+        self._readers, self._metrics = readers or Readers(), metrics or PlannerMetrics()
         self._first: dict[str, set[int]] = {}  # by job, chunks sent before everybody else's
         self._announced_at = float("-inf")
+        self._alive_at = time.monotonic()
 
     def tick(self) -> bool:
         """One round over all jobs, a chunk planned for each at most. Whether there was any."""
+        self._alive_at = time.monotonic()
         self._announce()
         active = self._ledger.active()
         self._readers.keep(active)
         for job_id in self._first.keys() - set(active):
             del self._first[job_id]
         cards = self._fleet.alive() if active else []
+        self._leased = 0
         tended = [self._alone(job_id, partial(self._tend, job_id, cards)) for job_id in active]
+        self._metrics.leased.set(self._leased)
         self._readers.wait()
         hungry = [one for one in tended if one]
         planned = [self._alone(one.job.id, partial(self._plan, one)) for one in hungry]
         return any(planned)
+
+    def trouble(self) -> str:
+        """Why it makes no progress; "" while it does, or waits for Redis."""
+        silent = time.monotonic() - self._alive_at
+        return f"no job was looked at for {silent:.0f} s" if silent > STUCK_S else ""
 
     def _announce(self) -> None:
         if time.monotonic() - self._announced_at > CARD_S / 5:
@@ -99,8 +115,10 @@ class Planner:
 
     def _alone(self, job_id: str, do: Callable[[], T]) -> T | None:
         """A job that cannot be tended must not keep the others waiting."""
+        self._alive_at = time.monotonic()
         try:
-            return do()
+            with about(job_id=job_id):
+                return do()
         except OtherVersion as error:
             say_once(f"not planned here: {error.detail}")
             return None
@@ -118,6 +136,7 @@ class Planner:
         if lease is None:
             self._readers.drop(job_id)
             return None
+        self._leased += 1
         workers = serving(cards, "ingest", job.new.model)
         if not workers:
             self._ledger.note(job_id, self._nobody(job.new.model))
@@ -170,6 +189,7 @@ class Planner:
         items = [one.item for one in listed]
         no = self._ledger.plan(job.id, again.token, items, reader.cursor, listed[-1].cursor)
         if no is not None:
+            self._metrics.planned.inc(len(items))
             self._readers.put_back(job.id, reader, listed[-1].cursor)
             self._send(job, no, hungry.ahead)
         return True
@@ -204,6 +224,7 @@ class Planner:
             if chunk.attempt >= self._settings.max_attempts:
                 self._take_apart(job, chunk)
             elif chunk.expired or chunk.waited_s > patience_s:
+                self._metrics.resent.inc()
                 self._send(job, chunk.no, ahead)
 
     def _take_apart(self, job: Job, chunk: OpenChunk) -> None:
@@ -215,13 +236,15 @@ class Planner:
         for item in self._ledger.items(job.id, chunk.no):
             reason = f"quarantined: its worker ended or failed {chunk.attempt} times on it"
             failure = Failure.of(item, "worker", reason, chunk.attempt)
-            self._ledger.bury(job.id, chunk, failure)
+            if self._ledger.bury(job.id, chunk, failure):
+                self._metrics.failed(failure.stage)
 
     def _send(self, job: Job, no: int, ahead: int) -> None:
         """A chunk comes before those of jobs that have more of theirs under way: `ahead`."""
         message = IngestChunk(model=job.new.model, job_id=job.id, no=no)
         self._publisher.publish(message, PRIORITIES[min(ahead, len(PRIORITIES) - 1)])
         self._ledger.sent(job.id, no)
+        self._metrics.sent.inc()
         if not ahead:
             self._first.setdefault(job.id, set()).add(no)
 
@@ -254,17 +277,24 @@ def run(planner: Planner, stopping: threading.Event) -> None:
 
 
 def main() -> None:
-    configure_logs()
     settings = Settings()
+    configure_logs(settings.log, "planner")
+    begin_checks("planner", [*service_checks(settings), *blob_checks(settings)])
     client = make_redis(settings)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     publisher = CeleryPublisher(make_celery(settings), client)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    ledger, blobs = RedisLedger(client), Blobs(settings.blobs)
+    ledger, blobs, fleet = RedisLedger(client), Blobs(settings.blobs), RedisFleet(client)
     places = Places(settings, blobs, Fetcher(settings.fetch))
-    planner = Planner(name, ledger, RedisFleet(client), publisher, settings, places)
+    metrics = PlannerMetrics(make_registry())
+    planner = Planner(name, ledger, fleet, publisher, settings, places, metrics=metrics)
+    try:
+        serve_metrics(settings, metrics.registry, planner.trouble)
+    except StartupError as error:
+        sys.stderr.write(f"clipfleet planner: {error.detail}\n")
+        raise SystemExit(os.EX_CONFIG) from error
     unfinished = RedisUnfinished(client)
     keeper = Housekeeper(name, ledger, unfinished, blobs, settings.retention_days)
     threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()

@@ -16,6 +16,7 @@ from clipfleet.common.preprocess import Pixels
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
 from clipfleet.common.thumbnails import thumbnail, thumbnail_key
+from clipfleet.workers.metrics import Spent
 from clipfleet.workers.places import Places
 from clipfleet.workers.read import read_item
 
@@ -77,19 +78,22 @@ class Prepare:
         self._parts, self._job, self._collection = parts, job, collection
         self._patiently = patiently
 
-    def __call__(self, pk: str, item: Item, known: Fingerprint | None) -> Ready:
-        """Failed or Unchanged where it ends early."""
+    def __call__(self, pk: str, item: Item, known: Fingerprint | None, spent: Spent) -> Ready:
+        """Failed or Unchanged where it ends early; what it took is added to `spent`."""
         self._check(item)
-        data = self._read(item)
+        with spent.timed("read"):
+            data = self._read(item)
         said = {"label": item.label, "metadata": item.metadata}
         digest = content_hash(data, said, self._collection.model)
         if known and known.content_hash == digest:
             ours = known.job_id == self._job.id
             if ours or self._job.new.on_existing == "skip":
                 raise Unchanged(ours=ours)
-        seen = self._decode(data)
-        self._leave_thumbnail(pk, seen)
-        pixels = self._parts.embedder.pixels(seen.image)
+        with spent.timed("decode"):
+            seen = self._decode(data)
+            pixels = self._parts.embedder.pixels(seen.image)
+        with spent.timed("store"):
+            self._leave_thumbnail(pk, seen)
         return Ready(item, pk, digest, len(data), seen.width, seen.height, pixels)
 
     def _check(self, item: Item) -> None:

@@ -18,6 +18,7 @@ from clipfleet.common.store import Record, Store, Vectors
 from clipfleet.workers.combine import combine
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.find import find
+from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.ranking import Kept
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class QueryParts:
     catalogue: Catalogue
     replies: Replies
     exact: Bounds = field(default_factory=Bounds)
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
 
 
 Place = tuple[int, int]  # of a query in the batch, of a term in the query
@@ -65,6 +67,7 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
     in_time = [n for n, deadline in enumerate(batch.deadlines) if now <= deadline]
     if not in_time:
         return 0
+    parts.metrics.batch("query", len(in_time))
     work = _Work([batch.queries[n] for n in in_time])
     try:
         _embed(work, parts)
@@ -116,7 +119,8 @@ def _look_up(work: _Work, parts: QueryParts) -> None:
             raise ValueError("an id without a collection to look it up in")
         key = primary_key(search.namespace, asked)
         try:
-            found = parts.store.fetch(search.collection, [key])
+            with parts.metrics.timed("query", "store"):
+                found = parts.store.fetch(search.collection, [key])
         except NotFound as error:
             work.answers[n] = Answer(error="not-found", detail=error.detail)
             continue
@@ -175,7 +179,8 @@ def _search(work: _Work, parts: QueryParts) -> None:
 def _search_group(work: _Work, query: Search, members: Sequence[int], parts: QueryParts) -> None:
     vectors = np.stack([work.vectors[n] for n in members])
     fresh = _written_lately(query.collection, parts)
-    pages = find(parts.store, query, vectors, fresh=fresh, exact=parts.exact)
+    with parts.metrics.timed("query", "store"):
+        pages = find(parts.store, query, vectors, fresh=fresh, exact=parts.exact)
     for n, page in zip(members, pages, strict=True):
         work.answers[n] = Answer(matches=tuple(match_out(kept, query) for kept in page))
 

@@ -19,17 +19,20 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.messages import Lane, QueryBatch, queue_name
+from clipfleet.common.logs import about, in_context
+from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
-from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.common.store.milvus import make_store
 from clipfleet.workers.arrivals import batch_in, chunk_in
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.places import Places
 from clipfleet.workers.query import QueryParts, answer_batch
 from clipfleet.workers.remember import RememberingEmbedder
+from clipfleet.workers.timed import Timed
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +44,15 @@ RATE_WEIGHT = 0.3  # of the last chunk, in the moving average
 class Runtime:
     """Everything a worker holds while it lives; made once the model is loaded and warm."""
 
-    def __init__(self, settings: Settings, celery_app: Any, embedder: Embedder) -> None:
+    def __init__(
+        self, settings: Settings, celery_app: Any, embedder: Embedder, metrics: WorkerMetrics
+    ) -> None:
         client = make_redis(settings)
+        self._metrics = metrics
         embedder = self._embedder = Watched(embedder)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.stopping = threading.Event()
-        store = MilvusStore(settings.milvus_uri, token=settings.milvus_token)
+        store = make_store(settings)
         catalogue = RedisCatalogue(client)
         blobs = Blobs(settings.blobs)
         self._ingest = IngestParts(
@@ -54,20 +60,24 @@ class Runtime:
             ledger=RedisLedger(client),
             store=store,
             catalogue=catalogue,
-            embedder=embedder,
+            embedder=Timed(embedder, "ingest", metrics),
             blobs=blobs,
             settings=settings,
             threads=ThreadPoolExecutor(settings.decode_threads, "decode"),
             stopping=self.stopping,
             places=Places(settings, blobs, Fetcher(settings.fetch)),
+            metrics=metrics,
         )
-        self.texts = RememberingEmbedder(embedder, settings.text_memory)
+        timed = Timed(embedder, "query", metrics)
+        self.texts = texts = RememberingEmbedder(timed, settings.text_memory)
+        metrics.watch_cache("text", lambda: texts.hits, lambda: texts.misses)
         self._query = QueryParts(
             self.texts,
             store,
             catalogue,
             RedisReplies(client),
             Bounds(settings.exact_timeout_s, self.stopping),
+            metrics,
         )
         self._aside = ThreadPoolExecutor(1, "exact")
         self._presence = Presence(
@@ -79,6 +89,10 @@ class Runtime:
             settings.stall_s,
         )
 
+    def trouble(self) -> str:
+        """Why it makes no progress; "" while it does."""
+        return self._presence.trouble()
+
     def serve(self, lanes: tuple[Lane, ...]) -> None:
         self._presence.begin(lanes)
 
@@ -86,21 +100,36 @@ class Runtime:
         message = chunk_in(raw, self._ingest.ledger, self.worker)
         if message is None:
             return
-        with suppress(BrokenDevice), self._presence.busy() as busy:
-            busy.images = ingest_chunk(message, self._ingest)
+        with about(job_id=message.job_id, chunk_id=f"{message.job_id}/{message.no}"):
+            self._work_on(message)
         self._require_device()
+
+    def _work_on(self, message: IngestChunk) -> None:
+        began = time.monotonic()
+        with (
+            suppress(BrokenDevice),
+            self._metrics.in_flight("ingest"),
+            self._presence.busy() as busy,
+        ):
+            busy.images = ingest_chunk(message, self._ingest)
+            if busy.images:
+                took = time.monotonic() - began
+                self._metrics.chunk(took)
+                job, no = message.job_id, message.no
+                log.info("chunk %s/%d: %d images in %.2f s", job, no, busy.images, took)
 
     def query(self, raw: str) -> None:
         batch = batch_in(raw, self._query.replies)
         if batch is None:
             return
-        if batch.exact:  # other queries do not wait for it
-            self._aside.submit(self._answer, batch)
-        else:
-            self._answer(batch)
+        with about(batch_id=batch.batch_id):
+            if batch.exact:  # other queries do not wait for it
+                self._aside.submit(in_context(self._answer), batch)
+            else:
+                self._answer(batch)
 
     def _answer(self, batch: QueryBatch) -> None:
-        with self._presence.busy(answers=True):
+        with self._metrics.in_flight("query"), self._presence.busy(answers=True):
             answer_batch(batch, self._query)
         self._require_device()
 
@@ -137,7 +166,8 @@ class Presence:
         self._over = threading.Event()
         self._counting = threading.Lock()
         self._busy = self._answering = 0
-        self._progress_at = self._started_at = time.time()
+        self._progress_at = self._started_at = self._seen_at = time.time()
+        self._unheard = 0  # messages that wait while nothing arrives
         self._rate: float | None = None
 
     def begin(self, lanes: tuple[Lane, ...]) -> None:
@@ -161,7 +191,7 @@ class Presence:
         with self._counting:
             self._busy += 1
             self._answering += answers
-            self._progress_at = time.time()
+            self._progress_at, self._unheard = time.time(), 0
 
     def left(self, answers: bool, images: int, seconds: float) -> None:
         with self._counting:
@@ -173,8 +203,20 @@ class Presence:
             past = rate if self._rate is None else self._rate
             self._rate = past + RATE_WEIGHT * (rate - past)
 
+    def trouble(self) -> str:
+        """What looks wrong, before this worker ends itself for it; "" when nothing does."""
+        now = time.time()
+        if not self._lanes:
+            return "it does not serve its queues yet"
+        if now - self._seen_at > 2 * CARD_S:
+            return f"it has not announced itself for {now - self._seen_at:.0f} s"
+        if self._answering and now - self._progress_at > self._stall_s / 2:
+            return f"queries unanswered for {now - self._progress_at:.0f} s"
+        return f"{self._unheard} messages wait and none arrives" if self._unheard else ""
+
     def _announce(self) -> None:
         while True:
+            self._seen_at = time.time()
             try:
                 self._fleet.announce(self._card())
                 self._end_if_stuck()
@@ -196,6 +238,7 @@ class Presence:
         waiting = sum(
             self._publisher.waiting(queue_name(lane, self._model)) for lane in self._lanes
         )
+        self._unheard = 0 if self._busy else waiting
         if not waiting:
             self._progress_at = time.time()
         elif time.time() - self._progress_at > 2 * STUCK_S:

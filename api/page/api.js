@@ -1,16 +1,24 @@
 // The service, as docs/ and /docs describe it.
 
+import * as key from "./key.js";
+
 /** What the service says is wrong; `status` 0 when it does not answer at all. */
 export class Problem extends Error {
-  constructor(detail, status = 0, retryAfter = 0) {
+  constructor(detail, status = 0, retryAfter = 0, type = "") {
     super(detail);
     this.status = status;
     this.retryAfter = retryAfter;
+    this.type = type;
+  }
+
+  /** Another key may be welcome; a service without keys wants none. */
+  get wantsKey() {
+    return this.status === 401 && !this.type.endsWith(":no-keys");
   }
 
   /** It may go better later, without anything being changed. */
   get passing() {
-    return this.status === 0 || this.status === 503 || this.status === 502 || this.status === 504;
+    return [0, 429, 502, 503, 504].includes(this.status);
   }
 }
 
@@ -18,7 +26,8 @@ export const AWAY = "The service does not answer. Is clipfleet still running?";
 
 export async function call(path, { method = "GET", json, signal } = {}) {
   const body = json === undefined ? undefined : JSON.stringify(json);
-  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  const tried = key.now();
+  const headers = { ...key.headers(), ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
   let answer;
   try {
     answer = await fetch(path, { method, headers, body, signal });
@@ -27,18 +36,21 @@ export async function call(path, { method = "GET", json, signal } = {}) {
     throw new Problem(AWAY);
   }
   const text = await answer.text();
-  if (!answer.ok) throw problem(answer.status, text, answer.headers.get("Retry-After"));
-  return text ? JSON.parse(text) : null;
+  if (answer.ok) return text ? JSON.parse(text) : null;
+  const wrong = problem(answer.status, text, answer.headers.get("Retry-After"));
+  if (wrong.wantsKey && (await key.ask(tried, wrong.message))) return call(path, { method, json, signal });
+  throw wrong;
 }
 
 export function problem(status, text, retryAfter) {
   let detail = `The service answered with status ${status}.`;
+  let type = "";
   try {
-    detail = JSON.parse(text).detail ?? detail;
+    ({ detail = detail, type = "" } = JSON.parse(text));
   } catch {
     // Not ours: a proxy's page, perhaps.
   }
-  return new Problem(detail, status, Number(retryAfter) || 0);
+  return new Problem(detail, status, Number(retryAfter) || 0, type);
 }
 
 const at = (name, rest = "") => `/v1/collections/${encodeURIComponent(name)}${rest}`;

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { $, announce, button, el, message } from "./dom.js";
+import { follow as followEvents } from "./follow.js";
 import { isActive, jobRow } from "./jobrow.js";
 import { state } from "./state.js";
 
@@ -116,14 +117,15 @@ function follow() {
 }
 
 function open(id) {
-  const stream = new EventSource(api.eventsPath(id));
-  stream.addEventListener("job", ({ data }) => take(JSON.parse(data)));
-  stream.addEventListener("deleted", () => {
-    known.delete(id);
-    rows.delete(id);
-    render();
+  const stream = followEvents(api.eventsPath(id), {
+    job: take,
+    deleted() {
+      known.delete(id);
+      rows.delete(id);
+      render();
+    },
+    end: () => streams.get(id) === stream && streams.delete(id),
   });
-  stream.addEventListener("error", () => stream.readyState === EventSource.CLOSED && streams.delete(id));
   return stream;
 }
 

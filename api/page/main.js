@@ -72,7 +72,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-for (const dialog of [$("keys"), $("upload")]) {
+for (const dialog of [$("keys"), $("upload"), $("api-key")]) {
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 }

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import * as collections from "./collections.js";
 import { $, announce, button, count, el, icon, many, message, seconds } from "./dom.js";
+import * as key from "./key.js";
 import { asksNothing, isMissing, searchBody } from "./query.js";
 import { changed, go, state } from "./state.js";
 import { tile, withKeys } from "./tiles.js";
@@ -148,6 +149,13 @@ export function fail(error) {
     clearTimeout(waiting);
     refresh();
   };
+  if (error.wantsKey) {
+    more.replaceChildren(message("An API key is needed", error.message, button("Enter the key", () => {
+      key.askAgain();
+      again();
+    })));
+    return;
+  }
   if (!error.passing) {
     more.replaceChildren(message("This cannot be searched for", error.message));
     return;

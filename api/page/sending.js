@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { $, announce, button, count, el, icon, many, seconds } from "./dom.js";
 import * as jobs from "./jobs.js";
+import * as key from "./key.js";
 import { href } from "./state.js";
 
 const FIRST_WAIT_S = 2;
@@ -28,10 +29,10 @@ export async function send(collection, batches) {
 }
 
 async function sendPatiently(batch, upload) {
-  const key = [...crypto.getRandomValues(new Uint32Array(4))].join("-");
+  const once = [...crypto.getRandomValues(new Uint32Array(4))].join("-");
   for (let wait = FIRST_WAIT_S; ; wait = Math.min(LONGEST_WAIT_S, wait * 2)) {
     try {
-      await post(batch, key, upload);
+      await post(batch, once, upload);
       upload.jobs += 1;
       upload.done += batch.files.length;
       upload.sent += sizeOf(batch);
@@ -64,14 +65,14 @@ function paused(pause, signal) {
 }
 
 /** XMLHttpRequest, because fetch does not say how much of a request is out. */
-function post(batch, key, upload) {
+function post(batch, once, upload) {
   const form = new FormData();
   if (batch.label) form.append("label", batch.label);
   for (const { file, path } of batch.files) form.append("files", file, path);
   const request = new XMLHttpRequest();
   return new Promise((resolve, reject) => {
     request.open("POST", api.uploadPath(upload.collection));
-    request.setRequestHeader("Idempotency-Key", key);
+    for (const [name, value] of Object.entries({ ...key.headers(), "Idempotency-Key": once })) request.setRequestHeader(name, value);
     request.upload.onprogress = ({ loaded }) => render(loaded);
     request.onload = () => {
       if (request.status < 300) resolve();

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { el, icon, nameOf, replaceChildren } from "./dom.js";
+import { fill } from "./pictures.js";
 import { isMissing } from "./query.js";
 import { go, state } from "./state.js";
 
@@ -44,8 +45,11 @@ function sign(term, place, name) {
 }
 
 function picture(term) {
-  const src = term.kind === "id" ? api.thumbnail(state.collection, term.value, state.namespace) : term.preview;
-  return src ? el("img", { src, alt: "", width: 20, height: 20 }) : null;
+  if (term.kind !== "id" && !term.preview) return null;
+  const small = el("img", { alt: "", width: 20, height: 20 });
+  if (term.kind === "id") fill(small, api.thumbnail(state.collection, term.value, state.namespace));
+  else small.src = term.preview;
+  return small;
 }
 
 function weight(term, place, name) {

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { el, icon, nameOf, score } from "./dom.js";
+import { fill } from "./pictures.js";
 import { go, href, state } from "./state.js";
 import { addTerm, moreLike } from "./terms.js";
 
@@ -29,10 +30,10 @@ export function tile(match, { scored = true, lazy = true, focusable = false } = 
 }
 
 export function thumbnail({ id }, lazy = false) {
-  const src = api.thumbnail(state.collection, id, state.namespace);
   const frame = el("span", { class: "frame" });
-  const picture = el("img", { width: EDGE, height: EDGE, alt: "", decoding: "async", loading: lazy ? "lazy" : null, src });
+  const picture = el("img", { width: EDGE, height: EDGE, alt: "", decoding: "async", loading: lazy ? "lazy" : null });
   picture.addEventListener("error", () => picture.replaceWith(el("span", { class: "no-picture" }, "no picture")));
+  fill(picture, api.thumbnail(state.collection, id, state.namespace), { lazy });
   frame.append(picture);
   return frame;
 }

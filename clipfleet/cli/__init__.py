@@ -6,7 +6,7 @@ import typer
 from pydantic import ValidationError
 
 import clipfleet
-from clipfleet.cli import collections, demo, evaluate, images, jobs, parts, up
+from clipfleet.cli import collections, demo, evaluate, images, jobs, keys, parts, up
 from clipfleet.cli.show import fail
 from clipfleet.errors import Error
 
@@ -25,6 +25,7 @@ for part in (parts.gateway, parts.planner, parts.worker):
     app.command(rich_help_panel="One part of a cluster, configured by CLIPFLEET_* variables")(part)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
+app.add_typer(keys.app, name="keys")
 
 
 @app.callback(invoke_without_command=True)

@@ -32,7 +32,15 @@ def gateway(host: HostOption = "127.0.0.1", port: PortOption = 8000) -> None:
     """Run a gateway: HTTP in front of the Redis and the Milvus that CLIPFLEET_* names."""
     _require("gateway")
     from clipfleet import processes
+    from clipfleet.common.errors import StartupError
+    from clipfleet.common.keys import check_keys
+    from clipfleet.common.settings import Settings
 
+    settings = Settings()
+    try:
+        check_keys(settings.keys_file, settings.open)
+    except StartupError as error:
+        show.fail(error)
     _become(processes.gateway(host, port))
 
 

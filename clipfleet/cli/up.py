@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,15 @@ PortOption = Annotated[
 ]
 ModelOption = Annotated[str | None, typer.Option(help="Hub id or folder of a CLIP-like model.")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Ingest workers.")]
+MetricsOption = Annotated[
+    int,
+    typer.Option(
+        envvar="CLIPFLEET_METRICS_PORT",
+        min=0,
+        max=65535,
+        help="Port of the planner's metrics; each worker's has the next one. 0: none.",
+    ),
+]
 
 
 def up(
@@ -31,6 +40,7 @@ def up(
     port: PortOption = 8000,
     model: ModelOption = None,
     workers: WorkersOption = 1,
+    metrics_port: MetricsOption = 0,
 ) -> None:
     """Start everything on this machine and stay up until Ctrl-C.
 
@@ -38,7 +48,8 @@ def up(
     CLIPFLEET_MILVUS_URI name others.
     """
     stopping = threading.Event()
-    run_stack(data, host, port, model, workers, stopping, announce)
+    more = {"metrics_port": metrics_port}
+    run_stack(data, host, port, model, workers, stopping, announce, more)
 
 
 def announce(url: str, data: Path) -> None:
@@ -53,14 +64,20 @@ def run_stack(
     workers: int,
     stopping: threading.Event,
     ready: Callable[[str, Path], None],
+    more: Mapping[str, int] | None = None,
 ) -> None:
-    """Blocks until told to stop. `ready(url, data)` is called once everything answers."""
+    """Blocks until told to stop. `ready(url, data)` is called once everything answers.
+
+    `more`: options of the stack that it does without.
+    """
     stack_module, startup_error = _embedded()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
     given = stack_module.Settings(**({"model": model} if model else {}))
-    options = stack_module.Options(data.absolute(), host, port, workers, given)
+    options = stack_module.Options(data.absolute(), host, port, workers, given, **(more or {}))
     stack = stack_module.Stack(options, stopping)
+    if warning := options.warning:
+        show.err.print(f"clipfleet: {warning}", markup=False)
     with show.err.status("starting") as status:
 
         def waiting(part: str, seconds: float) -> None:

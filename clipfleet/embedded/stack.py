@@ -20,6 +20,7 @@ from clipfleet import processes
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import StartupError
 from clipfleet.common.fleet import RedisFleet
+from clipfleet.common.keys import check_keys
 from clipfleet.common.messages import LANES, Lane
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
@@ -46,6 +47,7 @@ class Options:
     port: int
     workers: int
     given: Settings
+    metrics_port: int = 0  # of the planner; each worker has the next one; 0: none
 
     @property
     def url(self) -> str:
@@ -53,8 +55,27 @@ class Options:
         return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else shown}:{self.port}"
 
     @property
+    def metrics_ports(self) -> list[int]:
+        """Of the planner, the ingest workers and the query worker, in this order."""
+        parts = self.workers + 2
+        first = self.metrics_port
+        return list(range(first, first + parts)) if first else [0] * parts
+
+    @property
     def on_loopback(self) -> bool:
         return self.host in LOOPBACK_NAMES
+
+    @property
+    def warning(self) -> str:
+        """What the user may not expect of these options."""
+        if self.on_loopback or self.given.keys_file:
+            return ""
+        if self.given.open:
+            return f"everybody who reaches {self.host}:{self.port} may do anything (CLIPFLEET_OPEN)"
+        return (
+            "there are no keys, so only clients on this machine are answered; set "
+            "CLIPFLEET_KEYS_FILE (`clipfleet keys create`), or CLIPFLEET_OPEN=true for everybody"
+        )
 
 
 class Stack:
@@ -74,10 +95,12 @@ class Stack:
     ) -> None:
         """`waiting(part, seconds)` while starting, `ready` once, `said` for what goes wrong."""
         folder = self._options.data
+        given = self._options.given
+        check_keys(given.keys_file, given.open)
         _make_folder(folder)
         with _locked(folder, self._options.url):
             end_leftovers(folder)
-            _require_free(self._options.host, self._options.port)
+            self._require_free_ports()
             supervisor = Supervisor(folder, self._stopping)
             try:
                 if self._start(supervisor, waiting):
@@ -85,6 +108,12 @@ class Stack:
                     supervisor.watch(said)
             finally:
                 supervisor.stop()
+
+    def _require_free_ports(self) -> None:
+        _require_free(self._options.host, self._options.port, "--port")
+        host = self._complete("", "").metrics_host
+        for port in filter(None, self._options.metrics_ports):
+            _require_free(host, port, "--metrics-port")
 
     def _start(self, supervisor: Supervisor, waiting: Callable[[str, float], None]) -> bool:
         """Redis first, which all our parts ask at once; Milvus gets ready beside them."""
@@ -117,6 +146,7 @@ class Stack:
         if self._options.on_loopback:
             gaps["source_roots"] = (Path("/"),)  # what its user may read; to be narrowed if shared
             gaps["allowed_hosts"] = LOOPBACK_NAMES
+            gaps["metrics_host"] = commands.LOOPBACK
         given = self._settings.model_fields_set
         return self._settings.model_copy(
             update={name: value for name, value in gaps.items() if name not in given}
@@ -125,17 +155,21 @@ class Stack:
     def _own_parts(self) -> list[Part]:
         env = {**_environment(self._settings), **QUIET_LIBRARIES}
         fleet = RedisFleet(make_redis(self._settings))
+        ports = iter(self._options.metrics_ports)
+
+        def measured() -> dict[str, str]:
+            """Each with the next port: what `up` itself was given is of the first alone."""
+            return {**env, "CLIPFLEET_METRICS_PORT": str(next(ports))}
 
         def worker(name: str, lane: Lane) -> Part:
-            command = processes.worker(name, [lane], self._settings.model)
-            return Part(name, command, env, lambda pid: _serves(fleet, pid), lane == "ingest")
+            command, yields = processes.worker(name, [lane], self._settings.model), lane == "ingest"
+            return Part(name, command, measured(), lambda pid: _serves(fleet, pid), yields)
 
         numbers = range(1, self._options.workers + 1)
-        ingest = [worker(f"worker-ingest-{n}", LANES[0]) for n in numbers]
         gateway = processes.gateway(self._options.host, self._options.port)
         return [
-            Part("planner", processes.planner(), env, lambda pid: _plans(fleet, pid)),
-            *ingest,
+            Part("planner", processes.planner(), measured(), lambda pid: _plans(fleet, pid)),
+            *[worker(f"worker-ingest-{n}", LANES[0]) for n in numbers],
             worker("worker-query", LANES[1]),
             Part("gateway", gateway, env, lambda _: _gateway_answers(self._options.url)),
         ]
@@ -180,7 +214,7 @@ def _locked(folder: Path, url: str) -> Iterator[IO[str]]:
         yield lock
 
 
-def _require_free(host: str, port: int) -> None:
+def _require_free(host: str, port: int, option: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -188,7 +222,9 @@ def _require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             why = f"port {port} on {host} cannot be used: {error.strerror}"
-            raise StartupError(f"{why}; choose another with --port") from error
+            raise StartupError(f"{why}; choose another with {option}") from error
+        except OverflowError as error:
+            raise StartupError(f"there is no port {port}; choose a lower {option}") from error
 
 
 def _redis_answers(url: str) -> bool:

@@ -4,7 +4,7 @@ A chunk is open from `plan` until `mark`; while open it is pending or leased. A 
 fencing token: whoever claimed last holds the chunk, and only the holder's `mark` counts.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
@@ -170,8 +170,9 @@ class Ledger(Protocol):
         offset: int = 0,
         collection: str = "",
         states: Collection[str] = (),
+        sees: Callable[[str], bool] | None = None,
     ) -> list[Job]:
-        """Newest first; of one collection, in some states, or all."""
+        """Newest first; of one collection, in some states, or all. `sees`: of which collections."""
         ...
 
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]: ...

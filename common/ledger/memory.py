@@ -71,12 +71,14 @@ class MemoryLedger:
         offset: int = 0,
         collection: str = "",
         states: Collection[str] = (),
+        sees: Callable[[str], bool] | None = None,
     ) -> list[Job]:
         found = [
             entry.job
             for entry in self._entries.values()
             if (not collection or entry.job.new.collection == collection)
             and (not states or entry.job.state in states)
+            and (sees is None or sees(entry.job.new.collection))
         ]
         found.sort(key=lambda job: (job.created_at, job.id), reverse=True)
         return found[offset : offset + limit]

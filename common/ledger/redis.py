@@ -70,11 +70,13 @@ class RedisLedger:
         offset: int = 0,
         collection: str = "",
         states: Collection[str] = (),
+        sees: Callable[[str], bool] | None = None,
     ) -> list[Job]:
         key = f"{ROOT}jobs:in:{collection}" if collection else f"{ROOT}jobs"
-        ids = self._ids(key, offset, limit)
-        if states:
-            ids = list(islice(self._ids_in(key, states), offset, offset + limit))
+        if states or sees:
+            ids = list(islice(self._ids_where(key, states, sees), offset, offset + limit))
+        else:
+            ids = self._ids(key, offset, limit)
         found = []
         for row in self._rows(ids):
             with leaving_out():
@@ -85,13 +87,16 @@ class RedisLedger:
         ids = self._ask(lambda c: c.zrevrange(key, offset, offset + limit - 1))
         return [_text(one) for one in ids]
 
-    def _ids_in(self, key: str, states: Collection[str]) -> Iterator[str]:
+    def _ids_where(
+        self, key: str, states: Collection[str], sees: Callable[[str], bool] | None
+    ) -> Iterator[str]:
         """Page by page: no single long call that everybody else waits for."""
         for offset in count(0, PAGE):
             ids = self._ids(key, offset, PAGE)
-            found = self._each(ids, lambda pipe, job: pipe.hget(job, "state"))
-            for job_id, state in zip(ids, found, strict=True):
-                if state and _text(state) in states:
+            found = self._each(ids, lambda pipe, job: pipe.hmget(job, "state", "collection"))
+            for job_id, (state, collection) in zip(ids, found, strict=True):
+                in_state = state and (not states or _text(state) in states)
+                if in_state and (sees is None or (collection and sees(_text(collection)))):
                     yield job_id
             if len(ids) < PAGE:
                 return

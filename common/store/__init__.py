@@ -18,6 +18,10 @@ class StoreUnavailable(Unavailable):
     """The store did not answer in time, or refused for a passing reason."""
 
 
+class StoreRefuses(StoreUnavailable):
+    """The store is there and will not have us as we are set up. It says what to set otherwise."""
+
+
 class CollectionGone(NotFound):
     """This generation of the collection is not in the store (any more)."""
 
@@ -132,6 +136,16 @@ class Store(Protocol):
         ...
 
     def ping(self) -> None: ...
+
+    def version(self) -> str:
+        """As the store says it."""
+        ...
+
+    def marked(self, mark: str) -> bool: ...
+
+    def mark(self, mark: str) -> None:
+        """Leave a mark that `marked` finds, beside others: common/deployment.py."""
+        ...
 
 
 def kept_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from clipfleet.common.store import (
 class MemoryStore:
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Record]] = {}
+        self._marks: set[str] = set()
 
     def create(self, collection: Collection) -> None:
         self._rows.setdefault(collection.generation, {})
@@ -94,6 +95,15 @@ class MemoryStore:
 
     def ping(self) -> None:
         return None
+
+    def version(self) -> str:
+        return "memory"
+
+    def marked(self, mark: str) -> bool:
+        return mark in self._marks
+
+    def mark(self, mark: str) -> None:
+        self._marks.add(mark)
 
     def _matching(
         self, collection: Collection, namespace: str | None, where: Filter | None

@@ -1,4 +1,4 @@
-"""The store port on Milvus (a server, or `milvus-lite server`). The only file with pymilvus."""
+"""The store port on Milvus (a server, or `milvus-lite server`)."""
 
 import logging
 import threading
@@ -7,34 +7,37 @@ from functools import partial
 from typing import Any, TypeVar
 
 import grpc
-from pymilvus import DataType, MilvusClient
+from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
-from clipfleet.common.collection import (
-    STRING_BYTES,
-    Collection,
-    FieldType,
-)
-from clipfleet.common.errors import ClipfleetError
+from clipfleet.common.collection import Collection
 from clipfleet.common.filters import Filter
+from clipfleet.common.settings import Settings
 from clipfleet.common.store import (
     CollectionGone,
     Fingerprint,
     Match,
     Record,
+    StoreRefuses,
     StoreUnavailable,
     Vectors,
     require_distinct,
 )
 from clipfleet.common.store.expressions import (
-    column,
     keys_expression,
     range_expression,
     search_expression,
 )
+from clipfleet.common.store.layout import (
+    METRICS,
+    indexes_of,
+    marker,
+    marker_schema,
+    physical,
+    schema_of,
+)
+from clipfleet.common.store.refusals import translated
 from clipfleet.common.store.rows import (
-    TEXT,
-    WHOLE,
     in_parts,
     most_rows,
     output_fields,
@@ -43,45 +46,57 @@ from clipfleet.common.store.rows import (
     to_row,
 )
 from clipfleet.common.store.scan import in_order
+from clipfleet.common.tls import UnusableAuthority, require_authority
 
 T = TypeVar("T")
 
-METRICS = {"cosine": "COSINE", "dot": "IP", "euclidean": "L2"}
-TYPES: dict[FieldType, Any] = {
-    "string": DataType.VARCHAR,
-    "int": DataType.INT64,
-    "float": DataType.DOUBLE,
-    "bool": DataType.INT8,  # 0, 1 and MISSING
-}
 NOT_LOADED = 101  # milvus-lite after a restart; a server loads again what was loaded
-NOT_FOUND = 100
-REJECTED = (6, 1100, 1101, 1700)
 LOAD_S = 60.0
+MOST_EFFORT = 32_768
 COUNT = ["count(*)"]
 
 # pymilvus pings every 10 s and milvus-lite hangs up on such clients (GOAWAY too_many_pings).
 GRPC_OPTIONS = {"grpc.keepalive_time_ms": 600_000}
 
-log = logging.getLogger(__name__)
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
 
 
-class StoreRejected(ClipfleetError):
-    """The store understood and said no: a fault of this program, not of the caller."""
+def make_store(settings: Settings, timeout_s: float = 10.0) -> "MilvusStore":
+    return MilvusStore(
+        settings.milvus_uri,
+        token=settings.milvus_token,
+        database=settings.milvus_database,
+        authority=settings.milvus_ca,
+        effort=settings.search_ef,
+        timeout_s=timeout_s,
+    )
 
 
 class MilvusStore:
-    def __init__(self, uri: str, *, token: str = "", timeout_s: float = 10.0) -> None:
-        self._uri, self._token, self._timeout = uri, token, timeout_s
+    """`authority`: file with the certificate of who signed the server's. `effort`: candidates that
+    a search keeps (HNSW's ef); never fewer than twice what is asked for."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        token: str = "",
+        database: str = "",
+        authority: str = "",
+        effort: int = 64,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._uri, self._token, self._database = uri, token, database
+        self._authority, self._effort, self._timeout = authority, effort, timeout_s
         self._client: Any = None
         self._connecting = threading.Lock()
 
     def create(self, collection: Collection) -> None:
         def run(client: Any) -> None:
             client.create_collection(
-                _physical(collection),
-                schema=_schema(collection),
-                index_params=_indexes(collection, client.get_server_version()),
+                physical(collection),
+                schema=schema_of(collection),
+                index_params=indexes_of(collection, client.get_server_version()),
                 timeout=max(60.0, self._timeout),
             )
 
@@ -90,7 +105,7 @@ class MilvusStore:
     def drop(self, collection: Collection) -> None:
         try:
             self._call(
-                lambda c: c.drop_collection(_physical(collection), timeout=LOAD_S), collection
+                lambda c: c.drop_collection(physical(collection), timeout=LOAD_S), collection
             )
         except CollectionGone:
             return
@@ -118,12 +133,12 @@ class MilvusStore:
         require_distinct(records)
         for part in in_parts(records, collection.dim):
             rows = [to_row(collection, record) for record in part]
-            self._call(partial(_upsert, _physical(collection), rows, self._timeout), collection)
+            self._call(partial(_upsert, physical(collection), rows, self._timeout), collection)
 
     def delete(self, collection: Collection, keys: Sequence[str]) -> None:
         if keys:
             self._call(
-                lambda c: c.delete(_physical(collection), ids=list(keys), timeout=self._timeout),
+                lambda c: c.delete(physical(collection), ids=list(keys), timeout=self._timeout),
                 collection,
             )
 
@@ -139,10 +154,10 @@ class MilvusStore:
         include_values: bool = False,
         fresh: bool = True,
     ) -> list[list[Match]]:
-        effort = min(max(64, 2 * (offset + top_k)), 32_768)
+        effort = min(max(self._effort, 2 * (offset + top_k)), MOST_EFFORT)
         answers = self._call(
             lambda c: c.search(
-                _physical(collection),
+                physical(collection),
                 data=vectors.tolist(),
                 anns_field="embedding",
                 filter=search_expression(namespace, where),
@@ -189,6 +204,19 @@ class MilvusStore:
     def ping(self) -> None:
         self._call(lambda c: c.list_collections(timeout=self._timeout), None)
 
+    def version(self) -> str:
+        return str(self._call(lambda c: c.get_server_version(timeout=self._timeout), None))
+
+    def marked(self, mark: str) -> bool:
+        name = marker(mark)
+        return bool(self._call(lambda c: c.has_collection(name, timeout=self._timeout), None))
+
+    def mark(self, mark: str) -> None:
+        """An empty collection, which is never loaded."""
+        name, schema = marker(mark), marker_schema()
+        limit = max(60.0, self._timeout)
+        self._call(lambda c: c.create_collection(name, schema=schema, timeout=limit), None)
+
     def _query(
         self,
         collection: Collection,
@@ -201,7 +229,7 @@ class MilvusStore:
         def run(client: Any) -> list[Any]:
             return list(
                 client.query(
-                    _physical(collection),
+                    physical(collection),
                     filter=expression,
                     output_fields=fields,
                     limit=most,
@@ -220,76 +248,37 @@ class MilvusStore:
             except MilvusException as error:
                 if collection is None or error.code != NOT_LOADED:
                     raise
-                client.load_collection(_physical(collection), timeout=LOAD_S)
+                client.load_collection(physical(collection), timeout=LOAD_S)
                 return run(client)
         except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
-            raise _translated(error, collection) from error
+            raise translated(error, collection, self._uri, self._database) from error
 
     def _connected(self) -> Any:
         if not self._connecting.acquire(timeout=self._timeout):
             raise StoreUnavailable("the vector store cannot be reached just now; try again")
         try:
             if self._client is None:
-                self._client = MilvusClient(
-                    self._uri,
-                    token=self._token,
-                    timeout=self._timeout,
-                    grpc_options=GRPC_OPTIONS,
-                )
+                self._client = self._connect()
             return self._client
         finally:
             self._connecting.release()
 
+    def _connect(self) -> Any:
+        if self._authority:
+            try:
+                require_authority(self._authority)
+            except UnusableAuthority as error:
+                raise StoreRefuses(f"CLIPFLEET_MILVUS_CA: {error}") from error
+        return MilvusClient(
+            self._uri,
+            token=self._token,
+            db_name=self._database,
+            server_pem_path=self._authority,
+            timeout=self._timeout,
+            grpc_options=GRPC_OPTIONS,
+            dedicated=True,  # shared ones are told apart by address and token alone
+        )
+
 
 def _upsert(name: str, rows: list[dict[str, Any]], timeout_s: float, client: Any) -> None:
     client.upsert(name, rows, timeout=timeout_s)
-
-
-def _physical(collection: Collection) -> str:
-    """A name of its own per generation: a late write can never reach the successor."""
-    return f"cf_{collection.name.replace('-', '_')}_{collection.generation}"
-
-
-def _schema(collection: Collection) -> Any:
-    """`namespace` is a plain indexed field: docs/decisions/0002 says why no partition key."""
-    schema = MilvusClient.create_schema(enable_dynamic_field=False)
-    for name, size in TEXT.items():
-        schema.add_field(name, DataType.VARCHAR, max_length=size, is_primary=name == "pk")
-    for name in WHOLE:
-        schema.add_field(name, DataType.INT64)
-    schema.add_field("metadata", DataType.JSON)
-    for name, kind in collection.fields.items():
-        extra = {"max_length": STRING_BYTES} if kind == "string" else {}
-        schema.add_field(column(name), TYPES[kind], **extra)
-    schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=collection.dim)
-    return schema
-
-
-def _indexes(collection: Collection, version: str) -> Any:
-    """HNSW (Malkov and Yashunin 2016) on the embedding, an index on every typed field."""
-    indexes = MilvusClient.prepare_index_params()
-    indexes.add_index(
-        "embedding",
-        index_type="HNSW",
-        metric_type=METRICS[collection.metric],
-        params={"M": 16, "efConstruction": 200},
-    )
-    # Empty: the server's own choice for the type. milvus-lite has no default and only this one.
-    scalar = "INVERTED" if version.startswith("milvus_lite") else ""
-    for name in ("namespace", "label", *map(column, collection.fields)):
-        indexes.add_index(name, index_type=scalar)
-    return indexes
-
-
-def _translated(error: Exception, collection: Collection | None) -> ClipfleetError:
-    text = str(error)
-    code = getattr(error, "code", None)
-    if code == NOT_FOUND or "collection not found" in text or "can't find collection" in text:
-        name = collection.name if collection else "?"
-        return CollectionGone(f"collection {name!r} is not there any more")
-    if code in REJECTED or "cannot parse expression" in text:
-        return StoreRejected(f"the store rejected a request: {text[:300]}")
-    log.warning("Milvus: %s", text[:300])
-    if "No space left" in text:
-        return StoreUnavailable("the vector store's disk is full; it goes on when there is room")
-    return StoreUnavailable("the vector store does not answer just now; try again")

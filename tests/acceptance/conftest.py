@@ -10,7 +10,7 @@ from clients import kind
 from models import data
 from playwright.sync_api import Browser
 from s3 import S3, s3_server
-from stack import Up, finished, up
+from stack import Up, finished, free_ports, up
 
 from clipfleet.common.settings import CARRIED_MODEL
 
@@ -27,7 +27,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 @pytest.fixture(scope="session")
 def service(tiny: Path, s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One stack for all tests that leave it whole; each has a collection of its own."""
-    with up(tmp_path_factory.mktemp("up"), tiny, **s3.environment) as running:
+    port = free_ports(3)
+    told = ["--metrics-port", str(port)]
+    env = {"CLIPFLEET_LOG": "json", **s3.environment}
+    with up(tmp_path_factory.mktemp("up"), tiny, *told, **env) as running:
+        running.metrics_port = port
         yield running
 
 

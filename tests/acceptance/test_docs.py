@@ -20,6 +20,8 @@ RUN = {
     ("sources.md", "Archive"),
     ("sources.md", "Folder"),
     ("urls.md", "What happens to a URL"),
+    ("keys.md", "Make one"),
+    ("keys.md", "Rotate and revoke"),
 }
 NOT_RUN = {
     ("sources.md", "Sources"): "an overview; each kind has its own example below it",
@@ -28,6 +30,7 @@ NOT_RUN = {
     ("jobs.md", "The storm"): "half an hour; its short form is tests/chaos/test_storm.py",
     ("search.md", None): "the same requests are made in test_mixed_search.py and test_guides.py",
     ("collections.md", None): "the same calls are made, by both clients, in test_collections.py",
+    ("deploy.md", None): "needs a container engine or a cluster: tests/unit/test_deploy*.py",
     ("index.md", None): "the README's own first commands: test_readme.py",
     ("benchmarks.md", None): "speed is measured by hand, on a machine that is known",
 }
@@ -122,3 +125,12 @@ def test_a_search_by_url(mini: Up, home: Path, web: str) -> None:
     real = {"localhost:8000": mini.url, "https://example.org": web}
     said = shell(put_for(blocks()["urls.md", "What happens to a URL"], real), home)
     assert json.loads(said)["matches"]
+
+
+def test_keys(home: Path) -> None:
+    """In one shell: the second section goes on where the first ends."""
+    both = blocks()["keys.md", "Make one"] + blocks()["keys.md", "Rotate and revoke"]
+    said = shell(f"{both}\nclipfleet keys list", home)
+    listed = said.partition("revoked shop")[2]
+    assert "visitors" in listed
+    assert "shop-2" in listed

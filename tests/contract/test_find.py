@@ -29,8 +29,10 @@ def store(
     if request.param == "memory":
         yield MemoryStore()
         return
-    start = services.milvus_lite if request.param == "lite" else services.milvus_server
-    with start(tmp_path_factory.mktemp(request.param)) as uri:
+    if request.param == "server":
+        yield request.getfixturevalue("milvus_server").store()
+        return
+    with services.milvus_lite(tmp_path_factory.mktemp("lite")) as uri:
         yield MilvusStore(uri, timeout_s=30)
 
 

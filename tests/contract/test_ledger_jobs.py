@@ -138,6 +138,26 @@ def test_a_list_by_state_looks_further_than_one_page(
     assert [[job.id for job in page] for page in found] == [["j8"], ["j4"], ["j0"], []]
 
 
+def test_a_list_of_some_collections_leaves_no_gaps(
+    ledger: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipfleet.common.ledger.redis.PAGE", 3)
+    for n in range(9):
+        clock.now += 1
+        ledger.create(a_job(f"j{n}", ("a", "b", "c")[n % 3]))
+    ledger.cancel("j3")
+
+    def listed(limit: int, offset: int, name: str = "", states: Any = ()) -> list[str]:
+        found = ledger.jobs(limit, offset, name, states, sees=lambda one: one in ("a", "b"))
+        return [job.id for job in found]
+
+    assert [listed(2, offset) for offset in (0, 2, 4, 6)] == [
+        ["j7", "j6"], ["j4", "j3"], ["j1", "j0"], [],
+    ]  # fmt: skip
+    assert listed(50, 0, "c") == []
+    assert listed(50, 0, "", ("cancelled",)) == ["j3"]
+
+
 def test_nothing_of_a_removed_job_is_left(ledger: Ledger, request: pytest.FixtureRequest) -> None:
     ended(ledger)
     ledger.create(a_job("r", retry_of="j"), "key")

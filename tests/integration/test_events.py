@@ -19,6 +19,7 @@ from contract.test_ledger import LEASE_S, a_job, failure, items
 from clipfleet import processes
 from clipfleet.api import events
 from clipfleet.api.gateway import Gateway
+from clipfleet.common.connection import make_redis
 from clipfleet.common.ledger import Claim, Outcome
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.settings import Settings
@@ -87,7 +88,8 @@ def gateway(folder: Path, url: str, **more: str) -> Iterator[Service]:
     }
     command = processes.gateway(commands.LOOPBACK, port)
     with services.process(command, folder / "gateway.log", **env) as process:
-        made = Service(f"http://127.0.0.1:{port}", redis.Redis.from_url(url), process)
+        own = make_redis(Settings(redis_url=url))
+        made = Service(f"http://127.0.0.1:{port}", own, process)
         with made.http() as http:
             services.eventually(lambda: http.get("/healthz").is_success, 60, "the gateway")
         yield made

@@ -14,6 +14,7 @@ from clipfleet.common.messages import Answer, Query, QueryBatch, Search, Term
 from clipfleet.common.replies import MemoryReplies
 from clipfleet.common.store import Match, Record, StoreUnavailable, Vectors
 from clipfleet.common.store.memory import MemoryStore
+from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.query import QueryParts, answer_batch
 
 TEXT = Term(kind="text", value="a church")
@@ -45,7 +46,7 @@ class Aged(MemoryCatalogue):
 class World:
     def __init__(self) -> None:
         self.store, self.catalogue, self.replies = Watched(), Aged(), MemoryReplies()
-        self.embedder = HashEmbedder()
+        self.embedder, self.metrics = HashEmbedder(), WorkerMetrics()
         self.collection = self.new("c")
         words = self.embedder.embed_texts(["a church", "a dog"])
         self.put("church.jpg", words[0], label="church")
@@ -81,7 +82,9 @@ class World:
             deadlines=tuple(time.time() + seconds for seconds in left),
             queries=queries,
         )
-        parts = QueryParts(self.embedder, self.store, self.catalogue, self.replies)
+        parts = QueryParts(
+            self.embedder, self.store, self.catalogue, self.replies, metrics=self.metrics
+        )
         answered = answer_batch(batch, parts)
         if not self.replies.pushed:
             assert answered == 0

@@ -28,6 +28,7 @@ from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.device import Watched
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner
 from clipfleet.workers.readers import Readers
@@ -60,13 +61,16 @@ class Planning:
         if ledger is not None:
             self.ledger._clock = self.clock
         self.fleet, self.publisher = MemoryFleet(), MemoryPublisher()
+        self.metrics = PlannerMetrics()
         self.planner = self.new_planner("one")
 
     def new_planner(self, name: str) -> Planner:
         settings = Settings(source_roots=self.roots)
         places = places_of(settings)
         readers = Readers(patience_s=30)  # its sources answer: a round is over when they have
-        return Planner(name, self.ledger, self.fleet, self.publisher, settings, places, readers)
+        return Planner(
+            name, self.ledger, self.fleet, self.publisher, settings, places, readers, self.metrics
+        )
 
     def worker(self, rate: float | None = None, name: str = "w") -> None:
         now = time.time()
@@ -141,6 +145,7 @@ class Workplace:
         self.store = MemoryStore()
         self.embedder: Embedder = HashEmbedder()
         self.blobs = Blobs("memory://clipfleet-unit-tests")
+        self.metrics = WorkerMetrics()
         self.collection = self.catalogue.add(
             Collection.new("c", metric="cosine", model=MODEL, dim=16, fields={"year": "int"})
         )
@@ -172,7 +177,7 @@ class Workplace:
         settings = Settings(source_roots=(self.folder,))
         parts = IngestParts(
             "w", self.ledger, self.store, self.catalogue, Watched(self.embedder), self.blobs,
-            settings, self.threads, self.stopping, places_of(settings, self.blobs),
+            settings, self.threads, self.stopping, places_of(settings, self.blobs), self.metrics,
         )  # fmt: skip
         return ingest_chunk(IngestChunk(model=MODEL, job_id=job, no=no), parts)
 

@@ -1,0 +1,283 @@
+"""A service with API keys: who is refused and why, tenants, limits, rotation, and its web page."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stack
+from browser import Tab, tab, violations
+from playwright.sync_api import Browser, Page, expect
+from services import eventually
+from stack import Up, finished, up
+
+from clipfleet import Client
+from clipfleet.errors import NotFound, ProblemError
+
+SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples" / "animals"
+PICTURES = sorted(SAMPLES.glob("*.png"))[:3]
+NewKey = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keys") / "keys.json"
+
+
+@pytest.fixture(scope="module")
+def new_key(file: Path) -> NewKey:
+    """`clipfleet keys create`, as an operator types it. The key."""
+
+    def create(name: str, *options: str) -> str:
+        made = stack.cli("keys", "create", name, "--file", str(file), *options)
+        assert made.returncode == 0, made.stderr
+        return made.stdout.strip()
+
+    return create
+
+
+@pytest.fixture(scope="module")
+def keyed(tiny: Path, file: Path, new_key: NewKey, tmp_path_factory: Any) -> Iterator[Up]:
+    new_key("first")
+    with up(tmp_path_factory.mktemp("up"), tiny, CLIPFLEET_KEYS_FILE=str(file)) as running:
+        yield running
+
+
+def client(keyed: Up, key: str) -> Client:
+    return Client(keyed.url, api_key=key, retries=0)
+
+
+def in_force(keyed: Up, key: str) -> bool:
+    with keyed.http() as http:
+        return http.get("/v1/jobs", headers=bearer(key)).status_code != 401
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.fixture
+def tenant(keyed: Up, new_key: NewKey) -> Callable[[str], Client]:
+    """The client of a key that writes what begins with its name."""
+
+    def made(name: str) -> Client:
+        key = new_key(name, "--scope", "write", "--collection", f"{name}-*")
+        eventually(lambda: in_force(keyed, key), 30, "the new key's being in force")
+        return client(keyed, key)
+
+    return made
+
+
+def refusal(ask: Callable[[], Any]) -> ProblemError:
+    with pytest.raises(ProblemError) as caught:
+        ask()
+    return caught.value
+
+
+def test_who_has_no_key_that_is_in_force_is_told_why(keyed: Up, new_key: NewKey) -> None:
+    expired = new_key("bygone", "--expires", "2020-01-31T00:00:00Z")
+
+    def slug(key: str) -> str:
+        with client(keyed, key) as asking:
+            said = refusal(asking.collections)
+        assert said.status == 401
+        return said.slug
+
+    assert [slug(key) for key in ("", "cf_wrong")] == ["unauthorized", "unauthorized"]
+    eventually(lambda: slug(expired) == "key-expired", 30, "the expired key's being known")
+
+
+def test_the_command_line_sends_its_key_and_says_when_it_needs_one(
+    keyed: Up, new_key: NewKey
+) -> None:
+    without = keyed.cli("collections", "list")
+    assert without.returncode == 1
+    assert "an API key is needed" in without.stderr
+    key = new_key("terminal")
+    eventually(lambda: in_force(keyed, key), 30, "the new key's being in force")
+    assert keyed.cli("collections", "list", CLIPFLEET_API_KEY=key).returncode == 0
+    refused = keyed.cli("collections", "create", "photos", "--api-key", key)
+    assert "this needs a key with the scope 'write'" in refused.stderr
+
+
+def test_tenants_do_not_see_each_other(tenant: Callable[[str], Client]) -> None:
+    with tenant("acme") as acme, tenant("rival") as rival:
+        acme.create_collection("acme-cats")
+        job = finished(acme, acme.upload(PICTURES, "acme-cats").id)
+        assert job.state == "succeeded"
+        assert [one.name for one in acme.collections()] == ["acme-cats"]
+        assert acme.search(id=PICTURES[0].name, collection="acme-cats").matches
+
+        assert rival.collections() == []
+        assert list(rival.jobs()) == []
+        for there, nowhere in (
+            (lambda: rival.collection("acme-cats"), lambda: rival.collection("acme-dogs")),
+            (lambda: rival.job(job), lambda: rival.job("0" * 16)),
+            (lambda: rival.cancel(job), lambda: rival.cancel("0" * 16)),
+        ):
+            said, as_if = refusal(there), refusal(nowhere)
+            assert isinstance(said, NotFound)
+            assert said.problem.keys() == as_if.problem.keys()
+            assert said.title == as_if.title
+        assert refusal(lambda: rival.create_collection("acme-cats")).status == 403
+        assert refusal(lambda: rival.create_collection("acme-dogs")).status == 403
+        assert refusal(lambda: acme.delete_collection("acme-cats")).status == 403
+
+        rival.create_collection("rival-cats")
+        mine = acme.upload(PICTURES[:1], "acme-cats", idempotency_key="the-same")
+        theirs = rival.upload(PICTURES[:1], "rival-cats", idempotency_key="the-same")
+        assert mine.id != theirs.id
+        assert [one.id for one in rival.jobs()] == [theirs.id]
+        for one, made in ((acme, mine), (rival, theirs)):
+            finished(one, made.id)
+
+
+def test_a_key_is_rotated_and_revoked_while_the_service_runs(
+    keyed: Up, new_key: NewKey, file: Path
+) -> None:
+    gateway = keyed.part("gateway").pid
+    old = new_key("shop")
+    eventually(lambda: in_force(keyed, old), 30, "the first key's being in force")
+    new = new_key("shop-2")
+    eventually(lambda: in_force(keyed, new), 30, "the second key's being in force")
+    assert in_force(keyed, old), "both are, while clients move"
+    assert stack.cli("keys", "revoke", "shop", "--file", str(file)).returncode == 0
+    eventually(lambda: not in_force(keyed, old), 30, "the first key's end")
+    assert in_force(keyed, new)
+    assert keyed.part("gateway").pid == gateway
+
+
+def test_a_broken_file_takes_no_key_away(keyed: Up, new_key: NewKey, file: Path) -> None:
+    key = new_key("steady")
+    eventually(lambda: in_force(keyed, key), 30, "the key's being in force")
+    whole = file.read_text()
+    file.write_text(whole[:-20])
+    try:
+        eventually(
+            lambda: in_force(keyed, key) and "stay in force" in keyed.log("gateway"),
+            30,
+            "the log's line",
+        )
+    finally:
+        file.write_text(whole)
+    assert key not in keyed.log("gateway")
+
+
+def test_a_key_that_asks_too_often_waits(keyed: Up, new_key: NewKey) -> None:
+    key = new_key("slow", "--requests-per-minute", "2")
+    eventually(lambda: in_force(keyed, key), 30, "the key's being in force")
+    with keyed.http() as http:
+        answers = [http.get("/v1/jobs", headers=bearer(key)) for _ in range(3)]
+    last = answers[-1]
+    assert last.status_code == 429
+    assert 1 <= int(last.headers["retry-after"]) <= 30
+    assert last.headers["ratelimit-policy"] == '"key";q=2;w=60'
+    assert last.json()["detail"] == "2 requests a minute are what this key has"
+
+
+def test_while_redis_is_away_nobody_is_told_to_slow_down(keyed: Up, new_key: NewKey) -> None:
+    key = new_key("patient", "--requests-per-minute", "1")
+    eventually(lambda: in_force(keyed, key), 30, "the key's being in force")
+    valkey = keyed.part("valkey")
+    valkey.suspend()
+    try:
+        with keyed.http() as http:
+            answers = [http.get("/v1/jobs", headers=bearer(key)) for _ in range(2)]
+    finally:
+        valkey.resume()
+    assert [one.status_code for one in answers] == [503, 503]
+    eventually(keyed.ready, 60, "the service's coming back")
+
+
+def test_keys_that_cannot_be_used_are_said_at_start(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    told = ("up", "--data", str(folder))
+    missing = stack.cli(*told, CLIPFLEET_KEYS_FILE=str(tmp_path / "none.json"))
+    assert missing.returncode == 1
+    assert "none.json cannot be read: No such file" in missing.stderr
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps({"keys": [{"name": "a", "key": "cf_secret"}]}))
+    refused = stack.cli(*told, CLIPFLEET_KEYS_FILE=str(broken))
+    assert refused.returncode == 1
+    assert "broken.json cannot be used: keys.0" in refused.stderr
+    assert "cf_secret" not in refused.stderr
+    assert not folder.exists()
+
+
+@pytest.fixture
+def shown(browser: Browser, keyed: Up) -> Iterator[Tab]:
+    with tab(browser, keyed.url) as made:
+        yield made
+
+
+def give(page: Page, key: str) -> None:
+    dialog = page.get_by_role("dialog", name="API key")
+    dialog.get_by_label("API key").fill(key)
+    dialog.get_by_role("button", name="Use this key").click()
+
+
+def test_the_page_asks_for_a_key_and_forgets_it(
+    shown: Tab, keyed: Up, tenant: Callable[[str], Client], new_key: NewKey
+) -> None:
+    with tenant("page") as owner:
+        owner.create_collection("page-cats")
+        finished(owner, owner.upload(PICTURES, "page-cats").id)
+    key = new_key("visitor", "--scope", "write", "--collection", "page-*")
+    eventually(lambda: in_force(keyed, key), 30, "the key's being in force")
+    page = shown.open("/?in=page-cats")
+    dialog = page.get_by_role("dialog", name="API key")
+    expect(dialog).to_be_visible()
+    assert violations(page) == []
+    give(page, "cf_wrong")
+    expect(dialog.get_by_role("alert")).to_have_text("there is no such API key")
+    give(page, key)
+    expect(dialog).to_be_hidden()
+    pictures = page.locator("#grid img")
+    expect(pictures).to_have_count(3)
+    eventually(lambda: pictures.evaluate_all("all => all.every(it => it.naturalWidth)"), 30, "seen")
+    assert all(source.startswith("blob:") for source in sources(page))
+
+    page.reload()
+    expect(pictures).to_have_count(3)
+    page.get_by_role("button", name="Add images").click()
+    page.locator("#files").set_input_files(sorted(SAMPLES.glob("*.png"))[5])
+    page.get_by_role("button", name="Add 1 image").click()
+    expect(page.get_by_role("complementary", name="Upload")).to_contain_text("1 image sent")
+    page.get_by_role("link", name="Jobs").first.click()
+    expect(page.locator(".job").first).to_contain_text("succeeded")
+
+    page.get_by_role("button", name="Forget the API key").click()
+    expect(dialog).to_be_visible()
+    assert key not in page.evaluate("JSON.stringify([sessionStorage, localStorage])")
+    dialog.get_by_role("button", name="Close").click()
+    page.get_by_role("link", name="Search").first.click()
+    page.get_by_role("button", name="Enter the key").click()
+    give(page, key)
+    expect(page.locator("#grid img")).to_have_count(4)
+
+
+def sources(page: Page) -> list[str]:
+    found: list[str] = page.locator("#grid img").evaluate_all("all => all.map(it => it.src)")
+    return found
+
+
+def test_the_page_follows_a_job_with_its_key(
+    shown: Tab, keyed: Up, tenant: Callable[[str], Client]
+) -> None:
+    """A stream of events is seen to be asked for with the key, and to be answered."""
+    with tenant("stream") as owner:
+        owner.create_collection("stream-cats")
+        key = str(owner._http.headers["Authorization"]).removeprefix("Bearer ")
+        page = shown.open("/?in=stream-cats&view=jobs")
+        give(page, key)
+        expect(page.get_by_role("button", name="Forget the API key")).to_be_visible()
+        keyed.part("worker-ingest-1").suspend()
+        try:
+            job = owner.upload(PICTURES, "stream-cats")
+            with page.expect_response("**/events") as streamed:
+                page.reload()
+        finally:
+            keyed.part("worker-ingest-1").resume()
+        assert streamed.value.status == 200
+        expect(page.locator(f'[data-job="{job.id}"]')).to_contain_text("succeeded")

@@ -1,0 +1,83 @@
+"""From a request to the lines of the workers that did what it asked for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import services
+from stack import Up, finished, photos
+
+
+def lines(service: Up, part: str) -> list[dict[str, Any]]:
+    """A line that is being written just now is not there yet."""
+    return [json.loads(line) for line in service.log(part).splitlines() if line.endswith("}")]
+
+
+def about(found: list[dict[str, Any]], **ids: str) -> list[dict[str, Any]]:
+    return [line for line in found if ids.items() <= line.items()]
+
+
+@pytest.fixture(scope="module")
+def job(service: Up, flickr: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Asked for by a request that has a name."""
+    folder = tmp_path_factory.mktemp("photos")
+    photos(folder, flickr, 3)
+    with service.client() as client, service.http() as http:
+        client.create_collection("logged")
+        asked = {"source": {"type": "folder", "path": str(folder)}}
+        told = {"X-Request-ID": "my-request.1"}
+        answer = http.post("/v1/collections/logged/jobs?n=1", json=asked, headers=told)
+        assert answer.headers["x-request-id"] == "my-request.1"
+        return finished(client, answer.json()["id"])
+
+
+def test_a_request_leads_to_its_job_and_the_job_to_its_chunks(service: Up, job: Any) -> None:
+    asked = about(lines(service, "gateway"), request_id="my-request.1")
+    (made,) = about(asked, job_id=job.id)
+    assert made["message"] == f"job {job.id} made"
+    assert (made["part"], made["collection"]) == ("gateway", "logged")
+
+    def chunks() -> list[dict[str, Any]]:
+        return about(lines(service, "worker-ingest-1"), job_id=job.id)
+
+    (worked,) = services.eventually(chunks, 30, "the worker's line")
+    assert worked["chunk_id"] == f"{job.id}/1"
+    assert worked["part"] == "worker"
+    assert "3 images" in worked["message"]
+
+
+def test_every_request_has_one_line(service: Up, job: Any) -> None:  # noqa: ARG001
+    def written() -> list[dict[str, Any]]:
+        asked = about(lines(service, "gateway"), request_id="my-request.1")
+        return [line for line in asked if "route" in line]
+
+    (line,) = services.eventually(written, 30, "the request's line")
+    assert line["message"] == "POST /v1/collections/logged/jobs 202"  # no query: it may be private
+    assert (line["route"], line["status"]) == ("/v1/collections/{name}/jobs", 202)
+    assert line["seconds"] > 0
+
+
+@pytest.mark.parametrize("given", ["a b", "x" * 65, "é", '"}', ""])
+def test_an_id_that_could_spoil_a_log_is_replaced(service: Up, given: str) -> None:
+    with service.http() as http:
+        answer = http.get("/healthz", headers=[(b"x-request-id", given.encode())])
+    assert len(answer.headers["x-request-id"]) == 16
+    made = answer.headers["x-request-id"]
+    written = lambda: about(lines(service, "gateway"), request_id=made)  # noqa: E731
+    services.eventually(written, 30, "the request's line")
+
+
+@pytest.mark.parametrize("part", ["gateway", "planner", "worker-ingest-1", "worker-query"])
+def test_every_line_of_every_part_is_json(service: Up, job: Any, part: str) -> None:  # noqa: ARG001
+    """From the first on: before, Celery warns of a worker that is root."""
+    said = [_is_ours(line) for line in service.log(part).splitlines()[:-1]]
+    assert any(said)
+    assert all(said[said.index(True) :])
+
+
+def _is_ours(line: str) -> bool:
+    try:
+        return bool({"time", "level", "logger", "message", "part"} <= json.loads(line).keys())
+    except ValueError:
+        return False

@@ -1,0 +1,183 @@
+"""The fleet's numbers, read from a real Valkey that real parts have written."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+import services
+from contract.test_ledger import a_job, failure, items
+from contract.test_shared_state import a_card
+
+from clipfleet.common.broker import PRIORITIES, CeleryPublisher, lists_of, make_celery
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.fleet import RedisFleet
+from clipfleet.common.ledger import Claim, Outcome
+from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.messages import IngestChunk
+from clipfleet.common.overview import RedisOverviews
+from clipfleet.common.settings import Settings
+
+MODEL = "m"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with services.valkey(tmp_path_factory.mktemp("valkey")) as made:
+        yield made
+
+
+@pytest.fixture
+def client(url: str) -> Iterator["redis.Redis"]:
+    connection = redis.Redis.from_url(url)
+    connection.flushall()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def ledger(client: "redis.Redis") -> RedisLedger:
+    return RedisLedger(client)
+
+
+def planned(ledger: RedisLedger, job: str, names: str, estimated: int = 0) -> int:
+    """A chunk of a job that has perhaps more to come."""
+    lease = ledger.lease(job, "p", 60)
+    assert lease
+    ledger.estimate(job, estimated)
+    no = ledger.plan(job, lease.token, items(*names), lease.cursor, names[-1])
+    assert no
+    return no
+
+
+def marked(ledger: RedisLedger, job: str, no: int, outcome: Outcome) -> None:
+    claim = ledger.claim(job, no, "w", 60)
+    assert isinstance(claim, Claim)
+    assert ledger.mark(claim, outcome)
+
+
+def ended(ledger: RedisLedger, job: str) -> None:
+    lease = ledger.lease(job, "p", 60)
+    assert lease
+    assert ledger.end_plan(job, lease.token)
+
+
+def test_work_left_is_what_is_pending_leased_and_estimated(
+    client: "redis.Redis", ledger: RedisLedger
+) -> None:
+    overviews = RedisOverviews(client, MODEL)
+    model = ledger.create(a_job("one")).new.model
+    planned(ledger, "one", "abc", estimated=10)
+    assert overviews.read().left[model] == 10
+    second = planned(ledger, "one", "de", estimated=10)
+    ledger.claim("one", second, "w", 60)
+    assert overviews.read().left[model] == 10
+    marked(ledger, "one", 1, Outcome(done=2, failures=(failure("c"),)))
+    assert overviews.read().left[model] == 7
+    ended(ledger, "one")  # the estimate was wrong: there are no more
+    assert overviews.read().left[model] == 2
+    ledger.cancel("one")
+    assert overviews.read().left[model] == 0
+
+
+def test_jobs_are_counted_by_state_until_they_are_removed(
+    client: "redis.Redis", ledger: RedisLedger
+) -> None:
+    overviews = RedisOverviews(client, MODEL)
+    assert set(overviews.read().jobs.values()) == {0}
+    for job in ("queued", "running", "good", "gone"):
+        ledger.create(a_job(job))
+    planned(ledger, "running", "a")
+    marked(ledger, "good", planned(ledger, "good", "a"), Outcome(done=1))
+    ended(ledger, "good")
+    ledger.cancel("gone")
+    seen = overviews.read().jobs
+    assert seen == {
+        "queued": 1, "running": 1, "succeeded": 1, "cancelled": 1, "failed": 0, "partial": 0,
+    }  # fmt: skip
+    assert overviews.read().jobs == seen
+    ledger.remove("gone")
+    ledger.remove("queued")
+    assert overviews.read().jobs == {**seen, "cancelled": 0, "queued": 0}
+
+
+def test_the_queues_depth_and_age_are_those_of_all_its_lists(
+    client: "redis.Redis", url: str
+) -> None:
+    publisher = CeleryPublisher(make_celery(Settings(redis_url=url)), client)
+    before = time.time()
+    now = [before]
+    overviews = RedisOverviews(client, MODEL, lambda: now[0])
+    assert overviews.read().queues["ingest", MODEL].messages == 0
+    assert overviews.read().queues["ingest", MODEL].age_s == 0
+    for no, priority in enumerate(reversed(PRIORITIES)):
+        publisher.publish(IngestChunk(model=MODEL, job_id="one", no=no), priority)
+    after = time.time()
+    now[0] = before + 100
+    waiting = overviews.read().queues["ingest", MODEL]
+    assert waiting.messages == len(PRIORITIES)
+    assert waiting.age_s is not None
+    assert 100 - (after - before) <= waiting.age_s <= 100
+    assert overviews.read().queues["query", MODEL].messages == 0
+    oldest = lists_of(f"ingest.{MODEL}")[-1]
+    client.rpop(oldest)  # a worker took it
+    later = overviews.read().queues["ingest", MODEL].age_s
+    assert later is not None
+    assert later < waiting.age_s
+
+
+def test_the_oldest_of_a_list_is_the_next_to_be_taken(client: "redis.Redis", url: str) -> None:
+    celery: Any = make_celery(Settings(redis_url=url))
+    publisher = CeleryPublisher(celery, client)
+    now = [0.0]
+    overviews = RedisOverviews(client, MODEL, lambda: now[0])
+
+    def age() -> float:
+        found = overviews.read().queues["ingest", MODEL].age_s
+        assert found is not None
+        return found
+
+    for no in range(2):
+        publisher.publish(IngestChunk(model=MODEL, job_id="one", no=no))
+    now[0] = time.time()
+    first = age()
+    with celery.connection_for_read() as connection:
+        taken = connection.SimpleQueue(f"ingest.{MODEL}").get(timeout=10)
+        assert "chunk 0" in taken.headers["argsrepr"]
+        second = age()
+        taken.ack()
+    assert first > second >= 0
+
+
+def test_messages_that_do_not_say_when_they_were_sent_have_no_age(client: "redis.Redis") -> None:
+    overviews = RedisOverviews(client, MODEL)
+    for raw in ("no JSON", "[]", '{"headers": {}}', '{"headers": {"sent_at": "soon"}}'):
+        client.lpush(f"ingest.{MODEL}", raw)
+        waiting = overviews.read().queues["ingest", MODEL]
+        assert waiting.messages
+        assert waiting.age_s is None
+
+
+def test_workers_are_counted_per_lane_and_models_without_any_are_shown(
+    client: "redis.Redis", ledger: RedisLedger
+) -> None:
+    overviews = RedisOverviews(client, "default")
+    RedisFleet(client).announce(a_card("w1", MODEL))
+    RedisFleet(client).announce(a_card("w2", MODEL))
+    wanted = ledger.create(a_job("one").model_copy(update={"model": "nobodys"})).new.model
+    assert overviews.read().workers == {
+        ("ingest", MODEL): 0,
+        ("query", MODEL): 2,
+        ("ingest", wanted): 0,
+        ("query", wanted): 0,
+        ("ingest", "default"): 0,
+        ("query", "default"): 0,
+    }
+
+
+def test_redis_that_is_away_is_unavailable() -> None:
+    nobody = redis.Redis(port=1, socket_timeout=1)
+    with pytest.raises(Unavailable):
+        RedisOverviews(nobody, MODEL).read()
+    nobody.close()

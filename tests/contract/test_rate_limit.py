@@ -1,0 +1,115 @@
+"""How often a key may ask, in memory and on Redis."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import services
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from clipfleet.common.connection import RedisUnavailable
+from clipfleet.common.rate_limit import ROOT, MemoryRateLimiter, RateLimiter, RedisRateLimiter
+
+
+class Clock:
+    now = 1_800_000_000.25
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator["redis.Redis"]:
+    folder: Path = tmp_path_factory.mktemp("valkey")
+    with services.valkey(folder) as url:
+        connection = redis.Redis.from_url(url)
+        yield connection
+        connection.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def limiter(request: pytest.FixtureRequest, clock: Clock) -> RateLimiter:
+    if request.param == "memory":
+        return MemoryRateLimiter(clock)
+    connection = request.getfixturevalue("client")
+    connection.flushall()
+    return RedisRateLimiter(connection, clock)
+
+
+def test_a_minutes_requests_may_come_at_once(limiter: RateLimiter) -> None:
+    rations = [limiter.take("shop", 3) for _ in range(5)]
+    assert [one.granted for one in rations] == [True, True, True, False, False]
+    assert [one.left for one in rations] == [2, 1, 0, 0, 0]
+    assert [one.full_s for one in rations] == [20, 40, 60, 60, 60]
+    assert [one.next_s for one in rations[2:]] == [20, 20, 20]
+
+
+def test_who_waits_as_long_as_it_was_told_is_served(limiter: RateLimiter, clock: Clock) -> None:
+    for _ in range(3):
+        limiter.take("shop", 3)
+    clock.now += 19.5
+    assert not limiter.take("shop", 3).granted
+    clock.now += 0.5
+    assert limiter.take("shop", 3).granted
+    assert not limiter.take("shop", 3).granted
+
+
+def test_a_minute_of_silence_fills_the_bucket_and_no_more(
+    limiter: RateLimiter, clock: Clock
+) -> None:
+    limiter.take("shop", 2)
+    clock.now += 3_600
+    assert [limiter.take("shop", 2).granted for _ in range(3)] == [True, True, False]
+
+
+def test_each_has_a_bucket_of_its_own(limiter: RateLimiter) -> None:
+    assert [limiter.take(who, 1).granted for who in ("a", "b", "a")] == [True, True, False]
+
+
+def test_a_limit_that_was_lowered_counts_at_once(limiter: RateLimiter) -> None:
+    limiter.take("shop", 100)
+    assert [limiter.take("shop", 2).granted for _ in range(3)] == [True, True, False]
+
+
+def test_a_clock_that_goes_back_gives_nothing(limiter: RateLimiter, clock: Clock) -> None:
+    limiter.take("shop", 1)
+    clock.now -= 600
+    assert not limiter.take("shop", 1).granted
+
+
+def test_many_at_once_get_no_more_than_there_is(client: "redis.Redis") -> None:
+    """By Redis' own clock, through two limiters, as two gateways have them."""
+    client.flushall()
+    limiters = [RedisRateLimiter(client), RedisRateLimiter(client)]
+    granted: list[bool] = []
+
+    def ask(limiter: RateLimiter) -> None:
+        granted.extend(limiter.take("shop", 20).granted for _ in range(20))
+
+    threads = [threading.Thread(target=ask, args=[limiters[n % 2]]) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(granted) == 80
+    assert 20 <= sum(granted) < 40, "what a few seconds add is far from a second minute's worth"
+
+
+def test_a_bucket_goes_by_itself(client: "redis.Redis") -> None:
+    RedisRateLimiter(client).take("shop", 5)
+    assert 0 < client.ttl(f"{ROOT}shop") <= 61
+
+
+def test_a_redis_that_is_away_is_said() -> None:
+    nowhere = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    with pytest.raises(RedisUnavailable):
+        RedisRateLimiter(nowhere).take("shop", 5)
+    nowhere.close()

@@ -1,0 +1,230 @@
+"""What parts find when they start, on a real Valkey; and whether they share their stores."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis
+import services
+from integration.test_events import gateway
+from services import Certificate
+
+from clipfleet.common.blobs import Blobs
+from clipfleet.common.checks import (
+    Finding,
+    check_milvus,
+    check_redis,
+    check_same_blobs,
+    check_same_milvus,
+)
+from clipfleet.common.connection import RedisUnavailable, make_redis
+from clipfleet.common.deployment import MARKED, MARKING
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.settings import Settings
+from clipfleet.common.store.memory import MemoryStore
+from clipfleet.embedded import commands
+
+CELERY = [sys.executable, "-m", "celery", "-A", "clipfleet.workers.app", "worker"]
+PARTS = {
+    "gateway": commands.gateway(commands.LOOPBACK, 0),
+    "planner": [sys.executable, "-m", "clipfleet.workers.planner"],
+    "worker": [*CELERY, "--loglevel", "WARNING"],
+}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with services.valkey(tmp_path_factory.mktemp("valkey")) as made:
+        yield made
+
+
+@pytest.fixture
+def valkey(url: str) -> Iterator["redis.Redis"]:
+    with closing(make_redis(Settings(redis_url=url))) as client:
+        yield client
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 0)
+        client.config_set("appendonly", "yes")
+        client.flushall()
+
+
+@pytest.fixture
+def evicting(valkey: "redis.Redis") -> "redis.Redis":
+    valkey.config_set("maxmemory", "100mb")
+    valkey.config_set("maxmemory-policy", "allkeys-lru")
+    return valkey
+
+
+def found(url: str, **more: str) -> list[Finding]:
+    settings = Settings(redis_url=url, call_timeout_s=2, **more)  # type: ignore[arg-type]
+    with closing(make_redis(settings)) as client:
+        return check_redis(settings, client)
+
+
+def test_a_valkey_as_it_must_be_gives_nothing_to_say(url: str, valkey: "redis.Redis") -> None:
+    assert valkey.ping()
+    assert found(url) == []
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_part_starts_on_a_redis_that_evicts_and_each_says_so_in_one_line(
+    part: str, url: str, evicting: "redis.Redis", tmp_path: Path
+) -> None:
+    assert evicting.ping()
+    env = {"CLIPFLEET_REDIS_URL": url, "CLIPFLEET_BLOBS": str(tmp_path), "CLIPFLEET_MODEL": "m"}
+    done = subprocess.run(
+        PARTS[part],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 78, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("clipfleet ")]
+    assert line.startswith(f"clipfleet {part}: Redis evicts jobs when it is full")
+    assert "maxmemory-policy allkeys-lru" in line
+    assert "CONFIG SET maxmemory-policy noeviction" in line
+
+
+def test_readyz_says_when_redis_was_set_to_evict_meanwhile(
+    url: str, valkey: "redis.Redis", tmp_path: Path
+) -> None:
+    with gateway(tmp_path, url) as service, service.http() as http:
+        valkey.config_set("maxmemory", "100mb")
+        valkey.config_set("maxmemory-policy", "allkeys-lru")
+        answer = http.get("/readyz")
+        assert answer.status_code == 503
+        assert "maxmemory-policy allkeys-lru" in answer.json()["parts"]["redis"]
+
+
+def test_a_policy_that_cannot_evict_yet_and_a_redis_that_keeps_nothing_are_warned_of(
+    url: str, valkey: "redis.Redis"
+) -> None:
+    valkey.config_set("maxmemory-policy", "allkeys-lru")
+    valkey.config_set("appendonly", "no")
+    eviction, persistence = found(url)
+    assert {eviction.severity, persistence.severity} == {"warning"}
+    assert "if it had a maxmemory" in eviction.what
+    assert persistence.do == "set appendonly yes"
+
+
+def test_a_user_who_may_not_ask_for_the_policy_is_warned_that_it_is_not_known(
+    tmp_path: Path,
+) -> None:
+    signed: Certificate = services.certificate(tmp_path / "tls", "localhost")
+    with services.valkey_with_tls(tmp_path / "valkey", signed) as url:
+        (finding,) = found(url, redis_ca=str(signed.authority))
+        assert finding.severity == "warning"
+        assert "could not be checked" in finding.what
+        (finding,) = found(url.replace("rediss", "redis"))
+        assert "must begin with rediss://" in finding.do
+        (finding,) = found(url.replace("p%40ss", "other"), redis_ca=str(signed.authority))
+        assert "the password in CLIPFLEET_REDIS_URL" in finding.what
+        (finding,) = found(url, redis_ca=str(tmp_path / "missing.pem"))
+        assert finding.what.startswith("CLIPFLEET_REDIS_CA: ")
+
+
+def test_tls_to_a_redis_without_it_is_told_to_say_redis(url: str) -> None:
+    (finding,) = found(url.replace("redis:", "rediss:"))
+    assert "must begin with redis://" in finding.do
+
+
+def test_a_cluster_is_refused(tmp_path: Path) -> None:
+    port = commands.free_port()
+    command = [*commands.valkey(tmp_path, port, "secret"), "--cluster-enabled", "yes"]
+    url = commands.valkey_url(port, "secret")
+    with services.process(command, tmp_path / "log"), redis.Redis.from_url(url) as client:
+        services.eventually(client.ping, 20, "Valkey's answer")
+        (finding,) = found(url)
+        assert finding.what == "Redis Cluster is not supported"
+
+
+def test_a_redis_that_is_away_is_waited_for() -> None:
+    with pytest.raises(RedisUnavailable):
+        found("redis://127.0.0.1:9")
+
+
+class Versioned(MemoryStore):
+    def __init__(self, said: str) -> None:
+        super().__init__()
+        self._said = said
+
+    def version(self) -> str:
+        return self._said
+
+
+@pytest.mark.parametrize("said", ["v2.3.5-lite", "2.6.1", "3.0", "milvus_lite 1.2", "a cloud's"])
+def test_milvus_of_a_supported_version_or_of_none_that_can_be_told_is_taken(said: str) -> None:
+    assert check_milvus(Versioned(said)) == []
+
+
+@pytest.mark.parametrize("said", ["v2.2.16", "1.1.1", "2.0"])
+def test_milvus_of_an_older_version_is_named(said: str) -> None:
+    (finding,) = check_milvus(Versioned(said))
+    assert finding.severity == "error"
+    assert finding.what == f"Milvus {said} is too old"
+    assert finding.do == "use 2.3 or newer"
+
+
+def test_whoever_comes_with_another_store_is_told_and_a_redis_of_its_own_helps(
+    valkey: "redis.Redis",
+) -> None:
+    first, other = MemoryStore(), MemoryStore()
+    assert check_same_milvus(valkey, first) == []
+    (finding,) = check_same_milvus(valkey, other)
+    assert "not the one that the other parts on this Redis use" in finding.what
+    assert "CLIPFLEET_MILVUS_URI" in finding.do
+    assert check_same_milvus(valkey, first) == []
+    valkey.flushall()
+    assert check_same_milvus(valkey, other) == []
+    assert check_same_milvus(valkey, first) != []
+
+
+def test_a_store_replaced_on_purpose_is_taken_after_what_the_finding_says(
+    valkey: "redis.Redis",
+) -> None:
+    assert check_same_milvus(valkey, MemoryStore()) == []
+    new = MemoryStore()
+    (finding,) = check_same_milvus(valkey, new)
+    assert f"HDEL {MARKED} milvus" in finding.do
+    valkey.hdel(MARKED, "milvus")
+    assert check_same_milvus(valkey, new) == []
+
+
+def test_blobs_are_the_same_by_what_they_hold_not_by_their_address(
+    valkey: "redis.Redis", tmp_path: Path
+) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    assert check_same_blobs(valkey, Blobs(str(tmp_path / "one"))) == []
+    assert check_same_blobs(valkey, Blobs(str(tmp_path / "link"))) == []
+    (finding,) = check_same_blobs(valkey, Blobs(str(tmp_path / "other")))
+    assert "CLIPFLEET_BLOBS" in finding.do
+
+
+def test_while_another_part_decides_which_store_it_is_one_waits(valkey: "redis.Redis") -> None:
+    valkey.set(MARKING + "milvus", 1)
+    with pytest.raises(Unavailable, match="just deciding"):
+        check_same_milvus(valkey, MemoryStore())
+
+
+def test_a_part_waits_for_a_redis_that_is_away_and_ends_when_it_comes_and_evicts(
+    tmp_path: Path,
+) -> None:
+    port = commands.free_port()
+    url = commands.valkey_url(port, "secret")
+    env = {"CLIPFLEET_REDIS_URL": url, "CLIPFLEET_BLOBS": str(tmp_path / "blobs")}
+    with services.process(PARTS["planner"], tmp_path / "planner.log", **env) as planner:
+        log = tmp_path / "planner.log"
+        services.eventually(lambda: "waiting" in log.read_text(), 60, "the planner's patience")
+        assert planner.poll() is None
+        evicts = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]
+        command = [*commands.valkey(tmp_path / "valkey", port, "secret"), *evicts]
+        with services.process(command, tmp_path / "valkey.log"):
+            assert planner.wait(60) == 78
+        assert "maxmemory-policy allkeys-lru" in log.read_text().splitlines()[-1]

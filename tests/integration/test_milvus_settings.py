@@ -1,0 +1,116 @@
+"""Token, database and TLS of a real Milvus server, and what is said when one of them is wrong."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import services
+from pymilvus import MilvusClient
+from services import Milvus
+from stores import a_collection, a_record
+
+from clipfleet.common.settings import Settings
+from clipfleet.common.store import CollectionGone, StoreRefuses, StoreUnavailable
+from clipfleet.common.store.milvus import MilvusStore, make_store
+
+
+@pytest.fixture(scope="module")
+def server(milvus_server: Milvus) -> Milvus:
+    if not milvus_server.token:
+        pytest.skip("the Milvus given by CLIPFLEET_TEST_MILVUS has no TLS or password we know of")
+    return milvus_server
+
+
+@pytest.fixture
+def database(server: Milvus) -> Iterator[str]:
+    given: Any = {"token": server.token, "server_pem_path": server.authority, "dedicated": True}
+    client = MilvusClient(server.uri, **given)
+    client.create_database("ours")
+    yield "ours"
+    client.drop_database("ours")
+    client.close()
+
+
+def settings(server: Milvus, **more: str) -> Settings:
+    own = {"milvus_uri": server.uri, "milvus_token": server.token, "milvus_ca": server.authority}
+    return Settings(**{**own, **more})  # type: ignore[arg-type]
+
+
+def refusal(store: MilvusStore) -> str:
+    with pytest.raises(StoreRefuses) as refused:
+        store.ping()
+    assert "\n" not in refused.value.detail
+    return refused.value.detail
+
+
+@pytest.mark.server
+def test_a_collection_lives_in_the_database_that_is_set(server: Milvus, database: str) -> None:
+    ours, others = make_store(settings(server, milvus_database=database)), server.store()
+    collection, record = a_collection(), a_record("1")
+    ours.create(collection)
+    ours.upsert(collection, [record])
+    ((match,),) = ours.search(collection, record.embedding[None], namespace="default", top_k=1)
+    assert match.record.id == "1"
+    with pytest.raises(CollectionGone):
+        others.count(collection)
+    ours.drop(collection)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("token", ["root:wrong", "nobody:Milvus", ""])
+def test_a_wrong_token_is_named(server: Milvus, token: str) -> None:
+    assert "CLIPFLEET_MILVUS_TOKEN" in refusal(server.store(token=token))
+
+
+@pytest.mark.server
+def test_an_unknown_database_is_named_and_how_to_make_it(server: Milvus) -> None:
+    said = refusal(server.store(database="nope"))
+    assert "'nope'" in said
+    assert "create_database('nope')" in said
+
+
+@pytest.mark.server
+def test_a_certificate_that_nobody_here_trusts_is_told_from_one_for_another_host(
+    server: Milvus, tmp_path: Path
+) -> None:
+    other = services.certificate(tmp_path, "localhost")
+    for authority in ("", str(other.authority)):
+        said = refusal(server.store(authority=authority))
+        assert "not signed by an authority trusted here" in said
+        assert "CLIPFLEET_MILVUS_CA" in said
+    elsewhere = server.uri.replace("localhost", "127.0.0.1")
+    assert "for another host name" in refusal(server.store(uri=elsewhere))
+
+
+@pytest.mark.server
+def test_plain_http_to_a_server_that_speaks_tls_is_told_to_say_https(server: Milvus) -> None:
+    said = refusal(server.store(uri=server.uri.replace("https", "http")))
+    assert "must begin with https://" in said
+
+
+def test_https_to_a_server_without_tls_is_told_to_say_http(tmp_path: Path) -> None:
+    with services.milvus_lite(tmp_path) as uri:
+        said = refusal(MilvusStore(uri.replace("http", "https"), timeout_s=5))
+    assert "must begin with http://" in said
+
+
+def test_a_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("no certificate")
+    for name, why in (("empty.pem", "holds no certificate"), ("missing.pem", "cannot be read")):
+        path = str(tmp_path / name)
+        said = refusal(MilvusStore("https://127.0.0.1:9", authority=path))
+        assert said.startswith(f"CLIPFLEET_MILVUS_CA: {path} {why}")
+
+
+def test_an_address_of_something_else_is_named_without_its_password() -> None:
+    said = refusal(MilvusStore("redis://user:secret@127.0.0.1:9"))
+    assert "CLIPFLEET_MILVUS_URI" in said
+    assert "secret" not in said
+
+
+def test_a_milvus_that_is_away_is_no_refusal() -> None:
+    for uri in ("http://127.0.0.1:9", "https://127.0.0.1:9"):
+        with pytest.raises(StoreUnavailable) as away:
+            MilvusStore(uri, timeout_s=1).ping()
+        assert not isinstance(away.value, StoreRefuses)

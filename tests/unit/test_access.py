@@ -1,0 +1,347 @@
+"""Who may do what, on every route of a gateway whose parts are in memory."""
+
+import asyncio
+import json
+import logging
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter
+from fastapi.routing import APIRoute, iter_route_contexts
+
+from clipfleet.api import health
+from clipfleet.api.access import GuardedRoute, needs
+from clipfleet.api.app import create_app
+from clipfleet.api.gateway import Gateway
+from clipfleet.common.catalogue import MemoryCatalogue
+from clipfleet.common.collection import Collection
+from clipfleet.common.connection import RedisUnavailable
+from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.errors import StartupError
+from clipfleet.common.fleet import MemoryFleet, WorkerCard
+from clipfleet.common.keys import SCOPES, hash_of
+from clipfleet.common.ledger import NewJob
+from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.rate_limit import MemoryRateLimiter, Ration
+from clipfleet.common.settings import Limits, Settings
+from clipfleet.common.store.memory import MemoryStore
+
+HERE = ("127.0.0.1", 1)
+ELSEWHERE = ("192.0.2.7", 1)
+DOCS = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+FREE = {"GET /healthz", "GET /readyz", "GET /metrics", "GET /", "GET /page/{name}"}
+OF_ALL = {"GET /v1/collections", "GET /v1/jobs", "POST /v1/embed"}
+KEYS: list[dict[str, Any]] = [
+    *({"name": scope, "scopes": [scope]} for scope in SCOPES),
+    *({"name": f"acme-{one}", "scopes": [one], "collections": ["acme*"]} for one in SCOPES),
+    {"name": "old", "scopes": ["admin"], "expires_at": "2020-01-31T00:00:00Z"},
+    {"name": "slow", "scopes": ["read"], "requests_per_minute": 2},
+]
+
+
+class World:
+    """A gateway with two collections, each with a job, and with the keys of KEYS unless told."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        file = folder / "keys.json"
+        records = [{**key, "hash": hash_of(f"cf_{key['name']}")} for key in KEYS]
+        file.write_text(json.dumps({"keys": records}))
+        told = {"blobs": "memory://clipfleet-unit-tests/access", "keys_file": str(file)}
+        self.app = create_app(Settings(**{**told, **settings}))
+        self.gateway: Any = Gateway(Settings(**{**told, **settings}))
+        now = time.time()
+        how = HashEmbedder().preprocess
+        card = WorkerCard(
+            id="w", model="m", dim=4, lanes=("query",), device="cpu",
+            preprocess=how, started_at=now, progress_at=now,
+        )  # fmt: skip
+        fleet = MemoryFleet()
+        fleet.announce(card)
+        vars(self.gateway).update(
+            store=MemoryStore(),
+            catalogue=MemoryCatalogue(),
+            ledger=MemoryLedger(),
+            fleet=fleet,
+            limiter=MemoryRateLimiter(lambda: 0.0),
+        )
+        self.app.state.gateway = self.gateway
+        for name in ("acme", "other"):
+            self.add(name)
+        self.gateway.ledger.cancel("job-acme")  # so that who follows it comes to an end
+
+    def add(self, name: str) -> None:
+        made = Collection.new(name, metric="dot", model="m", dim=4, fields={})
+        self.gateway.store.create(self.gateway.catalogue.add(made))
+        source = {"type": "none"}
+        self.gateway.ledger.create(
+            NewJob(
+                id=f"job-{name}", collection=name, generation=made.generation,
+                model="m", namespace="n", source=source,
+            )
+        )  # fmt: skip
+
+    def ask(self, call: str, key: str = "", client: Any = HERE, **told: Any) -> httpx.Response:
+        """`call`: as `GET /v1/jobs`; `key`: a name of KEYS."""
+
+        async def sent() -> httpx.Response:
+            method, path = call.split(" ")
+            headers = {**told.pop("headers", {})}
+            if key:
+                headers["Authorization"] = f"Bearer cf_{key}"
+            there = httpx.ASGITransport(self.app, client=client)
+            async with httpx.AsyncClient(transport=there, base_url="http://here") as http:
+                return await http.request(method, path, headers=headers, **told)
+
+        return asyncio.run(sent())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def routes() -> list[Any]:
+    return [route.original_route for route in iter_route_contexts(create_app().routes)]
+
+
+def calls() -> dict[str, GuardedRoute]:
+    """All of them, as `GET /v1/jobs/{job_id}`, but for the documentation of the interface."""
+    return {
+        f"{method} {route.path}": route
+        for route in routes()
+        if isinstance(route, GuardedRoute)
+        for method in route.methods or ()
+    }
+
+
+GUARDED = sorted(calls().keys() - FREE)
+OF_A_COLLECTION = [call for call in GUARDED if "{name}" in call]
+OF_A_JOB = [call for call in GUARDED if "{job_id}" in call]
+
+
+def at(call: str, name: str = "acme", job: str = "job-acme") -> str:
+    return call.replace("{name}", name).replace("{job_id}", job)
+
+
+def test_every_route_says_what_it_needs() -> None:
+    plain = [route for route in routes() if not isinstance(route, GuardedRoute)]
+    assert {route.path for route in plain} == DOCS
+    assert {call for call, route in calls().items() if route.needs == "nothing"} == FREE
+
+
+def test_every_route_names_its_collection_or_job_where_it_is_looked_for() -> None:
+    assert set(GUARDED) == {*OF_A_COLLECTION, *OF_A_JOB, *OF_ALL}
+
+
+def test_a_route_that_says_nothing_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful() -> None: ...
+
+    router = APIRouter(route_class=GuardedRoute)
+    with pytest.raises(TypeError, match="/new: the route does not say what it needs"):
+        router.add_api_route("/new", forgetful)
+    unguarded: Any = APIRouter()
+    unguarded.add_api_route("/new", needs("read")(forgetful))
+    assert isinstance(unguarded.routes[0], APIRoute)
+    monkeypatch.setattr(health, "router", unguarded)
+    with pytest.raises(TypeError, match="/new is no GuardedRoute"):
+        create_app()
+
+
+@pytest.mark.parametrize("call", GUARDED)
+def test_no_route_answers_without_a_key(world: World, call: str) -> None:
+    for headers in ({}, {"Authorization": "Basic cf_admin"}, {"Authorization": "Bearer cf_no"}):
+        refused = world.ask(at(call), headers=headers)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Bearer")
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.json()["type"] == "urn:problem:clipfleet:unauthorized"
+        assert "cf_no" not in refused.text
+
+
+@pytest.mark.parametrize("call", GUARDED)
+def test_a_scope_that_is_too_small_is_told_the_one_it_needs(world: World, call: str) -> None:
+    need = calls()[call].needs
+    for scope in SCOPES:
+        answer = world.ask(at(call), scope)
+        enough = SCOPES.index(scope) >= [*SCOPES].index(need)  # type: ignore[arg-type]
+        refused = answer.status_code == 403 and answer.json().get("scope") == need
+        assert refused != enough, (scope, answer.text)
+
+
+@pytest.mark.parametrize("call", sorted(set(OF_A_COLLECTION) - {"PUT /v1/collections/{name}"}))
+def test_anothers_collection_is_answered_as_one_that_is_not_there(world: World, call: str) -> None:
+    taken = world.ask(at(call, name="other"), "acme-admin")
+    missing = world.ask(at(call, name="other").replace("other", "third"), "acme-admin")
+    unknown = world.ask(at("GET /v1/collections/{name}", name="third"), "admin")
+    assert {one.status_code for one in (taken, missing, unknown)} == {404}
+    assert _same(taken, "other") == _same(missing, "third")
+    assert _same(unknown, "third") | {"instance": ""} == _same(taken, "other") | {"instance": ""}
+    assert world.gateway.catalogue.find("other")
+
+
+@pytest.mark.parametrize("call", OF_A_JOB)
+def test_anothers_job_is_answered_as_one_that_is_not_there(world: World, call: str) -> None:
+    before = world.gateway.ledger.job("job-other")
+    taken = world.ask(at(call, job="job-other"), "acme-admin")
+    missing = world.ask(at(call, job="job-third"), "acme-admin")
+    unknown = world.ask(at(call, job="job-third"), "admin")
+    assert {one.status_code for one in (taken, missing, unknown)} == {404}
+    assert _same(taken, "other") == _same(missing, "third") == _same(unknown, "third")
+    assert world.gateway.ledger.job("job-other") == before
+
+
+def _same(answer: httpx.Response, name: str) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(answer.text.replace(name, "NAME"))
+    return {key: value for key, value in said.items() if key != "request_id"}
+
+
+def test_lists_show_what_the_key_sees(world: World) -> None:
+    for key, seen in (("acme-read", ["acme"]), ("read", ["acme", "other"])):
+        found = world.ask("GET /v1/collections", key).json()["collections"]
+        assert sorted(one["name"] for one in found) == seen
+        jobs = world.ask("GET /v1/jobs", key).json()["jobs"]
+        assert sorted(one["collection"] for one in jobs) == seen
+    assert world.ask("GET /v1/jobs?collection=other", "acme-read").json() == {"jobs": []}
+    assert world.ask("GET /v1/jobs?limit=1&offset=1", "acme-read").json() == {"jobs": []}
+
+
+def test_a_collection_is_made_only_where_the_key_may(world: World) -> None:
+    for name in ("other", "third"):
+        refused = world.ask(f"PUT /v1/collections/{name}", "acme-write")
+        assert refused.status_code == 403
+        assert f"may not use a collection called '{name}'" in refused.json()["detail"]
+    body = {"model": "m", "metric": "dot"}
+    assert world.ask("PUT /v1/collections/acme-2", "acme-write", json=body).status_code == 201
+    assert world.ask("PUT /v1/collections/acme", "acme-write", json=body).status_code == 200
+
+
+def test_a_key_of_a_collection_does_in_it_what_its_scope_says(world: World) -> None:
+    assert world.ask("GET /v1/jobs/job-acme", "acme-read").json()["collection"] == "acme"
+    assert world.ask("POST /v1/jobs/job-acme/cancel", "acme-write").status_code == 200
+    assert world.ask("DELETE /v1/collections/acme", "acme-write").status_code == 403
+    assert world.ask("DELETE /v1/collections/acme", "acme-admin").status_code == 204
+
+
+def test_an_expired_key_is_told_so_and_only_its_holder_is(world: World) -> None:
+    refused = world.ask("GET /v1/jobs", "old")
+    assert refused.status_code == 401
+    assert refused.json()["type"] == "urn:problem:clipfleet:key-expired"
+    assert "'old' expired at 2020-01-31T00:00:00Z" in refused.json()["detail"]
+    assert datetime.now(UTC).year > 2020
+    assert "expired" not in world.ask("GET /v1/jobs", "oldest").text
+
+
+def test_a_limit_is_told_with_every_answer_and_kept(world: World) -> None:
+    answers = [world.ask("GET /v1/jobs", "slow") for _ in range(3)]
+    assert [one.status_code for one in answers] == [200, 200, 429]
+    assert [one.headers["ratelimit"] for one in answers] == [
+        '"key";r=1;t=30',
+        '"key";r=0;t=60',
+        '"key";r=0;t=60',
+    ]
+    assert {one.headers["ratelimit-policy"] for one in answers} == {'"key";q=2;w=60'}
+    assert answers[2].headers["retry-after"] == "30"
+    assert answers[2].json()["type"] == "urn:problem:clipfleet:rate-limited"
+    assert "retry-after" not in answers[1].headers
+    assert world.ask("GET /v1/jobs", "read").status_code == 200
+    assert "ratelimit" not in world.ask("GET /v1/jobs", "read").headers
+
+
+def test_one_limit_for_all_keys_that_say_nothing_else(tmp_path: Path) -> None:
+    world = World(tmp_path, limits=Limits(requests_per_minute=1))
+    for key in ("read", "write"):
+        assert [world.ask("GET /v1/jobs", key).status_code for _ in range(2)] == [200, 429]
+    assert [world.ask("GET /v1/jobs", "slow").status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_requests_that_are_refused_count_too(world: World) -> None:
+    answers = [world.ask("DELETE /v1/jobs/job-acme", "slow").status_code for _ in range(3)]
+    assert answers == [403, 403, 429]
+
+
+def test_without_redis_nobody_is_told_to_slow_down(world: World) -> None:
+    class Away(MemoryRateLimiter):
+        def take(self, who: str, most: int) -> Ration:
+            raise RedisUnavailable(f"cannot count {who} to {most}")
+
+    world.gateway.limiter = Away()
+    answers = [world.ask("GET /v1/jobs", "slow") for _ in range(4)]
+    assert {one.status_code for one in answers} == {200}
+    assert "ratelimit" not in answers[0].headers
+
+
+LOCAL = [HERE, ("127.8.9.1", 5), ("::1", 5), ("::ffff:127.0.0.1", 5), None]
+REMOTE = [ELSEWHERE, ("::ffff:192.0.2.7", 5), ("2001:db8::1", 5), ("fe80::1%eth0", 5), ("name", 5)]
+
+
+@pytest.mark.parametrize("client", LOCAL)
+def test_without_keys_this_machine_is_answered(tmp_path: Path, client: Any) -> None:
+    world = World(tmp_path, keys_file="")
+    assert world.ask("GET /v1/jobs", client=client).status_code == 200
+    assert world.ask("DELETE /v1/collections/acme", client=client).status_code == 204
+
+
+@pytest.mark.parametrize("client", REMOTE)
+def test_without_keys_nobody_else_is(tmp_path: Path, client: Any) -> None:
+    world = World(tmp_path, keys_file="")
+    refused = world.ask("GET /v1/jobs", client=client)
+    assert refused.status_code == 401
+    assert refused.json()["type"] == "urn:problem:clipfleet:no-keys"
+    assert "CLIPFLEET_KEYS_FILE" in refused.json()["detail"]
+    for call in ("GET /healthz", "GET /", "GET /page/main.js", "GET /docs"):
+        assert world.ask(call, client=client).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
+@pytest.mark.parametrize("client", [HERE, None])
+def test_what_passed_a_proxy_is_not_of_this_machine(
+    tmp_path: Path, header: str, client: Any
+) -> None:
+    world = World(tmp_path, keys_file="")
+    told = {header: "127.0.0.1"}
+    assert world.ask("GET /v1/jobs", client=client, headers=told).status_code == 401
+
+
+def test_an_open_service_answers_everybody(tmp_path: Path) -> None:
+    world = World(tmp_path, keys_file="", open=True)
+    assert world.ask("GET /v1/jobs", client=ELSEWHERE).status_code == 200
+    with pytest.raises(StartupError, match="contradict"):
+        World(tmp_path, open=True)
+
+
+def test_no_key_is_asked_for_where_none_is_needed(world: World) -> None:
+    for call in ("GET /healthz", "GET /", "GET /page/main.js", "GET /docs", "GET /openapi.json"):
+        assert world.ask(call, client=ELSEWHERE).status_code == 200
+
+
+def test_the_documentation_asks_for_a_key_where_there_are_keys(world: World) -> None:
+    described = world.app.openapi()
+    assert described["security"] == [{"key": []}]
+    assert described["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert "security" not in create_app().openapi()
+
+
+def test_no_key_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        for key in ("read", "acme-read", "old", "unknown-key", "slow"):
+            world.ask("GET /v1/collections/other", key)
+    assert "cf_" not in caplog.text
+
+
+def test_a_large_body_of_a_stranger_is_not_read(world: World) -> None:
+    """The gateway keeps uploads on disk while it reads them."""
+    read = []
+
+    async def body() -> Any:
+        for _ in range(3):
+            read.append(1)
+            yield b"x" * 1_000
+
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    refused = world.ask("POST /v1/collections/acme/images", content=body(), headers=form)
+    assert refused.status_code == 401
+    assert read == []

@@ -1,0 +1,231 @@
+"""What a gateway counts, and how it shows the fleet's numbers."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from scrapes import Scrape, faults, scraped
+from unit.desk import MODEL, Desk, played, query
+
+from clipfleet.api.app import create_app
+from clipfleet.api.coalescer import Overloaded
+from clipfleet.api.fleet_metrics import FleetCollector
+from clipfleet.api.metrics import GatewayMetrics
+from clipfleet.api.observe import Observe
+from clipfleet.common.connection import RedisUnavailable
+from clipfleet.common.errors import ClipfleetError, NotFound
+from clipfleet.common.fleet import NoWorker
+from clipfleet.common.overview import Overview, Waiting
+from clipfleet.common.settings import Settings
+
+SEEN = Overview(
+    jobs={"running": 2, "failed": 0},
+    left={MODEL: 7},
+    queues={("ingest", MODEL): Waiting(3, 4.5), ("query", MODEL): Waiting(1, None)},
+    workers={("ingest", MODEL): 1, ("query", MODEL): 0},
+)
+
+
+class Told:
+    """Overviews that the test tells what to do."""
+
+    def __init__(self, read: Callable[[], Overview]) -> None:
+        self._read, self.times = read, 0
+
+    def read(self) -> Overview:
+        self.times += 1
+        return self._read()
+
+
+def shown(told: Told, patience_s: float = 30) -> Scrape:
+    metrics = GatewayMetrics()
+    metrics.registry.register(FleetCollector(told, patience_s))
+    return scraped(metrics.registry)
+
+
+def test_the_fleets_numbers_are_what_redis_says() -> None:
+    seen = shown(Told(lambda: SEEN))
+    assert seen.value("clipfleet_redis_up") == 1
+    assert seen.value("clipfleet_work_left", model=MODEL) == 7
+    assert seen.value("clipfleet_jobs", state="running") == 2
+    assert seen.value("clipfleet_jobs", state="failed") == 0
+    assert seen.value("clipfleet_queue_messages", lane="ingest", model=MODEL) == 3
+    assert seen.value("clipfleet_queue_age_seconds", lane="ingest", model=MODEL) == 4.5
+    assert seen.value("clipfleet_queue_age_seconds", lane="query", model=MODEL) is None
+    assert seen.value("clipfleet_workers", lane="query", model=MODEL) == 0
+
+
+def away() -> Overview:
+    raise RedisUnavailable("away")
+
+
+def broken() -> Overview:
+    raise ValueError("not what we expect in there")
+
+
+@pytest.mark.parametrize("read", [away, broken])
+def test_without_redis_there_are_the_gateways_own_numbers(read: Callable[[], Overview]) -> None:
+    seen = shown(Told(read))
+    assert seen.value("clipfleet_redis_up") == 0
+    assert seen.all("clipfleet_work_left") == []
+    assert seen.value("clipfleet_refused_total", reason="no_worker") == 0
+
+
+def test_redis_that_hangs_is_not_waited_for_and_not_asked_again_meanwhile() -> None:
+    answer = threading.Event()
+
+    def hanging() -> Overview:
+        answer.wait(60)
+        return SEEN
+
+    told = Told(hanging)
+    metrics = GatewayMetrics()
+    collector = FleetCollector(told, patience_s=0.01)
+    metrics.registry.register(collector)
+    for _ in range(3):
+        assert scraped(metrics.registry).value("clipfleet_redis_up") == 0
+    assert told.times == 1
+    answer.set()
+    collector._patience_s = 60
+    assert scraped(metrics.registry).value("clipfleet_work_left", model=MODEL) == 7
+
+
+def test_many_scrapes_at_once_cost_redis_one_look() -> None:
+    told = Told(lambda: SEEN)
+    metrics = GatewayMetrics()
+    metrics.registry.register(FleetCollector(told))
+    for _ in range(5):
+        scraped(metrics.registry)
+    assert told.times == 1
+
+
+def test_queries_are_waiting_or_in_flight_and_then_gone() -> None:
+    async def scene() -> None:
+        desk = Desk(workers=0)
+        metrics = GatewayMetrics()
+        metrics.watch(Told(lambda: SEEN), [desk.queries])
+        await desk.ask("a", "b", "c")
+        seen = scraped(metrics.registry)
+        assert seen.value("clipfleet_queries_waiting", model=MODEL) == 2
+        assert seen.value("clipfleet_queries_in_flight") == 1
+        for _ in range(2):
+            desk.answer(desk.sent[-1])
+            await asyncio.sleep(0.01)
+        seen = scraped(metrics.registry)
+        assert seen.value("clipfleet_queries_waiting", model=MODEL) == 0
+        assert seen.value("clipfleet_queries_in_flight") == 0
+
+    played(scene)
+
+
+class Limited(ClipfleetError):
+    status = 429
+
+
+def test_what_is_turned_away_for_want_of_room_or_workers_is_counted_by_reason() -> None:
+    async def late() -> Exception:
+        try:
+            await Desk(timeout_s=0.01).queries.ask(query("a"), MODEL)
+        except ClipfleetError as error:
+            return error
+        raise AssertionError("it was answered")
+
+    metrics = GatewayMetrics()
+    for error in (Overloaded("full"), NoWorker("query", MODEL), Limited("slow"), NotFound("no")):
+        metrics.refused(error)
+    metrics.refused(asyncio.run(late()))
+    metrics.refused(ValueError("not ours"))
+    found = scraped(metrics.registry).all("clipfleet_refused_total")
+    assert {labels["reason"]: count for labels, count in found} == {
+        "queue_full": 1,
+        "no_worker": 1,
+        "rate_limit": 1,
+        "deadline": 1,
+    }
+
+
+def asked(app: FastAPI | Observe, *requests: tuple[str, str], **headers: str) -> list[int]:
+    async def run() -> list[int]:
+        way = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=way, base_url="http://here") as http:
+            return [
+                (await http.request(method, path, headers=headers)).status_code
+                for method, path in requests
+            ]
+
+    return asyncio.run(run())
+
+
+def an_app(metrics: GatewayMetrics, lines: bool = False) -> FastAPI:
+    app = FastAPI()
+    app.add_middleware(Observe, metrics=metrics, lines=lines)
+
+    @app.get("/things/{thing}")
+    def thing(thing: str) -> str:
+        if thing == "broken":
+            raise RuntimeError("broken")
+        return thing
+
+    return app
+
+
+def test_requests_are_counted_by_route_and_never_by_path() -> None:
+    metrics = GatewayMetrics()
+    wanted = [("GET", f"/things/{n}") for n in range(5)]
+    others = [("DELETE", "/things/1"), ("GET", "/nowhere/7"), ("BREW", "/nowhere/8")]
+    assert asked(an_app(metrics), *wanted, *others) == [200] * 5 + [405, 404, 404]
+    seen = scraped(metrics.registry)
+    route = "/things/{thing}"
+    assert seen.all("clipfleet_requests_total") == [
+        ({"method": "GET", "route": route, "status": "200"}, 5),
+        ({"method": "DELETE", "route": route, "status": "405"}, 1),
+        ({"method": "GET", "route": "none", "status": "404"}, 1),
+        ({"method": "other", "route": "none", "status": "404"}, 1),
+    ]
+    assert seen.value("clipfleet_request_seconds_count", route=route) == 6
+
+
+def test_a_route_that_breaks_counts_as_a_500() -> None:
+    metrics = GatewayMetrics()
+    assert asked(an_app(metrics), ("GET", "/things/broken")) == [500]
+    assert scraped(metrics.registry).total("clipfleet_requests_total", status="500") == 1
+
+
+def test_the_whole_gateways_routes_are_templates() -> None:
+    """Through all its middlewares, before it is connected to anything."""
+    app = create_app(Settings(allowed_hosts=("here",)))
+    (metrics,) = (one.kwargs["metrics"] for one in app.user_middleware if "lines" in one.kwargs)
+    assert isinstance(metrics, GatewayMetrics)
+    assert asked(app, ("GET", "/healthz"), ("GET", "/page/main.js"), ("GET", "/no")) == [
+        200, 200, 404,
+    ]  # fmt: skip
+    assert asked(app, ("GET", "/healthz"), host="stranger") == [421]
+    found = scraped(metrics.registry).all("clipfleet_requests_total")
+    assert [(labels["route"], labels["status"]) for labels, _ in found] == [
+        ("/healthz", "200"),
+        ("/page/{name}", "200"),
+        ("none", "404"),
+        ("none", "421"),
+    ]
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_a_request_has_a_line_where_logs_are_for_machines(
+    lines: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "clipfleet.api.observe"):
+        asked(an_app(GatewayMetrics(), lines), ("GET", "/things/1?secret=x"))
+    assert [one.getMessage() for one in caplog.records] == ["GET /things/1 200"] * lines
+
+
+def test_names_keep_to_the_rules() -> None:
+    metrics = GatewayMetrics()
+    metrics.watch(Told(lambda: SEEN), [Desk().queries])
+    metrics.answered("GET", "/healthz", 200, 0.1)
+    seen = scraped(metrics.registry)
+    assert len(seen.ours) == 11
+    assert faults(seen) == []

@@ -1,0 +1,144 @@
+"""The port on which planners and workers show how they are."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+from scrapes import scrape
+from stack import CLEAN, cli
+from unit.worlds import Planning
+
+from clipfleet.common.broker import MemoryPublisher
+from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.errors import StartupError
+from clipfleet.common.fleet import MemoryFleet
+from clipfleet.common.messages import IngestChunk
+from clipfleet.common.metrics import MetricsServer, make_registry, serve_metrics
+from clipfleet.common.settings import Settings
+from clipfleet.embedded import commands
+from clipfleet.workers.runtime import Presence
+
+SAID = {"trouble": ""}
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    registry = make_registry()
+    Gauge("clipfleet_things", "Things", registry=registry).set(7)
+    settings = Settings(metrics_port=commands.free_port(), metrics_host=commands.LOOPBACK)
+    server = serve_metrics(settings, registry, lambda: SAID["trouble"])
+    assert server
+    yield settings.metrics_port
+    server.shutdown()
+    server.server_close()
+
+
+def get(port: int, path: str) -> httpx.Response:
+    return httpx.get(f"http://{commands.LOOPBACK}:{port}{path}", trust_env=False, timeout=30)
+
+
+def test_it_shows_metrics_of_ours_and_of_the_process(port: int) -> None:
+    seen = scrape(f"http://{commands.LOOPBACK}:{port}")
+    assert seen.value("clipfleet_things") == 7
+    assert seen.total("process_resident_memory_bytes") > 0
+
+
+def test_health_is_the_trouble_that_there_is(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (get(port, "/healthz").status_code, get(port, "/healthz").text) == (200, "ok")
+    monkeypatch.setitem(SAID, "trouble", "nothing moves")
+    assert get(port, "/healthz").status_code == 503
+    assert get(port, "/healthz?quiet").text == "nothing moves"
+    assert get(port, "/").status_code == 404
+
+
+def test_a_port_that_is_taken_is_said_with_the_way_out(port: int) -> None:
+    with pytest.raises(StartupError, match=rf"port {port} of 127.0.0.1.*CLIPFLEET_METRICS_PORT"):
+        MetricsServer(commands.LOOPBACK, port, CollectorRegistry(), str)
+
+
+def test_a_planner_does_not_start_without_its_port(port: int) -> None:
+    told = {"CLIPFLEET_METRICS_PORT": str(port), "CLIPFLEET_METRICS_HOST": commands.LOOPBACK}
+    done = subprocess.run(
+        [sys.executable, "-m", "clipfleet.workers.planner"],
+        env={**CLEAN, **told}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == os.EX_CONFIG
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"clipfleet planner: metrics cannot be shown on port {port}")
+
+
+def test_up_says_which_port_of_a_part_is_taken(port: int, tmp_path: Path) -> None:
+    first = str(port - 1)  # the planner's; the worker's is taken
+    free = str(commands.free_port())
+    done = cli("up", "--data", str(tmp_path), "--port", free, "--metrics-port", first)
+    assert done.returncode == 1
+    assert f"port {port} on 127.0.0.1 cannot be used" in done.stderr
+    assert "--metrics-port" in done.stderr
+
+
+def test_without_a_port_there_is_none() -> None:
+    assert serve_metrics(Settings(), CollectorRegistry(), str) is None
+
+
+def a_presence(publisher: MemoryPublisher, fleet: MemoryFleet) -> Presence:
+    return Presence(fleet, publisher, "m", HashEmbedder(), "w", 300.0)
+
+
+def age(part: Any, name: str, seconds: float) -> None:
+    setattr(part, name, getattr(part, name) - seconds)
+
+
+def test_a_worker_is_well_once_it_serves() -> None:
+    presence = a_presence(MemoryPublisher(), MemoryFleet())
+    assert presence.trouble() == "it does not serve its queues yet"
+    presence.begin(("ingest",))
+    assert presence.trouble() == ""
+    presence.end()
+
+
+def test_a_worker_that_is_idle_beside_waiting_messages_is_not_well_until_one_arrives() -> None:
+    publisher = MemoryPublisher()
+    presence = a_presence(publisher, MemoryFleet())
+    presence._lanes = ("ingest",)
+    publisher.publish(IngestChunk(model="m", job_id="j", no=1))
+    presence._end_if_stuck()
+    assert presence.trouble() == ""  # it may be on its way
+    age(presence, "_progress_at", 40)
+    presence._end_if_stuck()
+    assert presence.trouble() == "1 messages wait and none arrives"
+    with presence.busy():
+        assert presence.trouble() == ""
+
+
+def test_an_idle_worker_with_nothing_to_do_is_well() -> None:
+    presence = a_presence(MemoryPublisher(), MemoryFleet())
+    presence._lanes = ("ingest",)
+    age(presence, "_progress_at", 4_000)
+    presence._end_if_stuck()
+    assert presence.trouble() == ""
+
+
+def test_a_worker_whose_queries_stay_unanswered_or_that_fell_silent_is_not_well() -> None:
+    presence = a_presence(MemoryPublisher(), MemoryFleet())
+    presence._lanes = ("query",)
+    with presence.busy(answers=True):
+        assert presence.trouble() == ""
+        age(presence, "_progress_at", 151)
+        assert presence.trouble().startswith("queries unanswered for 151 s")
+    assert presence.trouble() == ""
+    age(presence, "_seen_at", 60)
+    assert presence.trouble().startswith("it has not announced itself")
+
+
+def test_a_planner_is_well_as_long_as_it_looks_at_jobs() -> None:
+    world = Planning()
+    age(world.planner, "_alive_at", 100)
+    assert world.planner.trouble().startswith("no job was looked at for 100 s")
+    world.tick()
+    assert world.planner.trouble() == ""

@@ -1,0 +1,146 @@
+"""What workers and planners count, while they do their work in memory."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from scrapes import Scrape, faults, scraped
+from unit.asking import TEXT, World
+from unit.worlds import Planning, Workplace
+
+from clipfleet.common.embedder import HashEmbedder
+from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
+from clipfleet.workers.remember import RememberingEmbedder
+from clipfleet.workers.timed import Timed
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Workplace]:
+    with ThreadPoolExecutor(4) as threads:
+        yield Workplace(tmp_path, threads)
+
+
+def seconds_in(seen: Scrape, lane: str) -> dict[str, float]:
+    """How often each stage was timed."""
+    found = seen.all("clipfleet_stage_seconds_count", lane=lane)
+    return {labels["stage"]: count for labels, count in found}
+
+
+def test_a_chunk_is_counted_by_result_and_reason(place: Workplace) -> None:
+    broken = place.folder / "broken.jpg"
+    broken.write_bytes(b"no image")
+    twice = place.photo("twice.jpg", 9)
+    items = [place.photo(f"{n}.jpg", n) for n in range(3)]
+    gone = place.item(place.folder / "gone.jpg")
+    place.run([*items, twice, twice, place.item(broken), gone])
+    seen = scraped(place.metrics.registry)
+    assert seen.value("clipfleet_images_total", result="done") == 4
+    assert seen.value("clipfleet_images_total", result="skipped") == 1
+    assert seen.value("clipfleet_images_total", result="failed") == 2
+    assert seen.value("clipfleet_image_failures_total", reason="decode") == 1
+    assert seen.value("clipfleet_image_failures_total", reason="read") == 1
+
+
+def test_every_stage_of_every_batch_is_timed(place: Workplace) -> None:
+    images = HashEmbedder.batch + 1
+    place.embedder = Timed(HashEmbedder(), "ingest", place.metrics)
+    place.run([place.photo(f"{n}.jpg", n) for n in range(images)])
+    seen = scraped(place.metrics.registry)
+    batches, thumbnails, look_up_and_upsert = 2, 2, 2
+    assert seconds_in(seen, "ingest") == {
+        "read": batches,
+        "decode": batches,
+        "model": batches,
+        "store": thumbnails + look_up_and_upsert,
+    }
+    assert seen.value("clipfleet_batch_size_sum", lane="ingest") == images
+    assert seen.total("clipfleet_stage_seconds_sum", lane="ingest") > 0
+
+
+def test_a_chunk_that_comes_twice_counts_once(place: Workplace) -> None:
+    place.run([place.photo("a.jpg")])
+    place.work()
+    seen = scraped(place.metrics.registry)
+    assert seen.value("clipfleet_images_total", result="done") == 1
+
+
+def test_queries_are_counted_as_they_come_together() -> None:
+    world = World()
+    world.ask(world.query(TEXT), world.query(TEXT), world.query(TEXT, top_k=2))
+    seen = scraped(world.metrics.registry)
+    assert seen.value("clipfleet_batch_size_sum", lane="query") == 3
+    assert seconds_in(seen, "query") == {"store": 2}
+
+
+def test_a_cache_shows_what_it_counted_itself() -> None:
+    metrics = WorkerMetrics()
+    cache = RememberingEmbedder(HashEmbedder(), 10)
+    metrics.watch_cache("text", lambda: cache.hits, lambda: cache.misses)
+    for _ in range(3):
+        cache.embed_texts(["a dog", "a cat"])
+    seen = scraped(metrics.registry)
+    assert seen.value("clipfleet_cache_hits_total", cache="text") == 4
+    assert seen.value("clipfleet_cache_misses_total", cache="text") == 2
+
+
+def test_what_is_under_way_goes_down_again_however_it_ends() -> None:
+    metrics = WorkerMetrics()
+
+    def fails() -> None:
+        with metrics.in_flight("query"):
+            assert scraped(metrics.registry).value("clipfleet_in_flight", lane="query") == 1
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        fails()
+    assert scraped(metrics.registry).value("clipfleet_in_flight", lane="query") == 0
+
+
+def test_a_planner_counts_what_it_plans_and_what_it_sends_again() -> None:
+    world = Planning()
+    world.worker()
+    world.job(images=40)
+    world.tick()
+    seen = scraped(world.metrics.registry)
+    assert seen.value("clipfleet_planned_items_total") == 32
+    assert seen.value("clipfleet_chunks_sent_total") == 1
+    assert seen.value("clipfleet_chunks_resent_total") == 0
+    assert seen.value("clipfleet_jobs_leased") == 1
+    world.publisher.sent.clear()  # the message is lost
+    world.publisher.priorities.clear()
+    world.tick(seconds=10)
+    seen = scraped(world.metrics.registry)
+    assert seen.value("clipfleet_planned_items_total") == 40
+    assert seen.value("clipfleet_chunks_sent_total") == 3
+    assert seen.value("clipfleet_chunks_resent_total") == 1
+
+
+def test_images_that_a_planner_gives_up_have_failed_with_their_worker() -> None:
+    world = Planning()
+    world.worker()
+    job = world.job(images=1)
+    for _ in range(6):
+        world.tick(seconds=20)
+        while world.publisher.sent:
+            world.take()  # and the worker is gone
+    assert world.ledger.job(job).failed == 1
+    seen = scraped(world.metrics.registry)
+    assert seen.value("clipfleet_images_total", result="failed") == 1
+    assert seen.value("clipfleet_image_failures_total", reason="worker") == 1
+
+
+def test_a_planner_without_jobs_has_none_leased() -> None:
+    world = Planning()
+    world.worker()
+    world.job(images=1)
+    world.finish()
+    world.tick()
+    assert scraped(world.metrics.registry).value("clipfleet_jobs_leased") == 0
+
+
+@pytest.mark.parametrize("metrics", [WorkerMetrics(), PlannerMetrics()])
+def test_names_keep_to_the_rules(metrics: WorkerMetrics | PlannerMetrics) -> None:
+    seen = scraped(metrics.registry)
+    assert len(seen.ours) > 4
+    assert faults(seen) == []

@@ -1,0 +1,136 @@
+"""What workers and planners count. docs/metrics.md says what each means."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from clipfleet.common.ledger import Outcome
+from clipfleet.common.messages import LANES, Lane
+
+Stage = Literal["read", "decode", "model", "store"]
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+CHUNK_SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 30, 60, 120, 300)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Spent:
+    """Seconds by stage that the images of one batch took, added up over threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.seconds: dict[Stage, float] = {}
+
+    @contextmanager
+    def timed(self, stage: Stage) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - began
+            with self._lock:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + took
+
+
+class FailureMetrics:
+    """Images that failed: with workers nearly always, with the planner those it gives up."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.images = Counter(
+            "clipfleet_images", "Images that jobs are done with", ["result"], registry=registry
+        )
+        self._failures = Counter(
+            "clipfleet_image_failures", "Failed images by what failed", ["reason"],
+            registry=registry,
+        )  # fmt: skip
+
+    def failed(self, reason: str) -> None:
+        self.images.labels("failed").inc()
+        self._failures.labels(reason).inc()
+
+
+class WorkerMetrics(FailureMetrics):
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = self.registry = registry or CollectorRegistry()
+        super().__init__(registry)
+        self._stages = Histogram(
+            "clipfleet_stage_seconds", "Seconds in a stage", ["lane", "stage"],
+            buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self._batches = Histogram(
+            "clipfleet_batch_size", "Images in a forward pass, queries in a message", ["lane"],
+            buckets=SIZES, registry=registry,
+        )  # fmt: skip
+        self._in_flight = Gauge(
+            "clipfleet_in_flight", "Chunks or batches being worked on", ["lane"], registry=registry
+        )
+        self._chunks = Histogram(
+            "clipfleet_chunk_seconds", "Seconds from a chunk's claim to its end",
+            buckets=CHUNK_SECONDS, registry=registry,
+        )  # fmt: skip
+        for result in ("done", "skipped", "failed"):
+            self.images.labels(result)
+        for lane in LANES:
+            self._in_flight.labels(lane)
+
+    def timed(self, lane: Lane, stage: Stage) -> AbstractContextManager[object]:
+        return self._stages.labels(lane, stage).time()
+
+    def spent(self, lane: Lane, spent: Spent) -> None:
+        for stage, seconds in spent.seconds.items():
+            self._stages.labels(lane, stage).observe(seconds)
+
+    def batch(self, lane: Lane, size: int) -> None:
+        self._batches.labels(lane).observe(size)
+
+    def marked(self, outcome: Outcome) -> None:
+        """The ledger took it, so that these numbers are the jobs' own."""
+        self.images.labels("done").inc(outcome.done)
+        self.images.labels("skipped").inc(outcome.skipped)
+        for failure in outcome.failures:
+            self.failed(failure.stage)
+
+    def in_flight(self, lane: Lane) -> AbstractContextManager[object]:
+        return self._in_flight.labels(lane).track_inprogress()
+
+    def chunk(self, seconds: float) -> None:
+        self._chunks.observe(seconds)
+
+    def watch_cache(self, name: str, hits: Callable[[], int], misses: Callable[[], int]) -> None:
+        """A cache that counts for itself."""
+        self.registry.register(_Cache(name, hits, misses))
+
+
+class _Cache(Collector):
+    def __init__(self, name: str, hits: Callable[[], int], misses: Callable[[], int]) -> None:
+        self._name, self._counts = name, {"hits": hits, "misses": misses}
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        for what, count in self._counts.items():
+            family = CounterMetricFamily(
+                f"clipfleet_cache_{what}", f"Cache {what}", labels=["cache"]
+            )
+            family.add_metric([self._name], count())
+            yield family
+
+
+class PlannerMetrics(FailureMetrics):
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = self.registry = registry or CollectorRegistry()
+        super().__init__(registry)
+        self.planned = Counter(
+            "clipfleet_planned_items", "Images put into chunks", registry=registry
+        )
+        self.sent = Counter(
+            "clipfleet_chunks_sent", "Messages about chunks, all of them", registry=registry
+        )
+        self.resent = Counter(
+            "clipfleet_chunks_resent", "Those about chunks planned before", registry=registry
+        )
+        self.leased = Gauge("clipfleet_jobs_leased", "Jobs this planner has", registry=registry)
