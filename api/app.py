@@ -14,6 +14,7 @@ from clipfleet.api import (
     embed,
     events,
     export,
+    fleet,
     health,
     images,
     jobs,
@@ -30,9 +31,7 @@ from clipfleet.api.guard import Guard
 from clipfleet.api.metrics import GatewayMetrics
 from clipfleet.api.observe import Observe
 from clipfleet.common.checks import blob_checks, service_checks
-from clipfleet.common.connection import make_redis
 from clipfleet.common.logs import configure_logs
-from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.settings import Settings
 from clipfleet.common.startup import begin_checks
 
@@ -60,8 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await asyncio.to_thread(begin_checks, "gateway", checks)
         gateway = Gateway(settings)
         app.state.gateway = gateway
-        overviews = RedisOverviews(make_redis(settings), settings.model)
-        mine.watch(overviews, [gateway.queries, gateway.exact])
+        mine.watch(gateway.overviews, [gateway.queries, gateway.exact])
         gateway.begin()
         access.say()
         yield
@@ -78,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     parts = (
         collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
-        metrics, assets,
+        fleet, metrics, assets,
     )  # fmt: skip
     for part in parts:
         app.include_router(_guarded(part.router))

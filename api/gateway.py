@@ -28,6 +28,7 @@ from clipfleet.common.ledger import FINAL, Job
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import in_context
 from clipfleet.common.messages import Lane, QueryBatch
+from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
 from clipfleet.common.rate_limit import RedisRateLimiter
@@ -54,6 +55,7 @@ class Gateway:
         self.ledger = RedisLedger(self._redis)
         self.catalogue = RedisCatalogue(self._redis)
         self.fleet = RedisFleet(self._redis)
+        self.overviews = RedisOverviews(self._redis, settings.model)
         self.limiter = RedisRateLimiter(self._redis)
         self.store = make_store(settings, settings.call_timeout_s)
         self.blobs = Blobs(settings.blobs)

@@ -16,7 +16,7 @@ from clipfleet.errors import ProblemError, Unreachable
 from clipfleet.exported import Exported, is_whole, new_file
 from clipfleet.managing_calls import AnyFilter
 from clipfleet.options import PATIENCE_S
-from clipfleet.results import Collection, Recall
+from clipfleet.results import Collection, Fleet, Recall
 
 T = TypeVar("T")
 
@@ -27,6 +27,10 @@ class AsyncManaging(ABC):
 
     @abstractmethod
     async def _do(self, call: Call[T]) -> T: ...
+
+    async def fleet(self) -> Fleet:
+        """The workers and planners that are alive, and what can be seen to be wrong."""
+        return await self._do(managing_calls.fleet())
 
     async def count(
         self, collection: str = "images", *, filter: AnyFilter = None, namespace: str = "default"

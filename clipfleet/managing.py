@@ -14,7 +14,7 @@ from clipfleet.errors import ProblemError, Unreachable
 from clipfleet.exported import Exported, is_whole, new_file
 from clipfleet.managing_calls import AnyFilter
 from clipfleet.options import PATIENCE_S
-from clipfleet.results import Collection, Recall
+from clipfleet.results import Collection, Fleet, Recall
 
 T = TypeVar("T")
 
@@ -25,6 +25,10 @@ class Managing(ABC):
 
     @abstractmethod
     def _do(self, call: Call[T]) -> T: ...
+
+    def fleet(self) -> Fleet:
+        """The workers and planners that are alive, and what can be seen to be wrong."""
+        return self._do(managing_calls.fleet())
 
     def count(
         self, collection: str = "images", *, filter: AnyFilter = None, namespace: str = "default"

@@ -13,6 +13,7 @@ from clipfleet.common.collection_schemas import (
     RecallOut,
     Which,
 )
+from clipfleet.common.fleet_schemas import FleetOut
 
 AnyFilter = Mapping[str, Any] | None
 IDS = 10_000
@@ -43,6 +44,10 @@ def recall(
     body = RecallIn(k=k, sample=sample, filter=_plain(filter), namespace=namespace, seed=seed)
     told = body.model_dump()
     return Call("POST", where, _read(RecallOut), json=told, timeout_s=RECALL_S)
+
+
+def fleet() -> Call[FleetOut]:
+    return Call("GET", _path("fleet"), _read(FleetOut))
 
 
 def export(collection: str) -> Call[None]:

@@ -20,6 +20,24 @@ LAST_WORD = "clipfleet:last-word:"
 WORD_S = 300
 
 
+class About(BaseModel):
+    """What helps to find out why a worker is slow. Zeros and "": it did not say.
+
+    `images`: through the model for jobs since its start; `spent`: the seconds they took by stage,
+    added up over its threads.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str = ""
+    torch: str = ""
+    cores: int = 0
+    gpus: int = 0
+    decode_threads: int = 1
+    images: int = 0
+    spent: dict[str, float] = {}
+
+
 class WorkerCard(BaseModel):
     """`rate`: images/s of the last chunks, None before the first."""
 
@@ -35,6 +53,12 @@ class WorkerCard(BaseModel):
     rate: float | None = None
     started_at: float
     progress_at: float
+    about: About = About()
+
+
+def host_of(card: WorkerCard) -> str:
+    """Where it runs: workers are named HOST-PROCESS-RANDOM."""
+    return card.id.rsplit("-", 2)[0]
 
 
 class Fleet(Protocol):

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
@@ -101,6 +101,16 @@ class WorkerMetrics(FailureMetrics):
 
     def chunk(self, seconds: float) -> None:
         self._chunks.observe(seconds)
+
+    def totals(self) -> tuple[int, dict[str, float]]:
+        """Images through the model for jobs, and the seconds of each stage, since the start."""
+        value, lane = self.registry.get_sample_value, {"lane": "ingest"}
+        images = value("clipfleet_batch_size_sum", lane) or 0.0
+        spent = {
+            stage: value("clipfleet_stage_seconds_sum", {**lane, "stage": stage}) or 0.0
+            for stage in get_args(Stage)
+        }
+        return int(images), spent
 
     def watch_cache(self, name: str, hits: Callable[[], int], misses: Callable[[], int]) -> None:
         """A cache that counts for itself."""

@@ -92,7 +92,6 @@ class Prepare:
         with spent.timed("decode"):
             seen = self._decode(data)
             pixels = self._parts.embedder.pixels(seen.image)
-        with spent.timed("store"):
             self._leave_thumbnail(pk, seen)
         return Ready(item, pk, digest, len(data), seen.width, seen.height, pixels)
 

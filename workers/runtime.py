@@ -6,8 +6,10 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from clipfleet.common.blobs import Blobs
@@ -17,7 +19,7 @@ from clipfleet.common.connection import make_redis
 from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch import Fetcher
-from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard
+from clipfleet.common.fleet import CARD_S, About, Fleet, RedisFleet, WorkerCard
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import about, in_context
 from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
@@ -28,6 +30,7 @@ from clipfleet.workers.arrivals import batch_in, chunk_in
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.machine import about_worker
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.places import Places
 from clipfleet.workers.query import QueryParts, answer_batch
@@ -87,6 +90,7 @@ class Runtime:
             embedder,
             self.worker,
             settings.stall_s,
+            partial(about_worker, settings.decode_threads, metrics),
         )
 
     def trouble(self) -> str:
@@ -159,9 +163,11 @@ class Presence:
         embedder: Embedder,
         worker: str,
         stall_s: float,
+        about: Callable[[], About] = About,
     ) -> None:
         self._fleet, self._publisher, self._model = fleet, publisher, model
         self._embedder, self._worker, self._stall_s = embedder, worker, stall_s
+        self._about = about
         self._lanes: tuple[Lane, ...] = ()
         self._over = threading.Event()
         self._counting = threading.Lock()
@@ -256,6 +262,7 @@ class Presence:
             rate=self._rate,
             started_at=self._started_at,
             progress_at=self._progress_at,
+            about=self._about(),
         )
 
 

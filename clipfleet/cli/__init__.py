@@ -6,7 +6,7 @@ import typer
 from pydantic import ValidationError
 
 import clipfleet
-from clipfleet.cli import collections, demo, evaluate, images, jobs, keys, parts, up
+from clipfleet.cli import collections, demo, doctor, evaluate, images, jobs, keys, parts, up
 from clipfleet.cli.show import fail
 from clipfleet.errors import Error
 
@@ -21,6 +21,7 @@ app.command()(demo.demo)
 app.command()(images.index)
 app.command()(images.search)
 app.command()(evaluate.evaluate)
+app.command()(doctor.doctor)
 for part in (parts.gateway, parts.planner, parts.worker):
     app.command(rich_help_panel="One part of a cluster, configured by CLIPFLEET_* variables")(part)
 app.add_typer(jobs.app, name="jobs")

@@ -13,6 +13,7 @@ import services
 from integration.test_events import gateway
 from services import Certificate
 
+from clipfleet import processes
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.checks import (
     Finding,
@@ -30,7 +31,7 @@ from clipfleet.embedded import commands
 
 CELERY = [sys.executable, "-m", "celery", "-A", "clipfleet.workers.app", "worker"]
 PARTS = {
-    "gateway": commands.gateway(commands.LOOPBACK, 0),
+    "gateway": processes.gateway(commands.LOOPBACK, 0),
     "planner": [sys.executable, "-m", "clipfleet.workers.planner"],
     "worker": [*CELERY, "--loglevel", "WARNING"],
 }

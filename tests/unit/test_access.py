@@ -34,7 +34,7 @@ HERE = ("127.0.0.1", 1)
 ELSEWHERE = ("192.0.2.7", 1)
 DOCS = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
 FREE = {"GET /healthz", "GET /readyz", "GET /metrics", "GET /", "GET /page/{name}"}
-OF_ALL = {"GET /v1/collections", "GET /v1/jobs", "POST /v1/embed"}
+OF_ALL = {"GET /v1/fleet", "GET /v1/collections", "GET /v1/jobs", "POST /v1/embed"}
 KEYS: list[dict[str, Any]] = [
     *({"name": scope, "scopes": [scope]} for scope in SCOPES),
     *({"name": f"acme-{one}", "scopes": [one], "collections": ["acme*"]} for one in SCOPES),

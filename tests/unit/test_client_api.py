@@ -18,6 +18,7 @@ NAMES = {
     "Error",
     "Failure",
     "Failures",
+    "Fleet",
     "Image",
     "Job",
     "JobFailed",
@@ -42,6 +43,7 @@ METHODS = {
     "embed": "(texts, images, *, model)",
     "export_collection": "(name, file, *, overwrite, progress)",
     "failures": "(job, limit, offset)",
+    "fleet": "()",
     "image": "(id, collection, *, namespace, include_values)",
     "import_collection": "(file, name, *, progress)",
     "index": "(source, collection, *, namespace, label_from_folder, on_existing, "

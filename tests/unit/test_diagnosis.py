@@ -1,0 +1,118 @@
+"""What `clipfleet doctor` sees before it tries anything."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clipfleet
+from clipfleet import probe
+from clipfleet.api.diagnosis import diagnose
+from clipfleet.common.collection import Collection
+from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.fleet import About, WorkerCard
+from clipfleet.common.ledger import Job, NewJob
+from clipfleet.common.messages import LANES
+from clipfleet.workers.machine import gpus
+
+ABOUT = About(version=clipfleet.__version__, torch="2.13.0+cpu", cores=2)
+
+
+def card(number: int = 1, host: str = "one", **said: Any) -> WorkerCard:
+    plain: dict[str, Any] = {
+        "id": f"{host}-{number}-abc",
+        "model": "m",
+        "dim": 4,
+        "lanes": LANES,
+        "device": "cpu",
+        "preprocess": HashEmbedder().preprocess,
+        "started_at": 0.0,
+        "progress_at": 0.0,
+        "about": ABOUT,
+    }
+    return WorkerCard(**{**plain, **said})
+
+
+def seen(*cards: WorkerCard, **said: Any) -> list[tuple[str, str]]:
+    told: dict[str, Any] = {"planners": ["p"], "collections": [], "waiting": [], "model": "m"}
+    found = diagnose(cards, **{**told, **said})
+    assert all(one.do for one in found)
+    return [(one.severity, f"{one.part}: {one.what}") for one in found]
+
+
+def test_nothing_is_wrong_with_a_planner_and_both_lanes() -> None:
+    assert seen(card()) == []
+    assert seen(card(1, lanes=("ingest",)), card(2, lanes=("query",))) == []
+
+
+def test_who_is_missing_is_an_error() -> None:
+    assert seen(card(), planners=[]) == [
+        ("error", "planner: none is alive, so that no job begins or goes on")
+    ]
+    assert seen(card(lanes=("query",))) == [
+        ("error", "worker: none alive serves the ingest lane of model 'm'")
+    ]
+
+
+def test_a_collection_of_a_model_that_nobody_has_is_named() -> None:
+    other = Collection.new("old", metric="dot", model="another", dim=4, fields={})
+    found = diagnose([card()], ["p"], [other], [], "m")
+    assert [one.what for one in found] == [
+        f"none alive serves the {lane} lane of model 'another', which old needs" for lane in LANES
+    ]
+    assert all("those alive have m" in one.do for one in found)
+
+
+def test_a_job_that_waits_says_why() -> None:
+    new = NewJob(id="j", collection="c", generation="g", model="m", namespace="n", source={})
+    job = Job(new, "running", 0.0, waiting="Milvus does not answer")
+    assert seen(card(), waiting=[job]) == [("warning", "job j: it waits: Milvus does not answer")]
+
+
+def test_a_cpu_torch_on_a_gpu_machine_is_seen(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "null"):
+        (tmp_path / name).touch()
+    assert gpus(tmp_path) == 2
+    idle = ABOUT.model_copy(update={"gpus": gpus(tmp_path)})
+    assert [what for _, what in seen(card(about=idle))] == [
+        "worker one-1-abc: it computes on a CPU (torch 2.13.0+cpu) where there are GPUs: 2"
+    ]
+    assert seen(card(about=idle, device="cuda")) == []
+
+
+def test_more_cpu_workers_than_cores_are_too_many_on_one_host_only() -> None:
+    three = [card(number) for number in range(3)]
+    crowded = "host one: 3 ingest workers compute on 2 cores"
+    assert seen(*three) == [("warning", crowded)]
+    assert seen(*three[:2], card(3, host="two-more")) == []
+    assert seen(*(one.model_copy(update={"device": "cuda"}) for one in three)) == []
+
+
+def test_workers_of_other_versions_are_mentioned() -> None:
+    old = ABOUT.model_copy(update={"version": "0.0.9"})
+    silent = About()
+    what = f"workers of version 0.0.9 beside a gateway of {clipfleet.__version__}"
+    assert seen(card(1, about=old), card(2, about=silent)) == [("warning", f"versions: {what}")]
+
+
+def stages(**alone: float) -> list[probe.Stage]:
+    found = [probe.Stage(name, 1.0, rate) for name, rate in alone.items()]
+    return sorted(found, key=lambda stage: stage.alone)
+
+
+@pytest.mark.parametrize(
+    ("rates", "rate", "on_gpu", "word"),
+    [
+        ({"model": 100, "decode": 900}, 90, False, "a GPU does many times more"),
+        ({"model": 900, "decode": 1000}, 800, True, "one per GPU"),
+        ({"model": 900, "decode": 100}, 90, True, "the GPU waits: decoding is the slowest"),
+        ({"model": 900, "read": 50}, 45, False, "the sources are slow"),
+        ({"model": 900, "store": 50}, 45, True, "the GPU waits: Milvus is the slowest"),
+        ({"model": 900, "decode": 1000}, 100, True, "the workers waited for work"),
+        ({}, 100, False, "nothing came through"),
+    ],
+)
+def test_the_slowest_stage_is_what_to_change_first(
+    rates: dict[str, float], rate: float, on_gpu: bool, word: str
+) -> None:
+    assert word in probe.advice(stages(**rates), rate, on_gpu=on_gpu)
