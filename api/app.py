@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await asyncio.to_thread(begin_checks, "gateway", checks)
         gateway = Gateway(settings)
         app.state.gateway = gateway
-        mine.watch(gateway.overviews, [gateway.queries, gateway.exact])
+        mine.watch(gateway.overviews, [gateway.queries, gateway.exact], settings.model)
         gateway.begin()
         access.say()
         yield

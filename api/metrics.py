@@ -53,9 +53,10 @@ class GatewayMetrics:
         for reason in ("rate_limit", *REASONS.values()):
             self._refused.labels(reason)
 
-    def watch(self, overviews: Overviews, coalescers: Sequence[Coalescer]) -> None:
+    def watch(self, overviews: Overviews, coalescers: Sequence[Coalescer], model: str) -> None:
+        """`model`: one whose queries are shown even when there are none."""
         self.registry.register(FleetCollector(overviews))
-        self.registry.register(_Queries(coalescers))
+        self.registry.register(_Queries(coalescers, model))
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """`route`: its template, never the path, or every id would be a series."""
@@ -84,14 +85,14 @@ class GatewayMetrics:
 class _Queries(Collector):
     """The queries in this gateway's hands just now."""
 
-    def __init__(self, coalescers: Sequence[Coalescer]) -> None:
-        self._coalescers = coalescers
+    def __init__(self, coalescers: Sequence[Coalescer], model: str) -> None:
+        self._coalescers, self._model = coalescers, model
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         waiting = GaugeMetricFamily(
             "clipfleet_queries_waiting", "Queries not yet sent to a worker", labels=["model"]
         )
-        by_model: Tally[str] = Tally()
+        by_model = Tally({self._model: 0})  # shown before the first query: who scales by it asks
         for one in self._coalescers:
             by_model.update(one.waiting())
         for model, count in by_model.items():

@@ -13,7 +13,7 @@ from clipfleet.cli.up import HostOption, ModelOption, PortOption
 
 NEEDS = {  # what each cannot do without, and the extra that brings it
     "gateway": ("fastapi", "api"),
-    "planner": ("celery", "worker"),
+    "planner": ("celery", "api"),
     "worker": ("torch", "worker"),
 }
 

@@ -64,7 +64,7 @@ class Fleet:
 def registries() -> list[CollectorRegistry]:
     """Of one part of each kind, which have done a little of everything."""
     gateway, planner, worker = GatewayMetrics(), PlannerMetrics(), WorkerMetrics()
-    gateway.watch(Fleet(), [])
+    gateway.watch(Fleet(), [], "m")
     gateway.answered("GET", "/v1/jobs", 200, 0.1)
     with worker.timed("ingest", "read"):
         worker.batch("ingest", 3)

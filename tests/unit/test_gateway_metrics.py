@@ -107,10 +107,11 @@ def test_queries_are_waiting_or_in_flight_and_then_gone() -> None:
     async def scene() -> None:
         desk = Desk(workers=0)
         metrics = GatewayMetrics()
-        metrics.watch(Told(lambda: SEEN), [desk.queries])
+        metrics.watch(Told(lambda: SEEN), [desk.queries], "never asked")
         await desk.ask("a", "b", "c")
         seen = scraped(metrics.registry)
         assert seen.value("clipfleet_queries_waiting", model=MODEL) == 2
+        assert seen.value("clipfleet_queries_waiting", model="never asked") == 0
         assert seen.value("clipfleet_queries_in_flight") == 1
         for _ in range(2):
             desk.answer(desk.sent[-1])
@@ -224,7 +225,7 @@ def test_a_request_has_a_line_where_logs_are_for_machines(
 
 def test_names_keep_to_the_rules() -> None:
     metrics = GatewayMetrics()
-    metrics.watch(Told(lambda: SEEN), [Desk().queries])
+    metrics.watch(Told(lambda: SEEN), [Desk().queries], "m")
     metrics.answered("GET", "/healthz", 200, 0.1)
     seen = scraped(metrics.registry)
     assert len(seen.ours) == 11

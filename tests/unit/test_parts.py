@@ -57,5 +57,5 @@ def test_what_is_missing_is_named_with_what_brings_it(
     with pytest.raises(SystemExit) as ended:
         parts.planner()
     assert ended.value.code == 1
-    assert "pip install 'clipfleet[worker]'" in capsys.readouterr().err
+    assert "pip install 'clipfleet[api]'" in capsys.readouterr().err
     assert not became
