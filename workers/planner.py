@@ -33,6 +33,7 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.startup import begin_checks
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import OtherVersion, say_once
+from clipfleet.workers.chunk_size import chunk_size
 from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.metrics import PlannerMetrics
 from clipfleet.workers.places import BucketAway, Places
@@ -50,7 +51,6 @@ LOST_S = 300.0  # one that nobody claimed for so long, however full the queue
 TURN_S = 10.0  # one that was sent when its job had more under way, and now has none: send it first
 RESEND_S = 3.0  # a message on an empty queue that nobody claimed for so long is lost
 NOBODY = "no live worker serves the ingest lane of model"
-FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Planner:
         window = max(4, 2 * len(workers) + 2)
         if lease.planned or len(chunks) >= window:
             return None
-        size = _chunk_size(workers, self._settings.chunk_s)
+        size = chunk_size(workers, self._settings.chunk_s)
         if not self._readers.ask(job_id, lease.cursor, size, lambda: self._opened(job)):
             self._ledger.note(job_id, "many other jobs' sources are being read, and do not answer")
         return Hungry(job, lease, len(chunks))
@@ -247,14 +247,6 @@ class Planner:
         self._metrics.sent.inc()
         if not ahead:
             self._first.setdefault(job.id, set()).add(no)
-
-
-def _chunk_size(workers: list[WorkerCard], seconds: float) -> int:
-    """As many images as a worker does in the time a chunk should take."""
-    rates = [worker.rate for worker in workers if worker.rate]
-    if not rates:
-        return FIRST_CHUNK
-    return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(min(rates) * seconds)))
 
 
 def run(planner: Planner, stopping: threading.Event) -> None:

@@ -177,18 +177,15 @@ class Supervisor:
                 alive.append([child.process.pid, psutil.Process(child.process.pid).create_time()])
         whole = self._list.with_suffix(".new")  # a crash in between leaves the old list
         with suppress(OSError):  # on a full disk, too
-            whole.write_text(json.dumps(alive))
+            listed = {"folder": self._list.parent.stat().st_ino, "children": alive}
+            whole.write_text(json.dumps(listed))
             whole.replace(self._list)
 
 
 def end_leftovers(folder: Path) -> None:
     """End the children of a supervisor that was killed before it could."""
-    try:
-        listed = json.loads((folder / "children.json").read_text())
-    except (OSError, ValueError):
-        return
     left = []
-    for pid, created in listed:
+    for pid, created in _listed(folder):
         with suppress(psutil.Error):
             process = psutil.Process(pid)
             if abs(process.create_time() - created) < 1:  # not another one with its number
@@ -199,6 +196,17 @@ def end_leftovers(folder: Path) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(stubborn, timeout=STOP_S)  # they hold locks on what we are about to open
+
+
+def _listed(folder: Path) -> list[tuple[int, float]]:
+    """Those of this very folder: the copy of one in use names the children of another stack."""
+    try:
+        listed = json.loads((folder / "children.json").read_text())
+        if listed["folder"] != folder.stat().st_ino:
+            return []
+        return [(pid, created) for pid, created in listed["children"]]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _ask_to_end(process: "subprocess.Popen[bytes]") -> None:

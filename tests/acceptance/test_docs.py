@@ -31,6 +31,7 @@ NOT_RUN = {
     ("search.md", None): "the same requests are made in test_mixed_search.py and test_guides.py",
     ("collections.md", None): "the same calls are made, by both clients, in test_collections.py",
     ("deploy.md", None): "needs a container engine or a cluster: tests/unit/test_deploy*.py",
+    ("backup.md", None): "the same is done in test_backup.py; export and import in collections.md",
     ("index.md", None): "the README's own first commands: test_readme.py",
     ("benchmarks.md", None): "speed is measured by hand, on a machine that is known",
 }

@@ -1,5 +1,7 @@
 """The supervisor on small parts: who is given up, who is not, and what a crash leaves."""
 
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -124,6 +126,12 @@ def test_a_part_that_ran_well_in_between_starts_afresh(
     assert len(said) > 8
 
 
+def listed(folder: Path, pid: int, created: float) -> None:
+    """As a supervisor of this folder does it."""
+    said = {"folder": folder.stat().st_ino, "children": [[pid, created]]}
+    (folder / "children.json").write_text(json.dumps(said))
+
+
 def test_leftovers_are_gone_when_their_end_is_reported_deaf_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +143,7 @@ def test_leftovers_are_gone_when_their_end_is_reported_deaf_or_not(
         assert left.stdout is not None
         assert left.stdout.readline() == b"deaf\n"
         process = psutil.Process(left.pid)
-        (tmp_path / "children.json").write_text(f"[[{left.pid}, {process.create_time()}]]")
+        listed(tmp_path, left.pid, process.create_time())
         end_leftovers(tmp_path)
         assert work.still_running([process]) == []
 
@@ -144,10 +152,16 @@ def test_a_stranger_with_a_leftovers_number_is_let_live(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as stranger:
         try:
             created = psutil.Process(stranger.pid).create_time()
-            (tmp_path / "children.json").write_text(f"[[{stranger.pid}, {created - 3600}]]")
+            listed(tmp_path, stranger.pid, created - 3600)
             end_leftovers(tmp_path)
             time.sleep(0.3)
             assert stranger.poll() is None
+
+            listed(tmp_path, stranger.pid, created)
+            copy = shutil.copytree(tmp_path, tmp_path / "copy")
+            end_leftovers(copy)
+            time.sleep(0.3)
+            assert stranger.poll() is None, "it is of the stack whose folder was copied"
         finally:
             stranger.kill()
 

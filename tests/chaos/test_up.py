@@ -149,6 +149,7 @@ def test_a_part_that_keeps_dying_ends_up_with_its_last_lines(tmp_path: Path, tin
 
 
 def test_the_list_of_children_names_those_that_run(running: stack.Up) -> None:
-    listed = {pid for pid, _ in json.loads((running.folder / "children.json").read_text())}
+    said = json.loads((running.folder / "children.json").read_text())
+    listed = {pid for pid, _ in said["children"]}
     children = {child.pid for child in psutil.Process(running.process.pid).children()}
     assert listed == children

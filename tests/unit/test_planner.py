@@ -7,7 +7,7 @@ from unit.worlds import Planning
 
 from clipfleet.common.ledger import Claim, Outcome
 from clipfleet.common.messages import IngestChunk
-from clipfleet.workers.planner import FIRST_CHUNK, LARGEST_CHUNK, SMALLEST_CHUNK
+from clipfleet.workers.chunk_size import FIRST_CHUNK, LARGEST_CHUNK, SMALLEST_CHUNK
 
 
 @pytest.fixture

@@ -1,0 +1,15 @@
+"""How many images the planner puts into a chunk."""
+
+from collections.abc import Sequence
+
+from clipfleet.common.fleet import WorkerCard
+
+FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
+
+
+def chunk_size(workers: Sequence[WorkerCard], seconds: float) -> int:
+    """As many as a worker does in the time a chunk should take."""
+    rates = [worker.rate for worker in workers if worker.rate]
+    if not rates:
+        return FIRST_CHUNK
+    return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(min(rates) * seconds)))
