@@ -4,25 +4,32 @@ from fastapi import APIRouter
 
 import clipfleet
 from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesGateway
+from clipfleet.api.depends import UsesCaller, UsesGateway
 from clipfleet.api.diagnosis import diagnose
+from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
-from clipfleet.common.checks import check_milvus
+from clipfleet.common.checks import Finding, check_milvus
+from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import WorkerCard, host_of
 from clipfleet.common.fleet_schemas import FindingOut, FleetOut, WorkerOut
 
 router = APIRouter(prefix="/v1", tags=["health"], responses=RESPONSES, route_class=GuardedRoute)
 
+JOBS = 50  # that are asked why they wait
+
 
 @router.get("/fleet")
 @needs("admin")
-async def fleet(gateway: UsesGateway) -> FleetOut:
-    """The workers and planners that are alive, and what can be seen to be wrong."""
+async def fleet(gateway: UsesGateway, caller: UsesCaller) -> FleetOut:
+    """The workers and planners that are alive, and what can be seen to be wrong: of collections and
+    jobs, what the key may see."""
     overview = await gateway.call(gateway.overviews.read)
     cards = await gateway.call(gateway.fleet.alive)
     planners = await gateway.call(gateway.fleet.planners)
-    collections = await gateway.call(gateway.catalogue.all)
-    jobs = await gateway.call(gateway.ledger.jobs, 50, states=["queued", "running"])
+    every = await gateway.call(gateway.catalogue.all)
+    collections = [one for one in every if caller.sees(one.name)]
+    under_way, sees = ["queued", "running"], None if caller.sees_all else caller.sees
+    jobs = await gateway.call(gateway.ledger.jobs, JOBS, states=under_way, sees=sees)
     waiting = [job for job in jobs if job.waiting]
     return FleetOut(
         version=clipfleet.__version__,
@@ -33,11 +40,19 @@ async def fleet(gateway: UsesGateway) -> FleetOut:
             FindingOut(severity=one.severity, part=one.part, what=one.what, advice=one.do)
             for one in [
                 *await gateway.call(gateway.look_at_redis),
-                *await gateway.call(check_milvus, gateway.store),
+                *await look_at_milvus(gateway),
                 *diagnose(cards, planners, collections, waiting, gateway.settings.model),
             ]
         ],
     )
+
+
+async def look_at_milvus(gateway: Gateway) -> list[Finding]:
+    try:
+        await gateway.call(gateway.store.ping)
+        return await gateway.call(check_milvus, gateway.store)
+    except Unavailable as error:
+        return [Finding("milvus", error.detail, "look at its log, and at CLIPFLEET_MILVUS_URI")]
 
 
 def _worker(card: WorkerCard) -> WorkerOut:

@@ -4,6 +4,7 @@ import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ from clipfleet.api.app import create_app
 from clipfleet.common.connection import RedisUnavailable
 from clipfleet.common.errors import StartupError
 from clipfleet.common.keys import SCOPES
+from clipfleet.common.overview import Overview
 from clipfleet.common.rate_limit import MemoryRateLimiter, Ration
 from clipfleet.common.settings import Limits
 
@@ -273,3 +275,13 @@ def test_a_large_body_of_a_stranger_is_not_read(world: World) -> None:
     refused = world.ask("POST /v1/collections/acme/images", content=body(), headers=form)
     assert refused.status_code == 401
     assert read == []
+
+
+def test_what_is_wrong_is_said_without_naming_other_tenants(world: World) -> None:
+    nothing = Overview({}, {}, {}, {})
+    vars(world.gateway).update(overviews=SimpleNamespace(read=lambda: nothing), look_at_redis=list)
+    assert "acme, other" in world.ask("GET /v1/fleet", "admin").text
+    told = world.ask("GET /v1/fleet", "acme-admin")
+    assert told.status_code == 200
+    assert "which acme needs" in told.text
+    assert "other" not in told.text

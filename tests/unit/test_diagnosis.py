@@ -1,5 +1,6 @@
 """What `clipfleet doctor` sees before it tries anything."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,16 @@ import pytest
 import clipfleet
 from clipfleet import probe
 from clipfleet.api.diagnosis import diagnose
+from clipfleet.api.fleet import look_at_milvus
+from clipfleet.api.gateway import Gateway
 from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import About, WorkerCard
 from clipfleet.common.ledger import Job, NewJob
 from clipfleet.common.messages import LANES
+from clipfleet.common.settings import Settings
+from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.machine import gpus
 
 ABOUT = About(version=clipfleet.__version__, torch="2.13.0+cpu", cores=2)
@@ -116,3 +122,16 @@ def test_the_slowest_stage_is_what_to_change_first(
     rates: dict[str, float], rate: float, on_gpu: bool, word: str
 ) -> None:
     assert word in probe.advice(stages(**rates), rate, on_gpu=on_gpu)
+
+
+def test_a_milvus_that_is_away_is_one_finding_among_others() -> None:
+    class Away(MemoryStore):
+        def ping(self) -> None:
+            raise Unavailable("Milvus does not answer just now")
+
+    gateway: Any = Gateway(Settings(blobs="memory://clipfleet-unit-tests/diagnosis"))
+    gateway.store = Away()
+    found = asyncio.run(look_at_milvus(gateway))
+    assert [str(one) for one in found] == [
+        "Milvus does not answer just now; look at its log, and at CLIPFLEET_MILVUS_URI"
+    ]
