@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from fastapi.routing import APIRoute
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from clipfleet.api.gateway import Gateway
+from clipfleet.api.guard import from_another_site, host_name
 from clipfleet.api.keyring import KeyRing
 from clipfleet.common import keys
 from clipfleet.common.catalogue import unknown_collection
@@ -25,8 +26,8 @@ from clipfleet.common.errors import (
 )
 from clipfleet.common.keys import Key
 from clipfleet.common.ledger import unknown_job
-from clipfleet.common.rate_limit import Ration
-from clipfleet.common.settings import Settings
+from clipfleet.common.rate_limit import MemoryRateLimiter, Ration
+from clipfleet.common.settings import LOOPBACK_NAMES, Settings
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,10 @@ NO_KEYS = (
     "this service has no keys, so it answers only clients on its own machine; "
     "its operator can make keys (`clipfleet keys create`, CLIPFLEET_KEYS_FILE) "
     "or open it to everybody (CLIPFLEET_OPEN=true)"
+)
+NO_PAGES = (
+    "without keys only what runs on this machine is answered, not pages of other sites: call the "
+    "service localhost or 127.0.0.1, or list its name in CLIPFLEET_ALLOWED_HOSTS"
 )
 PROXIED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 
@@ -95,21 +100,20 @@ class GuardedRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.needs != "nothing":
-            caller, ration = await self._admitted(scope)
-            scope["state"]["caller"] = caller
-            send = _told(send, ration) if ration else send
+            scope["state"]["caller"] = await self._admitted(scope)
         await super().handle(scope, receive, send)
 
-    async def _admitted(self, scope: Scope) -> tuple[Caller, Ration | None]:
+    async def _admitted(self, scope: Scope) -> Caller:
         app = scope["app"]
         access: Access = app.state.access
         caller = access.caller(scope)
-        ration = await access.ration(caller, app.state.gateway) if caller.key else None
+        if caller.key:
+            scope["state"]["ration"] = await access.ration(caller, app.state.gateway)
         assert self.needs != "nothing"
         if not caller.may(self.needs):
             raise Forbidden(f"this needs a key with the scope {self.needs!r}", scope=self.needs)
         await self._require_seen(caller, scope["path_params"], app.state.gateway)
-        return caller, ration
+        return caller
 
     async def _require_seen(self, caller: Caller, named: Any, gateway: Gateway) -> None:
         if caller.sees_all:
@@ -130,6 +134,8 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         self._open, self._most = settings.open, settings.limits.requests_per_minute
+        self._names = settings.allowed_hosts
+        self._uncounted = MemoryRateLimiter()
         path = keys.keys_path(settings.keys_file, settings.open)
         self._ring = KeyRing(path) if path else None
 
@@ -145,9 +151,9 @@ class Access:
         """Unauthorized when there is no reason to answer."""
         headers = dict(scope["headers"])
         if self._ring is None:
-            if self._open or _is_local(scope.get("client"), headers):
-                return Caller()
-            raise NoKeys(NO_KEYS)
+            if not self._open:
+                self._require_local(scope, headers)
+            return Caller()
         kind, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if kind.lower() != "bearer" or not secret.strip():
             raise Unauthorized("an API key is needed: Authorization: Bearer KEY")
@@ -158,9 +164,21 @@ class Access:
             raise KeyExpired(f"the API key {key.name!r} expired at {key.expires_at:%FT%TZ}")
         return Caller(key)
 
+    def _require_local(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """A browser on this machine is local, and the pages that it shows are not: they may be
+        anybody's, under a name that leads here (DNS rebinding)."""
+        if not _is_local(scope, headers):
+            raise NoKeys(NO_KEYS)
+        if _over_unix_socket(scope):
+            return
+        name = host_name(headers.get(b"host", b"").decode("latin-1"))
+        ours = self._names or LOOPBACK_NAMES
+        if name not in ours or from_another_site(scope["method"], headers):
+            raise Forbidden(NO_PAGES)
+
     async def ration(self, caller: Caller, gateway: Gateway) -> Ration | None:
         """What is left to this key, this request taken off; RateLimited when that is nothing. None
-        when it has no limit, or when nobody can count: then the request goes on to its own 503."""
+        when it has no limit. While Redis cannot count, each gateway counts for itself."""
         assert caller.key
         most = caller.key.requests_per_minute or self._most
         if not most:
@@ -169,35 +187,33 @@ class Access:
         try:
             ration = await gateway.call(take, caller.key.name, most, seconds=LIMITER_S)
         except Unavailable:
-            return None
+            ration = self._uncounted.take(caller.key.name, most)
         if not ration.granted:
             raise RateLimited(f"{most} requests a minute are what this key has", ration.headers())
         return ration
 
 
-def _is_local(client: tuple[str, int] | None, headers: dict[bytes, bytes]) -> bool:
-    """Whether the client is on this machine: loopback, or a UNIX socket, which has no address.
+def _over_unix_socket(scope: Scope) -> bool:
+    """uvicorn names its path, and no port."""
+    server = scope.get("server")
+    return server is not None and server[1] is None
+
+
+def _is_local(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    """Whether the client is on this machine: loopback, or a UNIX socket, which has no address. One
+    that has hung up has none, either, and may have been anywhere.
 
     A proxy may be on loopback while its clients are elsewhere, and anybody can send the header that
     names a client on loopback. So what has passed a proxy is never local.
     """
     if any(name in headers for name in PROXIED):
         return False
+    client = scope.get("client")
     if client is None:
-        return True
+        return _over_unix_socket(scope)
     try:
         address = ipaddress.ip_address(client[0])
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
-
-
-def _told(send: Send, ration: Ration) -> Send:
-    async def told(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            said = [(name.lower().encode(), text.encode()) for name, text in ration.headers()]
-            message = {**message, "headers": [*message.get("headers", ()), *said]}
-        await send(message)
-
-    return told

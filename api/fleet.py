@@ -8,7 +8,7 @@ from clipfleet.api.depends import UsesCaller, UsesGateway
 from clipfleet.api.diagnosis import diagnose
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
-from clipfleet.common.checks import Finding, check_milvus
+from clipfleet.common.checks import Finding
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import WorkerCard, host_of
 from clipfleet.common.fleet_schemas import FindingOut, FleetOut, WorkerOut
@@ -50,7 +50,7 @@ async def fleet(gateway: UsesGateway, caller: UsesCaller) -> FleetOut:
 async def look_at_milvus(gateway: Gateway) -> list[Finding]:
     try:
         await gateway.call(gateway.store.ping)
-        return await gateway.call(check_milvus, gateway.store)
+        return await gateway.look_at_milvus()
     except Unavailable as error:
         return [Finding("milvus", error.detail, "look at its log, and at CLIPFLEET_MILVUS_URI")]
 

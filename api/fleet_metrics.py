@@ -45,10 +45,11 @@ class FleetCollector(Collector):
     def _fresh(self) -> Overview | None:
         if time.monotonic() - self._read_at < CACHE_S:
             return self._last
-        self._reading = self._reading or self._thread.submit(self._overviews.read)
+        self._reading = self._under_way() or self._thread.submit(self._overviews.read)
         try:
             self._last = self._reading.result(self._patience_s)
-        except TimeoutError:  # the reading goes on; the next to come may find it done
+        except TimeoutError:  # the reading goes on, and who comes next does not wait as long again
+            self._last, self._read_at = None, time.monotonic()
             return None
         except Unavailable:
             self._last = None
@@ -57,6 +58,10 @@ class FleetCollector(Collector):
             self._last = None
         self._reading, self._read_at = None, time.monotonic()
         return self._last
+
+    def _under_way(self) -> Future[Overview] | None:
+        """The reading that somebody gave up, unless it has ended: that was too long ago."""
+        return self._reading if self._reading and not self._reading.done() else None
 
 
 def _families(seen: Overview) -> Iterator[GaugeMetricFamily]:

@@ -19,7 +19,7 @@ from clipfleet.api.urls import ImageUrls
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import CeleryPublisher, make_celery
 from clipfleet.common.catalogue import RedisCatalogue, require
-from clipfleet.common.checks import Finding, check_redis
+from clipfleet.common.checks import Finding, check_milvus, check_redis
 from clipfleet.common.collection import Collection
 from clipfleet.common.connection import answering, make_async_redis, make_redis, redis_time
 from clipfleet.common.errors import Unavailable
@@ -41,7 +41,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
-THREADS = 32
+THREADS, COUNTERS = 32, 8
 DECODERS, DECODE_S = 2, 30.0
 EXPORT_S = 60.0
 
@@ -70,6 +70,7 @@ class Gateway:
         self._own = {
             id(self.store): ThreadPoolExecutor(THREADS, "store"),
             id(self.blobs): ThreadPoolExecutor(THREADS, "blobs"),
+            id(self.limiter): ThreadPoolExecutor(COUNTERS, "limiter"),
         }
         self._cards: list[WorkerCard] = []
         self._refused = ""  # why Redis takes no writes, while it does not
@@ -120,8 +121,11 @@ class Gateway:
 
     async def call(self, part: Callable[..., T], *args: Any, seconds: float = 0, **kw: Any) -> T:
         """A blocking call to a part, off the event loop; Unavailable when it takes too long."""
-        pool = self._own.get(id(getattr(part, "__self__", None)), self._threads)
+        pool = self._pool(getattr(part, "__self__", None))
         return await self._bounded(pool, partial(part, *args, **kw), seconds)
+
+    def _pool(self, part: object) -> ThreadPoolExecutor:
+        return self._own.get(id(part), self._threads)
 
     async def decode(self, part: Callable[..., T], *args: Any) -> T:
         """A call that decodes an image: few at a time, since each may take much memory."""
@@ -182,6 +186,10 @@ class Gateway:
 
     def look_at_redis(self) -> list[Finding]:
         return check_redis(self.settings, self._redis)
+
+    async def look_at_milvus(self) -> list[Finding]:
+        """Unavailable while it is away."""
+        return await self._bounded(self._pool(self.store), partial(check_milvus, self.store), 0)
 
     def probe_redis(self) -> None:
         """A write, which a full Redis refuses."""

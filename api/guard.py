@@ -30,7 +30,7 @@ class Guard:
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         with about(request_id=request_id):
-            await self._guarded(scope, headers, receive, _signed(send, request_id))
+            await self._guarded(scope, headers, receive, _signed(send, scope["state"]))
 
     async def _guarded(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
@@ -40,7 +40,7 @@ class Guard:
             refusal = problem(scope, 421, "misdirected", "Misdirected request", text)
             await refusal(scope, receive, send)
             return
-        if self._from_elsewhere(scope["method"], headers):
+        if self._settings.allowed_hosts and from_another_site(scope["method"], headers):
             text = "requests from other sites' pages are refused on loopback"
             await problem(scope, 403, "forbidden", "Not allowed", text)(scope, receive, send)
             return
@@ -51,19 +51,24 @@ class Guard:
         await self._app(scope, _counted(receive, limit), send)
 
     def _known_host(self, host: str) -> bool:
-        name = re.sub(r":\d+$", "", host)
-        return not self._settings.allowed_hosts or name in self._settings.allowed_hosts
-
-    def _from_elsewhere(self, method: str, headers: dict[bytes, bytes]) -> bool:
-        """A browser names the page's site when it sends a form or a file from there."""
-        origin = headers.get(b"origin", b"")
-        safe = method in ("GET", "HEAD", "OPTIONS") or not self._settings.allowed_hosts
-        return bool(origin) and not safe and origin.partition(b"://")[2] != headers.get(b"host")
+        return not self._settings.allowed_hosts or host_name(host) in self._settings.allowed_hosts
 
     def _limit(self, content_type: bytes) -> int:
         limits = self._settings.limits
         is_form = content_type.startswith(b"multipart/")
         return limits.request_bytes if is_form else limits.json_bytes
+
+
+def host_name(host: str) -> str:
+    """Of a Host header, without the port."""
+    return re.sub(r":\d+$", "", host)
+
+
+def from_another_site(method: str, headers: dict[bytes, bytes]) -> bool:
+    """A browser names the page's site when it sends a form or a file from there."""
+    origin = headers.get(b"origin", b"")
+    safe = method in ("GET", "HEAD", "OPTIONS")
+    return bool(origin) and not safe and origin.partition(b"://")[2] != headers.get(b"host")
 
 
 def _too_large(limit: int) -> TooLarge:
@@ -84,12 +89,18 @@ def _counted(receive: Receive, limit: int) -> Receive:
     return counted
 
 
-def _signed(send: Send, request_id: str) -> Send:
+def _signed(send: Send, state: dict[str, Any]) -> Send:
+    """Every answer has the request's id, and what is left to its key, where that is limited."""
+
     async def signed(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers: list[Any] = list(message.get("headers", []))
             if not any(name == b"x-request-id" for name, _ in headers):
-                headers.append((b"x-request-id", request_id.encode()))
+                headers.append((b"x-request-id", state["request_id"].encode()))
+            if ration := state.get("ration"):
+                headers += [
+                    (name.lower().encode(), said.encode()) for name, said in ration.headers()
+                ]
             message = {**message, "headers": headers}
         await send(message)
 

@@ -9,7 +9,7 @@ import clipfleet
 from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesGateway
 from clipfleet.api.gateway import Gateway
-from clipfleet.common.checks import Finding, check_milvus
+from clipfleet.common.checks import Finding
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import LANES
 from clipfleet.common.schemas import Health, Readiness
@@ -40,7 +40,7 @@ async def _redis(gateway: Gateway) -> None:
 
 async def _milvus(gateway: Gateway) -> None:
     await gateway.call(gateway.store.ping)
-    _require_none(await gateway.call(check_milvus, gateway.store))
+    _require_none(await gateway.look_at_milvus())
 
 
 def _require_none(found: list[Finding]) -> None:

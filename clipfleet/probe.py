@@ -45,7 +45,7 @@ def probe(
 ) -> Probe:
     """Index `images` for at most so many seconds, search them, remove them. Needs the scope admin.
 
-    Other work of the service slows it down, and is counted with it.
+    Other work of the service slows it down. ValueError when none of the images can be indexed.
     """
     with _collection(client) as name:
         said("sending images")
@@ -59,8 +59,10 @@ def probe(
         times = [_timed_search(client, name, number) for number in range(SEARCHES)]
         said("asking the workers where the time went")
         after = _settled(client, before, job.done)
-    # The model's count: a job counts its images by the chunk, and may end within one.
-    indexed = max(job.done, _images(after) - _images(before))
+    # A job counts by the chunk, and may end within one; the model's count is everybody's.
+    indexed = job.done if before.work_left else max(job.done, _images(after) - _images(before))
+    if job.failed and not indexed:
+        raise ValueError(f"{job.failed} images failed, none is in: {_why(client, job)}")
     stages = _stages(before, after)
     return Probe(
         images=indexed,
@@ -96,6 +98,10 @@ def _followed(client: Client, job: Job, seconds: float) -> Job:
         time.sleep(0.05)
         job = client.job(job.id)
     return job
+
+
+def _why(client: Client, job: Job) -> str:
+    return client.failures(job).failures[0].reason
 
 
 def _timed_search(client: Client, name: str, number: int) -> float:

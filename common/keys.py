@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -65,8 +66,8 @@ class KeysFile(BaseModel):
     @model_validator(mode="after")
     def _each_once(self) -> "KeysFile":
         for what in ("name", "hash"):
-            values = [getattr(key, what) for key in self.keys]
-            if twice := [one for one in values if values.count(one) > 1]:
+            count = Counter(getattr(key, what) for key in self.keys)
+            if twice := [one for one, times in count.items() if times > 1]:
                 raise ValueError(f"two keys have the {what} {twice[0]}")
         return self
 

@@ -1,6 +1,7 @@
 """What the whole fleet has to do, as Redis knows it: read only, for metrics."""
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,11 +54,12 @@ class RedisOverviews:
         self._redis, self._model = client, model
         self._clock = clock or (lambda: redis_time(client))
         self._fleet = RedisFleet(client)
+        self._reading = threading.Lock()
         self._models: dict[str, str] = {}
         self._over: dict[str, JobState] = {}
 
     def read(self) -> Overview:
-        with answering():
+        with self._reading, answering():
             rows = self._active()
             jobs = Counter[JobState](dict.fromkeys(STATES, 0))
             jobs.update(row["state"] for row in rows.values())

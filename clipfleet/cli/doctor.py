@@ -1,6 +1,7 @@
 """`clipfleet doctor`: what is wrong with a service, how fast it is, and what to change first."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ from clipfleet.client import Client
 from clipfleet.common.fleet_schemas import FleetOut
 
 COLOURS = {"error": "red", "warning": "yellow"}
+MOST, MOST_BYTES = 500, 200_000_000
 KINDS = (".jpg", ".jpeg", ".png", ".webp")
 
 ImagesOption = Annotated[
@@ -59,10 +61,24 @@ def doctor(
 
 def _images(folder: Path | None) -> list[Path]:
     top = folder or Path(str(files("clipfleet"))) / "samples"
-    found = sorted(path for path in top.rglob("*") if path.suffix.lower() in KINDS)
-    if not found:
+    found = (path for path in sorted(top.rglob("*")) if path.suffix.lower() in KINDS)
+    chosen = list(_for_one_upload(path for path in found if path.is_file()))
+    if not chosen:
         raise ValueError(f"{top} has no images ({', '.join(KINDS)}) for the probe")
-    return found[:500]
+    return chosen
+
+
+def _for_one_upload(paths: Iterable[Path]) -> Iterator[Path]:
+    """As many as the probe needs and an upload may hold, no name twice."""
+    names: set[str] = set()
+    size = 0
+    for path in paths:
+        size += path.stat().st_size
+        if len(names) == MOST or size > MOST_BYTES:
+            return
+        if path.name not in names:
+            names.add(path.name)
+            yield path
 
 
 def _probe(client: Client, images: list[Path], seconds: float) -> probe.Probe:

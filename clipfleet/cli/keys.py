@@ -55,7 +55,7 @@ def create(
         hash=keys.hash_of(secret),
         scopes=scope or ["read"],
         collections=collection,
-        expires_at=_time(expires) if expires else None,
+        expires_at=_time(expires) if expires is not None else None,
         requests_per_minute=requests_per_minute,
     )
 
@@ -136,6 +136,9 @@ def _time(text: str) -> datetime:
         return keys.now().replace(microsecond=0) + timedelta(**{_UNITS[found[2]]: int(found[1])})
     try:
         given = datetime.fromisoformat(text)
-    except ValueError as error:
+        given = given if given.tzinfo else given.astimezone()
+    except (ValueError, OverflowError) as error:
         raise typer.BadParameter(f"--expires {text!r} is neither as 90d nor a time") from error
-    return given if given.tzinfo else given.astimezone()
+    if given <= keys.now():
+        raise typer.BadParameter(f"--expires {text!r} is over already")
+    return given

@@ -22,14 +22,12 @@ from clipfleet.common.errors import StartupError
 from clipfleet.common.fleet import RedisFleet
 from clipfleet.common.keys import check_keys
 from clipfleet.common.messages import LANES, Lane
-from clipfleet.common.settings import Settings
+from clipfleet.common.settings import LOOPBACK_NAMES, Settings
 from clipfleet.embedded import commands
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
 
 # What our own code logs while it asks whether a part is up is not for the user of `up`.
 logging.getLogger("clipfleet").addHandler(logging.NullHandler())
-
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 QUIET_LIBRARIES = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

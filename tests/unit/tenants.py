@@ -72,7 +72,14 @@ class World:
             )
         )  # fmt: skip
 
-    def ask(self, call: str, key: str = "", client: Any = HERE, **told: Any) -> httpx.Response:
+    def ask(
+        self,
+        call: str,
+        key: str = "",
+        client: Any = HERE,
+        at: str = "http://127.0.0.1:8000",
+        **told: Any,
+    ) -> httpx.Response:
         """`call`: as `GET /v1/jobs`; `key`: a name of KEYS."""
 
         async def sent() -> httpx.Response:
@@ -81,7 +88,7 @@ class World:
             if key:
                 headers["Authorization"] = f"Bearer cf_{key}"
             there = httpx.ASGITransport(self.app, client=client)
-            async with httpx.AsyncClient(transport=there, base_url="http://here") as http:
+            async with httpx.AsyncClient(transport=there, base_url=at) as http:
                 return await http.request(method, path, headers=headers, **told)
 
         return asyncio.run(sent())

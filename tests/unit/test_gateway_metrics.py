@@ -90,7 +90,7 @@ def test_redis_that_hangs_is_not_waited_for_and_not_asked_again_meanwhile() -> N
         assert scraped(metrics.registry).value("clipfleet_redis_up") == 0
     assert told.times == 1
     answer.set()
-    collector._patience_s = 60
+    collector._patience_s, collector._read_at = 60, float("-inf")
     assert scraped(metrics.registry).value("clipfleet_work_left", model=MODEL) == 7
 
 

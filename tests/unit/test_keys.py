@@ -16,7 +16,16 @@ from typer.testing import CliRunner, Result
 from clipfleet.api.keyring import KeyRing
 from clipfleet.cli import app
 from clipfleet.common.errors import StartupError
-from clipfleet.common.keys import SCOPES, Key, find_key, hash_of, keys_path, new_secret, read_keys
+from clipfleet.common.keys import (
+    SCOPES,
+    Key,
+    change_keys,
+    find_key,
+    hash_of,
+    keys_path,
+    new_secret,
+    read_keys,
+)
 from clipfleet.common.settings import Settings
 from clipfleet.embedded.stack import Options
 
@@ -219,10 +228,19 @@ def test_a_key_expires_after_a_while(file: Path, said: str, hours: float) -> Non
 
 
 def test_a_key_expires_at_a_time(file: Path) -> None:
-    run(file, "create", "shop", "--expires", "2020-01-31T00:00:00Z")
+    run(file, "create", "shop", "--expires", "2999-01-31T00:00:00Z")
     (key,) = read_keys(file)
-    assert key.expires_at == datetime(2020, 1, 31, tzinfo=UTC)
+    assert key.expires_at == datetime(2999, 1, 31, tzinfo=UTC)
+    over = key.model_copy(update={"expires_at": datetime(2020, 1, 31, tzinfo=UTC)})
+    change_keys(file, lambda _: [over])
     assert "(expired)" in run(file, "list").stdout
+
+
+@pytest.mark.parametrize("never", ["", "2020-01-31", "0001-01-01", "soon"])
+def test_a_key_that_would_be_dead_or_eternal_by_mistake_is_not_made(file: Path, never: str) -> None:
+    """`--expires "$TTL"` without a TTL must not mean for ever."""
+    assert run(file, "create", "shop", "--expires", never).exit_code != 0
+    assert not file.exists()
 
 
 def test_a_rotation_is_a_second_key_and_a_revocation(file: Path) -> None:
