@@ -39,13 +39,27 @@ class Finding:
 
 Check = Callable[[], list[Finding]]
 
+UNVERIFIED = Finding(
+    "redis",
+    "CLIPFLEET_REDIS_URL has options of TLS (ssl_...), which could switch verification off",
+    "leave them out; CLIPFLEET_REDIS_CA names an authority of your own",
+)
+NO_ADDRESS = Finding(
+    "redis",
+    "CLIPFLEET_REDIS_URL is no address of a Redis",
+    "it reads redis://user:password@host:port/database, with @ / : # of the password as "
+    "%40 %2F %3A %23",
+)
+
 
 def service_checks(settings: Settings) -> list[Check]:
     """Of Redis and Milvus, each by itself and as a pair."""
+    if "ssl_" in urlsplit(settings.redis_url).query:
+        return [_always(UNVERIFIED)]
     try:
         client, store = make_redis(settings), make_store(settings, settings.call_timeout_s)
-    except ValueError as error:
-        return [_always(Finding("redis", f"CLIPFLEET_REDIS_URL: {error}", ""))]
+    except ValueError:  # its text may hold a part of the password
+        return [_always(NO_ADDRESS)]
     return [
         lambda: check_redis(settings, client),
         lambda: check_milvus(store),
@@ -56,9 +70,12 @@ def service_checks(settings: Settings) -> list[Check]:
 def blob_checks(settings: Settings) -> list[Check]:
     try:
         blobs = Blobs(settings.blobs)
-        client = make_redis(settings)
     except (ValueError, ImportError) as error:
-        return [_always(Finding("blobs", f"CLIPFLEET_BLOBS or CLIPFLEET_REDIS_URL: {error}", ""))]
+        return [_always(Finding("blobs", f"CLIPFLEET_BLOBS: {error}", ""))]
+    try:
+        client = make_redis(settings)
+    except ValueError:
+        return []  # service_checks says it
     return [lambda: check_same_blobs(client, blobs)]
 
 
@@ -162,6 +179,9 @@ def _eviction(told: dict[str, Any] | None) -> list[Finding]:
         return []
     if not (told or {}).get("maxmemory"):
         what = f"Redis has maxmemory-policy {policy} and would evict jobs if it had a maxmemory"
+        return [Finding("redis", what, do, "warning")]
+    if policy.startswith("volatile-"):  # jobs never expire, so they stay
+        what = f"Redis may forget answers and who is alive when it is full: {policy}"
         return [Finding("redis", what, do, "warning")]
     return [Finding("redis", f"Redis evicts jobs when it is full: maxmemory-policy {policy}", do)]
 

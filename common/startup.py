@@ -14,29 +14,32 @@ from clipfleet.common.errors import Unavailable
 log = logging.getLogger(__name__)
 
 AGAIN_S = 3.0  # a service that is starting, too, may say the oddest things
+SURE_S = 30.0  # and longest right after it came back, when a part may already be at work
 WAIT_S = 2.0
+PATIENCE_S = 10.0  # with a service that takes the question and does not answer
 
 
 def begin_checks(part: str, checks: Sequence[Check]) -> None:
     """Ends the process at the first error. What is away is checked when it comes, beside the
     part's own work: waiting for services is what every part does anyway."""
-    left = [check for check in checks if not _checked(part, check)]
-    if left:
-        waiting = threading.Thread(target=_wait, args=(part, left), name="checks", daemon=True)
-        waiting.start()
+    looked = threading.Event()
+    threading.Thread(target=_look, args=(part, checks, looked), name="checks", daemon=True).start()
+    looked.wait(PATIENCE_S)
 
 
-def _wait(part: str, left: list[Check]) -> None:
+def _look(part: str, checks: Sequence[Check], looked: threading.Event) -> None:
+    left = [check for check in checks if not _checked(part, check, AGAIN_S)]
+    looked.set()
     while left:
         time.sleep(WAIT_S)
-        left = [check for check in left if not _checked(part, check)]
+        left = [check for check in left if not _checked(part, check, SURE_S)]
 
 
-def _checked(part: str, check: Check) -> bool:
-    """False while what it asks is away."""
+def _checked(part: str, check: Check, sure_s: float) -> bool:
+    """False while what it asks is away. `sure_s`: how long an error must last."""
     try:
-        found = check()
-        if _errors(found):
+        found, until = check(), time.monotonic() + sure_s
+        while _errors(found) and time.monotonic() < until:
             time.sleep(AGAIN_S)
             found = check()
     except Unavailable as error:

@@ -1,6 +1,7 @@
 """Messages as they come off the queue. Celery takes one away whatever we think of it, so one that
 this worker does not understand is answered or left to the ledger, never dropped in silence."""
 
+import threading
 from contextlib import suppress
 
 from pydantic import BaseModel, ValidationError
@@ -10,6 +11,8 @@ from clipfleet.common.ledger import Ledger
 from clipfleet.common.messages import Answer, BatchReply, IngestChunk, QueryBatch
 from clipfleet.common.replies import Replies
 from clipfleet.common.versions import OtherVersion, read, say_once
+
+PAUSE_S = 3.0
 
 
 class Nudge(BaseModel):
@@ -27,24 +30,32 @@ class Asked(BaseModel):
     deadlines: tuple[float, ...]
 
 
-def chunk_in(raw: str, ledger: Ledger, worker: str) -> IngestChunk | None:
+def chunk_in(
+    raw: str, ledger: Ledger, worker: str, stopping: threading.Event
+) -> IngestChunk | None:
     try:
         return read(IngestChunk, raw, "the message")
     except (OtherVersion, ValidationError) as error:
-        leave(Nudge.model_validate_json(raw), error, ledger, worker)
+        leave(Nudge.model_validate_json(raw), error, ledger, worker, stopping)
         return None
 
 
 def leave(
-    what: Nudge | IngestChunk, why: OtherVersion | ValidationError, ledger: Ledger, worker: str
+    what: Nudge | IngestChunk,
+    why: OtherVersion | ValidationError,
+    ledger: Ledger,
+    worker: str,
+    stopping: threading.Event,
 ) -> None:
     """To another worker: the planner sends it again, as if this message had been lost. The job
-    says why; with other workers at it the next chunk that is done clears that."""
+    says why; with other workers at it the next chunk that is done clears that. Takes a while, or
+    this worker would take the whole queue from those who are busy with what they understand."""
     said = f"worker {worker} leaves its chunks alone: {_reason(why)}"
     say_once(f"job {what.job_id}: {said}")
     with suppress(Unavailable):
         ledger.note(what.job_id, said)
         ledger.sent(what.job_id, what.no)  # not at once: it may come here again
+    stopping.wait(PAUSE_S)
 
 
 def batch_in(raw: str, replies: Replies) -> QueryBatch | None:

@@ -26,6 +26,7 @@ class Housekeeper:
     ) -> None:
         self._name, self._ledger, self._blobs, self._days = name, ledger, blobs, days
         self._unfinished = unfinished
+        self._others: set[str] = set()  # jobs that only another version can remove
         self._every_s = max(1.0, min(EVERY_S, days * DAY_S)) if days else EVERY_S
 
     def tidy(self) -> int:
@@ -36,8 +37,9 @@ class Housekeeper:
             self._sweep(job_id)
         if not self._days:
             return 0
-        expired = self._ledger.ended(self._days * DAY_S, MOST)
-        return sum(self._remove(job_id) for job_id in expired)
+        ended = self._ledger.ended(self._days * DAY_S, MOST + len(self._others))
+        expired = [job_id for job_id in ended if job_id not in self._others]
+        return sum(self._remove(job_id) for job_id in expired[:MOST])
 
     def run(self, stopping: threading.Event) -> None:
         """Until told to stop. What cannot be done now is done in a later round."""
@@ -67,6 +69,7 @@ class Housekeeper:
             return False
         except OtherVersion as error:
             say_once(f"not removed here: {error.detail}")
+            self._others.add(job_id)
             return False
         return True
 

@@ -64,7 +64,7 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
     except NotFound:  # it was removed
         return 0
     except OtherVersion as error:
-        leave(message, error, parts.ledger, parts.worker)
+        leave(message, error, parts.ledger, parts.worker, parts.stopping)
         return 0
     claim = parts.ledger.claim(message.job_id, message.no, parts.worker, settings.lease_s)
     if isinstance(claim, Refusal):
@@ -89,7 +89,7 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
         _cancel(parts.ledger, claim, str(error))
     except OtherVersion as error:
         _hand_back(parts.ledger, claim, count_attempt=False)
-        leave(message, error, parts.ledger, parts.worker)
+        leave(message, error, parts.ledger, parts.worker, parts.stopping)
     except (Interrupted, Unavailable):
         _hand_back(parts.ledger, claim, count_attempt=False)
     except BrokenDevice as error:

@@ -101,7 +101,7 @@ class Runtime:
         self._presence.begin(lanes)
 
     def ingest(self, raw: str) -> None:
-        message = chunk_in(raw, self._ingest.ledger, self.worker)
+        message = chunk_in(raw, self._ingest.ledger, self.worker, self.stopping)
         if message is None:
             return
         with about(job_id=message.job_id, chunk_id=f"{message.job_id}/{message.no}"):

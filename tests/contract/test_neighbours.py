@@ -21,6 +21,7 @@ from clipfleet.common.ledger import Claim, Job
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import OtherVersion, say_once
+from clipfleet.workers import housekeeper
 from clipfleet.workers.housekeeper import Housekeeper
 
 JOB = releases.JOB.id
@@ -169,6 +170,21 @@ def test_the_housekeeper_leaves_newer_jobs(client: "redis.Redis") -> None:
     assert ledger.jobs() == []
     assert raw_job(client)
     assert unfinished.older(LONG_AGO, 10) == [], "it is a job, whatever its version"
+
+
+def test_newer_jobs_do_not_keep_the_housekeeper_from_later_ones(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeper, "MOST", 1)
+    ledger = RedisLedger(client)
+    for job in (JOB, "b2"):
+        ledger.cancel(job)
+    client.zadd("clipfleet:jobs:ended", {JOB: 1.0, "b2": 2.0})
+    rewrite(client, f"clipfleet:job:{JOB}", "new", v=2)
+    blobs = Blobs("memory://clipfleet-neighbours")
+    keeper = Housekeeper("k", ledger, RedisUnfinished(client), blobs, days=1)
+    assert [keeper.tidy(), keeper.tidy()] == [0, 1]
+    assert ledger.jobs() == []
 
 
 class Place(Workplace):

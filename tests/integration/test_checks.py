@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from integration.test_events import gateway
 from services import Certificate
 
 from clipfleet import processes
+from clipfleet.common import startup
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.checks import (
     Finding,
@@ -21,6 +23,7 @@ from clipfleet.common.checks import (
     check_redis,
     check_same_blobs,
     check_same_milvus,
+    service_checks,
 )
 from clipfleet.common.connection import RedisUnavailable, make_redis
 from clipfleet.common.deployment import MARKED, MARKING
@@ -128,6 +131,47 @@ def test_a_policy_that_cannot_evict_yet_and_a_redis_that_keeps_nothing_are_warne
     assert {eviction.severity, persistence.severity} == {"warning"}
     assert "if it had a maxmemory" in eviction.what
     assert persistence.do == "set appendonly yes"
+
+
+def test_a_policy_that_evicts_what_expires_leaves_the_jobs_alone(
+    url: str, valkey: "redis.Redis"
+) -> None:
+    valkey.config_set("maxmemory", "100mb")
+    valkey.config_set("maxmemory-policy", "volatile-lru")
+    (finding,) = found(url)
+    assert finding.severity == "warning"
+    assert "who is alive" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("url", "do"),
+    [
+        ("redis://:se/cret@localhost:6379/0", "%2F"),
+        ("rediss://:secret@localhost:6379/0?ssl_cert_reqs=none", "leave them out"),
+    ],
+)
+def test_an_address_that_is_wrong_is_not_repeated_with_its_password(url: str, do: str) -> None:
+    (check,) = service_checks(Settings(redis_url=url))
+    (finding,) = check()
+    assert "CLIPFLEET_REDIS_URL" in finding.what
+    assert do in finding.do
+    assert "cret" not in str(finding)
+
+
+def test_what_takes_a_question_and_does_not_answer_holds_no_part_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(startup, "PATIENCE_S", 0.05)
+    asked, answer = threading.Event(), threading.Event()
+
+    def hanging() -> list[Finding]:
+        asked.set()
+        answer.wait(60)
+        return []
+
+    startup.begin_checks("part", [hanging])
+    assert asked.is_set()
+    answer.set()
 
 
 def test_a_user_who_may_not_ask_for_the_policy_is_warned_that_it_is_not_known(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,9 @@ from clipfleet.common.messages import Answer, BatchReply, IngestChunk, Message, 
 from clipfleet.common.replies import MemoryReplies
 from clipfleet.common.versions import OtherVersion, say_once
 from clipfleet.workers.arrivals import batch_in, chunk_in
+
+ENDING = threading.Event()  # a worker that ends waits for nothing
+ENDING.set()
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +109,7 @@ def test_a_chunk_that_is_named_in_a_newer_way_stays_for_others(place: Workplace)
     no = place.plan([place.photo("a.jpg")])
     raw = written(IngestChunk(model=MODEL, job_id="job", no=no), v=2)
     for _ in range(3):
-        assert chunk_in(raw, place.ledger, "w") is None
+        assert chunk_in(raw, place.ledger, "w", ENDING) is None
     assert place.chunk().attempt == 0
     assert place.ledger.job("job").waiting == (
         "worker w leaves its chunks alone: the message is in version 2, this part of clipfleet "
@@ -121,7 +125,7 @@ def test_a_chunk_that_was_left_is_sent_again_but_not_at_once() -> None:
     world.job(3)
     world.tick()
     message = world.publisher.sent.pop()
-    assert chunk_in(written(message, v=2), world.ledger, "w") is None
+    assert chunk_in(written(message, v=2), world.ledger, "w", ENDING) is None
     world.tick(5)
     assert world.publisher.sent == []
     world.tick(seconds=4)
