@@ -27,10 +27,12 @@ from clipfleet.common.identity import primary_key
 from clipfleet.common.store.milvus import MilvusStore
 
 KILLS = int(os.environ.get("CLIPFLEET_STORM_KILLS", "30"))
-IMAGES = max(5_000, 100 * KILLS)  # or the job is over before so many have died
+IMAGES = max(5_000, 100 * KILLS)
 BAD, KILLERS = IMAGES // 20, 3
 SEED = int(os.environ.get("CLIPFLEET_STORM_SEED", "0"))
 PARTS = ("worker-ingest-1", "planner", "milvus", "valkey", "gateway")
+# An image at a time, or the job is over before so many have died.
+SLOW = {"CLIPFLEET_LEASE_S": "5", "CLIPFLEET_CHUNK_S": "2", "CLIPFLEET_EMBED_BATCH": "1"}
 LEAST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 END_S = 60.0 * KILLS
 
@@ -79,7 +81,7 @@ def test_after_the_storm_every_good_image_is_in_once_and_every_bad_one_has_its_r
 ) -> None:
     chance = random.Random(SEED)
     good, bad, killers = folder_of_all_kinds(tmp_path / "all", chance)
-    settings = {"CLIPFLEET_LEASE_S": "5", "CLIPFLEET_CHUNK_S": "2", **work.faults(tmp_path)}
+    settings = {**SLOW, **work.faults(tmp_path)}
     with (
         stack.up(tmp_path / "up", tiny, **settings) as up,
         up.client() as client,

@@ -81,7 +81,7 @@ def gateway(folder: Path, url: str, **more: str) -> Iterator[Service]:
     port = commands.free_port()
     env = {
         "CLIPFLEET_REDIS_URL": url,
-        "CLIPFLEET_BLOBS": str(folder / "blobs"),
+        "CLIPFLEET_BLOBS": str(folder.parent / "blobs"),  # gateways on one Redis share them
         "CLIPFLEET_CALL_TIMEOUT_S": "0.5",
         "CLIPFLEET_LIMITS__EVENT_STREAMS": str(PLACES),
         **more,
