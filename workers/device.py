@@ -11,41 +11,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipfleet.common.embedder import Embedder, Embeddings
-from clipfleet.common.preprocess import Pixels, Preprocess
+from clipfleet.workers.wrapped import Wrapped
 
 
 class BrokenDevice(Exception):
     """What the model did before, it does no more: this process has to end."""
 
 
-class Watched:
+class Watched(Wrapped):
     """An embedder which, after a call that failed, is asked for what every model can do. `broken`:
     why it could not do that."""
 
     def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
+        super().__init__(embedder)
         self.broken = ""
         blank = Image.new("RGB", (64, 64), "grey")
         self._known_good = np.stack([embedder.pixels(blank)])
-
-    @property
-    def dim(self) -> int:
-        return self._embedder.dim
-
-    @property
-    def device(self) -> str:
-        return self._embedder.device
-
-    @property
-    def batch(self) -> int:
-        return self._embedder.batch
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self._embedder.preprocess
-
-    def pixels(self, image: Image.Image) -> Pixels:
-        return self._embedder.pixels(image)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         return self._tried(lambda: self._embedder.embed_images(pixels))

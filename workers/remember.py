@@ -6,49 +6,25 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from clipfleet.common.embedder import Embedder, Embeddings
-from clipfleet.common.preprocess import Pixels, Preprocess
 from clipfleet.common.store import Vectors
+from clipfleet.workers.wrapped import Wrapped
 
 
-class RememberingEmbedder:
-    """Everything else is the embedder's own. `size`: texts remembered, the least recently used
-    being forgotten; 0: none.
+class RememberingEmbedder(Wrapped):
+    """`size`: texts remembered, the least recently used being forgotten; 0: none.
 
     Any difference counts, even a space: only the model knows which ones its tokenizer ignores.
     """
 
     def __init__(self, embedder: Embedder, size: int) -> None:
-        self._embedder, self._size = embedder, size
+        super().__init__(embedder)
+        self._size = size
         # By digest: a text of a thousand words takes no more room than a short one.
         self._rows: OrderedDict[bytes, Vectors] = OrderedDict()
         self._lock = threading.Lock()
         self.hits = self.misses = 0
-
-    @property
-    def dim(self) -> int:
-        return self._embedder.dim
-
-    @property
-    def device(self) -> str:
-        return self._embedder.device
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self._embedder.preprocess
-
-    @property
-    def batch(self) -> int:
-        return self._embedder.batch
-
-    def pixels(self, image: Image.Image) -> Pixels:
-        return self._embedder.pixels(image)
-
-    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
-        return self._embedder.embed_images(pixels)
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         distinct = {_key(text): text for text in texts}

@@ -1,0 +1,40 @@
+"""An embedder around another one: what a wrapper does not change is the embedder's own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipfleet.common.embedder import Embedder, Embeddings
+from clipfleet.common.preprocess import Pixels, Preprocess
+
+
+class Wrapped:
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+
+    @property
+    def dim(self) -> int:
+        return self._embedder.dim
+
+    @property
+    def device(self) -> str:
+        return self._embedder.device
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self._embedder.preprocess
+
+    @property
+    def batch(self) -> int:
+        return self._embedder.batch
+
+    def pixels(self, image: Image.Image) -> Pixels:
+        return self._embedder.pixels(image)
+
+    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        return self._embedder.embed_images(pixels)
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        return self._embedder.embed_texts(texts)
