@@ -27,6 +27,9 @@ from clipfleet.common.fleet import RedisFleet
 from clipfleet.embedded import commands
 
 REDIS, MILVUS, S3, HTTP = 6379, 19530, 9000, 8000
+# As any cluster does: a worker beside a queue that never reaches it ends itself.
+AGAIN = """trap 'kill $child; wait $child; exit' TERM
+while :; do "$@" & child=$!; wait $child; done"""
 BAD_LINE = Path(__file__).parents[1] / "badline.py"
 PHOTOS = 200
 
@@ -108,7 +111,8 @@ def fleet(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flee
         running.callback(broker.end)
         run(middle, "milvus", milvus(folder), commands.MILVUS_LITE_ENVIRONMENT)
         run(middle, "s3", [sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", str(S3)], {})
-        direct, worker = settings(middle.address, tiny), [commands.script("clipfleet"), "worker"]
+        direct = settings(middle.address, tiny)
+        worker = ["sh", "-c", AGAIN, "sh", commands.script("clipfleet"), "worker"]
         run(front, "gateway", processes.gateway("0.0.0.0", HTTP), direct)
         run(front, "planner", processes.planner(), direct)
         run(left, "left", worker, direct)
