@@ -13,9 +13,13 @@ const PREVIEW = 64;
 
 const words = $("words");
 
+let written = "";
+
+/** Leaves alone what is being typed: the page is also rendered because something was loaded. */
 export function render() {
   renderTerms($("terms"));
-  if (words.value.trim() !== state.text) words.value = state.text;
+  if (state.text !== written && words.value.trim() !== state.text) words.value = state.text;
+  written = state.text;
   offerToCombine();
 }
 

@@ -36,6 +36,21 @@ def test_words_find_images_and_the_address_can_be_shared(page: Tab, shown: Page)
     expect(shown.get_by_label("Search by words")).to_have_value("a guitar")
 
 
+def test_words_typed_while_the_page_loads_stay(page: Tab, shown: Page) -> None:
+    held: list[Route] = []
+    shown.route("**/v1/collections", lambda route: held.append(route))
+    shown.reload(wait_until="domcontentloaded")
+    words = shown.get_by_label("Search by words")
+    words.fill("a guitar")
+    while not held:
+        shown.wait_for_timeout(20)
+    held[0].continue_()
+    page.names(60)
+    expect(words).to_have_value("a guitar")
+    shown.keyboard.press("Enter")
+    expect(shown.locator("#grid a").first).to_have_accessible_name(re.compile("guitar.*score"))
+
+
 def test_scrolling_brings_more_until_all_are_there(shown: Page) -> None:
     expect(shown.locator("#grid a")).to_have_count(60)
     while not shown.get_by_text("All 242 images").count():
