@@ -64,7 +64,10 @@ def test_an_id_that_could_spoil_a_log_is_replaced(service: Up, given: str) -> No
         answer = http.get("/healthz", headers=[(b"x-request-id", given.encode())])
     assert len(answer.headers["x-request-id"]) == 16
     made = answer.headers["x-request-id"]
-    written = lambda: about(lines(service, "gateway"), request_id=made)  # noqa: E731
+
+    def written() -> Any:
+        return about(lines(service, "gateway"), request_id=made)
+
     services.eventually(written, 30, "the request's line")
 
 

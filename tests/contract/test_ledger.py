@@ -1,11 +1,9 @@
 """The ledger: both implementations through every order of events, side by side."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
-import services
 
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.ledger import (
@@ -29,14 +27,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator["redis.Redis"]:
-    with services.valkey(tmp_path_factory.mktemp("valkey")) as url:
-        connection = redis.Redis.from_url(url)
-        yield connection
-        connection.close()
 
 
 @pytest.fixture

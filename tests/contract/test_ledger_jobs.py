@@ -10,7 +10,6 @@ from contract.test_ledger import (
     Clock,
     a_job,
     claimed,
-    client,
     clock,
     failure,
     items,
@@ -30,7 +29,7 @@ from clipfleet.common.ledger import (
 )
 from clipfleet.common.ledger.redis import RedisLedger
 
-__all__ = ["client", "clock", "ledger"]
+__all__ = ["clock", "ledger"]
 
 
 def test_a_failure_keeps_what_is_needed_to_try_again(ledger: Ledger) -> None:

@@ -1,10 +1,10 @@
 """Who was in hand when a worker came to its end; both implementations."""
 
-from contract.test_ledger import LEASE_S, Clock, claimed, client, clock, ledger, planned
+from contract.test_ledger import LEASE_S, Clock, claimed, clock, ledger, planned
 
 from clipfleet.common.ledger import Ledger
 
-__all__ = ["client", "clock", "ledger"]
+__all__ = ["clock", "ledger"]
 
 
 def test_the_item_that_was_in_hand_is_singled_out_and_the_others_begin_anew(

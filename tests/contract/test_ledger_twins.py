@@ -3,7 +3,7 @@
 from typing import Any
 
 import redis
-from contract.test_ledger import LEASE_S, Clock, a_job, client, failure, items, traces
+from contract.test_ledger import LEASE_S, Clock, a_job, failure, items, traces
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -19,8 +19,6 @@ from clipfleet.common.errors import ClipfleetError, NotFound
 from clipfleet.common.ledger import FINAL, Claim, Ledger, Outcome, Refusal
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.redis import RedisLedger
-
-__all__ = ["client"]
 
 
 class Twins(RuleBasedStateMachine):

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import redis
-import services
 from contract import releases
 from unit.worlds import Planning, Workplace
 
@@ -28,21 +27,13 @@ JOB = releases.JOB.id
 LONG_AGO = 100 * 86_400.0
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["redis.Redis"]:
-    with services.valkey(tmp_path_factory.mktemp("valkey")) as url:
-        client = redis.Redis.from_url(url)
-        yield client
-        client.close()
-
-
 @pytest.fixture
-def client(server: "redis.Redis") -> "redis.Redis":
+def client(client: "redis.Redis") -> "redis.Redis":
     """Redis as this release leaves it: two jobs, a collection."""
-    server.flushall()
+    client.flushall()
     say_once.cache_clear()
-    releases.keep(server)
-    return server
+    releases.keep(client)
+    return client
 
 
 def rewrite(client: "redis.Redis", key: str, field: str, **changes: Any) -> None:

@@ -1,12 +1,9 @@
 """How often a key may ask, in memory and on Redis."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
-import services
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -19,15 +16,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator["redis.Redis"]:
-    folder: Path = tmp_path_factory.mktemp("valkey")
-    with services.valkey(folder) as url:
-        connection = redis.Redis.from_url(url)
-        yield connection
-        connection.close()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-import services
 from contract import releases
 
 from clipfleet.common.catalogue import RedisCatalogue
@@ -31,20 +30,12 @@ def release(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["redis.Redis"]:
-    with services.valkey(tmp_path_factory.mktemp("valkey")) as url:
-        client = redis.Redis.from_url(url)
-        yield client
-        client.close()
-
-
 @pytest.fixture
-def client(server: "redis.Redis", release: Path) -> "redis.Redis":
+def client(client: "redis.Redis", release: Path) -> "redis.Redis":
     """Redis as that release left it."""
-    server.flushall()
-    releases.load(server, document(release, "redis"))
-    return server
+    client.flushall()
+    releases.load(client, document(release, "redis"))
+    return client
 
 
 def document(release: Path, name: str) -> Any:

@@ -2,12 +2,9 @@
 Redis."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
-import services
 
 from clipfleet.common.catalogue import Catalogue, MemoryCatalogue, RedisCatalogue, require
 from clipfleet.common.collection import Collection
@@ -15,15 +12,6 @@ from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.errors import NotFound
 from clipfleet.common.fleet import Fleet, MemoryFleet, RedisFleet, WorkerCard, serving
 from clipfleet.common.unfinished import MemoryUnfinished, RedisUnfinished, Unfinished
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator["redis.Redis"]:
-    folder: Path = tmp_path_factory.mktemp("valkey")
-    with services.valkey(folder) as url:
-        connection = redis.Redis.from_url(url)
-        yield connection
-        connection.close()
 
 
 @pytest.fixture(params=["memory", "redis"])
