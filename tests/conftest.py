@@ -1,4 +1,4 @@
-from models import tiny
-from stores import milvus_server
+from support.models import tiny
+from support.stores import milvus_server
 
 __all__ = ["milvus_server", "tiny"]

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Tab, chromium, tab
-from clients import kind
-from models import data
 from playwright.sync_api import Browser
-from s3 import S3, s3_server
-from stack import Up, finished, free_ports, up
 
 from clipfleet.common.settings import CARRIED_MODEL
+from support.browser import Tab, chromium, tab
+from support.clients import kind
+from support.models import data
+from support.s3 import S3, s3_server
+from support.stack import Up, finished, free_ports, up
 
 __all__ = ["kind"]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stack import Up, finished, up
 
 from clipfleet import Client, Job
 from clipfleet.common.settings import CARRIED_MODEL
 from clipfleet.errors import NotFound
+from support.stack import Up, finished, up
 
 SAMPLES = sorted((Path(__file__).parents[2] / "clipfleet" / "samples").rglob("*.png"))[::20]
 WORDS = ("a dog", "a church", "something red")

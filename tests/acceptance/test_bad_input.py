@@ -2,32 +2,19 @@
 
 import io
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from stack import Up, document, finished, up
+
+from support.images import png_header
+from support.stack import Up, document, finished, up
 
 
 def jpeg(path: Path, size: tuple[int, int] = (60, 40), mode: str = "RGB", **how: Any) -> None:
     Image.effect_noise(size, 90).convert(mode).save(path, "JPEG", **how)
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds almost nothing."""
-
-    def part(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    rows = zlib.compress(b"\0" * 100)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", size) + part(b"IDAT", rows) + part(b"IEND", b"")
 
 
 GOOD = {

@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from acceptance.test_bad_input import png_header
-from stack import Up
+
+from support.images import png_header
+from support.stack import Up
 
 DIM = 384
 HOME = "/v1/collections/odd"

@@ -6,13 +6,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from models import data
 from PIL import Image
-from stack import Up, cli, finished
 
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 from clipfleet.workers import evaluate
 from clipfleet.workers.clip import ClipEmbedder
+from support.models import data
+from support.stack import Up, cli, finished
 
 NAMES = Path(__file__).parents[2] / "examples" / "imagenette.csv"
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import data
 from numpy.typing import NDArray
 from PIL import Image
-from stack import Up, finished, photos, up
 from transformers import AutoModel, AutoProcessor
 
 from clipfleet import SearchResult
+from support.models import data
+from support.stack import Up, finished, photos, up
 
 TOP_K = 10
 

@@ -5,10 +5,9 @@ import signal
 import subprocess
 from pathlib import Path
 
-from chaos.work import many_photos
-from stack import CLEAN, Up, cli, document, photos
-
 from clipfleet.embedded import commands
+from support.chaos import many_photos
+from support.stack import CLEAN, Up, cli, document, photos
 
 PHOTOS = 100
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos.work import many_photos
 from PIL import Image
-from stack import photos
 
 from clipfleet import Job, JobFailed, NotFound, ProblemError
+from support.chaos import many_photos
+from support.stack import photos
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from stack import Up, document, finished, photos
 
 from clipfleet import Client, NotFound, ProblemError, Unreachable
+from support.stack import Up, document, finished, photos
 
 SIZE = 300
 

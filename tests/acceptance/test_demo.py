@@ -13,10 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-import services
-import stack
 
 from clipfleet.embedded import commands
+from support import services, stack
 
 README = Path(__file__).parents[2] / "README.md"
 SAMPLES = Path(str(files("clipfleet"))) / "samples"

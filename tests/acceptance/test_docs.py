@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import stack
-from documents import lines, put_for, shell
-from stack import Up
-from webserver import body, site
+
+from support import stack
+from support.documents import lines, put_for, shell
+from support.stack import Up
+from support.webserver import body, site
 
 DOCS = Path(__file__).parents[2] / "docs"
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples" / "animals"

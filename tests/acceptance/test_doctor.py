@@ -1,6 +1,6 @@
 """`clipfleet doctor` on a real stack: what is there, where the time goes, what to change first."""
 
-from stack import Up, cli, document
+from support.stack import Up, cli, document
 
 STAGES = {"read", "decode", "model", "store"}
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from stack import Up, finished, photos
+
+from support.stack import Up, finished, photos
 
 
 def encoded(path: Path) -> dict[str, str]:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from browser import Tab, tab
 from playwright.sync_api import Browser, Page, expect
-from services import eventually
-from stack import Up, finished
-from webserver import Asked, site
 
 from clipfleet.common.schemas import JobOut
 from clipfleet.embedded import commands
+from support.browser import Tab, tab
+from support.services import eventually
+from support.stack import Up, finished
+from support.webserver import Asked, site
 
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 WORKERS = ("worker-ingest-1@", "worker-query@")

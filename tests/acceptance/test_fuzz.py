@@ -11,10 +11,10 @@ import hypothesis
 import pytest
 import schemathesis
 from schemathesis import checks
-from stack import Up
 
 from clipfleet.api.app import create_app
 from clipfleet.common.settings import Settings
+from support.stack import Up
 
 KEPT, LOST = "fuzzed", "fuzzed-away"
 DIM = 384

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import stack
-from s3 import S3
-from stack import Up
+
+from support import stack
+from support.s3 import S3
+from support.stack import Up
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 BIN = Path(sys.executable).parent

@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import pytest
 import redis
-import services
-from chaos.work import many_photos, redis_url
-from contract.test_ledger import traces
 from PIL import Image
-from stack import Up, document, up
 
 from clipfleet import ProblemError
+from support import services
+from support.chaos import many_photos, redis_url
+from support.ledgers import traces
+from support.stack import Up, document, up
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stack
-from browser import Tab, tab, violations
 from playwright.sync_api import Browser, Page, expect
-from services import eventually
-from stack import Up, finished, up
 
 from clipfleet import Client
 from clipfleet.errors import NotFound, ProblemError
+from support import stack
+from support.browser import Tab, tab, violations
+from support.services import eventually
+from support.stack import Up, finished, up
 
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples" / "animals"
 PICTURES = sorted(SAMPLES.glob("*.png"))[:3]

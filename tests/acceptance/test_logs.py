@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import services
-from stack import Up, finished, photos
+
+from support import services
+from support.stack import Up, finished, photos
 
 
 def lines(service: Up, part: str) -> list[dict[str, Any]]:

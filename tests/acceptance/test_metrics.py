@@ -5,11 +5,11 @@ from typing import Any
 
 import httpx
 import pytest
-import services
-from scrapes import Scrape, faults, scrape
-from stack import Up, finished, photos
 
 from clipfleet.embedded import commands
+from support import services
+from support.prometheus import Scrape, faults, scrape
+from support.stack import Up, finished, photos
 
 IMAGES, BROKEN = 40, 2
 STAGES = {"read", "decode", "model", "store"}

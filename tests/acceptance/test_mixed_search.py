@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from stack import Up, document, finished
 
 from clipfleet import Client, ProblemError, SearchResult
+from support.stack import Up, document, finished
 
 SAMPLES = Path(str(files("clipfleet"))) / "samples"
 MUSIC = "/v1/collections/music/search"

@@ -5,8 +5,9 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
-from models import data
-from stack import Up
+
+from support.models import data
+from support.stack import Up
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "build_image_search.ipynb"
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from browser import Tab
 from playwright.sync_api import Page, Route, expect
+
+from support.browser import Tab
 
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 HOUSE = SAMPLES / "buildings" / "house.png"

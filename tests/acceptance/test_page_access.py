@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from browser import Tab, tab, violations
 from playwright.sync_api import Browser, Page, expect
-from stack import Up
+
+from support.browser import Tab, tab, violations
+from support.stack import Up
 
 
 @pytest.fixture(params=["light", "dark"])

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Tab
 from playwright.sync_api import Route, expect
-from services import eventually
-from stack import Up, finished
 
 from clipfleet import Client
 from clipfleet.common.schemas import JobList
+from support.browser import Tab
+from support.services import eventually
+from support.stack import Up, finished
 
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from browser import Tab
 from playwright.sync_api import Route, expect
-from stack import Up, finished
+
+from support.browser import Tab
+from support.stack import Up, finished
 
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 EVIL = '<script>alert(1)<script><img src=x onerror="alert(2)">'

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from stack import Up, cli, document
+
+from support.stack import Up, cli, document
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,11 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import services
-import stack
 
 from clipfleet import Client
 from clipfleet.embedded import commands
+from support import services, stack
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "clipfleet" / "samples" / "animals"

@@ -10,13 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import services
-import stack
-from documents import BIN, lines, put_for, shell
-from stack import Up, finished
 
 from clipfleet import Client
 from clipfleet.embedded import commands
+from support import services, stack
+from support.documents import BIN, lines, put_for, shell
+from support.stack import Up, finished
 
 README = Path(__file__).parents[2] / "README.md"
 

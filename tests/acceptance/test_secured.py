@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import redis
-import services
-import stack
 
 from clipfleet.common.connection import make_redis
 from clipfleet.common.settings import Settings
+from support import services, stack
 
 PHOTOS = 12
 

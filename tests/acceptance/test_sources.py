@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from s3 import S3
-from stack import Up, document, finished
-from webserver import body, site, status
 
 from clipfleet import Client
 from clipfleet.guess import AnySource
 from clipfleet.results import Job
+from support.s3 import S3
+from support.stack import Up, document, finished
+from support.webserver import body, site, status
 
 
 def jpeg(shade: int) -> bytes:

@@ -4,7 +4,8 @@ import io
 from pathlib import Path
 
 from PIL import Image
-from stack import Up, finished, photos
+
+from support.stack import Up, finished, photos
 
 
 def test_a_thumbnail_comes_and_goes_with_its_image(service: Up, flickr: list[Path]) -> None:

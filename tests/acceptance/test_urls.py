@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clients import kind
-from stack import Up, document
-from webserver import Site, body, site, status, to
 
 from clipfleet import ProblemError
 from clipfleet.embedded import commands
+from support.clients import kind
+from support.stack import Up, document
+from support.webserver import Site, body, site, status, to
 
 __all__ = ["kind"]
 

@@ -2,13 +2,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import stack
-from chaos import work
+
+from support import chaos, stack
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return work.many_photos(tmp_path_factory.mktemp("photos"))
+    return chaos.many_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="session")
@@ -16,5 +16,5 @@ def slow(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[stack
     """One slow stack for all tests that leave it as they found it, however roughly they treat it;
     each has a collection of its own."""
     folder = tmp_path_factory.mktemp("slow")
-    with stack.up(folder, tiny, **work.SLOW, **work.faults(folder)) as running:
+    with stack.up(folder, tiny, **chaos.SLOW, **chaos.faults(folder)) as running:
         yield running

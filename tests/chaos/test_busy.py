@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
-import services
-import stack
 import torch
-from chaos import work
-from models import data
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
 
 from clipfleet.common.broker import make_celery
@@ -20,6 +16,8 @@ from clipfleet.common.fleet import RedisFleet
 from clipfleet.common.ledger import OpenChunk
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.settings import Settings
+from support import chaos, services, stack
+from support.models import data
 
 CHUNK_S = 40.0
 NAME = f"worker-ingest-1@{socket.gethostname()}"
@@ -62,7 +60,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Up]:
 
 @pytest.fixture(scope="module")
 def client(running: stack.Up) -> Iterator["redis.Redis"]:
-    with closing(redis.Redis.from_url(work.redis_url(running))) as client:
+    with closing(redis.Redis.from_url(chaos.redis_url(running))) as client:
         yield client
 
 
@@ -71,7 +69,7 @@ def count(
     running: stack.Up, client: "redis.Redis", tmp_path_factory: pytest.TempPathFactory
 ) -> int:
     """How many images take this worker CHUNK_S: fewer than go into one chunk."""
-    photos = work.many_photos(tmp_path_factory.mktemp("first"), 32)
+    photos = chaos.many_photos(tmp_path_factory.mktemp("first"), 32)
     with running.client() as http:
         http.create_collection("first")
         stack.finished(http, http.index(photos, "first").id)
@@ -102,10 +100,10 @@ def test_a_busy_worker_answers_every_ping_and_keeps_its_lease(
     running: stack.Up, client: "redis.Redis", count: int, tmp_path: Path
 ) -> None:
     ledger = RedisLedger(client)
-    photos = work.many_photos(tmp_path / "photos", count)
+    photos = chaos.many_photos(tmp_path / "photos", count)
     job, _ = in_one_chunk(running, ledger, "busy", photos)
     answered, seen = [], []
-    with closing(make_celery(Settings(redis_url=work.redis_url(running)))) as app:
+    with closing(make_celery(Settings(redis_url=chaos.redis_url(running)))) as app:
         while chunks := ledger.open_chunks(job):
             seen += chunks
             answered.append(app.control.ping(destination=[NAME], timeout=3))
@@ -114,20 +112,20 @@ def test_a_busy_worker_answers_every_ping_and_keeps_its_lease(
     assert all(answer == [{NAME: {"ok": "pong"}}] for answer in answered)
     assert {chunk.no for chunk in seen} == {1}
     assert {(chunk.attempt, chunk.leased, chunk.expired) for chunk in seen} == {(1, True, False)}
-    work.require_exact(running, job, "busy", count)
+    chaos.require_exact(running, job, "busy", count)
 
 
 def test_a_worker_told_to_end_hands_its_chunk_back_uncounted(
     running: stack.Up, client: "redis.Redis", count: int, tmp_path: Path
 ) -> None:
     ledger = RedisLedger(client)
-    photos = work.many_photos(tmp_path / "photos", count)
+    photos = chaos.many_photos(tmp_path / "photos", count)
     job, chunk = in_one_chunk(running, ledger, "told", photos)
     assert chunk.attempt == 1
     worker = running.part("worker-ingest-1")
     worker.terminate()
-    services.eventually(lambda: not work.still_running([worker]), 60, "the worker's end")
+    services.eventually(lambda: not chaos.still_running([worker]), 60, "the worker's end")
     (handed_back,) = ledger.open_chunks(job)
     assert (handed_back.attempt, handed_back.leased) == (0, False)
-    work.restarted(running, "worker-ingest-1", worker.pid)
-    work.require_exact(running, job, "told", count)
+    chaos.restarted(running, "worker-ingest-1", worker.pid)
+    chaos.require_exact(running, job, "told", count)

@@ -8,9 +8,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import services
-import stack
-from chaos import work
+
+from support import chaos, services, stack
 
 DISKS = {".": 64, "blobs": 64, "milvus": 128, "valkey": 64}  # megabytes
 BLOCK = 4_096
@@ -51,7 +50,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[st
     with ExitStack() as disks:
         for name, megabytes in DISKS.items():
             disks.enter_context(small_disk(folder / name, megabytes))
-        with stack.up(folder, tiny, **work.SLOW) as up:
+        with stack.up(folder, tiny, **chaos.SLOW) as up:
             yield up
 
 
@@ -59,7 +58,7 @@ def killed(up: stack.Up, part: str) -> None:
     """What it wrote on the full disk is read again."""
     process = up.part(part)
     process.kill()
-    work.restarted(up, part, process.pid)
+    chaos.restarted(up, part, process.pid)
 
 
 @pytest.mark.parametrize(
@@ -73,20 +72,20 @@ def killed(up: stack.Up, part: str) -> None:
 def test_a_job_on_a_full_disk_says_so_waits_and_goes_on(
     running: stack.Up, photos: Path, disk: str, why: str
 ) -> None:
-    job = work.begin(running, f"on-{disk}", photos)
+    job = chaos.begin(running, f"on-{disk}", photos)
     with full(running.folder / disk), running.client() as client:
-        services.eventually(lambda: work.says(client, job, why), 60, "a reason")
+        services.eventually(lambda: chaos.says(client, job, why), 60, "a reason")
         time.sleep(5)
-    work.require_exact(running, job, f"on-{disk}")
+    chaos.require_exact(running, job, f"on-{disk}")
     if disk != "blobs":
         killed(running, disk)
-        work.require_exact(running, job, f"on-{disk}")
+        chaos.require_exact(running, job, f"on-{disk}")
 
 
 def test_workers_are_started_anew_though_nothing_can_be_logged(
     running: stack.Up, photos: Path
 ) -> None:
-    job = work.begin(running, "unlogged", photos)
+    job = chaos.begin(running, "unlogged", photos)
     with full(running.folder):
         killed(running, "worker-ingest-1")
-        work.require_exact(running, job, "unlogged")
+        chaos.require_exact(running, job, "unlogged")

@@ -4,19 +4,17 @@ from contextlib import closing
 from pathlib import Path
 
 import redis
-import services
-import stack
-from chaos import work
 
 from clipfleet.common.ledger.redis import RedisLedger
+from support import chaos, services, stack
 
 
 def test_a_small_job_overtakes_what_a_large_one_has_waiting(
     slow: stack.Up, photos: Path, tmp_path: Path
 ) -> None:
-    few = work.many_photos(tmp_path / "few", 8)
+    few = chaos.many_photos(tmp_path / "few", 8)
     worker = slow.part("worker-ingest-1")
-    with slow.client() as client, closing(redis.Redis.from_url(work.redis_url(slow))) as valkey:
+    with slow.client() as client, closing(redis.Redis.from_url(chaos.redis_url(slow))) as valkey:
         ledger = RedisLedger(valkey)
         worker.suspend()
         try:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import services
+from support import services
 
 PROGRAM = """
 import sys, threading

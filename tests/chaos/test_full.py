@@ -6,15 +6,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import redis
-import services
-import stack
-from chaos import work
+
+from support import chaos, services, stack
 
 
 @contextmanager
 def full(slow: stack.Up) -> Iterator[None]:
     """Reads are answered, writes are refused: OOM here, MISCONF when it is the disk."""
-    with closing(redis.Redis.from_url(work.redis_url(slow))) as client:
+    with closing(redis.Redis.from_url(chaos.redis_url(slow))) as client:
         client.config_set("maxmemory", "1")
         try:
             yield
@@ -26,11 +25,11 @@ def test_a_job_outlives_a_full_valkey_and_the_service_comes_back(
     slow: stack.Up, photos: Path
 ) -> None:
     """Longer than the workers' announcements last: they must announce themselves again."""
-    job = work.begin(slow, "full", photos)
+    job = chaos.begin(slow, "full", photos)
     with full(slow):
         time.sleep(20)
-    services.eventually(work.up_and_ready(slow), 60, "a ready stack")
-    work.require_exact(slow, job, "full")
+    services.eventually(chaos.up_and_ready(slow), 60, "a ready stack")
+    chaos.require_exact(slow, job, "full")
 
 
 def test_requests_that_a_full_valkey_cannot_take_say_so(slow: stack.Up, photos: Path) -> None:
@@ -45,4 +44,4 @@ def test_requests_that_a_full_valkey_cannot_take_say_so(slow: stack.Up, photos: 
             answer = http.post(path, json=body)
             assert answer.status_code == 503, answer.text
             assert int(answer.headers["retry-after"]) >= 1
-    services.eventually(work.up_and_ready(slow), 60, "a ready stack")
+    services.eventually(chaos.up_and_ready(slow), 60, "a ready stack")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import services
 
 from clipfleet.embedded.supervisor import NICE, Part, Supervisor
+from support import services
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 

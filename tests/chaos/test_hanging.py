@@ -5,10 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import services
-import stack
-import webserver
-from chaos import work
+
+from support import chaos, services, stack, webserver
 
 
 @pytest.fixture
@@ -33,7 +31,7 @@ def _poured(asked: webserver.Asked, pieces: Iterator[bytes]) -> None:
 def test_it_says_so_holds_up_no_other_not_even_the_planners_end_and_can_be_cancelled(
     slow: stack.Up, tmp_path: Path, stalling: str
 ) -> None:
-    few = work.many_photos(tmp_path / "few", 24)
+    few = chaos.many_photos(tmp_path / "few", 24)
     with slow.client() as client:
         for name in ("hanging", "beside", "after"):
             client.create_collection(name)
@@ -48,7 +46,7 @@ def test_it_says_so_holds_up_no_other_not_even_the_planners_end_and_can_be_cance
         planner = slow.part("planner")
         planner.terminate()
         planner.wait(15)
-        work.restarted(slow, "planner", planner.pid)
+        chaos.restarted(slow, "planner", planner.pid)
         after = stack.finished(client, client.index(few, "after").id)
         assert (after.state, after.done) == ("succeeded", 24)
 

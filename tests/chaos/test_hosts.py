@@ -12,25 +12,22 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import hosts
 import httpx
 import pytest
 import redis
-import services
-import stack
-from chaos import work
-from hosts import Host
-from models import data
 
 from clipfleet import Client, processes
 from clipfleet.common.fleet import RedisFleet
 from clipfleet.embedded import commands
+from support import chaos, hosts, services, stack
+from support.hosts import Host
+from support.models import data
 
 REDIS, MILVUS, S3, HTTP = 6379, 19530, 9000, 8000
 # As any cluster does: a worker beside a queue that never reaches it ends itself.
 AGAIN = """trap 'kill $child; wait $child; exit' TERM
 while :; do "$@" & child=$!; wait $child; done"""
-BAD_LINE = Path(__file__).parents[1] / "badline.py"
+BAD_LINE = Path(__file__).parents[1] / "support" / "flaky_proxy.py"
 PHOTOS = 200
 
 
@@ -80,7 +77,7 @@ def redis_url(address: str) -> str:
 def settings(middle: str, model: Path) -> dict[str, str]:
     """`middle`: under which address it is reached."""
     return {
-        **work.SLOW,
+        **chaos.SLOW,
         "CLIPFLEET_REDIS_URL": redis_url(middle),
         "CLIPFLEET_MILVUS_URI": f"http://{middle}:{MILVUS}",
         "CLIPFLEET_BLOBS": "s3://blobs",
@@ -155,7 +152,7 @@ def begin(client: Client, collection: str, photos: list[Path]) -> str:
 
 
 def require_exact(client: Client, job_id: str, collection: str) -> None:
-    job = stack.finished(client, job_id, work.END_S)
+    job = stack.finished(client, job_id, chaos.END_S)
     counts = (job.state, job.total, job.done, job.skipped, job.failed)
     assert counts == ("succeeded", PHOTOS, PHOTOS, 0, 0), job
     assert client.collection(collection).count == PHOTOS

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import redis
-import services
-import stack
-from chaos.work import END_S, SLOW, begin, many_photos, redis_url
-from contract.test_ledger import traces
 
 from clipfleet import Client, Job, NotFound
+from support import services, stack
+from support.chaos import END_S, SLOW, begin, many_photos, redis_url
+from support.ledgers import traces
 
 PHOTOS = 600
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-import stack
-from chaos import work
+
+from support import chaos, stack
 
 PARTS = ("worker-ingest-1", "planner", "gateway", "milvus", "valkey", "worker-query")
 
@@ -12,18 +12,18 @@ PARTS = ("worker-ingest-1", "planner", "gateway", "milvus", "valkey", "worker-qu
 @pytest.mark.parametrize("part", PARTS)
 def test_a_job_survives_the_sudden_death_of(part: str, slow: stack.Up, photos: Path) -> None:
     collection = f"kill-{part}"
-    job = work.begin(slow, collection, photos)
+    job = chaos.begin(slow, collection, photos)
     victim = slow.part(part)
     victim.kill()
-    work.restarted(slow, part, victim.pid)
-    work.require_exact(slow, job, collection)
+    chaos.restarted(slow, part, victim.pid)
+    chaos.require_exact(slow, job, collection)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_job_survives_the_orderly_restart_of(part: str, slow: stack.Up, photos: Path) -> None:
     collection = f"term-{part}"
-    job = work.begin(slow, collection, photos)
+    job = chaos.begin(slow, collection, photos)
     victim = slow.part(part)
     victim.terminate()
-    work.restarted(slow, part, victim.pid)
-    work.require_exact(slow, job, collection)
+    chaos.restarted(slow, part, victim.pid)
+    chaos.require_exact(slow, job, collection)

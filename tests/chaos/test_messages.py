@@ -7,24 +7,23 @@ from pathlib import Path
 
 import pytest
 import redis
-import stack
-from chaos import work
 
 from clipfleet.common.broker import CeleryPublisher, lists_of, make_celery
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.messages import IngestChunk, queue_name
 from clipfleet.common.settings import Settings
+from support import chaos, stack
 
 
 @pytest.fixture
 def client(slow: stack.Up) -> Iterator["redis.Redis"]:
-    with closing(redis.Redis.from_url(work.redis_url(slow))) as client:
+    with closing(redis.Redis.from_url(chaos.redis_url(slow))) as client:
         yield client
 
 
 @pytest.fixture
 def publisher(slow: stack.Up, client: "redis.Redis") -> Iterator[CeleryPublisher]:
-    with closing(make_celery(Settings(redis_url=work.redis_url(slow)))) as app:
+    with closing(make_celery(Settings(redis_url=chaos.redis_url(slow)))) as app:
         yield CeleryPublisher(app, client)
 
 
@@ -36,7 +35,7 @@ def is_over(slow: stack.Up, job: str) -> bool:
 def test_messages_that_vanish_change_nothing(
     slow: stack.Up, photos: Path, tiny: Path, client: "redis.Redis"
 ) -> None:
-    job = work.begin(slow, "vanishing", photos)
+    job = chaos.begin(slow, "vanishing", photos)
     queue, lost = queue_name("ingest", str(tiny)), 0
     for _ in range(400):
         lost += bool(client.delete(*lists_of(queue)))
@@ -44,17 +43,17 @@ def test_messages_that_vanish_change_nothing(
             break
         time.sleep(0.05)
     assert lost > 1
-    work.require_exact(slow, job, "vanishing")
+    chaos.require_exact(slow, job, "vanishing")
 
 
 def test_a_forgotten_binding_is_made_again(
     slow: stack.Up, photos: Path, tiny: Path, client: "redis.Redis"
 ) -> None:
-    job = work.begin(slow, "unbound", photos)
+    job = chaos.begin(slow, "unbound", photos)
     queue = queue_name("ingest", str(tiny))
     assert client.delete(f"_kombu.binding.{queue}") == 1
     client.delete(*lists_of(queue))
-    work.require_exact(slow, job, "unbound")
+    chaos.require_exact(slow, job, "unbound")
 
 
 def test_messages_that_come_again_and_again_change_nothing(
@@ -65,7 +64,7 @@ def test_messages_that_come_again_and_again_change_nothing(
     publisher: CeleryPublisher,
 ) -> None:
     ledger = RedisLedger(client)
-    job = work.begin(slow, "doubled", photos)
+    job = chaos.begin(slow, "doubled", photos)
     sent: set[int] = set()
     while not is_over(slow, job):
         fresh = {chunk.no for chunk in ledger.open_chunks(job)} - sent
@@ -76,7 +75,7 @@ def test_messages_that_come_again_and_again_change_nothing(
         time.sleep(0.02)
     for no in range(1, max(sent) + 2):  # late ones, and one that never was
         publisher.publish(IngestChunk(model=str(tiny), job_id=job, no=no))
-    work.require_exact(slow, job, "doubled")
+    chaos.require_exact(slow, job, "doubled")
 
 
 def test_a_message_that_makes_no_sense_stops_nobody(
@@ -87,4 +86,4 @@ def test_a_message_that_makes_no_sense_stops_nobody(
     with slow.client() as http:
         http.create_collection("sense")
         job = http.index(photos, "sense")
-    work.require_exact(slow, job.id, "sense")
+    chaos.require_exact(slow, job.id, "sense")

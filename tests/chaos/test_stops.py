@@ -7,9 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-import services
-import stack
-from chaos import work
+
+from support import chaos, services, stack
 
 ANSWER_S = 20.0
 
@@ -34,8 +33,8 @@ def new_job(http: httpx.Client, collection: str, photos: Path) -> httpx.Response
 
 
 def test_a_silent_milvus_makes_searches_end_and_the_job_wait(slow: stack.Up, photos: Path) -> None:
-    job = work.begin(slow, "silent-milvus", photos)
-    with slow.http() as http, work.stopped(slow.part("milvus")):
+    job = chaos.begin(slow, "silent-milvus", photos)
+    with slow.http() as http, chaos.stopped(slow.part("milvus")):
         over = time.monotonic() + 12
         require_503_in_time(lambda: search(http, "silent-milvus"))
         require_503_in_time(lambda: http.get("/v1/collections/silent-milvus"))
@@ -45,29 +44,29 @@ def test_a_silent_milvus_makes_searches_end_and_the_job_wait(slow: stack.Up, pho
 
         waiting = services.eventually(why, 30, "the job's reason to wait")
         assert "vector store" in waiting
-        work.wait_until(over)
-    work.require_exact(slow, job, "silent-milvus")
+        chaos.wait_until(over)
+    chaos.require_exact(slow, job, "silent-milvus")
     with slow.client() as client:
         assert client.job(job).waiting is None
 
 
 def test_a_silent_valkey_makes_every_request_end(slow: stack.Up, photos: Path) -> None:
-    job = work.begin(slow, "silent-valkey", photos)
-    with slow.http() as http, work.stopped(slow.part("valkey")):
+    job = chaos.begin(slow, "silent-valkey", photos)
+    with slow.http() as http, chaos.stopped(slow.part("valkey")):
         over = time.monotonic() + 8
         require_503_in_time(lambda: http.get(f"/v1/jobs/{job}"))
         require_503_in_time(lambda: search(http, "silent-valkey"))
         require_503_in_time(lambda: http.get("/v1/jobs"))
-        work.wait_until(over)
-    work.require_exact(slow, job, "silent-valkey")
+        chaos.wait_until(over)
+    chaos.require_exact(slow, job, "silent-valkey")
 
 
 def test_a_silent_valkey_refuses_new_jobs_in_time(slow: stack.Up, photos: Path) -> None:
     with slow.client() as client:
         client.create_collection("refused")
-    with slow.http() as http, work.stopped(slow.part("valkey")):
+    with slow.http() as http, chaos.stopped(slow.part("valkey")):
         require_503_in_time(lambda: new_job(http, "refused", photos))
-    services.eventually(work.up_and_ready(slow), 90, "a ready stack")
+    services.eventually(chaos.up_and_ready(slow), 90, "a ready stack")
 
 
 @pytest.mark.parametrize("part", ["worker-ingest-1", "planner"])
@@ -75,7 +74,7 @@ def test_a_silent_part_that_comes_back_counts_nothing_twice(
     part: str, slow: stack.Up, photos: Path
 ) -> None:
     """Longer than its lease: whoever took over meanwhile is not disturbed."""
-    job = work.begin(slow, f"silent-{part}", photos)
-    with work.stopped(slow.part(part)):
+    job = chaos.begin(slow, f"silent-{part}", photos)
+    with chaos.stopped(slow.part(part)):
         time.sleep(14)
-    work.require_exact(slow, job, f"silent-{part}")
+    chaos.require_exact(slow, job, f"silent-{part}")

@@ -14,17 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
-import services
-import stack
-from chaos import work
-from chaos.killer.sitecustomize import MARK
-from models import data
 from PIL import Image
 
 from clipfleet import Client
 from clipfleet.common.catalogue import RedisCatalogue, require
 from clipfleet.common.identity import primary_key
 from clipfleet.common.store.milvus import MilvusStore
+from support import chaos, services, stack
+from support.killer.sitecustomize import MARK
+from support.models import data
 
 KILLS = int(os.environ.get("CLIPFLEET_STORM_KILLS", "30"))
 IMAGES = max(5_000, 100 * KILLS)
@@ -81,7 +79,7 @@ def test_after_the_storm_every_good_image_is_in_once_and_every_bad_one_has_its_r
 ) -> None:
     chance = random.Random(SEED)
     good, bad, killers = folder_of_all_kinds(tmp_path / "all", chance)
-    settings = {**SLOW, **work.faults(tmp_path)}
+    settings = {**SLOW, **chaos.faults(tmp_path)}
     with (
         stack.up(tmp_path / "up", tiny, **settings) as up,
         up.client() as client,
@@ -89,7 +87,7 @@ def test_after_the_storm_every_good_image_is_in_once_and_every_bad_one_has_its_r
         job = client.index(tmp_path / "all", "storm")
         killed = kill_at_random(up, client, job.id, chance)
         assert killed >= KILLS, "the job was too short"
-        services.eventually(work.up_and_ready(up), 90, "a ready stack")
+        services.eventually(chaos.up_and_ready(up), 90, "a ready stack")
 
         ended = client.job(job.id)
         counts = (ended.state, ended.total, ended.done, ended.skipped, ended.failed)
@@ -106,9 +104,9 @@ def test_after_the_storm_every_good_image_is_in_once_and_every_bad_one_has_its_r
 
 def stored(up: stack.Up, name: str, ids: set[str]) -> set[str]:
     """Which of the ids are in the store, asked directly."""
-    port = work.option(up.part("milvus"), "--port")
+    port = chaos.option(up.part("milvus"), "--port")
     store = MilvusStore(f"http://127.0.0.1:{port}")
-    with closing(redis.Redis.from_url(work.redis_url(up))) as valkey:
+    with closing(redis.Redis.from_url(chaos.redis_url(up))) as valkey:
         collection = require(RedisCatalogue(valkey), name)
     keys = {primary_key("default", one): one for one in ids}
     listed = list(keys)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-import services
-from chaos import work
 
 from clipfleet.common.errors import StartupError
 from clipfleet.embedded import supervisor
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
+from support import chaos, services
 
 
 def part(program: str) -> Part:
@@ -145,7 +144,7 @@ def test_leftovers_are_gone_when_their_end_is_reported_deaf_or_not(
         process = psutil.Process(left.pid)
         listed(tmp_path, left.pid, process.create_time())
         end_leftovers(tmp_path)
-        assert work.still_running([process]) == []
+        assert chaos.still_running([process]) == []
 
 
 def test_a_stranger_with_a_leftovers_number_is_let_live(tmp_path: Path) -> None:
@@ -180,4 +179,4 @@ def test_a_part_stopped_with_sigstop_still_ends_with_the_stack(tmp_path: Path) -
     child.suspend()
     services.eventually(lambda: child.status() == psutil.STATUS_STOPPED, 10, "the stop")
     watched.stop()
-    assert work.still_running([child]) == []
+    assert chaos.still_running([child]) == []

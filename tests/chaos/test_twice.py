@@ -10,13 +10,12 @@ from typing import Any
 import psutil
 import pytest
 import redis
-import services
-from chaos import work
 
 from clipfleet.common.connection import make_redis
 from clipfleet.common.ledger import Claim, Item, NewJob, Outcome, Refusal
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.settings import Settings
+from support import chaos, services
 
 CALL_S = 2.0
 ITEMS = tuple(Item(id=f"/{n}.jpg", uri=f"/{n}.jpg", read=f"file:/{n}.jpg") for n in range(6))
@@ -52,7 +51,7 @@ def asked_twice(client: "redis.Redis", call: Callable[[], Any]) -> None:
     ]
     scripts_run = executions(client)
     with ThreadPoolExecutor(1) as pool:
-        with work.stopped(valkey):
+        with chaos.stopped(valkey):
             answer = pool.submit(call)
             time.sleep(1.5 * CALL_S)
         answer.result(30)

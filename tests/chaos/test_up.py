@@ -10,12 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-import services
-import stack
-from chaos import work
-from models import data
 
 from clipfleet.embedded import commands
+from support import chaos, services, stack
+from support.models import data
 
 PHOTOS = 40
 
@@ -49,7 +47,7 @@ def test_a_second_stack_on_one_folder_is_refused_in_one_line(running: stack.Up, 
     assert "in use by" in line
     assert running.url in line
     assert "--data" in line
-    assert work.up_and_ready(running)()
+    assert chaos.up_and_ready(running)()
 
 
 def test_a_port_in_use_is_refused_in_one_line(tmp_path: Path, tiny: Path) -> None:
@@ -91,7 +89,7 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, tiny: Path) -> None:
         family = psutil.Process(running.process.pid).children(recursive=True)
         assert len(family) >= 6
         assert stack.stop(running.process) == 0
-    assert work.still_running(family) == []
+    assert chaos.still_running(family) == []
     assert not (tmp_path / "data" / "children.json").exists()
 
 
@@ -107,7 +105,7 @@ def test_after_kill_9_of_up_the_next_one_finds_the_data_and_no_leftovers(
         first.process.kill()
         first.process.wait()
     with stack.up(tmp_path / "data", tiny) as second, second.client() as client:
-        assert work.still_running(family) == []
+        assert chaos.still_running(family) == []
         assert client.job(job.id).state == "succeeded"
         assert client.collection("kept").count == PHOTOS
         assert len(client.search("kept", text="a dog", top_k=3).matches) == 3

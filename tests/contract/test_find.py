@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import services
 
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.identity import primary_key
@@ -15,6 +14,7 @@ from clipfleet.common.store.memory import MemoryStore
 from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.find import find
+from support import services
 
 DIM = 8
 

@@ -1,103 +1,17 @@
 """The ledger: both implementations through every order of events, side by side."""
 
-from typing import Any
-
 import pytest
 import redis
 
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.ledger import (
     Claim,
-    Failure,
-    Item,
     Ledger,
-    NewJob,
     Outcome,
     Refusal,
 )
-from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.common.ledger.redis import RedisLedger, _text
-
-LEASE_S = 10.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=["memory", "redis"])
-def ledger(request: pytest.FixtureRequest, clock: Clock) -> Ledger:
-    if request.param == "memory":
-        return MemoryLedger(clock)
-    client = request.getfixturevalue("client")
-    client.flushall()
-    return RedisLedger(client, clock)
-
-
-def a_job(job_id: str = "j", collection: str = "photos", retry_of: str = "") -> NewJob:
-    return NewJob(
-        id=job_id,
-        collection=collection,
-        generation="g1",
-        model="m",
-        namespace="default",
-        source={"type": "folder", "path": "/p"},
-        retry_of=retry_of,
-    )
-
-
-def traces(client: "redis.Redis", job_id: str) -> list[str]:
-    """Every key in Redis that is named for a job or holds its id."""
-    found = []
-    for raw in client.scan_iter():
-        key, kind = _text(raw), _text(client.type(raw))
-        members: dict[str, Any] = {
-            "zset": lambda key=key: client.zrange(key, 0, -1),
-            "set": lambda key=key: client.smembers(key),
-            "hash": lambda key=key: client.hvals(key),
-            "string": lambda key=key: [client.get(key)],
-            "list": lambda key=key: client.lrange(key, 0, -1),
-        }
-        if job_id in key.split(":") or job_id.encode() in members[kind]():
-            found.append(key)
-    return found
-
-
-def items(*ids: str) -> list[Item]:
-    return [Item(id=one, uri=one, read=f"file:{one}", label="é") for one in ids]
-
-
-def planned(ledger: Ledger, *chunks: tuple[str, ...]) -> list[int]:
-    """A running job `j` whose planning is over, with these chunks."""
-    ledger.create(a_job())
-    lease = ledger.lease("j", "p", 30)
-    assert lease
-    ends = ["", *(chunk[-1] for chunk in chunks)]
-    numbers = [
-        ledger.plan("j", lease.token, items(*chunk), after, chunk[-1])
-        for after, chunk in zip(ends, chunks, strict=False)
-    ]
-    assert ledger.end_plan("j", lease.token)
-    return [no for no in numbers if no is not None]
-
-
-def claimed(ledger: Ledger, no: int, worker: str = "w") -> Claim:
-    claim = ledger.claim("j", no, worker, LEASE_S)
-    assert isinstance(claim, Claim)
-    return claim
-
-
-def failure(image_id: str) -> Failure:
-    return Failure(id=image_id, uri=image_id, reason="broken", stage="decode")
+from clipfleet.common.ledger.redis import RedisLedger
+from support.ledgers import LEASE_S, Clock, a_job, claimed, failure, items, planned
 
 
 def test_a_job_goes_from_queued_to_succeeded(ledger: Ledger, clock: Clock) -> None:

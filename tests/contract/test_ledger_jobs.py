@@ -5,22 +5,10 @@ from typing import Any
 
 import pytest
 import redis
-from contract.test_ledger import (
-    LEASE_S,
-    Clock,
-    a_job,
-    claimed,
-    clock,
-    failure,
-    items,
-    ledger,
-    planned,
-)
 
 from clipfleet.common.errors import Conflict, NotFound
 from clipfleet.common.ledger import (
     KEEP_IDEMPOTENCY_S,
-    Claim,
     Failure,
     Item,
     Ledger,
@@ -28,8 +16,16 @@ from clipfleet.common.ledger import (
     Refusal,
 )
 from clipfleet.common.ledger.redis import RedisLedger
-
-__all__ = ["clock", "ledger"]
+from support.ledgers import (
+    LEASE_S,
+    Clock,
+    a_job,
+    claimed,
+    ended,
+    failure,
+    items,
+    planned,
+)
 
 
 def test_a_failure_keeps_what_is_needed_to_try_again(ledger: Ledger) -> None:
@@ -46,18 +42,6 @@ def test_a_failure_keeps_what_is_needed_to_try_again(ledger: Ledger) -> None:
     (found,) = ledger.failures("j")
     assert found == failed
     assert found.item() == item
-
-
-def ended(ledger: Ledger, job_id: str = "j") -> None:
-    """A job of two images, one of which failed."""
-    ledger.create(a_job(job_id))
-    lease = ledger.lease(job_id, "p", 30)
-    assert lease
-    no = ledger.plan(job_id, lease.token, items("a", "b"), "", "b")
-    ledger.end_plan(job_id, lease.token)
-    claim = ledger.claim(job_id, no or 0, "w", LEASE_S)
-    assert isinstance(claim, Claim)
-    ledger.mark(claim, Outcome(done=1, failures=(failure("b"),)))
 
 
 def test_the_job_and_its_retry_know_of_each_other(ledger: Ledger) -> None:

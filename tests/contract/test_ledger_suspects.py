@@ -1,10 +1,7 @@
 """Who was in hand when a worker came to its end; both implementations."""
 
-from contract.test_ledger import LEASE_S, Clock, claimed, clock, ledger, planned
-
 from clipfleet.common.ledger import Ledger
-
-__all__ = ["clock", "ledger"]
+from support.ledgers import LEASE_S, Clock, claimed, planned
 
 
 def test_the_item_that_was_in_hand_is_singled_out_and_the_others_begin_anew(

@@ -3,7 +3,6 @@
 from typing import Any
 
 import redis
-from contract.test_ledger import LEASE_S, Clock, a_job, failure, items, traces
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -19,6 +18,7 @@ from clipfleet.common.errors import ClipfleetError, NotFound
 from clipfleet.common.ledger import FINAL, Claim, Ledger, Outcome, Refusal
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.redis import RedisLedger
+from support.ledgers import LEASE_S, Clock, a_job, failure, items, traces
 
 
 class Twins(RuleBasedStateMachine):

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import redis
-from contract import releases
-from unit.worlds import Planning, Workplace
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.catalogue import KEY, RedisCatalogue
@@ -22,6 +20,8 @@ from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import OtherVersion, say_once
 from clipfleet.workers import housekeeper
 from clipfleet.workers.housekeeper import Housekeeper
+from support import releases
+from support.worker_harness import Planning, Workplace
 
 JOB = releases.JOB.id
 LONG_AGO = 100 * 86_400.0

@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 import redis
-import services
-from contract.test_ledger import a_job, failure, items
-from contract.test_shared_state import a_card
 
 from clipfleet.common.broker import PRIORITIES, CeleryPublisher, lists_of, make_celery
 from clipfleet.common.errors import Unavailable
@@ -18,6 +15,9 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.messages import IngestChunk
 from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.settings import Settings
+from support import services
+from support.ledgers import a_job, failure, items
+from support.query_fleet import a_card
 
 MODEL = "m"
 

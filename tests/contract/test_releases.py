@@ -1,6 +1,6 @@
 """What every release wrote is read by this one, and what this one writes is read by the last.
 
-The golden files are what each release wrote; contract/releases.py writes those of the next.
+The golden files are what each release wrote; support/releases.py writes those of the next.
 """
 
 import json
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from contract import releases
 
 from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.ledger import Claim, Outcome
@@ -19,6 +18,7 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.store.rows import to_record, to_row
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import read
+from support import releases
 
 RELEASES = sorted(releases.GOLDEN.iterdir())
 JOB = releases.JOB.id

@@ -1,17 +1,15 @@
 """What the catalogue, the fleet and the list of unfinished uploads must do, in memory and on
 Redis."""
 
-import time
-
 import pytest
 import redis
 
 from clipfleet.common.catalogue import Catalogue, MemoryCatalogue, RedisCatalogue, require
 from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.errors import NotFound
-from clipfleet.common.fleet import Fleet, MemoryFleet, RedisFleet, WorkerCard, serving
+from clipfleet.common.fleet import Fleet, MemoryFleet, RedisFleet, serving
 from clipfleet.common.unfinished import MemoryUnfinished, RedisUnfinished, Unfinished
+from support.query_fleet import a_card
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -34,20 +32,6 @@ def fleet(request: pytest.FixtureRequest) -> Fleet:
 
 def a_collection(name: str = "photos") -> Collection:
     return Collection.new(name, metric="cosine", model="m", dim=4, fields={"year": "int"})
-
-
-def a_card(worker: str, model: str = "m") -> WorkerCard:
-    now = time.time()
-    return WorkerCard(
-        id=worker,
-        model=model,
-        dim=4,
-        lanes=("query",),
-        device="cpu",
-        preprocess=HashEmbedder.preprocess,
-        started_at=now,
-        progress_at=now,
-    )
 
 
 def test_the_first_generation_to_take_a_name_keeps_it(catalogue: Catalogue) -> None:

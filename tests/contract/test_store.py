@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stores import DIM, FIELDS, a_collection, a_record
 
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.filters import matches, parse_filter
 from clipfleet.common.store import CollectionGone, Store
 from clipfleet.common.store.memory import MemoryStore
+from support.stores import DIM, FIELDS, a_collection, a_record
 
 
 def found(store: Store, collection: Collection, raw: dict[str, Any]) -> list[str]:

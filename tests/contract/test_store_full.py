@@ -8,12 +8,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-import services
-from stores import a_collection, a_record
 
 from clipfleet.common.store import StoreUnavailable
 from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.embedded.milvus_lite import Log
+from support import services
+from support.stores import a_collection, a_record
 
 
 def process_on(folder: Path) -> psutil.Process:

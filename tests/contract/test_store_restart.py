@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-import services
-from stores import a_collection, a_record
 
 from clipfleet.common.store import StoreUnavailable
 from clipfleet.common.store.milvus import MilvusStore
+from support import services
+from support.stores import a_collection, a_record
 
 
 def test_a_store_that_is_away_is_said_to_be() -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import FIELDS, a_collection, a_record
 
 from clipfleet.common.collection import Collection
 from clipfleet.common.filters import Filter, parse_filter
 from clipfleet.common.store import CollectionGone, Record, Store
 from clipfleet.common.store.scan import LAST, in_order
+from support.stores import FIELDS, a_collection, a_record
 
 
 def scanned(store: Store, collection: Collection, limit: int, **more: Any) -> list[Record]:

@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 import redis
-import services
-from integration.test_events import gateway
-from services import Certificate
 
 from clipfleet import processes
 from clipfleet.common import startup
@@ -31,6 +28,9 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.embedded import commands
+from support import services
+from support.gateways import gateway
+from support.services import Certificate
 
 CELERY = [sys.executable, "-m", "celery", "-A", "clipfleet.workers.app", "worker"]
 PARTS = {

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import data, tiny_siglip
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -13,6 +12,7 @@ from clipfleet.common.errors import StartupError
 from clipfleet.common.images import decode
 from clipfleet.common.settings import Settings
 from clipfleet.workers.clip import ClipEmbedder
+from support.models import data, tiny_siglip
 
 
 @pytest.fixture(scope="module")

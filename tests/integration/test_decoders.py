@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import data
 from PIL import Image
 
 from clipfleet.common.images import decode
 from clipfleet.common.settings import Limits
+from support.models import data
 
 EDGE = 224
 

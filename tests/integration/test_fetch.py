@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fetching import LIMIT, fetcher, refusal
-from webserver import Asked, Page, body, in_turn, site, status
 
 from clipfleet.common.errors import Unreadable
+from support.fetching import LIMIT, fetcher, refusal
+from support.webserver import Asked, Page, body, in_turn, site, status
 
 
 def endless(asked: Asked) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fetching import LIMIT, fetcher, refusal
-from services import missing
-from webserver import Page, body, site, to
+
+from support.fetching import LIMIT, fetcher, refusal
+from support.services import missing
+from support.webserver import Page, body, site, to
 
 
 def test_loopback_is_refused_without_a_connection_unless_allowed() -> None:

@@ -4,12 +4,12 @@ import asyncio
 import threading
 
 import pytest
-from fetching import LOOPBACK
-from webserver import Asked, body, site
 
 from clipfleet.api.urls import ImageUrls
 from clipfleet.common.errors import Unavailable, Unreadable
 from clipfleet.common.settings import Fetch, Limits, Settings
+from support.fetching import LOOPBACK
+from support.webserver import Asked, body, site
 
 
 def settings(**fetch: float) -> Settings:

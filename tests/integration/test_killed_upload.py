@@ -7,7 +7,6 @@ from typing import BinaryIO
 
 import pytest
 import redis
-import services
 from fastapi import UploadFile
 
 from clipfleet.api.gateway import Gateway
@@ -18,6 +17,7 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.settings import Settings
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.workers.housekeeper import DAY_S, Housekeeper
+from support import services
 
 
 class Killed(BaseException):

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import httpx
-import services
-from contract.test_ledger import a_job
-from integration.test_events import gateway
 
 from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
+from support import services
+from support.gateways import gateway
+from support.ledgers import a_job
 
 MOST = 2
 

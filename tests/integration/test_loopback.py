@@ -10,10 +10,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-import services
-import stack
 
 from clipfleet.embedded import commands
+from support import services, stack
 
 LET_IN, SENT_AWAY = 503, 401
 

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import services
 from pymilvus import MilvusClient
-from services import Milvus
-from stores import a_collection, a_record
 
 from clipfleet.common.checks import check_milvus
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, StoreRefuses, StoreUnavailable
 from clipfleet.common.store.milvus import MilvusStore, make_store
+from support import services
+from support.services import Milvus
+from support.stores import a_collection, a_record
 
 
 @pytest.fixture(scope="module")

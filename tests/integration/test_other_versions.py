@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import services
-from contract import releases
-from integration.test_events import Service, gateway
 
 from clipfleet.common.catalogue import KEY, RedisCatalogue
+from support import releases, services
+from support.gateways import Service, gateway
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """Queries through real gateways and a real queue; the workers are played by threads of ours."""
 
 import json
-import queue
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,82 +9,13 @@ from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from select import select
-from typing import Any
 
 import pytest
-import services
-from contract.test_shared_state import a_card
-from integration.test_events import Service, gateway
 
-from clipfleet.common.broker import make_celery
-from clipfleet.common.catalogue import RedisCatalogue
-from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import HashEmbedder
-from clipfleet.common.fleet import RedisFleet
-from clipfleet.common.identity import primary_key
-from clipfleet.common.messages import QueryBatch, queue_name
-from clipfleet.common.replies import RedisReplies
-from clipfleet.common.settings import Settings
-from clipfleet.common.store import Record
-from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers.query import QueryParts, answer_batch
-
-MODEL = "m"
-COLLECTION = Collection.new("c", metric="cosine", model=MODEL, dim=16, fields={})
-
-
-class Fleet:
-    """So many workers announced; they work when the test calls `answer`."""
-
-    def __init__(self, service: Service, url: str, workers: int) -> None:
-        self._redis, self._workers = service.redis, workers
-        self._celery = make_celery(Settings(redis_url=url))
-        self._over = threading.Event()
-        self.store, self.catalogue = MemoryStore(), RedisCatalogue(service.redis)
-        self.catalogue.add(COLLECTION)
-        self.store.create(COLLECTION)
-        self._announcing = threading.Thread(target=self._announce)
-
-    def __enter__(self) -> "Fleet":
-        self._announcing.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-        self._announcing.join()
-
-    def end(self) -> None:
-        self._over.set()
-
-    def _announce(self) -> None:
-        while True:
-            for n in range(self._workers):
-                card = a_card(f"w{n}", MODEL).model_copy(update={"lanes": ("query",), "dim": 16})
-                RedisFleet(self._redis).announce(card)
-            if self._over.wait(1):
-                return
-
-    def batches(self) -> Iterator[QueryBatch]:
-        """What lies in the queue, as it comes, until the fleet is over."""
-        with self._celery.connection_for_read() as connection:
-            waiting = connection.SimpleQueue(queue_name("query", MODEL))
-            while not self._over.is_set():
-                try:
-                    message = waiting.get(timeout=0.2)
-                except queue.Empty:
-                    continue
-                message.ack()
-                yield QueryBatch.model_validate_json(message.payload[0][0])
-
-    def answer(self, batch: QueryBatch) -> int:
-        embedder, replies = HashEmbedder(), RedisReplies(self._redis)
-        return answer_batch(batch, QueryParts(embedder, self.store, self.catalogue, replies))
-
-    def put(self, texts: list[str]) -> None:
-        rows = HashEmbedder().embed_texts(texts)
-        named = zip(texts, rows, strict=True)
-        records = [Record(primary_key("default", t), t, "default", t, row) for t, row in named]
-        self.store.upsert(COLLECTION, records)
+from clipfleet.common.messages import QueryBatch
+from support import services
+from support.gateways import Service, gateway
+from support.query_fleet import Fleet, answer, asked
 
 
 @pytest.fixture
@@ -95,29 +24,12 @@ def url(tmp_path: Path) -> Iterator[str]:
         yield made
 
 
-def asked(service: Service, text: str) -> HTTPConnection:
-    """A search under way; `getresponse` waits for its answer, `close` hangs up."""
-    connection = HTTPConnection(service.url.removeprefix("http://"), timeout=60)
-    body = json.dumps({"text": text, "top_k": 1})
-    connection.request(
-        "POST", "/v1/collections/c/search", body, {"content-type": "application/json"}
-    )
-    return connection
-
-
 def texts(batches: Iterable[QueryBatch]) -> list[str]:
     return [str(query.terms[0].value) for batch in batches for query in batch.queries]
 
 
 def is_answered(asking: HTTPConnection, within_s: float) -> bool:
     return bool(select([asking.sock], [], [], within_s)[0])
-
-
-def answer(asking: HTTPConnection) -> Any:
-    with closing(asking):
-        response = asking.getresponse()
-        assert response.status == 200
-        return json.load(response)
 
 
 def require_refused(asking: HTTPConnection) -> None:

@@ -6,13 +6,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import services
-from integration.test_events import gateway
-from integration.test_query_path import Fleet, answer, asked
-from services import Certificate
 
 from clipfleet.common.connection import RedisRefuses, RedisUnavailable, answering, make_redis
 from clipfleet.common.settings import Settings
+from support import services
+from support.gateways import gateway
+from support.query_fleet import Fleet, answer, asked
+from support.services import Certificate
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import redis
-import services
-from contract.test_ledger import Clock, a_job, traces
-from contract.test_ledger_jobs import ended
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.workers.housekeeper import DAY_S, Housekeeper
+from support import services
+from support.ledgers import Clock, a_job, ended, traces
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3 import S3, s3_server
-from unit.archives import KINDS, packed
-from unit.listing import items, listed, places, resumes_everywhere, source, why_not
 
 from clipfleet.common.errors import Unavailable
 from clipfleet.workers.read import read_item
 from clipfleet.workers.sources import Source
 from clipfleet.workers.sources import bucket as paging
+from support.archives import KINDS, packed
+from support.s3 import S3, s3_server
+from support.source_helpers import items, listed, places, resumes_everywhere, source, why_not
 
 
 @pytest.fixture(scope="module")

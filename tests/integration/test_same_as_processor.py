@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import data, tiny_clip
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoImageProcessor
@@ -17,6 +16,7 @@ from transformers import AutoImageProcessor
 from clipfleet.common.images import decode
 from clipfleet.common.settings import CARRIED_MODEL, Limits, Settings, carried_model
 from clipfleet.workers.clip import ClipEmbedder
+from support.models import data, tiny_clip
 
 PHOTOS = {"flickr8k": "images/*.jpg", "imagenette2-224": "val/*/*", "caltech101-128": "*/*.jpg"}
 MOST = 80

@@ -11,7 +11,6 @@ import httpx
 import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute, iter_route_contexts
-from unit.tenants import World
 
 from clipfleet.api import health
 from clipfleet.api.access import GuardedRoute, needs
@@ -22,6 +21,7 @@ from clipfleet.common.keys import SCOPES
 from clipfleet.common.overview import Overview
 from clipfleet.common.rate_limit import MemoryRateLimiter, Ration
 from clipfleet.common.settings import Limits
+from support.gateway_harness import World
 
 ELSEWHERE = ("192.0.2.7", 1)
 DOCS = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}

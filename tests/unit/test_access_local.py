@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.tenants import HERE, World
+
+from support.gateway_harness import HERE, World
 
 ELSEWHERE = ("192.0.2.7", 1)
 LOCAL = [HERE, ("127.8.9.1", 5), ("::1", 5), ("::ffff:127.0.0.1", 5)]

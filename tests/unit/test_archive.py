@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from unit.archives import KINDS, archive, data_of, names, packed
-from unit.listing import Web, items, listed, places, resumes_everywhere, source
 
 from clipfleet.common.sources import ArchiveSource
 from clipfleet.workers.sources.archive import Archive
 from clipfleet.workers.sources.copies import Copies
+from support.archives import KINDS, archive, data_of, names, packed
+from support.source_helpers import Web, items, listed, places, resumes_everywhere, source
 
 PHOTOS = {f"d/{n}.jpg": bytes([n]) * (500 + n) for n in range(12)}
 

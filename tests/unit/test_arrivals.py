@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.desk import Desk, query
-from unit.worlds import MODEL, Planning, Workplace
 
 from clipfleet.api.inbox import deliver
 from clipfleet.common.errors import ClipfleetError
@@ -19,6 +17,8 @@ from clipfleet.common.messages import Answer, BatchReply, IngestChunk, Message, 
 from clipfleet.common.replies import MemoryReplies
 from clipfleet.common.versions import OtherVersion, say_once
 from clipfleet.workers.arrivals import batch_in, chunk_in
+from support.coalescer_harness import Desk, query
+from support.worker_harness import MODEL, Planning, Workplace
 
 ENDING = threading.Event()  # a worker that ends waits for nothing
 ENDING.set()

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from unit.listing import items, manifest, resumes_everywhere, why_not
 
 from clipfleet.common.ledger import Item
+from support.source_helpers import items, manifest, resumes_everywhere, why_not
 
 
 def problems(found: list[Item]) -> dict[str, str]:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from unit.listing import items, places, resumes_everywhere, source, why_not
 
 from clipfleet.common.errors import Unavailable, Unreadable
 from clipfleet.common.ledger import Item
@@ -18,6 +17,7 @@ from clipfleet.common.sources import BucketSource
 from clipfleet.workers.places import bucket_errors
 from clipfleet.workers.read import read_item
 from clipfleet.workers.sources.bucket import Bucket
+from support.source_helpers import items, places, resumes_everywhere, source, why_not
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clients import HANG_UP, Answer, Seen, in_turn, kind, service
 
 from clipfleet import ProblemError, Unreachable
 from clipfleet.api.export import ParquetFile
 from clipfleet.common.collection import Collection
 from clipfleet.common.store import Record
+from support.clients import HANG_UP, Answer, Seen, in_turn, kind, service
 
 __all__ = ["kind"]
 

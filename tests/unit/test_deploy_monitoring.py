@@ -6,15 +6,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import deployment
 import pytest
 import yaml
-from deployment import DEPLOY, KUBERNETES
 from prometheus_client import CollectorRegistry
 
 from clipfleet.api.metrics import GatewayMetrics
 from clipfleet.common.overview import Overview, Waiting
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
+from support import deployment
+from support.deployment import DEPLOY, KUBERNETES
 
 PROMETHEUS = DEPLOY / "prometheus"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "clipfleet.json").read_text())

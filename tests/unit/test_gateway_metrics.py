@@ -8,8 +8,6 @@ from collections.abc import Callable
 import httpx
 import pytest
 from fastapi import FastAPI
-from scrapes import Scrape, faults, scraped
-from unit.desk import MODEL, Desk, played, query
 
 from clipfleet.api.app import create_app
 from clipfleet.api.coalescer import Overloaded
@@ -19,26 +17,11 @@ from clipfleet.api.observe import Observe
 from clipfleet.common.connection import RedisUnavailable
 from clipfleet.common.errors import ClipfleetError, NotFound
 from clipfleet.common.fleet import NoWorker
-from clipfleet.common.overview import Overview, Waiting
+from clipfleet.common.overview import Overview
 from clipfleet.common.settings import Settings
-
-SEEN = Overview(
-    jobs={"running": 2, "failed": 0},
-    left={MODEL: 7},
-    queues={("ingest", MODEL): Waiting(3, 4.5), ("query", MODEL): Waiting(1, None)},
-    workers={("ingest", MODEL): 1, ("query", MODEL): 0},
-)
-
-
-class Told:
-    """Overviews that the test tells what to do."""
-
-    def __init__(self, read: Callable[[], Overview]) -> None:
-        self._read, self.times = read, 0
-
-    def read(self) -> Overview:
-        self.times += 1
-        return self._read()
+from support.coalescer_harness import MODEL, Desk, played, query
+from support.overviews import SEEN, Told
+from support.prometheus import Scrape, faults, scraped
 
 
 def shown(told: Told, patience_s: float = 30) -> Scrape:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from pictures import EDGE, LIMITS, decoded, encoded, halves, near
 from PIL import Image
 
 from clipfleet.common.errors import BadImage
 from clipfleet.common.images import FORMATS, decode
 from clipfleet.common.preprocess import Preprocess
 from clipfleet.common.settings import Limits
+from support.images import EDGE, LIMITS, decoded, encoded, halves, near
 
 
 def refused(data: bytes, limits: Limits = LIMITS) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from unit.worlds import Workplace
 
 from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.ledger import Claim, Job, Outcome
 from clipfleet.common.ledger.memory import MemoryLedger
+from support.worker_harness import Workplace
 
 
 @pytest.fixture

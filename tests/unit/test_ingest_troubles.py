@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from unit.worlds import Workplace
 
 from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import Embeddings, HashEmbedder
@@ -18,6 +17,7 @@ from clipfleet.common.store import Fingerprint, Record, StoreUnavailable
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.lease import Lease
+from support.worker_harness import Workplace
 
 WHITE = 250
 

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from unit.listing import (
+
+from clipfleet.common.ledger import Item
+from support.source_helpers import (
     Web,
     items,
     listed,
@@ -24,8 +26,6 @@ from unit.listing import (
     until_broken,
     why_not,
 )
-
-from clipfleet.common.ledger import Item
 
 
 def rows(folder: Path, *given: Any) -> list[Item]:

@@ -3,14 +3,13 @@
 import re
 from pathlib import Path
 
-from scrapes import Scrape, scraped
-from unit.desk import MODEL, Desk, played
-from unit.test_gateway_metrics import SEEN, Told
-
 from clipfleet.api.metrics import GatewayMetrics
 from clipfleet.common.ledger import Failure, Outcome
 from clipfleet.common.metrics import make_registry
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
+from support.coalescer_harness import MODEL, Desk, played
+from support.overviews import SEEN, Told
+from support.prometheus import Scrape, scraped
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 

@@ -10,9 +10,6 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
-from scrapes import scrape
-from stack import CLEAN, cli
-from unit.worlds import Planning
 
 from clipfleet.common.broker import MemoryPublisher
 from clipfleet.common.embedder import HashEmbedder
@@ -23,6 +20,9 @@ from clipfleet.common.metrics import MetricsServer, make_registry, serve_metrics
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
 from clipfleet.workers.runtime import Presence
+from support.prometheus import scrape
+from support.stack import CLEAN, cli
+from support.worker_harness import Planning
 
 SAID = {"trouble": ""}
 

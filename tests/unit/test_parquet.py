@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from unit.listing import Web, items, listed, resumes_everywhere, source, why_not
 
 from clipfleet.workers.sources import Source
+from support.source_helpers import Web, items, listed, resumes_everywhere, source, why_not
 
 
 def manifest(folder: Path, table: Any, rows: int = 1_000) -> Source:

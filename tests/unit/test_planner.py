@@ -3,11 +3,11 @@
 from collections import Counter
 
 import pytest
-from unit.worlds import Planning
 
 from clipfleet.common.ledger import Claim, Outcome
 from clipfleet.common.messages import IngestChunk
 from clipfleet.workers.chunk_size import FIRST_CHUNK, LARGEST_CHUNK, SMALLEST_CHUNK
+from support.worker_harness import Planning
 
 
 @pytest.fixture

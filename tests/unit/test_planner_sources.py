@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.archives import packed
-from unit.worlds import Planning
 
 from clipfleet.common.blobs import BlobsUnavailable
 from clipfleet.common.errors import Unavailable
@@ -14,6 +12,8 @@ from clipfleet.workers.places import BucketAway
 from clipfleet.workers.planner import Planner
 from clipfleet.workers.readers import Readers
 from clipfleet.workers.sources import Listed, Source
+from support.archives import packed
+from support.worker_harness import Planning
 
 
 def ended(world: Planning) -> tuple[Job, list[str]]:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import pytest
-from unit.worlds import Planning
 
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Item, OpenChunk
 from clipfleet.common.ledger.memory import MemoryLedger
+from support.worker_harness import Planning
 
 
 class Flaky(MemoryLedger):

@@ -3,11 +3,11 @@
 import io
 from typing import Any
 
-from clients import job
 from rich.console import Console
 
 from clipfleet import Job
 from clipfleet.progress import LINE_S, line, lines, listening
+from support.clients import job
 
 
 def a_job(state: str = "running", **known: Any) -> Job:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from unit.asking import IMAGE, TEXT, World, by_id, ids
 
 from clipfleet.common.embedder import Embeddings, HashEmbedder
 from clipfleet.common.messages import BatchReply, Query, Term
 from clipfleet.common.store import Record
 from clipfleet.workers.query import STALENESS_S
+from support.query_harness import IMAGE, TEXT, World, by_id, ids
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from unit.asking import IMAGE, TEXT, World, by_id, ids
 
 from clipfleet.common.embedder import Embeddings, HashEmbedder
 from clipfleet.common.identity import primary_key
 from clipfleet.common.messages import Query, Term
 from clipfleet.common.store import Record
+from support.query_harness import IMAGE, TEXT, World, by_id, ids
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-import services
-from unit.worlds import Planning
 
 from clipfleet.common.ledger import Item, Job
 from clipfleet.workers import readers
 from clipfleet.workers.planner import Planner
 from clipfleet.workers.readers import Readers
 from clipfleet.workers.sources import Listed, Source, SourceError
+from support import services
+from support.worker_harness import Planning
 
 
 class Hanging:

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from unit.worlds import Planning, Workplace
 
 from clipfleet.common.collection import Collection
 from clipfleet.common.ledger import Claim, PlanLease, Refusal
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.store import Fingerprint
 from clipfleet.common.store.memory import MemoryStore
+from support.worker_harness import Planning, Workplace
 
 
 def test_a_removed_job_is_planned_no_further_and_the_others_are() -> None:

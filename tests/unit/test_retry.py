@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
-from unit.worlds import Planning
 
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Failure, Item, Outcome
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.workers.retry_source import Retry
+from support.worker_harness import Planning
 
 
 def failed(world: Planning, failures: list[Failure], name: str = "job") -> None:

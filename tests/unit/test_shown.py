@@ -3,8 +3,9 @@
 import io
 
 import pytest
-from pictures import decoded, encoded, halves, near
 from PIL import Image, TiffImagePlugin
+
+from support.images import decoded, encoded, halves, near
 
 ORIENTATION = 0x0112
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from unit.worlds import places_of
 
 from clipfleet.common.errors import Forbidden
 from clipfleet.common.roots import really_below, require_below
 from clipfleet.common.settings import Settings
 from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources import Folder, Listed, SourceError, Upload, open_source
+from support.worker_harness import places_of
 
 NOBODY = 65_534
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
-from unit.worlds import Workplace
 
 from clipfleet.common.blobs import BlobGone
 from clipfleet.common.identity import primary_key
 from clipfleet.common.thumbnails import MOST_BYTES, thumbnail, thumbnail_key
+from support.worker_harness import Workplace
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """Jobs take turns, whatever their size."""
 
 import pytest
-from unit.worlds import Planning
 
 from clipfleet.common.messages import IngestChunk
+from support.worker_harness import Planning
 
 
 @pytest.fixture

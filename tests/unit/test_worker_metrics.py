@@ -5,14 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from scrapes import Scrape, faults, scraped
-from unit.asking import TEXT, World
-from unit.worlds import Planning, Workplace
 
 from clipfleet.common.embedder import HashEmbedder
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from clipfleet.workers.remember import RememberingEmbedder
 from clipfleet.workers.timed import Timed
+from support.prometheus import Scrape, faults, scraped
+from support.query_harness import TEXT, World
+from support.worker_harness import Planning, Workplace
 
 
 @pytest.fixture

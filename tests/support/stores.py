@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import services
 
 from clipfleet.common.collection import Collection, FieldType, Metric
 from clipfleet.common.identity import primary_key
 from clipfleet.common.store import Record, Store
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.common.store.milvus import MilvusStore
+from support import services
 
 DIM = 8
 FIELDS: dict[str, FieldType] = {

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import stack
+from support import stack
 
 BIN = Path(sys.executable).parent
 

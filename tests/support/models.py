@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import services
 import torch
 from transformers import (
     CLIPConfig,
@@ -15,7 +14,9 @@ from transformers import (
     SiglipModel,
 )
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+from support import services
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def data(name: str) -> Path:

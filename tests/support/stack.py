@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 import psutil
-import services
 
 from clipfleet import Client
 from clipfleet.embedded import commands
+from support import services
 
 START_S = 120.0
 # What the tests set themselves must not come from the environment they run in.

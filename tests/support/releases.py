@@ -1,4 +1,4 @@
-"""What a release writes, for the golden files; `python -m contract.releases 0.2` (in tests/) writes
+"""What a release writes, for the golden files; `python -m support.releases 0.2` (in tests/) writes
 those of the next one. Files of releases that are out are never written again."""
 
 import json
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import redis
-import services
 from pydantic import BaseModel
 
 from clipfleet.common.catalogue import RedisCatalogue
@@ -30,6 +29,7 @@ from clipfleet.common.preprocess import Preprocess
 from clipfleet.common.schemas import MatchOut
 from clipfleet.common.store import Record
 from clipfleet.common.unfinished import RedisUnfinished
+from support import services
 
 GOLDEN = Path(__file__).parent / "golden"
 MODEL = "openai/clip-vit-base-patch32"

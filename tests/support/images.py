@@ -1,6 +1,8 @@
 """Small images for the tests of decoding."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -34,3 +36,16 @@ def halves(width: int, height: int) -> Image.Image:
 def near(image: Image.Image, at: tuple[int, int], colour: tuple[int, int, int]) -> bool:
     seen = np.asarray(image)[at[1], at[0]].astype(int)
     return bool(np.abs(seen - np.array(colour)).max() <= 12)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds almost nothing."""
+
+    def part(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(b"\0" * 100)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", size) + part(b"IDAT", rows) + part(b"IEND", b"")

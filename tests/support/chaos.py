@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import services
-import stack
-from chaos.killer.sitecustomize import BREAKS
-from models import data
 
 from clipfleet import Client
+from support import services, stack
+from support.killer.sitecustomize import BREAKS
+from support.models import data
 
 # One image at a time and short chunks: the work takes a while, and is cut often.
 SLOW = {

@@ -1,6 +1,6 @@
 """A bad line between two hosts: a TCP proxy that delays what passes, and drops connections.
 
-    python badline.py SEED PORT=HOST:PORT ...
+    python flaky_proxy.py SEED PORT=HOST:PORT ...
 
 Every piece waits up to DELAY_S; a connection is cut after some megabytes, on the average, in the
 middle of whatever it carries.

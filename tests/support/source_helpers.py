@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pytest
-from unit.worlds import BUCKETS
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.errors import Unreadable
@@ -15,6 +14,7 @@ from clipfleet.common.ledger import Item
 from clipfleet.common.settings import Limits, Settings
 from clipfleet.workers.places import Places
 from clipfleet.workers.sources import Listed, Source, SourceError, open_source
+from support.worker_harness import BUCKETS
 
 
 class Web:

@@ -10,9 +10,9 @@ from typing import Any
 
 import fsspec
 import httpx
-import services
 
 from clipfleet.embedded import commands
+from support import services
 
 
 @dataclass

@@ -6,11 +6,10 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unit.listing import Web, places, source
-
 from clipfleet.common.ledger import Item
 from clipfleet.workers.read import read_item
 from clipfleet.workers.sources import Source
+from support.source_helpers import Web, places, source
 
 Members = Mapping[str, bytes] | Sequence[tuple[str, bytes]]
 KINDS = ["a.tar", "a.tar.gz", "a.zip"]

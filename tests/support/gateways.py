@@ -1,0 +1,91 @@
+"""A gateway as a process of its own, on a real Valkey; the test plays planner and worker."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import redis
+
+from clipfleet import processes
+from clipfleet.common.connection import make_redis
+from clipfleet.common.ledger import Claim
+from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.settings import Settings
+from clipfleet.embedded import commands
+from support import services
+from support.ledgers import LEASE_S, a_job, items
+
+PLACES = 3
+
+
+@dataclass
+class Service:
+    url: str
+    redis: "redis.Redis"
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def ledger(self) -> RedisLedger:
+        return RedisLedger(self.redis)
+
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    @contextmanager
+    def events(self, job: str, **headers: str) -> Iterator[Iterator[dict[str, Any]]]:
+        with (
+            self.http() as http,
+            http.stream("GET", f"/v1/jobs/{job}/events", headers=headers) as answer,
+        ):
+            assert answer.status_code == 200, answer.read()
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert answer.headers["cache-control"] == "no-cache"
+            assert answer.headers["x-accel-buffering"] == "no"
+            yield parsed(answer.iter_lines())
+
+    def begun(self, job: str) -> Claim:
+        """A job of two images, its only chunk in our hands."""
+        self.ledger.create(a_job(job))
+        lease = self.ledger.lease(job, "p", 60)
+        assert lease
+        no = self.ledger.plan(job, lease.token, items("a", "b"), "", "b")
+        self.ledger.end_plan(job, lease.token)
+        claim = self.ledger.claim(job, no or 0, "w", LEASE_S)
+        assert isinstance(claim, Claim)
+        return claim
+
+
+def parsed(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    event: dict[str, Any] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if line:
+            event[name] = value
+        elif event:
+            yield {**event, "data": json.loads(event.get("data", "null"))}
+            event = {}
+
+
+@contextmanager
+def gateway(folder: Path, url: str, **more: str) -> Iterator[Service]:
+    port = commands.free_port()
+    env = {
+        "CLIPFLEET_REDIS_URL": url,
+        "CLIPFLEET_BLOBS": str(folder.parent / "blobs"),  # gateways on one Redis share them
+        "CLIPFLEET_CALL_TIMEOUT_S": "0.5",
+        "CLIPFLEET_LIMITS__EVENT_STREAMS": str(PLACES),
+        **more,
+    }
+    command = processes.gateway(commands.LOOPBACK, port)
+    with services.process(command, folder / "gateway.log", **env) as process:
+        own = make_redis(Settings(redis_url=url))
+        made = Service(f"http://127.0.0.1:{port}", own, process)
+        with made.http() as http:
+            services.eventually(lambda: http.get("/healthz").is_success, 60, "the gateway")
+        yield made
+        made.redis.close()

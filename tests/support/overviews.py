@@ -1,0 +1,24 @@
+"""What the fleet looks like, as a test tells it."""
+
+from collections.abc import Callable
+
+from clipfleet.common.overview import Overview, Waiting
+from support.coalescer_harness import MODEL
+
+SEEN = Overview(
+    jobs={"running": 2, "failed": 0},
+    left={MODEL: 7},
+    queues={("ingest", MODEL): Waiting(3, 4.5), ("query", MODEL): Waiting(1, None)},
+    workers={("ingest", MODEL): 1, ("query", MODEL): 0},
+)
+
+
+class Told:
+    """Overviews that the test tells what to do."""
+
+    def __init__(self, read: Callable[[], Overview]) -> None:
+        self._read, self.times = read, 0
+
+    def read(self) -> Overview:
+        self.times += 1
+        return self._read()
