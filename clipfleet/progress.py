@@ -108,7 +108,7 @@ def finished(job: Job) -> int:
 def _standard_error() -> "Console":
     from rich.console import Console
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = Console(stderr=True, soft_wrap=True, emoji=False, highlight=False)
     if console.is_jupyter:  # lines: for a bar there, Rich wants packages that few have
         return Console(stderr=True, soft_wrap=True, force_jupyter=False, force_terminal=False)
     return console

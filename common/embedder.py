@@ -1,6 +1,7 @@
-"""The embedder port, and one that needs no model, for tests."""
+"""The embedder port, and `HashEmbedder`, which needs no model."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -8,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipfleet.common.errors import StartupError
 from clipfleet.common.preprocess import Pixels, Preprocess
 
 Embeddings = NDArray[np.float32]  # [n, dim], rows of unit length
+HASH_MODEL = "hash:"  # CLIPFLEET_MODEL=hash:64
+MAX_HASH_DIM = 4096
 
 
 class Embedder(Protocol):
@@ -42,14 +46,33 @@ class Embedder(Protocol):
 
 
 class HashEmbedder:
-    """Deterministic nonsense: equal items get equal embeddings, others unrelated ones."""
+    """Embeddings from a hash of the input: equal inputs get equal rows, others unrelated rows.
+
+    For tests, and for trying a service without a model: `CLIPFLEET_MODEL=hash:64`. A search finds
+    the same picture or the same words again and nothing that is similar.
+
+    Args:
+        dim: the length of an embedding.
+        batch: how many images a worker hands over at once.
+    """
 
     device = "none"
-    batch = 32
     preprocess = Preprocess(shortest=8, height=8, width=8)
 
-    def __init__(self, dim: int = 16) -> None:
-        self.dim = dim
+    def __init__(self, dim: int = 16, batch: int = 32) -> None:
+        self.dim, self.batch = dim, batch
+
+    @classmethod
+    def named(cls, model: str, batch: int = 0) -> "HashEmbedder":
+        """The embedder of the model name `hash:DIM`. StartupError when the name is another."""
+        match = re.fullmatch(rf"{HASH_MODEL}([0-9]{{1,4}})", model)
+        dim = int(match[1]) if match else 0
+        if not 2 <= dim <= MAX_HASH_DIM:
+            raise StartupError(
+                f"CLIPFLEET_MODEL={model}: write {HASH_MODEL}DIM, as in {HASH_MODEL}64, "
+                f"with DIM from 2 to {MAX_HASH_DIM}"
+            )
+        return cls(dim, batch or 32)
 
     def pixels(self, image: Image.Image) -> Pixels:
         return self.preprocess.apply(image)

@@ -94,7 +94,10 @@ class Settings(BaseSettings):
     allowed_hosts: tuple[str, ...] = Field((), description="JSON list of host names; empty: any")
     keys_file: str = Field("", description="API keys; empty: only this machine is answered")
     open: bool = Field(False, description="without keys, answer everybody who gets here")
-    model: str = Field(DEFAULT_MODEL, description=f"hub id, folder, or {CARRIED_MODEL}")
+    model: str = Field(
+        DEFAULT_MODEL,
+        description=f"hub id, folder, {CARRIED_MODEL}, or hash:64 (no model, for tests)",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
     decode_threads: int = 4

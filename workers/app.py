@@ -19,6 +19,7 @@ from kombu import Exchange, Queue
 
 from clipfleet.common.broker import make_celery
 from clipfleet.common.checks import blob_checks, service_checks
+from clipfleet.common.embedder import HASH_MODEL, Embedder, HashEmbedder
 from clipfleet.common.errors import StartupError
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.messages import LANES, IngestChunk, Lane, QueryBatch, queue_name
@@ -68,12 +69,10 @@ def _load(**_: Any) -> None:
     Celery swallows exceptions here, and a worker without a model would eat its queue.
     """
     begin_checks("worker", service_checks(settings))
-    from clipfleet.workers.clip import ClipEmbedder
-
     metrics = WorkerMetrics(make_registry())
     try:
         serve_metrics(settings, metrics.registry, _trouble)
-        embedder = ClipEmbedder(settings)
+        embedder = _make_embedder()
         _runtime.append(Runtime(settings, app, embedder, metrics))
     except StartupError as error:
         _end(error.detail)
@@ -81,6 +80,16 @@ def _load(**_: Any) -> None:
         log.exception("the worker cannot start")
         _end(f"the model {settings.model!r} cannot be used: {error}")
     log.info("model %s on %s, %d dimensions", settings.model, embedder.device, embedder.dim)
+
+
+def _make_embedder() -> Embedder:
+    """StartupError says what to do."""
+    if settings.model.startswith(HASH_MODEL):
+        log.warning("the model %s gives meaningless embeddings", settings.model)
+        return HashEmbedder.named(settings.model, settings.embed_batch)
+    from clipfleet.workers.clip import ClipEmbedder  # torch takes seconds to import
+
+    return ClipEmbedder(settings)
 
 
 def _trouble() -> str:

@@ -17,10 +17,11 @@ from clipfleet.common.schemas import CollectionOut, JobOut, SearchOut
 from clipfleet.errors import ProblemError, Unreachable
 from clipfleet.options import DEFAULT_URL
 
-out = Console(soft_wrap=True, markup=True, highlight=False)
+# emoji=False: Rich would print the file name `a:x:.jpg` with a picture in its middle.
+out = Console(soft_wrap=True, emoji=False, highlight=False)
 # For names and ids: cut or folded to the terminal's width, they are of no use to anybody.
-_wide = Console(width=10_000, soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+_wide = Console(width=10_000, soft_wrap=True, emoji=False, highlight=False)
+err = Console(stderr=True, soft_wrap=True, emoji=False, highlight=False)
 
 Url = Annotated[str, typer.Option(envvar="CLIPFLEET_URL", help="Where the service is.")]
 ApiKey = Annotated[str | None, typer.Option(envvar="CLIPFLEET_API_KEY", help="Your API key.")]

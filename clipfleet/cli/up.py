@@ -22,7 +22,9 @@ HostOption = Annotated[str, typer.Option(envvar="CLIPFLEET_HOST", help="Address 
 PortOption = Annotated[
     int, typer.Option(envvar="CLIPFLEET_PORT", min=1, max=65535, help="Port to listen on.")
 ]
-ModelOption = Annotated[str | None, typer.Option(help="Hub id or folder of a CLIP-like model.")]
+ModelOption = Annotated[
+    str | None, typer.Option(help="Hub id or folder of a CLIP-like model; hash:64 for tests.")
+]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Ingest workers.")]
 MetricsOption = Annotated[
     int,

@@ -21,3 +21,13 @@ def test_a_picture_is_shown_by_the_name_it_is_given(capsys: pytest.CaptureFixtur
     show.pictures(FOUND, lambda image_id: image_id[-5:] + "[b]\n")
     _, line = capsys.readouterr().out.splitlines()
     assert line.split() == ["1", "0.500", "x.jpg[b]\\n", "a", "folder"]
+
+
+def test_colons_in_a_name_are_not_turned_into_an_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    match = MatchOut(id="a:x:.jpg", score=0.5, uri="a:x:.jpg", label=":dog:", metadata={})
+    show.matches(SearchOut(matches=[match], took_ms=1))
+    show.err.print("clipfleet: hash:x: is no model", markup=False)
+    captured = capsys.readouterr()
+    assert "a:x:.jpg" in captured.out
+    assert ":dog:" in captured.out
+    assert "hash:x: is no model" in captured.err
