@@ -1,4 +1,69 @@
+"""Hooks for all tests: tiers, and the end of a run, after which no process and no folder stays."""
+
+import os
+import shutil
+import signal
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from support import tiers
 from support.models import tiny
 from support.stores import milvus_server
 
 __all__ = ["milvus_server", "tiny"]
+
+FOLDER = pytest.StashKey[Path]()
+FAILED = pytest.StashKey[bool]()
+RUN = "PYTEST_RUN_OF_CLIPFLEET"  # in the environment of every process of this run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tiers.assign(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Everything that this run creates lies in one folder and carries one mark."""
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    folder = Path(tempfile.mkdtemp(prefix="clipfleet-tests-"))
+    os.environ[RUN] = folder.name
+    if config.option.basetemp is None:
+        config.option.basetemp = folder / "pytest"
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
+    (folder / "tmp").mkdir()
+    config.stash[FOLDER] = folder
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[FAILED] = exitstatus == pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    folder = config.stash.get(FOLDER, None)
+    if folder is None:
+        return
+    _end_processes()
+    if config.stash.get(FAILED, False) and not os.environ.get("CI"):
+        print(f"\nthe files of this run are kept: {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_processes() -> None:
+    """After Ctrl-C fixtures of other processes may not have ended what they started."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and _of_this_run(process):
+                process.kill()
+
+
+def _of_this_run(process: Any) -> bool:
+    return bool(process.environ().get(RUN) == os.environ[RUN])
