@@ -30,6 +30,7 @@ from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
 from clipfleet.api.metrics import GatewayMetrics
 from clipfleet.api.observe import Observe
+from clipfleet.api.parts import GatewayParts, connect
 from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.settings import Settings
@@ -47,17 +48,26 @@ Errors are RFC 9457 problem+json; a 503 says in Retry-After when to come back.
 """
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, parts: GatewayParts | None = None) -> FastAPI:
+    """The gateway's application.
+
+    Args:
+        settings: left out, the environment has them.
+        parts: what the gateway talks to. Left out: Redis, Milvus and Celery as the settings name
+            them. They are checked at start, and the logs of the process are configured.
+    """
     settings = settings or Settings()
-    configure_logs(settings.log, "gateway")
+    if parts is None:
+        configure_logs(settings.log, "gateway")
     access = Access(settings)
     mine = GatewayMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        checks = [*service_checks(settings), *blob_checks(settings)]
-        await asyncio.to_thread(begin_checks, "gateway", checks)
-        gateway = Gateway(settings)
+        if parts is None:
+            checks = [*service_checks(settings), *blob_checks(settings)]
+            await asyncio.to_thread(begin_checks, "gateway", checks)
+        gateway = Gateway(settings, parts or connect(settings))
         app.state.gateway = gateway
         mine.watch(gateway.overviews, [gateway.queries, gateway.exact], settings.model)
         gateway.begin()
@@ -74,12 +84,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.access, app.state.metrics = access, mine
     problems.install(app)
-    parts = (
+    features = (
         collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
         fleet, metrics, assets,
     )  # fmt: skip
-    for part in parts:
-        app.include_router(_guarded(part.router))
+    for feature in features:
+        app.include_router(_guarded(feature.router))
     if settings.keys_file:
         _describe_keys(app)
     app.add_middleware(Guard, settings=settings)

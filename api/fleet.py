@@ -39,7 +39,7 @@ async def fleet(gateway: UsesGateway, caller: UsesCaller) -> FleetOut:
         findings=[
             FindingOut(severity=one.severity, part=one.part, what=one.what, advice=one.do)
             for one in [
-                *await gateway.call(gateway.look_at_redis),
+                *await gateway.call(gateway.probe.findings),
                 *await look_at_milvus(gateway),
                 *diagnose(cards, planners, collections, waiting, gateway.settings.model),
             ]

@@ -42,6 +42,9 @@ class FleetCollector(Collector):
         if seen is not None:
             yield from _families(seen)
 
+    def end(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
     def _fresh(self) -> Overview | None:
         if time.monotonic() - self._read_at < CACHE_S:
             return self._last

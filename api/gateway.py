@@ -1,4 +1,4 @@
-"""Composition root of the gateway: the parts it talks to, and how it waits for them."""
+"""The gateway: how the routes reach its parts, and how it waits for them."""
 
 import asyncio
 import logging
@@ -11,67 +11,49 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-import redis
-
 from clipfleet.api.coalescer import Coalescer
 from clipfleet.api.inbox import deliver
+from clipfleet.api.parts import GatewayParts
 from clipfleet.api.urls import ImageUrls
-from clipfleet.common.blobs import Blobs
-from clipfleet.common.broker import CeleryPublisher, make_celery
-from clipfleet.common.catalogue import RedisCatalogue, require
-from clipfleet.common.checks import Finding, check_milvus, check_redis
+from clipfleet.common.catalogue import require
+from clipfleet.common.checks import Finding, check_milvus
 from clipfleet.common.collection import Collection
-from clipfleet.common.connection import answering, make_async_redis, make_redis, redis_time
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.fleet import NoWorker, RedisFleet, WorkerCard, serving
+from clipfleet.common.fleet import NoWorker, WorkerCard, serving
 from clipfleet.common.ledger import FINAL, Job
-from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import in_context
 from clipfleet.common.messages import Lane, QueryBatch
-from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
-from clipfleet.common.rate_limit import RedisRateLimiter
-from clipfleet.common.replies import PIXELS
 from clipfleet.common.settings import Settings
-from clipfleet.common.store.milvus import make_store
-from clipfleet.common.unfinished import RedisUnfinished
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
-THREADS, COUNTERS = 32, 8
-DECODERS, DECODE_S = 2, 30.0
-EXPORT_S = 60.0
+THREADS = {"redis": 32, "store": 32, "blobs": 32, "limiter": 8, "publish": 8}
+THREADS |= {"decode": 2, "export": 2}
+DECODE_S, EXPORT_S = 30.0, 60.0
 
 
 class Gateway:
-    """Everything the routes use. Opens connections at the first call, not when it is made."""
+    """Everything the routes use."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, parts: GatewayParts) -> None:
         self.settings = settings
-        self._redis = make_redis(settings)
-        self.ledger = RedisLedger(self._redis)
-        self.catalogue = RedisCatalogue(self._redis)
-        self.fleet = RedisFleet(self._redis)
-        self.overviews = RedisOverviews(self._redis, settings.model)
-        self.limiter = RedisRateLimiter(self._redis)
-        self.store = make_store(settings, settings.call_timeout_s)
-        self.blobs = Blobs(settings.blobs)
-        self.unfinished = RedisUnfinished(self._redis)
+        self.ledger = parts.ledger
+        self.catalogue = parts.catalogue
+        self.fleet = parts.fleet
+        self.overviews = parts.overviews
+        self.limiter = parts.limiter
+        self.store = parts.store
+        self.blobs = parts.blobs
+        self.unfinished = parts.unfinished
+        self.probe = parts.probe
+        self._publisher, self._inbox = parts.publisher, parts.inbox
         self.urls = ImageUrls(settings)
-        self._publisher = CeleryPublisher(make_celery(settings), self._redis)
         # Each part has threads of its own: one that hangs starves only itself.
-        self._threads = ThreadPoolExecutor(THREADS, "redis")
-        self._senders = ThreadPoolExecutor(8, "publish")
-        self._decoders = ThreadPoolExecutor(DECODERS, "decode")
-        self._exporters = ThreadPoolExecutor(DECODERS, "export")
-        self._own = {
-            id(self.store): ThreadPoolExecutor(THREADS, "store"),
-            id(self.blobs): ThreadPoolExecutor(THREADS, "blobs"),
-            id(self.limiter): ThreadPoolExecutor(COUNTERS, "limiter"),
-        }
+        self._pools = {name: ThreadPoolExecutor(threads, name) for name, threads in THREADS.items()}
         self._cards: list[WorkerCard] = []
         self._refused = ""  # why Redis takes no writes, while it does not
         self._ahead = 0.0  # seconds that Redis' clock is ahead of ours
@@ -109,13 +91,7 @@ class Gateway:
         for task in self._loops:
             with suppress(asyncio.CancelledError):
                 await task
-        for pool in (
-            self._threads,
-            self._senders,
-            self._decoders,
-            self._exporters,
-            *self._own.values(),
-        ):
+        for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
         self.urls.close()
 
@@ -125,16 +101,19 @@ class Gateway:
         return await self._bounded(pool, partial(part, *args, **kw), seconds)
 
     def _pool(self, part: object) -> ThreadPoolExecutor:
-        return self._own.get(id(part), self._threads)
+        for name in ("store", "blobs", "limiter"):
+            if part is getattr(self, name):
+                return self._pools[name]
+        return self._pools["redis"]
 
     async def decode(self, part: Callable[..., T], *args: Any) -> T:
         """A call that decodes an image: few at a time, since each may take much memory."""
-        return await self._bounded(self._decoders, partial(part, *args), DECODE_S)
+        return await self._bounded(self._pools["decode"], partial(part, *args), DECODE_S)
 
     async def export(self, part: Callable[..., T], *args: Any, **kw: Any) -> T:
         """A call that holds many embeddings: always on the same few threads, or the heap of every
         thread would grow to that size."""
-        return await self._bounded(self._exporters, partial(part, *args, **kw), EXPORT_S)
+        return await self._bounded(self._pools["export"], partial(part, *args, **kw), EXPORT_S)
 
     async def collection(self, name: str) -> Collection:
         """What a name stands for, at most a second ago. NotFound when it stands for nothing."""
@@ -167,14 +146,8 @@ class Gateway:
         """Put a query image where the workers find it; it expires by itself. Its key."""
         key = secrets.token_hex(12)
         limit = self.settings.limits.query_image_bytes
-        expiry_ms = int(2000 * self.settings.query_timeout_s)
-
-        def put() -> None:
-            packed = pack(pixels, limit)
-            with answering():
-                self._redis.set(PIXELS + key, packed, px=expiry_ms)
-
-        await self.call(put)
+        expiry_s = 2 * self.settings.query_timeout_s
+        await self.call(lambda: self._inbox.stash(key, pack(pixels, limit), expiry_s))
         return key
 
     async def job(self, job_id: str) -> Job:
@@ -184,17 +157,9 @@ class Gateway:
             return job
         return replace(job, waiting=self._refused)
 
-    def look_at_redis(self) -> list[Finding]:
-        return check_redis(self.settings, self._redis)
-
     async def look_at_milvus(self) -> list[Finding]:
         """Unavailable while it is away."""
-        return await self._bounded(self._pool(self.store), partial(check_milvus, self.store), 0)
-
-    def probe_redis(self) -> None:
-        """A write, which a full Redis refuses."""
-        with answering():
-            self._redis.set("clipfleet:probe", 1, px=1000)
+        return await self._bounded(self._pools["store"], partial(check_milvus, self.store), 0)
 
     def _workers(self, model: str) -> int:
         return len(serving(self._cards, "query", model))
@@ -204,7 +169,7 @@ class Gateway:
         return time.time() + self._ahead
 
     async def _publish(self, batch: QueryBatch) -> None:
-        await self._bounded(self._senders, partial(self._publisher.publish, batch), 0)
+        await self._bounded(self._pools["publish"], partial(self._publisher.publish, batch), 0)
 
     async def _bounded(self, pool: ThreadPoolExecutor, run: Callable[[], T], seconds: float) -> T:
         limit = seconds or self.settings.call_timeout_s + 1.0
@@ -216,21 +181,20 @@ class Gateway:
 
     async def _listen(self) -> None:
         """The one loop that reads this gateway's replies."""
-        client = make_async_redis(self.settings, timeout_s=10.0)
         while True:
             try:
-                found = await client.blpop([self._reply_to], timeout=2)
-                if found:
-                    deliver(found[1], (self.queries, self.exact))
-            except (redis.RedisError, OSError) as error:
-                log.warning("cannot read replies just now: %s", error)
+                reply = await self._inbox.receive(self._reply_to)
+                if reply:
+                    deliver(reply, (self.queries, self.exact))
+            except Unavailable as error:
+                log.warning("cannot read replies just now: %s", error.detail)
                 await asyncio.sleep(0.5)
             except Exception:
                 log.exception("a reply could not be understood")
 
     async def _see_whether_redis_writes(self) -> None:
         try:
-            await self.call(self.probe_redis)
+            await self.call(self.probe.write)
             self._refused = ""
         except Unavailable as error:
             self._refused = error.detail
@@ -240,8 +204,7 @@ class Gateway:
             try:
                 self._cards = await self.call(self.fleet.alive)
                 await self._see_whether_redis_writes()
-                now = await self.call(redis_time, self._redis)
-                self._ahead = now - time.time()
+                self._ahead = await self.call(self.probe.now) - time.time()
             except Unavailable as error:
                 log.warning("cannot see who is alive: %s", error.detail)
             except Exception:

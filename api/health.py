@@ -34,8 +34,8 @@ async def _state(part: Awaitable[object]) -> str:
 
 async def _redis(gateway: Gateway) -> None:
     """Somebody may have set it otherwise since this gateway started."""
-    await gateway.call(gateway.probe_redis)
-    _require_none(await gateway.call(gateway.look_at_redis))
+    await gateway.call(gateway.probe.write)
+    _require_none(await gateway.call(gateway.probe.findings))
 
 
 async def _milvus(gateway: Gateway) -> None:

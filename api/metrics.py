@@ -39,6 +39,7 @@ class GatewayMetrics:
         self.registry = make_registry()
         # Of their own: one scrape that waits for Redis holds up nobody but scrapers.
         self._threads = ThreadPoolExecutor(2, "metrics")
+        self._fleet: FleetCollector | None = None
         self._requests = Counter(
             "clipfleet_requests", "Requests answered", ["method", "route", "status"],
             registry=self.registry,
@@ -55,7 +56,8 @@ class GatewayMetrics:
 
     def watch(self, overviews: Overviews, coalescers: Sequence[Coalescer], model: str) -> None:
         """`model`: one whose queries are shown even when there are none."""
-        self.registry.register(FleetCollector(overviews))
+        self._fleet = FleetCollector(overviews)
+        self.registry.register(self._fleet)
         self.registry.register(_Queries(coalescers, model))
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -80,6 +82,8 @@ class GatewayMetrics:
 
     def end(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._fleet:
+            self._fleet.end()
 
 
 class _Queries(Collector):

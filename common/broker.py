@@ -1,5 +1,6 @@
 """Celery on Redis: one configuration for those who send and those who work."""
 
+import threading
 import time
 from typing import Any, Protocol
 
@@ -92,15 +93,30 @@ class CeleryPublisher:
 
 
 class MemoryPublisher:
-    """Keeps messages in a list, for tests."""
+    """Keeps messages in a list, as the queue would carry them, until they are taken."""
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
         self.priorities: list[int] = []
+        self._changed = threading.Condition()
 
     def publish(self, message: Message, priority: int = 0) -> None:
-        self.sent.append(message)
-        self.priorities.append(priority)
+        copy = type(message).model_validate_json(message.model_dump_json())
+        with self._changed:
+            self.sent.append(copy)
+            self.priorities.append(priority)
+            self._changed.notify_all()
 
     def waiting(self, queue: str) -> int:
-        return sum(message.queue == queue for message in self.sent)
+        with self._changed:
+            return sum(message.queue == queue for message in self.sent)
+
+    def take(self, queue: str, timeout_s: float) -> Message | None:
+        """The next message of a queue; None when none comes in time."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.waiting(queue), timeout_s):
+                return None
+            places = [n for n, message in enumerate(self.sent) if message.queue == queue]
+            first = min(places, key=lambda n: self.priorities[n])
+            del self.priorities[first]
+            return self.sent.pop(first)

@@ -116,7 +116,7 @@ class MemoryFleet:
         return self._words.get(model, "")
 
     def alive(self) -> list[WorkerCard]:
-        return [c for c in self._cards.values() if time.time() - c.progress_at < CARD_S]
+        return [c for c in list(self._cards.values()) if time.time() - c.progress_at < CARD_S]
 
     def announce_planner(self, name: str) -> None:
         self._planners.add(name)

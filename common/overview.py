@@ -1,6 +1,7 @@
 """What the whole fleet has to do, as Redis knows it: read only, for metrics."""
 
 import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,10 +10,10 @@ from typing import Any, Protocol, get_args
 
 import redis
 
-from clipfleet.common.broker import SENT_AT, lists_of
+from clipfleet.common.broker import SENT_AT, Publisher, lists_of
 from clipfleet.common.connection import answering, redis_time
-from clipfleet.common.fleet import RedisFleet, WorkerCard
-from clipfleet.common.ledger import FINAL, JobState
+from clipfleet.common.fleet import Fleet, RedisFleet, WorkerCard
+from clipfleet.common.ledger import FINAL, JobState, Ledger
 from clipfleet.common.ledger.redis import ROOT
 from clipfleet.common.messages import LANES, Lane, queue_name
 
@@ -40,6 +41,35 @@ class Overview:
 
 class Overviews(Protocol):
     def read(self) -> Overview: ...
+
+
+class MemoryOverviews:
+    """Of the other parts in memory. Messages have no age here."""
+
+    def __init__(self, ledger: Ledger, fleet: Fleet, publisher: Publisher, model: str) -> None:
+        self._ledger, self._fleet, self._publisher = ledger, fleet, publisher
+        self._model = model
+
+    def read(self) -> Overview:
+        every, cards = self._ledger.jobs(sys.maxsize), self._fleet.alive()
+        jobs = Counter[JobState](dict.fromkeys(STATES, 0))
+        jobs.update(job.state for job in every)
+        left: Counter[str] = Counter()
+        for job in every:
+            left[job.new.model] += 0 if job.state in FINAL else _left(vars(job))
+        models = sorted({self._model, *left, *(card.model for card in cards)})
+        return Overview(
+            jobs=jobs,
+            left={model: left[model] for model in models},
+            queues={
+                (lane, model): self._waiting(lane, model) for model in models for lane in LANES
+            },
+            workers=_serving(cards, models),
+        )
+
+    def _waiting(self, lane: Lane, model: str) -> Waiting:
+        messages = self._publisher.waiting(queue_name(lane, model))
+        return Waiting(messages, None if messages else 0.0)
 
 
 class RedisOverviews:

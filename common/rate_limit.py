@@ -6,6 +6,7 @@ one window meets the next.
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,15 +50,17 @@ class RateLimiter(Protocol):
 class MemoryRateLimiter:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self._lock = threading.Lock()
         self._buckets: dict[str, tuple[float, float]] = {}  # what was left, and when
 
     def take(self, who: str, most: int) -> Ration:
         now, a_second = self._clock(), most / 60
-        left, at = self._buckets.get(who, (float(most), now))
-        left = min(float(most), left + max(0.0, now - at) * a_second)
-        granted = left >= 1
-        left -= granted
-        self._buckets[who] = (left, now)
+        with self._lock:
+            left, at = self._buckets.get(who, (float(most), now))
+            left = min(float(most), left + max(0.0, now - at) * a_second)
+            granted = left >= 1
+            left -= granted
+            self._buckets[who] = (left, now)
         next_s, full_s = max(0.0, 1 - left) / a_second, (most - left) / a_second
         return Ration(granted, most, int(left), math.ceil(next_s), math.ceil(full_s))
 

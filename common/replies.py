@@ -1,20 +1,28 @@
 """How answers come back: a list per gateway in Redis, read by one loop, nothing lost between."""
 
+import asyncio
+import threading
 import time
+from collections import defaultdict, deque
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import redis
+import redis.asyncio
 
-from clipfleet.common.connection import answering, redis_time
+from clipfleet.common.connection import RedisUnavailable, answering, redis_time
 from clipfleet.common.messages import BatchReply
 from clipfleet.common.pixels import unpack
 from clipfleet.common.preprocess import Pixels
 
 KEEP_S = 60
+RECEIVE_S = 2
 PIXELS = "clipfleet:pixels:"
 
 
 class Replies(Protocol):
+    """The workers' side."""
+
     def push(self, reply_to: str, reply: BatchReply) -> None: ...
 
     def now(self) -> float:
@@ -23,6 +31,18 @@ class Replies(Protocol):
 
     def pixels(self, key: str) -> Pixels | None:
         """A query image that a gateway left there; None when it has expired."""
+        ...
+
+
+class Inbox(Protocol):
+    """The gateway's side."""
+
+    def stash(self, key: str, packed: bytes, seconds: float) -> None:
+        """Keep a packed query image for the workers; it expires by itself."""
+        ...
+
+    async def receive(self, reply_to: str) -> bytes | str | None:
+        """The next reply in a list, as JSON; None when none came within RECEIVE_S seconds."""
         ...
 
 
@@ -46,16 +66,59 @@ class RedisReplies:
         return unpack(raw) if raw else None
 
 
+class RedisInbox:
+    def __init__(self, client: "redis.Redis", receiver: "redis.asyncio.Redis") -> None:
+        self._redis, self._receiver = client, receiver
+
+    def stash(self, key: str, packed: bytes, seconds: float) -> None:
+        with answering():
+            self._redis.set(PIXELS + key, packed, px=int(1000 * seconds))
+
+    async def receive(self, reply_to: str) -> bytes | str | None:
+        try:
+            found: Any = await self._receiver.blpop([reply_to], timeout=RECEIVE_S)
+        except (redis.RedisError, OSError) as error:
+            raise RedisUnavailable(str(error)) from error
+        return found[1] if found else None
+
+
 class MemoryReplies:
+    """Both sides: workers push on any thread, a gateway receives on its event loop."""
+
     def __init__(self) -> None:
         self.pushed: list[BatchReply] = []
         self.images: dict[str, Pixels] = {}
+        self._lock = threading.Lock()
+        self._lists: dict[str, deque[str]] = defaultdict(deque)
+        self._arrivals: dict[str, Future[None]] = {}
 
-    def push(self, reply_to: str, reply: BatchReply) -> None:  # noqa: ARG002
-        self.pushed.append(reply)
+    def push(self, reply_to: str, reply: BatchReply) -> None:
+        with self._lock:
+            self.pushed.append(reply)
+            self._lists[reply_to].append(reply.model_dump_json())
+            arrival = self._arrivals.pop(reply_to, None)
+        if arrival and arrival.set_running_or_notify_cancel():
+            arrival.set_result(None)
 
     def now(self) -> float:
         return time.time()
 
     def pixels(self, key: str) -> Pixels | None:
         return self.images.get(key)
+
+    def stash(self, key: str, packed: bytes, seconds: float) -> None:  # noqa: ARG002
+        """Nothing expires here."""
+        self.images[key] = unpack(packed)
+
+    async def receive(self, reply_to: str) -> bytes | str | None:
+        with self._lock:
+            waiting = self._lists[reply_to]
+            if waiting:
+                return waiting.popleft()
+            arrival = self._arrivals[reply_to] = Future[None]()
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(arrival), RECEIVE_S)
+        except TimeoutError:
+            return None
+        with self._lock:
+            return waiting.popleft()

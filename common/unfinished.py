@@ -36,7 +36,7 @@ class MemoryUnfinished:
 
     def older(self, seconds: float, limit: int) -> list[str]:
         last = self._clock() - seconds
-        return [job_id for job_id, begun in self._begun.items() if begun <= last][:limit]
+        return [job_id for job_id, begun in list(self._begun.items()) if begun <= last][:limit]
 
 
 class RedisUnfinished:

@@ -75,7 +75,7 @@ class MemoryLedger:
     ) -> list[Job]:
         found = [
             entry.job
-            for entry in self._entries.values()
+            for entry in list(self._entries.values())
             if (not collection or entry.job.new.collection == collection)
             and (not states or entry.job.state in states)
             and (sees is None or sees(entry.job.new.collection))
@@ -105,7 +105,7 @@ class MemoryLedger:
 
     def ended(self, seconds_ago: float, limit: int) -> list[str]:
         last = self._clock() - seconds_ago
-        jobs = [entry.job for entry in self._entries.values()]
+        jobs = [entry.job for entry in list(self._entries.values())]
         ends = [(job.finished_at, job.id) for job in jobs if job.finished_at is not None]
         return [job_id for end, job_id in sorted(ends) if end <= last][:limit]
 
@@ -120,7 +120,7 @@ class MemoryLedger:
             return entry.job
 
     def active(self) -> list[str]:
-        return sorted(key for key, e in self._entries.items() if e.job.state not in FINAL)
+        return sorted(key for key, e in list(self._entries.items()) if e.job.state not in FINAL)
 
     def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
         with self._lock:
@@ -164,7 +164,8 @@ class MemoryLedger:
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
         now = self._clock()
-        return [chunk.seen(no, now) for no, chunk in sorted(self._find(job_id).open.items())]
+        with self._lock:
+            return [chunk.seen(no, now) for no, chunk in sorted(self._find(job_id).open.items())]
 
     def items(self, job_id: str, no: int) -> tuple[Item, ...]:
         chunk = self._find(job_id).open.get(no)

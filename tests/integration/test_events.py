@@ -9,6 +9,7 @@ import pytest
 
 from clipfleet.api import events
 from clipfleet.api.gateway import Gateway
+from clipfleet.api.parts import connect
 from clipfleet.common.ledger import Outcome
 from clipfleet.common.settings import Settings
 from support import services
@@ -125,7 +126,8 @@ def test_silence_is_kept_alive(
     monkeypatch.setattr(events, "KEEPALIVE_S", 0.0)
 
     async def first_two() -> list[bytes]:
-        made = Gateway(Settings(redis_url=valkey, blobs=str(tmp_path)))
+        settings = Settings(redis_url=valkey, blobs=str(tmp_path))
+        made = Gateway(settings, connect(settings))
         made.ledger.create(a_job("silent"))
         stream = events.events(made.ledger.job("silent"), made)
         seen = [await anext(stream), await anext(stream)]

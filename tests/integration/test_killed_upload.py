@@ -1,6 +1,7 @@
 """A gateway that is killed over an upload: the files it stored are found and removed."""
 
 import asyncio
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,7 @@ import redis
 from fastapi import UploadFile
 
 from clipfleet.api.gateway import Gateway
+from clipfleet.api.parts import connect
 from clipfleet.api.uploads import _started
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.ledger import NewJob
@@ -37,8 +39,7 @@ class Killing(Blobs):
 
 
 async def upload(settings: Settings, blobs: Blobs) -> None:
-    gateway = Gateway(settings)
-    gateway.blobs = blobs
+    gateway = Gateway(settings, replace(connect(settings), blobs=blobs))
     new = NewJob(
         id="sent", collection="c", generation="g", model="m", namespace="n",
         source={"type": "upload"},

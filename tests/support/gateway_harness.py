@@ -1,8 +1,8 @@
 """A gateway whose parts are in memory, with keys and two tenants' collections."""
 
 import asyncio
-import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,12 @@ import httpx
 
 from clipfleet.api.app import create_app
 from clipfleet.api.gateway import Gateway
-from clipfleet.common.catalogue import MemoryCatalogue
 from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import HashEmbedder
-from clipfleet.common.fleet import MemoryFleet, WorkerCard
-from clipfleet.common.keys import SCOPES, hash_of
+from clipfleet.common.fleet import WorkerCard
+from clipfleet.common.keys import SCOPES
 from clipfleet.common.ledger import NewJob
-from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.common.rate_limit import MemoryRateLimiter
 from clipfleet.common.settings import Settings
-from clipfleet.common.store.memory import MemoryStore
+from clipfleet.testing import HashEmbedder, MemoryRateLimiter, memory_parts, write_keys
 
 HERE = ("127.0.0.1", 1)
 
@@ -32,40 +28,40 @@ KEYS: list[dict[str, Any]] = [
 
 
 class World:
-    """A gateway with two collections, each with a job, and with the keys of KEYS unless told."""
+    """A gateway with two collections, each with a job, and with the keys of KEYS.
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    Args:
+        folder: a folder of the test's own.
+        parts: parts of the gateway to use in place of new ones.
+        settings: in place of the defaults.
+    """
+
+    def __init__(
+        self, folder: Path, parts: Mapping[str, Any] | None = None, **settings: Any
+    ) -> None:
         file = folder / "keys.json"
-        records = [{**key, "hash": hash_of(f"cf_{key['name']}")} for key in KEYS]
-        file.write_text(json.dumps({"keys": records}))
-        told = {"blobs": "memory://clipfleet-unit-tests/access", "keys_file": str(file)}
-        self.app = create_app(Settings(**{**told, **settings}))
-        self.gateway: Any = Gateway(Settings(**{**told, **settings}))
+        write_keys(file, {f"cf_{key['name']}": key for key in KEYS})
+        defaults = {"blobs": "memory://clipfleet-unit-tests/access", "keys_file": str(file)}
+        made = Settings(**{**defaults, **settings})
+        limiter = MemoryRateLimiter(lambda: 0.0)
+        self.parts = memory_parts(made, **{"limiter": limiter, **(parts or {})})
+        self.app = create_app(made, self.parts)
+        self.app.state.gateway = Gateway(made, self.parts)
         now = time.time()
-        how = HashEmbedder().preprocess
         card = WorkerCard(
             id="w", model="m", dim=4, lanes=("query",), device="cpu",
-            preprocess=how, started_at=now, progress_at=now,
+            preprocess=HashEmbedder.preprocess, started_at=now, progress_at=now,
         )  # fmt: skip
-        fleet = MemoryFleet()
-        fleet.announce(card)
-        vars(self.gateway).update(
-            store=MemoryStore(),
-            catalogue=MemoryCatalogue(),
-            ledger=MemoryLedger(),
-            fleet=fleet,
-            limiter=MemoryRateLimiter(lambda: 0.0),
-        )
-        self.app.state.gateway = self.gateway
+        self.parts.fleet.announce(card)
         for name in ("acme", "other"):
             self.add(name)
-        self.gateway.ledger.cancel("job-acme")  # so that who follows it comes to an end
+        self.parts.ledger.cancel("job-acme")  # so that who follows it comes to an end
 
     def add(self, name: str) -> None:
         made = Collection.new(name, metric="dot", model="m", dim=4, fields={})
-        self.gateway.store.create(self.gateway.catalogue.add(made))
+        self.parts.store.create(self.parts.catalogue.add(made))
         source = {"type": "none"}
-        self.gateway.ledger.create(
+        self.parts.ledger.create(
             NewJob(
                 id=f"job-{name}", collection=name, generation=made.generation,
                 model="m", namespace="n", source=source,

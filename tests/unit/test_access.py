@@ -4,7 +4,6 @@ import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,7 +17,6 @@ from clipfleet.api.app import create_app
 from clipfleet.common.connection import RedisUnavailable
 from clipfleet.common.errors import StartupError
 from clipfleet.common.keys import SCOPES
-from clipfleet.common.overview import Overview
 from clipfleet.common.rate_limit import MemoryRateLimiter, Ration
 from clipfleet.common.settings import Limits
 from support.gateway_harness import World
@@ -110,18 +108,18 @@ def test_anothers_collection_is_answered_as_one_that_is_not_there(world: World, 
     assert {one.status_code for one in (taken, missing, unknown)} == {404}
     assert _same(taken, "other") == _same(missing, "third")
     assert _same(unknown, "third") | {"instance": ""} == _same(taken, "other") | {"instance": ""}
-    assert world.gateway.catalogue.find("other")
+    assert world.parts.catalogue.find("other")
 
 
 @pytest.mark.parametrize("call", OF_A_JOB)
 def test_anothers_job_is_answered_as_one_that_is_not_there(world: World, call: str) -> None:
-    before = world.gateway.ledger.job("job-other")
+    before = world.parts.ledger.job("job-other")
     taken = world.ask(at(call, job="job-other"), "acme-admin")
     missing = world.ask(at(call, job="job-third"), "acme-admin")
     unknown = world.ask(at(call, job="job-third"), "admin")
     assert {one.status_code for one in (taken, missing, unknown)} == {404}
     assert _same(taken, "other") == _same(missing, "third") == _same(unknown, "third")
-    assert world.gateway.ledger.job("job-other") == before
+    assert world.parts.ledger.job("job-other") == before
 
 
 def _same(answer: httpx.Response, name: str) -> dict[str, Any]:
@@ -194,12 +192,12 @@ def test_requests_that_are_refused_count_too_and_say_what_is_left(world: World) 
     assert [one.headers["ratelimit"].split(";")[1] for one in answers] == ["r=1", "r=0", "r=0"]
 
 
-def test_without_redis_each_gateway_counts_for_itself(world: World) -> None:
+def test_without_redis_each_gateway_counts_for_itself(tmp_path: Path) -> None:
     class Away(MemoryRateLimiter):
         def take(self, who: str, most: int) -> Ration:
             raise RedisUnavailable(f"cannot count {who} to {most}")
 
-    world.gateway.limiter = Away()
+    world = World(tmp_path, {"limiter": Away()})
     answers = [world.ask("GET /v1/jobs", "slow") for _ in range(3)]
     assert [one.status_code for one in answers] == [200, 200, 429]
 
@@ -246,8 +244,6 @@ def test_a_large_body_of_a_stranger_is_not_read(world: World) -> None:
 
 
 def test_what_is_wrong_is_said_without_naming_other_tenants(world: World) -> None:
-    nothing = Overview({}, {}, {}, {})
-    vars(world.gateway).update(overviews=SimpleNamespace(read=lambda: nothing), look_at_redis=list)
     assert "acme, other" in world.ask("GET /v1/fleet", "admin").text
     told = world.ask("GET /v1/fleet", "acme-admin")
     assert told.status_code == 200

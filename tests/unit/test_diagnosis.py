@@ -18,7 +18,7 @@ from clipfleet.common.fleet import About, WorkerCard
 from clipfleet.common.ledger import Job, NewJob
 from clipfleet.common.messages import LANES
 from clipfleet.common.settings import Settings
-from clipfleet.common.store.memory import MemoryStore
+from clipfleet.testing import MemoryStore, memory_parts
 from clipfleet.workers.machine import gpus
 
 ABOUT = About(version=clipfleet.__version__, torch="2.13.0+cpu", cores=2)
@@ -129,8 +129,8 @@ def test_a_milvus_that_is_away_is_one_finding_among_others() -> None:
         def ping(self) -> None:
             raise Unavailable("Milvus does not answer just now")
 
-    gateway: Any = Gateway(Settings(blobs="memory://clipfleet-unit-tests/diagnosis"))
-    gateway.store = Away()
+    settings = Settings(blobs="memory://clipfleet-unit-tests/diagnosis")
+    gateway = Gateway(settings, memory_parts(settings, store=Away()))
     found = asyncio.run(look_at_milvus(gateway))
     assert [str(one) for one in found] == [
         "Milvus does not answer just now; look at its log, and at CLIPFLEET_MILVUS_URI"

@@ -14,15 +14,14 @@ from clipfleet.api.app import create_app
 from clipfleet.api.exact import require_few
 from clipfleet.api.export import GROUP_BYTES, BrokenOff
 from clipfleet.api.gateway import Gateway
-from clipfleet.common.catalogue import MemoryCatalogue
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.identity import primary_key
 from clipfleet.common.messages import Search
 from clipfleet.common.settings import Limits, Settings
 from clipfleet.common.store import Record, StoreUnavailable
-from clipfleet.common.store.memory import MemoryStore
 from clipfleet.common.thumbnails import thumbnail_key
+from clipfleet.testing import MemoryStore, memory_parts
 
 DIM = 1_024
 GROUP = GROUP_BYTES // (4 * DIM)
@@ -45,12 +44,12 @@ class World:
     def __init__(self) -> None:
         limits = Limits(exact_rows=5, exports=1)
         settings = Settings(blobs="memory://clipfleet-unit-tests/whole", limits=limits)
-        self.gateway: Any = Gateway(settings)
         self.store = Store()
-        vars(self.gateway).update(store=self.store, catalogue=MemoryCatalogue())
+        parts = memory_parts(settings, store=self.store)
+        self.gateway = Gateway(settings, parts)
         self.collection = Collection.new("c", metric="dot", model="m", dim=DIM, fields={})
-        self.store.create(self.gateway.catalogue.add(self.collection))
-        self.app = create_app(settings)
+        self.store.create(parts.catalogue.add(self.collection))
+        self.app = create_app(settings, parts)
         self.app.state.gateway = self.gateway
 
     def put(self, count: int, namespace: str = "default") -> list[str]:

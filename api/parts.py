@@ -1,0 +1,68 @@
+"""The parts that a gateway talks to, and the real ones among them."""
+
+from dataclasses import dataclass
+
+from clipfleet.common.blobs import Blobs
+from clipfleet.common.broker import CeleryPublisher, Publisher, make_celery
+from clipfleet.common.catalogue import Catalogue, RedisCatalogue
+from clipfleet.common.connection import make_async_redis, make_redis
+from clipfleet.common.fleet import Fleet, RedisFleet
+from clipfleet.common.ledger import Ledger
+from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.overview import Overviews, RedisOverviews
+from clipfleet.common.probe import Probe, RedisProbe
+from clipfleet.common.rate_limit import RateLimiter, RedisRateLimiter
+from clipfleet.common.replies import Inbox, RedisInbox
+from clipfleet.common.settings import Settings
+from clipfleet.common.store import Store
+from clipfleet.common.store.milvus import make_store
+from clipfleet.common.unfinished import RedisUnfinished, Unfinished
+
+
+@dataclass(frozen=True)
+class GatewayParts:
+    """Each part is a port. `clipfleet.testing` has all of them in memory.
+
+    Attributes:
+        ledger: jobs and chunks.
+        catalogue: the collections by name.
+        fleet: the workers and planners that are alive.
+        overviews: the numbers of the whole fleet, for metrics.
+        limiter: counts the requests of each API key.
+        store: embeddings.
+        blobs: uploaded files and thumbnails.
+        unfinished: uploads that are no job yet.
+        publisher: sends queries to the workers.
+        inbox: receives the workers' answers.
+        probe: the state of the server that all parts share.
+    """
+
+    ledger: Ledger
+    catalogue: Catalogue
+    fleet: Fleet
+    overviews: Overviews
+    limiter: RateLimiter
+    store: Store
+    blobs: Blobs
+    unfinished: Unfinished
+    publisher: Publisher
+    inbox: Inbox
+    probe: Probe
+
+
+def connect(settings: Settings) -> GatewayParts:
+    """Redis, Milvus and Celery. Connections open at the first call, not here."""
+    client = make_redis(settings)
+    return GatewayParts(
+        ledger=RedisLedger(client),
+        catalogue=RedisCatalogue(client),
+        fleet=RedisFleet(client),
+        overviews=RedisOverviews(client, settings.model),
+        limiter=RedisRateLimiter(client),
+        store=make_store(settings, settings.call_timeout_s),
+        blobs=Blobs(settings.blobs),
+        unfinished=RedisUnfinished(client),
+        publisher=CeleryPublisher(make_celery(settings), client),
+        inbox=RedisInbox(client, make_async_redis(settings, timeout_s=10.0)),
+        probe=RedisProbe(client, settings),
+    )

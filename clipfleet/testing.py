@@ -1,0 +1,320 @@
+"""The whole service in one process, for the tests of programs that use clipfleet.
+
+    with MemoryService() as service, service.client() as client:
+        client.index("photos", wait=True)
+        assert client.search(image="photos/cat.jpg").matches
+
+Gateway, planner and workers are the real ones. What they talk to is in memory, and a hash takes the
+place of the model: no Redis, no Milvus, no Celery, no torch. docs/testing.md has more.
+"""
+
+import json
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import uvicorn
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from clipfleet.api.app import create_app
+from clipfleet.api.parts import GatewayParts
+from clipfleet.async_client import AsyncClient
+from clipfleet.client import Client
+from clipfleet.common.blobs import Blobs
+from clipfleet.common.broker import MemoryPublisher
+from clipfleet.common.catalogue import MemoryCatalogue
+from clipfleet.common.embedder import HASH_MODEL, Embedder, HashEmbedder
+from clipfleet.common.fetch import Fetcher
+from clipfleet.common.fleet import CARD_S, MemoryFleet, WorkerCard
+from clipfleet.common.keys import hash_of
+from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.messages import LANES, IngestChunk, Message, QueryBatch, queue_name
+from clipfleet.common.overview import MemoryOverviews
+from clipfleet.common.probe import MemoryProbe
+from clipfleet.common.rate_limit import MemoryRateLimiter
+from clipfleet.common.replies import MemoryReplies
+from clipfleet.common.settings import LOOPBACK_NAMES, Settings
+from clipfleet.common.store.memory import MemoryStore
+from clipfleet.common.unfinished import MemoryUnfinished
+from clipfleet.workers.exact import Bounds
+from clipfleet.workers.housekeeper import Housekeeper
+from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.places import Places
+from clipfleet.workers.planner import Planner
+from clipfleet.workers.planner import run as run_planner
+from clipfleet.workers.query import QueryParts, answer_batch
+
+__all__ = [
+    "HashEmbedder",
+    "MemoryCatalogue",
+    "MemoryFleet",
+    "MemoryLedger",
+    "MemoryOverviews",
+    "MemoryParts",
+    "MemoryProbe",
+    "MemoryPublisher",
+    "MemoryRateLimiter",
+    "MemoryReplies",
+    "MemoryService",
+    "MemoryStore",
+    "MemoryUnfinished",
+    "memory_parts",
+    "write_keys",
+]
+
+log = logging.getLogger(__name__)
+
+NAME = "memory"  # of the planner and of the worker
+POLL_S = 0.05
+START_S = 30.0
+
+
+class MemorySettings(Settings):
+    """Settings that leave the environment alone. An unknown name is an error."""
+
+    model_config = SettingsConfigDict(extra="forbid")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+@dataclass(frozen=True)
+class MemoryParts(GatewayParts):
+    """The parts of a gateway in memory; workers of the same process can share them."""
+
+    publisher: MemoryPublisher
+    inbox: MemoryReplies
+
+
+def memory_parts(settings: Settings, **parts: Any) -> MemoryParts:
+    """New parts in memory.
+
+    Args:
+        settings: `model` and `blobs` are used.
+        parts: fields of `GatewayParts` to use in place of new ones.
+    """
+    every = {
+        "ledger": MemoryLedger(),
+        "catalogue": MemoryCatalogue(),
+        "fleet": MemoryFleet(),
+        "limiter": MemoryRateLimiter(),
+        "store": MemoryStore(),
+        "blobs": Blobs(settings.blobs),
+        "unfinished": MemoryUnfinished(),
+        "publisher": MemoryPublisher(),
+        "inbox": MemoryReplies(),
+        "probe": MemoryProbe(),
+        **parts,
+    }
+    seen = (every["ledger"], every["fleet"], every["publisher"])
+    every.setdefault("overviews", MemoryOverviews(*seen, settings.model))
+    return MemoryParts(**every)
+
+
+def write_keys(file: Path, keys: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write a keys file.
+
+    Args:
+        file: for the setting `keys_file`.
+        keys: by secret, what docs/keys.md says of a key but for its hash. Without a `name` the
+            key is called `key-1` and so on, without `scopes` it may do everything.
+    """
+    records = [
+        {"name": f"key-{n}", "scopes": ["admin"], **key, "hash": hash_of(secret)}
+        for n, (secret, key) in enumerate(keys.items(), 1)
+    ]
+    file.write_text(json.dumps({"keys": records}))
+
+
+class MemoryService:
+    """A clipfleet service on a free port of this machine, for as long as a `with` statement runs.
+
+    Nothing stays: neither a thread, a file nor a port.
+
+    Args:
+        dim: the length of the embeddings of the `HashEmbedder`.
+        embedder: another embedder in place of that one.
+        api_keys: by secret, what `write_keys` takes. Without any, this machine needs none.
+        settings: any of `clipfleet.common.settings.Settings` by name, such as
+            `source_roots=[folder]` or `limits={"top_k": 10}`. The environment is not read.
+
+    Attributes:
+        url: the address of the service.
+        folder: uploads and thumbnails, below `blobs`.
+        parts: what is in memory, to look at or to change: `service.parts.ledger.jobs()`.
+    """
+
+    url: str
+    folder: Path
+    parts: MemoryParts
+
+    def __init__(
+        self,
+        *,
+        dim: int = 64,
+        embedder: Embedder | None = None,
+        api_keys: Mapping[str, Mapping[str, Any]] | None = None,
+        **settings: Any,
+    ) -> None:
+        self._embedder = embedder or HashEmbedder(dim)
+        self._api_keys, self._given = api_keys, settings
+        self._stack = ExitStack()
+        self._stopping = threading.Event()
+
+    def __enter__(self) -> "MemoryService":
+        with ExitStack() as stack:
+            self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="clipfleet-")))
+            self.settings = self._make_settings()
+            self.parts = memory_parts(self.settings)
+            self._start_planner(stack)
+            self._start_worker(stack)
+            stack.callback(self._stopping.set)
+            self._start_gateway(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def client(self, api_key: str | None = None, **options: Any) -> Client:
+        return Client(self.url, api_key=api_key, **options)
+
+    def async_client(self, api_key: str | None = None, **options: Any) -> AsyncClient:
+        return AsyncClient(self.url, api_key=api_key, **options)
+
+    def _make_settings(self) -> Settings:
+        own: dict[str, Any] = {
+            "model": f"{HASH_MODEL}{self._embedder.dim}",
+            "blobs": str(self.folder / "blobs"),
+            "source_roots": (Path("/"),),
+            "allowed_hosts": LOOPBACK_NAMES,
+            "stall_s": math.inf,  # a worker that stalls would end this process
+        }
+        if self._api_keys is not None:
+            write_keys(self.folder / "keys.json", self._api_keys)
+            own["keys_file"] = str(self.folder / "keys.json")
+        return MemorySettings(**{**own, **self._given})
+
+    def _start_planner(self, stack: ExitStack) -> None:
+        parts, settings = self.parts, self.settings
+        planner = Planner(
+            NAME, parts.ledger, parts.fleet, parts.publisher, settings, self._places(stack)
+        )
+        keeper = Housekeeper(
+            NAME, parts.ledger, parts.unfinished, parts.blobs, settings.retention_days
+        )
+        self._start_thread(stack, "planner", lambda: run_planner(planner, self._stopping))
+        self._start_thread(stack, "housekeeper", lambda: keeper.run(self._stopping))
+
+    def _start_worker(self, stack: ExitStack) -> None:
+        parts, settings = self.parts, self.settings
+        ingest = IngestParts(
+            worker=NAME,
+            ledger=parts.ledger,
+            store=parts.store,
+            catalogue=parts.catalogue,
+            embedder=self._embedder,
+            blobs=parts.blobs,
+            settings=settings,
+            threads=_threads(stack, settings.decode_threads, "decode"),
+            stopping=self._stopping,
+            places=self._places(stack),
+        )
+        query = QueryParts(
+            embedder=self._embedder,
+            store=parts.store,
+            catalogue=parts.catalogue,
+            replies=parts.inbox,
+            exact=Bounds(settings.exact_timeout_s, self._stopping),
+        )
+        aside = _threads(stack, 1, "exact")
+
+        def answer(message: Message) -> None:
+            assert isinstance(message, QueryBatch)
+            if message.exact:  # other queries do not wait for it
+                aside.submit(answer_batch, message, query)
+            else:
+                answer_batch(message, query)
+
+        def work(message: Message) -> None:
+            assert isinstance(message, IngestChunk)
+            ingest_chunk(message, ingest)
+
+        self._announce()
+        self._start_thread(stack, "announce", self._keep_announcing)
+        self._start_thread(stack, "ingest", lambda: self._take("ingest", work))
+        self._start_thread(stack, "query", lambda: self._take("query", answer))
+
+    def _places(self, stack: ExitStack) -> Places:
+        fetcher = Fetcher(self.settings.fetch)
+        stack.callback(fetcher.close)
+        return Places(self.settings, self.parts.blobs, fetcher)
+
+    def _take(self, lane: Any, work: Callable[[Message], None]) -> None:
+        queue = queue_name(lane, self.settings.model)
+        while not self._stopping.is_set():
+            message = self.parts.publisher.take(queue, POLL_S)
+            try:
+                if message:
+                    work(message)
+            except Exception:
+                log.exception("a message of the %s lane failed", lane)
+
+    def _keep_announcing(self) -> None:
+        while not self._stopping.wait(CARD_S / 5):
+            self._announce()
+
+    def _announce(self) -> None:
+        now = time.time()
+        card = WorkerCard(
+            id=f"{socket.gethostname()}-{os.getpid()}-{NAME}",
+            model=self.settings.model,
+            dim=self._embedder.dim,
+            lanes=LANES,
+            device=self._embedder.device,
+            preprocess=self._embedder.preprocess,
+            started_at=now,
+            progress_at=now,
+        )
+        self.parts.fleet.announce(card)
+
+    def _start_gateway(self, stack: ExitStack) -> None:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        app = create_app(self.settings, self.parts)
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        )
+        self._start_thread(stack, "gateway", lambda: server.run(sockets=[listener]))
+        stack.callback(setattr, server, "should_exit", True)
+        until = time.monotonic() + START_S
+        while not server.started:
+            if time.monotonic() > until:
+                raise RuntimeError("the gateway did not start; the log says why")
+            time.sleep(0.005)
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    def _start_thread(self, stack: ExitStack, name: str, run: Callable[[], None]) -> None:
+        thread = threading.Thread(target=run, name=f"clipfleet-{name}", daemon=True)
+        thread.start()
+        stack.callback(thread.join)
+
+
+def _threads(stack: ExitStack, count: int, name: str) -> ThreadPoolExecutor:
+    return stack.enter_context(ThreadPoolExecutor(count, f"clipfleet-{name}"))
