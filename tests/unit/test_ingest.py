@@ -36,15 +36,15 @@ def test_a_good_photo_is_in_the_store_with_what_is_known_of_it(world: Workplace)
 
 
 def test_good_and_bad_are_told_apart_and_add_up(world: Workplace) -> None:
-    good = [world.photo(f"{n}.jpg", n) for n in range(HashEmbedder.batch + 5)]
+    good = [world.photo(f"{n}.jpg", n) for n in range(HashEmbedder().batch + 5)]
     (world.folder / "text.jpg").write_text("no photo")
     (world.folder / "empty.jpg").touch()
     (world.folder / "cut.jpg").write_bytes((world.folder / "0.jpg").read_bytes()[:200])
     bad = [world.item(world.folder / f"{name}.jpg") for name in ("text", "empty", "cut", "gone")]
     listed = world.item(world.folder / "x.jpg", problem="the name is odd")
     job = world.run([*bad, *good, listed])
-    assert counts(job) == ("partial", HashEmbedder.batch + 5, 0, 5)
-    assert world.store.count(world.collection) == HashEmbedder.batch + 5
+    assert counts(job) == ("partial", HashEmbedder().batch + 5, 0, 5)
+    assert world.store.count(world.collection) == HashEmbedder().batch + 5
     said = world.reasons()
     assert set(said) == {"text.jpg", "empty.jpg", "cut.jpg", "gone.jpg", "x.jpg"}
     assert said["x.jpg"] == "the name is odd"

@@ -94,7 +94,7 @@ class Broken(HashEmbedder):
 @pytest.mark.parametrize("calls", [0, 1])
 def test_a_broken_device_is_no_images_fault(world: Workplace, attempt: int, calls: int) -> None:
     """Also at the second attempt, which takes the images one by one; and another worker does it."""
-    no = world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder.batch)])
+    no = world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder().batch)])
     for _ in range(attempt - 1):
         claim = world.ledger.claim("job", no, "another", 15)
         assert isinstance(claim, Claim)
@@ -107,7 +107,7 @@ def test_a_broken_device_is_no_images_fault(world: Workplace, attempt: int, call
     assert "more lines" not in world.ledger.job("job").waiting
     world.embedder = HashEmbedder()
     world.work()
-    assert counts(world.ledger.job("job")) == ("succeeded", 2 * HashEmbedder.batch, 0, 0)
+    assert counts(world.ledger.job("job")) == ("succeeded", 2 * HashEmbedder().batch, 0, 0)
     assert world.ledger.job("job").waiting == ""
 
 
@@ -181,7 +181,7 @@ def test_told_to_stop_between_batches_it_hands_back_without_counting_an_attempt(
     world: Workplace,
 ) -> None:
     world.embedder = Odd(lambda _rows, _odd: world.stopping.set())
-    world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder.batch)])
+    world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder().batch)])
     assert world.work() == 0
     assert (world.chunk().attempt, world.chunk().leased) == (0, False)
     assert world.store.count(world.collection) == 0

@@ -43,7 +43,7 @@ def test_a_chunk_is_counted_by_result_and_reason(place: Workplace) -> None:
 
 
 def test_every_stage_of_every_batch_is_timed(place: Workplace) -> None:
-    images = HashEmbedder.batch + 1
+    images = HashEmbedder().batch + 1
     place.embedder = Timed(HashEmbedder(), "ingest", place.metrics)
     place.run([place.photo(f"{n}.jpg", n) for n in range(images)])
     seen = scraped(place.metrics.registry)
