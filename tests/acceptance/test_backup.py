@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from clipfleet import Client, Job
-from clipfleet.common.settings import CARRIED_MODEL
 from clipfleet.errors import NotFound
-from support.stack import Up, finished, up
+from support.stack import HASH_MODEL, finished, up
 
 SAMPLES = sorted((Path(__file__).parents[2] / "clipfleet" / "samples").rglob("*.png"))[::20]
 WORDS = ("a dog", "a church", "something red")
+BROKEN = b"no picture"
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Kept:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[tuple[Up, Client]]:
-    with up(folder, CARRIED_MODEL, HF_HUB_OFFLINE="1") as started, started.client() as client:
-        yield started, client
+def running(folder: Path) -> Iterator[Client]:
+    with up(folder, HASH_MODEL) as started, started.client() as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     middle = len(SAMPLES) // 2
     manifest(photos / "early.jsonl", SAMPLES[:middle])
     manifest(photos / "late.jsonl", [*SAMPLES[middle:], photos / "broken.png"])
-    with running(here) as (_, client):
+    with running(here) as client:
         client.create_collection("drawings", fields={"letters": "int"})
         finished(client, client.index(photos / "early.jsonl", "drawings").id)
     for part in ("milvus", "valkey"):
         shutil.copytree(here / part, earlier / part)
-    (photos / "broken.png").write_bytes(b"no picture")
-    with running(here) as (_, client):
+    (photos / "broken.png").write_bytes(BROKEN)
+    with running(here) as client:
         finished(client, client.index(photos / "late.jsonl", "drawings").id)
         some = [SAMPLES[0], SAMPLES[1], photos / "broken.png"]
         finished(client, client.upload(some, "other").id)
@@ -83,6 +83,11 @@ def everything(client: Client) -> dict[str, Any]:
         "matches": {
             (name, text): matches(client, name, text=text) for name in names for text in WORDS
         },
+        "similar": {
+            (name, how): matches(client, name, **query)
+            for name in names
+            for how, query in by_picture(client, SAMPLES[0], ids[name][0]).items()
+        },
         "filtered": matches(client, "drawings", text="a dog", filter={"letters": {"$gt": 5}}),
         "thumbnails": {
             (name, one): hashlib.sha256(client.thumbnail(one, name)).hexdigest()
@@ -90,6 +95,12 @@ def everything(client: Client) -> dict[str, Any]:
             for one in ids[name]
         },
     }
+
+
+def by_picture(client: Client, picture: Path, image_id: str) -> dict[str, dict[str, Any]]:
+    """Every way of searching that is not by words."""
+    (vector,) = client.embed(images=[picture])
+    return {"image": {"image": picture}, "id": {"id": image_id}, "vector": {"vector": vector}}
 
 
 def matches(client: Client, collection: str, **query: Any) -> list[Any]:
@@ -118,15 +129,22 @@ def mixed(kept: Kept, where: Path, part: str) -> Path:
     return where
 
 
+@pytest.fixture(autouse=True)
+def _broken_again(kept: Kept) -> None:
+    """A test may have mended it."""
+    (kept.photos / "broken.png").write_bytes(BROKEN)
+
+
 def test_a_copy_of_the_folder_is_the_whole_service_at_another_place(
     kept: Kept, tmp_path: Path
 ) -> None:
     assert len(kept.seen["jobs"]) == 3
     assert kept.seen["collections"]["drawings"]["count"] == len(SAMPLES)
     assert all(kept.seen["matches"].values())
+    assert all(kept.seen["similar"].values())
     before = digests(kept.folder)
     shutil.copytree(kept.folder, tmp_path / "there")
-    with running(tmp_path / "there") as (_, client):
+    with running(tmp_path / "there") as client:
         now = everything(client)
         for what, was in kept.seen.items():
             assert now[what] == was, what
@@ -142,9 +160,8 @@ def test_a_copy_of_the_folder_is_the_whole_service_at_another_place(
 
 
 def test_what_an_older_milvus_lacks_is_found_and_brought_back(kept: Kept, tmp_path: Path) -> None:
-    (kept.photos / "broken.png").write_bytes(b"no picture")
     early = len(SAMPLES) // 2
-    with running(mixed(kept, tmp_path / "mixed", "milvus")) as (_, client):
+    with running(mixed(kept, tmp_path / "mixed", "milvus")) as client:
         done = sum(job.done for job in client.jobs(collection="drawings"))
         assert (done, client.collection("drawings").count) == (len(SAMPLES), early)
         assert len(matches(client, "drawings", text="a dog", top_k=100)) == early
@@ -158,13 +175,13 @@ def test_what_an_older_milvus_lacks_is_found_and_brought_back(kept: Kept, tmp_pa
         client.delete_collection("other")
         client.upload([SAMPLES[0], SAMPLES[1]], "other", wait=True)
         now = everything(client)
-        for what in ("ids", "thumbnails", "matches", "filtered"):
+        for what in ("ids", "thumbnails", "matches", "similar", "filtered"):
             assert now[what] == kept.seen[what], what
 
 
 def test_what_an_older_redis_does_not_know_of_is_brought_back(kept: Kept, tmp_path: Path) -> None:
     late = len(SAMPLES) - len(SAMPLES) // 2
-    with running(mixed(kept, tmp_path / "mixed", "valkey")) as (_, client):
+    with running(mixed(kept, tmp_path / "mixed", "valkey")) as client:
         (only,) = client.jobs()
         assert only.state == "succeeded"
         assert client.collection("drawings").count == len(SAMPLES), "images stay without their job"
@@ -174,5 +191,5 @@ def test_what_an_older_redis_does_not_know_of_is_brought_back(kept: Kept, tmp_pa
         assert (job.done, job.skipped, job.failed) == (0, late, 1)
         client.upload([SAMPLES[0], SAMPLES[1]], "other", wait=True)
         now = everything(client)
-        for what in ("ids", "thumbnails", "matches", "filtered"):
+        for what in ("ids", "thumbnails", "matches", "similar", "filtered"):
             assert now[what] == kept.seen[what], what

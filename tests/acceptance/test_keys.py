@@ -7,17 +7,32 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from typer.testing import CliRunner
 
 from clipfleet import Client
+from clipfleet.cli import app
 from clipfleet.errors import NotFound, ProblemError
 from support import stack
 from support.browser import Tab, tab, violations
+from support.chaos import stopped
 from support.services import eventually
-from support.stack import Up, finished, up
+from support.stack import HASH_MODEL, Up, finished, up
 
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples" / "animals"
 PICTURES = sorted(SAMPLES.glob("*.png"))[:3]
-NewKey = Callable[..., str]
+# Keys from before the start, by name: what `clipfleet keys create` gets beside it.
+OPTIONS = {
+    "terminal": (),
+    "steady": (),
+    "slow": ("--requests-per-minute", "2"),
+    "patient": ("--requests-per-minute", "1"),
+    "bygone": ("--expires", "1d"),
+    "visitor": ("--scope", "write", "--collection", "page-*"),
+    **{
+        name: ("--scope", "write", "--collection", f"{name}-*")
+        for name in ("acme", "rival", "page", "stream")
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +41,27 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def new_key(file: Path) -> NewKey:
-    """`clipfleet keys create`, as an operator types it. The key."""
-
-    def create(name: str, *options: str) -> str:
-        made = stack.cli("keys", "create", name, "--file", str(file), *options)
-        assert made.returncode == 0, made.stderr
-        return made.stdout.strip()
-
-    return create
+def keys(file: Path) -> dict[str, str]:
+    """The key of each name in `OPTIONS`. That of `bygone` is over."""
+    secrets = {}
+    for name, options in OPTIONS.items():
+        created = CliRunner().invoke(
+            app, ["keys", "create", name, "--file", str(file), *options], catch_exceptions=False
+        )
+        assert created.exit_code == 0, created.output
+        secrets[name] = created.stdout.strip()
+    document = json.loads(file.read_text())
+    (bygone,) = [key for key in document["keys"] if key["name"] == "bygone"]
+    bygone["expires_at"] = "2020-01-31T00:00:00Z"
+    file.write_text(json.dumps(document))
+    return secrets
 
 
 @pytest.fixture(scope="module")
-def keyed(tiny: Path, file: Path, new_key: NewKey, tmp_path_factory: Any) -> Iterator[Up]:
-    new_key("first")
-    with up(tmp_path_factory.mktemp("up"), tiny, CLIPFLEET_KEYS_FILE=str(file)) as running:
+def keyed(file: Path, keys: dict[str, str], tmp_path_factory: Any) -> Iterator[Up]:
+    assert keys
+    settings = {"CLIPFLEET_KEYS_FILE": str(file), "CLIPFLEET_CALL_TIMEOUT_S": "3"}
+    with up(tmp_path_factory.mktemp("up"), HASH_MODEL, **settings) as running:
         yield running
 
 
@@ -58,15 +79,9 @@ def bearer(key: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def tenant(keyed: Up, new_key: NewKey) -> Callable[[str], Client]:
+def tenant(keyed: Up, keys: dict[str, str]) -> Callable[[str], Client]:
     """The client of a key that writes what begins with its name."""
-
-    def made(name: str) -> Client:
-        key = new_key(name, "--scope", "write", "--collection", f"{name}-*")
-        eventually(lambda: in_force(keyed, key), 30, "the new key's being in force")
-        return client(keyed, key)
-
-    return made
+    return lambda name: client(keyed, keys[name])
 
 
 def refusal(ask: Callable[[], Any]) -> ProblemError:
@@ -75,14 +90,7 @@ def refusal(ask: Callable[[], Any]) -> ProblemError:
     return caught.value
 
 
-def test_who_has_no_key_that_is_in_force_is_told_why(
-    keyed: Up, new_key: NewKey, file: Path
-) -> None:
-    expired = new_key("bygone", "--expires", "1d")
-    document = json.loads(file.read_text())
-    document["keys"][-1]["expires_at"] = "2020-01-31T00:00:00Z"
-    file.write_text(json.dumps(document))
-
+def test_who_has_no_key_that_is_in_force_is_told_why(keyed: Up, keys: dict[str, str]) -> None:
     def slug(key: str) -> str:
         with client(keyed, key) as asking:
             said = refusal(asking.collections)
@@ -90,17 +98,16 @@ def test_who_has_no_key_that_is_in_force_is_told_why(
         return said.slug
 
     assert [slug(key) for key in ("", "cf_wrong")] == ["unauthorized", "unauthorized"]
-    eventually(lambda: slug(expired) == "key-expired", 30, "the expired key's being known")
+    assert slug(keys["bygone"]) == "key-expired"
 
 
 def test_the_command_line_sends_its_key_and_says_when_it_needs_one(
-    keyed: Up, new_key: NewKey
+    keyed: Up, keys: dict[str, str]
 ) -> None:
     without = keyed.cli("collections", "list")
     assert without.returncode == 1
     assert "an API key is needed" in without.stderr
-    key = new_key("terminal")
-    eventually(lambda: in_force(keyed, key), 30, "the new key's being in force")
+    key = keys["terminal"]
     assert keyed.cli("collections", "list", CLIPFLEET_API_KEY=key).returncode == 0
     refused = keyed.cli("collections", "create", "photos", "--api-key", key)
     assert "this needs a key with the scope 'write'" in refused.stderr
@@ -138,13 +145,17 @@ def test_tenants_do_not_see_each_other(tenant: Callable[[str], Client]) -> None:
             finished(one, made.id)
 
 
-def test_a_key_is_rotated_and_revoked_while_the_service_runs(
-    keyed: Up, new_key: NewKey, file: Path
-) -> None:
+def test_a_key_is_rotated_and_revoked_while_the_service_runs(keyed: Up, file: Path) -> None:
+    def create(name: str) -> str:
+        """As an operator types it."""
+        created = stack.cli("keys", "create", name, "--file", str(file))
+        assert created.returncode == 0, created.stderr
+        return created.stdout.strip()
+
     gateway = keyed.part("gateway").pid
-    old = new_key("shop")
+    old = create("shop")
     eventually(lambda: in_force(keyed, old), 30, "the first key's being in force")
-    new = new_key("shop-2")
+    new = create("shop-2")
     eventually(lambda: in_force(keyed, new), 30, "the second key's being in force")
     assert in_force(keyed, old), "both are, while clients move"
     assert stack.cli("keys", "revoke", "shop", "--file", str(file)).returncode == 0
@@ -153,9 +164,8 @@ def test_a_key_is_rotated_and_revoked_while_the_service_runs(
     assert keyed.part("gateway").pid == gateway
 
 
-def test_a_broken_file_takes_no_key_away(keyed: Up, new_key: NewKey, file: Path) -> None:
-    key = new_key("steady")
-    eventually(lambda: in_force(keyed, key), 30, "the key's being in force")
+def test_a_broken_file_takes_no_key_away(keyed: Up, keys: dict[str, str], file: Path) -> None:
+    key = keys["steady"]
     whole = file.read_text()
     file.write_text(whole[:-20])
     try:
@@ -169,28 +179,19 @@ def test_a_broken_file_takes_no_key_away(keyed: Up, new_key: NewKey, file: Path)
     assert key not in keyed.log("gateway")
 
 
-def test_a_key_that_asks_too_often_waits(keyed: Up, new_key: NewKey) -> None:
-    key = new_key("slow", "--requests-per-minute", "2")
-    eventually(lambda: in_force(keyed, key), 30, "the key's being in force")
+def test_a_key_that_asks_too_often_waits(keyed: Up, keys: dict[str, str]) -> None:
     with keyed.http() as http:
-        answers = [http.get("/v1/jobs", headers=bearer(key)) for _ in range(3)]
+        answers = [http.get("/v1/jobs", headers=bearer(keys["slow"])) for _ in range(3)]
+    assert [one.status_code for one in answers] == [200, 200, 429]
     last = answers[-1]
-    assert last.status_code == 429
     assert 1 <= int(last.headers["retry-after"]) <= 30
     assert last.headers["ratelimit-policy"] == '"key";q=2;w=60'
     assert last.json()["detail"] == "2 requests a minute are what this key has"
 
 
-def test_while_redis_is_away_the_gateway_counts_for_itself(keyed: Up, new_key: NewKey) -> None:
-    key = new_key("patient", "--requests-per-minute", "1")
-    eventually(lambda: in_force(keyed, key), 30, "the key's being in force")
-    valkey = keyed.part("valkey")
-    valkey.suspend()
-    try:
-        with keyed.http() as http:
-            answers = [http.get("/v1/jobs", headers=bearer(key)) for _ in range(2)]
-    finally:
-        valkey.resume()
+def test_while_redis_is_away_the_gateway_counts_for_itself(keyed: Up, keys: dict[str, str]) -> None:
+    with stopped(keyed.part("valkey")), keyed.http() as http:
+        answers = [http.get("/v1/jobs", headers=bearer(keys["patient"])) for _ in range(2)]
     assert [one.status_code for one in answers] == [503, 429]
     eventually(keyed.ready, 60, "the service's coming back")
 
@@ -223,13 +224,12 @@ def give(page: Page, key: str) -> None:
 
 
 def test_the_page_asks_for_a_key_and_forgets_it(
-    shown: Tab, keyed: Up, tenant: Callable[[str], Client], new_key: NewKey
+    shown: Tab, tenant: Callable[[str], Client], keys: dict[str, str]
 ) -> None:
     with tenant("page") as owner:
         owner.create_collection("page-cats")
         finished(owner, owner.upload(PICTURES, "page-cats").id)
-    key = new_key("visitor", "--scope", "write", "--collection", "page-*")
-    eventually(lambda: in_force(keyed, key), 30, "the key's being in force")
+    key = keys["visitor"]
     page = shown.open("/?in=page-cats")
     dialog = page.get_by_role("dialog", name="API key")
     expect(dialog).to_be_visible()
@@ -268,21 +268,17 @@ def sources(page: Page) -> list[str]:
 
 
 def test_the_page_follows_a_job_with_its_key(
-    shown: Tab, keyed: Up, tenant: Callable[[str], Client]
+    shown: Tab, keyed: Up, tenant: Callable[[str], Client], keys: dict[str, str]
 ) -> None:
     """A stream of events is seen to be asked for with the key, and to be answered."""
     with tenant("stream") as owner:
         owner.create_collection("stream-cats")
-        key = str(owner._http.headers["Authorization"]).removeprefix("Bearer ")
         page = shown.open("/?in=stream-cats&view=jobs")
-        give(page, key)
+        give(page, keys["stream"])
         expect(page.get_by_role("button", name="Forget the API key")).to_be_visible()
-        keyed.part("worker-ingest-1").suspend()
-        try:
+        with stopped(keyed.part("worker-ingest-1")):
             job = owner.upload(PICTURES, "stream-cats")
             with page.expect_response("**/events") as streamed:
                 page.reload()
-        finally:
-            keyed.part("worker-ingest-1").resume()
         assert streamed.value.status == 200
         expect(page.locator(f'[data-job="{job.id}"]')).to_contain_text("succeeded")
