@@ -93,12 +93,13 @@ class MilvusStore:
 
     def create(self, collection: Collection) -> None:
         def run(client: Any) -> None:
-            client.create_collection(
-                physical(collection),
-                schema=schema_of(collection),
-                index_params=indexes_of(collection, client.get_server_version()),
-                timeout=max(60.0, self._timeout),
-            )
+            name, timeout_s = physical(collection), max(60.0, self._timeout)
+            indexes = indexes_of(collection, client.get_server_version())
+            client.create_collection(name, schema=schema_of(collection), timeout=timeout_s)
+            # An empty collection has nothing to index. Without `sync=False` pymilvus sleeps half
+            # a second per index before it notices.
+            client.create_index(name, indexes, timeout=timeout_s, sync=False)
+            client.load_collection(name, timeout=timeout_s)
 
         self._call(run, collection)
 
