@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import uvicorn
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -178,7 +178,7 @@ class MemoryService:
         self._stack = ExitStack()
         self._stopping = threading.Event()
 
-    def __enter__(self) -> "MemoryService":
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="clipfleet-")))
             self.settings = self._make_settings()
@@ -296,19 +296,18 @@ class MemoryService:
         self.parts.fleet.announce(card)
 
     def _start_gateway(self, stack: ExitStack) -> None:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         app = create_app(self.settings, self.parts)
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
-        )
-        self._start_thread(stack, "gateway", lambda: server.run(sockets=[listener]))
+        config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        self._start_thread(stack, "gateway", server.run)
         stack.callback(setattr, server, "should_exit", True)
         until = time.monotonic() + START_S
         while not server.started:
             if time.monotonic() > until:
                 raise RuntimeError("the gateway did not start; the log says why")
             time.sleep(0.005)
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        port = server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
 
     def _start_thread(self, stack: ExitStack, name: str, run: Callable[[], None]) -> None:
         thread = threading.Thread(target=run, name=f"clipfleet-{name}", daemon=True)

@@ -10,9 +10,10 @@ from playwright.sync_api import Browser
 from clipfleet.common.settings import CARRIED_MODEL
 from support.browser import Tab, chromium, tab
 from support.clients import kind
+from support.in_process import InProcess
 from support.models import data
 from support.s3 import S3, s3_server
-from support.stack import Up, finished, free_ports, up
+from support.stack import HASH_MODEL, Up, finished, free_ports, up
 
 __all__ = ["kind"]
 
@@ -25,13 +26,23 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 @pytest.fixture(scope="session")
-def service(tiny: Path, s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """One stack for all tests that leave it whole; each has a collection of its own."""
+def service(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One stack for all tests that leave it whole; each has a collection of its own.
+
+    Its embeddings have no meaning, which saves the seconds that torch takes to load.
+    """
     port = free_ports(3)
     told = ["--metrics-port", str(port)]
     env = {"CLIPFLEET_LOG": "json", **s3.environment}
-    with up(tmp_path_factory.mktemp("up"), tiny, *told, **env) as running:
+    with up(tmp_path_factory.mktemp("up"), HASH_MODEL, *told, **env) as running:
         running.metrics_port = port
+        yield running
+
+
+@pytest.fixture(scope="session")
+def memory_service() -> Iterator[InProcess]:
+    """The same service in this process, for what asks neither Redis nor Milvus."""
+    with InProcess(dim=32) as running:
         yield running
 
 

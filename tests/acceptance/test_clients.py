@@ -1,16 +1,39 @@
 """Both Python clients through all that the service does."""
 
-import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from clipfleet import Job, JobFailed, NotFound, ProblemError
-from support.chaos import many_photos
-from support.stack import photos
+from clipfleet.common.embedder import Embeddings, HashEmbedder
+from support.in_process import InProcess, PixelEmbedder
+from support.stack import Up, photos
+
+
+class Gated(HashEmbedder):
+    """It embeds no image before the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.gate = threading.Event(), threading.Event()
+
+    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        self.reached.set()
+        assert self.gate.wait(60)
+        return super().embed_images(pixels)
+
+
+@pytest.fixture
+def client(memory_service: InProcess, kind: Any) -> Iterator[Any]:
+    """One of the Python clients, in turn, on the service in this process."""
+    with kind(memory_service.url) as made:
+        yield made
 
 
 @pytest.fixture
@@ -23,8 +46,18 @@ def mine(client: Any, kind: Any) -> Iterator[str]:
 
 
 def test_a_folder_goes_in_is_found_in_every_way_and_goes_away(
-    client: Any, mine: str, tmp_path: Path, flickr: list[Path]
+    kind: Any, tmp_path: Path, flickr: list[Path]
 ) -> None:
+    with InProcess(embedder=PixelEmbedder()) as service, kind(service.url) as client:
+        require_all_ways(client, "clients", tmp_path, flickr)
+
+
+def test_so_it_does_on_the_real_stack(mini: Up, tmp_path: Path, flickr: list[Path]) -> None:
+    with mini.client() as client:
+        require_all_ways(client, "clients", tmp_path, flickr)
+
+
+def require_all_ways(client: Any, mine: str, tmp_path: Path, flickr: list[Path]) -> None:
     first, *_ = paths = photos(tmp_path / "photos", flickr, 6)
     heard: list[Job] = []
     job = client.index(tmp_path / "photos", mine, wait=True, progress=heard.append)
@@ -97,13 +130,22 @@ def test_no_means_no_with_the_services_own_words(client: Any, mine: str, tmp_pat
         client.search(mine, text="x", top_k=0)
 
 
-def test_a_job_can_be_cancelled_and_a_job_on_nothing_fails(
-    client: Any, mine: str, tmp_path: Path
-) -> None:
-    many_photos(tmp_path / "photos", 700)
-    cancelled = client.cancel(client.index(tmp_path / "photos", mine))
-    assert client.wait(cancelled).state == "cancelled"
-    shutil.rmtree(tmp_path / "photos")
+def test_a_job_can_be_cancelled_at_work(kind: Any, tmp_path: Path, flickr: list[Path]) -> None:
+    photos(tmp_path / "photos", flickr, 40)
+    embedder = Gated()
+    with InProcess(embedder=embedder) as service, kind(service.url) as client:
+        job = client.index(tmp_path / "photos", "held")
+        assert embedder.reached.wait(60)
+        assert client.job(job.id).state == "running"
+        cancelled = client.cancel(job)
+        assert client.wait(cancelled).state == "cancelled"
+        embedder.gate.set()
+        assert client.index(tmp_path / "photos", "other", wait=True).done == 40
+        ended = client.job(job.id)
+        assert (ended.state, ended.done < 40) == ("cancelled", True)
+
+
+def test_a_job_on_nothing_fails(client: Any, mine: str, tmp_path: Path) -> None:
     with pytest.raises(JobFailed) as caught:
-        client.index(tmp_path / "photos", mine, wait=True)
+        client.index(tmp_path / "missing", mine, wait=True)
     assert caught.value.job.error

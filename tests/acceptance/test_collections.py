@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet import Client, NotFound, ProblemError, Unreachable
+from support.in_process import InProcess
 from support.stack import Up, document, finished, photos
 
 SIZE = 300
@@ -29,22 +31,58 @@ def some_vectors(count: int, dim: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.fixture
+def client(memory_service: InProcess, kind: Any) -> Iterator[Any]:
+    """One of the Python clients, in turn, on the service in this process."""
+    with kind(memory_service.url) as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
-def shelf(service: Up) -> str:
+def shelf(memory_service: InProcess) -> str:
     """A collection that no test changes."""
-    with service.client() as client:
-        made = client.create_collection("shelf", fields={"year": "int"})
-        client.upsert(some_vectors(SIZE, made.dim), "shelf")
-        client.upsert(some_vectors(20, made.dim, seed=1), "shelf", namespace="other")
+    with memory_service.client() as client:
+        fill_shelf(client)
     return "shelf"
 
 
+def fill_shelf(client: Client) -> None:
+    collection = client.create_collection("shelf", fields={"year": "int"})
+    client.upsert(some_vectors(SIZE, collection.dim), "shelf")
+    client.upsert(some_vectors(20, collection.dim, seed=1), "shelf", namespace="other")
+
+
 @pytest.fixture
-def emptied(service: Up) -> Iterator[str]:
-    with service.client() as client:
+def emptied(memory_service: InProcess) -> Iterator[str]:
+    with memory_service.client() as client:
         client.create_collection("emptied", fields={"year": "int"})
         yield "emptied"
         client.delete_collection("emptied")
+
+
+def test_the_real_stack_counts_lists_searches_measures_exports_and_empties(
+    service: Up, tmp_path: Path
+) -> None:
+    """One call of each kind, of those whose answers the tests below look at in detail."""
+    with service.client() as client:
+        fill_shelf(client)
+        assert client.count("shelf", filter={"year": {"$exists": False}}) == SIZE / 3
+        wanted = {one["id"] for one in some_vectors(SIZE, 1)}
+        assert sorted(client.iter_ids("shelf")) == sorted(wanted)
+        for by in ({"text": "a dog"}, {"id": "/photos/3 é.jpg"}):
+            require_exact_as_index(client, "shelf", by)
+        found = client.recall("shelf", k=5, sample=40)
+        assert (found.recall, found.queries, found.worst) == (1.0, 40, [])
+        file = client.export_collection("shelf", tmp_path / "shelf.parquet")
+        copy = client.import_collection(file, "copied")
+        assert copy.count == SIZE + 20
+        require_same_answers(client, "copied", "shelf")
+        assert client.delete("copied", filter={"label": "even"}) == SIZE / 2
+        assert client.count("copied") == SIZE / 2
+        assert client.count("copied", namespace="other") == 20
+        assert client.delete("copied", all=True) == SIZE / 2
+        for name in ("shelf", "copied"):
+            client.delete_collection(name)
 
 
 def test_images_are_counted_by_filter_and_namespace(client: Any, shelf: str) -> None:
@@ -56,11 +94,11 @@ def test_images_are_counted_by_filter_and_namespace(client: Any, shelf: str) -> 
         client.count(shelf, filter={"$up": 1})
 
 
-def test_ids_come_in_pages_each_once(service: Up, client: Any, shelf: str) -> None:
+def test_ids_come_in_pages_each_once(memory_service: InProcess, client: Any, shelf: str) -> None:
     wanted = {one["id"] for one in some_vectors(SIZE, 1)}
     assert sorted(client.iter_ids(shelf)) == sorted(wanted)
     seen: list[str] = []
-    with service.http() as http:
+    with memory_service.http() as http:
         cursor: str | None = ""
         while cursor is not None:
             page = http.get(f"/v1/collections/{shelf}/ids", params={"cursor": cursor, "limit": 70})
@@ -74,8 +112,13 @@ def test_ids_come_in_pages_each_once(service: Up, client: Any, shelf: str) -> No
 def test_an_exact_search_gives_what_the_index_gives(client: Any, shelf: str, by: str) -> None:
     vector = some_vectors(7, client.collection(shelf).dim, seed=5)[6]["values"]
     asked: Any = {"text": "a dog", "id": "/photos/3 é.jpg", "vector": vector}[by]
-    told = {"top_k": 10, "filter": {"year": {"$gte": 5}}, "include_values": True, by: asked}
-    right, found = client.search(shelf, exact=True, **told), client.search(shelf, **told)
+    require_exact_as_index(client, shelf, {by: asked})
+
+
+def require_exact_as_index(client: Any, collection: str, query: dict[str, Any]) -> None:
+    told = {"top_k": 10, "filter": {"year": {"$gte": 5}}, "include_values": True, **query}
+    right = client.search(collection, exact=True, **told)
+    found = client.search(collection, **told)
     assert [match.id for match in right.matches] == [match.id for match in found.matches]
     for mine, other in zip(right.matches, found.matches, strict=True):
         assert mine.score == pytest.approx(other.score, abs=1e-5)
@@ -110,10 +153,10 @@ def test_a_delete_by_filter_takes_these_images_and_no_others(client: Any, emptie
 
 
 def test_deleted_images_take_their_thumbnails_along(
-    service: Up, flickr: list[Path], tmp_path: Path, emptied: str
+    memory_service: InProcess, flickr: list[Path], tmp_path: Path, emptied: str
 ) -> None:
     some = photos(tmp_path / "photos", flickr, 4)
-    with service.client() as client:
+    with memory_service.client() as client:
         job = client.index(tmp_path / "photos", emptied)
         assert finished(client, job.id).done == 4
         (first, *others) = [str(path) for path in some]
@@ -136,6 +179,14 @@ def answers(client: Any, collection: str) -> list[Any]:
     ]
 
 
+def require_same_answers(client: Any, copy: str, original: str) -> None:
+    for mine, other in zip(answers(client, copy), answers(client, original), strict=True):
+        assert [match.id for match in mine] == [match.id for match in other]
+        assert [m.metadata for m in mine] == [m.metadata for m in other]
+        assert [m.label for m in mine] == [m.label for m in other]
+        assert [m.score for m in mine] == pytest.approx([m.score for m in other], abs=1e-6)
+
+
 def test_a_collection_comes_out_of_its_export_as_it_was(
     client: Any, shelf: str, tmp_path: Path
 ) -> None:
@@ -147,11 +198,7 @@ def test_a_collection_comes_out_of_its_export_as_it_was(
         assert told[-1] == (SIZE + 20, SIZE + 20)
         before = client.collection(shelf)
         assert copy == before.model_copy(update={"name": "copy", "created_at": copy.created_at})
-        for mine, other in zip(answers(client, "copy"), answers(client, shelf), strict=True):
-            assert [match.id for match in mine] == [match.id for match in other]
-            assert [m.metadata for m in mine] == [m.metadata for m in other]
-            assert [m.label for m in mine] == [m.label for m in other]
-            assert [m.score for m in mine] == pytest.approx([m.score for m in other], abs=1e-6)
+        require_same_answers(client, "copy", shelf)
         assert client.image("/photos/8 é.jpg", "copy").width == 8
     finally:
         client.delete_collection("copy")
@@ -176,10 +223,10 @@ def test_an_import_into_a_collection_of_another_kind_is_refused(
 
 
 def test_images_that_were_imported_are_not_indexed_again(
-    service: Up, flickr: list[Path], tmp_path: Path
+    memory_service: InProcess, flickr: list[Path], tmp_path: Path
 ) -> None:
     photos(tmp_path / "photos", flickr, 5)
-    with service.client() as client:
+    with memory_service.client() as client:
         assert client.index(tmp_path / "photos", "first", wait=True).done == 5
         file = client.export_collection("first", tmp_path / "first.parquet")
         client.import_collection(file, "second")
@@ -190,22 +237,23 @@ def test_images_that_were_imported_are_not_indexed_again(
 
 
 def test_the_command_line_exports_imports_and_measures(
-    service: Up, shelf: str, tmp_path: Path
+    memory_service: InProcess, shelf: str, tmp_path: Path
 ) -> None:
+    collections = partial(memory_service.cli, "collections")
     file = tmp_path / "shelf.parquet"
-    done = service.cli("collections", "export", shelf, str(file), "--json")
+    done = collections("export", shelf, str(file), "--json")
     assert document(done) == {"file": str(file), "bytes": file.stat().st_size}
-    refused = service.cli("collections", "export", shelf, str(file))
+    refused = collections("export", shelf, str(file))
     assert refused.returncode == 2
     assert "exists already" in refused.stderr
-    assert service.cli("collections", "export", shelf, str(file), "--force").returncode == 0
-    copied = service.cli("collections", "import", str(file), "--name", "from-file", "--json")
+    assert collections("export", shelf, str(file), "--force").returncode == 0
+    copied = collections("import", str(file), "--name", "from-file", "--json")
     assert document(copied)["count"] == SIZE + 20
-    assert document(service.cli("collections", "recall", "from-file", "--json"))["recall"] == 1
+    assert document(collections("recall", "from-file", "--json"))["recall"] == 1
     even = ["from-file", "--filter", '{"label": "even"}', "--json"]
-    assert document(service.cli("collections", "count", *even)) == {"count": SIZE / 2}
-    assert document(service.cli("collections", "delete-images", *even)) == {"deleted": SIZE / 2}
-    listed = service.cli("collections", "ids", "from-file").stdout.splitlines()
+    assert document(collections("count", *even)) == {"count": SIZE / 2}
+    assert document(collections("delete-images", *even)) == {"deleted": SIZE / 2}
+    listed = collections("ids", "from-file").stdout.splitlines()
     assert len(listed) == SIZE / 2
     assert [path.name for path in tmp_path.iterdir()] == ["shelf.parquet"]
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from support.in_process import InProcess
 from support.stack import Up, finished, photos
 
 
@@ -39,7 +40,9 @@ def test_embeddings_are_those_that_the_collection_holds_and_their_cosine_is_the_
             assert abs(match.score - scores[match.id]) < 1e-4
 
 
-def test_what_cannot_be_embedded_is_refused_and_named(service: Up, tmp_path: Path) -> None:
+def test_what_cannot_be_embedded_is_refused_and_named(
+    memory_service: InProcess, tmp_path: Path
+) -> None:
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     Image.new("RGB", (9, 9)).save(good)
     bad.write_text("no picture")
@@ -54,7 +57,7 @@ def test_what_cannot_be_embedded_is_refused_and_named(service: Up, tmp_path: Pat
         ({"images": [{"base64": "%%%"}]}, 422, "images[0]"),
         ({"texts": ["x"], "model": "none/such"}, 503, "none/such"),
     ]
-    with service.http() as http:
+    with memory_service.http() as http:
         for body, status, said in refused:
             answer = http.post("/v1/embed", json=body)
             assert answer.status_code == status, (body, answer.text)

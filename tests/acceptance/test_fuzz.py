@@ -14,10 +14,11 @@ from schemathesis import checks
 
 from clipfleet.api.app import create_app
 from clipfleet.common.settings import Settings
+from support.in_process import InProcess
 from support.stack import Up
 
 KEPT, LOST = "fuzzed", "fuzzed-away"
-DIM = 384
+DIM = 32
 WAYS = ("text", "id", "vector", "terms", "image", "texts", "images")
 DESTROYS = ("PUT", "DELETE", "POST /v1/collections/{name}/delete")
 CONFIG = {
@@ -67,21 +68,32 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def web(mini: Up) -> Iterator[httpx.Client]:
-    with mini.http() as made:
-        made.put(f"/v1/collections/{KEPT}", json={"fields": {"year": "int"}})
-        vectors = [
-            {
-                "id": f"image {n}",
-                "values": [n + 1.0, *[1.0] * (DIM - 1)],
-                "label": "church",
-                "metadata": {"year": n, "free": [n]},
-            }
-            for n in range(5)
-        ]
-        upserted = made.post(f"/v1/collections/{KEPT}/vectors", json={"vectors": vectors})
-        assert upserted.is_success, upserted.text
-        yield made
+def web(memory_service: InProcess) -> Iterator[httpx.Client]:
+    with memory_service.http() as http:
+        fill(http)
+        yield http
+
+
+@pytest.fixture(scope="module")
+def real(service: Up) -> Iterator[httpx.Client]:
+    with service.http() as http:
+        fill(http)
+        yield http
+
+
+def fill(web: httpx.Client) -> None:
+    web.put(f"/v1/collections/{KEPT}", json={"fields": {"year": "int"}})
+    vectors = [
+        {
+            "id": f"image {n}",
+            "values": [n + 1.0, *[1.0] * (DIM - 1)],
+            "label": "church",
+            "metadata": {"year": n, "free": [n]},
+        }
+        for n in range(5)
+    ]
+    upserted = web.post(f"/v1/collections/{KEPT}/vectors", json={"vectors": vectors})
+    assert upserted.is_success, upserted.text
 
 
 def an_ended_job(web: httpx.Client) -> str:
@@ -163,15 +175,30 @@ def is_wrong_as_sent(case: Any) -> bool:
     return not is_form and not is_batch and known.issuperset(case.query or {})
 
 
+def examples(count: int) -> hypothesis.settings:
+    return hypothesis.settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+
+
 @DOCUMENT.parametrize()
-@hypothesis.settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+@examples(5)
 def test_every_answer_is_one_that_the_document_knows(case: Any, web: httpx.Client) -> None:
+    require_known(case, web)
+
+
+@DOCUMENT.parametrize()
+@examples(25)
+def test_every_answer_of_the_real_stack_is_one(case: Any, real: httpx.Client) -> None:
+    """In the full tier: support/tiers.py."""
+    require_known(case, real)
+
+
+def require_known(case: Any, web: httpx.Client) -> None:
     aim(case, web)
     make_sense(case)
     strict = [checks.negative_data_rejection] if is_wrong_as_sent(case) else []

@@ -5,14 +5,20 @@ from pathlib import Path
 
 from PIL import Image
 
+from clipfleet.common.identity import primary_key
+from support.in_process import InProcess
 from support.stack import Up, finished, photos
 
 
-def test_a_thumbnail_comes_and_goes_with_its_image(service: Up, flickr: list[Path]) -> None:
-    folder, kept = service.folder / "small", service.folder / "blobs" / "thumbnails"
-    before = set(kept.rglob("*.jpg"))
+def test_a_thumbnail_comes_and_goes_with_its_image(mini: Up, flickr: list[Path]) -> None:
+    folder, kept = mini.folder / "small", mini.folder / "blobs" / "thumbnails"
     first, second = photos(folder, flickr, 2)
-    with service.client() as client, service.http() as http:
+    names = {f"{primary_key('default', str(path))}.jpg": path for path in (first, second)}
+
+    def stored() -> set[Path]:
+        return {names[path.name] for path in kept.rglob("*.jpg") if path.name in names}
+
+    with mini.client() as client, mini.http() as http:
         made = client.create_collection("small")
         finished(client, client.index(folder, "small").id)
         address = "/v1/collections/small/thumbnail"
@@ -29,8 +35,9 @@ def test_a_thumbnail_comes_and_goes_with_its_image(service: Up, flickr: list[Pat
         assert (same.status_code, same.content) == (304, b"")
         assert http.get(address, params={"id": str(second)}, headers=tag).status_code == 200
 
-        assert len(set(kept.rglob("*.jpg")) - before) == 2
+        assert stored() == {first, second}
         http.delete("/v1/collections/small/images", params={"id": str(first)})
+        assert stored() == {second}
         gone = http.get(address, params={"id": str(first)})
         assert gone.status_code == 404
         assert "thumbnail" in gone.json()["detail"]
@@ -39,13 +46,15 @@ def test_a_thumbnail_comes_and_goes_with_its_image(service: Up, flickr: list[Pat
         client.delete_collection("small")
         assert http.get(address, params={"id": str(second)}).status_code == 404
         assert made.count == 0
-        assert set(kept.rglob("*.jpg")) == before
+        assert stored() == set()
 
 
-def test_a_replaced_image_gets_a_new_one_with_another_tag(service: Up, flickr: list[Path]) -> None:
-    folder = service.folder / "replaced"
+def test_a_replaced_image_gets_a_new_one_with_another_tag(
+    memory_service: InProcess, flickr: list[Path]
+) -> None:
+    folder = memory_service.folder / "replaced"
     (only,) = photos(folder, flickr, 1)
-    with service.client() as client, service.http() as http:
+    with memory_service.client() as client, memory_service.http() as http:
         client.create_collection("replaced")
         finished(client, client.index(folder, "replaced").id)
         address, query = "/v1/collections/replaced/thumbnail", {"id": str(only)}

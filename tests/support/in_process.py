@@ -1,0 +1,47 @@
+"""The service in this process, with the interface of `stack.Up`."""
+
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clipfleet import cli
+from clipfleet.common.embedder import Embeddings
+from clipfleet.testing import HashEmbedder, MemoryService
+
+
+class PixelEmbedder(HashEmbedder):
+    """An image's embedding is its small version, so that similar images get similar ones."""
+
+    def __init__(self) -> None:
+        super().__init__(3 * self.preprocess.height * self.preprocess.width)
+
+    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        rows = pixels.reshape(len(pixels), -1).astype(np.float32) - 127.5  # never all zeros
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+class InProcess(MemoryService):
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def cli(self, *args: str) -> "subprocess.CompletedProcess[str]":
+        """The command line, in this process too: it starts in no time."""
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name in os.environ:
+                if name.startswith("CLIPFLEET_"):
+                    patch.delenv(name)
+            patch.setenv("CLIPFLEET_URL", self.url)
+            patch.setattr(sys, "argv", ["clipfleet", *args])
+            try:
+                cli.main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
