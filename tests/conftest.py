@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from support import tiers
-from support.models import tiny
-from support.stores import milvus_server
-
-__all__ = ["milvus_server", "tiny"]
+from support import models, services, tiers
 
 FOLDER = pytest.StashKey[Path]()
 FAILED = pytest.StashKey[bool]()
@@ -67,3 +64,23 @@ def _end_processes() -> None:
 
 def _of_this_run(process: Any) -> bool:
     return bool(process.environ().get(RUN) == os.environ[RUN])
+
+
+@pytest.fixture(scope="module")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a Valkey that the tests of one file share."""
+    with services.valkey(tmp_path_factory.mktemp("valkey")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Milvus]:
+    """One for all tests: it takes seconds to start."""
+    with services.milvus_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small CLIP with random weights."""
+    return models.tiny_clip(tmp_path_factory.mktemp("tiny-clip"))

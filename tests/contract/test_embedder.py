@@ -1,6 +1,5 @@
 """What every embedder must do: the fake one and the real one."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,15 @@ from PIL import Image
 
 from clipfleet.common.embedder import Embedder, HashEmbedder
 from clipfleet.common.settings import Settings
-from clipfleet.workers.clip import ClipEmbedder
 
 
 @pytest.fixture(scope="module", params=["hash", "clip"])
-def embedder(request: pytest.FixtureRequest, tiny: Path) -> Embedder:
-    return HashEmbedder() if request.param == "hash" else ClipEmbedder(Settings(model=str(tiny)))
+def embedder(request: pytest.FixtureRequest) -> Embedder:
+    if request.param == "hash":
+        return HashEmbedder()
+    from clipfleet.workers.clip import ClipEmbedder  # imports torch
+
+    return ClipEmbedder(Settings(model=str(request.getfixturevalue("tiny"))))
 
 
 def pixels(embedder: Embedder, count: int) -> Any:

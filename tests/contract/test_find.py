@@ -1,6 +1,6 @@
 """Groups, near-duplicates and pages are the same whatever the store."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,29 +11,9 @@ from clipfleet.common.identity import primary_key
 from clipfleet.common.messages import Search
 from clipfleet.common.store import Record, Store
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.find import find
-from support import services
-
-DIM = 8
-
-
-@pytest.fixture(
-    scope="module",
-    params=["memory", "lite", pytest.param("server", marks=pytest.mark.server)],
-)
-def store(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    if request.param == "server":
-        yield request.getfixturevalue("milvus_server").store()
-        return
-    with services.milvus_lite(tmp_path_factory.mktemp("lite")) as uri:
-        yield MilvusStore(uri, timeout_s=30)
+from support.stores import DIM
 
 
 def shelf() -> list[Record]:
@@ -72,16 +52,17 @@ RULES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
-def test_what_is_found_is_what_brute_force_finds(store: Store, metric: Metric) -> None:
-    made = Collection.new("c", metric=metric, model="m", dim=DIM, fields={"genre": "string"})
-    yardstick = MemoryStore()
+def test_what_is_found_is_what_brute_force_finds(
+    store: Store, empty_collection: Callable[[Metric], Collection], metric: Metric
+) -> None:
+    collection, yardstick = empty_collection(metric), MemoryStore()
+    yardstick.create(collection)
     for each in (store, yardstick):
-        each.create(made)
-        each.upsert(made, shelf())
+        each.upsert(collection, shelf())
     queries = np.random.default_rng(8).standard_normal((3, DIM)).astype(np.float32)
     for rules in RULES:
         for offset in (0, 4):
-            asked = Search(collection=made, namespace="n", top_k=4, offset=offset, **rules)
+            asked = Search(collection=collection, namespace="n", top_k=4, offset=offset, **rules)
             found, expected = (
                 [
                     [(kept.match.record.id, kept.duplicates) for kept in page]
@@ -95,4 +76,3 @@ def test_what_is_found_is_what_brute_force_finds(store: Store, metric: Metric) -
             found = [[(kept.match.record.id, kept.duplicates) for kept in page] for page in pages]
             assert found == expected, (rules, offset)
             assert offset or all(found), rules
-    store.drop(made)

@@ -170,7 +170,6 @@ def test_an_outcome_must_add_up(ledger: Ledger) -> None:
         ledger.mark(claimed(ledger, no), Outcome(done=1))
 
 
-def test_a_redis_that_is_away_is_said_to_be() -> None:
-    away = redis.Redis(host="127.0.0.1", port=9, socket_connect_timeout=1)
+def test_a_redis_that_is_away_is_said_to_be(absent_redis: "redis.Redis") -> None:
     with pytest.raises(Unavailable):
-        RedisLedger(away).jobs()
+        RedisLedger(absent_redis).jobs()

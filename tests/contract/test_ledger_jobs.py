@@ -85,7 +85,6 @@ def test_a_key_says_which_job_it_made(ledger: Ledger) -> None:
 
 
 def test_a_key_is_forgotten_after_a_day(client: "redis.Redis", clock: Clock) -> None:
-    client.flushall()
     RedisLedger(client, clock).create(a_job(), "key")
     assert 0 < int(client.ttl("clipfleet:idempotency:key")) <= KEEP_IDEMPOTENCY_S == 24 * 3600
 

@@ -18,7 +18,7 @@ from clipfleet.common.ledger import Claim, Job
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import OtherVersion, say_once
-from clipfleet.workers import housekeeper
+from clipfleet.workers import arrivals, housekeeper
 from clipfleet.workers.housekeeper import Housekeeper
 from support import releases
 from support.worker_harness import Planning, Workplace
@@ -30,7 +30,6 @@ LONG_AGO = 100 * 86_400.0
 @pytest.fixture
 def client(client: "redis.Redis") -> "redis.Redis":
     """Redis as this release leaves it: two jobs, a collection."""
-    client.flushall()
     say_once.cache_clear()
     releases.keep(client)
     return client
@@ -198,9 +197,10 @@ def place(client: "redis.Redis", tmp_path: Path) -> Iterator[Place]:
     ("key", "field"), [("clipfleet:job:job", "new"), (KEY, "c")], ids=["job", "collection"]
 )
 def test_a_worker_leaves_the_chunk_of_a_newer_record_as_it_is_and_says_so(
-    client: "redis.Redis", place: Place, key: str, field: str
+    client: "redis.Redis", place: Place, key: str, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is sent: no attempt is counted, so nothing of it is quarantined."""
+    monkeypatch.setattr(arrivals, "PAUSE_S", 0.01)
     place.plan([place.photo("a.jpg")])
     rewrite(client, key, field, v=2)
     for _ in range(4):

@@ -1,7 +1,6 @@
 """The fleet's numbers, read from a real Valkey that real parts have written."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,25 +14,10 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.messages import IngestChunk
 from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.settings import Settings
-from support import services
 from support.ledgers import a_job, failure, items
 from support.query_fleet import a_card
 
 MODEL = "m"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with services.valkey(tmp_path_factory.mktemp("valkey")) as made:
-        yield made
-
-
-@pytest.fixture
-def client(url: str) -> Iterator["redis.Redis"]:
-    connection = redis.Redis.from_url(url)
-    connection.flushall()
-    yield connection
-    connection.close()
 
 
 @pytest.fixture
@@ -103,9 +87,9 @@ def test_jobs_are_counted_by_state_until_they_are_removed(
 
 
 def test_the_queues_depth_and_age_are_those_of_all_its_lists(
-    client: "redis.Redis", url: str
+    client: "redis.Redis", valkey_url: str
 ) -> None:
-    publisher = CeleryPublisher(make_celery(Settings(redis_url=url)), client)
+    publisher = CeleryPublisher(make_celery(Settings(redis_url=valkey_url)), client)
     before = time.time()
     now = [before]
     overviews = RedisOverviews(client, MODEL, lambda: now[0])
@@ -127,8 +111,10 @@ def test_the_queues_depth_and_age_are_those_of_all_its_lists(
     assert later < waiting.age_s
 
 
-def test_the_oldest_of_a_list_is_the_next_to_be_taken(client: "redis.Redis", url: str) -> None:
-    celery: Any = make_celery(Settings(redis_url=url))
+def test_the_oldest_of_a_list_is_the_next_to_be_taken(
+    client: "redis.Redis", valkey_url: str
+) -> None:
+    celery: Any = make_celery(Settings(redis_url=valkey_url))
     publisher = CeleryPublisher(celery, client)
     now = [0.0]
     overviews = RedisOverviews(client, MODEL, lambda: now[0])
@@ -176,8 +162,6 @@ def test_workers_are_counted_per_lane_and_models_without_any_are_shown(
     }
 
 
-def test_redis_that_is_away_is_unavailable() -> None:
-    nobody = redis.Redis(port=1, socket_timeout=1)
+def test_redis_that_is_away_is_unavailable(absent_redis: "redis.Redis") -> None:
     with pytest.raises(Unavailable):
-        RedisOverviews(nobody, MODEL).read()
-    nobody.close()
+        RedisOverviews(absent_redis, MODEL).read()

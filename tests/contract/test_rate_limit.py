@@ -4,32 +4,22 @@ import threading
 
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from clipfleet.common.connection import RedisUnavailable
 from clipfleet.common.rate_limit import ROOT, MemoryRateLimiter, RateLimiter, RedisRateLimiter
-
-
-class Clock:
-    now = 1_800_000_000.25
-
-    def __call__(self) -> float:
-        return self.now
+from support.ledgers import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_800_000_000.25)
 
 
 @pytest.fixture(params=["memory", "redis"])
 def limiter(request: pytest.FixtureRequest, clock: Clock) -> RateLimiter:
     if request.param == "memory":
         return MemoryRateLimiter(clock)
-    connection = request.getfixturevalue("client")
-    connection.flushall()
-    return RedisRateLimiter(connection, clock)
+    return RedisRateLimiter(request.getfixturevalue("client"), clock)
 
 
 def test_a_minutes_requests_may_come_at_once(limiter: RateLimiter) -> None:
@@ -75,7 +65,6 @@ def test_a_clock_that_goes_back_gives_nothing(limiter: RateLimiter, clock: Clock
 
 def test_many_at_once_get_no_more_than_there_is(client: "redis.Redis") -> None:
     """By Redis' own clock, through two limiters, as two gateways have them."""
-    client.flushall()
     limiters = [RedisRateLimiter(client), RedisRateLimiter(client)]
     granted: list[bool] = []
 
@@ -96,8 +85,6 @@ def test_a_bucket_goes_by_itself(client: "redis.Redis") -> None:
     assert 0 < client.ttl(f"{ROOT}shop") <= 61
 
 
-def test_a_redis_that_is_away_is_said() -> None:
-    nowhere = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+def test_a_redis_that_is_away_is_said(absent_redis: "redis.Redis") -> None:
     with pytest.raises(RedisUnavailable):
-        RedisRateLimiter(nowhere).take("shop", 5)
-    nowhere.close()
+        RedisRateLimiter(absent_redis).take("shop", 5)

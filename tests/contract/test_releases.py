@@ -33,7 +33,6 @@ def release(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def client(client: "redis.Redis", release: Path) -> "redis.Redis":
     """Redis as that release left it."""
-    client.flushall()
     releases.load(client, document(release, "redis"))
     return client
 

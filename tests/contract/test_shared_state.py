@@ -9,6 +9,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.errors import NotFound
 from clipfleet.common.fleet import Fleet, MemoryFleet, RedisFleet, serving
 from clipfleet.common.unfinished import MemoryUnfinished, RedisUnfinished, Unfinished
+from support.ledgers import Clock
 from support.query_fleet import a_card
 
 
@@ -16,18 +17,14 @@ from support.query_fleet import a_card
 def catalogue(request: pytest.FixtureRequest) -> Catalogue:
     if request.param == "memory":
         return MemoryCatalogue()
-    connection = request.getfixturevalue("client")
-    connection.flushall()
-    return RedisCatalogue(connection)
+    return RedisCatalogue(request.getfixturevalue("client"))
 
 
 @pytest.fixture(params=["memory", "redis"])
 def fleet(request: pytest.FixtureRequest) -> Fleet:
     if request.param == "memory":
         return MemoryFleet()
-    connection = request.getfixturevalue("client")
-    connection.flushall()
-    return RedisFleet(connection)
+    return RedisFleet(request.getfixturevalue("client"))
 
 
 def a_collection(name: str = "photos") -> Collection:
@@ -91,7 +88,6 @@ def test_planners_are_seen(fleet: Fleet) -> None:
 
 
 def test_a_card_of_another_version_hides_nobody_else(client: "redis.Redis") -> None:
-    client.flushall()
     fleet = RedisFleet(client)
     fleet.announce(a_card("ours"))
     client.sadd("clipfleet:workers", "theirs")
@@ -99,26 +95,11 @@ def test_a_card_of_another_version_hides_nobody_else(client: "redis.Redis") -> N
     assert [card.id for card in fleet.alive()] == ["ours"]
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 @pytest.fixture(params=["memory", "redis"])
 def unfinished(request: pytest.FixtureRequest, clock: Clock) -> Unfinished:
     if request.param == "memory":
         return MemoryUnfinished(clock)
-    connection = request.getfixturevalue("client")
-    connection.flushall()
-    return RedisUnfinished(connection, clock)
+    return RedisUnfinished(request.getfixturevalue("client"), clock)
 
 
 def test_uploads_are_unfinished_until_they_end(unfinished: Unfinished, clock: Clock) -> None:

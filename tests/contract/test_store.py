@@ -1,6 +1,7 @@
 """What every store must do, on the in-memory one, on milvus-lite and on a real Milvus server."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -77,12 +78,14 @@ def test_one_id_in_two_namespaces_is_two_images(store: Store, photos: Collection
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
-def test_scores_and_order_are_those_of_brute_force(store: Store, metric: Metric) -> None:
-    collection, yardstick = a_collection(metric), MemoryStore()
+def test_scores_and_order_are_those_of_brute_force(
+    store: Store, empty_collection: Callable[[Metric], Collection], metric: Metric
+) -> None:
+    collection, yardstick = empty_collection(metric), MemoryStore()
+    yardstick.create(collection)
     records = [a_record(f"{n}", n) for n in range(200)]
     records = [replace(one, embedding=one.embedding * (1 + n % 3)) for n, one in enumerate(records)]
     for each in (store, yardstick):
-        each.create(collection)
         each.upsert(collection, records)
     queries = np.stack([a_record("", 1_000 + n).embedding for n in range(5)])
     got = store.search(collection, queries, namespace="default", top_k=10, offset=2)
@@ -90,7 +93,6 @@ def test_scores_and_order_are_those_of_brute_force(store: Store, metric: Metric)
     for hits, expected in zip(got, want, strict=True):
         assert [hit.record.id for hit in hits] == [hit.record.id for hit in expected]
         assert np.allclose([hit.score for hit in hits], [hit.score for hit in expected], atol=1e-4)
-    store.drop(collection)
 
 
 def test_values_come_only_when_asked_for(store: Store, photos: Collection) -> None:
@@ -104,27 +106,27 @@ def test_values_come_only_when_asked_for(store: Store, photos: Collection) -> No
     assert full.score == pytest.approx(1, abs=1e-5)
 
 
-def test_an_empty_collection_answers_with_nothing(store: Store, photos: Collection) -> None:
+def test_an_empty_collection_answers_with_nothing_and_once_dropped_refuses_late_work(
+    store: Store, photos: Collection
+) -> None:
+    old = a_collection()
+    store.create(old)
     query = np.ones((2, DIM), np.float32)
-    assert store.search(photos, query, namespace="default", top_k=3) == [[], []]
-    assert store.count(photos) == 0
-
-
-def test_a_dropped_generation_refuses_late_work(store: Store) -> None:
-    old, new = a_collection(), a_collection()
-    for each in (old, new):
-        store.create(each)
+    for empty in (old, photos):
+        assert store.search(empty, query, namespace="default", top_k=3) == [[], []]
+        assert store.scan(empty, limit=5) == []
+        assert store.count(empty) == 0
     store.drop(old)
     store.drop(old)
     for late in (
         lambda: store.upsert(old, [a_record("x")]),
-        lambda: store.search(old, np.ones((1, DIM), np.float32), namespace="d", top_k=1),
+        lambda: store.search(old, query, namespace="default", top_k=1),
         lambda: store.count(old),
+        lambda: store.scan(old, limit=5),
     ):
         with pytest.raises(CollectionGone):
             late()
-    assert store.count(new) == 0
-    store.drop(new)
+    assert store.count(photos) == 0
 
 
 NASTY = [
@@ -235,12 +237,10 @@ FILTERS = st.recursive(
 )
 
 
-@pytest.fixture(scope="module")
-def catalog(store: Store) -> Collection:
-    collection = a_collection()
-    store.create(collection)
-    store.upsert(collection, SHELF)
-    return collection
+@pytest.fixture
+def catalog(store: Store, photos: Collection) -> Collection:
+    store.upsert(photos, SHELF)
+    return photos
 
 
 SHELF = [

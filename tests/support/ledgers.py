@@ -1,5 +1,6 @@
 """Jobs in a ledger, brought to the state that a test begins with."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -10,9 +11,11 @@ from clipfleet.common.ledger.redis import _text
 LEASE_S = 10.0
 
 
+@dataclass
 class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
+    """Time that passes when a test says so."""
+
+    now: float = 1_000_000.0
 
     def __call__(self) -> float:
         return self.now

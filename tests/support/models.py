@@ -1,18 +1,9 @@
-"""Models made on the spot: real architectures, random weights."""
+"""Models made on the spot: real architectures, random weights.
+
+torch and transformers take seconds to import. Only the functions that need them import them.
+"""
 
 from pathlib import Path
-
-import pytest
-import torch
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    CLIPTokenizerFast,
-    SiglipConfig,
-    SiglipImageProcessor,
-    SiglipModel,
-)
 
 from support import services
 
@@ -28,6 +19,9 @@ def data(name: str) -> Path:
 
 def tiny_clip(folder: Path, *, image_size: int = 64) -> Path:
     """A CLIP of a few hundred thousand weights with CLIP's own tokenizer. Saved in `folder`."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
+
     torch.manual_seed(0)
     small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     config = CLIPConfig(
@@ -54,6 +48,9 @@ def tiny_clip(folder: Path, *, image_size: int = 64) -> Path:
 
 
 def tiny_siglip(folder: Path) -> Path:
+    import torch
+    from transformers import CLIPTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel
+
     torch.manual_seed(0)
     small = {
         "hidden_size": 64,
@@ -70,8 +67,3 @@ def tiny_siglip(folder: Path) -> Path:
     tokenizer = CLIPTokenizerFast.from_pretrained(data("clip-vit-base-patch32"))
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_clip(tmp_path_factory.mktemp("tiny-clip"))

@@ -121,9 +121,22 @@ class Milvus:
         return MilvusStore(**given, timeout_s=timeout_s)
 
 
+# Intervals in milliseconds, short enough for a server with one small collection. A strongly
+# consistent read waits for the next time tick, 200 ms apart by default.
+MILVUS_SERVER_ENVIRONMENT = {
+    "PROXY_TIMETICKINTERVAL": "20",
+    "QUERYCOORD_CHECKCHANNELINTERVAL": "100",
+    "QUERYCOORD_DISTPULLINTERVAL": "100",
+}
+MILVUS_SERVER_PORTS = (
+    "proxy-internal", "root-coord", "query-coord", "query-node", "index-coord", "index-node",
+    "data-coord", "data-node",
+)  # fmt: skip
+
+
 @contextmanager
 def milvus_server(folder: Path) -> Iterator[Milvus]:
-    """Its certificate is for `localhost` alone."""
+    """Its certificate is for `localhost` alone. Servers run beside each other: no port is fixed."""
     if not shutil.which(commands.script("milvus-server")):
         missing("the wheel `milvus` is not installed (make install brings it on Linux x86-64)")
     if running := os.environ.get("CLIPFLEET_TEST_MILVUS"):
@@ -135,10 +148,25 @@ def milvus_server(folder: Path) -> Iterator[Milvus]:
     command += ["--tls-mode", "1", "--server-pem-path", str(signed.chain)]
     command += ["--server-key-path", str(signed.key), "--ca-pem-path", str(signed.authority)]
     command += ["--authorization-enabled", "true"]
+    for name in MILVUS_SERVER_PORTS:
+        command += [f"--{name}-port", str(commands.free_port())]
     made = Milvus(f"https://localhost:{port}", "root:Milvus", str(signed.authority))
-    with process(command, folder / "log"):
+    env = {**MILVUS_SERVER_ENVIRONMENT, "ETCD_CONFIG_PATH": str(_etcd_config(folder))}
+    with process(command, folder / "log", **env):
         eventually(partial(_answers, made.store(2)), 180, "Milvus' answer")
         yield made
+
+
+def _etcd_config(folder: Path) -> Path:
+    """The etcd inside Milvus listens on 2379 and 2380 unless a file of its own says otherwise."""
+    client, peer = (f"http://{commands.LOOPBACK}:{commands.free_port()}" for _ in range(2))
+    path = folder / "etcd.yaml"
+    path.write_text(
+        f"listen-client-urls: {client}\nadvertise-client-urls: {client}\n"
+        f"listen-peer-urls: {peer}\ninitial-advertise-peer-urls: {peer}\n"
+        f"initial-cluster: default={peer}\n"
+    )
+    return path
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner
 from clipfleet.workers.readers import Readers
+from support.ledgers import Clock
 
 MODEL = "m"
 BUCKETS = {**uris.BUCKETS, "memory": ("fsspec", "parts")}
@@ -41,14 +42,6 @@ def places_of(settings: Settings, blobs: Blobs | None = None) -> Places:
     """`memory://` counts as a bucket here."""
     blobs = blobs or Blobs("memory://clipfleet-unit-tests")
     return Places(settings, blobs, Fetcher(settings.fetch), BUCKETS)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Planning:

@@ -28,6 +28,7 @@ from clipfleet.common.keys import (
 )
 from clipfleet.common.settings import Settings
 from clipfleet.embedded.stack import Options
+from support.ledgers import Clock
 
 
 def a_key(name: str = "shop", secret: str = "s", **more: Any) -> Key:
@@ -38,13 +39,6 @@ def write(path: Path, *keys: Key) -> None:
     """As an editor does: no other file, the same inode."""
     document = {"v": 1, "keys": [key.model_dump(mode="json", exclude_none=True) for key in keys]}
     path.write_text(json.dumps(document))
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -146,7 +140,7 @@ def test_keys_and_an_open_service_contradict_each_other() -> None:
 
 def ring_of(file: Path, *keys: Key) -> tuple[KeyRing, Clock]:
     write(file, *keys)
-    clock = Clock()
+    clock = Clock(100.0)
     return KeyRing(file, clock), clock
 
 
@@ -168,7 +162,7 @@ def test_a_link_that_points_elsewhere_is_followed(tmp_path: Path) -> None:
         os.utime(tmp_path / version / "keys.json", (1, 1))
     (tmp_path / "..data").symlink_to("v1")
     (tmp_path / "keys.json").symlink_to("..data/keys.json")
-    clock = Clock()
+    clock = Clock(100.0)
     ring = KeyRing(tmp_path / "keys.json", clock)
     (tmp_path / "..tmp").symlink_to("v2")
     (tmp_path / "..tmp").rename(tmp_path / "..data")
