@@ -1,101 +1,12 @@
-"""Photos in, photos back: the real chain against a computation in this process."""
+"""Photos in, photos back: through the whole chain. test_parts.py compares with the model itself."""
 
-import base64
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from transformers import AutoModel, AutoProcessor
 
-from clipfleet import SearchResult
 from support.models import data
-from support.stack import Up, finished, photos, up
-
-TOP_K = 10
-
-
-@dataclass
-class Yardstick:
-    """transformers' own model, processor and numpy: nothing of clipfleet."""
-
-    model: Any
-    processor: Any
-    ids: list[str]
-    rows: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, model: Path, paths: list[Path]) -> "Yardstick":
-        made = cls(AutoModel.from_pretrained(model), AutoProcessor.from_pretrained(model), [], None)  # type: ignore[arg-type]
-        made.ids = [str(path) for path in paths]
-        made.rows = np.concatenate([made.image(path) for path in paths])
-        return made
-
-    def image(self, path: Path) -> NDArray[np.float32]:
-        pixels = self.processor(images=Image.open(path).convert("RGB"), return_tensors="pt")
-        with torch.no_grad():
-            return unit(self.model.get_image_features(pixel_values=pixels["pixel_values"]))
-
-    def text(self, text: str) -> NDArray[np.float32]:
-        tokens = self.processor(text=[text], return_tensors="pt")
-        with torch.no_grad():
-            return unit(self.model.get_text_features(**tokens))
-
-    def nearest(self, query: NDArray[np.float32]) -> list[tuple[str, float]]:
-        scores = self.rows @ query[0]
-        order = np.argsort(-scores, kind="stable")[:TOP_K]
-        return [(self.ids[n], float(scores[n])) for n in order]
-
-
-def unit(features: Any) -> NDArray[np.float32]:
-    rows = getattr(features, "pooler_output", features).numpy()
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
-
-
-def same(found: Any, expected: list[tuple[str, float]]) -> None:
-    """Same ids in the same order, scores within 1e-3."""
-    assert [match.id for match in found.matches] == [image_id for image_id, _ in expected]
-    scores = [match.score for match in found.matches]
-    assert np.allclose(scores, [score for _, score in expected], atol=1e-3)
-
-
-def every_mode_agrees(
-    service: Up, collection: str, yardstick: Yardstick, paths: list[Path]
-) -> None:
-    with service.client() as client, service.http() as http:
-        for text in ("two dogs in the snow", "une église la nuit", "🚗"):
-            found = client.search(collection, text=text, top_k=TOP_K)
-            same(found, yardstick.nearest(yardstick.text(text)))
-        for path in paths[::67]:
-            expected = yardstick.nearest(yardstick.image(path))
-            same(client.search(collection, image=path, top_k=TOP_K), expected)
-            encoded = {"base64": base64.b64encode(path.read_bytes()).decode()}
-            body = {"image": encoded, "top_k": TOP_K}
-            answer = http.post(f"/v1/collections/{collection}/search", json=body)
-            same(SearchResult.model_validate_json(answer.content), expected)
-            same(client.search(collection, id=str(path), top_k=TOP_K), expected)
-            vector = yardstick.image(path)[0].tolist()
-            same(client.search(collection, vector=vector, top_k=TOP_K), expected)
-
-
-def test_two_hundred_photos_are_found_by_every_mode_and_again_after_a_restart(
-    tiny: Path, tmp_path: Path, flickr: list[Path]
-) -> None:
-    paths = photos(tmp_path / "photos", flickr, 200)
-    yardstick = Yardstick.of(tiny, paths)
-    with up(tmp_path / "data", tiny) as service, service.client() as client:
-        client.create_collection("photos")
-        job = finished(client, client.index(tmp_path / "photos", "photos").id)
-        assert (job.state, job.done, job.total) == ("succeeded", 200, 200)
-        every_mode_agrees(service, "photos", yardstick, paths)
-    with up(tmp_path / "data", tiny) as service, service.client() as client:
-        assert client.collection("photos").count == 200
-        assert client.job(job.id) == job
-        every_mode_agrees(service, "photos", yardstick, paths)
+from support.stack import Up, finished, photos
 
 
 def test_labels_namespaces_and_filters(service: Up) -> None:

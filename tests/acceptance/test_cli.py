@@ -6,33 +6,31 @@ import subprocess
 from pathlib import Path
 
 from clipfleet.embedded import commands
-from support.chaos import many_photos
+from support.chaos import stopped
 from support.stack import CLEAN, Up, cli, document, photos
 
-PHOTOS = 100
+PHOTOS = 12
 
 
 def test_ctrl_c_leaves_the_job_at_work_and_says_how_to_follow_it(
-    service: Up, tmp_path: Path
+    service: Up, tmp_path: Path, flickr: list[Path]
 ) -> None:
-    folder = str(many_photos(tmp_path, PHOTOS))
-    command = [commands.script("clipfleet"), "index", folder, "--collection", "followed"]
-    worker = service.part("worker-ingest-1")
-    worker.suspend()  # so that there is a job to leave
-    try:
-        with subprocess.Popen(
+    photos(tmp_path, flickr, PHOTOS)
+    command = [commands.script("clipfleet"), "index", str(tmp_path), "--collection", "followed"]
+    with (
+        stopped(service.part("worker-ingest-1")),  # so that there is a job to leave
+        subprocess.Popen(
             [*command, "--json"],
             env={**CLEAN, "CLIPFLEET_URL": service.url},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        ) as process:
-            assert process.stderr
-            assert process.stderr.readline().strip()  # it follows the job
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
-    finally:
-        worker.resume()
+        ) as process,
+    ):
+        assert process.stderr
+        assert process.stderr.readline().strip()  # it follows the job
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     seen = document(subprocess.CompletedProcess([], 0, out, ""))
     assert seen["state"] in ("queued", "running")

@@ -1,34 +1,19 @@
-"""Every command of the README is executed; a block that no test knows fails."""
+"""Every command of the README is executed, those of the parts in test_parts.py; a block that no
+test knows fails."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from clipfleet import Client
 from clipfleet.embedded import commands
 from support import services, stack
-from support.documents import BIN, lines, put_for, shell
-from support.stack import Up, finished
-
-README = Path(__file__).parents[2] / "README.md"
-
-
-def blocks() -> dict[tuple[str, str], list[str]]:
-    """By heading and language, the fenced blocks below it that can be run."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for section in re.split(r"^#+ ", README.read_text(), flags=re.MULTILINE)[1:]:
-        heading = section.partition("\n")[0]
-        for language, body in re.findall(r"^```(\w+)\n(.*?)^```", section, re.M | re.S):
-            if language != "text":
-                found.setdefault((heading, language), []).append(body)
-    return found
+from support.documents import README, lines, put_for, readme, shell
+from support.stack import HASH_MODEL, Up, finished
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +30,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, flickr: list[Path]) -> Path:
 @pytest.fixture(scope="module")
 def at_home(home: Path) -> Iterator[Up]:
     """`clipfleet up`, as the README says it; the environment names what it may not take there."""
-    (up,) = blocks()["On this machine", "sh"][:1]
+    (up,) = readme()["On this machine", "sh"][:1]
     port = commands.free_port()
-    own = {"CLIPFLEET_PORT": str(port), "CLIPFLEET_MODEL": "clipfleet-mini", "HOME": str(home)}
+    own = {"CLIPFLEET_PORT": str(port), "CLIPFLEET_MODEL": HASH_MODEL, "HOME": str(home)}
     process = subprocess.Popen(
         [commands.script("clipfleet"), *lines(up)[0].split()[1:]],
         cwd=home,
@@ -63,8 +48,8 @@ def at_home(home: Path) -> Iterator[Up]:
         stack.stop(process)
 
 
-def test_every_block_is_run_by_a_test_of_this_file() -> None:
-    assert {key: len(found) for key, found in blocks().items()} == {
+def test_every_block_is_run_by_a_test() -> None:
+    assert {key: len(found) for key, found in readme().items()} == {
         ("clipfleet", "sh"): 1,
         ("On this machine", "sh"): 3,
         ("From Python", "python"): 1,
@@ -75,13 +60,13 @@ def test_every_block_is_run_by_a_test_of_this_file() -> None:
 
 def test_the_first_two_commands_exist() -> None:
     """`make demo` is run in test_demo.py, and `make test` runs this."""
-    demo, test = lines(blocks()["clipfleet", "sh"][0])
+    demo, test = lines(readme()["clipfleet", "sh"][0])
     assert demo.split()[:2] == ["make", "demo"]
     assert test.split()[:2] == ["make", "test"]
 
 
 def test_on_this_machine(at_home: Up, home: Path) -> None:
-    _, use, evaluate = blocks()["On this machine", "sh"]
+    _, use, evaluate = readme()["On this machine", "sh"]
     said = [shell(line, home, CLIPFLEET_URL=at_home.url) for line in lines(use)]
     indexed, _, by_cat, mixed, churches, jobs = said
     assert "succeeded" in indexed
@@ -94,7 +79,7 @@ def test_on_this_machine(at_home: Up, home: Path) -> None:
 
 
 def test_from_python(at_home: Up, home: Path) -> None:
-    (program,) = blocks()["From Python", "python"]
+    (program,) = readme()["From Python", "python"]
     program = put_for(program, {"/data/photos": str(home / "Pictures")})
     (home / "program.py").write_text(program)
     said = shell(f"{sys.executable} program.py", home, CLIPFLEET_URL=at_home.url)
@@ -102,7 +87,7 @@ def test_from_python(at_home: Up, home: Path) -> None:
 
 
 def test_over_http(at_home: Up, home: Path) -> None:
-    (block,) = blocks()["Over HTTP", "sh"]
+    (block,) = readme()["Over HTTP", "sh"]
     real = {"/data/photos": str(home / "Pictures"), "localhost:8000": at_home.url}
     put, job, jobs, search, embed = lines(put_for(block, real))
     assert json.loads(shell(put, home))["name"] == "photos"
@@ -111,34 +96,7 @@ def test_over_http(at_home: Up, home: Path) -> None:
         finished(client, started)
     assert started in {one["id"] for one in json.loads(shell(jobs, home))["jobs"]}
     assert len(json.loads(shell(search, home))["matches"]) == 5
-    assert len(json.loads(shell(embed, home))["embeddings"][0]) == 384
-
-
-def test_the_parts_one_by_one(home: Path, tmp_path: Path) -> None:
-    exports, programs = blocks()["The parts, one by one", "sh"]
-    port = commands.free_port()
-    with ExitStack() as running:
-        real = {
-            "redis://localhost:6379/0": running.enter_context(services.valkey(tmp_path / "v")),
-            "http://localhost:19530": running.enter_context(services.milvus_lite(tmp_path / "m")),
-            "/mnt/clipfleet": str(tmp_path / "blobs"),
-            '"/data"': f'"{home}"',
-            "openai/clip-vit-base-patch32": "clipfleet-mini",
-        }
-        exports = put_for(exports, real)
-        env = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-        for number, line in enumerate(lines(put_for(programs, {"8000": str(port)}))):
-            command = ["bash", "-c", f"{exports}\nexec {line}"]
-            running.enter_context(services.process(command, tmp_path / f"{number}.log", **env))
-        client = running.enter_context(Client(f"http://127.0.0.1:{port}"))
-        services.eventually(
-            lambda: client.create_collection("images"), stack.START_S, "gateway and workers"
-        )
-        job = client.index(home / "Pictures", wait=True)
-        assert (job.state, job.done) == ("succeeded", 12)
-        assert len(client.search(text="a dog", top_k=3).matches) == 3
-        first = client.search(text="a dog", top_k=1).matches[0]
-        assert client.thumbnail(first.id).startswith(b"\xff\xd8")
+    assert len(json.loads(shell(embed, home))["embeddings"][0]) == 32
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,6 +1,7 @@
 """What documents tell their readers to type, run as they would."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,18 @@ from pathlib import Path
 from support import stack
 
 BIN = Path(sys.executable).parent
+README = Path(__file__).parents[2] / "README.md"
+
+
+def readme() -> dict[tuple[str, str], list[str]]:
+    """By heading and language, the fenced blocks below it that can be run."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for section in re.split(r"^#+ ", README.read_text(), flags=re.MULTILINE)[1:]:
+        heading = section.partition("\n")[0]
+        for language, body in re.findall(r"^```(\w+)\n(.*?)^```", section, re.M | re.S):
+            if language != "text":
+                found.setdefault((heading, language), []).append(body)
+    return found
 
 
 def lines(block: str) -> list[str]:

@@ -1,0 +1,187 @@
+"""The parts one by one, as the README starts them: their answers beside a computation in this
+process, and all of it without a place to write."""
+
+import base64
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+from clipfleet import Client, SearchResult
+from clipfleet.embedded import commands
+from support import services, stack
+from support.containment import contained, hindrance
+from support.documents import BIN, lines, put_for, readme
+from support.stack import finished, photos
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "clipfleet" / "samples" / "animals"
+TOP_K = 10
+PHOTOS = 60
+ROUNDING = 3e-4
+
+
+@pytest.fixture(scope="module")
+def hindered(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return hindrance(tmp_path_factory.mktemp("trial"))
+
+
+@pytest.fixture
+def _contained(hindered: str) -> None:
+    if hindered:
+        pytest.skip(hindered)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the parts may read."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def client(
+    tiny: Path, home: Path, hindered: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    """Of the parts, each contained where that is possible."""
+    exports, programs = readme()["The parts, one by one", "sh"]
+    folder, port = tmp_path_factory.mktemp("parts"), commands.free_port()
+    blobs = folder / "blobs"
+    blobs.mkdir()
+    with ExitStack() as running:
+        real = {
+            "redis://localhost:6379/0": running.enter_context(services.valkey(folder / "v")),
+            "http://localhost:19530": running.enter_context(services.milvus_lite(folder / "m")),
+            "/mnt/clipfleet": str(blobs),
+            '"/data"': f'"{home}"',
+            "openai/clip-vit-base-patch32": str(tiny),
+        }
+        exports = put_for(exports, real)
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        processes = []
+        for number, line in enumerate(lines(put_for(programs, {"8000": str(port)}))):
+            own = folder / str(number)
+            own.mkdir()
+            command = ["bash", "-c", f"{exports}\nexec {line}"]
+            env = {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+            env |= dict.fromkeys(("HOME", "TMPDIR", "HF_HOME"), str(own))
+            command = command if hindered else contained(own, blobs, command)
+            log = folder / f"{number}.log"
+            processes.append(running.enter_context(services.process(command, log, **env)))
+        running.callback(lambda: [one.terminate() for one in processes])  # at once, not in turn
+        client = running.enter_context(Client(f"http://127.0.0.1:{port}"))
+        services.eventually(
+            lambda: client.create_collection("images"), stack.START_S, "gateway and workers"
+        )
+        yield client
+
+
+def test_the_parts_one_by_one(client: Client, home: Path, flickr: list[Path]) -> None:
+    photos(home / "Pictures", flickr, 12)
+    job = client.index(home / "Pictures", wait=True)
+    assert (job.state, job.done) == ("succeeded", 12)
+    assert len(client.search(text="a dog", top_k=3).matches) == 3
+    first = client.search(text="a dog", top_k=1).matches[0]
+    assert client.thumbnail(first.id).startswith(b"\xff\xd8")
+
+
+@pytest.mark.usefixtures("_contained")
+def test_what_contains_them_holds(tmp_path: Path) -> None:
+    own, blobs = tmp_path / "own", tmp_path / "blobs"
+    own.mkdir()
+    blobs.mkdir()
+    touch = f"touch here && ! touch {ROOT}/x && ! touch /tmp/x && ! touch {tmp_path}/x"
+    subprocess.run(contained(own, blobs, ["sh", "-c", touch]), check=True)
+    assert (own / "here").exists()
+
+
+@pytest.mark.usefixtures("_contained")
+def test_all_of_it_works_on_a_read_only_root(client: Client) -> None:
+    """An upload goes through the gateway's temporary files, the blobs and every part."""
+    job = client.upload(sorted(SAMPLES.glob("*.png"))[:12], "uploaded", wait=True)
+    assert (job.state, job.done) == ("succeeded", 12)
+    first = client.search(text="a dog", top_k=1, collection="uploaded").matches[0]
+    assert client.thumbnail(first.id, collection="uploaded").startswith(b"\xff\xd8")
+
+
+@dataclass
+class Yardstick:
+    """transformers' own model, processor and numpy: nothing of clipfleet."""
+
+    model: Any
+    processor: Any
+    ids: list[str]
+    rows: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, model: Path, paths: list[Path]) -> "Yardstick":
+        made = cls(AutoModel.from_pretrained(model), AutoProcessor.from_pretrained(model), [], None)  # type: ignore[arg-type]
+        made.ids = [str(path) for path in paths]
+        made.rows = np.concatenate([made.image(path) for path in paths])
+        return made
+
+    def image(self, path: Path) -> NDArray[np.float32]:
+        pixels = self.processor(images=Image.open(path).convert("RGB"), return_tensors="pt")
+        with torch.no_grad():
+            return unit(self.model.get_image_features(pixel_values=pixels["pixel_values"]))
+
+    def text(self, text: str) -> NDArray[np.float32]:
+        tokens = self.processor(text=[text], return_tensors="pt")
+        with torch.no_grad():
+            return unit(self.model.get_text_features(**tokens))
+
+    def scores(self, query: NDArray[np.float32]) -> dict[str, float]:
+        return dict(zip(self.ids, (self.rows @ query[0]).tolist(), strict=True))
+
+
+def unit(features: Any) -> NDArray[np.float32]:
+    rows = getattr(features, "pooler_output", features).numpy()
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def same(found: Any, scores: dict[str, float]) -> None:
+    """The nearest images, nearest first, each with its own score. Images whose scores differ by
+    less than the rounding of pixels may change places."""
+    best = sorted(scores.values(), reverse=True)[:TOP_K]
+    seen = [match.score for match in found.matches]
+    assert len({match.id for match in found.matches}) == TOP_K
+    assert np.allclose(seen, best, rtol=0, atol=ROUNDING)
+    assert np.allclose(seen, [scores[one.id] for one in found.matches], rtol=0, atol=ROUNDING)
+
+
+def every_mode_agrees(client: Client, collection: str, yardstick: Yardstick) -> None:
+    for text in ("two dogs in the snow", "une église la nuit", "🚗"):
+        found = client.search(collection, text=text, top_k=TOP_K)
+        same(found, yardstick.scores(yardstick.text(text)))
+    for image_id in yardstick.ids[::20]:
+        path = Path(image_id)
+        expected = yardstick.scores(yardstick.image(path))
+        same(client.search(collection, image=path, top_k=TOP_K), expected)
+        encoded = {"base64": base64.b64encode(path.read_bytes()).decode()}
+        url = f"{client.url}/v1/collections/{collection}/search"
+        answer = httpx.post(url, json={"image": encoded, "top_k": TOP_K}, trust_env=False)
+        same(SearchResult.model_validate_json(answer.content), expected)
+        same(client.search(collection, id=image_id, top_k=TOP_K), expected)
+        vector = yardstick.image(path)[0].tolist()
+        same(client.search(collection, vector=vector, top_k=TOP_K), expected)
+
+
+def test_photos_are_found_by_every_mode_as_by_the_model_itself(
+    client: Client, tiny: Path, home: Path, flickr: list[Path]
+) -> None:
+    """After a restart, too: test_backup.py."""
+    paths = photos(home / "photos", flickr, PHOTOS)
+    client.create_collection("photos")
+    job = finished(client, client.index(home / "photos", "photos").id)
+    assert (job.state, job.done, job.total) == ("succeeded", PHOTOS, PHOTOS)
+    every_mode_agrees(client, "photos", Yardstick.of(tiny, paths))
