@@ -2,6 +2,8 @@
 
 import csv
 import json as json_module
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,15 +37,11 @@ def evaluate(
 
     Needs no running service.
     """
-    try:
+    with _installed():
         from clipfleet.common.errors import ClipfleetError
-        from clipfleet.workers.clip import ClipEmbedder
-    except ImportError as error:
-        raise typer.BadParameter(
-            f"{error.name} is missing: pip install 'clipfleet[worker]'"
-        ) from error
+        from clipfleet.workers import evaluate as _  # noqa: F401
     try:
-        report = _measure(ClipEmbedder, source, model, prompt, _names(names), gallery, limit)
+        report = _measure(source, model, prompt, _names(names), gallery, limit)
     except ClipfleetError as error:
         show.fail(error)
     if json:
@@ -55,8 +53,18 @@ def evaluate(
     show.out.print(table)
 
 
+@contextmanager
+def _installed() -> Iterator[None]:
+    """What is imported here comes with the extra `worker`."""
+    try:
+        yield
+    except ImportError as error:
+        raise typer.BadParameter(
+            f"{error.name} is missing: pip install 'clipfleet[worker]'"
+        ) from error
+
+
 def _measure(
-    load: Any,
     source: Path,
     model: str,
     prompt: str,
@@ -75,7 +83,7 @@ def _measure(
     settings = Settings(model=model)
     if source.is_dir():
         labelled = _spread(metrics.labelled_images(source), limit)
-        seen, embedder = _embedded([path for path, _ in labelled], load, settings)
+        seen, embedder = _embedded([path for path, _ in labelled], settings)
         truth = [labelled[n][1] for n in seen.kept]
         found = metrics.classify(seen.rows, truth, names, prompt, embedder)
         found |= metrics.neighbours(seen.rows, truth)
@@ -86,7 +94,7 @@ def _measure(
         } | found
     paths, captions = metrics.captioned_images(source)
     paths = paths[: limit or None]
-    seen, embedder = _embedded(paths, load, settings)
+    seen, embedder = _embedded(paths, settings)
     row = {n: row for row, n in enumerate(seen.kept)}
     used = [(row[n], text) for n, text in captions if n in row]
     texts = embedder.embed_texts([text for _, text in used])
@@ -94,11 +102,13 @@ def _measure(
     return {"model": model, "images": len(row), "unreadable": len(paths) - len(row)} | found
 
 
-def _embedded(paths: list[Path], load: Any, settings: Any) -> tuple[Any, Any]:
+def _embedded(paths: list[Path], settings: Any) -> tuple[Any, Any]:
     """The images' embeddings, with a progress bar, and the model that made them."""
     from clipfleet.workers.evaluate import embed_images
 
-    embedder = load(settings)
+    with _installed():  # torch takes seconds to import: what is wrong with the input comes first
+        from clipfleet.workers.clip import ClipEmbedder
+    embedder = ClipEmbedder(settings)
     with Progress(console=show.err, transient=True) as progress:
         bar = progress.add_task("embedding images", total=len(paths))
         seen = embed_images(
