@@ -1,4 +1,5 @@
-"""The model that travels with the code: results make sense, offline, through the whole chain."""
+"""The model that travels with the code: its results make sense, offline. test_demo.py looks at them
+through the whole chain."""
 
 import json
 from collections import Counter
@@ -6,14 +7,18 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from clipfleet.cli import app
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 from clipfleet.workers import evaluate
 from clipfleet.workers.clip import ClipEmbedder
 from support.models import data
-from support.stack import Up, cli, finished
+from support.stack import cli
 
+SAMPLES = Path(str(files("clipfleet"))) / "samples"
 NAMES = Path(__file__).parents[2] / "examples" / "imagenette.csv"
 
 
@@ -22,25 +27,15 @@ def test_it_is_small_enough_to_carry() -> None:
     assert size <= 25_000_000
 
 
-def test_sample_images_answer_to_words_and_to_images(mini: Up) -> None:
-    samples = Path(str(files("clipfleet"))) / "samples"
-    with mini.client() as client:
-        client.create_collection("samples")
-        job = finished(client, client.index(samples, "samples", label_from_folder=True).id)
-        assert (job.state, job.done) == ("succeeded", len(list(samples.rglob("*.png"))))
-        for words in ("a guitar", "a strawberry", "a house", "a bicycle", "an umbrella"):
-            found = client.search("samples", text=words, top_k=3).matches
-            assert words.split()[1] in {Path(match.id).stem for match in found}, words
-        guitar = samples / "music" / "guitar.png"
-        (itself, *_) = client.search("samples", image=guitar).matches
-        assert itself.id == str(guitar)
+@pytest.fixture(scope="module")
+def embedder() -> ClipEmbedder:
+    return ClipEmbedder(Settings(model=CARRIED_MODEL))
 
 
-def test_half_of_the_sample_images_are_found_by_their_names() -> None:
+def test_half_of_the_sample_images_are_found_by_their_names(embedder: ClipEmbedder) -> None:
     """0.55 was measured; chance is 0.01."""
-    embedder, settings = ClipEmbedder(Settings(model=CARRIED_MODEL)), Settings()
-    paths = sorted((Path(str(files("clipfleet"))) / "samples").rglob("*.png"))
-    images = evaluate.embed_images(paths, embedder, settings, lambda *_: None)
+    paths = sorted(SAMPLES.rglob("*.png"))
+    images = evaluate.embed_images(paths, embedder, Settings(), lambda *_: None)
     assert len(images.kept) == len(paths)
     names = embedder.embed_texts([path.stem.replace("-", " ") for path in paths])
     found = evaluate.retrieve(names, images.rows, range(len(paths)), gallery=0)
@@ -48,8 +43,7 @@ def test_half_of_the_sample_images_are_found_by_their_names() -> None:
 
 
 def test_sample_images_are_many_small_and_of_many_kinds() -> None:
-    samples = Path(str(files("clipfleet"))) / "samples"
-    images = list(samples.rglob("*.png"))
+    images = list(SAMPLES.rglob("*.png"))
     kinds = Counter(path.parent.name for path in images)
     named = ["animals", "food", "vehicles", "tools", "buildings", "people", "nature", "symbols"]
     assert len(images) >= 400
@@ -60,16 +54,8 @@ def test_sample_images_are_many_small_and_of_many_kinds() -> None:
 
 def test_photos_are_named_by_their_nearest_prompt() -> None:
     photos = data("imagenette2-224") / "val"
-    done = cli(
-        "evaluate",
-        str(photos),
-        "--names",
-        str(NAMES),
-        "--limit",
-        "200",
-        "--json",
-        HF_HUB_OFFLINE="1",
-    )
+    options = ("--names", str(NAMES), "--limit", "200", "--json")
+    done = cli("evaluate", str(photos), *options, HF_HUB_OFFLINE="1")
     report = json.loads(done.stdout)
     assert report["images"] == 200
     assert report["top1"] >= 0.85
@@ -77,17 +63,10 @@ def test_photos_are_named_by_their_nearest_prompt() -> None:
 
 
 def test_captions_find_their_photos() -> None:
+    """Within this process, which has the model already."""
     captions = data("flickr8k") / "captions.csv"
-    done = cli(
-        "evaluate",
-        str(captions),
-        "--gallery",
-        "100",
-        "--limit",
-        "100",
-        "--json",
-        HF_HUB_OFFLINE="1",
-    )
+    options = ("--gallery", "100", "--limit", "100", "--json")
+    done = CliRunner().invoke(app, ["evaluate", str(captions), *options], catch_exceptions=False)
     report = json.loads(done.stdout)
     assert report["recall@1"] < report["recall@5"] < report["recall@10"]
     assert report["recall@10"] >= 0.5
@@ -101,8 +80,9 @@ def test_evaluate_says_what_is_wrong_with_its_input(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_odd_texts_and_images_get_finite_unit_vectors_whatever_else_is_in_the_batch() -> None:
-    embedder = ClipEmbedder(Settings(model=CARRIED_MODEL))
+def test_odd_texts_and_images_get_finite_unit_vectors_whatever_else_is_in_the_batch(
+    embedder: ClipEmbedder,
+) -> None:
     texts = ["", "a dog", "word " * 10_000, "日本の教会", "🐕", "\x01\x02"]
     images = [Image.new("RGB", size, "red") for size in ((1, 1), (400, 3), (176, 176))]
     pixels = np.stack([embedder.pixels(image) for image in images])

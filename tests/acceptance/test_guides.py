@@ -50,16 +50,16 @@ def bucket(s3: S3, flickr: list[Path]) -> str:
 
 
 @pytest.mark.parametrize("guide", sorted(path.name for path in GUIDES.glob("*.md")))
-def test_a_guide_can_be_followed(guide: str, mini: Up, home: Path, bucket: str) -> None:
+def test_a_guide_can_be_followed(guide: str, service: Up, home: Path, bucket: str) -> None:
     assert blocks(guide)
-    said = script(guide).replace("localhost:8000", mini.url).replace("s3://photos", bucket)
+    said = script(guide).replace("localhost:8000", service.url).replace("s3://photos", bucket)
     followed = subprocess.run(
         ["bash", "-c", said],
         cwd=home,
         env={
             **stack.CLEAN,
             "HOME": str(home),
-            "CLIPFLEET_URL": mini.url,
+            "CLIPFLEET_URL": service.url,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         },
         capture_output=True,
