@@ -29,11 +29,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 def service(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One stack for all tests that leave it whole; each has a collection of its own.
 
-    Its embeddings have no meaning, which saves the seconds that torch takes to load.
+    Its embeddings have no meaning, which saves the seconds that torch takes to load. It indexes
+    what lies in the temporary folders of the tests.
     """
     port = free_ports(3)
     told = ["--metrics-port", str(port)]
-    env = {"CLIPFLEET_LOG": "json", **s3.environment}
+    roots = json.dumps([str(tmp_path_factory.getbasetemp())])
+    env = {"CLIPFLEET_LOG": "json", "CLIPFLEET_SOURCE_ROOTS": roots, **s3.environment}
     with up(tmp_path_factory.mktemp("up"), HASH_MODEL, *told, **env) as running:
         running.metrics_port = port
         yield running

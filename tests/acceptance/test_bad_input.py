@@ -4,13 +4,15 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from support.images import png_header
-from support.stack import Up, document, finished, up
+from support.in_process import InProcess
+from support.stack import Up, document, finished
 
 
 def jpeg(path: Path, size: tuple[int, int] = (60, 40), mode: str = "RGB", **how: Any) -> None:
@@ -49,12 +51,13 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     top = tmp_path_factory.mktemp("roots") / "bad"
     (top / "deep" / "er").mkdir(parents=True)
     put_good(top)
-    put_bad(top, outside=tmp_path_factory.mktemp("outside"))
-    return top
+    with TemporaryDirectory() as outside:  # of all roots
+        put_bad(top, Path(outside))
+        yield top
 
 
 def put_good(top: Path) -> None:
@@ -101,16 +104,22 @@ def put_bad(top: Path, outside: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def rooted(tiny: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    roots = f'["{folder.parent}"]'
-    data = tmp_path_factory.mktemp("rooted")
-    with up(data, tiny, CLIPFLEET_SOURCE_ROOTS=roots) as running:
+def rooted(folder: Path) -> Iterator[InProcess]:
+    with InProcess(source_roots=(folder.parent,)) as running:
         yield running
 
 
 def test_the_good_are_in_and_each_bad_one_is_named_with_its_reason(
-    rooted: Up, folder: Path
+    rooted: InProcess, folder: Path
 ) -> None:
+    require_good_and_bad(rooted, folder)
+
+
+def test_the_real_stack_takes_the_good_and_names_the_bad(service: Up, folder: Path) -> None:
+    require_good_and_bad(service, folder)
+
+
+def require_good_and_bad(rooted: InProcess | Up, folder: Path) -> None:
     with rooted.client() as client:
         client.create_collection("mixed")
         job = finished(client, client.index(folder, "mixed").id)
@@ -125,24 +134,35 @@ def test_the_good_are_in_and_each_bad_one_is_named_with_its_reason(
         assert {match.id.removeprefix(f"{folder}/") for match in found} == GOOD
 
 
-def test_the_command_line_says_so_with_its_exit_code(rooted: Up, folder: Path) -> None:
+def test_the_command_line_says_so_with_its_exit_code(rooted: InProcess, folder: Path) -> None:
     done = rooted.cli("index", str(folder), "--collection", "by-cli", "--json")
     assert done.returncode == 3
     assert document(done)["state"] == "partial"
     assert "failed" in done.stderr
 
 
-def test_a_folder_outside_the_roots_is_refused(rooted: Up, folder: Path) -> None:
+def test_a_folder_outside_the_roots_is_refused(rooted: InProcess, folder: Path) -> None:
     for path in ("/etc", f"{folder}/../../..", "relative", f"{folder.parent}-not"):
-        with rooted.http() as http:
-            http.put("/v1/collections/mixed")
-            source = {"source": {"type": "folder", "path": path}}
-            refused = http.post("/v1/collections/mixed/jobs", json=source)
-            assert refused.status_code == 403, path
-            assert refused.headers["content-type"] == "application/problem+json"
+        require_refused(rooted, path)
 
 
-def test_an_empty_and_a_missing_folder_fail_the_job_and_say_why(rooted: Up, folder: Path) -> None:
+def test_the_real_stack_refuses_a_folder_outside_its_roots(service: Up) -> None:
+    for path in ("/etc", "relative"):
+        require_refused(service, path)
+
+
+def require_refused(rooted: InProcess | Up, path: str) -> None:
+    with rooted.http() as http:
+        http.put("/v1/collections/mixed")
+        source = {"source": {"type": "folder", "path": path}}
+        refused = http.post("/v1/collections/mixed/jobs", json=source)
+        assert refused.status_code == 403, path
+        assert refused.headers["content-type"] == "application/problem+json"
+
+
+def test_an_empty_and_a_missing_folder_fail_the_job_and_say_why(
+    rooted: InProcess, folder: Path
+) -> None:
     (folder.parent / "empty").mkdir(exist_ok=True)
     for name, words in (("empty", "no images"), ("missing", "No such file")):
         done = rooted.cli("index", str(folder.parent / name), "--collection", "mixed", "--json")

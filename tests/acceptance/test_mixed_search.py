@@ -1,6 +1,7 @@
 """Mixed queries, groups, near-duplicates, pages and many queries at once, through HTTP."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from clipfleet import Client, ProblemError, SearchResult
+from support.in_process import InProcess, run_cli
 from support.stack import Up, document, finished
 
 SAMPLES = Path(str(files("clipfleet"))) / "samples"
@@ -19,10 +21,7 @@ MUSIC = "/v1/collections/music/search"
 def music(mini: Up) -> Iterator[Client]:
     """Drawings of instruments and of buildings, labelled so."""
     with mini.client() as client:
-        client.create_collection("music")
-        for folder in ("music", "buildings"):
-            source = {"type": "folder", "path": str(SAMPLES / folder), "label_from_folder": True}
-            assert finished(client, client.index(source, "music").id).state == "succeeded"
+        fill(client)
         yield client
 
 
@@ -30,6 +29,21 @@ def music(mini: Up) -> Iterator[Client]:
 def web(mini: Up) -> Iterator[httpx.Client]:
     with mini.http() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def here(memory_service: InProcess) -> Iterator[httpx.Client]:
+    """The same collection in this process, for what is refused."""
+    with memory_service.client() as client, memory_service.http() as made:
+        fill(client)
+        yield made
+
+
+def fill(client: Client) -> None:
+    client.create_collection("music")
+    for folder in ("music", "buildings"):
+        source = {"type": "folder", "path": str(SAMPLES / folder), "label_from_folder": True}
+        assert finished(client, client.index(source, "music").id).state == "succeeded"
 
 
 def stems(found: SearchResult) -> list[str]:
@@ -167,12 +181,9 @@ WRONG: list[tuple[Any, str]] = [
 ]
 
 
-def test_what_cannot_be_searched_for_is_refused_with_the_reason(
-    music: Client,  # noqa: ARG001
-    web: httpx.Client,
-) -> None:
+def test_what_cannot_be_searched_for_is_refused_with_the_reason(here: httpx.Client) -> None:
     for body, said in WRONG:
-        refused = web.post(MUSIC, json=body)
+        refused = here.post(MUSIC, json=body)
         assert refused.status_code == 422, (body, refused.text)
         assert said in refused.json()["detail"], refused.text
 
@@ -198,12 +209,18 @@ def test_many_queries_at_once_are_answered_each_for_itself(music: Client) -> Non
 
 
 def test_a_bad_query_among_many_is_a_problem_of_its_own_and_a_bad_body_everybodys(
-    music: Client,  # noqa: ARG001
-    web: httpx.Client,
+    here: httpx.Client,
 ) -> None:
     bad = [body for body, _ in WRONG]
-    mixed = [{"text": "a harp"}, 7, None, [], {"text": "x", "unknown": 1}, *bad]
-    answer = web.post(f"{MUSIC}/batch", json={"queries": mixed})
+    mixed = [
+        {"text": "a harp", "filter": {"label": "music"}},
+        7,
+        None,
+        [],
+        {"text": "x", "unknown": 1},
+        *bad,
+    ]
+    answer = here.post(f"{MUSIC}/batch", json={"queries": mixed})
     assert answer.status_code == 200, answer.text
     first, *others = answer.json()["results"]
     assert first["matches"][0]["label"] == "music"
@@ -213,11 +230,11 @@ def test_a_bad_query_among_many_is_a_problem_of_its_own_and_a_bad_body_everybody
     many = [{"text": "x"}] * 65
     bodies: Sequence[Any] = ({}, {"queries": []}, {"queries": many}, {"queries": "x"}, [])
     for body in bodies:
-        assert web.post(f"{MUSIC}/batch", json=body).status_code == 422
+        assert here.post(f"{MUSIC}/batch", json=body).status_code == 422
     pictures = [{"terms": [{"image": {"base64": "AAAA"}}] * 13}] * 5
-    assert web.post(f"{MUSIC}/batch", json={"queries": pictures}).status_code == 413
+    assert here.post(f"{MUSIC}/batch", json={"queries": pictures}).status_code == 413
     unknown = "/v1/collections/unknown/search/batch"
-    assert web.post(unknown, json={"queries": [{"text": "x"}]}).status_code == 404
+    assert here.post(unknown, json={"queries": [{"text": "x"}]}).status_code == 404
 
 
 NASTY = ['"', '\\"', "\\", "%", "_", "\n", "' or 1==1", '" or pk != "', '") or (pk != "', "\u2028"]
@@ -248,8 +265,10 @@ def test_no_string_of_a_query_reaches_beyond_itself(music: Client, web: httpx.Cl
 
 
 def test_the_command_line_mixes_what_it_is_given(music: Client, mini: Up) -> None:  # noqa: ARG001
+    search = partial(run_cli, mini.url, "search", "--collection", "music")
+
     def ids(*args: str) -> list[str]:
-        found = document(mini.cli("search", *args, "--collection", "music", "--json"))["matches"]
+        found = document(search(*args, "--json"))["matches"]
         return [Path(match["id"]).stem for match in found]
 
     plain = ids("a musical instrument")
@@ -262,4 +281,4 @@ def test_the_command_line_mixes_what_it_is_given(music: Client, mini: Up) -> Non
     assert len(ids("a guitar", "--group-by", "label", "--collapse", "0.97")) == 2
     assert ids("a guitar", "--offset", "2", "--top-k", "3") == ids("a guitar")[2:5]
     for args in (("--not", "x"), ("x", "--weight", "2"), ("x", "--group-size", "2")):
-        assert mini.cli("search", *args, "--collection", "music").returncode != 0
+        assert search(*args).returncode != 0

@@ -32,16 +32,20 @@ class InProcess(MemoryService):
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     def cli(self, *args: str) -> "subprocess.CompletedProcess[str]":
-        """The command line, in this process too: it starts in no time."""
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            for name in os.environ:
-                if name.startswith("CLIPFLEET_"):
-                    patch.delenv(name)
-            patch.setenv("CLIPFLEET_URL", self.url)
-            patch.setattr(sys, "argv", ["clipfleet", *args])
-            try:
-                cli.main()
-            except SystemExit as end:
-                code = int(end.code or 0)
-        return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
+        return run_cli(self.url, *args)
+
+
+def run_cli(url: str, *args: str) -> "subprocess.CompletedProcess[str]":
+    """The command line in this process, which takes no time to start."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name in os.environ:
+            if name.startswith("CLIPFLEET_"):
+                patch.delenv(name)
+        patch.setenv("CLIPFLEET_URL", url)
+        patch.setattr(sys, "argv", ["clipfleet", *args])
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
