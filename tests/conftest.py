@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     folder = Path(tempfile.mkdtemp(prefix="clipfleet-tests-"))
+    folder.chmod(0o711)  # tests of permissions read files below it as another user
     os.environ[RUN] = folder.name
     if config.option.basetemp is None:
         config.option.basetemp = folder / "pytest"

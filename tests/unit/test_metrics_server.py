@@ -1,9 +1,11 @@
 """The port on which planners and workers show how they are."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,25 @@ from support.worker_harness import Planning
 SAID = {"trouble": ""}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def port() -> Iterator[int]:
+    """Of a server. Nobody listens on the port before it."""
     registry = make_registry()
     Gauge("clipfleet_things", "Things", registry=registry).set(7)
-    settings = Settings(metrics_port=commands.free_port(), metrics_host=commands.LOOPBACK)
+    settings = Settings(metrics_port=second_of_two_free(), metrics_host=commands.LOOPBACK)
     server = serve_metrics(settings, registry, lambda: SAID["trouble"])
     assert server
     yield settings.metrics_port
     server.shutdown()
     server.server_close()
+
+
+def second_of_two_free() -> int:
+    while True:
+        first = commands.free_port()
+        with socket.socket() as second, suppress(OSError, OverflowError):
+            second.bind((commands.LOOPBACK, first + 1))
+            return first + 1
 
 
 def get(port: int, path: str) -> httpx.Response:
