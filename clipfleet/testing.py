@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -175,17 +176,15 @@ class MemoryService:
     ) -> None:
         self._embedder = embedder or HashEmbedder(dim)
         self._api_keys, self._given = api_keys, settings
-        self._stack = ExitStack()
-        self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
+        self._stopping = threading.Event()
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="clipfleet-")))
             self.settings = self._make_settings()
             self.parts = memory_parts(self.settings)
             self._start_planner(stack)
             self._start_worker(stack)
-            stack.callback(self._stopping.set)
             self._start_gateway(stack)
             self._stack = stack.pop_all()
         return self
@@ -220,8 +219,8 @@ class MemoryService:
         keeper = Housekeeper(
             NAME, parts.ledger, parts.unfinished, parts.blobs, settings.retention_days
         )
-        self._start_thread(stack, "planner", lambda: run_planner(planner, self._stopping))
-        self._start_thread(stack, "housekeeper", lambda: keeper.run(self._stopping))
+        self._start_thread(stack, "planner", partial(run_planner, planner, self._stopping))
+        self._start_thread(stack, "housekeeper", partial(keeper.run, self._stopping))
 
     def _start_worker(self, stack: ExitStack) -> None:
         parts, settings = self.parts, self.settings
@@ -259,8 +258,8 @@ class MemoryService:
 
         self._announce()
         self._start_thread(stack, "announce", self._keep_announcing)
-        self._start_thread(stack, "ingest", lambda: self._take("ingest", work))
-        self._start_thread(stack, "query", lambda: self._take("query", answer))
+        self._start_thread(stack, "ingest", partial(self._take, "ingest", work))
+        self._start_thread(stack, "query", partial(self._take, "query", answer))
 
     def _places(self, stack: ExitStack) -> Places:
         fetcher = Fetcher(self.settings.fetch)
@@ -299,8 +298,8 @@ class MemoryService:
         app = create_app(self.settings, self.parts)
         config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
-        self._start_thread(stack, "gateway", server.run)
-        stack.callback(setattr, server, "should_exit", True)
+        stop = partial(setattr, server, "should_exit", True)
+        self._start_thread(stack, "gateway", server.run, stop)
         until = time.monotonic() + START_S
         while not server.started:
             if time.monotonic() > until:
@@ -309,10 +308,17 @@ class MemoryService:
         port = server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
 
-    def _start_thread(self, stack: ExitStack, name: str, run: Callable[[], None]) -> None:
+    def _start_thread(
+        self,
+        stack: ExitStack,
+        name: str,
+        run: Callable[[], None],
+        stop: Callable[[], None] | None = None,
+    ) -> None:
         thread = threading.Thread(target=run, name=f"clipfleet-{name}", daemon=True)
         thread.start()
         stack.callback(thread.join)
+        stack.callback(stop or self._stopping.set)
 
 
 def _threads(stack: ExitStack, count: int, name: str) -> ThreadPoolExecutor:

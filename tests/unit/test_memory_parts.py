@@ -1,0 +1,98 @@
+"""What the parts in memory do beyond what the contract tests ask of every implementation."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from clipfleet.common import replies
+from clipfleet.common.ledger import Claim, Outcome
+from clipfleet.common.messages import Answer, BatchReply, IngestChunk, queue_name
+from clipfleet.common.overview import Waiting
+from clipfleet.common.pixels import pack
+from clipfleet.common.settings import Settings
+from clipfleet.testing import MemoryOverviews, MemoryPublisher, MemoryReplies, memory_parts
+from support.ledgers import planned
+
+MODEL = "m"
+QUEUE = queue_name("ingest", MODEL)
+
+
+def chunk(no: int, model: str = MODEL) -> IngestChunk:
+    return IngestChunk(model=model, job_id="j", no=no)
+
+
+def reply(batch_id: str) -> BatchReply:
+    return BatchReply(batch_id=batch_id, answers=(Answer(detail="é"),))
+
+
+def test_messages_are_taken_by_priority_then_by_age() -> None:
+    publisher = MemoryPublisher()
+    for no, priority in ((1, 3), (2, 0), (3, 3), (4, 0)):
+        publisher.publish(chunk(no), priority)
+    publisher.publish(chunk(5, "other"), 0)
+    assert publisher.waiting(QUEUE) == 4
+    assert [publisher.take(QUEUE, 0) for _ in range(5)] == [*map(chunk, (2, 4, 1, 3)), None]
+    assert publisher.sent == [chunk(5, "other")]
+
+
+def test_who_waits_for_a_message_gets_it_when_it_comes() -> None:
+    publisher = MemoryPublisher()
+    threading.Timer(0.01, publisher.publish, [chunk(1)]).start()
+    assert publisher.take(QUEUE, 60) == chunk(1)
+
+
+def test_replies_come_in_order_to_the_list_they_are_for() -> None:
+    box = MemoryReplies()
+    for to, batch in (("a", "1"), ("b", "2"), ("a", "3")):
+        box.push(to, reply(batch))
+
+    async def received() -> list[object]:
+        return [await box.receive("a"), await box.receive("a"), await box.receive("b")]
+
+    raw = asyncio.run(received())
+    assert raw == [reply(batch).model_dump_json() for batch in ("1", "3", "2")]
+
+
+def test_a_reply_from_another_thread_wakes_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "RECEIVE_S", 60)
+    box = MemoryReplies()
+    threading.Timer(0.01, box.push, ["a", reply("1")]).start()
+    assert asyncio.run(box.receive("a")) == reply("1").model_dump_json()
+
+
+def test_no_reply_is_none_and_none_is_lost_to_who_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "RECEIVE_S", 0.01)
+    box = MemoryReplies()
+    assert asyncio.run(box.receive("a")) is None
+    box.push("a", reply("1"))
+    assert asyncio.run(box.receive("a")) == reply("1").model_dump_json()
+
+
+def test_a_stashed_image_is_found_by_its_key() -> None:
+    box, pixels = MemoryReplies(), np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    box.stash("key", pack(pixels, 1_000), 30)
+    found = box.pixels("key")
+    assert found is not None
+    assert np.array_equal(found, pixels)
+    assert box.pixels("other") is None
+
+
+def test_the_overview_counts_what_the_parts_hold() -> None:
+    parts = memory_parts(Settings(model=MODEL, blobs="memory://clipfleet-unit-tests/parts"))
+    assert isinstance(parts.overviews, MemoryOverviews)
+    first, _ = planned(parts.ledger, ("a", "b"), ("c",))
+    claim = parts.ledger.claim("j", first, "w", 15)
+    assert isinstance(claim, Claim)
+    parts.ledger.mark(claim, Outcome(done=2))
+    parts.publisher.publish(chunk(2))
+    seen = parts.overviews.read()
+    assert (seen.jobs["running"], seen.jobs["failed"]) == (1, 0)
+    assert seen.left == {MODEL: 1}
+    assert seen.queues["ingest", MODEL] == Waiting(1, None)
+    assert seen.queues["query", MODEL] == Waiting(0, 0.0)
+    assert seen.workers == {("ingest", MODEL): 0, ("query", MODEL): 0}
+    parts.ledger.cancel("j")
+    seen = parts.overviews.read()
+    assert (seen.jobs["running"], seen.jobs["cancelled"], seen.left) == (0, 1, {MODEL: 0})
