@@ -34,6 +34,7 @@ NOT_RUN = {
     ("deploy.md", None): "needs a container engine or a cluster: tests/unit/test_deploy*.py",
     ("backup.md", None): "the same is done in test_backup.py; export and import in collections.md",
     ("index.md", None): "the README's own first commands: test_readme.py",
+    ("testing.md", None): "Python, run by tests/unit/test_memory_service.py",
     ("benchmarks.md", None): "speed is measured by hand, on a machine that is known",
 }
 
@@ -45,7 +46,8 @@ def blocks() -> dict[tuple[str, str], str]:
         for section in re.split(r"^#+ ", path.read_text(), flags=re.MULTILINE)[1:]:
             heading, _, text = section.partition("\n")
             fenced = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
-            indented = re.findall(r"(?:^\n)((?:    .*\n)+)", text, re.M)
+            plain = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+            indented = re.findall(r"(?:^\n)((?:    .*\n)+)", plain, re.M)
             parts = [*fenced, *(re.sub(r"^    ", "", part, flags=re.M) for part in indented)]
             if parts:
                 found[path.name, heading] = "".join(parts)
@@ -70,6 +72,12 @@ def web() -> Iterator[str]:
 
 
 @pytest.fixture
+def up(mini: Up) -> Iterator[Up]:
+    with mini.tidied() as there:
+        yield there
+
+
+@pytest.fixture
 def home(tmp_path: Path) -> Path:
     """`photos/` and `cats/`, as the examples have them."""
     for folder in ("photos", "cats"):
@@ -83,35 +91,35 @@ def succeeded(images: int, said: str) -> bool:
     return f"succeeded {images}" in " ".join(said.split())
 
 
-def test_a_manifest(mini: Up, home: Path, web: str) -> None:
+def test_a_manifest(up: Up, home: Path, web: str) -> None:
     block = put_for(blocks()["sources.md", "Manifest"], {"https://example.org": web})
-    said = shell(block, home, CLIPFLEET_URL=mini.url)
+    said = shell(block, home, CLIPFLEET_URL=up.url)
     assert "tom" in said
     assert "rex" not in said, "it has no year"
 
 
-def test_urls(mini: Up, home: Path, web: str) -> None:
+def test_urls(up: Up, home: Path, web: str) -> None:
     block = put_for(blocks()["sources.md", "URLs"], {"https://example.org": web})
-    assert succeeded(2, shell(block, home, CLIPFLEET_URL=mini.url))
+    assert succeeded(2, shell(block, home, CLIPFLEET_URL=up.url))
 
 
-def test_an_archive(mini: Up, home: Path) -> None:
-    assert succeeded(4, shell(blocks()["sources.md", "Archive"], home, CLIPFLEET_URL=mini.url))
+def test_an_archive(up: Up, home: Path) -> None:
+    assert succeeded(4, shell(blocks()["sources.md", "Archive"], home, CLIPFLEET_URL=up.url))
 
 
-def test_a_folder(mini: Up, home: Path) -> None:
+def test_a_folder(up: Up, home: Path) -> None:
     block = put_for(blocks()["sources.md", "Folder"], {"/data/photos": str(home / "photos")})
-    assert succeeded(4, shell(block, home, CLIPFLEET_URL=mini.url))
+    assert succeeded(4, shell(block, home, CLIPFLEET_URL=up.url))
 
 
-def test_jobs(mini: Up, home: Path) -> None:
+def test_jobs(up: Up, home: Path) -> None:
     """On a job of which one image failed."""
     (home / "photos" / "bad.jpg").write_bytes(b"no picture")
-    with mini.client() as client:
+    with up.client() as client:
         job = client.index(home / "photos", "photos", wait=True)
     block = put_for(blocks()["jobs.md", "Jobs"], {" ID": f" {job.id}"})
     listed, shown, failures, retry, cancel, delete = lines(block)
-    env = {"CLIPFLEET_URL": mini.url}
+    env = {"CLIPFLEET_URL": up.url}
     assert job.id in shell(listed, home, **env)
     assert "partial" in shell(f"{shown} || true", home, **env)
     assert "bad.jpg" in shell(failures, home, **env)
@@ -121,10 +129,10 @@ def test_jobs(mini: Up, home: Path) -> None:
     assert job.id not in shell(listed, home, **env)
 
 
-def test_a_search_by_url(mini: Up, home: Path, web: str) -> None:
-    with mini.client() as client:
+def test_a_search_by_url(up: Up, home: Path, web: str) -> None:
+    with up.client() as client:
         client.upload([SAMPLES / "dog.png"], "photos", wait=True)
-    real = {"localhost:8000": mini.url, "https://example.org": web}
+    real = {"localhost:8000": up.url, "https://example.org": web}
     said = shell(put_for(blocks()["urls.md", "What happens to a URL"], real), home)
     assert json.loads(said)["matches"]
 
