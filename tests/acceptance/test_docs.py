@@ -34,7 +34,6 @@ NOT_RUN = {
     ("deploy.md", None): "needs a container engine or a cluster: tests/unit/test_deploy*.py",
     ("backup.md", None): "the same is done in test_backup.py; export and import in collections.md",
     ("index.md", None): "the README's own first commands: test_readme.py",
-    ("testing.md", None): "Python, run by tests/unit/test_memory_service.py",
     ("benchmarks.md", None): "speed is measured by hand, on a machine that is known",
 }
 
