@@ -54,8 +54,13 @@ def mini(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     URLs on 127.0.0.1 allowed; Flower beside it."""
     port = free_ports(1)
     flower = ["--flower", "--flower-port", str(port)]
-    told = {"HF_HUB_OFFLINE": "1", "CLIPFLEET_FETCH__ALLOWED_NETWORKS": '["127.0.0.1/32"]'}
-    env = {**told, **s3.environment}
+    env = {
+        "HF_HUB_OFFLINE": "1",
+        "CLIPFLEET_FETCH__ALLOWED_NETWORKS": '["127.0.0.1/32"]',
+        "CLIPFLEET_FETCH__READ_S": "300",  # a test may hold an image back for long
+        "CLIPFLEET_FETCH__TOTAL_S": "300",
+        **s3.environment,
+    }
     with up(tmp_path_factory.mktemp("mini"), CARRIED_MODEL, *flower, **env) as running:
         running.flower_port = port
         yield running

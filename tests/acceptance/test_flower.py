@@ -1,51 +1,37 @@
 """Flower beside the service, in a real Chromium: queues, workers that are busy, tasks by name."""
 
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from clipfleet.common.schemas import JobOut
 from clipfleet.embedded import commands
+from clipfleet.results import Job
 from support.browser import Tab, tab
 from support.services import eventually
 from support.stack import Up, finished
-from support.webserver import Asked, site
+from support.webserver import Held, body, site
 
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 WORKERS = ("worker-ingest-1@", "worker-query@")
 
 
-@dataclass
-class Busy:
-    """A job whose worker waits for its image until `answer` is set."""
-
-    job: JobOut
-    answer: threading.Event
-
-
 @pytest.fixture(scope="module")
-def busy(mini: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
-    picture = next(SAMPLES.rglob("*.png")).read_bytes()
-    asked_for, answer = threading.Event(), threading.Event()
-
-    def held(asked: Asked) -> None:
-        asked_for.set()
-        answer.wait(60)
-        asked.answer(picture, Content_Type="image/png")
-
+def busy(mini: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """A job whose worker waits for its image."""
+    held = Held(body(next(SAMPLES.rglob("*.png")).read_bytes(), Content_Type="image/png"))
     with site({"/a.png": held}) as web, mini.client() as client:
         listed = tmp_path_factory.mktemp("list") / "list.txt"
         listed.write_text(f"{web.url}/a.png\n")
         client.create_collection("watched")
         client.search("watched", text="a cat")
-        job = client.index(listed, "watched")
-        eventually(asked_for.is_set, 30, "the worker's request")
-        yield Busy(job, answer)
-        answer.set()
+        try:
+            job = client.index(listed, "watched")
+            eventually(held.reached.is_set, 60, "the worker's request")
+            yield job
+        finally:
+            held.open.set()
         assert finished(client, job.id).state == "succeeded"
 
 
@@ -77,7 +63,7 @@ def opened(flower: Tab, name: str, state: str, picture: Path) -> Page:
         return rows.filter(has_text=state).count() > 0
 
     try:
-        eventually(listed, 10, f"a task {name} in the state {state}")
+        eventually(listed, 60, f"a task {name} in the state {state}")
     finally:
         page.screenshot(path=picture)
     rows.filter(has_text=state).locator('a[href*="/task/"]').first.click()
@@ -85,12 +71,12 @@ def opened(flower: Tab, name: str, state: str, picture: Path) -> Page:
 
 
 def test_a_task_is_a_batch_and_shows_its_job_but_no_query(
-    flower: Tab, mini: Up, busy: Busy, tmp_path: Path
+    flower: Tab, mini: Up, busy: Job, tmp_path: Path
 ) -> None:
     with mini.client() as client:
         client.search("watched", text="a secret wish")
     shown = opened(flower, "clipfleet.ingest", "STARTED", tmp_path / "tasks.png")
-    expect(shown.locator("body")).to_contain_text(f"job {busy.job.id}, chunk 1")
+    expect(shown.locator("body")).to_contain_text(f"job {busy.id}, chunk 1")
     shown = opened(flower, "clipfleet.query", "SUCCESS", tmp_path / "again.png")
     expect(shown.locator("body")).to_contain_text("1 query, batch ")
     expect(shown.locator("body")).not_to_contain_text("a secret wish")

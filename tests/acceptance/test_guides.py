@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,17 +50,23 @@ def bucket(s3: S3, flickr: list[Path]) -> str:
     return "s3://guides"
 
 
+@pytest.fixture
+def up(service: Up) -> Iterator[Up]:
+    with service.tidied() as there:
+        yield there
+
+
 @pytest.mark.parametrize("guide", sorted(path.name for path in GUIDES.glob("*.md")))
-def test_a_guide_can_be_followed(guide: str, service: Up, home: Path, bucket: str) -> None:
+def test_a_guide_can_be_followed(guide: str, up: Up, home: Path, bucket: str) -> None:
     assert blocks(guide)
-    said = script(guide).replace("localhost:8000", service.url).replace("s3://photos", bucket)
+    said = script(guide).replace("localhost:8000", up.url).replace("s3://photos", bucket)
     followed = subprocess.run(
         ["bash", "-c", said],
         cwd=home,
         env={
             **stack.CLEAN,
             "HOME": str(home),
-            "CLIPFLEET_URL": service.url,
+            "CLIPFLEET_URL": up.url,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         },
         capture_output=True,

@@ -1,18 +1,14 @@
 """The web page for everybody: what axe-core finds, in light and dark, from phone to desktop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from support.browser import Tab, tab, violations
-from support.stack import Up
+from support.browser import Tab, violations
 
-
-@pytest.fixture(params=["light", "dark"])
-def schemed(browser: Browser, mini: Up, request: pytest.FixtureRequest) -> Iterator[Tab]:
-    with tab(browser, mini.url, color_scheme=request.param) as made:
-        yield made
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 def results(page: Page) -> None:
@@ -58,23 +54,16 @@ SIGHTS = [results, a_query_of_several_parts, one_image, adding, keys, jobs, noth
 
 
 @pytest.mark.parametrize("look", SIGHTS, ids=lambda look: look.__name__)
-def test_axe_finds_nothing_serious(
-    schemed: Tab, drawings: str, look: Callable[[Page], None]
-) -> None:
-    page = schemed.open(f"/?in={drawings}&q=a+guitar")
-    results(page)
-    look(page)
-    schemed.settled()  # meanwhile the images of before are dimmed
-    assert violations(page) == []
-
-
-@pytest.mark.parametrize("look", SIGHTS, ids=lambda look: look.__name__)
-def test_nothing_sticks_out_at_the_side(
+def test_axe_finds_nothing_serious_and_nothing_sticks_out_at_the_side(
     page: Tab, drawings: str, look: Callable[[Page], None]
 ) -> None:
     shown = page.open(f"/?in={drawings}&q=a+guitar")
     results(shown)
     look(shown)
+    page.settled()  # meanwhile the images of before are dimmed
+    for scheme in SCHEMES:
+        shown.emulate_media(color_scheme=scheme)
+        assert violations(shown) == [], scheme
     for width in (1440, 820, 390, 320):
         shown.set_viewport_size({"width": width, "height": 800})
         assert shown.evaluate("document.documentElement.scrollWidth") <= width

@@ -12,6 +12,7 @@ from clipfleet.common.schemas import JobList
 from support.browser import Tab
 from support.services import eventually
 from support.stack import Up, finished
+from support.webserver import Held, body, site
 
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 
@@ -32,19 +33,40 @@ def copies(folder: Path, count: int) -> list[Path]:
     return [Path(shutil.copy(path, folder / path.name)) for path in found]
 
 
-def test_progress_while_200_images_go_in(page: Tab, mini: Up, folder: Path) -> None:
-    copies(folder, 200)
+@pytest.fixture
+def held() -> Iterator[Held]:
+    """The last image of a job that is at work for as long as a test needs."""
+    last = Held(body((SAMPLES / "music" / "guitar.png").read_bytes()))
+    yield last
+    last.open.set()
+
+
+@pytest.fixture
+def list_of_70(folder: Path, held: Held) -> Iterator[Path]:
+    """More images than the page shows at first; the last one is held back."""
+    with site({"/last.png": held}) as web:
+        uris = [*map(str, sorted(SAMPLES.rglob("*.png"))[:69]), f"{web.url}/last.png"]
+        listed = folder / "list.txt"
+        listed.write_text("\n".join(uris))
+        yield listed
+        held.open.set()
+
+
+def test_progress_while_70_images_go_in(
+    page: Tab, mini: Up, folder: Path, list_of_70: Path, held: Held
+) -> None:
     shown = page.open(f"/?in={folder.name}&view=jobs")
     with mini.client() as client:
-        started = client.index(folder, folder.name)
+        started = client.index(list_of_70, folder.name)
     row = shown.locator(f'[data-job="{started.id}"]')
     shown.reload()
     expect(row).to_contain_text("running")
-    expect(row).to_contain_text("of 200 images")
+    expect(row).to_contain_text("of 70 images")
     expect(shown.get_by_role("link", name="Jobs, 1 at work")).to_be_visible()
-    expect(row.get_by_role("progressbar")).to_have_attribute("max", "200")
+    expect(row.get_by_role("progressbar")).to_have_attribute("max", "70")
+    held.open.set()
     expect(row).to_contain_text("succeeded")
-    expect(row.locator(".numbers")).to_contain_text("200 images")
+    expect(row.locator(".numbers")).to_contain_text("70 images")
     expect(row.get_by_role("progressbar")).to_be_hidden()
     row.get_by_role("link", name="Show images").click()
     expect(shown.locator("#grid a")).to_have_count(60)
@@ -100,11 +122,10 @@ def test_a_failed_image_says_why_and_is_tried_again(page: Tab, mini: Up, folder:
     expect(retry).to_contain_text("1 image")
 
 
-def test_a_job_is_cancelled(page: Tab, mini: Up, folder: Path) -> None:
-    copies(folder, 200)
+def test_a_job_is_cancelled(page: Tab, mini: Up, folder: Path, list_of_70: Path) -> None:
     shown = page.open(f"/?in={folder.name}&view=jobs")
     with mini.client() as client:
-        started = client.index(folder, folder.name)
+        started = client.index(list_of_70, folder.name)
     row = shown.locator(f'[data-job="{started.id}"]')
     shown.reload()
     row.get_by_role("button", name="Cancel").click()
@@ -140,29 +161,35 @@ def test_a_dropped_folder_goes_in_with_its_names_as_labels(page: Tab, folder: Pa
 
 
 def planned(client: Client, collection: str) -> list[int]:
-    return [job.total for job in client.jobs(collection=collection)]
+    return sorted(job.total for job in client.jobs(collection=collection))
 
 
-def test_five_thousand_files_go_in_a_few_jobs(page: Tab, mini: Up, folder: Path) -> None:
-    """They are no images, so that the workers are soon done with them."""
+def test_a_thousand_files_go_in_a_few_jobs(page: Tab, mini: Up, folder: Path) -> None:
+    """A job takes 500. They are no images, so that the workers are soon done with them."""
     shown = page.open(f"/?in={folder.name}")
     shown.evaluate(
         """() => {
             const dataTransfer = new DataTransfer();
-            for (let n = 0; n < 5000; n++) {
+            for (let n = 0; n < 1001; n++) {
                 dataTransfer.items.add(new File(["x"], `photo-${n}.jpg`, { type: "image/jpeg" }));
             }
             document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
         }"""
     )
     dialog = shown.get_by_role("dialog", name="Add images")
-    expect(dialog).to_contain_text("5,000 images, 5.0 kB, in 10 jobs.")
-    dialog.get_by_role("button", name="Add 5,000 images").click()
+    expect(dialog).to_contain_text("1,001 images, 1.0 kB, in 3 jobs.")
+    requests: list[Route] = []
+    shown.route("**/images", lambda route: requests.append(route))
+    dialog.get_by_role("button", name="Add 1,001 images").click()
     tray = shown.get_by_role("complementary", name="Upload")
-    expect(tray).to_contain_text("Sending 5,000 images")
-    expect(tray).to_contain_text("5,000 images sent")
+    expect(tray).to_contain_text("Sending 1,001 images")
+    shown.unroute("**/images")
+    for request in requests:
+        request.continue_()
+    expect(tray).to_contain_text("1,001 images sent")
     with mini.client() as client:
-        eventually(lambda: planned(client, folder.name) == [500] * 10, 60, "ten jobs are planned")
-        client.cancel(client.jobs(collection=folder.name)[0].id)
+        eventually(
+            lambda: planned(client, folder.name) == [1, 500, 500], 120, "three jobs are planned"
+        )
     tray.get_by_role("link", name="Show jobs").click()
-    expect(shown.locator(".job", has_text=folder.name)).to_have_count(10)
+    expect(shown.locator(".job", has_text=folder.name)).to_have_count(3)

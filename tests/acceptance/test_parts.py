@@ -4,7 +4,7 @@ process, and all of it without a place to write."""
 import base64
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,12 +78,18 @@ def client(
             command = command if hindered else contained(own, blobs, command)
             log = folder / f"{number}.log"
             processes.append(running.enter_context(services.process(command, log, **env)))
-        running.callback(lambda: [one.terminate() for one in processes])  # at once, not in turn
+        running.callback(_end_together, processes)
         client = running.enter_context(Client(f"http://127.0.0.1:{port}"))
         services.eventually(
             lambda: client.create_collection("images"), stack.START_S, "gateway and workers"
         )
         yield client
+
+
+def _end_together(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """`services.process` then waits for one after the other."""
+    for process in processes:
+        process.terminate()
 
 
 def test_the_parts_one_by_one(client: Client, home: Path, flickr: list[Path]) -> None:

@@ -8,11 +8,8 @@ import pytest
 
 from clipfleet import ProblemError
 from clipfleet.embedded import commands
-from support.clients import kind
 from support.stack import Up, document
 from support.webserver import Site, body, site, status, to
-
-__all__ = ["kind"]
 
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 NAMES = ("animals/cat.png", "animals/dog.png", "food/bread.png")
@@ -48,6 +45,7 @@ def test_an_image_at_a_url_is_found(mini: Up, photos: str, web: Site, kind: type
             assert best.score == pytest.approx(1, abs=1e-3)
         images = [SAMPLES / NAMES[1], f"{web.url}/cat", f"{web.url}/dog"] * 4
         rows = np.asarray(client.embed(images=images))
+        assert rows.shape == (12, 384)
         assert np.allclose(rows[0], rows[2], atol=1e-4)
         assert np.allclose(rows[1], rows[10], atol=1e-4)
         assert not np.allclose(rows[0], rows[1], atol=1e-2)

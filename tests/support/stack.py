@@ -57,6 +57,15 @@ class Up:
                 return child
         raise AssertionError(f"no process {name} below {self.process.pid}")
 
+    @contextmanager
+    def tidied(self) -> Iterator["Up"]:
+        """Collections that are created meanwhile are deleted at the end."""
+        with self.client() as client:
+            before = {collection.name for collection in client.collections()}
+            yield self
+            for name in {collection.name for collection in client.collections()} - before:
+                client.delete_collection(name)
+
     def ready(self) -> bool:
         with self.http() as http:
             return http.get("/readyz").status_code == 200

@@ -99,6 +99,20 @@ def site(
         thread.join()
 
 
+@dataclass
+class Held:
+    """A page that answers once `open` is set. `reached` is set when the first request waits."""
+
+    page: Page
+    reached: threading.Event = field(default_factory=threading.Event)
+    open: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, asked: Asked) -> None:
+        self.reached.set()
+        self.open.wait(300)
+        self.page(asked)
+
+
 def in_turn(*pages: Page) -> Page:
     """The first page for the first request, and so on; the last one stays."""
     left = itertools.chain(pages, itertools.repeat(pages[-1]))
