@@ -45,7 +45,8 @@ def blocks() -> dict[tuple[str, str], str]:
         for section in re.split(r"^#+ ", path.read_text(), flags=re.MULTILINE)[1:]:
             heading, _, text = section.partition("\n")
             fenced = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
-            indented = re.findall(r"(?:^\n)((?:    .*\n)+)", text, re.M)
+            plain = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+            indented = re.findall(r"(?:^\n)((?:    .*\n)+)", plain, re.M)
             parts = [*fenced, *(re.sub(r"^    ", "", part, flags=re.M) for part in indented)]
             if parts:
                 found[path.name, heading] = "".join(parts)
