@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from http import HTTPStatus
 from itertools import count
 from typing import BinaryIO, TypeVar, cast
@@ -46,6 +46,12 @@ class _TryAgain(Exception):
         self.after_s = after_s
 
 
+@cache
+def _default_tls() -> ssl.SSLContext:
+    """One for all fetchers of a process: loading the authorities takes 40 ms."""
+    return httpcore.default_ssl_context()
+
+
 class Fetcher:
     """Safe to use from many threads; keeps connections open for the next fetch.
 
@@ -71,7 +77,7 @@ class Fetcher:
             "write": settings.read_s,
         }
         self._pool = httpcore.ConnectionPool(
-            ssl_context=tls or httpcore.default_ssl_context(),
+            ssl_context=tls or _default_tls(),
             max_connections=None,  # threads and turns bound them
             max_keepalive_connections=32,
             keepalive_expiry=15.0,
