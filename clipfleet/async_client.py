@@ -24,7 +24,7 @@ from clipfleet.options import DEFAULT_URL, PAGE, PATIENCE_S, configured, require
 from clipfleet.payloads import AnImage, Files
 from clipfleet.progress import Listener, Progress, listening
 from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job
-from clipfleet.retries import Outcome, pause_s
+from clipfleet.retries import Outcome, looks_s, pause_s
 from clipfleet.searching import AsyncSearching
 
 T = TypeVar("T")
@@ -238,7 +238,7 @@ class AsyncClient(AsyncManaging, AsyncSearching):
         return await self.wait(job, progress=progress) if wait else job
 
     async def _ended(self, job: Job | str, tell: Listener, every_s: float) -> Job:
-        seen_at = time.monotonic()
+        seen_at, pauses = time.monotonic(), looks_s(every_s)
         while True:
             try:
                 now = await self.job(job)
@@ -250,7 +250,7 @@ class AsyncClient(AsyncManaging, AsyncSearching):
                 tell(now)
                 if now.state in ENDED:
                     return now
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(next(pauses))
 
     async def _do(self, call: Call[T]) -> T:
         for attempt in count():

@@ -26,7 +26,7 @@ from clipfleet.options import DEFAULT_URL, PAGE, PATIENCE_S, configured, require
 from clipfleet.payloads import AnImage, Files
 from clipfleet.progress import Listener, Progress, listening
 from clipfleet.results import ENDED, Collection, Failure, Failures, Image, Job
-from clipfleet.retries import Outcome, pause_s
+from clipfleet.retries import Outcome, looks_s, pause_s
 from clipfleet.searching import Searching
 
 T = TypeVar("T")
@@ -236,7 +236,7 @@ class Client(Managing, Searching):
         return self.wait(job, progress=progress) if wait else job
 
     def _ended(self, job: Job | str, tell: Listener, every_s: float) -> Job:
-        seen_at = time.monotonic()
+        seen_at, pauses = time.monotonic(), looks_s(every_s)
         while True:
             try:
                 now = self.job(job)
@@ -248,7 +248,7 @@ class Client(Managing, Searching):
                 tell(now)
                 if now.state in ENDED:
                     return now
-            time.sleep(every_s)
+            time.sleep(next(pauses))
 
     def _do(self, call: Call[T]) -> T:
         for attempt in count():

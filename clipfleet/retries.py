@@ -5,12 +5,15 @@ come back (503 or 429 with Retry-After), or the connection broke under a request
 nothing when it is carried out twice. A service that is merely slow is not asked again.
 """
 
+from collections.abc import Iterator
+
 import httpx
 
 from clipfleet.common.retry_after import retry_after_s
 
 FIRST_S = 0.1  # doubled at every further try
 LONGEST_S = 30.0  # a service that wants to be left alone for longer is not waited for
+FIRST_LOOK_S = 0.05  # a small job ends in a moment
 
 Outcome = httpx.Response | httpx.RequestError
 
@@ -25,6 +28,14 @@ def pause_s(outcome: Outcome, attempt: int, *, repeatable: bool) -> float | None
     if isinstance(outcome, _UNSENT) or (repeatable and isinstance(outcome, _BROKEN)):
         return min(FIRST_S * float(2**attempt), LONGEST_S)
     return None
+
+
+def looks_s(every_s: float) -> Iterator[float]:
+    """Seconds between looks at a job: short at first, then `every_s`."""
+    pause = min(FIRST_LOOK_S, every_s)
+    while True:
+        yield pause
+        pause = min(1.5 * pause, every_s)
 
 
 def _asked_for(response: httpx.Response) -> float | None:

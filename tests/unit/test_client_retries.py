@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable
 from email.utils import formatdate
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from clipfleet import ProblemError, Unreachable
-from clipfleet.retries import LONGEST_S, pause_s
+from clipfleet.retries import LONGEST_S, looks_s, pause_s
 from support.clients import HANG_UP, Answer, in_turn, job, kind, service
 
 __all__ = ["kind"]
@@ -195,3 +196,11 @@ def test_a_slow_service_is_not_asked_again() -> None:
 def test_pauses_grow_and_have_an_end() -> None:
     pauses = [pause_s(httpx.ConnectError("refused"), n, repeatable=False) for n in (0, 1, 2, 99)]
     assert pauses == [0.1, 0.2, 0.4, LONGEST_S]
+
+
+@pytest.mark.parametrize("every_s", [0.01, 0.3, 5.0])
+def test_a_job_is_looked_at_soon_and_then_at_the_interval(every_s: float) -> None:
+    pauses = list(islice(looks_s(every_s), 2_000))
+    assert pauses[0] == min(0.05, every_s)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == every_s
