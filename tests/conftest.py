@@ -19,6 +19,7 @@ FAILED = pytest.StashKey[bool]()
 RUN = "PYTEST_RUN_OF_CLIPFLEET"  # in the environment of every process of this run
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tiers.assign(items)
 
