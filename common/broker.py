@@ -53,6 +53,9 @@ def make_celery(settings: Settings) -> Any:
         broker_transport_options={
             "socket_timeout": settings.call_timeout_s,
             "socket_connect_timeout": settings.call_timeout_s,
+            # A worker that waits for messages notices after twice as long that its host was cut
+            # off and Redis started anew: nobody closes such a connection. By default after 50 s.
+            "health_check_interval": settings.call_timeout_s,
             "priority_steps": list(PRIORITIES),
             "sep": BETWEEN,
         },

@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     exact_timeout_s: float = Field(45.0, description="one exact search")
     call_timeout_s: float = Field(5.0, description="one call to Redis or Milvus from the gateway")
     lease_s: float = Field(15.0, description="a claim on a chunk, unless renewed")
+    plan_lease_s: float = Field(
+        10.0, gt=0, description="a planner's claim on a job, unless renewed"
+    )
     chunk_s: float = Field(4.0, description="how long a chunk should take a worker")
     max_attempts: int = Field(2, ge=2, description="tries of a chunk before it is taken apart")
     stall_s: float = Field(300.0, description="a worker without progress for so long ends itself")

@@ -44,7 +44,6 @@ from clipfleet.workers.sources import Source, SourceError, open_source
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-LEASE_S = 10.0
 IDLE_S = 0.2
 STUCK_S = 60.0  # without a look at any job
 LOST_S = 300.0  # one that nobody claimed for so long, however full the queue
@@ -132,7 +131,7 @@ class Planner:
 
     def _tend(self, job_id: str, cards: list[WorkerCard]) -> Hungry | None:
         job = self._ledger.job(job_id)  # first: one of another version is another planner's
-        lease = self._ledger.lease(job_id, self._name, LEASE_S)
+        lease = self._ledger.lease(job_id, self._name, self._settings.plan_lease_s)
         if lease is None:
             self._readers.drop(job_id)
             return None
@@ -183,7 +182,8 @@ class Planner:
         if not listed:
             nothing = "" if job.total else reader.nothing_found()
             return self._ledger.end_plan(job.id, lease.token, nothing)
-        again = self._ledger.lease(job.id, self._name, LEASE_S)  # a round may take long
+        seconds = self._settings.plan_lease_s
+        again = self._ledger.lease(job.id, self._name, seconds)  # a round may take long
         if again is None or again.cursor != reader.cursor:
             return True
         items = [one.item for one in listed]
