@@ -3,7 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from support import chaos, stack
+from support import chaos
+
+# From servers of the tests' own, which may never answer.
+PATIENT_FETCHING = {
+    "CLIPFLEET_FETCH__ALLOWED_NETWORKS": '["127.0.0.0/8"]',
+    "CLIPFLEET_FETCH__READ_S": "600",
+}
 
 
 @pytest.fixture(scope="session")
@@ -12,9 +18,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def slow(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[stack.Up]:
-    """One slow stack for all tests that leave it as they found it, however roughly they treat it;
-    each has a collection of its own."""
-    folder = tmp_path_factory.mktemp("slow")
-    with stack.up(folder, tiny, **chaos.SLOW, **chaos.faults(folder)) as running:
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Up]:
+    """One stack for all tests that leave it as they found it, however roughly they treat it; each
+    has a collection of its own."""
+    with chaos.up(tmp_path_factory.mktemp("slow"), **PATIENT_FETCHING) as running:
         yield running

@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
-from support import chaos, services, stack
+from support import chaos, services
 
 
 def test_a_worker_whose_device_is_broken_ends_itself_until_it_is_whole_again(
-    slow: stack.Up, photos: Path
+    slow: chaos.Up, photos: Path
 ) -> None:
-    job = chaos.begin(slow, "broken", photos)
     worker = slow.part("worker-ingest-1")
-    with slow.client() as client, chaos.breaking(slow):
+    with (
+        chaos.held_job(slow, "broken", photos) as job,
+        slow.client() as client,
+        slow.gate.broken_device(),
+    ):
+        slow.gate.open()
         second = chaos.restarted(slow, "worker-ingest-1", worker.pid)
         chaos.restarted(slow, "worker-ingest-1", second.pid)
         services.eventually(lambda: chaos.says(client, job, "is broken"), 60, "a reason")

@@ -2,14 +2,13 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from support import chaos, services, stack
+from support import chaos, services
 
 DISKS = {".": 64, "blobs": 64, "milvus": 128, "valkey": 64}  # megabytes
 BLOCK = 4_096
@@ -45,16 +44,16 @@ def fill(file: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[stack.Up]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Up]:
     folder = tmp_path_factory.mktemp("disks")
     with ExitStack() as disks:
         for name, megabytes in DISKS.items():
             disks.enter_context(small_disk(folder / name, megabytes))
-        with stack.up(folder, tiny, **chaos.SLOW) as up:
+        with chaos.up(folder) as up:
             yield up
 
 
-def killed(up: stack.Up, part: str) -> None:
+def killed(up: chaos.Up, part: str) -> None:
     """What it wrote on the full disk is read again."""
     process = up.part(part)
     process.kill()
@@ -70,22 +69,34 @@ def killed(up: stack.Up, part: str) -> None:
     ],
 )
 def test_a_job_on_a_full_disk_says_so_waits_and_goes_on(
-    running: stack.Up, photos: Path, disk: str, why: str
+    running: chaos.Up, photos: Path, disk: str, why: str
 ) -> None:
-    job = chaos.begin(running, f"on-{disk}", photos)
-    with full(running.folder / disk), running.client() as client:
+    collection = f"on-{disk}"
+    with (
+        chaos.held_job(running, collection, photos) as job,
+        full(running.folder / disk),
+        running.client() as client,
+    ):
+        running.gate.open()
         services.eventually(lambda: chaos.says(client, job, why), 60, "a reason")
-        time.sleep(5)
-    chaos.require_exact(running, job, f"on-{disk}")
+        tries = count_tries(running, why)
+        services.eventually(lambda: count_tries(running, why) > tries + 1, 60, "more tries")
+        assert client.job(job).finished_at is None
+    chaos.require_exact(running, job, collection)
     if disk != "blobs":
         killed(running, disk)
-        chaos.require_exact(running, job, f"on-{disk}")
+        chaos.require_exact(running, job, collection)
+
+
+def count_tries(up: chaos.Up, why: str) -> int:
+    """Of those that wait: workers with a chunk in hand, planners when it is for Redis."""
+    return sum(up.log(part).count(f"waiting: {why}") for part in ("worker-ingest-1", "planner"))
 
 
 def test_workers_are_started_anew_though_nothing_can_be_logged(
-    running: stack.Up, photos: Path
+    running: chaos.Up, photos: Path
 ) -> None:
-    job = chaos.begin(running, "unlogged", photos)
-    with full(running.folder):
+    with chaos.held_job(running, "unlogged", photos) as job, full(running.folder):
         killed(running, "worker-ingest-1")
+        running.gate.open()
         chaos.require_exact(running, job, "unlogged")

@@ -1,21 +1,16 @@
 """A small job beside a large one: through the real queue, in the order that was meant."""
 
-from contextlib import closing
 from pathlib import Path
 
-import redis
-
-from clipfleet.common.ledger.redis import RedisLedger
 from support import chaos, services, stack
 
 
 def test_a_small_job_overtakes_what_a_large_one_has_waiting(
-    slow: stack.Up, photos: Path, tmp_path: Path
+    slow: chaos.Up, photos: Path, tmp_path: Path
 ) -> None:
     few = chaos.many_photos(tmp_path / "few", 8)
     worker = slow.part("worker-ingest-1")
-    with slow.client() as client, closing(redis.Redis.from_url(chaos.redis_url(slow))) as valkey:
-        ledger = RedisLedger(valkey)
+    with slow.client() as client, chaos.ledger(slow) as ledger:
         worker.suspend()
         try:
             large = client.index(photos, "large")

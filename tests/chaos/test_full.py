@@ -1,38 +1,52 @@
 """Valkey that refuses writes (memory or disk full): everyone waits, nobody dies of it for good."""
 
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
 
-from support import chaos, services, stack
+from clipfleet.common.fleet import CARD, PLANNERS, RedisFleet
+from support import chaos, services
 
 
 @contextmanager
-def full(slow: stack.Up) -> Iterator[None]:
+def full(slow: chaos.Up) -> Iterator["redis.Redis"]:
     """Reads are answered, writes are refused: OOM here, MISCONF when it is the disk."""
-    with closing(redis.Redis.from_url(chaos.redis_url(slow))) as client:
+    with chaos.connection(slow) as client:
         client.config_set("maxmemory", "1")
         try:
-            yield
+            yield client
         finally:
             client.config_set("maxmemory", "0")
 
 
+def let_announcements_expire(client: "redis.Redis") -> None:
+    client.delete(PLANNERS, *client.scan_iter(f"{CARD}*"))
+
+
 def test_a_job_outlives_a_full_valkey_and_the_service_comes_back(
-    slow: stack.Up, photos: Path
+    slow: chaos.Up, photos: Path
 ) -> None:
-    """Longer than the workers' announcements last: they must announce themselves again."""
-    job = chaos.begin(slow, "full", photos)
-    with full(slow):
-        time.sleep(20)
-    services.eventually(chaos.up_and_ready(slow), 60, "a ready stack")
+    """Longer than leases and announcements last: workers must announce themselves again."""
+    with (
+        chaos.held_job(slow, "full", photos) as job,
+        chaos.ledger(slow) as ledger,
+        full(slow) as client,
+    ):
+        slow.gate.open()
+        let_announcements_expire(client)
+        services.eventually(
+            lambda: any(chunk.expired for chunk in ledger.open_chunks(job)), 60, "a lost lease"
+        )
+        assert RedisFleet(client).alive() == []
+        assert RedisFleet(client).planners() == []
+        assert not slow.ready()
+    services.eventually(slow.ready, 60, "a ready stack")
     chaos.require_exact(slow, job, "full")
 
 
-def test_requests_that_a_full_valkey_cannot_take_say_so(slow: stack.Up, photos: Path) -> None:
+def test_requests_that_a_full_valkey_cannot_take_say_so(slow: chaos.Up, photos: Path) -> None:
     with slow.client() as client:
         client.create_collection("fuller")
     with full(slow), slow.http() as http:
@@ -44,4 +58,4 @@ def test_requests_that_a_full_valkey_cannot_take_say_so(slow: stack.Up, photos: 
             answer = http.post(path, json=body)
             assert answer.status_code == 503, answer.text
             assert int(answer.headers["retry-after"]) >= 1
-    services.eventually(chaos.up_and_ready(slow), 60, "a ready stack")
+    services.eventually(slow.ready, 60, "a ready stack")

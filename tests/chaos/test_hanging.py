@@ -29,7 +29,7 @@ def _poured(asked: webserver.Asked, pieces: Iterator[bytes]) -> None:
 
 
 def test_it_says_so_holds_up_no_other_not_even_the_planners_end_and_can_be_cancelled(
-    slow: stack.Up, tmp_path: Path, stalling: str
+    slow: chaos.Up, tmp_path: Path, stalling: str
 ) -> None:
     few = chaos.many_photos(tmp_path / "few", 24)
     with slow.client() as client:

@@ -6,9 +6,8 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,13 @@ import redis
 
 from clipfleet import Client, processes
 from clipfleet.common.fleet import RedisFleet
+from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.embedded import commands
 from support import chaos, hosts, services, stack
+from support.chaos import HELD_AFTER
+from support.gate import Gate
 from support.hosts import Host
+from support.killer.sitecustomize import ANNOUNCED
 from support.models import data
 
 REDIS, MILVUS, S3, HTTP = 6379, 19530, 9000, 8000
@@ -28,7 +31,7 @@ REDIS, MILVUS, S3, HTTP = 6379, 19530, 9000, 8000
 AGAIN = """trap 'kill $child; wait $child; exit' TERM
 while :; do "$@" & child=$!; wait $child; done"""
 BAD_LINE = Path(__file__).parents[1] / "support" / "flaky_proxy.py"
-PHOTOS = 200
+PHOTOS = 96
 
 
 @dataclass
@@ -56,6 +59,7 @@ class Fleet:
     left: Host
     right: Host
     broker: Broker
+    gate: Gate
 
     def client(self) -> Client:
         return Client(f"http://{self.front.address}:{HTTP}")
@@ -64,6 +68,13 @@ class Fleet:
         """The hosts whose workers say that they are alive."""
         with redis.Redis.from_url(redis_url(self.middle.address), socket_timeout=5) as client:
             return {card.id.split("-")[0] for card in RedisFleet(client).alive()}
+
+    def lost_leases(self, job_id: str) -> bool:
+        """As the middle sees it, whoever it is cut off from."""
+        url = redis_url(commands.LOOPBACK)
+        with self.middle.here(), redis.Redis.from_url(url, socket_timeout=5) as client:
+            chunks = [chunk for chunk in RedisLedger(client).open_chunks(job_id) if chunk.leased]
+        return all(chunk.expired for chunk in chunks)
 
     def ready(self) -> bool:
         with httpx.Client(trust_env=False) as http:
@@ -74,14 +85,17 @@ def redis_url(address: str) -> str:
     return f"redis://:secret@{address}:{REDIS}/0"
 
 
-def settings(middle: str, model: Path) -> dict[str, str]:
+def settings(middle: str, gate: Gate) -> dict[str, str]:
     """`middle`: under which address it is reached."""
     return {
-        **chaos.SLOW,
+        **chaos.SETTINGS,
+        **gate.environment(),
+        ANNOUNCED: "5",
+        "CLIPFLEET_CALL_TIMEOUT_S": "3",
         "CLIPFLEET_REDIS_URL": redis_url(middle),
         "CLIPFLEET_MILVUS_URI": f"http://{middle}:{MILVUS}",
         "CLIPFLEET_BLOBS": "s3://blobs",
-        "CLIPFLEET_MODEL": str(model),
+        "CLIPFLEET_MODEL": stack.HASH_MODEL,
         "CLIPFLEET_OPEN": "true",
         "AWS_ENDPOINT_URL": f"http://{middle}:{S3}",
         "AWS_ACCESS_KEY_ID": "test",
@@ -93,7 +107,7 @@ def settings(middle: str, model: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def fleet(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("hosts")
     with ExitStack() as running:
         five = running.enter_context(hosts.hosts("middle", "front", "left", "right", "laptop"))
@@ -108,17 +122,18 @@ def fleet(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flee
         running.callback(broker.end)
         run(middle, "milvus", milvus(folder), commands.MILVUS_LITE_ENVIRONMENT)
         run(middle, "s3", [sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", str(S3)], {})
-        direct = settings(middle.address, tiny)
+        gate = Gate(folder / "faults")
+        direct = settings(middle.address, gate)
         worker = ["sh", "-c", AGAIN, "sh", commands.script("clipfleet"), "worker"]
         run(front, "gateway", processes.gateway("0.0.0.0", HTTP), direct)
         run(front, "planner", processes.planner(), direct)
         run(left, "left", worker, direct)
         lines = [f"{port}={middle.address}:{port}" for port in (REDIS, MILVUS, S3)]
         run(right, "line", [sys.executable, str(BAD_LINE), "7", *lines], {})
-        run(right, "right", worker, settings("127.0.0.1", tiny))
+        run(right, "right", worker, settings("127.0.0.1", gate))
         running.enter_context(laptop.here())
         make_bucket(middle)
-        made = Fleet(middle, front, left, right, broker)
+        made = Fleet(middle, front, left, right, broker, gate)
         services.eventually(lambda: made.workers() == {"left", "right"}, 120, "two workers")
         services.eventually(made.ready, 60, "the gateway")
         yield made
@@ -142,13 +157,16 @@ def photos() -> list[Path]:
     return sorted((data("flickr8k") / "images").glob("*.jpg"))[:PHOTOS]
 
 
-def begin(client: Client, collection: str, photos: list[Path]) -> str:
-    """An upload of which some is in, and not all; the job's id."""
-    client.create_collection(collection)
-    job = client.upload(photos, collection)
-    services.eventually(lambda: client.job(job.id).done > 0, 60, "the first images")
-    assert client.job(job.id).finished_at is None, "the job was too short to be disturbed"
-    return job.id
+@contextmanager
+def held_job(fleet: Fleet, client: Client, collection: str, photos: list[Path]) -> Iterator[str]:
+    """The id of an upload of which some is in, and not all, until the gate is opened."""
+    with fleet.gate.closed(HELD_AFTER):
+        client.create_collection(collection)
+        job = client.upload(photos, collection)
+        services.eventually(lambda: client.job(job.id).done > 0, 60, "the first images")
+        fleet.gate.wait()
+        assert client.job(job.id).finished_at is None
+        yield job.id
 
 
 def require_exact(client: Client, job_id: str, collection: str) -> None:
@@ -160,38 +178,42 @@ def require_exact(client: Client, job_id: str, collection: str) -> None:
 
 def test_photos_of_one_host_are_found_from_it(fleet: Fleet, photos: list[Path]) -> None:
     with fleet.client() as client:
-        require_exact(client, begin(client, "across", photos), "across")
+        client.create_collection("across")
+        require_exact(client, client.upload(photos, "across").id, "across")
         assert len(client.search("across", text="a dog runs", top_k=5).matches) == 5
-        found = client.search("across", image=photos[7], top_k=1).matches[0]
-        assert found.id == photos[7].name
-        assert client.thumbnail(found.id, "across").startswith(b"\xff\xd8")
+        match = client.search("across", image=photos[7], top_k=1).matches[0]
+        assert match.id == photos[7].name
+        assert client.thumbnail(match.id, "across").startswith(b"\xff\xd8")
 
 
 def test_a_host_that_was_cut_off_works_again(fleet: Fleet, photos: list[Path]) -> None:
     """The broker is started anew meanwhile: nobody can tell the host that its connections went."""
     with fleet.client() as client:
-        with fleet.left.cut_off():
-            job = begin(client, "without-left", photos)
+        with fleet.left.cut_off(), held_job(fleet, client, "without-left", photos) as job:
             services.eventually(lambda: fleet.workers() == {"right"}, 60, "left is missed")
             fleet.broker.end()
             fleet.broker.start()
+            fleet.gate.open()
             require_exact(client, job, "without-left")
         services.eventually(lambda: fleet.workers() == {"left", "right"}, 120, "left is back")
         with fleet.right.cut_off():
-            require_exact(client, begin(client, "without-right", photos), "without-right")
-            services.eventually(lambda: client.search("across", text="a dog"), 60, "an answer")
+            client.create_collection("without-right")
+            require_exact(client, client.upload(photos, "without-right").id, "without-right")
+            services.eventually(
+                lambda: client.search("without-right", text="a dog"), 60, "an answer"
+            )
 
 
 def test_nothing_is_lost_while_the_middle_is_gone(fleet: Fleet, photos: list[Path]) -> None:
-    with fleet.client() as client:
-        job = begin(client, "without-middle", photos)
+    with fleet.client() as client, held_job(fleet, client, "without-middle", photos) as job:
         with fleet.middle.cut_off():
+            fleet.gate.open()
             with httpx.Client(trust_env=False, timeout=60) as http:
                 url = f"http://{fleet.front.address}:{HTTP}/v1/jobs/{job}"
                 refused = http.get(url)
             assert refused.status_code == 503
             assert refused.headers["content-type"] == "application/problem+json"
             assert int(refused.headers["retry-after"]) > 0
-            time.sleep(10)  # longer than a lease
+            services.eventually(lambda: fleet.lost_leases(job), 60, "the end of all leases")
         require_exact(client, job, "without-middle")
-        services.eventually(lambda: client.search("across", text="a dog"), 60, "an answer")
+        services.eventually(lambda: client.search("without-middle", text="a dog"), 60, "an answer")

@@ -1,75 +1,76 @@
 """Jobs that meet: with each other, with their own end, with that of their collection."""
 
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-import redis
 
-from clipfleet import Client, Job, NotFound
-from support import services, stack
-from support.chaos import END_S, SLOW, begin, many_photos, redis_url
+from clipfleet import Job, NotFound
+from clipfleet.common.broker import make_celery
+from clipfleet.common.settings import Settings
+from support import chaos, services, stack
+from support.chaos import PHOTOS, held_job, many_photos
 from support.ledgers import traces
 
-PHOTOS = 600
+WORKERS = 2
 
 
 @pytest.fixture(scope="module")
-def up(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Up]:
-    """Slow, with two ingest workers and small chunks, so that jobs meet often."""
-    folder = tmp_path_factory.mktemp("jobs")
-    slow = {**SLOW, "CLIPFLEET_CHUNK_S": "0.1"}
-    with stack.up(folder, tiny, "--workers", "2", **slow) as running:
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Up]:
+    with chaos.up(tmp_path_factory.mktemp("jobs"), "--workers", str(WORKERS)) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return many_photos(tmp_path_factory.mktemp("photos"), PHOTOS)
+def settled(up: chaos.Up, job_id: str) -> Job:
+    """The job once no worker has a chunk of it in hand any more."""
+    names = [f"worker-ingest-{n}@{socket.gethostname()}" for n in range(1, WORKERS + 1)]
+    with closing(make_celery(Settings(redis_url=chaos.redis_url(up)))) as celery:
+
+        def idle() -> bool:
+            tasks = celery.control.inspect(names, timeout=30).active() or {}
+            return tasks == {name: [] for name in names}
+
+        services.eventually(idle, chaos.END_S, "an end of all work on the job")
+    with up.client() as client:
+        return client.job(job_id)
 
 
-def settled(client: Client, job_id: str) -> Job:
-    """The job once nobody has a chunk of it in hand any more."""
-    seen: list[Job] = []
-
-    def still() -> bool:
-        seen.append(client.job(job_id))
-        return len(seen) > 60 and seen[-1] == seen[-60]
-
-    services.eventually(still, END_S, "an end of all work on the job")
-    return seen[-1]
-
-
-def test_two_jobs_on_one_collection_both_go_in(up: stack.Up, tmp_path: Path) -> None:
+def test_two_jobs_on_one_collection_both_go_in(up: chaos.Up, tmp_path: Path) -> None:
     with up.client() as client:
         client.create_collection("both")
-        folders = [many_photos(tmp_path / name, 150) for name in ("one", "two")]
-        jobs = [client.index(folder, "both") for folder in folders]
+        folders = [many_photos(tmp_path / name, 60) for name in ("one", "two")]
+        with up.gate.closed():
+            jobs = [client.index(folder, "both") for folder in folders]
+            up.gate.wait(WORKERS)
         for job in jobs:
-            ended = stack.finished(client, job.id, END_S)
-            assert (ended.state, ended.done, ended.total) == ("succeeded", 150, 150)
-        assert client.collection("both").count == 300
+            ended = stack.finished(client, job.id, chaos.END_S)
+            assert (ended.state, ended.done, ended.total) == ("succeeded", 60, 60)
+        assert client.collection("both").count == 120
 
 
-def test_one_folder_twice_at_once_is_in_once(up: stack.Up, photos: Path) -> None:
+def test_one_folder_twice_at_once_is_in_once(up: chaos.Up, photos: Path) -> None:
     with up.client() as client:
         client.create_collection("same")
-        jobs = [client.index(photos, "same") for _ in range(2)]
+        with up.gate.closed():
+            jobs = [client.index(photos, "same") for _ in range(2)]
+            up.gate.wait(WORKERS)
         for job in jobs:
-            ended = stack.finished(client, job.id, END_S)
+            ended = stack.finished(client, job.id, chaos.END_S)
             assert (ended.state, ended.total, ended.failed) == ("succeeded", PHOTOS, 0)
             assert ended.done + ended.skipped == PHOTOS
         assert client.collection("same").count == PHOTOS
         path = str(sorted(photos.iterdir())[0])
-        found = client.search("same", id=path, top_k=PHOTOS).matches
-        assert len({match.id for match in found}) == len(found) == PHOTOS
+        matches = client.search("same", id=path, top_k=PHOTOS).matches
+        assert len({match.id for match in matches}) == len(matches) == PHOTOS
 
 
-def test_a_cancelled_job_stops_and_keeps_what_is_in(up: stack.Up, photos: Path) -> None:
-    job_id = begin(up, "cancelled", photos)
+def test_a_cancelled_job_stops_and_keeps_what_is_in(up: chaos.Up, photos: Path) -> None:
     with up.client() as client:
-        at_once = client.cancel(job_id)
-        after = settled(client, job_id)
+        with held_job(up, "cancelled", photos) as job_id:
+            at_once = client.cancel(job_id)
+        after = settled(up, job_id)
         assert (after.state, after.error) == ("cancelled", None)
         assert 0 < at_once.done <= after.done < PHOTOS
         assert client.collection("cancelled").count == after.done
@@ -77,12 +78,12 @@ def test_a_cancelled_job_stops_and_keeps_what_is_in(up: stack.Up, photos: Path) 
         assert (again.state, again.skipped) == ("succeeded", after.done)
 
 
-def test_of_a_job_deleted_while_it_runs_only_its_images_stay(up: stack.Up, photos: Path) -> None:
-    job_id = begin(up, "deleted", photos)
-    with up.client() as client, redis.Redis.from_url(redis_url(up)) as connection:
-        client.delete_job(job_id)
-        with pytest.raises(NotFound):
-            client.job(job_id)
+def test_of_a_job_deleted_while_it_runs_only_its_images_stay(up: chaos.Up, photos: Path) -> None:
+    with up.client() as client, chaos.connection(up) as connection:
+        with held_job(up, "deleted", photos) as job_id:
+            client.delete_job(job_id)
+            with pytest.raises(NotFound):
+                client.job(job_id)
         other = client.index(photos, "deleted", wait=True)  # the workers are free for others
         assert (other.state, other.total) == ("succeeded", PHOTOS)
         assert other.skipped > 0
@@ -90,23 +91,23 @@ def test_of_a_job_deleted_while_it_runs_only_its_images_stay(up: stack.Up, photo
         assert traces(connection, job_id) == []
 
 
-def test_a_collection_dropped_while_jobs_run_cancels_them(up: stack.Up, photos: Path) -> None:
-    first = begin(up, "dropped", photos)
+def test_a_collection_dropped_while_jobs_run_cancels_them(up: chaos.Up, photos: Path) -> None:
     with up.client() as client:
-        second = client.index(photos, "dropped")
-        client.delete_collection("dropped")
+        with held_job(up, "dropped", photos) as first:
+            second = client.index(photos, "dropped")
+            client.delete_collection("dropped")
         for job_id in (first, second.id):
-            ended = stack.finished(client, job_id, END_S)
+            ended = stack.finished(client, job_id, chaos.END_S)
             assert (ended.state, ended.error) == ("cancelled", "the collection was deleted")
 
 
 def test_nothing_meant_for_a_dropped_collection_lands_in_the_next(
-    up: stack.Up, photos: Path
+    up: chaos.Up, photos: Path
 ) -> None:
-    job_id = begin(up, "anew", photos)
     with up.client() as client:
-        client.delete_collection("anew")
-        client.create_collection("anew")
-        assert settled(client, job_id).state == "cancelled"
+        with held_job(up, "anew", photos) as job_id:
+            client.delete_collection("anew")
+            client.create_collection("anew")
+        assert settled(up, job_id).state == "cancelled"
         assert client.collection("anew").count == 0
         assert client.index(photos, "anew", wait=True).done == PHOTOS

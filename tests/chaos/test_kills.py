@@ -4,26 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from support import chaos, stack
+from support import chaos
 
 PARTS = ("worker-ingest-1", "planner", "gateway", "milvus", "valkey", "worker-query")
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_job_survives_the_sudden_death_of(part: str, slow: stack.Up, photos: Path) -> None:
+def test_a_job_survives_the_sudden_death_of(part: str, slow: chaos.Up, photos: Path) -> None:
     collection = f"kill-{part}"
-    job = chaos.begin(slow, collection, photos)
     victim = slow.part(part)
-    victim.kill()
-    chaos.restarted(slow, part, victim.pid)
+    with chaos.held_job(slow, collection, photos) as job:
+        victim.kill()
+        chaos.restarted(slow, part, victim.pid)
     chaos.require_exact(slow, job, collection)
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_job_survives_the_orderly_restart_of(part: str, slow: stack.Up, photos: Path) -> None:
+def test_a_job_survives_the_orderly_restart_of(part: str, slow: chaos.Up, photos: Path) -> None:
     collection = f"term-{part}"
-    job = chaos.begin(slow, collection, photos)
     victim = slow.part(part)
-    victim.terminate()
-    chaos.restarted(slow, part, victim.pid)
+    with chaos.held_job(slow, collection, photos) as job:
+        victim.terminate()
+    chaos.restarted(slow, part, victim.pid)  # a worker ends when it is through with its batch
     chaos.require_exact(slow, job, collection)

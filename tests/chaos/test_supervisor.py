@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ def part(program: str) -> Part:
 
 
 def watch_until_given_up(
-    folder: Path, program: str, said: list[str], ready: Callable[[int], bool]
+    folder: Path, program: str, messages: list[str], ready: Callable[[int], bool]
 ) -> str:
     """The obituary of a part that keeps ending; fails when it is never given up."""
     stopping = threading.Event()
@@ -34,7 +33,7 @@ def watch_until_given_up(
         watched.start([Part("part", [sys.executable, "-c", program], {}, ready)])
         watched.wait(lambda *_: None)
         with pytest.raises(StartupError) as error:
-            watched.watch(said.append)
+            watched.watch(messages.append)
     finally:
         give_up.cancel()
         watched.stop()
@@ -57,13 +56,24 @@ def test_a_part_that_dies_some_while_after_each_start_is_given_up(
 ) -> None:
     """A worker that takes ten seconds to load its model and then dies is no better than one that
     dies at once: what counts is whether it was ever ready, not how fast it dies."""
-    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.5)
-    said: list[str] = []
-    program = "import time; time.sleep(0.8); print('out of luck', flush=True); raise SystemExit(3)"
-    obituary = watch_until_given_up(tmp_path, program, said, ready_at_first())
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.01)
+    messages: list[str] = []
+    program = "import time; time.sleep(0.3); print('out of luck', flush=True); raise SystemExit(3)"
+    obituary = watch_until_given_up(tmp_path, program, messages, ready_at_first())
     assert "part keeps ending (exit code 3)" in obituary
     assert "out of luck" in obituary
-    assert len(said) == 1 + supervisor.MOST_DEATHS
+    assert len(messages) == 1 + supervisor.MOST_DEATHS
+
+
+def crashing_once_ready(folder: Path) -> tuple[str, Callable[[int], bool]]:
+    """A program that ends when somebody saw that it was ready, and who sees it."""
+
+    def ready(pid: int) -> bool:
+        (folder / str(pid)).touch()
+        return True
+
+    wait = f"while not os.path.exists({str(folder)!r} + '/' + str(os.getpid())): time.sleep(0.01)"
+    return f"import os, time\n{wait}\nraise SystemExit(3)", ready
 
 
 def test_a_part_that_keeps_crashing_at_its_work_is_given_more_time(
@@ -72,10 +82,10 @@ def test_a_part_that_keeps_crashing_at_its_work_is_given_more_time(
     """A few images can kill a worker several times each, until they are found out."""
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.01)
     monkeypatch.setattr(supervisor, "MOST_CRASHES", 12)
-    said: list[str] = []
-    program = "import time; time.sleep(0.3); raise SystemExit(3)"
-    assert "keeps ending" in watch_until_given_up(tmp_path, program, said, lambda _: True)
-    assert len(said) >= 12
+    messages: list[str] = []
+    program, ready = crashing_once_ready(tmp_path)
+    assert "keeps ending" in watch_until_given_up(tmp_path, program, messages, ready)
+    assert len(messages) == 12
 
 
 def test_a_part_that_is_killed_while_it_starts_is_not_one_that_cannot_start(
@@ -84,11 +94,11 @@ def test_a_part_that_is_killed_while_it_starts_is_not_one_that_cannot_start(
     """On a busy machine a start takes long, and who kills it may be somebody else, for a while."""
     monkeypatch.setattr(supervisor, "MOST_KILLS", 8)
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.01)
-    said: list[str] = []
-    program = "import os, time; time.sleep(0.2); os.kill(os.getpid(), 9)"
-    obituary = watch_until_given_up(tmp_path, program, said, ready_at_first())
+    messages: list[str] = []
+    program = "import os; os.kill(os.getpid(), 9)"
+    obituary = watch_until_given_up(tmp_path, program, messages, ready_at_first())
     assert "part keeps ending (signal 9)" in obituary
-    assert len(said) == 1 + 8 > supervisor.MOST_DEATHS
+    assert len(messages) == 1 + 8 > supervisor.MOST_DEATHS
 
 
 def test_a_part_that_is_set_up_wrongly_says_so_in_one_line(tmp_path: Path) -> None:
@@ -105,30 +115,31 @@ def test_a_part_that_is_set_up_wrongly_says_so_in_one_line(tmp_path: Path) -> No
 def test_a_part_that_ran_well_in_between_starts_afresh(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "QUIET_S", 0.1)
+    monkeypatch.setattr(supervisor, "QUIET_S", 0.0)
     monkeypatch.setattr(supervisor, "MOST_CRASHES", 2)
-    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.05)
-    stopping, said = threading.Event(), []
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.01)
+    stopping, messages = threading.Event(), []
 
     def hear(text: str) -> None:
-        said.append(text)
-        if len(said) > 8:
+        messages.append(text)
+        if len(messages) > 8:
             stopping.set()
 
+    program, ready = crashing_once_ready(tmp_path)
     watched = Supervisor(tmp_path, stopping)
     try:
-        watched.start([part("import time; time.sleep(0.3)")])
+        watched.start([Part("part", [sys.executable, "-c", program], {}, ready)])
         watched.wait(lambda *_: None)
         watched.watch(hear)
     finally:
         watched.stop()
-    assert len(said) > 8
+    assert len(messages) > 8
 
 
 def listed(folder: Path, pid: int, created: float) -> None:
     """As a supervisor of this folder does it."""
-    said = {"folder": folder.stat().st_ino, "children": [[pid, created]]}
-    (folder / "children.json").write_text(json.dumps(said))
+    content = {"folder": folder.stat().st_ino, "children": [[pid, created]]}
+    (folder / "children.json").write_text(json.dumps(content))
 
 
 def test_leftovers_are_gone_when_their_end_is_reported_deaf_or_not(
@@ -153,13 +164,11 @@ def test_a_stranger_with_a_leftovers_number_is_let_live(tmp_path: Path) -> None:
             created = psutil.Process(stranger.pid).create_time()
             listed(tmp_path, stranger.pid, created - 3600)
             end_leftovers(tmp_path)
-            time.sleep(0.3)
             assert stranger.poll() is None
 
             listed(tmp_path, stranger.pid, created)
             copy = shutil.copytree(tmp_path, tmp_path / "copy")
             end_leftovers(copy)
-            time.sleep(0.3)
             assert stranger.poll() is None, "it is of the stack whose folder was copied"
         finally:
             stranger.kill()

@@ -1,6 +1,5 @@
 """A command whose answer is lost was carried out, and is sent again: nothing may count twice."""
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,7 +16,7 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.settings import Settings
 from support import chaos, services
 
-CALL_S = 2.0
+CALL_S = 1.0
 ITEMS = tuple(Item(id=f"/{n}.jpg", uri=f"/{n}.jpg", read=f"file:/{n}.jpg") for n in range(6))
 
 
@@ -50,12 +49,23 @@ def asked_twice(client: "redis.Redis", call: Callable[[], Any]) -> None:
         if "valkey-server" in " ".join(child.cmdline())
     ]
     scripts_run = executions(client)
+    first = local_ports(client)
     with ThreadPoolExecutor(1) as pool:
         with chaos.stopped(valkey):
             answer = pool.submit(call)
-            time.sleep(1.5 * CALL_S)
+            services.eventually(lambda: local_ports(client) - first, 30, "the second try")
         answer.result(30)
     assert executions(client) == scripts_run + 2
+
+
+def local_ports(client: "redis.Redis") -> set[int]:
+    """Of this process' connections to Valkey."""
+    port = client.get_connection_kwargs()["port"]
+    return {
+        line.laddr.port
+        for line in psutil.Process().net_connections("tcp")
+        if line.raddr and line.raddr.port == port and line.status == psutil.CONN_ESTABLISHED
+    }
 
 
 def executions(client: "redis.Redis") -> int:

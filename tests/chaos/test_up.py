@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -13,22 +14,43 @@ import pytest
 
 from clipfleet.embedded import commands
 from support import chaos, services, stack
-from support.models import data
+from support.stack import HASH_MODEL
 
 PHOTOS = 40
 
 
+@dataclass
+class Survivor:
+    """A stack on the folder of one that ended by kill -9, of which `job_id` and `family` are."""
+
+    up: stack.Up
+    job_id: str
+    family: list[psutil.Process]
+
+
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[stack.Up]:
-    with stack.up(tmp_path_factory.mktemp("up"), tiny) as running:
-        yield running
+def survivor(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Iterator[Survivor]:
+    folder = tmp_path_factory.mktemp("up")
+    with stack.up(folder, HASH_MODEL) as first:
+        with first.client() as client:
+            client.create_collection("kept")
+            job = client.index(photos, "kept")
+            assert stack.finished(client, job.id).done == PHOTOS
+        family = psutil.Process(first.process.pid).children(recursive=True)
+        first.process.kill()
+        first.process.wait()
+    with stack.up(folder, HASH_MODEL) as second:
+        yield Survivor(second, job.id, family)
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    source = sorted((data("flickr8k") / "images").glob("*.jpg"))
-    stack.photos(tmp_path / "photos", source, PHOTOS)
-    return tmp_path / "photos"
+def running(survivor: Survivor) -> stack.Up:
+    return survivor.up
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chaos.many_photos(tmp_path_factory.mktemp("photos"), PHOTOS)
 
 
 def up_ends(*args: str, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -39,23 +61,23 @@ def lines(done: "subprocess.CompletedProcess[str]") -> list[str]:
     return [line for line in done.stderr.splitlines() if line.strip()]
 
 
-def test_a_second_stack_on_one_folder_is_refused_in_one_line(running: stack.Up, tiny: Path) -> None:
+def test_a_second_stack_on_one_folder_is_refused_in_one_line(running: stack.Up) -> None:
     port = str(commands.free_port())
-    done = up_ends("--data", str(running.folder), "--port", port, "--model", str(tiny))
+    done = up_ends("--data", str(running.folder), "--port", port, "--model", HASH_MODEL)
     assert done.returncode == 1
     (line,) = lines(done)
     assert "in use by" in line
     assert running.url in line
     assert "--data" in line
-    assert chaos.up_and_ready(running)()
+    assert running.ready()
 
 
-def test_a_port_in_use_is_refused_in_one_line(tmp_path: Path, tiny: Path) -> None:
+def test_a_port_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind((commands.LOOPBACK, 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = up_ends("--data", str(tmp_path / "data"), "--port", port, "--model", str(tiny))
+        done = up_ends("--data", str(tmp_path / "data"), "--port", port, "--model", HASH_MODEL)
     assert done.returncode == 1
     (line,) = lines(done)
     assert port in line
@@ -84,8 +106,8 @@ def test_a_hub_model_without_the_hub_names_both_ways_out(tmp_path: Path) -> None
     assert "CLIPFLEET_MODEL=/path/to/folder" in line
 
 
-def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, tiny: Path) -> None:
-    with stack.up(tmp_path / "data", tiny) as running:
+def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
+    with stack.up(tmp_path / "data", HASH_MODEL) as running:
         family = psutil.Process(running.process.pid).children(recursive=True)
         assert len(family) >= 6
         assert stack.stop(running.process) == 0
@@ -94,32 +116,22 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_after_kill_9_of_up_the_next_one_finds_the_data_and_no_leftovers(
-    tmp_path: Path, tiny: Path, photos: Path
+    survivor: Survivor,
 ) -> None:
-    with stack.up(tmp_path / "data", tiny) as first:
-        with first.client() as client:
-            client.create_collection("kept")
-            job = client.index(photos, "kept")
-            assert stack.finished(client, job.id).done == PHOTOS
-        family = psutil.Process(first.process.pid).children(recursive=True)
-        first.process.kill()
-        first.process.wait()
-    with stack.up(tmp_path / "data", tiny) as second, second.client() as client:
-        assert chaos.still_running(family) == []
-        assert client.job(job.id).state == "succeeded"
+    assert chaos.still_running(survivor.family) == []
+    with survivor.up.client() as client:
+        assert client.job(survivor.job_id).state == "succeeded"
         assert client.collection("kept").count == PHOTOS
         assert len(client.search("kept", text="a dog", top_k=3).matches) == 3
 
 
-def test_a_stack_given_redis_and_milvus_starts_neither(
-    tmp_path: Path, tiny: Path, photos: Path
-) -> None:
+def test_a_stack_given_redis_and_milvus_starts_neither(tmp_path: Path, photos: Path) -> None:
     with (
         services.valkey(tmp_path / "valkey") as redis_url,
         services.milvus_lite(tmp_path / "milvus") as milvus_uri,
     ):
-        given = {"CLIPFLEET_REDIS_URL": redis_url, "CLIPFLEET_MILVUS_URI": milvus_uri}
-        with stack.up(tmp_path / "data", tiny, **given) as running:
+        settings = {"CLIPFLEET_REDIS_URL": redis_url, "CLIPFLEET_MILVUS_URI": milvus_uri}
+        with stack.up(tmp_path / "data", HASH_MODEL, **settings) as running:
             for part in ("valkey", "milvus"):
                 with pytest.raises(AssertionError, match="no process"):
                     running.part(part)
@@ -130,8 +142,8 @@ def test_a_stack_given_redis_and_milvus_starts_neither(
                 assert client.collection("elsewhere").count == PHOTOS
 
 
-def test_a_part_that_keeps_dying_ends_up_with_its_last_lines(tmp_path: Path, tiny: Path) -> None:
-    with stack.up(tmp_path / "data", tiny) as running:
+def test_a_part_that_keeps_dying_ends_up_with_its_last_lines(tmp_path: Path) -> None:
+    with stack.up(tmp_path / "data", HASH_MODEL) as running:
         log = tmp_path / "data" / "up.log"
         services.eventually(lambda: "is ready" in log.read_text(), stack.START_S, "up's own word")
         deadline = time.monotonic() + 120
@@ -141,13 +153,13 @@ def test_a_part_that_keeps_dying_ends_up_with_its_last_lines(tmp_path: Path, tin
             except (AssertionError, psutil.Error):
                 time.sleep(0.05)
         assert running.process.poll() == 1
-    said = (tmp_path / "data" / "up.log").read_text()
-    assert "worker-query keeps ending (signal 9)" in said
-    assert str(tmp_path / "data" / "logs" / "worker-query.log") in said
+    obituary = log.read_text()
+    assert "worker-query keeps ending (signal 9)" in obituary
+    assert str(tmp_path / "data" / "logs" / "worker-query.log") in obituary
 
 
 def test_the_list_of_children_names_those_that_run(running: stack.Up) -> None:
-    said = json.loads((running.folder / "children.json").read_text())
-    listed = {pid for pid, _ in said["children"]}
+    content = json.loads((running.folder / "children.json").read_text())
+    listed = {pid for pid, _ in content["children"]}
     children = {child.pid for child in psutil.Process(running.process.pid).children()}
     assert listed == children

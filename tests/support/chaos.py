@@ -1,33 +1,58 @@
-"""Work long enough to be disturbed, and what must be true when it is over."""
+"""Jobs that are disturbed at a known point of their work, and what must be true when they end."""
 
-import os
 import signal
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
+import redis
 
 from clipfleet import Client
+from clipfleet.common.fleet import RedisFleet
+from clipfleet.common.ledger.redis import RedisLedger
 from support import services, stack
-from support.killer.sitecustomize import BREAKS
+from support.gate import Gate
 from support.models import data
 
-# One image at a time and short chunks: the work takes a while, and is cut often.
-SLOW = {
-    "CLIPFLEET_DECODE_THREADS": "1",
-    "CLIPFLEET_EMBED_BATCH": "1",
-    "CLIPFLEET_CHUNK_S": "0.25",
-    "CLIPFLEET_LEASE_S": "5",
-    "CLIPFLEET_FETCH__ALLOWED_NETWORKS": '["127.0.0.0/8"]',
-    "CLIPFLEET_FETCH__READ_S": "600",
+# The smallest chunks, each of several batches; what waits for a lease does not wait for long.
+SETTINGS = {
+    "CLIPFLEET_CHUNK_S": "0.001",
+    "CLIPFLEET_EMBED_BATCH": "2",
+    "CLIPFLEET_LEASE_S": "3",
+    "CLIPFLEET_PLAN_LEASE_S": "3",
 }
-KILLER = Path(__file__).parent / "killer"
-PHOTOS = 500
-BROKEN = "the-device-is-broken"
+CHUNK = 8
+PHOTOS = 96
+HELD_AFTER = 44  # images: five chunks are done, and half of the sixth
 END_S = 240.0
+
+
+@dataclass
+class Up(stack.Up):
+    """A stack without a model's cost whose ingest workers can be held and broken."""
+
+    gate: Gate = field(kw_only=True)
+
+
+@contextmanager
+def up(folder: Path, *more: str, **env: str) -> Iterator[Up]:
+    gate = Gate(folder.with_name(f"{folder.name}-faults"))
+    settings = {**SETTINGS, **gate.environment(), **env}
+    with stack.up(folder, stack.HASH_MODEL, *more, **settings) as running:
+        started = Up(**vars(running), gate=gate)
+        _warm_up(started)
+        yield started
+
+
+def _warm_up(up: Up) -> None:
+    """The size of chunks depends on the rate that a worker announces."""
+    photos = many_photos(up.gate.folder / "first", CHUNK)
+    with up.client() as client, connection(up) as valkey:
+        client.index(photos, "first", wait=True)
+        fleet = RedisFleet(valkey)
+        services.eventually(lambda: any(card.rate for card in fleet.alive()), 60, "a rate")
 
 
 def many_photos(folder: Path, count: int = PHOTOS) -> Path:
@@ -40,44 +65,40 @@ def many_photos(folder: Path, count: int = PHOTOS) -> Path:
     return folder
 
 
-def begin(up: stack.Up, collection: str, photos: Path) -> str:
-    """A job that has done some of its work, and not all; its id."""
-    with up.client() as client:
-        client.create_collection(collection)
-        job = client.index(photos, collection)
-        services.eventually(lambda: client.job(job.id).done > 0, 60, "the first images")
-        assert client.job(job.id).finished_at is None, "the job was too short to be disturbed"
-    return job.id
+@contextmanager
+def held_job(up: Up, collection: str, photos: Path) -> Iterator[str]:
+    """The id of a job that has done some of its work and not all, until the block ends or opens
+    the gate."""
+    with up.gate.closed(HELD_AFTER):
+        with up.client() as client:
+            client.create_collection(collection)
+            job_id = client.index(photos, collection).id
+            up.gate.wait()
+            services.eventually(lambda: client.job(job_id).done > 0, 60, "the first chunk's end")
+            assert client.job(job_id).finished_at is None
+        yield job_id
 
 
-def require_exact(up: stack.Up, job_id: str, collection: str, count: int = PHOTOS) -> None:
+def require_exact(up: Up, job_id: str, collection: str, count: int = PHOTOS) -> None:
     """Every image once: in the job's counts and in the collection; and it can be searched."""
     with up.client() as client:
         job = stack.finished(client, job_id, END_S)
         counts = (job.state, job.total, job.done, job.skipped, job.failed)
         assert counts == ("succeeded", count, count, 0, 0), job
-        services.eventually(up_and_ready(up), 90, "a ready stack")
+        services.eventually(up.ready, 90, "a ready stack")
         assert client.collection(collection).count == count
         found = client.search(collection, text="a dog runs", top_k=5)
         assert len(found.matches) == 5
 
 
-def up_and_ready(up: stack.Up) -> Any:
-    def ready() -> bool:
-        with up.http() as http:
-            return http.get("/readyz").status_code == 200
-
-    return ready
-
-
 def restarted(up: stack.Up, part: str, old: int) -> psutil.Process:
     """The process that took the place of the one with the number `old`."""
 
-    def found() -> psutil.Process | None:
+    def successor() -> psutil.Process | None:
         process = up.part(part)
         return process if process.pid != old else None
 
-    process: psutil.Process = services.eventually(found, 60, f"the restart of {part}")
+    process: psutil.Process = services.eventually(successor, 60, f"the restart of {part}")
     return process
 
 
@@ -93,7 +114,11 @@ def stopped(process: psutil.Process) -> Iterator[None]:
 
 
 def still_running(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in processes if each.is_running() and not _is_zombie(each)]
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    return bool(process.status() == psutil.STATUS_ZOMBIE)
 
 
 def says(client: Client, job_id: str, why: str) -> bool:
@@ -101,39 +126,26 @@ def says(client: Client, job_id: str, why: str) -> bool:
     return why in (client.job(job_id).waiting or "")
 
 
-def faults(folder: Path) -> dict[str, str]:
-    """The environment of workers that can be broken: `breaking`."""
-    path = os.pathsep.join([str(KILLER), *python_path()])
-    return {"PYTHONPATH": path, BREAKS: str(folder / BROKEN)}
+@contextmanager
+def connection(up: stack.Up) -> Iterator["redis.Redis"]:
+    with closing(redis.Redis.from_url(redis_url(up))) as client:
+        yield client
 
 
 @contextmanager
-def breaking(up: stack.Up) -> Iterator[None]:
-    """The device of its workers is broken for so long."""
-    broken = up.folder / BROKEN
-    broken.touch()
-    try:
-        yield
-    finally:
-        broken.unlink()
-
-
-def wait_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.monotonic()))
+def ledger(up: stack.Up) -> Iterator[RedisLedger]:
+    with connection(up) as client:
+        yield RedisLedger(client)
 
 
 def redis_url(up: stack.Up) -> str:
     """The address of the Valkey that the stack brought, with its password."""
     lines = (up.folder / "valkey" / "valkey.conf").read_text().splitlines()
-    told = dict(line.split(" ", 1) for line in lines)
-    return f"redis://:{told['requirepass']}@127.0.0.1:{told['port']}/0"
+    options = dict(line.split(" ", 1) for line in lines)
+    return f"redis://:{options['requirepass']}@127.0.0.1:{options['port']}/0"
 
 
 def option(process: psutil.Process, name: str) -> str:
     """What follows an option on a process's command line."""
     words = process.cmdline()
     return words[words.index(name) + 1]
-
-
-def python_path() -> list[str]:
-    return [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]

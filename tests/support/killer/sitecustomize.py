@@ -1,20 +1,33 @@
-"""Put on PYTHONPATH, it gives a worker faults; everything else is the real thing.
+"""Put on PYTHONPATH, it gives workers faults on command; everything else is the real thing.
 
-Pictures with a mark end the process that decodes them, as a crash in a codec does. While the file
-exists that `BREAKS` names, the model fails on everything, as on a device that is broken for good.
+A picture with `MARK` in it ends the process that decodes it, as a crash in a codec does. The other
+faults are files in the folder that `FAULTS` names:
+
+`broken`: the model fails on every image, as on a device that is broken for good.
+`limit`: the model waits before an image once `passed` has so many bytes; each image adds one, of
+whatever process. A process that waits writes the limit into `waiting-PID`. Words behind the number:
+`spin`, a process that waits computes, in Python, as hard as it can; `stored`, it waits when it has
+written to the store instead, and the ledger does not know yet.
+
+`ANNOUNCED` sets how many seconds an announcement of a worker lasts.
 """
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 MARK = b"this picture ends its reader"
-BREAKS = "CLIPFLEET_TEST_BREAKS"
+FAULTS = "CLIPFLEET_TEST_FAULTS"
+ANNOUNCED = "CLIPFLEET_TEST_CARD_S"
+FOLDER = Path(os.environ.get(FAULTS, ""))
+LOOK_S = 0.02
 
 
 def _decoder(images: ModuleType) -> None:
@@ -28,19 +41,73 @@ def _decoder(images: ModuleType) -> None:
     vars(images)["decode"] = faulty
 
 
-def _device(clip: ModuleType) -> None:
-    """After the warm-up, which does not come this way."""
-    embed = clip.ClipEmbedder.embed_images
+def _model(embedder: ModuleType) -> None:
+    embed = embedder.HashEmbedder.embed_images
 
     def faulty(self: Any, pixels: Any) -> Any:
-        if os.path.exists(os.environ.get(BREAKS, "")):
+        _wait("embed")
+        with (FOLDER / "passed").open("ab", buffering=0) as out:
+            out.write(bytes(len(pixels)))
+        if (FOLDER / "broken").exists():
             raise RuntimeError("CUDA error: device-side assert triggered")
         return embed(self, pixels)
 
-    clip.ClipEmbedder.embed_images = faulty
+    embedder.HashEmbedder.embed_images = faulty
 
 
-FAULTS = {"clipfleet.common.images": _decoder, "clipfleet.workers.clip": _device}
+def _store(milvus: ModuleType) -> None:
+    upsert = milvus.MilvusStore.upsert
+
+    def held(self: Any, *records: Any) -> None:
+        upsert(self, *records)
+        _wait("stored")
+
+    milvus.MilvusStore.upsert = held
+
+
+def _announcements(fleet: ModuleType) -> None:
+    if seconds := os.environ.get(ANNOUNCED):
+        vars(fleet)["CARD_S"] = float(seconds)
+
+
+def _wait(stage: str) -> None:
+    waiting = FOLDER / f"waiting-{os.getpid()}"
+    while limit := _limit():
+        number, words = limit[0], limit[1:]
+        if passed(FOLDER) < int(number) or (stage == "stored") != ("stored" in words):
+            break
+        waiting.write_text(number)
+        spin(LOOK_S) if "spin" in words else time.sleep(LOOK_S)
+    waiting.unlink(missing_ok=True)
+
+
+def _limit() -> list[str]:
+    try:
+        return (FOLDER / "limit").read_text().split()
+    except FileNotFoundError:
+        return []
+
+
+def passed(folder: Path) -> int:
+    """How many images the models were given."""
+    try:
+        return (folder / "passed").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def spin(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+MODULES = {
+    "clipfleet.common.images": _decoder,
+    "clipfleet.common.embedder": _model,
+    "clipfleet.common.store.milvus": _store,
+    "clipfleet.common.fleet": _announcements,
+}
 
 
 class _Faulty(Loader):
@@ -57,12 +124,13 @@ class _Faulty(Loader):
 
 class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name not in FAULTS:
+        if name not in MODULES:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec and spec.loader:
-            spec.loader = _Faulty(spec.loader, FAULTS[name])
+            spec.loader = _Faulty(spec.loader, MODULES[name])
         return spec
 
 
-sys.meta_path.insert(0, _Finder())
+if FAULTS in os.environ:
+    sys.meta_path.insert(0, _Finder())
