@@ -6,15 +6,28 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from clipfleet.common.broker import CeleryPublisher, make_celery
+from clipfleet.common.connection import make_redis
+from clipfleet.common.messages import queue_name
+from clipfleet.common.settings import CARRIED_MODEL, Settings
 from clipfleet.embedded import commands
 from clipfleet.results import Job
 from support.browser import Tab, tab
+from support.chaos import redis_url
 from support.services import eventually
 from support.stack import Up, finished
 from support.webserver import Held, body, site
 
 SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 WORKERS = ("worker-ingest-1@", "worker-query@")
+
+
+def messages(up: Up) -> int:
+    """Messages for the ingest worker that it has not taken."""
+    settings = Settings(redis_url=redis_url(up))
+    with make_redis(settings) as client:
+        publisher = CeleryPublisher(make_celery(settings), client)
+        return publisher.waiting(queue_name("ingest", CARRIED_MODEL))
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +39,7 @@ def busy(mini: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
         listed.write_text(f"{web.url}/a.png\n")
         client.create_collection("watched")
         client.search("watched", text="a cat")
+        eventually(lambda: not messages(mini), 60, "the end of what other tests began")
         try:
             job = client.index(listed, "watched")
             eventually(held.reached.is_set, 60, "the worker's request")
