@@ -39,7 +39,7 @@ from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, MemoryFleet, WorkerCard
 from clipfleet.common.keys import hash_of
 from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.common.messages import LANES, IngestChunk, Message, QueryBatch, queue_name
+from clipfleet.common.messages import LANES, IngestNudge, Message, QueryBatch, queue_name
 from clipfleet.common.overview import MemoryOverviews
 from clipfleet.common.probe import MemoryProbe
 from clipfleet.common.rate_limit import MemoryRateLimiter
@@ -49,7 +49,7 @@ from clipfleet.common.store.memory import MemoryStore
 from clipfleet.common.unfinished import MemoryUnfinished
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.housekeeper import Housekeeper
-from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.ingest import IngestParts, ingest_next
 from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner
 from clipfleet.workers.planner import run as run_planner
@@ -253,8 +253,8 @@ class MemoryService:
                 answer_batch(message, query)
 
         def work(message: Message) -> None:
-            assert isinstance(message, IngestChunk)
-            ingest_chunk(message, ingest)
+            assert isinstance(message, IngestNudge)
+            ingest_next(ingest)
 
         self._announce()
         self._start_thread(stack, "announce", self._keep_announcing)

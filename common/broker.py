@@ -18,16 +18,14 @@ class BrokerUnavailable(Unavailable):
     """The queue cannot be reached."""
 
 
-# kombu keeps a list per step beside the queue itself; a lower number is taken sooner.
-PRIORITIES = (0, 3, 6, 9)
+# kombu reads a list per step beside the queue itself; older releases wrote to all of them.
+PRIORITY_STEPS = (0, 3, 6, 9)
 BETWEEN = "\x06\x16"
 SENT_AT = "sent_at"  # a header of each message: unix seconds, by the sender's clock
 
 
 class Publisher(Protocol):
-    def publish(self, message: Message, priority: int = 0) -> None:
-        """`priority`: one of PRIORITIES, 0 first."""
-        ...
+    def publish(self, message: Message) -> None: ...
 
     def waiting(self, queue: str) -> int:
         """Messages in the queue that no worker has taken."""
@@ -56,7 +54,7 @@ def make_celery(settings: Settings) -> Any:
             # A worker that waits for messages notices after twice as long that its host was cut
             # off and Redis started anew: nobody closes such a connection. By default after 50 s.
             "health_check_interval": settings.call_timeout_s,
-            "priority_steps": list(PRIORITIES),
+            "priority_steps": list(PRIORITY_STEPS),
             "sep": BETWEEN,
         },
     )
@@ -65,20 +63,19 @@ def make_celery(settings: Settings) -> Any:
 
 def lists_of(queue: str) -> list[str]:
     """The keys in Redis under which the messages of a queue lie."""
-    return [f"{queue}{BETWEEN}{step}" if step else queue for step in PRIORITIES]
+    return [f"{queue}{BETWEEN}{step}" if step else queue for step in PRIORITY_STEPS]
 
 
 class CeleryPublisher:
     def __init__(self, app: Any, client: "redis.Redis") -> None:
         self._app, self._redis = app, client
 
-    def publish(self, message: Message, priority: int = 0) -> None:
+    def publish(self, message: Message) -> None:
         try:
             self._app.send_task(
                 message.task,
                 args=[message.model_dump_json()],  # a string: kombu revives types in JSON trees
                 queue=message.queue,
-                priority=priority,
                 retry=False,
                 headers={SENT_AT: time.time()},
                 argsrepr=message.shown,  # in events and logs: no query of a user's
@@ -100,14 +97,12 @@ class MemoryPublisher:
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
-        self.priorities: list[int] = []
         self._changed = threading.Condition()
 
-    def publish(self, message: Message, priority: int = 0) -> None:
+    def publish(self, message: Message) -> None:
         copy = type(message).model_validate_json(message.model_dump_json())
         with self._changed:
             self.sent.append(copy)
-            self.priorities.append(priority)
             self._changed.notify_all()
 
     def waiting(self, queue: str) -> int:
@@ -119,7 +114,5 @@ class MemoryPublisher:
         with self._changed:
             if not self._changed.wait_for(lambda: self.waiting(queue), timeout_s):
                 return None
-            places = [n for n, message in enumerate(self.sent) if message.queue == queue]
-            first = min(places, key=lambda n: self.priorities[n])
-            del self.priorities[first]
+            first = next(n for n, message in enumerate(self.sent) if message.queue == queue)
             return self.sent.pop(first)

@@ -35,18 +35,14 @@ class Message(BaseModel):
         return self.model
 
 
-class IngestChunk(Message):
-    """A nudge: this chunk waits. The ledger knows what is in it."""
+class IngestNudge(Message):
+    """Chunks of this model are pending: the worker that gets it claims the next of them.
+
+    It names no chunk. So a nudge that is lost, doubled or late changes nothing.
+    """
 
     task: ClassVar[str] = "clipfleet.ingest"
     lane: ClassVar[Lane] = "ingest"
-
-    job_id: str
-    no: int
-
-    @property
-    def shown(self) -> str:
-        return f"job {self.job_id}, chunk {self.no}"
 
 
 class Term(BaseModel):

@@ -8,18 +8,11 @@ from pydantic import BaseModel, ValidationError
 
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Ledger
-from clipfleet.common.messages import Answer, BatchReply, IngestChunk, QueryBatch
+from clipfleet.common.messages import Answer, BatchReply, QueryBatch
 from clipfleet.common.replies import Replies
 from clipfleet.common.versions import OtherVersion, read, say_once
 
 PAUSE_S = 3.0
-
-
-class Nudge(BaseModel):
-    """What every version of IngestChunk says."""
-
-    job_id: str
-    no: int
 
 
 class Asked(BaseModel):
@@ -30,31 +23,17 @@ class Asked(BaseModel):
     deadlines: tuple[float, ...]
 
 
-def chunk_in(
-    raw: str, ledger: Ledger, worker: str, stopping: threading.Event
-) -> IngestChunk | None:
-    try:
-        return read(IngestChunk, raw, "the message")
-    except (OtherVersion, ValidationError) as error:
-        leave(Nudge.model_validate_json(raw), error, ledger, worker, stopping)
-        return None
-
-
-def leave(
-    what: Nudge | IngestChunk,
-    why: OtherVersion | ValidationError,
-    ledger: Ledger,
-    worker: str,
-    stopping: threading.Event,
+def pass_over(
+    job_id: str, reason: str, ledger: Ledger, worker: str, stopping: threading.Event
 ) -> None:
-    """To another worker: the planner sends it again, as if this message had been lost. The job
-    says why; with other workers at it the next chunk that is done clears that. Takes a while, or
-    this worker would take the whole queue from those who are busy with what they understand."""
-    said = f"worker {worker} leaves its chunks alone: {_reason(why)}"
-    say_once(f"job {what.job_id}: {said}")
+    """Leave a job to workers that understand it, and note the reason as the job's `waiting`.
+
+    Sleeps for PAUSE_S: an outdated worker must not take every nudge.
+    """
+    detail = f"worker {worker} leaves its chunks alone: {reason}"
+    say_once(f"job {job_id}: {detail}")
     with suppress(Unavailable):
-        ledger.note(what.job_id, said)
-        ledger.sent(what.job_id, what.no)  # not at once: it may come here again
+        ledger.note(job_id, detail)
     stopping.wait(PAUSE_S)
 
 

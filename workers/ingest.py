@@ -1,4 +1,4 @@
-"""One chunk: claim, read and decode on threads, embed in batches, one upsert, mark."""
+"""The next chunk: claim, read and decode on threads, embed in batches, one upsert, mark."""
 
 import logging
 import threading
@@ -17,13 +17,12 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.identity import primary_key
-from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Refusal, Stage
+from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Stage, Unknown
 from clipfleet.common.logs import about, in_context
-from clipfleet.common.messages import IngestChunk
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.common.versions import OtherVersion
-from clipfleet.workers.arrivals import leave
+from clipfleet.workers.arrivals import pass_over
 from clipfleet.workers.device import BrokenDevice
 from clipfleet.workers.lease import Interrupted, Lease
 from clipfleet.workers.metrics import Spent, WorkerMetrics
@@ -31,6 +30,7 @@ from clipfleet.workers.places import Places
 from clipfleet.workers.prepare import Failed, Prepare, Ready, Unchanged
 
 T = TypeVar("T")
+BUDGET = 3.0  # times chunk_s: then a chunk is marked as far as it is, and the rest is given back
 log = logging.getLogger(__name__)
 
 
@@ -53,22 +53,45 @@ class WrongModel(Exception):
     """The collection's embeddings and this worker's cannot be compared."""
 
 
-def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
-    """How many images were worked on: 0 when the message was late, doubled or for a dead job.
+@dataclass
+class Worked:
+    """What a nudge led to. `images`: how many were worked on."""
 
-    BrokenDevice when this worker can do no more; the chunk is handed back then.
+    claim: Claim | None = None
+    images: int = 0
+
+    def __str__(self) -> str:
+        if self.claim is None:
+            return "no chunk was pending"
+        return f"job {self.claim.job_id}, chunk {self.claim.no}: {self.images} images"
+
+
+def ingest_next(parts: IngestParts, claimed: Callable[[Claim], None] = lambda _: None) -> Worked:
+    """Claim the next pending chunk of this worker's model and work on it.
+
+    Args:
+        claimed: is called with the claim before the work begins.
+
+    Raises:
+        BrokenDevice: this worker can do no more; the chunk was handed back.
     """
     settings = parts.settings
-    try:
-        parts.ledger.job(message.job_id)  # of another version its items may be, too: no claim
-    except NotFound:  # it was removed
-        return 0
-    except OtherVersion as error:
-        leave(message, error, parts.ledger, parts.worker, parts.stopping)
-        return 0
-    claim = parts.ledger.claim(message.job_id, message.no, parts.worker, settings.lease_s)
-    if isinstance(claim, Refusal):
-        return 0
+    claim = parts.ledger.claim(
+        settings.model, parts.worker, settings.lease_s, settings.max_attempts
+    )
+    if isinstance(claim, Unknown):
+        detail = f"job {claim.job_id} comes from another release; are all parts of one release?"
+        pass_over(claim.job_id, detail, parts.ledger, parts.worker, parts.stopping)
+        return Worked()
+    if claim is None:
+        return Worked()
+    claimed(claim)
+    with about(job_id=claim.job_id, chunk_id=f"{claim.job_id}/{claim.no}"):
+        return Worked(claim, _work_on(claim, parts))
+
+
+def _work_on(claim: Claim, parts: IngestParts) -> int:
+    settings = parts.settings
     lease = Lease(
         parts.ledger,
         claim,
@@ -89,7 +112,7 @@ def ingest_chunk(message: IngestChunk, parts: IngestParts) -> int:
         _cancel(parts.ledger, claim, str(error))
     except OtherVersion as error:
         _hand_back(parts.ledger, claim, count_attempt=False)
-        leave(message, error, parts.ledger, parts.worker, parts.stopping)
+        pass_over(claim.job_id, error.detail, parts.ledger, parts.worker, parts.stopping)
     except (Interrupted, Unavailable):
         _hand_back(parts.ledger, claim, count_attempt=False)
     except BrokenDevice as error:
@@ -118,6 +141,8 @@ class _Chunk:
         self._parts, self._job, self._claim, self._lease = parts, job, claim, lease
         self._failures: list[Failure] = []
         self._done = self._skipped = 0
+        self._until = time.monotonic() + BUDGET * parts.settings.chunk_s
+        self._rest: dict[str, Item] = {}  # not begun yet, by primary key
 
     def run(self) -> int:
         collection = self._collection()
@@ -125,6 +150,7 @@ class _Chunk:
         known = self._stored(lambda: self._parts.store.fingerprints(collection, list(items)))
         records: list[Record] = []
         prepare = Prepare(self._parts, self._job, collection, self._patiently)
+        self._rest = dict(items)
         for batch in self._decoded(prepare, items, known):
             records += self._embedded(batch)
             self._lease.progress()
@@ -132,10 +158,16 @@ class _Chunk:
             self._stored(lambda: self._parts.store.upsert(collection, records))
         if records or self._done:  # ours from before a redelivery may be as fresh
             self._patiently(lambda: self._parts.catalogue.wrote(collection))
-        outcome = Outcome(self._done + len(records), self._skipped, tuple(self._failures))
+        failures, rest = tuple(self._failures), tuple(self._rest.values())
+        outcome = Outcome(self._done + len(records), self._skipped, failures, rest)
         if self._patiently(lambda: self._parts.ledger.mark(self._claim, outcome)):
             self._parts.metrics.marked(outcome)
-        return len(self._claim.items)
+        return len(self._claim.items) - len(rest)
+
+    def _in_time(self) -> bool:
+        """Whether there is time to begin with more. The first items have it in any case: then
+        each claim of a chunk makes it smaller."""
+        return time.monotonic() < self._until
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return self._lease.patiently(call, self._say_why)
@@ -184,6 +216,8 @@ class _Chunk:
 
         def submit(part: Sequence[str]) -> tuple[Spent, list[tuple[Item, Future[Ready]]]]:
             submit, spent = self._parts.threads.submit, Spent()
+            for pk in part:
+                del self._rest[pk]
             return spent, [
                 (items[pk], submit(in_context(prepare), pk, items[pk], known.get(pk), spent))
                 for pk in part
@@ -198,10 +232,12 @@ class _Chunk:
         parts = [keys[start : start + size] for start in range(0, len(keys), size)]
         ahead = submit(parts[0])
         for following in [*parts[1:], []]:
-            (spent, current), ahead = ahead, submit(following)
+            (spent, current), ahead = ahead, submit(following if self._in_time() else [])
             ready = [one for item, future in current if (one := self._result(item, future))]
             self._parts.metrics.spent("ingest", spent)
             yield ready
+            if not ahead[1]:
+                return
 
     def _carefully(
         self, prepare: Prepare, items: dict[str, Item], known: dict[str, Fingerprint]
@@ -209,6 +245,9 @@ class _Chunk:
         """One at a time, the ledger knowing which: an earlier attempt ended its worker."""
         places = {id(item): place for place, item in enumerate(self._claim.items)}
         for pk, item in items.items():
+            if not self._in_time() and len(self._rest) < len(items):
+                break
+            del self._rest[pk]
             self._suspect(places[id(item)])
             spent = Spent()
             prepared = self._parts.threads.submit(

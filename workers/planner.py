@@ -1,7 +1,7 @@
 """The planner: `python -m clipfleet.workers.planner`. Any number may run; a lease per job decides.
 
-It streams each job's source into chunks, keeps a bounded window of them in flight, sends again
-what nobody holds, and takes apart chunks that keep ending their workers.
+It streams each job's source into chunks, keeps a bounded window of them open, sends workers a nudge
+while chunks are pending, and takes apart chunks that keep ending their workers.
 """
 
 import logging
@@ -18,7 +18,7 @@ from functools import partial
 from typing import TypeVar
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
-from clipfleet.common.broker import PRIORITIES, CeleryPublisher, Publisher, make_celery
+from clipfleet.common.broker import CeleryPublisher, Publisher, make_celery
 from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import NotFound, StartupError, Unavailable
@@ -27,7 +27,7 @@ from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, servin
 from clipfleet.common.ledger import Failure, Job, Ledger, OpenChunk, PlanLease
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import about, configure_logs
-from clipfleet.common.messages import IngestChunk, queue_name
+from clipfleet.common.messages import IngestNudge, queue_name
 from clipfleet.common.metrics import make_registry, serve_metrics
 from clipfleet.common.settings import Settings
 from clipfleet.common.startup import begin_checks
@@ -46,19 +46,15 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 0.2
 STUCK_S = 60.0  # without a look at any job
-LOST_S = 300.0  # one that nobody claimed for so long, however full the queue
-TURN_S = 10.0  # one that was sent when its job had more under way, and now has none: send it first
-RESEND_S = 3.0  # a message on an empty queue that nobody claimed for so long is lost
 NOBODY = "no live worker serves the ingest lane of model"
 
 
 @dataclass(frozen=True)
 class Hungry:
-    """A job that has room for a chunk; `ahead`: how many it has."""
+    """A job that has room for a chunk."""
 
     job: Job
     lease: PlanLease
-    ahead: int
 
 
 class Planner:
@@ -76,7 +72,6 @@ class Planner:
         self._name, self._ledger, self._fleet = name, ledger, fleet
         self._publisher, self._settings, self._places = publisher, settings, places
         self._readers, self._metrics = readers or Readers(), metrics or PlannerMetrics()
-        self._first: dict[str, set[int]] = {}  # by job, chunks sent before everybody else's
         self._announced_at = float("-inf")
         self._alive_at = time.monotonic()
 
@@ -86,16 +81,25 @@ class Planner:
         self._announce()
         active = self._ledger.active()
         self._readers.keep(active)
-        for job_id in self._first.keys() - set(active):
-            del self._first[job_id]
         cards = self._fleet.alive() if active else []
-        self._leased = 0
+        self._leased, self._models = 0, set[str]()
         tended = [self._alone(job_id, partial(self._tend, job_id, cards)) for job_id in active]
         self._metrics.leased.set(self._leased)
         self._readers.wait()
         hungry = [one for one in tended if one]
         planned = [self._alone(one.job.id, partial(self._plan, one)) for one in hungry]
+        for model in self._models:
+            self._nudge(model, len(serving(cards, "ingest", model)))
         return any(planned)
+
+    def _nudge(self, model: str, workers: int) -> None:
+        """Fill the queue up to one nudge for each worker that has a chunk to claim."""
+        pending = self._ledger.pending(model, workers)
+        if not pending:
+            return
+        for _ in range(pending - self._publisher.waiting(queue_name("ingest", model))):
+            self._publisher.publish(IngestNudge(model=model))
+            self._metrics.sent.inc()
 
     def trouble(self) -> str:
         """Why it makes no progress; "" while it does, or waits for Redis."""
@@ -136,6 +140,7 @@ class Planner:
             self._readers.drop(job_id)
             return None
         self._leased += 1
+        self._models.add(job.new.model)
         workers = serving(cards, "ingest", job.new.model)
         if not workers:
             self._ledger.note(job_id, self._nobody(job.new.model))
@@ -149,7 +154,7 @@ class Planner:
         size = chunk_size(workers, self._settings.chunk_s)
         if not self._readers.ask(job_id, lease.cursor, size, lambda: self._opened(job)):
             self._ledger.note(job_id, "many other jobs' sources are being read, and do not answer")
-        return Hungry(job, lease, len(chunks))
+        return Hungry(job, lease)
 
     def _nobody(self, model: str) -> str:
         word = self._fleet.last_word(model)
@@ -187,11 +192,10 @@ class Planner:
         if again is None or again.cursor != reader.cursor:
             return True
         items = [one.item for one in listed]
-        no = self._ledger.plan(job.id, again.token, items, reader.cursor, listed[-1].cursor)
-        if no is not None:
+        chunk = self._ledger.plan(job.id, again.token, items, reader.cursor, listed[-1].cursor)
+        if chunk is not None:
             self._metrics.planned.inc(len(items))
             self._readers.put_back(job.id, reader, listed[-1].cursor)
-            self._send(job, no, hungry.ahead)
         return True
 
     def _opened(self, job: Job) -> Source:
@@ -211,42 +215,25 @@ class Planner:
             log.debug("no estimate for job %s: %s", job_id, error)
 
     def _supervise(self, job: Job, chunks: list[OpenChunk]) -> None:
-        idle = [chunk for chunk in chunks if not chunk.leased or chunk.expired]
-        if not idle:
-            return
-        empty = not self._publisher.waiting(queue_name("ingest", job.new.model))
-        first = self._first.setdefault(job.id, set())
-        first &= {chunk.no for chunk in chunks}
-        in_work = len(chunks) - len(idle)
-        for ahead, chunk in enumerate(idle, in_work):
-            comes_late = not ahead and chunk.no not in first
-            patience_s = RESEND_S if empty else TURN_S if comes_late else LOST_S
+        for chunk in chunks:
+            if chunk.leased and not chunk.expired:
+                continue
             if chunk.attempt >= self._settings.max_attempts:
                 self._take_apart(job, chunk)
-            elif chunk.expired or chunk.waited_s > patience_s:
+            elif chunk.expired and self._ledger.requeue(job.id, chunk):
                 self._metrics.resent.inc()
-                self._send(job, chunk.no, ahead)
 
     def _take_apart(self, job: Job, chunk: OpenChunk) -> None:
         """Until the item that ends its workers is alone; then that one fails."""
         if chunk.size > 1:
-            log.warning("job %s: chunk %d failed too often, taking it apart", job.id, chunk.no)
+            log.warning("job %s: chunk %s failed too often, taking it apart", job.id, chunk.name)
             self._ledger.split(job.id, chunk)
             return
-        for item in self._ledger.items(job.id, chunk.no):
+        for item in self._ledger.items(job.id, chunk.name):
             reason = f"quarantined: its worker ended or failed {chunk.attempt} times on it"
             failure = Failure.of(item, "worker", reason, chunk.attempt)
             if self._ledger.bury(job.id, chunk, failure):
                 self._metrics.failed(failure.stage)
-
-    def _send(self, job: Job, no: int, ahead: int) -> None:
-        """A chunk comes before those of jobs that have more of theirs under way: `ahead`."""
-        message = IngestChunk(model=job.new.model, job_id=job.id, no=no)
-        self._publisher.publish(message, PRIORITIES[min(ahead, len(PRIORITIES) - 1)])
-        self._ledger.sent(job.id, no)
-        self._metrics.sent.inc()
-        if not ahead:
-            self._first.setdefault(job.id, set()).add(no)
 
 
 def run(planner: Planner, stopping: threading.Event) -> None:

@@ -20,16 +20,17 @@ from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, About, Fleet, RedisFleet, WorkerCard
+from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import about, in_context
-from clipfleet.common.messages import IngestChunk, Lane, QueryBatch, queue_name
+from clipfleet.common.messages import IngestNudge, Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
-from clipfleet.workers.arrivals import batch_in, chunk_in
+from clipfleet.workers.arrivals import batch_in
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
-from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.ingest import IngestParts, ingest_next
 from clipfleet.workers.machine import about_worker
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.places import Places
@@ -83,9 +84,10 @@ class Runtime:
             metrics,
         )
         self._aside = ThreadPoolExecutor(1, "exact")
+        self._publisher = CeleryPublisher(celery_app, client)
         self._presence = Presence(
             RedisFleet(client),
-            CeleryPublisher(celery_app, client),
+            self._publisher,
             settings.model,
             embedder,
             self.worker,
@@ -100,27 +102,30 @@ class Runtime:
     def serve(self, lanes: tuple[Lane, ...]) -> None:
         self._presence.begin(lanes)
 
-    def ingest(self, raw: str) -> None:
-        message = chunk_in(raw, self._ingest.ledger, self.worker, self.stopping)
-        if message is None:
-            return
-        with about(job_id=message.job_id, chunk_id=f"{message.job_id}/{message.no}"):
-            self._work_on(message)
-        self._require_device()
-
-    def _work_on(self, message: IngestChunk) -> None:
-        began = time.monotonic()
+    def ingest(self) -> str:
+        """Work on the next chunk; what was done, for people who watch the tasks."""
+        began, result = time.monotonic(), "the device is broken"
         with (
             suppress(BrokenDevice),
             self._metrics.in_flight("ingest"),
             self._presence.busy() as busy,
         ):
-            busy.images = ingest_chunk(message, self._ingest)
-            if busy.images:
+            worked = ingest_next(self._ingest, self._pass_on)
+            busy.images = worked.images
+            if worked.images:
                 took = time.monotonic() - began
                 self._metrics.chunk(took)
-                job, no = message.job_id, message.no
-                log.info("chunk %s/%d: %d images in %.2f s", job, no, busy.images, took)
+                log.info("%s in %.2f s", worked, took)
+            result = str(worked)
+        self._require_device()
+        return result
+
+    def _pass_on(self, claim: Claim) -> None:
+        """Nudge another worker while more chunks are pending, before the planner's next round."""
+        nudge = IngestNudge(model=self._ingest.settings.model)
+        with suppress(Unavailable):
+            if claim.more and not self._publisher.waiting(nudge.queue):
+                self._publisher.publish(nudge)
 
     def query(self, raw: str) -> None:
         batch = batch_in(raw, self._query.replies)

@@ -1,12 +1,14 @@
-"""The ledger port: the truth about jobs and chunks. A message is only a nudge.
+"""The ledger port: the truth about jobs and chunks. A message is a nudge and names no chunk.
 
-A chunk is open from `plan` until `mark`; while open it is pending or leased. A claim carries a
-fencing token: whoever claimed last holds the chunk, and only the holder's `mark` counts.
+A chunk is open from `plan` until `mark`. While open it is pending or leased. A worker claims the
+next pending chunk of its model. The claim carries a random token: the last worker that claimed the
+chunk holds it, and only the holder's `mark` counts. Chunks have random names. So no name and no
+token comes a second time, even when Redis forgets its last second.
 """
 
+import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -95,52 +97,81 @@ class Job:
 class PlanLease:
     """The right to plan one job. `cursor`: where the source's stream goes on; "" at its start."""
 
-    token: int
+    token: str
     cursor: str
     planned: bool
 
 
 @dataclass(frozen=True)
 class OpenChunk:
-    """`waited_s`: seconds since a message last named it, infinite when none did. `suspect`: the
-    place of the item that was in hand when the last attempt came to its end."""
+    """A chunk that is not marked yet.
 
-    no: int
+    Attributes:
+        name: unique; names of one job sort in the order of planning.
+        size: its number of items.
+        attempt: how often it was claimed.
+        leased: whether a claim was granted and neither marked nor released.
+        expired: whether the lease of that claim ran out.
+        suspect: the index of the item that was in hand when the last attempt ended.
+    """
+
+    name: str
     size: int
     attempt: int
     leased: bool
     expired: bool
-    waited_s: float
     suspect: int | None = None
 
 
 @dataclass(frozen=True)
 class Claim:
+    """The right to work on a chunk.
+
+    Attributes:
+        token: random, one per claim.
+        attempt: 1 for the first claim of the chunk.
+        more: whether other chunks of the model were pending when this one was claimed.
+    """
+
     job_id: str
-    no: int
-    token: int
+    chunk: str
+    token: str
     attempt: int
     items: tuple[Item, ...]
+    more: bool = False
+
+    @property
+    def no(self) -> int:
+        """The number of the chunk within its job, for people."""
+        return int(self.chunk.partition("-")[0])
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """No chunk is pending that this release understands, but one of this job is."""
+
+    job_id: str
 
 
 Part = tuple[tuple[Item, ...], int]  # of a chunk: items, and the attempts that count for them
 
 
-class Refusal(StrEnum):
-    """Why a claim was not granted. None of them is an error: the message was late or doubled."""
-
-    CLOSED = "closed"  # the job is over
-    DONE = "done"  # the chunk is
-    HELD = "held"  # somebody else works on it
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a chunk's items; the three numbers add up to its size."""
+    """What became of a chunk's items.
+
+    Attributes:
+        done: how many are in the store.
+        skipped: how many needed no work.
+        failures: those that failed.
+        rest: those that were not tried; they become a chunk of their own, and this attempt does not
+            count for it.
+    """
 
     done: int = 0
     skipped: int = 0
-    failures: tuple[Failure, ...] = field(default=())
+    failures: tuple[Failure, ...] = ()
+    rest: tuple[Item, ...] = ()
 
 
 class Ledger(Protocol):
@@ -202,23 +233,30 @@ class Ledger(Protocol):
     def estimate(self, job_id: str, images: int) -> None: ...
 
     def plan(
-        self, job_id: str, token: int, items: Sequence[Item], after: str, cursor: str
-    ) -> int | None:
+        self, job_id: str, token: str, items: Sequence[Item], after: str, cursor: str
+    ) -> str | None:
         """Move the job's cursor from `after` to `cursor`, and what lies between into a new chunk.
 
-        Its number; None when the cursor is elsewhere, the lease no longer ours, or the job over.
+        Its name; None when the cursor is elsewhere, the lease no longer ours, or the job over.
         """
         ...
 
-    def end_plan(self, job_id: str, token: int, error: str = "") -> bool: ...
+    def end_plan(self, job_id: str, token: str, error: str = "") -> bool:
+        """Nothing more comes. The job ends with its last chunk if its counts add up then:
+        `total = done + failed + skipped`. Otherwise it is planned again from its start."""
+        ...
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]: ...
 
-    def items(self, job_id: str, no: int) -> tuple[Item, ...]: ...
+    def items(self, job_id: str, chunk: str) -> tuple[Item, ...]: ...
 
-    def sent(self, job_id: str, no: int) -> None:
-        """A message names the chunk now. One whose lease ran out is pending again, so that it is
-        not sent a second time while that message waits; a late holder may still mark it."""
+    def requeue(self, job_id: str, chunk: OpenChunk) -> bool:
+        """Make a chunk pending whose lease ran out. Its late holder may mark it until it is claimed
+        again."""
+        ...
+
+    def pending(self, model: str, limit: int) -> int:
+        """How many chunks of a model are pending; counting stops at `limit`."""
         ...
 
     def split(self, job_id: str, chunk: OpenChunk) -> bool:
@@ -230,7 +268,15 @@ class Ledger(Protocol):
         ...
 
     # for the workers
-    def claim(self, job_id: str, no: int, worker: str, seconds: float) -> Claim | Refusal: ...
+    def claim(
+        self, model: str, worker: str, seconds: float, max_attempts: int
+    ) -> Claim | Unknown | None:
+        """Claim the next pending chunk of a model; None when there is none.
+
+        Of several jobs the one with the fewest chunks in hand comes first, then the one that was
+        served least recently. Chunks with `max_attempts` claims are left to the planner.
+        """
+        ...
 
     def renew(self, claim: Claim, seconds: float) -> bool:
         """False when the claim is lost or the job was cancelled: stop working on it."""
@@ -241,7 +287,7 @@ class Ledger(Protocol):
         ...
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
-        """Count the chunk, exactly once. False when the token is stale."""
+        """Count the chunk exactly once. False when the claim does not hold it any more."""
         ...
 
     def release(self, claim: Claim, *, count_attempt: bool) -> bool: ...
@@ -272,10 +318,19 @@ def apart(items: Sequence[Item], chunk: OpenChunk) -> tuple[Part, Part]:
     return (tuple(items[:middle]), chunk.attempt - 1), (tuple(items[middle:]), chunk.attempt - 1)
 
 
+VERSIONS = (1,)  # of NewJob, that this release understands
+
+
+def random_name() -> str:
+    """A part of a chunk's name, or a token: no other call gives the same."""
+    return secrets.token_hex(8)
+
+
 def unknown_job(job_id: str) -> NotFound:
     return NotFound(f"there is no job {job_id[:80]!r}", job=job_id[:80])
 
 
 def check_outcome(claim: Claim, outcome: Outcome) -> None:
-    if outcome.done + outcome.skipped + len(outcome.failures) != len(claim.items):
-        raise ValueError(f"chunk {claim.job_id}/{claim.no}: the outcome does not add up")
+    counted = outcome.done + outcome.skipped + len(outcome.failures) + len(outcome.rest)
+    if counted != len(claim.items):
+        raise ValueError(f"chunk {claim.job_id}/{claim.chunk}: the outcome does not add up")

@@ -10,19 +10,17 @@ from clipfleet.common.ledger import Claim, Failure, Item, Job, NewJob, OpenChunk
 class Chunk:
     items: tuple[Item, ...]
     attempt: int = 0
-    token: int = 0
+    token: str = ""
     lease_until: float = 0.0
-    sent: float = 0.0
     suspect: int | None = None
 
-    def seen(self, no: int, now: float) -> OpenChunk:
+    def seen(self, name: str, now: float) -> OpenChunk:
         return OpenChunk(
-            no=no,
+            name=name,
             size=len(self.items),
             attempt=self.attempt,
             leased=self.lease_until > 0,
             expired=0 < self.lease_until <= now,
-            waited_s=now - self.sent if self.sent else float("inf"),
             suspect=self.suspect,
         )
 
@@ -30,32 +28,39 @@ class Chunk:
 @dataclass
 class Entry:
     job: Job
-    open: dict[int, Chunk] = field(default_factory=dict)
+    open: dict[str, Chunk] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
-    fence: int = 0
     cursor: str = ""
     planner: str = ""
     planner_until: float = 0.0
-    planner_token: int = 0
+    planner_token: str = ""
+    served_at: float = 0.0
 
     @property
     def running(self) -> bool:
         return self.job.state == "running"
 
-    def next_token(self) -> int:
-        self.fence += 1
-        return self.fence
+    @property
+    def pending(self) -> list[str]:
+        """The names of its pending chunks, in the order of planning."""
+        if not self.running:
+            return []
+        return sorted(name for name, chunk in self.open.items() if not chunk.lease_until)
 
-    def add(self, items: Sequence[Item], attempt: int = 0) -> int:
+    def in_hand(self, now: float) -> int:
+        return sum(chunk.lease_until > now for chunk in self.open.values())
+
+    def add(self, unique: str, items: Sequence[Item], attempt: int = 0) -> str:
         self.job = replace(self.job, chunks=self.job.chunks + 1)
-        self.open[self.job.chunks] = Chunk(tuple(items), attempt)
-        return self.job.chunks
+        name = f"{self.job.chunks:08d}-{unique}"
+        self.open[name] = Chunk(tuple(items), attempt)
+        return name
 
-    def may_plan(self, token: int) -> bool:
+    def may_plan(self, token: str) -> bool:
         return self.running and self.planner_token == token and not self.job.planned
 
     def held(self, claim: Claim) -> Chunk | None:
-        chunk = self.open.get(claim.no)
+        chunk = self.open.get(claim.chunk)
         return chunk if chunk and chunk.token == claim.token else None
 
 

@@ -1,13 +1,20 @@
 -- Every write of the ledger. One call is one atomic step; ARGV: operation, clock, job id, ...
 -- clock '' means the server's time (seconds); tests pass their own.
 
-local op, clock, id = ARGV[1], ARGV[2], ARGV[3]
+local op, clock = ARGV[1], ARGV[2]
 local ROOT = 'clipfleet:'
 local ACTIVE, ENDED, JOBS = ROOT .. 'jobs:active', ROOT .. 'jobs:ended', ROOT .. 'jobs'
 local KEEPER = ROOT .. 'housekeeper'
-local JOB = ROOT .. 'job:' .. id
-local OPEN, FAILURES = JOB .. ':open', JOB .. ':failures'
 local KEEP_LEASED_S = 3600
+local MOST_REPLANS = 3
+
+local id, JOB, OPEN, FAILURES -- of the job that an operation is about
+
+local function use(job)
+  id, JOB = job, ROOT .. 'job:' .. job
+  OPEN, FAILURES = JOB .. ':open', JOB .. ':failures'
+end
+use(ARGV[3])
 
 local now
 if clock == '' then
@@ -20,22 +27,40 @@ end
 local function stamp(seconds) return string.format('%.6f', seconds) end
 local function get(name) return redis.call('HGET', JOB, name) end
 local function number(name) return tonumber(get(name) or '0') end
-local function chunk_key(no) return JOB .. ':chunk:' .. no end
+local function chunk_key(chunk) return JOB .. ':chunk:' .. chunk end
 local function jobs_in(collection) return JOBS .. ':in:' .. collection end
 local function made_by(key) return ROOT .. 'idempotency:' .. key end
-local function chunk_get(no, name) return redis.call('HGET', chunk_key(no), name) end
+local function chunk_get(chunk, name) return redis.call('HGET', chunk_key(chunk), name) end
+local function ready_for(model) return ROOT .. 'ready:' .. model end
 
-local function add_chunk(items, size, attempt)
-  local no = redis.call('HINCRBY', JOB, 'chunks', 1)
-  redis.call('HSET', chunk_key(no), 'items', items, 'size', size, 'attempt', attempt,
-             'token', 0, 'sent', 0)
-  redis.call('ZADD', OPEN, 0, no)
-  return no
+-- A job lies in the index of its model as long as one of its chunks is pending. The job with the
+-- fewest chunks in hand comes first, then the one that was served least recently.
+local function index()
+  local model = get('model')
+  if not model then return end -- of an older release: `lease` writes the field
+  if get('state') ~= 'running' or redis.call('ZCOUNT', OPEN, 0, 0) == 0 then
+    redis.call('ZREM', ready_for(model), id)
+    return
+  end
+  local in_hand = redis.call('ZCOUNT', OPEN, '(' .. stamp(now), '+inf')
+  local served_at = tonumber(get('served_at') or get('created_at'))
+  redis.call('ZADD', ready_for(model), stamp(in_hand * 1e10 + served_at), id)
 end
 
-local function drop_chunk(no)
-  redis.call('DEL', chunk_key(no))
-  redis.call('ZREM', OPEN, no)
+-- The number orders a job's chunks. `unique` comes from the caller: when Redis forgets its last
+-- second, a number comes again, and the whole name never does.
+local function add_chunk(unique, items, size, attempt)
+  local no = redis.call('HINCRBY', JOB, 'chunks', 1)
+  local chunk = string.format('%08d-%s', no, unique)
+  redis.call('HSET', chunk_key(chunk), 'items', items, 'size', size, 'attempt', attempt,
+             'token', '')
+  redis.call('ZADD', OPEN, 0, chunk)
+  return chunk
+end
+
+local function drop_chunk(chunk)
+  redis.call('DEL', chunk_key(chunk))
+  redis.call('ZREM', OPEN, chunk)
 end
 
 local function finish(state)
@@ -44,13 +69,26 @@ local function finish(state)
   redis.call('ZADD', ENDED, stamp(now), id)
 end
 
+-- What is in the store is skipped the second time, so a job can begin again at any moment.
+local function replan()
+  if redis.call('HINCRBY', JOB, 'replans', 1) > MOST_REPLANS then
+    redis.call('HSET', JOB, 'error', 'its counts do not add up, however often it is planned')
+    return finish('failed')
+  end
+  redis.call('DEL', FAILURES)
+  redis.call('HSET', JOB, 'planned', 0, 'cursor', '', 'total', 0, 'done', 0, 'failed', 0,
+             'skipped', 0, 'waiting', 'its counts do not add up; it is planned again from its start')
+end
+
 local function settle()
   if get('state') ~= 'running' or get('planned') ~= '1' then return end
   if redis.call('ZCARD', OPEN) > 0 then return end
-  local failed = number('failed')
+  local failed, good = number('failed'), number('done') + number('skipped')
   if get('error') ~= '' then
     finish('failed')
-  elseif failed > 0 and number('done') + number('skipped') == 0 then
+  elseif failed + good ~= number('total') then
+    replan()
+  elseif failed > 0 and good == 0 then
     redis.call('HSET', JOB, 'error', 'every image failed; the failures say why')
     finish('failed')
   else
@@ -58,12 +96,12 @@ local function settle()
   end
 end
 
-local function holds(no, token) return chunk_get(no, 'token') == token end
+local function holds(chunk, token) return token ~= '' and chunk_get(chunk, 'token') == token end
 
 -- Nobody holds it, and it is still at the attempt the caller saw.
-local function is_free(no, attempt)
-  local lease_until = redis.call('ZSCORE', OPEN, no)
-  return lease_until and tonumber(lease_until) <= now and chunk_get(no, 'attempt') == attempt
+local function is_free(chunk, attempt)
+  local lease_until = redis.call('ZSCORE', OPEN, chunk)
+  return lease_until and tonumber(lease_until) <= now and chunk_get(chunk, 'attempt') == attempt
 end
 
 local operations = {}
@@ -80,7 +118,7 @@ local function begin_retry(of)
   redis.call('HSET', old, 'retried_by', id)
 end
 
-function operations.create(fields, collection, retry_of, key, keep_key_s)
+function operations.create(fields, version, collection, model, retry_of, key, keep_key_s)
   local made = key ~= '' and redis.call('GET', made_by(key))
   if made then return made end
   if get('state') then return id end -- it was made, and the answer lost
@@ -89,9 +127,9 @@ function operations.create(fields, collection, retry_of, key, keep_key_s)
   if key ~= '' then redis.call('SET', made_by(key), id, 'EX', keep_key_s) end
   redis.call('HSET', JOB, 'new', fields, 'state', 'queued', 'created_at', stamp(now),
              'planned', 0, 'total', 0, 'estimated', 0, 'done', 0, 'failed', 0, 'skipped', 0,
-             'chunks', 0, 'fence', 0, 'cursor', '', 'error', '', 'waiting', '',
-             'planner', '', 'planner_until', 0, 'planner_token', 0,
-             'collection', collection, 'retry_of', retry_of, 'key', key)
+             'chunks', 0, 'cursor', '', 'error', '', 'waiting', '',
+             'planner', '', 'planner_until', 0, 'planner_token', '', 'version', version,
+             'model', model, 'collection', collection, 'retry_of', retry_of, 'key', key)
   redis.call('ZADD', JOBS, stamp(now), id)
   redis.call('ZADD', jobs_in(collection), stamp(now), id)
   redis.call('SADD', ACTIVE, id)
@@ -105,6 +143,7 @@ function operations.remove()
   redis.call('ZREM', jobs_in(get('collection') or ''), id)
   redis.call('ZREM', ENDED, id)
   redis.call('SREM', ACTIVE, id)
+  if get('model') then redis.call('ZREM', ready_for(get('model')), id) end
   local made = made_by(get('key') or '')
   if redis.call('GET', made) == id then redis.call('DEL', made) end
   local old = ROOT .. 'job:' .. (get('retry_of') or '')
@@ -125,19 +164,25 @@ function operations.ended(seconds_ago, limit)
   return redis.call('ZRANGEBYSCORE', ENDED, '-inf', last, 'LIMIT', 0, limit)
 end
 
-function operations.lease(planner, seconds)
+-- `ask` is one per call: the token when the job is leased anew. Of a job that an older release
+-- made, the fields are written that `claim` needs.
+function operations.lease(planner, seconds, ask)
   local state = get('state')
   if state ~= 'queued' and state ~= 'running' then return nil end
   local held = number('planner_until') > now
   if held and get('planner') ~= planner then return nil end
   if not held or get('planner') ~= planner then
-    redis.call('HSET', JOB, 'planner', planner,
-               'planner_token', redis.call('HINCRBY', JOB, 'fence', 1))
+    redis.call('HSET', JOB, 'planner', planner, 'planner_token', ask)
   end
   redis.call('HSET', JOB, 'planner_until', stamp(now + tonumber(seconds)))
   if state == 'queued' then
     redis.call('HSET', JOB, 'state', 'running', 'started_at', stamp(now))
   end
+  if not get('model') then
+    local new = cjson.decode(get('new'))
+    redis.call('HSET', JOB, 'model', new.model, 'version', new.v or 1)
+  end
+  index()
   return {get('planner_token'), get('cursor'), get('planned')}
 end
 
@@ -149,17 +194,20 @@ local function may_plan(token)
   return get('state') == 'running' and get('planner_token') == token and get('planned') == '0'
 end
 
-function operations.plan(token, items, size, after, cursor)
+function operations.plan(token, unique, items, size, after, cursor)
   if not may_plan(token) or get('cursor') ~= after then return nil end
   redis.call('HINCRBY', JOB, 'total', size)
   redis.call('HSET', JOB, 'cursor', cursor)
-  return add_chunk(items, size, 0)
+  local chunk = add_chunk(unique, items, size, 0)
+  index()
+  return chunk
 end
 
 function operations.end_plan(token, error)
   if not may_plan(token) then return 0 end
   redis.call('HSET', JOB, 'planned', 1, 'error', error)
   settle()
+  index()
   return 1
 end
 
@@ -167,94 +215,144 @@ function operations.open()
   local rows = {}
   local open = redis.call('ZRANGE', OPEN, 0, -1, 'WITHSCORES')
   for i = 1, #open, 2 do
-    local no, lease_until = open[i], tonumber(open[i + 1])
-    local chunk = redis.call('HMGET', chunk_key(no), 'size', 'attempt', 'sent', 'suspect')
+    local lease_until = tonumber(open[i + 1])
+    local chunk = redis.call('HMGET', chunk_key(open[i]), 'size', 'attempt', 'suspect')
     if chunk[1] then
-      local sent = tonumber(chunk[3])
-      rows[#rows + 1] = {no, chunk[1], chunk[2], lease_until > 0 and 1 or 0,
-                         lease_until <= now and 1 or 0,
-                         sent > 0 and stamp(now - sent) or 'inf', chunk[4] or ''}
+      rows[#rows + 1] = {open[i], chunk[1], chunk[2], lease_until > 0 and 1 or 0,
+                         lease_until <= now and 1 or 0, chunk[3] or ''}
     end
   end
   return rows
 end
 
-function operations.sent(no)
-  local lease_until = redis.call('ZSCORE', OPEN, no)
-  if not lease_until then return end
-  if tonumber(lease_until) <= now then redis.call('ZADD', OPEN, 0, no) end
-  redis.call('HSET', chunk_key(no), 'sent', stamp(now))
-end
-
-function operations.split(no, attempt, left, left_size, left_attempt,
-                          right, right_size, right_attempt)
-  if get('state') ~= 'running' or not is_free(no, attempt) then return 0 end
-  drop_chunk(no)
-  add_chunk(left, left_size, left_attempt)
-  add_chunk(right, right_size, right_attempt)
+-- A lease ran out: the chunk is pending again. A late holder may still mark it until it is claimed.
+function operations.requeue(chunk, attempt)
+  if get('state') ~= 'running' or not is_free(chunk, attempt) then return 0 end
+  redis.call('ZADD', OPEN, 0, chunk)
+  index()
   return 1
 end
 
-function operations.bury(no, attempt, failure)
-  if get('state') ~= 'running' or not is_free(no, attempt) then return 0 end
-  drop_chunk(no)
+function operations.split(chunk, attempt, left_unique, left, left_size, left_attempt,
+                          right_unique, right, right_size, right_attempt)
+  if get('state') ~= 'running' or not is_free(chunk, attempt) then return 0 end
+  drop_chunk(chunk)
+  add_chunk(left_unique, left, left_size, left_attempt)
+  add_chunk(right_unique, right, right_size, right_attempt)
+  index()
+  return 1
+end
+
+function operations.bury(chunk, attempt, failure)
+  if get('state') ~= 'running' or not is_free(chunk, attempt) then return 0 end
+  drop_chunk(chunk)
   redis.call('RPUSH', FAILURES, failure)
   redis.call('HINCRBY', JOB, 'failed', 1)
   settle()
+  index()
   return 1
 end
 
--- `ask` is one per claim: a command sent again because its answer was lost gets the same answer.
-function operations.claim(no, worker, seconds, ask)
-  if get('state') ~= 'running' then return 'closed' end
-  local lease_until = redis.call('ZSCORE', OPEN, no)
-  if not lease_until then return 'done' end
-  if tonumber(lease_until) > now then
-    if chunk_get(no, 'ask') ~= ask then return 'held' end
-    return {chunk_get(no, 'token'), chunk_get(no, 'attempt'), chunk_get(no, 'items')}
+-- How many chunks of a model are pending, counted up to a limit.
+function operations.pending(model, limit)
+  local count = 0
+  for _, job in ipairs(redis.call('ZRANGE', ready_for(model), 0, tonumber(limit) - 1)) do
+    use(job)
+    count = count + redis.call('ZCOUNT', OPEN, 0, 0)
+    if count >= tonumber(limit) then return tonumber(limit) end
   end
-  local token = redis.call('HINCRBY', JOB, 'fence', 1)
-  local attempt = redis.call('HINCRBY', chunk_key(no), 'attempt', 1)
-  redis.call('HSET', chunk_key(no), 'token', token, 'worker', worker, 'ask', ask)
-  redis.call('HDEL', chunk_key(no), 'suspect')
-  redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), no)
-  return {token, attempt, chunk_get(no, 'items')}
+  return count
 end
 
-function operations.renew(no, token, seconds)
-  if get('state') ~= 'running' or not holds(no, token) then return 0 end
-  redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), no)
+local function row_of(chunk)
+  return {id, chunk, chunk_get(chunk, 'token'), chunk_get(chunk, 'attempt'),
+          chunk_get(chunk, 'items'), redis.call('ZCARD', ready_for(get('model')))}
+end
+
+local function first_pending(max_attempts)
+  for _, chunk in ipairs(redis.call('ZRANGEBYSCORE', OPEN, 0, 0)) do
+    local attempt = tonumber(chunk_get(chunk, 'attempt') or max_attempts)
+    if attempt < max_attempts then return chunk end
+  end
+end
+
+local function understood(versions)
+  return string.find(',' .. versions .. ',', ',' .. (get('version') or '1') .. ',', 1, true)
+end
+
+-- The next chunk of a model. `ask` is one per call and the claim's token: a command that is sent
+-- again, because its answer was lost, gets the same chunk. A job of a version that the worker does
+-- not know is left to others; when there is no other, its id is the answer.
+function operations.claim(model, worker, seconds, ask, max_attempts, versions)
+  local asked = ROOT .. 'ask:' .. ask
+  local before = redis.call('HMGET', asked, 'job', 'chunk')
+  if before[1] then
+    use(before[1])
+    return holds(before[2], ask) and row_of(before[2]) or nil
+  end
+  local strange
+  for _, job in ipairs(redis.call('ZRANGE', ready_for(model), 0, -1)) do
+    use(job)
+    local known = understood(versions)
+    local chunk = known and first_pending(tonumber(max_attempts))
+    if not known then strange = strange or job end
+    if chunk then
+      redis.call('HINCRBY', chunk_key(chunk), 'attempt', 1)
+      redis.call('HSET', chunk_key(chunk), 'token', ask, 'worker', worker)
+      redis.call('HDEL', chunk_key(chunk), 'suspect')
+      redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), chunk)
+      redis.call('HSET', JOB, 'served_at', stamp(now))
+      redis.call('HSET', asked, 'job', job, 'chunk', chunk)
+      redis.call('EXPIRE', asked, math.ceil(tonumber(seconds)))
+      index()
+      return row_of(chunk)
+    end
+  end
+  return strange
+end
+
+function operations.renew(chunk, token, seconds)
+  if get('state') ~= 'running' or not holds(chunk, token) then return 0 end
+  redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), chunk)
+  index()
   return 1
 end
 
-function operations.suspect(no, token, index)
-  if not holds(no, token) then return 0 end
-  redis.call('HSET', chunk_key(no), 'suspect', index)
+function operations.suspect(chunk, token, place)
+  if not holds(chunk, token) then return 0 end
+  redis.call('HSET', chunk_key(chunk), 'suspect', place)
   return 1
 end
 
-function operations.mark(no, token, done, skipped, ...)
-  if not holds(no, token) then return 0 end
+-- `size`: of the chunk; what is neither counted nor failed becomes a chunk of its own, `rest`.
+function operations.mark(chunk, token, size, done, skipped,
+                         unique, rest, rest_size, rest_attempt, ...)
+  if not holds(chunk, token) or chunk_get(chunk, 'size') ~= size then return 0 end
   local failures = {...}
   redis.call('HINCRBY', JOB, 'done', done)
   redis.call('HINCRBY', JOB, 'skipped', skipped)
   redis.call('HINCRBY', JOB, 'failed', #failures)
   for _, failure in ipairs(failures) do redis.call('RPUSH', FAILURES, failure) end
   redis.call('HSET', JOB, 'waiting', '')
-  drop_chunk(no)
+  drop_chunk(chunk)
+  if tonumber(rest_size) > 0 and get('state') == 'running' then
+    add_chunk(unique, rest, rest_size, rest_attempt)
+  end
   settle()
+  index()
   return 1
 end
 
-function operations.release(no, token, count_attempt)
-  if not holds(no, token) then return 0 end
+function operations.release(chunk, token, count_attempt)
+  if not holds(chunk, token) then return 0 end
   if get('state') ~= 'running' then
-    drop_chunk(no)
+    drop_chunk(chunk)
     return 1
   end
-  if count_attempt == '0' then redis.call('HINCRBY', chunk_key(no), 'attempt', -1) end
-  redis.call('HSET', chunk_key(no), 'token', 0, 'sent', 0)
-  redis.call('ZADD', OPEN, 0, no)
+  if count_attempt == '0' then redis.call('HINCRBY', chunk_key(chunk), 'attempt', -1) end
+  redis.call('HSET', chunk_key(chunk), 'token', '')
+  redis.call('ZADD', OPEN, 0, chunk)
+  index()
   return 1
 end
 
@@ -272,6 +370,7 @@ function operations.cancel(reason)
   redis.call('EXPIRE', OPEN, KEEP_LEASED_S)
   redis.call('HSET', JOB, 'error', reason, 'planned', 1)
   finish('cancelled')
+  index()
   return 1
 end
 

@@ -15,18 +15,21 @@ from clipfleet.common.ledger import (
     OpenChunk,
     Outcome,
     PlanLease,
-    Refusal,
+    Unknown,
     apart,
     check_outcome,
     no_retry,
+    random_name,
     unknown_job,
 )
 from clipfleet.common.ledger.entries import Entry, removed
 
 
 class MemoryLedger:
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Callable[[], float] = time.time, unique: Callable[[], str] = random_name
+    ) -> None:
+        self._clock, self._unique = clock, unique
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
         self._made: dict[str, str] = {}
@@ -124,14 +127,14 @@ class MemoryLedger:
 
     def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
         with self._lock:
-            entry, now = self._find(job_id), self._clock()
+            entry, now, token = self._find(job_id), self._clock(), self._unique()
             if entry.job.state in FINAL:
                 return None
             held = entry.planner_until > now
             if held and entry.planner != planner:
                 return None
             if not held or entry.planner != planner:
-                entry.planner, entry.planner_token = planner, entry.next_token()
+                entry.planner, entry.planner_token = planner, token
             entry.planner_until = now + seconds
             if entry.job.state == "queued":
                 entry.job = replace(entry.job, state="running", started_at=now)
@@ -143,17 +146,17 @@ class MemoryLedger:
             entry.job = replace(entry.job, estimated=images)
 
     def plan(
-        self, job_id: str, token: int, items: Sequence[Item], after: str, cursor: str
-    ) -> int | None:
+        self, job_id: str, token: str, items: Sequence[Item], after: str, cursor: str
+    ) -> str | None:
         with self._lock:
-            entry = self._find(job_id)
+            entry, unique = self._find(job_id), self._unique()
             if not entry.may_plan(token) or entry.cursor != after:
                 return None
             entry.cursor = cursor
             entry.job = replace(entry.job, total=entry.job.total + len(items))
-            return entry.add(items)
+            return entry.add(unique, items)
 
-    def end_plan(self, job_id: str, token: int, error: str = "") -> bool:
+    def end_plan(self, job_id: str, token: str, error: str = "") -> bool:
         with self._lock:
             entry = self._find(job_id)
             if not entry.may_plan(token):
@@ -165,28 +168,37 @@ class MemoryLedger:
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
         now = self._clock()
         with self._lock:
-            return [chunk.seen(no, now) for no, chunk in sorted(self._find(job_id).open.items())]
+            open_chunks = sorted(self._find(job_id).open.items())
+            return [chunk.seen(name, now) for name, chunk in open_chunks]
 
-    def items(self, job_id: str, no: int) -> tuple[Item, ...]:
-        chunk = self._find(job_id).open.get(no)
-        return chunk.items if chunk else ()
+    def items(self, job_id: str, chunk: str) -> tuple[Item, ...]:
+        kept = self._find(job_id).open.get(chunk)
+        return kept.items if kept else ()
 
-    def sent(self, job_id: str, no: int) -> None:
+    def requeue(self, job_id: str, chunk: OpenChunk) -> bool:
         with self._lock:
-            if chunk := self._find(job_id).open.get(no):
-                chunk.sent = self._clock()
-                if chunk.lease_until <= chunk.sent:
-                    chunk.lease_until = 0.0
+            entry = self._find(job_id)
+            if not self._free(entry, chunk):
+                return False
+            entry.open[chunk.name].lease_until = 0.0
+            return True
+
+    def pending(self, model: str, limit: int) -> int:
+        with self._lock:
+            return min(limit, sum(len(entry.pending) for entry in self._ready(model)))
 
     def split(self, job_id: str, chunk: OpenChunk) -> bool:
         with self._lock:
             entry = self._find(job_id)
-            items = self.items(job_id, chunk.no)
-            if len(items) < 2 or not self._free(entry, chunk):
+            items = self.items(job_id, chunk.name)
+            if len(items) < 2:
                 return False
-            del entry.open[chunk.no]
-            for part, attempts in apart(items, chunk):
-                entry.add(part, attempts)
+            uniques = [self._unique(), self._unique()]
+            if not self._free(entry, chunk):
+                return False
+            del entry.open[chunk.name]
+            for unique, (part, attempts) in zip(uniques, apart(items, chunk), strict=True):
+                entry.add(unique, part, attempts)
             return True
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
@@ -194,25 +206,47 @@ class MemoryLedger:
             entry = self._find(job_id)
             if not self._free(entry, chunk):
                 return False
-            del entry.open[chunk.no]
+            del entry.open[chunk.name]
             entry.failures.append(failure)
             entry.job = replace(entry.job, failed=entry.job.failed + 1)
             self._settle(entry)
             return True
 
-    def claim(self, job_id: str, no: int, worker: str, seconds: float) -> Claim | Refusal:  # noqa: ARG002
+    def claim(
+        self,
+        model: str,
+        worker: str,  # noqa: ARG002
+        seconds: float,
+        max_attempts: int,
+    ) -> Claim | Unknown | None:
         with self._lock:
-            entry, now = self._find(job_id), self._clock()
-            chunk = entry.open.get(no)
-            if not entry.running:
-                return Refusal.CLOSED
-            if chunk is None:
-                return Refusal.DONE
-            if chunk.lease_until > now:
-                return Refusal.HELD
-            chunk.token, chunk.attempt = entry.next_token(), chunk.attempt + 1
-            chunk.lease_until, chunk.suspect = now + seconds, None
-            return Claim(job_id, no, chunk.token, chunk.attempt, chunk.items)
+            now, token = self._clock(), self._unique()
+            for entry in self._ready(model):
+                for name in entry.pending:
+                    chunk = entry.open[name]
+                    if chunk.attempt >= max_attempts:
+                        continue
+                    chunk.token, chunk.attempt = token, chunk.attempt + 1
+                    chunk.lease_until, chunk.suspect = now + seconds, None
+                    entry.served_at = now
+                    more = bool(self._ready(model))
+                    return Claim(entry.job.id, name, token, chunk.attempt, chunk.items, more)
+            return None
+
+    def _ready(self, model: str) -> list[Entry]:
+        """The entries with pending chunks, the next to be served first."""
+        now = self._clock()
+        entries = [
+            entry
+            for entry in self._entries.values()
+            if entry.job.new.model == model and entry.pending
+        ]
+
+        def turn(entry: Entry) -> tuple[int, float, str]:
+            served_at = entry.served_at or entry.job.created_at
+            return entry.in_hand(now), served_at, entry.job.id
+
+        return sorted(entries, key=turn)
 
     def renew(self, claim: Claim, seconds: float) -> bool:
         with self._lock:
@@ -233,10 +267,10 @@ class MemoryLedger:
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         check_outcome(claim, outcome)
         with self._lock:
-            entry = self._find(claim.job_id)
+            entry, unique = self._find(claim.job_id), self._unique()
             if entry.held(claim) is None:
                 return False
-            del entry.open[claim.no]
+            del entry.open[claim.chunk]
             entry.failures.extend(outcome.failures)
             entry.job = replace(
                 entry.job,
@@ -245,6 +279,8 @@ class MemoryLedger:
                 failed=entry.job.failed + len(outcome.failures),
                 waiting="",
             )
+            if outcome.rest and entry.running:
+                entry.add(unique, outcome.rest, claim.attempt - 1)
             self._settle(entry)
             return True
 
@@ -255,10 +291,10 @@ class MemoryLedger:
             if chunk is None:
                 return False
             if not entry.running:
-                del entry.open[claim.no]
+                del entry.open[claim.chunk]
                 return True
             chunk.attempt -= 0 if count_attempt else 1
-            chunk.token, chunk.lease_until, chunk.sent = 0, 0.0, 0.0
+            chunk.token, chunk.lease_until = "", 0.0
             return True
 
     def note(self, job_id: str, waiting: str) -> None:
@@ -276,7 +312,7 @@ class MemoryLedger:
         return self._entries.get(job_id) or removed()
 
     def _free(self, entry: Entry, seen: OpenChunk) -> bool:
-        chunk = entry.open.get(seen.no)
+        chunk = entry.open.get(seen.name)
         if chunk is None or not entry.running:
             return False
         return chunk.lease_until <= self._clock() and chunk.attempt == seen.attempt
@@ -287,6 +323,8 @@ class MemoryLedger:
             return
         if job.error:
             self._finish(entry, "failed")
+        elif job.done + job.skipped + job.failed != job.total:
+            raise AssertionError(f"the counts of job {job.id} do not add up: {job}")
         elif job.failed and not job.done + job.skipped:
             entry.job = replace(job, error="every image failed; the failures say why")
             self._finish(entry, "failed")

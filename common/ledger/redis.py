@@ -1,7 +1,6 @@
 """The ledger on Redis (not Redis Cluster: the script names its keys itself)."""
 
 import re
-import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter
 from clipfleet.common.connection import answering
 from clipfleet.common.ledger import (
     KEEP_IDEMPOTENCY_S,
+    VERSIONS,
     Claim,
     Failure,
     Item,
@@ -21,10 +21,11 @@ from clipfleet.common.ledger import (
     OpenChunk,
     Outcome,
     PlanLease,
-    Refusal,
+    Unknown,
     apart,
     check_outcome,
     no_retry,
+    random_name,
     unknown_job,
 )
 from clipfleet.common.versions import leaving_out, read
@@ -37,16 +38,26 @@ ITEMS = TypeAdapter(tuple[Item, ...])
 
 
 class RedisLedger:
-    """`clock`: unix seconds, for tests; left out, Redis' own clock decides."""
+    """The ledger in Redis.
 
-    def __init__(self, client: "redis.Redis", clock: Callable[[], float] | None = None) -> None:
-        self._redis = client
+    Args:
+        clock: unix seconds, for tests; without it Redis' own clock decides.
+        unique: gives another name at every call.
+    """
+
+    def __init__(
+        self,
+        client: "redis.Redis",
+        clock: Callable[[], float] | None = None,
+        unique: Callable[[], str] = random_name,
+    ) -> None:
+        self._redis, self._unique = client, unique
         self._script = client.register_script(SCRIPT)
         self._clock = clock
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
-        told = (new.model_dump_json(), new.collection, new.retry_of)
-        made = _text(self._run("create", new.id, *told, idempotency_key, KEEP_IDEMPOTENCY_S))
+        fields = (new.model_dump_json(), new.v, new.collection, new.model, new.retry_of)
+        made = _text(self._run("create", new.id, *fields, idempotency_key, KEEP_IDEMPOTENCY_S))
         if made == "!gone":
             raise unknown_job(new.retry_of)
         if made.startswith("!"):
@@ -126,71 +137,89 @@ class RedisLedger:
         return sorted(_text(one) for one in ids)
 
     def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
-        answer = self._run("lease", job_id, planner, seconds)
+        answer = self._run("lease", job_id, planner, seconds, self._unique())
         if answer is None:
             return None
         token, cursor, planned = answer
-        return PlanLease(int(token), _text(cursor), _text(planned) == "1")
+        return PlanLease(_text(token), _text(cursor), _text(planned) == "1")
 
     def estimate(self, job_id: str, images: int) -> None:
         self._run("estimate", job_id, images)
 
     def plan(
-        self, job_id: str, token: int, items: Sequence[Item], after: str, cursor: str
-    ) -> int | None:
-        no = self._run("plan", job_id, token, _json(items), len(items), after, cursor)
-        return None if no is None else int(no)
+        self, job_id: str, token: str, items: Sequence[Item], after: str, cursor: str
+    ) -> str | None:
+        chunk = (self._unique(), _json(items), len(items))
+        name = self._run("plan", job_id, token, *chunk, after, cursor)
+        return None if name is None else _text(name)
 
-    def end_plan(self, job_id: str, token: int, error: str = "") -> bool:
+    def end_plan(self, job_id: str, token: str, error: str = "") -> bool:
         return bool(self._run("end_plan", job_id, token, error))
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
         rows = self._run("open", job_id)
         chunks = [_open_chunk(*row) for row in rows]
-        return sorted(chunks, key=lambda chunk: chunk.no)
+        return sorted(chunks, key=lambda chunk: chunk.name)
 
-    def items(self, job_id: str, no: int) -> tuple[Item, ...]:
-        raw = self._ask(lambda c: c.hget(f"{ROOT}job:{job_id}:chunk:{no}", "items"))
+    def items(self, job_id: str, chunk: str) -> tuple[Item, ...]:
+        raw = self._ask(lambda c: c.hget(f"{ROOT}job:{job_id}:chunk:{chunk}", "items"))
         return ITEMS.validate_json(raw) if raw else ()
 
-    def sent(self, job_id: str, no: int) -> None:
-        self._run("sent", job_id, no)
+    def requeue(self, job_id: str, chunk: OpenChunk) -> bool:
+        return bool(self._run("requeue", job_id, chunk.name, chunk.attempt))
+
+    def pending(self, model: str, limit: int) -> int:
+        return int(self._run("pending", "", model, limit)) if limit > 0 else 0
 
     def split(self, job_id: str, chunk: OpenChunk) -> bool:
-        items = self.items(job_id, chunk.no)
+        items = self.items(job_id, chunk.name)
         if len(items) < 2:
             return False
-        (left, tried), (right, too) = apart(items, chunk)
-        parts = (_json(left), len(left), tried, _json(right), len(right), too)
-        return bool(self._run("split", job_id, chunk.no, chunk.attempt, *parts))
+        parts: list[str | int] = []
+        for part, attempts in apart(items, chunk):
+            parts += [self._unique(), _json(part), len(part), attempts]
+        return bool(self._run("split", job_id, chunk.name, chunk.attempt, *parts))
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
         raw = _failure(failure)
-        return bool(self._run("bury", job_id, chunk.no, chunk.attempt, raw))
+        return bool(self._run("bury", job_id, chunk.name, chunk.attempt, raw))
 
-    def claim(self, job_id: str, no: int, worker: str, seconds: float) -> Claim | Refusal:
-        answer = self._run("claim", job_id, no, worker, seconds, secrets.token_hex(8))
+    def claim(
+        self, model: str, worker: str, seconds: float, max_attempts: int
+    ) -> Claim | Unknown | None:
+        versions = ",".join(map(str, VERSIONS))
+        ask = (worker, seconds, self._unique(), max_attempts, versions)
+        answer = self._run("claim", "", model, *ask)
         if not isinstance(answer, list):
-            return Refusal(_text(answer))
-        token, attempt, items = answer
-        return Claim(job_id, no, int(token), int(attempt), ITEMS.validate_json(items))
+            return None if answer is None else Unknown(_text(answer))
+        job_id, chunk, token, attempt, items, ready = answer
+        return Claim(
+            _text(job_id),
+            _text(chunk),
+            _text(token),
+            int(attempt),
+            ITEMS.validate_json(items),
+            more=bool(ready),
+        )
 
     def renew(self, claim: Claim, seconds: float) -> bool:
-        return bool(self._run("renew", claim.job_id, claim.no, claim.token, seconds))
+        return self._held("renew", claim, seconds)
 
     def suspect(self, claim: Claim, index: int | None) -> bool:
-        place = "" if index is None else index
-        return bool(self._run("suspect", claim.job_id, claim.no, claim.token, place))
+        return self._held("suspect", claim, "" if index is None else index)
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         check_outcome(claim, outcome)
+        counts = (len(claim.items), outcome.done, outcome.skipped)
+        rest = (self._unique(), _json(outcome.rest), len(outcome.rest), claim.attempt - 1)
         failures = [_failure(failure) for failure in outcome.failures]
-        counts = (outcome.done, outcome.skipped)
-        return bool(self._run("mark", claim.job_id, claim.no, claim.token, *counts, *failures))
+        return self._held("mark", claim, *counts, *rest, *failures)
 
     def release(self, claim: Claim, *, count_attempt: bool) -> bool:
-        counted = int(count_attempt)
-        return bool(self._run("release", claim.job_id, claim.no, claim.token, counted))
+        return self._held("release", claim, int(count_attempt))
+
+    def _held(self, operation: str, claim: Claim, *args: str | int | float) -> bool:
+        return bool(self._run(operation, claim.job_id, claim.chunk, claim.token, *args))
 
     def note(self, job_id: str, waiting: str) -> None:
         self._run("note", job_id, waiting)
@@ -230,15 +259,14 @@ def _text(value: Any) -> str:
 
 
 def _open_chunk(
-    no: Any, size: Any, attempt: Any, leased: Any, expired: Any, waited: Any, suspect: Any
+    name: Any, size: Any, attempt: Any, leased: Any, expired: Any, suspect: Any
 ) -> OpenChunk:
     return OpenChunk(
-        no=int(no),
+        name=_text(name),
         size=int(size),
         attempt=int(attempt),
         leased=bool(leased),
         expired=bool(leased) and bool(expired),
-        waited_s=float(waited),
         suspect=int(suspect) if suspect else None,
     )
 
