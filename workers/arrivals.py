@@ -1,5 +1,8 @@
-"""Messages as they come off the queue. Celery takes one away whatever we think of it, so one that
-this worker does not understand is answered or left to the ledger, never dropped in silence."""
+"""What this worker does not understand: messages and jobs of another release.
+
+Celery takes a message off the queue whatever the worker thinks of it. So a query that is not
+understood is answered, and a job that is not understood is left to other workers and says so.
+"""
 
 import threading
 from contextlib import suppress

@@ -30,7 +30,9 @@ from clipfleet.workers.places import Places
 from clipfleet.workers.prepare import Failed, Prepare, Ready, Unchanged
 
 T = TypeVar("T")
-BUDGET = 3.0  # times chunk_s: then a chunk is marked as far as it is, and the rest is given back
+# A worker that has had a chunk for so long marks what is done of it and gives the rest back.
+BUDGET = 3.0  # times chunk_s
+MIN_BUDGET_S = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -80,7 +82,7 @@ def ingest_next(parts: IngestParts, claimed: Callable[[Claim], None] = lambda _:
         settings.model, parts.worker, settings.lease_s, settings.max_attempts
     )
     if isinstance(claim, Unknown):
-        detail = f"job {claim.job_id} comes from another release; are all parts of one release?"
+        detail = _other_release(parts.ledger, claim.job_id)
         pass_over(claim.job_id, detail, parts.ledger, parts.worker, parts.stopping)
         return Worked()
     if claim is None:
@@ -88,6 +90,16 @@ def ingest_next(parts: IngestParts, claimed: Callable[[Claim], None] = lambda _:
     claimed(claim)
     with about(job_id=claim.job_id, chunk_id=f"{claim.job_id}/{claim.no}"):
         return Worked(claim, _work_on(claim, parts))
+
+
+def _other_release(ledger: Ledger, job_id: str) -> str:
+    try:
+        ledger.job(job_id)
+    except OtherVersion as error:
+        return error.detail
+    except NotFound:
+        pass
+    return f"job {job_id!r} comes from another release; are all parts of one release?"
 
 
 def _work_on(claim: Claim, parts: IngestParts) -> int:
@@ -141,7 +153,7 @@ class _Chunk:
         self._parts, self._job, self._claim, self._lease = parts, job, claim, lease
         self._failures: list[Failure] = []
         self._done = self._skipped = 0
-        self._until = time.monotonic() + BUDGET * parts.settings.chunk_s
+        self._until = time.monotonic() + max(BUDGET * parts.settings.chunk_s, MIN_BUDGET_S)
         self._rest: dict[str, Item] = {}  # not begun yet, by primary key
 
     def run(self) -> int:

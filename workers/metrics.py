@@ -137,10 +137,11 @@ class PlannerMetrics(FailureMetrics):
         self.planned = Counter(
             "clipfleet_planned_items", "Images put into chunks", registry=registry
         )
-        self.sent = Counter(
-            "clipfleet_chunks_sent", "Messages about chunks, all of them", registry=registry
+        self.nudges = Counter(
+            "clipfleet_nudges_sent", "Messages to workers to claim a chunk", registry=registry
         )
-        self.resent = Counter(
-            "clipfleet_chunks_resent", "Those about chunks planned before", registry=registry
-        )
+        self.requeued = Counter(
+            "clipfleet_chunks_requeued", "Chunks pending again: their lease ran out",
+            registry=registry,
+        )  # fmt: skip
         self.leased = Gauge("clipfleet_jobs_leased", "Jobs this planner has", registry=registry)

@@ -99,7 +99,7 @@ class Planner:
             return
         for _ in range(pending - self._publisher.waiting(queue_name("ingest", model))):
             self._publisher.publish(IngestNudge(model=model))
-            self._metrics.sent.inc()
+            self._metrics.nudges.inc()
 
     def trouble(self) -> str:
         """Why it makes no progress; "" while it does, or waits for Redis."""
@@ -221,7 +221,7 @@ class Planner:
             if chunk.attempt >= self._settings.max_attempts:
                 self._take_apart(job, chunk)
             elif chunk.expired and self._ledger.requeue(job.id, chunk):
-                self._metrics.resent.inc()
+                self._metrics.requeued.inc()
 
     def _take_apart(self, job: Job, chunk: OpenChunk) -> None:
         """Until the item that ends its workers is alone; then that one fails."""

@@ -47,8 +47,10 @@ class Entry:
             return []
         return sorted(name for name, chunk in self.open.items() if not chunk.lease_until)
 
-    def in_hand(self, now: float) -> int:
-        return sum(chunk.lease_until > now for chunk in self.open.values())
+    @property
+    def in_hand(self) -> int:
+        """How many of its chunks are leased, those whose lease ran out too."""
+        return sum(chunk.lease_until > 0 for chunk in self.open.values())
 
     def add(self, unique: str, items: Sequence[Item], attempt: int = 0) -> str:
         self.job = replace(self.job, chunks=self.job.chunks + 1)

@@ -32,9 +32,11 @@ local function jobs_in(collection) return JOBS .. ':in:' .. collection end
 local function made_by(key) return ROOT .. 'idempotency:' .. key end
 local function chunk_get(chunk, name) return redis.call('HGET', chunk_key(chunk), name) end
 local function ready_for(model) return ROOT .. 'ready:' .. model end
+local function ask_key(token) return ROOT .. 'ask:' .. token end
 
 -- A job lies in the index of its model as long as one of its chunks is pending. The job with the
--- fewest chunks in hand comes first, then the one that was served least recently.
+-- fewest chunks in hand comes first, then the one that was served least recently. A chunk whose
+-- lease ran out counts as in hand until `requeue`: so the order changes with a write only.
 local function index()
   local model = get('model')
   if not model then return end -- of an older release: `lease` writes the field
@@ -42,7 +44,7 @@ local function index()
     redis.call('ZREM', ready_for(model), id)
     return
   end
-  local in_hand = redis.call('ZCOUNT', OPEN, '(' .. stamp(now), '+inf')
+  local in_hand = redis.call('ZCOUNT', OPEN, '(0', '+inf')
   local served_at = tonumber(get('served_at') or get('created_at'))
   redis.call('ZADD', ready_for(model), stamp(in_hand * 1e10 + served_at), id)
 end
@@ -58,7 +60,13 @@ local function add_chunk(unique, items, size, attempt)
   return chunk
 end
 
+-- What `claim` keeps for a command that is sent again is of no use once the claim is over.
+local function forget_claim(chunk)
+  redis.call('DEL', ask_key(chunk_get(chunk, 'token') or ''))
+end
+
 local function drop_chunk(chunk)
+  forget_claim(chunk)
   redis.call('DEL', chunk_key(chunk))
   redis.call('ZREM', OPEN, chunk)
 end
@@ -138,7 +146,7 @@ end
 
 function operations.remove()
   if not get('state') then return 0 end
-  for _, no in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do redis.call('DEL', chunk_key(no)) end
+  for _, chunk in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do drop_chunk(chunk) end
   redis.call('ZREM', JOBS, id)
   redis.call('ZREM', jobs_in(get('collection') or ''), id)
   redis.call('ZREM', ENDED, id)
@@ -284,7 +292,7 @@ end
 -- again, because its answer was lost, gets the same chunk. A job of a version that the worker does
 -- not know is left to others; when there is no other, its id is the answer.
 function operations.claim(model, worker, seconds, ask, max_attempts, versions)
-  local asked = ROOT .. 'ask:' .. ask
+  local asked = ask_key(ask)
   local before = redis.call('HMGET', asked, 'job', 'chunk')
   if before[1] then
     use(before[1])
@@ -297,6 +305,7 @@ function operations.claim(model, worker, seconds, ask, max_attempts, versions)
     local chunk = known and first_pending(tonumber(max_attempts))
     if not known then strange = strange or job end
     if chunk then
+      forget_claim(chunk)
       redis.call('HINCRBY', chunk_key(chunk), 'attempt', 1)
       redis.call('HSET', chunk_key(chunk), 'token', ask, 'worker', worker)
       redis.call('HDEL', chunk_key(chunk), 'suspect')
@@ -349,6 +358,7 @@ function operations.release(chunk, token, count_attempt)
     drop_chunk(chunk)
     return 1
   end
+  forget_claim(chunk)
   if count_attempt == '0' then redis.call('HINCRBY', chunk_key(chunk), 'attempt', -1) end
   redis.call('HSET', chunk_key(chunk), 'token', '')
   redis.call('ZADD', OPEN, 0, chunk)

@@ -235,7 +235,6 @@ class MemoryLedger:
 
     def _ready(self, model: str) -> list[Entry]:
         """The entries with pending chunks, the next to be served first."""
-        now = self._clock()
         entries = [
             entry
             for entry in self._entries.values()
@@ -244,7 +243,7 @@ class MemoryLedger:
 
         def turn(entry: Entry) -> tuple[int, float, str]:
             served_at = entry.served_at or entry.job.created_at
-            return entry.in_hand(now), served_at, entry.job.id
+            return entry.in_hand, served_at, entry.job.id
 
         return sorted(entries, key=turn)
 

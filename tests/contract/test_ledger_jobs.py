@@ -13,17 +13,18 @@ from clipfleet.common.ledger import (
     Item,
     Ledger,
     Outcome,
-    Refusal,
 )
 from clipfleet.common.ledger.redis import RedisLedger
 from support.ledgers import (
     LEASE_S,
+    MODEL,
     Clock,
     a_job,
     claimed,
     ended,
     failure,
     items,
+    next_claim,
     planned,
 )
 
@@ -35,10 +36,10 @@ def test_a_failure_keeps_what_is_needed_to_try_again(ledger: Ledger) -> None:
     ledger.create(a_job())
     lease = ledger.lease("j", "p", 30)
     assert lease
-    no = ledger.plan("j", lease.token, [item], "", "1")
+    ledger.plan("j", lease.token, [item], "", "1")
     ledger.end_plan("j", lease.token)
     failed = Failure.of(item, "read", "it is away", 2)
-    ledger.mark(claimed(ledger, no or 0), Outcome(failures=(failed,)))
+    ledger.mark(claimed(ledger), Outcome(failures=(failed,)))
     (found,) = ledger.failures("j")
     assert found == failed
     assert found.item() == item
@@ -159,26 +160,29 @@ def test_nothing_of_a_removed_job_is_left(ledger: Ledger, request: pytest.Fixtur
 def test_what_planner_and_workers_still_do_brings_no_removed_job_back(
     ledger: Ledger, request: pytest.FixtureRequest
 ) -> None:
-    one, two, three = planned(ledger, ("a",), ("b", "c"), ("d",))
-    claim, other = claimed(ledger, one), claimed(ledger, two)
+    planned(ledger, ("a",), ("b", "c"), ("d",))
+    claim, other = claimed(ledger), claimed(ledger)
+    lease = ledger.lease("j", "p", 30)
+    assert lease
     (*_, free) = ledger.open_chunks("j")
     ledger.remove("j")
     assert not ledger.renew(claim, LEASE_S)
     assert not ledger.suspect(claim, 0)
     assert not ledger.mark(claim, Outcome(failures=(failure("a"),)))
     assert not ledger.release(other, count_attempt=False)
-    assert ledger.claim("j", three, "w", LEASE_S) is Refusal.CLOSED
+    assert next_claim(ledger) is None
+    assert ledger.pending(MODEL, 9) == 0
     assert ledger.lease("j", "p", 30) is None
-    assert ledger.plan("j", 1, items("e"), "d", "e") is None
-    assert not ledger.end_plan("j", 1)
+    assert ledger.plan("j", lease.token, items("e"), "d", "e") is None
+    assert not ledger.end_plan("j", lease.token)
+    assert not ledger.requeue("j", free)
     assert not ledger.split("j", free)
     assert not ledger.bury("j", free, failure("d"))
-    ledger.sent("j", three)
     ledger.note("j", "the store is away")
     ledger.estimate("j", 7)
     assert not ledger.open_chunks("j")
     assert not ledger.failures("j")
-    assert ledger.items("j", two) == ()
+    assert ledger.items("j", other.chunk) == ()
     with pytest.raises(NotFound):
         ledger.cancel("j")
     if isinstance(ledger, RedisLedger):

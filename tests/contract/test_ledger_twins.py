@@ -1,5 +1,7 @@
 """Both ledgers through every order of events: their answers agree, and nothing is counted twice."""
 
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -15,10 +17,25 @@ from hypothesis.stateful import (
 )
 
 from clipfleet.common.errors import ClipfleetError, NotFound
-from clipfleet.common.ledger import FINAL, Claim, Ledger, Outcome, Refusal
+from clipfleet.common.ledger import FINAL, Claim, Ledger, Outcome, PlanLease
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.redis import RedisLedger
-from support.ledgers import LEASE_S, Clock, a_job, failure, items, traces
+from support.ledgers import LEASE_S, MODEL, Clock, Names, a_job, failure, items, traces
+
+
+JOBS = st.sampled_from(["j", "j", "k"])
+
+
+@dataclass
+class Moment:
+    """What a Redis has on disk, and what the test knows of that time."""
+
+    keys: dict[bytes, tuple[int, bytes]]
+    entries: dict[str, Any]
+    counted: dict[str, int]
+    totals: dict[str, int]
+    removed: bool
+    granted: set[str]
 
 
 class Twins(RuleBasedStateMachine):
@@ -31,16 +48,17 @@ class Twins(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.client.flushall()
-        self.ledgers: list[Ledger] = [
-            MemoryLedger(self.clock),
-            RedisLedger(self.client, self.clock),
-        ]
-        self.token = -1
-        self.planned_items = 0
-        self.cursor = ""
-        self.counted: dict[str, int] = {}
+        self.memory = MemoryLedger(self.clock, Names())
+        self.ledgers: list[Ledger] = [self.memory, RedisLedger(self.client, self.clock, Names())]
+        self.leases: dict[str, PlanLease] = {}
+        self.stale_token = "of nobody"
+        self.totals = {"j": 0, "k": 0}
+        self.counted: dict[str, int] = {}  # how often, by job and item
+        self.granted: set[str] = set()  # tokens of claims
+        self.lost: set[str] = set()  # those that Redis has forgotten
         self.removed = False
         self.retries = 0
+        self.moment = self.present()  # of an empty Redis, until the job is there
 
     def both(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """What both answer, or the error that both raise."""
@@ -57,78 +75,134 @@ class Twins(RuleBasedStateMachine):
 
     @initialize()
     def create(self) -> None:
+        """`j` goes through everything. `k` is a neighbour whose planning never ends."""
         self.both("create", a_job(), "g1:key")
-        self.lease("p1")
+        self.both("create", a_job("k", "maps"))
+        self.moment = self.present()
+        self.lease("j", "p1")
+        self.lease("k", "p1")
 
-    @rule(planner=st.sampled_from(["p1", "p2"]))
-    def lease(self, planner: str) -> None:
-        lease = self.both("lease", "j", planner, 20.0)
-        self.token = lease.token if lease else self.token
+    @rule(job=JOBS, planner=st.sampled_from(["p1", "p2"]))
+    def lease(self, job: str, planner: str) -> None:
+        lease = self.both("lease", job, planner, 20.0)
+        if lease:
+            before = self.leases.get(job, lease)
+            self.stale_token = before.token if before.token != lease.token else self.stale_token
+            self.leases[job] = lease
 
-    @rule(size=st.integers(1, 4), stale=st.booleans())
-    def plan(self, size: int, stale: bool) -> None:
-        ids = [f"i{self.planned_items + n}" for n in range(size)]
-        token = self.token - 1 if stale else self.token
-        if self.both("plan", "j", token, items(*ids), self.cursor, ids[-1]) is not None:
-            self.planned_items += size
-            self.cursor = ids[-1]
+    @rule(job=JOBS, size=st.integers(1, 4), stale=st.booleans())
+    def plan(self, job: str, size: int, stale: bool) -> None:
+        """The source is the numbers from 0 on; the cursor is the next of them."""
+        lease = self.leases[job]
+        first = int(lease.cursor or 0)
+        ids = [f"i{first + n}" for n in range(size)]
+        token = self.stale_token if stale else lease.token
+        cursor = str(first + size)
+        if self.both("plan", job, token, items(*ids), lease.cursor, cursor) is not None:
+            self.totals[job] += size
+            self.leases[job] = replace(lease, cursor=cursor)
 
     @rule(error=st.sampled_from(["", "", "", "source broke"]))
     def end_plan(self, error: str) -> None:
-        self.both("end_plan", "j", self.token, error)
+        self.both("end_plan", "j", self.leases["j"].token, error)
 
-    @rule(target=claims, no=st.integers(1, 12), worker=st.sampled_from(["w1", "w2", "w3"]))
-    def claim(self, no: int, worker: str) -> Claim | Refusal:
-        return self.both("claim", "j", no, worker, LEASE_S)  # type: ignore[no-any-return]
+    @rule(target=claims, worker=st.sampled_from(["w1", "w2", "w3"]))
+    def claim(self, worker: str) -> Claim | None:
+        claim: Claim | None = self.both("claim", MODEL, worker, LEASE_S, 2)
+        if claim:
+            self.granted.add(claim.token)
+        return claim
+
+    @rule()
+    def requeue(self) -> None:
+        """As a planner does with the chunks of the dead."""
+        for job in self.totals:
+            for chunk in self.both("open_chunks", job):
+                if chunk.expired:
+                    self.both("requeue", job, chunk)
 
     @rule(claim=claims)
-    def renew(self, claim: Claim | Refusal) -> None:
-        if isinstance(claim, Claim):
-            self.both("renew", claim, LEASE_S)
+    def renew(self, claim: Claim | None) -> None:
+        if claim:
+            assert not (self.both("renew", claim, LEASE_S) and claim.token in self.lost)
 
     @rule(claim=claims, data=st.data())
-    def suspect(self, claim: Claim | Refusal, data: st.DataObject) -> None:
-        if isinstance(claim, Claim):
-            places = st.none() | st.integers(0, len(claim.items) - 1)
-            self.both("suspect", claim, data.draw(places))
+    def suspect(self, claim: Claim | None, data: st.DataObject) -> None:
+        if claim:
+            indices = st.none() | st.integers(0, len(claim.items) - 1)
+            index = data.draw(indices)
+            assert not (self.both("suspect", claim, index) and claim.token in self.lost)
 
     @rule(claim=claims, data=st.data())
-    def mark(self, claim: Claim | Refusal, data: st.DataObject) -> None:
+    def mark(self, claim: Claim | None, data: st.DataObject) -> None:
         """Redelivery and duplicates too: a claim can be marked again and again."""
-        if not isinstance(claim, Claim):
+        if claim is None:
             return
         size = len(claim.items)
-        failed = data.draw(st.integers(0, size))
-        skipped = data.draw(st.integers(0, size - failed))
+        tried = data.draw(st.integers(0 if size > 1 else 1, size))
+        failed = data.draw(st.integers(0, tried))
+        skipped = data.draw(st.integers(0, tried - failed))
         failures = tuple(failure(item.id) for item in claim.items[:failed])
-        outcome = Outcome(size - failed - skipped, skipped, failures)
-        if self.both("mark", claim, outcome):
-            for item in claim.items:
-                self.counted[item.id] = self.counted.get(item.id, 0) + 1
+        rest = claim.items[tried:]
+        if self.both("mark", claim, Outcome(tried - failed - skipped, skipped, failures, rest)):
+            assert claim.token not in self.lost, "a claim of the lost time counted"
+            for item in claim.items[:tried]:
+                self.count(claim.job_id, item.id)
+
+    def count(self, job: str, item_id: str) -> None:
+        key = f"{job}/{item_id}"
+        self.counted[key] = self.counted.get(key, 0) + 1
 
     @rule(claim=claims, count=st.booleans())
-    def release(self, claim: Claim | Refusal, count: bool) -> None:
-        if isinstance(claim, Claim):
-            self.both("release", claim, count_attempt=count)
+    def release(self, claim: Claim | None, count: bool) -> None:
+        if claim:
+            released = self.both("release", claim, count_attempt=count)
+            assert not (released and claim.token in self.lost)
 
     @rule(seconds=st.sampled_from([1.0, 6.0, 11.0, 25.0]))
     def time_passes(self, seconds: float) -> None:
         """Past the lease: whoever held a chunk is as good as dead."""
         self.clock.now += seconds
 
-    @rule(no=st.integers(1, 12))
-    def send(self, no: int) -> None:
-        self.both("sent", "j", no)
+    def present(self) -> Moment:
+        keys = {
+            key: (max(0, self.client.pttl(key)), self.client.dump(key))
+            for key in self.client.scan_iter()
+        }
+        entries = {
+            name: deepcopy(value)
+            for name, value in vars(self.memory).items()
+            if name in ("_entries", "_made", "_keeper")
+        }
+        counted, granted = dict(self.counted), set(self.granted)
+        return Moment(keys, entries, counted, dict(self.totals), self.removed, granted)
 
     @rule()
-    def give_up_on_chunks_that_were_tried_too_often(self) -> None:
-        for chunk in self.both("open_chunks", "j"):
+    def redis_writes_to_disk(self) -> None:
+        self.moment = self.present()
+
+    @rule(sure=st.integers(0, 3))
+    def redis_forgets(self, sure: int) -> None:
+        """It comes back without its last seconds. Workers and planners know nothing of it."""
+        if sure:
+            return
+        self.client.flushall()
+        for key, (ttl, value) in self.moment.keys.items():
+            self.client.restore(key, ttl, value)
+        vars(self.memory).update(deepcopy(self.moment.entries))
+        self.counted, self.totals = dict(self.moment.counted), dict(self.moment.totals)
+        self.removed = self.moment.removed
+        self.lost |= self.granted - self.moment.granted
+
+    @rule(job=JOBS)
+    def give_up_on_chunks_that_were_tried_too_often(self, job: str) -> None:
+        for chunk in self.both("open_chunks", job):
             if chunk.attempt >= 2 and chunk.size > 1:
-                self.both("split", "j", chunk)
+                self.both("split", job, chunk)
             elif chunk.attempt >= 2:
-                (item,) = self.both("items", "j", chunk.no)
-                if self.both("bury", "j", chunk, failure(item.id)):
-                    self.counted[item.id] = self.counted.get(item.id, 0) + 1
+                (item,) = self.both("items", job, chunk.name)
+                if self.both("bury", job, chunk, failure(item.id)):
+                    self.count(job, item.id)
 
     @rule(sure=st.integers(0, 9))
     def cancel(self, sure: int) -> None:
@@ -169,20 +243,29 @@ class Twins(RuleBasedStateMachine):
 
     @invariant()
     def the_counts_are_exact(self) -> None:
-        if self.removed:
-            return
-        job = self.both("job", "j")
+        pending = 0
+        for job_id in self.totals:
+            if not (self.removed and job_id == "j"):
+                pending += self.pending_of(job_id)
+        assert [self.both("pending", MODEL, limit) for limit in (2, 99)] == [
+            min(2, pending), pending,
+        ]  # fmt: skip
+
+    def pending_of(self, job_id: str) -> int:
+        job, chunks = self.both("job", job_id), self.both("open_chunks", job_id)
         counted = job.done + job.failed + job.skipped
-        assert all(times == 1 for times in self.counted.values())
-        assert counted == len(self.counted) <= job.total == self.planned_items
-        open_items = sum(chunk.size for chunk in self.both("open_chunks", "j"))
+        times = [n for key, n in self.counted.items() if key.startswith(f"{job_id}/")]
+        assert set(times) <= {1}
+        assert counted == len(times) <= job.total == self.totals[job_id]
+        open_items = sum(chunk.size for chunk in chunks)
         if job.state == "running":
             assert counted + open_items == job.total
         if job.state in FINAL - {"cancelled"}:
             assert counted == job.total
             assert open_items == 0
-        assert len(self.both("failures", "j")) == job.failed
-        assert ("j" in self.both("active")) == (job.state not in FINAL)
+        assert len(self.both("failures", job_id)) == job.failed
+        assert (job_id in self.both("active")) == (job.state not in FINAL)
+        return sum(not chunk.leased for chunk in chunks) if job.state == "running" else 0
 
     @invariant()
     def of_a_removed_job_nothing_is_left_or_comes_back(self) -> None:

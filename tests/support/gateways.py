@@ -18,7 +18,7 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
 from support import services
-from support.ledgers import LEASE_S, a_job, items
+from support.ledgers import claimed, planned
 
 PLACES = 3
 
@@ -50,13 +50,9 @@ class Service:
 
     def begun(self, job: str) -> Claim:
         """A job of two images, its only chunk in our hands."""
-        self.ledger.create(a_job(job))
-        lease = self.ledger.lease(job, "p", 60)
-        assert lease
-        no = self.ledger.plan(job, lease.token, items("a", "b"), "", "b")
-        self.ledger.end_plan(job, lease.token)
-        claim = self.ledger.claim(job, no or 0, "w", LEASE_S)
-        assert isinstance(claim, Claim)
+        planned(self.ledger, ("a", "b"), job=job)
+        claim = claimed(self.ledger)
+        assert claim.job_id == job
         return claim
 
 

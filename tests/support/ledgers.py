@@ -5,10 +5,23 @@ from typing import Any
 
 import redis
 
-from clipfleet.common.ledger import Claim, Failure, Item, Ledger, NewJob, Outcome
+from clipfleet.common.ledger import Claim, Failure, Item, Ledger, NewJob, Outcome, Unknown
 from clipfleet.common.ledger.redis import _text
 
+MODEL = "m"
 LEASE_S = 10.0
+MAX_ATTEMPTS = 3
+
+
+@dataclass
+class Names:
+    """The same sequence of names in every test; none comes twice."""
+
+    count: int = 0
+
+    def __call__(self) -> str:
+        self.count += 1
+        return f"{self.count:016x}"
 
 
 @dataclass
@@ -26,7 +39,7 @@ def a_job(job_id: str = "j", collection: str = "photos", retry_of: str = "") -> 
         id=job_id,
         collection=collection,
         generation="g1",
-        model="m",
+        model=MODEL,
         namespace="default",
         source={"type": "folder", "path": "/p"},
         retry_of=retry_of,
@@ -54,24 +67,36 @@ def items(*ids: str) -> list[Item]:
     return [Item(id=one, uri=one, read=f"file:{one}", label="é") for one in ids]
 
 
-def planned(ledger: Ledger, *chunks: tuple[str, ...]) -> list[int]:
-    """A running job `j` whose planning is over, with these chunks."""
-    ledger.create(a_job())
-    lease = ledger.lease("j", "p", 30)
+def planned(ledger: Ledger, *chunks: tuple[str, ...], job: str = "j") -> list[str]:
+    """A running job whose planning is over; the names of its chunks."""
+    ledger.create(a_job(job))
+    lease = ledger.lease(job, "p", 30)
     assert lease
     ends = ["", *(chunk[-1] for chunk in chunks)]
-    numbers = [
-        ledger.plan("j", lease.token, items(*chunk), after, chunk[-1])
+    names = [
+        ledger.plan(job, lease.token, items(*chunk), after, chunk[-1])
         for after, chunk in zip(ends, chunks, strict=False)
     ]
-    assert ledger.end_plan("j", lease.token)
-    return [no for no in numbers if no is not None]
+    assert ledger.end_plan(job, lease.token)
+    return [name for name in names if name is not None]
 
 
-def claimed(ledger: Ledger, no: int, worker: str = "w") -> Claim:
-    claim = ledger.claim("j", no, worker, LEASE_S)
-    assert isinstance(claim, Claim)
+def next_claim(ledger: Ledger, worker: str = "w") -> Claim | None:
+    claim = ledger.claim(MODEL, worker, LEASE_S, MAX_ATTEMPTS)
+    assert not isinstance(claim, Unknown)
     return claim
+
+
+def claimed(ledger: Ledger, worker: str = "w") -> Claim:
+    claim = next_claim(ledger, worker)
+    assert claim is not None
+    return claim
+
+
+def requeue(ledger: Ledger, job: str = "j") -> int:
+    """How many chunks became pending whose lease ran out, as in a planner's round."""
+    expired = [chunk for chunk in ledger.open_chunks(job) if chunk.expired]
+    return sum(ledger.requeue(job, chunk) for chunk in expired)
 
 
 def failure(image_id: str) -> Failure:
@@ -80,11 +105,7 @@ def failure(image_id: str) -> Failure:
 
 def ended(ledger: Ledger, job_id: str = "j") -> None:
     """A job of two images, one of which failed."""
-    ledger.create(a_job(job_id))
-    lease = ledger.lease(job_id, "p", 30)
-    assert lease
-    no = ledger.plan(job_id, lease.token, items("a", "b"), "", "b")
-    ledger.end_plan(job_id, lease.token)
-    claim = ledger.claim(job_id, no or 0, "w", LEASE_S)
-    assert isinstance(claim, Claim)
+    planned(ledger, ("a", "b"), job=job_id)
+    claim = claimed(ledger)
+    assert claim.job_id == job_id
     ledger.mark(claim, Outcome(done=1, failures=(failure("b"),)))

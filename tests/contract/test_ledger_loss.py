@@ -1,0 +1,147 @@
+"""What the ledger in Redis does when commands come twice and when counts do not add up."""
+
+import pytest
+import redis
+
+from clipfleet.common.ledger import Ledger, Outcome, PlanLease, Unknown
+from clipfleet.common.ledger.redis import RedisLedger
+from support.ledgers import (
+    LEASE_S,
+    MAX_ATTEMPTS,
+    MODEL,
+    Clock,
+    Names,
+    a_job,
+    claimed,
+    failure,
+    items,
+    next_claim,
+    planned,
+    requeue,
+)
+
+JOB = "clipfleet:job:j"
+
+
+@pytest.fixture
+def ledger(client: "redis.Redis", clock: Clock) -> RedisLedger:
+    return RedisLedger(client, clock, Names())
+
+
+def same_ask(client: "redis.Redis", clock: Clock) -> RedisLedger:
+    """A ledger that sends each command with the same name, as a client that repeats one."""
+    return RedisLedger(client, clock, lambda: "same")
+
+
+def test_a_claim_that_is_sent_twice_gets_the_same_chunk(
+    ledger: RedisLedger, client: "redis.Redis", clock: Clock
+) -> None:
+    planned(ledger, ("a",), ("b",))
+    repeating = same_ask(client, clock)
+    first = claimed(repeating)
+    clock.now += LEASE_S / 2
+    assert claimed(repeating) == first
+    assert first.attempt == 1
+    assert [chunk.leased for chunk in ledger.open_chunks("j")] == [True, False]
+    assert claimed(ledger).chunk != first.chunk
+
+
+@pytest.mark.parametrize("end", ["marked", "released", "claimed by another", "removed"])
+def test_a_claim_that_is_over_leaves_no_answer_for_a_repeated_command(
+    ledger: RedisLedger, client: "redis.Redis", clock: Clock, end: str
+) -> None:
+    planned(ledger, ("a",))
+    claim = claimed(same_ask(client, clock))
+    assert list(client.scan_iter("clipfleet:ask:*")) == [b"clipfleet:ask:same"]
+    assert 0 < int(client.ttl("clipfleet:ask:same")) <= LEASE_S
+    if end == "marked":
+        ledger.mark(claim, Outcome(done=1))
+    elif end == "released":
+        ledger.release(claim, count_attempt=False)
+    elif end == "removed":
+        ledger.remove("j")
+    else:
+        clock.now += LEASE_S + 1
+        requeue(ledger)
+        claimed(ledger)
+    assert b"clipfleet:ask:same" not in list(client.scan_iter("clipfleet:ask:*"))
+
+
+def test_a_job_of_an_unknown_version_is_left_to_others(
+    ledger: RedisLedger, client: "redis.Redis"
+) -> None:
+    planned(ledger, ("a",))
+    client.hset(JOB, "version", 99)
+    for _ in range(2):
+        assert ledger.claim(MODEL, "w", LEASE_S, MAX_ATTEMPTS) == Unknown("j")
+    (chunk,) = ledger.open_chunks("j")
+    assert (chunk.attempt, chunk.leased) == (0, False)
+    planned(ledger, ("b",), job="known")
+    assert claimed(ledger).job_id == "known"
+
+
+def plan_all(ledger: Ledger) -> None:
+    """The whole source in one chunk, as a planner does that finds the job at its start."""
+    lease = ledger.lease("j", "p", 30)
+    assert lease is not None
+    assert (lease.cursor, lease.planned) == ("", False)
+    assert ledger.plan("j", lease.token, items("a", "b", "c"), "", "c")
+    assert ledger.end_plan("j", lease.token)
+
+
+def test_a_job_whose_counts_do_not_add_up_is_planned_again_and_ends_right(
+    ledger: RedisLedger, client: "redis.Redis"
+) -> None:
+    planned(ledger, ("a", "b", "c"))
+    client.hincrby(JOB, "done", 1)
+    assert ledger.mark(claimed(ledger), Outcome(done=3))
+    job = ledger.job("j")
+    assert (job.state, job.planned, job.total, job.done) == ("running", False, 0, 0)
+    assert job.waiting == "its counts do not add up; it is planned again from its start"
+    assert next_claim(ledger) is None
+    plan_all(ledger)
+    assert ledger.mark(claimed(ledger), Outcome(done=3))
+    job = ledger.job("j")
+    assert (job.state, job.total, job.done, job.waiting) == ("succeeded", 3, 3, "")
+
+
+def test_counts_that_are_too_low_are_noticed_when_planning_ends(
+    ledger: RedisLedger, client: "redis.Redis"
+) -> None:
+    ledger.create(a_job())
+    lease = ledger.lease("j", "p", 30)
+    assert isinstance(lease, PlanLease)
+    ledger.plan("j", lease.token, items("a", "b", "c"), "", "c")
+    ledger.mark(claimed(ledger), Outcome(done=3))
+    client.hincrby(JOB, "done", -1)
+    assert ledger.end_plan("j", lease.token)
+    job = ledger.job("j")
+    assert (job.state, job.total, job.finished_at) == ("running", 0, None)
+
+
+def test_counts_that_never_add_up_fail_the_job_with_a_reason(
+    ledger: RedisLedger, client: "redis.Redis"
+) -> None:
+    ledger.create(a_job())
+    for planned_again in range(4):
+        assert ledger.job("j").finished_at is None, planned_again
+        plan_all(ledger)
+        client.hincrby(JOB, "skipped", 1)
+        assert ledger.mark(claimed(ledger), Outcome(done=3))
+    job = ledger.job("j")
+    assert job.state == "failed"
+    assert job.error == "its counts do not add up, however often it is planned"
+    assert ledger.active() == []
+
+
+def test_failures_of_the_time_before_are_not_listed_twice(
+    ledger: RedisLedger, client: "redis.Redis"
+) -> None:
+    planned(ledger, ("a", "b", "c"))
+    client.hincrby(JOB, "done", 1)
+    ledger.mark(claimed(ledger), Outcome(done=2, failures=(failure("c"),)))
+    assert ledger.failures("j") == []
+    plan_all(ledger)
+    ledger.mark(claimed(ledger), Outcome(done=2, failures=(failure("c"),)))
+    assert [one.id for one in ledger.failures("j")] == ["c"]
+    assert ledger.job("j").state == "partial"
