@@ -75,11 +75,9 @@ def work(
     most, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, lines // 5
     while ledger.job(job.id).state not in FINAL:
         served.delete(*lists_of(queue_name("ingest", MODEL)))  # as a worker takes its messages
-        for chunk in ledger.open_chunks(job.id):
-            claim = ledger.claim(job.id, chunk.no, "w", 60)
-            if isinstance(claim, Claim):
-                ledger.mark(claim, Outcome(done=len(claim.items)))
-                done += len(claim.items)
+        while isinstance(claim := ledger.claim(MODEL, "w", 60, 2), Claim):
+            ledger.mark(claim, Outcome(done=len(claim.items)))
+            done += len(claim.items)
         for name, process_ in watched.items():
             most[name] = max(most[name], process_.memory_info().rss / MB)
         if time.monotonic() - announced > 2:

@@ -1,4 +1,4 @@
-"""Messages get lost and come twice; the ledger knows better, and every image counts once."""
+"""Messages are lost and doubled. They name no chunk, so every image counts once."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,7 +9,7 @@ import redis
 
 from clipfleet.common.broker import CeleryPublisher, lists_of, make_celery
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.messages import IngestChunk, queue_name
+from clipfleet.common.messages import IngestNudge, queue_name
 from clipfleet.common.settings import Settings
 from support import chaos, services
 from support.stack import HASH_MODEL
@@ -32,7 +32,6 @@ def publisher(slow: chaos.Up, client: "redis.Redis") -> Iterator[CeleryPublisher
 def test_messages_that_vanish_change_nothing(
     slow: chaos.Up, photos: Path, client: "redis.Redis"
 ) -> None:
-    """Those of several chunks, twice."""
     with chaos.held_job(slow, "vanishing", photos) as job:
         for _ in range(2):
             services.eventually(lambda: client.delete(*lists_of(QUEUE)), 60, "a message")
@@ -51,33 +50,56 @@ def test_a_forgotten_binding_is_made_again(
 def test_messages_that_come_again_and_again_change_nothing(
     slow: chaos.Up, photos: Path, client: "redis.Redis", publisher: CeleryPublisher
 ) -> None:
+    """Many more than there are workers or chunks, before the work, in the midst of it, after it."""
     ledger = RedisLedger(client)
-    doubled: set[int] = set()
 
-    def send(*numbers: int) -> None:
-        for no in numbers:
-            publisher.publish(IngestChunk(model=HASH_MODEL, job_id=job, no=no))
+    def send(count: int) -> None:
+        for _ in range(count):
+            publisher.publish(IngestNudge(model=HASH_MODEL))
 
     def is_over() -> bool:
-        """Every chunk that is seen open is sent twice more."""
-        fresh = {chunk.no for chunk in ledger.open_chunks(job)} - doubled
-        send(*sorted(fresh), *sorted(fresh))
-        doubled.update(fresh)
+        send(3)
         return ledger.job(job).finished_at is not None
 
+    send(20)
     with chaos.held_job(slow, "doubled", photos) as job:
-        services.eventually(lambda: not is_over() and len(doubled) >= 4, 60, "a full window")
+        send(20)
     services.eventually(is_over, chaos.END_S, "the end of the job")
-    send(*range(1, max(doubled) + 2))  # late ones, and one that never was
+    send(20)
     chaos.require_exact(slow, job, "doubled")
+    services.eventually(lambda: not publisher.waiting(QUEUE), 60, "an empty queue")
 
 
-def test_a_message_that_makes_no_sense_stops_nobody(
+def test_the_queue_does_not_grow_while_workers_are_busy(
+    slow: chaos.Up, photos: Path, client: "redis.Redis", publisher: CeleryPublisher
+) -> None:
+    """However often the planner looks at the job. Its only worker may have passed on one more."""
+    rounds: set[object] = set()
+
+    def has_looked_ten_times() -> bool:
+        rounds.add(client.hget(f"clipfleet:job:{job}", "planner_until"))
+        assert publisher.waiting(QUEUE) <= 2
+        return len(rounds) > 10
+
+    with chaos.held_job(slow, "bounded", photos) as job:
+        services.eventually(lambda: RedisLedger(client).pending(HASH_MODEL, 3) == 3, 60, "a window")
+        services.eventually(has_looked_ten_times, 60, "ten rounds of the planner")
+        assert publisher.waiting(QUEUE) >= 1
+    chaos.require_exact(slow, job, "bounded")
+
+
+def test_a_message_of_release_0_1_counts_as_a_nudge(
     slow: chaos.Up, photos: Path, publisher: CeleryPublisher
 ) -> None:
-    publisher.publish(IngestChunk(model=HASH_MODEL, job_id="no such job", no=1))
-    publisher.publish(IngestChunk(model="another model", job_id="no such job", no=-1))
+    """It names a chunk, here one that never was."""
+
+    class IngestChunk(IngestNudge):
+        job_id: str = "no such job"
+        no: int = -1
+
+    publisher.publish(IngestChunk(model=HASH_MODEL))
+    publisher.publish(IngestChunk(model="another model"))
     with slow.client() as http:
-        http.create_collection("sense")
-        job = http.index(photos, "sense")
-    chaos.require_exact(slow, job.id, "sense")
+        http.create_collection("old")
+        job = http.index(photos, "old")
+    chaos.require_exact(slow, job.id, "old")

@@ -82,16 +82,16 @@ def test_a_silent_valkey_refuses_new_jobs_in_time(up: chaos.Up, photos: Path) ->
 
 
 def test_a_silent_worker_that_comes_back_counts_nothing_twice(up: chaos.Up, photos: Path) -> None:
-    """Its lease ran out meanwhile, and its chunk was sent again."""
+    """Its lease ran out meanwhile, and its chunk is pending again."""
     with chaos.held_job(up, "silent-worker", photos) as job, chaos.ledger(up) as ledger:
         (chunk,) = [chunk for chunk in ledger.open_chunks(job) if chunk.leased]
         with chaos.stopped(up.part("worker-ingest-1")):
 
-            def is_sent_again() -> bool:
-                (same,) = [each for each in ledger.open_chunks(job) if each.no == chunk.no]
+            def is_pending_again() -> bool:
+                (same,) = [each for each in ledger.open_chunks(job) if each.name == chunk.name]
                 return (same.attempt, same.leased) == (1, False)
 
-            services.eventually(is_sent_again, 60, "the end of the lease")
+            services.eventually(is_pending_again, 60, "the end of the lease")
     chaos.require_exact(up, job, "silent-worker")
 
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from clipfleet.common.connection import make_redis
-from clipfleet.common.ledger import Claim, Item, NewJob, Outcome, Refusal
+from clipfleet.common.ledger import Claim, Item, NewJob, Outcome, Unknown
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.settings import Settings
 from support import chaos, services
@@ -97,6 +97,13 @@ def test_a_chunk_is_counted_once(ledger: RedisLedger, client: "redis.Redis") -> 
     assert ledger.job("job").done == len(ITEMS)
 
 
+def test_the_rest_of_a_chunk_is_planned_once(ledger: RedisLedger, client: "redis.Redis") -> None:
+    claim = claimed(ledger)
+    asked_twice(client, lambda: ledger.mark(claim, Outcome(done=4, rest=claim.items[4:])))
+    assert ledger.job("job").done == 4
+    assert [chunk.size for chunk in ledger.open_chunks("job")] == [2]
+
+
 def test_a_chunk_handed_back_loses_one_attempt_at_most(
     ledger: RedisLedger, client: "redis.Redis"
 ) -> None:
@@ -118,22 +125,29 @@ def test_a_claim_whose_answer_was_lost_is_granted(
     ledger: RedisLedger, client: "redis.Redis"
 ) -> None:
     """Or its chunk lies idle until the lease runs out, and an attempt is spent for nothing."""
-    lease = ledger.lease("job", "planner", 60)
-    assert lease is not None
-    no = ledger.plan("job", lease.token, ITEMS, "", "cursor")
-    assert no is not None
-    granted: list[Claim | Refusal] = []
-    asked_twice(client, lambda: granted.append(ledger.claim("job", no, "worker", 60)))
+    plan(ledger)
+    granted: list[Claim | Unknown | None] = []
+    asked_twice(client, lambda: granted.append(ledger.claim("m", "worker", 60, 2)))
     (claim,) = granted
     assert isinstance(claim, Claim)
     assert claim.attempt == 1
+    assert [chunk.leased for chunk in ledger.open_chunks("job")] == [True, False]
+    assert ledger.mark(claim, Outcome(done=len(claim.items)))
+
+
+def plan(ledger: RedisLedger) -> None:
+    """Two chunks."""
+    lease = ledger.lease("job", "planner", 60)
+    assert lease is not None
+    ledger.plan("job", lease.token, ITEMS[:3], "", "half")
+    ledger.plan("job", lease.token, ITEMS[3:], "half", "end")
 
 
 def claimed(ledger: RedisLedger) -> Claim:
+    """Of a chunk with all items."""
     lease = ledger.lease("job", "planner", 60)
     assert lease is not None
-    no = ledger.plan("job", lease.token, ITEMS, "", "cursor")
-    assert no is not None
-    claim = ledger.claim("job", no, "worker", 60)
+    ledger.plan("job", lease.token, ITEMS, "", "cursor")
+    claim = ledger.claim("m", "worker", 60, 2)
     assert isinstance(claim, Claim)
     return claim

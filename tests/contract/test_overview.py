@@ -6,18 +6,16 @@ from typing import Any
 import pytest
 import redis
 
-from clipfleet.common.broker import PRIORITIES, CeleryPublisher, lists_of, make_celery
+from clipfleet.common.broker import PRIORITY_STEPS, CeleryPublisher, lists_of, make_celery
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import RedisFleet
-from clipfleet.common.ledger import Claim, Outcome
+from clipfleet.common.ledger import Outcome
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.messages import IngestChunk
+from clipfleet.common.messages import IngestNudge, QueryBatch
 from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.settings import Settings
-from support.ledgers import a_job, failure, items
+from support.ledgers import MODEL, a_job, claimed, failure, items
 from support.query_fleet import a_card
-
-MODEL = "m"
 
 
 @pytest.fixture
@@ -25,20 +23,12 @@ def ledger(client: "redis.Redis") -> RedisLedger:
     return RedisLedger(client)
 
 
-def planned(ledger: RedisLedger, job: str, names: str, estimated: int = 0) -> int:
+def planned(ledger: RedisLedger, job: str, names: str, estimated: int = 0) -> None:
     """A chunk of a job that has perhaps more to come."""
     lease = ledger.lease(job, "p", 60)
     assert lease
     ledger.estimate(job, estimated)
-    no = ledger.plan(job, lease.token, items(*names), lease.cursor, names[-1])
-    assert no
-    return no
-
-
-def marked(ledger: RedisLedger, job: str, no: int, outcome: Outcome) -> None:
-    claim = ledger.claim(job, no, "w", 60)
-    assert isinstance(claim, Claim)
-    assert ledger.mark(claim, outcome)
+    assert ledger.plan(job, lease.token, items(*names), lease.cursor, names[-1])
 
 
 def ended(ledger: RedisLedger, job: str) -> None:
@@ -54,10 +44,10 @@ def test_work_left_is_what_is_pending_leased_and_estimated(
     model = ledger.create(a_job("one")).new.model
     planned(ledger, "one", "abc", estimated=10)
     assert overviews.read().left[model] == 10
-    second = planned(ledger, "one", "de", estimated=10)
-    ledger.claim("one", second, "w", 60)
+    planned(ledger, "one", "de", estimated=10)
+    first, _ = claimed(ledger), claimed(ledger)
     assert overviews.read().left[model] == 10
-    marked(ledger, "one", 1, Outcome(done=2, failures=(failure("c"),)))
+    ledger.mark(first, Outcome(done=2, failures=(failure("c"),)))
     assert overviews.read().left[model] == 7
     ended(ledger, "one")  # the estimate was wrong: there are no more
     assert overviews.read().left[model] == 2
@@ -72,9 +62,10 @@ def test_jobs_are_counted_by_state_until_they_are_removed(
     assert set(overviews.read().jobs.values()) == {0}
     for job in ("queued", "running", "good", "gone"):
         ledger.create(a_job(job))
-    planned(ledger, "running", "a")
-    marked(ledger, "good", planned(ledger, "good", "a"), Outcome(done=1))
+    planned(ledger, "good", "a")
+    ledger.mark(claimed(ledger), Outcome(done=1))
     ended(ledger, "good")
+    planned(ledger, "running", "a")
     ledger.cancel("gone")
     seen = overviews.read().jobs
     assert seen == {
@@ -95,17 +86,20 @@ def test_the_queues_depth_and_age_are_those_of_all_its_lists(
     overviews = RedisOverviews(client, MODEL, lambda: now[0])
     assert overviews.read().queues["ingest", MODEL].messages == 0
     assert overviews.read().queues["ingest", MODEL].age_s == 0
-    for no, priority in enumerate(reversed(PRIORITIES)):
-        publisher.publish(IngestChunk(model=MODEL, job_id="one", no=no), priority)
+    queue, *others = lists_of(f"ingest.{MODEL}")
+    for other in others:  # a release before this one wrote to these, too
+        publisher.publish(IngestNudge(model=MODEL))
+        client.rename(queue, other)
+    publisher.publish(IngestNudge(model=MODEL))
     after = time.time()
     now[0] = before + 100
     waiting = overviews.read().queues["ingest", MODEL]
-    assert waiting.messages == len(PRIORITIES)
+    assert waiting.messages == len(PRIORITY_STEPS)
+    assert publisher.waiting(queue) == len(PRIORITY_STEPS)
     assert waiting.age_s is not None
     assert 100 - (after - before) <= waiting.age_s <= 100
     assert overviews.read().queues["query", MODEL].messages == 0
-    oldest = lists_of(f"ingest.{MODEL}")[-1]
-    client.rpop(oldest)  # a worker took it
+    client.rpop(others[0])  # a worker took the oldest
     later = overviews.read().queues["ingest", MODEL].age_s
     assert later is not None
     assert later < waiting.age_s
@@ -120,17 +114,19 @@ def test_the_oldest_of_a_list_is_the_next_to_be_taken(
     overviews = RedisOverviews(client, MODEL, lambda: now[0])
 
     def age() -> float:
-        found = overviews.read().queues["ingest", MODEL].age_s
+        found = overviews.read().queues["query", MODEL].age_s
         assert found is not None
         return found
 
-    for no in range(2):
-        publisher.publish(IngestChunk(model=MODEL, job_id="one", no=no))
+    for name in ("first", "second"):
+        publisher.publish(
+            QueryBatch(model=MODEL, batch_id=name, reply_to="r", deadlines=(), queries=())
+        )
     now[0] = time.time()
     first = age()
     with celery.connection_for_read() as connection:
-        taken = connection.SimpleQueue(f"ingest.{MODEL}").get(timeout=10)
-        assert "chunk 0" in taken.headers["argsrepr"]
+        taken = connection.SimpleQueue(f"query.{MODEL}").get(timeout=10)
+        assert "batch first" in taken.headers["argsrepr"]
         second = age()
         taken.ack()
     assert first > second >= 0

@@ -52,14 +52,29 @@ def missing(old: Any, new: Any, where: str = "") -> Iterator[str]:
             yield from missing(mine, theirs, f"{where}[]")
 
 
-@pytest.mark.parametrize("name", releases.MESSAGES)
-def test_messages_and_records_of_every_release_are_read(release: Path, name: str) -> None:
-    expected = releases.MESSAGES[name]
-    raw = (release / f"{name}.json").read_text()
-    assert read(type(expected), raw, name) == expected
+def of_today(name: str) -> str:
+    """What is called so now."""
+    return "ingest-nudge" if name == "ingest-chunk" else name
 
 
-@pytest.mark.parametrize("name", releases.MESSAGES)
+KINDS = [
+    (path, path.stem)
+    for folder in RELEASES
+    for path in sorted(folder.glob("*.json"))
+    if path.stem not in ("redis", "row")
+]
+
+
+@pytest.mark.parametrize(("path", "name"), KINDS, ids=[f"{p.parent.name}-{n}" for p, n in KINDS])
+def test_messages_and_records_of_every_release_are_read(path: Path, name: str) -> None:
+    expected = releases.MESSAGES[of_today(name)]
+    assert read(type(expected), path.read_text(), name) == expected
+
+
+LAST = [name for path, name in KINDS if path.parent == RELEASES[-1] and name == of_today(name)]
+
+
+@pytest.mark.parametrize("name", LAST)
 def test_what_is_written_has_every_field_that_the_last_release_reads(name: str) -> None:
     last, now = document(RELEASES[-1], name), releases.MESSAGES[name].model_dump(mode="json")
     assert last.get("v") == now.get("v"), "of another number: see docs/upgrades.md"
@@ -93,15 +108,63 @@ def test_a_job_that_another_release_began_is_brought_to_its_end(client: "redis.R
     lease = ledger.lease(JOB, "planner-2", 10)
     assert lease
     assert (lease.cursor, lease.planned) == ("2", False)
-    assert [chunk.no for chunk in ledger.open_chunks(JOB)] == [2]
-    claim = ledger.claim(JOB, 2, "worker-2", 15)
+    (chunk,) = ledger.open_chunks(JOB)
+    assert ledger.pending(releases.MODEL, 9) == 1
+    claim = ledger.claim(releases.MODEL, "worker-2", 15, 2)
     assert isinstance(claim, Claim)
+    assert (claim.job_id, claim.chunk, claim.no, claim.attempt) == (JOB, chunk.name, 2, 1)
     assert claim.items == releases.ITEMS
     assert ledger.mark(claim, Outcome(done=3))
     assert ledger.end_plan(JOB, lease.token)
     assert ledger.job(JOB).state == "partial"
     ledger.remove(JOB)
     assert ledger.active() == ["b2"]
+
+
+def test_a_worker_finds_the_chunks_of_another_release_once_a_planner_has_the_job(
+    client: "redis.Redis", release: Path
+) -> None:
+    """Release 0.1 kept no index of pending chunks, and its messages named them."""
+    ledger = RedisLedger(client)
+    before = ledger.claim(releases.MODEL, "worker-2", 15, 2)
+    assert before is None or release.name != "0.1"
+    assert ledger.lease(JOB, "planner-2", 10)
+    assert ledger.lease("b2", "planner-2", 10)
+    assert ledger.pending(releases.MODEL, 9) == (1 if before is None else 0)
+
+
+def test_chunks_of_another_release_and_of_this_one_are_worked_on_side_by_side(
+    client: "redis.Redis",
+) -> None:
+    ledger = RedisLedger(client)
+    lease = ledger.lease(JOB, "planner-2", 10)
+    assert lease
+    new = ledger.plan(JOB, lease.token, releases.ITEMS, "2", "3")
+    claims = [ledger.claim(releases.MODEL, "worker-2", 15, 2) for _ in range(2)]
+    claimed = [claim for claim in claims if isinstance(claim, Claim)]
+    assert sorted(claim.no for claim in claimed) == [2, 3]
+    assert new in [claim.chunk for claim in claimed]
+    assert all(ledger.mark(claim, Outcome(done=3)) for claim in claimed)
+    assert ledger.end_plan(JOB, lease.token)
+    job = ledger.job(JOB)
+    assert (job.state, job.total, job.done) == ("partial", 9, 7)
+
+
+def test_a_chunk_of_another_release_whose_worker_is_gone_is_taken_apart(
+    client: "redis.Redis",
+) -> None:
+    now = [releases.NOON + 100]
+    ledger = RedisLedger(client, lambda: now[0])
+    ledger.lease(JOB, "planner-2", 10)
+    ledger.claim(releases.MODEL, "worker-2", 15, 2)
+    now[0] += 16
+    (expired,) = ledger.open_chunks(JOB)
+    assert ledger.requeue(JOB, expired)
+    ledger.claim(releases.MODEL, "worker-2", 15, 2)
+    now[0] += 16
+    (expired,) = ledger.open_chunks(JOB)
+    assert ledger.split(JOB, expired)
+    assert sorted(chunk.size for chunk in ledger.open_chunks(JOB)) == [1, 2]
 
 
 def test_a_collection_of_another_release_can_be_deleted(client: "redis.Redis") -> None:

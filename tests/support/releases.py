@@ -19,7 +19,7 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.messages import (
     Answer,
     BatchReply,
-    IngestChunk,
+    IngestNudge,
     Query,
     QueryBatch,
     Search,
@@ -78,7 +78,7 @@ MESSAGES: Mapping[str, BaseModel] = {
     "job": JOB,
     "item": ITEMS[0],
     "failure": FAILURE,
-    "ingest-chunk": IngestChunk(model=MODEL, job_id=JOB.id, no=7),
+    "ingest-nudge": IngestNudge(model=MODEL),
     "query-batch": QueryBatch(
         model=MODEL, batch_id="b1", reply_to="clipfleet:replies:g1", queries=QUERIES,
         deadlines=(NOON, NOON + 1, NOON + 2),
@@ -109,10 +109,8 @@ def keep(client: "redis.Redis") -> None:
     assert lease
     ledger.estimate(JOB.id, 100)
     for after, upto in (("", "1"), ("1", "2")):
-        no = ledger.plan(JOB.id, lease.token, ITEMS, after, upto)
-        assert no
-        ledger.sent(JOB.id, no)
-    claim = ledger.claim(JOB.id, 1, "worker-1", 15)
+        assert ledger.plan(JOB.id, lease.token, ITEMS, after, upto)
+    claim = ledger.claim(MODEL, "worker-1", 15, 2)
     assert isinstance(claim, Claim)
     ledger.mark(claim, Outcome(done=1, skipped=1, failures=(FAILURE,)))
     ledger.note(JOB.id, "the blob store cannot be written: disk full")

@@ -19,22 +19,21 @@ from clipfleet.common.embedder import Embedder, HashEmbedder
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import MemoryFleet, WorkerCard
 from clipfleet.common.identity import primary_key
-from clipfleet.common.ledger import Claim, Item, Job, NewJob, OpenChunk, Outcome
+from clipfleet.common.ledger import Claim, Item, Job, NewJob, OpenChunk, Outcome, Unknown
 from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.common.messages import IngestChunk
+from clipfleet.common.messages import IngestNudge
 from clipfleet.common.preprocess import Preprocess
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.device import Watched
-from clipfleet.workers.ingest import IngestParts, ingest_chunk
+from clipfleet.workers.ingest import IngestParts, ingest_next
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner
 from clipfleet.workers.readers import Readers
-from support.ledgers import Clock
+from support.ledgers import LEASE_S, MAX_ATTEMPTS, MODEL, Clock
 
-MODEL = "m"
 BUCKETS = {**uris.BUCKETS, "memory": ("fsspec", "parts")}
 
 
@@ -48,7 +47,7 @@ class Planning:
     """A planner with everything it talks to; `serve` plays a worker."""
 
     def __init__(self, ledger: MemoryLedger | None = None, roots: tuple[Path, ...] = ()) -> None:
-        self.roots = roots
+        self.settings = Settings(source_roots=roots)
         self.clock = Clock()
         self.ledger = ledger or MemoryLedger(self.clock)
         if ledger is not None:
@@ -58,19 +57,19 @@ class Planning:
         self.planner = self.new_planner("one")
 
     def new_planner(self, name: str) -> Planner:
-        settings = Settings(source_roots=self.roots)
-        places = places_of(settings)
+        places = places_of(self.settings)
         readers = Readers(patience_s=30)  # its sources answer: a round is over when they have
         return Planner(
-            name, self.ledger, self.fleet, self.publisher, settings, places, readers, self.metrics
-        )
+            name, self.ledger, self.fleet, self.publisher, self.settings, places, readers,
+            self.metrics,
+        )  # fmt: skip
 
     def worker(self, rate: float | None = None, name: str = "w") -> None:
         now = time.time()
         spec = Preprocess(shortest=8, height=8, width=8)
         card = WorkerCard(
             id=name, model=MODEL, dim=4, lanes=("ingest",), device="none", preprocess=spec,
-            rate=rate, started_at=now, progress_at=now,
+            rate=rate, started_at=now, progress_at=now + 3_600,  # alive for as long as a test takes
         )  # fmt: skip
         self.fleet.announce(card)
 
@@ -97,34 +96,43 @@ class Planning:
             self.tick(planner=planner)
             if not self.ledger.active():
                 return seen
-            while self.publisher.sent:
-                seen += self.serve()
+            seen += self.serve_all()
         raise AssertionError("the job does not end")
 
-    def nudges(self, job: str = "job") -> list[int]:
-        sent = [one for one in self.publisher.sent if isinstance(one, IngestChunk)]
-        return [one.no for one in sent if one.job_id == job]
+    def nudges(self) -> int:
+        """How many messages lie in the queue."""
+        assert all(isinstance(message, IngestNudge) for message in self.publisher.sent)
+        return len(self.publisher.sent)
 
-    def in_order(self) -> list[str]:
-        """The jobs of the waiting messages as workers would take them."""
-        by_priority = sorted(
-            zip(self.publisher.priorities, self.publisher.sent, strict=True), key=lambda p: p[0]
-        )
-        return [one.job_id for _, one in by_priority if isinstance(one, IngestChunk)]
+    def pending(self) -> int:
+        return self.ledger.pending(MODEL, 1_000)
+
+    def names(self, job: str = "job") -> list[str]:
+        """Of the open chunks."""
+        return [chunk.name for chunk in self.ledger.open_chunks(job)]
+
+    def next_claim(self, seconds: float = LEASE_S) -> Claim | None:
+        claim = self.ledger.claim(MODEL, "w", seconds, self.settings.max_attempts)
+        assert not isinstance(claim, Unknown)
+        return claim
 
     def take(self) -> Claim:
-        message = self.publisher.sent.pop(0)
-        self.publisher.priorities.pop(0)
-        assert isinstance(message, IngestChunk)
-        claim = self.ledger.claim(message.job_id, message.no, "w", 15)
-        assert isinstance(claim, Claim)
+        claim = self.next_claim()
+        assert claim is not None
         return claim
 
     def serve(self) -> list[str]:
-        """The oldest message is worked on; the ids that were in its chunk."""
+        """Work on the next chunk; the ids of its images."""
         claim = self.take()
         assert self.ledger.mark(claim, Outcome(done=len(claim.items)))
         return [item.id for item in claim.items]
+
+    def serve_all(self) -> list[str]:
+        """Work on chunks until none is pending."""
+        seen: list[str] = []
+        while self.pending():
+            seen += self.serve()
+        return seen
 
 
 class Workplace:
@@ -155,27 +163,34 @@ class Workplace:
         said = {"id": path.name, "uri": str(path), "read": f"file:{path}"}
         return Item(**{**said, **more})
 
-    def plan(self, items: Sequence[Item], job: str = "job", **more: Any) -> int:
-        said = {"collection": "c", "generation": self.collection.generation, "model": MODEL}
-        new = NewJob(**{**said, "id": job, "namespace": "n", "source": {}, **more})
+    def plan(self, items: Sequence[Item], job: str = "job", **more: Any) -> str:
+        fields = {"collection": "c", "generation": self.collection.generation, "model": MODEL}
+        new = NewJob(**{**fields, "id": job, "namespace": "n", "source": {}, **more})
         self.ledger.create(new)
         lease = self.ledger.lease(job, "planner", 60)
         assert lease
-        no = self.ledger.plan(job, lease.token, items, "", "")
-        assert no
+        chunk = self.ledger.plan(job, lease.token, items, "", "")
+        assert chunk
         self.ledger.end_plan(job, lease.token)
-        return no
+        return chunk
 
-    def work(self, job: str = "job", no: int = 1) -> int:
-        settings = Settings(source_roots=(self.folder,))
+    def next_claim(self, worker: str = "another", seconds: float = LEASE_S) -> Claim | None:
+        claim = self.ledger.claim(MODEL, worker, seconds, MAX_ATTEMPTS)
+        assert not isinstance(claim, Unknown)
+        return claim
+
+    def work(self) -> int:
+        """Work on the next chunk; the number of its images that were worked on."""
+        settings = Settings(source_roots=(self.folder,), model=MODEL)
         parts = IngestParts(
             "w", self.ledger, self.store, self.catalogue, Watched(self.embedder), self.blobs,
             settings, self.threads, self.stopping, places_of(settings, self.blobs), self.metrics,
         )  # fmt: skip
-        return ingest_chunk(IngestChunk(model=MODEL, job_id=job, no=no), parts)
+        return ingest_next(parts).images
 
     def run(self, items: Sequence[Item], job: str = "job", **more: Any) -> Job:
-        self.work(job, self.plan(items, job, **more))
+        self.plan(items, job, **more)
+        self.work()
         return self.ledger.job(job)
 
     def reasons(self, job: str = "job") -> dict[str, str]:

@@ -12,16 +12,17 @@ import pytest
 
 from clipfleet.api.inbox import deliver
 from clipfleet.common.errors import ClipfleetError
-from clipfleet.common.ledger import Item
-from clipfleet.common.messages import Answer, BatchReply, IngestChunk, Message, QueryBatch
+from clipfleet.common.ledger import Claim, Item, Job, Unknown
+from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.messages import Answer, BatchReply, Message, QueryBatch
 from clipfleet.common.replies import MemoryReplies
 from clipfleet.common.versions import OtherVersion, say_once
-from clipfleet.workers.arrivals import batch_in, chunk_in
+from clipfleet.workers import app, arrivals
+from clipfleet.workers.arrivals import batch_in
+from support import releases
 from support.coalescer_harness import Desk, query
-from support.worker_harness import MODEL, Planning, Workplace
-
-ENDING = threading.Event()  # a worker that ends waits for nothing
-ENDING.set()
+from support.ledgers import MODEL
+from support.worker_harness import Planning, Workplace
 
 
 @pytest.fixture(autouse=True)
@@ -105,31 +106,80 @@ def place(tmp_path: Path) -> Iterator[Workplace]:
         yield Workplace(tmp_path, threads)
 
 
-def test_a_chunk_that_is_named_in_a_newer_way_stays_for_others(place: Workplace) -> None:
-    no = place.plan([place.photo("a.jpg")])
-    raw = written(IngestChunk(model=MODEL, job_id="job", no=no), v=2)
+class Newer(MemoryLedger):
+    """Its only job comes from a newer release, until `understood`."""
+
+    understood = False
+
+    def job(self, job_id: str) -> Job:
+        if not self.understood:
+            raise OtherVersion(f"job {job_id!r}", 2, [1])
+        return super().job(job_id)
+
+    def claim(
+        self, model: str, worker: str, seconds: float, max_attempts: int
+    ) -> Claim | Unknown | None:
+        if not self.understood:
+            return Unknown("job")
+        return super().claim(model, worker, seconds, max_attempts)
+
+
+def test_a_job_of_a_newer_release_is_left_to_others_and_says_so(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "PAUSE_S", 0.0)
+    ledger = place.ledger = Newer(place.clock)
+    place.plan([place.photo("a.jpg")])
     for _ in range(3):
-        assert chunk_in(raw, place.ledger, "w", ENDING) is None
+        assert place.work() == 0
     assert place.chunk().attempt == 0
-    assert place.ledger.job("job").waiting == (
-        "worker w leaves its chunks alone: the message is in version 2, this part of clipfleet "
+    ledger.understood = True
+    assert ledger.job("job").waiting == (
+        "worker w leaves its chunks alone: job 'job' is in version 2, this part of clipfleet "
         "reads version 1: upgrade this part"
     )
-    assert place.work(no=no) == 1
-    assert place.ledger.job("job").waiting == ""
+    assert place.work() == 1
+    assert ledger.job("job").waiting == ""
 
 
-def test_a_chunk_that_was_left_is_sent_again_but_not_at_once() -> None:
-    world = Planning()
-    world.worker()
-    world.job(3)
-    world.tick()
-    message = world.publisher.sent.pop()
-    assert chunk_in(written(message, v=2), world.ledger, "w", ENDING) is None
-    world.tick(5)
-    assert world.publisher.sent == []
-    world.tick(seconds=4)
-    assert world.nudges() == [1]
+def test_a_worker_that_meets_a_newer_job_does_not_take_every_nudge(place: Workplace) -> None:
+    """It pauses, unless it is to end."""
+    pauses: list[float] = []
+
+    class Stopping(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return True
+
+    place.ledger, place.stopping = Newer(place.clock), Stopping()
+    place.plan([place.photo("a.jpg")])
+    place.work()
+    assert pauses == [arrivals.PAUSE_S]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        (releases.GOLDEN / "0.1" / "ingest-chunk.json").read_text(),
+        '{"v": 2, "colour": "blue"}',
+        "no JSON",
+    ],
+    ids=["release 0.1", "newer", "no JSON"],
+)
+def test_every_message_in_the_queue_counts_as_a_nudge(
+    raw: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Runtime:
+        nudges = 0
+
+        def ingest(self) -> str:
+            self.nudges += 1
+            return "no chunk was pending"
+
+    runtime = Runtime()
+    monkeypatch.setattr(app, "_runtime", [runtime])
+    assert app.ingest(raw) == "no chunk was pending"
+    assert runtime.nudges == 1
 
 
 def test_a_source_with_an_option_of_a_newer_gateway_is_read(tmp_path: Path) -> None:

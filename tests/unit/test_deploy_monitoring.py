@@ -40,8 +40,8 @@ METRICS = {
     "clipfleet_in_flight": {"lane"},
     "clipfleet_chunk_seconds": set(),
     "clipfleet_planned_items_total": set(),
-    "clipfleet_chunks_sent_total": set(),
-    "clipfleet_chunks_resent_total": set(),
+    "clipfleet_nudges_sent_total": set(),
+    "clipfleet_chunks_requeued_total": set(),
     "clipfleet_jobs_leased": set(),
 }
 HISTOGRAMS = {

@@ -97,7 +97,8 @@ def test_rows_this_job_wrote_before_a_redelivery_count_as_done(world: Workplace)
     assert counts(world.ledger.job("job")) == ("succeeded", 2, 1, 0)
 
 
-def test_a_message_that_comes_twice_or_late_does_nothing(world: Workplace) -> None:
+def test_a_nudge_without_a_pending_chunk_does_nothing(world: Workplace) -> None:
+    assert world.work() == 0
     world.run([world.photo("a.jpg")])
     assert world.work() == 0
     assert counts(world.ledger.job("job")) == ("succeeded", 1, 0, 0)

@@ -17,6 +17,7 @@ from clipfleet.common.store import Fingerprint, Record, StoreUnavailable
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.lease import Lease
+from support.ledgers import requeue
 from support.worker_harness import Workplace
 
 WHITE = 250
@@ -94,10 +95,10 @@ class Broken(HashEmbedder):
 @pytest.mark.parametrize("calls", [0, 1])
 def test_a_broken_device_is_no_images_fault(world: Workplace, attempt: int, calls: int) -> None:
     """Also at the second attempt, which takes the images one by one; and another worker does it."""
-    no = world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder().batch)])
+    world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder().batch)])
     for _ in range(attempt - 1):
-        claim = world.ledger.claim("job", no, "another", 15)
-        assert isinstance(claim, Claim)
+        claim = world.next_claim()
+        assert claim
         world.ledger.release(claim, count_attempt=True)
     world.embedder = Broken(calls)
     with pytest.raises(BrokenDevice, match="cuda is broken: RuntimeError: CUDA error"):
@@ -202,8 +203,8 @@ def test_a_lost_lease_marks_nothing(world: Workplace) -> None:
 
     def lose() -> None:
         world.clock.now += 100
-        claim = world.ledger.claim("job", 1, "another", 1_000)
-        if isinstance(claim, Claim) and not taken:
+        requeue(world.ledger, "job")
+        if claim := world.next_claim(seconds=1_000):
             taken.append(claim)
 
     world.store = Away(0, lose)
@@ -233,6 +234,6 @@ class Startled(MemoryLedger):
 def test_a_renewal_that_fails_oddly_does_not_end_the_renewing() -> None:
     """The same thread watches for a stuck worker: with it gone, nobody would."""
     ledger = Startled()
-    claim = Claim("job", 1, 1, 1, ())
+    claim = Claim("job", "00000001-a", "token", 1, ())
     with Lease(ledger, claim, seconds=0.03, stall_s=60, stopping=threading.Event()):
         assert ledger.again.wait(5)

@@ -7,40 +7,38 @@ import numpy as np
 import pytest
 
 from clipfleet.common import replies
-from clipfleet.common.ledger import Claim, Outcome
-from clipfleet.common.messages import Answer, BatchReply, IngestChunk, queue_name
+from clipfleet.common.ledger import Outcome
+from clipfleet.common.messages import Answer, BatchReply, IngestNudge, QueryBatch, queue_name
 from clipfleet.common.overview import Waiting
 from clipfleet.common.pixels import pack
 from clipfleet.common.settings import Settings
 from clipfleet.testing import MemoryOverviews, MemoryPublisher, MemoryReplies, memory_parts
-from support.ledgers import planned
+from support.ledgers import MODEL, claimed, planned
 
-MODEL = "m"
-QUEUE = queue_name("ingest", MODEL)
+QUEUE = queue_name("query", MODEL)
 
 
-def chunk(no: int, model: str = MODEL) -> IngestChunk:
-    return IngestChunk(model=model, job_id="j", no=no)
+def batch(name: str) -> QueryBatch:
+    return QueryBatch(model=MODEL, batch_id=name, reply_to="r", deadlines=(), queries=())
 
 
 def reply(batch_id: str) -> BatchReply:
     return BatchReply(batch_id=batch_id, answers=(Answer(detail="é"),))
 
 
-def test_messages_are_taken_by_priority_then_by_age() -> None:
+def test_messages_of_a_queue_are_taken_by_age() -> None:
     publisher = MemoryPublisher()
-    for no, priority in ((1, 3), (2, 0), (3, 3), (4, 0)):
-        publisher.publish(chunk(no), priority)
-    publisher.publish(chunk(5, "other"), 0)
-    assert publisher.waiting(QUEUE) == 4
-    assert [publisher.take(QUEUE, 0) for _ in range(5)] == [*map(chunk, (2, 4, 1, 3)), None]
-    assert publisher.sent == [chunk(5, "other")]
+    for message in (batch("1"), IngestNudge(model=MODEL), batch("2"), batch("3")):
+        publisher.publish(message)
+    assert publisher.waiting(QUEUE) == 3
+    assert [publisher.take(QUEUE, 0) for _ in range(4)] == [*map(batch, "123"), None]
+    assert publisher.sent == [IngestNudge(model=MODEL)]
 
 
 def test_who_waits_for_a_message_gets_it_when_it_comes() -> None:
     publisher = MemoryPublisher()
-    threading.Timer(0.01, publisher.publish, [chunk(1)]).start()
-    assert publisher.take(QUEUE, 60) == chunk(1)
+    threading.Timer(0.01, publisher.publish, [batch("1")]).start()
+    assert publisher.take(QUEUE, 60) == batch("1")
 
 
 def test_replies_come_in_order_to_the_list_they_are_for() -> None:
@@ -82,11 +80,9 @@ def test_a_stashed_image_is_found_by_its_key() -> None:
 def test_the_overview_counts_what_the_parts_hold() -> None:
     parts = memory_parts(Settings(model=MODEL, blobs="memory://clipfleet-unit-tests/parts"))
     assert isinstance(parts.overviews, MemoryOverviews)
-    first, _ = planned(parts.ledger, ("a", "b"), ("c",))
-    claim = parts.ledger.claim("j", first, "w", 15)
-    assert isinstance(claim, Claim)
-    parts.ledger.mark(claim, Outcome(done=2))
-    parts.publisher.publish(chunk(2))
+    planned(parts.ledger, ("a", "b"), ("c",))
+    parts.ledger.mark(claimed(parts.ledger), Outcome(done=2))
+    parts.publisher.publish(IngestNudge(model=MODEL))
     seen = parts.overviews.read()
     assert (seen.jobs["running"], seen.jobs["failed"]) == (1, 0)
     assert seen.left == {MODEL: 1}

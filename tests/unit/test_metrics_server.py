@@ -17,7 +17,7 @@ from clipfleet.common.broker import MemoryPublisher
 from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.errors import StartupError
 from clipfleet.common.fleet import MemoryFleet
-from clipfleet.common.messages import IngestChunk
+from clipfleet.common.messages import IngestNudge
 from clipfleet.common.metrics import MetricsServer, make_registry, serve_metrics
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
@@ -117,7 +117,7 @@ def test_a_worker_that_is_idle_beside_waiting_messages_is_not_well_until_one_arr
     publisher = MemoryPublisher()
     presence = a_presence(publisher, MemoryFleet())
     presence._lanes = ("ingest",)
-    publisher.publish(IngestChunk(model="m", job_id="j", no=1))
+    publisher.publish(IngestNudge(model="m"))
     presence._end_if_stuck()
     assert presence.trouble() == ""  # it may be on its way
     age(presence, "_progress_at", 40)

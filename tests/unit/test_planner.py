@@ -1,12 +1,10 @@
 """The planner: a bounded window, nothing lost, nothing doubled, culprits found."""
 
-from collections import Counter
-
 import pytest
 
-from clipfleet.common.ledger import Claim, Outcome
-from clipfleet.common.messages import IngestChunk
+from clipfleet.common.ledger import Outcome
 from clipfleet.workers.chunk_size import FIRST_CHUNK, LARGEST_CHUNK, SMALLEST_CHUNK
+from support.ledgers import LEASE_S
 from support.worker_harness import Planning
 
 
@@ -60,59 +58,27 @@ def test_a_job_without_workers_says_why_the_last_one_ended(world: Planning) -> N
     assert world.ledger.job("job").waiting == ""
 
 
-def test_while_all_is_fine_no_message_is_sent_twice(world: Planning) -> None:
-    world.job(10_000)
-    world.tick(100, seconds=1)
-    assert max(Counter(world.nudges()).values()) == 1
-
-
-def test_messages_that_were_lost_are_sent_again(world: Planning) -> None:
-    world.job(100)
-    world.tick(6)
-    wanted = sorted(world.nudges())
-    world.publisher.sent.clear()
-    world.tick(5)
-    assert world.nudges() == []
-    world.tick(seconds=4)
-    assert sorted(world.nudges()) == wanted
-
-
-def test_a_chunk_whose_worker_died_is_sent_again_and_only_after_its_lease(world: Planning) -> None:
+def test_a_chunk_whose_worker_died_is_pending_again_and_only_after_its_lease(
+    world: Planning,
+) -> None:
     world.job(20)
     world.tick(2)
-    no = world.take().no
-    world.tick(2, seconds=7)
-    assert world.nudges() == []
-    world.tick(seconds=2)
-    assert world.nudges() == [no]
+    lost = world.take()
+    world.tick(2, seconds=LEASE_S / 2 - 1)
+    assert world.pending() == 0
+    world.tick(seconds=3)
+    assert world.pending() == 1
+    again = world.take()
+    assert (again.chunk, again.attempt) == (lost.chunk, 2)
 
 
-def test_a_chunk_that_was_handed_back_is_sent_again_at_once(world: Planning) -> None:
-    world.job(200)
-    world.tick(4)
+def test_a_chunk_that_was_handed_back_is_pending_at_once(world: Planning) -> None:
+    world.job(20)
+    world.tick(2)
     claim = world.take()
     world.ledger.release(claim, count_attempt=False)
-    world.tick()
-    assert world.nudges().count(claim.no) == 1
-
-
-def test_a_lost_message_is_sent_again_even_if_the_queue_never_empties(world: Planning) -> None:
-    """Another job may keep it full for days."""
-    world.job(20)
-    world.tick()
-    lost = world.publisher.sent.pop()
-    world.job(10_000, "endless")
-    world.tick(80, seconds=5)
-    assert lost in world.publisher.sent
-
-
-def test_an_expired_chunk_is_not_sent_again_while_its_message_waits(world: Planning) -> None:
-    """Or, with every worker dead, the queue grows by a message per chunk every few seconds."""
-    world.job(20)
-    world.tick(2)
-    no = world.take().no
-    world.tick(30, seconds=4)
-    assert world.nudges() == [no]
+    assert world.pending() == 1
+    assert world.take().chunk == claim.chunk
 
 
 def test_the_culprit_is_found_alone_and_the_others_go_through(world: Planning) -> None:
@@ -121,11 +87,8 @@ def test_the_culprit_is_found_alone_and_the_others_go_through(world: Planning) -
         world.tick(seconds=4)
         if not world.ledger.active():
             break
-        while world.publisher.sent:
-            message = world.publisher.sent.pop(0)
-            assert isinstance(message, IngestChunk)
-            claim = world.ledger.claim(message.job_id, message.no, "w", 1)
-            if isinstance(claim, Claim) and "job-13" not in {item.id for item in claim.items}:
+        while claim := world.next_claim(seconds=1):
+            if "job-13" not in {item.id for item in claim.items}:
                 world.ledger.mark(claim, Outcome(done=len(claim.items)))
     job = world.ledger.job("job")
     assert (job.state, job.done, job.failed) == ("partial", 32, 1)
@@ -144,7 +107,6 @@ def test_of_two_planners_one_plans_and_the_other_takes_over_where_it_was(world: 
     assert world.ledger.job("job").total == first
     seen = world.serve()
     world.clock.now += 60
-    world.publisher.sent.clear()
     seen += world.finish(other)
     assert seen == [f"job-{n}" for n in range(300)]
 
@@ -155,8 +117,7 @@ def test_a_planner_that_was_away_and_comes_back_doubles_nothing(world: Planning)
     seen: list[str] = []
     for round_ in range(60):
         world.tick(planner=other if round_ % 2 else world.planner, seconds=11)
-        while world.publisher.sent:
-            seen += world.serve()
+        seen += world.serve_all()
     assert seen == [f"job-{n}" for n in range(400)]
     assert world.ledger.job("job").state == "succeeded"
 
@@ -200,9 +161,10 @@ def test_a_source_that_cannot_be_read_fails_its_job_in_words(
 def test_two_jobs_are_planned_turn_by_turn(world: Planning) -> None:
     world.job(1_000, "a")
     world.job(1_000, "b")
-    world.tick(3)
-    sent = [one.job_id for one in world.publisher.sent if isinstance(one, IngestChunk)]
-    assert sent == ["a", "b", "a", "b", "a", "b"]
+    for rounds in (1, 2, 3):
+        world.tick()
+        totals = [world.ledger.job(job).total for job in ("a", "b")]
+        assert totals == [rounds * FIRST_CHUNK] * 2
 
 
 def test_without_a_worker_the_job_says_what_it_waits_for(world: Planning) -> None:
@@ -216,4 +178,5 @@ def test_a_cancelled_job_is_planned_no_further(world: Planning) -> None:
     world.tick()
     world.ledger.cancel("job")
     world.tick(5)
-    assert len(world.nudges()) == 1
+    assert world.ledger.job("job").total == FIRST_CHUNK
+    assert world.names() == []

@@ -22,8 +22,7 @@ def ended(world: Planning) -> tuple[Job, list[str]]:
         world.tick()
         if not world.ledger.active():
             return world.ledger.job("job"), seen
-        while world.publisher.sent:
-            seen += world.serve()
+        seen += world.serve_all()
     raise AssertionError("the job does not end")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.common.collection import Collection
-from clipfleet.common.ledger import Claim, PlanLease, Refusal
+from clipfleet.common.ledger import Claim, PlanLease, Unknown
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.store import Fingerprint
 from clipfleet.common.store.memory import MemoryStore
@@ -21,7 +21,8 @@ def test_a_removed_job_is_planned_no_further_and_the_others_are() -> None:
     world.tick()
     world.ledger.remove("job")
     world.tick(5)
-    assert len(world.nudges()) == 1
+    assert world.ledger.active() == ["fine"]
+    assert {world.take().job_id for _ in range(world.pending())} == {"fine"}
     assert world.ledger.job("fine").planned
 
 
@@ -54,9 +55,11 @@ def work(tmp_path: Path) -> Iterator[Workplace]:
 class Forgotten(MemoryLedger):
     """The job is removed as soon as a chunk of it is claimed."""
 
-    def claim(self, job_id: str, no: int, worker: str, seconds: float) -> Claim | Refusal:
-        claim = super().claim(job_id, no, worker, seconds)
-        self.remove(job_id)
+    def claim(
+        self, model: str, worker: str, seconds: float, max_attempts: int
+    ) -> Claim | Unknown | None:
+        claim = super().claim(model, worker, seconds, max_attempts)
+        self.remove("job")
         return claim
 
 

@@ -10,6 +10,7 @@ from clipfleet.common.embedder import HashEmbedder
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from clipfleet.workers.remember import RememberingEmbedder
 from clipfleet.workers.timed import Timed
+from support.ledgers import LEASE_S
 from support.prometheus import Scrape, faults, scraped
 from support.query_harness import TEXT, World
 from support.worker_harness import Planning, Workplace
@@ -61,7 +62,7 @@ def test_every_stage_of_every_batch_is_timed(place: Workplace) -> None:
     assert seen.total("clipfleet_stage_seconds_sum", lane="ingest") > 0
 
 
-def test_a_chunk_that_comes_twice_counts_once(place: Workplace) -> None:
+def test_a_nudge_without_a_chunk_counts_nothing(place: Workplace) -> None:
     place.run([place.photo("a.jpg")])
     place.work()
     seen = scraped(place.metrics.registry)
@@ -100,23 +101,23 @@ def test_what_is_under_way_goes_down_again_however_it_ends() -> None:
     assert scraped(metrics.registry).value("clipfleet_in_flight", lane="query") == 0
 
 
-def test_a_planner_counts_what_it_plans_and_what_it_sends_again() -> None:
+def test_a_planner_counts_images_nudges_and_leases_that_ran_out() -> None:
     world = Planning()
     world.worker()
     world.job(images=40)
     world.tick()
     seen = scraped(world.metrics.registry)
     assert seen.value("clipfleet_planned_items_total") == 32
-    assert seen.value("clipfleet_chunks_sent_total") == 1
-    assert seen.value("clipfleet_chunks_resent_total") == 0
+    assert seen.value("clipfleet_nudges_sent_total") == 1
+    assert seen.value("clipfleet_chunks_requeued_total") == 0
     assert seen.value("clipfleet_jobs_leased") == 1
-    world.publisher.sent.clear()  # the message is lost
-    world.publisher.priorities.clear()
-    world.tick(seconds=10)
+    world.publisher.sent.clear()  # a worker takes the message and dies with its chunk
+    world.take()
+    world.tick(seconds=LEASE_S + 1)
     seen = scraped(world.metrics.registry)
     assert seen.value("clipfleet_planned_items_total") == 40
-    assert seen.value("clipfleet_chunks_sent_total") == 3
-    assert seen.value("clipfleet_chunks_resent_total") == 1
+    assert seen.value("clipfleet_nudges_sent_total") == 2
+    assert seen.value("clipfleet_chunks_requeued_total") == 1
 
 
 def test_images_that_a_planner_gives_up_have_failed_with_their_worker() -> None:
@@ -125,8 +126,7 @@ def test_images_that_a_planner_gives_up_have_failed_with_their_worker() -> None:
     job = world.job(images=1)
     for _ in range(6):
         world.tick(seconds=20)
-        while world.publisher.sent:
-            world.take()  # and the worker is gone
+        world.next_claim()  # and the worker is gone
     assert world.ledger.job(job).failed == 1
     seen = scraped(world.metrics.registry)
     assert seen.value("clipfleet_images_total", result="failed") == 1

@@ -1,0 +1,138 @@
+"""Messages that tell workers of pending chunks: no more than there are workers; none counts."""
+
+import pytest
+
+from clipfleet.common.messages import IngestNudge
+from support.ledgers import LEASE_S, MODEL
+from support.worker_harness import Planning
+
+
+@pytest.fixture
+def world() -> Planning:
+    return Planning()
+
+
+def send(world: Planning, count: int, model: str = MODEL) -> None:
+    for _ in range(count):
+        world.publisher.publish(IngestNudge(model=model))
+
+
+def take_nudge(world: Planning) -> list[str]:
+    """A worker takes a message and works on a chunk, if there is one; the ids of its images."""
+    world.publisher.sent.pop(0)
+    return world.serve() if world.pending() else []
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_queue_never_holds_more_nudges_than_there_are_workers(
+    world: Planning, workers: int
+) -> None:
+    for n in range(workers):
+        world.worker(name=f"w{n}")
+    world.job(10_000, "one")
+    world.job(10_000, "two")
+    for _ in range(50):
+        world.tick(seconds=1)
+        assert world.nudges() == min(workers, world.pending())
+
+
+def test_there_are_no_more_nudges_than_chunks(world: Planning) -> None:
+    for n in range(5):
+        world.worker(name=f"w{n}")
+    world.job(40)
+    world.tick(5)
+    assert len(world.names()) == 2
+    assert world.nudges() == 2
+
+
+def test_without_workers_there_are_no_nudges_until_one_comes(world: Planning) -> None:
+    world.job(10_000)
+    world.tick(50, seconds=60)
+    assert world.pending() == 4
+    assert world.nudges() == 0
+    world.worker()
+    world.tick()
+    assert world.nudges() == 1
+
+
+def test_the_queue_does_not_grow_after_the_last_worker_died(world: Planning) -> None:
+    world.worker()
+    world.job(20)
+    world.tick(2)
+    world.take()
+    world.fleet.leave("w")
+    world.tick(30, seconds=LEASE_S)
+    assert world.pending() == 1
+    assert world.nudges() == 1, "the one from before"
+
+
+def test_nudges_alone_lead_workers_through_a_job(world: Planning) -> None:
+    world.worker()
+    world.job(150)
+    seen: list[str] = []
+    while world.ledger.job("job").finished_at is None:
+        world.tick()
+        while world.publisher.sent:
+            seen += take_nudge(world)
+    assert seen == [f"job-{n}" for n in range(150)]
+
+
+def test_a_job_is_exact_although_every_second_nudge_is_lost(world: Planning) -> None:
+    world.worker()
+    world.job(150)
+    seen: list[str] = []
+    for turn in range(100):
+        world.tick()
+        if turn % 2:
+            world.publisher.sent.clear()
+        while world.publisher.sent:
+            seen += take_nudge(world)
+    assert seen == [f"job-{n}" for n in range(150)]
+    assert world.ledger.job("job").state == "succeeded"
+
+
+def test_doubled_and_stale_nudges_change_nothing(world: Planning) -> None:
+    world.worker()
+    world.job(150)
+    seen: list[str] = []
+    for _ in range(20):
+        send(world, 5)
+        world.tick()
+        assert world.nudges() == 5, "the planner adds none"
+        while world.publisher.sent:
+            seen += take_nudge(world)
+    job = world.ledger.job("job")
+    assert seen == [f"job-{n}" for n in range(150)]
+    assert (job.state, job.done, job.total) == ("succeeded", 150, 150)
+    send(world, 5)
+    assert take_nudge(world) == []
+    assert world.ledger.job("job") == job
+
+
+def test_nudges_of_another_model_are_not_counted(world: Planning) -> None:
+    world.worker()
+    world.job(20)
+    send(world, 7, "another model")
+    world.tick()
+    assert world.publisher.waiting(IngestNudge(model=MODEL).queue) == 1
+
+
+def test_a_chunk_pending_again_is_announced_again(world: Planning) -> None:
+    world.worker()
+    world.job(20)
+    world.tick(2)
+    world.publisher.sent.clear()
+    world.take()
+    world.tick(3)
+    assert world.nudges() == 0, "its holder may live"
+    world.tick(seconds=LEASE_S + 1)
+    assert world.nudges() == 1
+
+
+def test_two_planners_together_do_not_fill_the_queue_twice(world: Planning) -> None:
+    world.worker()
+    world.job(1_000, "one")
+    world.tick(3)
+    world.job(1_000, "two")
+    world.tick(3, planner=world.new_planner("two"))
+    assert world.nudges() == 1
