@@ -75,16 +75,17 @@ def test_the_queue_does_not_grow_while_workers_are_busy(
 ) -> None:
     """However often the planner looks at the job. Its only worker may have passed on one more."""
     rounds: set[object] = set()
+    lengths: set[int] = set()
 
     def has_looked_ten_times() -> bool:
         rounds.add(client.hget(f"clipfleet:job:{job}", "planner_until"))
-        assert publisher.waiting(QUEUE) <= 2
+        lengths.add(publisher.waiting(QUEUE))
         return len(rounds) > 10
 
     with chaos.held_job(slow, "bounded", photos) as job:
         services.eventually(lambda: RedisLedger(client).pending(HASH_MODEL, 3) == 3, 60, "a window")
         services.eventually(has_looked_ten_times, 60, "ten rounds of the planner")
-        assert publisher.waiting(QUEUE) >= 1
+        assert lengths <= {1, 2}
     chaos.require_exact(slow, job, "bounded")
 
 

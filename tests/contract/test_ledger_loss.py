@@ -13,11 +13,13 @@ from support.ledgers import (
     Names,
     a_job,
     claimed,
+    dumped,
     failure,
     items,
     next_claim,
     planned,
     requeue,
+    restore,
 )
 
 JOB = "clipfleet:job:j"
@@ -78,6 +80,40 @@ def test_a_job_of_an_unknown_version_is_left_to_others(
     assert (chunk.attempt, chunk.leased) == (0, False)
     planned(ledger, ("b",), job="known")
     assert claimed(ledger).job_id == "known"
+
+
+def test_the_holder_of_a_chunk_that_redis_forgot_counts_for_no_other_chunk(
+    client: "redis.Redis",
+) -> None:
+    """The planner plans anew what was forgotten, in another size, and another worker claims it."""
+    ledger = RedisLedger(client)
+    ids = [f"i{n}" for n in range(1_000)]
+    ledger.create(a_job())
+    lease = ledger.lease("j", "p", 30)
+    assert lease
+    ledger.plan("j", lease.token, items(*ids[:32]), "", "32")
+    assert ledger.mark(claimed(ledger, "A"), Outcome(done=32))
+    on_disk = dumped(client)
+    ledger.plan("j", lease.token, items(*ids[32:64]), "32", "64")
+    forgotten = claimed(ledger, "A")
+
+    restore(client, on_disk)
+    again = ledger.lease("j", "p", 30)
+    assert again == PlanLease(lease.token, "32", planned=False)
+    ledger.plan("j", lease.token, items(*ids[32:544]), "32", "544")
+    current = claimed(ledger, "B")
+    assert (current.no, current.attempt) == (forgotten.no, forgotten.attempt)
+    assert not ledger.renew(forgotten, LEASE_S)
+    assert not ledger.suspect(forgotten, 0)
+    assert not ledger.mark(forgotten, Outcome(done=32))
+    assert not ledger.release(forgotten, count_attempt=False)
+    assert ledger.renew(current, LEASE_S)
+    assert ledger.mark(current, Outcome(done=512))
+    ledger.plan("j", lease.token, items(*ids[544:]), "544", "1000")
+    ledger.end_plan("j", lease.token)
+    assert ledger.mark(claimed(ledger, "B"), Outcome(done=456))
+    job = ledger.job("j")
+    assert (job.state, job.total, job.done) == ("succeeded", 1_000, 1_000)
 
 
 def plan_all(ledger: Ledger) -> None:

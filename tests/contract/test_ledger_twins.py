@@ -20,7 +20,19 @@ from clipfleet.common.errors import ClipfleetError, NotFound
 from clipfleet.common.ledger import FINAL, Claim, Ledger, Outcome, PlanLease
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.redis import RedisLedger
-from support.ledgers import LEASE_S, MODEL, Clock, Names, a_job, failure, items, traces
+from support.ledgers import (
+    LEASE_S,
+    MODEL,
+    Clock,
+    Keys,
+    Names,
+    a_job,
+    dumped,
+    failure,
+    items,
+    restore,
+    traces,
+)
 
 JOBS = st.sampled_from(["j", "j", "k"])
 
@@ -29,7 +41,7 @@ JOBS = st.sampled_from(["j", "j", "k"])
 class Moment:
     """What a Redis has on disk, and what the test knows of that time."""
 
-    keys: dict[bytes, tuple[int, bytes]]
+    keys: Keys
     entries: dict[str, Any]
     counted: dict[str, int]
     totals: dict[str, int]
@@ -138,10 +150,7 @@ class Work(RuleBasedStateMachine):
         self.clock.now += seconds
 
     def present(self) -> Moment:
-        keys = {
-            key: (max(0, self.client.pttl(key)), self.client.dump(key))
-            for key in self.client.scan_iter()
-        }
+        keys = dumped(self.client)
         entries = {
             name: deepcopy(value)
             for name, value in vars(self.memory).items()
@@ -157,9 +166,7 @@ class Work(RuleBasedStateMachine):
     @rule()
     def redis_forgets(self) -> None:
         """It comes back without its last seconds. Workers and planners know nothing of it."""
-        self.client.flushall()
-        for key, (ttl, value) in self.moment.keys.items():
-            self.client.restore(key, ttl, value)
+        restore(self.client, self.moment.keys)
         vars(self.memory).update(deepcopy(self.moment.entries))
         self.counted, self.totals = dict(self.moment.counted), dict(self.moment.totals)
         self.removed = self.moment.removed

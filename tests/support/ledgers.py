@@ -63,6 +63,22 @@ def traces(client: "redis.Redis", job_id: str) -> list[str]:
     return found
 
 
+Keys = dict[bytes, tuple[int, bytes]]
+
+
+def dumped(client: "redis.Redis") -> Keys:
+    """Every key with its time to live and its content, as they are on disk at some moment."""
+    keys: Any = client.scan_iter()
+    return {key: (max(0, int(client.pttl(key))), client.dump(key)) for key in keys}  # type: ignore[misc]
+
+
+def restore(client: "redis.Redis", keys: Keys) -> None:
+    """Redis comes back without all that was written since."""
+    client.flushall()
+    for key, (ttl, value) in keys.items():
+        client.restore(key, ttl, value)
+
+
 def items(*ids: str) -> list[Item]:
     return [Item(id=one, uri=one, read=f"file:{one}", label="é") for one in ids]
 

@@ -1,0 +1,194 @@
+"""Redis comes back without its last second while a planner and two workers are at work.
+
+Planner, workers and Valkey are real; the store is in memory. Whatever was forgotten: every image is
+in the store, and the job's counts add up.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from numpy.typing import NDArray
+
+from clipfleet.common.embedder import Embeddings, HashEmbedder
+from clipfleet.common.identity import primary_key
+from clipfleet.common.ledger import NewJob
+from clipfleet.common.ledger.redis import RedisLedger
+from support.ledgers import LEASE_S, MODEL, Keys, dumped, restore
+from support.worker_harness import Planning, Workplace
+
+PHOTOS = 150  # chunks of 32
+
+
+class Interrupting(HashEmbedder):
+    """Something happens to Redis at the n-th batch of images."""
+
+    def __init__(self, batch: int, happens: Callable[[], None]) -> None:
+        super().__init__()
+        self._batches, self._happens = batch, happens
+
+    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        self._batches -= 1
+        if self._batches == 0:
+            self._happens()
+        return super().embed_images(pixels)
+
+
+class Service:
+    """A job on a folder. Worker A is in the midst of a chunk when Redis forgets; B goes on."""
+
+    def __init__(self, client: "redis.Redis", folder: Path, threads: ThreadPoolExecutor) -> None:
+        self.client = client
+        self.planning: Any = Planning(roots=(folder,))
+        self.ledger = RedisLedger(client, self.planning.clock)
+        self.planning.ledger = self.ledger
+        self.planning.planner = self.planning.new_planner("one")
+        self.planning.worker()
+        self.a: Any = Workplace(folder / "a", threads)
+        self.b: Any = Workplace(folder / "b", threads)
+        self.photos = folder / "all"
+        self.photos.mkdir()
+        for worker in (self.a, self.b):
+            worker.ledger, worker.folder = self.ledger, self.photos
+            worker.store, worker.catalogue = self.a.store, self.a.catalogue
+            worker.clock = self.planning.clock
+        for n in range(PHOTOS):
+            self.a.photo(f"{n:03d}.jpg", n)
+        collection = self.a.collection
+        self.ledger.create(
+            NewJob(
+                id="job", collection=collection.name, generation=collection.generation,
+                model=MODEL, namespace="n", source={"type": "folder", "path": str(self.photos)},
+            )
+        )  # fmt: skip
+
+    def finish(self) -> None:
+        """The planner and B go on until the job is over; leases of the dead run out."""
+        for _ in range(100):
+            self.planning.tick(seconds=1)
+            while self.planning.pending():
+                self.b.work()
+            if self.ledger.job("job").finished_at is not None:
+                return
+        raise AssertionError(f"the job does not end: {self.ledger.job('job')}")
+
+    def require_exact(self) -> None:
+        job = self.ledger.job("job")
+        counts = (job.state, job.total, job.done, job.skipped, job.failed)
+        assert counts == ("succeeded", PHOTOS, PHOTOS, 0, 0)
+        ids = [str(path) for path in self.photos.iterdir()]
+        keys = [primary_key("n", image_id) for image_id in ids]
+        assert len(self.a.store.fetch(self.a.collection, keys)) == PHOTOS
+        assert self.a.store.count(self.a.collection) == PHOTOS
+
+
+@pytest.fixture
+def service(client: "redis.Redis", tmp_path: Path) -> Iterator[Service]:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with ThreadPoolExecutor(2) as threads:
+        yield Service(client, tmp_path, threads)
+
+
+@pytest.mark.parametrize("planner", ["one", "two"])
+@pytest.mark.parametrize("rate", [None, 9.5], ids=["chunks of the same size", "of another size"])
+def test_a_chunk_that_was_planned_and_claimed_in_the_lost_second(
+    service: Service, rate: float | None, planner: str
+) -> None:
+    """It is planned again, perhaps by another planner. What its first holder did is in the store,
+    and its mark counts nothing."""
+    service.planning.tick()
+    service.a.work()
+    on_disk = dumped(service.client)
+    done: list[int] = []
+
+    def forget() -> None:
+        restore(service.client, on_disk)
+        if planner == "two":
+            service.planning.clock.now += service.planning.settings.plan_lease_s + 1
+        service.planning.worker(rate)
+        service.planning.tick(planner=service.planning.new_planner(planner))
+        service.b.work()
+        done.append(service.ledger.job("job").done)
+
+    service.planning.tick()
+    service.a.embedder = Interrupting(1, forget)
+    service.a.work()
+    (before,) = done
+    assert before > 32, "B's chunk counts"
+    assert service.ledger.job("job").done == before, "A's does not"
+    service.finish()
+    service.require_exact()
+
+
+@pytest.mark.parametrize("moment", ["planned", "claimed", "half done"])
+def test_a_chunk_that_was_planned_before_the_lost_second(service: Service, moment: str) -> None:
+    """Its claim may be forgotten, or not; either way it counts once."""
+    service.planning.tick(2)
+    kept: list[Keys] = [dumped(service.client)]
+
+    def keep() -> None:
+        kept.append(dumped(service.client))
+
+    service.a.embedder = Interrupting(1, keep)
+    service.a.work()
+    service.a.embedder = HashEmbedder()
+    if moment == "half done":
+        service.a.work()
+    restore(service.client, kept[0 if moment == "planned" else 1])
+    service.finish()
+    service.require_exact()
+
+
+def test_the_end_of_a_job_that_redis_forgot(service: Service) -> None:
+    on_disk: list[Keys] = []
+    for _ in range(20):
+        service.planning.tick()
+        on_disk.append(dumped(service.client))
+        while service.planning.pending():
+            service.a.work()
+    assert service.ledger.job("job").state == "succeeded"
+    for moment in reversed(on_disk):
+        restore(service.client, moment)
+        service.planning.clock.now += LEASE_S
+        service.finish()
+        service.require_exact()
+
+
+def test_a_planner_that_is_ahead_of_redis_plans_nothing_twice_and_leaves_nothing_out(
+    service: Service,
+) -> None:
+    """It goes on with the source where it is, and finds the ledger at an earlier place."""
+    service.planning.tick()
+    on_disk = dumped(service.client)
+    service.planning.tick(2)
+    restore(service.client, on_disk)
+    service.finish()
+    service.require_exact()
+
+
+def test_counts_that_do_not_add_up_make_the_planner_begin_anew(service: Service) -> None:
+    service.planning.tick(2)
+    service.a.work()
+    service.client.hincrby("clipfleet:job:job", "done", -7)
+    service.finish()
+    service.require_exact()
+    assert service.client.hget("clipfleet:job:job", "replans") == b"1"
+
+
+def test_counts_that_never_add_up_fail_the_job(service: Service) -> None:
+    for _ in range(100):
+        service.planning.tick()
+        while service.planning.pending():
+            service.b.work()
+            service.client.hincrby("clipfleet:job:job", "skipped", 1)
+        if service.ledger.job("job").finished_at is not None:
+            break
+    job = service.ledger.job("job")
+    assert job.state == "failed"
+    assert job.error == "its counts do not add up, however often it is planned"
+    assert service.a.store.count(service.a.collection) == PHOTOS
