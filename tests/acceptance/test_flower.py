@@ -31,9 +31,14 @@ def messages(up: Up) -> int:
 
 
 @pytest.fixture(scope="module")
-def busy(mini: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+def held() -> Held:
+    """An image that is sent when a test opens it."""
+    return Held(body(next(SAMPLES.rglob("*.png")).read_bytes(), Content_Type="image/png"))
+
+
+@pytest.fixture(scope="module")
+def busy(mini: Up, held: Held, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     """A job whose worker waits for its image."""
-    held = Held(body(next(SAMPLES.rglob("*.png")).read_bytes(), Content_Type="image/png"))
     with site({"/a.png": held}) as web, mini.client() as client:
         listed = tmp_path_factory.mktemp("list") / "list.txt"
         listed.write_text(f"{web.url}/a.png\n")
@@ -66,10 +71,11 @@ def test_workers_are_online_while_they_are_busy(flower: Tab, tmp_path: Path) -> 
     shown.screenshot(path=tmp_path / "workers.png")
 
 
-def opened(flower: Tab, name: str, state: str, picture: Path) -> Page:
-    """The page of the newest such task; the list of them does not renew itself."""
+def opened(flower: Tab, name: str, state: str, picture: Path, text: str = "") -> Page:
+    """The page of the newest such task with this text in its row; the list of them does not renew
+    itself."""
     page = flower.open("/tasks")
-    rows = page.locator("#tasks-table tbody tr").filter(has_text=name)
+    rows = page.locator("#tasks-table tbody tr").filter(has_text=name).filter(has_text=text)
 
     def listed() -> bool:
         page.goto(f"{flower.url}/tasks")
@@ -84,19 +90,6 @@ def opened(flower: Tab, name: str, state: str, picture: Path) -> Page:
     return page
 
 
-def test_a_task_is_a_batch_and_shows_its_job_but_no_query(
-    flower: Tab, mini: Up, busy: Job, tmp_path: Path
-) -> None:
-    with mini.client() as client:
-        client.search("watched", text="a secret wish")
-    shown = opened(flower, "clipfleet.ingest", "STARTED", tmp_path / "tasks.png")
-    expect(shown.locator("body")).to_contain_text(f"job {busy.id}, chunk 1")
-    shown = opened(flower, "clipfleet.query", "SUCCESS", tmp_path / "again.png")
-    expect(shown.locator("body")).to_contain_text("1 query, batch ")
-    expect(shown.locator("body")).not_to_contain_text("a secret wish")
-    shown.screenshot(path=tmp_path / "task.png")
-
-
 @pytest.mark.usefixtures("busy")
 def test_both_queues_are_shown(flower: Tab, tmp_path: Path) -> None:
     shown = flower.open("/broker")
@@ -104,6 +97,25 @@ def test_both_queues_are_shown(flower: Tab, tmp_path: Path) -> None:
         row = shown.locator("#queue-table tbody tr", has_text=f"{lane}.clipfleet-mini")
         expect(row.locator("td").nth(1)).to_have_text("0")
     shown.screenshot(path=tmp_path / "broker.png")
+
+
+def test_a_task_is_a_batch_and_shows_its_job_but_no_query(
+    flower: Tab, mini: Up, busy: Job, held: Held, tmp_path: Path
+) -> None:
+    """Which chunk it is turns out when the worker claims one: the result says so."""
+    with mini.client() as client:
+        client.search("watched", text="a secret wish")
+        shown = opened(flower, "clipfleet.ingest", "STARTED", tmp_path / "tasks.png")
+        expect(shown.locator("body")).to_contain_text("clipfleet-mini")
+        held.open.set()
+        assert finished(client, busy.id).state == "succeeded"
+    result = f"job {busy.id}, chunk 1: 1 images"
+    shown = opened(flower, "clipfleet.ingest", "SUCCESS", tmp_path / "done.png", result)
+    expect(shown.locator("body")).to_contain_text(result)
+    shown = opened(flower, "clipfleet.query", "SUCCESS", tmp_path / "again.png")
+    expect(shown.locator("body")).to_contain_text("1 query, batch ")
+    expect(shown.locator("body")).not_to_contain_text("a secret wish")
+    shown.screenshot(path=tmp_path / "task.png")
 
 
 def test_flower_listens_on_loopback_and_its_command_says_no_password(mini: Up) -> None:
