@@ -47,12 +47,23 @@ def up(folder: Path, *more: str, **env: str) -> Iterator[Up]:
 
 
 def _warm_up(up: Up) -> None:
-    """The size of chunks depends on the rate that a worker announces."""
     photos = many_photos(up.gate.folder / "first", CHUNK)
-    with up.client() as client, connection(up) as valkey:
+    with up.client() as client:
         client.index(photos, "first", wait=True)
+    wait_for_rates(up)
+
+
+def wait_for_rates(up: Up) -> None:
+    """Until an ingest worker has announced a rate: then chunks have CHUNK images. A worker that has
+    started anew announces one after its first chunk."""
+    with connection(up) as valkey:
         fleet = RedisFleet(valkey)
-        services.eventually(lambda: any(card.rate for card in fleet.alive()), 60, "a rate")
+
+        def is_known() -> bool:
+            rates = [card.rate for card in fleet.alive() if "ingest" in card.lanes]
+            return any(rates)
+
+        services.eventually(is_known, 60, "a rate")
 
 
 def many_photos(folder: Path, count: int = PHOTOS) -> Path:
@@ -98,7 +109,7 @@ def restarted(up: stack.Up, part: str, old: int) -> psutil.Process:
         process = up.part(part)
         return process if process.pid != old else None
 
-    process: psutil.Process = services.eventually(successor, 60, f"the restart of {part}")
+    process: psutil.Process = services.eventually(successor, 120, f"the restart of {part}")
     return process
 
 
