@@ -62,8 +62,7 @@ class World(Planning):
 
         def ended() -> bool:
             self.tick()
-            while self.publisher.sent:
-                seen.extend(self.serve())
+            seen.extend(self.serve_all())
             return self.ledger.job(job).finished_at is not None
 
         services.eventually(ended, 30, "the end of the job")

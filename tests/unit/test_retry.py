@@ -17,7 +17,7 @@ def failed(world: Planning, failures: list[Failure], name: str = "job") -> None:
     world.job(len(failures), name)
     while world.ledger.active():
         world.tick()
-        while world.publisher.sent:
+        while world.pending():
             claim = world.take()
             some, failures = failures[: len(claim.items)], failures[len(claim.items) :]
             world.ledger.mark(claim, Outcome(failures=tuple(some)))
@@ -34,7 +34,7 @@ def seen(world: Planning, job: str, rounds: int = 200) -> list[Item]:
     planners = [world.planner, world.new_planner("two")]
     for number in range(rounds):
         world.tick(planner=planners[number % 2], seconds=11)
-        while world.publisher.sent:
+        while world.pending():
             claim = world.take()
             items += claim.items
             world.ledger.mark(claim, Outcome(done=len(claim.items)))
