@@ -28,7 +28,7 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.embedded import commands
 from support import services
-from support.gateways import gateway
+from support.gateways import in_process
 from support.services import Certificate
 
 # `python -m MODULE …`, whose checks are sure of an error within a second instead of 3 to 30.
@@ -128,7 +128,7 @@ def test_an_address_of_nothing_ends_a_part_with_the_setting_s_name(
 def test_readyz_says_when_redis_was_set_to_evict_meanwhile(
     valkey_url: str, valkey: "redis.Redis", tmp_path: Path
 ) -> None:
-    with gateway(tmp_path, valkey_url) as service, service.http() as http:
+    with in_process(tmp_path, valkey_url) as http:
         valkey.config_set("maxmemory", "100mb")
         valkey.config_set("maxmemory-policy", "allkeys-lru")
         answer = http.get("/readyz")
