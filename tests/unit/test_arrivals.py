@@ -3,8 +3,6 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,24 +97,18 @@ async def _answers_that_are_not_understood() -> None:
         assert (await last).detail == "c"
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Workplace]:
-    with ThreadPoolExecutor(2) as threads:
-        yield Workplace(tmp_path, threads)
-
-
-def test_a_chunk_that_is_named_in_a_newer_way_stays_for_others(place: Workplace) -> None:
-    no = place.plan([place.photo("a.jpg")])
+def test_a_chunk_that_is_named_in_a_newer_way_stays_for_others(workplace: Workplace) -> None:
+    no = workplace.plan([workplace.photo("a.jpg")])
     raw = written(IngestChunk(model=MODEL, job_id="job", no=no), v=2)
     for _ in range(3):
-        assert chunk_in(raw, place.ledger, "w", ENDING) is None
-    assert place.chunk().attempt == 0
-    assert place.ledger.job("job").waiting == (
+        assert chunk_in(raw, workplace.ledger, "w", ENDING) is None
+    assert workplace.chunk().attempt == 0
+    assert workplace.ledger.job("job").waiting == (
         "worker w leaves its chunks alone: the message is in version 2, this part of clipfleet "
         "reads version 1: upgrade this part"
     )
-    assert place.work(no=no) == 1
-    assert place.ledger.job("job").waiting == ""
+    assert workplace.work(no=no) == 1
+    assert workplace.ledger.job("job").waiting == ""
 
 
 def test_a_chunk_that_was_left_is_sent_again_but_not_at_once() -> None:
@@ -139,7 +131,7 @@ def test_a_source_with_an_option_of_a_newer_gateway_is_read(tmp_path: Path) -> N
     assert world.finish() == [str(tmp_path / "a.jpg")]
 
 
-def test_items_with_fields_of_a_newer_planner_are_worked_on(place: Workplace) -> None:
-    item = place.photo("a.jpg")
+def test_items_with_fields_of_a_newer_planner_are_worked_on(workplace: Workplace) -> None:
+    item = workplace.photo("a.jpg")
     newer = Item.model_validate({**item.model_dump(), "colour": "blue"})
-    assert place.run([newer]).state == "succeeded"
+    assert workplace.run([newer]).state == "succeeded"
