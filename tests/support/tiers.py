@@ -6,7 +6,11 @@ import pytest
 
 # The full tier: proofs that take long or need more than PyPI brings. All others are the fast tier.
 # A line is the beginning of a test's path below tests/. Tests marked `server` belong to it, too.
-FULL = ("chaos/", "acceptance/test_fuzz.py::test_every_answer_of_the_real_stack_is_one")
+FULL = (
+    "chaos/",
+    "acceptance/test_fuzz.py::test_every_answer_of_the_real_stack_is_one",
+    "integration/test_compiled.py::test_a_compiled_model_gives",  # 20 s of a C++ compiler
+)
 
 # Fixtures that start a whole stack. pytest-xdist runs the tests of a group in one process, so that
 # each of these stacks is started once. All other tests are grouped by file.
