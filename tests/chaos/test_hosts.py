@@ -74,7 +74,7 @@ class Fleet:
         url = redis_url(commands.LOOPBACK)
         with self.middle.here(), redis.Redis.from_url(url, socket_timeout=5) as client:
             chunks = [chunk for chunk in RedisLedger(client).open_chunks(job_id) if chunk.leased]
-        return all(chunk.expired for chunk in chunks)
+        return bool(chunks) and all(chunk.expired for chunk in chunks)
 
     def ready(self) -> bool:
         with httpx.Client(trust_env=False) as http:

@@ -10,22 +10,22 @@ import psutil
 import redis
 
 from clipfleet import Client
-from clipfleet.common.fleet import RedisFleet
 from clipfleet.common.ledger.redis import RedisLedger
 from support import services, stack
 from support.gate import Gate
 from support.models import data
 
-# The smallest chunks, each of several batches; what waits for a lease does not wait for long.
+# The smallest chunks, in several batches each; nobody waits for long for a lease or an answer.
 SETTINGS = {
     "CLIPFLEET_CHUNK_S": "0.001",
     "CLIPFLEET_EMBED_BATCH": "2",
     "CLIPFLEET_LEASE_S": "3",
     "CLIPFLEET_PLAN_LEASE_S": "3",
+    "CLIPFLEET_CALL_TIMEOUT_S": "2",
 }
-CHUNK = 8
+CHUNK = 8  # images
 PHOTOS = 96
-HELD_AFTER = 44  # images: five chunks are done, and half of the sixth
+HELD_AFTER = 44  # of them: five chunks are done, and half of the sixth
 END_S = 240.0
 
 
@@ -41,18 +41,7 @@ def up(folder: Path, *more: str, **env: str) -> Iterator[Up]:
     gate = Gate(folder.with_name(f"{folder.name}-faults"))
     settings = {**SETTINGS, **gate.environment(), **env}
     with stack.up(folder, stack.HASH_MODEL, *more, **settings) as running:
-        started = Up(**vars(running), gate=gate)
-        _warm_up(started)
-        yield started
-
-
-def _warm_up(up: Up) -> None:
-    """The size of chunks depends on the rate that a worker announces."""
-    photos = many_photos(up.gate.folder / "first", CHUNK)
-    with up.client() as client, connection(up) as valkey:
-        client.index(photos, "first", wait=True)
-        fleet = RedisFleet(valkey)
-        services.eventually(lambda: any(card.rate for card in fleet.alive()), 60, "a rate")
+        yield Up(**vars(running), gate=gate)
 
 
 def many_photos(folder: Path, count: int = PHOTOS) -> Path:

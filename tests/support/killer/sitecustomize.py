@@ -1,4 +1,4 @@
-"""Put on PYTHONPATH, it gives workers faults on command; everything else is the real thing.
+"""Put on PYTHONPATH, it gives a stack faults on command; everything else is the real thing.
 
 A picture with `MARK` in it ends the process that decodes it, as a crash in a codec does. The other
 faults are files in the folder that `FAULTS` names:
@@ -9,7 +9,8 @@ whatever process. A process that waits writes the limit into `waiting-PID`. Word
 `spin`, a process that waits computes, in Python, as hard as it can; `stored`, it waits when it has
 written to the store instead, and the ledger does not know yet.
 
-`ANNOUNCED` sets how many seconds an announcement of a worker lasts.
+`ANNOUNCED` sets how many seconds an announcement of a worker lasts. The planner's first chunks are
+as small as its smallest, and a worker waits `STORE_S` for an answer of the store.
 """
 
 import os
@@ -28,6 +29,7 @@ FAULTS = "CLIPFLEET_TEST_FAULTS"
 ANNOUNCED = "CLIPFLEET_TEST_CARD_S"
 FOLDER = Path(os.environ.get(FAULTS, ""))
 LOOK_S = 0.02
+STORE_S = 3.0
 
 
 def _decoder(images: ModuleType) -> None:
@@ -63,11 +65,16 @@ def _store(milvus: ModuleType) -> None:
         _wait("stored")
 
     milvus.MilvusStore.upsert = held
+    milvus.make_store.__defaults__ = (STORE_S,)
 
 
 def _announcements(fleet: ModuleType) -> None:
     if seconds := os.environ.get(ANNOUNCED):
         vars(fleet)["CARD_S"] = float(seconds)
+
+
+def _chunk_size(chunk_size: ModuleType) -> None:
+    vars(chunk_size)["FIRST_CHUNK"] = chunk_size.SMALLEST_CHUNK
 
 
 def _wait(stage: str) -> None:
@@ -107,6 +114,7 @@ MODULES = {
     "clipfleet.common.embedder": _model,
     "clipfleet.common.store.milvus": _store,
     "clipfleet.common.fleet": _announcements,
+    "clipfleet.workers.chunk_size": _chunk_size,
 }
 
 
