@@ -25,7 +25,7 @@ Rows = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def mini() -> "ClipEmbedder":
+def carried() -> "ClipEmbedder":
     return clip_embedder(CARRIED_MODEL, device="cpu")
 
 
@@ -86,10 +86,10 @@ def features(embedder: "ClipEmbedder", pixel_values: Any) -> Rows:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def test_photos_get_the_embeddings_of_the_models_own_processor(mini: "ClipEmbedder") -> None:
+def test_photos_get_the_embeddings_of_the_models_own_processor(carried: "ClipEmbedder") -> None:
     for folder in PHOTOS:
         files = [path.read_bytes() for path in spread(folder)]
-        seen = cosines(mini, str(carried_model()), files)
+        seen = cosines(carried, str(carried_model()), files)
         assert seen.min() >= 0.999, folder
         assert np.median(seen) >= 0.9999, folder
 
@@ -105,10 +105,10 @@ def test_photos_get_the_embeddings_of_the_models_own_processor(mini: "ClipEmbedd
     ],
 )
 def test_large_images_get_the_embeddings_of_the_models_own_processor(
-    mini: "ClipEmbedder", across: int, size: tuple[int, int], kind: str
+    carried: "ClipEmbedder", across: int, size: tuple[int, int], kind: str
 ) -> None:
     files = [mosaic(across, size, kind, first) for first in (0, 27, 54)]
-    seen = cosines(mini, str(carried_model()), files)
+    seen = cosines(carried, str(carried_model()), files)
     assert seen.min() >= 0.999
     assert np.median(seen) >= 0.9999
 
@@ -129,12 +129,14 @@ def test_clips_own_preprocessing_is_ours_to_a_grey_level(tmp_path: Path) -> None
         assert cosines(embedder, tmp_path, files).min() >= 0.999
 
 
-def test_a_gateway_without_torch_makes_pixels_with_the_same_embedding(mini: "ClipEmbedder") -> None:
+def test_a_gateway_without_torch_makes_pixels_with_the_same_embedding(
+    carried: "ClipEmbedder",
+) -> None:
     """A photo that was indexed by a worker is found by itself, with a score of 1."""
     files = [path.read_bytes() for path in spread("flickr8k")] + [mosaic(4, (4000, 3000))]
-    edge = mini.preprocess.edge()
+    edge = carried.preprocess.edge()
     images = [decode(file, Limits(), edge=edge).image for file in files]
-    gateway = mini.embed_images(np.stack([mini.preprocess.apply(image) for image in images]))
-    seen = (gateway * our_embeddings(mini, files)).sum(axis=1)
+    gateway = carried.embed_images(np.stack([carried.preprocess.apply(image) for image in images]))
+    seen = (gateway * our_embeddings(carried, files)).sum(axis=1)
     assert seen.min() >= 0.999
     assert np.median(seen) >= 0.9999
