@@ -1,7 +1,7 @@
 """Jobs that are disturbed at a known point of their work, and what must be true when they end."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,11 @@ SETTINGS = {
     "CLIPFLEET_PLAN_LEASE_S": "3",
     "CLIPFLEET_CALL_TIMEOUT_S": "2",
 }
+# All chunks are small from the first on, and on a busy machine no part waits for another.
+CONSTANTS = {
+    "clipfleet.workers.chunk_size:FIRST_CHUNK": 8,
+    "clipfleet.embedded.supervisor:NICE": 0,
+}
 CHUNK = 8  # images
 PHOTOS = 96
 HELD_AFTER = 44  # of them: five chunks are done, and half of the sixth
@@ -37,9 +42,11 @@ class Up(stack.Up):
 
 
 @contextmanager
-def up(folder: Path, *more: str, **env: str) -> Iterator[Up]:
+def up(
+    folder: Path, *more: str, constants: Mapping[str, float] = CONSTANTS, **env: str
+) -> Iterator[Up]:
     gate = Gate(folder.with_name(f"{folder.name}-faults"))
-    settings = {**SETTINGS, **gate.environment(), **env}
+    settings = {**SETTINGS, **gate.environment(**constants), **env}
     with stack.up(folder, stack.HASH_MODEL, *more, **settings) as running:
         yield Up(**vars(running), gate=gate)
 
