@@ -68,7 +68,7 @@ def test_a_second_stack_on_one_folder_is_refused_in_one_line(running: stack.Up) 
     assert "in use by" in line
     assert running.url in line
     assert "--data" in line
-    assert running.ready()
+    services.eventually(running.ready, 60, "a stack that goes on")
 
 
 def test_a_port_in_use_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class Gate:
 
     def wait(self, processes: int = 1) -> None:
         """Until so many processes are held."""
-        services.eventually(lambda: len(self.held()) >= processes, 120, "a model at the gate")
+        services.eventually(lambda: len(self.held()) >= processes, 300, "a model at the gate")
 
     @contextmanager
     def broken_device(self) -> Iterator[None]:
