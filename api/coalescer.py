@@ -90,10 +90,10 @@ class Coalescer:
             raise self._late() from error
 
     def waiting(self) -> Counter[str]:
-        """Queries not yet sent, by model. From any thread."""
+        """Queries not yet sent whose caller waits for the answer, by model. From any thread."""
         count: Counter[str] = Counter()
         for lane in list(self._lanes.values()):
-            count[lane.model] += len(lane.pending)
+            count[lane.model] += sum(not waiting.future.done() for waiting in list(lane.pending))
         return count
 
     def in_flight(self) -> int:

@@ -124,8 +124,8 @@ def memory_parts(settings: Settings, **parts: Any) -> MemoryParts:
         "probe": MemoryProbe(),
         **parts,
     }
-    seen = (every["ledger"], every["fleet"], every["publisher"])
-    every.setdefault("overviews", MemoryOverviews(*seen, settings.model))
+    sources = (every["ledger"], every["fleet"], every["publisher"])
+    every.setdefault("overviews", MemoryOverviews(*sources, settings.model))
     return MemoryParts(**every)
 
 
@@ -175,7 +175,7 @@ class MemoryService:
         **settings: Any,
     ) -> None:
         self._embedder = embedder or HashEmbedder(dim)
-        self._api_keys, self._given = api_keys, settings
+        self._api_keys, self._overrides = api_keys, settings
 
     def __enter__(self) -> Self:
         self._stopping = threading.Event()
@@ -209,7 +209,7 @@ class MemoryService:
         if self._api_keys is not None:
             write_keys(self.folder / "keys.json", self._api_keys)
             own["keys_file"] = str(self.folder / "keys.json")
-        return MemorySettings(**{**own, **self._given})
+        return MemorySettings(**{**own, **self._overrides})
 
     def _start_planner(self, stack: ExitStack) -> None:
         parts, settings = self.parts, self.settings

@@ -101,7 +101,13 @@ def _refusal(error: redis.RedisError) -> str:
 
 
 def _distrust(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    """What TLS said, which redis-py hides behind a sentence of its own."""
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+    """What TLS said, which redis-py hides behind a sentence of its own.
+
+    Behind an error of ours begins that of another part. Its chain may be a ring: pymilvus raises
+    errors from themselves.
+    """
+    while error is not None and not isinstance(error, Unavailable):
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error
         error = error.__cause__ or error.__context__
-    return error
+    return None

@@ -76,10 +76,10 @@ class RedisInbox:
 
     async def receive(self, reply_to: str) -> bytes | str | None:
         try:
-            found: Any = await self._receiver.blpop([reply_to], timeout=RECEIVE_S)
+            row: Any = await self._receiver.blpop([reply_to], timeout=RECEIVE_S)
         except (redis.RedisError, OSError) as error:
             raise RedisUnavailable(str(error)) from error
-        return found[1] if found else None
+        return row[1] if row else None
 
 
 class MemoryReplies:

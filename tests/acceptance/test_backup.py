@@ -17,22 +17,28 @@ from clipfleet.errors import NotFound
 from support.stack import HASH_MODEL, finished, up
 
 SAMPLES = sorted((Path(__file__).parents[2] / "clipfleet" / "samples").rglob("*.png"))[::20]
+MIDDLE = len(SAMPLES) // 2
 WORDS = ("a dog", "a church", "something red")
-BROKEN = b"no picture"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A stopped stack, and copies of two of its parts from an earlier moment.
+    """A stopped stack at `first`, and its copy at `here`, which went on and was stopped, too.
 
-    At that moment `early` was indexed. Since then: `late` into the same collection, and a
-    collection `other` from an upload; of each job one image failed.
+    `first` has `early` in the collection `drawings`, and two collections with an image that
+    failed: `sketches` of a manifest, `uploads` of an upload. At `here` both failures were tried
+    again, of which the first was mended, `late` went into `drawings`, and `other` was created.
     """
 
-    folder: Path
-    earlier: Path
+    first: Path
+    here: Path
     photos: Path
-    seen: dict[str, Any]
+    before: dict[str, Any]  # what a user saw at `first`
+    files: dict[str, str]  # of `first`, when it was stopped
+    moved: dict[str, Any]  # what a user saw of that at `here`
+    retries: tuple[Job, Job]  # of `sketches` and of `uploads`
+    stage: str  # of the failure that was left
+    seen: dict[str, Any]  # at the end
 
 
 @contextmanager
@@ -44,27 +50,38 @@ def running(folder: Path) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     root = tmp_path_factory.mktemp("backup")
-    here, earlier, photos = root / "here", root / "earlier", root / "photos"
-    middle = len(SAMPLES) // 2
-    manifest(photos / "early.jsonl", SAMPLES[:middle])
-    manifest(photos / "late.jsonl", [*SAMPLES[middle:], photos / "broken.png"])
-    with running(here) as client:
+    first, here, photos = root / "first", root / "here", root / "photos"
+    photos.mkdir()
+    mended, broken = photos / "mended.png", photos / "broken.png"
+    for path in (mended, broken):
+        path.write_bytes(b"no picture")
+    manifest(photos / "early.jsonl", SAMPLES[:MIDDLE])
+    manifest(photos / "late.jsonl", [*SAMPLES[MIDDLE:], broken])
+    manifest(photos / "sketches.jsonl", [SAMPLES[0], mended])
+    with running(first) as client:
         client.create_collection("drawings", fields={"letters": "int"})
-        finished(client, client.index(photos / "early.jsonl", "drawings").id)
-    for part in ("milvus", "valkey"):
-        shutil.copytree(here / part, earlier / part)
-    (photos / "broken.png").write_bytes(BROKEN)
+        client.index(photos / "early.jsonl", "drawings", wait=True)
+        client.index(photos / "sketches.jsonl", "sketches", wait=True)
+        client.upload([SAMPLES[0], SAMPLES[1], broken], "uploads", wait=True)
+        before = everything(client)
+    files = digests(first)
+    shutil.copytree(first, here)
     with running(here) as client:
-        finished(client, client.index(photos / "late.jsonl", "drawings").id)
-        some = [SAMPLES[0], SAMPLES[1], photos / "broken.png"]
-        finished(client, client.upload(some, "other").id)
+        moved = everything(client)
+        mended.write_bytes(SAMPLES[2].read_bytes())
+        retries = tuple(
+            finished(client, client.retry(partial(client, name)).id)
+            for name in ("sketches", "uploads")
+        )
+        (failure,) = client.iter_failures(retries[1])
+        client.index(photos / "late.jsonl", "drawings", wait=True)
+        client.upload([SAMPLES[0], SAMPLES[1], broken], "other", wait=True)
         seen = everything(client)
-    return Kept(here, earlier, photos, seen)
+    return Kept(first, here, photos, before, files, moved, retries, failure.stage, seen)
 
 
 def manifest(path: Path, images: list[Path]) -> None:
     rows = [{"id": one.stem, "uri": str(one), "letters": len(one.stem)} for one in images]
-    path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(json.dumps(row) for row in rows))
 
 
@@ -123,52 +140,39 @@ def digests(folder: Path) -> dict[str, str]:
 
 def mixed(kept: Kept, where: Path, part: str) -> Path:
     """The folder, one part of it from the earlier moment."""
-    shutil.copytree(kept.folder, where)
+    shutil.copytree(kept.here, where)
     shutil.rmtree(where / part)
-    shutil.copytree(kept.earlier / part, where / part)
+    shutil.copytree(kept.first / part, where / part)
     return where
 
 
-@pytest.fixture(autouse=True)
-def _broken_again(kept: Kept) -> None:
-    """A test may have mended it."""
-    (kept.photos / "broken.png").write_bytes(BROKEN)
-
-
-def test_a_copy_of_the_folder_is_the_whole_service_at_another_place(
-    kept: Kept, tmp_path: Path
-) -> None:
-    assert len(kept.seen["jobs"]) == 3
+def test_a_copy_of_the_folder_is_the_whole_service_at_another_place(kept: Kept) -> None:
+    assert len(kept.before["jobs"]) == 3
+    assert kept.before["collections"]["drawings"]["count"] == MIDDLE
+    assert all(kept.before["matches"].values())
+    assert all(kept.before["similar"].values())
+    for what, was in kept.before.items():
+        assert kept.moved[what] == was, what
+    sketches, uploads = kept.retries
+    assert (sketches.state, sketches.done) == ("succeeded", 1)
+    assert kept.seen["collections"]["sketches"]["count"] == 2
+    assert uploads.state == "failed"
+    assert kept.stage == "decode", "its bytes were found, and are still no picture"
     assert kept.seen["collections"]["drawings"]["count"] == len(SAMPLES)
-    assert all(kept.seen["matches"].values())
-    assert all(kept.seen["similar"].values())
-    before = digests(kept.folder)
-    shutil.copytree(kept.folder, tmp_path / "there")
-    with running(tmp_path / "there") as client:
-        now = everything(client)
-        for what, was in kept.seen.items():
-            assert now[what] == was, what
-
-        uploaded = finished(client, client.retry(partial(client, "other")).id)
-        (failure,) = client.iter_failures(uploaded)
-        assert failure.stage == "decode", "its bytes were found, and are still no picture"
-        (kept.photos / "broken.png").write_bytes(SAMPLES[2].read_bytes())
-        again = finished(client, client.retry(partial(client, "drawings")).id)
-        assert (again.state, again.done) == ("succeeded", 1)
-        assert client.collection("drawings").count == len(SAMPLES) + 1
-    assert digests(kept.folder) == before
+    assert digests(kept.first) == kept.files
 
 
 def test_what_an_older_milvus_lacks_is_found_and_brought_back(kept: Kept, tmp_path: Path) -> None:
-    early = len(SAMPLES) // 2
     with running(mixed(kept, tmp_path / "mixed", "milvus")) as client:
         done = sum(job.done for job in client.jobs(collection="drawings"))
-        assert (done, client.collection("drawings").count) == (len(SAMPLES), early)
-        assert len(matches(client, "drawings", text="a dog", top_k=100)) == early
+        assert (done, client.collection("drawings").count) == (len(SAMPLES), MIDDLE)
+        assert len(matches(client, "drawings", text="a dog", top_k=100)) == MIDDLE
         job = finished(client, client.index(kept.photos / "late.jsonl", "drawings").id)
-        assert (job.done, job.skipped, job.failed) == (len(SAMPLES) - early, 0, 1)
+        assert (job.done, job.skipped, job.failed) == (len(SAMPLES) - MIDDLE, 0, 1)
         job = finished(client, client.index(kept.photos / "early.jsonl", "drawings").id)
-        assert (job.done, job.skipped) == (0, early)
+        assert (job.done, job.skipped) == (0, MIDDLE)
+        job = finished(client, client.index(kept.photos / "sketches.jsonl", "sketches").id)
+        assert (job.done, job.skipped) == (1, 1)
 
         with pytest.raises(NotFound, match="not there any more"):
             client.collection("other")
@@ -180,10 +184,11 @@ def test_what_an_older_milvus_lacks_is_found_and_brought_back(kept: Kept, tmp_pa
 
 
 def test_what_an_older_redis_does_not_know_of_is_brought_back(kept: Kept, tmp_path: Path) -> None:
-    late = len(SAMPLES) - len(SAMPLES) // 2
+    late = len(SAMPLES) - MIDDLE
     with running(mixed(kept, tmp_path / "mixed", "valkey")) as client:
-        (only,) = client.jobs()
-        assert only.state == "succeeded"
+        assert {job.id: job.state for job in client.jobs()} == {
+            job: was["state"] for job, was in kept.before["jobs"].items()
+        }
         assert client.collection("drawings").count == len(SAMPLES), "images stay without their job"
         with pytest.raises(NotFound, match="there is no collection 'other'"):
             client.collection("other")

@@ -22,16 +22,16 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture(scope="module")
 def web(memory_service: InProcess) -> Iterator[httpx.Client]:
-    with memory_service.http() as made:
-        fill(made)
-        yield made
+    with memory_service.http() as http:
+        fill(http)
+        yield http
 
 
 @pytest.fixture(scope="module")
 def real(service: Up) -> Iterator[httpx.Client]:
-    with service.http() as made:
-        fill(made)
-        yield made
+    with service.http() as http:
+        fill(http)
+        yield http
 
 
 def fill(web: httpx.Client) -> None:
@@ -43,12 +43,11 @@ def fill(web: httpx.Client) -> None:
 @pytest.fixture(autouse=True)
 def all_is_as_it_was(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
-    asked: httpx.Client = request.getfixturevalue(
-        "real" if "real" in request.fixturenames else "web"
-    )
-    found = asked.post(SEARCH, json={"text": "anything"})
-    assert found.status_code == 200, found.text
-    assert len(found.json()["matches"]) == 3
+    name = "real" if "real" in request.fixturenames else "web"
+    http: httpx.Client = request.getfixturevalue(name)
+    answer = http.post(SEARCH, json={"text": "anything"})
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["matches"]) == 3
 
 
 def refused(answer: httpx.Response, *statuses: int) -> str:

@@ -68,7 +68,7 @@ def test_an_upload_is_searchable_once_its_job_has_ended(service: Up, flickr: lis
 
 
 def test_own_vectors_go_in_and_come_back_as_in_the_tutorial(service: Up) -> None:
-    with service.client() as client, service.http() as http:
+    with service.tidied(), service.client() as client, service.http() as http:
         client.create_collection("own", model="none", dim=3, metric="euclidean")
         vectors = [{"id": "/path/to/img1", "values": [0, 0, 0]}, {"id": "b", "values": [3, 4, 0]}]
         answer = http.post("/v1/collections/own/vectors", json={"vectors": vectors})

@@ -97,10 +97,10 @@ def test_tab_offers_commands_and_options() -> None:
 
 
 def test_tab_offers_what_the_service_has_and_nothing_without_one(service: Up) -> None:
-    with service.client() as client:
-        client.create_collection("completed", model="none", dim=2)
     words = "clipfleet search x --collection comp"
-    assert completed(words, CLIPFLEET_URL=service.url) == ["completed"]
+    with service.tidied(), service.client() as client:
+        client.create_collection("completed", model="none", dim=2)
+        assert completed(words, CLIPFLEET_URL=service.url) == ["completed"]
     assert completed(words, CLIPFLEET_URL="http://127.0.0.1:1") == []
     some = service.cli("jobs", "list", "--json")
     ids = {job["id"] for job in document(some)["jobs"]}

@@ -32,8 +32,8 @@ class Gated(HashEmbedder):
 @pytest.fixture
 def client(memory_service: InProcess, kind: Any) -> Iterator[Any]:
     """One of the Python clients, in turn, on the service in this process."""
-    with kind(memory_service.url) as made:
-        yield made
+    with kind(memory_service.url) as client:
+        yield client
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -34,8 +35,8 @@ def some_vectors(count: int, dim: int, seed: int = 0) -> list[dict[str, Any]]:
 @pytest.fixture
 def client(memory_service: InProcess, kind: Any) -> Iterator[Any]:
     """One of the Python clients, in turn, on the service in this process."""
-    with kind(memory_service.url) as made:
-        yield made
+    with kind(memory_service.url) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +62,13 @@ def emptied(memory_service: InProcess) -> Iterator[str]:
 
 
 def test_the_real_stack_counts_lists_searches_measures_exports_and_empties(
-    service: Up, tmp_path: Path
+    service: Up, flickr: list[Path], tmp_path: Path
 ) -> None:
     """One call of each kind, of those whose answers the tests below look at in detail."""
-    with service.client() as client:
+    with service.client() as client, service.http() as http:
         fill_shelf(client)
         assert client.count("shelf", filter={"year": {"$exists": False}}) == SIZE / 3
-        wanted = {one["id"] for one in some_vectors(SIZE, 1)}
-        assert sorted(client.iter_ids("shelf")) == sorted(wanted)
+        require_pages(http, "shelf")
         for by in ({"text": "a dog"}, {"id": "/photos/3 é.jpg"}):
             require_exact_as_index(client, "shelf", by)
         found = client.recall("shelf", k=5, sample=40)
@@ -83,6 +83,7 @@ def test_the_real_stack_counts_lists_searches_measures_exports_and_empties(
         assert client.delete("copied", all=True) == SIZE / 2
         for name in ("shelf", "copied"):
             client.delete_collection(name)
+        require_known_images(client, flickr, tmp_path)
 
 
 def test_images_are_counted_by_filter_and_namespace(client: Any, shelf: str) -> None:
@@ -97,15 +98,20 @@ def test_images_are_counted_by_filter_and_namespace(client: Any, shelf: str) -> 
 def test_ids_come_in_pages_each_once(memory_service: InProcess, client: Any, shelf: str) -> None:
     wanted = {one["id"] for one in some_vectors(SIZE, 1)}
     assert sorted(client.iter_ids(shelf)) == sorted(wanted)
-    seen: list[str] = []
     with memory_service.http() as http:
-        cursor: str | None = ""
-        while cursor is not None:
-            page = http.get(f"/v1/collections/{shelf}/ids", params={"cursor": cursor, "limit": 70})
-            seen, cursor = seen + page.json()["ids"], page.json()["next"]
-            assert len(page.json()["ids"]) <= 70
+        require_pages(http, shelf)
         assert http.get(f"/v1/collections/{shelf}/ids?cursor=x").status_code == 422
-    assert sorted(seen) == sorted(wanted)
+
+
+def require_pages(http: httpx.Client, collection: str) -> None:
+    seen: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        options: dict[str, str | int] = {"cursor": cursor, "limit": 70}
+        page = http.get(f"/v1/collections/{collection}/ids", params=options)
+        seen, cursor = seen + page.json()["ids"], page.json()["next"]
+        assert len(page.json()["ids"]) <= 70
+    assert sorted(seen) == sorted({one["id"] for one in some_vectors(SIZE, 1)})
 
 
 @pytest.mark.parametrize("by", ["text", "id", "vector"])
@@ -225,15 +231,19 @@ def test_an_import_into_a_collection_of_another_kind_is_refused(
 def test_images_that_were_imported_are_not_indexed_again(
     memory_service: InProcess, flickr: list[Path], tmp_path: Path
 ) -> None:
-    photos(tmp_path / "photos", flickr, 5)
     with memory_service.client() as client:
-        assert client.index(tmp_path / "photos", "first", wait=True).done == 5
-        file = client.export_collection("first", tmp_path / "first.parquet")
-        client.import_collection(file, "second")
-        again = client.index(tmp_path / "photos", "second", wait=True)
-        assert (again.done, again.skipped) == (0, 5)
-        for name in ("first", "second"):
-            client.delete_collection(name)
+        require_known_images(client, flickr, tmp_path)
+
+
+def require_known_images(client: Client, flickr: list[Path], folder: Path) -> None:
+    photos(folder / "photos", flickr, 5)
+    assert client.index(folder / "photos", "first", wait=True).done == 5
+    file = client.export_collection("first", folder / "first.parquet")
+    client.import_collection(file, "second")
+    again = client.index(folder / "photos", "second", wait=True)
+    assert (again.done, again.skipped) == (0, 5)
+    for name in ("first", "second"):
+        client.delete_collection(name)
 
 
 def test_the_command_line_exports_imports_and_measures(

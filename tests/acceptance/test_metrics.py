@@ -57,7 +57,7 @@ def indexed(
         client.create_collection("measured")
         job = finished(client, client.index(folder, "measured").id)
         for _ in range(5):
-            client.search("measured", text="a dog in the snow")
+            client.search("measured", text="words that no other test searches for")
         return before, services.eventually(settled, 30, "the end of all work"), job
 
 

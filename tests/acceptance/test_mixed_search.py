@@ -34,9 +34,9 @@ def web(mini: Up) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def here(memory_service: InProcess) -> Iterator[httpx.Client]:
     """The same collection in this process, for what is refused."""
-    with memory_service.client() as client, memory_service.http() as made:
+    with memory_service.client() as client, memory_service.http() as http:
         fill(client)
-        yield made
+        yield http
 
 
 def fill(client: Client) -> None:

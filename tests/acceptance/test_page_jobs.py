@@ -178,14 +178,14 @@ def test_a_thousand_files_go_in_a_few_jobs(page: Tab, mini: Up, folder: Path) ->
     )
     dialog = shown.get_by_role("dialog", name="Add images")
     expect(dialog).to_contain_text("1,001 images, 1.0 kB, in 3 jobs.")
-    requests: list[Route] = []
-    shown.route("**/images", lambda route: requests.append(route))
+    first: list[Route] = []
+    shown.route("**/images", lambda route: route.continue_() if first else first.append(route))
     dialog.get_by_role("button", name="Add 1,001 images").click()
     tray = shown.get_by_role("complementary", name="Upload")
     expect(tray).to_contain_text("Sending 1,001 images")
-    shown.unroute("**/images")
-    for request in requests:
-        request.continue_()
+    while not first:
+        shown.wait_for_timeout(20)
+    first[0].continue_()
     expect(tray).to_contain_text("1,001 images sent")
     with mini.client() as client:
         eventually(

@@ -19,16 +19,16 @@ from support.stack import Up, cli, document
 
 @pytest.fixture(scope="module")
 def web(memory_service: InProcess) -> Iterator[httpx.Client]:
-    with memory_service.client() as client, memory_service.http() as made:
+    with memory_service.client() as client, memory_service.http() as web:
         create_collections(client)
-        yield made
+        yield web
 
 
 @pytest.fixture(scope="module")
 def real(service: Up) -> Iterator[httpx.Client]:
-    with service.client() as client, service.http() as made:
+    with service.client() as client, service.http() as web:
         create_collections(client)
-        yield made
+        yield web
 
 
 def create_collections(client: Client) -> None:

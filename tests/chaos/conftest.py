@@ -5,6 +5,7 @@ import pytest
 
 from support import chaos
 
+QUICK_COMPLAINTS = {"clipfleet.workers.readers:HANGS_S": 1.0}
 # From servers of the tests' own, which may never answer.
 PATIENT_FETCHING = {
     "CLIPFLEET_FETCH__ALLOWED_NETWORKS": '["127.0.0.0/8"]',
@@ -21,5 +22,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Up]:
     """One stack for all tests that leave it as they found it, however roughly they treat it; each
     has a collection of its own."""
-    with chaos.up(tmp_path_factory.mktemp("slow"), **PATIENT_FETCHING) as running:
+    constants = {**chaos.CONSTANTS, **QUICK_COMPLAINTS}
+    folder = tmp_path_factory.mktemp("slow")
+    with chaos.up(folder, constants=constants, **PATIENT_FETCHING) as running:
         yield running

@@ -9,7 +9,6 @@ def test_a_small_job_overtakes_what_a_large_one_has_waiting(
     slow: chaos.Up, photos: Path, tmp_path: Path
 ) -> None:
     few = chaos.many_photos(tmp_path / "few", chaos.CHUNK)
-    chaos.wait_for_rates(slow)
     with slow.client() as client, chaos.ledger(slow) as ledger:
         with slow.gate.closed():
             large = client.index(photos, "large")

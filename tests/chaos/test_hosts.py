@@ -23,7 +23,6 @@ from support import chaos, hosts, services, stack
 from support.chaos import HELD_AFTER
 from support.gate import Gate
 from support.hosts import Host
-from support.killer.sitecustomize import ANNOUNCED
 from support.models import data
 
 REDIS, MILVUS, S3, HTTP = 6379, 19530, 9000, 8000
@@ -31,7 +30,8 @@ REDIS, MILVUS, S3, HTTP = 6379, 19530, 9000, 8000
 AGAIN = """trap 'kill $child; wait $child; exit' TERM
 while :; do "$@" & child=$!; wait $child; done"""
 BAD_LINE = Path(__file__).parents[1] / "support" / "flaky_proxy.py"
-PHOTOS = 96
+SHORT_ANNOUNCEMENTS = {"clipfleet.common.fleet:CARD_S": 5.0}
+PHOTOS = 64
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Fleet:
         url = redis_url(commands.LOOPBACK)
         with self.middle.here(), redis.Redis.from_url(url, socket_timeout=5) as client:
             chunks = [chunk for chunk in RedisLedger(client).open_chunks(job_id) if chunk.leased]
-        return all(chunk.expired for chunk in chunks)
+        return bool(chunks) and all(chunk.expired for chunk in chunks)
 
     def ready(self) -> bool:
         with httpx.Client(trust_env=False) as http:
@@ -89,8 +89,7 @@ def settings(middle: str, gate: Gate) -> dict[str, str]:
     """`middle`: under which address it is reached."""
     return {
         **chaos.SETTINGS,
-        **gate.environment(),
-        ANNOUNCED: "5",
+        **gate.environment(**chaos.CONSTANTS, **SHORT_ANNOUNCEMENTS),
         "CLIPFLEET_CALL_TIMEOUT_S": "3",
         "CLIPFLEET_REDIS_URL": redis_url(middle),
         "CLIPFLEET_MILVUS_URI": f"http://{middle}:{MILVUS}",

@@ -25,7 +25,7 @@ from support.models import data
 KILLS = int(os.environ.get("CLIPFLEET_STORM_KILLS", "30"))
 KILLS_AT_ONCE = 3
 PAUSES = -(-KILLS // KILLS_AT_ONCE)
-IMAGES = 50 * KILLS
+IMAGES = 20 * KILLS
 BAD, KILLERS = IMAGES // 20, 3
 GOOD = IMAGES - BAD - KILLERS
 SEED = int(os.environ.get("CLIPFLEET_STORM_SEED", "0"))
@@ -76,7 +76,7 @@ def kill_at_random(up: chaos.Up, job: str, chance: random.Random) -> Counter[str
 
 def hold(up: chaos.Up, chance: random.Random) -> None:
     """All together, the images between are fewer than the good ones of the job."""
-    images = chance.randint(chaos.CHUNK, GOOD // PAUSES - 4 * chaos.CHUNK)
+    images = chance.randint(chaos.CHUNK, GOOD // PAUSES - 2 * chaos.CHUNK)
     up.gate.hold(images, *chance.choice([(), ("stored",)]))
 
 

@@ -17,6 +17,11 @@ from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
 from support import chaos, services
 
 
+@pytest.fixture(autouse=True)
+def _close_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "POLL_S", 0.01)
+
+
 def part(program: str) -> Part:
     return Part("part", [sys.executable, "-c", program], {}, lambda _: True)
 

@@ -1,11 +1,10 @@
 """`clipfleet up` itself: what it refuses, what it leaves behind, and what it survives."""
 
 import json
-import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def test_a_second_stack_on_one_folder_is_refused_in_one_line(running: stack.Up) 
     assert "in use by" in line
     assert running.url in line
     assert "--data" in line
-    assert running.ready()
+    services.eventually(running.ready, 60, "a stack that goes on")
 
 
 def test_a_port_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -143,15 +142,17 @@ def test_a_stack_given_redis_and_milvus_starts_neither(tmp_path: Path, photos: P
 
 
 def test_a_part_that_keeps_dying_ends_up_with_its_last_lines(tmp_path: Path) -> None:
-    with stack.up(tmp_path / "data", HASH_MODEL) as running:
+    few = {**chaos.CONSTANTS, "clipfleet.embedded.supervisor:MOST_KILLS": 3}
+    with chaos.up(tmp_path / "data", constants=few) as running:
         log = tmp_path / "data" / "up.log"
         services.eventually(lambda: "is ready" in log.read_text(), stack.START_S, "up's own word")
-        deadline = time.monotonic() + 120
-        while running.process.poll() is None and time.monotonic() < deadline:
-            try:
-                running.part("worker-query").send_signal(signal.SIGKILL)
-            except (AssertionError, psutil.Error):
-                time.sleep(0.05)
+
+        def has_ended() -> bool:
+            with suppress(AssertionError, psutil.Error):  # it is not there just now
+                running.part("worker-query").kill()
+            return running.process.poll() is not None
+
+        services.eventually(has_ended, 120, "the end of up")
         assert running.process.poll() == 1
     obituary = log.read_text()
     assert "worker-query keeps ending (signal 9)" in obituary

@@ -7,16 +7,14 @@ import pytest
 from PIL import Image
 
 from clipfleet.common.embedder import Embedder, HashEmbedder
-from clipfleet.common.settings import Settings
+from support import models
 
 
 @pytest.fixture(scope="module", params=["hash", "clip"])
 def embedder(request: pytest.FixtureRequest) -> Embedder:
     if request.param == "hash":
         return HashEmbedder()
-    from clipfleet.workers.clip import ClipEmbedder  # imports torch
-
-    return ClipEmbedder(Settings(model=str(request.getfixturevalue("tiny"))))
+    return models.clip_embedder(request.getfixturevalue("tiny"))
 
 
 def pixels(embedder: Embedder, count: int) -> Any:

@@ -52,6 +52,14 @@ def test_some_failures_make_it_partial_and_only_failures_failed(ledger: Ledger) 
     assert "every image failed" in ledger.job("k").error
 
 
+def test_every_failure_of_a_chunk_is_listed_in_order(ledger: Ledger) -> None:
+    (no,) = planned(ledger, ("a", "b", "c"))
+    failures = (failure("c"), failure("a"), failure("b"))
+    ledger.mark(claimed(ledger, no), Outcome(failures=failures))
+    assert ledger.failures("j") == list(failures)
+    assert ledger.job("j").failed == 3
+
+
 def test_a_chunk_is_claimed_by_one_and_counted_once(ledger: Ledger) -> None:
     planned(ledger, ("a",))
     claim = claimed(ledger)

@@ -7,7 +7,7 @@ in the store, and the job's counts add up.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -43,13 +43,13 @@ class Service:
 
     def __init__(self, client: "redis.Redis", folder: Path, threads: ThreadPoolExecutor) -> None:
         self.client = client
-        self.planning: Any = Planning(roots=(folder,))
+        self.planning = cast("Any", Planning(roots=(folder,)))
         self.ledger = RedisLedger(client, self.planning.clock)
         self.planning.ledger = self.ledger
         self.planning.planner = self.planning.new_planner("one")
         self.planning.worker()
-        self.a: Any = Workplace(folder / "a", threads)
-        self.b: Any = Workplace(folder / "b", threads)
+        self.a = cast("Any", Workplace(folder / "a", threads))
+        self.b = cast("Any", Workplace(folder / "b", threads))
         self.photos = folder / "all"
         self.photos.mkdir()
         for worker in (self.a, self.b):

@@ -2,9 +2,8 @@
 
 import os
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -29,26 +28,35 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.embedded import commands
 from support import services
-from support.gateways import gateway
+from support.gateways import in_process
 from support.services import Certificate
 
-CELERY = [sys.executable, "-m", "celery", "-A", "clipfleet.workers.app", "worker"]
+# `python -m MODULE …`, whose checks are sure of an error within a second instead of 3 to 30.
+IMPATIENT = """
+import runpy, sys
+from clipfleet.common import startup
+startup.AGAIN_S, startup.SURE_S, startup.WAIT_S = 0.1, 0.5, 0.1
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def impatient(command: Sequence[str]) -> list[str]:
+    python, option, *rest = command
+    assert option == "-m"
+    return [python, "-c", IMPATIENT, *rest]
+
+
 PARTS = {
-    "gateway": processes.gateway(commands.LOOPBACK, 0),
-    "planner": [sys.executable, "-m", "clipfleet.workers.planner"],
-    "worker": [*CELERY, "--loglevel", "WARNING"],
+    "gateway": impatient(processes.gateway(commands.LOOPBACK, 0)),
+    "planner": impatient(processes.planner()),
+    "worker": impatient(processes.worker("w", ["ingest"], "m")),
 }
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with services.valkey(tmp_path_factory.mktemp("valkey")) as made:
-        yield made
-
-
 @pytest.fixture
-def valkey(url: str) -> Iterator["redis.Redis"]:
-    with closing(make_redis(Settings(redis_url=url))) as client:
+def valkey(valkey_url: str) -> Iterator["redis.Redis"]:
+    with closing(make_redis(Settings(redis_url=valkey_url))) as client:
         yield client
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", 0)
@@ -64,22 +72,28 @@ def evicting(valkey: "redis.Redis") -> "redis.Redis":
 
 
 def found(url: str, **more: str) -> list[Finding]:
-    settings = Settings(redis_url=url, call_timeout_s=2, **more)  # type: ignore[arg-type]
+    settings = Settings(redis_url=url, call_timeout_s=1, **more)  # type: ignore[arg-type]
     with closing(make_redis(settings)) as client:
         return check_redis(settings, client)
 
 
-def test_a_valkey_as_it_must_be_gives_nothing_to_say(url: str, valkey: "redis.Redis") -> None:
+def test_a_valkey_as_it_must_be_gives_nothing_to_say(
+    valkey_url: str, valkey: "redis.Redis"
+) -> None:
     assert valkey.ping()
-    assert found(url) == []
+    assert found(valkey_url) == []
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_no_part_starts_on_a_redis_that_evicts_and_each_says_so_in_one_line(
-    part: str, url: str, evicting: "redis.Redis", tmp_path: Path
+    part: str, valkey_url: str, evicting: "redis.Redis", tmp_path: Path
 ) -> None:
     assert evicting.ping()
-    env = {"CLIPFLEET_REDIS_URL": url, "CLIPFLEET_BLOBS": str(tmp_path), "CLIPFLEET_MODEL": "m"}
+    env = {
+        "CLIPFLEET_REDIS_URL": valkey_url,
+        "CLIPFLEET_BLOBS": str(tmp_path),
+        "CLIPFLEET_MODEL": "m",
+    }
     done = subprocess.run(
         PARTS[part],
         env={**os.environ, **env},
@@ -100,10 +114,10 @@ def test_no_part_starts_on_a_redis_that_evicts_and_each_says_so_in_one_line(
     [("REDIS_URL", "http://127.0.0.1:9"), ("MILVUS_URI", "milvus"), ("BLOBS", "nothing://there")],
 )
 def test_an_address_of_nothing_ends_a_part_with_the_setting_s_name(
-    name: str, value: str, url: str, valkey: "redis.Redis", tmp_path: Path
+    name: str, value: str, valkey_url: str, valkey: "redis.Redis", tmp_path: Path
 ) -> None:
     assert valkey.ping()
-    given = {"CLIPFLEET_REDIS_URL": url, "CLIPFLEET_BLOBS": str(tmp_path)}
+    given = {"CLIPFLEET_REDIS_URL": valkey_url, "CLIPFLEET_BLOBS": str(tmp_path)}
     env = {**os.environ, **given, f"CLIPFLEET_{name}": value}
     command = PARTS["planner"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
@@ -112,9 +126,9 @@ def test_an_address_of_nothing_ends_a_part_with_the_setting_s_name(
 
 
 def test_readyz_says_when_redis_was_set_to_evict_meanwhile(
-    url: str, valkey: "redis.Redis", tmp_path: Path
+    valkey_url: str, valkey: "redis.Redis", tmp_path: Path
 ) -> None:
-    with gateway(tmp_path, url) as service, service.http() as http:
+    with in_process(tmp_path, valkey_url) as http:
         valkey.config_set("maxmemory", "100mb")
         valkey.config_set("maxmemory-policy", "allkeys-lru")
         answer = http.get("/readyz")
@@ -123,22 +137,22 @@ def test_readyz_says_when_redis_was_set_to_evict_meanwhile(
 
 
 def test_a_policy_that_cannot_evict_yet_and_a_redis_that_keeps_nothing_are_warned_of(
-    url: str, valkey: "redis.Redis"
+    valkey_url: str, valkey: "redis.Redis"
 ) -> None:
     valkey.config_set("maxmemory-policy", "allkeys-lru")
     valkey.config_set("appendonly", "no")
-    eviction, persistence = found(url)
+    eviction, persistence = found(valkey_url)
     assert {eviction.severity, persistence.severity} == {"warning"}
     assert "if it had a maxmemory" in eviction.what
     assert persistence.do == "set appendonly yes"
 
 
 def test_a_policy_that_evicts_what_expires_leaves_the_jobs_alone(
-    url: str, valkey: "redis.Redis"
+    valkey_url: str, valkey: "redis.Redis"
 ) -> None:
     valkey.config_set("maxmemory", "100mb")
     valkey.config_set("maxmemory-policy", "volatile-lru")
-    (finding,) = found(url)
+    (finding,) = found(valkey_url)
     assert finding.severity == "warning"
     assert "who is alive" in finding.what
 
@@ -190,8 +204,8 @@ def test_a_user_who_may_not_ask_for_the_policy_is_warned_that_it_is_not_known(
         assert finding.what.startswith("CLIPFLEET_REDIS_CA: ")
 
 
-def test_tls_to_a_redis_without_it_is_told_to_say_redis(url: str) -> None:
-    (finding,) = found(url.replace("redis:", "rediss:"))
+def test_tls_to_a_redis_without_it_is_told_to_say_redis(valkey_url: str) -> None:
+    (finding,) = found(valkey_url.replace("redis:", "rediss:"))
     assert "must begin with redis://" in finding.do
 
 

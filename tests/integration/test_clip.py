@@ -1,23 +1,25 @@
 """The embedder on real architectures, against transformers' own way of doing it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from clipfleet.common.errors import StartupError
 from clipfleet.common.images import decode
 from clipfleet.common.settings import Settings
-from clipfleet.workers.clip import ClipEmbedder
-from support.models import data, tiny_siglip
+from support.models import clip_embedder, data, tiny_siglip
+
+if TYPE_CHECKING:
+    from clipfleet.workers.clip import ClipEmbedder
 
 
 @pytest.fixture(scope="module")
-def embedder(tiny: Path) -> ClipEmbedder:
-    return ClipEmbedder(Settings(model=str(tiny)))
+def embedder(tiny: Path) -> "ClipEmbedder":
+    return clip_embedder(tiny)
 
 
 def photos(count: int) -> list[Path]:
@@ -25,6 +27,9 @@ def photos(count: int) -> list[Path]:
 
 
 def theirs(model: Path, images: list[Image.Image]) -> np.ndarray:
+    import torch
+    from transformers import AutoImageProcessor, AutoModel
+
     processor = AutoImageProcessor.from_pretrained(model)
     pixels = processor(images=[i.convert("RGB") for i in images], return_tensors="pt")
     with torch.no_grad():
@@ -33,14 +38,14 @@ def theirs(model: Path, images: list[Image.Image]) -> np.ndarray:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def ours(embedder: ClipEmbedder, paths: list[Path]) -> np.ndarray:
+def ours(embedder: "ClipEmbedder", paths: list[Path]) -> np.ndarray:
     limits, edge = Settings().limits, embedder.preprocess.edge()
     images = [decode(path.read_bytes(), limits, edge=edge).image for path in paths]
     return embedder.embed_images(np.stack([embedder.pixels(image) for image in images]))
 
 
 def test_images_get_the_embeddings_that_the_models_own_processor_gives(
-    embedder: ClipEmbedder, tiny: Path
+    embedder: "ClipEmbedder", tiny: Path
 ) -> None:
     paths = photos(40)
     reference = theirs(tiny, [Image.open(path) for path in paths])
@@ -49,7 +54,7 @@ def test_images_get_the_embeddings_that_the_models_own_processor_gives(
     assert np.median(cosines) >= 0.9999
 
 
-def test_rows_are_unit_float32_and_do_not_depend_on_the_batch(embedder: ClipEmbedder) -> None:
+def test_rows_are_unit_float32_and_do_not_depend_on_the_batch(embedder: "ClipEmbedder") -> None:
     texts = ["", "a dog", "ein Hund 🐕", "word " * 10_000]
     together = embedder.embed_texts(texts)
     alone = np.concatenate([embedder.embed_texts([text]) for text in texts])
@@ -63,8 +68,11 @@ def test_rows_are_unit_float32_and_do_not_depend_on_the_batch(embedder: ClipEmbe
 
 
 def test_texts_get_the_embeddings_that_the_models_own_tokenizer_gives(
-    embedder: ClipEmbedder, tiny: Path
+    embedder: "ClipEmbedder", tiny: Path
 ) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
     tokens = AutoTokenizer.from_pretrained(tiny)(["two dogs in the snow"], return_tensors="pt")
     with torch.no_grad():
         features = AutoModel.from_pretrained(tiny).get_text_features(**tokens)
@@ -73,13 +81,13 @@ def test_texts_get_the_embeddings_that_the_models_own_tokenizer_gives(
     assert np.allclose(mine, row / np.linalg.norm(row), atol=1e-5)
 
 
-def test_nothing_in_nothing_out(embedder: ClipEmbedder) -> None:
+def test_nothing_in_nothing_out(embedder: "ClipEmbedder") -> None:
     assert embedder.embed_texts([]).shape == (0, embedder.dim)
     assert embedder.embed_images(np.empty((0, 64, 64, 3), np.uint8)).shape == (0, embedder.dim)
 
 
 def test_a_siglip_loads_and_embeds(tmp_path: Path) -> None:
-    embedder = ClipEmbedder(Settings(model=str(tiny_siglip(tmp_path))))
+    embedder = clip_embedder(tiny_siglip(tmp_path))
     rows = embedder.embed_texts(["a", "a much longer text"])
     assert np.allclose(rows[0], embedder.embed_texts(["a"])[0], atol=1e-5)
     assert ours(embedder, photos(2)).shape == (2, embedder.dim)
@@ -88,15 +96,15 @@ def test_a_siglip_loads_and_embeds(tmp_path: Path) -> None:
 def test_without_hub_and_folder_the_error_names_both_ways_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(StartupError) as caught:
-        ClipEmbedder(Settings(model="nobody/has-this-model"))
+        clip_embedder("nobody/has-this-model")
     assert "hub" in caught.value.detail
     assert "CLIPFLEET_MODEL=/path/to/folder" in caught.value.detail
 
 
 def test_a_folder_without_a_model_is_said_to_be_one(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="no complete model"):
-        ClipEmbedder(Settings(model=str(tmp_path)))
+        clip_embedder(tmp_path)
     with pytest.raises(StartupError, match="no model folder"):
-        ClipEmbedder(Settings(model=str(tmp_path / "nope")))
+        clip_embedder(tmp_path / "nope")

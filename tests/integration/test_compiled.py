@@ -3,17 +3,18 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
-import torch._inductor.config as inductor
 
-from clipfleet.common.settings import Settings
-from clipfleet.workers.clip import ClipEmbedder
+from support.models import clip_embedder, tiny_clip
+
+if TYPE_CHECKING:
+    from clipfleet.workers.clip import ClipEmbedder
 
 
-def pixels(embedder: ClipEmbedder, count: int) -> np.ndarray:
+def pixels(embedder: "ClipEmbedder", count: int) -> np.ndarray:
     shape = (count, embedder.preprocess.height, embedder.preprocess.width, 3)
     return np.random.default_rng(count).integers(0, 256, shape, np.uint8)
 
@@ -21,11 +22,14 @@ def pixels(embedder: ClipEmbedder, count: int) -> np.ndarray:
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("default")  # torch's own
 def test_a_compiled_model_gives_the_same_embeddings_whatever_the_batch(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch._inductor.config as inductor
+
     monkeypatch.setattr(inductor, "compile_threads", 1)  # no pool of compilers for so little
-    plain = ClipEmbedder(Settings(model=str(tiny)))
-    compiled = ClipEmbedder(Settings(model=str(tiny), compile=True))
+    model = tiny_clip(tmp_path, layers=1)  # compilers take seconds for a layer
+    plain = clip_embedder(model)
+    compiled = clip_embedder(model, compile=True)
     assert compiled._compiled
     for count in (1, 3, 8, 21):
         images = pixels(plain, count)
@@ -43,9 +47,9 @@ def test_where_nothing_can_be_compiled_the_model_runs_as_it_is_and_says_so(
 
         return fails
 
-    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr("torch.compile", compiled)
     with caplog.at_level(logging.WARNING):
-        embedder = ClipEmbedder(Settings(model=str(tiny), compile=True))
+        embedder = clip_embedder(tiny, compile=True)
     (line,) = [one.getMessage() for one in caplog.records if one.name.endswith("workers.clip")]
     assert line == "CLIPFLEET_COMPILE: the model runs uncompiled: no C++ compiler was found"
     assert embedder.embed_images(pixels(embedder, 3)).shape == (3, embedder.dim)

@@ -139,14 +139,16 @@ def test_a_web_page_is_called_one_and_an_image_named_so_is_not() -> None:
 
 
 def test_no_more_requests_at_once_reach_a_host_than_it_may_have() -> None:
-    lock, running, most = threading.Lock(), 0, 0
+    lock, three_at_once = threading.Lock(), threading.Barrier(3)
+    running, most = 0, 0
 
     def counting(asked: Asked) -> None:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.05)
+        three_at_once.wait(30)
+        time.sleep(0.02)  # for a fourth
         with lock:
             running -= 1
         asked.answer(b"x")

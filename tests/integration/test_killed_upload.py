@@ -19,7 +19,6 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.settings import Settings
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.workers.housekeeper import DAY_S, Housekeeper
-from support import services
 
 
 class Killed(BaseException):
@@ -51,21 +50,22 @@ async def upload(settings: Settings, blobs: Blobs) -> None:
         await gateway.end()
 
 
-def test_what_a_killed_gateway_had_stored_goes_a_day_later(tmp_path: Path) -> None:
-    folder = tmp_path / "blobs"
-    with services.valkey(tmp_path / "valkey") as url, redis.Redis.from_url(url) as client:
-        settings = Settings(redis_url=url, blobs=str(folder))
-        with pytest.raises(Killed):
-            asyncio.run(upload(settings, Killing(str(folder))))
-        assert len(list((folder / "uploads" / "sent").iterdir())) == 2
-        later = RedisUnfinished(client, lambda: RedisUnfinished(client)._clock() + DAY_S)
-        Housekeeper("p", RedisLedger(client), later, Blobs(str(folder)), 30).tidy()
-        assert not (folder / "uploads" / "sent").exists()
+def test_what_a_killed_gateway_had_stored_goes_a_day_later(
+    client: "redis.Redis", valkey_url: str, tmp_path: Path
+) -> None:
+    settings = Settings(redis_url=valkey_url, blobs=str(tmp_path))
+    with pytest.raises(Killed):
+        asyncio.run(upload(settings, Killing(settings.blobs)))
+    assert len(list((tmp_path / "uploads" / "sent").iterdir())) == 2
+    later = RedisUnfinished(client, lambda: RedisUnfinished(client)._clock() + DAY_S)
+    Housekeeper("p", RedisLedger(client), later, Blobs(settings.blobs), 30).tidy()
+    assert not (tmp_path / "uploads" / "sent").exists()
 
 
-def test_of_an_upload_that_became_a_job_no_note_stays(tmp_path: Path) -> None:
-    with services.valkey(tmp_path / "valkey") as url, redis.Redis.from_url(url) as client:
-        settings = Settings(redis_url=url, blobs=str(tmp_path / "blobs"))
-        asyncio.run(upload(settings, Blobs(settings.blobs)))
-        assert RedisLedger(client).job("sent").state == "queued"
-        assert RedisUnfinished(client).older(0, 10) == []
+def test_of_an_upload_that_became_a_job_no_note_stays(
+    client: "redis.Redis", valkey_url: str, tmp_path: Path
+) -> None:
+    settings = Settings(redis_url=valkey_url, blobs=str(tmp_path))
+    asyncio.run(upload(settings, Blobs(settings.blobs)))
+    assert RedisLedger(client).job("sent").state == "queued"
+    assert RedisUnfinished(client).older(0, 10) == []

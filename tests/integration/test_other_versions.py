@@ -2,28 +2,30 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from fastapi.testclient import TestClient
 
 from clipfleet.common.catalogue import KEY, RedisCatalogue
-from support import releases, services
-from support.gateways import Service, gateway
+from support import releases
+from support.gateways import in_process
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("versions")
-    with services.valkey(folder / "valkey") as url, gateway(folder, url) as made:
-        releases.keep(made.redis)
-        newer(made, f"clipfleet:job:{releases.JOB.id}", "new")
-        newer(made, KEY, "photos")
+@pytest.fixture
+def http(client: "redis.Redis", valkey_url: str, tmp_path: Path) -> Iterator[TestClient]:
+    releases.keep(client)
+    newer(client, f"clipfleet:job:{releases.JOB.id}", "new")
+    newer(client, KEY, "photos")
+    with in_process(tmp_path, valkey_url) as made:
         yield made
 
 
-def newer(service: Service, key: str, field: str) -> None:
-    raw: Any = service.redis.hget(key, field)
-    service.redis.hset(key, field, json.dumps({**json.loads(raw), "v": 2}))
+def newer(client: "redis.Redis", key: str, field: str) -> None:
+    raw: Any = client.hget(key, field)
+    client.hset(key, field, json.dumps({**json.loads(raw), "v": 2}))
 
 
 @pytest.mark.parametrize(
@@ -41,11 +43,10 @@ def newer(service: Service, key: str, field: str) -> None:
     ],
 )
 def test_what_is_too_new_answers_503_with_both_numbers(
-    service: Service, method: str, path: str
+    http: TestClient, method: str, path: str
 ) -> None:
-    with service.http() as http:
-        body = {"text": "a dog"} if path.endswith("search") else None
-        answer = http.request(method, path, json=body)
+    body = {"text": "a dog"} if path.endswith("search") else None
+    answer = http.request(method, path, json=body)
     problem = answer.json()
     assert answer.status_code == 503, problem
     assert problem["type"] == "urn:problem:clipfleet:other-version"
@@ -54,11 +55,12 @@ def test_what_is_too_new_answers_503_with_both_numbers(
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_lists_answer_without_it_and_nothing_of_it_is_lost(service: Service) -> None:
-    with service.http() as http:
-        assert [job["id"] for job in http.get("/v1/jobs").json()["jobs"]] == ["b2"]
-        assert http.get("/v1/jobs/b2").json()["state"] == "queued"
-        assert http.get("/v1/collections").json() == {"collections": []}
-    raw: Any = service.redis.hget(KEY, "photos")
-    service.redis.hset(KEY, "photos", raw.replace(b'"v": 2', b'"v": 1'))
-    assert RedisCatalogue(service.redis).find("photos") == releases.COLLECTION
+def test_lists_answer_without_it_and_nothing_of_it_is_lost(
+    http: TestClient, client: "redis.Redis"
+) -> None:
+    assert [job["id"] for job in http.get("/v1/jobs").json()["jobs"]] == ["b2"]
+    assert http.get("/v1/jobs/b2").json()["state"] == "queued"
+    assert http.get("/v1/collections").json() == {"collections": []}
+    raw: Any = client.hget(KEY, "photos")
+    client.hset(KEY, "photos", raw.replace(b'"v": 2', b'"v": 1'))
+    assert RedisCatalogue(client).find("photos") == releases.COLLECTION

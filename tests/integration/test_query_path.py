@@ -1,6 +1,7 @@
 """Queries through real gateways and a real queue; the workers are played by threads of ours."""
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,28 +9,25 @@ from contextlib import closing
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
-from select import select
 
 import pytest
 
 from clipfleet.common.messages import QueryBatch
 from support import services
 from support.gateways import Service, gateway
-from support.query_fleet import Fleet, answer, asked
+from support.prometheus import scrape
+from support.query_fleet import MODEL, Fleet, answer, asked
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
+    """Of a Valkey without consumers: those of the test before may take messages until they end."""
     with services.valkey(tmp_path / "valkey") as made:
         yield made
 
 
 def texts(batches: Iterable[QueryBatch]) -> list[str]:
     return [str(query.terms[0].value) for batch in batches for query in batch.queries]
-
-
-def is_answered(asking: HTTPConnection, within_s: float) -> bool:
-    return bool(select([asking.sock], [], [], within_s)[0])
 
 
 def require_refused(asking: HTTPConnection) -> None:
@@ -40,11 +38,11 @@ def require_refused(asking: HTTPConnection) -> None:
         assert "waiting" in json.load(response)["detail"]
 
 
-def with_a_place(service: Service, text: str) -> HTTPConnection:
-    """Refused again and again, until it is not."""
-    while is_answered(asking := asked(service, text), within_s=3):
-        require_refused(asking)
-    return asking
+def await_waiting(service: Service, count: int) -> None:
+    def is_reached() -> bool:
+        return scrape(service.url).value("clipfleet_queries_waiting", model=MODEL) == count
+
+    services.eventually(is_reached, 30, f"{count} waiting queries")
 
 
 def test_when_the_queue_is_full_others_are_told_when_and_who_hangs_up_is_never_sent(
@@ -56,14 +54,14 @@ def test_when_the_queue_is_full_others_are_told_when_and_who_hangs_up_is_never_s
         batches = fleet.batches()
         first = asked(service, "first"), next(batches)
         second = asked(service, "second"), next(batches)
-        late = [asked(service, "third"), asked(service, "fourth")]
-        services.eventually(lambda: any(is_answered(one, 1) for one in late), 30, "a refusal")
-        late.sort(key=lambda one: is_answered(one, 0))
-        waiting, refused = late
-        require_refused(refused)
+        third = asked(service, "third")
+        await_waiting(service, 1)
+        require_refused(asked(service, "fourth"))
 
-        waiting.close()
-        fifth = with_a_place(service, "fifth")
+        third.close()
+        await_waiting(service, 0)
+        fifth = asked(service, "fifth")
+        await_waiting(service, 1)
         for asking, batch in (first, second):
             fleet.answer(batch)
             answer(asking)
@@ -80,24 +78,27 @@ def test_two_gateways_each_get_their_own_answers_from_workers_that_share_the_wor
     with (
         gateway(tmp_path, url) as one,
         gateway(tmp_path, url) as other,
-        Fleet(one, url, 2) as fleet,
         ThreadPoolExecutor(len(words) + 2) as threads,
+        Fleet(one, url, 2) as fleet,
     ):
         fleet.put(words)
-        shares: list[Counter[str]] = [Counter(), Counter()]
+        both_have_one = threading.Barrier(2)
 
-        def work(share: Counter[str]) -> None:
+        def work() -> Counter[str]:
+            share = Counter[str]()
             for batch in fleet.batches():
+                if not share:
+                    both_have_one.wait(30)
                 share[batch.reply_to] += fleet.answer(batch)
+            return share
 
         def found(service: Service, word: str) -> str:
             return str(answer(asked(service, word))["matches"][0]["id"])
 
-        for share in shares:
-            threads.submit(work, share)
+        workers = [threads.submit(work) for _ in range(2)]
         for service in (one, other):
             assert list(threads.map(partial(found, service), words)) == words
-        both = sum(shares, Counter[str]())
-        assert sorted(both.values()) == [len(words)] * 2
-        assert all(share.total() for share in shares)
         fleet.end()
+        shares = [worker.result(30) for worker in workers]
+        assert all(share.total() for share in shares)
+        assert sorted(sum(shares, Counter[str]()).values()) == [len(words)] * 2

@@ -1,6 +1,5 @@
 """What expired goes, all of it: on a real Valkey and a real folder."""
 
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -11,21 +10,11 @@ from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.workers.housekeeper import DAY_S, Housekeeper
-from support import services
 from support.ledgers import Clock, a_job, ended, traces
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator["redis.Redis"]:
-    with services.valkey(tmp_path_factory.mktemp("valkey")) as url:
-        connection = redis.Redis.from_url(url)
-        yield connection
-        connection.close()
 
 
 class House:
     def __init__(self, client: "redis.Redis", folder: Path) -> None:
-        client.flushall()
         self.clock, self.client, self.folder = Clock(), client, folder
         self.ledger, self.blobs = RedisLedger(client, self.clock), Blobs(str(folder))
         self.unfinished = RedisUnfinished(client, self.clock)

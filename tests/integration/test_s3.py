@@ -70,8 +70,10 @@ def test_an_archive_in_a_bucket_is_read_where_it_lies(s3: S3, tmp_path: Path, na
     resumes_everywhere(found)
 
 
-def test_a_server_that_is_away_is_waited_for(tmp_path: Path) -> None:
-    """Last: afterwards there is none."""
+def test_a_server_that_is_away_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore's own, pauses between them included
     with s3_server(tmp_path / "s3") as passing:
         passing.fill("photos", {"1.jpg": b"1"})
         found = source(tmp_path, {"type": "bucket", "uri": "s3://photos"})

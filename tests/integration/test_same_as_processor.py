@@ -4,19 +4,19 @@ import io
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoImageProcessor
 
 from clipfleet.common.images import decode
-from clipfleet.common.settings import CARRIED_MODEL, Limits, Settings, carried_model
-from clipfleet.workers.clip import ClipEmbedder
-from support.models import data, tiny_clip
+from clipfleet.common.settings import CARRIED_MODEL, Limits, carried_model
+from support.models import clip_embedder, data, tiny_clip
+
+if TYPE_CHECKING:
+    from clipfleet.workers.clip import ClipEmbedder
 
 PHOTOS = {"flickr8k": "images/*.jpg", "imagenette2-224": "val/*/*", "caltech101-128": "*/*.jpg"}
 MOST = 80
@@ -25,14 +25,20 @@ Rows = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def mini() -> ClipEmbedder:
-    return ClipEmbedder(Settings(model=CARRIED_MODEL, device="cpu"))
+def carried() -> "ClipEmbedder":
+    return clip_embedder(CARRIED_MODEL, device="cpu")
 
 
 @cache
 def spread(folder: str) -> list[Path]:
     found = sorted(data(folder).glob(PHOTOS[folder]))
     return found[:: max(1, len(found) // MOST)][:MOST]
+
+
+@cache
+def photo(number: int) -> Image.Image:
+    photos = spread("flickr8k")
+    return Image.open(photos[number % len(photos)]).convert("RGB")
 
 
 def whole(file: bytes) -> Image.Image:
@@ -43,44 +49,47 @@ def mosaic(across: int, size: tuple[int, int], kind: str = "JPEG", first: int = 
     """One large image of `across` x `across` photos: the more of them, the finer its detail."""
     width, height = size
     image = Image.new("RGB", size)
-    photos = spread("flickr8k")
     for place in range(across * across):
         x, y = place % across, place // across
         left, right = x * width // across, (x + 1) * width // across
         top, bottom = y * height // across, (y + 1) * height // across
-        photo = Image.open(photos[(first + place) % len(photos)]).convert("RGB")
-        image.paste(photo.resize((right - left, bottom - top)), (left, top))
+        box = (right - left, bottom - top)
+        image.paste(photo(first + place).resize(box, Image.Resampling.BILINEAR), (left, top))
     target = io.BytesIO()
-    image.save(target, kind, quality=90)
+    image.save(target, kind, quality=90, compress_level=1)
     return target.getvalue()
 
 
-def cosines(embedder: ClipEmbedder, model: str | Path, files: Sequence[bytes]) -> Rows:
+def cosines(embedder: "ClipEmbedder", model: str | Path, files: Sequence[bytes]) -> Rows:
+    from transformers import AutoImageProcessor
+
     processor = AutoImageProcessor.from_pretrained(model)
     theirs = processor(images=[whole(file) for file in files], return_tensors="pt")
     rows = (our_embeddings(embedder, files), features(embedder, theirs["pixel_values"]))
     return np.asarray((rows[0] * rows[1]).sum(axis=1))
 
 
-def our_embeddings(embedder: ClipEmbedder, files: Sequence[bytes]) -> Rows:
+def our_embeddings(embedder: "ClipEmbedder", files: Sequence[bytes]) -> Rows:
     return embedder.embed_images(np.stack([our_pixels(embedder, file) for file in files]))
 
 
-def our_pixels(embedder: ClipEmbedder, file: bytes) -> NDArray[np.uint8]:
+def our_pixels(embedder: "ClipEmbedder", file: bytes) -> NDArray[np.uint8]:
     return embedder.pixels(decode(file, Limits(), edge=embedder.preprocess.edge()).image)
 
 
-def features(embedder: ClipEmbedder, pixel_values: Any) -> Rows:
+def features(embedder: "ClipEmbedder", pixel_values: Any) -> Rows:
+    import torch
+
     with torch.inference_mode():
         found = embedder._model.get_image_features(pixel_values=pixel_values)
     rows = getattr(found, "pooler_output", found).numpy()
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def test_photos_get_the_embeddings_of_the_models_own_processor(mini: ClipEmbedder) -> None:
+def test_photos_get_the_embeddings_of_the_models_own_processor(carried: "ClipEmbedder") -> None:
     for folder in PHOTOS:
         files = [path.read_bytes() for path in spread(folder)]
-        seen = cosines(mini, str(carried_model()), files)
+        seen = cosines(carried, str(carried_model()), files)
         assert seen.min() >= 0.999, folder
         assert np.median(seen) >= 0.9999, folder
 
@@ -96,17 +105,19 @@ def test_photos_get_the_embeddings_of_the_models_own_processor(mini: ClipEmbedde
     ],
 )
 def test_large_images_get_the_embeddings_of_the_models_own_processor(
-    mini: ClipEmbedder, across: int, size: tuple[int, int], kind: str
+    carried: "ClipEmbedder", across: int, size: tuple[int, int], kind: str
 ) -> None:
     files = [mosaic(across, size, kind, first) for first in (0, 27, 54)]
-    seen = cosines(mini, str(carried_model()), files)
+    seen = cosines(carried, str(carried_model()), files)
     assert seen.min() >= 0.999
     assert np.median(seen) >= 0.9999
 
 
 def test_clips_own_preprocessing_is_ours_to_a_grey_level(tmp_path: Path) -> None:
     """Shortest edge 224, centre crop: as published, in front of random weights."""
-    embedder = ClipEmbedder(Settings(model=str(tiny_clip(tmp_path, image_size=224)), device="cpu"))
+    from transformers import AutoImageProcessor
+
+    embedder = clip_embedder(tiny_clip(tmp_path, image_size=224), device="cpu")
     processor = AutoImageProcessor.from_pretrained(data("clip-vit-base-patch32"))
     photos = [path.read_bytes() for path in spread("flickr8k")[:40]]
     large = [mosaic(across, (4000, 3000)) for across in (1, 20)]
@@ -118,12 +129,14 @@ def test_clips_own_preprocessing_is_ours_to_a_grey_level(tmp_path: Path) -> None
         assert cosines(embedder, tmp_path, files).min() >= 0.999
 
 
-def test_a_gateway_without_torch_makes_pixels_with_the_same_embedding(mini: ClipEmbedder) -> None:
+def test_a_gateway_without_torch_makes_pixels_with_the_same_embedding(
+    carried: "ClipEmbedder",
+) -> None:
     """A photo that was indexed by a worker is found by itself, with a score of 1."""
     files = [path.read_bytes() for path in spread("flickr8k")] + [mosaic(4, (4000, 3000))]
-    edge = mini.preprocess.edge()
+    edge = carried.preprocess.edge()
     images = [decode(file, Limits(), edge=edge).image for file in files]
-    gateway = mini.embed_images(np.stack([mini.preprocess.apply(image) for image in images]))
-    seen = (gateway * our_embeddings(mini, files)).sum(axis=1)
+    gateway = carried.embed_images(np.stack([carried.preprocess.apply(image) for image in images]))
+    seen = (gateway * our_embeddings(carried, files)).sum(axis=1)
     assert seen.min() >= 0.999
     assert np.median(seen) >= 0.9999

@@ -1,7 +1,7 @@
 """Jobs that are disturbed at a known point of their work, and what must be true when they end."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,22 +10,27 @@ import psutil
 import redis
 
 from clipfleet import Client
-from clipfleet.common.fleet import RedisFleet
 from clipfleet.common.ledger.redis import RedisLedger
 from support import services, stack
 from support.gate import Gate
 from support.models import data
 
-# The smallest chunks, each of several batches; what waits for a lease does not wait for long.
+# The smallest chunks, in several batches each; nobody waits for long for a lease or an answer.
 SETTINGS = {
     "CLIPFLEET_CHUNK_S": "0.001",
     "CLIPFLEET_EMBED_BATCH": "2",
     "CLIPFLEET_LEASE_S": "3",
     "CLIPFLEET_PLAN_LEASE_S": "3",
+    "CLIPFLEET_CALL_TIMEOUT_S": "2",
 }
-CHUNK = 8
+# All chunks are small from the first on, and on a busy machine no part waits for another.
+CONSTANTS = {
+    "clipfleet.workers.chunk_size:FIRST_CHUNK": 8,
+    "clipfleet.embedded.supervisor:NICE": 0,
+}
+CHUNK = 8  # images
 PHOTOS = 96
-HELD_AFTER = 44  # images: five chunks are done, and half of the sixth
+HELD_AFTER = 44  # of them: five chunks are done, and half of the sixth
 END_S = 240.0
 
 
@@ -37,33 +42,13 @@ class Up(stack.Up):
 
 
 @contextmanager
-def up(folder: Path, *more: str, **env: str) -> Iterator[Up]:
+def up(
+    folder: Path, *more: str, constants: Mapping[str, float] = CONSTANTS, **env: str
+) -> Iterator[Up]:
     gate = Gate(folder.with_name(f"{folder.name}-faults"))
-    settings = {**SETTINGS, **gate.environment(), **env}
+    settings = {**SETTINGS, **gate.environment(**constants), **env}
     with stack.up(folder, stack.HASH_MODEL, *more, **settings) as running:
-        started = Up(**vars(running), gate=gate)
-        _warm_up(started)
-        yield started
-
-
-def _warm_up(up: Up) -> None:
-    photos = many_photos(up.gate.folder / "first", CHUNK)
-    with up.client() as client:
-        client.index(photos, "first", wait=True)
-    wait_for_rates(up)
-
-
-def wait_for_rates(up: Up) -> None:
-    """Until an ingest worker has announced a rate: then chunks have CHUNK images. A worker that has
-    started anew announces one after its first chunk."""
-    with connection(up) as valkey:
-        fleet = RedisFleet(valkey)
-
-        def is_known() -> bool:
-            rates = [card.rate for card in fleet.alive() if "ingest" in card.lanes]
-            return any(rates)
-
-        services.eventually(is_known, 60, "a rate")
+        yield Up(**vars(running), gate=gate)
 
 
 def many_photos(folder: Path, count: int = PHOTOS) -> Path:

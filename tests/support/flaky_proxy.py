@@ -2,7 +2,7 @@
 
     python flaky_proxy.py SEED PORT=HOST:PORT ...
 
-Every piece waits up to DELAY_S; a connection is cut after some megabytes, on the average, in the
+Every piece waits up to DELAY_S; a connection is cut after a megabyte or so, on the average, in the
 middle of whatever it carries.
 """
 
@@ -14,7 +14,7 @@ from functools import partial
 
 HERE = "127.0.0.1"
 DELAY_S = 0.03
-CUT = 0.004  # of the pieces
+CUT = 0.012  # of the pieces
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

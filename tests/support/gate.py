@@ -1,5 +1,6 @@
 """Holds the models of a stack before an image, until the test lets them on: see `killer`."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +21,14 @@ class Gate:
 
     folder: Path
 
-    def environment(self) -> dict[str, str]:
-        """Of the processes that it is to hold."""
+    def environment(self, **constants: float) -> dict[str, str]:
+        """Of the processes that it is to hold. `constants`: as `killer` takes them."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = [str(KILLER), os.environ.get("PYTHONPATH", "")]
         return {
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
             sitecustomize.FAULTS: str(self.folder),
+            sitecustomize.CONSTANTS: json.dumps(constants),
         }
 
     def hold(self, after: int = 0, *words: str) -> None:
@@ -63,7 +65,7 @@ class Gate:
 
     def wait(self, processes: int = 1) -> None:
         """Until so many processes are held."""
-        services.eventually(lambda: len(self.held()) >= processes, 120, "a model at the gate")
+        services.eventually(lambda: len(self.held()) >= processes, 300, "a model at the gate")
 
     @contextmanager
     def broken_device(self) -> Iterator[None]:

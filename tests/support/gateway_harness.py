@@ -42,11 +42,11 @@ class World:
         file = folder / "keys.json"
         write_keys(file, {f"cf_{key['name']}": key for key in KEYS})
         defaults = {"blobs": "memory://clipfleet-unit-tests/access", "keys_file": str(file)}
-        made = Settings(**{**defaults, **settings})
+        options = Settings(**{**defaults, **settings})
         limiter = MemoryRateLimiter(lambda: 0.0)
-        self.parts = memory_parts(made, **{"limiter": limiter, **(parts or {})})
-        self.app = create_app(made, self.parts)
-        self.app.state.gateway = Gateway(made, self.parts)
+        self.parts = memory_parts(options, **{"limiter": limiter, **(parts or {})})
+        self.app = create_app(options, self.parts)
+        self.app.state.gateway = Gateway(options, self.parts)
         now = time.time()
         card = WorkerCard(
             id="w", model="m", dim=4, lanes=("query",), device="cpu",

@@ -1,4 +1,5 @@
-"""A gateway as a process of its own, on a real Valkey; the test plays planner and worker."""
+"""A gateway on a real Valkey: a process of its own, whose planner and worker the test plays, or in
+this process."""
 
 import json
 import subprocess
@@ -10,8 +11,11 @@ from typing import Any
 
 import httpx
 import redis
+from fastapi.testclient import TestClient
 
 from clipfleet import processes
+from clipfleet.api.app import create_app
+from clipfleet.api.parts import connect
 from clipfleet.common.connection import make_redis
 from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.redis import RedisLedger
@@ -65,6 +69,16 @@ def parsed(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         elif event:
             yield {**event, "data": json.loads(event.get("data", "null"))}
             event = {}
+
+
+@contextmanager
+def in_process(folder: Path, url: str, **settings: Any) -> Iterator[TestClient]:
+    """A client of the gateway on this machine. The gateway makes no checks when it starts."""
+    made = Settings(redis_url=url, blobs=str(folder / "blobs"), **settings)
+    with TestClient(
+        create_app(made, connect(made)), "http://127.0.0.1", client=(commands.LOOPBACK, 1)
+    ) as http:
+        yield http
 
 
 @contextmanager

@@ -4,8 +4,13 @@ torch and transformers take seconds to import. Only the functions that need them
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from clipfleet.common.settings import Settings
 from support import services
+
+if TYPE_CHECKING:
+    from clipfleet.workers.clip import ClipEmbedder
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -17,13 +22,19 @@ def data(name: str) -> Path:
     return DATA / name
 
 
-def tiny_clip(folder: Path, *, image_size: int = 64) -> Path:
+def clip_embedder(model: str | Path, **settings: Any) -> "ClipEmbedder":
+    from clipfleet.workers.clip import ClipEmbedder
+
+    return ClipEmbedder(Settings(model=str(model), **settings))
+
+
+def tiny_clip(folder: Path, *, image_size: int = 64, layers: int = 2) -> Path:
     """A CLIP of a few hundred thousand weights with CLIP's own tokenizer. Saved in `folder`."""
     import torch
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
 
     torch.manual_seed(0)
-    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": layers}
     config = CLIPConfig(
         projection_dim=32,
         vision_config={

@@ -62,9 +62,11 @@ class Up:
         """Collections that are created meanwhile are deleted at the end."""
         with self.client() as client:
             before = {collection.name for collection in client.collections()}
-            yield self
-            for name in {collection.name for collection in client.collections()} - before:
-                client.delete_collection(name)
+            try:
+                yield self
+            finally:
+                for name in {collection.name for collection in client.collections()} - before:
+                    client.delete_collection(name)
 
     def ready(self) -> bool:
         with self.http() as http:

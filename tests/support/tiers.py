@@ -6,7 +6,25 @@ import pytest
 
 # The full tier: proofs that take long or need more than PyPI brings. All others are the fast tier.
 # A line is the beginning of a test's path below tests/. Tests marked `server` belong to it, too.
-FULL = ("chaos/", "acceptance/test_fuzz.py::test_every_answer_of_the_real_stack_is_one")
+FULL = (
+    "chaos/",
+    "acceptance/test_backup.py",
+    "acceptance/test_carried_model.py::test_captions_find_their_photos",
+    "acceptance/test_carried_model.py::test_photos_are_named_by_their_nearest_prompt",
+    "acceptance/test_demo.py",
+    "acceptance/test_docs.py",
+    "acceptance/test_flower.py",
+    "acceptance/test_fuzz.py::test_every_answer_of_the_real_stack_is_one",
+    "acceptance/test_guides.py",
+    "acceptance/test_notebook.py",
+    "acceptance/test_page_access.py",
+    "acceptance/test_page_troubles.py",
+    "acceptance/test_parts.py",
+    "acceptance/test_settings.py",
+    "integration/test_compiled.py::test_a_compiled_model_gives",  # 20 s of a C++ compiler
+    "integration/test_interrupt.py",
+    "integration/test_same_as_processor.py",
+)
 
 # Fixtures that start a whole stack. pytest-xdist runs the tests of a group in one process, so that
 # each of these stacks is started once. All other tests are grouped by file.

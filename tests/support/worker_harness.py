@@ -43,6 +43,10 @@ def places_of(settings: Settings, blobs: Blobs | None = None) -> Places:
     return Places(settings, blobs, Fetcher(settings.fetch), BUCKETS)
 
 
+def counts(job: Job) -> tuple[str, int, int, int]:
+    return job.state, job.done, job.skipped, job.failed
+
+
 class Planning:
     """A planner with everything it talks to; `serve` plays a worker."""
 

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +98,6 @@ async def _answers_that_are_not_understood() -> None:
         assert (await last).detail == "c"
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Workplace]:
-    with ThreadPoolExecutor(2) as threads:
-        yield Workplace(tmp_path, threads)
-
-
 class Newer(MemoryLedger):
     """Its only job comes from a newer release, until `understood`."""
 
@@ -125,24 +117,24 @@ class Newer(MemoryLedger):
 
 
 def test_a_job_of_a_newer_release_is_left_to_others_and_says_so(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "PAUSE_S", 0.0)
-    ledger = place.ledger = Newer(place.clock)
-    place.plan([place.photo("a.jpg")])
+    ledger = workplace.ledger = Newer(workplace.clock)
+    workplace.plan([workplace.photo("a.jpg")])
     for _ in range(3):
-        assert place.work() == 0
-    assert place.chunk().attempt == 0
+        assert workplace.work() == 0
+    assert workplace.chunk().attempt == 0
     ledger.understood = True
     assert ledger.job("job").waiting == (
         "worker w leaves its chunks alone: job 'job' is in version 2, this part of clipfleet "
         "reads version 1: upgrade this part"
     )
-    assert place.work() == 1
+    assert workplace.work() == 1
     assert ledger.job("job").waiting == ""
 
 
-def test_a_worker_that_meets_a_newer_job_does_not_take_every_nudge(place: Workplace) -> None:
+def test_a_worker_that_meets_a_newer_job_does_not_take_every_nudge(workplace: Workplace) -> None:
     """It pauses, unless it is to end."""
     pauses: list[float] = []
 
@@ -151,9 +143,9 @@ def test_a_worker_that_meets_a_newer_job_does_not_take_every_nudge(place: Workpl
             pauses.append(timeout or 0.0)
             return True
 
-    place.ledger, place.stopping = Newer(place.clock), Stopping()
-    place.plan([place.photo("a.jpg")])
-    place.work()
+    workplace.ledger, workplace.stopping = Newer(workplace.clock), Stopping()
+    workplace.plan([workplace.photo("a.jpg")])
+    workplace.work()
     assert pauses == [arrivals.PAUSE_S]
 
 
@@ -189,7 +181,7 @@ def test_a_source_with_an_option_of_a_newer_gateway_is_read(tmp_path: Path) -> N
     assert world.finish() == [str(tmp_path / "a.jpg")]
 
 
-def test_items_with_fields_of_a_newer_planner_are_worked_on(place: Workplace) -> None:
-    item = place.photo("a.jpg")
+def test_items_with_fields_of_a_newer_planner_are_worked_on(workplace: Workplace) -> None:
+    item = workplace.photo("a.jpg")
     newer = Item.model_validate({**item.model_dump(), "colour": "blue"})
-    assert place.run([newer]).state == "succeeded"
+    assert workplace.run([newer]).state == "succeeded"

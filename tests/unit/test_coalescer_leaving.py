@@ -49,7 +49,9 @@ def test_a_cancelled_query_gives_its_place_in_the_queue_back() -> None:
     async def scene() -> None:
         desk = Desk(queue=2)
         first, *gone = await desk.ask("a", "b", "c")
+        assert desk.queries.waiting().total() == 2
         await cancelled(*gone)
+        assert desk.queries.waiting().total() == 0
         (after,) = await desk.ask("d")
         desk.answer(desk.sent[0])
         await settled()

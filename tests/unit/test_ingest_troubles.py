@@ -1,9 +1,7 @@
 """A chunk when a part fails under it: the model, the store, the collection, the lease."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -11,26 +9,16 @@ from numpy.typing import NDArray
 
 from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import Embeddings, HashEmbedder
-from clipfleet.common.ledger import Claim, Job
+from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.store import Fingerprint, Record, StoreUnavailable
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.lease import Lease
 from support.ledgers import requeue
-from support.worker_harness import Workplace
+from support.worker_harness import Workplace, counts
 
 WHITE = 250
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[Workplace]:
-    with ThreadPoolExecutor(2) as threads:
-        yield Workplace(tmp_path, threads)
-
-
-def counts(job: Job) -> tuple[str, int, int, int]:
-    return job.state, job.done, job.skipped, job.failed
 
 
 class Odd(HashEmbedder):
@@ -57,22 +45,22 @@ def breaks(rows: Embeddings, odd: NDArray[np.bool_]) -> None:
 
 @pytest.mark.parametrize(("odd", "said"), [(not_finite, "not finite"), (breaks, "out of memory")])
 def test_an_image_the_model_cannot_do_fails_alone(
-    world: Workplace, odd: Callable[[Embeddings, NDArray[np.bool_]], None], said: str
+    workplace: Workplace, odd: Callable[[Embeddings, NDArray[np.bool_]], None], said: str
 ) -> None:
-    world.embedder = Odd(odd)
-    items = [world.photo(f"{n}.jpg", 255 if n == 11 else n) for n in range(20)]
-    assert counts(world.run(items)) == ("partial", 19, 0, 1)
-    assert said in world.reasons()["11.jpg"]
-    assert world.row("11.jpg") is None
+    workplace.embedder = Odd(odd)
+    items = [workplace.photo(f"{n}.jpg", 255 if n == 11 else n) for n in range(20)]
+    assert counts(workplace.run(items)) == ("partial", 19, 0, 1)
+    assert said in workplace.reasons()["11.jpg"]
+    assert workplace.row("11.jpg") is None
 
 
 def test_images_that_all_fail_on_a_device_that_is_fine_fail_each_for_itself(
-    world: Workplace,
+    workplace: Workplace,
 ) -> None:
-    world.embedder = Odd(breaks)
-    job = world.run([world.photo(f"{n}.jpg", 255) for n in range(20)])
+    workplace.embedder = Odd(breaks)
+    job = workplace.run([workplace.photo(f"{n}.jpg", 255) for n in range(20)])
     assert counts(job) == ("failed", 0, 0, 20)
-    assert all("out of memory" in said for said in world.reasons().values())
+    assert all("out of memory" in said for said in workplace.reasons().values())
 
 
 class Broken(HashEmbedder):
@@ -93,23 +81,23 @@ class Broken(HashEmbedder):
 
 @pytest.mark.parametrize("attempt", [1, 2])
 @pytest.mark.parametrize("calls", [0, 1])
-def test_a_broken_device_is_no_images_fault(world: Workplace, attempt: int, calls: int) -> None:
+def test_a_broken_device_is_no_images_fault(workplace: Workplace, attempt: int, calls: int) -> None:
     """Also at the second attempt, which takes the images one by one; and another worker does it."""
-    world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder().batch)])
+    workplace.plan([workplace.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder().batch)])
     for _ in range(attempt - 1):
-        claim = world.next_claim()
+        claim = workplace.next_claim()
         assert claim
-        world.ledger.release(claim, count_attempt=True)
-    world.embedder = Broken(calls)
+        workplace.ledger.release(claim, count_attempt=True)
+    workplace.embedder = Broken(calls)
     with pytest.raises(BrokenDevice, match="cuda is broken: RuntimeError: CUDA error"):
-        world.work()
-    assert (world.chunk().attempt, world.chunk().leased) == (attempt - 1, False)
-    assert "the device cuda is broken" in world.ledger.job("job").waiting
-    assert "more lines" not in world.ledger.job("job").waiting
-    world.embedder = HashEmbedder()
-    world.work()
-    assert counts(world.ledger.job("job")) == ("succeeded", 2 * HashEmbedder().batch, 0, 0)
-    assert world.ledger.job("job").waiting == ""
+        workplace.work()
+    assert (workplace.chunk().attempt, workplace.chunk().leased) == (attempt - 1, False)
+    assert "the device cuda is broken" in workplace.ledger.job("job").waiting
+    assert "more lines" not in workplace.ledger.job("job").waiting
+    workplace.embedder = HashEmbedder()
+    workplace.work()
+    assert counts(workplace.ledger.job("job")) == ("succeeded", 2 * HashEmbedder().batch, 0, 0)
+    assert workplace.ledger.job("job").waiting == ""
 
 
 def test_a_device_that_breaks_over_a_query_is_noticed_too() -> None:
@@ -124,16 +112,16 @@ def test_a_device_that_breaks_over_a_query_is_noticed_too() -> None:
     assert "CUDA error at ['a dog']" in watched.broken
 
 
-def test_a_collection_that_was_dropped_cancels_the_job(world: Workplace) -> None:
-    world.catalogue.remove(world.collection)
-    job = world.run([world.photo("a.jpg")])
+def test_a_collection_that_was_dropped_cancels_the_job(workplace: Workplace) -> None:
+    workplace.catalogue.remove(workplace.collection)
+    job = workplace.run([workplace.photo("a.jpg")])
     assert (job.state, job.error) == ("cancelled", "the collection was deleted")
 
 
-def test_work_for_an_earlier_generation_never_lands_in_the_new_one(world: Workplace) -> None:
-    job = world.run([world.photo("a.jpg")], generation="earlier")
+def test_work_for_an_earlier_generation_never_lands_in_the_new_one(workplace: Workplace) -> None:
+    job = workplace.run([workplace.photo("a.jpg")], generation="earlier")
     assert job.state == "cancelled"
-    assert world.store.count(world.collection) == 0
+    assert workplace.store.count(workplace.collection) == 0
 
 
 class Away(MemoryStore):
@@ -158,62 +146,62 @@ class Away(MemoryStore):
         super().upsert(collection, records)
 
 
-def test_a_store_that_is_away_is_waited_for_and_the_job_says_so(world: Workplace) -> None:
+def test_a_store_that_is_away_is_waited_for_and_the_job_says_so(workplace: Workplace) -> None:
     said: list[str] = []
-    world.store = Away(2, lambda: said.append(world.ledger.job("job").waiting))
-    world.store.create(world.collection)
-    job = world.run([world.photo("a.jpg")])
+    workplace.store = Away(2, lambda: said.append(workplace.ledger.job("job").waiting))
+    workplace.store.create(workplace.collection)
+    job = workplace.run([workplace.photo("a.jpg")])
     assert counts(job) == ("succeeded", 1, 0, 0)
     assert said[:3] == ["", "the store is away", "the store is away"]
     assert job.waiting == ""
 
 
 def test_told_to_stop_while_the_store_is_away_the_worker_hands_the_chunk_back(
-    world: Workplace,
+    workplace: Workplace,
 ) -> None:
-    world.store = Away(10**9, world.stopping.set)
-    world.store.create(world.collection)
-    world.plan([world.photo("a.jpg")])
-    assert world.work() == 0
-    assert (world.chunk().attempt, world.chunk().leased) == (0, False)
+    workplace.store = Away(10**9, workplace.stopping.set)
+    workplace.store.create(workplace.collection)
+    workplace.plan([workplace.photo("a.jpg")])
+    assert workplace.work() == 0
+    assert (workplace.chunk().attempt, workplace.chunk().leased) == (0, False)
 
 
 def test_told_to_stop_between_batches_it_hands_back_without_counting_an_attempt(
-    world: Workplace,
+    workplace: Workplace,
 ) -> None:
-    world.embedder = Odd(lambda _rows, _odd: world.stopping.set())
-    world.plan([world.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder().batch)])
-    assert world.work() == 0
-    assert (world.chunk().attempt, world.chunk().leased) == (0, False)
-    assert world.store.count(world.collection) == 0
+    workplace.embedder = Odd(lambda _rows, _odd: workplace.stopping.set())
+    workplace.plan([workplace.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder().batch)])
+    assert workplace.work() == 0
+    assert (workplace.chunk().attempt, workplace.chunk().leased) == (0, False)
+    assert workplace.store.count(workplace.collection) == 0
 
 
-def test_an_unforeseen_error_hands_the_chunk_back_and_counts(world: Workplace) -> None:
+def test_an_unforeseen_error_hands_the_chunk_back_and_counts(workplace: Workplace) -> None:
     def unforeseen() -> None:
         raise RuntimeError("nobody thought of this")
 
-    world.store = Away(0, unforeseen)
-    world.plan([world.photo("a.jpg")])
-    assert world.work() == 0
-    assert (world.chunk().attempt, world.chunk().leased) == (1, False)
+    workplace.store = Away(0, unforeseen)
+    workplace.plan([workplace.photo("a.jpg")])
+    assert workplace.work() == 0
+    assert (workplace.chunk().attempt, workplace.chunk().leased) == (1, False)
 
 
-def test_a_lost_lease_marks_nothing(world: Workplace) -> None:
+def test_a_lost_lease_marks_nothing(workplace: Workplace) -> None:
     taken: list[Claim] = []
 
     def lose() -> None:
-        world.clock.now += 100
-        requeue(world.ledger, "job")
-        if claim := world.next_claim(seconds=1_000):
+        workplace.clock.now += 100
+        requeue(workplace.ledger, "job")
+        if claim := workplace.next_claim(seconds=1_000):
             taken.append(claim)
 
-    world.store = Away(0, lose)
-    world.store.create(world.collection)
-    world.plan([world.photo("a.jpg")])
-    world.work()
+    workplace.store = Away(0, lose)
+    workplace.store.create(workplace.collection)
+    workplace.plan([workplace.photo("a.jpg")])
+    workplace.work()
     assert taken
-    assert counts(world.ledger.job("job")) == ("running", 0, 0, 0)
-    assert world.chunk().leased
+    assert counts(workplace.ledger.job("job")) == ("running", 0, 0, 0)
+    assert workplace.chunk().leased
 
 
 class Startled(MemoryLedger):

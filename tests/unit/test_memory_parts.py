@@ -71,9 +71,9 @@ def test_no_reply_is_none_and_none_is_lost_to_who_gave_up(monkeypatch: pytest.Mo
 def test_a_stashed_image_is_found_by_its_key() -> None:
     box, pixels = MemoryReplies(), np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     box.stash("key", pack(pixels, 1_000), 30)
-    found = box.pixels("key")
-    assert found is not None
-    assert np.array_equal(found, pixels)
+    image = box.pixels("key")
+    assert image is not None
+    assert np.array_equal(image, pixels)
     assert box.pixels("other") is None
 
 

@@ -30,8 +30,8 @@ def service() -> Iterator[MemoryService]:
 
 @pytest.fixture
 def client(service: MemoryService) -> Iterator[Client]:
-    with service.client() as made:
-        yield made
+    with service.client() as client:
+        yield client
 
 
 def test_a_folder_is_indexed_and_searched_in_every_way(client: Client) -> None:

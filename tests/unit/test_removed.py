@@ -1,8 +1,6 @@
 """A job is removed under its planner or its worker: no error, and nothing of it comes back."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
@@ -46,12 +44,6 @@ def test_a_job_removed_under_its_planner_is_no_error(caplog: pytest.LogCaptureFi
     assert caplog.records == []
 
 
-@pytest.fixture
-def work(tmp_path: Path) -> Iterator[Workplace]:
-    with ThreadPoolExecutor(2) as threads:
-        yield Workplace(tmp_path, threads)
-
-
 class Forgotten(MemoryLedger):
     """The job is removed as soon as a chunk of it is claimed."""
 
@@ -63,12 +55,12 @@ class Forgotten(MemoryLedger):
         return claim
 
 
-def test_a_job_removed_as_its_chunk_is_claimed_is_left_alone(work: Workplace) -> None:
-    work.ledger = Forgotten(work.clock)
-    work.plan([work.photo("a.jpg")])
-    assert work.work() == 0
-    assert work.store.count(work.collection) == 0
-    assert work.ledger.jobs() == []
+def test_a_job_removed_as_its_chunk_is_claimed_is_left_alone(workplace: Workplace) -> None:
+    workplace.ledger = Forgotten(workplace.clock)
+    workplace.plan([workplace.photo("a.jpg")])
+    assert workplace.work() == 0
+    assert workplace.store.count(workplace.collection) == 0
+    assert workplace.ledger.jobs() == []
 
 
 class Removing(MemoryStore):
@@ -86,13 +78,13 @@ class Removing(MemoryStore):
 
 
 @pytest.mark.parametrize("dropped", [False, True])
-def test_a_job_removed_under_its_worker_stays_removed(work: Workplace, dropped: bool) -> None:
+def test_a_job_removed_under_its_worker_stays_removed(workplace: Workplace, dropped: bool) -> None:
     """And the images that are in by then stay in, unless their collection went, too."""
-    work.store = Removing(work, dropped)
-    work.store.create(work.collection)
-    work.plan([work.photo("a.jpg")])
-    work.work()
-    assert work.ledger.jobs() == []
-    assert work.ledger.open_chunks("job") == []
+    workplace.store = Removing(workplace, dropped)
+    workplace.store.create(workplace.collection)
+    workplace.plan([workplace.photo("a.jpg")])
+    workplace.work()
+    assert workplace.ledger.jobs() == []
+    assert workplace.ledger.open_chunks("job") == []
     if not dropped:
-        assert work.store.count(work.collection) == 1
+        assert workplace.store.count(workplace.collection) == 1

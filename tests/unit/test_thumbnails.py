@@ -1,9 +1,6 @@
 """Small pictures for people: the right shape, nothing of the original's metadata."""
 
 import io
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
@@ -14,21 +11,15 @@ from clipfleet.common.thumbnails import MOST_BYTES, thumbnail, thumbnail_key
 from support.worker_harness import Workplace
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[Workplace]:
-    with ThreadPoolExecutor(2) as threads:
-        yield Workplace(tmp_path, threads)
-
-
 def opened(made: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(made))
     image.load()
     return image
 
 
-def left_behind(world: Workplace, name: str) -> Image.Image:
-    key = thumbnail_key(world.collection, primary_key("n", name))
-    return opened(world.blobs.get(key, MOST_BYTES))
+def left_behind(workplace: Workplace, name: str) -> Image.Image:
+    key = thumbnail_key(workplace.collection, primary_key("n", name))
+    return opened(workplace.blobs.get(key, MOST_BYTES))
 
 
 @pytest.mark.parametrize(
@@ -47,15 +38,15 @@ def test_the_longest_side_is_bounded_and_nothing_is_made_larger(
     assert opened(thumbnail(Image.new("RGB", size, "red"), 256)).size == expected
 
 
-def test_colours_stay(world: Workplace) -> None:
-    world.run([world.photo("grey.jpg", 140)])
-    colour = left_behind(world, "grey.jpg").getpixel((3, 3))
+def test_colours_stay(workplace: Workplace) -> None:
+    workplace.run([workplace.photo("grey.jpg", 140)])
+    colour = left_behind(workplace, "grey.jpg").getpixel((3, 3))
     assert isinstance(colour, tuple)
     assert all(abs(channel - 140) <= 2 for channel in colour)
 
 
 def test_position_comment_and_profile_of_the_original_are_gone_and_it_stands_upright(
-    world: Workplace,
+    workplace: Workplace,
 ) -> None:
     image = Image.new("RGB", (40, 20), "white")
     ImageDraw.Draw(image).rectangle((0, 0, 9, 9), fill="blue")
@@ -63,22 +54,22 @@ def test_position_comment_and_profile_of_the_original_are_gone_and_it_stands_upr
     exif[0x0112] = 6  # to be turned by 90 degrees
     exif[0x010E] = "a secret"
     exif.get_ifd(0x8825)[1] = "N"  # GPS
-    path = world.folder / "told.jpg"
+    path = workplace.folder / "told.jpg"
     image.save(path, exif=exif, comment=b"a secret", icc_profile=b"a secret", quality=95)
     assert path.read_bytes().count(b"a secret") == 3
-    world.run([world.item(path)])
-    small = left_behind(world, "told.jpg")
+    workplace.run([workplace.item(path)])
+    small = left_behind(workplace, "told.jpg")
     assert small.size == (20, 40)
     assert not small.getexif()
     assert set(small.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
-    key = thumbnail_key(world.collection, primary_key("n", "told.jpg"))
-    assert b"secret" not in world.blobs.get(key, MOST_BYTES)
+    key = thumbnail_key(workplace.collection, primary_key("n", "told.jpg"))
+    assert b"secret" not in workplace.blobs.get(key, MOST_BYTES)
     red, _, blue = small.getpixel((16, 3))  # type: ignore[misc]
     assert blue > 200 > red
 
 
-def test_a_failed_image_leaves_none(world: Workplace) -> None:
-    (world.folder / "text.jpg").write_text("no photo")
-    world.run([world.item(world.folder / "text.jpg")])
+def test_a_failed_image_leaves_none(workplace: Workplace) -> None:
+    (workplace.folder / "text.jpg").write_text("no photo")
+    workplace.run([workplace.item(workplace.folder / "text.jpg")])
     with pytest.raises(BlobGone):
-        left_behind(world, "text.jpg")
+        left_behind(workplace, "text.jpg")

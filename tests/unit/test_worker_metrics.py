@@ -1,9 +1,5 @@
 """What workers and planners count, while they do their work in memory."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
 import pytest
 
 from clipfleet.common.embedder import HashEmbedder
@@ -16,26 +12,20 @@ from support.query_harness import TEXT, World
 from support.worker_harness import Planning, Workplace
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Workplace]:
-    with ThreadPoolExecutor(4) as threads:
-        yield Workplace(tmp_path, threads)
-
-
 def seconds_in(seen: Scrape, lane: str) -> dict[str, float]:
     """How often each stage was timed."""
     found = seen.all("clipfleet_stage_seconds_count", lane=lane)
     return {labels["stage"]: count for labels, count in found}
 
 
-def test_a_chunk_is_counted_by_result_and_reason(place: Workplace) -> None:
-    broken = place.folder / "broken.jpg"
+def test_a_chunk_is_counted_by_result_and_reason(workplace: Workplace) -> None:
+    broken = workplace.folder / "broken.jpg"
     broken.write_bytes(b"no image")
-    twice = place.photo("twice.jpg", 9)
-    items = [place.photo(f"{n}.jpg", n) for n in range(3)]
-    gone = place.item(place.folder / "gone.jpg")
-    place.run([*items, twice, twice, place.item(broken), gone])
-    seen = scraped(place.metrics.registry)
+    twice = workplace.photo("twice.jpg", 9)
+    items = [workplace.photo(f"{n}.jpg", n) for n in range(3)]
+    gone = workplace.item(workplace.folder / "gone.jpg")
+    workplace.run([*items, twice, twice, workplace.item(broken), gone])
+    seen = scraped(workplace.metrics.registry)
     assert seen.value("clipfleet_images_total", result="done") == 4
     assert seen.value("clipfleet_images_total", result="skipped") == 1
     assert seen.value("clipfleet_images_total", result="failed") == 2
@@ -43,11 +33,11 @@ def test_a_chunk_is_counted_by_result_and_reason(place: Workplace) -> None:
     assert seen.value("clipfleet_image_failures_total", reason="read") == 1
 
 
-def test_every_stage_of_every_batch_is_timed(place: Workplace) -> None:
+def test_every_stage_of_every_batch_is_timed(workplace: Workplace) -> None:
     images = HashEmbedder().batch + 1
-    place.embedder = Timed(HashEmbedder(), "ingest", place.metrics)
-    place.run([place.photo(f"{n}.jpg", n) for n in range(images)])
-    seen = scraped(place.metrics.registry)
+    workplace.embedder = Timed(HashEmbedder(), "ingest", workplace.metrics)
+    workplace.run([workplace.photo(f"{n}.jpg", n) for n in range(images)])
+    seen = scraped(workplace.metrics.registry)
     batches, look_up_and_upsert = 2, 2
     assert seconds_in(seen, "ingest") == {
         "read": batches,
@@ -56,16 +46,16 @@ def test_every_stage_of_every_batch_is_timed(place: Workplace) -> None:
         "store": look_up_and_upsert,
     }
     assert seen.value("clipfleet_batch_size_sum", lane="ingest") == images
-    counted, spent = place.metrics.totals()
+    counted, spent = workplace.metrics.totals()
     assert counted == images
     assert min(spent.values()) > 0
     assert seen.total("clipfleet_stage_seconds_sum", lane="ingest") > 0
 
 
-def test_a_nudge_without_a_chunk_counts_nothing(place: Workplace) -> None:
-    place.run([place.photo("a.jpg")])
-    place.work()
-    seen = scraped(place.metrics.registry)
+def test_a_nudge_without_a_chunk_counts_nothing(workplace: Workplace) -> None:
+    workplace.run([workplace.photo("a.jpg")])
+    workplace.work()
+    seen = scraped(workplace.metrics.registry)
     assert seen.value("clipfleet_images_total", result="done") == 1
 
 

@@ -1,4 +1,4 @@
-"""Put on PYTHONPATH, it gives workers faults on command; everything else is the real thing.
+"""Put on PYTHONPATH, it gives a stack faults on command; everything else is the real thing.
 
 A picture with `MARK` in it ends the process that decodes it, as a crash in a codec does. The other
 faults are files in the folder that `FAULTS` names:
@@ -9,14 +9,15 @@ whatever process. A process that waits writes the limit into `waiting-PID`. Word
 `spin`, a process that waits computes, in Python, as hard as it can; `stored`, it waits when it has
 written to the store instead, and the ledger does not know yet.
 
-`ANNOUNCED` sets how many seconds an announcement of a worker lasts.
+`CONSTANTS` gives the constants of modules other values, as JSON: {"package.module:NAME": 1}. A
+worker waits `STORE_S` for an answer of the store.
 """
 
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -25,9 +26,11 @@ from typing import Any
 
 MARK = b"this picture ends its reader"
 FAULTS = "CLIPFLEET_TEST_FAULTS"
-ANNOUNCED = "CLIPFLEET_TEST_CARD_S"
+CONSTANTS = "CLIPFLEET_TEST_CONSTANTS"
 FOLDER = Path(os.environ.get(FAULTS, ""))
+VALUES: dict[str, float] = json.loads(os.environ.get(CONSTANTS, "{}"))
 LOOK_S = 0.02
+STORE_S = 3.0
 
 
 def _decoder(images: ModuleType) -> None:
@@ -63,11 +66,7 @@ def _store(milvus: ModuleType) -> None:
         _wait("stored")
 
     milvus.MilvusStore.upsert = held
-
-
-def _announcements(fleet: ModuleType) -> None:
-    if seconds := os.environ.get(ANNOUNCED):
-        vars(fleet)["CARD_S"] = float(seconds)
+    milvus.make_store.__defaults__ = (STORE_S,)
 
 
 def _wait(stage: str) -> None:
@@ -106,29 +105,37 @@ MODULES = {
     "clipfleet.common.images": _decoder,
     "clipfleet.common.embedder": _model,
     "clipfleet.common.store.milvus": _store,
-    "clipfleet.common.fleet": _announcements,
 }
 
 
+def _change(module: ModuleType) -> None:
+    if module.__name__ in MODULES:
+        MODULES[module.__name__](module)
+    for constant, value in VALUES.items():
+        name, _, variable = constant.partition(":")
+        if name == module.__name__:
+            vars(module)[variable] = value
+
+
 class _Faulty(Loader):
-    def __init__(self, whole: Loader, fault: Callable[[ModuleType], None]) -> None:
-        self._whole, self._fault = whole, fault
+    def __init__(self, whole: Loader) -> None:
+        self._whole = whole
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._whole.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._whole.exec_module(module)
-        self._fault(module)
+        _change(module)
 
 
 class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name not in MODULES:
+        if name not in {*MODULES, *(constant.partition(":")[0] for constant in VALUES)}:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec and spec.loader:
-            spec.loader = _Faulty(spec.loader, MODULES[name])
+            spec.loader = _Faulty(spec.loader)
         return spec
 
 
