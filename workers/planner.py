@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.2
+TOP_UP_S = 1.0  # between two looks for nudges that are missing
 STUCK_S = 60.0  # without a look at any job
 NOBODY = "no live worker serves the ingest lane of model"
 
@@ -68,10 +70,13 @@ class Planner:
         places: Places,
         readers: Readers | None = None,
         metrics: PlannerMetrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._ledger, self._fleet = name, ledger, fleet
         self._publisher, self._settings, self._places = publisher, settings, places
         self._readers, self._metrics = readers or Readers(), metrics or PlannerMetrics()
+        self._clock = clock
+        self._topped_up_at: dict[str, float] = {}  # by model
         self._announced_at = float("-inf")
         self._alive_at = time.monotonic()
 
@@ -82,24 +87,34 @@ class Planner:
         active = self._ledger.active()
         self._readers.keep(active)
         cards = self._fleet.alive() if active else []
-        self._leased, self._models = 0, set[str]()
+        self._leased, self._new = 0, Counter[str]()
         tended = [self._alone(job_id, partial(self._tend, job_id, cards)) for job_id in active]
         self._metrics.leased.set(self._leased)
         self._readers.wait()
         hungry = [one for one in tended if one]
         planned = [self._alone(one.job.id, partial(self._plan, one)) for one in hungry]
-        for model in self._models:
-            self._nudge(model, len(serving(cards, "ingest", model)))
+        for model, new in self._new.items():
+            self._nudge(model, len(serving(cards, "ingest", model)), new)
         return any(planned)
 
-    def _nudge(self, model: str, workers: int) -> None:
-        """Fill the queue up to one nudge for each worker that has a chunk to claim."""
-        pending = self._ledger.pending(model, workers)
-        if not pending:
+    def _nudge(self, model: str, workers: int, new: int) -> None:
+        """Fill the queue up to one nudge for each worker that has a chunk to claim.
+
+        `new` chunks became pending in this round. The chunks of earlier rounds have their nudges,
+        which a worker may have taken just now: they are looked at every TOP_UP_S only.
+        """
+        now = self._clock()
+        is_due = now - self._topped_up_at.get(model, float("-inf")) >= TOP_UP_S
+        if not workers or not (new or is_due):
             return
-        for _ in range(pending - self._publisher.waiting(queue_name("ingest", model))):
+        missing = self._ledger.pending(model, workers)
+        if missing:
+            missing -= self._publisher.waiting(queue_name("ingest", model))
+        for _ in range(missing if is_due else min(missing, new)):
             self._publisher.publish(IngestNudge(model=model))
             self._metrics.nudges.inc()
+        if is_due:
+            self._topped_up_at[model] = now
 
     def trouble(self) -> str:
         """Why it makes no progress; "" while it does, or waits for Redis."""
@@ -140,7 +155,7 @@ class Planner:
             self._readers.drop(job_id)
             return None
         self._leased += 1
-        self._models.add(job.new.model)
+        self._new[job.new.model] += 0
         workers = serving(cards, "ingest", job.new.model)
         if not workers:
             self._ledger.note(job_id, self._nobody(job.new.model))
@@ -194,6 +209,7 @@ class Planner:
         items = [one.item for one in listed]
         chunk = self._ledger.plan(job.id, again.token, items, reader.cursor, listed[-1].cursor)
         if chunk is not None:
+            self._new[job.new.model] += 1
             self._metrics.planned.inc(len(items))
             self._readers.put_back(job.id, reader, listed[-1].cursor)
         return True
@@ -221,6 +237,7 @@ class Planner:
             if chunk.attempt >= self._settings.max_attempts:
                 self._take_apart(job, chunk)
             elif chunk.expired and self._ledger.requeue(job.id, chunk):
+                self._new[job.new.model] += 1
                 self._metrics.requeued.inc()
 
     def _take_apart(self, job: Job, chunk: OpenChunk) -> None:

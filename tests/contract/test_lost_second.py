@@ -7,7 +7,7 @@ in the store, and the job's counts add up.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,17 +43,17 @@ class Service:
 
     def __init__(self, client: "redis.Redis", folder: Path, threads: ThreadPoolExecutor) -> None:
         self.client = client
-        self.planning = cast("Any", Planning(roots=(folder,)))
-        self.ledger = RedisLedger(client, self.planning.clock)
-        self.planning.ledger = self.ledger
+        self.planning = Planning(roots=(folder,))
+        ledger: Any = RedisLedger(client, self.planning.clock)
+        self.ledger: RedisLedger = ledger
+        self.planning.ledger = ledger
         self.planning.planner = self.planning.new_planner("one")
         self.planning.worker()
-        self.a = cast("Any", Workplace(folder / "a", threads))
-        self.b = cast("Any", Workplace(folder / "b", threads))
+        self.a, self.b = Workplace(folder / "a", threads), Workplace(folder / "b", threads)
         self.photos = folder / "all"
         self.photos.mkdir()
         for worker in (self.a, self.b):
-            worker.ledger, worker.folder = self.ledger, self.photos
+            worker.ledger, worker.folder = ledger, self.photos
             worker.store, worker.catalogue = self.a.store, self.a.catalogue
             worker.clock = self.planning.clock
         for n in range(PHOTOS):

@@ -65,7 +65,7 @@ class Planning:
         readers = Readers(patience_s=30)  # its sources answer: a round is over when they have
         return Planner(
             name, self.ledger, self.fleet, self.publisher, self.settings, places, readers,
-            self.metrics,
+            self.metrics, self.clock,
         )  # fmt: skip
 
     def worker(self, rate: float | None = None, name: str = "w") -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from clipfleet.common.messages import IngestNudge
+from clipfleet.workers.planner import TOP_UP_S
 from support.ledgers import LEASE_S, MODEL
 from support.worker_harness import Planning
 
@@ -82,7 +83,7 @@ def test_a_job_is_exact_although_every_second_nudge_is_lost(world: Planning) -> 
     world.job(150)
     seen: list[str] = []
     for turn in range(100):
-        world.tick()
+        world.tick(seconds=TOP_UP_S)
         if turn % 2:
             world.publisher.sent.clear()
         while world.publisher.sent:
@@ -117,13 +118,34 @@ def test_nudges_of_another_model_are_not_counted(world: Planning) -> None:
     assert world.publisher.waiting(IngestNudge(model=MODEL).queue) == 1
 
 
+def test_a_nudge_that_a_worker_took_just_now_is_not_replaced(world: Planning) -> None:
+    """It claims its chunk in a moment. Only if it does not, another worker is nudged."""
+    world.worker()
+    world.job(20)
+    world.tick()
+    world.publisher.sent.clear()
+    world.tick(5)
+    assert world.nudges() == 0
+    world.tick(seconds=TOP_UP_S)
+    assert world.nudges() == 1
+
+
+def test_each_new_chunk_calls_another_worker_at_once(world: Planning) -> None:
+    for n in range(4):
+        world.worker(name=f"w{n}")
+    world.job(10_000)
+    for nudges in (1, 2, 3, 4, 4):
+        world.tick()
+        assert world.nudges() == nudges
+
+
 def test_a_chunk_pending_again_is_announced_again(world: Planning) -> None:
     world.worker()
     world.job(20)
     world.tick(2)
     world.publisher.sent.clear()
     world.take()
-    world.tick(3)
+    world.tick(3, seconds=TOP_UP_S)
     assert world.nudges() == 0, "its holder may live"
     world.tick(seconds=LEASE_S + 1)
     assert world.nudges() == 1
