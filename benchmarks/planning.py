@@ -30,6 +30,7 @@ from clipfleet.embedded import commands
 
 MODEL = "benchmark"
 RATE = 128.0  # images a second that the worker claims to do: chunks of 512
+WINDOW = 4  # chunks of a job that a planner keeps open for one worker
 MB = 1e6
 
 
@@ -75,9 +76,11 @@ def work(
     most, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, lines // 5
     while ledger.job(job.id).state not in FINAL:
         served.delete(*lists_of(queue_name("ingest", MODEL)))  # as a worker takes its messages
-        while isinstance(claim := ledger.claim(MODEL, "w", 60, 2), Claim):
-            ledger.mark(claim, Outcome(done=len(claim.items)))
-            done += len(claim.items)
+        for _ in range(WINDOW):
+            claim = ledger.claim(MODEL, "w", 60, 2)
+            if isinstance(claim, Claim):
+                ledger.mark(claim, Outcome(done=len(claim.items)))
+                done += len(claim.items)
         for name, process_ in watched.items():
             most[name] = max(most[name], process_.memory_info().rss / MB)
         if time.monotonic() - announced > 2:

@@ -49,7 +49,7 @@ from clipfleet.common.store.memory import MemoryStore
 from clipfleet.common.unfinished import MemoryUnfinished
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.housekeeper import Housekeeper
-from clipfleet.workers.ingest import IngestParts, ingest_next
+from clipfleet.workers.ingest import IngestParts, ingest_next, pass_on
 from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner
 from clipfleet.workers.planner import run as run_planner
@@ -252,9 +252,11 @@ class MemoryService:
             else:
                 answer_batch(message, query)
 
+        claimed = pass_on(self.parts.publisher, self.settings.model)
+
         def work(message: Message) -> None:
             assert isinstance(message, IngestNudge)
-            ingest_next(ingest)
+            ingest_next(ingest, claimed)
 
         self._announce()
         self._start_thread(stack, "announce", self._keep_announcing)

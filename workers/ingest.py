@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from clipfleet.common.blobs import Blobs
+from clipfleet.common.broker import Publisher
 from clipfleet.common.catalogue import Catalogue
 from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import Embedder
@@ -19,6 +20,7 @@ from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.identity import primary_key
 from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Stage, Unknown
 from clipfleet.common.logs import about, in_context
+from clipfleet.common.messages import IngestNudge
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.common.versions import OtherVersion
@@ -90,6 +92,21 @@ def ingest_next(parts: IngestParts, claimed: Callable[[Claim], None] = lambda _:
     claimed(claim)
     with about(job_id=claim.job_id, chunk_id=f"{claim.job_id}/{claim.no}"):
         return Worked(claim, _work_on(claim, parts))
+
+
+def pass_on(publisher: Publisher, model: str) -> Callable[[Claim], None]:
+    """Nudge another worker when a claim leaves more chunks pending and the queue is empty.
+
+    The planner would do so later.
+    """
+    nudge = IngestNudge(model=model)
+
+    def claimed(claim: Claim) -> None:
+        with suppress(Unavailable):
+            if claim.more and not publisher.waiting(nudge.queue):
+                publisher.publish(nudge)
+
+    return claimed
 
 
 def _other_release(ledger: Ledger, job_id: str) -> str:

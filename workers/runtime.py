@@ -20,17 +20,16 @@ from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, About, Fleet, RedisFleet, WorkerCard
-from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import about, in_context
-from clipfleet.common.messages import IngestNudge, Lane, QueryBatch, queue_name
+from clipfleet.common.messages import Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
 from clipfleet.workers.arrivals import batch_in
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
-from clipfleet.workers.ingest import IngestParts, ingest_next
+from clipfleet.workers.ingest import IngestParts, ingest_next, pass_on
 from clipfleet.workers.machine import about_worker
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.places import Places
@@ -84,10 +83,11 @@ class Runtime:
             metrics,
         )
         self._aside = ThreadPoolExecutor(1, "exact")
-        self._publisher = CeleryPublisher(celery_app, client)
+        publisher = CeleryPublisher(celery_app, client)
+        self._pass_on = pass_on(publisher, settings.model)
         self._presence = Presence(
             RedisFleet(client),
-            self._publisher,
+            publisher,
             settings.model,
             embedder,
             self.worker,
@@ -119,13 +119,6 @@ class Runtime:
             result = str(worked)
         self._require_device()
         return result
-
-    def _pass_on(self, claim: Claim) -> None:
-        """Nudge another worker while more chunks are pending, before the planner's next round."""
-        nudge = IngestNudge(model=self._ingest.settings.model)
-        with suppress(Unavailable):
-            if claim.more and not self._publisher.waiting(nudge.queue):
-                self._publisher.publish(nudge)
 
     def query(self, raw: str) -> None:
         batch = batch_in(raw, self._query.replies)

@@ -2,7 +2,10 @@
 
 import pytest
 
+from clipfleet.common.broker import BrokerUnavailable, MemoryPublisher
 from clipfleet.common.messages import IngestNudge
+from clipfleet.workers.chunk_size import FIRST_CHUNK
+from clipfleet.workers.ingest import pass_on
 from clipfleet.workers.planner import TOP_UP_S
 from support.ledgers import LEASE_S, MODEL
 from support.worker_harness import Planning
@@ -158,3 +161,34 @@ def test_two_planners_together_do_not_fill_the_queue_twice(world: Planning) -> N
     world.job(1_000, "two")
     world.tick(3, planner=world.new_planner("two"))
     assert world.nudges() == 1
+
+
+def test_a_worker_passes_a_nudge_on_while_more_chunks_are_pending(world: Planning) -> None:
+    world.worker()
+    world.job(3 * FIRST_CHUNK)
+    world.tick(4)
+    claimed, passed = pass_on(world.publisher, MODEL), []
+    for _ in range(3):
+        world.publisher.sent.clear()
+        claimed(world.take())
+        passed.append(world.nudges())
+    assert passed == [1, 1, 0], "the last chunk leaves none"
+
+
+def test_a_worker_passes_no_nudge_on_beside_one_that_waits(world: Planning) -> None:
+    world.worker()
+    world.job(3 * FIRST_CHUNK)
+    world.tick(4)
+    assert world.nudges() == 1
+    pass_on(world.publisher, MODEL)(world.take())
+    assert world.nudges() == 1
+
+
+def test_a_queue_that_is_away_does_not_hold_up_the_work(world: Planning) -> None:
+    class Away(MemoryPublisher):
+        def waiting(self, queue: str) -> int:
+            raise BrokerUnavailable(f"{queue} is away")
+
+    world.job(3 * FIRST_CHUNK)
+    world.tick(4)
+    pass_on(Away(), MODEL)(world.take())
