@@ -29,7 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Everything that this run creates lies in one folder and carries one mark."""
     if hasattr(config, "workerinput"):  # a process of pytest-xdist
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    # Also where `nohup` or `&` made us ignore Ctrl-C: the processes of the tests would, too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="clipfleet-tests-"))
     folder.chmod(0o711)  # tests of permissions read files below it as another user
     os.environ[RUN] = folder.name

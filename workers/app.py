@@ -85,7 +85,6 @@ def _load(**_: Any) -> None:
 def _make_embedder() -> Embedder:
     """StartupError says what to do."""
     if settings.model.startswith(HASH_MODEL):
-        log.warning("the model %s gives meaningless embeddings", settings.model)
         return HashEmbedder.named(settings.model, settings.embed_batch)
     from clipfleet.workers.clip import ClipEmbedder  # torch takes seconds to import
 
@@ -114,6 +113,8 @@ def _ready(sender: Any, **_: Any) -> None:
             f"asked to serve {', '.join(sorted(consumed))}, but with "
             f"CLIPFLEET_MODEL={settings.model} it can serve only {expected}"
         )
+    if settings.model.startswith(HASH_MODEL):
+        log.warning("the model %s gives embeddings without a meaning", settings.model)
     if "ingest" in lanes:  # queries need no blobs
         begin_checks("worker", blob_checks(settings))
     runtime().serve(lanes)

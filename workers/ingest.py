@@ -64,6 +64,11 @@ class Worked:
     claim: Claim | None = None
     images: int = 0
 
+    @property
+    def context(self) -> dict[str, str]:
+        """Of log lines about it."""
+        return _context(self.claim) if self.claim else {}
+
     def __str__(self) -> str:
         if self.claim is None:
             return "no chunk was pending"
@@ -90,7 +95,7 @@ def ingest_next(parts: IngestParts, claimed: Callable[[Claim], None] = lambda _:
     if claim is None:
         return Worked()
     claimed(claim)
-    with about(job_id=claim.job_id, chunk_id=f"{claim.job_id}/{claim.no}"):
+    with about(**_context(claim)):
         return Worked(claim, _work_on(claim, parts))
 
 
@@ -117,6 +122,10 @@ def _other_release(ledger: Ledger, job_id: str) -> str:
     except NotFound:
         pass
     return f"job {job_id!r} comes from another release; are all parts of one release?"
+
+
+def _context(claim: Claim) -> dict[str, str]:
+    return {"job_id": claim.job_id, "chunk_id": f"{claim.job_id}/{claim.no}"}
 
 
 def _work_on(claim: Claim, parts: IngestParts) -> int:

@@ -115,7 +115,8 @@ class Runtime:
             if worked.images:
                 took = time.monotonic() - began
                 self._metrics.chunk(took)
-                log.info("%s in %.2f s", worked, took)
+                with about(**worked.context):
+                    log.info("%s in %.2f s", worked, took)
             result = str(worked)
         self._require_device()
         return result
