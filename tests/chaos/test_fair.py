@@ -23,4 +23,4 @@ def test_a_small_job_overtakes_what_a_large_one_has_waiting(
         assert stack.finished(client, large.id).state == "succeeded"
         first = client.image(next(client.iter_ids("small")), "small").indexed_at
         before = client.count("large", filter={"indexed_at": {"$lt": first}})
-        assert before <= largest, "only the chunk that was in hand"
+        assert before <= 2 * largest, "the chunk that was in hand, and the large job's turn"
