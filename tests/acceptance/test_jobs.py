@@ -1,5 +1,6 @@
 """Jobs under control: retried, listed, deleted, sent twice."""
 
+import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ from support.stack import Up, document
 
 @pytest.fixture
 def mine(client: Any, kind: Any) -> Iterator[str]:
-    """The name of a collection for this test and client alone."""
-    name = f"jobs-{kind.__name__.lower()}"
+    """The name of a collection for this test and client alone: jobs are listed by it."""
+    name = f"jobs-{kind.__name__.lower()}-{secrets.token_hex(4)}"
     client.create_collection(name)
     yield name
     if name in {one.name for one in client.collections()}:
