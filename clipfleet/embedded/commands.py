@@ -1,9 +1,11 @@
 """The command line of each part of the embedded stack, and the addresses that go with it."""
 
+import os
 import random
 import shutil
 import socket
 import sys
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,17 +18,34 @@ LOOPBACK = "127.0.0.1"
 # and its use.
 PORTS = range(15_000, 30_000)
 _random = random.SystemRandom()
+_RESERVED = 64  # ports that a process keeps for itself: more than it gives out while one starts
+_marks: deque[int] = deque()
 
 
 def free_port() -> int:
-    """A port of this machine on which nothing listens just now."""
+    """A port of this machine on which nothing listens, and which no other call gave just now."""
     for port in _random.choices(PORTS, k=100):
         with suppress(OSError), socket.socket() as listener:
             listener.bind((LOOPBACK, port))
+            _reserve(port)
             return port
     with socket.socket() as listener:
         listener.bind((LOOPBACK, 0))
         return int(listener.getsockname()[1])
+
+
+def _reserve(port: int) -> None:
+    """OSError when a process of this machine has just chosen the port, and will soon listen on it.
+
+    On Linux by a name that ends with this process; elsewhere nothing is reserved.
+    """
+    if sys.platform != "linux":
+        return
+    with socket.socket(socket.AF_UNIX) as mark:
+        mark.bind(f"\0clipfleet-port-{port}")
+        _marks.append(mark.detach())
+    if len(_marks) > _RESERVED:
+        os.close(_marks.popleft())
 
 
 def valkey(folder: Path, port: int, password: str) -> list[str]:
