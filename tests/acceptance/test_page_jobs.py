@@ -34,30 +34,34 @@ def copies(folder: Path, count: int) -> list[Path]:
 
 
 @pytest.fixture
-def held() -> Iterator[Held]:
-    """The last image of a job that is at work for as long as a test needs."""
-    last = Held(body((SAMPLES / "music" / "guitar.png").read_bytes()))
-    yield last
-    last.open.set()
+def held() -> Held:
+    """An image that keeps its job at work for as long as a test needs."""
+    return Held(body((SAMPLES / "music" / "guitar.png").read_bytes()))
 
 
 @pytest.fixture
-def list_of_70(folder: Path, held: Held) -> Iterator[Path]:
-    """More images than the page shows at first; the last one is held back."""
-    with site({"/last.png": held}) as web:
-        uris = [*map(str, sorted(SAMPLES.rglob("*.png"))[:69]), f"{web.url}/last.png"]
-        listed = folder / "list.txt"
-        listed.write_text("\n".join(uris))
-        yield listed
-        held.open.set()
+def held_url(held: Held) -> Iterator[str]:
+    with site({"/held.png": held}) as web:
+        try:
+            yield f"{web.url}/held.png"
+        finally:
+            held.open.set()
+
+
+def listing(folder: Path, *uris: str) -> Path:
+    listed = folder / "list.txt"
+    listed.write_text("\n".join(uris))
+    return listed
 
 
 def test_progress_while_70_images_go_in(
-    page: Tab, mini: Up, folder: Path, list_of_70: Path, held: Held
+    page: Tab, mini: Up, folder: Path, held_url: str, held: Held
 ) -> None:
+    """They are more than the page shows at first."""
+    listed = listing(folder, *map(str, sorted(SAMPLES.rglob("*.png"))[:69]), held_url)
     shown = page.open(f"/?in={folder.name}&view=jobs")
     with mini.client() as client:
-        started = client.index(list_of_70, folder.name)
+        started = client.index(listed, folder.name)
     row = shown.locator(f'[data-job="{started.id}"]')
     shown.reload()
     expect(row).to_contain_text("running")
@@ -122,10 +126,10 @@ def test_a_failed_image_says_why_and_is_tried_again(page: Tab, mini: Up, folder:
     expect(retry).to_contain_text("1 image")
 
 
-def test_a_job_is_cancelled(page: Tab, mini: Up, folder: Path, list_of_70: Path) -> None:
+def test_a_job_is_cancelled(page: Tab, mini: Up, folder: Path, held_url: str) -> None:
     shown = page.open(f"/?in={folder.name}&view=jobs")
     with mini.client() as client:
-        started = client.index(list_of_70, folder.name)
+        started = client.index(listing(folder, held_url), folder.name)
     row = shown.locator(f'[data-job="{started.id}"]')
     shown.reload()
     row.get_by_role("button", name="Cancel").click()
