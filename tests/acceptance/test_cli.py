@@ -12,11 +12,6 @@ from support.stack import CLEAN, Up, cli, document, photos
 PHOTOS = 12
 
 
-def heed_ctrl_c() -> None:
-    """Shells start what is to run in the background, as these tests may be, to ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_ctrl_c_leaves_the_job_at_work_and_says_how_to_follow_it(
     service: Up, tmp_path: Path, flickr: list[Path]
 ) -> None:
@@ -30,7 +25,6 @@ def test_ctrl_c_leaves_the_job_at_work_and_says_how_to_follow_it(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=heed_ctrl_c,
         ) as process,
     ):
         assert process.stderr
