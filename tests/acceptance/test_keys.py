@@ -27,6 +27,7 @@ OPTIONS = {
     "slow": ("--requests-per-minute", "2"),
     "patient": ("--requests-per-minute", "1"),
     "bygone": ("--expires", "1d"),
+    "passing": ("--expires", "1d"),
     "visitor": ("--scope", "write", "--collection", "page-*"),
     **{
         name: ("--scope", "write", "--collection", f"{name}-*")
@@ -50,11 +51,16 @@ def keys(file: Path) -> dict[str, str]:
         )
         assert created.exit_code == 0, created.output
         secrets[name] = created.stdout.strip()
-    document = json.loads(file.read_text())
-    (bygone,) = [key for key in document["keys"] if key["name"] == "bygone"]
-    bygone["expires_at"] = "2020-01-31T00:00:00Z"
-    file.write_text(json.dumps(document))
+    expire(file, "bygone")
     return secrets
+
+
+def expire(file: Path, name: str) -> None:
+    """Write into the keys file that a key expired long ago."""
+    document = json.loads(file.read_text())
+    (record,) = [key for key in document["keys"] if key["name"] == name]
+    record["expires_at"] = "2020-01-31T00:00:00Z"
+    file.write_text(json.dumps(document))
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +97,25 @@ def refusal(ask: Callable[[], Any]) -> ProblemError:
 
 
 def test_who_has_no_key_that_is_in_force_is_told_why(keyed: Up, keys: dict[str, str]) -> None:
-    def slug(key: str) -> str:
-        with client(keyed, key) as asking:
-            said = refusal(asking.collections)
-        assert said.status == 401
-        return said.slug
+    assert [slug(keyed, key) for key in ("", "cf_wrong")] == ["unauthorized", "unauthorized"]
+    assert slug(keyed, keys["bygone"]) == "key-expired"
 
-    assert [slug(key) for key in ("", "cf_wrong")] == ["unauthorized", "unauthorized"]
-    assert slug(keys["bygone"]) == "key-expired"
+
+def test_a_key_that_expires_while_the_service_runs_is_refused(
+    keyed: Up, keys: dict[str, str], file: Path
+) -> None:
+    assert in_force(keyed, keys["passing"])
+    expire(file, "passing")
+    eventually(lambda: not in_force(keyed, keys["passing"]), 30, "the end of the key")
+    assert slug(keyed, keys["passing"]) == "key-expired"
+
+
+def slug(keyed: Up, key: str) -> str:
+    """Why a key is refused."""
+    with client(keyed, key) as asking:
+        problem = refusal(asking.collections)
+    assert problem.status == 401
+    return problem.slug
 
 
 def test_the_command_line_sends_its_key_and_says_when_it_needs_one(
