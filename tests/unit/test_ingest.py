@@ -22,6 +22,23 @@ def test_a_good_photo_is_in_the_store_with_what_is_known_of_it(workplace: Workpl
     assert row.bytes == os.path.getsize(workplace.folder / "a.jpg")
 
 
+def test_each_image_keeps_its_own_label_and_metadata_beside_bad_ones(workplace: Workplace) -> None:
+    items = [
+        workplace.photo(f"{n}.jpg", n, label=f"label {n}", metadata={"year": 1900 + n})
+        for n in range(40)
+    ]
+    for bad in (0, 17):
+        (workplace.folder / f"{bad}.jpg").write_bytes(b"no picture")
+    assert counts(workplace.run(items)) == ("partial", 38, 0, 2)
+    for n, item in enumerate(items):
+        row = workplace.row(item.id)
+        if n in (0, 17):
+            assert row is None
+            continue
+        assert row
+        assert (row.uri, row.label, row.metadata) == (item.uri, f"label {n}", {"year": 1900 + n})
+
+
 def test_good_and_bad_are_told_apart_and_add_up(workplace: Workplace) -> None:
     good = [workplace.photo(f"{n}.jpg", n) for n in range(HashEmbedder().batch + 5)]
     (workplace.folder / "text.jpg").write_text("no photo")
