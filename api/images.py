@@ -12,6 +12,7 @@ from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.api.terms import check_vector
 from clipfleet.common.blobs import BlobGone
+from clipfleet.common.catalogue import Deletion
 from clipfleet.common.collection import Collection, image_problem
 from clipfleet.common.errors import InvalidRequest, NotFound, TooLarge
 from clipfleet.common.identity import (
@@ -97,6 +98,8 @@ async def delete_image(
     key = key_of(namespace, image_id)
     if key not in await gateway.call(gateway.store.fingerprints, collection, [key]):
         raise _no_image(image_id)
+    deletion = Deletion(namespace=namespace, pk=key)
+    await gateway.call(gateway.catalogue.deletes, collection, deletion)
     await gateway.call(gateway.blobs.delete, thumbnail_key(collection, key))
     await gateway.call(gateway.store.delete, collection, [key])
     await gateway.call(gateway.catalogue.wrote, collection)

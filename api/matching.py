@@ -10,6 +10,7 @@ from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
+from clipfleet.common.catalogue import Deletion
 from clipfleet.common.collection import Collection
 from clipfleet.common.collection_schemas import Count, DeletedSome, DeleteIn, IdPage, Which
 from clipfleet.common.errors import InvalidRequest
@@ -69,6 +70,8 @@ async def delete_images(
         said = "both a filter and all" if body.all else "neither a filter nor all: true"
         raise InvalidRequest(f"there is {said}: say which images to delete")
     where = checked(body, collection)
+    deletion = Deletion(namespace=body.namespace, filter=body.filter or {})
+    await gateway.call(gateway.catalogue.deletes, collection, deletion)
     until = time.monotonic() + DELETE_S
     rows = await _page(body, where, "", STEP, collection, gateway)
     deleted = await _delete(rows, collection, gateway)

@@ -1,18 +1,53 @@
 """Which generation a collection's name stands for. Kept in Redis, beside the ledger."""
 
+import math
 import threading
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import redis
+from pydantic import BaseModel, ConfigDict
 
 from clipfleet.common.collection import Collection
 from clipfleet.common.connection import answering, redis_time
 from clipfleet.common.errors import NotFound
+from clipfleet.common.filters import matches, parse_filter
+from clipfleet.common.store import Record
 from clipfleet.common.versions import leaving_out, read
 
 KEY = "clipfleet:collections"
 WRITTEN = "clipfleet:written"
+DELETED = "clipfleet:deleted:"  # and the generation
+KEEP_DELETIONS_S = 3_600  # longer than a worker has a chunk in hand
+
+
+class Deletion(BaseModel):
+    """What a caller asked to delete: one image, or those of a namespace that pass a filter.
+
+    Attributes:
+        pk: the primary key of the image; "" for all that pass the filter.
+        filter: as the caller gave it; {} for all.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    namespace: str
+    pk: str = ""
+    filter: dict[str, Any] = {}
+
+    def covering(self, collection: Collection) -> Callable[[Record], bool]:
+        """Whether it deletes a record of this collection."""
+        where = parse_filter(self.filter, collection.fields)
+
+        def covers(record: Record) -> bool:
+            if record.namespace != self.namespace:
+                return False
+            if self.pk:
+                return record.pk == self.pk
+            return where is None or matches(where, record.values())
+
+        return covers
 
 
 class Catalogue(Protocol):
@@ -36,6 +71,15 @@ class Catalogue(Protocol):
         """Seconds since the last noted write; infinity when there is none."""
         ...
 
+    def deletes(self, collection: Collection, deletion: Deletion) -> None:
+        """Note a deletion, before the store carries it out: a worker may have such an image in
+        hand. It is kept for KEEP_DELETIONS_S seconds."""
+        ...
+
+    def deletions(self, collection: Collection, since: float) -> list[Deletion]:
+        """Those noted at this unix time or later, by the ledger's clock; the oldest first."""
+        ...
+
 
 def require(catalogue: Catalogue, name: str) -> Collection:
     found = catalogue.find(name)
@@ -52,7 +96,11 @@ def unknown_collection(name: str) -> NotFound:
 
 
 class MemoryCatalogue:
-    def __init__(self) -> None:
+    """`clock`: unix seconds; the ledger's, where a test sets that."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._deleted: list[tuple[str, float, Deletion]] = []
         self._lock = threading.Lock()
         self._names: dict[str, Collection] = {}
         self._written: dict[str, float] = {}
@@ -80,13 +128,32 @@ class MemoryCatalogue:
     def last_write(self, collection: Collection) -> float:
         return time.time() - self._written.get(collection.generation, float("-inf"))
 
+    def deletes(self, collection: Collection, deletion: Deletion) -> None:
+        self._deleted.append((collection.generation, self._clock(), deletion))
+
+    def deletions(self, collection: Collection, since: float) -> list[Deletion]:
+        return [
+            deletion
+            for generation, at, deletion in list(self._deleted)
+            if generation == collection.generation and at >= since
+        ]
+
 
 # By its generation: another release may write the rest of the record a little differently.
 _REMOVE = """
 local raw = redis.call('HGET', KEYS[1], ARGV[1])
 if not raw or cjson.decode(raw).generation ~= ARGV[2] then return 0 end
 redis.call('HDEL', KEYS[2], ARGV[2])
+redis.call('UNLINK', KEYS[3])
 return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
+
+# A stream: its ids are the server's clock in milliseconds, as the times of claims are.
+_DELETES = """
+local time = redis.call('TIME')
+local oldest = (time[1] - ARGV[2]) * 1000
+redis.call('XADD', KEYS[1], 'MINID', '~', oldest, '*', 'deletion', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 
 
@@ -94,6 +161,7 @@ class RedisCatalogue:
     def __init__(self, client: "redis.Redis") -> None:
         self._redis = client
         self._remove = client.register_script(_REMOVE)
+        self._deletes = client.register_script(_DELETES)
 
     def add(self, collection: Collection) -> Collection:
         with answering():
@@ -117,7 +185,7 @@ class RedisCatalogue:
     def remove(self, collection: Collection) -> bool:
         names = [collection.name, collection.generation]
         with answering():
-            return bool(self._remove(keys=[KEY, WRITTEN], args=names))
+            return bool(self._remove(keys=[KEY, WRITTEN, _deleted(collection)], args=names))
 
     def wrote(self, collection: Collection) -> None:
         with answering():
@@ -131,3 +199,18 @@ class RedisCatalogue:
         with answering():
             raw, (seconds, micros) = pipe.execute()
         return float(seconds) + micros / 1e6 - float(raw) if raw else float("inf")
+
+    def deletes(self, collection: Collection, deletion: Deletion) -> None:
+        raw = deletion.model_dump_json()
+        with answering():
+            self._deletes(keys=[_deleted(collection)], args=[raw, KEEP_DELETIONS_S])
+
+    def deletions(self, collection: Collection, since: float) -> list[Deletion]:
+        with answering():
+            first = str(math.floor(since * 1000))
+            rows: Any = self._redis.xrange(_deleted(collection), min=first)
+        return [Deletion.model_validate_json(fields[b"deletion"]) for _, fields in rows]
+
+
+def _deleted(collection: Collection) -> str:
+    return DELETED + collection.generation

@@ -23,6 +23,7 @@ from clipfleet.common.logs import about, in_context
 from clipfleet.common.messages import IngestNudge
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
+from clipfleet.common.thumbnails import thumbnail_key
 from clipfleet.common.versions import OtherVersion
 from clipfleet.workers.arrivals import pass_over
 from clipfleet.workers.device import BrokenDevice
@@ -193,14 +194,37 @@ class _Chunk:
             records += self._embedded(batch)
             self._lease.progress()
         if records:
+            self._patiently(self._lease.confirm)
             self._stored(lambda: self._parts.store.upsert(collection, records))
-        if records or self._done:  # ours from before a redelivery may be as fresh
+            self._done += len(records)
+        if self._done:  # ours from before a redelivery may be as fresh
             self._patiently(lambda: self._parts.catalogue.wrote(collection))
+            self._withdraw(collection, list(items))
         failures, rest = tuple(self._failures), tuple(self._rest.values())
-        outcome = Outcome(self._done + len(records), self._skipped, failures, rest)
+        outcome = Outcome(self._done, self._skipped, failures, rest)
         if self._patiently(lambda: self._parts.ledger.mark(self._claim, outcome)):
             self._parts.metrics.marked(outcome)
         return len(self._claim.items) - len(rest)
+
+    def _withdraw(self, collection: Collection, keys: Sequence[str]) -> None:
+        """Delete from the store what a caller deleted while this chunk was in hand: it counts as
+        skipped. After the upsert: a deletion noted later finds the row itself."""
+        since, catalogue = self._claim.since, self._parts.catalogue
+        deletions = self._patiently(lambda: catalogue.deletions(collection, since))
+        if not deletions:
+            return
+        covers = [deletion.covering(collection) for deletion in deletions]
+        rows = self._stored(lambda: self._parts.store.fetch(collection, keys))
+        gone = [
+            pk
+            for pk, row in rows.items()
+            if row.job_id == self._job.id and any(covered(row) for covered in covers)
+        ]
+        small = [thumbnail_key(collection, pk) for pk in gone]
+        self._patiently(lambda: self._parts.blobs.delete_all(small))
+        self._stored(lambda: self._parts.store.delete(collection, gone))
+        self._done -= len(gone)
+        self._skipped += len(gone)
 
     def _in_time(self) -> bool:
         """Whether there is time to begin with more. The first items have it in any case: then

@@ -62,6 +62,12 @@ class Lease:
         if self._lost.is_set() or self._stopping.is_set():
             raise Interrupted
 
+    def confirm(self) -> None:
+        """Renew now. Interrupted when another worker has the chunk, or the job is over."""
+        if not self._ledger.renew(self._claim, self._seconds):
+            self._lost.set()
+        self.progress()
+
     def patiently(self, call: Callable[[], T], waiting: Callable[[str], None]) -> T:
         """The answer of a part that may be away for a while; `waiting` is told why we wait."""
         pause = 0.25

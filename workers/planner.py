@@ -187,7 +187,7 @@ class Planner:
         try:
             listed = reader.taken()
         except SourceError as error:
-            return self._ledger.end_plan(job.id, lease.token, str(error))
+            return self._ledger.end_plan(job.id, lease.token, reader.cursor, str(error))
         except (BucketAway, BlobsUnavailable) as error:  # what was taken is listed again
             self._ledger.note(job.id, error.detail)
             return False
@@ -196,12 +196,12 @@ class Planner:
         except Exception as error:
             log.exception("job %s: the source cannot be read", job.id)
             said = f"the source cannot be read: {error!r}"
-            return self._ledger.end_plan(job.id, lease.token, said)
+            return self._ledger.end_plan(job.id, lease.token, reader.cursor, said)
         if reader.complained_at:
             self._ledger.note(job.id, "")
         if not listed:
             nothing = "" if job.total else reader.nothing_found()
-            return self._ledger.end_plan(job.id, lease.token, nothing)
+            return self._ledger.end_plan(job.id, lease.token, reader.cursor, nothing)
         seconds = self._settings.plan_lease_s
         again = self._ledger.lease(job.id, self._name, seconds)  # a round may take long
         if again is None or again.cursor != reader.cursor:

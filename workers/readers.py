@@ -37,8 +37,9 @@ class Step:
 class Reader:
     """One source from a cursor on, which is checked against the ledger's."""
 
-    def __init__(self, open_source: Open, cursor: str) -> None:
+    def __init__(self, open_source: Open, cursor: str, listing_s: float = LISTING_S) -> None:
         self.cursor = cursor
+        self._listing_s = listing_s
         self.step: Step | None = None
         self.complained_at = 0.0  # seconds of hanging that were reported
         self._open = open_source
@@ -71,7 +72,7 @@ class Reader:
         """What came before a source broke off is planned first; then the error comes out. Of a
         slow source a small chunk has to do, or its job's workers would wait for it."""
         taken: list[Listed] = []
-        until = time.monotonic() + LISTING_S
+        until = time.monotonic() + self._listing_s
         try:
             for one in islice(self._listed, size):
                 taken.append(one)
@@ -85,10 +86,15 @@ class Reader:
 
 
 class Readers:
-    """By job. A reader that is dropped while it hangs is left to its thread."""
+    """By job. A reader that is dropped while it hangs is left to its thread.
 
-    def __init__(self, patience_s: float = PATIENCE_S) -> None:
-        self._patience_s = patience_s
+    Args:
+        patience_s: for so long a round waits for the steps it began.
+        listing_s: after so long a step ends with what there is.
+    """
+
+    def __init__(self, patience_s: float = PATIENCE_S, listing_s: float = LISTING_S) -> None:
+        self._patience_s, self._listing_s = patience_s, listing_s
         self._readers: dict[str, Reader] = {}
         self._under_way: list[Step] = []
 
@@ -103,7 +109,7 @@ class Readers:
         """Whether a step is under way; if not, too many others are."""
         reader = self._readers.get(job_id)
         if reader is None or reader.cursor != cursor:
-            reader = self._readers[job_id] = Reader(open_source, cursor)
+            reader = self._readers[job_id] = Reader(open_source, cursor, self._listing_s)
         if reader.step is None and self._has_room():
             self._under_way.append(reader.begin(size))
         return reader.step is not None

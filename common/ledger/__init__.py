@@ -131,6 +131,7 @@ class Claim:
         token: random, one per claim.
         attempt: 1 for the first claim of the chunk.
         more: whether other chunks of the model were pending when this one was claimed.
+        since: when the chunk was claimed for the first time, in unix seconds by Redis' clock.
     """
 
     job_id: str
@@ -139,6 +140,7 @@ class Claim:
     attempt: int
     items: tuple[Item, ...]
     more: bool = False
+    since: float = 0.0
 
     @property
     def no(self) -> int:
@@ -241,9 +243,12 @@ class Ledger(Protocol):
         """
         ...
 
-    def end_plan(self, job_id: str, token: str, error: str = "") -> bool:
-        """Nothing more comes. The job ends with its last chunk if its counts add up then:
-        `total = done + failed + skipped`. Otherwise it is planned again from its start."""
+    def end_plan(self, job_id: str, token: str, after: str, error: str = "") -> bool:
+        """Nothing comes after the cursor `after`; False when the job's cursor is elsewhere.
+
+        The job ends with its last chunk if its counts add up then: `total = done + failed +
+        skipped`. Otherwise it is planned again from its start.
+        """
         ...
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]: ...

@@ -13,6 +13,7 @@ class Chunk:
     token: str = ""
     lease_until: float = 0.0
     suspect: int | None = None
+    since: float = 0.0
 
     def seen(self, name: str, now: float) -> OpenChunk:
         return OpenChunk(

@@ -211,8 +211,8 @@ function operations.plan(token, unique, items, size, after, cursor)
   return chunk
 end
 
-function operations.end_plan(token, error)
-  if not may_plan(token) then return 0 end
+function operations.end_plan(token, after, error)
+  if not may_plan(token) or get('cursor') ~= after then return 0 end
   redis.call('HSET', JOB, 'planned', 1, 'error', error)
   settle()
   index()
@@ -244,9 +244,12 @@ end
 function operations.split(chunk, attempt, left_unique, left, left_size, left_attempt,
                           right_unique, right, right_size, right_attempt)
   if get('state') ~= 'running' or not is_free(chunk, attempt) then return 0 end
+  local since = chunk_get(chunk, 'since') or stamp(now)
   drop_chunk(chunk)
-  add_chunk(left_unique, left, left_size, left_attempt)
-  add_chunk(right_unique, right, right_size, right_attempt)
+  for _, part in ipairs({add_chunk(left_unique, left, left_size, left_attempt),
+                         add_chunk(right_unique, right, right_size, right_attempt)}) do
+    redis.call('HSET', chunk_key(part), 'since', since)
+  end
   index()
   return 1
 end
@@ -274,7 +277,8 @@ end
 
 local function row_of(chunk)
   return {id, chunk, chunk_get(chunk, 'token'), chunk_get(chunk, 'attempt'),
-          chunk_get(chunk, 'items'), redis.call('ZCARD', ready_for(get('model')))}
+          chunk_get(chunk, 'items'), redis.call('ZCARD', ready_for(get('model'))),
+          chunk_get(chunk, 'since') or stamp(now)}
 end
 
 local function first_pending(max_attempts)
@@ -308,6 +312,7 @@ function operations.claim(model, worker, seconds, ask, max_attempts, versions)
       forget_claim(chunk)
       redis.call('HINCRBY', chunk_key(chunk), 'attempt', 1)
       redis.call('HSET', chunk_key(chunk), 'token', ask, 'worker', worker)
+      redis.call('HSETNX', chunk_key(chunk), 'since', stamp(now))
       redis.call('HDEL', chunk_key(chunk), 'suspect')
       redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), chunk)
       redis.call('HSET', JOB, 'served_at', stamp(now))

@@ -156,10 +156,10 @@ class MemoryLedger:
             entry.job = replace(entry.job, total=entry.job.total + len(items))
             return entry.add(unique, items)
 
-    def end_plan(self, job_id: str, token: str, error: str = "") -> bool:
+    def end_plan(self, job_id: str, token: str, after: str, error: str = "") -> bool:
         with self._lock:
             entry = self._find(job_id)
-            if not entry.may_plan(token):
+            if not entry.may_plan(token) or entry.cursor != after:
                 return False
             entry.job = replace(entry.job, planned=True, error=error)
             self._settle(entry)
@@ -196,9 +196,9 @@ class MemoryLedger:
             uniques = [self._unique(), self._unique()]
             if not self._free(entry, chunk):
                 return False
-            del entry.open[chunk.name]
+            since = entry.open.pop(chunk.name).since
             for unique, (part, attempts) in zip(uniques, apart(items, chunk), strict=True):
-                entry.add(unique, part, attempts)
+                entry.open[entry.add(unique, part, attempts)].since = since
             return True
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
@@ -228,9 +228,17 @@ class MemoryLedger:
                         continue
                     chunk.token, chunk.attempt = token, chunk.attempt + 1
                     chunk.lease_until, chunk.suspect = now + seconds, None
+                    chunk.since = chunk.since or now
                     entry.served_at = now
-                    more = bool(self._ready(model))
-                    return Claim(entry.job.id, name, token, chunk.attempt, chunk.items, more)
+                    return Claim(
+                        entry.job.id,
+                        name,
+                        token,
+                        chunk.attempt,
+                        chunk.items,
+                        more=bool(self._ready(model)),
+                        since=chunk.since,
+                    )
             return None
 
     def _ready(self, model: str) -> list[Entry]:

@@ -153,8 +153,8 @@ class RedisLedger:
         name = self._run("plan", job_id, token, *chunk, after, cursor)
         return None if name is None else _text(name)
 
-    def end_plan(self, job_id: str, token: str, error: str = "") -> bool:
-        return bool(self._run("end_plan", job_id, token, error))
+    def end_plan(self, job_id: str, token: str, after: str, error: str = "") -> bool:
+        return bool(self._run("end_plan", job_id, token, after, error))
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
         rows = self._run("open", job_id)
@@ -192,7 +192,7 @@ class RedisLedger:
         answer = self._run("claim", "", model, *ask)
         if not isinstance(answer, list):
             return None if answer is None else Unknown(_text(answer))
-        job_id, chunk, token, attempt, items, ready = answer
+        job_id, chunk, token, attempt, items, ready, since = answer
         return Claim(
             _text(job_id),
             _text(chunk),
@@ -200,6 +200,7 @@ class RedisLedger:
             int(attempt),
             ITEMS.validate_json(items),
             more=bool(ready),
+            since=float(since),
         )
 
     def renew(self, claim: Claim, seconds: float) -> bool:

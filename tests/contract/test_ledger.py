@@ -28,7 +28,7 @@ def test_a_job_goes_from_queued_to_succeeded(ledger: Ledger, clock: Clock) -> No
     assert lease
     assert ledger.job("j").state == "running"
     chunk = ledger.plan("j", lease.token, items("a", "b"), "", "b")
-    ledger.end_plan("j", lease.token)
+    ledger.end_plan("j", lease.token, "b")
     claim = claimed(ledger)
     assert (claim.job_id, claim.chunk, claim.no) == ("j", chunk, 1)
     assert [item.id for item in claim.items] == ["a", "b"]
@@ -240,7 +240,7 @@ def test_only_the_planner_with_the_lease_plans(ledger: Ledger, clock: Clock) -> 
     assert second
     assert second.cursor == "a"
     assert ledger.plan("j", first.token, items("b"), "a", "b") is None
-    assert not ledger.end_plan("j", first.token)
+    assert not ledger.end_plan("j", first.token, "a")
     assert ledger.plan("j", second.token, items("b"), "", "b") is None
     assert ledger.plan("j", second.token, items("b"), "a", "b")
     assert [chunk.size for chunk in ledger.open_chunks("j")] == [1, 1]
@@ -250,7 +250,7 @@ def test_a_source_that_breaks_fails_the_job(ledger: Ledger) -> None:
     ledger.create(a_job())
     lease = ledger.lease("j", "p", 30)
     assert lease
-    ledger.end_plan("j", lease.token, "the folder is gone")
+    ledger.end_plan("j", lease.token, "", "the folder is gone")
     job = ledger.job("j")
     assert (job.state, job.error, job.total) == ("failed", "the folder is gone", 0)
 

@@ -37,7 +37,7 @@ def test_a_failure_keeps_what_is_needed_to_try_again(ledger: Ledger) -> None:
     lease = ledger.lease("j", "p", 30)
     assert lease
     ledger.plan("j", lease.token, [item], "", "1")
-    ledger.end_plan("j", lease.token)
+    ledger.end_plan("j", lease.token, "1")
     failed = Failure.of(item, "read", "it is away", 2)
     ledger.mark(claimed(ledger), Outcome(failures=(failed,)))
     (found,) = ledger.failures("j")
@@ -174,7 +174,7 @@ def test_what_planner_and_workers_still_do_brings_no_removed_job_back(
     assert ledger.pending(MODEL, 9) == 0
     assert ledger.lease("j", "p", 30) is None
     assert ledger.plan("j", lease.token, items("e"), "d", "e") is None
-    assert not ledger.end_plan("j", lease.token)
+    assert not ledger.end_plan("j", lease.token, "d")
     assert not ledger.requeue("j", free)
     assert not ledger.split("j", free)
     assert not ledger.bury("j", free, failure("d"))

@@ -110,10 +110,27 @@ def test_the_holder_of_a_chunk_that_redis_forgot_counts_for_no_other_chunk(
     assert ledger.renew(current, LEASE_S)
     assert ledger.mark(current, Outcome(done=512))
     ledger.plan("j", lease.token, items(*ids[544:]), "544", "1000")
-    ledger.end_plan("j", lease.token)
+    ledger.end_plan("j", lease.token, "1000")
     assert ledger.mark(claimed(ledger, "B"), Outcome(done=456))
     job = ledger.job("j")
     assert (job.state, job.total, job.done) == ("succeeded", 1_000, 1_000)
+
+
+def test_a_source_that_was_read_to_its_end_before_the_loss_is_read_again(
+    ledger: RedisLedger, client: "redis.Redis"
+) -> None:
+    """The planner saw the end of the source behind a chunk that Redis has forgotten."""
+    ledger.create(a_job())
+    lease = ledger.lease("j", "p", 30)
+    assert lease is not None
+    on_disk = dumped(client)
+    ledger.plan("j", lease.token, items("a", "b", "c"), "", "c")
+    restore(client, on_disk)
+    assert not ledger.end_plan("j", lease.token, "c")
+    assert not ledger.job("j").planned
+    plan_all(ledger)
+    assert ledger.mark(claimed(ledger), Outcome(done=3))
+    assert ledger.job("j").total == 3
 
 
 def plan_all(ledger: Ledger) -> None:
@@ -122,7 +139,7 @@ def plan_all(ledger: Ledger) -> None:
     assert lease is not None
     assert (lease.cursor, lease.planned) == ("", False)
     assert ledger.plan("j", lease.token, items("a", "b", "c"), "", "c")
-    assert ledger.end_plan("j", lease.token)
+    assert ledger.end_plan("j", lease.token, "c")
 
 
 def test_a_job_whose_counts_do_not_add_up_is_planned_again_and_ends_right(
@@ -150,7 +167,7 @@ def test_counts_that_are_too_low_are_noticed_when_planning_ends(
     ledger.plan("j", lease.token, items("a", "b", "c"), "", "c")
     ledger.mark(claimed(ledger), Outcome(done=3))
     client.hincrby(JOB, "done", -1)
-    assert ledger.end_plan("j", lease.token)
+    assert ledger.end_plan("j", lease.token, "c")
     job = ledger.job("j")
     assert (job.state, job.total, job.finished_at) == ("running", 0, None)
 

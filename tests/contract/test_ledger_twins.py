@@ -225,7 +225,8 @@ class Twins(Work):
 
     @rule(error=st.sampled_from(["", "", "", "source broke"]))
     def end_plan(self, error: str) -> None:
-        self.both("end_plan", "j", self.leases["j"].token, error)
+        lease = self.leases["j"]
+        self.both("end_plan", "j", lease.token, lease.cursor, error)
 
     @rule(claim=Work.claims)
     def renew(self, claim: Claim | None) -> None:

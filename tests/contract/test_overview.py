@@ -34,7 +34,7 @@ def planned(ledger: RedisLedger, job: str, names: str, estimated: int = 0) -> No
 def ended(ledger: RedisLedger, job: str) -> None:
     lease = ledger.lease(job, "p", 60)
     assert lease
-    assert ledger.end_plan(job, lease.token)
+    assert ledger.end_plan(job, lease.token, lease.cursor)
 
 
 def test_work_left_is_what_is_pending_leased_and_estimated(

@@ -115,7 +115,7 @@ def test_a_job_that_another_release_began_is_brought_to_its_end(client: "redis.R
     assert (claim.job_id, claim.chunk, claim.no, claim.attempt) == (JOB, chunk.name, 2, 1)
     assert claim.items == releases.ITEMS
     assert ledger.mark(claim, Outcome(done=3))
-    assert ledger.end_plan(JOB, lease.token)
+    assert ledger.end_plan(JOB, lease.token, "2")
     assert ledger.job(JOB).state == "partial"
     ledger.remove(JOB)
     assert ledger.active() == ["b2"]
@@ -145,7 +145,7 @@ def test_chunks_of_another_release_and_of_this_one_are_worked_on_side_by_side(
     assert sorted(claim.no for claim in claimed) == [2, 3]
     assert new in [claim.chunk for claim in claimed]
     assert all(ledger.mark(claim, Outcome(done=3)) for claim in claimed)
-    assert ledger.end_plan(JOB, lease.token)
+    assert ledger.end_plan(JOB, lease.token, "3")
     job = ledger.job(JOB)
     assert (job.state, job.total, job.done) == ("partial", 9, 7)
 

@@ -1,10 +1,18 @@
 """What the catalogue, the fleet and the list of unfinished uploads must do, in memory and on
 Redis."""
 
+import time
+
 import pytest
 import redis
 
-from clipfleet.common.catalogue import Catalogue, MemoryCatalogue, RedisCatalogue, require
+from clipfleet.common.catalogue import (
+    Catalogue,
+    Deletion,
+    MemoryCatalogue,
+    RedisCatalogue,
+    require,
+)
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import NotFound
 from clipfleet.common.fleet import Fleet, MemoryFleet, RedisFleet, serving
@@ -25,6 +33,29 @@ def fleet(request: pytest.FixtureRequest) -> Fleet:
     if request.param == "memory":
         return MemoryFleet()
     return RedisFleet(request.getfixturevalue("client"))
+
+
+def test_deletions_are_kept_per_generation_since_a_time(catalogue: Catalogue) -> None:
+    one, other = catalogue.add(a_collection("one")), catalogue.add(a_collection("two"))
+    begun = time.time()
+    first = Deletion(namespace="n", pk="a" * 32)
+    second = Deletion(namespace="n", filter={"$or": [{"label": "\u2028"}, {"year": 3}]})
+    assert catalogue.deletions(one, begun) == []
+    catalogue.deletes(one, first)
+    catalogue.deletes(one, second)
+    assert catalogue.deletions(one, begun) == [first, second]
+    assert catalogue.deletions(one, time.time() + 60) == []
+    assert catalogue.deletions(other, begun) == []
+
+
+def test_nothing_of_a_removed_collection_stays(client: "redis.Redis") -> None:
+    catalogue = RedisCatalogue(client)
+    one = catalogue.add(a_collection())
+    catalogue.wrote(one)
+    catalogue.deletes(one, Deletion(namespace="n"))
+    assert client.dbsize() == 3
+    assert catalogue.remove(one)
+    assert client.dbsize() == 0
 
 
 def a_collection(name: str = "photos") -> Collection:

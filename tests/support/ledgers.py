@@ -47,14 +47,16 @@ def a_job(job_id: str = "j", collection: str = "photos", retry_of: str = "") -> 
 
 
 def traces(client: "redis.Redis", job_id: str) -> list[str]:
-    """Every key in Redis that is named for a job or holds its id."""
+    """Every key in Redis that is named for a job or holds its id; a retry says what it retried."""
     found = []
     for raw in client.scan_iter():
         key, kind = _text(raw), _text(client.type(raw))
         members: dict[str, Any] = {
             "zset": lambda key=key: client.zrange(key, 0, -1),
             "set": lambda key=key: client.smembers(key),
-            "hash": lambda key=key: client.hvals(key),
+            "hash": lambda key=key: [
+                value for name, value in client.hgetall(key).items() if name != b"retry_of"
+            ],
             "string": lambda key=key: [client.get(key)],
             "list": lambda key=key: client.lrange(key, 0, -1),
         }
@@ -93,7 +95,7 @@ def planned(ledger: Ledger, *chunks: tuple[str, ...], job: str = "j") -> list[st
         ledger.plan(job, lease.token, items(*chunk), after, chunk[-1])
         for after, chunk in zip(ends, chunks, strict=False)
     ]
-    assert ledger.end_plan(job, lease.token)
+    assert ledger.end_plan(job, lease.token, ends[-1])
     return [name for name in names if name is not None]
 
 

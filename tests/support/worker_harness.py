@@ -62,7 +62,8 @@ class Planning:
 
     def new_planner(self, name: str) -> Planner:
         places = places_of(self.settings)
-        readers = Readers(patience_s=30)  # its sources answer: a round is over when they have
+        # Its sources answer: a round is over when they have, on a busy machine, too.
+        readers = Readers(patience_s=30, listing_s=30)
         return Planner(
             name, self.ledger, self.fleet, self.publisher, self.settings, places, readers,
             self.metrics, self.clock,
@@ -146,7 +147,7 @@ class Workplace:
         self.folder, self.threads = folder / "photos", threads
         self.folder.mkdir()
         self.clock, self.stopping = Clock(), threading.Event()
-        self.ledger, self.catalogue = MemoryLedger(self.clock), MemoryCatalogue()
+        self.ledger, self.catalogue = MemoryLedger(self.clock), MemoryCatalogue(self.clock)
         self.store = MemoryStore()
         self.embedder: Embedder = HashEmbedder()
         self.blobs = Blobs("memory://clipfleet-unit-tests")
@@ -175,7 +176,7 @@ class Workplace:
         assert lease
         chunk = self.ledger.plan(job, lease.token, items, "", "")
         assert chunk
-        self.ledger.end_plan(job, lease.token)
+        self.ledger.end_plan(job, lease.token, "")
         return chunk
 
     def next_claim(self, worker: str = "another", seconds: float = LEASE_S) -> Claim | None:

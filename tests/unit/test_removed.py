@@ -79,7 +79,7 @@ class Removing(MemoryStore):
 
 @pytest.mark.parametrize("dropped", [False, True])
 def test_a_job_removed_under_its_worker_stays_removed(workplace: Workplace, dropped: bool) -> None:
-    """And the images that are in by then stay in, unless their collection went, too."""
+    """And its worker writes nothing more, whether its collection went, too, or not."""
     workplace.store = Removing(workplace, dropped)
     workplace.store.create(workplace.collection)
     workplace.plan([workplace.photo("a.jpg")])
@@ -87,4 +87,4 @@ def test_a_job_removed_under_its_worker_stays_removed(workplace: Workplace, drop
     assert workplace.ledger.jobs() == []
     assert workplace.ledger.open_chunks("job") == []
     if not dropped:
-        assert workplace.store.count(workplace.collection) == 1
+        assert workplace.store.count(workplace.collection) == 0
