@@ -1,5 +1,6 @@
 """Milvus that is away, and milvus-lite that comes back."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from clipfleet.common.store import StoreUnavailable
 from clipfleet.common.store.milvus import MilvusStore
 from support import services
+from support.power import sitecustomize as power
 from support.stores import a_collection, a_record
 
 
@@ -26,3 +28,54 @@ def test_milvus_lite_gives_back_everything_after_a_restart(tmp_path: Path) -> No
         (hits,) = store.search(collection, records[7].embedding[None], namespace="default", top_k=1)
         assert hits[0].record.id == "7"
         assert store.count(collection) == 50
+
+
+def test_what_milvus_lite_confirmed_outlives_a_power_cut(tmp_path: Path) -> None:
+    """So many rows that it writes several data files, merges them and builds indexes."""
+    collection = a_collection()
+    records = [a_record(f"{n}", n, metadata={"text": "x" * 400}) for n in range(6_000)]
+    on, after = tmp_path / "on", tmp_path / "after"
+    watched = {
+        "PYTHONPATH": str(Path(power.__file__).parent),
+        power.FOLDER: str(on / "data"),
+        power.DISK: str(after / "data"),
+    }
+    with services.milvus_lite(on, **watched) as uri:
+        store = MilvusStore(uri)
+        store.create(collection)
+        for start in range(0, 6_000, 500):
+            store.upsert(collection, records[start : start + 500])
+        store.delete(collection, [record.pk for record in records[:100]])
+        left = {path.relative_to(after) for path in after.rglob("*") if path.is_file()}
+        disk = tmp_path / "disk"
+        shutil.copytree(after, disk)
+    assert any(path.suffix == ".parquet" for path in left)
+    with services.milvus_lite(disk) as uri:
+        store = MilvusStore(uri)
+        assert store.count(collection) == 5_900
+        (hits,) = store.search(
+            collection, records[4_321].embedding[None], namespace="default", top_k=1
+        )
+        assert hits[0].record.id == "4321"
+
+
+def test_an_index_that_cannot_be_read_is_built_anew(tmp_path: Path) -> None:
+    """As a power cut may leave one."""
+    collection = a_collection()
+    records = [a_record(f"{n}", n, metadata={"text": "x" * 400}) for n in range(3_000)]
+    with services.milvus_lite(tmp_path) as uri:
+        store = MilvusStore(uri)
+        store.create(collection)
+        store.upsert(collection, records)
+        services.eventually(lambda: indexes(tmp_path), 60, "an index")
+    for index in indexes(tmp_path):
+        index.write_bytes(index.read_bytes()[: index.stat().st_size // 2])
+    with services.milvus_lite(tmp_path) as uri:
+        store = MilvusStore(uri)
+        assert store.count(collection) == 3_000
+        (hits,) = store.search(collection, records[7].embedding[None], namespace="default", top_k=1)
+        assert hits[0].record.id == "7"
+
+
+def indexes(folder: Path) -> list[Path]:
+    return sorted((folder / "data").rglob("*.idx"))

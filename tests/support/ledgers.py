@@ -59,10 +59,15 @@ def traces(client: "redis.Redis", job_id: str) -> list[str]:
             ],
             "string": lambda key=key: [client.get(key)],
             "list": lambda key=key: client.lrange(key, 0, -1),
+            "stream": lambda key=key: _values(client.xrange(key)),
         }
         if job_id in key.split(":") or job_id.encode() in members[kind]():
             found.append(key)
     return found
+
+
+def _values(entries: Any) -> list[bytes]:
+    return [value for _, fields in entries for value in fields.values()]
 
 
 Keys = dict[bytes, tuple[int, bytes]]

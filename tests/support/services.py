@@ -100,11 +100,11 @@ def valkey_with_tls(folder: Path, signed: "Certificate") -> Iterator[str]:
 
 
 @contextmanager
-def milvus_lite(folder: Path) -> Iterator[str]:
+def milvus_lite(folder: Path, **environment: str) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     port = commands.free_port()
     command = commands.milvus_lite(folder / "data", port)
-    with process(command, folder / "log", **commands.MILVUS_LITE_ENVIRONMENT):
+    with process(command, folder / "log", **commands.MILVUS_LITE_ENVIRONMENT, **environment):
         yield _answering(commands.milvus_uri(port), 60)
 
 
