@@ -15,7 +15,7 @@ COVERED = $(BIN)/coverage combine -q -a && for part in api workers common clipfl
     echo "$$part: $$($(BIN)/coverage report --include="$$part/*" --format=total) % of lines"; done
 PIP := $(BIN)/pip install --disable-pip-version-check --progress-bar on -c constraints.txt
 
-.PHONY: help install demo fast test test-all coverage lint docs clean
+.PHONY: help install demo fast test test-all coverage chaos lint docs clean
 
 help:
 	@echo "make demo      set up, start, index sample images, search them; stays up"
@@ -24,6 +24,7 @@ help:
 	@echo "make fast      the unit tests alone: while you edit"
 	@echo "make test-all  make test, then the full tier: parts killed, a Milvus server, all guides"
 	@echo "make coverage  both tiers with line coverage"
+	@echo "make chaos     the long storm: 200 kills and 20 forgotten seconds over 20,000 images"
 	@echo "make install   set up only, with what the tests need"
 	@echo "make docs      set up, then the guides and the reference as a site: site/index.html"
 	@echo "make clean     remove what the targets above created (not your data)"
@@ -70,6 +71,10 @@ coverage: install
 	mkdir -p $(RESULTS) && $(BIN)/coverage erase
 	$(COVER) -m "not full" && $(COVERED)
 	$(COVER) -m full && $(COVERED)
+
+# 200 kills and 20 times a Valkey without its last seconds, over 20,000 images: half an hour or more.
+chaos: install
+	CLIPFLEET_STORM_KILLS=200 $(BIN)/python -m pytest tests/chaos/test_storm.py -q -s
 
 docs: install
 	$(BIN)/python docs/openapi.py

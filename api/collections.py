@@ -10,11 +10,10 @@ from clipfleet.api.depends import Name, UsesCaller, UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.collection import Collection, check_collection_name
-from clipfleet.common.errors import InvalidRequest, NotFound, Unavailable
+from clipfleet.common.errors import InvalidRequest, NotFound
 from clipfleet.common.fleet import NoWorker
 from clipfleet.common.schemas import CollectionIn, CollectionList, CollectionOut
 from clipfleet.common.store import CollectionGone
-from clipfleet.common.thumbnails import thumbnails_of
 from clipfleet.common.versions import OtherVersion
 
 router = APIRouter(
@@ -40,7 +39,12 @@ async def put_collection(
         existing = await _create(candidate, gateway)
         response.status_code = 201 if existing is candidate else 200
     existing.require_same(candidate)
-    return await _shown(existing, gateway)
+    try:
+        return await _shown(existing, gateway)
+    except CollectionGone:  # Redis forgot that it was deleted
+        await gateway.call(gateway.store.create, existing, seconds=CREATE_S)
+        response.status_code = 201
+        return await _shown(existing, gateway)
 
 
 @router.get("/{name}")
@@ -66,30 +70,19 @@ async def delete_collection(collection: UsesCollection, gateway: UsesGateway) ->
     """Delete the collection with all its embeddings; jobs that write to it are cancelled."""
     await gateway.call(gateway.catalogue.remove, collection)
     gateway.forget(collection.name)
-    try:
-        await gateway.call(gateway.store.drop, collection, seconds=CREATE_S)
-    except Unavailable:  # so that it can be asked for again
-        await gateway.call(gateway.catalogue.add, collection)
-        raise
     for job_id in await gateway.call(gateway.ledger.active):
         with suppress(NotFound, OtherVersion):  # removed meanwhile; or its workers will cancel it
             await _cancel_if_of(collection, job_id, gateway)
-    await _forget_thumbnails(collection, gateway)
+    try:
+        await gateway.call(gateway.reconciler.drop, collection, seconds=CREATE_S)
+    except Exception as error:  # it has no name any more, and the next round goes on
+        log.warning("%s is dropped later: %s", collection.generation, error)
 
 
 async def _cancel_if_of(collection: Collection, job_id: str, gateway: Gateway) -> None:
     job = await gateway.call(gateway.ledger.job, job_id)
     if job.new.generation == collection.generation:
         await gateway.call(gateway.ledger.cancel, job.id, "the collection was deleted")
-
-
-async def _forget_thumbnails(collection: Collection, gateway: Gateway) -> None:
-    """The collection is gone, whatever becomes of them."""
-    try:
-        below = thumbnails_of(collection)
-        await gateway.call(gateway.blobs.delete_below, below, seconds=CREATE_S)
-    except Exception:
-        log.exception("thumbnails of %s were not deleted", collection.generation)
 
 
 async def _candidate(

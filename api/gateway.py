@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from clipfleet.api.coalescer import Coalescer
 from clipfleet.api.inbox import deliver
 from clipfleet.api.parts import GatewayParts
+from clipfleet.api.reconciler import Reconciler
 from clipfleet.api.urls import ImageUrls
 from clipfleet.common.catalogue import require
 from clipfleet.common.checks import Finding, check_milvus
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
 THREADS = {"redis": 32, "store": 32, "blobs": 32, "limiter": 8, "publish": 8}
-THREADS |= {"decode": 2, "export": 2}
+THREADS |= {"decode": 2, "export": 2, "reconciler": 2}
+RECONCILE_S = 60.0
 DECODE_S, EXPORT_S = 30.0, 60.0
 
 
@@ -51,6 +53,7 @@ class Gateway:
         self.unfinished = parts.unfinished
         self.probe = parts.probe
         self._publisher, self._inbox = parts.publisher, parts.inbox
+        self.reconciler = Reconciler(parts.catalogue, parts.store, parts.blobs)
         self.urls = ImageUrls(settings)
         # Each part has threads of its own: one that hangs starves only itself.
         self._pools = {name: ThreadPoolExecutor(threads, name) for name, threads in THREADS.items()}
@@ -83,7 +86,8 @@ class Gateway:
         self._loops: list[asyncio.Task[None]] = []
 
     def begin(self) -> None:
-        self._loops = [asyncio.create_task(self._listen()), asyncio.create_task(self._look())]
+        loops = (self._listen(), self._look(), self._reconcile())
+        self._loops = [asyncio.create_task(loop) for loop in loops]
 
     async def end(self) -> None:
         for task in self._loops:
@@ -101,7 +105,7 @@ class Gateway:
         return await self._bounded(pool, partial(part, *args, **kw), seconds)
 
     def _pool(self, part: object) -> ThreadPoolExecutor:
-        for name in ("store", "blobs", "limiter"):
+        for name in ("store", "blobs", "limiter", "reconciler"):
             if part is getattr(self, name):
                 return self._pools[name]
         return self._pools["redis"]
@@ -198,6 +202,16 @@ class Gateway:
             self._refused = ""
         except Unavailable as error:
             self._refused = error.detail
+
+    async def _reconcile(self) -> None:
+        while True:
+            await asyncio.sleep(RECONCILE_S)
+            try:
+                await self.call(self.reconciler.round, seconds=10 * RECONCILE_S)
+            except Unavailable as error:
+                log.warning("collections are compared later: %s", error.detail)
+            except Exception:
+                log.exception("collections cannot be compared")
 
     async def _look(self) -> None:
         while True:

@@ -18,6 +18,7 @@ from clipfleet.common.versions import leaving_out, read
 
 KEY = "clipfleet:collections"
 WRITTEN = "clipfleet:written"
+TO_DROP = "clipfleet:collections:to-drop"  # by generation
 DELETED = "clipfleet:deleted:"  # and the generation
 KEEP_DELETIONS_S = 3_600  # longer than a worker has a chunk in hand
 
@@ -60,7 +61,16 @@ class Catalogue(Protocol):
     def all(self) -> list[Collection]: ...
 
     def remove(self, collection: Collection) -> bool:
-        """Free the name if it still stands for this generation."""
+        """Free the name if it still stands for this generation, and note that it is to be
+        dropped, in one step."""
+        ...
+
+    def to_drop(self) -> list[Collection]:
+        """Generations without a name of which something may still lie somewhere."""
+        ...
+
+    def dropped(self, collection: Collection) -> None:
+        """Nothing of a generation lies anywhere any more."""
         ...
 
     def wrote(self, collection: Collection) -> None:
@@ -103,6 +113,7 @@ class MemoryCatalogue:
         self._deleted: list[tuple[str, float, Deletion]] = []
         self._lock = threading.Lock()
         self._names: dict[str, Collection] = {}
+        self._to_drop: dict[str, Collection] = {}
         self._written: dict[str, float] = {}
 
     def add(self, collection: Collection) -> Collection:
@@ -120,7 +131,14 @@ class MemoryCatalogue:
             if self._names.get(collection.name) != collection:
                 return False
             del self._names[collection.name]
+            self._to_drop[collection.generation] = collection
             return True
+
+    def to_drop(self) -> list[Collection]:
+        return list(self._to_drop.values())
+
+    def dropped(self, collection: Collection) -> None:
+        self._to_drop.pop(collection.generation, None)
 
     def wrote(self, collection: Collection) -> None:
         self._written[collection.generation] = time.time()
@@ -145,6 +163,7 @@ local raw = redis.call('HGET', KEYS[1], ARGV[1])
 if not raw or cjson.decode(raw).generation ~= ARGV[2] then return 0 end
 redis.call('HDEL', KEYS[2], ARGV[2])
 redis.call('UNLINK', KEYS[3])
+redis.call('HSET', KEYS[4], ARGV[2], raw)
 return redis.call('HDEL', KEYS[1], ARGV[1])
 """
 
@@ -174,8 +193,11 @@ class RedisCatalogue:
         return read(Collection, raw, "collection") if raw else None
 
     def all(self) -> list[Collection]:
+        return self._records(KEY)
+
+    def _records(self, key: str) -> list[Collection]:
         with answering():
-            rows = self._redis.hvals(KEY)
+            rows = self._redis.hvals(key)
         found = []
         for raw in rows:
             with leaving_out():
@@ -184,8 +206,16 @@ class RedisCatalogue:
 
     def remove(self, collection: Collection) -> bool:
         names = [collection.name, collection.generation]
+        keys = [KEY, WRITTEN, _deleted(collection), TO_DROP]
         with answering():
-            return bool(self._remove(keys=[KEY, WRITTEN, _deleted(collection)], args=names))
+            return bool(self._remove(keys=keys, args=names))
+
+    def to_drop(self) -> list[Collection]:
+        return self._records(TO_DROP)
+
+    def dropped(self, collection: Collection) -> None:
+        with answering():
+            self._redis.hdel(TO_DROP, collection.generation)
 
     def wrote(self, collection: Collection) -> None:
         with answering():

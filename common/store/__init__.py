@@ -135,6 +135,15 @@ class Store(Protocol):
         once, whatever is written meanwhile."""
         ...
 
+    def missing(self, known: Sequence[Collection]) -> list[Collection]:
+        """Those of the known ones that it does not hold."""
+        ...
+
+    def others(self, known: Sequence[Collection]) -> list[Collection]:
+        """Those that it holds beside the known ones. Collections that were made by a release
+        before 0.2 are left out: with them lies no record of what they are."""
+        ...
+
     def ping(self) -> None: ...
 
     def version(self) -> str:

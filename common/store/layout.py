@@ -17,9 +17,13 @@ TYPES: dict[FieldType, Any] = {
 }
 
 
+RECORD = "clipfleet.collection"  # property of a Milvus collection: what the catalogue says of it
+PREFIX = "cf_"
+
+
 def physical(collection: Collection) -> str:
     """A name of its own per generation: a late write can never reach the successor."""
-    return f"cf_{collection.name.replace('-', '_')}_{collection.generation}"
+    return f"{PREFIX}{collection.name.replace('-', '_')}_{collection.generation}"
 
 
 def schema_of(collection: Collection) -> Any:
@@ -53,8 +57,11 @@ def indexes_of(collection: Collection, version: str) -> Any:
     return indexes
 
 
+DEPLOYMENT = f"{PREFIX}deployment_"
+
+
 def marker(mark: str) -> str:
-    return f"cf_deployment_{mark}"
+    return f"{DEPLOYMENT}{mark}"
 
 
 def marker_schema() -> Any:

@@ -21,13 +21,16 @@ from clipfleet.common.store import (
 class MemoryStore:
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Record]] = {}
+        self._held: dict[str, Collection] = {}
         self._marks: set[str] = set()
 
     def create(self, collection: Collection) -> None:
         self._rows.setdefault(collection.generation, {})
+        self._held[collection.generation] = collection
 
     def drop(self, collection: Collection) -> None:
         self._rows.pop(collection.generation, None)
+        self._held.pop(collection.generation, None)
 
     def count(
         self, collection: Collection, namespace: str | None = None, where: Filter | None = None
@@ -92,6 +95,13 @@ class MemoryStore:
         found = self._matching(collection, namespace, where)
         rest = sorted((row for row in found if row.pk > after), key=lambda row: row.pk)[:limit]
         return rest if include_values else [_bare(row) for row in rest]
+
+    def missing(self, known: Sequence[Collection]) -> list[Collection]:
+        return [one for one in known if one.generation not in self._held]
+
+    def others(self, known: Sequence[Collection]) -> list[Collection]:
+        generations = {one.generation for one in known}
+        return [one for key, one in list(self._held.items()) if key not in generations]
 
     def ping(self) -> None:
         return None

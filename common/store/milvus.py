@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,7 +30,10 @@ from clipfleet.common.store.expressions import (
     search_expression,
 )
 from clipfleet.common.store.layout import (
+    DEPLOYMENT,
     METRICS,
+    PREFIX,
+    RECORD,
     indexes_of,
     marker,
     marker_schema,
@@ -47,6 +51,7 @@ from clipfleet.common.store.rows import (
 )
 from clipfleet.common.store.scan import in_order
 from clipfleet.common.tls import UnusableAuthority, require_authority
+from clipfleet.common.versions import leaving_out, read
 
 T = TypeVar("T")
 
@@ -95,7 +100,12 @@ class MilvusStore:
         def run(client: Any) -> None:
             name, timeout_s = physical(collection), max(60.0, self._timeout)
             indexes = indexes_of(collection, client.get_server_version())
-            client.create_collection(name, schema=schema_of(collection), timeout=timeout_s)
+            client.create_collection(
+                name,
+                schema=schema_of(collection),
+                properties={RECORD: collection.model_dump_json()},
+                timeout=timeout_s,
+            )
             # An empty collection has nothing to index. Without `sync=False` pymilvus sleeps half
             # a second per index before it notices.
             client.create_index(name, indexes, timeout=timeout_s, sync=False)
@@ -201,6 +211,28 @@ class MilvusStore:
             largest=most_rows(collection.dim if include_values else 0),
         )
         return [to_record(collection, row) for row in rows]
+
+    def missing(self, known: Sequence[Collection]) -> list[Collection]:
+        names = set(self._names())
+        return [one for one in known if physical(one) not in names]
+
+    def others(self, known: Sequence[Collection]) -> list[Collection]:
+        expected = {physical(one) for one in known}
+        found = []
+        for name in self._names():
+            if name.startswith(PREFIX) and not name.startswith(DEPLOYMENT) and name not in expected:
+                with leaving_out(), suppress(CollectionGone):
+                    found += self._described(name)
+        return found
+
+    def _names(self) -> list[str]:
+        return list(self._call(lambda c: c.list_collections(timeout=self._timeout), None))
+
+    def _described(self, name: str) -> list[Collection]:
+        """What a Milvus collection says that it is, if it does."""
+        said = self._call(lambda c: c.describe_collection(name, timeout=self._timeout), None)
+        raw = (said.get("properties") or {}).get(RECORD)
+        return [read(Collection, raw, "collection")] if raw else []
 
     def ping(self) -> None:
         self._call(lambda c: c.list_collections(timeout=self._timeout), None)

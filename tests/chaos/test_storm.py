@@ -1,6 +1,7 @@
-"""Everything at once: bad images, images that kill, and parts that are killed, again and again.
+"""Everything at once: bad images, images that kill, parts that are killed, again and again, and a
+Valkey that comes back without its last seconds.
 
-`CLIPFLEET_STORM_KILLS=200 pytest tests/chaos/test_storm.py` is the long form.
+`make chaos` is the long form.
 """
 
 import io
@@ -25,7 +26,9 @@ from support.models import data
 KILLS = int(os.environ.get("CLIPFLEET_STORM_KILLS", "30"))
 KILLS_AT_ONCE = 3
 PAUSES = -(-KILLS // KILLS_AT_ONCE)
-IMAGES = 20 * KILLS
+FORGOTTEN = -(-KILLS // 10)  # of the kills: Valkey loses what it wrote last
+MOST_FORGOTTEN_S = 3.0
+IMAGES = 20 * KILLS if KILLS < 200 else 100 * KILLS
 BAD, KILLERS = IMAGES // 20, 3
 GOOD = IMAGES - BAD - KILLERS
 SEED = int(os.environ.get("CLIPFLEET_STORM_SEED", "0"))
@@ -57,21 +60,31 @@ def folder_of_all_kinds(folder: Path, chance: random.Random) -> tuple[set[str], 
     return ids["good"], ids["bad"], ids["killer"]
 
 
-def kill_at_random(up: chaos.Up, job: str, chance: random.Random) -> Counter[str]:
-    """How often each part was killed: some whenever a worker is held, at a point drawn by lot; all
-    at the first."""
+def kill_at_random(
+    up: chaos.Up, job: str, log: chaos.Log, chance: random.Random
+) -> tuple[Counter[str], list[int]]:
+    """How often each part was killed, and how many bytes were forgotten each time. Some parts are
+    killed whenever a worker is held, at a point drawn by lot; all at the first."""
     killed: Counter[str] = Counter()
+    forgotten: list[int] = []
+    began = time.monotonic()
     while (remaining := KILLS - killed.total()) > 0:
         up.gate.wait()
         parts = WITHOUT_LEASES if on_its_last_attempt(up, job) else PARTS
         at_once = KILLS_AT_ONCE if killed else len(PARTS)
         for part in chance.sample(parts, min(at_once, remaining)):
-            services.eventually(partial(kill, up, part), 60, f"the death of {part}")
+            job_s = time.monotonic() - began - 1  # the job itself is not to be forgotten
+            due = len(forgotten) < FORGOTTEN * killed.total() / KILLS and job_s > 0.1
+            if part == "valkey" and due:
+                seconds = min(job_s, chance.uniform(0.1, MOST_FORGOTTEN_S))
+                forgotten.append(log.forget(seconds))
+            else:
+                services.eventually(partial(kill, up, part), 60, f"the death of {part}")
             killed[part] += 1
             time.sleep(chance.uniform(0, 0.3))
         hold(up, chance)
     up.gate.open()
-    return killed
+    return killed, forgotten
 
 
 def hold(up: chaos.Up, chance: random.Random) -> None:
@@ -102,12 +115,15 @@ def test_after_the_storm_every_good_image_is_in_once_and_every_bad_one_has_its_r
 ) -> None:
     chance = random.Random(SEED)
     good, bad, killers = folder_of_all_kinds(tmp_path / "all", chance)
-    with chaos.up(tmp_path / "up") as up, up.client() as client:
+    with chaos.up(tmp_path / "up") as up, up.client() as client, chaos.Log(up) as log:
         hold(up, chance)
         job = client.index(tmp_path / "all", "storm")
-        killed = kill_at_random(up, job.id, chance)
+        killed, forgotten = kill_at_random(up, job.id, log, chance)
         assert killed.total() == KILLS
         assert set(killed) == set(PARTS)
+        print(f"killed {dict(killed)}, forgotten bytes {forgotten}")
+        assert len(forgotten) >= FORGOTTEN - 1
+        assert any(forgotten)
         stack.finished(client, job.id, END_S)
         services.eventually(up.ready, 90, "a ready stack")
 

@@ -6,6 +6,8 @@ in the store, and the job's counts add up.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,56 @@ from clipfleet.common.embedder import Embeddings, HashEmbedder
 from clipfleet.common.identity import primary_key
 from clipfleet.common.ledger import NewJob
 from clipfleet.common.ledger.redis import RedisLedger
-from support.ledgers import LEASE_S, MODEL, Keys, dumped, restore
+from clipfleet.embedded import commands
+from support import services
+from support.ledgers import LEASE_S, MODEL, dumped, restore
 from support.worker_harness import Planning, Workplace
 
 PHOTOS = 150  # chunks of 32
+
+
+class Disk:
+    """Redis comes back with what was on disk at some moment."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self._client = client
+
+    def keep(self) -> Callable[[], None]:
+        """What is written from now on is forgotten when the answer is called."""
+        return partial(restore, self._client, dumped(self._client))
+
+
+class Replica:
+    """A replica takes over that the primary's last writes never reached."""
+
+    def __init__(self, client: "redis.Redis", folder: Path, running: ExitStack) -> None:
+        self._client, self._folder, self._running = client, folder, running
+
+    def keep(self) -> Callable[[], None]:
+        port = commands.free_port()
+        command = commands.valkey(self._folder / f"replica-{port}", port, "a-password")
+        log = self._folder / f"replica-{port}.log"
+        self._running.enter_context(services.process(command, log))
+        replica = redis.Redis(port=port, password="a-password")
+        self._running.callback(replica.close)
+        services.eventually(replica.ping, 20, "a replica")
+        primary = self._client.connection_pool.connection_kwargs
+        replica.config_set("masterauth", primary.get("password") or "")
+        replica.replicaof("127.0.0.1", primary["port"])
+        services.eventually(lambda: self._reached(replica), 20, "a replica that has it all")
+        replica.replicaof("NO", "ONE")
+        return partial(self._take_over, replica)
+
+    def _reached(self, replica: "redis.Redis") -> bool:
+        mine: Any = self._client.info("replication")
+        its: Any = replica.info("replication")
+        all_of_it = mine["master_repl_offset"] == its.get("slave_repl_offset")
+        return bool(its["master_link_status"] == "up" and all_of_it)
+
+    def _take_over(self, replica: "redis.Redis") -> None:
+        """Under the address that everybody has."""
+        self._client.connection_pool.disconnect()
+        self._client.connection_pool = replica.connection_pool
 
 
 class Interrupting(HashEmbedder):
@@ -41,8 +89,14 @@ class Interrupting(HashEmbedder):
 class Service:
     """A job on a folder. Worker A is in the midst of a chunk when Redis forgets; B goes on."""
 
-    def __init__(self, client: "redis.Redis", folder: Path, threads: ThreadPoolExecutor) -> None:
-        self.client = client
+    def __init__(
+        self,
+        client: "redis.Redis",
+        folder: Path,
+        threads: ThreadPoolExecutor,
+        losing: Disk | Replica,
+    ) -> None:
+        self.client, self.keep = client, losing.keep
         self.planning = Planning(roots=(folder,))
         ledger: Any = RedisLedger(client, self.planning.clock)
         self.ledger: RedisLedger = ledger
@@ -87,13 +141,21 @@ class Service:
 
 
 @pytest.fixture
-def service(client: "redis.Redis", tmp_path: Path) -> Iterator[Service]:
+def service(
+    client: "redis.Redis", tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Service]:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    with ThreadPoolExecutor(2) as threads:
-        yield Service(client, tmp_path, threads)
+    with ThreadPoolExecutor(2) as threads, ExitStack() as running:
+        by_replica = getattr(request, "param", "") == "replica"
+        losing = Replica(client, tmp_path, running) if by_replica else Disk(client)
+        yield Service(client, tmp_path, threads, losing)
 
 
+BOTH_WAYS = pytest.mark.parametrize("service", ["disk", "replica"], indirect=True)
+
+
+@BOTH_WAYS
 @pytest.mark.parametrize("planner", ["one", "two"])
 @pytest.mark.parametrize("rate", [None, 9.5], ids=["chunks of the same size", "of another size"])
 def test_a_chunk_that_was_planned_and_claimed_in_the_lost_second(
@@ -103,11 +165,11 @@ def test_a_chunk_that_was_planned_and_claimed_in_the_lost_second(
     and its mark counts nothing."""
     service.planning.tick()
     service.a.work()
-    on_disk = dumped(service.client)
+    forget_the_rest = service.keep()
     done: list[int] = []
 
     def forget() -> None:
-        restore(service.client, on_disk)
+        forget_the_rest()
         if planner == "two":
             service.planning.clock.now += service.planning.settings.plan_lease_s + 1
         service.planning.worker(rate)
@@ -125,48 +187,50 @@ def test_a_chunk_that_was_planned_and_claimed_in_the_lost_second(
     service.require_exact()
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("moment", ["planned", "claimed", "half done"])
 def test_a_chunk_that_was_planned_before_the_lost_second(service: Service, moment: str) -> None:
     """Its claim may be forgotten, or not; either way it counts once."""
     service.planning.tick(2)
-    kept: list[Keys] = [dumped(service.client)]
+    kept = [service.keep()]
 
     def keep() -> None:
-        kept.append(dumped(service.client))
+        kept.append(service.keep())
 
     service.a.embedder = Interrupting(1, keep)
     service.a.work()
     service.a.embedder = HashEmbedder()
     if moment == "half done":
         service.a.work()
-    restore(service.client, kept[0 if moment == "planned" else 1])
+    kept[0 if moment == "planned" else 1]()
     service.finish()
     service.require_exact()
 
 
 def test_the_end_of_a_job_that_redis_forgot(service: Service) -> None:
-    on_disk: list[Keys] = []
+    moments: list[Callable[[], None]] = []
     for _ in range(20):
         service.planning.tick()
-        on_disk.append(dumped(service.client))
+        moments.append(service.keep())
         while service.planning.pending():
             service.a.work()
     assert service.ledger.job("job").state == "succeeded"
-    for moment in reversed(on_disk):
-        restore(service.client, moment)
+    for go_back in reversed(moments):
+        go_back()
         service.planning.clock.now += LEASE_S
         service.finish()
         service.require_exact()
 
 
+@BOTH_WAYS
 def test_a_planner_that_is_ahead_of_redis_plans_nothing_twice_and_leaves_nothing_out(
     service: Service,
 ) -> None:
     """It goes on with the source where it is, and finds the ledger at an earlier place."""
     service.planning.tick()
-    on_disk = dumped(service.client)
+    forget_the_rest = service.keep()
     service.planning.tick(2)
-    restore(service.client, on_disk)
+    forget_the_rest()
     service.finish()
     service.require_exact()
 

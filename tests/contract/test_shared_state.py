@@ -55,6 +55,8 @@ def test_nothing_of_a_removed_collection_stays(client: "redis.Redis") -> None:
     catalogue.deletes(one, Deletion(namespace="n"))
     assert client.dbsize() == 3
     assert catalogue.remove(one)
+    assert catalogue.to_drop() == [one]
+    catalogue.dropped(one)
     assert client.dbsize() == 0
 
 

@@ -1,6 +1,10 @@
 """Jobs that are disturbed at a known point of their work, and what must be true when they end."""
 
+import os
 import signal
+import threading
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -132,6 +136,46 @@ def connection(up: stack.Up) -> Iterator["redis.Redis"]:
 def ledger(up: stack.Up) -> Iterator[RedisLedger]:
     with connection(up) as client:
         yield RedisLedger(client)
+
+
+class Log:
+    """The append-only file of a stack's Valkey, and how long it was at each moment."""
+
+    def __init__(self, up: stack.Up) -> None:
+        self._up, self._folder = up, up.folder / "valkey" / "appendonlydir"
+        self._seen: deque[tuple[float, Path, int]] = deque(maxlen=1_000)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Log":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.02):
+            with suppress(OSError):
+                last = self._last()
+                self._seen.append((time.monotonic(), last, last.stat().st_size))
+
+    def _last(self) -> Path:
+        return max(self._folder.glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
+
+    def forget(self, seconds: float) -> int:
+        """Kill Valkey and cut what it wrote in its last seconds, before it is started anew. How
+        many bytes that were."""
+        valkey = self._up.part("valkey")
+        with stopped(psutil.Process(self._up.process.pid)):
+            valkey.send_signal(signal.SIGKILL)
+            services.eventually(lambda: not still_running([valkey]), 30, "the death of Valkey")
+            last, until = self._last(), time.monotonic() - seconds
+            size = last.stat().st_size
+            kept = [length for at, path, length in self._seen if path == last and at <= until]
+            os.truncate(last, kept[-1] if kept else 0)
+        return size - (kept[-1] if kept else 0)
 
 
 def redis_url(up: stack.Up) -> str:
