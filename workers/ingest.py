@@ -336,13 +336,14 @@ class _Chunk:
     def _embedded(self, batch: Sequence[Ready]) -> list[Record]:
         if not batch:
             return []
-        self._parts.metrics.batch("ingest", len(batch))
         try:
             rows = self._parts.embedder.embed_images(np.stack([one.pixels for one in batch]))
         except BrokenDevice:
             raise
         except Exception:
             return self._embedded_one_by_one(batch)
+        finally:  # after the time that it took: a look in between would find images without one
+            self._parts.metrics.batch("ingest", len(batch))
         records = [self._record(one, row) for one, row in zip(batch, rows, strict=True)]
         return [record for record in records if record]
 

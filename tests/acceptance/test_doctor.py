@@ -6,7 +6,7 @@ STAGES = {"read", "decode", "model", "store"}
 
 
 def test_a_service_in_good_order_is_timed(mini: Up) -> None:
-    done = mini.cli("doctor", "--json", "--seconds", "5")
+    done = mini.cli("doctor", "--json", "--seconds", "10")
     assert done.returncode == 0, done.stderr
     told = document(done)
     assert [one for one in told["fleet"]["findings"] if one["severity"] == "error"] == []
