@@ -76,7 +76,8 @@ class RedisInbox:
 
     async def receive(self, reply_to: str) -> bytes | str | None:
         try:
-            row: Any = await self._receiver.blpop([reply_to], timeout=RECEIVE_S)
+            with answering():
+                row: Any = await self._receiver.blpop([reply_to], timeout=RECEIVE_S)
         except (redis.RedisError, OSError) as error:
             raise RedisUnavailable(str(error)) from error
         return row[1] if row else None

@@ -35,6 +35,7 @@ settings = Settings()
 app = make_celery(settings)
 # Threads answer pings while busy; solo does not, and prefork breaks CUDA and gRPC.
 app.conf.worker_pool = "clipfleet.workers.pool:TaskPool"
+app.conf.worker_consumer = "clipfleet.workers.consumer:Consumer"
 app.conf.task_queues = [
     Queue(name, Exchange(name, type="direct"), routing_key=name)
     for name in (queue_name(lane, settings.model) for lane in LANES)
