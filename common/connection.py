@@ -137,6 +137,16 @@ async def close_async_redis(client: "redis.asyncio.Redis") -> None:
             await sentinel.aclose()
 
 
+async def forget_connections(client: "redis.asyncio.Redis") -> None:
+    """Close a client's connections, and open new ones for what comes next.
+
+    One of redis.asyncio reads the certificates of the authority once, however often it connects.
+    """
+    pool: Any = client.connection_pool
+    await pool.disconnect()
+    pool.reset()
+
+
 @contextmanager
 def answering() -> Iterator[None]:
     """RedisUnavailable in place of redis-py's errors for a Redis that is away, and RedisRefuses for
@@ -158,9 +168,7 @@ def as_unavailable(error: redis.RedisError) -> RedisUnavailable | None:
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return RedisUnavailable("Redis is loading its data; try again")
     if isinstance(error, redis.sentinel.MasterNotFoundError):
-        return RedisUnavailable(
-            "the Sentinels in CLIPFLEET_REDIS_URL name no primary of that service just now; try again"
-        )
+        return RedisUnavailable("the Sentinels in CLIPFLEET_REDIS_URL name no primary just now")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return RedisUnavailable("Redis does not answer just now; try again")
     return None
