@@ -155,6 +155,13 @@ class Watched:
         services.eventually(lambda: self.primary() is not old, 60, "a failover")
         services.eventually(self._writes, 60, "a primary that takes writes")
 
+    def heal(self) -> None:
+        """What was killed is started again, and follows the primary."""
+        for server in self.servers:
+            if server.process is None:
+                server.start()
+                services.eventually(server.is_in_step, 60, "the old primary as a replica")
+
     def _writes(self) -> bool:
         return bool(self.primary().client.set("probe", 1))
 
