@@ -101,8 +101,12 @@ class CeleryPublisher:
             raise BrokerUnavailable(_why_unsent(error)) from error
 
     def close(self) -> None:
-        """Close the connections that messages were sent over; a later message opens another."""
-        self._app.pool.force_close_all(close_pool=False)
+        """Close the connections that messages were sent over; a later message opens another.
+
+        kombu shares them between all senders of a process that have the same address.
+        """
+        pool = self._app.pool
+        pool.resize(pool.limit, reset=True)
 
     def waiting(self, queue: str) -> int:
         with answering():
