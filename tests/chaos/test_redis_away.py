@@ -1,13 +1,17 @@
 """Redis away in every form: no process ends, searches are answered or refused, work goes on."""
 
+import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import pytest
 
+from clipfleet.common.broker import make_celery
+from clipfleet.common.settings import Settings
 from support import chaos, services, stack, valkeys
 
 PARTS = ("planner", "worker-ingest-1", "worker-query", "gateway")
@@ -177,6 +181,23 @@ def test_a_job_and_searches_outlive_a_failover_to_another_address(
                 up.gate.open()
                 chaos.require_exact(up, job, collection)
             redis.heal()
+
+
+def test_workers_behind_sentinels_are_asked_for_their_state_and_tell_no_password(
+    tmp_path: Path,
+) -> None:
+    """As Flower does, and shows it."""
+    with (
+        valkeys.watched(tmp_path / "redis") as redis,
+        chaos.up(tmp_path / "up", CLIPFLEET_REDIS_URL=redis.url),
+        closing(make_celery(Settings(redis_url=redis.url))) as app,
+    ):
+        state = app.control.inspect(timeout=10, limit=2).stats()
+    assert len(state) == 2
+    assert all(worker["broker"]["transport"] == "sentinel" for worker in state.values())
+    for password in (valkeys.PASSWORD, valkeys.SENTINEL_PASSWORD):
+        assert password not in json.dumps(state)
+        assert quote(password, safe="") not in json.dumps(state)
 
 
 def test_a_job_and_searches_outlive_a_new_certificate_of_another_authority(
