@@ -19,10 +19,11 @@ from clipfleet.api.urls import ImageUrls
 from clipfleet.common.catalogue import require
 from clipfleet.common.checks import Finding, check_milvus
 from clipfleet.common.collection import Collection
+from clipfleet.common.connection import RedisUnavailable
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import NoWorker, WorkerCard, serving
 from clipfleet.common.ledger import FINAL, Job
-from clipfleet.common.logs import in_context
+from clipfleet.common.logs import OutageLog, in_context
 from clipfleet.common.messages import Lane, QueryBatch
 from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
@@ -52,6 +53,7 @@ class Gateway:
         self.blobs = parts.blobs
         self.unfinished = parts.unfinished
         self.probe = parts.probe
+        self._close_parts = parts.close
         self._publisher, self._inbox = parts.publisher, parts.inbox
         self.reconciler = Reconciler(parts.catalogue, parts.store, parts.blobs)
         self.urls = ImageUrls(settings)
@@ -98,6 +100,7 @@ class Gateway:
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
         self.urls.close()
+        await self._close_parts()
 
     async def call(self, part: Callable[..., T], *args: Any, seconds: float = 0, **kw: Any) -> T:
         """A blocking call to a part, off the event loop; Unavailable when it takes too long."""
@@ -142,6 +145,8 @@ class Gateway:
             found = serving(self._cards, lane, model)
         if not found and any_model:
             found = [card for card in self._cards if lane in card.lanes]
+        if not found and self._refused:  # they cannot say that they are alive
+            raise RedisUnavailable(self._refused)
         if not found:
             raise NoWorker(lane, model)
         return found[0]
@@ -185,13 +190,15 @@ class Gateway:
 
     async def _listen(self) -> None:
         """The one loop that reads this gateway's replies."""
+        outage = OutageLog(log, "cannot read replies")
         while True:
             try:
                 reply = await self._inbox.receive(self._reply_to)
                 if reply:
                     deliver(reply, (self.queries, self.exact))
+                outage.back()
             except Unavailable as error:
-                log.warning("cannot read replies just now: %s", error.detail)
+                outage.away(error.detail)
                 await asyncio.sleep(0.5)
             except Exception:
                 log.exception("a reply could not be understood")
@@ -214,13 +221,15 @@ class Gateway:
                 log.exception("collections cannot be compared")
 
     async def _look(self) -> None:
+        outage = OutageLog(log, "cannot see who is alive")
         while True:
             try:
                 self._cards = await self.call(self.fleet.alive)
                 await self._see_whether_redis_writes()
                 self._ahead = await self.call(self.probe.now) - time.time()
+                outage.back()
             except Unavailable as error:
-                log.warning("cannot see who is alive: %s", error.detail)
+                outage.away(error.detail)
             except Exception:
                 log.exception("cannot see who is alive")
             await asyncio.sleep(LOOK_S)

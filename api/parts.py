@@ -1,11 +1,18 @@
 """The parts that a gateway talks to, and the real ones among them."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.broker import CeleryPublisher, Publisher, make_celery
 from clipfleet.common.catalogue import Catalogue, RedisCatalogue
-from clipfleet.common.connection import make_async_redis, make_redis
+from clipfleet.common.connection import (
+    close_async_redis,
+    close_redis,
+    make_async_redis,
+    make_redis,
+)
 from clipfleet.common.fleet import Fleet, RedisFleet
 from clipfleet.common.ledger import Ledger
 from clipfleet.common.ledger.redis import RedisLedger
@@ -17,6 +24,10 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import Store
 from clipfleet.common.store.milvus import make_store
 from clipfleet.common.unfinished import RedisUnfinished, Unfinished
+
+
+async def _nothing() -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class GatewayParts:
         publisher: sends queries to the workers.
         inbox: receives the workers' answers.
         probe: the state of the server that all parts share.
+        close: ends the connections of all of them, when the gateway ends.
     """
 
     ledger: Ledger
@@ -48,11 +60,19 @@ class GatewayParts:
     publisher: Publisher
     inbox: Inbox
     probe: Probe
+    close: Callable[[], Awaitable[None]] = _nothing
 
 
 def connect(settings: Settings) -> GatewayParts:
     """Redis, Milvus and Celery. Connections open at the first call, not here."""
-    client = make_redis(settings)
+    client, receiver = make_redis(settings), make_async_redis(settings, timeout_s=10.0)
+    publisher = CeleryPublisher(make_celery(settings), client)
+
+    async def close() -> None:
+        await close_async_redis(receiver)
+        await asyncio.to_thread(publisher.close)
+        await asyncio.to_thread(close_redis, client)
+
     return GatewayParts(
         ledger=RedisLedger(client),
         catalogue=RedisCatalogue(client),
@@ -62,7 +82,8 @@ def connect(settings: Settings) -> GatewayParts:
         store=make_store(settings, settings.call_timeout_s),
         blobs=Blobs(settings.blobs),
         unfinished=RedisUnfinished(client),
-        publisher=CeleryPublisher(make_celery(settings), client),
-        inbox=RedisInbox(client, make_async_redis(settings, timeout_s=10.0)),
+        publisher=publisher,
+        inbox=RedisInbox(client, receiver),
         probe=RedisProbe(client, settings),
+        close=close,
     )

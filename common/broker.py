@@ -8,9 +8,10 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from clipfleet.common.connection import answering, tls_options
+from clipfleet.common.connection import answering, as_unavailable, sentinel_options, tls_options
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import Message
+from clipfleet.common.sentinel import SentinelAddress, sentinel_address
 from clipfleet.common.settings import Settings
 
 
@@ -33,8 +34,13 @@ class Publisher(Protocol):
 
 
 def make_celery(settings: Settings) -> Any:
-    """Opens no connection. The ledger, not a result backend, knows what became of a task."""
-    app = Celery("clipfleet", broker=settings.redis_url)
+    """Opens no connection. The ledger, not a result backend, knows what became of a task.
+
+    A message that a worker has taken is not kept in Redis until it is acknowledged: it is a nudge,
+    which the planner repeats, or a query, for which nobody waits any more when it comes back.
+    """
+    address = sentinel_address(settings.redis_url)
+    app = Celery("clipfleet", broker=address.broker_url if address else settings.redis_url)
     app.conf.update(
         task_ignore_result=True,
         task_serializer="json",
@@ -46,6 +52,7 @@ def make_celery(settings: Settings) -> Any:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,  # whatever Redis answers, a worker connects anew
         broker_connection_timeout=settings.call_timeout_s,
         broker_use_ssl=tls_options(settings) or None,
         broker_transport_options={
@@ -56,9 +63,19 @@ def make_celery(settings: Settings) -> Any:
             "health_check_interval": settings.call_timeout_s,
             "priority_steps": list(PRIORITY_STEPS),
             "sep": BETWEEN,
+            "ack_emulation": False,
+            "max_retries": 0,  # of a sender's connection: the sender is told at once
+            **_through_sentinels(settings, address),
         },
     )
     return app
+
+
+def _through_sentinels(settings: Settings, address: SentinelAddress | None) -> dict[str, Any]:
+    if address is None:
+        return {}
+    asked = sentinel_options(settings, address)
+    return {"master_name": address.service, "sentinel_kwargs": asked}
 
 
 def lists_of(queue: str) -> list[str]:
@@ -81,7 +98,15 @@ class CeleryPublisher:
                 argsrepr=message.shown,  # in events and logs: no query of a user's
             )
         except (OperationalError, redis.RedisError, OSError) as error:
-            raise BrokerUnavailable("the queue does not answer just now; try again") from error
+            raise BrokerUnavailable(_why_unsent(error)) from error
+
+    def close(self) -> None:
+        """Close the connections that messages were sent over; a later message opens another.
+
+        kombu shares them between all senders of a process that have the same address.
+        """
+        pool = self._app.pool
+        pool.resize(pool.limit, reset=True)
 
     def waiting(self, queue: str) -> int:
         with answering():
@@ -90,6 +115,14 @@ class CeleryPublisher:
                 pipe.llen(key)
             lengths: list[int] = pipe.execute()
         return sum(lengths)
+
+
+def _why_unsent(error: BaseException) -> str:
+    """kombu keeps the error of redis-py as the cause of its own."""
+    for known in (error, error.__cause__):
+        if isinstance(known, redis.RedisError) and (unavailable := as_unavailable(known)):
+            return unavailable.detail
+    return "the queue does not answer just now; try again"
 
 
 class MemoryPublisher:

@@ -6,6 +6,7 @@ what it asks is away. Every part makes them when it starts (common/startup.py).
 
 import re
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -13,8 +14,15 @@ from urllib.parse import urlsplit
 import redis
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.connection import RedisRefuses, RedisUnavailable, answering, make_redis
+from clipfleet.common.connection import (
+    RedisRefuses,
+    RedisUnavailable,
+    answering,
+    make_redis,
+    sentinel_options,
+)
 from clipfleet.common.deployment import MARKED, Markable, MarkedBlobs, belongs
+from clipfleet.common.sentinel import sentinel_address
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Store, StoreRefuses
 from clipfleet.common.store.milvus import make_store
@@ -47,8 +55,9 @@ UNVERIFIED = Finding(
 NO_ADDRESS = Finding(
     "redis",
     "CLIPFLEET_REDIS_URL is no address of a Redis",
-    "it reads redis://user:password@host:port/database, with @ / : # of the password as "
-    "%40 %2F %3A %23",
+    "it reads redis://user:password@host:port/database, or "
+    "redis+sentinel://user:password@host:port,host:port/service/database, with @ / : # of the "
+    "password as %40 %2F %3A %23",
 )
 
 
@@ -96,6 +105,8 @@ def check_redis(settings: Settings, client: "redis.Redis") -> list[Finding]:
     except RedisUnavailable:
         if why := _wrong_scheme(settings.redis_url):
             return [Finding("redis", *why)]
+        if refusal := _refusal_of_sentinels(settings):
+            return [Finding("redis", refusal, "")]
         raise
     return [*_kind(told), *_eviction(told), *_persistence(told)]
 
@@ -193,15 +204,43 @@ def _persistence(told: dict[str, Any] | None) -> list[Finding]:
     return [Finding("redis", what, "set appendonly yes", "warning")]
 
 
+def _refusal_of_sentinels(settings: Settings) -> str:
+    """Why a Sentinel will not have us; empty when none says so. redis-py says only that it found no
+    primary."""
+    address = sentinel_address(settings.redis_url)
+    if address is None:
+        return ""
+    for host, port in address.nodes:
+        options = sentinel_options(settings, address)
+        with closing(redis.Redis(host, port, **options)) as client:
+            try:
+                with answering():
+                    client.ping()
+            except RedisRefuses as error:
+                return f"the Sentinel at {host}:{port}: {error.detail}"
+            except RedisUnavailable:
+                continue
+    return ""
+
+
 def _wrong_scheme(url: str) -> tuple[str, str] | None:
-    parts = urlsplit(url)
-    host, port = parts.hostname or "127.0.0.1", parts.port or 6379
-    if parts.scheme == "redis" and speaks_tls(host, port):
-        return f"Redis at {host}:{port} speaks TLS", "CLIPFLEET_REDIS_URL must begin with rediss://"
-    if parts.scheme == "rediss" and is_plain_redis(host, port):
-        do = "CLIPFLEET_REDIS_URL must begin with redis://"
+    scheme, host, port = _first_address(url)
+    if scheme in ("redis", "redis+sentinel") and speaks_tls(host, port):
+        do = f"CLIPFLEET_REDIS_URL must begin with {scheme.replace('redis', 'rediss')}://"
+        return f"Redis at {host}:{port} speaks TLS", do
+    if scheme in ("rediss", "rediss+sentinel") and is_plain_redis(host, port):
+        do = f"CLIPFLEET_REDIS_URL must begin with {scheme.replace('rediss', 'redis')}://"
         return f"Redis at {host}:{port} speaks no TLS", do
     return None
+
+
+def _first_address(url: str) -> tuple[str, str, int]:
+    """The scheme, and the host and port of Redis or of the first Sentinel."""
+    scheme = url.partition("://")[0]
+    if address := sentinel_address(url):
+        return scheme, *address.nodes[0]
+    parts = urlsplit(url)
+    return scheme, parts.hostname or "127.0.0.1", parts.port or 6379
 
 
 def _dotted(version: tuple[int, int]) -> str:

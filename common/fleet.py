@@ -1,12 +1,13 @@
 """Who is alive: workers announce what they serve, under a key that expires."""
 
 import time
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import redis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from clipfleet.common.connection import answering, redis_time
+from clipfleet.common.connection import RedisUnavailable, answering, redis_time
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import Lane
 from clipfleet.common.preprocess import Preprocess
@@ -158,7 +159,8 @@ class RedisFleet:
             ids = sorted(one.decode() for one in found)
             raw: Any = self._redis.mget([CARD + one for one in ids]) if ids else []
             gone = [one for one, card in zip(ids, raw, strict=True) if card is None]
-            if gone:
+        if gone:
+            with suppress(RedisUnavailable), answering():  # reads are answered by a replica, too
                 self._redis.srem(IDS, *gone)
         return [card for one in raw if one is not None and (card := _card(one))]
 

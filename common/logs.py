@@ -6,6 +6,7 @@ What a line is about (`request_id`, `job_id`, …) is said once, around the work
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -17,6 +18,7 @@ T = TypeVar("T")
 NOISY = ("httpx", "kombu", "celery.worker.strategy", "celery.app.trace", "celery.redirected")
 UVICORNS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 NOTHING: Mapping[str, str] = {}
+REMIND_S = 60.0
 
 _about: ContextVar[Mapping[str, str]] = ContextVar("about", default=NOTHING)
 
@@ -35,6 +37,37 @@ def in_context(call: Callable[..., T]) -> Callable[..., T]:
     """For another thread, whose lines are then about the same as ours. To be called once."""
     context = copy_context()
     return lambda *args: context.run(call, *args)
+
+
+class OutageLog:
+    """Log lines about a part that is away, for loops that try again every second or so.
+
+    A line when it begins, whenever the reason is another one, once a minute, and when it is over.
+
+    Args:
+        waiting: what is done meanwhile; begins the line.
+    """
+
+    def __init__(self, log: logging.Logger, waiting: str) -> None:
+        self._log, self._waiting = log, waiting
+        self._reason = ""
+        self._began_at = self._logged_at = 0.0
+
+    def away(self, reason: str) -> None:
+        now = time.monotonic()
+        if not self._reason:
+            self._began_at = now
+        if reason != self._reason or now - self._logged_at >= REMIND_S:
+            self._log.warning("%s: %s", self._waiting, reason)
+            self._logged_at = now
+        self._reason = reason
+
+    def back(self) -> None:
+        if self._reason:
+            self._log.warning(
+                "%s: over after %.0f s", self._waiting, time.monotonic() - self._began_at
+            )
+        self._reason = ""
 
 
 class JsonFormatter(logging.Formatter):

@@ -10,7 +10,12 @@ from typing import Any, Protocol
 import redis
 import redis.asyncio
 
-from clipfleet.common.connection import RedisUnavailable, answering, redis_time
+from clipfleet.common.connection import (
+    RedisUnavailable,
+    answering,
+    forget_connections,
+    redis_time,
+)
 from clipfleet.common.messages import BatchReply
 from clipfleet.common.pixels import unpack
 from clipfleet.common.preprocess import Pixels
@@ -76,7 +81,11 @@ class RedisInbox:
 
     async def receive(self, reply_to: str) -> bytes | str | None:
         try:
-            row: Any = await self._receiver.blpop([reply_to], timeout=RECEIVE_S)
+            with answering():
+                row: Any = await self._receiver.blpop([reply_to], timeout=RECEIVE_S)
+        except RedisUnavailable:
+            await forget_connections(self._receiver)
+            raise
         except (redis.RedisError, OSError) as error:
             raise RedisUnavailable(str(error)) from error
         return row[1] if row else None

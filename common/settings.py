@@ -82,7 +82,10 @@ class Settings(BaseSettings):
         env_prefix="CLIPFLEET_", env_nested_delimiter="__", frozen=True, extra="ignore"
     )
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="rediss:// is TLS")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="rediss:// is TLS; redis+sentinel://host,host/service asks Sentinels",
+    )
     redis_ca: str = Field("", description="file with the certificate of who signed Redis' own")
     milvus_uri: str = "http://127.0.0.1:19530"
     milvus_token: str = Field("", description="user:password, or an API key")

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from clipfleet.common.checks import Check, Finding
 from clipfleet.common.errors import Unavailable
+from clipfleet.common.logs import OutageLog
 
 log = logging.getLogger(__name__)
 
@@ -28,31 +29,42 @@ def begin_checks(part: str, checks: Sequence[Check]) -> None:
 
 
 def _look(part: str, checks: Sequence[Check], looked: threading.Event) -> None:
-    left = [check for check in checks if not _checked(part, check, AGAIN_S)]
+    outage = OutageLog(log, "not checked yet")
+    left = _unchecked(part, checks, AGAIN_S, outage)
     looked.set()
     while left:
         time.sleep(WAIT_S)
-        left = [check for check in left if not _checked(part, check, SURE_S)]
+        left = _unchecked(part, left, SURE_S, outage)
+    outage.back()
 
 
-def _checked(part: str, check: Check, sure_s: float) -> bool:
-    """False while what it asks is away. `sure_s`: how long an error must last."""
+def _unchecked(
+    part: str, checks: Sequence[Check], sure_s: float, outage: OutageLog
+) -> Sequence[Check]:
+    """Those of the checks that could not be made, since what they ask is away."""
+    reasons = {check: _checked(part, check, sure_s) for check in checks}
+    if away := sorted(filter(None, set(reasons.values()))):
+        outage.away("; ".join(away))
+    return [check for check, reason in reasons.items() if reason]
+
+
+def _checked(part: str, check: Check, sure_s: float) -> str:
+    """Why what it asks is away; "" once it was checked. `sure_s`: how long an error must last."""
     try:
         found, until = check(), time.monotonic() + sure_s
         while _errors(found) and time.monotonic() < until:
             time.sleep(AGAIN_S)
             found = check()
     except Unavailable as error:
-        log.info("not checked yet: %s", error.detail)
-        return False
+        return error.detail
     except Exception:  # a part must not fail for a check that does
         log.exception("a check failed; going on without it")
-        return True
+        return ""
     if errors := _errors(found):
         end(part, str(errors[0]))
     for finding in found:
         log.warning("%s", finding)
-    return True
+    return ""
 
 
 def _errors(found: Sequence[Finding]) -> list[Finding]:

@@ -6,8 +6,10 @@ is one call: parse the message, hand it on. Where Celery's ways end and ours beg
 
 import logging
 import sys
+import warnings
 from typing import Any, NoReturn
 
+from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import (
     setup_logging,
     worker_init,
@@ -35,6 +37,9 @@ settings = Settings()
 app = make_celery(settings)
 # Threads answer pings while busy; solo does not, and prefork breaks CUDA and gRPC.
 app.conf.worker_pool = "clipfleet.workers.pool:TaskPool"
+# Celery tells at each reconnection that a setting, which is set, will have another default.
+warnings.filterwarnings("ignore", r"\s*In Celery 5.1", CPendingDeprecationWarning)
+app.conf.worker_consumer = "clipfleet.workers.consumer:Consumer"
 app.conf.task_queues = [
     Queue(name, Exchange(name, type="direct"), routing_key=name)
     for name in (queue_name(lane, settings.model) for lane in LANES)

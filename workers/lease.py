@@ -16,7 +16,7 @@ from clipfleet.common.versions import OtherVersion
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT_S = 5.0
+LONGEST_WAIT_S = 2.0  # how long work may stand still when a part is back
 
 
 class Interrupted(Exception):

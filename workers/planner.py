@@ -27,7 +27,7 @@ from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import Failure, Job, Ledger, OpenChunk, PlanLease
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.logs import about, configure_logs
+from clipfleet.common.logs import OutageLog, about, configure_logs
 from clipfleet.common.messages import IngestNudge, queue_name
 from clipfleet.common.metrics import make_registry, serve_metrics
 from clipfleet.common.settings import Settings
@@ -46,6 +46,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.2
+LONGEST_WAIT_S = 2.0  # how long planning may stand still when a part is back
 TOP_UP_S = 1.0  # between two looks for nudges that are missing
 STUCK_S = 60.0  # without a look at any job
 NOBODY = "no live worker serves the ingest lane of model"
@@ -255,13 +256,14 @@ class Planner:
 
 def run(planner: Planner, stopping: threading.Event) -> None:
     """Until told to stop. A part that is away is waited for; a broken job ends alone."""
-    pause = IDLE_S
+    pause, outage = IDLE_S, OutageLog(log, "waiting")
     while not stopping.is_set():
         try:
             pause = 0.0 if planner.tick() else IDLE_S
+            outage.back()
         except Unavailable as error:
-            log.warning("waiting: %s", error.detail)
-            pause = min(2 * max(pause, IDLE_S), 5.0)
+            outage.away(error.detail)
+            pause = min(2 * max(pause, IDLE_S), LONGEST_WAIT_S)
         except Exception:
             log.exception("planning failed; going on")
             pause = 1.0

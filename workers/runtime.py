@@ -21,7 +21,7 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, About, Fleet, RedisFleet, WorkerCard
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.logs import about, in_context
+from clipfleet.common.logs import OutageLog, about, in_context
 from clipfleet.common.messages import Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
@@ -40,6 +40,7 @@ from clipfleet.workers.timed import Timed
 log = logging.getLogger(__name__)
 
 STUCK_S = 30.0
+RETRY_S = 1.0  # until the next announcement, after one that failed
 BROKEN_DEVICE = 72  # exit code; 70 and 71: stuck
 RATE_WEIGHT = 0.3  # of the last chunk, in the moving average
 
@@ -220,18 +221,20 @@ class Presence:
         return f"{self._unheard} messages wait and none arrives" if self._unheard else ""
 
     def _announce(self) -> None:
+        outage = OutageLog(log, "cannot announce this worker")
         while True:
-            self._seen_at = time.time()
+            self._seen_at, pause = time.time(), CARD_S / 5
             try:
                 self._fleet.announce(self._card())
+                outage.back()
                 self._end_if_stuck()
-            except Unavailable:
-                log.warning("cannot announce this worker just now: Redis does not answer")
-                self._progress_at = time.time()
+            except Unavailable as error:
+                outage.away(error.detail)
+                self._progress_at, pause = time.time(), RETRY_S
             except Exception:  # or it would work on unseen until somebody restarts it
                 log.exception("cannot announce this worker just now")
                 self._progress_at = time.time()
-            if self._over.wait(CARD_S / 5):
+            if self._over.wait(pause):
                 return
 
     def _end_if_stuck(self) -> None:

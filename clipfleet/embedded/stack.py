@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,13 @@ import httpx
 import redis
 
 from clipfleet import processes
+from clipfleet.common.checks import NO_ADDRESS
 from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import StartupError
 from clipfleet.common.fleet import RedisFleet
 from clipfleet.common.keys import check_keys
 from clipfleet.common.messages import LANES, Lane
+from clipfleet.common.probe import RedisProbe
 from clipfleet.common.settings import LOOPBACK_NAMES, Settings
 from clipfleet.embedded import commands
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
@@ -155,7 +157,11 @@ class Stack:
 
     def _own_parts(self) -> list[Part]:
         env = {**_environment(self._settings), **QUIET_LIBRARIES}
-        fleet = RedisFleet(make_redis(self._settings))
+        try:
+            client = make_redis(self._settings)
+        except ValueError as error:
+            raise StartupError(str(NO_ADDRESS)) from error
+        fleet, probe = RedisFleet(client), RedisProbe(client, self._settings)
         ports = iter(self._options.metrics_ports)
 
         def measured() -> dict[str, str]:
@@ -166,12 +172,12 @@ class Stack:
             watched, yields = bool(self._options.flower_port), lane == "ingest"
             model = self._settings.model
             command = processes.worker(name, [lane], model, task_events=watched)
-            return Part(name, command, measured(), lambda pid: _serves(fleet, pid), yields)
+            return Part(name, command, measured(), lambda pid: _serves(fleet, probe, pid), yields)
 
         numbers = range(1, self._options.workers + 1)
         gateway = processes.gateway(self._options.host, self._options.port)
         return [
-            Part("planner", processes.planner(), measured(), lambda pid: _plans(fleet, pid)),
+            Part("planner", processes.planner(), measured(), lambda pid: _plans(fleet, probe, pid)),
             *[worker(f"worker-ingest-{n}", LANES[0]) for n in numbers],
             worker("worker-query", LANES[1]),
             Part("gateway", gateway, env, lambda _: _answers(f"{self._options.url}/healthz")),
@@ -249,12 +255,20 @@ def _listens(port: int) -> bool:
         return True
 
 
-def _serves(fleet: RedisFleet, pid: int) -> bool:
-    return any(card.id.startswith(_process(pid)) for card in fleet.alive())
+def _serves(fleet: RedisFleet, probe: RedisProbe, pid: int) -> bool:
+    return _announced((card.id for card in fleet.alive()), probe, pid)
 
 
-def _plans(fleet: RedisFleet, pid: int) -> bool:
-    return any(name.startswith(_process(pid)) for name in fleet.planners())
+def _plans(fleet: RedisFleet, probe: RedisProbe, pid: int) -> bool:
+    return _announced(fleet.planners(), probe, pid)
+
+
+def _announced(names: Iterable[str], probe: RedisProbe, pid: int) -> bool:
+    """Whether the process is among them; Unavailable while Redis takes no announcement."""
+    if any(name.startswith(_process(pid)) for name in names):
+        return True
+    probe.write()
+    return False
 
 
 def _process(pid: int) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from clipfleet.common.errors import StartupError
+from clipfleet.common.errors import StartupError, Unavailable
 
 LOG_LINES = 15
 MOST_DEATHS = 5  # one after the other, without having been ready in between
@@ -32,7 +32,8 @@ NICE = 10
 @dataclass(frozen=True)
 class Part:
     """`ready` asks the part itself and may raise while there is no answer; it gets the pid.
-    `gives_way`: it uses what processor time the others leave."""
+    Unavailable says what the part waits for. `gives_way`: it uses what processor time the others
+    leave."""
 
     name: str
     command: Sequence[str]
@@ -52,6 +53,7 @@ class _Child:
     kills: int = 0
     crashes: int = 0
     restart_at: float = 0.0
+    reason: str = ""
 
     def count_death(self, *, quiet: bool) -> None:
         """Who is killed from outside while it starts may yet be able to start."""
@@ -62,6 +64,11 @@ class _Child:
             self.kills += 1
         else:
             self.deaths += 1
+
+    @property
+    def label(self) -> str:
+        """Its name, and what it waits for itself."""
+        return f"{self.part.name}: {self.reason}" if self.reason else self.part.name
 
     @property
     def hopeless(self) -> bool:
@@ -92,7 +99,7 @@ class Supervisor:
                 if self._stopping.wait(POLL_S):
                     return False
                 self._require_alive()
-                waiting(child.part.name, time.monotonic() - child.started_at)
+                waiting(child.label, time.monotonic() - child.started_at)
             child.served = True
         return True
 
@@ -155,10 +162,14 @@ class Supervisor:
                 raise StartupError(self._obituary(child, "ended before all was ready"))
 
     def _is_ready(self, child: _Child) -> bool:
+        child.reason = ""
         try:
             return child.part.ready(child.process.pid)
-        except Exception:
+        except Unavailable as error:
+            child.reason = error.detail
+        except Exception:  # it does not answer yet
             return False
+        return False
 
     def _obituary(self, child: _Child, what: str) -> str:
         log, name = self._logs / f"{child.part.name}.log", child.part.name

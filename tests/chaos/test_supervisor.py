@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipfleet.common.errors import StartupError
+from clipfleet.common.errors import StartupError, Unavailable
 from clipfleet.embedded import supervisor
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
 from support import chaos, services
@@ -68,6 +68,25 @@ def test_a_part_that_dies_some_while_after_each_start_is_given_up(
     assert "part keeps ending (exit code 3)" in obituary
     assert "out of luck" in obituary
     assert len(messages) == 1 + supervisor.MOST_DEATHS
+
+
+def test_what_a_part_waits_for_is_told_while_it_starts(tmp_path: Path) -> None:
+    reasons = ["Redis takes no writes just now", ""]
+
+    def ready(_: int) -> bool:
+        if reasons and (reason := reasons.pop(0)):
+            raise Unavailable(reason)
+        return not reasons and len(told) == 2
+
+    told: list[str] = []
+    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
+    watched = Supervisor(tmp_path, threading.Event())
+    try:
+        watched.start([Part("part", sleeper, {}, ready)])
+        assert watched.wait(lambda label, _: told.append(label))
+    finally:
+        watched.stop()
+    assert told == ["part: Redis takes no writes just now", "part"]
 
 
 def crashing_once_ready(folder: Path) -> tuple[str, Callable[[int], bool]]:

@@ -91,12 +91,16 @@ def valkey_with_tls(folder: Path, signed: "Certificate") -> Iterator[str]:
                 channels=["*"],
                 categories=["+@all", "-@dangerous"],
             )
-        target = plain.rpartition(":")[2].partition("/")[0]
-        proxy = [str(Path(__file__).parent / "tls_proxy.py"), str(port), target]
-        command = [sys.executable, *proxy, str(signed.chain), str(signed.key)]
-        with process(command, folder / "tls.log"):
-            eventually(partial(_listens, port), 20, "the TLS of Valkey")
+        target = int(plain.rpartition(":")[2].partition("/")[0])
+        with process(tls_proxy(port, target, signed), folder / "tls.log"):
+            eventually(partial(listens, port), 20, "the TLS of Valkey")
             yield f"rediss://app:p%40ss%2Fword@localhost:{port}/2"
+
+
+def tls_proxy(port: int, target: int, signed: "Certificate") -> list[str]:
+    """The command of a process that speaks TLS on `port` for what listens on `target`."""
+    proxy = [str(Path(__file__).parent / "tls_proxy.py"), str(port), str(target)]
+    return [sys.executable, *proxy, str(signed.chain), str(signed.key)]
 
 
 @contextmanager
@@ -195,7 +199,7 @@ def _answering(uri: str, timeout_s: float) -> str:
     return uri
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.create_connection((commands.LOOPBACK, port), timeout=1):
         return True
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from clipfleet.common.logs import UVICORNS, about, configure_logs, in_context
+from clipfleet.common.logs import UVICORNS, OutageLog, about, configure_logs, in_context
 
 log = logging.getLogger("clipfleet.things")
 
@@ -115,3 +116,35 @@ def test_lines_for_people_stay_as_they_are() -> None:
     with about(job_id="j"):
         log.info("hello")
     assert written.text().endswith(" INFO clipfleet.things: hello\n")
+
+
+def test_an_outage_is_told_when_it_begins_when_its_reason_changes_and_when_it_ends(
+    lines: Written,
+) -> None:
+    outage = OutageLog(log, "waiting for Redis")
+    outage.back()
+    for reason in ("no answer", "no answer", "no writes", "no writes"):
+        outage.away(reason)
+    outage.back()
+    outage.back()
+    outage.away("no writes")
+    assert [line["message"] for line in lines()] == [
+        "waiting for Redis: no answer",
+        "waiting for Redis: no writes",
+        "waiting for Redis: over after 0 s",
+        "waiting for Redis: no writes",
+    ]
+
+
+def test_a_long_outage_is_told_again(lines: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((1000.0, 1059.0, 1060.0, 1119.0, 1125.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    outage = OutageLog(log, "waiting")
+    for _ in range(4):
+        outage.away("no answer")
+    outage.back()
+    assert [line["message"] for line in lines()] == [
+        "waiting: no answer",
+        "waiting: no answer",
+        "waiting: over after 125 s",
+    ]

@@ -1,0 +1,147 @@
+"""Real Sentinels: every client of ours follows the primary, and what is wrong is said."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import pytest
+import redis
+
+from clipfleet.common.broker import CeleryPublisher, make_celery
+from clipfleet.common.checks import check_redis
+from clipfleet.common.connection import (
+    RedisUnavailable,
+    answering,
+    close_async_redis,
+    close_redis,
+    make_async_redis,
+    make_redis,
+)
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.messages import IngestNudge
+from clipfleet.common.replies import RedisInbox
+from clipfleet.common.settings import Settings
+from support import services, valkeys
+
+NUDGE = IngestNudge(model="m")
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[valkeys.Watched]:
+    with valkeys.watched(tmp_path_factory.mktemp("watched")) as made:
+        yield made
+
+
+@pytest.fixture
+def settings(watched: valkeys.Watched) -> Settings:
+    return Settings(redis_url=watched.url, call_timeout_s=2)
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator["redis.Redis"]:
+    made = make_redis(settings)
+    yield made
+    close_redis(made)
+
+
+def test_a_client_writes_to_the_primary(client: "redis.Redis", watched: valkeys.Watched) -> None:
+    client.set("who", "primary")
+    assert watched.primary().client.get("who") == b"primary"
+
+
+def test_the_checks_find_nothing_wrong(settings: Settings, client: "redis.Redis") -> None:
+    errors = [one for one in check_redis(settings, client) if one.severity == "error"]
+    assert errors == []
+
+
+def test_a_sentinel_that_is_away_is_passed_over(
+    watched: valkeys.Watched, settings: Settings
+) -> None:
+    first = f"127.0.0.1:{watched.sentinels[0]}"
+    elsewhere = settings.redis_url.replace(first, "127.0.0.1:9")
+    lacking = settings.model_copy(update={"redis_url": elsewhere})
+    with closing(make_redis(lacking)) as client:
+        assert client.set("passed", "over")
+        publisher = CeleryPublisher(make_celery(lacking), client)
+        publisher.publish(IngestNudge(model="other"))
+        assert publisher.waiting(IngestNudge(model="other").queue) == 1
+        publisher.close()
+
+
+def test_a_password_that_the_sentinels_refuse_is_named(settings: Settings) -> None:
+    wrong = settings.model_copy(
+        update={"redis_url": settings.redis_url.replace("watch%3Adog", "wrong")}
+    )
+    with closing(make_redis(wrong)) as client:
+        (finding,) = check_redis(wrong, client)
+    assert finding.severity == "error"
+    assert "the Sentinel at 127.0.0.1:" in finding.what
+    assert "the user or the password in CLIPFLEET_REDIS_URL" in finding.what
+    assert "wrong" not in str(finding)
+
+
+def test_a_password_that_redis_refuses_is_named(settings: Settings) -> None:
+    wrong = settings.model_copy(update={"redis_url": settings.redis_url.replace("p%40ss", "other")})
+    with closing(make_redis(wrong)) as client:
+        (finding,) = check_redis(wrong, client)
+    assert finding.what.startswith("Redis refuses the user or the password")
+
+
+def test_a_service_that_no_sentinel_knows_is_away(settings: Settings) -> None:
+    unknown = settings.model_copy(
+        update={"redis_url": settings.redis_url.replace(valkeys.SERVICE, "other")}
+    )
+    with (
+        closing(make_redis(unknown)) as client,
+        pytest.raises(RedisUnavailable, match="name no primary"),
+        answering(),
+    ):
+        client.ping()
+
+
+def test_messages_go_to_the_new_primary(
+    watched: valkeys.Watched, settings: Settings, client: "redis.Redis"
+) -> None:
+    publisher = CeleryPublisher(make_celery(settings), client)
+    publisher.publish(NUDGE)
+    watched.fail_over()
+    services.eventually(lambda: sent(publisher), 30, "a message at the new primary")
+    assert watched.primary().client.llen(NUDGE.queue) == publisher.waiting(NUDGE.queue)
+    publisher.close()
+    watched.heal()
+
+
+def sent(publisher: CeleryPublisher) -> bool:
+    """What was open to the old primary may fail once."""
+    publisher.publish(NUDGE)
+    return True
+
+
+def test_replies_are_read_from_the_new_primary(
+    watched: valkeys.Watched, settings: Settings, client: "redis.Redis"
+) -> None:
+    async def receive() -> list[bytes | str | None]:
+        receiver = make_async_redis(settings, timeout_s=10)
+        inbox = RedisInbox(client, receiver)
+        client.rpush("replies", "before")
+        replies = [await inbox.receive("replies")]
+        watched.fail_over()
+        services.eventually(lambda: client.rpush("replies", "after"), 30, "a reply")
+        while len(replies) < 2:
+            with suppress(Unavailable):
+                replies.append(await inbox.receive("replies"))
+        await close_async_redis(receiver)
+        return replies
+
+    assert asyncio.run(asyncio.wait_for(receive(), 60)) == [b"before", b"after"]
+    watched.heal()
+
+
+def test_an_address_of_sentinels_with_the_wrong_scheme_is_named(settings: Settings) -> None:
+    wrong = settings.model_copy(
+        update={"redis_url": settings.redis_url.replace("redis+", "rediss+")}
+    )
+    with closing(make_redis(wrong)) as client:
+        (finding,) = check_redis(wrong, client)
+    assert "speaks no TLS" in finding.what
+    assert finding.do == "CLIPFLEET_REDIS_URL must begin with redis+sentinel://"
