@@ -26,6 +26,7 @@ from clipfleet.common.messages import Lane, QueryBatch
 from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
 from clipfleet.common.settings import Settings
+from clipfleet.common.source_access import access_of
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Gateway:
         self.blobs = parts.blobs
         self.unfinished = parts.unfinished
         self.probe = parts.probe
+        self.sources = access_of(settings, parts.blobs)
         self._publisher, self._inbox = parts.publisher, parts.inbox
         self.urls = ImageUrls(settings)
         # Each part has threads of its own: one that hangs starves only itself.

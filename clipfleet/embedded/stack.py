@@ -23,6 +23,7 @@ from clipfleet.common.fleet import RedisFleet
 from clipfleet.common.keys import check_keys
 from clipfleet.common.messages import LANES, Lane
 from clipfleet.common.settings import LOOPBACK_NAMES, Settings
+from clipfleet.common.source_access import grant_of_service
 from clipfleet.embedded import commands
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
 
@@ -95,7 +96,8 @@ class Stack:
         """`waiting(part, seconds)` while starting, `ready` once, `said` for what goes wrong."""
         folder = self._options.data
         given = self._options.given
-        check_keys(given.keys_file, given.open)
+        service = grant_of_service(self._complete("", ""))
+        check_keys(given.keys_file, given.open, service)
         _make_folder(folder)
         with _locked(folder, self._options.url):
             end_leftovers(folder)
@@ -144,14 +146,15 @@ class Stack:
             "milvus_uri": milvus_uri,
             "blobs": str(self._options.data / "blobs"),
         }
+        given = self._settings.model_fields_set
         if self._options.on_loopback:
-            gaps["source_roots"] = (Path("/"),)  # what its user may read; to be narrowed if shared
+            if not (self._settings.keys_file or self._settings.open):
+                gaps["source_roots"] = (Path("/"),)  # as far as its user may, who alone is answered
             gaps["allowed_hosts"] = LOOPBACK_NAMES
             gaps["metrics_host"] = commands.LOOPBACK
-        given = self._settings.model_fields_set
-        return self._settings.model_copy(
-            update={name: value for name, value in gaps.items() if name not in given}
-        )
+        filled = {name: value for name, value in gaps.items() if name not in given}
+        private = (*self._settings.private_paths, self._options.data)
+        return self._settings.model_copy(update={**filled, "private_paths": private})
 
     def _own_parts(self) -> list[Part]:
         env = {**_environment(self._settings), **QUIET_LIBRARIES}
@@ -190,7 +193,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     """The settings as variables, for children: only what differs from the defaults. The nested
     ones they inherit from the environment as they are."""
     plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits", "fetch"})
-    lists = ("source_roots", "allowed_hosts")
+    lists = ("source_roots", "source_buckets", "private_paths", "allowed_hosts")
     plain["model"] = settings.model  # the default, too, must win over the environment's
     return {
         f"CLIPFLEET_{name.upper()}": json.dumps(value) if name in lists else str(value)
