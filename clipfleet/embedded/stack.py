@@ -96,7 +96,7 @@ class Stack:
         """`waiting(part, seconds)` while starting, `ready` once, `said` for what goes wrong."""
         folder = self._options.data
         given = self._options.given
-        service = grant_of_service(self._complete("", ""))
+        service = grant_of_service(self.complete("", ""))
         check_keys(given.keys_file, given.open, service)
         _make_folder(folder)
         with _locked(folder, self._options.url):
@@ -112,7 +112,7 @@ class Stack:
 
     def _require_free_ports(self) -> None:
         _require_free(self._options.host, self._options.port, "--port")
-        host = self._complete("", "").metrics_host
+        host = self.complete("", "").metrics_host
         for port in filter(None, self._options.metrics_ports):
             _require_free(host, port, "--metrics-port")
         if self._options.flower_port:
@@ -135,11 +135,11 @@ class Stack:
             command = commands.milvus_lite(folder / "milvus", port)
             env = commands.MILVUS_LITE_ENVIRONMENT
             supervisor.start([Part("milvus", command, env, lambda _: _listens(port))])
-        self._settings = self._complete(redis_url, milvus_uri)
+        self._settings = self.complete(redis_url, milvus_uri)
         supervisor.start(self._own_parts())
         return supervisor.wait(waiting)
 
-    def _complete(self, redis_url: str, milvus_uri: str) -> Settings:
+    def complete(self, redis_url: str, milvus_uri: str) -> Settings:
         """The settings our own parts get: what is given, and the gaps filled for one machine."""
         gaps: dict[str, object] = {
             "redis_url": redis_url,
