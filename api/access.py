@@ -28,6 +28,8 @@ from clipfleet.common.keys import Key
 from clipfleet.common.ledger import unknown_job
 from clipfleet.common.rate_limit import MemoryRateLimiter, Ration
 from clipfleet.common.settings import LOOPBACK_NAMES, Settings
+from clipfleet.common.source_access import grant_of_service
+from clipfleet.common.source_grants import SourceGrant
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,18 @@ class Caller:
     @property
     def sees_all(self) -> bool:
         return self.key is None or self.key.collections is None
+
+    def grant(self, service: SourceGrant) -> SourceGrant | None:
+        """What its jobs may read; None: as much as the service.
+
+        The other parts need not know whether there are keys, and so which buckets may be read where
+        none are listed. Therefore a job says which.
+        """
+        if self.key is None and service.buckets is None:
+            return None
+        key = self.key
+        buckets = service.buckets if key is None or key.buckets is None else key.buckets
+        return SourceGrant(roots=key.roots if key else None, buckets=buckets)
 
 
 def needs(need: Need, *, makes: bool = False) -> Callable[[E], E]:
@@ -137,7 +151,8 @@ class Access:
         self._names = settings.allowed_hosts
         self._uncounted = MemoryRateLimiter()
         path = keys.keys_path(settings.keys_file, settings.open)
-        self._ring = KeyRing(path) if path else None
+        self._service = grant_of_service(settings)
+        self._ring = KeyRing(path, service=self._service) if path else None
 
     def say(self) -> None:
         if self._ring:
@@ -175,6 +190,19 @@ class Access:
         ours = self._names or LOOPBACK_NAMES
         if name not in ours or from_another_site(scope["method"], headers):
             raise Forbidden(NO_PAGES)
+
+    def grant(self, caller: Caller) -> SourceGrant | None:
+        return caller.grant(self._service)
+
+    def require_in_force(self, caller: Caller, need: keys.Scope, collection: str) -> None:
+        """Unauthorized when the caller would not be let in any more: its key was revoked, has
+        expired, or was given less since. For answers that take their time."""
+        if self._ring is None or caller.key is None:
+            return
+        known = (key for key in self._ring.in_force() if key.hash == caller.key.hash)
+        key = next(known, None)
+        if key is None or key.expired(keys.now()) or not (key.may(need) and key.sees(collection)):
+            raise Unauthorized("the API key is not in force any more")
 
     async def ration(self, caller: Caller, gateway: Gateway) -> Ration | None:
         """What is left to this key, this request taken off; RateLimited when that is nothing. None

@@ -4,9 +4,10 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from clipfleet.api.access import Caller
+from clipfleet.api.access import Access, Caller
 from clipfleet.api.gateway import Gateway
 from clipfleet.common.collection import Collection
+from clipfleet.common.source_grants import SourceGrant
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -19,8 +20,20 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
+def access_of(request: Request) -> Access:
+    access: Access = request.app.state.access
+    return access
+
+
+def grant_of(caller: "UsesCaller", access: "UsesAccess") -> SourceGrant | None:
+    return access.grant(caller)
+
+
 UsesGateway = Annotated[Gateway, Depends(gateway_of)]
 UsesCaller = Annotated[Caller, Depends(caller_of)]
+UsesAccess = Annotated[Access, Depends(access_of)]
+UsesGrant = Annotated[SourceGrant | None, Depends(grant_of)]
+"""What the caller's jobs may read."""
 Name = Annotated[str, Path(max_length=256, examples=["photos"])]
 
 

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Response
@@ -11,11 +12,11 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
 from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesGateway
+from clipfleet.api.depends import UsesAccess, UsesCaller, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.jobs import job_out
 from clipfleet.api.problems import RESPONSES
-from clipfleet.common.errors import NotFound, Unavailable
+from clipfleet.common.errors import NotFound, Unauthorized, Unavailable
 from clipfleet.common.ledger import FINAL, Job
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=GuardedRoute)
@@ -50,30 +51,47 @@ async def _a_place(gateway: UsesGateway) -> AsyncIterator[None]:
 )
 @needs("read")
 async def follow_job(
-    job_id: str, gateway: UsesGateway, last_event_id: Annotated[str, Header()] = ""
+    job_id: str,
+    gateway: UsesGateway,
+    caller: UsesCaller,
+    access: UsesAccess,
+    last_event_id: Annotated[str, Header()] = "",
 ) -> Response:
     """Server-sent events until the job has ended.
 
     `job`, at once and after every change, at most two a second: the job, as `GET /v1/jobs/{id}`
     shows it; the last one has the state it ended in. `waiting`: the service cannot see the job just
-    now and says why; the stream goes on. `deleted`: there is no such job any more.
+    now and says why; the stream goes on. `deleted`: there is no such job any more. `unauthorized`:
+    the API key is not in force any more.
     """
     job = await gateway.job(job_id)
     if job.state in FINAL and last_event_id == _event_id(job):
         return Response(status_code=204)  # this is how browsers are told not to come back
-    return EventSourceResponse(events(job, gateway), headers=HEADERS)
+    allowed = partial(access.require_in_force, caller, "read", job.new.collection)
+    return EventSourceResponse(events(job, gateway, allowed), headers=HEADERS)
 
 
-async def events(job: Job, gateway: Gateway) -> AsyncGenerator[bytes]:
+async def events(
+    job: Job, gateway: Gateway, allowed: Callable[[], None] = lambda: None
+) -> AsyncGenerator[bytes]:
+    """The events of a job, from how it stands to its end.
+
+    Args:
+        allowed: is called before each look at the job; raises Unauthorized to end the events.
+    """
     yield _of(job, retry=RECONNECT_MS)
     shown, why, sent_at = job, "", time.monotonic()
     while shown.state not in FINAL:
         await asyncio.sleep(EVERY_S)
         event = b""
         try:
+            allowed()
             job, was_away, why = await gateway.job(shown.id), bool(why), ""
         except NotFound as error:
             yield _event("deleted", error.detail)
+            return
+        except Unauthorized as error:
+            yield _event("unauthorized", error.detail)
             return
         except Unavailable as error:
             event, was_away = b"" if why else _event("waiting", error.detail), False

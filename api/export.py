@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 
 from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesCollection, UsesGateway
+from clipfleet.api.depends import UsesAccess, UsesCaller, UsesCollection, UsesGateway
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common.collection import Collection
@@ -50,14 +51,18 @@ async def _a_place(gateway: UsesGateway) -> AsyncIterator[None]:
     responses={200: {"content": {PARQUET: {}}, "description": "docs/collections.md describes it"}},
 )
 @needs("read")
-async def export_collection(collection: UsesCollection, gateway: UsesGateway) -> StreamingResponse:
+async def export_collection(
+    collection: UsesCollection, gateway: UsesGateway, caller: UsesCaller, access: UsesAccess
+) -> StreamingResponse:
     """The collection as Parquet: ids, texts, sizes, hashes, embeddings and metadata of all
     namespaces. A row that is there from the beginning to the end is in it once, whatever is written
-    meanwhile. When something breaks midway, so does the answer: such a file has no end."""
+    meanwhile. When something breaks midway, or the API key is revoked, so does the answer: such a
+    file has no end."""
     file = ParquetFile(collection)
     rows = await _page(collection, "", file.group_rows, gateway)  # what is wrong is said now
     headers = {"Content-Disposition": f'attachment; filename="{collection.name}.parquet"'}
-    body = _body(rows, file, collection, gateway)
+    allowed = partial(access.require_in_force, caller, "read", collection.name)
+    body = _body(rows, file, collection, gateway, allowed)
     return StreamingResponse(body, media_type=PARQUET, headers=headers)
 
 
@@ -66,11 +71,16 @@ class BrokenOff(Exception):
 
 
 async def _body(
-    rows: list[Record], file: "ParquetFile", collection: Collection, gateway: Gateway
+    rows: list[Record],
+    file: "ParquetFile",
+    collection: Collection,
+    gateway: Gateway,
+    allowed: Callable[[], None],
 ) -> AsyncIterator[bytes]:
     try:
         yield await gateway.export(file.group, rows)
         while len(rows) == file.group_rows:
+            allowed()
             rows = await _next_page(collection, rows[-1].pk, file.group_rows, gateway)
             yield await gateway.export(file.group, rows)
         yield await gateway.export(file.end)

@@ -28,6 +28,7 @@ from clipfleet.common.messages import Lane, QueryBatch
 from clipfleet.common.pixels import pack
 from clipfleet.common.preprocess import Pixels
 from clipfleet.common.settings import Settings
+from clipfleet.common.source_access import access_of
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Gateway:
         self.unfinished = parts.unfinished
         self.probe = parts.probe
         self._close_parts = parts.close
+        self.sources = access_of(settings, parts.blobs)
         self._publisher, self._inbox = parts.publisher, parts.inbox
         self.reconciler = Reconciler(parts.catalogue, parts.store, parts.blobs)
         self.urls = ImageUrls(settings)

@@ -3,27 +3,33 @@
 import logging
 import secrets
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
 from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesCaller, UsesCollection, UsesGateway
+from clipfleet.api.depends import UsesCaller, UsesCollection, UsesGateway, UsesGrant
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.common import uris
 from clipfleet.common.catalogue import require
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from clipfleet.common.identity import namespace_problem
-from clipfleet.common.ledger import FINAL, Job, JobState, NewJob
+from clipfleet.common.identity import namespace_problem, printable
+from clipfleet.common.ledger import FINAL, Failure, Job, JobState, NewJob
 from clipfleet.common.logs import about
-from clipfleet.common.roots import require_below
 from clipfleet.common.schemas import FailureList, FailureOut, JobIn, JobList, JobOut
-from clipfleet.common.sources import ArchiveSource, FolderSource, ManifestSource, Source
+from clipfleet.common.source_access import SourceAccess
+from clipfleet.common.source_grants import SourceGrant
+from clipfleet.common.sources import (
+    ArchiveSource,
+    BucketSource,
+    FolderSource,
+    ManifestSource,
+    Source,
+    UrlsSource,
+)
 from clipfleet.common.uploads import has_uploads, uploads_of
 
 log = logging.getLogger(__name__)
@@ -56,12 +62,16 @@ async def start_job(
     body: JobIn,
     collection: UsesCollection,
     gateway: UsesGateway,
+    grant: UsesGrant,
     response: Response,
     idempotency_key: Key = "",
 ) -> JobOut:
-    """Index a folder, a manifest, URLs, an archive or a bucket."""
-    source = _source(body.source, collection, gateway.settings.source_roots)
-    new = new_job(collection, source, body.namespace, body.on_existing)
+    """Index a folder, a manifest, URLs, an archive or a bucket.
+
+    403 for a folder or a bucket that may not be indexed; it says which may.
+    """
+    source = _source(body.source, collection, gateway.sources.within(grant))
+    new = new_job(collection, source, body.namespace, body.on_existing, grant)
     return await _start(new, idempotency_key, gateway, response)
 
 
@@ -109,7 +119,7 @@ async def get_failures(
     """Which images failed, and why."""
     job = await gateway.call(gateway.ledger.job, job_id)
     found = await gateway.call(gateway.ledger.failures, job_id, limit, offset)
-    shown = [FailureOut(**failure.model_dump()) for failure in found]
+    shown = [_shown(failure, job) for failure in found]
     return FailureList(failures=shown, total=job.failed)
 
 
@@ -123,9 +133,14 @@ async def cancel_job(job_id: str, gateway: UsesGateway) -> JobOut:
 @router.post("/jobs/{job_id}/retry", status_code=202, responses={409: RESPONSES[422]})
 @needs("write")
 async def retry_job(
-    job_id: str, gateway: UsesGateway, response: Response, idempotency_key: Key = ""
+    job_id: str,
+    gateway: UsesGateway,
+    grant: UsesGrant,
+    response: Response,
+    idempotency_key: Key = "",
 ) -> JobOut:
-    """Start a new job on the failures of one that has ended; only those.
+    """Start a new job on the failures of one that has ended; only those. It may read what both the
+    key of that job and this one may.
 
     While such a retry goes on, another request gets that one. 409 when the job has not ended, has
     no failures, or when its collection was deleted and made anew; 404 when it was deleted.
@@ -138,7 +153,9 @@ async def retry_job(
     source: dict[str, Any] = {"type": "retry", "job": old.id}
     if folder := _folder_of(old.source):
         source["folder"] = folder
-    new = old.model_copy(update={"id": _new_id(), "source": source, "retry_of": old.id})
+    both = old.grant.and_only(grant or SourceGrant()) if old.grant else grant
+    changed = {"id": _new_id(), "source": source, "retry_of": old.id, "grant": both}
+    new = old.model_copy(update=changed)
     return await _start(new, idempotency_key, gateway, response)
 
 
@@ -170,16 +187,54 @@ def job_out(job: Job) -> JobOut:
     )
 
 
-def _source(asked: Source, collection: Collection, roots: Sequence[Path]) -> dict[str, Any]:
-    """What the planner is told. Local paths are checked here, too, so that the caller hears it."""
+def _source(asked: Source, collection: Collection, access: SourceAccess) -> dict[str, Any]:
+    """What the planner is told. Paths and buckets are checked here, too, so that the caller hears
+    it."""
     source = asked.model_dump()
-    if isinstance(asked, FolderSource):
-        source["path"] = require_below(asked.path, roots)
-    elif isinstance(asked, ManifestSource | ArchiveSource) and uris.kind(asked.uri) == "path":
-        source["uri"] = require_below(uris.local_path(asked.uri), roots)
+    match asked:
+        case FolderSource():
+            source["path"] = access.require_path(asked.path)
+        case UrlsSource():
+            for url in asked.urls:
+                _readable(url, access)
+        case BucketSource() | ArchiveSource() | ManifestSource():
+            source["uri"] = _readable(asked.uri, access)
     if isinstance(asked, ManifestSource):
         source |= {"format": asked.table(), "fields": dict(collection.fields)}
     return source
+
+
+def _readable(uri: str, access: SourceAccess) -> str:
+    match uris.kind(uri):
+        case "path":
+            return access.require_path(uris.local_path(uri))
+        case "bucket":
+            return access.require_bucket(uri)
+        case "web":
+            return uri
+
+
+def _shown(failure: Failure, job: Job) -> FailureOut:
+    """What may be any text of a manifest is called by its row until its picture was seen."""
+    if not failure.row or failure.stage in ("embed", "store"):
+        return FailureOut(**failure.model_dump())
+    reason = failure.reason
+    for text in _parts_of(failure.uri):
+        reason = reason.replace(text, "...")
+    return FailureOut(
+        id=failure.row,
+        uri=printable(str(job.new.source.get("uri", ""))),
+        reason=f"{failure.row}: {reason}",
+        stage=failure.stage,
+        attempts=failure.attempts,
+    )
+
+
+def _parts_of(uri: str) -> list[str]:
+    """What an error may quote of it: all, the host or bucket, what follows that."""
+    rest = uri.partition("://")[2] or uri
+    host, _, key = rest.partition("/")
+    return [uri, rest, *([key] if key else []), repr(host), repr(host.partition(":")[0])]
 
 
 def new_job(
@@ -187,6 +242,7 @@ def new_job(
     source: dict[str, Any],
     namespace: str,
     on_existing: Literal["skip", "replace"],
+    grant: SourceGrant | None = None,
 ) -> NewJob:
     if problem := namespace_problem(namespace):
         raise InvalidRequest(problem)
@@ -198,6 +254,7 @@ def new_job(
         namespace=namespace,
         source=source,
         on_existing=on_existing,
+        grant=grant,
     )
 
 
@@ -242,5 +299,6 @@ def accepted(job: Job, new: NewJob, response: Response) -> JobOut:
 
 
 def _asked(new: NewJob) -> dict[str, Any]:
-    """What was asked for, without what only this asking has: its id, and where its files lie."""
-    return new.model_dump(exclude={"id": True, "source": {"items"}})
+    """What was asked for, without what only this asking has: its id, where its files lie, and what
+    its key allowed at the time."""
+    return new.model_dump(exclude={"id": True, "source": {"items"}, "grant": True})

@@ -202,13 +202,14 @@ class MemoryService:
         own: dict[str, Any] = {
             "model": f"{HASH_MODEL}{self._embedder.dim}",
             "blobs": str(self.folder / "blobs"),
-            "source_roots": (Path("/"),),
             "allowed_hosts": LOOPBACK_NAMES,
             "stall_s": math.inf,  # a worker that stalls would end this process
         }
         if self._api_keys is not None:
             write_keys(self.folder / "keys.json", self._api_keys)
             own["keys_file"] = str(self.folder / "keys.json")
+        elif not self._overrides.get("open"):
+            own["source_roots"] = (Path("/"),)  # as `clipfleet up`
         return MemorySettings(**{**own, **self._overrides})
 
     def _start_planner(self, stack: ExitStack) -> None:

@@ -24,6 +24,24 @@ class Blobs:
         self._fs: Any
         self._fs, self._root = fsspec.core.url_to_fs(url)
 
+    @property
+    def folder(self) -> str:
+        """Where they lie on this machine; empty when they lie elsewhere."""
+        return str(self._root) if "file" in self._protocols else ""
+
+    @property
+    def url(self) -> str:
+        """Where they lie in a bucket, as `s3://bucket/prefix`; empty when they lie in a folder."""
+        path = str(self._root).strip("/")
+        return "" if self.folder else f"{self._protocols[0]}://{path}"
+
+    @property
+    def _protocols(self) -> tuple[str, ...]:
+        fs = self._fs
+        while hasattr(fs, "fs"):  # one that caches another
+            fs = fs.fs
+        return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
     def put(self, key: str, source: BinaryIO) -> None:
         """Copy a stream. Who refers to the key does so after this has returned."""
         path = self._path(key)

@@ -18,9 +18,25 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from clipfleet.common.errors import StartupError
+from clipfleet.common.source_grants import (
+    BUCKETS_SETTING,
+    ROOTS_SETTING,
+    BucketUrl,
+    SourceGrant,
+    contains_bucket,
+    contains_path,
+)
 
 PREFIX = "cf_"
 Scope = Literal["read", "write", "admin"]
@@ -28,6 +44,15 @@ SCOPES: tuple[Scope, ...] = ("read", "write", "admin")  # each has all that the 
 Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_*-]{1,63}$")]
 Change = Callable[[tuple["Key", ...]], Sequence["Key"]]
 KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+
+def _root(path: str) -> str:
+    if not os.path.isabs(path):
+        raise ValueError(f"{path[:200]!r} is no absolute path")
+    return os.path.normpath(path)
+
+
+Root = Annotated[str, AfterValidator(_root)]
 
 
 class Key(BaseModel):
@@ -41,6 +66,12 @@ class Key(BaseModel):
     scopes: tuple[Scope, ...] = Field(min_length=1)
     collections: tuple[Pattern, ...] | None = Field(
         None, min_length=1, description="names, or patterns with *; absent: all"
+    )
+    roots: tuple[Root, ...] | None = Field(
+        None, description="folders that its jobs may read; absent: CLIPFLEET_SOURCE_ROOTS"
+    )
+    buckets: tuple[BucketUrl, ...] | None = Field(
+        None, description="buckets that its jobs may read; absent: CLIPFLEET_SOURCE_BUCKETS"
     )
     expires_at: AwareDatetime | None = None
     requests_per_minute: int | None = Field(None, ge=1)
@@ -93,10 +124,28 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def check_keys(keys_file: str, is_open: bool) -> None:
-    """StartupError for settings with which no gateway can start: said before one is."""
+def check_keys(keys_file: str, is_open: bool, service: SourceGrant) -> None:
+    """StartupError for settings with which no gateway can start: said before one is.
+
+    Args:
+        service: what the service may read.
+    """
     if path := keys_path(keys_file, is_open):
-        read_keys(path)
+        require_within(read_keys(path), service, path)
+
+
+def require_within(keys: Iterable[Key], service: SourceGrant, path: Path) -> None:
+    """StartupError where a key of the file `path` names what the service itself may not read."""
+    for key in keys:
+        for word, setting, mine, ours, contains in (
+            ("roots", ROOTS_SETTING, key.roots, service.roots, contains_path),
+            ("buckets", BUCKETS_SETTING, key.buckets, service.buckets, contains_bucket),
+        ):
+            for one in mine or ():
+                if ours is not None and not any(contains(each, one) for each in ours):
+                    said = f"`{word}` of the key {key.name!r} has {one!r}, which lies outside "
+                    said += f"{setting} ({', '.join(ours) or 'which lists nothing'})"
+                    raise StartupError(f"the keys file {path} cannot be used: {said}")
 
 
 def keys_path(keys_file: str, is_open: bool) -> Path | None:

@@ -10,6 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from clipfleet.common.source_grants import BucketUrl
+
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 CARRIED_MODEL = "clipfleet-mini"
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]", "::1")
@@ -93,7 +95,17 @@ class Settings(BaseSettings):
     milvus_ca: str = Field("", description="file with the certificate of who signed Milvus' own")
     search_ef: int = Field(64, ge=1, description="candidates a search keeps in Milvus' HNSW index")
     blobs: str = Field("clipfleet-data/blobs", description="folder or bucket, as fsspec writes it")
-    source_roots: tuple[Path, ...] = Field((), description="JSON list; folder jobs stay below")
+    source_roots: tuple[Path, ...] = Field(
+        (), description="JSON list of folders; local files that jobs read lie below"
+    )
+    source_buckets: tuple[BucketUrl, ...] | None = Field(
+        None,
+        description="JSON list, s3://bucket/prefix; objects that jobs read lie below. Unset: none "
+        "with keys or CLIPFLEET_OPEN, else all",
+    )
+    private_paths: tuple[Path, ...] = Field(
+        (), description="JSON list of files and folders that jobs never read"
+    )
     allowed_hosts: tuple[str, ...] = Field((), description="JSON list of host names; empty: any")
     keys_file: str = Field("", description="API keys; empty: only this machine is answered")
     open: bool = Field(False, description="without keys, answer everybody who gets here")

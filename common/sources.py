@@ -27,12 +27,16 @@ def format_of(uri: str) -> Format | None:
 
 def _readable(uri: str) -> str:
     try:
-        where = uris.kind(uri)
+        match uris.kind(uri):
+            case "web":
+                return uris.require_web(uri)
+            case "bucket":
+                return uris.require_bucket(uri)
+            case "path":
+                uris.local_path(uri)  # it may name another machine
+                return uri
     except uris.BadUri as error:
         raise ValueError(str(error)) from error
-    if where != "path" and (problem := _problem(uri)):
-        raise ValueError(problem)
-    return uri
 
 
 def _remote(url: str) -> str:
@@ -43,15 +47,8 @@ def _remote(url: str) -> str:
 
 def _bucket(uri: str) -> str:
     if uris.kind(_readable(uri)) != "bucket":
-        known = ", ".join(f"{name}://" for name in uris.BUCKETS)
-        raise ValueError(f"{uris.short(uri)} is no bucket; one begins with {known}")
+        raise ValueError(f"{uris.short(uri)} is no bucket; one begins with {uris.SCHEMES}")
     return uri
-
-
-def _problem(uri: str) -> str | None:
-    if uris.kind(uri) == "web":
-        return uris.web_problem(uri)
-    return uris.bucket_problem(uri)
 
 
 Uri = Annotated[

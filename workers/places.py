@@ -1,4 +1,5 @@
-"""Where bytes lie: local files below the roots, the web, buckets, and our own blob store.
+"""Where bytes lie: local files, the web, buckets, and our own blob store. What of them a job may
+read, `common/source_access.py` says, when a place is found and again when it is opened.
 
 A place is written `file:PATH`, `url:URL`, `fs:BUCKET-URL` or `blob:KEY`. Every call raises
 Unreadable where trying again would not help, and Unavailable where it would.
@@ -18,9 +19,10 @@ import fsspec
 
 from clipfleet.common import uris
 from clipfleet.common.blobs import BlobGone, Blobs
-from clipfleet.common.errors import Forbidden, Unavailable, Unreadable
-from clipfleet.common.roots import really_below, require_below
+from clipfleet.common.errors import Unavailable, Unreadable
 from clipfleet.common.settings import Settings
+from clipfleet.common.source_access import SourceAccess, SourceRefused, access_of
+from clipfleet.common.source_grants import SourceGrant
 
 BUFFER = 1 << 16
 _AWAY = ("Connection", "Timeout", "SlowDown", "ServiceUnavailable")
@@ -38,8 +40,25 @@ class Fetches(Protocol):
     def open(self, url: str) -> AbstractContextManager[BinaryIO]: ...
 
 
+class BadPlace(Unreadable):
+    """A URI names nothing that may be read.
+
+    Attributes:
+        problem: why, without the URI, which may be the text of any file.
+    """
+
+    def __init__(self, error: uris.BadUri | SourceRefused) -> None:
+        super().__init__(str(error))
+        self.problem = error.problem
+
+
 class Places:
-    """`buckets`: the schemes that fsspec may be asked for, with package and extra."""
+    """Finds and opens what jobs read.
+
+    Args:
+        buckets: the schemes that fsspec may be asked for, with package and extra.
+        access: what may be read. Left out: what the settings say.
+    """
 
     def __init__(
         self,
@@ -47,39 +66,46 @@ class Places:
         blobs: Blobs,
         fetcher: Fetches,
         buckets: Mapping[str, tuple[str, str]] = uris.BUCKETS,
+        access: SourceAccess | None = None,
     ) -> None:
         self.settings, self.blobs = settings, blobs
+        self.access = access or access_of(settings, blobs)
         self._fetcher, self._buckets = fetcher, buckets
+
+    def within(self, grant: SourceGrant | None) -> "Places":
+        """The same for a job that was given this grant."""
+        access = self.access.within(grant)
+        return Places(self.settings, self.blobs, self._fetcher, self._buckets, access)
 
     def find(self, uri: str, base: str = "") -> str:
         """The place that a URI names; a relative one is relative to the place `base`.
 
-        Unreadable for what may not be read. Nothing is opened yet.
+        BadPlace for what may not be read. Nothing is opened yet.
         """
         try:
             return self._find(uri, base)
-        except (Forbidden, uris.BadUri) as error:
-            raise Unreadable(str(error)) from error
+        except (SourceRefused, uris.BadUri) as error:
+            raise BadPlace(error) from error
 
     def _find(self, uri: str, base: str) -> str:
         name = uris.scheme(uri)
         where = "bucket" if name in self._buckets else uris.kind(uri)
         if where == "bucket":
-            return f"fs:{_good(uri, uris.bucket_problem(uri))}"
+            return f"fs:{self.access.require_bucket(uri)}"
         if where == "web":
-            return f"url:{_good(uri, uris.web_problem(uri))}"
+            return f"url:{uris.require_web(uri)}"
         path = uris.local_path(uri)
         kind, _, beside = base.partition(":")
         if kind == "url":
-            return f"url:{urljoin(beside, uri)}" if name != "file" else self._local(path)
+            return f"url:{_joined(beside, uri)}" if name != "file" else self._local(path)
         if os.path.isabs(path):
             return self._local(path)
         if kind == "fs":
-            return f"fs:{_beside(beside, path)}"
+            return f"fs:{self.access.require_bucket(_beside(beside, path))}"
         return self._local(os.path.join(os.path.dirname(beside), path) if beside else path)
 
     def _local(self, path: str) -> str:
-        return f"file:{require_below(path, self.settings.source_roots)}"
+        return f"file:{self.access.require_path(path)}"
 
     def open(self, place: str) -> AbstractContextManager[BinaryIO]:
         """From its beginning, buffered. What comes from the web cannot seek."""
@@ -91,8 +117,7 @@ class Places:
         if kind == "blob":
             return _reading(lambda: self.blobs.open(where), _blob_errors)
         if kind == "file":
-            self._require_root(where)
-            return _reading(lambda: _open_file(where), _file_errors)
+            return _reading(lambda: _open_file(where, self.access), _file_errors)
         raise Unreadable(f"unknown kind of place {kind!r}")
 
     def read(self, place: str, limit: int) -> bytes:
@@ -125,6 +150,10 @@ class Places:
 
     def _bucket(self, url: str) -> Any:
         """Never by the URL itself, which fsspec may take for a chain of file systems."""
+        try:
+            self.access.require_bucket(url)
+        except (SourceRefused, uris.BadUri) as error:
+            raise BadPlace(error) from error
         package, extra = self._buckets[uris.scheme(url)]
         try:
             return fsspec.filesystem(uris.scheme(url), use_listings_cache=False)
@@ -136,10 +165,6 @@ class Places:
     def _from_web(self, url: str) -> Iterator[BinaryIO]:
         with self._fetcher.open(url) as body:
             yield cast("BinaryIO", io.BufferedReader(_Reading(body, _as_it_is), BUFFER))
-
-    def _require_root(self, path: str) -> None:
-        if not really_below(path, self.settings.source_roots):
-            raise Unreadable("the file lies outside the folders that may be indexed")
 
 
 Errors = Callable[[], AbstractContextManager[None]]
@@ -182,9 +207,8 @@ def _reading(opened: Callable[[], Any], errors: Errors) -> Iterator[BinaryIO]:
         yield cast("BinaryIO", io.BufferedReader(_Reading(source, errors), BUFFER))
 
 
-def _open_file(path: str) -> BinaryIO:
-    """Non-blocking, or a pipe named .jpg would hold its reader for ever."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _open_file(path: str, access: SourceAccess) -> BinaryIO:
+    descriptor = access.open_file(path)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Unreadable("it is no regular file")
@@ -200,6 +224,8 @@ def _as_it_is() -> Iterator[None]:
 def _file_errors() -> Iterator[None]:
     try:
         yield
+    except SourceRefused as error:
+        raise Unreadable(f"the file {error.problem}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise Unreadable(f"the file cannot be read: {reason}") from error
@@ -244,11 +270,12 @@ def _beside(url: str, name: str) -> str:
     bucket, _, key = rest.partition("/")
     joined = posixpath.normpath(posixpath.join(posixpath.dirname(key), name))
     if joined == ".." or joined.startswith("../"):
-        raise uris.BadUri(f"{uris.short(name)} leads out of the bucket")
+        raise uris.BadUri(name, "leads out of the bucket")
     return f"{head}://{bucket}/{joined}"
 
 
-def _good(uri: str, problem: str | None) -> str:
-    if problem:
-        raise uris.BadUri(problem)
-    return uri
+def _joined(base: str, uri: str) -> str:
+    try:
+        return uris.require_web(urljoin(base, uri))
+    except ValueError as error:  # //[x
+        raise uris.BadUri(uri, "is no URL") from error

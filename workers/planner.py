@@ -196,7 +196,8 @@ class Planner:
             raise
         except Exception as error:
             log.exception("job %s: the source cannot be read", job.id)
-            said = f"the source cannot be read: {error!r}"
+            name = type(error).__name__  # its text may quote the source
+            said = f"the source cannot be read ({name}; the planner's log says more)"
             return self._ledger.end_plan(job.id, lease.token, reader.cursor, said)
         if reader.complained_at:
             self._ledger.note(job.id, "")
@@ -221,9 +222,10 @@ class Planner:
         return source
 
     def _open(self, job: Job) -> Source:
+        places = self._places.within(job.new.grant)
         if job.new.retry_of:
-            return Retry(job.new.source, self._ledger, self._settings.source_roots)
-        return open_source(job.new.source, self._places, job.id)
+            return Retry(job.new.source, self._ledger, places.access)
+        return open_source(job.new.source, places, job.id)
 
     def _estimate(self, job_id: str, source: Source) -> None:
         try:

@@ -77,6 +77,7 @@ class Prepare:
     ) -> None:
         self._parts, self._job, self._collection = parts, job, collection
         self._patiently = patiently
+        self._places = parts.places.within(job.new.grant)
 
     def __call__(self, pk: str, item: Item, known: Fingerprint | None, spent: Spent) -> Ready:
         """Failed or Unchanged where it ends early; what it took is added to `spent`."""
@@ -104,9 +105,8 @@ class Prepare:
             raise Failed("list", problem)
 
     def _read(self, item: Item) -> bytes:
-        parts = self._parts
         try:
-            data: bytes = self._patiently(lambda: read_item(item, parts.places))
+            data: bytes = self._patiently(lambda: read_item(item, self._places))
         except Unreadable as error:
             raise Failed("read", str(error)) from error
         return data

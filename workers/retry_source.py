@@ -1,15 +1,14 @@
 """The failures of an earlier job as a source, read page by page from the ledger."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from clipfleet.common.errors import NotFound
 from clipfleet.common.identity import id_problem
 from clipfleet.common.ledger import Failure, Item, Job, Ledger
-from clipfleet.common.roots import really_below
+from clipfleet.common.source_access import SourceAccess, SourceRefused
 from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources import Folder, Listed, SourceError, known
 
@@ -24,8 +23,8 @@ class Retry:
     folder's own cursor.
     """
 
-    def __init__(self, source: dict[str, Any], ledger: Ledger, roots: Sequence[Path]) -> None:
-        self._job_id, self._ledger, self._roots = str(source["job"]), ledger, roots
+    def __init__(self, source: dict[str, Any], ledger: Ledger, access: SourceAccess) -> None:
+        self._job_id, self._ledger, self._access = str(source["job"]), ledger, access
         folder = source.get("folder")
         self._folder = known(FolderSource, folder) if folder else None
 
@@ -62,7 +61,7 @@ class Retry:
 
     def _below(self, path: str, number: int, within: str) -> Iterator[Listed]:
         assert self._folder is not None
-        folder = Folder(self._folder.model_copy(update={"path": path}), self._roots)
+        folder = Folder(self._folder.model_copy(update={"path": path}), self._access)
         try:
             for listed in folder.stream(within):
                 yield Listed(listed.item, f"{number}:{listed.cursor}")
@@ -74,9 +73,11 @@ class Retry:
         path = _path(item)
         if not (self._folder and item.problem) or id_problem(item.id):
             return item
-        if os.path.isfile(path) and really_below(path, self._roots):
-            return item.model_copy(update={"problem": None})
-        return item
+        try:
+            readable = bool(path) and os.path.isfile(self._access.require_real(path))
+        except SourceRefused:
+            return item
+        return item.model_copy(update={"problem": None}) if readable else item
 
 
 def _path(item: Item) -> str:

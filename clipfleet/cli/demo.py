@@ -74,11 +74,14 @@ def _yours(images: Path) -> _Show:
     """Says at once, not after the start, that there is nothing to index."""
     folder = Path(os.path.abspath(images.expanduser()))
     try:
+        from clipfleet.common.source_access import OwnPlaces, SourceAccess
+        from clipfleet.common.source_grants import SourceGrant
         from clipfleet.common.sources import FolderSource
         from clipfleet.workers.sources import Folder, SourceError
     except ImportError:  # run_stack says what to install
         return _Show(folder, "pictures", ())
-    source = Folder(FolderSource(path=str(folder)), [Path("/")])
+    everything = SourceAccess(SourceGrant(), OwnPlaces())
+    source = Folder(FolderSource(path=str(folder)), everything)
     try:
         empty = next(source.stream(""), None) is None
     except SourceError as error:

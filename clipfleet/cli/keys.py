@@ -30,11 +30,28 @@ Collections = Annotated[
     list[str] | None,
     typer.Option("--collection", help="A name, or a pattern as 'acme-*'; repeatable. None: all."),
 ]
+Roots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--root",
+        help="A folder that its jobs may index, with all below; repeatable. `none`: no folder. "
+        "Left out: what CLIPFLEET_SOURCE_ROOTS lists.",
+    ),
+]
+Buckets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bucket",
+        help="s3://bucket/prefix that its jobs may index, with all below; repeatable. `none`: no "
+        "bucket. Left out: what CLIPFLEET_SOURCE_BUCKETS lists.",
+    ),
+]
 Expires = Annotated[
     str | None, typer.Option(help="90d, 12h, 30m, or a time as 2030-01-31T00:00:00Z. None: never.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="None: what the service gives all.")]
 
+NONE = "none"
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
@@ -44,6 +61,8 @@ def create(
     file: File,
     scope: Scopes = None,
     collection: Collections = None,
+    root: Roots = None,
+    bucket: Buckets = None,
     expires: Expires = None,
     requests_per_minute: Limit = None,
     json: Json = False,
@@ -55,6 +74,8 @@ def create(
         hash=keys.hash_of(secret),
         scopes=scope or ["read"],
         collections=collection,
+        roots=_listed(root),
+        buckets=_listed(bucket),
         expires_at=_time(expires) if expires is not None else None,
         requests_per_minute=requests_per_minute,
     )
@@ -80,13 +101,15 @@ def list_keys(file: File, json: Json = False) -> None:
     if json:
         print(json_module.dumps({"keys": [_shown(key) for key in found]}, indent=2))
         return
-    table = Table("name", "scopes", "collections", "expires", "a minute", box=None)
+    columns = ("name", "scopes", "collections", "roots", "buckets", "expires", "a minute")
+    table = Table(*columns, box=None)
     for key in found:
         expires = f"{key.expires_at:%F %R %Z}" if key.expires_at else "never"
         expires += " (expired)" if key.expired(keys.now()) else ""
         most = str(key.requests_per_minute or "")
         where = " ".join(key.collections or ["all"])
-        table.add_row(key.name, " ".join(key.scopes), where, expires, most)
+        sources = (_sources(key.roots), _sources(key.buckets))
+        table.add_row(key.name, " ".join(key.scopes), where, *sources, expires, most)
     show.out.print(table if found else "no keys")
 
 
@@ -110,6 +133,8 @@ def _record(**fields: object) -> Key:
         return Key.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "value_error":  # it names what was given
+            raise ValueError(f"{first['loc'][0]}: {first['ctx']['error']}") from error
         raise ValueError(f"{first['loc'][0]}: {first['msg']}, not {first['input']!r}") from error
 
 
@@ -125,6 +150,15 @@ def _change(file: Path, change: keys.Change) -> None:
         keys.change_keys(file, change)
     except StartupError as error:
         raise ValueError(error.detail) from error
+
+
+def _listed(given: list[str] | None) -> list[str] | None:
+    """`none` alone is an empty list."""
+    return [] if given == [NONE] else given or None
+
+
+def _sources(listed: tuple[str, ...] | None) -> str:
+    return "the service's" if listed is None else " ".join(listed) or NONE
 
 
 def _shown(key: Key) -> dict[str, object]:

@@ -35,10 +35,11 @@ def gateway(host: HostOption = "127.0.0.1", port: PortOption = 8000) -> None:
     from clipfleet.common.errors import StartupError
     from clipfleet.common.keys import check_keys
     from clipfleet.common.settings import Settings
+    from clipfleet.common.source_access import grant_of_service
 
     settings = Settings()
     try:
-        check_keys(settings.keys_file, settings.open)
+        check_keys(settings.keys_file, settings.open, grant_of_service(settings))
     except StartupError as error:
         show.fail(error)
     _become(processes.gateway(host, port))

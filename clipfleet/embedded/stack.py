@@ -25,6 +25,7 @@ from clipfleet.common.keys import check_keys
 from clipfleet.common.messages import LANES, Lane
 from clipfleet.common.probe import RedisProbe
 from clipfleet.common.settings import LOOPBACK_NAMES, Settings
+from clipfleet.common.source_access import grant_of_service
 from clipfleet.embedded import commands
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
 
@@ -97,7 +98,8 @@ class Stack:
         """`waiting(part, seconds)` while starting, `ready` once, `said` for what goes wrong."""
         folder = self._options.data
         given = self._options.given
-        check_keys(given.keys_file, given.open)
+        service = grant_of_service(self.complete("", ""))
+        check_keys(given.keys_file, given.open, service)
         _make_folder(folder)
         with _locked(folder, self._options.url):
             end_leftovers(folder)
@@ -112,7 +114,7 @@ class Stack:
 
     def _require_free_ports(self) -> None:
         _require_free(self._options.host, self._options.port, "--port")
-        host = self._complete("", "").metrics_host
+        host = self.complete("", "").metrics_host
         for port in filter(None, self._options.metrics_ports):
             _require_free(host, port, "--metrics-port")
         if self._options.flower_port:
@@ -135,25 +137,26 @@ class Stack:
             command = commands.milvus_lite(folder / "milvus", port)
             env = commands.MILVUS_LITE_ENVIRONMENT
             supervisor.start([Part("milvus", command, env, lambda _: _listens(port))])
-        self._settings = self._complete(redis_url, milvus_uri)
+        self._settings = self.complete(redis_url, milvus_uri)
         supervisor.start(self._own_parts())
         return supervisor.wait(waiting)
 
-    def _complete(self, redis_url: str, milvus_uri: str) -> Settings:
+    def complete(self, redis_url: str, milvus_uri: str) -> Settings:
         """The settings our own parts get: what is given, and the gaps filled for one machine."""
         gaps: dict[str, object] = {
             "redis_url": redis_url,
             "milvus_uri": milvus_uri,
             "blobs": str(self._options.data / "blobs"),
         }
+        given = self._settings.model_fields_set
         if self._options.on_loopback:
-            gaps["source_roots"] = (Path("/"),)  # what its user may read; to be narrowed if shared
+            if not (self._settings.keys_file or self._settings.open):
+                gaps["source_roots"] = (Path("/"),)  # as far as its user may, who alone is answered
             gaps["allowed_hosts"] = LOOPBACK_NAMES
             gaps["metrics_host"] = commands.LOOPBACK
-        given = self._settings.model_fields_set
-        return self._settings.model_copy(
-            update={name: value for name, value in gaps.items() if name not in given}
-        )
+        filled = {name: value for name, value in gaps.items() if name not in given}
+        private = (*self._settings.private_paths, self._options.data)
+        return self._settings.model_copy(update={**filled, "private_paths": private})
 
     def _own_parts(self) -> list[Part]:
         env = {**_environment(self._settings), **QUIET_LIBRARIES}
@@ -196,7 +199,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     """The settings as variables, for children: only what differs from the defaults. The nested
     ones they inherit from the environment as they are."""
     plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits", "fetch"})
-    lists = ("source_roots", "allowed_hosts")
+    lists = ("source_roots", "source_buckets", "private_paths", "allowed_hosts")
     plain["model"] = settings.model  # the default, too, must win over the environment's
     return {
         f"CLIPFLEET_{name.upper()}": json.dumps(value) if name in lists else str(value)

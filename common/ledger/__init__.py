@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from clipfleet.common.errors import Conflict, NotFound
+from clipfleet.common.source_grants import SourceGrant
 
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled"})
@@ -21,7 +22,14 @@ KEEP_IDEMPOTENCY_S = 86_400
 
 
 class Item(BaseModel):
-    """One image of a job, by reference. `read`: where its bytes lie, see `workers/read.py`."""
+    """One image of a job, by reference.
+
+    Attributes:
+        read: where its bytes lie, see `workers/read.py`.
+        problem: found while listing the source; the item fails with this reason.
+        row: "line 12" of a manifest whose text there may be no URI at all. The item is called so
+            until its picture was seen: then nobody learns what a file says that is no manifest.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,7 +38,8 @@ class Item(BaseModel):
     read: str
     label: str = ""
     metadata: dict[str, Any] = {}
-    problem: str | None = None  # found while listing the source: it fails with this reason
+    problem: str | None = None
+    row: str = ""
 
 
 Stage = Literal["list", "read", "decode", "embed", "store", "worker"]
@@ -53,7 +62,14 @@ class Failure(Item):
 
 
 class NewJob(BaseModel):
-    """What the gateway asks for. `source` is opaque here: the planner reads it."""
+    """What the gateway asks for.
+
+    Attributes:
+        source: opaque here: the planner reads it.
+        retry_of: the job whose failures these are.
+        grant: what its API key lets it read. None: as much as the service, and so for jobs of
+            releases that knew no grants.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,7 +81,8 @@ class NewJob(BaseModel):
     namespace: str
     source: dict[str, Any]
     on_existing: Literal["skip", "replace"] = "skip"
-    retry_of: str = ""  # the job whose failures these are
+    retry_of: str = ""
+    grant: SourceGrant | None = None
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def drawings(mini: Up) -> str:
         {"id": path.stem, "uri": str(path), "label": path.parent.name, "letters": len(path.stem)}
         for path in samples
     ]
-    listed = mini.folder / "drawings.jsonl"
+    listed = mini.beside("drawings.jsonl")
     listed.write_text("\n".join(json.dumps(row) for row in rows))
     with mini.client() as client:
         client.create_collection("drawings", fields={"letters": "int"})

@@ -15,10 +15,10 @@ def test_labels_namespaces_and_filters(service: Up) -> None:
         client.create_collection("labelled")
         for wnid in ("n03028079", "n01440764"):
             folder = imagenette / wnid
-            few = photos(service.folder / "imagenette" / wnid, sorted(folder.iterdir()), 20)
+            few = photos(service.beside("imagenette") / wnid, sorted(folder.iterdir()), 20)
             assert len(few) == 20
         job = client.index(
-            service.folder / "imagenette", "labelled", label_from_folder=True, namespace="train"
+            service.beside("imagenette"), "labelled", label_from_folder=True, namespace="train"
         )
         assert finished(client, job.id).done == 40
         query: Any = {"text": "a church", "top_k": 40, "namespace": "train"}
@@ -38,7 +38,7 @@ def test_labels_namespaces_and_filters(service: Up) -> None:
 def test_an_unchanged_image_is_skipped_a_changed_one_replaced_a_deleted_one_gone(
     service: Up, flickr: list[Path]
 ) -> None:
-    folder = service.folder / "changing"
+    folder = service.beside("changing")
     first, second, third = photos(folder, flickr, 3)
     with service.client() as client, service.http() as http:
         client.create_collection("changing")

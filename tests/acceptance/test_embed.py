@@ -18,7 +18,7 @@ def encoded(path: Path) -> dict[str, str]:
 def test_embeddings_are_those_that_the_collection_holds_and_their_cosine_is_the_score(
     service: Up, flickr: list[Path]
 ) -> None:
-    folder = service.folder / "embedded"
+    folder = service.beside("embedded")
     paths = photos(folder, flickr, 3)
     with service.client() as client, service.http() as http:
         client.create_collection("embedded")

@@ -20,7 +20,7 @@ SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 @pytest.fixture
 def folder(mini: Up, request: pytest.FixtureRequest) -> Iterator[Path]:
     """Of the test's own; its name is the collection's, too, which goes at the end."""
-    made = mini.folder / request.node.name.removeprefix("test_")[:60]
+    made = mini.beside(request.node.name.removeprefix("test_")[:60])
     made.mkdir()
     with mini.client() as client:
         client.create_collection(made.name)

@@ -82,7 +82,7 @@ def test_nothing_from_data_is_markup(page: Tab, mini: Up) -> None:
         {"id": f"{EVIL}.png", "uri": "/nowhere/" + EVIL},
         {"id": "scheme", "uri": "javascript:alert(3)"},
     ]
-    listed = mini.folder / "evil.jsonl"
+    listed = mini.beside("evil.jsonl")
     listed.write_text("\n".join(json.dumps(row) for row in rows))
     with mini.client() as client:
         client.create_collection("evil", fields={"note": "string"})

@@ -11,7 +11,7 @@ from support.stack import Up, finished, photos
 
 
 def test_a_thumbnail_comes_and_goes_with_its_image(mini: Up, flickr: list[Path]) -> None:
-    folder, kept = mini.folder / "small", mini.folder / "blobs" / "thumbnails"
+    folder, kept = mini.beside("small"), mini.folder / "blobs" / "thumbnails"
     first, second = photos(folder, flickr, 2)
     names = {f"{primary_key('default', str(path))}.jpg": path for path in (first, second)}
 

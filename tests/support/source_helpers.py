@@ -13,6 +13,8 @@ from clipfleet.common.blobs import Blobs
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.ledger import Item
 from clipfleet.common.settings import Limits, Settings
+from clipfleet.common.source_access import OwnPlaces, SourceAccess
+from clipfleet.common.source_grants import SourceGrant
 from clipfleet.workers.places import Places
 from clipfleet.workers.sources import Listed, Source, SourceError, open_source
 from support.worker_harness import BUCKETS
@@ -59,6 +61,12 @@ class _Body:
 def places(root: Path, web: Web | None = None, **limits: int) -> Places:
     settings = Settings(source_roots=(root,), limits=Limits(**limits))
     return Places(settings, Blobs(f"file://{root}/.blobs"), web or Web(), BUCKETS)
+
+
+def access_to(*roots: Path, buckets: tuple[str, ...] | None = None) -> SourceAccess:
+    """To these folders and buckets, and to what lies below; None: to all buckets."""
+    grant = SourceGrant(roots=tuple(map(str, roots)), buckets=buckets)
+    return SourceAccess(grant, OwnPlaces())
 
 
 def source(root: Path, raw: dict[str, Any], web: Web | None = None, **limits: int) -> Source:

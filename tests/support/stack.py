@@ -34,6 +34,12 @@ class Up:
     metrics_port: int = 0  # of the planner; then of the ingest worker, and of the query worker
     flower_port: int = 0
 
+    def beside(self, name: str) -> Path:
+        """A path for what a test indexes: nothing in the data folder is."""
+        folder = self.folder.with_name(f"{self.folder.name}-beside")
+        folder.mkdir(exist_ok=True)
+        return folder / name
+
     def client(self) -> Client:
         return Client(self.url)
 

@@ -1,11 +1,22 @@
 """Which lines of a manifest fail alone, and what fails the job."""
 
+import gzip
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.common.ledger import Item
-from support.source_helpers import items, manifest, resumes_everywhere, why_not
+from support.archives import packed
+from support.source_helpers import (
+    items,
+    manifest,
+    resumes_everywhere,
+    source,
+    until_broken,
+    why_not,
+)
 
 
 def problems(found: list[Item]) -> dict[str, str]:
@@ -17,7 +28,7 @@ BAD_LINES = {
     "[1, 2]": "no JSON object",
     '"text"': "no JSON object",
     "{}": "there is no uri",
-    '{"url": "a.jpg"}': "there is no uri (but 'url')",
+    '{"url": "a.jpg"}': "there is no uri",
     '{"uri": null}': "there is no uri",
     '{"uri": 1.5}': "uri must be text, not float",
     '{"uri": ["a"]}': "uri must be text, not list",
@@ -100,3 +111,80 @@ def test_a_manifest_that_is_unreadable_as_a_whole_says_what_to_do(
     tmp_path: Path, name: str, text: str | bytes, said: str
 ) -> None:
     assert said in why_not(manifest(tmp_path, text, name))
+
+
+SECRET = "QZXJVK"  # no two letters of it come in our own words
+SECRETS = {
+    "m.txt": [
+        f"requirepass {SECRET}",
+        f"{SECRET}:x:0:0:root:/root:/bin/bash",
+        f"/{SECRET}",
+        f"ftp://{SECRET}",
+        f"{SECRET}://x",
+        f"x::{SECRET}://",
+        f"file://{SECRET}/x",
+        f"http://[{SECRET}",
+        f"https://[{SECRET}/x",
+        f"s3://{SECRET}:x/y",
+        f"s3:///{SECRET}",
+        f"s3://b/../{SECRET}",
+    ],
+    "m.jsonl": [
+        SECRET,
+        f'"{SECRET}"',
+        f'{{"{SECRET}": 1}}',
+        f'{{"uri": ["{SECRET}"]}}',
+        f'{{"uri": "{SECRET}://x"}}',
+        f'{{"uri": "../../{SECRET}"}}',
+        f'{{"uri": "a", "{SECRET}": "\\ud800"}}',
+        f'{{"uri": "a", "{SECRET}": 1e999}}',
+        f'{{"uri": "a", "id": "{SECRET}\\u0000"}}',
+        f'{{"uri": "a", "x": "\\{SECRET}"}}',
+    ],
+    "m.csv": [f'"{SECRET}"x', f"{SECRET},{SECRET}", f"/{SECRET}", f"{SECRET}://x"],
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_what_a_bad_line_says_is_not_repeated(tmp_path: Path, name: str) -> None:
+    """The file may be none of the caller's: any text can be taken for a manifest."""
+    head = ["uri"] if name.endswith("csv") else []
+    found = items(manifest(tmp_path, "\n".join([*head, *SECRETS[name]]), name))
+    assert len(found) == len(SECRETS[name])
+    for number, item in enumerate(found, 1 + len(head)):
+        if item.problem is None:  # it may be the path of an image
+            assert item.row == f"line {number}"
+        else:
+            assert SECRET not in f"{item.id} {item.uri} {item.problem}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.csv", f"{SECRET}\na\n"),
+        ("m.csv", f"uri,{SECRET},{SECRET}\na,b,c\n"),
+        ("m.csv", f'"{SECRET}\n'),
+        ("m.jsonl", b"\x1f\x8b" + SECRET.encode() * 9),
+        ("m.parquet", f"PAR1{SECRET}PAR1"),
+        ("m.txt", gzip.compress(b"a.jpg\n") + SECRET.encode()),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused_without_what_it_says(
+    tmp_path: Path, name: str, text: str | bytes
+) -> None:
+    _, said = until_broken(manifest(tmp_path, text, name))
+    assert not [at for at in range(len(SECRET) - 1) if SECRET[at : at + 2] in said]
+
+
+def test_a_parquet_column_is_not_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({SECRET: ["a"]}), tmp_path / "m.parquet")
+    found = source(tmp_path, {"type": "manifest", "uri": str(tmp_path / "m.parquet")})
+    assert why_not(found) == "the manifest has no column 'uri'"
+
+
+def test_an_archive_that_is_damaged_gzip_is_refused_without_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(packed("a.tar", {"1.jpg": b"x"})[:512]) + SECRET.encode())
+    _, said = until_broken(source(tmp_path, {"type": "archive", "uri": str(path)}))
+    assert "damaged" in said
+    assert "QZ" not in said

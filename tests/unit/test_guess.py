@@ -50,7 +50,7 @@ def test_a_type_overrides_the_looks_and_a_mapping_says_it_itself() -> None:
 @pytest.mark.parametrize(
     ("given", "label", "said"),
     [
-        ("ftp://h/x", False, "ftp:// cannot be read"),
+        ("ftp://h/x", False, "a scheme that cannot be read"),
         ("a.csv", True, "label_from_folder: this kind of source .manifest. has no such option"),
         ({"type": "manifest", "uri": "a.xls"}, False, "say format"),
         ({"uri": "a.csv"}, False, "type"),

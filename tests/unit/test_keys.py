@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import stat
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from clipfleet.common.keys import (
     SCOPES,
     Key,
     change_keys,
+    check_keys,
     find_key,
     hash_of,
     keys_path,
@@ -27,7 +29,8 @@ from clipfleet.common.keys import (
     read_keys,
 )
 from clipfleet.common.settings import Settings
-from clipfleet.embedded.stack import Options
+from clipfleet.common.source_grants import SourceGrant
+from clipfleet.embedded.stack import Options, Stack
 from support.ledgers import Clock
 
 
@@ -287,3 +290,109 @@ def test_up_says_who_is_answered_when_others_can_reach_it(file: Path) -> None:
     assert "may do anything" in warning("0.0.0.0", open=True)
     assert warning("0.0.0.0", keys_file=str(file)) == ""
     assert warning("127.0.0.1") == warning("::1") == warning("localhost", open=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "roots", "buckets"),
+    [
+        ([], None, None),
+        (["--root", "/data/a/../b", "--root", "/c"], ("/data/b", "/c"), None),
+        (["--bucket", "s3://b/x", "--root", "none"], (), ("s3://b/x",)),
+        (["--bucket", "none"], None, ()),
+    ],
+)
+def test_a_key_has_roots_and_buckets_of_its_own(
+    file: Path, asked: list[str], roots: Any, buckets: Any
+) -> None:
+    made = run(file, "create", "shop", *asked)
+    assert made.exit_code == 0, made.exception
+    (key,) = read_keys(file)
+    assert (key.roots, key.buckets) == (roots, buckets)
+    shown = run(file, "list").stdout
+    for listed in (roots, buckets):
+        assert all(one in shown for one in listed or ())
+        assert ("none" if listed == () else "the service's" if listed is None else "") in shown
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--root", "data"], "roots: 'data' is no absolute path"),
+        (["--root", "none", "--root", "/x"], "roots: 'none' is no absolute path"),
+        (["--bucket", "/data"], "buckets: '/data' is no bucket; one begins with s3://, gs://"),
+        (["--bucket", "s3://b/../c"], "buckets: 's3://b/../c' has a part . or .. in its key"),
+    ],
+)
+def test_what_is_no_root_or_bucket_is_refused_in_one_line(
+    file: Path, wrong: list[str], said: str
+) -> None:
+    refused = run(file, "create", "shop", *wrong)
+    assert str(refused.exception).startswith(said)
+    assert not file.exists()
+
+
+SERVICE = SourceGrant(roots=("/data",), buckets=("s3://b/prod",))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"roots": ["/database"]}, "`roots` of the key 'shop' has '/database'"),
+        ({"roots": ["/data/../etc"]}, "'/etc', which lies outside CLIPFLEET_SOURCE_ROOTS (/data)"),
+        ({"buckets": ["s3://b/production"]}, "outside CLIPFLEET_SOURCE_BUCKETS (s3://b/prod)"),
+        ({"buckets": ["gs://b/prod"]}, "outside CLIPFLEET_SOURCE_BUCKETS"),
+    ],
+)
+def test_a_key_with_more_than_the_service_has_is_an_error(
+    file: Path, given: dict[str, Any], said: str
+) -> None:
+    write(file, a_key("shop", **given))
+    with pytest.raises(StartupError) as caught:
+        KeyRing(file, service=SERVICE)
+    assert said in caught.value.detail
+    with pytest.raises(StartupError):
+        check_keys(str(file), False, SERVICE)
+
+
+def test_a_key_within_what_the_service_has_is_none(file: Path) -> None:
+    write(file, a_key(roots=["/data", "/data/x"], buckets=["s3://b/prod/x"]))
+    check_keys(str(file), False, SERVICE)
+    (key,) = KeyRing(file, service=SERVICE).in_force()
+    assert key.roots == ("/data", "/data/x")
+    nothing = SourceGrant(roots=(), buckets=())
+    with pytest.raises(StartupError, match="which lists nothing"):
+        check_keys(str(file), False, nothing)
+
+
+def test_a_change_that_gives_too_much_takes_no_key_away(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(100.0)
+    write(file, a_key("shop"))
+    ring = KeyRing(file, clock, SERVICE)
+    write(file, a_key("greedy", roots=["/"]))
+    clock.now += 1
+    assert [key.name for key in ring.in_force()] == ["shop"]
+    assert "'greedy'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "roots"),
+    [
+        ({}, (Path("/"),)),
+        ({"keys_file": "/keys.json"}, ()),
+        ({"open": True}, ()),
+        ({"keys_file": "/keys.json", "source_roots": [Path("/data")]}, (Path("/data"),)),
+    ],
+)
+def test_up_reaches_the_whole_disk_only_for_its_own_user(
+    tmp_path: Path, given: dict[str, Any], roots: tuple[Path, ...]
+) -> None:
+    private = Path("/private")
+    settings = Settings(**given, private_paths=(private,))
+    stack = Stack(Options(tmp_path, "127.0.0.1", 8000, 1, settings), threading.Event())
+    told = stack.complete("redis://", "http://")
+    assert told.source_roots == roots
+    assert told.private_paths == (private, tmp_path)
+    elsewhere = Stack(Options(tmp_path, "0.0.0.0", 8000, 1, settings), threading.Event())
+    assert elsewhere.complete("", "").source_roots == settings.source_roots

@@ -9,6 +9,7 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Failure, Item, Outcome
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.workers.retry_source import Retry
+from support.source_helpers import access_to
 from support.worker_harness import Planning
 
 
@@ -106,7 +107,7 @@ def again(
     world = Planning(roots=(folder,))
     failed(world, failures)
     told = {"folder": {"path": str(folder), "label_from_folder": True}} if listed else {}
-    source = Retry({"job": "job", **told}, world.ledger, (folder,))
+    source = Retry({"job": "job", **told}, world.ledger, access_to(folder))
     return [
         (os.path.relpath(one.item.id, folder), one.item.problem, one.cursor)
         for one in source.stream(after)

@@ -13,10 +13,10 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from clipfleet.common.errors import Forbidden
-from clipfleet.common.roots import really_below, require_below
 from clipfleet.common.settings import Settings
 from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources import Folder, Listed, SourceError, Upload, open_source
+from support.source_helpers import access_to
 from support.worker_harness import places_of
 
 NOBODY = 65_534
@@ -49,7 +49,7 @@ def touch(*paths: Path) -> None:
 
 def folder(path: Path, *roots: Path, recursive: bool = True, label: bool = False) -> Folder:
     source = FolderSource(path=str(path), recursive=recursive, label_from_folder=label)
-    return Folder(source, roots or (path,))
+    return Folder(source, access_to(*(roots or (path,))))
 
 
 def names(path: Path, *roots: Path, after: str = "", recursive: bool = True) -> list[str]:
@@ -59,7 +59,7 @@ def names(path: Path, *roots: Path, after: str = "", recursive: bool = True) -> 
 
 def why_not(path: Path | str, *roots: Path) -> str:
     with pytest.raises(SourceError) as caught:
-        list(Folder(FolderSource(path=str(path)), roots).stream(""))
+        list(Folder(FolderSource(path=str(path)), access_to(*roots)).stream(""))
     return str(caught.value)
 
 
@@ -179,13 +179,14 @@ def test_without_roots_nothing_may_be_indexed(top: Path) -> None:
 
 
 def test_the_roots_are_compared_part_by_part() -> None:
-    assert require_below("/a/b/../c", [Path("/a")]) == "/a/c"
-    assert require_below("/a", [Path("/a/")]) == "/a"
-    assert require_below("/x", [Path("/")]) == "/x"
+    assert access_to(Path("/a")).require_path("/a/b/../c") == "/a/c"
+    assert access_to(Path("/a/")).require_path("/a") == "/a"
+    assert access_to(Path("/")).require_path("/x") == "/x"
     for path in ("/ab", "/a/../b", "a/b", "", "../a"):
         with pytest.raises(Forbidden):
-            require_below(path, [Path("/a")])
-    assert not really_below("/ab", [Path("/a")])
+            access_to(Path("/a")).require_path(path)
+    with pytest.raises(Forbidden):
+        access_to(Path("/a")).require_real("/ab")
 
 
 def test_a_missing_folder_and_a_file_are_named_as_such(top: Path) -> None:

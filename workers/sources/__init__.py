@@ -56,7 +56,7 @@ def known(kind: type[T], raw: dict[str, Any]) -> T:
 def _open(asked: Asked, fields: dict[str, str], places: Places, copies: Copies) -> Source:
     match asked:
         case FolderSource():
-            return Folder(asked, places.settings.source_roots)
+            return Folder(asked, places.access)
         case UrlsSource():
             return Urls(asked, places)
         case BucketSource():

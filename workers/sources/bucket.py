@@ -9,7 +9,7 @@ from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.images import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.common.sources import BucketSource
-from clipfleet.workers.places import Places, bucket_errors
+from clipfleet.workers.places import BadPlace, Places, bucket_errors
 from clipfleet.workers.sources.base import Listed, SourceError
 
 PAGE = 1_000
@@ -17,7 +17,8 @@ PAGE = 1_000
 
 class Bucket:
     """The cursor is the last key. S3 is asked page by page from there on; the other file systems
-    of fsspec list one folder at a time, which is what has to fit into memory."""
+    of fsspec list one folder at a time, which is what has to fit into memory. The service's blob
+    store is left out where it lies below the prefix."""
 
     def __init__(self, source: BucketSource, places: Places) -> None:
         self._source, self._places = source, places
@@ -29,6 +30,8 @@ class Bucket:
         try:
             for key in self._images(after):
                 yield Listed(self._item(key), key)
+        except BadPlace as error:
+            raise SourceError(str(error)) from error
         except Unreadable as error:
             raise SourceError(f"{printable(self._source.uri)} cannot be listed: {error}") from error
 
@@ -43,7 +46,12 @@ class Bucket:
         fs = self._places.bucket(self._source.uri)
         s3 = uris.scheme(self._source.uri) == "s3"
         keys = self._pages(fs, after) if s3 else self._walk(fs, self._prefix, after)
-        return (key for key in keys if _is_image(key.removeprefix(self._prefix)))
+        return (
+            key
+            for key in keys
+            if _is_image(key.removeprefix(self._prefix))
+            and not self._places.access.is_own_object(self._url(key))
+        )
 
     def _pages(self, fs: Any, after: str) -> Iterator[str]:
         while True:
@@ -77,8 +85,11 @@ class Bucket:
         last = str(found["name"]).rstrip("/").rpartition("/")[2]
         return f"{folder}{last}/" if found["type"] == "directory" else f"{folder}{last}"
 
+    def _url(self, key: str) -> str:
+        return f"{self._scheme}://{self._bucket}/{key}"
+
     def _item(self, key: str) -> Item:
-        url = printable(f"{self._scheme}://{self._bucket}/{key}")
+        url = printable(self._url(key))
         folder = key.rpartition("/")[0].rpartition("/")[2]
         label = printable(folder) if self._source.label_from_folder else ""
         return Item(id=url, uri=url, read=f"fs:{url}", label=label, problem=id_problem(url))

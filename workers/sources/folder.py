@@ -1,25 +1,23 @@
 """A folder that the planner can read."""
 
 import os
-import stat
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from clipfleet.common.errors import Forbidden
 from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.images import SUFFIXES
 from clipfleet.common.ledger import Item
-from clipfleet.common.roots import really_below, require_below
+from clipfleet.common.source_access import OwnData, SourceAccess, SourceRefused
 from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources.base import Listed, SourceError
 
 
 class Folder:
-    """Images below a folder, in the order of their names, links to folders not followed."""
+    """Images below a folder, in the order of their names, links to folders not followed. What the
+    service keeps below it for itself is left out."""
 
-    def __init__(self, source: FolderSource, roots: Sequence[Path]) -> None:
-        self._source, self._roots = source, roots
+    def __init__(self, source: FolderSource, access: SourceAccess) -> None:
+        self._source, self._access = source, access
 
     def stream(self, after: str) -> Iterator[Listed]:
         top = self._top()
@@ -37,18 +35,12 @@ class Folder:
 
     def _top(self) -> str:
         try:
-            top = require_below(self._source.path, self._roots)
-        except Forbidden as error:
+            top = self._access.require_path(self._source.path)
+            self._access.require_real(top)
+        except SourceRefused as error:
             raise SourceError(error.detail) from error
-        try:
-            mode = os.stat(top).st_mode
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            reason = getattr(error, "strerror", None) or error
-            raise SourceError(f"{printable(top)} cannot be read: {reason}") from error
-        if not stat.S_ISDIR(mode):
-            raise SourceError(f"{printable(top)} is no folder")
-        if not really_below(top, self._roots):
-            raise SourceError(f"{printable(top)} leads outside the folders that may be indexed")
+        except ValueError as error:  # a NUL in the path
+            raise SourceError(f"{printable(self._source.path)} cannot be read: {error}") from error
         return top
 
     def _walk(self, top: str, begin: tuple[bytes, ...]) -> Iterator[tuple[str, str | None]]:
@@ -79,29 +71,38 @@ class Folder:
         `said`: that the folder cannot be read was listed before the cursor we go on from.
         """
         try:
-            with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
-        except OSError as error:
+            entries = self._sorted(folder)
+        except (OSError, SourceRefused) as error:
             if at_top:
-                raise SourceError(
-                    f"{printable(folder)} cannot be read: {error.strerror}"
-                ) from error
-            if not said:
-                yield folder, False, f"the folder cannot be read: {error.strerror}"
+                raise SourceError(_why_unread(folder, error)) from error
+            if not said and not isinstance(error, OwnData):
+                yield folder, False, _why_unread("the folder", error)
             return
-        for entry in entries:
-            name = os.fsencode(entry.name)
-            if name.startswith(b".") or (begin and name < begin[0]):
+        for name, is_folder, is_link in entries:
+            path, raw = os.path.join(folder, name), os.fsencode(name)
+            if raw.startswith(b".") or (begin and raw < begin[0]):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if is_folder:
                 if self._source.recursive:
-                    yield entry.path, True, None
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (name,) != begin:
-                yield entry.path, False, self._problem(entry)
+                    yield path, True, None
+            elif os.path.splitext(name)[1].lower() in SUFFIXES and (raw,) != begin:
+                yield path, False, self._problem(path) if is_link else None
 
-    def _problem(self, entry: os.DirEntry[str]) -> str | None:
-        if entry.is_symlink() and not really_below(entry.path, self._roots):
-            return "the link leads outside the folders that may be indexed"
+    def _sorted(self, folder: str) -> list[tuple[str, bool, bool]]:
+        """(name, is a folder, is a link) of all that is in a folder."""
+        descriptor = self._access.open_folder(folder)
+        try:
+            with os.scandir(descriptor) as found:
+                entries = [(e.name, e.is_dir(follow_symlinks=False), e.is_symlink()) for e in found]
+        finally:
+            os.close(descriptor)
+        return sorted(entries, key=lambda entry: os.fsencode(entry[0]))
+
+    def _problem(self, link: str) -> str | None:
+        try:
+            self._access.require_real(link)
+        except SourceRefused as error:
+            return f"the link {error.problem}"
         return None
 
     def _item(self, path: str, problem: str | None) -> Item:
@@ -110,6 +111,14 @@ class Folder:
         folder = os.path.basename(os.path.dirname(path))
         label = printable(folder) if self._source.label_from_folder else ""
         return Item(id=shown, uri=shown, read=f"file:{shown}", label=label, problem=problem)
+
+
+def _why_unread(folder: str, error: OSError | SourceRefused) -> str:
+    if isinstance(error, SourceRefused):
+        return f"{printable(folder)} {error.problem}"
+    if isinstance(error, NotADirectoryError):
+        return f"{printable(folder)} is no folder"
+    return f"{printable(folder)} cannot be read: {error.strerror}"
 
 
 def _parts(cursor: str) -> tuple[bytes, ...]:

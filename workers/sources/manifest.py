@@ -37,7 +37,7 @@ class Lines:
         opened = False
         try:
             place = self._places.find(self._uri)
-            rows = Rows(self._places, place, self._uri)
+            rows = Rows(self._places, place, self._uri, plain=self._format == "txt")
             with self._places.open(place) as raw, _plain(raw) as file:
                 opened = True
                 yield from self._items(file, Mark.read(after), rows)
@@ -46,7 +46,7 @@ class Lines:
             raise kind(f"the manifest {self._shown} cannot be read: {error}") from error
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise SourceError(
-                f"the manifest {self._shown} is damaged: {error}; what came before is listed"
+                f"the manifest {self._shown} is damaged gzip; what came before is listed"
             ) from error
 
     def _items(self, file: BinaryIO, mark: Mark, rows: Rows) -> Iterator[Listed]:

@@ -12,7 +12,7 @@ from clipfleet.common.sources import ManifestSource
 from clipfleet.workers.places import Places
 from clipfleet.workers.sources.base import Listed, SourceError
 from clipfleet.workers.sources.copies import Copies
-from clipfleet.workers.sources.rows import Rows
+from clipfleet.workers.sources.rows import Rows, require_distinct
 
 BATCH = 512
 
@@ -32,8 +32,12 @@ class Parquet:
             rows = Rows(self._places, place, self._uri)
             with self._places.open(self._copies.at_hand(place)) as file:
                 yield from self._items(file, after, rows)
-        except (Unreadable, ArrowException, OSError) as error:
+        except Unreadable as error:
             raise SourceError(f"the manifest {self._shown} cannot be read: {error}") from error
+        except (ArrowException, OSError) as error:  # its text may quote the file
+            raise SourceError(
+                f"the manifest {self._shown} cannot be read: it is no Parquet file, or damaged"
+            ) from error
 
     def _items(self, file: BinaryIO, after: str, rows: Rows) -> Iterator[Listed]:
         from pyarrow.parquet import ParquetFile
@@ -69,10 +73,8 @@ def _columns(schema: Any) -> list[str]:
     """All but those that hold bytes (images, say), which are no metadata."""
     names = list(schema.names)
     if "uri" not in names:
-        found = ", ".join(repr(name[:40]) for name in names[:8])
-        raise SourceError(f"the manifest has no column 'uri' (it has {found or 'none'})")
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise SourceError(f"two columns of the manifest are called {twice[:80]!r}")
+        raise SourceError("the manifest has no column 'uri'")
+    require_distinct(names)
     return [one.name for one in schema if "binary" not in str(one.type)]
 
 

@@ -2,14 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clipfleet.common import uris
 from clipfleet.common.collection import METADATA_DEPTH, RESERVED
-from clipfleet.common.errors import Unreadable
 from clipfleet.common.identity import id_problem, printable, text_problem
 from clipfleet.common.ledger import Item
-from clipfleet.workers.places import Places
+from clipfleet.workers.places import BadPlace, Places
+from clipfleet.workers.sources.base import SourceError
 
 OURS = frozenset({"id", "uri", "label"})
 
@@ -18,38 +19,55 @@ class BadRow(Exception):
     """This row cannot be an item; the text says why."""
 
 
-class Rows:
-    """Of one manifest, at `place`, whose URI is `uri`."""
+def require_distinct(names: Sequence[str]) -> None:
+    """SourceError when two columns have one name."""
+    for number, name in enumerate(names, 1):
+        first = names.index(name) + 1
+        if first < number:
+            raise SourceError(
+                f"two columns of the manifest have the same name: numbers {first} and {number}"
+            )
 
-    def __init__(self, places: Places, place: str, uri: str) -> None:
+
+class Rows:
+    """The rows of one manifest. No error says what a row holds: the file may be no manifest.
+
+    Args:
+        place: where the manifest lies.
+        uri: its URI.
+        plain: it is a list of URIs without columns, as which any text can be read.
+    """
+
+    def __init__(self, places: Places, place: str, uri: str, *, plain: bool = False) -> None:
         self._places, self._place, self._uri = places, place, printable(uri)
+        self._plain = plain
         self._metadata_bytes = places.settings.limits.metadata_bytes
 
     def item(self, row: Mapping[str, Any], name: str) -> Item:
         """`name`: how a row is called that has no id or uri to be called by, `line 12`."""
         try:
-            return self._item(row)
+            return self._item(row, name)
         except BadRow as error:
             return self.bad(name, str(error))
 
     def bad(self, name: str, problem: str) -> Item:
         return Item(id=name, uri=self._uri, read="", problem=f"{name}: {problem}")
 
-    def _item(self, row: Mapping[str, Any]) -> Item:
+    def _item(self, row: Mapping[str, Any], name: str) -> Item:
         given = _text(row, "uri")
         if not given:
-            keys = ", ".join(repr(key) for key in list(row)[:8])
-            raise BadRow(f"there is no uri (but {keys})" if keys else "there is no uri")
+            raise BadRow("there is no uri")
         try:
             read = self._places.find(given, self._place)
-        except Unreadable as error:
-            raise BadRow(str(error)) from error
+        except BadPlace as error:
+            raise BadRow(f"its uri {error.problem}") from error
         uri = read.partition(":")[2]
         label, metadata = _text(row, "label"), metadata_of(row, self._metadata_bytes)
         item_id = _text(row, "id") or uri
         if problem := id_problem(item_id) or text_problem("uri", uri, 4_096):
             raise BadRow(problem)
-        return Item(id=item_id, uri=uri, read=read, label=label, metadata=metadata)
+        unsure = name if self._plain or not uris.scheme(given) else ""
+        return Item(id=item_id, uri=uri, read=read, label=label, metadata=metadata, row=unsure)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

@@ -1,5 +1,6 @@
 """Tar archives, member by member; nothing is ever unpacked to disk."""
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -98,7 +99,7 @@ class Tar:
         except (tarfile.TarError, Damaged, EOFError, zlib.error, OSError) as error:
             if group:
                 yield start, group
-            raise Damaged(str(error)) from error
+            raise Damaged(_brief(error)) from error
         if group:
             yield start, group
 
@@ -131,3 +132,8 @@ class Tar:
         if len(data) < min(found.size, most):
             raise Damaged(f"it ends within {printable(found.name)!r}")
         return data
+
+
+def _brief(error: Exception) -> str:
+    """Without bytes of the file, which gzip quotes."""
+    return "it is damaged gzip" if isinstance(error, gzip.BadGzipFile) else str(error)

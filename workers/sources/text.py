@@ -10,7 +10,7 @@ from typing import Any
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import Listed, SourceError
 from clipfleet.workers.sources.lines import MOST_BYTES, Line, Mark
-from clipfleet.workers.sources.rows import Rows
+from clipfleet.workers.sources.rows import Rows, require_distinct
 
 TOO_LONG = f"the line has more than {MOST_BYTES} bytes"
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
@@ -99,12 +99,8 @@ def csv_header(records: Records) -> list[str]:
         raise SourceError(f"the first line must name the columns, but {cells}")
     names = [cell.strip() for cell in cells]
     if "uri" not in names:
-        found = ", ".join(repr(name[:40]) for name in names[:8])
-        raise SourceError(
-            f"the manifest has no column 'uri'; its first line must name the columns (is: {found})"
-        )
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise SourceError(f"two columns of the manifest are called {twice[:80]!r}")
+        raise SourceError("the manifest has no column 'uri'; its first line must name the columns")
+    require_distinct(names)
     return names
 
 
