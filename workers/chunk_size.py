@@ -7,9 +7,14 @@ from clipfleet.common.fleet import WorkerCard
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
 
 
-def chunk_size(workers: Sequence[WorkerCard], seconds: float) -> int:
-    """As many as a worker does in the time a chunk should take."""
-    rates = [worker.rate for worker in workers if worker.rate]
+def chunk_size(workers: Sequence[WorkerCard], seconds: float, rate: float = 0.0) -> int:
+    """As many as a worker does in the time a chunk should take.
+
+    Args:
+        rate: images a second of the job's own last chunks. Until it is known, those of the workers
+            count, whatever they work on.
+    """
+    rates = [rate] if rate else [worker.rate for worker in workers if worker.rate]
     if not rates:
         return FIRST_CHUNK
     return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(min(rates) * seconds)))

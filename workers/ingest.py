@@ -3,8 +3,9 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,23 +19,37 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.identity import primary_key
-from clipfleet.common.ledger import Claim, Failure, Item, Job, Ledger, Outcome, Stage, Unknown
-from clipfleet.common.logs import about, in_context
+from clipfleet.common.ledger import (
+    Claim,
+    Failure,
+    Item,
+    Job,
+    Ledger,
+    Outcome,
+    Stage,
+    Unknown,
+    any_remote,
+)
+from clipfleet.common.logs import about
 from clipfleet.common.messages import IngestNudge
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.common.versions import OtherVersion
 from clipfleet.workers.arrivals import pass_over
 from clipfleet.workers.device import BrokenDevice
+from clipfleet.workers.fair_lock import FairLock
+from clipfleet.workers.fetch_pool import FetchPool
 from clipfleet.workers.lease import Interrupted, Lease
 from clipfleet.workers.metrics import Spent, WorkerMetrics
 from clipfleet.workers.places import Places
 from clipfleet.workers.prepare import Failed, Prepare, Ready, Unchanged
+from clipfleet.workers.reading import Reading, UnderWay
 
 T = TypeVar("T")
 # A worker that has had a chunk for so long marks what is done of it and gives the rest back.
 BUDGET = 3.0  # times chunk_s
 MIN_BUDGET_S = 10.0
+LOOK_S = 0.25  # at most, until a worker that waits for images notices that it is to end
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +66,8 @@ class IngestParts:
     stopping: threading.Event
     places: Places
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
+    fetches: FetchPool = field(default_factory=FetchPool)
+    device: FairLock = field(default_factory=FairLock)  # chunks take turns at the model, by job
 
 
 class WrongModel(Exception):
@@ -59,7 +76,7 @@ class WrongModel(Exception):
 
 @dataclass
 class Worked:
-    """What a nudge led to. `images`: how many were worked on."""
+    """What a nudge led to. `images`: how many were worked on; 0 while it goes on."""
 
     claim: Claim | None = None
     images: int = 0
@@ -72,29 +89,48 @@ class Worked:
     def __str__(self) -> str:
         if self.claim is None:
             return "no chunk was pending"
-        return f"job {self.claim.job_id}, chunk {self.claim.no}: {self.images} images"
+        images = self.images or f"begun with {len(self.claim.items)}"
+        return f"job {self.claim.job_id}, chunk {self.claim.no}: {images} images"
 
 
-def ingest_next(parts: IngestParts, claimed: Callable[[Claim], None] = lambda _: None) -> Worked:
+def ingest_next(
+    parts: IngestParts,
+    claimed: Callable[[Claim], None] = lambda _: None,
+    *,
+    remote: bool = False,
+) -> Worked:
     """Claim the next pending chunk of this worker's model and work on it.
 
     Args:
         claimed: is called with the claim before the work begins.
+        remote: as in `Ledger.claim`.
 
     Raises:
         BrokenDevice: this worker can do no more; the chunk was handed back.
     """
+    claim = claim_next(parts, claimed, remote=remote)
+    return work_on(claim, parts) if claim else Worked()
+
+
+def claim_next(
+    parts: IngestParts, claimed: Callable[[Claim], None], *, remote: bool
+) -> Claim | None:
+    """The next pending chunk of this worker's model; arguments as in `ingest_next`."""
     settings = parts.settings
     claim = parts.ledger.claim(
-        settings.model, parts.worker, settings.lease_s, settings.max_attempts
+        settings.model, parts.worker, settings.lease_s, settings.max_attempts, remote=remote
     )
     if isinstance(claim, Unknown):
         detail = _other_release(parts.ledger, claim.job_id)
         pass_over(claim.job_id, detail, parts.ledger, parts.worker, parts.stopping)
-        return Worked()
-    if claim is None:
-        return Worked()
-    claimed(claim)
+        return None
+    if claim:
+        claimed(claim)
+    return claim
+
+
+def work_on(claim: Claim, parts: IngestParts) -> Worked:
+    """BrokenDevice as in `ingest_next`."""
     with about(**_context(claim)):
         return Worked(claim, _work_on(claim, parts))
 
@@ -179,15 +215,18 @@ class _Chunk:
         self._parts, self._job, self._claim, self._lease = parts, job, claim, lease
         self._failures: list[Failure] = []
         self._done = self._skipped = 0
-        self._until = time.monotonic() + max(BUDGET * parts.settings.chunk_s, MIN_BUDGET_S)
-        self._rest: dict[str, Item] = {}  # not begun yet, by primary key
+        self._spent = Spent()
+        self._began = self._last_at = time.monotonic()
+        self._until = self._began + max(BUDGET * parts.settings.chunk_s, MIN_BUDGET_S)
+        self._in_time = 0  # images that were ready before that
+        self._rest: dict[str, Item] = {}  # not done yet, by primary key
 
     def run(self) -> int:
         collection = self._collection()
         items = self._distinct(self._claim.items)
         known = self._stored(lambda: self._parts.store.fingerprints(collection, list(items)))
         records: list[Record] = []
-        prepare = Prepare(self._parts, self._job, collection, self._patiently)
+        prepare = Prepare(self._parts, self._job, collection, self._patiently_in_time)
         self._rest = dict(items)
         for batch in self._decoded(prepare, items, known):
             records += self._embedded(batch)
@@ -197,18 +236,37 @@ class _Chunk:
         if records or self._done:  # ours from before a redelivery may be as fresh
             self._patiently(lambda: self._parts.catalogue.wrote(collection))
         failures, rest = tuple(self._failures), tuple(self._rest.values())
-        outcome = Outcome(self._done + len(records), self._skipped, failures, rest)
+        outcome = Outcome(self._done + len(records), self._skipped, failures, rest, self._rate())
         if self._patiently(lambda: self._parts.ledger.mark(self._claim, outcome)):
             self._parts.metrics.marked(outcome)
         return len(self._claim.items) - len(rest)
 
-    def _in_time(self) -> bool:
+    @property
+    def _has_time(self) -> bool:
         """Whether there is time to begin with more. The first items have it in any case: then
         each claim of a chunk makes it smaller."""
-        return time.monotonic() < self._until
+        return time.monotonic() < self._until and not self._is_stopping
+
+    @property
+    def _is_stopping(self) -> bool:
+        """Then what is done is marked, and the rest goes back."""
+        return self._parts.stopping.is_set()
+
+    def _rate(self) -> float:
+        """Images a second; 0 where this chunk does not tell. The last images of a remote chunk may
+        take as long as a fetch is given, in the background: they do not count."""
+        if self._is_stopping or self._claim.attempt > 1:
+            return 0.0
+        if any_remote(self._claim.items):
+            return max(self._in_time, 1) / max(self._last_at - self._began, 1e-3)
+        return (len(self._claim.items) - len(self._rest)) / (time.monotonic() - self._began + 1e-3)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return self._lease.patiently(call, self._say_why)
+
+    def _patiently_in_time(self, call: Callable[[], T]) -> T:
+        """Likewise, as long as the chunk has time; then the image goes back with the rest."""
+        return self._lease.patiently(call, self._say_why, self._until)
 
     def _stored(self, call: Callable[[], T]) -> T:
         """Likewise, of the store; the time that it took counts, not that of waiting for it."""
@@ -250,68 +308,108 @@ class _Chunk:
     def _decoded(
         self, prepare: Prepare, items: dict[str, Item], known: dict[str, Fingerprint]
     ) -> Iterator[list[Ready]]:
-        """Batches, the next one being decoded while the caller embeds the last."""
+        """Batches, the next ones being read and decoded while the caller embeds the last."""
+        reading = Reading(self._parts, self._job.id, prepare, known)
+        try:
+            if self._claim.attempt > 1:
+                yield from self._carefully(reading, items)
+            else:
+                yield from self._in_batches(reading, items)
+        finally:
+            reading.cancel()
+            self._observe_spent()
 
-        def submit(part: Sequence[str]) -> tuple[Spent, list[tuple[Item, Future[Ready]]]]:
-            submit, spent = self._parts.threads.submit, Spent()
-            for pk in part:
-                del self._rest[pk]
-            return spent, [
-                (items[pk], submit(in_context(prepare), pk, items[pk], known.get(pk), spent))
-                for pk in part
-            ]
-
-        if self._claim.attempt > 1:
-            yield from self._carefully(prepare, items, known)
-            return
-        if not items:
-            return
-        keys, size = list(items), self._parts.embedder.batch
-        parts = [keys[start : start + size] for start in range(0, len(keys), size)]
-        ahead = submit(parts[0])
-        for following in [*parts[1:], []]:
-            (spent, current), ahead = ahead, submit(following if self._in_time() else [])
-            ready = [one for item, future in current if (one := self._result(item, future))]
-            self._parts.metrics.spent("ingest", spent)
-            yield ready
-            if not ahead[1]:
-                return
-
-    def _carefully(
-        self, prepare: Prepare, items: dict[str, Item], known: dict[str, Fingerprint]
-    ) -> Iterator[list[Ready]]:
-        """One at a time, the ledger knowing which: an earlier attempt ended its worker."""
-        places = {id(item): place for place, item in enumerate(self._claim.items)}
-        for pk, item in items.items():
-            if not self._in_time() and len(self._rest) < len(items):
+    def _in_batches(self, reading: Reading, items: dict[str, Item]) -> Iterator[list[Ready]]:
+        """In the order in which they are ready. A batch that is not full does not wait long."""
+        size, left = self._parts.embedder.batch, deque(items)
+        ready: list[Ready] = []
+        while not self._is_stopping:
+            ahead = 2 * size - len(ready)
+            while left and self._may_begin(items, left, reading, ahead):
+                pk = left.popleft()
+                reading.begin(pk, items[pk])
+            if not self._has_time:
+                reading.cancel_waiting()
+            if not reading:
                 break
-            del self._rest[pk]
-            self._suspect(places[id(item)])
-            spent = Spent()
-            prepared = self._parts.threads.submit(
-                in_context(prepare), pk, item, known.get(pk), spent
-            )
-            ready = [one] if (one := self._result(item, prepared)) else []
-            self._parts.metrics.spent("ingest", spent)
-            yield ready
+            taken = self._taken(reading)
+            ready += taken
+            while len(ready) >= size or (ready and not taken):
+                yield ready[:size]
+                del ready[:size]
+        while ready and not self._is_stopping:
+            yield ready[:size]
+            del ready[:size]
+
+    def _may_begin(
+        self, items: dict[str, Item], left: deque[str], reading: Reading, ahead: int
+    ) -> bool:
+        if len(items) - len(left) < self._parts.embedder.batch:
+            return True
+        return self._has_time and (items[left[0]].is_remote or len(reading) < ahead)
+
+    def _carefully(self, reading: Reading, items: dict[str, Item]) -> Iterator[list[Ready]]:
+        """One at a time, the ledger knowing which: an earlier attempt ended its worker."""
+        indices = {id(item): index for index, item in enumerate(self._claim.items)}
+        for pk, item in items.items():
+            if not self._has_time and len(self._rest) < len(items):
+                break
+            self._suspect(indices[id(item)])
+            reading.begin(pk, item)
+            ready: list[Ready] = []
+            while reading and not self._is_stopping:
+                ready += self._taken(reading)
+            if ready:
+                yield ready
+            if pk in self._rest:  # a part is away, or the worker is to end
+                break
         self._suspect(None)
+
+    def _taken(self, reading: Reading) -> list[Ready]:
+        """What is ready after a moment; those that fail or need no work are counted."""
+        taken = reading.take(LOOK_S)
+        longest_s = self._parts.settings.fetch.total_s + self._parts.settings.stall_s
+        if taken or reading.waits_for_others(longest_s):
+            self._lease.progress()
+        else:
+            self._lease.check()
+        if taken and time.monotonic() < self._until:
+            self._in_time, self._last_at = self._in_time + len(taken), time.monotonic()
+        return [one for each in taken if (one := self._result(each))]
 
     def _suspect(self, place: int | None) -> None:
         self._patiently(lambda: self._parts.ledger.suspect(self._claim, place))
 
-    def _result(self, item: Item, future: Future[Ready]) -> Ready | None:
+    def _result(self, image: UnderWay) -> Ready | None:
         try:
-            return future.result()
+            return image.result.result()
+        except Interrupted:  # a part is away, and time is over: it stays in the rest
+            return None
         except Unchanged as unchanged:
             self._done += unchanged.ours
             self._skipped += not unchanged.ours
         except Failed as failed:
-            self._fail(item, failed.stage, failed.reason)
+            self._fail(image.item, failed.stage, failed.reason)
+        self._spent.add(image.spent)
+        del self._rest[image.pk]
         return None
 
     def _embedded(self, batch: Sequence[Ready]) -> list[Record]:
-        if not batch:
-            return []
+        with self._parts.device.turn(self._job.id):
+            if self._is_stopping:  # others had their turn before; what is left goes back
+                return []
+            for one in batch:
+                del self._rest[one.pk]
+                self._spent.add(one.spent)
+            self._observe_spent()
+            return self._through_model(batch)
+
+    def _observe_spent(self) -> None:
+        """What the images of a batch took, and those that failed or needed no work before it."""
+        self._parts.metrics.spent("ingest", self._spent)
+        self._spent = Spent()
+
+    def _through_model(self, batch: Sequence[Ready]) -> list[Record]:
         self._parts.metrics.batch("ingest", len(batch))
         try:
             rows = self._parts.embedder.embed_images(np.stack([one.pixels for one in batch]))

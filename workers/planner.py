@@ -119,7 +119,9 @@ class Planner:
     def trouble(self) -> str:
         """Why it makes no progress; "" while it does, or waits for Redis."""
         silent = time.monotonic() - self._alive_at
-        return f"no job was looked at for {silent:.0f} s" if silent > STUCK_S else ""
+        if silent > STUCK_S:
+            return f"no job was looked at for {silent:.0f} s"
+        return self._readers.trouble()
 
     def _announce(self) -> None:
         if time.monotonic() - self._announced_at > CARD_S / 5:
@@ -166,9 +168,11 @@ class Planner:
         window = max(4, 2 * len(workers) + 2)
         if lease.planned or len(chunks) >= window:
             return None
-        size = chunk_size(workers, self._settings.chunk_s)
-        if not self._readers.ask(job_id, lease.cursor, size, lambda: self._opened(job)):
-            self._ledger.note(job_id, "many other jobs' sources are being read, and do not answer")
+        size = chunk_size(workers, self._settings.chunk_s, job.rate)
+        owner = job.new.collection
+        open_source = partial(self._opened, job)
+        if refusal := self._readers.ask(job_id, lease.cursor, size, open_source, owner):
+            self._ledger.note(job_id, refusal)
         return Hungry(job, lease)
 
     def _nobody(self, model: str) -> str:
@@ -190,6 +194,7 @@ class Planner:
             return self._ledger.end_plan(job.id, lease.token, str(error))
         except (BucketAway, BlobsUnavailable) as error:  # what was taken is listed again
             self._ledger.note(job.id, error.detail)
+            self._readers.rest(job.id)
             return False
         except Unavailable:
             raise
@@ -216,7 +221,8 @@ class Planner:
 
     def _opened(self, job: Job) -> Source:
         source = self._open(job)
-        threading.Thread(target=self._estimate, args=(job.id, source), daemon=True).start()
+        count = partial(self._estimate, job.id, source)
+        self._readers.estimate(job.id, job.new.collection, count)
         return source
 
     def _open(self, job: Job) -> Source:

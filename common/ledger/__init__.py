@@ -32,6 +32,26 @@ class Item(BaseModel):
     metadata: dict[str, Any] = {}
     problem: str | None = None  # found while listing the source: it fails with this reason
 
+    @property
+    def place(self) -> str:
+        """Where its bytes lie, or where the archive lies that holds them."""
+        kind, _, where = self.read.partition(":")
+        return where.split(":", ARCHIVES[kind])[-1] if kind in ARCHIVES else self.read
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its bytes come from the web or from a bucket."""
+        return self.place.partition(":")[0] in REMOTE
+
+
+REMOTE = ("url", "fs")  # kinds of places
+ARCHIVES = {"part": 2, "zip": 4}  # how many fields come before the place of the archive
+
+
+def any_remote(items: Sequence[Item]) -> bool:
+    """Whether a chunk of these waits for others' servers."""
+    return any(item.is_remote for item in items)
+
 
 Stage = Literal["list", "read", "decode", "embed", "store", "worker"]
 
@@ -87,6 +107,7 @@ class Job:
     error: str = ""
     waiting: str = ""
     retried_by: str = ""
+    rate: float = 0.0  # images a second of its last chunks, each in one worker; 0: not known
 
     @property
     def id(self) -> str:
@@ -130,7 +151,8 @@ class Claim:
     Attributes:
         token: random, one per claim.
         attempt: 1 for the first claim of the chunk.
-        more: whether other chunks of the model were pending when this one was claimed.
+        more: whether other chunks of the model and of this kind were pending when this one was
+            claimed.
     """
 
     job_id: str
@@ -166,12 +188,14 @@ class Outcome:
         failures: those that failed.
         rest: those that were not tried; they become a chunk of their own, and this attempt does not
             count for it.
+        rate: images a second; 0 when it is not known.
     """
 
     done: int = 0
     skipped: int = 0
     failures: tuple[Failure, ...] = ()
     rest: tuple[Item, ...] = ()
+    rate: float = 0.0
 
 
 class Ledger(Protocol):
@@ -269,10 +293,12 @@ class Ledger(Protocol):
 
     # for the workers
     def claim(
-        self, model: str, worker: str, seconds: float, max_attempts: int
+        self, model: str, worker: str, seconds: float, max_attempts: int, *, remote: bool = False
     ) -> Claim | Unknown | None:
         """Claim the next pending chunk of a model; None when there is none.
 
+        `remote`: of the chunks with images that come from the web or from buckets; otherwise of all
+        others.
         Of several jobs the one with the fewest chunks in hand comes first, then the one that was
         served least recently. Chunks with `max_attempts` claims are left to the planner.
         """
@@ -316,6 +342,9 @@ def apart(items: Sequence[Item], chunk: OpenChunk) -> tuple[Part, Part]:
         return ((items[alone],), chunk.attempt - 1), (others, 0)
     middle = len(items) // 2
     return (tuple(items[:middle]), chunk.attempt - 1), (tuple(items[middle:]), chunk.attempt - 1)
+
+
+RATE_WEIGHT = 0.3  # of the last chunk, in a job's rate
 
 
 VERSIONS = (1,)  # of NewJob, that this release understands

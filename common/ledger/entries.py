@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from clipfleet.common.ledger import Claim, Failure, Item, Job, NewJob, OpenChunk
+from clipfleet.common.ledger import Claim, Failure, Item, Job, NewJob, OpenChunk, any_remote
 
 
 @dataclass
@@ -13,6 +13,10 @@ class Chunk:
     token: str = ""
     lease_until: float = 0.0
     suspect: int | None = None
+
+    @property
+    def remote(self) -> bool:
+        return any_remote(self.items)
 
     def seen(self, name: str, now: float) -> OpenChunk:
         return OpenChunk(

@@ -1,0 +1,132 @@
+"""The images of a chunk on their way to the model: each is read and decoded on threads."""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from clipfleet.common.fetch import Cancellation
+from clipfleet.common.ledger import Item
+from clipfleet.common.logs import in_context
+from clipfleet.common.settings import Fetch, Settings
+from clipfleet.common.store import Fingerprint
+from clipfleet.workers.fetch_pool import FetchPool
+from clipfleet.workers.metrics import Spent
+from clipfleet.workers.prepare import Prepare, Ready
+
+
+class Parts(Protocol):
+    """What it needs of the worker's."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def threads(self) -> ThreadPoolExecutor: ...
+
+    @property
+    def fetches(self) -> FetchPool: ...
+
+
+@dataclass
+class UnderWay:
+    """An image under way. `began`: when a thread began to read it, by the monotonic clock."""
+
+    pk: str
+    item: Item
+    spent: Spent = field(default_factory=Spent)
+    began: float | None = None
+    result: "Future[Ready]" = field(default_factory=Future)
+
+
+class Reading:
+    """Images that are begun in any order and taken as they are ready.
+
+    What lies on this machine or in our own blob store is read by the threads that decode. What
+    comes from others' servers is read by the fetch pool, whose threads then wait for a decoding
+    one: so no more is in memory than there are threads.
+    """
+
+    def __init__(
+        self, parts: Parts, job_id: str, prepare: Prepare, known: Mapping[str, Fingerprint]
+    ) -> None:
+        self._parts, self._job_id = parts, job_id
+        self._prepare, self._known = prepare, known
+        self._cancellation = Cancellation()
+        self._under_way: dict[str, UnderWay] = {}
+        self._ready: SimpleQueue[UnderWay] = SimpleQueue()
+
+    def __len__(self) -> int:
+        """How many are under way."""
+        return len(self._under_way)
+
+    def begin(self, pk: str, item: Item) -> None:
+        under = self._under_way[pk] = UnderWay(pk, item)
+        if item.is_remote:
+            server, limit = _server(item.place, self._parts.settings.fetch)
+            fetch = in_context(lambda: self._fetched(under))
+            under.result = self._parts.fetches.submit(self._job_id, server, fetch, limit)
+        else:
+            under.result = self._parts.threads.submit(in_context(self._read), under)
+        under.result.add_done_callback(lambda _: self._ready.put(under))
+
+    def _read(self, under: UnderWay) -> Ready:
+        under.began = time.monotonic()
+        data = self._prepare.read(under.item, under.spent)
+        return self._finish(under, data)
+
+    def _fetched(self, under: UnderWay) -> Ready:
+        under.began = time.monotonic()
+        with self._cancellation.scope():
+            data = self._prepare.read(under.item, under.spent)
+        return self._parts.threads.submit(in_context(self._finish), under, data).result()
+
+    def _finish(self, under: UnderWay, data: bytes) -> Ready:
+        known = self._known.get(under.pk)
+        return self._prepare.finish(under.pk, under.item, data, known, under.spent)
+
+    def take(self, seconds: float) -> list[UnderWay]:
+        """Those that are ready, once one is; none after so many seconds."""
+        taken: list[UnderWay] = []
+        try:
+            taken.append(self._ready.get(timeout=seconds))
+            while True:
+                taken.append(self._ready.get_nowait())
+        except Empty:
+            pass
+        for under in taken:
+            self._under_way.pop(under.pk, None)
+        return [under for under in taken if not under.result.cancelled()]
+
+    def cancel_waiting(self) -> None:
+        """Those that wait for their turn at others' servers do not get it any more."""
+        for under in list(self._under_way.values()):
+            if under.item.is_remote and under.result.cancel():
+                del self._under_way[under.pk]
+
+    def cancel(self) -> None:
+        """Nobody takes the rest: connections are closed, and no more images are begun."""
+        self._cancellation.cancel()
+        for under in self._under_way.values():
+            under.result.cancel()
+
+    def waits_for_others(self, longest_s: float) -> bool:
+        """Whether all that is under way waits for others' servers, none for longer than that."""
+        now = time.monotonic()
+        return all(
+            under.item.is_remote and (under.began is None or now - under.began < longest_s)
+            for under in list(self._under_way.values())
+        )
+
+
+def _server(place: str, fetch: Fetch) -> tuple[str, int]:
+    """The host or bucket that a place is at, and how many reads at once it is to get."""
+    kind, _, url = place.partition(":")
+    try:
+        name = urlsplit(url).hostname or url
+    except ValueError:  # no valid URL: the fetcher will say so
+        name = url
+    return f"{kind}:{name}", fetch.per_host if kind == "url" else fetch.per_bucket
