@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from clipfleet.common.fleet import WorkerCard
+from clipfleet.common.ledger import OpenChunk
 
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
 
@@ -18,3 +19,12 @@ def chunk_size(workers: Sequence[WorkerCard], seconds: float, rate: float = 0.0)
     if not rates:
         return FIRST_CHUNK
     return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(min(rates) * seconds)))
+
+
+def has_room(chunks: Sequence[OpenChunk], workers: int, size: int) -> bool:
+    """Whether another chunk of that size may be open.
+
+    Images count, not chunks: of one that waits for a slow server little may be left.
+    """
+    window = max(4, 2 * workers + 2)
+    return len(chunks) < 4 * window and sum(chunk.size for chunk in chunks) <= (window - 1) * size

@@ -49,6 +49,10 @@ T = TypeVar("T")
 # A worker that has had a chunk for so long marks what is done of it and gives the rest back.
 BUDGET = 3.0  # times chunk_s
 MIN_BUDGET_S = 10.0
+# The same of a chunk that waits for others' servers. What they have begun to answer goes on.
+REMOTE_BUDGET = 1.0
+MIN_REMOTE_BUDGET_S = 2.0
+MIN_MEASURED_S = 0.1
 LOOK_S = 0.25  # at most, until a worker that waits for images notices that it is to end
 log = logging.getLogger(__name__)
 
@@ -214,12 +218,14 @@ class _Chunk:
     def __init__(self, parts: IngestParts, job: Job, claim: Claim, lease: Lease) -> None:
         self._parts, self._job, self._claim, self._lease = parts, job, claim, lease
         self._failures: list[Failure] = []
-        self._done = self._skipped = 0
+        self._done = self._skipped = self._worked = 0
         self._spent = Spent()
-        self._began = self._last_at = time.monotonic()
-        self._until = self._began + max(BUDGET * parts.settings.chunk_s, MIN_BUDGET_S)
-        self._in_time = 0  # images that were ready before that
+        self._is_remote = any_remote(claim.items)
+        self._began = time.monotonic()
+        self._until = self._mark_at = self._began + self._budget_s()
         self._rest: dict[str, Item] = {}  # not done yet, by primary key
+        self._kept: dict[str, Item] = {}  # of those, what is under way when the others are marked
+        self._rate = 0.0
 
     def run(self) -> int:
         collection = self._collection()
@@ -231,15 +237,36 @@ class _Chunk:
         for batch in self._decoded(prepare, items, known):
             records += self._embedded(batch)
             self._lease.progress()
+            if self._kept:
+                self._write(collection, records)
+                records = []
+        self._write(collection, records)
+        return self._worked
+
+    def _write(self, collection: Collection, records: list[Record]) -> None:
+        """Store and count what is done, and give the rest back, but for what is kept."""
         if records:
             self._stored(lambda: self._parts.store.upsert(collection, records))
         if records or self._done:  # ours from before a redelivery may be as fresh
             self._patiently(lambda: self._parts.catalogue.wrote(collection))
-        failures, rest = tuple(self._failures), tuple(self._rest.values())
-        outcome = Outcome(self._done + len(records), self._skipped, failures, rest, self._rate())
+        kept = tuple(self._kept.values())
+        rest = tuple(item for pk, item in self._rest.items() if pk not in self._kept)
+        outcome = Outcome(
+            self._done + len(records), self._skipped, tuple(self._failures), rest, self._rate, kept
+        )
         if self._patiently(lambda: self._parts.ledger.mark(self._claim, outcome)):
             self._parts.metrics.marked(outcome)
-        return len(self._claim.items) - len(rest)
+        elif kept:
+            raise Interrupted
+        self._worked += len(self._claim.items) - len(rest) - len(kept)
+        self._claim, self._rest = self._claim.of(kept), dict(self._kept)
+        self._done, self._skipped, self._failures, self._rate = 0, 0, [], 0.0
+
+    def _budget_s(self) -> float:
+        chunk_s = self._parts.settings.chunk_s
+        if self._is_remote:
+            return max(REMOTE_BUDGET * chunk_s, MIN_REMOTE_BUDGET_S)
+        return max(BUDGET * chunk_s, MIN_BUDGET_S)
 
     @property
     def _has_time(self) -> bool:
@@ -251,15 +278,6 @@ class _Chunk:
     def _is_stopping(self) -> bool:
         """Then what is done is marked, and the rest goes back."""
         return self._parts.stopping.is_set()
-
-    def _rate(self) -> float:
-        """Images a second; 0 where this chunk does not tell. The last images of a remote chunk may
-        take as long as a fetch is given, in the background: they do not count."""
-        if self._is_stopping or self._claim.attempt > 1:
-            return 0.0
-        if any_remote(self._claim.items):
-            return max(self._in_time, 1) / max(self._last_at - self._began, 1e-3)
-        return (len(self._claim.items) - len(self._rest)) / (time.monotonic() - self._began + 1e-3)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return self._lease.patiently(call, self._say_why)
@@ -334,12 +352,41 @@ class _Chunk:
                 break
             taken = self._taken(reading)
             ready += taken
-            while len(ready) >= size or (ready and not taken):
+            is_due = self._is_due(reading)
+            while len(ready) >= size or (ready and (is_due or not taken)):
                 yield ready[:size]
                 del ready[:size]
+            if is_due and reading:
+                left.clear()  # they are given back
+                yield from self._keeping(reading)
         while ready and not self._is_stopping:
             yield ready[:size]
             del ready[:size]
+        self._measure(reading)
+
+    def _is_due(self, reading: Reading) -> bool:
+        """Whether to mark what is done of a remote chunk, while the last images are under way."""
+        is_due = self._is_remote and time.monotonic() >= self._mark_at
+        return is_due and len(reading) < len(self._claim.items)
+
+    def _keeping(self, reading: Reading) -> Iterator[list[Ready]]:
+        self._measure(reading)
+        self._kept = reading.items
+        yield []
+        self._kept, self._mark_at = {}, time.monotonic() + self._budget_s()
+
+    def _measure(self, reading: Reading) -> None:
+        """Images a second, once for the chunk. Of a remote one, as fast as they could be begun: how
+        long a server is silent says nothing about how many images can wait for it at once."""
+        if self._is_stopping or self._mark_at > self._until:
+            return
+        if self._is_remote:
+            begun = [at for at in reading.begun_at if at <= self._until]
+            took_s = max(begun, default=self._until) - self._began
+            self._rate = max(len(begun), 1) / max(took_s, MIN_MEASURED_S)
+        else:
+            done = len(self._claim.items) - len(self._rest)
+            self._rate = done / max(time.monotonic() - self._began, MIN_MEASURED_S)
 
     def _may_begin(
         self, items: dict[str, Item], left: deque[str], reading: Reading, ahead: int
@@ -373,8 +420,6 @@ class _Chunk:
             self._lease.progress()
         else:
             self._lease.check()
-        if taken and time.monotonic() < self._until:
-            self._in_time, self._last_at = self._in_time + len(taken), time.monotonic()
         return [one for each in taken if (one := self._result(each))]
 
     def _suspect(self, place: int | None) -> None:
@@ -395,6 +440,8 @@ class _Chunk:
         return None
 
     def _embedded(self, batch: Sequence[Ready]) -> list[Record]:
+        if not batch:
+            return []
         with self._parts.device.turn(self._job.id):
             if self._is_stopping:  # others had their turn before; what is left goes back
                 return []

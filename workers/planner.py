@@ -34,7 +34,7 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.startup import begin_checks
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import OtherVersion, say_once
-from clipfleet.workers.chunk_size import chunk_size
+from clipfleet.workers.chunk_size import chunk_size, has_room
 from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.metrics import PlannerMetrics
 from clipfleet.workers.places import BucketAway, Places
@@ -165,10 +165,9 @@ class Planner:
             self._ledger.note(job_id, "")
         chunks = self._ledger.open_chunks(job_id)
         self._supervise(job, chunks)
-        window = max(4, 2 * len(workers) + 2)
-        if lease.planned or len(chunks) >= window:
-            return None
         size = chunk_size(workers, self._settings.chunk_s, job.rate)
+        if lease.planned or not has_room(chunks, len(workers), size):
+            return None
         owner = job.new.collection
         open_source = partial(self._opened, job)
         if refusal := self._readers.ask(job_id, lease.cursor, size, open_source, owner):

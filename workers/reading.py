@@ -58,10 +58,16 @@ class Reading:
         self._cancellation = Cancellation()
         self._under_way: dict[str, UnderWay] = {}
         self._ready: SimpleQueue[UnderWay] = SimpleQueue()
+        self.begun_at: list[float] = []  # by the monotonic clock, of what others' servers have
 
     def __len__(self) -> int:
         """How many are under way."""
         return len(self._under_way)
+
+    @property
+    def items(self) -> dict[str, Item]:
+        """Those under way, by primary key."""
+        return {pk: under.item for pk, under in self._under_way.items()}
 
     def begin(self, pk: str, item: Item) -> None:
         under = self._under_way[pk] = UnderWay(pk, item)
@@ -80,6 +86,7 @@ class Reading:
 
     def _fetched(self, under: UnderWay) -> Ready:
         under.began = time.monotonic()
+        self.begun_at.append(under.began)
         with self._cancellation.scope():
             data = self._prepare.read(under.item, under.spent)
         return self._parts.threads.submit(in_context(self._finish), under, data).result()

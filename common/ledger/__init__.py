@@ -8,7 +8,7 @@ token comes a second time, even when Redis forgets its last second.
 
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -167,6 +167,10 @@ class Claim:
         """The number of the chunk within its job, for people."""
         return int(self.chunk.partition("-")[0])
 
+    def of(self, items: tuple[Item, ...]) -> "Claim":
+        """The same claim, after a mark that kept these."""
+        return replace(self, items=items)
+
 
 @dataclass(frozen=True)
 class Unknown:
@@ -189,6 +193,7 @@ class Outcome:
         rest: those that were not tried; they become a chunk of their own, and this attempt does not
             count for it.
         rate: images a second; 0 when it is not known.
+        kept: those under way; they stay in the chunk, and the claim goes on for them.
     """
 
     done: int = 0
@@ -196,6 +201,7 @@ class Outcome:
     failures: tuple[Failure, ...] = ()
     rest: tuple[Item, ...] = ()
     rate: float = 0.0
+    kept: tuple[Item, ...] = ()
 
 
 class Ledger(Protocol):
@@ -313,7 +319,10 @@ class Ledger(Protocol):
         ...
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
-        """Count the chunk exactly once. False when the claim does not hold it any more."""
+        """Count the chunk exactly once. False when the claim does not hold it any more.
+
+        With `outcome.kept` the chunk stays open: go on with `claim.of(outcome.kept)`.
+        """
         ...
 
     def release(self, claim: Claim, *, count_attempt: bool) -> bool: ...
@@ -360,6 +369,7 @@ def unknown_job(job_id: str) -> NotFound:
 
 
 def check_outcome(claim: Claim, outcome: Outcome) -> None:
-    counted = outcome.done + outcome.skipped + len(outcome.failures) + len(outcome.rest)
+    uncounted = len(outcome.rest) + len(outcome.kept)
+    counted = outcome.done + outcome.skipped + len(outcome.failures) + uncounted
     if counted != len(claim.items):
         raise ValueError(f"chunk {claim.job_id}/{claim.chunk}: the outcome does not add up")

@@ -97,6 +97,11 @@ local function drop_chunk(chunk)
   redis.call('ZREM', OPEN, chunk)
 end
 
+local function keep_in_chunk(chunk, items, size, remote)
+  redis.call('HINCRBY', JOB, 'open_remote', tonumber(remote) - tonumber(is_remote(chunk)))
+  redis.call('HSET', chunk_key(chunk), 'items', items, 'size', size, 'remote', remote)
+end
+
 local function finish(state)
   redis.call('HSET', JOB, 'state', state, 'finished_at', stamp(now), 'waiting', '')
   redis.call('SREM', ACTIVE, id)
@@ -367,10 +372,12 @@ function operations.suspect(chunk, token, place)
   return 1
 end
 
--- `size`: of the chunk; what is neither counted nor failed becomes a chunk of its own, `rest`.
+-- `size`: of the chunk; what is neither counted nor failed becomes a chunk of its own, `rest`, or
+-- stays in this one, `kept`: then the claim goes on.
 -- `rate`: of the chunk, 0 when it is not known; the job's is a moving average.
 function operations.mark(chunk, token, size, done, skipped, rate, weight,
-                         unique, rest, rest_size, rest_attempt, rest_remote, ...)
+                         unique, rest, rest_size, rest_attempt, rest_remote,
+                         kept, kept_size, kept_remote, ...)
   if not holds(chunk, token) or chunk_get(chunk, 'size') ~= size then return 0 end
   local failures = {...}
   redis.call('HINCRBY', JOB, 'done', done)
@@ -382,7 +389,11 @@ function operations.mark(chunk, token, size, done, skipped, rate, weight,
     local before = tonumber(get('rate') or rate)
     redis.call('HSET', JOB, 'rate', stamp(before + tonumber(weight) * (rate - before)))
   end
-  drop_chunk(chunk)
+  if tonumber(kept_size) > 0 then
+    keep_in_chunk(chunk, kept, kept_size, kept_remote)
+  else
+    drop_chunk(chunk)
+  end
   if tonumber(rest_size) > 0 and get('state') == 'running' then
     add_chunk(unique, rest, rest_size, rest_attempt, rest_remote)
   end

@@ -272,9 +272,13 @@ class MemoryLedger:
         check_outcome(claim, outcome)
         with self._lock:
             entry, unique = self._find(claim.job_id), self._unique()
-            if entry.held(claim) is None:
+            chunk = entry.held(claim)
+            if chunk is None or len(chunk.items) != len(claim.items):
                 return False
-            del entry.open[claim.chunk]
+            if outcome.kept:
+                chunk.items = outcome.kept
+            else:
+                del entry.open[claim.chunk]
             entry.failures.extend(outcome.failures)
             entry.job = replace(
                 entry.job,

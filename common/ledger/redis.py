@@ -215,8 +215,9 @@ class RedisLedger:
         counts = (len(claim.items), outcome.done, outcome.skipped, outcome.rate, RATE_WEIGHT)
         chunk = (self._unique(), _json(outcome.rest), len(outcome.rest), claim.attempt - 1)
         rest = (*chunk, _remote(outcome.rest))
+        kept = (_json(outcome.kept), len(outcome.kept), _remote(outcome.kept))
         failures = [_failure(failure) for failure in outcome.failures]
-        return self._held("mark", claim, *counts, *rest, *failures)
+        return self._held("mark", claim, *counts, *rest, *kept, *failures)
 
     def release(self, claim: Claim, *, count_attempt: bool) -> bool:
         return self._held("release", claim, int(count_attempt))

@@ -127,11 +127,11 @@ class Work(RuleBasedStateMachine):
                 if chunk.expired:
                     self.both("requeue", job, chunk)
 
-    @rule(claim=claims, data=st.data())
-    def mark(self, claim: Claim | None, data: st.DataObject) -> None:
+    @rule(target=claims, claim=claims, data=st.data())
+    def mark(self, claim: Claim | None, data: st.DataObject) -> Claim | None:
         """Redelivery and duplicates too: a claim can be marked again and again."""
         if claim is None:
-            return
+            return None
         size = len(claim.items)
         tried = data.draw(st.integers(0 if size > 1 else 1, size))
         failed = data.draw(st.integers(0, tried))
@@ -139,10 +139,14 @@ class Work(RuleBasedStateMachine):
         failures = tuple(failure(item.id) for item in claim.items[:failed])
         rest, rate = claim.items[tried:], data.draw(st.sampled_from([0.0, 0.08, 200.0]))
         done = tried - failed - skipped
-        if self.both("mark", claim, Outcome(done, skipped, failures, rest, rate)):
-            assert claim.token not in self.lost, "a claim of the lost time counted"
-            for item in claim.items[:tried]:
-                self.count(claim.job_id, item.id)
+        keeps = data.draw(st.integers(0, len(rest)))
+        kept, rest = rest[:keeps], rest[keeps:]
+        if not self.both("mark", claim, Outcome(done, skipped, failures, rest, rate, kept)):
+            return None
+        assert claim.token not in self.lost, "a claim of the lost time counted"
+        for item in claim.items[:tried]:
+            self.count(claim.job_id, item.id)
+        return claim.of(kept) if kept else None
 
     def count(self, job: str, item_id: str) -> None:
         key = f"{job}/{item_id}"
