@@ -352,12 +352,13 @@ class _Chunk:
                 break
             taken = self._taken(reading)
             ready += taken
-            is_due = self._is_due(reading)
+            if is_due := self._is_due(reading):
+                left.clear()  # what is not begun is given back
+                reading.cancel_waiting()
             while len(ready) >= size or (ready and (is_due or not taken)):
                 yield ready[:size]
                 del ready[:size]
             if is_due and reading:
-                left.clear()  # they are given back
                 yield from self._keeping(reading)
         while ready and not self._is_stopping:
             yield ready[:size]

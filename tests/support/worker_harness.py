@@ -27,6 +27,7 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.device import Watched
+from clipfleet.workers.fetch_pool import FetchPool
 from clipfleet.workers.ingest import IngestParts, ingest_next
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from clipfleet.workers.places import Places
@@ -151,6 +152,7 @@ class Workplace:
         self.embedder: Embedder = HashEmbedder()
         self.blobs = Blobs("memory://clipfleet-unit-tests")
         self.metrics = WorkerMetrics()
+        self.settings = Settings(source_roots=(self.folder,), model=MODEL)
         self.collection = self.catalogue.add(
             Collection.new("c", metric="cosine", model=MODEL, dim=16, fields={"year": "int"})
         )
@@ -183,14 +185,19 @@ class Workplace:
         assert not isinstance(claim, Unknown)
         return claim
 
-    def work(self) -> int:
-        """Work on the next chunk; the number of its images that were worked on."""
-        settings = Settings(source_roots=(self.folder,), model=MODEL)
+    def work(self, *, remote: bool = False, places: Places | None = None) -> int:
+        """Work on the next chunk; the number of its images that were worked on.
+
+        Args:
+            remote: one whose images come from others' servers.
+        """
+        settings, fetch = self.settings, self.settings.fetch
         parts = IngestParts(
             "w", self.ledger, self.store, self.catalogue, Watched(self.embedder), self.blobs,
-            settings, self.threads, self.stopping, places_of(settings, self.blobs), self.metrics,
+            settings, self.threads, self.stopping, places or places_of(settings, self.blobs),
+            self.metrics, FetchPool(fetch.concurrency, fetch.per_host),
         )  # fmt: skip
-        return ingest_next(parts).images
+        return ingest_next(parts, remote=remote).images
 
     def run(self, items: Sequence[Item], job: str = "job", **more: Any) -> Job:
         self.plan(items, job, **more)
