@@ -37,6 +37,8 @@ class Fetches(Protocol):
 
     def open(self, url: str) -> AbstractContextManager[BinaryIO]: ...
 
+    def refusal(self, url: str) -> str: ...
+
 
 class Places:
     """`buckets`: the schemes that fsspec may be asked for, with package and extra."""
@@ -104,6 +106,11 @@ class Places:
             return self.read_part(place, 0, limit + 1)
         with self.open(place) as file:
             return file.read(limit + 1)
+
+    def refusal(self, place: str) -> str:
+        """Why it cannot be read just now, if that is known without asking; else ""."""
+        kind, _, where = place.partition(":")
+        return self._fetcher.refusal(where) if kind == "url" else ""
 
     def read_part(self, place: str, offset: int, size: int) -> bytes:
         """Bytes from the midst; fewer where it ends before."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -11,11 +12,12 @@ from urllib.parse import urlsplit
 from clipfleet.common.fetch import Cancellation
 from clipfleet.common.ledger import Item
 from clipfleet.common.logs import in_context
-from clipfleet.common.settings import Fetch, Settings
+from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
 from clipfleet.workers.fetch_pool import FetchPool
 from clipfleet.workers.metrics import Spent
-from clipfleet.workers.prepare import Prepare, Ready
+from clipfleet.workers.places import Places
+from clipfleet.workers.prepare import Failed, Prepare, Ready
 
 
 class Parts(Protocol):
@@ -29,6 +31,9 @@ class Parts(Protocol):
 
     @property
     def fetches(self) -> FetchPool: ...
+
+    @property
+    def places(self) -> Places: ...
 
 
 @dataclass
@@ -72,12 +77,29 @@ class Reading:
     def begin(self, pk: str, item: Item) -> None:
         under = self._under_way[pk] = UnderWay(pk, item)
         if item.is_remote:
-            server, limit = _server(item.place, self._parts.settings.fetch)
-            fetch = in_context(lambda: self._fetched(under))
-            under.result = self._parts.fetches.submit(self._job_id, server, fetch, limit)
+            self._begin_remote(under)
         else:
             under.result = self._parts.threads.submit(in_context(self._read), under)
         under.result.add_done_callback(lambda _: self._ready.put(under))
+
+    def _begin_remote(self, under: UnderWay) -> None:
+        server, limit, refusal = self._server(under.item.place)
+        if refusal:  # without a thread: of such images there may be many
+            self.begun_at.append(time.monotonic())
+            under.result.set_exception(Failed("read", refusal))
+        else:
+            fetch = in_context(lambda: self._fetched(under))
+            under.result = self._parts.fetches.submit(self._job_id, server, fetch, limit)
+
+    def _server(self, place: str) -> tuple[str, int, str]:
+        """The host or bucket that a place is at, how many reads at once it is to get, and why it is
+        not asked just now."""
+        kind, _, url = place.partition(":")
+        fetch, name, refusal = self._parts.settings.fetch, url, ""
+        with suppress(ValueError):  # no valid URL: the fetcher will say so
+            name, refusal = urlsplit(url).hostname or url, self._parts.places.refusal(place)
+        limit = fetch.per_host if kind == "url" else fetch.per_bucket
+        return f"{kind}:{name}", limit, refusal
 
     def _read(self, under: UnderWay) -> Ready:
         under.began = time.monotonic()
@@ -127,13 +149,3 @@ class Reading:
             under.item.is_remote and (under.began is None or now - under.began < longest_s)
             for under in list(self._under_way.values())
         )
-
-
-def _server(place: str, fetch: Fetch) -> tuple[str, int]:
-    """The host or bucket that a place is at, and how many reads at once it is to get."""
-    kind, _, url = place.partition(":")
-    try:
-        name = urlsplit(url).hostname or url
-    except ValueError:  # no valid URL: the fetcher will say so
-        name = url
-    return f"{kind}:{name}", fetch.per_host if kind == "url" else fetch.per_bucket

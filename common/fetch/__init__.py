@@ -16,6 +16,7 @@ from functools import cache, partial
 from http import HTTPStatus
 from itertools import count
 from typing import BinaryIO, TypeVar, cast
+from urllib.parse import urlsplit
 
 import httpcore
 import httpx
@@ -112,6 +113,11 @@ class Fetcher:
         Takes at most `total_s`, not counting the wait for a turn at the host.
         """
         return self._tried(partial(self._get, url, limit_bytes))
+
+    def refusal(self, url: str) -> str:
+        """Why it would be refused at once, since its server is left alone; "" when it would not."""
+        parts = urlsplit(url)
+        return self._breaker.refusal(f"{parts.scheme}://{parts.netloc}")
 
     @contextmanager
     def open(self, url: str) -> Iterator[BinaryIO]:

@@ -35,20 +35,28 @@ class Breaker:
         self._lock = threading.Lock()
         self._records: OrderedDict[str, _Record] = OrderedDict()
 
+    def refusal(self, server: str) -> str:
+        """Why the server is not asked now; "" when it is."""
+        record = self._records.get(server)
+        if record is None or not self._timeouts or record.timeouts < self._timeouts:
+            return ""
+        left_s = record.closed_until - self._clock()
+        if left_s <= 0:
+            return ""
+        return (
+            f"its server let {record.timeouts} fetches in a row time out and is not asked for "
+            f"{left_s:.0f} s (CLIPFLEET_FETCH__BREAKER_S)"
+        )
+
     def check(self, server: str) -> None:
-        """Unreadable when the server is not to be asked now."""
+        """Unreadable when the server is not to be asked now. Otherwise ask it: of a server that was
+        left alone this is the probe."""
         with self._lock:
+            if refusal := self.refusal(server):
+                raise Unreadable(refusal)
             record = self._records.get(server)
-            if record is None or not self._timeouts or record.timeouts < self._timeouts:
-                return
-            now = self._clock()
-            if now >= record.closed_until:
-                record.closed_until = now + self._seconds
-                return
-            raise Unreadable(
-                f"its server let {record.timeouts} fetches in a row time out and is not asked for "
-                f"{record.closed_until - now:.0f} s (CLIPFLEET_FETCH__BREAKER_S)"
-            )
+            if record and self._timeouts and record.timeouts >= self._timeouts:
+                record.closed_until = self._clock() + self._seconds
 
     def timed_out(self, server: str) -> None:
         with self._lock:

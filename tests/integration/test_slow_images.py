@@ -86,6 +86,19 @@ def test_images_of_a_silent_host_fail_alone_and_by_their_own_limit(
     assert set(workplace.reasons().values()) == {"the server did not answer in time (1 tries)"}
 
 
+def test_after_some_timeouts_the_images_of_a_silent_host_fail_at_once(
+    workplace: Workplace, web: Site, nobody: Silent
+) -> None:
+    fetches(workplace, read_s=0.2, total_s=0.3, per_host=2, breaker_timeouts=2)
+    workplace.plan([*at(nobody.url, 50, "slow"), *at(f"{web.url}/", GOOD, "good")])
+    workplace.work(remote=True)
+    assert counts(workplace.ledger.job("job")) == ("partial", GOOD, 0, 50)
+    reasons = list(workplace.reasons().values())
+    timeouts = sum("did not answer in time" in reason for reason in reasons)
+    assert timeouts == nobody.accepted in (2, 3), "one may begin between the two time-outs"
+    assert sum("is not asked for 60 s" in reason for reason in reasons) == 50 - timeouts
+
+
 def test_what_is_done_counts_while_the_last_images_are_under_way(
     workplace: Workplace, web: Site, nobody: Silent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,10 @@ def counts(job: Job) -> tuple[str, int, int, int]:
 class Planning:
     """A planner with everything it talks to; `serve` plays a worker."""
 
-    def __init__(self, ledger: MemoryLedger | None = None, roots: tuple[Path, ...] = ()) -> None:
-        self.settings = Settings(source_roots=roots)
+    def __init__(
+        self, ledger: MemoryLedger | None = None, roots: tuple[Path, ...] = (), **settings: Any
+    ) -> None:
+        self.settings = Settings(source_roots=roots, **settings)
         self.clock = Clock()
         self.ledger = ledger or MemoryLedger(self.clock)
         if ledger is not None:
@@ -63,7 +66,8 @@ class Planning:
 
     def new_planner(self, name: str) -> Planner:
         places = places_of(self.settings)
-        readers = Readers(patience_s=30)  # its sources answer: a round is over when they have
+        # Its sources answer: a round is over when they have.
+        readers = Readers(patience_s=30, clock=self.clock)
         return Planner(
             name, self.ledger, self.fleet, self.publisher, self.settings, places, readers,
             self.metrics, self.clock,
@@ -78,14 +82,20 @@ class Planning:
         )  # fmt: skip
         self.fleet.announce(card)
 
-    def job(self, images: int, name: str = "job") -> str:
+    def job(self, images: int, name: str = "job", collection: str = "c") -> str:
         items = [{"id": f"{name}-{n}", "uri": "", "read": f"blob:{n}"} for n in range(images)]
-        return self.job_of({"type": "upload", "items": items}, name)
+        return self.job_of({"type": "upload", "items": items}, name, collection=collection)
 
-    def job_of(self, source: dict[str, object], name: str = "job", retry_of: str = "") -> str:
+    def job_of(
+        self,
+        source: dict[str, object],
+        name: str = "job",
+        retry_of: str = "",
+        collection: str = "c",
+    ) -> str:
         new = NewJob(
-            id=name, collection="c", generation="g", model=MODEL, namespace="n", source=source,
-            retry_of=retry_of,
+            id=name, collection=collection, generation="g", model=MODEL, namespace="n",
+            source=source, retry_of=retry_of,
         )  # fmt: skip
         return self.ledger.create(new).id
 
@@ -191,13 +201,15 @@ class Workplace:
         Args:
             remote: one whose images come from others' servers.
         """
-        settings, fetch = self.settings, self.settings.fetch
-        parts = IngestParts(
-            "w", self.ledger, self.store, self.catalogue, Watched(self.embedder), self.blobs,
-            settings, self.threads, self.stopping, places or places_of(settings, self.blobs),
-            self.metrics, FetchPool(fetch.concurrency, fetch.per_host),
-        )  # fmt: skip
-        return ingest_next(parts, remote=remote).images
+        settings = self.settings
+        with closing(Fetcher(settings.fetch)) as fetcher:
+            places = places or Places(settings, self.blobs, fetcher, BUCKETS)
+            parts = IngestParts(
+                "w", self.ledger, self.store, self.catalogue, Watched(self.embedder), self.blobs,
+                settings, self.threads, self.stopping, places, self.metrics,
+                FetchPool(settings.fetch.concurrency, settings.fetch.per_host),
+            )  # fmt: skip
+            return ingest_next(parts, remote=remote).images
 
     def run(self, items: Sequence[Item], job: str = "job", **more: Any) -> Job:
         self.plan(items, job, **more)
