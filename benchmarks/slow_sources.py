@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -94,6 +95,10 @@ def slow_job(client: Client, port: int, hosts: int) -> str:
     return client.index(urls, "slow").id
 
 
+def is_planned(client: Client, job_id: str) -> bool:
+    return client.job(job_id).total > 0
+
+
 def failures(client: Client, job_id: str, seconds: float) -> list[tuple[float, int]]:
     """How many had failed, after how many seconds."""
     began, seen = time.monotonic(), []
@@ -132,7 +137,7 @@ def main() -> None:
                 for _ in range(asked.rounds):
                     alone.append(seconds(client, photos, asked.images))
                     job = slow_job(client, port, asked.hosts)
-                    until(lambda job=job: client.job(job).total > 0)
+                    until(partial(is_planned, client, job))
                     with ThreadPoolExecutor(1) as pool:
                         watched = pool.submit(failures, client, job, WATCHED_S * asked.total_s)
                         beside.append(seconds(client, photos, asked.images))

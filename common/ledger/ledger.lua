@@ -38,13 +38,13 @@ local function ask_key(token) return ROOT .. 'ask:' .. token end
 
 local function is_remote(chunk) return chunk_get(chunk, 'remote') == '1' and '1' or '0' end
 
--- Which kinds of chunks are pending: '0' and '1' as `is_remote` says. Only a mixed job is searched.
+-- Which kinds of chunks are pending: '0' and '1' as `is_remote` says. A job without open remote
+-- chunks is not searched. Scripts of older releases do not count them: the number may be too high.
 local function pending_kinds()
   local has = {}
   if get('state') ~= 'running' or redis.call('ZCOUNT', OPEN, 0, 0) == 0 then return has end
-  local remote = number('open_remote')
-  if remote == 0 or remote == redis.call('ZCARD', OPEN) then
-    has[remote == 0 and '0' or '1'] = true
+  if number('open_remote') == 0 then
+    has['0'] = true
     return has
   end
   for _, chunk in ipairs(redis.call('ZRANGEBYSCORE', OPEN, 0, 0)) do

@@ -1,6 +1,7 @@
 """A chunk whose images lie at servers that say nothing, or are away."""
 
 import io
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from clipfleet.common.ledger import Item
-from clipfleet.workers import ingest, lease
+from clipfleet.workers import ingest
 from clipfleet.workers.places import BucketAway, Places
 from support.services import eventually
 from support.silent import Silent, silent
@@ -172,7 +173,7 @@ def test_a_worker_that_waits_for_a_silent_server_is_not_taken_for_stuck(
     workplace: Workplace, nobody: Silent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(lease.os, "_exit", ended.append)
+    monkeypatch.setattr(os, "_exit", ended.append)
     fetches(workplace, lease_s=0.06, stall_s=0.5, read_s=2.0, total_s=2.5)
     workplace.plan(at(nobody.url, 3, "slow"))
     workplace.work(remote=True)

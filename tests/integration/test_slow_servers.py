@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -17,7 +18,7 @@ from support.services import eventually
 from support.silent import silent
 from support.webserver import Asked, Page, body, in_turn, site
 
-SHORT = {"read_s": 0.1, "total_s": 0.3, "tries": 1}
+SHORT: dict[str, Any] = {"read_s": 0.1, "total_s": 0.3, "tries": 1}
 
 
 def failure(fetch: Fetcher, url: str) -> str:
@@ -39,7 +40,7 @@ def test_a_server_that_is_left_alone_is_asked_again_later_and_answers() -> None:
         asked.rfile.read()
 
     pages = {"/": in_turn(hang, hang, body(b"at last"))}
-    settings = {**SHORT, "breaker_timeouts": 2, "breaker_s": 0.2}
+    settings: dict[str, Any] = {**SHORT, "breaker_timeouts": 2, "breaker_s": 0.2}
     with site(pages) as there, fetcher(**settings) as fetch:
         url = f"{there.url}/"
         assert "did not answer" in failure(fetch, url)
@@ -110,7 +111,7 @@ def dripping_before_the_next_piece(asked: Asked) -> None:
 
 @pytest.mark.parametrize("page", [dripping, dripping_before_the_next_piece])
 def test_a_stream_that_drips_is_given_up(page: Page) -> None:
-    settings = {"read_s": 0.2, "stream_bytes_s": 100_000}
+    settings: dict[str, Any] = {"read_s": 0.2, "stream_bytes_s": 100_000}
     with site({"/": page}) as there, fetcher(**settings) as fetch:
         assert stream_failure(fetch, f"{there.url}/") == (
             "the server sends less than 100000 bytes a second (CLIPFLEET_FETCH__STREAM_BYTES_S)"
@@ -129,7 +130,7 @@ def test_what_the_reader_of_a_stream_takes_does_not_count() -> None:
         asked.begin(Content_Length=str(200_000))
         asked.wfile.write(b"x" * 200_000)
 
-    settings = {"read_s": 0.1, "stream_s": 0.5, "stream_bytes_s": 100_000}
+    settings: dict[str, Any] = {"read_s": 0.1, "stream_s": 0.5, "stream_bytes_s": 100_000}
     with site({"/": two_pieces}) as there, fetcher(**settings) as fetch:
         with fetch.open(f"{there.url}/") as file:
             received = 0

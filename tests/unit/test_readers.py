@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -169,7 +170,7 @@ def hang(world: World, jobs: int, collection: str = "c") -> list[str]:
     for name in names:
         world.job_of({"type": "ours"}, name, collection=collection)
     for name in names:
-        services.eventually(lambda name=name: world.waiting(name), 30, f"a reason of {name}")
+        services.eventually(partial(world.waiting, name), 30, f"a reason of {name}")
     return names
 
 
@@ -299,10 +300,13 @@ def test_many_jobs_are_estimated_by_a_few_threads(world: World) -> None:
     for collection in "abc":
         for n in range(20):
             world.job_of({"type": "ours"}, f"{collection}{n}", collection=collection)
-    services.eventually(
-        lambda: world.tick() or counting.counts == readers.ESTIMATES, 30, "estimates"
-    )
+
+    def counted(count: int) -> bool:
+        world.tick()
+        return counting.counts == count
+
+    services.eventually(lambda: counted(readers.ESTIMATES), 30, "estimates")
     world.tick(5)
-    assert counting.counts == readers.ESTIMATES
+    assert counted(readers.ESTIMATES)
     counting.go.set()
-    services.eventually(lambda: world.tick() or counting.counts == 60, 30, "all of them")
+    services.eventually(lambda: counted(60), 30, "all of them")
