@@ -49,7 +49,7 @@ from clipfleet.common.store.memory import MemoryStore
 from clipfleet.common.unfinished import MemoryUnfinished
 from clipfleet.workers.background import Background
 from clipfleet.workers.exact import Bounds
-from clipfleet.workers.fetch_pool import FetchPool
+from clipfleet.workers.fetch_pool import fetch_pool
 from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.ingest import IngestParts, claim_next, ingest_next, pass_on, work_on
 from clipfleet.workers.places import Places
@@ -238,7 +238,7 @@ class MemoryService:
             threads=_threads(stack, settings.decode_threads, "decode"),
             stopping=self._stopping,
             places=self._places(stack),
-            fetches=FetchPool(settings.fetch.concurrency, settings.fetch.per_host),
+            fetches=fetch_pool(settings.fetch),
         )
         query = QueryParts(
             embedder=self._embedder,

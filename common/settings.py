@@ -71,6 +71,9 @@ class Fetch(BaseModel):
     tries: int = Field(4, ge=1, description="of one URL, when a later one may go better")
     backoff_s: float = Field(0.5, ge=0, description="most before the second try; then doubled")
     redirects: int = Field(5, ge=0, description="followed from one URL")
+    memory_bytes: int = Field(
+        512_000_000, gt=0, description="images over 1 MB that a worker reads at once, all together"
+    )
     breaker_timeouts: int = Field(
         8,
         ge=0,

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from clipfleet.common.fetch import Memory
+from clipfleet.common.settings import Fetch
+
 T = TypeVar("T")
 V = TypeVar("V", bound=Sized)
 
@@ -36,9 +39,13 @@ class FetchPool:
     Args:
         threads: how many calls run at once.
         per_server: how many of them for one server, if `submit` says nothing else.
+        memory_bytes: what large images may take together.
     """
 
-    def __init__(self, threads: int = 256, per_server: int = 8) -> None:
+    def __init__(
+        self, threads: int = 256, per_server: int = 8, memory_bytes: int = 512_000_000
+    ) -> None:
+        self.memory = Memory(memory_bytes)
         self._max_threads, self._per_server = threads, per_server
         self._per_job = max(1, threads // 2)
         self._lock = threading.Lock()
@@ -108,6 +115,10 @@ class FetchPool:
                 _subtract(self._running, entry.job)
                 _subtract(self._running_at, entry.server)
                 self._begin()
+
+
+def fetch_pool(settings: Fetch) -> FetchPool:
+    return FetchPool(settings.concurrency, settings.per_host, settings.memory_bytes)
 
 
 def _last(turns: dict[str, V], key: str) -> None:

@@ -52,7 +52,7 @@ class Reading:
 
     What lies on this machine or in our own blob store is read by the threads that decode. What
     comes from others' servers is read by the fetch pool, whose threads then wait for a decoding
-    one: so no more is in memory than there are threads.
+    one: so no more images are in memory than there are threads, and of large ones fewer.
     """
 
     def __init__(
@@ -109,9 +109,10 @@ class Reading:
     def _fetched(self, under: UnderWay) -> Ready:
         under.began = time.monotonic()
         self.begun_at.append(under.began)
-        with self._cancellation.scope():
-            data = self._prepare.read(under.item, under.spent)
-        return self._parts.threads.submit(in_context(self._finish), under, data).result()
+        with self._parts.fetches.memory.share():
+            with self._cancellation.scope():
+                data = self._prepare.read(under.item, under.spent)
+            return self._parts.threads.submit(in_context(self._finish), under, data).result()
 
     def _finish(self, under: UnderWay, data: bytes) -> Ready:
         known = self._known.get(under.pk)

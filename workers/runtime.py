@@ -32,7 +32,7 @@ from clipfleet.workers.arrivals import batch_in
 from clipfleet.workers.background import Background
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
-from clipfleet.workers.fetch_pool import FetchPool
+from clipfleet.workers.fetch_pool import fetch_pool
 from clipfleet.workers.ingest import IngestParts, Worked, claim_next, pass_on, work_on
 from clipfleet.workers.machine import about_worker
 from clipfleet.workers.metrics import WorkerMetrics
@@ -75,7 +75,7 @@ class Runtime:
             stopping=self.stopping,
             places=Places(settings, blobs, Fetcher(settings.fetch)),
             metrics=metrics,
-            fetches=FetchPool(settings.fetch.concurrency, settings.fetch.per_host),
+            fetches=fetch_pool(settings.fetch),
         )
         self._background = Background()
         timed = Timed(embedder, "query", metrics)

@@ -25,6 +25,7 @@ import clipfleet
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch.breaker import Breaker
 from clipfleet.common.fetch.content import PIECE, Body, CutShort, content, header, refuse_page
+from clipfleet.common.fetch.memory import FREE, Memory, require_memory
 from clipfleet.common.fetch.network import (
     Backend,
     Cancellation,
@@ -39,7 +40,15 @@ from clipfleet.common.fetch.turns import Turns
 from clipfleet.common.retry_after import retry_after_s
 from clipfleet.common.settings import Fetch
 
-__all__ = ["Cancellation", "Cancelled", "Fetcher", "Unreadable"]
+__all__ = [
+    "FREE",
+    "Cancellation",
+    "Cancelled",
+    "Fetcher",
+    "Memory",
+    "Unreadable",
+    "require_memory",
+]
 
 T = TypeVar("T")
 

@@ -117,6 +117,12 @@ def pause(seconds: float) -> None:
         time.sleep(seconds)
 
 
+def check_cancelled() -> None:
+    """Cancelled when nobody wants the fetch at hand any more."""
+    if now := _cancellation.get():
+        now.check()
+
+
 def _cancellable(stream: httpcore.NetworkStream) -> AbstractContextManager[None]:
     now = _cancellation.get()
     return now.reading(stream) if now else nullcontext()
@@ -220,8 +226,7 @@ class Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        if now := _cancellation.get():
-            now.check()
+        check_cancelled()
         addresses = self._addresses(host, port, _within(timeout))
         if not all(may_connect(address, self._allowed) for address in addresses):
             raise Unreadable(REFUSED.format(host=host))

@@ -28,7 +28,7 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.device import Watched
-from clipfleet.workers.fetch_pool import FetchPool
+from clipfleet.workers.fetch_pool import fetch_pool
 from clipfleet.workers.ingest import IngestParts, ingest_next
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from clipfleet.workers.places import Places
@@ -207,7 +207,7 @@ class Workplace:
             parts = IngestParts(
                 "w", self.ledger, self.store, self.catalogue, Watched(self.embedder), self.blobs,
                 settings, self.threads, self.stopping, places, self.metrics,
-                FetchPool(settings.fetch.concurrency, settings.fetch.per_host),
+                fetch_pool(settings.fetch),
             )  # fmt: skip
             return ingest_next(parts, remote=remote).images
 
