@@ -151,7 +151,7 @@ def cancelled(read: Callable[[], object], reached: threading.Event) -> BaseExcep
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert reached.wait(30)
     cancellation.cancel()
