@@ -47,9 +47,11 @@ from clipfleet.common.replies import MemoryReplies
 from clipfleet.common.settings import LOOPBACK_NAMES, Settings
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.common.unfinished import MemoryUnfinished
+from clipfleet.workers.background import Background
 from clipfleet.workers.exact import Bounds
+from clipfleet.workers.fetch_pool import fetch_pool
 from clipfleet.workers.housekeeper import Housekeeper
-from clipfleet.workers.ingest import IngestParts, ingest_next, pass_on
+from clipfleet.workers.ingest import IngestParts, claim_next, ingest_next, pass_on, work_on
 from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner
 from clipfleet.workers.planner import run as run_planner
@@ -78,6 +80,7 @@ log = logging.getLogger(__name__)
 NAME = "memory"  # of the planner and of the worker
 POLL_S = 0.05
 START_S = 30.0
+END_S = 10.0
 
 
 class MemorySettings(Settings):
@@ -236,6 +239,7 @@ class MemoryService:
             threads=_threads(stack, settings.decode_threads, "decode"),
             stopping=self._stopping,
             places=self._places(stack),
+            fetches=fetch_pool(settings.fetch),
         )
         query = QueryParts(
             embedder=self._embedder,
@@ -254,9 +258,13 @@ class MemoryService:
                 answer_batch(message, query)
 
         claimed = pass_on(self.parts.publisher, self.settings.model)
+        background = Background()
+        stack.callback(background.wait, END_S)
 
         def work(message: Message) -> None:
             assert isinstance(message, IngestNudge)
+            if background.has_room and (claim := claim_next(ingest, claimed, remote=True)):
+                background.start(partial(work_on, claim, ingest))
             ingest_next(ingest, claimed)
 
         self._announce()

@@ -62,13 +62,32 @@ class Fetch(BaseModel):
     allowed_networks: tuple[IPvAnyNetwork, ...] = Field(
         (), description="JSON list, 10.1.0.0/16: fetched from beside public addresses"
     )
+    concurrency: int = Field(
+        256, ge=1, description="images from the web and from buckets at once, per worker"
+    )
     per_host: int = Field(8, ge=1, description="requests at once to one host, from one process")
+    per_bucket: int = Field(64, ge=1, description="images at once from one bucket, per worker")
     connect_s: float = Field(10.0, gt=0, description="look-up and connection")
     read_s: float = Field(20.0, gt=0, description="waiting for the next bytes")
     total_s: float = Field(60.0, gt=0, description="one image, all tries together")
     tries: int = Field(4, ge=1, description="of one URL, when a later one may go better")
     backoff_s: float = Field(0.5, ge=0, description="most before the second try; then doubled")
     redirects: int = Field(5, ge=0, description="followed from one URL")
+    memory_bytes: int = Field(
+        512_000_000, gt=0, description="images over 1 MB that a worker reads at once, all together"
+    )
+    breaker_timeouts: int = Field(
+        8,
+        ge=0,
+        description="time-outs in a row before a server is left alone; 0: never",
+    )
+    breaker_s: float = Field(60.0, gt=0, description="how long a server is left alone")
+    stream_bytes_s: float = Field(
+        1_000.0, gt=0, description="bytes a second that a manifest or an archive must come with"
+    )
+    stream_s: float = Field(
+        21_600.0, gt=0, description="waiting for one manifest or archive, all in all"
+    )
     query_s: float = Field(10.0, gt=0, description="total_s of an image to search by or to embed")
     query_bytes: int = Field(32_000_000, description="largest image to search by or to embed")
     queries: int = Field(8, ge=1, description="such images fetched at once by one gateway")

@@ -1,6 +1,7 @@
 """Holding a claim while the work goes on: a side thread renews it, and sees when it is lost."""
 
 import logging
+import math
 import os
 import threading
 import time
@@ -20,7 +21,7 @@ LONGEST_WAIT_S = 2.0  # how long work may stand still when a part is back
 
 
 class Interrupted(Exception):
-    """Stop working on this chunk: the claim is lost, the job is over, or we are to end."""
+    """Stop working on this chunk: the claim is lost, the job is over, or time is over."""
 
 
 class Lease:
@@ -59,7 +60,11 @@ class Lease:
     def progress(self) -> None:
         """Work went on. Interrupted when it should not."""
         self._progress_at = time.monotonic()
-        if self._lost.is_set() or self._stopping.is_set():
+        self.check()
+
+    def check(self) -> None:
+        """Interrupted when the claim is lost."""
+        if self._lost.is_set():
             raise Interrupted
 
     def confirm(self) -> None:
@@ -68,8 +73,21 @@ class Lease:
             self._lost.set()
         self.progress()
 
-    def patiently(self, call: Callable[[], T], waiting: Callable[[str], None]) -> T:
-        """The answer of a part that may be away for a while; `waiting` is told why we wait."""
+    def patiently(
+        self,
+        call: Callable[[], T],
+        waiting: Callable[[str], None],
+        until: float = math.inf,
+    ) -> T:
+        """The answer of a part that may be away for a while.
+
+        Args:
+            waiting: is told why we wait.
+            until: by the monotonic clock; not tried again after that.
+
+        Raises:
+            Interrupted: it is away, and there is no time for another try, or the worker is to end.
+        """
         pause = 0.25
         while True:
             try:
@@ -81,6 +99,8 @@ class Lease:
                 waiting(error.detail)
             self._stopping.wait(pause)
             self.progress()
+            if self._stopping.is_set() or time.monotonic() >= until:
+                raise Interrupted
             pause = min(2 * pause, LONGEST_WAIT_S)
 
     def _renew(self) -> None:

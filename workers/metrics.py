@@ -37,6 +37,11 @@ class Spent:
             with self._lock:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + took
 
+    def add(self, other: "Spent") -> None:
+        with self._lock:
+            for stage, seconds in other.seconds.items():
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
 
 class FailureMetrics:
     """Images that failed: with workers nearly always, with the planner those it gives up."""

@@ -20,6 +20,7 @@ import fsspec
 from clipfleet.common import uris
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.errors import Unavailable, Unreadable
+from clipfleet.common.fetch import FREE, require_memory
 from clipfleet.common.settings import Settings
 from clipfleet.common.source_access import SourceAccess, SourceRefused, access_of
 from clipfleet.common.source_grants import SourceGrant
@@ -38,6 +39,8 @@ class Fetches(Protocol):
     def get(self, url: str, limit_bytes: int) -> bytes: ...
 
     def open(self, url: str) -> AbstractContextManager[BinaryIO]: ...
+
+    def refusal(self, url: str) -> str: ...
 
 
 class BadPlace(Unreadable):
@@ -126,14 +129,31 @@ class Places:
         if kind == "url":
             return self._fetcher.get(where, limit)
         if kind == "fs":
-            return self.read_part(place, 0, limit + 1)
+            return self._read_object(place, limit)
         with self.open(place) as file:
             return file.read(limit + 1)
+
+    def _read_object(self, place: str, limit: int) -> bytes:
+        """In two parts when it is large: how large, a bucket does not say with the first."""
+        head = self.read_part(place, 0, min(FREE, limit + 1))
+        if len(head) < FREE:
+            return head
+        url = place.partition(":")[2]
+        with bucket_errors():
+            size = min(int(self._bucket(url).info(_key(url))["size"]), limit + 1)
+        require_memory(size)
+        return head + self.read_part(place, FREE, size - FREE) if size > FREE else head
+
+    def refusal(self, place: str) -> str:
+        """Why it cannot be read just now, if that is known without asking; else ""."""
+        kind, _, where = place.partition(":")
+        return self._fetcher.refusal(where) if kind == "url" else ""
 
     def read_part(self, place: str, offset: int, size: int) -> bytes:
         """Bytes from the midst; fewer where it ends before."""
         kind, _, where = place.partition(":")
         if kind == "fs":  # an open file would read ahead by megabytes
+            require_memory(size)
             with bucket_errors():
                 data: bytes = self._bucket(where).cat_file(
                     _key(where), start=offset, end=offset + size

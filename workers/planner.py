@@ -34,7 +34,7 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.startup import begin_checks
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import OtherVersion, say_once
-from clipfleet.workers.chunk_size import chunk_size
+from clipfleet.workers.chunk_size import chunk_size, has_room
 from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.metrics import PlannerMetrics
 from clipfleet.workers.places import BucketAway, Places
@@ -120,7 +120,9 @@ class Planner:
     def trouble(self) -> str:
         """Why it makes no progress; "" while it does, or waits for Redis."""
         silent = time.monotonic() - self._alive_at
-        return f"no job was looked at for {silent:.0f} s" if silent > STUCK_S else ""
+        if silent > STUCK_S:
+            return f"no job was looked at for {silent:.0f} s"
+        return self._readers.trouble()
 
     def _announce(self) -> None:
         if time.monotonic() - self._announced_at > CARD_S / 5:
@@ -164,12 +166,13 @@ class Planner:
             self._ledger.note(job_id, "")
         chunks = self._ledger.open_chunks(job_id)
         self._supervise(job, chunks)
-        window = max(4, 2 * len(workers) + 2)
-        if lease.planned or len(chunks) >= window:
+        size = chunk_size(workers, self._settings.chunk_s, job.rate)
+        if lease.planned or not has_room(chunks, len(workers), size):
             return None
-        size = chunk_size(workers, self._settings.chunk_s)
-        if not self._readers.ask(job_id, lease.cursor, size, lambda: self._opened(job)):
-            self._ledger.note(job_id, "many other jobs' sources are being read, and do not answer")
+        owner = job.new.collection
+        open_source = partial(self._opened, job)
+        if refusal := self._readers.ask(job_id, lease.cursor, size, open_source, owner):
+            self._ledger.note(job_id, refusal)
         return Hungry(job, lease)
 
     def _nobody(self, model: str) -> str:
@@ -191,6 +194,7 @@ class Planner:
             return self._ledger.end_plan(job.id, lease.token, reader.cursor, str(error))
         except (BucketAway, BlobsUnavailable) as error:  # what was taken is listed again
             self._ledger.note(job.id, error.detail)
+            self._readers.rest(job.id)
             return False
         except Unavailable:
             raise
@@ -218,7 +222,8 @@ class Planner:
 
     def _opened(self, job: Job) -> Source:
         source = self._open(job)
-        threading.Thread(target=self._estimate, args=(job.id, source), daemon=True).start()
+        count = partial(self._estimate, job.id, source)
+        self._readers.estimate(job.id, job.new.collection, count)
         return source
 
     def _open(self, job: Job) -> Source:

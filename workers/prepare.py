@@ -30,6 +30,7 @@ class Ready:
     width: int
     height: int
     pixels: Pixels
+    spent: Spent
 
 
 class Failed(Exception):
@@ -66,7 +67,7 @@ class Parts(Protocol):
 
 
 class Prepare:
-    """`patiently` repeats a call as long as a part is away."""
+    """`read`, then `finish`. `patiently` repeats a call as long as a part is away."""
 
     def __init__(
         self,
@@ -79,11 +80,16 @@ class Prepare:
         self._patiently = patiently
         self._places = parts.places.within(job.new.grant)
 
-    def __call__(self, pk: str, item: Item, known: Fingerprint | None, spent: Spent) -> Ready:
-        """Failed or Unchanged where it ends early; what it took is added to `spent`."""
+    def read(self, item: Item, spent: Spent) -> bytes:
+        """The bytes of the image, or Failed; what it took is added to `spent`."""
         self._check(item)
         with spent.timed("read"):
-            data = self._read(item)
+            return self._read(item)
+
+    def finish(
+        self, pk: str, item: Item, data: bytes, known: Fingerprint | None, spent: Spent
+    ) -> Ready:
+        """Failed or Unchanged where it ends early."""
         said = {"label": item.label, "metadata": item.metadata}
         digest = content_hash(data, said, self._collection.model)
         if known and known.content_hash == digest:
@@ -94,7 +100,7 @@ class Prepare:
             seen = self._decode(data)
             pixels = self._parts.embedder.pixels(seen.image)
             self._leave_thumbnail(pk, seen)
-        return Ready(item, pk, digest, len(data), seen.width, seen.height, pixels)
+        return Ready(item, pk, digest, len(data), seen.width, seen.height, pixels, spent)
 
     def _check(self, item: Item) -> None:
         most = self._parts.settings.limits.metadata_bytes

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fleet import CARD_S, About, Fleet, RedisFleet, WorkerCard
+from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.logs import OutageLog, about, in_context
 from clipfleet.common.messages import Lane, QueryBatch, queue_name
@@ -27,9 +29,11 @@ from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
 from clipfleet.workers.arrivals import batch_in
+from clipfleet.workers.background import Background
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
-from clipfleet.workers.ingest import IngestParts, ingest_next, pass_on
+from clipfleet.workers.fetch_pool import fetch_pool
+from clipfleet.workers.ingest import IngestParts, Worked, claim_next, pass_on, work_on
 from clipfleet.workers.machine import about_worker
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.places import Places
@@ -41,6 +45,7 @@ log = logging.getLogger(__name__)
 
 STUCK_S = 30.0
 RETRY_S = 1.0  # until the next announcement, after one that failed
+HAND_BACK_S = 8.0  # for the chunks in the background, at the end
 BROKEN_DEVICE = 72  # exit code; 70 and 71: stuck
 RATE_WEIGHT = 0.3  # of the last chunk, in the moving average
 
@@ -71,7 +76,9 @@ class Runtime:
             stopping=self.stopping,
             places=Places(settings, blobs, Fetcher(settings.fetch)),
             metrics=metrics,
+            fetches=fetch_pool(settings.fetch),
         )
+        self._background = Background()
         timed = Timed(embedder, "query", metrics)
         self.texts = texts = RememberingEmbedder(timed, settings.text_memory)
         metrics.watch_cache("text", lambda: texts.hits, lambda: texts.misses)
@@ -104,23 +111,37 @@ class Runtime:
         self._presence.begin(lanes)
 
     def ingest(self) -> str:
-        """Work on the next chunk; what was done, for people who watch the tasks."""
-        began, result = time.monotonic(), "the device is broken"
-        with (
-            suppress(BrokenDevice),
-            self._metrics.in_flight("ingest"),
-            self._presence.busy() as busy,
-        ):
-            worked = ingest_next(self._ingest, self._pass_on)
+        """Work on the next chunk, and begin one in the background whose images come from others'
+        servers. What was done, for people who watch the tasks."""
+        begun = self._begin_remote()
+        with self._presence.busy() as busy:
+            claim = claim_next(self._ingest, self._pass_on, remote=False)
+            worked = self._work_on(claim) if claim else Worked()
             busy.images = worked.images
-            if worked.images:
-                took = time.monotonic() - began
-                self._metrics.chunk(took)
-                with about(**worked.context):
-                    log.info("%s in %.2f s", worked, took)
-            result = str(worked)
+        return "; ".join(str(each) for each in (begun, worked) if each.claim) or str(worked)
+
+    def _begin_remote(self) -> Worked:
+        if not self._background.has_room:
+            return Worked()
+        claim = claim_next(self._ingest, self._pass_on, remote=True)
+        if claim:
+            self._background.start(partial(self._work_in_background, claim))
+        return Worked(claim)
+
+    def _work_in_background(self, claim: Claim) -> None:
+        self._work_on(claim)
+        self._pass_on(replace(claim, more=True))  # there is room for another one
+
+    def _work_on(self, claim: Claim) -> Worked:
+        began, worked = time.monotonic(), Worked(claim)
+        with suppress(BrokenDevice), self._metrics.in_flight("ingest"):
+            worked = work_on(claim, self._ingest)
+            took = time.monotonic() - began
+            self._metrics.chunk(took)
+            with about(**worked.context):
+                log.info("%s in %.2f s", worked, took)
         self._require_device()
-        return result
+        return worked
 
     def query(self, raw: str) -> None:
         batch = batch_in(raw, self._query.replies)
@@ -145,6 +166,8 @@ class Runtime:
             os._exit(BROKEN_DEVICE)
 
     def leave(self) -> None:
+        if not self._background.wait(HAND_BACK_S):
+            log.warning("chunks are not handed back yet; their leases run out")
         self._presence.end()
 
 

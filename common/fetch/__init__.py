@@ -16,34 +16,61 @@ from functools import cache, partial
 from http import HTTPStatus
 from itertools import count
 from typing import BinaryIO, TypeVar, cast
+from urllib.parse import urlsplit
 
 import httpcore
 import httpx
 
 import clipfleet
 from clipfleet.common.errors import Unreadable
+from clipfleet.common.fetch.breaker import Breaker
 from clipfleet.common.fetch.content import PIECE, Body, CutShort, content, header, refuse_page
-from clipfleet.common.fetch.network import Backend, LookUp, deadline, extend, look_up
+from clipfleet.common.fetch.memory import FREE, Memory, require_memory
+from clipfleet.common.fetch.network import (
+    Backend,
+    Cancellation,
+    Cancelled,
+    LookUp,
+    deadline,
+    extend,
+    look_up,
+    pause,
+)
 from clipfleet.common.fetch.turns import Turns
 from clipfleet.common.retry_after import retry_after_s
 from clipfleet.common.settings import Fetch
 
-__all__ = ["Fetcher", "Unreadable"]
+__all__ = [
+    "FREE",
+    "Cancellation",
+    "Cancelled",
+    "Fetcher",
+    "Memory",
+    "Unreadable",
+    "require_memory",
+]
 
 T = TypeVar("T")
 
 LONGEST_BACKOFF_S = 10.0
+CREDIT = 3.0  # times read_s: for so long a stream may fall behind its least rate
+OK = (200, 203)
 REDIRECTS = (301, 302, 303, 307, 308)
 WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
 USER_AGENT = f"clipfleet/{clipfleet.__version__} (image search)"
 
 
 class _TryAgain(Exception):
-    """It may go better later; `after_s` is what the server asked for."""
+    """It may go better later.
 
-    def __init__(self, reason: str, after_s: float | None = None) -> None:
+    Attributes:
+        after_s: what the server asked for.
+        silent: the host that did not answer in time, if that is the reason.
+    """
+
+    def __init__(self, reason: str, after_s: float | None = None, silent: str = "") -> None:
         super().__init__(reason)
-        self.after_s = after_s
+        self.after_s, self.silent = after_s, silent
 
 
 @cache
@@ -64,12 +91,13 @@ class Fetcher:
         *,
         total_s: float | None = None,
         look_up: LookUp = look_up,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = pause,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._settings, self._sleep = settings, sleep
         self._total_s = total_s or settings.total_s
         self._turns = Turns(settings.per_host)
+        self._breaker = Breaker(settings.breaker_timeouts, settings.breaker_s)
         self._backend = Backend(settings.allowed_networks, look_up)
         self._timeouts = {
             "connect": settings.connect_s,
@@ -95,13 +123,19 @@ class Fetcher:
         """
         return self._tried(partial(self._get, url, limit_bytes))
 
+    def refusal(self, url: str) -> str:
+        """Why it would be refused at once, since its server is left alone; "" when it would not."""
+        parts = urlsplit(url)
+        return self._breaker.refusal(f"{parts.scheme}://{parts.netloc}")
+
     @contextmanager
     def open(self, url: str) -> Iterator[BinaryIO]:
         """A file to read as it comes, however long it is; Unreadable from here and from its
-        `read`. Only the pauses between its bytes are bounded, and it takes no turn at the host."""
+        `read`. It takes no turn at the host. Its server must send `stream_bytes_s`, and is waited
+        for `stream_s` in all; the time between two calls of `read` does not count."""
         connection, response = self._tried(partial(self._open, url))
         with connection:
-            body = Body(_reading(content(response)))
+            body = Body(_paced(content(response), self._settings))
             yield cast("BinaryIO", io.BufferedReader(body, PIECE))
 
     def _get(self, url: str, limit_bytes: int) -> bytes:
@@ -131,13 +165,16 @@ class Fetcher:
                     return once()
                 except _TryAgain as error:
                     why = error
-                if attempt >= self._settings.tries:
-                    raise Unreadable(f"{why} ({attempt} tries)") from why
                 most = min(LONGEST_BACKOFF_S, self._settings.backoff_s * 2.0 ** (attempt - 1))
-                pause = random.uniform(0, most) if why.after_s is None else why.after_s
-                if pause >= until.left():
+                wait_s = random.uniform(0, most) if why.after_s is None else why.after_s
+                is_last = attempt >= self._settings.tries
+                if (is_last or wait_s >= until.left()) and why.silent:
+                    self._breaker.timed_out(why.silent)
+                if is_last:
+                    raise Unreadable(f"{why} ({attempt} tries)") from why
+                if wait_s >= until.left():
                     raise Unreadable(f"{why}, and more than {self._total_s:g} s it is not given")
-                self._sleep(pause)
+                self._sleep(wait_s)
         raise AssertionError("unreachable")
 
     @contextmanager
@@ -147,12 +184,19 @@ class Fetcher:
         """The answer with the file, at the end of the redirects."""
         url = _checked(text)
         for _ in range(self._settings.redirects + 1):
-            with turn(url.raw_host.decode()), _understood(), self._asked(url) as response:
-                if response.status not in REDIRECTS:
-                    _refuse_failure(response)
-                    yield response
-                    return
-                url = _next(url, header(response, b"location"))
+            server = f"{url.scheme}://{url.netloc.decode()}"
+            with turn(url.raw_host.decode()):
+                self._breaker.check(server)
+                with _understood(server), self._asked(url) as response:
+                    if response.status not in REDIRECTS:
+                        if response.status not in OK:
+                            self._breaker.answered(server)
+                            raise _failure(response)
+                        yield response
+                        self._breaker.answered(server)
+                        return
+                    self._breaker.answered(server)
+                    url = _next(url, header(response, b"location"))
         raise Unreadable(f"it redirects more than {self._settings.redirects} times")
 
     def _asked(self, url: httpx.URL) -> AbstractContextManager[httpcore.Response]:
@@ -204,24 +248,22 @@ def _next(url: httpx.URL, location: str) -> httpx.URL:
     return target
 
 
-def _refuse_failure(response: httpcore.Response) -> None:
+def _failure(response: httpcore.Response) -> Exception:
     status = response.status
-    if status in (200, 203):
-        return
     phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else ""
     said = f"the server answered {status} {phrase}".rstrip()
     if status not in WORTH_ANOTHER_TRY:
-        raise Unreadable(said)
-    raise _TryAgain(said, retry_after_s(header(response, b"retry-after")))
+        return Unreadable(said)
+    return _TryAgain(said, retry_after_s(header(response, b"retry-after")))
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
+def _understood(server: str) -> Iterator[None]:
     """What went wrong, in the caller's terms, and whether another try may help."""
     try:
         yield
     except httpcore.TimeoutException as error:
-        raise _TryAgain("the server did not answer in time") from error
+        raise _TryAgain("the server did not answer in time", silent=server) from error
     except httpcore.ConnectError as error:
         raise _TryAgain("the server cannot be reached") from error
     except (httpcore.NetworkError, httpcore.RemoteProtocolError, CutShort) as error:
@@ -230,9 +272,35 @@ def _understood() -> Iterator[None]:
         raise Unreadable("it is no valid URL") from error
 
 
-def _reading(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    try:
-        with _understood():
-            yield from pieces
-    except _TryAgain as error:
-        raise Unreadable(f"{error} on the way") from error
+def _paced(pieces: Iterator[bytes], settings: Fetch) -> Iterator[bytes]:
+    """What comes at the least rate or faster. Unreadable otherwise.
+
+    A server has credit for so many seconds of silence, and earns more with each byte.
+    """
+    most = credit_s = CREDIT * settings.read_s
+    left_s = settings.stream_s
+    while True:
+        began, given_s = time.monotonic(), min(credit_s, left_s)
+        try:
+            with _understood(""), deadline(given_s):
+                piece = next(pieces, None)
+        except _TryAgain as error:
+            waited_s = time.monotonic() - began
+            raise Unreadable(_too_slow(error, waited_s, credit_s, left_s, settings)) from error
+        if piece is None:
+            return
+        waited_s = time.monotonic() - began
+        left_s -= waited_s
+        credit_s = min(most, credit_s - waited_s + len(piece) / settings.stream_bytes_s)
+        yield piece
+
+
+def _too_slow(
+    error: Exception, waited_s: float, credit_s: float, left_s: float, settings: Fetch
+) -> str:
+    if waited_s >= left_s:
+        return f"it took longer than {settings.stream_s:g} s (CLIPFLEET_FETCH__STREAM_S)"
+    if waited_s >= credit_s:
+        least = f"{settings.stream_bytes_s:g} bytes a second (CLIPFLEET_FETCH__STREAM_BYTES_S)"
+        return f"the server sends less than {least}"
+    return f"{error} on the way"

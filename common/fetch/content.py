@@ -9,6 +9,7 @@ from typing import Any
 import httpcore
 
 from clipfleet.common.errors import Unreadable
+from clipfleet.common.fetch.memory import FREE, require_memory
 
 PIECE = 1 << 16
 _PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html[\s>])", re.IGNORECASE)
@@ -32,6 +33,8 @@ def content(response: httpcore.Response, limit_bytes: int | None = None) -> Iter
     length = header(response, b"content-length")
     if limit_bytes is not None and length.isdigit() and int(length) > limit_bytes:
         raise Unreadable(f"the file has {length} bytes; the limit is {limit_bytes}")
+    if limit_bytes is not None and length.isdigit():
+        require_memory(int(length))
     raw = _counted(response.iter_stream(), limit_bytes)
     encoding = header(response, b"content-encoding").lower()
     if encoding in ("", "identity"):
@@ -55,6 +58,8 @@ def _counted(pieces: Iterable[bytes], limit_bytes: int | None) -> Iterator[bytes
         seen += len(piece)
         if limit_bytes is not None and seen > limit_bytes:
             raise Unreadable(f"the file has more than {limit_bytes} bytes, which is the limit")
+        if limit_bytes is not None and seen > FREE:  # of one that did not say its length
+            require_memory(limit_bytes)
         yield piece
 
 

@@ -8,10 +8,11 @@ still go by the name, since httpcore never learns the address.
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -43,8 +44,88 @@ class Deadline:
         self._at += seconds
 
 
-# httpcore reads in the thread that asked, so this needs no way through it.
+class Cancelled(Unreadable):
+    """Nobody wants it any more."""
+
+    def __init__(self) -> None:
+        super().__init__("it is not needed any more")
+
+
+class Cancellation:
+    """Ends from another thread what is read inside of its `scope`."""
+
+    def __init__(self) -> None:
+        self._cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._sockets: set[socket.socket] = set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """What this thread connects to and reads inside raises Cancelled after `cancel`."""
+        token = _cancellation.set(self)
+        try:
+            yield
+        finally:
+            _cancellation.reset(token)
+
+    def cancel(self) -> None:
+        """A thread that waits for bytes wakes up; one that connects ends with its time limit."""
+        self._cancelled.set()
+        with self._lock:
+            for each in self._sockets:
+                with suppress(OSError):
+                    # Not SSLSocket.shutdown: it takes the state away that the reader works with.
+                    socket.socket.shutdown(each, socket.SHUT_RDWR)
+
+    def check(self) -> None:
+        if self.is_cancelled:
+            raise Cancelled
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until `cancel`, which raises Cancelled."""
+        self._cancelled.wait(seconds)
+        self.check()
+
+    @contextmanager
+    def reading(self, stream: httpcore.NetworkStream) -> Iterator[None]:
+        each: socket.socket = stream.get_extra_info("socket")
+        with self._lock:
+            self.check()
+            self._sockets.add(each)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sockets.discard(each)
+            self.check()
+
+
+# httpcore reads in the thread that asked, so these need no way through it.
 _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+_cancellation: ContextVar[Cancellation | None] = ContextVar("cancellation", default=None)
+
+
+def pause(seconds: float) -> None:
+    """Sleep; Cancelled when nobody wants the fetch at hand any more."""
+    if now := _cancellation.get():
+        now.wait(seconds)
+    else:
+        time.sleep(seconds)
+
+
+def check_cancelled() -> None:
+    """Cancelled when nobody wants the fetch at hand any more."""
+    if now := _cancellation.get():
+        now.check()
+
+
+def _cancellable(stream: httpcore.NetworkStream) -> AbstractContextManager[None]:
+    now = _cancellation.get()
+    return now.reading(stream) if now else nullcontext()
 
 
 @contextmanager
@@ -88,10 +169,12 @@ class Stream(httpcore.NetworkStream):
         self._inner = inner
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, _within(timeout))
+        with _cancellable(self._inner):
+            return self._inner.read(max_bytes, _within(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, _within(timeout))
+        with _cancellable(self._inner):
+            self._inner.write(buffer, _within(timeout))
 
     def close(self) -> None:
         self._inner.close()
@@ -143,6 +226,7 @@ class Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
+        check_cancelled()
         addresses = self._addresses(host, port, _within(timeout))
         if not all(may_connect(address, self._allowed) for address in addresses):
             raise Unreadable(REFUSED.format(host=host))

@@ -8,7 +8,7 @@ token comes a second time, even when Redis forgets its last second.
 
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -40,6 +40,26 @@ class Item(BaseModel):
     metadata: dict[str, Any] = {}
     problem: str | None = None
     row: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where its bytes lie, or where the archive lies that holds them."""
+        kind, _, where = self.read.partition(":")
+        return where.split(":", ARCHIVES[kind])[-1] if kind in ARCHIVES else self.read
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its bytes come from the web or from a bucket."""
+        return self.place.partition(":")[0] in REMOTE
+
+
+REMOTE = ("url", "fs")  # kinds of places
+ARCHIVES = {"part": 2, "zip": 4}  # how many fields come before the place of the archive
+
+
+def any_remote(items: Sequence[Item]) -> bool:
+    """Whether a chunk of these waits for others' servers."""
+    return any(item.is_remote for item in items)
 
 
 Stage = Literal["list", "read", "decode", "embed", "store", "worker"]
@@ -104,6 +124,7 @@ class Job:
     error: str = ""
     waiting: str = ""
     retried_by: str = ""
+    rate: float = 0.0  # images a second of its last chunks, each in one worker; 0: not known
 
     @property
     def id(self) -> str:
@@ -147,7 +168,8 @@ class Claim:
     Attributes:
         token: random, one per claim.
         attempt: 1 for the first claim of the chunk.
-        more: whether other chunks of the model were pending when this one was claimed.
+        more: whether other chunks of the model and of this kind were pending when this one was
+            claimed.
         since: when the chunk was claimed for the first time, in unix seconds by Redis' clock.
     """
 
@@ -163,6 +185,10 @@ class Claim:
     def no(self) -> int:
         """The number of the chunk within its job, for people."""
         return int(self.chunk.partition("-")[0])
+
+    def of(self, items: tuple[Item, ...]) -> "Claim":
+        """The same claim, after a mark that kept these."""
+        return replace(self, items=items)
 
 
 @dataclass(frozen=True)
@@ -185,12 +211,16 @@ class Outcome:
         failures: those that failed.
         rest: those that were not tried; they become a chunk of their own, and this attempt does not
             count for it.
+        rate: images a second; 0 when it is not known.
+        kept: those under way; they stay in the chunk, and the claim goes on for them.
     """
 
     done: int = 0
     skipped: int = 0
     failures: tuple[Failure, ...] = ()
     rest: tuple[Item, ...] = ()
+    rate: float = 0.0
+    kept: tuple[Item, ...] = ()
 
 
 class Ledger(Protocol):
@@ -291,10 +321,12 @@ class Ledger(Protocol):
 
     # for the workers
     def claim(
-        self, model: str, worker: str, seconds: float, max_attempts: int
+        self, model: str, worker: str, seconds: float, max_attempts: int, *, remote: bool = False
     ) -> Claim | Unknown | None:
         """Claim the next pending chunk of a model; None when there is none.
 
+        `remote`: of the chunks with images that come from the web or from buckets; otherwise of all
+        others.
         Of several jobs the one with the fewest chunks in hand comes first, then the one that was
         served least recently. Chunks with `max_attempts` claims are left to the planner.
         """
@@ -309,7 +341,10 @@ class Ledger(Protocol):
         ...
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
-        """Count the chunk exactly once. False when the claim does not hold it any more."""
+        """Count the chunk exactly once. False when the claim does not hold it any more.
+
+        With `outcome.kept` the chunk stays open: go on with `claim.of(outcome.kept)`.
+        """
         ...
 
     def release(self, claim: Claim, *, count_attempt: bool) -> bool: ...
@@ -340,6 +375,9 @@ def apart(items: Sequence[Item], chunk: OpenChunk) -> tuple[Part, Part]:
     return (tuple(items[:middle]), chunk.attempt - 1), (tuple(items[middle:]), chunk.attempt - 1)
 
 
+RATE_WEIGHT = 0.3  # of the last chunk, in a job's rate
+
+
 VERSIONS = (1,)  # of NewJob, that this release understands
 
 
@@ -353,6 +391,7 @@ def unknown_job(job_id: str) -> NotFound:
 
 
 def check_outcome(claim: Claim, outcome: Outcome) -> None:
-    counted = outcome.done + outcome.skipped + len(outcome.failures) + len(outcome.rest)
+    uncounted = len(outcome.rest) + len(outcome.kept)
+    counted = outcome.done + outcome.skipped + len(outcome.failures) + uncounted
     if counted != len(claim.items):
         raise ValueError(f"chunk {claim.job_id}/{claim.chunk}: the outcome does not add up")

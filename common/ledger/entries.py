@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from clipfleet.common.ledger import Claim, Failure, Item, Job, NewJob, OpenChunk
+from clipfleet.common.ledger import Claim, Failure, Item, Job, NewJob, OpenChunk, any_remote
 
 
 @dataclass
@@ -14,6 +14,10 @@ class Chunk:
     lease_until: float = 0.0
     suspect: int | None = None
     since: float = 0.0
+
+    @property
+    def remote(self) -> bool:
+        return any_remote(self.items)
 
     def seen(self, name: str, now: float) -> OpenChunk:
         return OpenChunk(

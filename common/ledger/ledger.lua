@@ -31,31 +31,56 @@ local function chunk_key(chunk) return JOB .. ':chunk:' .. chunk end
 local function jobs_in(collection) return JOBS .. ':in:' .. collection end
 local function made_by(key) return ROOT .. 'idempotency:' .. key end
 local function chunk_get(chunk, name) return redis.call('HGET', chunk_key(chunk), name) end
-local function ready_for(model) return ROOT .. 'ready:' .. model end
+local function ready_for(model, remote)
+  return ROOT .. (remote == '1' and 'ready-remote:' or 'ready:') .. model
+end
 local function ask_key(token) return ROOT .. 'ask:' .. token end
 
--- A job lies in the index of its model as long as one of its chunks is pending. The job with the
--- fewest chunks in hand comes first, then the one that was served least recently. A chunk whose
--- lease ran out counts as in hand until `requeue`: so the order changes with a write only.
+local function is_remote(chunk) return chunk_get(chunk, 'remote') == '1' and '1' or '0' end
+
+-- Which kinds of chunks are pending: '0' and '1' as `is_remote` says. A job without open remote
+-- chunks is not searched. Scripts of older releases do not count them: the number may be too high.
+local function pending_kinds()
+  local has = {}
+  if get('state') ~= 'running' or redis.call('ZCOUNT', OPEN, 0, 0) == 0 then return has end
+  if number('open_remote') == 0 then
+    has['0'] = true
+    return has
+  end
+  for _, chunk in ipairs(redis.call('ZRANGEBYSCORE', OPEN, 0, 0)) do
+    has[is_remote(chunk)] = true
+    if has['0'] and has['1'] then break end
+  end
+  return has
+end
+
+-- A job lies in an index of its model as long as one of its chunks is pending: in one for remote
+-- chunks, in one for all others. The job with the fewest chunks in hand comes first, then the one
+-- that was served least recently. A chunk whose lease ran out counts as in hand until `requeue`: so
+-- the order changes with a write only.
 local function index()
   local model = get('model')
   if not model then return end -- of an older release: `lease` writes the field
-  if get('state') ~= 'running' or redis.call('ZCOUNT', OPEN, 0, 0) == 0 then
-    redis.call('ZREM', ready_for(model), id)
-    return
-  end
+  local has = pending_kinds()
   local in_hand = redis.call('ZCOUNT', OPEN, '(0', '+inf')
   local served_at = tonumber(get('served_at') or get('created_at'))
-  redis.call('ZADD', ready_for(model), stamp(in_hand * 1e10 + served_at), id)
+  for _, remote in ipairs({'0', '1'}) do
+    if has[remote] then
+      redis.call('ZADD', ready_for(model, remote), stamp(in_hand * 1e10 + served_at), id)
+    else
+      redis.call('ZREM', ready_for(model, remote), id)
+    end
+  end
 end
 
 -- The number orders a job's chunks. `unique` comes from the caller: when Redis forgets its last
 -- second, a number comes again, and the whole name never does.
-local function add_chunk(unique, items, size, attempt)
+local function add_chunk(unique, items, size, attempt, remote)
   local no = redis.call('HINCRBY', JOB, 'chunks', 1)
   local chunk = string.format('%08d-%s', no, unique)
   redis.call('HSET', chunk_key(chunk), 'items', items, 'size', size, 'attempt', attempt,
-             'token', '')
+             'token', '', 'remote', remote)
+  if is_remote(chunk) == '1' then redis.call('HINCRBY', JOB, 'open_remote', 1) end
   redis.call('ZADD', OPEN, 0, chunk)
   return chunk
 end
@@ -67,8 +92,14 @@ end
 
 local function drop_chunk(chunk)
   forget_claim(chunk)
+  if is_remote(chunk) == '1' then redis.call('HINCRBY', JOB, 'open_remote', -1) end
   redis.call('DEL', chunk_key(chunk))
   redis.call('ZREM', OPEN, chunk)
+end
+
+local function keep_in_chunk(chunk, items, size, remote)
+  redis.call('HINCRBY', JOB, 'open_remote', tonumber(remote) - tonumber(is_remote(chunk)))
+  redis.call('HSET', chunk_key(chunk), 'items', items, 'size', size, 'remote', remote)
 end
 
 local function finish(state)
@@ -151,7 +182,9 @@ function operations.remove()
   redis.call('ZREM', jobs_in(get('collection') or ''), id)
   redis.call('ZREM', ENDED, id)
   redis.call('SREM', ACTIVE, id)
-  if get('model') then redis.call('ZREM', ready_for(get('model')), id) end
+  if get('model') then
+    for _, remote in ipairs({'0', '1'}) do redis.call('ZREM', ready_for(get('model'), remote), id) end
+  end
   local made = made_by(get('key') or '')
   if redis.call('GET', made) == id then redis.call('DEL', made) end
   local old = ROOT .. 'job:' .. (get('retry_of') or '')
@@ -202,11 +235,11 @@ local function may_plan(token)
   return get('state') == 'running' and get('planner_token') == token and get('planned') == '0'
 end
 
-function operations.plan(token, unique, items, size, after, cursor)
+function operations.plan(token, unique, items, size, remote, after, cursor)
   if not may_plan(token) or get('cursor') ~= after then return nil end
   redis.call('HINCRBY', JOB, 'total', size)
   redis.call('HSET', JOB, 'cursor', cursor)
-  local chunk = add_chunk(unique, items, size, 0)
+  local chunk = add_chunk(unique, items, size, 0, remote)
   index()
   return chunk
 end
@@ -241,13 +274,13 @@ function operations.requeue(chunk, attempt)
   return 1
 end
 
-function operations.split(chunk, attempt, left_unique, left, left_size, left_attempt,
-                          right_unique, right, right_size, right_attempt)
+function operations.split(chunk, attempt, left_unique, left, left_size, left_attempt, left_remote,
+                          right_unique, right, right_size, right_attempt, right_remote)
   if get('state') ~= 'running' or not is_free(chunk, attempt) then return 0 end
   local since = chunk_get(chunk, 'since') or stamp(now)
   drop_chunk(chunk)
-  for _, part in ipairs({add_chunk(left_unique, left, left_size, left_attempt),
-                         add_chunk(right_unique, right, right_size, right_attempt)}) do
+  for _, part in ipairs({add_chunk(left_unique, left, left_size, left_attempt, left_remote),
+                         add_chunk(right_unique, right, right_size, right_attempt, right_remote)}) do
     redis.call('HSET', chunk_key(part), 'since', since)
   end
   index()
@@ -266,25 +299,31 @@ end
 
 -- How many chunks of a model are pending, counted up to a limit.
 function operations.pending(model, limit)
-  local count = 0
-  for _, job in ipairs(redis.call('ZRANGE', ready_for(model), 0, tonumber(limit) - 1)) do
-    use(job)
-    count = count + redis.call('ZCOUNT', OPEN, 0, 0)
-    if count >= tonumber(limit) then return tonumber(limit) end
+  local count, seen = 0, {}
+  for _, remote in ipairs({'0', '1'}) do
+    for _, job in ipairs(redis.call('ZRANGE', ready_for(model, remote), 0, tonumber(limit) - 1)) do
+      if not seen[job] then
+        seen[job] = true
+        use(job)
+        count = count + redis.call('ZCOUNT', OPEN, 0, 0)
+        if count >= tonumber(limit) then return tonumber(limit) end
+      end
+    end
   end
   return count
 end
 
 local function row_of(chunk)
   return {id, chunk, chunk_get(chunk, 'token'), chunk_get(chunk, 'attempt'),
-          chunk_get(chunk, 'items'), redis.call('ZCARD', ready_for(get('model'))),
+          chunk_get(chunk, 'items'),
+          redis.call('ZCARD', ready_for(get('model'), is_remote(chunk))),
           chunk_get(chunk, 'since') or stamp(now)}
 end
 
-local function first_pending(max_attempts)
+local function first_pending(max_attempts, remote)
   for _, chunk in ipairs(redis.call('ZRANGEBYSCORE', OPEN, 0, 0)) do
     local attempt = tonumber(chunk_get(chunk, 'attempt') or max_attempts)
-    if attempt < max_attempts then return chunk end
+    if attempt < max_attempts and is_remote(chunk) == remote then return chunk end
   end
 end
 
@@ -295,7 +334,7 @@ end
 -- The next chunk of a model. `ask` is one per call and the claim's token: a command that is sent
 -- again, because its answer was lost, gets the same chunk. A job of a version that the worker does
 -- not know is left to others; when there is no other, its id is the answer.
-function operations.claim(model, worker, seconds, ask, max_attempts, versions)
+function operations.claim(model, worker, seconds, ask, max_attempts, versions, remote)
   local asked = ask_key(ask)
   local before = redis.call('HMGET', asked, 'job', 'chunk')
   if before[1] then
@@ -303,10 +342,10 @@ function operations.claim(model, worker, seconds, ask, max_attempts, versions)
     return holds(before[2], ask) and row_of(before[2]) or nil
   end
   local strange
-  for _, job in ipairs(redis.call('ZRANGE', ready_for(model), 0, -1)) do
+  for _, job in ipairs(redis.call('ZRANGE', ready_for(model, remote), 0, -1)) do
     use(job)
     local known = understood(versions)
-    local chunk = known and first_pending(tonumber(max_attempts))
+    local chunk = known and first_pending(tonumber(max_attempts), remote)
     if not known then strange = strange or job end
     if chunk then
       forget_claim(chunk)
@@ -338,9 +377,12 @@ function operations.suspect(chunk, token, place)
   return 1
 end
 
--- `size`: of the chunk; what is neither counted nor failed becomes a chunk of its own, `rest`.
-function operations.mark(chunk, token, size, done, skipped,
-                         unique, rest, rest_size, rest_attempt, ...)
+-- `size`: of the chunk; what is neither counted nor failed becomes a chunk of its own, `rest`, or
+-- stays in this one, `kept`: then the claim goes on.
+-- `rate`: of the chunk, 0 when it is not known; the job's is a moving average.
+function operations.mark(chunk, token, size, done, skipped, rate, weight,
+                         unique, rest, rest_size, rest_attempt, rest_remote,
+                         kept, kept_size, kept_remote, ...)
   if not holds(chunk, token) or chunk_get(chunk, 'size') ~= size then return 0 end
   local failures = {...}
   redis.call('HINCRBY', JOB, 'done', done)
@@ -348,9 +390,17 @@ function operations.mark(chunk, token, size, done, skipped,
   redis.call('HINCRBY', JOB, 'failed', #failures)
   for _, failure in ipairs(failures) do redis.call('RPUSH', FAILURES, failure) end
   redis.call('HSET', JOB, 'waiting', '')
-  drop_chunk(chunk)
+  if tonumber(rate) > 0 then
+    local before = tonumber(get('rate') or rate)
+    redis.call('HSET', JOB, 'rate', stamp(before + tonumber(weight) * (rate - before)))
+  end
+  if tonumber(kept_size) > 0 then
+    keep_in_chunk(chunk, kept, kept_size, kept_remote)
+  else
+    drop_chunk(chunk)
+  end
   if tonumber(rest_size) > 0 and get('state') == 'running' then
-    add_chunk(unique, rest, rest_size, rest_attempt)
+    add_chunk(unique, rest, rest_size, rest_attempt, rest_remote)
   end
   settle()
   index()

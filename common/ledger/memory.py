@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from clipfleet.common.ledger import (
     FINAL,
+    RATE_WEIGHT,
     Claim,
     Failure,
     Item,
@@ -185,7 +186,8 @@ class MemoryLedger:
 
     def pending(self, model: str, limit: int) -> int:
         with self._lock:
-            return min(limit, sum(len(entry.pending) for entry in self._ready(model)))
+            entries = [one for one in self._entries.values() if one.job.new.model == model]
+            return min(limit, sum(len(entry.pending) for entry in entries))
 
     def split(self, job_id: str, chunk: OpenChunk) -> bool:
         with self._lock:
@@ -218,13 +220,15 @@ class MemoryLedger:
         worker: str,  # noqa: ARG002
         seconds: float,
         max_attempts: int,
+        *,
+        remote: bool = False,
     ) -> Claim | Unknown | None:
         with self._lock:
             now, token = self._clock(), self._unique()
-            for entry in self._ready(model):
+            for entry in self._ready(model, remote):
                 for name in entry.pending:
                     chunk = entry.open[name]
-                    if chunk.attempt >= max_attempts:
+                    if chunk.attempt >= max_attempts or chunk.remote != remote:
                         continue
                     chunk.token, chunk.attempt = token, chunk.attempt + 1
                     chunk.lease_until, chunk.suspect = now + seconds, None
@@ -236,17 +240,18 @@ class MemoryLedger:
                         token,
                         chunk.attempt,
                         chunk.items,
-                        more=bool(self._ready(model)),
+                        more=bool(self._ready(model, remote)),
                         since=chunk.since,
                     )
             return None
 
-    def _ready(self, model: str) -> list[Entry]:
-        """The entries with pending chunks, the next to be served first."""
+    def _ready(self, model: str, remote: bool) -> list[Entry]:
+        """The entries with pending chunks of that kind, the next to be served first."""
         entries = [
             entry
             for entry in self._entries.values()
-            if entry.job.new.model == model and entry.pending
+            if entry.job.new.model == model
+            and any(entry.open[name].remote == remote for name in entry.pending)
         ]
 
         def turn(entry: Entry) -> tuple[int, float, str]:
@@ -275,9 +280,13 @@ class MemoryLedger:
         check_outcome(claim, outcome)
         with self._lock:
             entry, unique = self._find(claim.job_id), self._unique()
-            if entry.held(claim) is None:
+            chunk = entry.held(claim)
+            if chunk is None or len(chunk.items) != len(claim.items):
                 return False
-            del entry.open[claim.chunk]
+            if outcome.kept:
+                chunk.items = outcome.kept
+            else:
+                del entry.open[claim.chunk]
             entry.failures.extend(outcome.failures)
             entry.job = replace(
                 entry.job,
@@ -285,6 +294,7 @@ class MemoryLedger:
                 skipped=entry.job.skipped + outcome.skipped,
                 failed=entry.job.failed + len(outcome.failures),
                 waiting="",
+                rate=_averaged(entry.job.rate, outcome.rate),
             )
             if outcome.rest and entry.running:
                 entry.add(unique, outcome.rest, claim.attempt - 1)
@@ -341,3 +351,10 @@ class MemoryLedger:
     def _finish(self, entry: Entry, state: str) -> None:
         now = self._clock()
         entry.job = replace(entry.job, state=state, finished_at=now, waiting="")  # type: ignore[arg-type]
+
+
+def _averaged(before: float, rate: float) -> float:
+    """Rounded as the script writes it."""
+    if not rate:
+        return before
+    return round((before or rate) + RATE_WEIGHT * (rate - (before or rate)), 6)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from clipfleet.common.connection import answering
 from clipfleet.common.ledger import (
     KEEP_IDEMPOTENCY_S,
+    RATE_WEIGHT,
     VERSIONS,
     Claim,
     Failure,
@@ -22,6 +23,7 @@ from clipfleet.common.ledger import (
     Outcome,
     PlanLease,
     Unknown,
+    any_remote,
     apart,
     check_outcome,
     no_retry,
@@ -149,7 +151,7 @@ class RedisLedger:
     def plan(
         self, job_id: str, token: str, items: Sequence[Item], after: str, cursor: str
     ) -> str | None:
-        chunk = (self._unique(), _json(items), len(items))
+        chunk = (self._unique(), _json(items), len(items), _remote(items))
         name = self._run("plan", job_id, token, *chunk, after, cursor)
         return None if name is None else _text(name)
 
@@ -177,7 +179,7 @@ class RedisLedger:
             return False
         parts: list[str | int] = []
         for part, attempts in apart(items, chunk):
-            parts += [self._unique(), _json(part), len(part), attempts]
+            parts += [self._unique(), _json(part), len(part), attempts, _remote(part)]
         return bool(self._run("split", job_id, chunk.name, chunk.attempt, *parts))
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
@@ -185,10 +187,10 @@ class RedisLedger:
         return bool(self._run("bury", job_id, chunk.name, chunk.attempt, raw))
 
     def claim(
-        self, model: str, worker: str, seconds: float, max_attempts: int
+        self, model: str, worker: str, seconds: float, max_attempts: int, *, remote: bool = False
     ) -> Claim | Unknown | None:
         versions = ",".join(map(str, VERSIONS))
-        ask = (worker, seconds, self._unique(), max_attempts, versions)
+        ask = (worker, seconds, self._unique(), max_attempts, versions, int(remote))
         answer = self._run("claim", "", model, *ask)
         if not isinstance(answer, list):
             return None if answer is None else Unknown(_text(answer))
@@ -211,10 +213,12 @@ class RedisLedger:
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         check_outcome(claim, outcome)
-        counts = (len(claim.items), outcome.done, outcome.skipped)
-        rest = (self._unique(), _json(outcome.rest), len(outcome.rest), claim.attempt - 1)
+        counts = (len(claim.items), outcome.done, outcome.skipped, outcome.rate, RATE_WEIGHT)
+        chunk = (self._unique(), _json(outcome.rest), len(outcome.rest), claim.attempt - 1)
+        rest = (*chunk, _remote(outcome.rest))
+        kept = (_json(outcome.kept), len(outcome.kept), _remote(outcome.kept))
         failures = [_failure(failure) for failure in outcome.failures]
-        return self._held("mark", claim, *counts, *rest, *failures)
+        return self._held("mark", claim, *counts, *rest, *kept, *failures)
 
     def release(self, claim: Claim, *, count_attempt: bool) -> bool:
         return self._held("release", claim, int(count_attempt))
@@ -251,6 +255,10 @@ def _json(items: Sequence[Item]) -> str:
     return ITEMS.dump_json(tuple(items)).decode()
 
 
+def _remote(items: Sequence[Item]) -> int:
+    return int(any_remote(items))
+
+
 def _failure(failure: Failure) -> str:
     return failure.model_dump_json(exclude_defaults=True)
 
@@ -285,6 +293,7 @@ def _job(row: dict[bytes, bytes]) -> Job:
         error=text["error"],
         waiting=text["waiting"],
         retried_by=text.get("retried_by", ""),
+        rate=float(text.get("rate", 0)),
         **{name: int(text[name]) for name in counts},
     )
 

@@ -35,6 +35,7 @@ from support.ledgers import (
 )
 
 JOBS = st.sampled_from(["j", "j", "k"])
+PLACES = st.sampled_from(["file", "url", "part:0:1:url", "part:0:1:file"])
 
 
 @dataclass
@@ -92,27 +93,29 @@ class Work(RuleBasedStateMachine):
             self.leases[job] = self.both("lease", job, "p1", 20.0)
         self.moment = self.present()
 
-    @rule(job=JOBS, size=st.integers(1, 4))
-    def plan(self, job: str, size: int) -> None:
+    @rule(job=JOBS, size=st.integers(1, 4), place=PLACES)
+    def plan(self, job: str, size: int, place: str) -> None:
         """The source is the numbers from 0 on; the cursor is the next of them."""
         lease = self.both("lease", job, "p1", 20.0)
         if lease:
             self.leases[job] = lease
-            self.plan_as(lease.token, job, size)
+            self.plan_as(lease.token, job, size, place)
 
-    def plan_as(self, token: str, job: str, size: int) -> None:
+    def plan_as(self, token: str, job: str, size: int, place: str = "file") -> None:
         lease = self.leases[job]
         first = int(lease.cursor or 0)
         ids = [f"i{first + n}" for n in range(size)]
         cursor = str(first + size)
-        if self.both("plan", job, token, items(*ids), lease.cursor, cursor) is not None:
+        planned = items(*ids, place=place)
+        if self.both("plan", job, token, planned, lease.cursor, cursor) is not None:
             self.totals[job] += size
             self.leases[job] = replace(lease, cursor=cursor)
 
-    @rule(target=claims, worker=st.sampled_from(["w1", "w2", "w3"]))
-    def claim(self, worker: str) -> Claim | None:
-        claim: Claim | None = self.both("claim", MODEL, worker, LEASE_S, 2)
+    @rule(target=claims, worker=st.sampled_from(["w1", "w2", "w3"]), remote=st.booleans())
+    def claim(self, worker: str, remote: bool) -> Claim | None:
+        claim: Claim | None = self.both("claim", MODEL, worker, LEASE_S, 2, remote=remote)
         if claim:
+            assert any(item.is_remote for item in claim.items) == remote
             self.granted.add(claim.token)
         return claim
 
@@ -124,21 +127,26 @@ class Work(RuleBasedStateMachine):
                 if chunk.expired:
                     self.both("requeue", job, chunk)
 
-    @rule(claim=claims, data=st.data())
-    def mark(self, claim: Claim | None, data: st.DataObject) -> None:
+    @rule(target=claims, claim=claims, data=st.data())
+    def mark(self, claim: Claim | None, data: st.DataObject) -> Claim | None:
         """Redelivery and duplicates too: a claim can be marked again and again."""
         if claim is None:
-            return
+            return None
         size = len(claim.items)
         tried = data.draw(st.integers(0 if size > 1 else 1, size))
         failed = data.draw(st.integers(0, tried))
         skipped = data.draw(st.integers(0, tried - failed))
         failures = tuple(failure(item.id) for item in claim.items[:failed])
-        rest = claim.items[tried:]
-        if self.both("mark", claim, Outcome(tried - failed - skipped, skipped, failures, rest)):
-            assert claim.token not in self.lost, "a claim of the lost time counted"
-            for item in claim.items[:tried]:
-                self.count(claim.job_id, item.id)
+        rest, rate = claim.items[tried:], data.draw(st.sampled_from([0.0, 0.08, 200.0]))
+        done = tried - failed - skipped
+        keeps = data.draw(st.integers(0, len(rest)))
+        kept, rest = rest[:keeps], rest[keeps:]
+        if not self.both("mark", claim, Outcome(done, skipped, failures, rest, rate, kept)):
+            return None
+        assert claim.token not in self.lost, "a claim of the lost time counted"
+        for item in claim.items[:tried]:
+            self.count(claim.job_id, item.id)
+        return claim.of(kept) if kept else None
 
     def count(self, job: str, item_id: str) -> None:
         key = f"{job}/{item_id}"

@@ -86,8 +86,8 @@ def restore(client: "redis.Redis", keys: Keys) -> None:
         client.restore(key, ttl, value)
 
 
-def items(*ids: str) -> list[Item]:
-    return [Item(id=one, uri=one, read=f"file:{one}", label="é") for one in ids]
+def items(*ids: str, place: str = "file") -> list[Item]:
+    return [Item(id=one, uri=one, read=f"{place}:{one}", label="é") for one in ids]
 
 
 def planned(ledger: Ledger, *chunks: tuple[str, ...], job: str = "j") -> list[str]:

@@ -31,6 +31,9 @@ class Web:
     def get(self, url: str, limit_bytes: int) -> bytes:
         return self._page(url)[: limit_bytes + 1]
 
+    def refusal(self, url: str) -> str:  # noqa: ARG002
+        return ""
+
     @contextmanager
     def open(self, url: str) -> Iterator[BinaryIO]:
         self.opened += 1

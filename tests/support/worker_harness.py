@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.device import Watched
+from clipfleet.workers.fetch_pool import fetch_pool
 from clipfleet.workers.ingest import IngestParts, ingest_next
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from clipfleet.workers.places import Places
@@ -50,8 +52,10 @@ def counts(job: Job) -> tuple[str, int, int, int]:
 class Planning:
     """A planner with everything it talks to; `serve` plays a worker."""
 
-    def __init__(self, ledger: MemoryLedger | None = None, roots: tuple[Path, ...] = ()) -> None:
-        self.settings = Settings(source_roots=roots)
+    def __init__(
+        self, ledger: MemoryLedger | None = None, roots: tuple[Path, ...] = (), **settings: Any
+    ) -> None:
+        self.settings = Settings(source_roots=roots, **settings)
         self.clock = Clock()
         self.ledger = ledger or MemoryLedger(self.clock)
         if ledger is not None:
@@ -63,7 +67,7 @@ class Planning:
     def new_planner(self, name: str) -> Planner:
         places = places_of(self.settings)
         # Its sources answer: a round is over when they have, on a busy machine, too.
-        readers = Readers(patience_s=30, listing_s=30)
+        readers = Readers(patience_s=30, listing_s=30, clock=self.clock)
         return Planner(
             name, self.ledger, self.fleet, self.publisher, self.settings, places, readers,
             self.metrics, self.clock,
@@ -78,14 +82,20 @@ class Planning:
         )  # fmt: skip
         self.fleet.announce(card)
 
-    def job(self, images: int, name: str = "job") -> str:
+    def job(self, images: int, name: str = "job", collection: str = "c") -> str:
         items = [{"id": f"{name}-{n}", "uri": "", "read": f"blob:{n}"} for n in range(images)]
-        return self.job_of({"type": "upload", "items": items}, name)
+        return self.job_of({"type": "upload", "items": items}, name, collection=collection)
 
-    def job_of(self, source: dict[str, object], name: str = "job", retry_of: str = "") -> str:
+    def job_of(
+        self,
+        source: dict[str, object],
+        name: str = "job",
+        retry_of: str = "",
+        collection: str = "c",
+    ) -> str:
         new = NewJob(
-            id=name, collection="c", generation="g", model=MODEL, namespace="n", source=source,
-            retry_of=retry_of,
+            id=name, collection=collection, generation="g", model=MODEL, namespace="n",
+            source=source, retry_of=retry_of,
         )  # fmt: skip
         return self.ledger.create(new).id
 
@@ -152,6 +162,7 @@ class Workplace:
         self.embedder: Embedder = HashEmbedder()
         self.blobs = Blobs("memory://clipfleet-unit-tests")
         self.metrics = WorkerMetrics()
+        self.settings = Settings(source_roots=(self.folder,), model=MODEL)
         self.collection = self.catalogue.add(
             Collection.new("c", metric="cosine", model=MODEL, dim=16, fields={"year": "int"})
         )
@@ -184,14 +195,21 @@ class Workplace:
         assert not isinstance(claim, Unknown)
         return claim
 
-    def work(self) -> int:
-        """Work on the next chunk; the number of its images that were worked on."""
-        settings = Settings(source_roots=(self.folder,), model=MODEL)
-        parts = IngestParts(
-            "w", self.ledger, self.store, self.catalogue, Watched(self.embedder), self.blobs,
-            settings, self.threads, self.stopping, places_of(settings, self.blobs), self.metrics,
-        )  # fmt: skip
-        return ingest_next(parts).images
+    def work(self, *, remote: bool = False, places: Places | None = None) -> int:
+        """Work on the next chunk; the number of its images that were worked on.
+
+        Args:
+            remote: one whose images come from others' servers.
+        """
+        settings = self.settings
+        with closing(Fetcher(settings.fetch)) as fetcher:
+            places = places or Places(settings, self.blobs, fetcher, BUCKETS)
+            parts = IngestParts(
+                "w", self.ledger, self.store, self.catalogue, Watched(self.embedder), self.blobs,
+                settings, self.threads, self.stopping, places, self.metrics,
+                fetch_pool(settings.fetch),
+            )  # fmt: skip
+            return ingest_next(parts, remote=remote).images
 
     def run(self, items: Sequence[Item], job: str = "job", **more: Any) -> Job:
         self.plan(items, job, **more)

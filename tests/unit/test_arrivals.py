@@ -109,11 +109,11 @@ class Newer(MemoryLedger):
         return super().job(job_id)
 
     def claim(
-        self, model: str, worker: str, seconds: float, max_attempts: int
+        self, model: str, worker: str, seconds: float, max_attempts: int, *, remote: bool = False
     ) -> Claim | Unknown | None:
         if not self.understood:
             return Unknown("job")
-        return super().claim(model, worker, seconds, max_attempts)
+        return super().claim(model, worker, seconds, max_attempts, remote=remote)
 
 
 def test_a_job_of_a_newer_release_is_left_to_others_and_says_so(

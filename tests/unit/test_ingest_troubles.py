@@ -166,14 +166,17 @@ def test_told_to_stop_while_the_store_is_away_the_worker_hands_the_chunk_back(
     assert (workplace.chunk().attempt, workplace.chunk().leased) == (0, False)
 
 
-def test_told_to_stop_between_batches_it_hands_back_without_counting_an_attempt(
+def test_told_to_stop_between_batches_it_keeps_what_is_done_and_hands_the_rest_back(
     workplace: Workplace,
 ) -> None:
+    batch = HashEmbedder().batch
     workplace.embedder = Odd(lambda _rows, _odd: workplace.stopping.set())
-    workplace.plan([workplace.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder().batch)])
-    assert workplace.work() == 0
-    assert (workplace.chunk().attempt, workplace.chunk().leased) == (0, False)
-    assert workplace.store.count(workplace.collection) == 0
+    workplace.plan([workplace.photo(f"{n}.jpg", n) for n in range(2 * batch)])
+    assert workplace.work() == batch
+    rest = workplace.chunk()
+    assert (rest.size, rest.attempt, rest.leased) == (batch, 0, False)
+    assert counts(workplace.ledger.job("job")) == ("running", batch, 0, 0)
+    assert workplace.store.count(workplace.collection) == batch
 
 
 def test_an_unforeseen_error_hands_the_chunk_back_and_counts(workplace: Workplace) -> None:

@@ -40,6 +40,45 @@ def test_a_chunk_holds_what_a_worker_does_in_the_time_it_should_take(
     assert [chunk.size for chunk in planning.ledger.open_chunks("job")] == [size]
 
 
+@pytest.mark.parametrize(("rate", "size"), [(10, 40), (0.1, SMALLEST_CHUNK), (9e9, LARGEST_CHUNK)])
+def test_the_rate_of_a_jobs_own_chunks_counts_once_it_is_known(
+    planning: Planning, rate: float, size: int
+) -> None:
+    """However fast the workers are with other jobs."""
+    planning.worker(rate=100)
+    planning.job(2_000)
+    planning.tick()
+    claim = planning.take()
+    assert len(claim.items) == 400
+    planning.ledger.mark(claim, Outcome(done=len(claim.items), rate=rate))
+    planning.tick()
+    assert [chunk.size for chunk in planning.ledger.open_chunks("job")] == [size]
+
+
+def test_chunks_of_which_little_is_left_make_room_for_others(planning: Planning) -> None:
+    """One that waits for a slow server, the others of it being done, is small."""
+    planning.job(10_000)
+    planning.tick(50)
+    assert len(planning.ledger.open_chunks("job")) == 4
+    for _ in range(4):
+        claim = planning.take()
+        outcome = Outcome(done=len(claim.items) - 1, kept=claim.items[-1:])
+        assert planning.ledger.mark(claim, outcome)
+    planning.tick(50)
+    sizes = [chunk.size for chunk in planning.ledger.open_chunks("job")]
+    assert sizes == [1] * 4 + [FIRST_CHUNK] * 3
+
+
+def test_chunks_of_a_job_are_bounded_however_little_is_left_of_each(planning: Planning) -> None:
+    planning.job(10_000)
+    for _ in range(60):
+        planning.tick()
+        while claim := planning.next_claim():
+            outcome = Outcome(done=len(claim.items) - 1, kept=claim.items[-1:])
+            assert planning.ledger.mark(claim, outcome)
+    assert len(planning.ledger.open_chunks("job")) == 16
+
+
 def test_a_job_without_workers_says_why_the_last_one_ended(planning: Planning) -> None:
     planning.fleet.leave_word("m", "the device cuda is broken: CUDA error")
     planning.job(10)

@@ -74,7 +74,8 @@ def test_a_job_whose_bucket_is_away_waits_says_why_and_keeps_no_other_waiting(
     world = Planning()
     planner = Waiting(
         "w", world.ledger, world.fleet, world.publisher,
-        world.planner._settings, world.planner._places, Readers(patience_s=30),
+        world.planner._settings, world.planner._places,
+        Readers(patience_s=30, clock=world.clock),
     )  # fmt: skip
     planner.source = Passing(error, times=3)
     world.worker()
@@ -83,7 +84,7 @@ def test_a_job_whose_bucket_is_away_waits_says_why_and_keeps_no_other_waiting(
     world.tick(2, planner)
     assert world.ledger.job("job").waiting == error.detail
     assert world.serve() == ["other-0", "other-1", "other-2"]
-    world.tick(3, planner)
+    world.tick(4, planner, seconds=2)
     assert world.serve() == ["0", "1", "2", "3", "4"]
     world.tick(1, planner)
     assert world.ledger.job("job").state == "succeeded"

@@ -2,15 +2,18 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from clipfleet.common.ledger import Item, Job
 from clipfleet.workers import readers
+from clipfleet.workers.places import BucketAway
 from clipfleet.workers.planner import Planner
 from clipfleet.workers.readers import Readers
 from clipfleet.workers.sources import Listed, Source, SourceError
 from support import services
+from support.silent import silent
 from support.worker_harness import Planning
 
 
@@ -38,9 +41,13 @@ class Hung(Planner):
     """Sources of the kind "ours" hang."""
 
     source: Source
+    opened = 0
 
     def _open(self, job: Job) -> Source:
-        return self.source if job.new.source["type"] == "ours" else super()._open(job)
+        if job.new.source["type"] != "ours":
+            return super()._open(job)
+        self.opened += 1
+        return self.source
 
 
 class World(Planning):
@@ -51,7 +58,8 @@ class World(Planning):
     def new_planner(self, name: str) -> Planner:
         planner = Hung(
             name, self.ledger, self.fleet, self.publisher,
-            super().new_planner("x")._settings, super().new_planner("x")._places, Readers(),
+            super().new_planner("x")._settings, super().new_planner("x")._places,
+            Readers(clock=self.clock), clock=self.clock,
         )  # fmt: skip
         planner.source = self.source
         return planner
@@ -123,7 +131,7 @@ def test_a_planner_whose_source_hangs_hands_over_and_the_next_one_begins_at_the_
 def test_a_source_that_hangs_gives_up_its_place_after_a_while(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "MOST_STEPS", 1)
+    monkeypatch.setattr(readers, "MAX_STEPS", 1)
     world.job_of({"type": "ours"}, "hanging")
     world.job(3, "other")
     assert world.finish_one("other") == ["other-0", "other-1", "other-2"]
@@ -132,8 +140,8 @@ def test_a_source_that_hangs_gives_up_its_place_after_a_while(
 def test_so_many_sources_may_hang_and_the_next_job_says_so(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "MOST_STEPS", 1)
-    monkeypatch.setattr(readers, "MOST_HANGING", 1)
+    monkeypatch.setattr(readers, "MAX_STEPS", 1)
+    monkeypatch.setattr(readers, "MAX_HANGING", 1)
     world.job_of({"type": "ours"}, "hanging")
     services.eventually(lambda: world.waiting("hanging"), 30, "a reason")
     world.job(3, "other")
@@ -148,9 +156,159 @@ def test_what_a_thread_raises_comes_out_where_the_answer_is_taken() -> None:
         raise SourceError("there is no such thing")
 
     some = Readers(patience_s=30)
-    assert some.ask("job", "", 8, missing)
+    assert some.ask("job", "", 8, missing, "c") == ""
     some.wait()
     reader = some.answered("job")
     assert reader is not None
     with pytest.raises(SourceError, match="no such thing"):
         reader.taken()
+
+
+def hang(world: World, jobs: int, collection: str = "c") -> list[str]:
+    """So many jobs whose sources hang; their names."""
+    names = [f"{collection}-{n}" for n in range(jobs)]
+    for name in names:
+        world.job_of({"type": "ours"}, name, collection=collection)
+    for name in names:
+        services.eventually(partial(world.waiting, name), 30, f"a reason of {name}")
+    return names
+
+
+def test_cancelled_jobs_give_their_places_up_although_their_sources_hang_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "MAX_HANGING", 6)
+    monkeypatch.setattr(readers, "OWN_HANGING", 1)
+    hanging = hang(world, 6)
+    world.job(3, "good")
+    assert world.waiting("good") == readers.MANY
+    for job in hanging:
+        world.ledger.cancel(job)
+    assert world.finish_one("good") == ["good-0", "good-1", "good-2"]
+
+
+def test_the_sources_of_one_collection_leave_places_to_those_of_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "MAX_HANGING", 8)
+    hang(world, 2)
+    world.job(3, "same")
+    assert world.waiting("same") == readers.MANY_OF_OWNER
+    world.job(3, "other", collection="other")
+    assert world.finish_one("other") == ["other-0", "other-1", "other-2"]
+    assert world.ledger.job("same").total == 0
+
+
+def test_quick_steps_of_one_collection_leave_places_to_those_of_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "HANGS_S", 3_600.0)
+    monkeypatch.setattr(readers, "MAX_STEPS", 4)
+    for n in range(4):
+        world.job_of({"type": "ours"}, f"one-{n}")
+    world.tick()
+    world.job(3, "other", collection="other")
+    assert world.finish_one("other") == ["other-0", "other-1", "other-2"]
+
+
+def test_a_planner_with_too_many_threads_of_dropped_sources_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "MAX_GIVEN_UP", 2)
+    for job in hang(world, 2):
+        world.ledger.cancel(job)
+    assert world.planner.trouble() == ""
+    world.tick()
+    assert world.planner.trouble() == "2 sources that nobody wants any more hang"
+    world.job(3, "good")
+    assert world.waiting("good") == world.planner.trouble()
+    world.source.go.set()
+    assert world.finish_one("good") == ["good-0", "good-1", "good-2"]
+    assert world.planner.trouble() == ""
+
+
+def test_the_thread_of_a_source_that_waits_for_the_web_ends_with_its_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readers, "HANGS_S", 0.05)
+    with silent() as there:
+        world = Planning(fetch={"allowed_networks": ["127.0.0.0/8"], "read_s": 600, "total_s": 600})
+        world.planner._readers = Readers()
+        before = set(threading.enumerate())
+        world.job_of({"type": "manifest", "uri": f"{there.url}all.csv", "format": "csv"})
+        world.tick()
+        services.eventually(lambda: there.open == 1, 30, "a connection")
+        (reader,) = (one for one in set(threading.enumerate()) - before if one.name == "reader")
+        world.ledger.cancel("job")
+        world.tick()
+        reader.join(30)
+        assert not reader.is_alive()
+        services.eventually(lambda: there.open == 0, 30, "the end of the connection")
+        world.planner._places._fetcher.close()  # type: ignore[attr-defined]
+
+
+class Away:
+    """A bucket that does not answer, until `back`; counting hangs until `go`."""
+
+    def __init__(self) -> None:
+        self.back, self.counts, self.go = False, 0, threading.Event()
+
+    def stream(self, after: str) -> Iterator[Listed]:  # noqa: ARG002
+        if not self.back:
+            raise BucketAway("the bucket does not answer")
+        yield Listed(Item(id="0", uri="", read="blob:x"), "1")
+
+    def count(self) -> int:
+        self.counts += 1
+        self.go.wait()
+        return 1
+
+    def nothing_found(self) -> str:
+        return "nothing"
+
+
+def test_a_bucket_that_is_away_is_asked_less_and_less_and_counted_once(world: World) -> None:
+    away = Away()
+    planner = world.planner
+    assert isinstance(planner, Hung)
+    planner.source = away
+    world.job_of({"type": "ours"}, "job")
+
+    def openings(seconds: float) -> int:
+        """Within so many seconds, of rounds a second apart."""
+        before = planner.opened
+        for _ in range(int(seconds)):
+            world.tick(seconds=1)
+            world.planner._readers._patience_s = 30  # a round is over when its source has answered
+        return planner.opened - before
+
+    world.planner._readers._patience_s = 30
+    assert openings(1) == 1
+    assert [openings(64) for _ in range(3)] == [6, 1, 1]
+    services.eventually(lambda: away.counts == 1, 30, "the estimate")
+    away.back = True
+    services.eventually(lambda: openings(60) and world.ledger.job("job").total, 30, "an image")
+    away.go.set()
+    waits_for_its_turn = world.planner._readers._estimators.submit("c", "job", lambda: None)
+    waits_for_its_turn.result(30)
+    assert away.counts == 1
+
+
+def test_many_jobs_are_estimated_by_a_few_threads(world: World) -> None:
+    counting = Away()
+    counting.back = True
+    assert isinstance(world.planner, Hung)
+    world.planner.source = counting
+    for collection in "abc":
+        for n in range(20):
+            world.job_of({"type": "ours"}, f"{collection}{n}", collection=collection)
+
+    def counted(count: int) -> bool:
+        world.tick()
+        return counting.counts == count
+
+    services.eventually(lambda: counted(readers.ESTIMATES), 30, "estimates")
+    world.tick(5)
+    assert counted(readers.ESTIMATES)
+    counting.go.set()
+    services.eventually(lambda: counted(60), 30, "all of them")

@@ -48,9 +48,9 @@ class Forgotten(MemoryLedger):
     """The job is removed as soon as a chunk of it is claimed."""
 
     def claim(
-        self, model: str, worker: str, seconds: float, max_attempts: int
+        self, model: str, worker: str, seconds: float, max_attempts: int, *, remote: bool = False
     ) -> Claim | Unknown | None:
-        claim = super().claim(model, worker, seconds, max_attempts)
+        claim = super().claim(model, worker, seconds, max_attempts, remote=remote)
         self.remove("job")
         return claim
 

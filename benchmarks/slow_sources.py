@@ -1,0 +1,156 @@
+"""A folder job alone, and beside a job of 10,000 URLs whose hosts accept and say nothing.
+
+    python benchmarks/slow_sources.py PHOTOS [--images 1500] [--rounds 3] [--hosts 1] [--total-s 6]
+
+One worker without a model's cost (hash:64). The bar: the folder job takes at most 1.3 times its
+time alone. Of the slow job it prints how fast its failures came in, with the breaker and without.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import psutil
+import redis
+from parts import linked, milvus, process, shown, until, valkey
+
+from clipfleet import Client, processes
+from clipfleet.common.fleet import RedisFleet
+from clipfleet.embedded import commands
+
+MODEL = "hash:64"
+URLS = 10_000
+WATCHED_S = 3.0  # times the limit of a fetch: so long the slow job's failures are counted
+
+
+@contextmanager
+def silent() -> Iterator[int]:
+    """The port of a server that accepts connections and says nothing, at all of 127.0.0.0/8."""
+    with socket.create_server(("", 0), backlog=1_024) as server, ExitStack() as kept:
+
+        def accept() -> None:
+            while True:
+                try:
+                    kept.enter_context(server.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def service(folder: Path, total_s: float, breaker: bool) -> Iterator[tuple[Client, psutil.Process]]:
+    """A whole service with one ingest worker: a client, and the worker."""
+    folder.mkdir()
+    with ExitStack() as running:
+        url = running.enter_context(valkey(folder))
+        env = {
+            "CLIPFLEET_REDIS_URL": url,
+            "CLIPFLEET_MILVUS_URI": running.enter_context(milvus(folder)),
+            "CLIPFLEET_SOURCE_ROOTS": '["/"]',
+            "CLIPFLEET_BLOBS": str(folder / "blobs"),
+            "CLIPFLEET_MODEL": MODEL,
+            "CLIPFLEET_FETCH__ALLOWED_NETWORKS": json.dumps(["127.0.0.0/8"]),
+            "CLIPFLEET_FETCH__TOTAL_S": str(total_s),
+            "CLIPFLEET_FETCH__READ_S": str(total_s / 3),
+            "CLIPFLEET_FETCH__BREAKER_TIMEOUTS": "8" if breaker else "0",
+        }
+        port = commands.free_port()
+        gateway = processes.gateway(commands.LOOPBACK, port)
+        running.enter_context(process(gateway, folder / "gateway.log", **env))
+        running.enter_context(process(processes.planner(), folder / "planner.log", **env))
+        command = processes.worker("one", ["ingest"], MODEL)
+        worker = running.enter_context(process(command, folder / "worker.log", **env))
+        client = running.enter_context(Client(f"http://{commands.LOOPBACK}:{port}"))
+        fleet = RedisFleet(redis.Redis.from_url(url))
+        until(lambda: len(fleet.alive()) == 1)
+        for name in ("folder", "slow"):
+            client.create_collection(name, model=MODEL, dim=64)
+        yield client, worker
+
+
+def seconds(client: Client, folder: Path, images: int) -> float:
+    began = time.monotonic()
+    job = client.index(folder, "folder", on_existing="replace", wait=True)
+    assert job.done == images, job
+    return time.monotonic() - began
+
+
+def slow_job(client: Client, port: int, hosts: int) -> str:
+    urls = [
+        f"http://127.1.{n % hosts // 250}.{n % hosts % 250 + 1}:{port}/{n}" for n in range(URLS)
+    ]
+    return client.index(urls, "slow").id
+
+
+def is_planned(client: Client, job_id: str) -> bool:
+    return client.job(job_id).total > 0
+
+
+def failures(client: Client, job_id: str, seconds: float) -> list[tuple[float, int]]:
+    """How many had failed, after how many seconds."""
+    began, seen = time.monotonic(), []
+    while (passed := time.monotonic() - began) < seconds:
+        job = client.job(job_id)
+        seen.append((passed, job.failed))
+        if job.finished_at:
+            break
+        time.sleep(0.1)
+    return seen
+
+
+def told(seen: list[tuple[float, int]]) -> str:
+    first = next((at for at, failed in seen if failed), None)
+    last_at, failed = seen[-1]
+    begun = "none" if first is None else f"the first after {first:.1f} s"
+    return f"{failed:,} of {URLS:,} failed within {last_at:.1f} s, {begun}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--images", type=int, default=1_500)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--hosts", type=int, default=1)
+    parser.add_argument("--total-s", type=float, default=6.0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made, silent() as port:
+        photos = linked(asked.photos, Path(made) / "photos", asked.images)
+        for breaker in (True, False):
+            print(f"{asked.hosts} silent hosts, breaker {'on' if breaker else 'off'}")
+            folder = Path(made) / f"breaker-{breaker}"
+            with service(folder, asked.total_s, breaker) as (client, worker):
+                seconds(client, photos, asked.images)
+                alone, beside = [], []
+                for _ in range(asked.rounds):
+                    alone.append(seconds(client, photos, asked.images))
+                    job = slow_job(client, port, asked.hosts)
+                    until(partial(is_planned, client, job))
+                    with ThreadPoolExecutor(1) as pool:
+                        watched = pool.submit(failures, client, job, WATCHED_S * asked.total_s)
+                        beside.append(seconds(client, photos, asked.images))
+                        print(f"  slow job: {told(watched.result())}")
+                    client.cancel(job)
+                ratios = [two / one for one, two in zip(alone, beside, strict=True)]
+                print(
+                    f"  alone {shown(alone)} s, beside {shown(beside)} s, ratio {shown(ratios, 2)}"
+                )
+                print(f"  worker: {worker.num_threads()} threads; load {os.getloadavg()[0]:.1f}")
+                assert worker.is_running(), "the worker ended itself"
+                print(f"  median ratio {statistics.median(ratios):.2f}; the bar is 1.3")
+
+
+if __name__ == "__main__":
+    main()

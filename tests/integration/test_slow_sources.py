@@ -1,0 +1,82 @@
+"""Jobs whose servers say nothing cost the jobs beside them nothing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipfleet import Client
+from clipfleet.testing import MemoryService
+from clipfleet.workers.background import MAX_CHUNKS
+from support import chaos, stack
+from support.services import eventually
+from support.silent import Silent, silent
+
+PATIENT = {"allowed_networks": ["127.0.0.0/8"], "read_s": 600, "total_s": 600}
+
+
+@pytest.fixture
+def hosts() -> Iterator[Silent]:
+    with silent("") as there:
+        yield there
+
+
+def urls(hosts: Silent, count: int, host: int = 1) -> list[str]:
+    port = hosts.url.rpartition(":")[2]
+    return [f"http://127.0.1.{host}:{port}{n}.jpg" for n in range(count)]
+
+
+def job_beside(client: Client, photos: Path) -> tuple[Any, ...]:
+    job = stack.finished(client, client.index(photos, "beside").id)
+    return job.state, job.done, job.failed
+
+
+def test_a_job_beside_one_of_a_silent_host_is_done(tmp_path: Path, hosts: Silent) -> None:
+    photos = chaos.many_photos(tmp_path / "photos", 40)
+    with MemoryService(fetch=PATIENT) as service, service.client() as client:
+        slow = client.index(urls(hosts, 1_000), "slow")
+        assert hosts.reached.wait(60)
+        assert job_beside(client, photos) == ("succeeded", 40, 0)
+        assert client.job(slow).finished_at is None
+        assert hosts.open == 8, "as many as a host is asked at once"
+        client.cancel(slow)
+
+
+def test_more_silent_jobs_than_a_worker_can_wait_for_leave_it_to_others(
+    tmp_path: Path, hosts: Silent
+) -> None:
+    photos = chaos.many_photos(tmp_path / "photos", 40)
+    with MemoryService(fetch=PATIENT) as service, service.client() as client:
+        for host in range(2 * MAX_CHUNKS):
+            client.index(urls(hosts, 1, host + 1), "slow")
+        eventually(lambda: hosts.open == MAX_CHUNKS, 60, "a full background")
+        assert job_beside(client, photos) == ("succeeded", 40, 0)
+        assert hosts.open == MAX_CHUNKS
+        jobs = list(client.jobs(collection="slow", limit=100))
+        assert {job.state for job in jobs} == {"running"}
+
+
+def test_when_the_silent_jobs_are_cancelled_their_places_are_free(hosts: Silent) -> None:
+    with (
+        MemoryService(fetch=PATIENT, lease_s=0.6) as service,
+        service.client() as client,
+        silent("127.0.2.1") as last,
+    ):
+        jobs = [client.index(urls(hosts, 1, host + 1), "slow") for host in range(MAX_CHUNKS)]
+        eventually(lambda: hosts.open == MAX_CHUNKS, 60, "a full background")
+        waiting = client.index([f"{last.url}a.jpg"], "last")
+        for job in jobs:
+            client.cancel(job)
+        eventually(lambda: hosts.open == 0, 60, "the end of their connections")
+        assert last.reached.wait(60)
+        client.cancel(waiting)
+
+
+def test_its_failures_come_in_at_the_rate_of_its_own_limits(hosts: Silent) -> None:
+    limits = {**PATIENT, "read_s": 0.2, "total_s": 0.25, "tries": 1, "breaker_timeouts": 0}
+    with MemoryService(fetch=limits) as service, service.client() as client:
+        job = stack.finished(client, client.index(urls(hosts, 30), "slow").id)
+        assert (job.state, job.failed) == ("failed", 30)
+        reasons = {one.reason for one in client.iter_failures(job)}
+        assert reasons == {"the server did not answer in time (1 tries)"}

@@ -1,0 +1,141 @@
+"""Threads that read images over the network: many, since they only wait.
+
+Not a ThreadPoolExecutor: a call that waits for its turn at a server must not hold a thread, and
+neither the interpreter's end nor a job may wait for a server that says nothing.
+"""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sized
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from clipfleet.common.fetch import Memory
+from clipfleet.common.settings import Fetch
+
+T = TypeVar("T")
+V = TypeVar("V", bound=Sized)
+
+IDLE_S = 10.0  # then a thread ends that has nothing to do
+
+
+@dataclass(frozen=True)
+class _Call:
+    job: str
+    server: str
+    limit: int
+    run: Callable[[], Any]
+    result: "Future[Any]" = field(default_factory=Future)
+
+
+class FetchPool:
+    """Runs calls on daemon threads, which are started as they are needed.
+
+    Jobs take turns, and so do the servers of one job. A job has at most half of the threads, so
+    that one whose servers are all silent leaves room for others.
+
+    Args:
+        threads: how many calls run at once.
+        per_server: how many of them for one server, if `submit` says nothing else.
+        memory_bytes: what large images may take together.
+    """
+
+    def __init__(
+        self, threads: int = 256, per_server: int = 8, memory_bytes: int = 512_000_000
+    ) -> None:
+        self.memory = Memory(memory_bytes)
+        self._max_threads, self._per_server = threads, per_server
+        self._per_job = max(1, threads // 2)
+        self._lock = threading.Lock()
+        self._waiting: dict[str, dict[str, deque[_Call]]] = {}  # by job and server, next one first
+        self._begun: SimpleQueue[_Call] = SimpleQueue()
+        self._running: Counter[str] = Counter()  # by job; from here on with those begun
+        self._running_at: Counter[str] = Counter()  # by server
+        self._count = self._alive = 0
+
+    @property
+    def threads(self) -> int:
+        """How many there are just now."""
+        return self._alive
+
+    def submit(
+        self, job: str, server: str, call: Callable[[], T], limit: int | None = None
+    ) -> "Future[T]":
+        """Run a call when it is its turn; until then it can be cancelled.
+
+        Args:
+            limit: calls at once for this server.
+        """
+        entry = _Call(job, server, limit or self._per_server, call)
+        with self._lock:
+            self._waiting.setdefault(job, {}).setdefault(server, deque()).append(entry)
+            self._begin()
+        return entry.result
+
+    def _begin(self) -> None:
+        """Begin what may be begun. There is a thread for each call that was."""
+        while self._count < self._max_threads and (entry := self._next()):
+            self._count += 1
+            self._running[entry.job] += 1
+            self._running_at[entry.server] += 1
+            self._begun.put(entry)
+            if self._count > self._alive:
+                self._alive += 1
+                threading.Thread(target=self._work, name="fetch", daemon=True).start()
+
+    def _next(self) -> _Call | None:
+        """The next call of the job and of the server that had their last turn longest ago."""
+        for job, servers in self._waiting.items():
+            if self._running[job] >= self._per_job:
+                continue
+            for server, calls in servers.items():
+                if self._running_at[server] < calls[0].limit:
+                    entry = calls.popleft()
+                    _last(servers, server)
+                    _last(self._waiting, job)
+                    return entry
+        return None
+
+    def _work(self) -> None:
+        while True:
+            try:
+                entry = self._begun.get(timeout=IDLE_S)
+            except Empty:
+                with self._lock:
+                    if self._count < self._alive:
+                        self._alive -= 1
+                        return
+                continue
+            if entry.result.set_running_or_notify_cancel():
+                _run(entry)
+            with self._lock:
+                self._count -= 1
+                _subtract(self._running, entry.job)
+                _subtract(self._running_at, entry.server)
+                self._begin()
+
+
+def fetch_pool(settings: Fetch) -> FetchPool:
+    return FetchPool(settings.concurrency, settings.per_host, settings.memory_bytes)
+
+
+def _last(turns: dict[str, V], key: str) -> None:
+    """Its next turn is the last one; without anything left, there is none."""
+    value = turns.pop(key)
+    if value:
+        turns[key] = value
+
+
+def _run(entry: _Call) -> None:
+    try:
+        entry.result.set_result(entry.run())
+    except BaseException as error:
+        entry.result.set_exception(error)
+
+
+def _subtract(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if counter[key] <= 0:
+        del counter[key]
