@@ -2,7 +2,8 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -13,6 +14,9 @@ from clipfleet.common.ledger import Item
 from clipfleet.common.roots import really_below, require_below
 from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources.base import Listed, SourceError
+from clipfleet.workers.sources.scratch import Entry, in_order
+
+FILE, LINK, FOLDER = range(3)
 
 
 class Folder:
@@ -79,8 +83,9 @@ class Folder:
         `said`: that the folder cannot be read was listed before the cursor we go on from.
         """
         try:
-            with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+            with os.scandir(folder) as found:  # all of it is read before the first comes out
+                entries = in_order(self._counted(found, begin))
+                first = next(entries, None)
         except OSError as error:
             if at_top:
                 raise SourceError(
@@ -89,18 +94,26 @@ class Folder:
             if not said:
                 yield folder, False, f"the folder cannot be read: {error.strerror}"
             return
-        for entry in entries:
+        for name, kind in chain([first] if first else [], entries):
+            path = os.path.join(folder, os.fsdecode(name))
+            yield path, kind == FOLDER, self._problem(path) if kind == LINK else None
+
+    def _counted(
+        self, found: Iterable[os.DirEntry[str]], begin: tuple[bytes, ...]
+    ) -> Iterator[Entry]:
+        """What counts and is not behind us, with its kind."""
+        for entry in found:
             name = os.fsencode(entry.name)
             if name.startswith(b".") or (begin and name < begin[0]):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 if self._source.recursive:
-                    yield entry.path, True, None
+                    yield name, FOLDER
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (name,) != begin:
-                yield entry.path, False, self._problem(entry)
+                yield name, LINK if entry.is_symlink() else FILE
 
-    def _problem(self, entry: os.DirEntry[str]) -> str | None:
-        if entry.is_symlink() and not really_below(entry.path, self._roots):
+    def _problem(self, link: str) -> str | None:
+        if not really_below(link, self._roots):
             return "the link leads outside the folders that may be indexed"
         return None
 
