@@ -52,15 +52,15 @@ class GatewayParts:
 
 def connect(settings: Settings) -> GatewayParts:
     """Redis, Milvus and Celery. Connections open at the first call, not here."""
-    client = make_redis(settings)
+    client, blobs = make_redis(settings), Blobs(settings.blobs)
     return GatewayParts(
-        ledger=RedisLedger(client),
+        ledger=RedisLedger(client, blobs=blobs),
         catalogue=RedisCatalogue(client),
         fleet=RedisFleet(client),
         overviews=RedisOverviews(client, settings.model),
         limiter=RedisRateLimiter(client),
         store=make_store(settings, settings.call_timeout_s),
-        blobs=Blobs(settings.blobs),
+        blobs=blobs,
         unfinished=RedisUnfinished(client),
         publisher=CeleryPublisher(make_celery(settings), client),
         inbox=RedisInbox(client, make_async_redis(settings, timeout_s=10.0)),

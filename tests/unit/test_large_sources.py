@@ -47,7 +47,9 @@ def test_the_images_of_a_zip_come_in_the_order_that_older_cursors_count(members:
         data = {name: b"{}" for name in members if not name.endswith(".md")}
         found = archive(Path(made), data, "a.zip")
         assert names(items(found)) == by_family(list(data))
-        assert [one.cursor for one in listed(found)] == [str(n + 1) for n in range(len(items(found)))]
+        assert [one.cursor for one in listed(found)] == [
+            str(n + 1) for n in range(len(items(found)))
+        ]
         resumes_everywhere(found)
 
 
@@ -206,12 +208,15 @@ def test_what_goes_through_a_file_is_sorted_as_in_memory(entries: list[scratch.E
 
 
 def test_a_temporary_folder_that_is_full_is_said_to_be() -> None:
-    with pytest.raises(ScratchUnavailable, match="TMPDIR names, cannot be written: .* is full"):
+    def write() -> None:
         with scratch.scratch() as made:
             made.execute("PRAGMA max_page_count=3")
             made.execute("CREATE TABLE entry (name BLOB)")
             for _ in range(100):
                 made.execute("INSERT INTO entry VALUES (zeroblob(4000))")
+
+    with pytest.raises(ScratchUnavailable, match=r"TMPDIR names, cannot be written: .* is full"):
+        write()
 
 
 def test_a_source_that_is_dropped_midway_leaves_no_file_open(tmp_path: Path) -> None:

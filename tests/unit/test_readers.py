@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from clipfleet.common.ledger import Item, Job
+from clipfleet.common.ledger import Item, NewJob
 from clipfleet.workers import readers
 from clipfleet.workers.planner import Planner
 from clipfleet.workers.readers import Readers
@@ -39,8 +39,8 @@ class Hung(Planner):
 
     source: Source
 
-    def _open(self, job: Job) -> Source:
-        return self.source if job.new.source["type"] == "ours" else super()._open(job)
+    def _open(self, new: NewJob) -> Source:
+        return self.source if new.source["type"] == "ours" else super()._open(new)
 
 
 class World(Planning):

@@ -80,7 +80,7 @@ class Zip:
     def _said(self, db: sqlite3.Connection, family: str) -> Said:
         found = db.execute(SIDECARS, [family]).fetchall()
         if len(found) > MOST_SIDECARS:
-            return Said(problem=f"more than {MOST_SIDECARS} captions or metadata files belong to it")
+            return Said(problem=f"it has more than {MOST_SIDECARS} files of captions and metadata")
         return said([self._member(*row) for row in found], self._limits)
 
     def _member(self, name: str, size: int, spot: str, problem: str | None) -> Member:
