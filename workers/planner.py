@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
@@ -98,7 +99,7 @@ class Planner:
         self._workers: dict[str, list[WorkerCard]] = {}  # of this round, by model
         self._words: dict[str, str] = {}  # of their last workers, likewise
         self._cards: list[WorkerCard] | None = None
-        self._new = Counter[str]()  # chunks that became pending in this round, by model
+        self._new = Counter[str]()  # chunks without a nudge, by model
         self._seen: dict[str, int] = {}  # how many workers the models had in the last round
         self._topped_up_at: dict[str, float] = {}  # by model
         self._announced_at = float("-inf")
@@ -112,7 +113,6 @@ class Planner:
         """
         self._alive_at = time.monotonic()
         self._announce()
-        self._new = Counter[str]()
         self._see_workers()
         looks, are_all = self._due()
         for look in looks:
@@ -121,8 +121,7 @@ class Planner:
         self._metrics.leased.set(len(self._owned))
         self._readers.keep(self._owned)
         planned = self._fill()
-        for model in {new.model for new in self._owned.values()}:
-            self._nudge(model, len(self._serving(model)), self._new[model])
+        self._nudge_all()
         return planned or not are_all
 
     def _see_workers(self) -> None:
@@ -144,9 +143,11 @@ class Planner:
 
     def _due(self) -> tuple[list[Look], bool]:
         """What is due, and whether that was all."""
-        round_ = self._tend(OFFERS, self._again)
+        due = set(islice(self._again, LOOKS))
+        round_ = self._tend(OFFERS, due)
         looks, offered = list(round_.looks), round_.offered
-        self._again = {look.job_id for look in looks}  # until that is done
+        later = self._again - due
+        self._again = later | {look.job_id for look in looks}  # until that is done
         if offered:
             for job_id in offered:
                 self._alone(job_id, partial(self._take, job_id))
@@ -155,7 +156,7 @@ class Planner:
             self._again |= {look.job_id for look in round_.looks}
         if round_.owned != len(self._owned):
             self._keep(self._ledger.owned(self._name))
-        return looks, len(offered) < OFFERS and len(looks) < LOOKS
+        return looks, not later and len(offered) < OFFERS and len(looks) < LOOKS
 
     def _tend(self, offers: int, due: Collection[str] = ()) -> Round:
         settings = self._settings
@@ -188,16 +189,23 @@ class Planner:
                 self._alone(one.new.id, partial(self._ask, one))
             self._readers.wait()
             taken = [self._alone(one.new.id, partial(self._plan, one)) for one in hungry]
+            if not planned:
+                self._nudge_all()  # a small job does not wait for the windows of large ones
             planned |= any(taken)
             if not any(taken) or time.monotonic() > until:
                 break
         return planned
 
+    def _nudge_all(self) -> None:
+        for model in {new.model for new in self._owned.values()}:
+            self._nudge(model, len(self._serving(model)), self._new[model])
+        self._new.clear()
+
     def _nudge(self, model: str, workers: int, new: int) -> None:
         """Fill the queue up to one nudge for each worker that has a chunk to claim.
 
-        `new` chunks became pending in this round. The chunks of earlier rounds have their nudges,
-        which a worker may have taken just now: they are looked at every TOP_UP_S only.
+        `new` chunks became pending since the last call. Those of before have their nudges, which a
+        worker may have taken just now: they are looked at every TOP_UP_S only.
         """
         now = self._clock()
         is_due = now - self._topped_up_at.get(model, float("-inf")) >= TOP_UP_S

@@ -489,7 +489,7 @@ function operations.failures(limit, offset)
     if upto > first then high = middle else low = middle + 1 end
   end
   local before = 0
-  if low > 0 then _, before = part(low - 1) end
+  if low > 0 then before = select(2, part(low - 1)) end
   for place = low, redis.call('LLEN', PARTS) - 1 do
     if before >= last then break end
     local name, upto = part(place)

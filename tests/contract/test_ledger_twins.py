@@ -318,7 +318,8 @@ class Twins(Work):
             self.both("jobs", limit, 0, "photos", states)
             self.both("jobs", limit, 1, "", states)
             self.both("jobs", 9, 0, "", states, lambda name: name == "photos")
-        self.both("failures", "j", limit, 1)
+        for offset in range(6):
+            self.both("failures", "j", limit, offset)
 
     @invariant()
     def every_job_is_counted_and_has_at_most_one_planner(self) -> None:

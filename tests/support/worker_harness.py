@@ -81,9 +81,15 @@ class Planning:
         items = [{"id": f"{name}-{n}", "uri": "", "read": f"blob:{n}"} for n in range(images)]
         return self.job_of({"type": "upload", "items": items}, name)
 
-    def job_of(self, source: dict[str, object], name: str = "job", retry_of: str = "") -> str:
+    def job_of(
+        self,
+        source: dict[str, object],
+        name: str = "job",
+        retry_of: str = "",
+        model: str = MODEL,
+    ) -> str:
         new = NewJob(
-            id=name, collection="c", generation="g", model=MODEL, namespace="n", source=source,
+            id=name, collection="c", generation="g", model=model, namespace="n", source=source,
             retry_of=retry_of,
         )  # fmt: skip
         return self.ledger.create(new).id
