@@ -248,7 +248,8 @@ class Ledger(Protocol):
         ...
 
     def count_jobs(self) -> dict[JobState, int]:
-        """How many jobs are kept in each state."""
+        """How many jobs are kept in each state. Indices that another release left behind are
+        mended first."""
         ...
 
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
@@ -289,7 +290,8 @@ class Ledger(Protocol):
 
         A job is due when something happened that concerns its planner: a chunk was marked, a lease
         ran out, an attempt failed. Otherwise it is due every LOOK_S. A planner that is not alive
-        loses its jobs. One that has many more jobs than its share loses the surplus.
+        loses its jobs. One that has many more jobs than its share loses the surplus when another
+        planner has nothing.
 
         Args:
             limit: at most so many looks.

@@ -49,8 +49,7 @@ local function ask_key(token) return ROOT .. 'ask:' .. token end
 local function set_state(state)
   local created_at, collection = get('created_at') or 0, get('collection') or ''
   for _, other in ipairs(STATES) do
-    if other ~= state then
-      redis.call('ZREM', jobs_that_are(other), id)
+    if other ~= state and redis.call('ZREM', jobs_that_are(other), id) == 1 then
       redis.call('ZREM', jobs_in_that_are(collection, other), id)
     end
   end
@@ -265,7 +264,7 @@ function operations.reindex(...)
     use(job)
     local state = get('state')
     if state then
-      set_state(state)
+      if not redis.call('ZSCORE', jobs_that_are(state), job) then set_state(state) end
       redis.call('SADD', COLLECTIONS, get('collection') or '')
     else
       redis.call('ZREM', JOBS, job)
@@ -314,11 +313,15 @@ local function adopt(planners)
   end
 end
 
--- A planner that has many more than its share gives the surplus away, what is due last first.
+-- A planner that has many more than its share gives the surplus away, what is due last first, when
+-- another one has nothing. Only then: whoever gets a job opens its source anew.
 local function share_out(planner, planners)
-  local mine = redis.call('ZCARD', due_for(planner))
-  local share = math.ceil(redis.call('SCARD', ACTIVE) / planners)
-  if mine > share + math.max(1, share / 4) then
+  local mine, has_idle = redis.call('ZCARD', due_for(planner)), false
+  for _, other in ipairs(planners) do
+    has_idle = has_idle or redis.call('EXISTS', due_for(other)) == 0
+  end
+  local share = math.ceil(redis.call('SCARD', ACTIVE) / #planners)
+  if has_idle and mine > share + math.max(1, share / 4) then
     for _, job in ipairs(redis.call('ZREVRANGE', due_for(planner), 0, mine - share - 1)) do
       set_free(planner, job)
     end
@@ -360,7 +363,7 @@ function operations.tend(planner, seconds, limit, offers, max_attempts, ...)
   end
   local planners = redis.call('ZRANGE', PLANNERS, 0, -1)
   adopt(planners)
-  local room = math.min(tonumber(offers), share_out(planner, #planners))
+  local room = math.min(tonumber(offers), share_out(planner, planners))
   local mine, looks, offered = due_for(planner), {}, {}
   for _, job in ipairs({...}) do
     if redis.call('ZSCORE', mine, job) then redis.call('ZADD', mine, stamp(now), job) end

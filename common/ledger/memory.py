@@ -182,10 +182,12 @@ class MemoryLedger:
         return [e for e in self._planned_by(planner) if e.look_at <= now][:limit]
 
     def _share_out(self, planner: str) -> int:
-        """How many jobs more the planner may have. One that has many too many loses the surplus."""
+        """How many jobs more the planner may have. One that has many too many loses the surplus
+        when another one has nothing."""
         mine, active = self._planned_by(planner), len(self.active())
+        has_idle = not all(self._planned_by(name) for name in self._planners)
         share = -(-active // len(self._planners))
-        if len(mine) <= share + max(1, share / 4):
+        if not has_idle or len(mine) <= share + max(1, share / 4):
             return max(0, share - len(mine))
         for entry in mine[share:]:
             entry.set_free(self._clock())

@@ -165,9 +165,9 @@ class RedisLedger:
                 return
 
     def _page(self, index: str, begin: int) -> list[tuple[bytes, float]]:
-        end = begin + PAGE - 1
-        found: list[tuple[bytes, float]]
-        found = self._ask(lambda c: c.zrevrange(index, begin, end, withscores=True))
+        found: list[tuple[bytes, float]] = self._ask(
+            lambda c: c.zrevrange(index, begin, begin + PAGE - 1, withscores=True)
+        )
         return found
 
     def _counts(self) -> "_Counts":
