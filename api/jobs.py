@@ -108,7 +108,7 @@ async def delete_job(job_id: str, gateway: UsesGateway) -> None:
     if has_uploads(job.new):  # first: without the record nobody would know of them
         await gateway.call(gateway.blobs.delete_below, uploads_of(job_id), seconds=DELETE_S)
     with suppress(NotFound):  # by another request, just now
-        await gateway.call(gateway.ledger.remove, job_id)
+        await gateway.call(gateway.ledger.remove, job_id, seconds=DELETE_S)
 
 
 @router.get("/jobs/{job_id}/failures")

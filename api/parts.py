@@ -66,7 +66,7 @@ class GatewayParts:
 def connect(settings: Settings) -> GatewayParts:
     """Redis, Milvus and Celery. Connections open at the first call, not here."""
     client, receiver = make_redis(settings), make_async_redis(settings, timeout_s=10.0)
-    publisher = CeleryPublisher(make_celery(settings), client)
+    publisher, blobs = CeleryPublisher(make_celery(settings), client), Blobs(settings.blobs)
 
     async def close() -> None:
         await close_async_redis(receiver)
@@ -74,13 +74,13 @@ def connect(settings: Settings) -> GatewayParts:
         await asyncio.to_thread(close_redis, client)
 
     return GatewayParts(
-        ledger=RedisLedger(client),
+        ledger=RedisLedger(client, blobs=blobs),
         catalogue=RedisCatalogue(client),
         fleet=RedisFleet(client),
         overviews=RedisOverviews(client, settings.model),
         limiter=RedisRateLimiter(client),
         store=make_store(settings, settings.call_timeout_s),
-        blobs=Blobs(settings.blobs),
+        blobs=blobs,
         unfinished=RedisUnfinished(client),
         publisher=publisher,
         inbox=RedisInbox(client, receiver),

@@ -1,6 +1,8 @@
-"""What a long manifest costs: memory of planner and gateway, and Redis' growth, as it is planned.
+"""What a large source costs: memory of planner and gateway, and Redis' growth, as it is planned.
 
-    python benchmarks/planning.py [--lines 10000000]
+    python benchmarks/planning.py [--images 10000000] [--source manifest|zip|folder]
+
+The zip has that many members, the folder that many files and no folder below it.
 
 Valkey, the planner and a gateway are real; this program plays a worker that is done with a chunk
 the moment it claims it, so the planner is never waited for by anybody.
@@ -10,6 +12,7 @@ import argparse
 import os
 import tempfile
 import time
+import zipfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -36,11 +39,13 @@ MB = 1e6
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--lines", type=int, default=10_000_000)
-    lines = parser.parse_args().lines
+    parser.add_argument("--images", type=int, default=10_000_000)
+    parser.add_argument("--source", choices=SOURCES, default="manifest")
+    asked = parser.parse_args()
+    images = asked.images
     with tempfile.TemporaryDirectory() as made, ExitStack() as running:
         folder = Path(made)
-        manifest = written(folder / "manifest.jsonl", lines)
+        source = SOURCES[asked.source](folder, images)
         url = running.enter_context(valkey(folder))
         env = {
             "CLIPFLEET_REDIS_URL": url,
@@ -58,22 +63,22 @@ def main() -> None:
         RedisCatalogue(served).add(
             Collection.new("c", metric="cosine", model=MODEL, dim=4, fields={})
         )
-        work(client, served, manifest, {"planner": planner, "gateway": gateway}, lines)
+        work(client, served, source, {"planner": planner, "gateway": gateway}, images)
 
 
 def work(
     client: Client,
     served: "redis.Redis",
-    manifest: Path,
+    source: Path,
     watched: dict[str, psutil.Process],
-    lines: int,
+    images: int,
 ) -> None:
     ledger, fleet = RedisLedger(served), RedisFleet(served)
     before = int(served.info("memory")["used_memory"])
     began = time.monotonic()
     fleet.announce(card())
-    job = client.index(manifest, "c", create=False)
-    most, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, lines // 5
+    job = client.index(source, "c", create=False)
+    most, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, images // 5
     while ledger.job(job.id).state not in FINAL:
         served.delete(*lists_of(queue_name("ingest", MODEL)))  # as a worker takes its messages
         for _ in range(WINDOW):
@@ -87,13 +92,13 @@ def work(
             announced = time.monotonic()
             fleet.announce(card())
         if done >= mark:
-            mark += lines // 5
+            mark += images // 5
             grown = (int(served.info("memory")["used_memory"]) - before) / MB
             shown = ", ".join(f"{name} {rss:.0f} MB" for name, rss in most.items())
             rate = done / (time.monotonic() - began)
-            print(f"{done:,} lines, {rate:,.0f}/s; most so far: {shown}; Redis +{grown:.1f} MB")
+            print(f"{done:,} images, {rate:,.0f}/s; most so far: {shown}; Redis +{grown:.1f} MB")
     ended = ledger.job(job.id)
-    assert (ended.state, ended.done) == ("succeeded", lines), ended
+    assert (ended.state, ended.done) == ("succeeded", images), ended
     print(f"load {os.getloadavg()[0]:.1f}; {ended.chunks:,} chunks")
 
 
@@ -113,12 +118,32 @@ def card() -> WorkerCard:
     )
 
 
-def written(path: Path, lines: int) -> Path:
+def manifest_of(folder: Path, lines: int) -> Path:
+    path = folder / "manifest.jsonl"
     with path.open("w", encoding="utf-8") as out:
         for number in range(lines):
             name = f"{number:09d}"
             out.write(f'{{"id": "{name}", "uri": "photos/{name}.jpg", "year": {number % 50}}}\n')
     return path
+
+
+def zip_of(folder: Path, members: int) -> Path:
+    path = folder / "photos.zip"
+    with zipfile.ZipFile(path, "w") as out:
+        for number in range(members):
+            out.writestr(zipfile.ZipInfo(f"photos/{number:09d}.jpg"), b"x")
+    return path
+
+
+def folder_of(folder: Path, files: int) -> Path:
+    path = folder / "photos"
+    path.mkdir()
+    for number in range(files):
+        (path / f"{number:09d}.jpg").touch()
+    return path
+
+
+SOURCES = {"manifest": manifest_of, "zip": zip_of, "folder": folder_of}
 
 
 if __name__ == "__main__":

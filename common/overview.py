@@ -4,20 +4,20 @@ import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 import redis
 
 from clipfleet.common.broker import SENT_AT, Publisher, lists_of
 from clipfleet.common.connection import answering, redis_time
 from clipfleet.common.fleet import Fleet, RedisFleet, WorkerCard
-from clipfleet.common.ledger import FINAL, JobState, Ledger
-from clipfleet.common.ledger.redis import ROOT
+from clipfleet.common.ledger import JobState, Ledger
+from clipfleet.common.ledger.redis import ROOT, RedisLedger
 from clipfleet.common.messages import LANES, Lane, queue_name
 
-STATES: tuple[JobState, ...] = get_args(JobState)
+GOING_ON: tuple[JobState, ...] = ("queued", "running")
 COUNTS = ("state", "planned", "total", "estimated", "done", "failed", "skipped")
 
 
@@ -51,15 +51,13 @@ class MemoryOverviews:
         self._model = model
 
     def read(self) -> Overview:
-        every, cards = self._ledger.jobs(sys.maxsize), self._fleet.alive()
-        jobs = Counter[JobState](dict.fromkeys(STATES, 0))
-        jobs.update(job.state for job in every)
+        cards = self._fleet.alive()
         left: Counter[str] = Counter()
-        for job in every:
-            left[job.new.model] += 0 if job.state in FINAL else _left(vars(job))
+        for job in self._ledger.jobs(sys.maxsize, states=GOING_ON):
+            left[job.new.model] += _left(vars(job))
         models = sorted({self._model, *left, *(card.model for card in cards)})
         return Overview(
-            jobs=jobs,
+            jobs=self._ledger.count_jobs(),
             left={model: left[model] for model in models},
             queues={
                 (lane, model): self._waiting(lane, model) for model in models for lane in LANES
@@ -75,7 +73,7 @@ class MemoryOverviews:
 class RedisOverviews:
     """`model`: one that is shown even when nobody serves it and nothing waits for it.
 
-    Remembers what never changes: the model of a job, and the state of one that is over.
+    Remembers what never changes: the model of a job.
     """
 
     def __init__(
@@ -83,24 +81,20 @@ class RedisOverviews:
     ) -> None:
         self._redis, self._model = client, model
         self._clock = clock or (lambda: redis_time(client))
-        self._fleet = RedisFleet(client)
+        self._fleet, self._ledger = RedisFleet(client), RedisLedger(client)
         self._reading = threading.Lock()
         self._models: dict[str, str] = {}
-        self._over: dict[str, JobState] = {}
 
     def read(self) -> Overview:
         with self._reading, answering():
             rows = self._active()
-            jobs = Counter[JobState](dict.fromkeys(STATES, 0))
-            jobs.update(row["state"] for row in rows.values())
-            jobs.update(self._ended())
             left: Counter[str] = Counter()
             for job_id, row in rows.items():
                 left[self._models[job_id]] += _left(row)
             cards = self._fleet.alive()
             models = sorted({self._model, *left, *(card.model for card in cards)})
             return Overview(
-                jobs=jobs,
+                jobs=self._ledger.count_jobs(),
                 left={model: left[model] for model in models},
                 queues=self._queues(models),
                 workers=_serving(cards, models),
@@ -120,18 +114,8 @@ class RedisOverviews:
         return {
             job_id: row
             for job_id, row in read.items()
-            if job_id in self._models and row["state"] in STATES and row["state"] not in FINAL
+            if job_id in self._models and row["state"] in GOING_ON
         }
-
-    def _ended(self) -> Iterable[JobState]:
-        found: Any = self._redis.zrange(f"{ROOT}jobs:ended", 0, -1)
-        ids = [one.decode() for one in found]
-        new = [job_id for job_id in ids if job_id not in self._over]
-        states = self._each(new, lambda pipe, key: pipe.hget(key, "state"))
-        seen = {one: raw.decode() for one, raw in zip(new, states, strict=True) if raw}
-        known = {job_id: self._over[job_id] for job_id in ids if job_id in self._over}
-        self._over = known | seen
-        return self._over.values()
 
     def _queues(self, models: Sequence[str]) -> dict[tuple[Lane, str], Waiting]:
         now = self._clock()

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from clipfleet.common.fleet import WorkerCard
-from clipfleet.common.ledger import OpenChunk
 
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
 
@@ -21,10 +20,14 @@ def chunk_size(workers: Sequence[WorkerCard], seconds: float, rate: float = 0.0)
     return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(min(rates) * seconds)))
 
 
-def has_room(chunks: Sequence[OpenChunk], workers: int, size: int) -> bool:
-    """Whether another chunk of that size may be open.
+def room_for(chunks: int, images: int, workers: int, size: int) -> int:
+    """How many more chunks of that size may be open.
 
     Images count, not chunks: of one that waits for a slow server little may be left.
+
+    Args:
+        chunks: that are open.
+        images: in them.
     """
     window = max(4, 2 * workers + 2)
-    return len(chunks) < 4 * window and sum(chunk.size for chunk in chunks) <= (window - 1) * size
+    return max(0, min(4 * window - chunks, ((window - 1) * size - images) // size + 1))

@@ -33,6 +33,7 @@ class Housekeeper:
         """One round: how many jobs went."""
         if not self._ledger.keep_house(self._name, 2 * self._every_s):
             return 0
+        self._ledger.count_jobs()  # before a gateway does, which may have to mend the indices
         for job_id in self._unfinished.older(DAY_S, MOST):
             self._sweep(job_id)
         if not self._days:

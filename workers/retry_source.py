@@ -8,6 +8,7 @@ from typing import Any
 from clipfleet.common.errors import NotFound
 from clipfleet.common.identity import id_problem
 from clipfleet.common.ledger import Failure, Item, Job, Ledger
+from clipfleet.common.ledger.failure_parts import FailuresLost
 from clipfleet.common.source_access import SourceAccess, SourceRefused
 from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources import Folder, Listed, SourceError, known
@@ -54,10 +55,16 @@ class Retry:
     def _failures(self, begin: int) -> Iterator[tuple[int, Failure]]:
         for offset in count(begin, PAGE):
             self._job()  # or it could pass for the end of its failures
-            page = self._ledger.failures(self._job_id, PAGE, offset)
+            page = self._page(offset)
             yield from enumerate(page, offset)
             if len(page) < PAGE:
                 return
+
+    def _page(self, offset: int) -> list[Failure]:
+        try:
+            return self._ledger.failures(self._job_id, PAGE, offset)
+        except FailuresLost as error:
+            raise SourceError(error.detail) from error
 
     def _below(self, path: str, number: int, within: str) -> Iterator[Listed]:
         assert self._folder is not None

@@ -66,7 +66,7 @@ class Runtime:
         blobs = Blobs(settings.blobs)
         self._ingest = IngestParts(
             worker=self.worker,
-            ledger=RedisLedger(client),
+            ledger=RedisLedger(client, blobs=blobs),
             store=store,
             catalogue=catalogue,
             embedder=Timed(embedder, "ingest", metrics),

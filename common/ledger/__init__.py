@@ -9,7 +9,7 @@ token comes a second time, even when Redis forgets its last second.
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,7 +18,10 @@ from clipfleet.common.source_grants import SourceGrant
 
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled"})
+STATES: tuple[JobState, ...] = get_args(JobState)
 KEEP_IDEMPOTENCY_S = 86_400
+LOOK_S = 10.0  # as in ledger.lua
+OFFER_S = 1.0
 
 
 class Item(BaseModel):
@@ -141,6 +144,45 @@ class PlanLease:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What a planner sees of a job that is due.
+
+    Attributes:
+        total: the number of images planned so far.
+        waiting: why the job waits; "" when it does not.
+        open: the number of chunks that are not marked yet.
+        open_images: the number of images in them.
+        rate: images a second of its last chunks; 0 when none was measured.
+        troubled: those of them whose lease ran out or that were tried too often.
+    """
+
+    job_id: str
+    lease: PlanLease
+    total: int
+    waiting: str
+    open: int
+    open_images: int
+    rate: float
+    troubled: "tuple[OpenChunk, ...]"
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a planner has to do.
+
+    Attributes:
+        looks: its jobs that are due.
+        offered: jobs without a planner, which it may lease. They are offered to no other planner
+            for OFFER_S.
+        owned: how many jobs it has.
+    """
+
+    looks: tuple[Look, ...] = ()
+    offered: tuple[str, ...] = ()
+    owned: int = 0
+
+
+@dataclass(frozen=True)
 class OpenChunk:
     """A chunk that is not marked yet.
 
@@ -252,10 +294,20 @@ class Ledger(Protocol):
         states: Collection[str] = (),
         sees: Callable[[str], bool] | None = None,
     ) -> list[Job]:
-        """Newest first; of one collection, in some states, or all. `sees`: of which collections."""
+        """Newest first; of one collection, in some states, or all. `sees`: of which collections.
+
+        The time that it takes depends on `offset` and `limit`, not on how many jobs are kept.
+        """
         ...
 
-    def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]: ...
+    def count_jobs(self) -> dict[JobState, int]:
+        """How many jobs are kept in each state. Indices that another release left behind are
+        mended first."""
+        ...
+
+    def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
+        """In the order in which they were counted. FailuresLost when the blob store lost some."""
+        ...
 
     def cancel(self, job_id: str, reason: str = "") -> Job:
         """End the job; chunks in hand may still be marked. A finished job stays as it is."""
@@ -277,7 +329,42 @@ class Ledger(Protocol):
     # for the planner
     def active(self) -> list[str]: ...
 
-    def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None: ...
+    def tend(
+        self,
+        planner: str,
+        seconds: float,
+        *,
+        limit: int,
+        offers: int,
+        max_attempts: int,
+        due: Collection[str] = (),
+    ) -> Round:
+        """Begin a round. The planner counts as alive for so many seconds from now.
+
+        A job is due when something happened that concerns its planner: a chunk was marked, a lease
+        ran out, an attempt failed. Otherwise it is due every LOOK_S. A planner that is not alive
+        loses its jobs. One that has many more jobs than its share loses the surplus when another
+        planner has nothing.
+
+        Args:
+            limit: at most so many looks.
+            offers: at most so many jobs are offered.
+            max_attempts: after which a chunk was tried too often.
+            due: jobs of its own that are due now, whatever happened.
+        """
+        ...
+
+    def owned(self, planner: str) -> list[str]:
+        """The jobs that a planner has."""
+        ...
+
+    def leave(self, planner: str) -> None:
+        """Free all jobs of a planner; it is not alive any more."""
+        ...
+
+    def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
+        """Take a job that no living planner has. The planner counts as alive for so long."""
+        ...
 
     def estimate(self, job_id: str, images: int) -> None: ...
 

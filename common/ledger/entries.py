@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from clipfleet.common.ledger import Claim, Failure, Item, Job, NewJob, OpenChunk, any_remote
+from clipfleet.common.ledger import (
+    Claim,
+    Failure,
+    Item,
+    Job,
+    Look,
+    NewJob,
+    OpenChunk,
+    PlanLease,
+    any_remote,
+)
 
 
 @dataclass
@@ -37,9 +47,9 @@ class Entry:
     failures: list[Failure] = field(default_factory=list)
     cursor: str = ""
     planner: str = ""
-    planner_until: float = 0.0
     planner_token: str = ""
     served_at: float = 0.0
+    look_at: float = 0.0
 
     @property
     def running(self) -> bool:
@@ -62,6 +72,40 @@ class Entry:
         name = f"{self.job.chunks:08d}-{unique}"
         self.open[name] = Chunk(tuple(items), attempt)
         return name
+
+    @property
+    def lease(self) -> PlanLease:
+        return PlanLease(self.planner_token, self.cursor, self.job.planned)
+
+    def look_by(self, time: float) -> None:
+        """A planner is to look at it then, or sooner."""
+        self.look_at = min(self.look_at, time)
+
+    def set_free(self, now: float) -> None:
+        self.planner, self.look_at = "", now
+
+    def look(self, now: float, seconds: float, max_attempts: int) -> Look:
+        """The next look comes after so many seconds, or when the first lease runs out."""
+        ends = [chunk.lease_until for chunk in self.open.values() if chunk.lease_until > now]
+        self.look_at = min([now + seconds, *ends])
+        seen = [chunk.seen(name, now) for name, chunk in sorted(self.open.items())]
+        troubled = [
+            chunk
+            for chunk in seen
+            if chunk.expired or (not chunk.leased and chunk.attempt >= max_attempts)
+        ]
+        job = self.job
+        images = sum(chunk.size for chunk in seen)
+        return Look(
+            job.id,
+            self.lease,
+            job.total,
+            job.waiting,
+            len(seen),
+            images,
+            job.rate,
+            tuple(troubled),
+        )
 
     def may_plan(self, token: str) -> bool:
         return self.running and self.planner_token == token and not self.job.planned

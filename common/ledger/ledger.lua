@@ -7,12 +7,18 @@ local ACTIVE, ENDED, JOBS = ROOT .. 'jobs:active', ROOT .. 'jobs:ended', ROOT ..
 local KEEPER = ROOT .. 'housekeeper'
 local KEEP_LEASED_S = 3600
 local MOST_REPLANS = 3
+local STATES = {'queued', 'running', 'succeeded', 'partial', 'failed', 'cancelled'}
+local COLLECTIONS = JOBS .. ':collections' -- that have jobs
+local DUE = JOBS .. ':due' -- jobs without a planner, by the time of the next look
+local PLANNERS = JOBS .. ':planners' -- by the time until which they are taken to be alive
+local LOOK_S = 10 -- a planner looks at a job after so long although nothing happened
+local OFFER_S = 1 -- a job that is offered to one planner is offered to no other for so long
 
-local id, JOB, OPEN, FAILURES -- of the job that an operation is about
+local id, JOB, OPEN, FAILURES, PARTS -- of the job that an operation is about
 
 local function use(job)
   id, JOB = job, ROOT .. 'job:' .. job
-  OPEN, FAILURES = JOB .. ':open', JOB .. ':failures'
+  OPEN, FAILURES, PARTS = JOB .. ':open', JOB .. ':failures', JOB .. ':failures:parts'
 end
 use(ARGV[3])
 
@@ -29,12 +35,68 @@ local function get(name) return redis.call('HGET', JOB, name) end
 local function number(name) return tonumber(get(name) or '0') end
 local function chunk_key(chunk) return JOB .. ':chunk:' .. chunk end
 local function jobs_in(collection) return JOBS .. ':in:' .. collection end
+local function jobs_that_are(state) return JOBS .. ':state:' .. state end
+local function jobs_in_that_are(collection, state)
+  return jobs_that_are(state) .. ':in:' .. collection
+end
+local function due_for(planner) return DUE .. ':' .. planner end
 local function made_by(key) return ROOT .. 'idempotency:' .. key end
 local function chunk_get(chunk, name) return redis.call('HGET', chunk_key(chunk), name) end
 local function ready_for(model, remote)
   return ROOT .. (remote == '1' and 'ready-remote:' or 'ready:') .. model
 end
 local function ask_key(token) return ROOT .. 'ask:' .. token end
+
+-- Each state has an index of its jobs, and each collection one for each state.
+local function set_state(state)
+  local created_at, collection = get('created_at') or 0, get('collection') or ''
+  for _, other in ipairs(STATES) do
+    if other ~= state and redis.call('ZREM', jobs_that_are(other), id) == 1 then
+      redis.call('ZREM', jobs_in_that_are(collection, other), id)
+    end
+  end
+  redis.call('HSET', JOB, 'state', state)
+  redis.call('ZADD', jobs_that_are(state), created_at, id)
+  redis.call('ZADD', jobs_in_that_are(collection, state), created_at, id)
+end
+
+-- A job that is not over lies in one queue: its planner's, or that of all jobs without one.
+local function due()
+  local planner = get('planner') or ''
+  if planner ~= '' and redis.call('ZSCORE', PLANNERS, planner) then return due_for(planner) end
+  return DUE
+end
+
+-- A planner is to look at the job then, or sooner.
+local function look_at(time)
+  if redis.call('SISMEMBER', ACTIVE, id) == 0 then return end
+  local before = redis.call('ZSCORE', due(), id)
+  if not before or tonumber(before) > time then redis.call('ZADD', due(), stamp(time), id) end
+end
+
+local function is_alive(planner)
+  return tonumber(redis.call('ZSCORE', PLANNERS, planner) or '0') > now
+end
+
+local function keep_alive(planner, seconds)
+  local last = tonumber(redis.call('ZSCORE', PLANNERS, planner) or '0')
+  if last < now + seconds * 2 / 3 then
+    redis.call('ZADD', PLANNERS, stamp(now + seconds), planner)
+  end
+end
+
+-- A job of nobody is due at once.
+local function set_free(planner, job)
+  use(job)
+  redis.call('ZREM', due_for(planner), job)
+  redis.call('HSET', JOB, 'planner', '', 'planner_until', 0)
+  look_at(now)
+end
+
+local function set_all_free(planner)
+  for _, job in ipairs(redis.call('ZRANGE', due_for(planner), 0, -1)) do set_free(planner, job) end
+  redis.call('ZREM', PLANNERS, planner)
+end
 
 local function is_remote(chunk) return chunk_get(chunk, 'remote') == '1' and '1' or '0' end
 
@@ -103,7 +165,9 @@ local function keep_in_chunk(chunk, items, size, remote)
 end
 
 local function finish(state)
-  redis.call('HSET', JOB, 'state', state, 'finished_at', stamp(now), 'waiting', '')
+  set_state(state)
+  redis.call('HSET', JOB, 'finished_at', stamp(now), 'waiting', '')
+  redis.call('ZREM', due(), id)
   redis.call('SREM', ACTIVE, id)
   redis.call('ZADD', ENDED, stamp(now), id)
 end
@@ -114,8 +178,8 @@ local function replan()
     redis.call('HSET', JOB, 'error', 'its counts do not add up, however often it is planned')
     return finish('failed')
   end
-  redis.call('DEL', FAILURES)
-  redis.call('HSET', JOB, 'planned', 0, 'cursor', '', 'total', 0, 'done', 0, 'failed', 0,
+  redis.call('DEL', FAILURES, PARTS)
+  redis.call('HSET', JOB, 'planned', 0, 'failed_bytes', 0, 'cursor', '', 'total', 0, 'done', 0, 'failed', 0,
              'skipped', 0, 'waiting', 'its counts do not add up; it is planned again from its start')
 end
 
@@ -164,23 +228,35 @@ function operations.create(fields, version, collection, model, retry_of, key, ke
   local instead = retry_of ~= '' and begin_retry(retry_of)
   if instead then return instead end
   if key ~= '' then redis.call('SET', made_by(key), id, 'EX', keep_key_s) end
-  redis.call('HSET', JOB, 'new', fields, 'state', 'queued', 'created_at', stamp(now),
+  redis.call('HSET', JOB, 'new', fields, 'created_at', stamp(now),
              'planned', 0, 'total', 0, 'estimated', 0, 'done', 0, 'failed', 0, 'skipped', 0,
              'chunks', 0, 'cursor', '', 'error', '', 'waiting', '',
              'planner', '', 'planner_until', 0, 'planner_token', '', 'version', version,
              'model', model, 'collection', collection, 'retry_of', retry_of, 'key', key)
   redis.call('ZADD', JOBS, stamp(now), id)
   redis.call('ZADD', jobs_in(collection), stamp(now), id)
+  redis.call('SADD', COLLECTIONS, collection)
   redis.call('SADD', ACTIVE, id)
+  set_state('queued')
+  look_at(now)
   return id
 end
 
 function operations.remove()
   if not get('state') then return 0 end
   for _, chunk in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do drop_chunk(chunk) end
+  local collection = get('collection') or ''
+  for _, state in ipairs(STATES) do
+    redis.call('ZREM', jobs_that_are(state), id)
+    redis.call('ZREM', jobs_in_that_are(collection, state), id)
+  end
   redis.call('ZREM', JOBS, id)
-  redis.call('ZREM', jobs_in(get('collection') or ''), id)
+  redis.call('ZREM', jobs_in(collection), id)
+  if redis.call('EXISTS', jobs_in(collection)) == 0 then
+    redis.call('SREM', COLLECTIONS, collection)
+  end
   redis.call('ZREM', ENDED, id)
+  redis.call('ZREM', due(), id)
   redis.call('SREM', ACTIVE, id)
   if get('model') then
     for _, remote in ipairs({'0', '1'}) do redis.call('ZREM', ready_for(get('model'), remote), id) end
@@ -189,8 +265,9 @@ function operations.remove()
   if redis.call('GET', made) == id then redis.call('DEL', made) end
   local old = ROOT .. 'job:' .. (get('retry_of') or '')
   if redis.call('HGET', old, 'retried_by') == id then redis.call('HDEL', old, 'retried_by') end
-  redis.call('UNLINK', JOB, OPEN, FAILURES)
-  return 1
+  local has_parts = get('has_parts')
+  redis.call('UNLINK', JOB, OPEN, FAILURES, PARTS)
+  return has_parts and 2 or 1
 end
 
 function operations.keep_house(keeper, seconds)
@@ -205,19 +282,50 @@ function operations.ended(seconds_ago, limit)
   return redis.call('ZRANGEBYSCORE', ENDED, '-inf', last, 'LIMIT', 0, limit)
 end
 
+-- The numbers of jobs: kept, not over, and in each state. The indices are right when they agree.
+function operations.counts()
+  local counts = {redis.call('ZCARD', JOBS), redis.call('SCARD', ACTIVE)}
+  for _, state in ipairs(STATES) do
+    counts[#counts + 1] = redis.call('ZCARD', jobs_that_are(state))
+  end
+  return counts
+end
+
+-- Puts jobs into the indices where another release did not, and takes out those that are gone.
+function operations.reindex(...)
+  for _, job in ipairs({...}) do
+    use(job)
+    local state = get('state')
+    if state then
+      if not redis.call('ZSCORE', jobs_that_are(state), job) then set_state(state) end
+      redis.call('SADD', COLLECTIONS, get('collection') or '')
+    else
+      redis.call('ZREM', JOBS, job)
+      redis.call('SREM', ACTIVE, job)
+      for _, other in ipairs(STATES) do redis.call('ZREM', jobs_that_are(other), job) end
+    end
+  end
+end
+
 -- `ask` is one per call: the token when the job is leased anew. Of a job that an older release
--- made, the fields are written that `claim` needs.
+-- made, the fields are written that `claim` needs. A planner holds its jobs as long as it is alive;
+-- one of an older release until `planner_until`.
 function operations.lease(planner, seconds, ask)
   local state = get('state')
   if state ~= 'queued' and state ~= 'running' then return nil end
-  local held = number('planner_until') > now
-  if held and get('planner') ~= planner then return nil end
-  if not held or get('planner') ~= planner then
-    redis.call('HSET', JOB, 'planner', planner, 'planner_token', ask)
+  local holder = get('planner') or ''
+  local held = holder ~= '' and (is_alive(holder) or number('planner_until') > now)
+  if held and holder ~= planner then return nil end
+  keep_alive(planner, tonumber(seconds))
+  if not held then
+    redis.call('ZREM', due(), id)
+    redis.call('HSET', JOB, 'planner', planner, 'planner_token', ask,
+               'planner_until', redis.call('ZSCORE', PLANNERS, planner))
+    look_at(now)
   end
-  redis.call('HSET', JOB, 'planner_until', stamp(now + tonumber(seconds)))
   if state == 'queued' then
-    redis.call('HSET', JOB, 'state', 'running', 'started_at', stamp(now))
+    set_state('running')
+    redis.call('HSET', JOB, 'started_at', stamp(now))
   end
   if not get('model') then
     local new = cjson.decode(get('new'))
@@ -226,6 +334,99 @@ function operations.lease(planner, seconds, ask)
   index()
   return {get('planner_token'), get('cursor'), get('planned')}
 end
+
+-- Jobs that an older release made lie in no queue.
+local function adopt(planners)
+  local count = redis.call('ZCARD', DUE)
+  for _, planner in ipairs(planners) do count = count + redis.call('ZCARD', due_for(planner)) end
+  if count == redis.call('SCARD', ACTIVE) then return end
+  for _, job in ipairs(redis.call('SMEMBERS', ACTIVE)) do
+    use(job)
+    if not redis.call('ZSCORE', due(), job) then look_at(now) end
+  end
+end
+
+-- A planner that has many more than its share gives the surplus away, what is due last first, when
+-- another one has nothing. Only then: whoever gets a job opens its source anew.
+local function share_out(planner, planners)
+  local mine, has_idle = redis.call('ZCARD', due_for(planner)), false
+  for _, other in ipairs(planners) do
+    has_idle = has_idle or redis.call('EXISTS', due_for(other)) == 0
+  end
+  local share = math.ceil(redis.call('SCARD', ACTIVE) / #planners)
+  if has_idle and mine > share + math.max(1, share / 4) then
+    for _, job in ipairs(redis.call('ZREVRANGE', due_for(planner), 0, mine - share - 1)) do
+      set_free(planner, job)
+    end
+    return 0
+  end
+  return math.max(0, share - mine)
+end
+
+-- What needs the planner: chunks whose lease ran out, and those that were tried too often.
+local function troubled(max_attempts)
+  local rows = {}
+  local function add(chunk, leased)
+    local told = redis.call('HMGET', chunk_key(chunk), 'size', 'attempt', 'suspect')
+    if told[1] and (leased == 1 or tonumber(told[2]) >= max_attempts) then
+      rows[#rows + 1] = {chunk, told[1], told[2], leased, leased, told[3] or ''}
+    end
+  end
+  for _, chunk in ipairs(redis.call('ZRANGEBYSCORE', OPEN, '(0', stamp(now))) do add(chunk, 1) end
+  for _, chunk in ipairs(redis.call('ZRANGEBYSCORE', OPEN, 0, 0)) do add(chunk, 0) end
+  return rows
+end
+
+local function look(planner, max_attempts)
+  local ends = redis.call('ZRANGEBYSCORE', OPEN, '(' .. stamp(now), '+inf', 'WITHSCORES',
+                          'LIMIT', 0, 1)
+  local next_look = math.min(now + LOOK_S, tonumber(ends[2] or now + LOOK_S))
+  redis.call('ZADD', due_for(planner), stamp(next_look), id)
+  local told = redis.call('HMGET', JOB, 'planner_token', 'cursor', 'planned', 'total', 'waiting')
+  local open_images = 0
+  for _, chunk in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do
+    open_images = open_images + tonumber(chunk_get(chunk, 'size') or 0)
+  end
+  return {id, told[1], told[2], told[3], told[4], told[5] or '', redis.call('ZCARD', OPEN),
+          open_images, get('rate') or '0', troubled(max_attempts)}
+end
+
+-- A planner's round, in one step: its jobs that are due, jobs of nobody that are offered to it,
+-- and how many it has. `...`: jobs of its own that are due whatever the queue says.
+function operations.tend(planner, seconds, limit, offers, max_attempts, ...)
+  keep_alive(planner, tonumber(seconds))
+  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', PLANNERS, '-inf', stamp(now))) do
+    set_all_free(dead)
+  end
+  local planners = redis.call('ZRANGE', PLANNERS, 0, -1)
+  adopt(planners)
+  local room = math.min(tonumber(offers), share_out(planner, planners))
+  local mine, looks, offered = due_for(planner), {}, {}
+  for _, job in ipairs({...}) do
+    if redis.call('ZSCORE', mine, job) then redis.call('ZADD', mine, stamp(now), job) end
+  end
+  for _, job in ipairs(redis.call('ZRANGEBYSCORE', mine, '-inf', stamp(now), 'LIMIT', 0, limit)) do
+    use(job)
+    if redis.call('SISMEMBER', ACTIVE, job) == 1 then
+      looks[#looks + 1] = look(planner, tonumber(max_attempts))
+    else -- it ended by the script of another release
+      redis.call('ZREM', mine, job)
+    end
+  end
+  for _, job in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', stamp(now), 'LIMIT', 0, room)) do
+    if redis.call('SISMEMBER', ACTIVE, job) == 1 then
+      redis.call('ZADD', DUE, stamp(now + OFFER_S), job)
+      offered[#offered + 1] = job
+    else
+      redis.call('ZREM', DUE, job)
+    end
+  end
+  return {looks, offered, redis.call('ZCARD', mine)}
+end
+
+function operations.owned(planner) return redis.call('ZRANGE', due_for(planner), 0, -1) end
+
+function operations.leave(planner) set_all_free(planner) end
 
 function operations.estimate(images)
   if get('state') then redis.call('HSET', JOB, 'estimated', images) end
@@ -248,6 +449,7 @@ function operations.end_plan(token, after, error)
   if not may_plan(token) or get('cursor') ~= after then return 0 end
   redis.call('HSET', JOB, 'planned', 1, 'error', error)
   settle()
+  look_at(now)
   index()
   return 1
 end
@@ -287,11 +489,65 @@ function operations.split(chunk, attempt, left_unique, left, left_size, left_att
   return 1
 end
 
-function operations.bury(chunk, attempt, failure)
+-- Whether failures without a part may lie here: `most` of a job, and so many bytes of them. If not,
+-- the caller writes a part and names it.
+local function has_room(part, most, most_bytes, failures)
+  if part ~= '' or #failures == 0 then return true end
+  local bytes = 0
+  for _, failure in ipairs(failures) do bytes = bytes + #failure end
+  if redis.call('EXISTS', PARTS) == 0 and number('failed_bytes') + bytes <= tonumber(most_bytes)
+     and redis.call('LLEN', FAILURES) + #failures <= tonumber(most) then
+    redis.call('HINCRBY', JOB, 'failed_bytes', bytes)
+    return true
+  end
+  redis.call('HSET', JOB, 'has_parts', 1) -- or it is written, and its mark never comes
+  return false
+end
+
+-- A part is listed with the number of failures in all parts up to it.
+local function add_failures(part, count, failures)
+  redis.call('HINCRBY', JOB, 'failed', count)
+  for _, failure in ipairs(failures) do redis.call('RPUSH', FAILURES, failure) end
+  if part == '' then return end
+  local last = redis.call('LINDEX', PARTS, -1)
+  local before = last and tonumber(string.match(last, '%d+$')) or 0
+  redis.call('RPUSH', PARTS, part .. ' ' .. (before + tonumber(count)))
+end
+
+-- Failures from `offset` on: those that lie here, and after them the parts that hold the next
+-- `limit` ones, as {name, number of failures before it}.
+function operations.failures(limit, offset)
+  limit, offset = tonumber(limit), tonumber(offset)
+  local kept = redis.call('LLEN', FAILURES)
+  local here = redis.call('LRANGE', FAILURES, offset, offset + limit - 1)
+  local first, last = math.max(offset, kept) - kept, offset + limit - kept
+  local parts, low, high = {}, 0, redis.call('LLEN', PARTS)
+  local function part(place)
+    local name, upto = string.match(redis.call('LINDEX', PARTS, place), '^(%S+) (%d+)$')
+    return name, tonumber(upto)
+  end
+  while low < high do -- the first part that ends behind `first`
+    local middle = math.floor((low + high) / 2)
+    local _, upto = part(middle)
+    if upto > first then high = middle else low = middle + 1 end
+  end
+  local before = 0
+  if low > 0 then before = select(2, part(low - 1)) end
+  for place = low, redis.call('LLEN', PARTS) - 1 do
+    if before >= last then break end
+    local name, upto = part(place)
+    parts[#parts + 1] = {name, kept + before}
+    before = upto
+  end
+  return {here, parts}
+end
+
+function operations.bury(chunk, attempt, part, most, most_bytes, failure)
   if get('state') ~= 'running' or not is_free(chunk, attempt) then return 0 end
+  local failures = part == '' and {failure} or {}
+  if not has_room(part, most, most_bytes, failures) then return 2 end
   drop_chunk(chunk)
-  redis.call('RPUSH', FAILURES, failure)
-  redis.call('HINCRBY', JOB, 'failed', 1)
+  add_failures(part, 1, failures)
   settle()
   index()
   return 1
@@ -357,6 +613,7 @@ function operations.claim(model, worker, seconds, ask, max_attempts, versions, r
       redis.call('HSET', JOB, 'served_at', stamp(now))
       redis.call('HSET', asked, 'job', job, 'chunk', chunk)
       redis.call('EXPIRE', asked, math.ceil(tonumber(seconds)))
+      look_at(now + tonumber(seconds))
       index()
       return row_of(chunk)
     end
@@ -380,15 +637,17 @@ end
 -- `size`: of the chunk; what is neither counted nor failed becomes a chunk of its own, `rest`, or
 -- stays in this one, `kept`: then the claim goes on.
 -- `rate`: of the chunk, 0 when it is not known; the job's is a moving average.
+-- `part`: the name of that with the failures, else they follow themselves. 2: see `has_room`.
 function operations.mark(chunk, token, size, done, skipped, rate, weight,
                          unique, rest, rest_size, rest_attempt, rest_remote,
-                         kept, kept_size, kept_remote, ...)
+                         kept, kept_size, kept_remote,
+                         failed, part, most, most_bytes, ...)
   if not holds(chunk, token) or chunk_get(chunk, 'size') ~= size then return 0 end
   local failures = {...}
+  if not has_room(part, most, most_bytes, failures) then return 2 end
   redis.call('HINCRBY', JOB, 'done', done)
   redis.call('HINCRBY', JOB, 'skipped', skipped)
-  redis.call('HINCRBY', JOB, 'failed', #failures)
-  for _, failure in ipairs(failures) do redis.call('RPUSH', FAILURES, failure) end
+  add_failures(part, failed, failures)
   redis.call('HSET', JOB, 'waiting', '')
   if tonumber(rate) > 0 then
     local before = tonumber(get('rate') or rate)
@@ -403,6 +662,7 @@ function operations.mark(chunk, token, size, done, skipped, rate, weight,
     add_chunk(unique, rest, rest_size, rest_attempt, rest_remote)
   end
   settle()
+  if get('planned') == '0' then look_at(now) end
   index()
   return 1
 end
@@ -417,6 +677,7 @@ function operations.release(chunk, token, count_attempt)
   if count_attempt == '0' then redis.call('HINCRBY', chunk_key(chunk), 'attempt', -1) end
   redis.call('HSET', chunk_key(chunk), 'token', '')
   redis.call('ZADD', OPEN, 0, chunk)
+  if count_attempt ~= '0' then look_at(now) end
   index()
   return 1
 end

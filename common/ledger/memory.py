@@ -2,20 +2,26 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from clipfleet.common.ledger import (
     FINAL,
+    LOOK_S,
+    OFFER_S,
     RATE_WEIGHT,
+    STATES,
     Claim,
     Failure,
     Item,
     Job,
+    JobState,
     NewJob,
     OpenChunk,
     Outcome,
     PlanLease,
+    Round,
     Unknown,
     apart,
     check_outcome,
@@ -35,6 +41,7 @@ class MemoryLedger:
         self._entries: dict[str, Entry] = {}
         self._made: dict[str, str] = {}
         self._keeper = ("", 0.0)
+        self._planners: dict[str, float] = {}  # the time until which they are alive
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
         with self._lock:
@@ -47,7 +54,7 @@ class MemoryLedger:
             if idempotency_key:
                 self._made[idempotency_key] = new.id
             job = Job(new=new, state="queued", created_at=self._clock())
-            self._entries[new.id] = Entry(job)
+            self._entries[new.id] = Entry(job, look_at=self._clock())
             return job
 
     def _begin_retry(self, new: NewJob) -> str:
@@ -86,6 +93,10 @@ class MemoryLedger:
         ]
         found.sort(key=lambda job: (job.created_at, job.id), reverse=True)
         return found[offset : offset + limit]
+
+    def count_jobs(self) -> dict[JobState, int]:
+        counts = Counter(entry.job.state for entry in list(self._entries.values()))
+        return {state: counts[state] for state in STATES}
 
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
         return self._find(job_id).failures[offset : offset + limit]
@@ -126,20 +137,86 @@ class MemoryLedger:
     def active(self) -> list[str]:
         return sorted(key for key, e in list(self._entries.items()) if e.job.state not in FINAL)
 
+    def tend(
+        self,
+        planner: str,
+        seconds: float,
+        *,
+        limit: int,
+        offers: int,
+        max_attempts: int,
+        due: Collection[str] = (),
+    ) -> Round:
+        with self._lock:
+            now = self._clock()
+            self._keep_alive(planner, seconds)
+            for name in [name for name, until in self._planners.items() if until <= now]:
+                self.leave(name)
+            room = min(offers, self._share_out(planner))
+            for entry in self._planned_by(planner):
+                if entry.job.id in due:
+                    entry.look_at = now
+            looked = self._due("", room), self._due(planner, limit)
+            for entry in looked[0]:
+                entry.look_at = now + OFFER_S
+            return Round(
+                looks=tuple(entry.look(now, LOOK_S, max_attempts) for entry in looked[1]),
+                offered=tuple(entry.job.id for entry in looked[0]),
+                owned=len(self._planned_by(planner)),
+            )
+
+    def _keep_alive(self, planner: str, seconds: float) -> None:
+        if self._planners.get(planner, 0.0) < self._clock() + seconds * 2 / 3:
+            self._planners[planner] = self._clock() + seconds
+
+    def _is_alive(self, planner: str) -> bool:
+        return self._planners.get(planner, 0.0) > self._clock()
+
+    def _planned_by(self, planner: str) -> list[Entry]:
+        """The jobs of a planner, the next to be looked at first; "": those of nobody."""
+        entries = [e for e in self._entries.values() if e.job.state not in FINAL]
+        mine = [entry for entry in entries if entry.planner == planner]
+        return sorted(mine, key=lambda entry: (entry.look_at, entry.job.id))
+
+    def _due(self, planner: str, limit: int) -> list[Entry]:
+        now = self._clock()
+        return [e for e in self._planned_by(planner) if e.look_at <= now][:limit]
+
+    def _share_out(self, planner: str) -> int:
+        """How many jobs more the planner may have. One that has many too many loses the surplus
+        when another one has nothing."""
+        mine, active = self._planned_by(planner), len(self.active())
+        has_idle = not all(self._planned_by(name) for name in self._planners)
+        share = -(-active // len(self._planners))
+        if not has_idle or len(mine) <= share + max(1, share / 4):
+            return max(0, share - len(mine))
+        for entry in mine[share:]:
+            entry.set_free(self._clock())
+        return 0
+
+    def owned(self, planner: str) -> list[str]:
+        return sorted(entry.job.id for entry in self._planned_by(planner))
+
+    def leave(self, planner: str) -> None:
+        with self._lock:
+            for entry in self._planned_by(planner):
+                entry.set_free(self._clock())
+            self._planners.pop(planner, None)
+
     def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
         with self._lock:
             entry, now, token = self._find(job_id), self._clock(), self._unique()
             if entry.job.state in FINAL:
                 return None
-            held = entry.planner_until > now
+            held = bool(entry.planner) and self._is_alive(entry.planner)
             if held and entry.planner != planner:
                 return None
-            if not held or entry.planner != planner:
-                entry.planner, entry.planner_token = planner, token
-            entry.planner_until = now + seconds
+            self._keep_alive(planner, seconds)
+            if not held:
+                entry.planner, entry.planner_token, entry.look_at = planner, token, now
             if entry.job.state == "queued":
                 entry.job = replace(entry.job, state="running", started_at=now)
-            return PlanLease(entry.planner_token, entry.cursor, entry.job.planned)
+            return entry.lease
 
     def estimate(self, job_id: str, images: int) -> None:
         with self._lock:
@@ -164,6 +241,7 @@ class MemoryLedger:
                 return False
             entry.job = replace(entry.job, planned=True, error=error)
             self._settle(entry)
+            entry.look_by(self._clock())
             return True
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
@@ -234,6 +312,7 @@ class MemoryLedger:
                     chunk.lease_until, chunk.suspect = now + seconds, None
                     chunk.since = chunk.since or now
                     entry.served_at = now
+                    entry.look_by(now + seconds)
                     return Claim(
                         entry.job.id,
                         name,
@@ -299,6 +378,8 @@ class MemoryLedger:
             if outcome.rest and entry.running:
                 entry.add(unique, outcome.rest, claim.attempt - 1)
             self._settle(entry)
+            if not entry.job.planned:
+                entry.look_by(self._clock())
             return True
 
     def release(self, claim: Claim, *, count_attempt: bool) -> bool:
@@ -312,6 +393,8 @@ class MemoryLedger:
                 return True
             chunk.attempt -= 0 if count_attempt else 1
             chunk.token, chunk.lease_until = "", 0.0
+            if count_attempt:
+                entry.look_by(self._clock())
             return True
 
     def note(self, job_id: str, waiting: str) -> None:

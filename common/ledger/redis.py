@@ -1,7 +1,11 @@
 """The ledger on Redis (not Redis Cluster: the script names its keys itself)."""
 
+import logging
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from heapq import merge
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -9,19 +13,24 @@ from typing import Any
 import redis
 from pydantic import TypeAdapter
 
+from clipfleet.common.blobs import Blobs
 from clipfleet.common.connection import answering
 from clipfleet.common.ledger import (
     KEEP_IDEMPOTENCY_S,
     RATE_WEIGHT,
+    STATES,
     VERSIONS,
     Claim,
     Failure,
     Item,
     Job,
+    JobState,
+    Look,
     NewJob,
     OpenChunk,
     Outcome,
     PlanLease,
+    Round,
     Unknown,
     any_remote,
     apart,
@@ -30,13 +39,35 @@ from clipfleet.common.ledger import (
     random_name,
     unknown_job,
 )
+from clipfleet.common.ledger.failure_parts import FailureParts, as_json
 from clipfleet.common.versions import leaving_out, read
+
+log = logging.getLogger(__name__)
 
 ROOT = "clipfleet:"
 SCRIPT = (Path(__file__).parent / "ledger.lua").read_text()
 JOB_ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # no colon: keys lie beside each other
-PAGE = 1_000
+PAGE = 100  # of an index
+REINDEX = 500  # jobs in one step
+MEND_PAUSE_S = 60.0  # after indices could not be mended
+KEPT_FAILURES = 1_000  # of a job, in Redis; the others lie in the blob store
+KEPT_FAILURE_BYTES = 1_000_000
+UNBOUNDED = 2**53
+NO_ROOM = WITH_PARTS = 2  # answers of the script
 ITEMS = TypeAdapter(tuple[Item, ...])
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Of jobs; of those that are not over by two indices, one of which every release keeps."""
+
+    kept: int
+    active: int
+    states: dict[JobState, int]
+
+    def are_right(self) -> bool:
+        going_on = self.states["queued"] + self.states["running"]
+        return going_on == self.active and sum(self.states.values()) == self.kept
 
 
 class RedisLedger:
@@ -45,6 +76,7 @@ class RedisLedger:
     Args:
         clock: unix seconds, for tests; without it Redis' own clock decides.
         unique: gives another name at every call.
+        blobs: for the failures of jobs that have many. Without it they all stay in Redis.
     """
 
     def __init__(
@@ -52,10 +84,13 @@ class RedisLedger:
         client: "redis.Redis",
         clock: Callable[[], float] | None = None,
         unique: Callable[[], str] = random_name,
+        blobs: Blobs | None = None,
     ) -> None:
         self._redis, self._unique = client, unique
+        self._parts = FailureParts(blobs)
         self._script = client.register_script(SCRIPT)
         self._clock = clock
+        self._mend_again_at = float("-inf")
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
         fields = (new.model_dump_json(), new.v, new.collection, new.model, new.retry_of)
@@ -85,39 +120,91 @@ class RedisLedger:
         states: Collection[str] = (),
         sees: Callable[[str], bool] | None = None,
     ) -> list[Job]:
-        key = f"{ROOT}jobs:in:{collection}" if collection else f"{ROOT}jobs"
         if states or sees:
-            ids = list(islice(self._ids_where(key, states, sees), offset, offset + limit))
-        else:
-            ids = self._ids(key, offset, limit)
-        found = []
-        for row in self._rows(ids):
-            with leaving_out():
-                found += [_job(row)] if row else []
+            self._mend_indices()
+        indices = self._indices(collection, states, sees)
+        found: list[Job] = []
+        ids = self._newest(indices, offset)
+        while len(found) < limit and (page := list(islice(ids, limit - len(found)))):
+            rows = [row for row in self._rows(page) if row]
+            for row in rows:
+                if not states or _text(row[b"state"]) in states:  # or another release changed it
+                    with leaving_out():
+                        found.append(_job(row))
         return found
 
-    def _ids(self, key: str, offset: int, limit: int) -> list[str]:
-        ids = self._ask(lambda c: c.zrevrange(key, offset, offset + limit - 1))
-        return [_text(one) for one in ids]
+    def count_jobs(self) -> dict[JobState, int]:
+        self._mend_indices()
+        return self._counts().states
 
-    def _ids_where(
-        self, key: str, states: Collection[str], sees: Callable[[str], bool] | None
-    ) -> Iterator[str]:
-        """Page by page: no single long call that everybody else waits for."""
-        for offset in count(0, PAGE):
-            ids = self._ids(key, offset, PAGE)
-            found = self._each(ids, lambda pipe, job: pipe.hmget(job, "state", "collection"))
-            for job_id, (state, collection) in zip(ids, found, strict=True):
-                in_state = state and (not states or _text(state) in states)
-                if in_state and (sees is None or (collection and sees(_text(collection)))):
-                    yield job_id
-            if len(ids) < PAGE:
+    def _indices(
+        self, collection: str, states: Collection[str], sees: Callable[[str], bool] | None
+    ) -> list[str]:
+        """The keys of the sorted sets that hold the jobs asked for, each job once."""
+        kinds = [f"{ROOT}jobs:state:{state}" for state in sorted(set(states))] or [f"{ROOT}jobs"]
+        if collection:
+            names = [collection] if sees is None or sees(collection) else []
+        elif sees is None:
+            return kinds
+        else:
+            every = self._ask(lambda c: c.smembers(f"{ROOT}jobs:collections"))
+            names = [name for one in every if sees(name := _text(one))]
+        return [f"{kind}:in:{name}" for kind in kinds for name in sorted(names)]
+
+    def _newest(self, indices: Sequence[str], offset: int) -> Iterator[str]:
+        """The ids of several indices, newest first, from the offset on."""
+        if len(indices) == 1:
+            yield from (job_id for _, job_id in self._pages(indices[0], offset))
+            return
+        ranked = merge(*(self._pages(index) for index in indices), reverse=True)
+        yield from (job_id for _, job_id in islice(ranked, offset, None))
+
+    def _pages(self, index: str, offset: int = 0) -> Iterator[tuple[float, str]]:
+        for begin in count(offset, PAGE):
+            page = self._page(index, begin)
+            yield from ((score, _text(one)) for one, score in page)
+            if len(page) < PAGE:
+                return
+
+    def _page(self, index: str, begin: int) -> list[tuple[bytes, float]]:
+        found: list[tuple[bytes, float]] = self._ask(
+            lambda c: c.zrevrange(index, begin, begin + PAGE - 1, withscores=True)
+        )
+        return found
+
+    def _counts(self) -> "_Counts":
+        kept, active, *states = self._run("counts", "")
+        return _Counts(kept, active, dict(zip(STATES, states, strict=True)))
+
+    def _mend_indices(self) -> None:
+        """Bring in what parts of another release wrote, which know no indices by state."""
+        if self._counts().are_right() or time.monotonic() < self._mend_again_at:
+            return
+        active = self._ask(lambda c: c.smembers(f"{ROOT}jobs:active"))
+        self._reindex(map(_text, active))
+        for index in ("jobs", *(f"jobs:state:{state}" for state in STATES)):
+            if self._counts().are_right():
+                return
+            self._reindex([job_id for _, job_id in self._pages(f"{ROOT}{index}")])
+        if not self._counts().are_right():
+            log.warning("the indices of jobs do not agree: %s", self._counts())
+            self._mend_again_at = time.monotonic() + MEND_PAUSE_S
+
+    def _reindex(self, ids: Iterable[str]) -> None:
+        """Until all is right. The newest come first: mostly it is they that are missing."""
+        rest = iter(ids)
+        while page := list(islice(rest, REINDEX)):
+            self._run("reindex", "", *page)
+            if self._counts().are_right():
                 return
 
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
-        key = f"{ROOT}job:{job_id}:failures"
-        rows = self._ask(lambda c: c.lrange(key, offset, offset + limit - 1))
-        return [Failure.model_validate_json(row) for row in rows]
+        here, parts = self._run("failures", job_id, limit, offset)
+        found = [Failure.model_validate_json(row) for row in here]
+        for name, before in parts:
+            part = self._parts.read(job_id, _text(name))
+            found += part[max(0, offset - before) : offset + limit - before]
+        return found
 
     def cancel(self, job_id: str, reason: str = "") -> Job:
         self.job(job_id)
@@ -125,8 +212,16 @@ class RedisLedger:
         return self.job(job_id)
 
     def remove(self, job_id: str) -> None:
-        if not (JOB_ID.fullmatch(job_id) and self._run("remove", job_id)):
+        """Parts first: without the record nobody would know of them."""
+        if not JOB_ID.fullmatch(job_id):
             raise unknown_job(job_id)
+        if self._ask(lambda c: c.hexists(f"{ROOT}job:{job_id}", "has_parts")):
+            self._parts.delete(job_id)
+        removed = self._run("remove", job_id)
+        if not removed:
+            raise unknown_job(job_id)
+        if removed == WITH_PARTS:  # a worker may have written one meanwhile
+            self._parts.delete(job_id)
 
     def keep_house(self, keeper: str, seconds: float) -> bool:
         return bool(self._run("keep_house", "", keeper, seconds))
@@ -138,12 +233,29 @@ class RedisLedger:
         ids = self._ask(lambda c: c.smembers(f"{ROOT}jobs:active"))
         return sorted(_text(one) for one in ids)
 
+    def tend(
+        self,
+        planner: str,
+        seconds: float,
+        *,
+        limit: int,
+        offers: int,
+        max_attempts: int,
+        due: Collection[str] = (),
+    ) -> Round:
+        asked: tuple[str | float, ...] = (planner, seconds, limit, offers, max_attempts, *due)
+        looks, offered, owned = self._run("tend", "", *asked)
+        return Round(tuple(_look(*row) for row in looks), tuple(map(_text, offered)), owned)
+
+    def owned(self, planner: str) -> list[str]:
+        return sorted(map(_text, self._run("owned", "", planner)))
+
+    def leave(self, planner: str) -> None:
+        self._run("leave", "", planner)
+
     def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
         answer = self._run("lease", job_id, planner, seconds, self._unique())
-        if answer is None:
-            return None
-        token, cursor, planned = answer
-        return PlanLease(_text(token), _text(cursor), _text(planned) == "1")
+        return None if answer is None else _lease(*answer)
 
     def estimate(self, job_id: str, images: int) -> None:
         self._run("estimate", job_id, images)
@@ -183,8 +295,10 @@ class RedisLedger:
         return bool(self._run("split", job_id, chunk.name, chunk.attempt, *parts))
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
-        raw = _failure(failure)
-        return bool(self._run("bury", job_id, chunk.name, chunk.attempt, raw))
+        def bury(part: str, *failures: str | int) -> int:
+            return int(self._run("bury", job_id, chunk.name, chunk.attempt, part, *failures))
+
+        return self._with_failures(job_id, self._unique(), [failure], bury)
 
     def claim(
         self, model: str, worker: str, seconds: float, max_attempts: int, *, remote: bool = False
@@ -217,8 +331,31 @@ class RedisLedger:
         chunk = (self._unique(), _json(outcome.rest), len(outcome.rest), claim.attempt - 1)
         rest = (*chunk, _remote(outcome.rest))
         kept = (_json(outcome.kept), len(outcome.kept), _remote(outcome.kept))
-        failures = [_failure(failure) for failure in outcome.failures]
-        return self._held("mark", claim, *counts, *rest, *kept, *failures)
+        args: tuple[str | int | float, ...]
+        args = (claim.chunk, claim.token, *counts, *rest, *kept, len(outcome.failures))
+
+        def mark(part: str, *failures: str | int) -> int:
+            return int(self._run("mark", claim.job_id, *args, part, *failures))
+
+        return self._with_failures(claim.job_id, claim.token, outcome.failures, mark)
+
+    def _with_failures(
+        self,
+        job_id: str,
+        name: str,
+        failures: Sequence[Failure],
+        count: Callable[..., int],
+    ) -> bool:
+        """Count failures in Redis or, when it has no room for them, as a part of that name."""
+        most = (KEPT_FAILURES, KEPT_FAILURE_BYTES) if self._parts.are_possible else (UNBOUNDED,) * 2
+        counted = count("", *most, *map(as_json, failures))
+        if counted != NO_ROOM:
+            return bool(counted)
+        self._parts.write(job_id, name, failures)
+        counted = count(name, *most)
+        if not counted and not self._ask(lambda c: c.exists(f"{ROOT}job:{job_id}")):
+            self._parts.delete(job_id)  # of a job that was removed meanwhile
+        return bool(counted)
 
     def release(self, claim: Claim, *, count_attempt: bool) -> bool:
         return self._held("release", claim, int(count_attempt))
@@ -259,12 +396,30 @@ def _remote(items: Sequence[Item]) -> int:
     return int(any_remote(items))
 
 
-def _failure(failure: Failure) -> str:
-    return failure.model_dump_json(exclude_defaults=True)
-
-
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _lease(token: Any, cursor: Any, planned: Any) -> PlanLease:
+    return PlanLease(_text(token), _text(cursor), _text(planned) == "1")
+
+
+def _look(
+    job_id: Any, token: Any, cursor: Any, planned: Any, total: Any, waiting: Any, open_: Any,
+    open_images: Any, rate: Any, troubled: Any,
+) -> Look:  # fmt: skip
+    chunks = sorted((_open_chunk(*row) for row in troubled), key=lambda chunk: chunk.name)
+    lease = _lease(token, cursor, planned)
+    return Look(
+        _text(job_id),
+        lease,
+        int(total),
+        _text(waiting),
+        int(open_),
+        int(open_images),
+        float(rate),
+        tuple(chunks),
+    )
 
 
 def _open_chunk(

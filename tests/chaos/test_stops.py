@@ -111,8 +111,8 @@ def test_a_silent_planner_that_comes_back_counts_nothing_twice(
         slow.gate.open()
 
         def is_forsaken() -> bool:
-            lease_until: Any = valkey.hget(f"clipfleet:job:{job}", "planner_until")
-            return not ledger.open_chunks(job) and float(lease_until) < redis_time(valkey)
+            alive: Any = valkey.zcount("clipfleet:jobs:planners", redis_time(valkey), "+inf")
+            return not ledger.open_chunks(job) and not alive
 
         services.eventually(is_forsaken, 60, "the end of the planner's lease")
         assert ledger.job(job).finished_at is None

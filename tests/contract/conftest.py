@@ -4,6 +4,7 @@ from contextlib import closing
 import pytest
 import redis
 
+from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.connection import make_redis
 from clipfleet.common.ledger import Ledger
@@ -40,11 +41,16 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "redis"])
-def ledger(request: pytest.FixtureRequest, clock: Clock) -> Ledger:
+@pytest.fixture(params=["memory", "redis", "redis-and-blobs"])
+def ledger(request: pytest.FixtureRequest, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """The last one keeps no failure in Redis but the first of each job."""
     if request.param == "memory":
         return MemoryLedger(clock)
-    return RedisLedger(request.getfixturevalue("client"), clock)
+    client = request.getfixturevalue("client")
+    if request.param == "redis":
+        return RedisLedger(client, clock)
+    monkeypatch.setattr("clipfleet.common.ledger.redis.KEPT_FAILURES", 1)
+    return RedisLedger(client, clock, blobs=Blobs("memory://clipfleet-ledger"))
 
 
 @pytest.fixture(

@@ -4,6 +4,8 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
+import fsspec
+import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from clipfleet.common.blobs import Blobs
 from clipfleet.common.errors import ClipfleetError, NotFound
 from clipfleet.common.ledger import FINAL, Claim, Ledger, Outcome, PlanLease
 from clipfleet.common.ledger.memory import MemoryLedger
@@ -62,7 +65,10 @@ class Work(RuleBasedStateMachine):
         self.clock = Clock()
         self.client.flushall()
         self.memory = MemoryLedger(self.clock, Names())
-        self.ledgers: list[Ledger] = [self.memory, RedisLedger(self.client, self.clock, Names())]
+        self.blobs = Blobs("memory://clipfleet-twins")
+        self.blobs.delete_below("failures")
+        redis_ledger = RedisLedger(self.client, self.clock, Names(), self.blobs)
+        self.ledgers: list[Ledger] = [self.memory, redis_ledger]
         self.leases: dict[str, PlanLease] = {}
         self.totals = {"j": 0, "k": 0}
         self.counted: dict[str, int] = {}  # how often, by job and item
@@ -162,7 +168,7 @@ class Work(RuleBasedStateMachine):
         entries = {
             name: deepcopy(value)
             for name, value in vars(self.memory).items()
-            if name in ("_entries", "_made", "_keeper")
+            if name in ("_entries", "_made", "_keeper", "_planners")
         }
         counted, granted = dict(self.counted), set(self.granted)
         return Moment(keys, entries, counted, dict(self.totals), self.removed, granted)
@@ -173,11 +179,14 @@ class Work(RuleBasedStateMachine):
 
     @rule()
     def redis_forgets(self) -> None:
-        """It comes back without its last seconds. Workers and planners know nothing of it."""
+        """It comes back without its last seconds. Workers and planners know nothing of it. Who
+        removed a job in that time does so again: its failures are gone from the blob store."""
         restore(self.client, self.moment.keys)
         vars(self.memory).update(deepcopy(self.moment.entries))
         self.counted, self.totals = dict(self.moment.counted), dict(self.moment.totals)
-        self.removed = self.moment.removed
+        if self.removed and not self.moment.removed:
+            self.both("remove", "j")
+        self.removed |= self.moment.removed
         self.lost |= self.granted - self.moment.granted
 
     @invariant()
@@ -230,6 +239,23 @@ class Twins(Work):
     @rule(job=JOBS, size=st.integers(1, 4))
     def plan_without_a_look_at_the_lease(self, job: str, size: int) -> None:
         self.plan_as(self.leases[job].token, job, size)
+
+    @rule(planner=st.sampled_from(["p1", "p2"]), limit=st.integers(0, 3), due=st.booleans())
+    def tend(self, planner: str, limit: int, due: bool) -> None:
+        """A planner's round; it takes what is offered."""
+        more = ["j"] if due else []
+        round_ = self.both(
+            "tend", planner, 20.0, limit=limit, offers=limit, max_attempts=2, due=more
+        )
+        for job in round_.offered:
+            if job in self.leases:
+                self.lease(job, planner)
+            else:
+                self.both("lease", job, planner, 20.0)
+
+    @rule(planner=st.sampled_from(["p1", "p2"]))
+    def leave(self, planner: str) -> None:
+        self.both("leave", planner)
 
     @rule(error=st.sampled_from(["", "", "", "source broke"]))
     def end_plan(self, error: str) -> None:
@@ -300,6 +326,17 @@ class Twins(Work):
         for states in ((), ("cancelled",), ("queued", "running")):
             self.both("jobs", limit, 0, "photos", states)
             self.both("jobs", limit, 1, "", states)
+            self.both("jobs", 9, 0, "", states, lambda name: name == "photos")
+        for offset in range(6):
+            self.both("failures", "j", limit, offset)
+
+    @invariant()
+    def every_job_is_counted_and_has_at_most_one_planner(self) -> None:
+        counts = self.both("count_jobs")
+        assert sum(counts.values()) == len(self.both("jobs", 99))
+        owned = [*self.both("owned", "p1"), *self.both("owned", "p2")]
+        assert len(owned) == len(set(owned))
+        assert set(owned) <= set(self.both("active"))
 
     @invariant()
     def of_a_removed_job_nothing_is_left_or_comes_back(self) -> None:
@@ -307,9 +344,11 @@ class Twins(Work):
             assert self.both("job", "j")[0] is NotFound
             assert self.both("open_chunks", "j") == self.both("failures", "j") == []
             assert traces(self.client, "j") == []
+            assert fsspec.filesystem("memory").find("/clipfleet-twins/failures/j") == []
 
 
 def run(machine: type[Work], client: "redis.Redis", examples: int) -> None:
+    """Redis keeps two failures of a job; the others lie in the blob store."""
     machine.client = client
     many = settings(
         max_examples=examples,
@@ -320,9 +359,15 @@ def run(machine: type[Work], client: "redis.Redis", examples: int) -> None:
     run_state_machine_as_test(machine, settings=many)
 
 
-def test_both_ledgers_agree_and_count_exactly(client: "redis.Redis") -> None:
+def test_both_ledgers_agree_and_count_exactly(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipfleet.common.ledger.redis.KEPT_FAILURES", 2)
     run(Twins, client, 150)
 
 
-def test_nothing_of_the_time_that_redis_forgot_counts(client: "redis.Redis") -> None:
+def test_nothing_of_the_time_that_redis_forgot_counts(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipfleet.common.ledger.redis.KEPT_FAILURES", 2)
     run(Work, client, 60)

@@ -140,6 +140,7 @@ def test_a_planner_leaves_a_newer_job_to_a_newer_planner_and_plans_the_others(
     world.worker()
     world.job(3, "ours")
     rewrite(client, f"clipfleet:job:{JOB}", "new", v=2)
+    client.hset(f"clipfleet:job:{JOB}", mapping={"planner": "", "planner_until": 0})
     before = raw_job(client)
     for _ in range(3):
         world.planner.tick()

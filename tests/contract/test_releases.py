@@ -133,6 +133,59 @@ def test_a_worker_finds_the_chunks_of_another_release_once_a_planner_has_the_job
     assert ledger.pending(releases.MODEL, 9) == (1 if before is None else 0)
 
 
+def test_jobs_of_another_release_are_listed_and_counted_by_state(client: "redis.Redis") -> None:
+    ledger = RedisLedger(client)
+    assert [job.id for job in ledger.jobs(states=["running"])] == [JOB]
+    assert [job.id for job in ledger.jobs(states=["queued"], collection="photos")] == ["b2"]
+    assert [job.id for job in ledger.jobs(sees=lambda name: name == "photos")] == ["b2", JOB]
+    assert ledger.jobs(sees=lambda name: name != "photos") == []
+    counts = {state: count for state, count in ledger.count_jobs().items() if count}
+    assert counts == {"queued": 1, "running": 1}
+
+
+def test_what_another_release_does_beside_this_one_is_listed_and_counted(
+    client: "redis.Redis",
+) -> None:
+    ledger = RedisLedger(client)
+    before = ledger.count_jobs()
+    client.hset(f"clipfleet:job:{JOB}", "state", "succeeded")  # it ends a job,
+    client.srem("clipfleet:jobs:active", JOB)
+    client.zadd("clipfleet:jobs:ended", {JOB: 1.0})
+    assert ledger.count_jobs() == {**before, "running": 0, "succeeded": 1}
+    assert [job.id for job in ledger.jobs(states=["succeeded"])] == [JOB]
+    assert ledger.jobs(states=["running"]) == []
+    client.rename("clipfleet:job:b2", "clipfleet:job:b3")  # makes one and removes one
+    for index in ("jobs", "jobs:in:photos"):
+        client.zadd(f"clipfleet:{index}", {"b3": 1.0})
+        client.zrem(f"clipfleet:{index}", "b2")
+    client.srem("clipfleet:jobs:active", "b2")
+    client.sadd("clipfleet:jobs:active", "b3")
+    assert ledger.count_jobs() == {**before, "running": 0, "succeeded": 1}
+
+
+def test_a_planner_is_offered_the_jobs_of_another_release(client: "redis.Redis") -> None:
+    ledger = RedisLedger(client)
+
+    def offered() -> tuple[str, ...]:
+        return ledger.tend("planner-2", 10, limit=9, offers=9, max_attempts=2).offered
+
+    assert set(offered()) == {JOB, "b2"}
+    assert offered() == (), "not twice within a second"
+    assert ledger.lease(JOB, "planner-2", 10)
+    assert ledger.owned("planner-2") == [JOB]
+    assert ledger.tend("planner-2", 10, limit=9, offers=9, max_attempts=2).looks[0].open == 1
+
+
+def test_a_planner_of_another_release_keeps_its_job_until_its_lease_runs_out(
+    client: "redis.Redis",
+) -> None:
+    now = [releases.NOON + 5]
+    ledger = RedisLedger(client, lambda: now[0])
+    assert ledger.lease(JOB, "planner-2", 10) is None
+    now[0] += 6
+    assert ledger.lease(JOB, "planner-2", 10)
+
+
 def test_chunks_of_another_release_and_of_this_one_are_worked_on_side_by_side(
     client: "redis.Redis",
 ) -> None:

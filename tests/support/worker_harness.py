@@ -92,9 +92,10 @@ class Planning:
         name: str = "job",
         retry_of: str = "",
         collection: str = "c",
+        model: str = MODEL,
     ) -> str:
         new = NewJob(
-            id=name, collection=collection, generation="g", model=MODEL, namespace="n",
+            id=name, collection=collection, generation="g", model=model, namespace="n",
             source=source, retry_of=retry_of,
         )  # fmt: skip
         return self.ledger.create(new).id

@@ -7,7 +7,7 @@ import pytest
 
 from clipfleet.common.blobs import BlobsUnavailable
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.ledger import Item, Job
+from clipfleet.common.ledger import Item, Job, NewJob
 from clipfleet.workers.places import BucketAway
 from clipfleet.workers.planner import Planner
 from clipfleet.workers.readers import Readers
@@ -63,8 +63,8 @@ class Passing:
 class Waiting(Planner):
     source: Source
 
-    def _open(self, job: Job) -> Source:
-        return self.source if job.id == "job" else super()._open(job)
+    def _open(self, new: NewJob) -> Source:
+        return self.source if new.id == "job" else super()._open(new)
 
 
 @pytest.mark.parametrize("error", [BucketAway("the bucket is away"), BlobsUnavailable("full")])

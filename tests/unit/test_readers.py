@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from clipfleet.common.ledger import Item, Job
+from clipfleet.common.ledger import Item, NewJob
 from clipfleet.workers import readers
 from clipfleet.workers.places import BucketAway
 from clipfleet.workers.planner import Planner
@@ -43,9 +43,9 @@ class Hung(Planner):
     source: Source
     opened = 0
 
-    def _open(self, job: Job) -> Source:
-        if job.new.source["type"] != "ours":
-            return super()._open(job)
+    def _open(self, new: NewJob) -> Source:
+        if new.source["type"] != "ours":
+            return super()._open(new)
         self.opened += 1
         return self.source
 

@@ -61,11 +61,11 @@ def test_a_retry_whose_job_is_deleted_meanwhile_fails_in_words(
 ) -> None:
     monkeypatch.setattr("clipfleet.workers.retry_source.PAGE", 20)
     world = Planning()
-    failed(world, [broken(n) for n in range(100)])
+    failed(world, [broken(n) for n in range(300)])
     world.job_of({"type": "retry", "job": "job"}, "again", retry_of="job")
     world.tick()
     world.ledger.remove("job")
-    assert len(seen(world, "again")) < 100
+    assert len(seen(world, "again")) < 300
     job = world.ledger.job("again")
     assert (job.state, job.error) == (
         "failed",

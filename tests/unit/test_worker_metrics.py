@@ -97,7 +97,7 @@ def test_a_planner_counts_images_nudges_and_leases_that_ran_out() -> None:
     world.job(images=40)
     world.tick()
     seen = scraped(world.metrics.registry)
-    assert seen.value("clipfleet_planned_items_total") == 32
+    assert seen.value("clipfleet_planned_items_total") == 40
     assert seen.value("clipfleet_nudges_sent_total") == 1
     assert seen.value("clipfleet_chunks_requeued_total") == 0
     assert seen.value("clipfleet_jobs_leased") == 1

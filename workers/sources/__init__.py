@@ -21,8 +21,17 @@ from clipfleet.workers.sources.folder import Folder
 from clipfleet.workers.sources.inline import Upload, Urls
 from clipfleet.workers.sources.manifest import Lines
 from clipfleet.workers.sources.parquet import Parquet
+from clipfleet.workers.sources.scratch import ScratchUnavailable
 
-__all__ = ["Folder", "Listed", "Source", "SourceError", "Upload", "open_source"]
+__all__ = [
+    "Folder",
+    "Listed",
+    "ScratchUnavailable",
+    "Source",
+    "SourceError",
+    "Upload",
+    "open_source",
+]
 
 KINDS: dict[str, type[Asked]] = {
     "folder": FolderSource,

@@ -1,7 +1,8 @@
 """A folder that the planner can read."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from clipfleet.common.identity import id_problem, printable
@@ -10,6 +11,9 @@ from clipfleet.common.ledger import Item
 from clipfleet.common.source_access import OwnData, SourceAccess, SourceRefused
 from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources.base import Listed, SourceError
+from clipfleet.workers.sources.scratch import Entry, in_order
+
+FILE, LINK, FOLDER = range(3)
 
 
 class Folder:
@@ -71,32 +75,36 @@ class Folder:
         `said`: that the folder cannot be read was listed before the cursor we go on from.
         """
         try:
-            entries = self._sorted(folder)
+            descriptor = self._access.open_folder(folder)
+            try:
+                with os.scandir(descriptor) as found:  # all is read before the first comes out
+                    entries = in_order(self._counted(found, begin))
+                    first = next(entries, None)
+            finally:
+                os.close(descriptor)
         except (OSError, SourceRefused) as error:
             if at_top:
                 raise SourceError(_why_unread(folder, error)) from error
             if not said and not isinstance(error, OwnData):
                 yield folder, False, _why_unread("the folder", error)
             return
-        for name, is_folder, is_link in entries:
-            path, raw = os.path.join(folder, name), os.fsencode(name)
-            if raw.startswith(b".") or (begin and raw < begin[0]):
-                continue
-            if is_folder:
-                if self._source.recursive:
-                    yield path, True, None
-            elif os.path.splitext(name)[1].lower() in SUFFIXES and (raw,) != begin:
-                yield path, False, self._problem(path) if is_link else None
+        for name, kind in chain([first] if first else [], entries):
+            path = os.path.join(folder, os.fsdecode(name))
+            yield path, kind == FOLDER, self._problem(path) if kind == LINK else None
 
-    def _sorted(self, folder: str) -> list[tuple[str, bool, bool]]:
-        """(name, is a folder, is a link) of all that is in a folder."""
-        descriptor = self._access.open_folder(folder)
-        try:
-            with os.scandir(descriptor) as found:
-                entries = [(e.name, e.is_dir(follow_symlinks=False), e.is_symlink()) for e in found]
-        finally:
-            os.close(descriptor)
-        return sorted(entries, key=lambda entry: os.fsencode(entry[0]))
+    def _counted(
+        self, found: Iterable[os.DirEntry[str]], begin: tuple[bytes, ...]
+    ) -> Iterator[Entry]:
+        """What counts and is not behind us, with its kind."""
+        for entry in found:
+            name = os.fsencode(entry.name)
+            if name.startswith(b".") or (begin and name < begin[0]):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if self._source.recursive:
+                    yield name, FOLDER
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (name,) != begin:
+                yield name, LINK if entry.is_symlink() else FILE
 
     def _problem(self, link: str) -> str | None:
         try:

@@ -85,10 +85,10 @@ def items(uri: str, members: list[Member], limits: Limits) -> Iterator[Item]:
         return
     beside = said([member for member in members if member.is_sidecar], limits)
     for one in images:
-        yield _item(uri, one, beside, limits)
+        yield item_of(uri, one, beside, limits)
 
 
-def _item(uri: str, image: Member, beside: Said, limits: Limits) -> Item:
+def item_of(uri: str, image: Member, beside: Said, limits: Limits) -> Item:
     item_id = printable(f"{uri}#{image.name}")
     problem = image.problem or beside.problem or id_problem(item_id)
     if image.size > limits.image_bytes:

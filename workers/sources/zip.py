@@ -1,7 +1,9 @@
 """Zip archives. Their table of contents, at the end, says where every member lies."""
 
+import sqlite3
 import zipfile
 from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO
 
 from clipfleet.common.errors import Unreadable
@@ -9,55 +11,102 @@ from clipfleet.common.identity import printable
 from clipfleet.workers.places import Places
 from clipfleet.workers.read import unzipped
 from clipfleet.workers.sources.base import Listed
-from clipfleet.workers.sources.samples import Member, counts, items
+from clipfleet.workers.sources.samples import Member, Said, counts, item_of, said
+from clipfleet.workers.sources.scratch import scratch
+from clipfleet.workers.sources.zip_directory import Directory
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1
+SAMPLE = 10_000  # members that are looked at for an estimate
+MOST_SIDECARS = 1_000  # that belong to one image
+
+TABLES = (
+    "CREATE TABLE member (number INTEGER PRIMARY KEY, family TEXT, is_image INTEGER, name TEXT,"
+    " size INTEGER, spot TEXT, problem TEXT)",
+    "CREATE INDEX sidecars ON member (family) WHERE NOT is_image",
+)
+IMAGES = (
+    "SELECT first, family, name, size, spot, problem"
+    " FROM (SELECT *, min(number) OVER (PARTITION BY family) AS first FROM member)"
+    " WHERE is_image ORDER BY first, number LIMIT -1 OFFSET ?"
+)
+SIDECARS = (
+    "SELECT name, size, spot, problem FROM member WHERE family = ? AND NOT is_image"
+    f" ORDER BY number LIMIT {MOST_SIDECARS + 1}"
+)
 
 
 class Zip:
-    """The cursor: how many images are listed. Here captions need not lie beside their images."""
+    """The cursor: how many images are listed. Here captions need not lie beside their images:
+    a group comes where its first member lies, whole."""
 
     def __init__(self, file: BinaryIO, place: str, uri: str, places: Places) -> None:
         self._file, self._place, self._uri, self._places = file, place, uri, places
+        self._limits = places.settings.limits
 
     def stream(self, after: str) -> Iterator[Listed]:
-        number, skip = 0, int(after or 0)
-        for members in self._groups():
-            images = sum(member.is_image for member in members)
-            if number + images <= skip:
-                number += images
-                continue
-            for item in items(self._uri, members, self._places.settings.limits):
-                number += 1
-                if number > skip:
-                    yield Listed(item, str(number))
+        skip = int(after or 0)
+        with scratch() as db:
+            self._read_into(db)
+            family, beside = None, Said()
+            for number, (first, name, *row) in enumerate(db.execute(IMAGES, [skip]), skip + 1):
+                if first != family:
+                    family, beside = first, self._said(db, name)
+                image = self._member(*row)
+                yield Listed(item_of(self._uri, image, beside, self._limits), str(number))
 
     def count(self) -> int:
-        return sum(member.is_image for members in self._groups() for member in members)
+        """From the number of members, and the share of images among the first of them."""
+        found = Directory.of(self._file)
+        sample = list(islice(found.members(self._file), SAMPLE))
+        images = sum(_counts(info) and _is_image(info.filename) for info in sample)
+        if len(sample) < SAMPLE:
+            return images
+        return images * max(found.entries, SAMPLE) // SAMPLE
 
-    def _groups(self) -> Iterator[list[Member]]:
-        groups: dict[str, list[Member]] = {}
-        with zipfile.ZipFile(self._file) as found:
-            for info in found.infolist():
-                if not info.is_dir() and counts(info.filename):
-                    member = self._member(info)
-                    groups.setdefault(member.group, []).append(member)
-        yield from groups.values()
-
-    def _member(self, info: zipfile.ZipInfo) -> Member:
-        where = (
-            f"{info.header_offset}:{info.compress_size}:{info.compress_type}:{info.CRC}"
-            f":{self._place}"
+    def _read_into(self, db: sqlite3.Connection) -> None:
+        directory = Directory.of(self._file)
+        for statement in TABLES:
+            db.execute(statement)
+        db.execute("BEGIN")
+        rows = (_row(info) for info in directory.members(self._file) if _counts(info))
+        db.executemany(
+            "INSERT INTO member (family, is_image, name, size, spot, problem)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            rows,
         )
-        name, problem = printable(info.filename), _problem(info)
+        db.execute("COMMIT")
+
+    def _said(self, db: sqlite3.Connection, family: str) -> Said:
+        found = db.execute(SIDECARS, [family]).fetchall()
+        if len(found) > MOST_SIDECARS:
+            return Said(problem=f"it has more than {MOST_SIDECARS} files of captions and metadata")
+        return said([self._member(*row) for row in found], self._limits)
+
+    def _member(self, name: str, size: int, spot: str, problem: str | None) -> Member:
+        where = f"{spot}:{self._place}"
 
         def data(most: int) -> bytes:
             if problem:
                 raise Unreadable(f"{name!r}: {problem}")
             return unzipped(self._places, where, most)
 
-        return Member(name, info.file_size, lambda: f"zip:{where}", data, problem)
+        return Member(name, size, lambda: f"zip:{where}", data, problem)
+
+
+def _counts(info: zipfile.ZipInfo) -> bool:
+    return not info.is_dir() and counts(info.filename)
+
+
+def _is_image(name: str) -> bool:
+    return Member(name, 0, str, lambda _: b"").is_image
+
+
+def _row(info: zipfile.ZipInfo) -> tuple[str, bool, str, int, str, str | None]:
+    name = printable(info.filename)
+    member = Member(name, info.file_size, str, lambda _: b"")
+    spot = f"{info.header_offset}:{info.compress_size}:{info.compress_type}:{info.CRC}"
+    return member.group, member.is_image, name, info.file_size, spot, _problem(info)
 
 
 def _problem(info: zipfile.ZipInfo) -> str | None:
@@ -65,4 +114,6 @@ def _problem(info: zipfile.ZipInfo) -> str | None:
         return "it is encrypted"
     if info.compress_type not in METHODS:
         return "it is packed by another method than deflate"
+    if info.header_offset < 0:
+        return "the archive is damaged: it lies before the archive's beginning"
     return None
