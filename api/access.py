@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from clipfleet.api.bodies import RULES, Body, Kind, Reservation, require_small, reserving
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import from_another_site, host_name
 from clipfleet.api.keyring import KeyRing
@@ -70,16 +71,21 @@ class Caller:
         return self.key is None or self.key.sees(collection)
 
     @property
+    def name(self) -> str:
+        """Of the key."""
+        return self.key.name if self.key else ""
+
+    @property
     def sees_all(self) -> bool:
         return self.key is None or self.key.collections is None
 
 
-def needs(need: Need, *, makes: bool = False) -> Callable[[E], E]:
+def needs(need: Need, *, makes: bool = False, body: Kind = "json") -> Callable[[E], E]:
     """What a caller of this route needs. `makes`: a collection that need not be there; a name that
-    the key may not use is refused, not unknown."""
+    the key may not use is refused, not unknown. `body`: the limits of the request's body."""
 
     def declared(endpoint: E) -> E:
-        vars(endpoint).update(needs=need, makes=makes)
+        vars(endpoint).update(needs=need, makes=makes, body=body)
         return endpoint
 
     return declared
@@ -96,12 +102,27 @@ class GuardedRoute(APIRoute):
             )
         self.needs: Need = said["needs"]
         self.makes: bool = said["makes"]
+        self.body: Kind = said["body"]
         super().__init__(path, endpoint, **told)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.needs != "nothing":
-            scope["state"]["caller"] = await self._admitted(scope)
-        await super().handle(scope, receive, send)
+        if self.needs == "nothing":
+            await super().handle(scope, receive, send)
+            return
+        caller = scope["state"]["caller"] = await self._admitted(scope)
+        with reserving(scope["app"].state.gateway.memory, caller.name) as reserved:
+            receive = await self._body(scope, receive, reserved)
+            await super().handle(scope, receive, send)
+
+    async def _body(self, scope: Scope, receive: Receive, reserved: Reservation) -> Receive:
+        """What the route receives."""
+        reads = self.body_field is not None or self.body == "upload"
+        if not reads or scope["method"] not in (self.methods or ()):
+            return receive
+        rule, limits = RULES[self.body], scope["app"].state.gateway.settings.limits
+        require_small(scope, rule, limits)
+        body = Body(receive, rule, limits, reserved)
+        return await body.whole() if rule.whole else body.receive
 
     async def _admitted(self, scope: Scope) -> Caller:
         app = scope["app"]

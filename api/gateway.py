@@ -11,10 +11,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from clipfleet.api.bodies import MemoryBudget
 from clipfleet.api.coalescer import Coalescer
 from clipfleet.api.inbox import deliver
 from clipfleet.api.parts import GatewayParts
+from clipfleet.api.upload_slots import UploadSlots
 from clipfleet.api.urls import ImageUrls
+from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.catalogue import require
 from clipfleet.common.checks import Finding, check_milvus
 from clipfleet.common.collection import Collection
@@ -41,6 +44,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, parts: GatewayParts) -> None:
         self.settings = settings
+        self.memory = MemoryBudget(settings.limits.in_hand_bytes)
         self.ledger = parts.ledger
         self.catalogue = parts.catalogue
         self.fleet = parts.fleet
@@ -80,6 +84,7 @@ class Gateway:
         )
         self.followers = 0  # of jobs' events, just now
         self.exports = 0  # likewise
+        self.uploads = UploadSlots(settings.limits.uploads)
         self._loops: list[asyncio.Task[None]] = []
 
     def begin(self) -> None:
@@ -101,6 +106,8 @@ class Gateway:
         return await self._bounded(pool, partial(part, *args, **kw), seconds)
 
     def _pool(self, part: object) -> ThreadPoolExecutor:
+        if isinstance(part, BlobWriter):
+            return self._pools["blobs"]
         for name in ("store", "blobs", "limiter"):
             if part is getattr(self, name):
                 return self._pools[name]

@@ -104,7 +104,7 @@ async def delete_image(
 
 
 @router.post("/vectors")
-@needs("write")
+@needs("write", body="vectors")
 async def upsert_vectors(
     body: VectorsIn, collection: UsesCollection, gateway: UsesGateway
 ) -> Upserted:

@@ -66,14 +66,14 @@ class UploadedImage(SearchOptions):
 
 
 @router.post("")
-@needs("read")
+@needs("read", body="search")
 async def search(body: SearchIn, collection: UsesCollection, gateway: UsesGateway) -> SearchOut:
     """The images nearest to the query, nearest first."""
     return await _search(body, collection, gateway, _turns(gateway))
 
 
 @router.post("/image")
-@needs("read")
+@needs("read", body="picture")
 async def search_by_upload(
     form: Annotated[UploadedImage, File()], collection: UsesCollection, gateway: UsesGateway
 ) -> SearchOut:
@@ -86,7 +86,7 @@ async def search_by_upload(
 
 
 @router.post("/batch")
-@needs("read")
+@needs("read", body="batch")
 async def search_batch(
     body: SearchBatchIn, collection: UsesCollection, gateway: UsesGateway, request: Request
 ) -> SearchBatchOut:
