@@ -28,6 +28,7 @@ import uvicorn
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from clipfleet.api.app import create_app
+from clipfleet.api.connections import Protocol
 from clipfleet.api.parts import GatewayParts
 from clipfleet.async_client import AsyncClient
 from clipfleet.client import Client
@@ -298,7 +299,9 @@ class MemoryService:
 
     def _start_gateway(self, stack: ExitStack) -> None:
         app = create_app(self.settings, self.parts)
-        config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, port=0, log_config=None, timeout_graceful_shutdown=1, http=Protocol
+        )
         server = uvicorn.Server(config)
         stop = partial(setattr, server, "should_exit", True)
         self._start_thread(stack, "gateway", server.run, stop)
