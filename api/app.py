@@ -71,7 +71,9 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
             await asyncio.to_thread(begin_checks, "gateway", checks)
         gateway = Gateway(settings, parts or connect(settings))
         app.state.gateway = gateway
-        mine.watch(gateway.overviews, [gateway.queries, gateway.exact], settings.model)
+        mine.watch(
+            gateway.overviews, [gateway.queries, gateway.exact, gateway.large], settings.model
+        )
         gateway.begin()
         access.say()
         yield {STATE: Connections(settings.limits)}

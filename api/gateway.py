@@ -63,29 +63,37 @@ class Gateway:
         self._ahead = 0.0  # seconds that Redis' clock is ahead of ours
         self._known: dict[str, tuple[float, Collection]] = {}
         self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
-        self.queries = Coalescer(
-            self._publish,
-            self._workers,
-            reply_to=self._reply_to,
-            batch=settings.limits.query_batch,
-            queue=settings.limits.query_queue,
-            timeout_s=settings.query_timeout_s,
-            clock=self._clock,
+        self.queries = self._coalescer(
+            self._workers, settings.limits.query_batch, settings.query_timeout_s
         )
-        # Exact searches wait for each other alone; one pass over a collection answers many.
-        self.exact = Coalescer(
-            self._publish,
-            lambda model: self._workers(model) - 1,
-            reply_to=self._reply_to,
-            batch=settings.limits.recall_sample,
-            queue=settings.limits.query_queue,
-            timeout_s=settings.exact_timeout_s + 1.0,
-            clock=self._clock,
+        # What takes long waits for its like alone, and never for so many that no worker is left.
+        # One pass over a collection answers many exact searches.
+        slow_s = settings.exact_timeout_s + 1.0
+        self.exact = self._coalescer(
+            lambda model: self._workers(model) - 1, settings.limits.recall_sample, slow_s, 10
+        )
+        self.large = self._coalescer(
+            lambda model: self._workers(model) - 1, settings.limits.query_batch, slow_s
         )
         self.followers = 0  # of jobs' events, just now
         self.exports = 0  # likewise
         self.uploads = UploadSlots(settings.limits.uploads)
         self._loops: list[asyncio.Task[None]] = []
+
+    def _coalescer(
+        self, workers: Callable[[str], int], batch: int, timeout_s: float, rows: int = 1
+    ) -> Coalescer:
+        limits = self.settings.limits
+        return Coalescer(
+            self._publish,
+            workers,
+            reply_to=self._reply_to,
+            batch=batch,
+            rows=rows * limits.query_rows,
+            queue=limits.query_queue,
+            timeout_s=timeout_s,
+            clock=self._clock,
+        )
 
     def begin(self) -> None:
         self._loops = [asyncio.create_task(self._listen()), asyncio.create_task(self._look())]
@@ -192,7 +200,7 @@ class Gateway:
             try:
                 reply = await self._inbox.receive(self._reply_to)
                 if reply:
-                    deliver(reply, (self.queries, self.exact))
+                    deliver(reply, (self.queries, self.exact, self.large))
             except Unavailable as error:
                 log.warning("cannot read replies just now: %s", error.detail)
                 await asyncio.sleep(0.5)

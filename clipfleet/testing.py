@@ -244,12 +244,12 @@ class MemoryService:
             replies=parts.inbox,
             exact=Bounds(settings.exact_timeout_s, self._stopping),
         )
-        aside = _threads(stack, 1, "exact")
+        aside = {name: _threads(stack, 1, name) for name in ("exact", "large")}
 
         def answer(message: Message) -> None:
             assert isinstance(message, QueryBatch)
-            if message.exact:  # other queries do not wait for it
-                aside.submit(answer_batch, message, query)
+            if message.aside:  # other queries do not wait for it
+                aside[message.aside].submit(answer_batch, message, query)
             else:
                 answer_batch(message, query)
 

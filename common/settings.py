@@ -63,6 +63,9 @@ class Limits(BaseModel):
     embeds: int = Field(64, description="texts or images in one request for embeddings")
     event_streams: int = Field(200, description="followers of jobs' events, per gateway")
     query_batch: int = Field(64, description="queries in one message, or terms of them")
+    query_rows: int = Field(
+        2_000, ge=1, description="matches asked for by the queries in one message"
+    )
     query_queue: int = Field(1_024, description="queries waiting in one gateway, per lane")
     exact_rows: int = Field(100_000, description="images that an exact search compares with")
     recall_sample: int = Field(256, description="queries in one measurement of recall")
