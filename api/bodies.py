@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
 
@@ -37,8 +38,8 @@ class Overfull(Unavailable):
 class BodyRefused(HTTPException):
     """Carries `error` out of FastAPI, which reports other errors of reading a body as a 400."""
 
-    def __init__(self, error: ClipfleetError) -> None:
-        super().__init__(error.status, error.detail)
+    def __init__(self, error: ClipfleetError | RequestValidationError) -> None:
+        super().__init__(400)
         self.error = error
 
 

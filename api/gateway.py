@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
 THREADS = {"redis": 32, "store": 32, "blobs": 32, "limiter": 8, "publish": 8}
-THREADS |= {"decode": 2, "export": 2}
-DECODE_S, EXPORT_S = 30.0, 60.0
+THREADS |= {"decode": 2, "export": 2, "parse": 1}
+DECODE_S, EXPORT_S, PARSE_S = 30.0, 60.0, 30.0
 
 
 class Gateway:
@@ -124,6 +124,10 @@ class Gateway:
     async def decode(self, part: Callable[..., T], *args: Any) -> T:
         """A call that decodes an image: few at a time, since each may take much memory."""
         return await self._bounded(self._pools["decode"], partial(part, *args), DECODE_S)
+
+    async def parse(self, part: Callable[..., T], *args: Any) -> T:
+        """A call that makes much of a large body: one at a time."""
+        return await self._bounded(self._pools["parse"], partial(part, *args), PARSE_S)
 
     async def export(self, part: Callable[..., T], *args: Any, **kw: Any) -> T:
         """A call that holds many embeddings: always on the same few threads, or the heap of every

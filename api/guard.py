@@ -34,7 +34,8 @@ class Guard:
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         with about(request_id=request_id):
-            await self._guarded(scope, headers, receive, _signed(send, scope["state"]))
+            exchange = _Exchange(headers, receive, _signed(send, scope["state"]))
+            await self._guarded(scope, headers, exchange.receive, exchange.send)
 
     async def _guarded(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
@@ -48,8 +49,7 @@ class Guard:
             text = "requests from other sites' pages are refused on loopback"
             await problem(scope, 403, "forbidden", "Not allowed", text)(scope, receive, send)
             return
-        exchange = _Exchange(headers, receive, send)
-        await self._app(scope, exchange.receive, exchange.send)
+        await self._app(scope, receive, send)
 
     def _known_host(self, host: str) -> bool:
         return not self._settings.allowed_hosts or host_name(host) in self._settings.allowed_hosts

@@ -140,6 +140,8 @@ def _short(text: str) -> str:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error, BodyRefused):
+        if isinstance(error.error, RequestValidationError):
+            return await _invalid(request, error.error)
         return of_error(request.scope, error.error)
     text = str(error.detail)
     response = problem(request.scope, error.status_code, "http", text, text)

@@ -35,12 +35,12 @@ class Limits(BaseModel):
         4_000_000, description="a batch of searches, or of items to embed; likewise"
     )
     job_bytes: int = Field(8_000_000, description="one request that starts a job, bytes")
-    vectors_bytes: int = Field(64_000_000, description="one request with own vectors, bytes")
+    vectors_bytes: int = Field(32_000_000, description="one request with own vectors, bytes")
     inline_bytes: int = Field(
         32_000_000, description="images in one search or embed request, bytes of the files"
     )
     in_hand_bytes: int = Field(
-        128_000_000, description="large bodies and answers that one gateway holds at once, bytes"
+        64_000_000, description="large bodies and answers that one gateway holds at once, bytes"
     )
     body_s: float = Field(20.0, gt=0, description="a request's body, beside body_rate; seconds")
     body_rate: int = Field(50_000, ge=1, description="a large body, bytes a second at least")
@@ -72,6 +72,9 @@ class Limits(BaseModel):
     exports: int = Field(4, description="collections exported at once, per gateway")
     requests_per_minute: int = Field(
         0, ge=0, description="of each key that says nothing else; 0: no limit"
+    )
+    query_pixels: int = Field(
+        25_000_000, description="an image to search by or to embed, pixels in memory"
     )
     query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
 

@@ -75,7 +75,7 @@ async def speak(
             (name.replace("_", "-").encode(), said.encode()) for name, said in told.items()
         ],
     }  # fmt: skip
-    await app(scope, receive, send)  # type: ignore[arg-type]
+    await app(scope, receive, send)
     return seen
 
 

@@ -44,7 +44,7 @@ def too_large(seen: Exchange, setting: str) -> None:
         ("POST /v1/collections/acme/count", 2 * MB, "json_bytes"),
         ("PUT /v1/collections/acme", 2 * MB, "json_bytes"),
         ("POST /v1/collections/acme/jobs", 9 * MB, "job_bytes"),
-        (VECTORS, 65 * MB, "vectors_bytes"),
+        (VECTORS, 33 * MB, "vectors_bytes"),
         ("POST /v1/collections/acme/images", 1_001 * MB, "request_bytes"),
     ],
 )
@@ -71,7 +71,7 @@ def test_of_a_body_of_unknown_length_no_more_is_read_than_the_route_takes(world:
     for call, key, most in (
         ("POST /v1/collections/acme/count", "read", 1 * MB),
         ("POST /v1/collections/acme/jobs", "write", 8 * MB),
-        (VECTORS, "write", 64 * MB),
+        (VECTORS, "write", 32 * MB),
     ):
         pieces = endless(b" " * 100_000)
         seen = spoken(world.app, call, pieces, key, transfer_encoding="chunked", **JSON)
@@ -137,7 +137,7 @@ def test_the_meter_counts_what_is_no_long_text() -> None:
 def test_a_body_that_does_not_come_in_is_given_up(tmp_path: Path, call: str) -> None:
     world = limited(tmp_path, body_s=0.05)
     told = {"content_type": "multipart/form-data; boundary=x"} if "image" in call else JSON
-    seen = spoken(world.app, call, endless(b"{", 3), "admin", content_length="100", **told)
+    seen = spoken(world.app, call, endless(b"-", 2), "admin", content_length="100", **told)
     assert seen.status == 408
     assert "CLIPFLEET_LIMITS__BODY_S" in seen.problem["detail"]
     assert seen.headers["connection"] == "close"
