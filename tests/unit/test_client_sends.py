@@ -187,7 +187,7 @@ def test_no_request_is_larger_than_the_service_takes() -> None:
 
     queries: list[dict[str, Any]] = [{"image": image}] * 5 + [{"vector": row}] * 9
     asked = [call.json for call in searches.search_many(queries, "own")]
-    assert [len(one["queries"]) for one in asked] == [2, 2, 5, 5]
+    assert [len(one["queries"]) for one in asked] == [2, 2, 4, 5, 1]
     embedded = [call.json for call in calls.embed(None, [image] * 5, None)]
     assert [len(one["images"]) for one in embedded] == [2, 2, 1]
     for one in (*asked, *embedded):

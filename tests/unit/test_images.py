@@ -1,5 +1,6 @@
 """Bytes to an image, or a reason: every odd file a folder of photos can hold."""
 
+import io
 import struct
 import zlib
 
