@@ -13,7 +13,7 @@ from clipfleet.api.problems import problem
 from clipfleet.common.logs import about
 from clipfleet.common.settings import Settings
 
-LINGER_S, LINGER_BYTES = 2.0, 8_000_000  # what a refused client may still send
+LINGER_S, LINGER_BYTES = 2.0, 32_000_000  # what a refused client may still send
 SLICE = 262_144  # bytes of an answer handed over at once; then the client has to read
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

@@ -93,7 +93,7 @@ def test_a_refused_client_is_not_listened_to_for_ever(world: World) -> None:
     chunked = {"transfer_encoding": "chunked"}
     seen = spoken(world.app, SEARCH, endless(b"x" * 100_000), **chunked)
     assert seen.status == 401
-    assert seen.drained == 8 * MB
+    assert seen.drained == 32 * MB
 
 
 def test_an_image_counts_for_itself_and_nothing_else_does(world: World) -> None:
