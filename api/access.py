@@ -5,20 +5,34 @@ that no route can forget to. What a key may not see is not there.
 """
 
 import ipaddress
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from clipfleet.api.bodies import (
+    RULES,
+    UNCOUNTED,
+    Body,
+    BodyRefused,
+    Kind,
+    Reservation,
+    require_small,
+    reserving,
+)
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import from_another_site, host_name
 from clipfleet.api.keyring import KeyRing
 from clipfleet.common import keys
 from clipfleet.common.catalogue import unknown_collection
 from clipfleet.common.errors import (
+    ClipfleetError,
     Forbidden,
     RateLimited,
     Unauthorized,
@@ -27,7 +41,7 @@ from clipfleet.common.errors import (
 from clipfleet.common.keys import Key
 from clipfleet.common.ledger import unknown_job
 from clipfleet.common.rate_limit import MemoryRateLimiter, Ration
-from clipfleet.common.settings import LOOPBACK_NAMES, Settings
+from clipfleet.common.settings import LOOPBACK_NAMES, Limits, Settings
 from clipfleet.common.source_access import grant_of_service
 from clipfleet.common.source_grants import SourceGrant
 
@@ -72,6 +86,11 @@ class Caller:
         return self.key is None or self.key.sees(collection)
 
     @property
+    def name(self) -> str:
+        """Of the key."""
+        return self.key.name if self.key else ""
+
+    @property
     def sees_all(self) -> bool:
         return self.key is None or self.key.collections is None
 
@@ -88,12 +107,27 @@ class Caller:
         return SourceGrant(roots=key.roots if key else None, buckets=buckets)
 
 
-def needs(need: Need, *, makes: bool = False) -> Callable[[E], E]:
-    """What a caller of this route needs. `makes`: a collection that need not be there; a name that
-    the key may not use is refused, not unknown."""
+Parse = Callable[[bytes, Limits], Any]
+
+
+def _parse_json(body: bytes, _: Limits) -> Any:
+    return json.loads(body)
+
+
+def needs(
+    need: Need, *, makes: bool = False, body: Kind = "json", parse: Parse = _parse_json
+) -> Callable[[E], E]:
+    """What a caller of this route needs.
+
+    Args:
+        makes: the collection need not be there; a name that the key may not use is refused, not
+            unknown.
+        body: the limits of the request's body.
+        parse: makes of a JSON body what the route's model is made of; on a thread if it is large.
+    """
 
     def declared(endpoint: E) -> E:
-        vars(endpoint).update(needs=need, makes=makes)
+        vars(endpoint).update(needs=need, makes=makes, body=body, parse=parse)
         return endpoint
 
     return declared
@@ -110,12 +144,36 @@ class GuardedRoute(APIRoute):
             )
         self.needs: Need = said["needs"]
         self.makes: bool = said["makes"]
+        self.body: Kind = said["body"]
+        self.parse: Parse = said["parse"]
         super().__init__(path, endpoint, **told)
 
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_parsed(request: Request) -> Response:
+            return await handle(_ParsedRequest(request.scope, request.receive, self.parse))
+
+        return handle_parsed
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.needs != "nothing":
-            scope["state"]["caller"] = await self._admitted(scope)
-        await super().handle(scope, receive, send)
+        if self.needs == "nothing":
+            await super().handle(scope, receive, send)
+            return
+        caller = scope["state"]["caller"] = await self._admitted(scope)
+        with reserving(scope["app"].state.gateway.memory, caller.name) as reserved:
+            receive = await self._body(scope, receive, reserved)
+            await super().handle(scope, receive, send)
+
+    async def _body(self, scope: Scope, receive: Receive, reserved: Reservation) -> Receive:
+        """What the route receives."""
+        reads = self.body_field is not None or self.body == "upload"
+        if not reads or scope["method"] not in (self.methods or ()):
+            return receive
+        rule, limits = RULES[self.body], scope["app"].state.gateway.settings.limits
+        require_small(scope, rule, limits)
+        body = Body(receive, rule, limits, reserved)
+        return await body.whole() if rule.whole else body.receive
 
     async def _admitted(self, scope: Scope) -> Caller:
         app = scope["app"]
@@ -141,6 +199,34 @@ class GuardedRoute(APIRoute):
             job = await gateway.call(gateway.ledger.job, named["job_id"])
             if not caller.sees(job.new.collection):
                 raise unknown_job(named["job_id"])
+
+
+class _ParsedRequest(Request):
+    """A large body is parsed on a thread, and let go as soon as it is."""
+
+    def __init__(self, scope: Scope, receive: Receive, parse: Parse) -> None:
+        super().__init__(scope, receive)
+        self._parse = parse
+        self._whole: bytes | None = None
+
+    async def body(self) -> bytes:
+        """The beginning, by which FastAPI sees that there is one: it would hold all of it."""
+        if self._whole is None:
+            self._whole = await super().body()
+            self._body = self._whole[:1]
+        return self._body
+
+    async def json(self) -> Any:
+        gateway: Gateway = self.app.state.gateway
+        await self.body()
+        whole, self._whole = self._whole or b"", b""
+        limits = gateway.settings.limits
+        try:
+            if len(whole) <= UNCOUNTED:
+                return self._parse(whole, limits)
+            return await gateway.parse(self._parse, whole, limits)
+        except (ClipfleetError, RequestValidationError) as error:
+            raise BodyRefused(error) from error
 
 
 class Access:

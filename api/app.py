@@ -26,6 +26,7 @@ from clipfleet.api import (
     uploads,
 )
 from clipfleet.api.access import Access, GuardedRoute
+from clipfleet.api.connections import STATE, Connections, raise_file_limit
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.guard import Guard
 from clipfleet.api.metrics import GatewayMetrics
@@ -63,16 +64,19 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     mine = GatewayMetrics()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         if parts is None:
+            raise_file_limit()
             checks = [*service_checks(settings), *blob_checks(settings)]
             await asyncio.to_thread(begin_checks, "gateway", checks)
         gateway = Gateway(settings, parts or connect(settings))
         app.state.gateway = gateway
-        mine.watch(gateway.overviews, [gateway.queries, gateway.exact], settings.model)
+        mine.watch(
+            gateway.overviews, [gateway.queries, gateway.exact, gateway.large], settings.model
+        )
         gateway.begin()
         access.say()
-        yield
+        yield {STATE: Connections(settings.limits)}
         await gateway.end()
         mine.end()
 

@@ -7,12 +7,14 @@ wait for the next one, so the batch grows with the load and an idle service adds
 import asyncio
 import secrets
 import time
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
+from clipfleet.api.bodies import reservation
 from clipfleet.common.errors import ClipfleetError, Unavailable
-from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch
+from clipfleet.common.messages import Query, QueryBatch
+from clipfleet.common.packed import PackedAnswer, Reply
 
 
 class Overloaded(Unavailable):
@@ -28,7 +30,44 @@ class Late(Unavailable):
 class _Waiting:
     query: Query
     expires_at: float  # unix seconds
-    future: "asyncio.Future[Answer]"
+    future: "asyncio.Future[PackedAnswer]"
+
+
+class _Pending:
+    """Queries by caller. They leave in turns, one of each caller, so that nobody waits for all
+    that another one asks."""
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(len(own) for own in self._of.values())
+
+    def __iter__(self) -> Iterator[_Waiting]:
+        return (one for own in list(self._of.values()) for one in list(own))
+
+    def of(self, caller: str) -> int:
+        return len(self._of.get(caller, ()))
+
+    def add(self, caller: str, waiting: _Waiting) -> None:
+        self._of.setdefault(caller, deque()).append(waiting)
+
+    @property
+    def next(self) -> Query:
+        return next(iter(self._of.values()))[0].query
+
+    def pop(self) -> _Waiting:
+        caller, own = next(iter(self._of.items()))
+        first = own.popleft()
+        self._of.move_to_end(caller)
+        if not own:
+            del self._of[caller]
+        return first
+
+    def forget_the_gone(self) -> None:
+        left = ((caller, [one for one in own if not one.future.done()])
+                for caller, own in self._of.items())  # fmt: skip
+        self._of = OrderedDict((caller, deque(own)) for caller, own in left if own)
 
 
 @dataclass
@@ -36,11 +75,8 @@ class _Lane:
     """Queries of one model and one speed, so that slow images never hold back words."""
 
     model: str
-    pending: deque[_Waiting] = field(default_factory=deque)
+    pending: _Pending = field(default_factory=_Pending)
     in_flight: int = 0
-
-    def forget_the_gone(self) -> None:
-        self.pending = deque(one for one in self.pending if not one.future.done())
 
 
 @dataclass
@@ -52,7 +88,11 @@ class _Sent:
 
 class Coalescer:
     """`publish` sends a batch; `workers` says how many serve a model's query lane just now,
-    `clock` (unix seconds) is the one that workers hold deadlines against."""
+    `clock` (unix seconds) is the one that workers hold deadlines against.
+
+    `batch` and `rows`: the terms and the cost of the queries in one message, at most, unless it has
+    one query. `queue`: queries that wait in a lane; half as many of one caller that has a key.
+    """
 
     def __init__(
         self,
@@ -61,27 +101,29 @@ class Coalescer:
         *,
         reply_to: str,
         batch: int,
+        rows: int,
         queue: int,
         timeout_s: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._publish, self._workers = publish, workers
-        self._reply_to, self._batch, self._queue = reply_to, batch, queue
+        self._reply_to, self._batch, self._rows, self._queue = reply_to, batch, rows, queue
         self._timeout_s, self._clock = timeout_s, clock
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._sent: dict[str, _Sent] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self, query: Query, model: str) -> Answer:
+    async def ask(self, query: Query, model: str) -> PackedAnswer:
         """The answer of a worker of `model`; Unavailable when there is none in time."""
         lane = self._lanes.setdefault((model, query.speed), _Lane(model))
-        if len(lane.pending) >= self._queue:
-            lane.forget_the_gone()
-        if len(lane.pending) >= self._queue:
-            raise Overloaded(f"{self._queue} queries are waiting already; try again", 1)
+        caller = reservation().caller
+        if self._is_full(lane, caller):
+            lane.pending.forget_the_gone()
+        if self._is_full(lane, caller):
+            raise Overloaded(f"{len(lane.pending)} queries are waiting already; try again", 1)
         future = asyncio.get_running_loop().create_future()
         waiting = _Waiting(query, self._clock() + self._timeout_s, future)
-        lane.pending.append(waiting)
+        lane.pending.add(caller, waiting)
         self._pump(lane)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -93,14 +135,18 @@ class Coalescer:
         """Queries not yet sent whose caller waits for the answer, by model. From any thread."""
         count: Counter[str] = Counter()
         for lane in list(self._lanes.values()):
-            count[lane.model] += sum(not waiting.future.done() for waiting in list(lane.pending))
+            count[lane.model] += sum(not waiting.future.done() for waiting in lane.pending)
         return count
 
     def in_flight(self) -> int:
         """Queries sent and not answered. From any thread."""
         return sum(len(sent.waiting) for sent in list(self._sent.values()))
 
-    def receive(self, reply: BatchReply) -> None:
+    def _is_full(self, lane: _Lane, caller: str) -> bool:
+        own = bool(caller) and lane.pending.of(caller) >= max(1, self._queue // 2)
+        return own or len(lane.pending) >= self._queue
+
+    def receive(self, reply: Reply) -> None:
         """A batch came back. One that expired before is dropped."""
         sent = self._sent.get(reply.batch_id)
         if sent is None:
@@ -124,14 +170,18 @@ class Coalescer:
                 task.add_done_callback(self._tasks.discard)
 
     def _take(self, lane: _Lane) -> list[_Waiting]:
-        """Up to a batch of terms, but one query at least, that somebody still waits for."""
+        """A batch of queries that somebody still waits for, by terms and by cost; one at least."""
         going: list[_Waiting] = []
-        room = self._batch
-        while lane.pending and (not going or len(lane.pending[0].query.terms) <= room):
-            waiting = lane.pending.popleft()
+        room, rows = self._batch, self._rows
+        while lane.pending:
+            query = lane.pending.next
+            if going and (len(query.terms) > room or query.cost > rows):
+                break
+            waiting = lane.pending.pop()
             if not waiting.future.done():
                 going.append(waiting)
-                room -= len(waiting.query.terms)
+                room -= len(query.terms)
+                rows -= query.cost
         return going
 
     async def _send(self, lane: _Lane, going: list[_Waiting]) -> None:
@@ -141,6 +191,7 @@ class Coalescer:
             reply_to=self._reply_to,
             deadlines=tuple(waiting.expires_at for waiting in going),
             queries=tuple(waiting.query for waiting in going),
+            packed=True,
         )
         loop = asyncio.get_running_loop()
         expiry = loop.call_later(self._timeout_s, self.fail, batch.batch_id, self._late())

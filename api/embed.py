@@ -26,7 +26,7 @@ router = APIRouter(
 
 
 @router.post("")
-@needs("read")
+@needs("read", body="batch")
 async def embed(body: EmbedIn, gateway: UsesGateway) -> EmbedOut:
     """The embeddings of texts or of images, as the model of the collections makes them."""
     most = gateway.settings.limits.embeds

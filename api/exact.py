@@ -1,16 +1,16 @@
-"""Exact search as the gateway sees it: not too many images, and a queue of its own."""
+"""Searches that take long, as the gateway sees them: each kind has a queue of its own."""
 
+from clipfleet.api.coalescer import Coalescer
 from clipfleet.api.gateway import Gateway
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.filters import parse_filter
-from clipfleet.common.messages import Answer, Query, Search, Term
+from clipfleet.common.messages import Query, Search, Term
+from clipfleet.common.packed import PackedAnswer
 
 
-async def ask_exactly(query: Query, model: str, gateway: Gateway) -> Answer:
+async def ask_aside(query: Query, model: str, gateway: Gateway, queue: Coalescer) -> PackedAnswer:
     """Words and images are embedded as in any other search, so that the model is asked in turn;
-    the comparing goes on beside the workers' other work."""
-    assert query.search is not None
-    await require_few(query.search, gateway)
+    the searching goes on beside the workers' other work."""
     terms = []
     for term in query.terms:
         if term.kind in ("text", "image"):
@@ -19,7 +19,7 @@ async def ask_exactly(query: Query, model: str, gateway: Gateway) -> Answer:
                 return embedded
             term = Term(kind="vector", value=embedded.embedding, weight=term.weight)
         terms.append(term)
-    return await gateway.exact.ask(Query(terms=tuple(terms), search=query.search), model)
+    return await queue.ask(Query(terms=tuple(terms), search=query.search), model)
 
 
 async def require_few(search: Search, gateway: Gateway) -> None:

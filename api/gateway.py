@@ -11,11 +11,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from clipfleet.api.bodies import MemoryBudget
 from clipfleet.api.coalescer import Coalescer
 from clipfleet.api.inbox import deliver
 from clipfleet.api.parts import GatewayParts
 from clipfleet.api.reconciler import Reconciler
+from clipfleet.api.upload_slots import UploadSlots
 from clipfleet.api.urls import ImageUrls
+from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.catalogue import require
 from clipfleet.common.checks import Finding, check_milvus
 from clipfleet.common.collection import Collection
@@ -35,9 +38,9 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
 THREADS = {"redis": 32, "store": 32, "blobs": 32, "limiter": 8, "publish": 8}
-THREADS |= {"decode": 2, "export": 2, "reconciler": 2}
+THREADS |= {"decode": 2, "export": 2, "parse": 1, "reconciler": 2}
 RECONCILE_S = 60.0
-DECODE_S, EXPORT_S = 30.0, 60.0
+DECODE_S, EXPORT_S, PARSE_S = 30.0, 60.0, 30.0
 
 
 class Gateway:
@@ -45,6 +48,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, parts: GatewayParts) -> None:
         self.settings = settings
+        self.memory = MemoryBudget(settings.limits.in_hand_bytes)
         self.ledger = parts.ledger
         self.catalogue = parts.catalogue
         self.fleet = parts.fleet
@@ -66,28 +70,37 @@ class Gateway:
         self._ahead = 0.0  # seconds that Redis' clock is ahead of ours
         self._known: dict[str, tuple[float, Collection]] = {}
         self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
-        self.queries = Coalescer(
-            self._publish,
-            self._workers,
-            reply_to=self._reply_to,
-            batch=settings.limits.query_batch,
-            queue=settings.limits.query_queue,
-            timeout_s=settings.query_timeout_s,
-            clock=self._clock,
+        self.queries = self._coalescer(
+            self._workers, settings.limits.query_batch, settings.query_timeout_s
         )
-        # Exact searches wait for each other alone; one pass over a collection answers many.
-        self.exact = Coalescer(
-            self._publish,
-            lambda model: self._workers(model) - 1,
-            reply_to=self._reply_to,
-            batch=settings.limits.recall_sample,
-            queue=settings.limits.query_queue,
-            timeout_s=settings.exact_timeout_s + 1.0,
-            clock=self._clock,
+        # What takes long waits for its like alone, and never for so many that no worker is left.
+        # One pass over a collection answers many exact searches.
+        slow_s = settings.exact_timeout_s + 1.0
+        self.exact = self._coalescer(
+            lambda model: self._workers(model) - 1, settings.limits.recall_sample, slow_s, 10
+        )
+        self.large = self._coalescer(
+            lambda model: self._workers(model) - 1, settings.limits.query_batch, slow_s
         )
         self.followers = 0  # of jobs' events, just now
         self.exports = 0  # likewise
+        self.uploads = UploadSlots(settings.limits.uploads)
         self._loops: list[asyncio.Task[None]] = []
+
+    def _coalescer(
+        self, workers: Callable[[str], int], batch: int, timeout_s: float, rows: int = 1
+    ) -> Coalescer:
+        limits = self.settings.limits
+        return Coalescer(
+            self._publish,
+            workers,
+            reply_to=self._reply_to,
+            batch=batch,
+            rows=rows * limits.query_rows,
+            queue=limits.query_queue,
+            timeout_s=timeout_s,
+            clock=self._clock,
+        )
 
     def begin(self) -> None:
         loops = (self._listen(), self._look(), self._reconcile())
@@ -110,6 +123,8 @@ class Gateway:
         return await self._bounded(pool, partial(part, *args, **kw), seconds)
 
     def _pool(self, part: object) -> ThreadPoolExecutor:
+        if isinstance(part, BlobWriter):
+            return self._pools["blobs"]
         for name in ("store", "blobs", "limiter", "reconciler"):
             if part is getattr(self, name):
                 return self._pools[name]
@@ -118,6 +133,10 @@ class Gateway:
     async def decode(self, part: Callable[..., T], *args: Any) -> T:
         """A call that decodes an image: few at a time, since each may take much memory."""
         return await self._bounded(self._pools["decode"], partial(part, *args), DECODE_S)
+
+    async def parse(self, part: Callable[..., T], *args: Any) -> T:
+        """A call that makes much of a large body: one at a time."""
+        return await self._bounded(self._pools["parse"], partial(part, *args), PARSE_S)
 
     async def export(self, part: Callable[..., T], *args: Any, **kw: Any) -> T:
         """A call that holds many embeddings: always on the same few threads, or the heap of every
@@ -197,7 +216,7 @@ class Gateway:
             try:
                 reply = await self._inbox.receive(self._reply_to)
                 if reply:
-                    deliver(reply, (self.queries, self.exact))
+                    deliver(reply, (self.queries, self.exact, self.large))
                 outage.back()
             except Unavailable as error:
                 outage.away(error.detail)

@@ -1,16 +1,20 @@
-"""What happens to every request before a route sees it: an id, a known host, a size limit."""
+"""What happens to every request before a route sees it: an id, a known host. And to every answer:
+a client that has not sent all of its body yet is not listened to for long."""
 
+import asyncio
 import re
 import secrets
+from contextlib import suppress
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clipfleet.api.problems import of_error, problem
-from clipfleet.common.errors import TooLarge
+from clipfleet.api.problems import problem
 from clipfleet.common.logs import about
 from clipfleet.common.settings import Settings
+
+LINGER_S, LINGER_BYTES = 2.0, 32_000_000  # what a refused client may still send
+SLICE = 262_144  # bytes of an answer handed over at once; then the client has to read
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -30,7 +34,8 @@ class Guard:
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         with about(request_id=request_id):
-            await self._guarded(scope, headers, receive, _signed(send, scope["state"]))
+            exchange = _Exchange(headers, receive, _signed(send, scope["state"]))
+            await self._guarded(scope, headers, exchange.receive, exchange.send)
 
     async def _guarded(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
@@ -44,19 +49,10 @@ class Guard:
             text = "requests from other sites' pages are refused on loopback"
             await problem(scope, 403, "forbidden", "Not allowed", text)(scope, receive, send)
             return
-        limit = self._limit(headers.get(b"content-type", b""))
-        if int(headers.get(b"content-length", b"0") or 0) > limit:
-            await of_error(scope, _too_large(limit))(scope, receive, send)
-            return
-        await self._app(scope, _counted(receive, limit), send)
+        await self._app(scope, receive, send)
 
     def _known_host(self, host: str) -> bool:
         return not self._settings.allowed_hosts or host_name(host) in self._settings.allowed_hosts
-
-    def _limit(self, content_type: bytes) -> int:
-        limits = self._settings.limits
-        is_form = content_type.startswith(b"multipart/")
-        return limits.request_bytes if is_form else limits.json_bytes
 
 
 def host_name(host: str) -> str:
@@ -71,22 +67,54 @@ def from_another_site(method: str, headers: dict[bytes, bytes]) -> bool:
     return bool(origin) and not safe and origin.partition(b"://")[2] != headers.get(b"host")
 
 
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the request is larger than {limit} bytes", limit_bytes=limit)
+class _Exchange:
+    """A request and its answer.
 
+    Whoever is answered before all of the body was read is told that the connection closes. It stays
+    open for a moment, so that a client that sends before it reads gets the answer. Large answers go
+    out in slices, each when the client has read the one before.
+    """
 
-def _counted(receive: Receive, limit: int) -> Receive:
-    seen = 0
+    def __init__(self, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        length = headers.get(b"content-length", b"0")
+        self._unread = b"transfer-encoding" in headers or length != b"0"
+        self._closes = False
 
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
-            raise HTTPException(413, _too_large(limit).detail)
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if not message.get("more_body", False):
+            self._unread = False
         return message
 
-    return counted
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._closes = self._unread
+            if self._closes:
+                headers = [*message.get("headers", []), (b"connection", b"close")]
+                message = {**message, "headers": headers}
+            await self._send(message)
+            return
+        body, more = message.get("body", b""), message.get("more_body", False)
+        for start in range(0, len(body) - SLICE, SLICE):
+            await self._send_body(body[start : start + SLICE], True)
+        rest = body[(len(body) - 1) // SLICE * SLICE :] if body else b""
+        if more or not self._closes:
+            await self._send_body(rest, more)
+            return
+        await self._send_body(rest, True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await self._drain()
+        await self._send_body(b"", False)
+
+    async def _send_body(self, body: bytes, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _drain(self) -> None:
+        seen = 0
+        while self._unread and seen < LINGER_BYTES:
+            seen += len((await self.receive()).get("body", b""))
 
 
 def _signed(send: Send, state: dict[str, Any]) -> Send:

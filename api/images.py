@@ -11,10 +11,11 @@ from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.api.terms import check_vector
+from clipfleet.api.vectors_json import parse_vectors
 from clipfleet.common.blobs import BlobGone
 from clipfleet.common.catalogue import Deletion
 from clipfleet.common.collection import Collection, image_problem
-from clipfleet.common.errors import InvalidRequest, NotFound, TooLarge
+from clipfleet.common.errors import InvalidRequest, NotFound
 from clipfleet.common.identity import (
     DEFAULT_NAMESPACE,
     id_problem,
@@ -22,6 +23,7 @@ from clipfleet.common.identity import (
     primary_key,
 )
 from clipfleet.common.schemas import Deleted, ImageOut, Upserted, VectorIn, VectorsIn
+from clipfleet.common.settings import Limits
 from clipfleet.common.store import Record
 from clipfleet.common.thumbnails import MOST_BYTES, thumbnail_key
 
@@ -107,23 +109,25 @@ async def delete_image(
 
 
 @router.post("/vectors")
-@needs("write")
+@needs("write", body="vectors", parse=parse_vectors)
 async def upsert_vectors(
     body: VectorsIn, collection: UsesCollection, gateway: UsesGateway
 ) -> Upserted:
     """Bring your own embeddings. All of them are written, or, when one is wrong, none."""
-    limits = gateway.settings.limits
-    if len(body.vectors) > limits.vectors:
-        raise TooLarge(f"{len(body.vectors)} vectors in one request; {limits.vectors} at most")
-    records = {}
+    records = await gateway.parse(_records, body, collection, gateway.settings.limits)
+    await gateway.call(gateway.store.upsert, collection, records, seconds=UPSERT_S)
+    await gateway.call(gateway.catalogue.wrote, collection)
+    return Upserted(upserted=len(records))
+
+
+def _records(body: VectorsIn, collection: Collection, limits: Limits) -> list[Record]:
+    records: dict[str, Record] = {}
     for one in body.vectors:
         record = _record(one, body.namespace, collection, limits.metadata_bytes)
         if record.pk in records:
             raise InvalidRequest(f"id {one.id[:200]!r} is given twice")
         records[record.pk] = record
-    await gateway.call(gateway.store.upsert, collection, list(records.values()), seconds=UPSERT_S)
-    await gateway.call(gateway.catalogue.wrote, collection)
-    return Upserted(upserted=len(records))
+    return list(records.values())
 
 
 def _record(one: VectorIn, namespace: str, collection: Collection, metadata_bytes: int) -> Record:

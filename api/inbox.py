@@ -7,24 +7,24 @@ from pydantic import BaseModel, ValidationError
 
 from clipfleet.api.coalescer import Coalescer
 from clipfleet.common.errors import ClipfleetError
-from clipfleet.common.messages import BatchReply
-from clipfleet.common.versions import OtherVersion, read
+from clipfleet.common.packed import read_reply
+from clipfleet.common.versions import OtherVersion
 
 log = logging.getLogger(__name__)
 
 
 class Answered(BaseModel):
-    """What every version of BatchReply says."""
+    """What every version of a reply says."""
 
     batch_id: str
 
 
-def deliver(raw: str | bytes, waiting: Sequence[Coalescer]) -> None:
+def deliver(raw: bytes, waiting: Sequence[Coalescer]) -> None:
     """An answer that is not understood fails its batch at once, instead of when time is up."""
     try:
-        reply = read(BatchReply, raw, "a worker's answer")
+        reply = read_reply(raw)
     except (OtherVersion, ValidationError) as error:
-        batch_id = Answered.model_validate_json(raw).batch_id
+        batch_id = Answered.model_validate_json(raw.partition(b"\n")[0]).batch_id
         log.error("an answer could not be understood: %s", error)
         for one in waiting:
             one.fail(batch_id, _refusal(error))

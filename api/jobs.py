@@ -57,7 +57,7 @@ Key = Annotated[
 
 
 @router.post("/collections/{name}/jobs", status_code=202, responses=STARTS)
-@needs("write")
+@needs("write", body="job")
 async def start_job(
     body: JobIn,
     collection: UsesCollection,

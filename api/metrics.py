@@ -15,6 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from clipfleet.api.access import GuardedRoute, needs
+from clipfleet.api.bodies import Overfull
 from clipfleet.api.coalescer import Coalescer, Late, Overloaded
 from clipfleet.api.fleet_metrics import FleetCollector
 from clipfleet.common.errors import ClipfleetError
@@ -28,6 +29,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 REASONS: dict[type[ClipfleetError], str] = {
     Overloaded: "queue_full",
+    Overfull: "memory_full",
     NoWorker: "no_worker",
     Late: "deadline",
 }

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from clipfleet.api.bodies import BodyRefused
 from clipfleet.common.errors import (
     ClipfleetError,
     InvalidRequest,
@@ -32,6 +33,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         401: "No API key, or one that is not in force",
         403: "The key, or the service, does not allow it",
         404: "There is no such thing",
+        408: "The body came in too slowly",
         413: "Over a limit",
         422: "The request cannot be carried out as it stands",
         429: "More requests than the key has; Retry-After says when to come back",
@@ -137,6 +139,10 @@ def _short(text: str) -> str:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error, BodyRefused):
+        if isinstance(error.error, RequestValidationError):
+            return await _invalid(request, error.error)
+        return of_error(request.scope, error.error)
     text = str(error.detail)
     response = problem(request.scope, error.status_code, "http", text, text)
     response.headers.update(error.headers or {})

@@ -19,7 +19,7 @@ from clipfleet.api.search import refusal
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.collection_schemas import QueryRecall, RecallIn, RecallOut
 from clipfleet.common.errors import InvalidRequest
-from clipfleet.common.messages import Query, Search, Term
+from clipfleet.common.messages import LARGE_ROWS, Query, Search, Term
 from clipfleet.common.schemas import MatchOut
 from clipfleet.common.store import Record
 
@@ -55,7 +55,8 @@ async def measure_recall(
     exact = search.model_copy(update={"exact": True})
     await require_few(exact, gateway)
     worker = await gateway.worker("query", collection.model, any_model=True)
-    found = await _search(sample, search, worker.model, gateway.queries)
+    index = gateway.large if search.rows >= LARGE_ROWS else gateway.queries
+    found = await _search(sample, search, worker.model, index)
     right = await _search(sample, exact, worker.model, gateway.exact)
     each = [
         QueryRecall(id=record.id, recall=recall(record.id, mine, best, body.k, collection.metric))

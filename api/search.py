@@ -1,4 +1,7 @@
-"""Search by text, image, id or vector, or by a mix of them; one query or many at once."""
+"""Search by text, image, id or vector, or by a mix of them; one query or many at once.
+
+Matches go out as the worker wrote them: nothing of an answer is parsed here.
+"""
 
 import asyncio
 import json
@@ -6,14 +9,15 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Request, UploadFile
+from fastapi import APIRouter, File, Request, Response, UploadFile
 from pydantic import BeforeValidator, ConfigDict, ValidationError, WithJsonSchema, model_validator
 
 from clipfleet.api import problems
 from clipfleet.api.access import GuardedRoute, needs
+from clipfleet.api.bodies import reservation
 from clipfleet.api.depends import UsesCollection, UsesGateway
 from clipfleet.api.disconnect import WHILE_CONNECTED
-from clipfleet.api.exact import ask_exactly
+from clipfleet.api.exact import ask_aside, require_few
 from clipfleet.api.gateway import Gateway
 from clipfleet.api.problems import RESPONSES
 from clipfleet.api.terms import Given, Picture, given_terms, needs_model, ready_terms
@@ -27,8 +31,9 @@ from clipfleet.common.errors import (
 )
 from clipfleet.common.filters import parse_filter
 from clipfleet.common.identity import namespace_problem, text_problem
-from clipfleet.common.messages import Answer, Query, Search
-from clipfleet.common.schemas import SearchOptions, SearchOut
+from clipfleet.common.messages import Query, Search
+from clipfleet.common.packed import PackedAnswer
+from clipfleet.common.schemas import Problem, SearchOptions, SearchOut
 from clipfleet.common.search_schemas import Refused, SearchBatchIn, SearchBatchOut, SearchIn
 
 router = APIRouter(
@@ -38,6 +43,8 @@ router = APIRouter(
     dependencies=[WHILE_CONNECTED],
     route_class=GuardedRoute,
 )
+
+LARGE_AT_ONCE = 4  # queries for many matches that wait for a worker, of one request
 
 
 def _from_json(given: Any) -> Any:
@@ -65,48 +72,82 @@ class UploadedImage(SearchOptions):
         return {name: value for name, value in form.items() if value != ""}
 
 
-@router.post("")
-@needs("read")
-async def search(body: SearchIn, collection: UsesCollection, gateway: UsesGateway) -> SearchOut:
+@router.post("", response_model=SearchOut)
+@needs("read", body="search")
+async def search(body: SearchIn, collection: UsesCollection, gateway: UsesGateway) -> Response:
     """The images nearest to the query, nearest first."""
-    return await _search(body, collection, gateway, _turns(gateway))
+    return _json(await _search(body, collection, gateway, _Request(gateway)))
 
 
-@router.post("/image")
-@needs("read")
+@router.post("/image", response_model=SearchOut)
+@needs("read", body="picture")
 async def search_by_upload(
     form: Annotated[UploadedImage, File()], collection: UsesCollection, gateway: UsesGateway
-) -> SearchOut:
+) -> Response:
     """The images nearest to an uploaded one."""
-    limit = gateway.settings.limits.image_bytes
+    limit = min(gateway.settings.limits.image_bytes, gateway.settings.limits.inline_bytes)
     if (form.file.size or 0) > limit:
         raise TooLarge(f"the image has {form.file.size} bytes; the limit is {limit}")
     given = [Picture(await form.file.read())]
-    return await _run(given, form, collection, gateway, _turns(gateway))
+    return _json(await _run(given, form, collection, gateway, _Request(gateway)))
 
 
-@router.post("/batch")
-@needs("read")
+@router.post("/batch", response_model=SearchBatchOut)
+@needs("read", body="batch")
 async def search_batch(
     body: SearchBatchIn, collection: UsesCollection, gateway: UsesGateway, request: Request
-) -> SearchBatchOut:
+) -> Response:
     """Up to 64 queries at once. One that cannot be answered has a `problem` in its place."""
     began = time.perf_counter()
     queries = [_checked(raw) for raw in body.queries]
     _check_images(queries, gateway)
-    turns = _turns(gateway)
-    asked = (_one_of_many(query, collection, gateway, turns) for query in queries)
+    of_all = _Request(gateway)
+    asked = (_one_of_many(query, collection, gateway, of_all) for query in queries)
     answers = await asyncio.gather(*asked, return_exceptions=True)
     away = [one for one in answers if isinstance(one, Unavailable)]
     if len(away) == len(answers):
         raise away[0]
-    results = [
-        Refused(problem=problems.of_any(request.scope, one))
-        if isinstance(one, BaseException)
-        else one
+    results = (
+        one if isinstance(one, bytes) else _refused(problems.of_any(request.scope, one))
         for one in answers
-    ]
-    return SearchBatchOut(results=results, took_ms=_ms_since(began))
+    )
+    took = json.dumps(_ms_since(began)).encode()
+    return _json(b'{"results":[%b],"took_ms":%b}' % (b",".join(results), took))
+
+
+def _refused(problem: Problem) -> bytes:
+    return Refused(problem=problem).model_dump_json().encode()
+
+
+def _json(content: bytes) -> Response:
+    return Response(content, media_type="application/json")
+
+
+class _Request:
+    """What the queries of one request share: fetches of images at once, large searches at once, and
+    the bytes of the answers."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.turns = asyncio.Semaphore(gateway.settings.fetch.queries)
+        self.large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._most = gateway.settings.limits.answer_bytes
+        self._answered, self._full = 0, False
+
+    def require_room(self) -> None:
+        """TooLarge when the answers have too many bytes already."""
+        if self._full:
+            raise TooLarge(
+                f"the answers to this request have more than {self._most} bytes "
+                "(CLIPFLEET_LIMITS__ANSWER_BYTES): lower top_k, ask fewer queries at once, or "
+                "leave out include_metadata or include_values"
+            )
+
+    def add(self, answer: PackedAnswer) -> None:
+        """TooLarge, likewise; Overfull when the gateway holds too many answers."""
+        self._full = self._full or self._answered + len(answer.json) > self._most
+        self.require_room()
+        reservation().add(len(answer.json))
+        self._answered += len(answer.json)
 
 
 def _checked(raw: Any) -> SearchIn | ValidationError:
@@ -128,22 +169,18 @@ async def _one_of_many(
     query: SearchIn | ValidationError,
     collection: Collection,
     gateway: Gateway,
-    turns: asyncio.Semaphore,
-) -> SearchOut:
+    of_all: _Request,
+) -> bytes:
     if isinstance(query, ValidationError):
         raise query
-    return await _search(query, collection, gateway, turns)
-
-
-def _turns(gateway: Gateway) -> asyncio.Semaphore:
-    return asyncio.Semaphore(gateway.settings.fetch.queries)
+    return await _search(query, collection, gateway, of_all)
 
 
 async def _search(
-    body: SearchIn, collection: Collection, gateway: Gateway, turns: asyncio.Semaphore
-) -> SearchOut:
+    body: SearchIn, collection: Collection, gateway: Gateway, of_all: _Request
+) -> bytes:
     given = given_terms(body, collection, gateway)
-    return await _run(given, body, collection, gateway, turns)
+    return await _run(given, body, collection, gateway, of_all)
 
 
 async def _run(
@@ -151,31 +188,40 @@ async def _run(
     body: SearchOptions,
     collection: Collection,
     gateway: Gateway,
-    turns: asyncio.Semaphore,
-) -> SearchOut:
+    of_all: _Request,
+) -> bytes:
+    """The answer as JSON."""
     began = time.perf_counter()
     _check_options(body, collection, gateway)
     worker = await gateway.worker("query", collection.model, any_model=not needs_model(given))
-    terms = await ready_terms(given, worker, gateway, turns)
+    terms = await ready_terms(given, worker, gateway, of_all.turns)
     search = Search(
         collection=collection,
         candidates=gateway.settings.limits.candidates,
+        answer_bytes=gateway.settings.limits.answer_bytes,
         **{name: getattr(body, name) for name in SearchOptions.model_fields},
     )
-    answer = await ask(Query(terms=terms, search=search), worker.model, gateway)
-    return SearchOut(matches=list(answer.matches), took_ms=_ms_since(began))
+    answer = await _ask(Query(terms=terms, search=search), worker.model, gateway, of_all)
+    took = json.dumps(_ms_since(began)).encode()
+    return b'{"matches":%b,"took_ms":%b}' % (answer.json, took)
 
 
-async def ask(query: Query, model: str, gateway: Gateway) -> Answer:
+async def _ask(query: Query, model: str, gateway: Gateway, of_all: _Request) -> PackedAnswer:
     """The error that a worker answers with comes out."""
-    if query.search and query.search.exact:
-        answer = await ask_exactly(query, model, gateway)
+    assert query.search is not None
+    if query.search.exact:
+        await require_few(query.search, gateway)
+        answer = await ask_aside(query, model, gateway, gateway.exact)
+    elif query.large:
+        async with of_all.large:
+            of_all.require_room()
+            answer = await ask_aside(query, model, gateway, gateway.large)
     else:
         answer = await gateway.queries.ask(query, model)
     if answer.error:
-        if query.search:
-            gateway.forget(query.search.collection.name)
+        gateway.forget(query.search.collection.name)
         raise refusal(answer)
+    of_all.add(answer)
     return answer
 
 
@@ -214,11 +260,12 @@ def _check_sifting(body: SearchOptions, gateway: Gateway) -> None:
         raise InvalidRequest(f"{body.group_by!r} is no field to group by")
 
 
-def refusal(answer: Answer) -> ClipfleetError:
+def refusal(answer: PackedAnswer) -> ClipfleetError:
     """The error that a worker answered with."""
     kinds: dict[str, type[ClipfleetError]] = {
         "not-found": NotFound,
         "invalid-request": InvalidRequest,
+        "too-large": TooLarge,
         "unavailable": Unavailable,
     }
     return kinds.get(answer.error, ClipfleetError)(answer.detail)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clipfleet.api.gateway import Gateway
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import BadImage, InvalidRequest, Unreadable
+from clipfleet.common.errors import InvalidRequest, Unreadable
 from clipfleet.common.fleet import WorkerCard
 from clipfleet.common.identity import id_problem
 from clipfleet.common.images import decode
@@ -17,6 +17,7 @@ from clipfleet.common.preprocess import Pixels, Preprocess
 from clipfleet.common.schemas import QueryImage
 from clipfleet.common.search_schemas import Asked, SearchIn
 
+PIECE = 1 << 20  # characters of base64, a multiple of four
 LARGEST_VALUE = 1e15  # squared and summed it still fits 32 bits
 
 
@@ -27,7 +28,14 @@ class ByUrl:
     url: str
 
 
-AnImage = bytes | ByUrl
+@dataclass(frozen=True)
+class Base64:
+    """An image that is yet to be decoded from its text."""
+
+    text: str
+
+
+AnImage = bytes | ByUrl | Base64
 
 
 @dataclass(frozen=True)
@@ -103,13 +111,14 @@ async def _ready(
             term = await image_term(given.image, worker, gateway)
     except Unreadable as error:
         raise InvalidRequest(f"{given.where}image.url: {error}") from error
-    except BadImage as error:
-        raise BadImage(given.where + error.detail) from error
+    except InvalidRequest as error:
+        raise type(error)(given.where + error.detail) from error
     return term.model_copy(update={"weight": given.weight})
 
 
 async def image_term(image: AnImage, worker: WorkerCard, gateway: Gateway) -> Term:
-    """Unreadable when it cannot be fetched, BadImage when it is none."""
+    """Unreadable when it cannot be fetched, BadImage when it is none, InvalidRequest when it is no
+    base64."""
     if isinstance(image, ByUrl):
         async with gateway.urls.image(image.url) as data:
             return await image_term(data, worker, gateway)
@@ -117,8 +126,10 @@ async def image_term(image: AnImage, worker: WorkerCard, gateway: Gateway) -> Te
     return Term(kind="image", value=await gateway.leave_pixels(pixels))
 
 
-def _pixels(data: bytes, spec: Preprocess, gateway: Gateway) -> Pixels:
-    return spec.apply(decode(data, gateway.settings.limits, edge=spec.edge()).image)
+def _pixels(image: bytes | Base64, spec: Preprocess, gateway: Gateway) -> Pixels:
+    data = _from_base64(image.text) if isinstance(image, Base64) else image
+    limits, edge = gateway.settings.limits, spec.edge()
+    return spec.apply(decode(data, limits, edge=edge, in_memory=limits.query_pixels).image)
 
 
 def check_text(text: str, gateway: Gateway) -> None:
@@ -131,7 +142,7 @@ def check_text(text: str, gateway: Gateway) -> None:
         raise InvalidRequest("the text is not valid Unicode") from error
 
 
-def check_vector(vector: list[float], collection: Collection) -> None:
+def check_vector(vector: Sequence[float], collection: Collection) -> None:
     if len(vector) != collection.dim:
         raise InvalidRequest(
             f"the vector has {len(vector)} numbers, those of collection {collection.name!r} "
@@ -144,12 +155,16 @@ def check_vector(vector: list[float], collection: Collection) -> None:
 
 
 def an_image(given: QueryImage) -> AnImage:
-    return ByUrl(given.url) if given.url is not None else _from_base64(given.base64 or "")
+    return ByUrl(given.url) if given.url is not None else Base64(given.base64 or "")
 
 
 def _from_base64(text: str) -> bytes:
-    payload = text.partition(",")[2] if text.startswith("data:") else text
+    """In pieces: a single call for all of it would hold up the event loop as if it were on it."""
+    start = text.find(",") + 1 if text.startswith("data:") else 0
     try:
-        return base64.b64decode(payload, validate=True)
+        return b"".join(
+            base64.b64decode(text[at : at + PIECE], validate=True)
+            for at in range(start, len(text), PIECE)
+        )
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest("an image's base64 is not base64") from error

@@ -32,8 +32,8 @@ from clipfleet.retries import Outcome
 T = TypeVar("T")
 
 OnExisting = Literal["skip", "replace"]
-VECTORS = 1_000  # in one request
-EMBEDDED = 64  # texts or images in one request
+VECTORS, VECTORS_BYTES = 1_000, 16_000_000  # in one request
+EMBEDDED, EMBEDDED_BYTES = 64, 3_000_000  # texts or images in one request
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,9 @@ def upsert(
     vectors: Iterable[Mapping[str, Any]], collection: str, namespace: str
 ) -> Iterator[Call[int]]:
     where = _path("collections", collection, "vectors")
-    for some in payloads.pieces(vectors, VECTORS):
-        items = [VectorIn.model_validate(payloads.vector(one)) for one in some]
+    plain = (payloads.vector(one) for one in vectors)
+    for some in payloads.pieces(plain, VECTORS, payloads.json_bytes, VECTORS_BYTES):
+        items = [VectorIn.model_validate(one) for one in some]
         body = VectorsIn(vectors=items, namespace=namespace).model_dump()
         yield Call("POST", where, lambda body: _read(Upserted)(body).upserted, json=body)
 
@@ -216,9 +217,9 @@ def embed(
 
 
 def _embed(what: str, items: Any, model: str | None) -> Iterator[Call[list[list[float]]]]:
-    for some in payloads.pieces(items, EMBEDDED):
-        sent = some if what == "texts" else [payloads.image(one) for one in some]
-        body = {what: sent} if model is None else {what: sent, "model": model}
+    plain = items if what == "texts" else (payloads.image(one) for one in items)
+    for some in payloads.pieces(plain, EMBEDDED, payloads.json_bytes, EMBEDDED_BYTES):
+        body = {what: some} if model is None else {what: some, "model": model}
         yield Call("POST", "/v1/embed", lambda body: _read(_Embeddings)(body).embeddings, json=body)
 
 

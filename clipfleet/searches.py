@@ -11,6 +11,7 @@ from clipfleet.common.search_schemas import BATCH, Refused, SearchBatchOut, Sear
 from clipfleet.errors import ProblemError, problem_error
 from clipfleet.results import SearchResult
 
+BATCH_BYTES = 3_000_000
 Outcomes = list[SearchResult | ProblemError]
 
 
@@ -40,9 +41,9 @@ def _search_image(collection: str, image: bytes, options: SearchOptions) -> Call
 def search_many(queries: Iterable[Mapping[str, Any]], collection: str) -> Iterator[Call[Outcomes]]:
     """As many requests as it takes; images are read as their turn comes."""
     where = _path("collections", collection, "search", "batch")
-    for some in payloads.pieces(queries, BATCH):
-        body = {"queries": [_body(one) for one in some]}
-        yield Call("POST", where, _outcomes, json=body)
+    plain = (_body(one) for one in queries)
+    for some in payloads.pieces(plain, BATCH, payloads.json_bytes, BATCH_BYTES):
+        yield Call("POST", where, _outcomes, json={"queries": some})
 
 
 def _outcomes(body: bytes) -> Outcomes:

@@ -28,6 +28,7 @@ import uvicorn
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from clipfleet.api.app import create_app
+from clipfleet.api.connections import Protocol
 from clipfleet.api.parts import GatewayParts
 from clipfleet.async_client import AsyncClient
 from clipfleet.client import Client
@@ -248,12 +249,12 @@ class MemoryService:
             replies=parts.inbox,
             exact=Bounds(settings.exact_timeout_s, self._stopping),
         )
-        aside = _threads(stack, 1, "exact")
+        aside = {name: _threads(stack, 1, name) for name in ("exact", "large")}
 
         def answer(message: Message) -> None:
             assert isinstance(message, QueryBatch)
-            if message.exact:  # other queries do not wait for it
-                aside.submit(answer_batch, message, query)
+            if message.aside:  # other queries do not wait for it
+                aside[message.aside].submit(answer_batch, message, query)
             else:
                 answer_batch(message, query)
 
@@ -307,7 +308,9 @@ class MemoryService:
 
     def _start_gateway(self, stack: ExitStack) -> None:
         app = create_app(self.settings, self.parts)
-        config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, port=0, log_config=None, timeout_graceful_shutdown=1, http=Protocol
+        )
         server = uvicorn.Server(config)
         stop = partial(setattr, server, "should_exit", True)
         self._start_thread(stack, "gateway", server.run, stop)

@@ -5,7 +5,9 @@ counts; 16-bit and floating-point greys are scaled to 8 bits. docs/images.md say
 """
 
 import io
+import threading
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +25,9 @@ SUFFIXES = frozenset(
 # A model sees the difference when an image is shrunk to less than this many times its own edge
 # before the real resize: docs/decisions/0007.
 OVERSAMPLING = 5
+
+LARGE_PIXELS = 4_000_000
+_large = threading.Lock()
 
 TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,13 +53,15 @@ class Decoded:
     height: int
 
 
-def decode(data: bytes, limits: Limits, *, edge: int) -> Decoded:
+def decode(data: bytes, limits: Limits, *, edge: int, in_memory: int | None = None) -> Decoded:
     """A large image may be shrunk on the way, to no less than OVERSAMPLING * `edge` pixels.
 
     BadImage for anything that is no whole image of an accepted format within the limits.
+    `in_memory`: pixels that it may have once it is decoded, after what a JPEG is shrunk by; large
+    ones are then decoded one at a time.
     """
     try:
-        with _opened(data, limits) as image:
+        with _opened(data, limits) as image, _turn(image, edge, in_memory):
             orientation = _orientation(image)
             width, height = reversed(image.size) if orientation in SIDEWAYS else image.size
             upright = _small_jpeg(data, image, edge) or _rgb(image, edge)
@@ -81,6 +88,21 @@ def _opened(data: bytes, limits: Limits) -> Image.Image:
     if width * height > limits.image_pixels:
         raise BadImage(f"the image has {width}x{height} pixels; the limit is {limits.image_pixels}")
     return image
+
+
+def _turn(image: Image.Image, edge: int, most: int | None) -> AbstractContextManager[object]:
+    """For decoding it. BadImage when it has too many pixels."""
+    if most is None:
+        return nullcontext()
+    scale = _scale(image, edge) if image.format in ("JPEG", "MPO") else 1
+    pixels = image.width * image.height // scale**2
+    if pixels > most:
+        raise BadImage(
+            f"the image has {image.width}x{image.height} pixels; an image to search by, or to "
+            f"embed, has {most} at most, unless it is a JPEG whose sides can be divided by 8 "
+            "(CLIPFLEET_LIMITS__QUERY_PIXELS)"
+        )
+    return _large if pixels > LARGE_PIXELS else nullcontext()
 
 
 def _orientation(image: Image.Image) -> object:

@@ -59,6 +59,7 @@ class Search(BaseModel):
     """Where to look for the images nearest to a query, and what of them to give back.
 
     `candidates`: how many matches are looked at to fill a page with `group_by` or `collapse`.
+    `answer_bytes`: of the matches as JSON, at most.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -76,7 +77,19 @@ class Search(BaseModel):
     include_values: bool = False
     include_metadata: bool = True
     exact: bool = False
+    answer_bytes: int = 32_000_000
 
+    @property
+    def rows(self) -> int:
+        """The matches that a store finds for it, more or less; one with its values counts as
+        several."""
+        rows = self.offset + self.top_k
+        if self.group_by is not None or self.collapse is not None:
+            rows = max(rows, min(8 * rows, self.candidates))
+        return rows * (4 if self.include_values or self.collapse is not None else 1)
+
+
+LARGE_ROWS = 500  # a query for so many or more is answered beside the others
 
 Speed = Literal["image", "text", "none"]
 
@@ -101,10 +114,19 @@ class Query(BaseModel):
             return "image"
         return "text" if "text" in kinds else "none"
 
+    @property
+    def cost(self) -> int:
+        """What answering it takes, in rows."""
+        return len(self.terms) * (self.search.rows if self.search else 1)
+
+    @property
+    def large(self) -> bool:
+        return self.search is not None and self.search.rows >= LARGE_ROWS
+
 
 class QueryBatch(Message):
     """Queries of one speed that waited together. `deadlines`, of each: unix seconds, then nobody
-    listens."""
+    listens. `packed`: the reply may be packed, see clipfleet.common.packed."""
 
     task: ClassVar[str] = "clipfleet.query"
     lane: ClassVar[Lane] = "query"
@@ -113,6 +135,7 @@ class QueryBatch(Message):
     reply_to: str
     deadlines: tuple[float, ...]
     queries: tuple[Query, ...]
+    packed: bool = False
 
     @property
     def shown(self) -> str:
@@ -120,9 +143,16 @@ class QueryBatch(Message):
         return f"{count} {'query' if count == 1 else 'queries'}, batch {self.batch_id}"
 
     @property
-    def exact(self) -> bool:
-        """Whether answering takes long: every image is compared."""
-        return any(query.search and query.search.exact for query in self.queries)
+    def aside(self) -> Literal["", "exact", "large"]:
+        """Why other queries should not wait for the answer: every image is compared, or many
+        matches are given back. "" when they may, and when the model is needed for it."""
+        if any(query.search and query.search.exact for query in self.queries):
+            return "exact"
+        alone = all(query.speed == "none" for query in self.queries)
+        return "large" if alone and any(query.large for query in self.queries) else ""
+
+
+ErrorKind = Literal["", "not-found", "invalid-request", "too-large", "unavailable", "internal"]
 
 
 class Answer(BaseModel):
@@ -132,7 +162,7 @@ class Answer(BaseModel):
 
     matches: tuple[MatchOut, ...] = ()
     embedding: tuple[float, ...] = ()
-    error: Literal["", "not-found", "invalid-request", "unavailable", "internal"] = ""
+    error: ErrorKind = ""
     detail: str = ""
 
 

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from clipfleet.common.connection import (
     redis_time,
 )
 from clipfleet.common.messages import BatchReply
+from clipfleet.common.packed import pack
 from clipfleet.common.pixels import unpack
 from clipfleet.common.preprocess import Pixels
 
@@ -28,7 +30,9 @@ PIXELS = "clipfleet:pixels:"
 class Replies(Protocol):
     """The workers' side."""
 
-    def push(self, reply_to: str, reply: BatchReply) -> None: ...
+    def push(self, reply_to: str, reply: BatchReply, most: Sequence[int] | None = None) -> None:
+        """Send it. `most`: bytes of each answer, for a gateway that reads packed replies."""
+        ...
 
     def now(self) -> float:
         """Unix seconds by the clock that deadlines are set by: hosts' own clocks differ."""
@@ -46,19 +50,24 @@ class Inbox(Protocol):
         """Keep a packed query image for the workers; it expires by itself."""
         ...
 
-    async def receive(self, reply_to: str) -> bytes | str | None:
-        """The next reply in a list, as JSON; None when none came within RECEIVE_S seconds."""
+    async def receive(self, reply_to: str) -> bytes | None:
+        """The next reply in a list; None when none came within RECEIVE_S seconds."""
         ...
+
+
+def _written(reply: BatchReply, most: Sequence[int] | None) -> bytes:
+    return reply.model_dump_json().encode() if most is None else pack(reply, most)
 
 
 class RedisReplies:
     def __init__(self, client: "redis.Redis") -> None:
         self._redis = client
 
-    def push(self, reply_to: str, reply: BatchReply) -> None:
+    def push(self, reply_to: str, reply: BatchReply, most: Sequence[int] | None = None) -> None:
+        raw = _written(reply, most)
         with answering():
             pipe = self._redis.pipeline()
-            pipe.rpush(reply_to, reply.model_dump_json())
+            pipe.rpush(reply_to, raw)
             pipe.expire(reply_to, KEEP_S)
             pipe.execute()
 
@@ -79,7 +88,7 @@ class RedisInbox:
         with answering():
             self._redis.set(PIXELS + key, packed, px=int(1000 * seconds))
 
-    async def receive(self, reply_to: str) -> bytes | str | None:
+    async def receive(self, reply_to: str) -> bytes | None:
         try:
             with answering():
                 row: Any = await self._receiver.blpop([reply_to], timeout=RECEIVE_S)
@@ -98,13 +107,14 @@ class MemoryReplies:
         self.pushed: list[BatchReply] = []
         self.images: dict[str, Pixels] = {}
         self._lock = threading.Lock()
-        self._lists: dict[str, deque[str]] = defaultdict(deque)
+        self._lists: dict[str, deque[bytes]] = defaultdict(deque)
         self._arrivals: dict[str, Future[None]] = {}
 
-    def push(self, reply_to: str, reply: BatchReply) -> None:
+    def push(self, reply_to: str, reply: BatchReply, most: Sequence[int] | None = None) -> None:
+        raw = _written(reply, most)
         with self._lock:
             self.pushed.append(reply)
-            self._lists[reply_to].append(reply.model_dump_json())
+            self._lists[reply_to].append(raw)
             arrival = self._arrivals.pop(reply_to, None)
         if arrival and arrival.set_running_or_notify_cancel():
             arrival.set_result(None)
@@ -119,7 +129,7 @@ class MemoryReplies:
         """Nothing expires here."""
         self.images[key] = unpack(packed)
 
-    async def receive(self, reply_to: str) -> bytes | str | None:
+    async def receive(self, reply_to: str) -> bytes | None:
         with self._lock:
             waiting = self._lists[reply_to]
             if waiting:

@@ -29,8 +29,29 @@ class Limits(BaseModel):
         20_000_000_000, description="a zip or Parquet file that is copied from the web, bytes"
     )
     upload_files: int = Field(1_000, description="files in one upload")
+    uploads: int = Field(16, ge=1, description="uploads at once, per gateway; half of one key")
+    upload_s: float = Field(3_600.0, gt=0, description="one upload, seconds")
     request_bytes: int = Field(1_000_000_000, description="one upload request, bytes")
-    json_bytes: int = Field(100_000_000, description="one JSON request, bytes")
+    json_bytes: int = Field(1_000_000, description="one JSON request beside its images, bytes")
+    batch_bytes: int = Field(
+        4_000_000, description="a batch of searches, or of items to embed; likewise"
+    )
+    job_bytes: int = Field(8_000_000, description="one request that starts a job, bytes")
+    vectors_bytes: int = Field(32_000_000, description="one request with own vectors, bytes")
+    inline_bytes: int = Field(
+        32_000_000, description="images in one search or embed request, bytes of the files"
+    )
+    in_hand_bytes: int = Field(
+        64_000_000, description="large bodies and answers that one gateway holds at once, bytes"
+    )
+    body_s: float = Field(20.0, gt=0, description="a request's body, beside body_rate; seconds")
+    body_rate: int = Field(50_000, ge=1, description="a large body, bytes a second at least")
+    connections: int = Field(2_000, ge=1, description="open at once, per gateway; idle ones close")
+    header_s: float = Field(10.0, gt=0, description="a request's headers, seconds")
+    send_s: float = Field(30.0, gt=0, description="a client that reads nothing, seconds")
+    answer_bytes: int = Field(
+        32_000_000, description="matches of one search, or of one batch of them, bytes"
+    )
     text_chars: int = Field(10_000, description="a text query, characters")
     top_k: int = Field(1_000, description="matches in one answer")
     values: int = Field(500_000, description="numbers in one answer: top_k x dim with values")
@@ -44,12 +65,18 @@ class Limits(BaseModel):
     embeds: int = Field(64, description="texts or images in one request for embeddings")
     event_streams: int = Field(200, description="followers of jobs' events, per gateway")
     query_batch: int = Field(64, description="queries in one message, or terms of them")
+    query_rows: int = Field(
+        2_000, ge=1, description="matches asked for by the queries in one message"
+    )
     query_queue: int = Field(1_024, description="queries waiting in one gateway, per lane")
     exact_rows: int = Field(100_000, description="images that an exact search compares with")
     recall_sample: int = Field(256, description="queries in one measurement of recall")
     exports: int = Field(4, description="collections exported at once, per gateway")
     requests_per_minute: int = Field(
         0, ge=0, description="of each key that says nothing else; 0: no limit"
+    )
+    query_pixels: int = Field(
+        25_000_000, description="an image to search by or to embed, pixels in memory"
     )
     query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
 

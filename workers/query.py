@@ -81,7 +81,9 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
     answers = [TOO_LATE] * len(batch.queries)
     for place, n in enumerate(in_time):
         answers[n] = work.answers[place]
-    parts.replies.push(batch.reply_to, BatchReply(batch_id=batch.batch_id, answers=tuple(answers)))
+    reply = BatchReply(batch_id=batch.batch_id, answers=tuple(answers))
+    most = [query.search.answer_bytes if query.search else 0 for query in batch.queries]
+    parts.replies.push(batch.reply_to, reply, most if batch.packed else None)
     return len(in_time)
 
 
@@ -112,23 +114,30 @@ def _embed_images(work: _Work, parts: QueryParts) -> None:
 
 
 def _look_up(work: _Work, parts: QueryParts) -> None:
-    """The embeddings of images that are in the collection already."""
+    """The embeddings of images that are in the collection already: a single read of each
+    collection, whatever the number of ids."""
+    wanted: dict[str, tuple[Collection, dict[Place, str]]] = {}
     for (n, t), value in work.of_kind("id").items():
-        asked, search = str(value), work.queries[n].search
+        search = work.queries[n].search
         if search is None:
             raise ValueError("an id without a collection to look it up in")
-        key = primary_key(search.namespace, asked)
+        _, keys = wanted.setdefault(search.collection.generation, (search.collection, {}))
+        keys[n, t] = primary_key(search.namespace, str(value))
+    for collection, keys in wanted.values():
         try:
             with parts.metrics.timed("query", "store"):
-                found = parts.store.fetch(search.collection, [key])
+                found = parts.store.fetch(collection, list(dict.fromkeys(keys.values())))
         except NotFound as error:
-            work.answers[n] = Answer(error="not-found", detail=error.detail)
+            gone = Answer(error="not-found", detail=error.detail)
+            work.answers.update((n, gone) for n, _ in keys)
             continue
-        if key in found:
-            work.terms[n, t] = found[key].embedding
-        else:
-            said = f"there is no image {asked[:200]!r} in the collection"
-            work.answers[n] = Answer(error="not-found", detail=said)
+        for (n, t), key in keys.items():
+            if key in found:
+                work.terms[n, t] = found[key].embedding
+            else:
+                asked = str(work.queries[n].terms[t].value)
+                said = f"there is no image {asked[:200]!r} in the collection"
+                work.answers[n] = Answer(error="not-found", detail=said)
 
 
 def _combine(work: _Work) -> None:

@@ -90,7 +90,7 @@ class Runtime:
             Bounds(settings.exact_timeout_s, self.stopping),
             metrics,
         )
-        self._aside = ThreadPoolExecutor(1, "exact")
+        self._aside = {name: ThreadPoolExecutor(1, name) for name in ("exact", "large")}
         publisher = CeleryPublisher(celery_app, client)
         self._pass_on = pass_on(publisher, settings.model)
         self._presence = Presence(
@@ -148,8 +148,8 @@ class Runtime:
         if batch is None:
             return
         with about(batch_id=batch.batch_id):
-            if batch.exact:  # other queries do not wait for it
-                self._aside.submit(in_context(self._answer), batch)
+            if batch.aside:  # other queries do not wait for it
+                self._aside[batch.aside].submit(in_context(self._answer), batch)
             else:
                 self._answer(batch)
 

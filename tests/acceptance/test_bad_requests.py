@@ -119,8 +119,8 @@ def test_a_filter_of_any_size_is_refused_before_the_store_hears_of_it(web: httpx
     values = list(range(1_000))
     for condition, said in (
         ({"$or": [{"year": n} for n in range(10_000)]}, "conditions"),
-        ({"$or": [{"year": {"$in": values}} for _ in range(200)]}, "lists more than"),
-        ({"$or": [{"free": {"$nin": [f"{n}" for n in values]}} for _ in range(200)]}, "lists more"),
+        ({"$or": [{"year": {"$in": values}} for _ in range(110)]}, "lists more than"),
+        ({"$or": [{"free": {"$nin": [f"{n}" for n in values]}} for _ in range(110)]}, "lists more"),
         ({"free": {"$in": [*values, 1]}}, "at most 1000"),
         ({"free": "x" * 1_000_000}, "1000000 bytes"),
         ({"x" * 1_000_000: 1}, "metadata field"),
@@ -134,7 +134,7 @@ def test_of_many_faults_the_first_is_enough(web: httpx.Client) -> None:
     bodies: list[dict[str, Any]] = [
         {"terms": [{}] * 100_000},
         {"vector": ["x"] * 30_000},
-        {"text": "x", **{f"unknown {n}": n for n in range(100_000)}},
+        {"text": "x", **{f"unknown {n}": n for n in range(30_000)}},
         {"text": "x", "u" * 1_000_000: 1},
     ]
     for body in bodies:

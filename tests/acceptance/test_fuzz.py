@@ -24,7 +24,10 @@ DESTROYS = ("PUT", "DELETE", "POST /v1/collections/{name}/delete")
 CONFIG = {
     "generation": {"deterministic": True, "database": "none"},
     "phases": {"coverage": {"unexpected-methods": []}},
-    "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "4xx", 503]}},
+    "checks": {
+        "not_a_server_error": {"expected-statuses": ["2xx", "4xx", 503]},
+        "negative_data_rejection": {"expected-statuses": ["4xx", 503]},
+    },
 }
 DOCUMENT = schemathesis.openapi.from_dict(
     create_app(Settings()).openapi(), config=schemathesis.Config.from_dict(CONFIG)

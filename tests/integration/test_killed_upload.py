@@ -1,71 +1,51 @@
 """A gateway that is killed over an upload: the files it stored are found and removed."""
 
-import asyncio
-from dataclasses import replace
-from io import BytesIO
+import socket
 from pathlib import Path
-from typing import BinaryIO
 
-import pytest
+import httpx
 import redis
-from fastapi import UploadFile
 
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.parts import connect
-from clipfleet.api.uploads import _started
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.ledger import NewJob
+from clipfleet.common.catalogue import RedisCatalogue
+from clipfleet.common.collection import Collection
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.settings import Settings
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.workers.housekeeper import DAY_S, Housekeeper
+from support import gateways
+from support.services import eventually
 
-
-class Killed(BaseException):
-    """Nothing that comes after it is carried out."""
-
-
-class Killing(Blobs):
-    """The process ends after the second file."""
-
-    stored = 0
-
-    def put(self, key: str, source: BinaryIO) -> None:
-        super().put(key, source)
-        self.stored += 1
-        if self.stored == 2:
-            raise Killed
-
-
-async def upload(settings: Settings, blobs: Blobs) -> None:
-    gateway = Gateway(settings, replace(connect(settings), blobs=blobs))
-    new = NewJob(
-        id="sent", collection="c", generation="g", model="m", namespace="n",
-        source={"type": "upload"},
-    )  # fmt: skip
-    files = [UploadFile(BytesIO(b"bytes"), filename=f"{n}.jpg") for n in range(3)]
-    try:
-        await _started(new, files, "", "", gateway)
-    finally:
-        await gateway.end()
+HEAD = (
+    "POST /v1/collections/c/images HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n"
+    "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+)
+PART = '--x\r\nContent-Disposition: form-data; name="files"; filename="{}.jpg"\r\n\r\nbytes\r\n'
 
 
 def test_what_a_killed_gateway_had_stored_goes_a_day_later(
     client: "redis.Redis", valkey_url: str, tmp_path: Path
 ) -> None:
-    settings = Settings(redis_url=valkey_url, blobs=str(tmp_path))
-    with pytest.raises(Killed):
-        asyncio.run(upload(settings, Killing(settings.blobs)))
-    assert len(list((tmp_path / "uploads" / "sent").iterdir())) == 2
+    RedisCatalogue(client).add(Collection.new("c", metric="cosine", model="m", dim=4, fields={}))
+    folder, uploads = tmp_path / "gateway", tmp_path / "blobs" / "uploads"
+    folder.mkdir()
+    with gateways.gateway(folder, valkey_url) as service:
+        url = httpx.URL(service.url)
+        with socket.create_connection((url.host, url.port or 80)) as line:
+            line.sendall((HEAD + PART.format("a") + PART.format("b")).encode())
+            eventually(lambda: len(list(uploads.glob("*/*"))) == 2, 20, "two files")
+            service.process.kill()
+            service.process.wait()
+    assert len(list(uploads.glob("*/*"))) == 2
     later = RedisUnfinished(client, lambda: RedisUnfinished(client)._clock() + DAY_S)
-    Housekeeper("p", RedisLedger(client), later, Blobs(settings.blobs), 30).tidy()
-    assert not (tmp_path / "uploads" / "sent").exists()
+    Housekeeper("p", RedisLedger(client), later, Blobs(str(tmp_path / "blobs")), 30).tidy()
+    assert list(uploads.iterdir()) == []
 
 
 def test_of_an_upload_that_became_a_job_no_note_stays(
     client: "redis.Redis", valkey_url: str, tmp_path: Path
 ) -> None:
-    settings = Settings(redis_url=valkey_url, blobs=str(tmp_path))
-    asyncio.run(upload(settings, Blobs(settings.blobs)))
-    assert RedisLedger(client).job("sent").state == "queued"
+    RedisCatalogue(client).add(Collection.new("c", metric="cosine", model="m", dim=4, fields={}))
+    with gateways.in_process(tmp_path, valkey_url) as http:
+        made = http.post("/v1/collections/c/images", files={"files": ("a.jpg", b"bytes")})
+    assert RedisLedger(client).job(made.json()["id"]).state == "queued"
     assert RedisUnfinished(client).older(0, 10) == []

@@ -6,7 +6,8 @@ from typing import Any
 
 from clipfleet.api.coalescer import Coalescer
 from clipfleet.common.collection import Collection
-from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Search, Term
+from clipfleet.common.messages import Query, QueryBatch, Search, Term
+from clipfleet.common.packed import PackedAnswer, Reply
 
 LONG = 30.0
 
@@ -24,12 +25,18 @@ class Desk:
     """A coalescer with a post that only remembers; `answer` plays the worker."""
 
     def __init__(
-        self, *, workers: int = 0, batch: int = 4, queue: int = 100, timeout_s: float = LONG
+        self,
+        *,
+        workers: int = 0,
+        batch: int = 4,
+        rows: int = 1_000,
+        queue: int = 100,
+        timeout_s: float = LONG,
     ) -> None:
         self.sent: list[QueryBatch] = []
         self.workers = workers
         self.broken: Exception | None = None
-        limits: Any = {"batch": batch, "queue": queue, "timeout_s": timeout_s}
+        limits: Any = {"batch": batch, "rows": rows, "queue": queue, "timeout_s": timeout_s}
         self.queries = Coalescer(self._publish, self._workers, reply_to="here", **limits)
 
     def _workers(self, model: str) -> int:  # noqa: ARG002
@@ -44,10 +51,10 @@ class Desk:
         return [[str(one.terms[0].value) for one in batch.queries] for batch in self.sent]
 
     def answer(self, batch: QueryBatch) -> None:
-        answers = tuple(Answer(detail=str(one.terms[0].value)) for one in batch.queries)
-        self.queries.receive(BatchReply(batch_id=batch.batch_id, answers=answers))
+        answers = [PackedAnswer(detail=str(one.terms[0].value)) for one in batch.queries]
+        self.queries.receive(Reply(batch.batch_id, answers))
 
-    async def ask(self, *texts: str, kind: str = "text") -> list["asyncio.Task[Answer]"]:
+    async def ask(self, *texts: str, kind: str = "text") -> list["asyncio.Task[PackedAnswer]"]:
         """Asked one after the other; all that can leave has left when this returns."""
         tasks = [asyncio.create_task(self.queries.ask(query(text, kind), MODEL)) for text in texts]
         await settled()

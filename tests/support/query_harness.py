@@ -27,7 +27,12 @@ class Watched(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[tuple[int, bool]] = []
+        self.fetched: list[int] = []  # how many keys each read asked for
         self.away = False
+
+    def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
+        self.fetched.append(len(keys))
+        return super().fetch(collection, keys)
 
     def search(self, collection: Collection, vectors: Vectors, **more: Any) -> list[list[Match]]:
         if self.away:
@@ -47,6 +52,7 @@ class World:
     def __init__(self) -> None:
         self.store, self.catalogue, self.replies = Watched(), Aged(), MemoryReplies()
         self.embedder, self.metrics = HashEmbedder(), WorkerMetrics()
+        self.packed = False
         self.collection = self.new("c")
         words = self.embedder.embed_texts(["a church", "a dog"])
         self.put("church.jpg", words[0], label="church")
@@ -81,6 +87,7 @@ class World:
             reply_to="r",
             deadlines=tuple(time.time() + seconds for seconds in left),
             queries=queries,
+            packed=self.packed,
         )
         parts = QueryParts(
             self.embedder, self.store, self.catalogue, self.replies, metrics=self.metrics

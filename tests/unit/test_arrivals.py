@@ -83,17 +83,17 @@ async def _answers_that_are_not_understood() -> None:
     desk = Desk(workers=1)
     (asked,) = await desk.ask("a")
     answer = BatchReply(batch_id=desk.sent[0].batch_id, answers=(Answer(),))
-    deliver(written(answer, v=2), (desk.queries,))
-    with pytest.raises(OtherVersion, match=r"answer is in version 2, .* reads version 1: upgrade"):
+    deliver(written(answer, v=3).encode(), (desk.queries,))
+    with pytest.raises(OtherVersion, match=r"answer is in version 3, .* reads version 1: upgrade"):
         await asked
     (again,) = await desk.ask("b")
     answer = BatchReply(batch_id=desk.sent[1].batch_id, answers=(Answer(),))
-    deliver(written(answer, answers=[{"error": "of a new kind"}]), (desk.queries,))
+    deliver(written(answer, answers=[{"error": "of a new kind"}]).encode(), (desk.queries,))
     with pytest.raises(ClipfleetError, match="could not be understood"):
         await again
     (last,) = await desk.ask("c")
     answer = BatchReply(batch_id=desk.sent[2].batch_id, answers=(Answer(detail="c"),))
-    deliver(written(answer, colour="blue"), (desk.queries,))
+    deliver(written(answer, colour="blue").encode(), (desk.queries,))
     async with asyncio.timeout(10):
         assert (await last).detail == "c"
 

@@ -1,6 +1,7 @@
 """What goes over the wire, seen by a real HTTP server."""
 
 import io
+import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from clipfleet import JobFailed, NotFound
+from clipfleet import JobFailed, NotFound, calls, searches
+from clipfleet.common.settings import Limits
 from support.clients import Answer, Seen, in_turn, job, kind, service
 
 __all__ = ["kind"]
@@ -172,6 +174,27 @@ def test_vectors_go_by_the_thousand_from_any_iterable(kind: Any) -> None:
         assert client.upsert(vectors, "own", namespace="mine") == 2_500
     assert len(there.seen) == 3
     assert {seen.path for seen in there.seen} == {"/v1/collections/own/vectors"}
+
+
+def test_no_request_is_larger_than_the_service_takes() -> None:
+    """However large each vector or image is."""
+    limits = Limits()
+    row, image = np.full(20_000, -1.2345678901234567e-5), bytes(6_000_000)
+    vectors = ({"id": f"{n}", "values": row} for n in range(80))
+    sizes = [len(json.dumps(call.json)) for call in calls.upsert(vectors, "own", "n")]
+    assert len(sizes) == 3
+    assert 8_000_000 < max(sizes) < limits.vectors_bytes
+
+    queries: list[dict[str, Any]] = [{"image": image}] * 5 + [{"vector": row}] * 9
+    asked = [call.json for call in searches.search_many(queries, "own")]
+    assert [len(one["queries"]) for one in asked] == [2, 2, 4, 5, 1]
+    embedded = [call.json for call in calls.embed(None, [image] * 5, None)]
+    assert [len(one["images"]) for one in embedded] == [2, 2, 1]
+    for one in (*asked, *embedded):
+        size, text = len(json.dumps(one)), 8_000_000
+        count = json.dumps(one).count("base64")
+        assert count * text <= limits.inline_bytes / 3 * 4
+        assert size - count * text < limits.batch_bytes
 
 
 def test_embeddings_come_in_the_order_of_the_texts(kind: Any) -> None:

@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
+from clipfleet.api.bodies import MemoryBudget, reserving
 from clipfleet.api.coalescer import Overloaded
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.messages import BatchReply, Term
+from clipfleet.common.messages import Term
+from clipfleet.common.packed import PackedAnswer, Reply
 from support.coalescer_harness import MODEL, Desk, played, query, settled
 
 
@@ -78,6 +80,50 @@ def test_terms_fill_a_batch_as_queries_of_one_do_and_none_is_cut_in_two() -> Non
     played(scene)
 
 
+def test_what_answers_take_fills_a_batch_too() -> None:
+    """A query for many matches goes alone, however few queries wait."""
+
+    async def scene() -> None:
+        desk = Desk(batch=64, rows=100)
+        tasks = await desk.ask("first")
+        for top_k in (40, 40, 40, 500, 1, 99):
+            search = query("").search
+            assert search
+            asked = query(str(top_k)).model_copy(
+                update={"search": search.model_copy(update={"top_k": top_k})}
+            )
+            tasks.append(asyncio.create_task(desk.queries.ask(asked, MODEL)))
+        await settled()
+        while not all(task.done() for task in tasks):
+            desk.answer(desk.sent[-1])
+            await settled()
+        assert desk.texts() == [["first"], ["40", "40"], ["40"], ["500"], ["1", "99"]]
+
+    played(scene)
+
+
+def test_callers_take_turns_and_none_takes_the_whole_queue() -> None:
+    async def asked(desk: Desk, caller: str, *texts: str) -> list["asyncio.Task[PackedAnswer]"]:
+        with reserving(MemoryBudget(0), caller):
+            return await desk.ask(*texts)
+
+    async def scene() -> None:
+        desk = Desk(batch=4, queue=8)
+        tasks = await asked(desk, "hog", *"0123456")
+        with pytest.raises(Overloaded):
+            await tasks.pop()
+        with pytest.raises(Overloaded):
+            await tasks.pop()
+        tasks += await asked(desk, "a", "x", "y")
+        tasks += await asked(desk, "b", "z")
+        while not all(task.done() for task in tasks):
+            desk.answer(desk.sent[-1])
+            await settled()
+        assert desk.texts() == [["0"], ["1", "x", "z", "2"], ["y", "3", "4"]]
+
+    played(scene)
+
+
 def test_kinds_and_models_go_in_lanes_of_their_own() -> None:
     async def scene() -> None:
         desk = Desk()
@@ -123,7 +169,7 @@ def test_a_late_reply_is_dropped_and_so_is_a_double() -> None:
         assert len(desk.sent) == 3
         desk.answer(desk.sent[2])
         assert [one.detail for one in await asyncio.gather(*tasks)] == ["b", "c"]
-        desk.queries.receive(BatchReply(batch_id="another gateway's", answers=()))
+        desk.queries.receive(Reply("another gateway's", ()))
 
     played(scene)
 

@@ -7,11 +7,11 @@ from contextlib import suppress
 import pytest
 
 from clipfleet.common.errors import ClipfleetError, Unavailable
-from clipfleet.common.messages import Answer, BatchReply
+from clipfleet.common.packed import PackedAnswer, Reply
 from support.coalescer_harness import LONG, Desk, played, settled
 
 
-async def cancelled(*tasks: "asyncio.Task[Answer]") -> None:
+async def cancelled(*tasks: "asyncio.Task[PackedAnswer]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -98,7 +98,7 @@ def test_a_reply_of_the_wrong_length_leaves_nobody_waiting() -> None:
         desk = Desk()
         task, waiting = await desk.ask("a", "b")
         with suppress(ValueError):
-            desk.queries.receive(BatchReply(batch_id=desk.sent[0].batch_id, answers=()))
+            desk.queries.receive(Reply(desk.sent[0].batch_id, ()))
         await settled()
         assert desk.texts() == [["a"], ["b"]]
         assert task.done()

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from clipfleet.api.app import create_app
+from clipfleet.api.bodies import Overfull
 from clipfleet.api.coalescer import Overloaded
 from clipfleet.api.fleet_metrics import FleetCollector
 from clipfleet.api.metrics import GatewayMetrics
@@ -119,13 +120,15 @@ def test_what_is_turned_away_for_want_of_room_or_workers_is_counted_by_reason() 
         raise AssertionError("it was answered")
 
     metrics = GatewayMetrics()
-    for error in (Overloaded("full"), NoWorker("query", MODEL), Limited("slow"), NotFound("no")):
+    full = (Overloaded("full"), Overfull("full"))
+    for error in (*full, NoWorker("query", MODEL), Limited("slow"), NotFound("no")):
         metrics.refused(error)
     metrics.refused(asyncio.run(late()))
     metrics.refused(ValueError("not ours"))
     found = scraped(metrics.registry).all("clipfleet_refused_total")
     assert {labels["reason"]: count for labels, count in found} == {
         "queue_full": 1,
+        "memory_full": 1,
         "no_worker": 1,
         "rate_limit": 1,
         "deadline": 1,

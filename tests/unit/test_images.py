@@ -1,5 +1,6 @@
 """Bytes to an image, or a reason: every odd file a folder of photos can hold."""
 
+import io
 import struct
 import zlib
 
@@ -242,3 +243,22 @@ def test_whatever_the_bytes_it_is_decoded_or_a_bad_image(
         return
     assert seen.image.mode == "RGB"
     assert min(seen.image.size) > 0
+
+
+def test_an_image_to_search_by_has_few_pixels_in_memory() -> None:
+    """What a JPEG is shrunk by does not count."""
+    image = Image.new("RGB", (800, 800))
+    for kind, most, fits in (
+        ("PNG", 640_000, True),
+        ("PNG", 639_999, False),
+        ("JPEG", 10_000, True),
+        ("JPEG", 9_999, False),
+    ):
+        file = io.BytesIO()
+        image.save(file, kind)
+        if fits:
+            assert decode(file.getvalue(), Limits(), edge=20, in_memory=most).width == 800
+        else:
+            with pytest.raises(BadImage, match="CLIPFLEET_LIMITS__QUERY_PIXELS"):
+                decode(file.getvalue(), Limits(), edge=20, in_memory=most)
+        assert decode(file.getvalue(), Limits(), edge=20).width == 800

@@ -1,5 +1,6 @@
 """One batch of queries through the worker: everybody gets an answer, their own."""
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from clipfleet.common.embedder import Embeddings, HashEmbedder
 from clipfleet.common.messages import BatchReply, Query, Term
+from clipfleet.common.packed import read_reply
 from clipfleet.common.store import Record
 from clipfleet.workers.query import STALENESS_S
 from support.query_harness import IMAGE, TEXT, World, by_id, ids
@@ -65,6 +67,32 @@ def test_an_unknown_id_fails_alone(world: World) -> None:
 def test_an_id_is_looked_up_in_its_own_namespace(world: World) -> None:
     (found,) = world.ask(world.query(by_id("dog.jpg"), namespace="other"))
     assert found.error == "not-found"
+
+
+def test_all_ids_of_a_batch_are_looked_up_at_once(world: World) -> None:
+    other = world.new("other")
+    names = ["dog.jpg", "church.jpg", "gone", "dog.jpg"]
+    queries = [world.query(by_id(name)) for name in names]
+    queries.append(world.mixed(by_id("nine.jpg"), by_id("dog.jpg")))
+    found = world.ask(*queries, world.query(by_id("dog.jpg"), collection=other))
+    assert sorted(world.store.fetched) == [1, 4]
+    errors = [answer.error for answer in found]
+    assert errors == ["", "", "not-found", "", "", "not-found"]
+    assert ids(found)[:2] == [["dog.jpg"], ["church.jpg"]]
+
+
+def test_only_a_gateway_that_reads_packed_replies_gets_them(world: World) -> None:
+    world.ask(world.query(TEXT, answer_bytes=10))
+    plain = asyncio.run(world.replies.receive("r"))
+    assert plain
+    assert BatchReply.model_validate_json(plain).answers[0].matches
+    world.packed = True
+    world.ask(world.query(TEXT, answer_bytes=10), world.query(TEXT))
+    packed = asyncio.run(world.replies.receive("r"))
+    assert packed
+    refused, found = read_reply(packed).answers
+    assert refused.error == "too-large"
+    assert found.matches[0].id == "church.jpg"
 
 
 def test_a_query_image_that_expired_fails_alone(world: World) -> None:

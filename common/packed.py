@@ -1,0 +1,106 @@
+"""A worker's reply whose matches the gateway passes on as they are.
+
+The first line is JSON and says what follows: the matches of each query, as the JSON that a client
+gets. Read with `read_reply`, which understands a plain `BatchReply`, too: workers of an earlier
+release send those, and gateways of an earlier release get them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from clipfleet.common.messages import Answer, BatchReply, ErrorKind
+from clipfleet.common.schemas import MatchOut
+from clipfleet.common.versions import read
+
+_MATCHES = TypeAdapter(tuple[MatchOut, ...])
+_EMPTY = b"[]"
+
+
+class _Head(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    size: int
+    embedding: tuple[float, ...] = ()
+    error: ErrorKind = ""
+    detail: str = ""
+
+
+class _PackedReply(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    v: Literal[2] = 2
+    batch_id: str
+    answers: tuple[_Head, ...]
+
+
+@dataclass(frozen=True)
+class PackedAnswer:
+    """What a gateway gets for one query. `json`: the matches, a list."""
+
+    json: bytes = _EMPTY
+    embedding: tuple[float, ...] = ()
+    error: ErrorKind = ""
+    detail: str = ""
+
+    @property
+    def matches(self) -> tuple[MatchOut, ...]:
+        return _MATCHES.validate_json(self.json)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answers of a batch, in the order of its queries."""
+
+    batch_id: str
+    answers: Sequence[PackedAnswer]
+
+
+def pack(reply: BatchReply, most: Sequence[int]) -> bytes:
+    """The bytes of a reply. `most`: of each answer, in bytes, and the largest of these of all
+    together. What has more becomes an error that says what to ask for instead."""
+    room = max(most, default=0)
+    heads, parts = [], []
+    for answer, limit in zip(reply.answers, most, strict=True):
+        part = _MATCHES.dump_json(answer.matches) if answer.matches else _EMPTY
+        if answer.matches and len(part) > min(limit, room):
+            answer, part = _too_large(len(part), limit), _EMPTY
+        room -= len(part)
+        told = answer.model_dump(exclude={"matches"})
+        heads.append(_Head(size=len(part), **told))
+        parts.append(part)
+    head = _PackedReply(batch_id=reply.batch_id, answers=tuple(heads))
+    return b"\n".join([head.model_dump_json().encode(), b"".join(parts)])
+
+
+def _too_large(size: int, limit: int) -> Answer:
+    if size <= limit:  # others of the message, who may be of other callers, have the rest
+        said = f"the answers of queries that went together have more than {limit} bytes; try again"
+        return Answer(error="unavailable", detail=said)
+    said = (
+        f"the matches have {size} bytes; {limit} at most (CLIPFLEET_LIMITS__ANSWER_BYTES): lower "
+        "top_k, or leave out include_metadata or include_values"
+    )
+    return Answer(error="too-large", detail=said)
+
+
+def read_reply(raw: bytes) -> Reply:
+    """A reply, packed or not. OtherVersion, or ValidationError."""
+    end = raw.find(b"\n")
+    if end < 0:
+        plain = read(BatchReply, raw, "a worker's answer")
+        return Reply(plain.batch_id, [_of(answer) for answer in plain.answers])
+    head = read(_PackedReply, raw[:end], "a worker's answer")
+    answers, start = [], end + 1
+    for one in head.answers:
+        part = raw[start : start + one.size]
+        answers.append(PackedAnswer(part, one.embedding, one.error, one.detail))
+        start += one.size
+    return Reply(head.batch_id, answers)
+
+
+def _of(answer: Answer) -> PackedAnswer:
+    json = _MATCHES.dump_json(answer.matches)
+    return PackedAnswer(json, answer.embedding, answer.error, answer.detail)

@@ -1,0 +1,87 @@
+"""How large an answer may be, and which searches are answered beside the others."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from clipfleet.common.messages import LARGE_ROWS, Query, QueryBatch, Search, Term
+from clipfleet.testing import MemoryService
+from support.coalescer_harness import HERE
+
+DIM, ROWS, CAPTION = 64, 600, "x" * 1_000
+SEARCH = "/v1/collections/large/search"
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[httpx.Client]:
+    with MemoryService(dim=DIM, limits={"answer_bytes": 100_000}) as service:
+        with service.client() as client:
+            client.create_collection("large")
+            rows = ({"id": f"{n}", "values": [1.0] * DIM, "metadata": {"text": CAPTION}}
+                    for n in range(ROWS))  # fmt: skip
+            client.upsert(rows, "large")
+        with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as http:
+            yield http
+
+
+def test_an_answer_with_too_many_bytes_says_what_to_lower(web: httpx.Client) -> None:
+    for top_k in (90, ROWS):  # with others, and aside
+        refused = web.post(SEARCH, json={"id": "1", "top_k": top_k})
+        assert refused.status_code == 413
+        for word in ("top_k", "include_metadata", "CLIPFLEET_LIMITS__ANSWER_BYTES"):
+            assert word in refused.json()["detail"]
+    fewer = web.post(SEARCH, json={"id": "1", "top_k": 50})
+    assert len(fewer.json()["matches"]) == 50
+    assert fewer.json()["matches"][0]["metadata"] == {"text": CAPTION}
+    bare = web.post(SEARCH, json={"id": "1", "top_k": ROWS, "include_metadata": False})
+    assert len(bare.json()["matches"]) == ROWS
+
+
+@pytest.mark.parametrize("top_k", [20, ROWS])
+def test_the_answers_of_a_batch_are_bounded_together(web: httpx.Client, top_k: int) -> None:
+    told = {"top_k": top_k, "include_metadata": top_k < ROWS}
+    queries = [{"id": f"{n}", **told} for n in range(64)]
+    answer = web.post(f"{SEARCH}/batch", json={"queries": queries})
+    assert answer.status_code == 200
+    assert len(answer.content) < 100_000 + 64 * 1_000
+    found: list[Any] = answer.json()["results"]
+    full = [one for one in found if "problem" not in one]
+    assert {len(one["matches"]) for one in full} == {top_k}
+    assert 1 <= len(full) < 64
+    for one in found:
+        if problem := one.get("problem"):
+            assert problem["status"] == 413
+            assert "fewer queries" in problem["detail"]
+
+
+def query(kind: Any, **more: Any) -> Query:
+    told: dict[str, Any] = {"collection": HERE, "namespace": "n", "top_k": 10, **more}
+    value = (1.0,) * 4 if kind == "vector" else "x"
+    return Query.of(Term(kind=kind, value=value), Search(**told))
+
+
+@pytest.mark.parametrize(
+    ("queries", "aside"),
+    [
+        ([query("id"), query("vector")], ""),
+        ([query("id"), query("id", top_k=LARGE_ROWS)], "large"),
+        ([query("vector", top_k=100, include_values=True, offset=50)], "large"),
+        ([query("id", top_k=10, group_by="label")], ""),
+        ([query("vector", top_k=100, group_by="label")], "large"),
+        ([query("text", top_k=LARGE_ROWS)], ""),  # the model is asked in turn
+        ([query("vector", exact=True)], "exact"),
+    ],
+)
+def test_what_takes_long_is_answered_beside_the_others(queries: list[Query], aside: str) -> None:
+    told: dict[str, Any] = {"model": "m", "batch_id": "b", "reply_to": "r"}
+    batch = QueryBatch(**told, deadlines=(1.0,) * len(queries), queries=tuple(queries))
+    assert batch.aside == aside
+
+
+def test_no_search_for_many_waits_with_those_for_few(web: httpx.Client) -> None:
+    """Text is embedded first, with the others."""
+    for body in ({"text": "x"}, {"id": "1"}, {"vector": [1.0] * DIM}):
+        bare = {"top_k": ROWS, "include_metadata": False}
+        assert len(web.post(SEARCH, json={**body, **bare}).json()["matches"]) == ROWS

@@ -1,0 +1,121 @@
+"""Connections that keep a gateway waiting, on a real server in this process."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+
+import httpx
+import pytest
+
+from clipfleet.testing import MemoryService
+from support.services import eventually
+
+ASK = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+MOST = 8
+BRIEF = {"header_s": 0.2, "send_s": 0.5, "body_s": 0.2, "connections": MOST}
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[MemoryService]:
+    with MemoryService(limits=BRIEF) as running:
+        yield running
+
+
+def connected(service: MemoryService) -> socket.socket:
+    url = httpx.URL(service.url)
+    return socket.create_connection((url.host, url.port or 80), timeout=20)
+
+
+def answers(line: socket.socket) -> bool:
+    line.sendall(ASK)
+    return line.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def is_closed(line: socket.socket) -> bool:
+    """Waits for the end, whatever comes before it."""
+    with suppress(ConnectionResetError):
+        while line.recv(1_000):
+            pass
+    return True
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHo", ASK + b"GET /"])
+def test_a_request_without_the_end_of_its_header_is_not_waited_for(
+    service: MemoryService, said: bytes
+) -> None:
+    with closing(connected(service)) as line:
+        line.sendall(said)
+        assert is_closed(line)
+
+
+def test_one_byte_now_and_then_gains_no_time(service: MemoryService) -> None:
+    """A byte is sent each time that the gateway had time to notice the one before."""
+    sent = 0
+    with closing(connected(service)) as line, httpx.Client(base_url=service.url) as other:
+        try:
+            while True:
+                line.sendall(b"GET /" if not sent else b"x")
+                sent += 1
+                assert other.get("/healthz").is_success
+                line.settimeout(0.01)
+                try:
+                    assert line.recv(10) == b""
+                    break
+                except TimeoutError:
+                    pass
+        except ConnectionError:
+            pass
+    assert sent > 2
+
+
+def test_a_slow_body_is_answered_and_its_connection_closed(service: MemoryService) -> None:
+    with closing(connected(service)) as line:
+        line.sendall(
+            b"POST /v1/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 100\r\n\r\n{"te'
+        )
+        found = b""
+        while piece := line.recv(4_096):
+            found += piece
+    assert found.startswith(b"HTTP/1.1 408")
+    assert b"connection: close" in found
+    assert b"CLIPFLEET_LIMITS__BODY_S" in found
+
+
+def test_those_that_are_idle_make_room_for_others(service: MemoryService) -> None:
+    with ExitStack() as stack:
+        lines = [stack.enter_context(closing(connected(service))) for _ in range(3 * MOST)]
+        assert answers(lines[-1])
+        assert is_closed(lines[0])
+
+
+def test_a_client_that_does_not_read_its_answer_is_given_up(service: MemoryService) -> None:
+    with service.client() as client:
+        client.create_collection("large")
+        vectors = [
+            {"id": str(n), "values": [1.0] * 64, "metadata": {"text": "x" * 30_000}}
+            for n in range(500)
+        ]
+        client.upsert(vectors, "large")
+    body = b'{"vector": %s, "top_k": 500}' % str([1.0] * 64).encode()
+    head = (
+        b"POST /v1/collections/large/search HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    with closing(connected(service)) as line:
+        line.sendall(head + body)
+        eventually(lambda: has_hung_up(line), 20, "the end of the connection")
+        total = 0
+        with suppress(ConnectionResetError):
+            while piece := line.recv(1 << 20):
+                total += len(piece)
+        assert total < 14_000_000
+
+
+def has_hung_up(line: socket.socket) -> bool:
+    """Nothing is read: what is sent is refused, or it is not."""
+    try:
+        line.send(b"G")
+    except OSError:
+        return True
+    return False

@@ -1,0 +1,74 @@
+"""Replies whose matches the gateway passes on as they are."""
+
+import json
+
+import pytest
+
+from clipfleet.common.messages import Answer, BatchReply
+from clipfleet.common.packed import PackedAnswer, pack, read_reply
+from clipfleet.common.schemas import MatchOut, SearchOut
+from clipfleet.common.versions import OtherVersion
+
+
+def match(name: str, caption: str = "é\n") -> MatchOut:
+    return MatchOut(id=name, score=0.5, uri="u", label=None, metadata={"caption": caption})
+
+
+REPLY = BatchReply(
+    batch_id="b",
+    answers=(
+        Answer(matches=(match("a"), match("b"))),
+        Answer(error="not-found", detail="there is none"),
+        Answer(embedding=(0.5, 1.0)),
+        Answer(),
+    ),
+)
+
+
+def test_what_is_packed_is_read_as_it_was() -> None:
+    for raw in (pack(REPLY, [1_000] * 4), REPLY.model_dump_json().encode()):
+        found = read_reply(raw)
+        assert found.batch_id == "b"
+        for read, written in zip(found.answers, REPLY.answers, strict=True):
+            assert read.matches == written.matches
+            assert read.embedding == written.embedding
+            assert (read.error, read.detail) == (written.error, written.detail)
+
+
+def test_matches_travel_as_a_client_gets_them() -> None:
+    first = read_reply(pack(REPLY, [1_000] * 4)).answers[0]
+    shown = SearchOut(matches=[match("a"), match("b")], took_ms=1).model_dump_json()
+    assert json.loads(shown)["matches"] == json.loads(first.json)
+    assert first.json.decode() in shown
+
+
+def test_an_answer_with_too_many_bytes_says_what_to_lower() -> None:
+    large = Answer(matches=(match("large", "x" * 2_000),))
+    small = Answer(matches=(match("small"),))
+    found = read_reply(pack(BatchReply(batch_id="b", answers=(large, small)), [1_000] * 2)).answers
+    assert found[0].error == "too-large"
+    for word in ("top_k", "include_metadata", "CLIPFLEET_LIMITS__ANSWER_BYTES"):
+        assert word in found[0].detail
+    assert found[0].json == b"[]"
+    assert found[1].matches == small.matches
+
+
+def test_a_reply_is_bounded_whatever_went_together() -> None:
+    one = Answer(matches=(match("a", "x" * 600),))
+    raw = pack(BatchReply(batch_id="b", answers=(one,) * 50), [1_000] * 50)
+    found = read_reply(raw).answers
+    assert [answer.error for answer in found] == ["", *["unavailable"] * 49]
+    assert sum(len(answer.json) for answer in found) < 1_200
+
+
+def test_another_version_is_refused_and_what_is_new_in_this_one_is_not() -> None:
+    head, _, rest = pack(REPLY, [1_000] * 4).partition(b"\n")
+    told = json.loads(head)
+    newer = json.dumps({**told, "colour": "blue"}).encode() + b"\n" + rest
+    assert read_reply(newer).answers == read_reply(pack(REPLY, [1_000] * 4)).answers
+    with pytest.raises(OtherVersion, match="version 3"):
+        read_reply(json.dumps({**told, "v": 3}).encode() + b"\n" + rest)
+
+
+def test_nothing_found_is_an_empty_list() -> None:
+    assert PackedAnswer().matches == ()
