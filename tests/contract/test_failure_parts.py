@@ -15,6 +15,7 @@ from clipfleet.common.ledger.redis import KEPT_FAILURES, RedisLedger
 from clipfleet.workers.retry_source import Retry
 from clipfleet.workers.sources import SourceError
 from support.ledgers import Names, claimed, failure, items, planned, requeue
+from support.source_helpers import access_to
 
 IDS = [f"i{n:05}" for n in range(2_000)]
 
@@ -192,7 +193,7 @@ def test_a_retry_reads_every_failure_from_every_cursor(
     planned(ledger, ("a",), ("b", "c"), ("d",), ("e", "f", "g", "h"))
     for _ in range(4):
         fail(ledger, claimed(ledger))
-    source = Retry({"job": "j"}, ledger, ())
+    source = Retry({"job": "j"}, ledger, access_to())
     whole = list(source.stream(""))
     assert [one.item.id for one in whole] == list("abcdefgh")
     assert source.count() == 8
@@ -210,7 +211,7 @@ def test_a_part_that_the_blob_store_lost_is_said_and_fails_the_retry(
     with pytest.raises(FailuresLost, match="lost failures of job j"):
         ledger.failures("j")
     with pytest.raises(SourceError, match="lost failures of job j"):
-        list(Retry({"job": "j"}, ledger, ()).stream(""))
+        list(Retry({"job": "j"}, ledger, access_to()).stream(""))
 
 
 @pytest.mark.usefixtures("few")
@@ -242,7 +243,7 @@ def test_a_job_that_is_planned_again_lists_no_failure_twice(
     lease = ledger.lease("j", "p", 30)
     assert lease
     ledger.plan("j", lease.token, items("a", "b", "c"), "", "c")
-    ledger.end_plan("j", lease.token)
+    ledger.end_plan("j", lease.token, "c")
     fail(ledger, claimed(ledger))
     assert ids(ledger.failures("j")) == ["a", "b", "c"]
 

@@ -36,7 +36,7 @@ def planned_at(ledger: Ledger, *places: str, job: str = "j", size: int = 1) -> N
         ids = [f"{job}{number}-{n}" for n in range(size)]
         after = str(number) if number else ""
         assert ledger.plan(job, lease.token, items(*ids, place=place), after, str(number + 1))
-    assert ledger.end_plan(job, lease.token)
+    assert ledger.end_plan(job, lease.token, str(len(places)) if places else "")
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_replies_are_read_from_the_new_primary(
         receiver = make_async_redis(settings, timeout_s=10)
         inbox = RedisInbox(client, receiver)
         client.rpush("replies", "before")
-        replies = [await inbox.receive("replies")]
+        replies: list[bytes | str | None] = [await inbox.receive("replies")]
         watched.fail_over()
         services.eventually(lambda: client.rpush("replies", "after"), 30, "a reply")
         while len(replies) < 2:

@@ -19,7 +19,15 @@ from clipfleet.workers.sources import zip as zips
 from clipfleet.workers.sources.scratch import ScratchUnavailable, in_order
 from clipfleet.workers.sources.zip_directory import Directory
 from support.archives import archive, data_of, names, packed
-from support.source_helpers import items, listed, memory_peak, resumes_everywhere, source, why_not
+from support.source_helpers import (
+    access_to,
+    items,
+    listed,
+    memory_peak,
+    resumes_everywhere,
+    source,
+    why_not,
+)
 
 NAME = st.sampled_from(["a", "b", "d/a", "d/b", "é", "c.v1", "d/c.v1", "c.v2"])
 SUFFIX = st.sampled_from([".jpg", ".png", ".txt", ".json", ".md"])
@@ -171,7 +179,7 @@ def test_a_large_folder_comes_in_the_order_of_its_names_and_from_every_cursor(la
         (large / name).parent.mkdir(exist_ok=True)
         (large / name).touch()
     (large / "link.jpg").symlink_to("/etc/passwd")
-    found = Folder(FolderSource(path=str(large)), (large,))
+    found = Folder(FolderSource(path=str(large)), access_to(large))
     seen = [(one.item.id[len(str(large)) + 1 :], one.item.problem) for one in found.stream("")]
     below = [f"m/{n}.jpg" for n in range(1, 6)]
     parts = [name.split("/") for name in [*odd, *below, "link.jpg"]]
