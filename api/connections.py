@@ -6,6 +6,7 @@ does not read its answer, would keep its connection for ever. `uvicorn --http` t
 
 import asyncio
 import resource
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
@@ -25,8 +26,9 @@ SPARE_FILES = 256  # descriptors for all that is no client's connection
 def raise_file_limit() -> None:
     """Let this process open as many files as the system allows it to."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if soft != hard:
+        with suppress(ValueError, OSError):  # macOS takes no infinity
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Connections:
@@ -35,7 +37,8 @@ class Connections:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.most = min(limits.connections, max(1, files - SPARE_FILES))
+        room = limits.connections if files == resource.RLIM_INFINITY else files - SPARE_FILES
+        self.most = max(1, min(limits.connections, room))
         self.open: set[Protocol] = set()
         self.idle: dict[Protocol, None] = {}  # without a request, the longest so first
 

@@ -74,14 +74,13 @@ class Gateway:
             self._workers, settings.limits.query_batch, settings.query_timeout_s
         )
         # What takes long waits for its like alone, and never for so many that no worker is left.
-        # One pass over a collection answers many exact searches.
+        # One pass over a collection answers many exact searches; a large one goes alone, since the
+        # store answers others in between.
         slow_s = settings.exact_timeout_s + 1.0
         self.exact = self._coalescer(
             lambda model: self._workers(model) - 1, settings.limits.recall_sample, slow_s, 10
         )
-        self.large = self._coalescer(
-            lambda model: self._workers(model) - 1, settings.limits.query_batch, slow_s
-        )
+        self.large = self._coalescer(lambda model: self._workers(model) - 1, 1, slow_s)
         self.followers = 0  # of jobs' events, just now
         self.exports = 0  # likewise
         self.uploads = UploadSlots(settings.limits.uploads)

@@ -153,9 +153,12 @@ class _Upload:
     async def _read(self, request: Request) -> None:
         boundary = boundary_of(request.headers.get("content-type", ""))
         if boundary is not None:
-            events = form_events(boundary, request.stream())
+            events, fields = form_events(boundary, request.stream()), 0
             async for event in events:
                 if isinstance(event, PartBegin):
+                    fields += event.name != "files"
+                    if fields > MOST_FIELDS:
+                        raise TooLarge(f"more than {MOST_FIELDS} fields beside the files")
                     await self._part(event, events)
         if not self._items:
             raise _invalid("files", "Field required")

@@ -59,29 +59,36 @@ class Reply:
 
 
 def pack(reply: BatchReply, most: Sequence[int]) -> bytes:
-    """The bytes of a reply. `most`: of each answer, in bytes, and the largest of these of all
-    together. What has more becomes an error that says what to ask for instead."""
+    """The bytes of a reply.
+
+    Args:
+        most: bytes of each answer. The largest of these bounds all answers together, which may be
+            those of several callers: the small ones have room first. An answer for which there is
+            none becomes an error that says what to ask for instead.
+    """
+    answers = list(reply.answers)
+    parts = [_MATCHES.dump_json(one.matches) if one.matches else _EMPTY for one in answers]
     room = max(most, default=0)
-    heads, parts = [], []
-    for answer, limit in zip(reply.answers, most, strict=True):
-        part = _MATCHES.dump_json(answer.matches) if answer.matches else _EMPTY
-        if answer.matches and len(part) > min(limit, room):
-            answer, part = _too_large(len(part), limit), _EMPTY
-        room -= len(part)
-        told = answer.model_dump(exclude={"matches"})
-        heads.append(_Head(size=len(part), **told))
-        parts.append(part)
-    head = _PackedReply(batch_id=reply.batch_id, answers=tuple(heads))
+    for n in sorted(range(len(parts)), key=lambda n: len(parts[n])):
+        if not answers[n].matches:
+            continue
+        if len(parts[n]) <= min(most[n], room):
+            room -= len(parts[n])
+        else:
+            answers[n], parts[n] = _too_large(len(parts[n]), most[n]), _EMPTY
+    heads = tuple(
+        _Head(size=len(part), **answer.model_dump(exclude={"matches"}))
+        for answer, part in zip(answers, parts, strict=True)
+    )
+    head = _PackedReply(batch_id=reply.batch_id, answers=heads)
     return b"\n".join([head.model_dump_json().encode(), b"".join(parts)])
 
 
 def _too_large(size: int, limit: int) -> Answer:
-    if size <= limit:  # others of the message, who may be of other callers, have the rest
-        said = f"the answers of queries that went together have more than {limit} bytes; try again"
-        return Answer(error="unavailable", detail=said)
+    what = f"the matches have {size} bytes" if size > limit else "the matches of queries at once"
     said = (
-        f"the matches have {size} bytes; {limit} at most (CLIPFLEET_LIMITS__ANSWER_BYTES): lower "
-        "top_k, or leave out include_metadata or include_values"
+        f"{what}: {limit} at most (CLIPFLEET_LIMITS__ANSWER_BYTES); lower top_k, ask fewer queries "
+        "at once, or leave out include_metadata or include_values"
     )
     return Answer(error="too-large", detail=said)
 

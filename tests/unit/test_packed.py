@@ -53,12 +53,14 @@ def test_an_answer_with_too_many_bytes_says_what_to_lower() -> None:
     assert found[1].matches == small.matches
 
 
-def test_a_reply_is_bounded_whatever_went_together() -> None:
-    one = Answer(matches=(match("a", "x" * 600),))
-    raw = pack(BatchReply(batch_id="b", answers=(one,) * 50), [1_000] * 50)
+def test_a_reply_is_bounded_and_small_answers_have_room_first() -> None:
+    one, small = Answer(matches=(match("a", "x" * 600),)), Answer(matches=(match("small"),))
+    answers = (one,) * 50 + (small,)
+    raw = pack(BatchReply(batch_id="b", answers=answers), [1_000] * 51)
     found = read_reply(raw).answers
-    assert [answer.error for answer in found] == ["", *["unavailable"] * 49]
-    assert sum(len(answer.json) for answer in found) < 1_200
+    assert [answer.error for answer in found] == ["", *["too-large"] * 49, ""]
+    assert "fewer queries" in found[1].detail
+    assert sum(len(answer.json) for answer in found if answer.matches) <= 1_000
 
 
 def test_another_version_is_refused_and_what_is_new_in_this_one_is_not() -> None:

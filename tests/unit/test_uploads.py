@@ -106,6 +106,7 @@ def test_files_are_stored_as_they_come_in(world: World, tmp_path: Path) -> None:
         ([file("a.jpg"), field("files", "text")], 422, "files"),
         ([file("a.jpg"), b"--x\r\nno form\r\n\r\n"], 400, "form"),
         ([field("label", "x")], 422, "files"),
+        ([file("a.jpg"), *[field("other", "x")] * 101], 413, "fields"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_stays(
