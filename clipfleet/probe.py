@@ -14,6 +14,8 @@ from clipfleet.errors import Error
 from clipfleet.results import ENDED, Job
 
 SEARCHES = 20
+PATIENCE_S = 60.0  # with a machine that is so busy that no image is done in time
+LOOK_S = 0.5
 SETTLE_S = 8.0  # workers say what they did every few seconds
 STAGES = ("read", "decode", "model", "store")
 
@@ -53,7 +55,7 @@ def probe(
         job = client.upload(list(images), name)
         said("indexing them")
         began = time.monotonic()
-        job = _followed(client, job, seconds)
+        job = _followed(client, job, seconds, _images(before))
         took = time.monotonic() - began
         said("searching them")
         times = [_timed_search(client, name, number) for number in range(SEARCHES)]
@@ -88,14 +90,17 @@ def _collection(client: Client) -> Iterator[str]:
             client.delete_collection(name)
 
 
-def _followed(client: Client, job: Job, seconds: float) -> Job:
-    """Until it has ended; cancelled when its time is over."""
+def _followed(client: Client, job: Job, seconds: float, before: int) -> Job:
+    """Until it has ended; cancelled when its time is over and some images went through the model,
+    or after another PATIENCE_S without any."""
     until = time.monotonic() + seconds
+    latest = until + PATIENCE_S
     while job.state not in ENDED:
-        if time.monotonic() > until:
+        now = time.monotonic()
+        if now > latest or (now > until and _images(client.fleet()) > before):
             job = client.cancel(job.id)
-            until = float("inf")
-        time.sleep(0.05)
+            until = latest = float("inf")
+        time.sleep(LOOK_S if now > until else 0.05)
         job = client.job(job.id)
     return job
 

@@ -184,7 +184,9 @@ def test_a_parquet_column_is_not_named(tmp_path: Path) -> None:
 
 def test_an_archive_that_is_damaged_gzip_is_refused_without_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.tar.gz"
-    path.write_bytes(gzip.compress(packed("a.tar", {"1.jpg": b"x"})[:512], mtime=0) + SECRET.encode())
+    path.write_bytes(
+        gzip.compress(packed("a.tar", {"1.jpg": b"x"})[:512], mtime=0) + SECRET.encode()
+    )
     _, said = until_broken(source(tmp_path, {"type": "archive", "uri": str(path)}))
     assert "damaged" in said
     assert "QZ" not in said
