@@ -97,6 +97,9 @@ def test_a_job_and_searches_outlive_a_redis_that_refuses_commands(
         with away(valkey):
             up.gate.open()
             services.eventually(lambda: search_is_refused(up, collection), 30, "a refusal")
+            valkey.cut()
+            for part in ("worker-ingest-1", "worker-query"):
+                services.eventually(partial(waits, up, part), 60, f"a waiting {part}")
             refused = valkey.refused(code)
             services.eventually(
                 lambda: valkey.refused(code) > refused + ATTEMPTS, 60, "refused commands"
