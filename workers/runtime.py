@@ -29,7 +29,7 @@ from clipfleet.common.store.milvus import make_store
 from clipfleet.workers.arrivals import batch_in
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
-from clipfleet.workers.ingest import IngestParts, ingest_next, pass_on
+from clipfleet.workers.ingest import IngestParts, Worked, ingest_next, pass_on
 from clipfleet.workers.machine import about_worker
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.places import Places
@@ -105,12 +105,19 @@ class Runtime:
 
     def ingest(self) -> str:
         """Work on the next chunk; what was done, for people who watch the tasks."""
-        began, result = time.monotonic(), "the device is broken"
-        with (
-            suppress(BrokenDevice),
-            self._metrics.in_flight("ingest"),
-            self._presence.busy() as busy,
-        ):
+        result = "the device is broken"
+        try:
+            with suppress(BrokenDevice):
+                result = str(self._ingest_next())
+        except Unavailable as error:  # the planner nudges again
+            log.warning("no chunk was claimed: %s", error.detail)
+            result = error.detail
+        self._require_device()
+        return result
+
+    def _ingest_next(self) -> Worked:
+        began = time.monotonic()
+        with self._metrics.in_flight("ingest"), self._presence.busy() as busy:
             worked = ingest_next(self._ingest, self._pass_on)
             busy.images = worked.images
             if worked.images:
@@ -118,9 +125,7 @@ class Runtime:
                 self._metrics.chunk(took)
                 with about(**worked.context):
                     log.info("%s in %.2f s", worked, took)
-            result = str(worked)
-        self._require_device()
-        return result
+        return worked
 
     def query(self, raw: str) -> None:
         batch = batch_in(raw, self._query.replies)
@@ -134,7 +139,10 @@ class Runtime:
 
     def _answer(self, batch: QueryBatch) -> None:
         with self._metrics.in_flight("query"), self._presence.busy(answers=True):
-            answer_batch(batch, self._query)
+            try:
+                answer_batch(batch, self._query)
+            except Unavailable as error:  # the gateway answers 503 when their time is up
+                log.warning("%d queries stay unanswered: %s", len(batch.queries), error.detail)
         self._require_device()
 
     def _require_device(self) -> None:
