@@ -59,7 +59,8 @@ class Server:
 
     def cut(self) -> None:
         """Ends every connection but that of the test: all must be opened again."""
-        self.client.client_kill_filter(_type="normal", skipme=True)
+        for kind in ("normal", "pubsub"):
+            self.client.client_kill_filter(_type=kind, skipme=True)
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
