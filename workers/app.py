@@ -37,8 +37,6 @@ settings = Settings()
 app = make_celery(settings)
 # Threads answer pings while busy; solo does not, and prefork breaks CUDA and gRPC.
 app.conf.worker_pool = "clipfleet.workers.pool:TaskPool"
-# Celery tells at each reconnection that a setting, which is set, will have another default.
-warnings.filterwarnings("ignore", r"\s*In Celery 5.1", CPendingDeprecationWarning)
 app.conf.worker_consumer = "clipfleet.workers.consumer:Consumer"
 app.conf.task_queues = [
     Queue(name, Exchange(name, type="direct"), routing_key=name)
@@ -108,6 +106,8 @@ def _end(why: str) -> NoReturn:
 
 @worker_ready.connect
 def _ready(sender: Any, **_: Any) -> None:
+    # At each reconnection Celery tells that a setting, which is set, will have another default.
+    warnings.filterwarnings("ignore", r"\s*In Celery 5.1", CPendingDeprecationWarning)
     consumed = {queue.name for queue in sender.task_consumer.queues}
     lanes: tuple[Lane, ...] = tuple(
         lane for lane in LANES if queue_name(lane, settings.model) in consumed

@@ -113,11 +113,15 @@ class Runtime:
     def ingest(self) -> str:
         """Work on the next chunk, and begin one in the background whose images come from others'
         servers. What was done, for people who watch the tasks."""
-        begun = self._begin_remote()
-        with self._presence.busy() as busy:
-            claim = claim_next(self._ingest, self._pass_on, remote=False)
-            worked = self._work_on(claim) if claim else Worked()
-            busy.images = worked.images
+        try:
+            begun = self._begin_remote()
+            with self._presence.busy() as busy:
+                claim = claim_next(self._ingest, self._pass_on, remote=False)
+                worked = self._work_on(claim) if claim else Worked()
+                busy.images = worked.images
+        except Unavailable as error:  # the planner nudges again
+            log.warning("no chunk was claimed: %s", error.detail)
+            return error.detail
         return "; ".join(str(each) for each in (begun, worked) if each.claim) or str(worked)
 
     def _begin_remote(self) -> Worked:
@@ -155,7 +159,10 @@ class Runtime:
 
     def _answer(self, batch: QueryBatch) -> None:
         with self._metrics.in_flight("query"), self._presence.busy(answers=True):
-            answer_batch(batch, self._query)
+            try:
+                answer_batch(batch, self._query)
+            except Unavailable as error:  # the gateway answers 503 when their time is up
+                log.warning("%d queries stay unanswered: %s", len(batch.queries), error.detail)
         self._require_device()
 
     def _require_device(self) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -97,6 +97,9 @@ def test_a_job_and_searches_outlive_a_redis_that_refuses_commands(
         with away(valkey):
             up.gate.open()
             services.eventually(lambda: search_is_refused(up, collection), 30, "a refusal")
+            valkey.cut()
+            for part in ("worker-ingest-1", "worker-query"):
+                services.eventually(partial(waits, up, part), 60, f"a waiting {part}")
             refused = valkey.refused(code)
             services.eventually(
                 lambda: valkey.refused(code) > refused + ATTEMPTS, 60, "refused commands"
@@ -140,12 +143,12 @@ def test_reads_are_answered_while_redis_takes_no_writes(
 
 
 def test_a_stack_that_starts_on_a_redis_without_writes_waits_and_says_so(tmp_path: Path) -> None:
-    with valkeys.server(tmp_path / "valkey") as server:
-        port = stack.free_ports(1)
+    port = stack.free_ports(1)
+    with valkeys.server(tmp_path / "valkey") as server, ExitStack() as cleanup:
         with server.read_only():
-            process = stack.start(
-                tmp_path, port, "--model", stack.HASH_MODEL, CLIPFLEET_REDIS_URL=server.url
-            )
+            options = ("--model", stack.HASH_MODEL)
+            process = stack.start(tmp_path, port, *options, CLIPFLEET_REDIS_URL=server.url)
+            cleanup.callback(stack.stop, process)
             up = stack.Up(process, tmp_path, f"http://127.0.0.1:{port}")
             for part in ("planner", "worker-ingest-1", "worker-query"):
                 services.eventually(partial(says_why, up, part), 120, f"the reason of {part}")
@@ -155,11 +158,8 @@ def test_a_stack_that_starts_on_a_redis_without_writes_waits_and_says_so(tmp_pat
             )
             assert process.poll() is None
             begun = {name: up.part(name).pid for name in PARTS}
-        try:
-            services.eventually(up.ready, 120, "a ready stack")
-            assert {name: up.part(name).pid for name in PARTS} == begun
-        finally:
-            stack.stop(process)
+        services.eventually(up.ready, 120, "a ready stack")
+        assert {name: up.part(name).pid for name in PARTS} == begun
 
 
 def says_why(up: stack.Up, part: str) -> bool:

@@ -24,6 +24,7 @@ FULL = (
     "integration/test_compiled.py::test_a_compiled_model_gives",  # 20 s of a C++ compiler
     "integration/test_interrupt.py",
     "integration/test_same_as_processor.py",
+    "integration/test_sentinels.py",
 )
 
 # Fixtures that start a whole stack. pytest-xdist runs the tests of a group in one process, so that

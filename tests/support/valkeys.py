@@ -57,6 +57,11 @@ class Server:
         counts: Any = self.client.info("errorstats")
         return int(counts.get(f"errorstat_{code}", {"count": 0})["count"])
 
+    def cut(self) -> None:
+        """Ends every connection but that of the test: all must be opened again."""
+        for kind in ("normal", "pubsub"):
+            self.client.client_kill_filter(_type=kind, skipme=True)
+
     @contextmanager
     def read_only(self) -> Iterator[None]:
         """A replica of nobody, as in the midst of a failover."""

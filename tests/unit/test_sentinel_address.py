@@ -27,6 +27,10 @@ def test_every_part_of_an_address_is_read() -> None:
     )
 
 
+def test_an_address_is_checked_with_all_it_leads_to() -> None:
+    assert len(service_checks(Settings(redis_url=WHOLE))) > 1
+
+
 def test_what_is_left_out_has_the_usual_meaning() -> None:
     assert sentinel_address("redis+sentinel://one/main") == SentinelAddress(
         nodes=(("one", 26379),), service="main"
