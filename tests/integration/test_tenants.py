@@ -149,11 +149,11 @@ def world(
     secret = top / "mine" / "secret.conf"
     secret.write_text("requirepass hunter2\n/hunter2\nhttps://127.0.0.2/hunter2\n")
     given = {"roots": [str(top / "mine")], "buckets": [f"{bucket}/mine"], "collections": ["mine"]}
-    keys = {
-        **{scope: {"name": scope, "scopes": [scope], **given} for scope in SCOPES},
+    keys: dict[str, dict[str, Any]] = {
         "wide": {"name": "wide"},
         "none": {"name": "none", "roots": [], "buckets": []},
     }
+    keys |= {scope: {"name": scope, "scopes": [scope], **given} for scope in SCOPES}
     with MemoryService(
         dim=8,
         api_keys=keys,
@@ -220,8 +220,8 @@ def refused(world: World, where: str, answer: httpx.Response) -> bool:
     if answer.status_code == 202:
         job = world.ended(answer)
         assert where in ("an inner address", "own data"), job
-        return job["state"] == "failed" and job["done"] + job["skipped"] == 0
-    detail = answer.json()["detail"]
+        return bool(job["state"] == "failed" and job["done"] + job["skipped"] == 0)
+    detail = str(answer.json()["detail"])
     assert answer.status_code == 403
     if "is no absolute path" in detail:
         return True
