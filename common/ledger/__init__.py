@@ -30,8 +30,8 @@ class Item(BaseModel):
     Attributes:
         read: where its bytes lie, see `workers/read.py`.
         problem: found while listing the source; the item fails with this reason.
-        row: "line 12" of a manifest whose text there may be no URI at all. The item is called so
-            until its picture was seen: then nobody learns what a file says that is no manifest.
+        row: "line 12" of a manifest whose text there may be no URI at all. A failure is called so
+            unless a picture was seen: nobody learns what a file says that is no manifest.
     """
 
     model_config = ConfigDict(frozen=True)

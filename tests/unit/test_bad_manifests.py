@@ -152,7 +152,7 @@ def test_what_a_bad_line_says_is_not_repeated(tmp_path: Path, name: str) -> None
     found = items(manifest(tmp_path, "\n".join([*head, *SECRETS[name]]), name))
     assert len(found) == len(SECRETS[name])
     for number, item in enumerate(found, 1 + len(head)):
-        if item.problem is None:  # it may be the path of an image
+        if item.problem is None:  # it may be a path
             assert item.row == f"line {number}"
         else:
             assert SECRET not in f"{item.id} {item.uri} {item.problem}"
@@ -190,3 +190,20 @@ def test_an_archive_that_is_damaged_gzip_is_refused_without_its_bytes(tmp_path: 
     _, said = until_broken(source(tmp_path, {"type": "archive", "uri": str(path)}))
     assert "damaged" in said
     assert "QZ" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "unsure", "sure"),
+    [
+        ("m.txt", ["ab/cdef01", "https://h/T0/B1", "https://h/a.jpg?key=1"], ["a.JPG", "https://h/a.png"]),
+        ("m.csv", ["ab/cdef01"], ["a.jpg", "https://h/image?id=3", "s3://b/cdef01"]),
+    ],
+)  # fmt: skip
+def test_a_row_that_need_not_be_a_uri_is_called_by_its_number(
+    tmp_path: Path, name: str, unsure: list[str], sure: list[str]
+) -> None:
+    head = ["uri"] if name.endswith("csv") else []
+    found = items(manifest(tmp_path, "\n".join([*head, *unsure, *sure]), name))
+    assert [item.problem for item in found] == [None] * len(found)
+    names = [f"line {number}" for number in range(1 + len(head), 1 + len(head) + len(unsure))]
+    assert [item.row for item in found] == [*names, *[""] * len(sure)]

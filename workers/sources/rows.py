@@ -8,6 +8,7 @@ from typing import Any
 from clipfleet.common import uris
 from clipfleet.common.collection import METADATA_DEPTH, RESERVED
 from clipfleet.common.identity import id_problem, printable, text_problem
+from clipfleet.common.images import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.workers.places import BadPlace, Places
 from clipfleet.workers.sources.base import SourceError
@@ -66,8 +67,14 @@ class Rows:
         item_id = _text(row, "id") or uri
         if problem := id_problem(item_id) or text_problem("uri", uri, 4_096):
             raise BadRow(problem)
-        unsure = name if self._plain or not uris.scheme(given) else ""
-        return Item(id=item_id, uri=uri, read=read, label=label, metadata=metadata, row=unsure)
+        row_name = "" if self._is_uri(given) else name
+        return Item(id=item_id, uri=uri, read=read, label=label, metadata=metadata, row=row_name)
+
+    def _is_uri(self, given: str) -> bool:
+        """Whether a text is meant to be one, and not the line of some other file."""
+        if given.lower().endswith(tuple(SUFFIXES)):
+            return True
+        return not self._plain and bool(uris.scheme(given))
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
