@@ -447,7 +447,10 @@ class _Chunk:
             self._lease.progress()
         else:
             self._lease.check()
-        return [one for each in taken if (one := self._result(each))]
+        ready = [one for each in taken if (one := self._result(each))]
+        if self._is_remote and len(ready) < len(taken):
+            reading.refuse_waiting()
+        return ready
 
     def _suspect(self, place: int | None) -> None:
         self._patiently(lambda: self._parts.ledger.suspect(self._claim, place))

@@ -163,7 +163,7 @@ class Workplace:
         self.embedder: Embedder = HashEmbedder()
         self.blobs = Blobs("memory://clipfleet-unit-tests")
         self.metrics = WorkerMetrics()
-        self.settings = Settings(source_roots=(self.folder,), model=MODEL)
+        self.settings = Settings(model=MODEL)
         self.collection = self.catalogue.add(
             Collection.new("c", metric="cosine", model=MODEL, dim=16, fields={"year": "int"})
         )
@@ -202,7 +202,7 @@ class Workplace:
         Args:
             remote: one whose images come from others' servers.
         """
-        settings = self.settings
+        settings = self.settings.model_copy(update={"source_roots": (self.folder,)})
         with closing(Fetcher(settings.fetch)) as fetcher:
             places = places or Places(settings, self.blobs, fetcher, BUCKETS)
             parts = IngestParts(
