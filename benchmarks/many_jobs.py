@@ -91,7 +91,7 @@ class Service:
             self.ledger.create(new_job(f"{name}{n:04}", model))
 
     def memory(self) -> int:
-        told: dict[str, int] = self.client.info("memory")  # type: ignore[assignment]
+        told: dict[str, int] = self.client.info("memory")
         return told["used_memory"]
 
 
@@ -280,7 +280,7 @@ def keep(service: Service, jobs: int) -> None:
     for n in range(jobs):
         job, collection = f"{n:016x}", "theirs" if n else "mine"
         new = new_job(job, collection=collection)
-        fields = {
+        fields: dict[str | bytes | int | float | bytearray | memoryview[int], str | int] = {
             "new": new.model_dump_json(), "state": "succeeded", "created_at": n, "planned": 1,
             "total": 10, "estimated": 10, "done": 10, "failed": 0, "skipped": 0, "chunks": 1,
             "cursor": "", "error": "", "waiting": "", "planner": "", "planner_until": 0,

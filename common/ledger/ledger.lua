@@ -370,9 +370,9 @@ function operations.tend(planner, seconds, limit, offers, max_attempts, ...)
   end
   for _, job in ipairs(redis.call('ZRANGEBYSCORE', mine, '-inf', stamp(now), 'LIMIT', 0, limit)) do
     use(job)
-    if redis.call('SISMEMBER', ACTIVE, job) == 1 then
+    if redis.call('SISMEMBER', ACTIVE, job) == 1 and get('planner') == planner then
       looks[#looks + 1] = look(planner, tonumber(max_attempts))
-    else -- it ended by the script of another release
+    else -- another release ended it, or its planner took it
       redis.call('ZREM', mine, job)
     end
   end
