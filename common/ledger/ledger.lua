@@ -475,7 +475,7 @@ local function add_failures(part, count, failures)
 end
 
 -- Failures from `offset` on: those that lie here, and after them the parts that hold the next
--- `limit` ones, as {name, number of failures before it}.
+-- `limit` ones, as {name, number of failures before it, number of failures in it}.
 function operations.failures(limit, offset)
   limit, offset = tonumber(limit), tonumber(offset)
   local kept = redis.call('LLEN', FAILURES)
@@ -496,7 +496,7 @@ function operations.failures(limit, offset)
   for place = low, redis.call('LLEN', PARTS) - 1 do
     if before >= last then break end
     local name, upto = part(place)
-    parts[#parts + 1] = {name, kept + before}
+    parts[#parts + 1] = {name, kept + before, upto - before}
     before = upto
   end
   return {here, parts}
