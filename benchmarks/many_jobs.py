@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import redis
 from parts import shown, valkey
@@ -92,8 +91,8 @@ class Service:
             self.ledger.create(new_job(f"{name}{n:04}", model))
 
     def memory(self) -> int:
-        told: Any = self.client.info("memory")
-        return int(told["used_memory"])
+        told: dict[str, int] = self.client.info("memory")
+        return told["used_memory"]
 
 
 def new_job(job_id: str, model: str = MODEL, collection: str = "c") -> NewJob:
@@ -281,7 +280,7 @@ def keep(service: Service, jobs: int) -> None:
     for n in range(jobs):
         job, collection = f"{n:016x}", "theirs" if n else "mine"
         new = new_job(job, collection=collection)
-        fields: Any = {
+        fields: dict[str | bytes | int | float | bytearray | memoryview[int], str | int] = {
             "new": new.model_dump_json(), "state": "succeeded", "created_at": n, "planned": 1,
             "total": 10, "estimated": 10, "done": 10, "failed": 0, "skipped": 0, "chunks": 1,
             "cursor": "", "error": "", "waiting": "", "planner": "", "planner_until": 0,

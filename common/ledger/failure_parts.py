@@ -7,6 +7,8 @@ It counts for nothing until the ledger names it: a worker that ends in between l
 import io
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+
 from clipfleet.common.blobs import BlobGone, Blobs, BlobsUnavailable
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Failure
@@ -35,13 +37,17 @@ class FailureParts:
         lines = "".join(f"{as_json(failure)}\n" for failure in failures)
         self._store().put(_key(job_id, name), io.BytesIO(lines.encode()))
 
-    def read(self, job_id: str, name: str) -> list[Failure]:
+    def read(self, job_id: str, name: str, size: int) -> list[Failure]:
+        """FailuresLost unless so many are there."""
+        lost = FailuresLost(f"the blob store has lost failures of job {job_id} (part {name})")
         try:
-            raw = self._store().get(_key(job_id, name), MOST_BYTES)
-        except BlobGone as error:
-            said = f"the blob store has lost failures of job {job_id} (part {name})"
-            raise FailuresLost(said) from error
-        return [Failure.model_validate_json(line) for line in raw.splitlines()]
+            lines = self._store().get(_key(job_id, name), MOST_BYTES).splitlines()
+            found = [Failure.model_validate_json(line) for line in lines]
+        except (BlobGone, ValidationError) as error:
+            raise lost from error
+        if len(found) != size:
+            raise lost
+        return found
 
     def delete(self, job_id: str) -> None:
         if self._blobs is not None:

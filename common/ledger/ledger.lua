@@ -407,9 +407,9 @@ function operations.tend(planner, seconds, limit, offers, max_attempts, ...)
   end
   for _, job in ipairs(redis.call('ZRANGEBYSCORE', mine, '-inf', stamp(now), 'LIMIT', 0, limit)) do
     use(job)
-    if redis.call('SISMEMBER', ACTIVE, job) == 1 then
+    if redis.call('SISMEMBER', ACTIVE, job) == 1 and get('planner') == planner then
       looks[#looks + 1] = look(planner, tonumber(max_attempts))
-    else -- it ended by the script of another release
+    else -- another release ended it, or its planner took it
       redis.call('ZREM', mine, job)
     end
   end
@@ -515,7 +515,7 @@ local function add_failures(part, count, failures)
 end
 
 -- Failures from `offset` on: those that lie here, and after them the parts that hold the next
--- `limit` ones, as {name, number of failures before it}.
+-- `limit` ones, as {name, number of failures before it, number of failures in it}.
 function operations.failures(limit, offset)
   limit, offset = tonumber(limit), tonumber(offset)
   local kept = redis.call('LLEN', FAILURES)
@@ -536,7 +536,7 @@ function operations.failures(limit, offset)
   for place = low, redis.call('LLEN', PARTS) - 1 do
     if before >= last then break end
     local name, upto = part(place)
-    parts[#parts + 1] = {name, kept + before}
+    parts[#parts + 1] = {name, kept + before, upto - before}
     before = upto
   end
   return {here, parts}

@@ -201,8 +201,8 @@ class RedisLedger:
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
         here, parts = self._run("failures", job_id, limit, offset)
         found = [Failure.model_validate_json(row) for row in here]
-        for name, before in parts:
-            part = self._parts.read(job_id, _text(name))
+        for name, before, size in parts:
+            part = self._parts.read(job_id, _text(name), size)
             found += part[max(0, offset - before) : offset + limit - before]
         return found
 

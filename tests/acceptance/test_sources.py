@@ -70,6 +70,28 @@ def test_a_manifest_with_captions_and_years_can_be_filtered_by_them(
         assert (again.done, again.skipped) == (0, 6)
 
 
+def test_every_failure_of_a_job_with_many_is_listed_retried_and_deleted(
+    service: Up, tmp_path: Path
+) -> None:
+    """More than Redis keeps of one job."""
+    bad = 1_300
+    (tmp_path / "bad.jsonl").write_text("nonsense\n" * bad)
+    wanted = [f"line {n}" for n in range(1, bad + 1)]
+    with service.client() as client:
+        job = indexed(client, tmp_path / "bad.jsonl", "many-failures")
+        assert (job.state, job.total, job.failed) == ("failed", bad, bad)
+        listed = [one.id for one in client.iter_failures(job)]
+        assert sorted(listed) == sorted(wanted)
+        page = client.failures(job, limit=200, offset=950)
+        assert [one.id for one in page.failures] == listed[950:1_150]
+        again = finished(client, client.retry(job).id)
+        assert sorted(one.id for one in client.iter_failures(again)) == sorted(wanted)
+        parts = service.folder / "blobs" / "failures" / job.id
+        assert list(parts.iterdir())
+        client.delete_job(job)
+        assert not parts.exists()
+
+
 def test_a_csv_and_a_parquet_say_the_same(service: Up, folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

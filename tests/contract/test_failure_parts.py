@@ -1,5 +1,6 @@
 """Failures of a job with many: the first in Redis, the others in parts in the blob store."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -201,13 +202,18 @@ def test_a_retry_reads_every_failure_from_every_cursor(
         assert list(source.stream(one.cursor)) == whole[n + 1 :]
 
 
+@pytest.mark.parametrize("content", [None, b"", b'{"id": "a", '])
 @pytest.mark.usefixtures("few")
 def test_a_part_that_the_blob_store_lost_is_said_and_fails_the_retry(
-    ledger: RedisLedger, blobs: Blobs
+    ledger: RedisLedger, blobs: Blobs, content: bytes | None
 ) -> None:
+    """All of it, or what was not on disk yet when the power failed."""
     planned(ledger, ("a", "b"))
     fail(ledger, claimed(ledger))
-    blobs.delete_below("failures")
+    (name,) = parts(blobs)
+    blobs.delete(f"failures/j/{name}")
+    if content is not None:
+        blobs.put(f"failures/j/{name}", io.BytesIO(content))
     with pytest.raises(FailuresLost, match="lost failures of job j"):
         ledger.failures("j")
     with pytest.raises(SourceError, match="lost failures of job j"):
