@@ -78,7 +78,7 @@ class Places:
     def within(self, grant: SourceGrant | None) -> "Places":
         """The same for a job that was given this grant."""
         access = self.access.within(grant)
-        return Places(self.settings, self.blobs, self._fetcher, self._buckets, access)
+        return type(self)(self.settings, self.blobs, self._fetcher, self._buckets, access)
 
     def find(self, uri: str, base: str = "") -> str:
         """The place that a URI names; a relative one is relative to the place `base`.
