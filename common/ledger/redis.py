@@ -337,7 +337,9 @@ class RedisLedger:
         def mark(part: str, *failures: str | int) -> int:
             return int(self._run("mark", claim.job_id, *args, part, *failures))
 
-        return self._with_failures(claim.job_id, claim.token, outcome.failures, mark)
+        # A claim that keeps items is marked again, each time with fewer of them.
+        part = f"{claim.token}-{len(claim.items)}"
+        return self._with_failures(claim.job_id, part, outcome.failures, mark)
 
     def _with_failures(
         self,

@@ -27,6 +27,7 @@ RUN = {
 NOT_RUN = {
     ("sources.md", "Sources"): "an overview; each kind has its own example below it",
     ("sources.md", "Bucket"): "installs a package and needs a bucket: tests/integration/test_s3.py",
+    ("keys.md", "What the jobs of a key can reach"): "names buckets: integration/test_tenants.py",
     ("filters.md", "Metadata filters"): "filters, no commands: tests/unit/test_filters.py",
     ("jobs.md", "The storm"): "half an hour; its short form is tests/chaos/test_storm.py",
     ("search.md", None): "the same requests are made in test_mixed_search.py and test_guides.py",

@@ -79,7 +79,7 @@ def test_a_file_that_is_no_image(
 def test_nothing_from_data_is_markup(page: Tab, mini: Up) -> None:
     rows = [
         {"id": EVIL, "uri": str(SAMPLES / "food" / "apple.png"), "label": EVIL, "note": EVIL},
-        {"id": f"{EVIL}.png", "uri": "/nowhere/" + EVIL},
+        {"id": f"{EVIL}.png", "uri": f"/nowhere/{EVIL}.png"},
         {"id": "scheme", "uri": "javascript:alert(3)"},
     ]
     listed = mini.beside("evil.jsonl")

@@ -78,7 +78,7 @@ def test_the_queue_does_not_grow_while_workers_are_busy(
     lengths: set[int] = set()
 
     def has_looked_ten_times() -> bool:
-        rounds.add(client.hget(f"clipfleet:job:{job}", "planner_until"))
+        rounds.add(client.zrange("clipfleet:jobs:planners", 0, -1, withscores=True)[0][1])
         lengths.add(publisher.waiting(QUEUE))
         return len(rounds) > 10
 
