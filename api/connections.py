@@ -7,6 +7,7 @@ does not read its answer, would keep its connection for ever. `uvicorn --http` t
 import asyncio
 import resource
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
@@ -39,14 +40,18 @@ class Connections:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = limits.connections if files == resource.RLIM_INFINITY else files - SPARE_FILES
         self.most = max(1, min(limits.connections, room))
-        self.open: set[Protocol] = set()
+        self.open: dict[Protocol, None] = {}  # the oldest first
         self.idle: dict[Protocol, None] = {}  # without a request, the longest so first
 
     def make_room(self) -> None:
-        """Close the connection that has been idle for longest when there are too many, or the last
-        one when all are busy."""
-        if len(self.open) > self.most:
-            next(iter(self.idle)).transport.abort()  # the last one is idle, too: it is new
+        """When there are too many, close the connection that has been idle for longest, else the
+        oldest one that has not sent all of its request, else the new one."""
+        if len(self.open) <= self.most:
+            return
+        new = next(reversed(self.open))
+        idle = (one for one in self.idle if one is not new)
+        slow = (one for one in self.open if one.is_sending)
+        next(chain(idle, slow, [new])).transport.abort()
 
 
 class Protocol(HttpProtocol):
@@ -66,16 +71,22 @@ class Protocol(HttpProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._all.open.add(self)
+        self._all.open[self] = None
         self._wait_for_header()
         self._all.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._all.open.discard(self)
+        self._all.open.pop(self, None)
         self._all.idle.pop(self, None)
         self._have_header()
         self._have_read()
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether a part of its request has not come in yet."""
+        cycle = self.cycle
+        return cycle is not None and not cycle.response_complete and cycle.more_body
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

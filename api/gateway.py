@@ -84,6 +84,7 @@ class Gateway:
         self.followers = 0  # of jobs' events, just now
         self.exports = 0  # likewise
         self.uploads = UploadSlots(settings.limits.uploads)
+        self.readiness: tuple[float, asyncio.Task[dict[str, str]] | None] = (0.0, None)
         self._loops: list[asyncio.Task[None]] = []
 
     def _coalescer(

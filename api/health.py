@@ -1,6 +1,7 @@
 """Is the process alive; can the service do its work."""
 
 import asyncio
+import time
 from collections.abc import Awaitable
 
 from fastapi import APIRouter, Response
@@ -8,7 +9,7 @@ from fastapi import APIRouter, Response
 import clipfleet
 from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.depends import UsesGateway
-from clipfleet.api.gateway import Gateway
+from clipfleet.api.gateway import LOOK_S, Gateway
 from clipfleet.common.checks import Finding
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import LANES
@@ -58,7 +59,19 @@ async def _planner(gateway: Gateway) -> None:
 @needs("nothing")
 async def readyz(gateway: UsesGateway, response: Response) -> Readiness:
     """Redis takes writes and evicts none, Milvus answers, live workers serve both lanes of the
-    default model."""
+    default model. Asked at most once a second, whoever wants to know."""
+    looked_at, look = gateway.readiness
+    if look is None or (look.done() and time.monotonic() - looked_at > LOOK_S):
+        look = asyncio.create_task(_parts(gateway))
+        gateway.readiness = (time.monotonic(), look)
+    parts = await asyncio.shield(look)
+    ready = all(state == "ok" for state in parts.values())
+    response.status_code = 200 if ready else 503
+    return Readiness(ready=ready, parts=parts)
+
+
+async def _parts(gateway: Gateway) -> dict[str, str]:
+    """The state of each; "ok", or why it is not."""
     asked: dict[str, Awaitable[object]] = {
         "redis": _redis(gateway),
         "milvus": _milvus(gateway),
@@ -67,7 +80,4 @@ async def readyz(gateway: UsesGateway, response: Response) -> Readiness:
     for lane in LANES:
         asked[f"{lane} worker"] = gateway.worker(lane, gateway.settings.model)
     states = await asyncio.gather(*(_state(part) for part in asked.values()))
-    parts = dict(zip(asked, states, strict=True))
-    ready = all(state == "ok" for state in parts.values())
-    response.status_code = 200 if ready else 503
-    return Readiness(ready=ready, parts=parts)
+    return dict(zip(asked, states, strict=True))

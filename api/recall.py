@@ -50,14 +50,18 @@ async def measure_recall(
         raise InvalidRequest(f"sample is {body.sample}; {limits.recall_sample} at most")
     sample = await _sample(body, collection, gateway)
     search = Search(
-        collection=collection, namespace=body.namespace, top_k=body.k + 1, filter=body.filter
+        collection=collection,
+        namespace=body.namespace,
+        top_k=body.k + 1,
+        filter=body.filter,
+        include_metadata=False,
     )
     exact = search.model_copy(update={"exact": True})
     await require_few(exact, gateway)
     worker = await gateway.worker("query", collection.model, any_model=True)
     index = gateway.large if search.rows >= LARGE_ROWS else gateway.queries
-    found = await _search(sample, search, worker.model, index)
-    right = await _search(sample, exact, worker.model, gateway.exact)
+    found = await _search(sample, search, worker.model, index, gateway)
+    right = await _search(sample, exact, worker.model, gateway.exact, gateway)
     each = [
         QueryRecall(id=record.id, recall=recall(record.id, mine, best, body.k, collection.metric))
         for record, mine, best in zip(sample, found, right, strict=True)
@@ -118,7 +122,7 @@ async def _sample(body: RecallIn, collection: Collection, gateway: Gateway) -> l
 
 
 async def _search(
-    sample: Sequence[Record], search: Search, model: str, queue: Coalescer
+    sample: Sequence[Record], search: Search, model: str, queue: Coalescer, gateway: Gateway
 ) -> list[Sequence[MatchOut]]:
     """As anybody's searches go, so that it is measured what anybody gets."""
     terms = [Term(kind="vector", value=tuple(one.embedding.tolist())) for one in sample]
@@ -126,4 +130,4 @@ async def _search(
     answers = await asyncio.gather(*asked)
     if failed := next((answer for answer in answers if answer.error), None):
         raise refusal(failed)
-    return [answer.matches for answer in answers]
+    return [await gateway.parse(lambda one=answer: one.matches) for answer in answers]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -227,7 +228,8 @@ class _Chunk:
         self._until = self._mark_at = self._began + self._budget_s()
         self._rest: dict[str, Item] = {}  # not done yet, by primary key
         self._kept: dict[str, Item] = {}  # of those, what is under way when the others are marked
-        self._rate = 0.0
+        self._rate = self._model_s = 0.0
+        self._model_images = 0
 
     def run(self) -> int:
         collection = self._collection()
@@ -411,6 +413,8 @@ class _Chunk:
             begun = [at for at in reading.begun_at if at <= self._until]
             took_s = max(begun, default=self._until) - self._began
             self._rate = max(len(begun), 1) / max(took_s, MIN_MEASURED_S)
+            if self._model_images:  # what is fetched waits for the model, in memory
+                self._rate = min(self._rate, self._model_images / max(self._model_s, 1e-3))
         else:
             done = len(self._claim.items) - len(self._rest)
             self._rate = done / max(time.monotonic() - self._began, MIN_MEASURED_S)
@@ -428,7 +432,12 @@ class _Chunk:
         for pk, item in items.items():
             if not self._has_time and len(self._rest) < len(items):
                 break
-            self._suspect(indices[id(item)])
+            name = partial(self._suspect, indices[id(item)])
+            if item.is_remote:  # waiting for a server ends no worker: it is named when it is here
+                self._suspect(None)
+                reading.on_fetched = name
+            else:
+                name()
             reading.begin(pk, item)
             ready: list[Ready] = []
             while reading and not self._is_stopping:
@@ -488,6 +497,7 @@ class _Chunk:
         self._spent = Spent()
 
     def _through_model(self, batch: Sequence[Ready]) -> list[Record]:
+        began = time.monotonic()
         try:
             rows = self._parts.embedder.embed_images(np.stack([one.pixels for one in batch]))
         except BrokenDevice:
@@ -496,6 +506,8 @@ class _Chunk:
             return self._embedded_one_by_one(batch)
         finally:  # after the time that it took: a look in between would find images without one
             self._parts.metrics.batch("ingest", len(batch))
+            self._model_s += time.monotonic() - began
+            self._model_images += len(batch)
         records = [self._record(one, row) for one, row in zip(batch, rows, strict=True)]
         return [record for record in records if record]
 

@@ -1,7 +1,7 @@
 """The images of a chunk on their way to the model: each is read and decoded on threads."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -63,7 +63,8 @@ class Reading:
         self._cancellation = Cancellation()
         self._under_way: dict[str, UnderWay] = {}
         self._ready: SimpleQueue[UnderWay] = SimpleQueue()
-        self.begun_at: list[float] = []  # by the monotonic clock, of what others' servers have
+        self.begun_at: list[float] = []  # of remote images, by the monotonic clock
+        self.on_fetched: Callable[[], None] = lambda: None  # before a remote image is decoded
 
     def __len__(self) -> int:
         """How many are under way."""
@@ -112,6 +113,7 @@ class Reading:
         with self._parts.fetches.memory.share():
             with self._cancellation.scope():
                 data = self._prepare.read(under.item, under.spent)
+            self.on_fetched()
             return self._parts.threads.submit(in_context(self._finish), under, data).result()
 
     def _finish(self, under: UnderWay, data: bytes) -> Ready:

@@ -476,9 +476,10 @@ function operations.requeue(chunk, attempt)
   return 1
 end
 
-function operations.split(chunk, attempt, left_unique, left, left_size, left_attempt, left_remote,
+function operations.split(chunk, attempt, size, left_unique, left, left_size, left_attempt, left_remote,
                           right_unique, right, right_size, right_attempt, right_remote)
   if get('state') ~= 'running' or not is_free(chunk, attempt) then return 0 end
+  if chunk_get(chunk, 'size') ~= size then return 0 end -- a late holder marked some of it
   local since = chunk_get(chunk, 'since') or stamp(now)
   drop_chunk(chunk)
   for _, part in ipairs({add_chunk(left_unique, left, left_size, left_attempt, left_remote),
@@ -653,13 +654,15 @@ function operations.mark(chunk, token, size, done, skipped, rate, weight,
     local before = tonumber(get('rate') or rate)
     redis.call('HSET', JOB, 'rate', stamp(before + tonumber(weight) * (rate - before)))
   end
+  local since = chunk_get(chunk, 'since') or stamp(now)
   if tonumber(kept_size) > 0 then
     keep_in_chunk(chunk, kept, kept_size, kept_remote)
   else
     drop_chunk(chunk)
   end
   if tonumber(rest_size) > 0 and get('state') == 'running' then
-    add_chunk(unique, rest, rest_size, rest_attempt, rest_remote)
+    local part = add_chunk(unique, rest, rest_size, rest_attempt, rest_remote)
+    redis.call('HSET', chunk_key(part), 'since', since)
   end
   settle()
   if get('planned') == '0' then look_at(now) end

@@ -376,7 +376,8 @@ class MemoryLedger:
                 rate=_averaged(entry.job.rate, outcome.rate),
             )
             if outcome.rest and entry.running:
-                entry.add(unique, outcome.rest, claim.attempt - 1)
+                rest = entry.add(unique, outcome.rest, claim.attempt - 1)
+                entry.open[rest].since = chunk.since
             self._settle(entry)
             if not entry.job.planned:
                 entry.look_by(self._clock())

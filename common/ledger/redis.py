@@ -202,8 +202,8 @@ class RedisLedger:
         here, parts = self._run("failures", job_id, limit, offset)
         found = [Failure.model_validate_json(row) for row in here]
         for name, before, size in parts:
-            part = self._parts.read(job_id, _text(name), size)
-            found += part[max(0, offset - before) : offset + limit - before]
+            some = slice(max(0, offset - before), offset + limit - before)
+            found += self._parts.read(job_id, _text(name), size, some)
         return found
 
     def cancel(self, job_id: str, reason: str = "") -> Job:
@@ -292,7 +292,7 @@ class RedisLedger:
         parts: list[str | int] = []
         for part, attempts in apart(items, chunk):
             parts += [self._unique(), _json(part), len(part), attempts, _remote(part)]
-        return bool(self._run("split", job_id, chunk.name, chunk.attempt, *parts))
+        return bool(self._run("split", job_id, chunk.name, chunk.attempt, len(items), *parts))
 
     def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
         def bury(part: str, *failures: str | int) -> int:

@@ -263,3 +263,19 @@ def test_of_two_jobs_the_one_that_stays_keeps_its_parts(ledger: RedisLedger, blo
     ledger.remove("j")
     assert ids(ledger.failures("k")) == ["c", "d"]
     assert len(parts(blobs, "k")) == 1
+
+
+@pytest.mark.usefixtures("few")
+def test_a_claim_that_keeps_items_writes_a_part_for_each_of_its_marks(
+    ledger: RedisLedger, blobs: Blobs
+) -> None:
+    planned(ledger, tuple("abcdefghijkl"))
+    claim = claimed(ledger)
+    for kept in (8, 4, 0):
+        failed = tuple(failure(item.id) for item in claim.items[: len(claim.items) - kept])
+        left = claim.items[len(claim.items) - kept :]
+        assert ledger.mark(claim, Outcome(failures=failed, kept=left))
+        claim = claim.of(left)
+    assert len(parts(blobs)) >= 2
+    assert ids(ledger.failures("j")) == list("abcdefghijkl")
+    assert ids(ledger.failures("j", 3, 5)) == list("fgh")

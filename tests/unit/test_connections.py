@@ -89,6 +89,18 @@ def test_those_that_are_idle_make_room_for_others(service: MemoryService) -> Non
         assert is_closed(lines[0])
 
 
+def test_slow_bodies_make_room_for_others() -> None:
+    """The oldest is closed; whoever asks next is answered."""
+    head = b"POST /v1/collections/c/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n"
+    with MemoryService(limits={**BRIEF, "body_s": 60}) as service, ExitStack() as lines:
+        slow = [lines.enter_context(closing(connected(service))) for _ in range(MOST)]
+        for line in slow:
+            line.sendall(head + b"Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n{")
+            assert line.recv(100).startswith(b"HTTP/1.1 100"), "the gateway reads the body"
+        assert answers(lines.enter_context(closing(connected(service))))
+        assert is_closed(slow[0])
+
+
 def test_a_client_that_does_not_read_its_answer_is_given_up(service: MemoryService) -> None:
     with service.client() as client:
         client.create_collection("large")
