@@ -17,7 +17,7 @@ from clipfleet.common.catalogue import require
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from clipfleet.common.identity import namespace_problem, printable
-from clipfleet.common.ledger import FINAL, Failure, Job, JobState, NewJob
+from clipfleet.common.ledger import FINAL, Failure, Job, JobState, NewJob, brief
 from clipfleet.common.logs import about
 from clipfleet.common.schemas import FailureList, FailureOut, JobIn, JobList, JobOut
 from clipfleet.common.source_access import SourceAccess
@@ -301,4 +301,4 @@ def accepted(job: Job, new: NewJob, response: Response) -> JobOut:
 def _asked(new: NewJob) -> dict[str, Any]:
     """What was asked for, without what only this asking has: its id, where its files lie, and what
     its key allowed at the time."""
-    return new.model_dump(exclude={"id": True, "source": {"items"}, "grant": True})
+    return brief(new).model_dump(exclude={"id": True, "source": {"items"}, "grant": True})

@@ -362,7 +362,7 @@ class Planner:
         places = self._places.within(new.grant)
         if new.retry_of:
             return Retry(new.source, self._ledger, places.access)
-        return open_source(new.source, places, new.id)
+        return open_source(self._ledger.whole(new.id).source, places, new.id)
 
     def _estimate(self, job_id: str, source: Source) -> None:
         try:

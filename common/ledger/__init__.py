@@ -6,6 +6,8 @@ chunk holds it, and only the holder's `mark` counts. Chunks have random names. S
 token comes a second time, even when Redis forgets its last second.
 """
 
+import hashlib
+import json
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -106,6 +108,21 @@ class NewJob(BaseModel):
     on_existing: Literal["skip", "replace"] = "skip"
     retry_of: str = ""
     grant: SourceGrant | None = None
+
+
+LONG = ("urls", "items")  # of a source, which only the planner needs
+
+
+def brief(new: NewJob) -> NewJob:
+    """Without the images that came with the request: everybody who looks at a job reads the rest.
+    Two lists of URLs are the same if their `digest` is."""
+    if not any(name in new.source for name in LONG):
+        return new
+    rest = {name: value for name, value in new.source.items() if name not in LONG}
+    if "urls" in new.source:
+        raw = json.dumps(new.source["urls"]).encode()
+        rest["digest"] = hashlib.blake2b(raw, digest_size=16).hexdigest()
+    return new.model_copy(update={"source": rest})
 
 
 @dataclass(frozen=True)
@@ -284,7 +301,13 @@ class Ledger(Protocol):
         """The job that this key made within the last KEEP_IDEMPOTENCY_S seconds."""
         ...
 
-    def job(self, job_id: str) -> Job: ...
+    def job(self, job_id: str) -> Job:
+        """As it stands. Of a long source only what `brief` leaves."""
+        ...
+
+    def whole(self, job_id: str) -> NewJob:
+        """What was asked for, with all of its source."""
+        ...
 
     def jobs(
         self,

@@ -48,6 +48,7 @@ class Entry:
     cursor: str = ""
     planner: str = ""
     planner_token: str = ""
+    whole: NewJob | None = None  # what was asked for
     served_at: float = 0.0
     look_at: float = 0.0
 

@@ -14,10 +14,11 @@ local PLANNERS = JOBS .. ':planners' -- by the time until which they are taken t
 local LOOK_S = 10 -- a planner looks at a job after so long although nothing happened
 local OFFER_S = 1 -- a job that is offered to one planner is offered to no other for so long
 
-local id, JOB, OPEN, FAILURES, PARTS -- of the job that an operation is about
+local id, JOB, OPEN, FAILURES, PARTS, SOURCE -- of the job that an operation is about
 
 local function use(job)
   id, JOB = job, ROOT .. 'job:' .. job
+  SOURCE = JOB .. ':source' -- what was asked for, when its source is long
   OPEN, FAILURES, PARTS = JOB .. ':open', JOB .. ':failures', JOB .. ':failures:parts'
 end
 use(ARGV[3])
@@ -167,6 +168,7 @@ end
 local function finish(state)
   set_state(state)
   redis.call('HSET', JOB, 'finished_at', stamp(now), 'waiting', '')
+  redis.call('UNLINK', SOURCE)
   redis.call('ZREM', due(), id)
   redis.call('SREM', ACTIVE, id)
   redis.call('ZADD', ENDED, stamp(now), id)
@@ -221,13 +223,14 @@ local function begin_retry(of)
   redis.call('HSET', old, 'retried_by', id)
 end
 
-function operations.create(fields, version, collection, model, retry_of, key, keep_key_s)
+function operations.create(fields, whole, version, collection, model, retry_of, key, keep_key_s)
   local made = key ~= '' and redis.call('GET', made_by(key))
   if made then return made end
   if get('state') then return id end -- it was made, and the answer lost
   local instead = retry_of ~= '' and begin_retry(retry_of)
   if instead then return instead end
   if key ~= '' then redis.call('SET', made_by(key), id, 'EX', keep_key_s) end
+  if whole ~= '' then redis.call('SET', SOURCE, whole) end
   redis.call('HSET', JOB, 'new', fields, 'created_at', stamp(now),
              'planned', 0, 'total', 0, 'estimated', 0, 'done', 0, 'failed', 0, 'skipped', 0,
              'chunks', 0, 'cursor', '', 'error', '', 'waiting', '',
@@ -266,7 +269,7 @@ function operations.remove()
   local old = ROOT .. 'job:' .. (get('retry_of') or '')
   if redis.call('HGET', old, 'retried_by') == id then redis.call('HDEL', old, 'retried_by') end
   local has_parts = get('has_parts')
-  redis.call('UNLINK', JOB, OPEN, FAILURES, PARTS)
+  redis.call('UNLINK', JOB, OPEN, FAILURES, PARTS, SOURCE)
   return has_parts and 2 or 1
 end
 

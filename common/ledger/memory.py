@@ -24,6 +24,7 @@ from clipfleet.common.ledger import (
     Round,
     Unknown,
     apart,
+    brief,
     check_outcome,
     no_retry,
     random_name,
@@ -53,8 +54,8 @@ class MemoryLedger:
                 return self.job(going_on)
             if idempotency_key:
                 self._made[idempotency_key] = new.id
-            job = Job(new=new, state="queued", created_at=self._clock())
-            self._entries[new.id] = Entry(job, look_at=self._clock())
+            job = Job(new=brief(new), state="queued", created_at=self._clock())
+            self._entries[new.id] = Entry(job, look_at=self._clock(), whole=new)
             return job
 
     def _begin_retry(self, new: NewJob) -> str:
@@ -72,6 +73,10 @@ class MemoryLedger:
     def made(self, idempotency_key: str) -> Job | None:
         made = self._made.get(idempotency_key)
         return self.job(made) if made else None
+
+    def whole(self, job_id: str) -> NewJob:
+        entry = self._entry(job_id)
+        return entry.whole or entry.job.new
 
     def job(self, job_id: str) -> Job:
         return self._entry(job_id).job

@@ -34,6 +34,7 @@ from clipfleet.common.ledger import (
     Unknown,
     any_remote,
     apart,
+    brief,
     check_outcome,
     no_retry,
     random_name,
@@ -93,13 +94,20 @@ class RedisLedger:
         self._mend_again_at = float("-inf")
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
-        fields = (new.model_dump_json(), new.v, new.collection, new.model, new.retry_of)
+        short = brief(new)
+        whole = "" if short is new else new.model_dump_json()
+        fields = (short.model_dump_json(), whole, new.v, new.collection, new.model, new.retry_of)
         made = _text(self._run("create", new.id, *fields, idempotency_key, KEEP_IDEMPOTENCY_S))
         if made == "!gone":
             raise unknown_job(new.retry_of)
         if made.startswith("!"):
             raise no_retry(new.retry_of, made[1:])
         return self.job(made)
+
+    def whole(self, job_id: str) -> NewJob:
+        job = self.job(job_id)
+        raw = self._ask(lambda c: c.get(f"{ROOT}job:{job_id}:source"))
+        return read(NewJob, raw, "job") if raw else job.new
 
     def made(self, idempotency_key: str) -> Job | None:
         made = self._ask(lambda c: c.get(f"{ROOT}idempotency:{idempotency_key}"))

@@ -1,5 +1,6 @@
 """The ledger over a job's whole life: keys, lists, retries, removal; both implementations."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from clipfleet.common.ledger import (
     Item,
     Ledger,
     Outcome,
+    brief,
 )
 from clipfleet.common.ledger.redis import RedisLedger
 from support.ledgers import (
@@ -26,6 +28,7 @@ from support.ledgers import (
     items,
     next_claim,
     planned,
+    traces,
 )
 
 
@@ -212,3 +215,30 @@ def test_one_keeps_house_at_a_time(ledger: Ledger, clock: Clock) -> None:
     clock.now += 61
     assert ledger.keep_house("p2", 60)
     assert not ledger.keep_house("p1", 60)
+
+
+def test_a_long_source_is_kept_apart_from_what_everybody_reads(ledger: Ledger) -> None:
+    urls = [f"https://example.org/{n}.jpg" for n in range(10_000)]
+    new = a_job().model_copy(update={"source": {"type": "urls", "urls": urls}})
+    job = ledger.create(new)
+    assert job == ledger.job("j") == ledger.jobs()[0]
+    assert len(job.new.model_dump_json()) < 1_000
+    assert ledger.whole("j") == new
+    assert brief(job.new) == job.new == brief(new)
+    other = new.model_copy(update={"source": {"type": "urls", "urls": urls[1:]}})
+    assert brief(other) != brief(new)
+    with pytest.raises(NotFound):
+        ledger.whole("unknown")
+
+
+def test_a_long_source_goes_with_the_end_of_its_job(client: "redis.Redis") -> None:
+    ledger = RedisLedger(client)
+    source = {"type": "upload", "items": [{"id": "a", "uri": "", "read": "blob:a"}]}
+    for end in (ledger.cancel, ledger.remove):
+        ledger.create(a_job().model_copy(update={"source": source}))
+        assert client.exists("clipfleet:job:j:source")
+        end("j")
+        assert not client.exists("clipfleet:job:j:source")
+        with suppress(NotFound):
+            ledger.remove("j")
+    assert traces(client, "j") == []

@@ -56,8 +56,8 @@ def nothing_is_left(world: World, folder: Path) -> None:
 
 def items(world: World, seen: Exchange) -> list[dict[str, Any]]:
     assert seen.status == 202, seen.content
-    job = world.parts.ledger.job(seen.headers["location"].rpartition("/")[2])
-    found: list[dict[str, Any]] = job.new.source["items"]
+    whole = world.parts.ledger.whole(seen.headers["location"].rpartition("/")[2])
+    found: list[dict[str, Any]] = whole.source["items"]
     return found
 
 
