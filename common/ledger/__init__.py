@@ -90,6 +90,7 @@ class NewJob(BaseModel):
     """What the gateway asks for.
 
     Attributes:
+        v: 2 when a long source is kept apart, see `brief`.
         source: opaque here: the planner reads it.
         retry_of: the job whose failures these are.
         grant: what its API key lets it read. None: as much as the service, and so for jobs of
@@ -98,7 +99,7 @@ class NewJob(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    v: Literal[1] = 1
+    v: Literal[1, 2] = 1
     id: str
     collection: str
     generation: str
@@ -122,7 +123,7 @@ def brief(new: NewJob) -> NewJob:
     if "urls" in new.source:
         raw = json.dumps(new.source["urls"]).encode()
         rest["digest"] = hashlib.blake2b(raw, digest_size=16).hexdigest()
-    return new.model_copy(update={"source": rest})
+    return new.model_copy(update={"v": 2, "source": rest})
 
 
 @dataclass(frozen=True)
@@ -488,7 +489,7 @@ def apart(items: Sequence[Item], chunk: OpenChunk) -> tuple[Part, Part]:
 RATE_WEIGHT = 0.3  # of the last chunk, in a job's rate
 
 
-VERSIONS = (1,)  # of NewJob, that this release understands
+VERSIONS = (1, 2)  # of NewJob, that this release understands
 
 
 def random_name() -> str:

@@ -96,7 +96,7 @@ class RedisLedger:
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
         short = brief(new)
         whole = "" if short is new else new.model_dump_json()
-        fields = (short.model_dump_json(), whole, new.v, new.collection, new.model, new.retry_of)
+        fields = (short.model_dump_json(), whole, short.v, new.collection, new.model, new.retry_of)
         made = _text(self._run("create", new.id, *fields, idempotency_key, KEEP_IDEMPOTENCY_S))
         if made == "!gone":
             raise unknown_job(new.retry_of)

@@ -100,10 +100,10 @@ def test_a_newer_collection_is_refused_alone_and_lists_still_answer(
 
 
 def test_a_newer_job_is_refused_alone_and_lists_still_answer(client: "redis.Redis") -> None:
-    rewrite(client, f"clipfleet:job:{JOB}", "new", v=2)
+    rewrite(client, f"clipfleet:job:{JOB}", "new", v=3)
     ledger = RedisLedger(client)
     for ask in (ledger.job, ledger.cancel):
-        with pytest.raises(OtherVersion, match=f"job '{JOB}' is in version 2") as refused:
+        with pytest.raises(OtherVersion, match=f"job '{JOB}' is in version 3") as refused:
             ask(JOB)
         assert refused.value.status == 503
     assert [job.id for job in ledger.jobs()] == ["b2"]
@@ -139,7 +139,7 @@ def test_a_planner_leaves_a_newer_job_to_a_newer_planner_and_plans_the_others(
     world = planning(client)
     world.worker()
     world.job(3, "ours")
-    rewrite(client, f"clipfleet:job:{JOB}", "new", v=2)
+    rewrite(client, f"clipfleet:job:{JOB}", "new", v=3)
     client.hset(f"clipfleet:job:{JOB}", mapping={"planner": "", "planner_until": 0})
     before = raw_job(client)
     for _ in range(3):
@@ -147,7 +147,7 @@ def test_a_planner_leaves_a_newer_job_to_a_newer_planner_and_plans_the_others(
     assert raw_job(client) == before, "its lease is free, its state as it was"
     assert len(world.names(JOB)) == 1, "the one from before"
     assert [len(world.names("ours")), world.nudges()] == [1, 1]
-    assert caplog.text.count(f"not planned here: job '{JOB}' is in version 2") == 1
+    assert caplog.text.count(f"not planned here: job '{JOB}' is in version 3") == 1
 
 
 def test_the_housekeeper_leaves_newer_jobs(client: "redis.Redis") -> None:
@@ -155,7 +155,7 @@ def test_the_housekeeper_leaves_newer_jobs(client: "redis.Redis") -> None:
     for job in (JOB, "b2"):
         ledger.cancel(job)
     client.zadd("clipfleet:jobs:ended", {JOB: 1.0, "b2": 2.0})
-    rewrite(client, f"clipfleet:job:{JOB}", "new", v=2)
+    rewrite(client, f"clipfleet:job:{JOB}", "new", v=3)
     unfinished = RedisUnfinished(client)
     client.zadd("clipfleet:uploads:unfinished", {JOB: 1.0})
     blobs = Blobs("memory://clipfleet-neighbours")
@@ -173,7 +173,7 @@ def test_newer_jobs_do_not_keep_the_housekeeper_from_later_ones(
     for job in (JOB, "b2"):
         ledger.cancel(job)
     client.zadd("clipfleet:jobs:ended", {JOB: 1.0, "b2": 2.0})
-    rewrite(client, f"clipfleet:job:{JOB}", "new", v=2)
+    rewrite(client, f"clipfleet:job:{JOB}", "new", v=3)
     blobs = Blobs("memory://clipfleet-neighbours")
     keeper = Housekeeper("k", ledger, RedisUnfinished(client), blobs, days=1)
     assert [keeper.tidy(), keeper.tidy()] == [0, 1]
@@ -198,7 +198,7 @@ def place(client: "redis.Redis", tmp_path: Path) -> Iterator[Place]:
 
 @pytest.mark.parametrize(
     ("key", "field", "version"),
-    [("clipfleet:job:job", "new", 2), ("clipfleet:job:job", "new", 1), (KEY, "c", 1)],
+    [("clipfleet:job:job", "new", 3), ("clipfleet:job:job", "new", 1), (KEY, "c", 1)],
     ids=["job", "job without its version beside it", "collection"],
 )
 def test_a_worker_leaves_the_chunk_of_a_newer_record_as_it_is_and_says_so(
@@ -212,7 +212,7 @@ def test_a_worker_leaves_the_chunk_of_a_newer_record_as_it_is_and_says_so(
     """However often it comes to it: no attempt is counted, so nothing of it is quarantined."""
     monkeypatch.setattr(arrivals, "PAUSE_S", 0.0)
     place.plan([place.photo("a.jpg")])
-    rewrite(client, key, field, v=2)
+    rewrite(client, key, field, v=3)
     client.hset("clipfleet:job:job", "version", version)
     for _ in range(4):
         assert place.work() == 0
@@ -220,7 +220,7 @@ def test_a_worker_leaves_the_chunk_of_a_newer_record_as_it_is_and_says_so(
     assert (chunk.attempt, chunk.leased) == (0, False)
     waiting: Any = client.hget("clipfleet:job:job", "waiting")
     assert waiting.decode().startswith("worker w leaves its chunks alone: ")
-    assert "version 2" in waiting.decode()
+    assert "version 3" in waiting.decode()
 
     rewrite(client, key, field, v=1)
     client.hset("clipfleet:job:job", "version", 1)
