@@ -86,7 +86,11 @@ def require_exact(up: Up, job_id: str, collection: str, count: int = PHOTOS) -> 
         counts = (job.state, job.total, job.done, job.skipped, job.failed)
         assert counts == ("succeeded", count, count, 0, 0), job
         services.eventually(up.ready, 90, "a ready stack")
-        assert client.collection(collection).count == count
+        # What /readyz says may be a second old.
+        (held,) = services.eventually(
+            lambda: (client.collection(collection).count,), 90, "the store's answer"
+        )
+        assert held == count
         found = client.search(collection, text="a dog runs", top_k=5)
         assert len(found.matches) == 5
 
