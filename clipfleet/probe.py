@@ -125,10 +125,6 @@ def _settled(client: Client, before: FleetOut, images: int) -> FleetOut:
         time.sleep(0.5)
 
 
-def _on_gpu(fleet: FleetOut) -> bool:
-    return any(worker.device != "cpu" for worker in fleet.workers)
-
-
 def _images(fleet: FleetOut) -> int:
     return sum(worker.images for worker in fleet.workers)
 
