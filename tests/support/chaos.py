@@ -171,7 +171,7 @@ class Log:
     def forget(self, seconds: float) -> int:
         """Kill Valkey and cut what it wrote in its last seconds, before it is started anew. How
         many bytes that were."""
-        valkey = self._up.part("valkey")
+        valkey = services.eventually(lambda: self._up.part("valkey"), 60, "Valkey")
         with stopped(psutil.Process(self._up.process.pid)):
             valkey.send_signal(signal.SIGKILL)
             services.eventually(lambda: not still_running([valkey]), 30, "the death of Valkey")
