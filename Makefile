@@ -37,7 +37,7 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	@echo "Setting up $(VENV); torch alone is some 200 MB, so the first time takes minutes."
+	@echo "Setting up $(VENV); torch is 200 MB, with CUDA (PyPI has it so for Linux) 4 GB: it takes minutes."
 	$(PIP) -e '.[embedded]'
 	@touch $@
 

@@ -76,17 +76,23 @@ def up(data: Path) -> Iterator[tuple[Client, int]]:
         child.wait(60)
 
 
+def environment(running: ExitStack, folder: Path, model: str) -> dict[str, str]:
+    """Of the parts of a whole service, whose Valkey and milvus-lite it starts."""
+    return {
+        "CLIPFLEET_REDIS_URL": running.enter_context(valkey(folder)),
+        "CLIPFLEET_MILVUS_URI": running.enter_context(milvus(folder)),
+        "CLIPFLEET_SOURCE_ROOTS": '["/"]',
+        "CLIPFLEET_BLOBS": str(folder / "blobs"),
+        "CLIPFLEET_MODEL": model,
+    }
+
+
 @contextmanager
 def sleepers(folder: Path, workers: int) -> Iterator[tuple[Client, str]]:
     """A whole service whose model only sleeps: a client, and the address of its Redis."""
     with ExitStack() as running:
-        url = running.enter_context(valkey(folder))
         env = {
-            "CLIPFLEET_REDIS_URL": url,
-            "CLIPFLEET_MILVUS_URI": running.enter_context(milvus(folder)),
-            "CLIPFLEET_SOURCE_ROOTS": '["/"]',
-            "CLIPFLEET_BLOBS": str(folder / "blobs"),
-            "CLIPFLEET_MODEL": "sleeper",
+            **environment(running, folder, "sleeper"),
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         }
         port = commands.free_port()
@@ -95,6 +101,7 @@ def sleepers(folder: Path, workers: int) -> Iterator[tuple[Client, str]]:
         for number, program in enumerate(programs):
             running.enter_context(process(program, folder / f"{number}.log", **env))
         client = running.enter_context(Client(f"http://{commands.LOOPBACK}:{port}"))
+        url = env["CLIPFLEET_REDIS_URL"]
         fleet = RedisFleet(redis.Redis.from_url(url))
         until(lambda: len(fleet.alive()) == workers)
         client.create_collection("c", model="sleeper", dim=16)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 import redis
-from parts import linked, milvus, process, shown, until, valkey
+from parts import environment, linked, process, shown, until
 
 from clipfleet import Client, processes
 from clipfleet.common.fleet import RedisFleet
@@ -55,13 +55,8 @@ def service(folder: Path, total_s: float, breaker: bool) -> Iterator[tuple[Clien
     """A whole service with one ingest worker: a client, and the worker."""
     folder.mkdir()
     with ExitStack() as running:
-        url = running.enter_context(valkey(folder))
         env = {
-            "CLIPFLEET_REDIS_URL": url,
-            "CLIPFLEET_MILVUS_URI": running.enter_context(milvus(folder)),
-            "CLIPFLEET_SOURCE_ROOTS": '["/"]',
-            "CLIPFLEET_BLOBS": str(folder / "blobs"),
-            "CLIPFLEET_MODEL": MODEL,
+            **environment(running, folder, MODEL),
             "CLIPFLEET_FETCH__ALLOWED_NETWORKS": json.dumps(["127.0.0.0/8"]),
             "CLIPFLEET_FETCH__TOTAL_S": str(total_s),
             "CLIPFLEET_FETCH__READ_S": str(total_s / 3),
@@ -74,7 +69,7 @@ def service(folder: Path, total_s: float, breaker: bool) -> Iterator[tuple[Clien
         command = processes.worker("one", ["ingest"], MODEL)
         worker = running.enter_context(process(command, folder / "worker.log", **env))
         client = running.enter_context(Client(f"http://{commands.LOOPBACK}:{port}"))
-        fleet = RedisFleet(redis.Redis.from_url(url))
+        fleet = RedisFleet(redis.Redis.from_url(env["CLIPFLEET_REDIS_URL"]))
         until(lambda: len(fleet.alive()) == 1)
         for name in ("folder", "slow"):
             client.create_collection(name, model=MODEL, dim=64)

@@ -31,10 +31,11 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
 from clipfleet.workers.arrivals import batch_in
 from clipfleet.workers.background import Background
+from clipfleet.workers.chunk import IngestParts
 from clipfleet.workers.device import BrokenDevice, Watched
 from clipfleet.workers.exact import Bounds
 from clipfleet.workers.fetch_pool import fetch_pool
-from clipfleet.workers.ingest import IngestParts, Worked, claim_next, pass_on, work_on
+from clipfleet.workers.ingest import Worked, claim_next, pass_on, work_on
 from clipfleet.workers.machine import about_worker
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.places import Places

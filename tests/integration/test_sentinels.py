@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from clipfleet.common.broker import CeleryPublisher, make_celery
-from clipfleet.common.checks import check_redis
+from clipfleet.common.checks import Finding, check_redis
 from clipfleet.common.connection import (
     RedisUnavailable,
     answering,
@@ -68,12 +68,17 @@ def test_a_sentinel_that_is_away_is_passed_over(
         publisher.close()
 
 
+def found_with(settings: Settings, right: str, wrong: str) -> Finding:
+    """What the checks say of an address with this in place of that."""
+    address = settings.redis_url.replace(right, wrong)
+    changed = settings.model_copy(update={"redis_url": address})
+    with closing(make_redis(changed)) as client:
+        (finding,) = check_redis(changed, client)
+    return finding
+
+
 def test_a_password_that_the_sentinels_refuse_is_named(settings: Settings) -> None:
-    wrong = settings.model_copy(
-        update={"redis_url": settings.redis_url.replace("watch%3Adog", "wrong")}
-    )
-    with closing(make_redis(wrong)) as client:
-        (finding,) = check_redis(wrong, client)
+    finding = found_with(settings, "watch%3Adog", "wrong")
     assert finding.severity == "error"
     assert "the Sentinel at 127.0.0.1:" in finding.what
     assert "the user or the password in CLIPFLEET_REDIS_URL" in finding.what
@@ -138,10 +143,6 @@ def test_replies_are_read_from_the_new_primary(
 
 
 def test_an_address_of_sentinels_with_the_wrong_scheme_is_named(settings: Settings) -> None:
-    wrong = settings.model_copy(
-        update={"redis_url": settings.redis_url.replace("redis+", "rediss+")}
-    )
-    with closing(make_redis(wrong)) as client:
-        (finding,) = check_redis(wrong, client)
+    finding = found_with(settings, "redis+", "rediss+")
     assert "speaks no TLS" in finding.what
     assert finding.do == "CLIPFLEET_REDIS_URL must begin with redis+sentinel://"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from clipfleet.common.ledger import Item
-from clipfleet.workers import ingest
+from clipfleet.workers import chunk
 from clipfleet.workers.places import BucketAway, Places
 from support.services import eventually
 from support.silent import Silent, silent
@@ -73,8 +73,8 @@ def working(workplace: Workplace, **more: Any) -> Iterator[threading.Thread]:
 
 
 def no_time(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.3) -> None:
-    monkeypatch.setattr(ingest, "REMOTE_BUDGET", 0.0)
-    monkeypatch.setattr(ingest, "MIN_REMOTE_BUDGET_S", seconds)
+    monkeypatch.setattr(chunk, "REMOTE_BUDGET", 0.0)
+    monkeypatch.setattr(chunk, "MIN_REMOTE_BUDGET_S", seconds)
 
 
 def test_images_of_a_silent_host_fail_alone_and_by_their_own_limit(

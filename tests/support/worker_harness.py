@@ -27,9 +27,10 @@ from clipfleet.common.preprocess import Preprocess
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
+from clipfleet.workers.chunk import IngestParts
 from clipfleet.workers.device import Watched
 from clipfleet.workers.fetch_pool import fetch_pool
-from clipfleet.workers.ingest import IngestParts, ingest_next
+from clipfleet.workers.ingest import ingest_next
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from clipfleet.workers.places import Places
 from clipfleet.workers.planner import Planner

@@ -8,7 +8,7 @@ import pytest
 
 from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.ledger import Item, Job
-from clipfleet.workers import ingest
+from clipfleet.workers import chunk
 from support.worker_harness import Workplace
 
 BATCH = HashEmbedder().batch
@@ -17,8 +17,8 @@ BATCH = HashEmbedder().batch
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """A worker whose chunks have no time: it does the first batch of each."""
-    monkeypatch.setattr(ingest, "BUDGET", 0.0)
-    monkeypatch.setattr(ingest, "MIN_BUDGET_S", 0.0)
+    monkeypatch.setattr(chunk, "BUDGET", 0.0)
+    monkeypatch.setattr(chunk, "MIN_BUDGET_S", 0.0)
     with ThreadPoolExecutor(2) as threads:
         yield Workplace(tmp_path, threads)
 
@@ -105,6 +105,6 @@ def test_a_chunk_of_a_cancelled_job_gives_no_rest_back(world: Workplace) -> None
 def test_with_time_left_a_chunk_is_done_at_once(
     world: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "MIN_BUDGET_S", 3_600.0)
+    monkeypatch.setattr(chunk, "MIN_BUDGET_S", 3_600.0)
     job = world.run(photos(world, 2 * BATCH + 3))
     assert (job.state, job.done, job.chunks) == ("succeeded", 2 * BATCH + 3, 1)
