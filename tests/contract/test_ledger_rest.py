@@ -1,8 +1,10 @@
 """A chunk that is marked in part: its rest becomes a chunk of its own; both implementations."""
 
 import pytest
+import redis
 
-from clipfleet.common.ledger import Ledger, Outcome
+from clipfleet.common.ledger import Claim, Item, Ledger, Outcome
+from clipfleet.common.ledger.redis import RedisLedger
 from support.ledgers import (
     LEASE_S,
     MODEL,
@@ -83,3 +85,41 @@ def test_an_outcome_with_a_rest_must_add_up(ledger: Ledger) -> None:
     for outcome in (Outcome(done=2, rest=claim.items[1:]), Outcome(rest=claim.items[1:])):
         with pytest.raises(ValueError, match="add up"):
             ledger.mark(claim, outcome)
+
+
+class Overtaken(RedisLedger):
+    """The late holder of a chunk marks some of it as soon as a planner has read its items."""
+
+    late: Claim | None = None
+
+    def items(self, job_id: str, chunk: str) -> tuple[Item, ...]:
+        found = super().items(job_id, chunk)
+        if self.late:
+            late, self.late = self.late, None
+            assert self.mark(late, Outcome(done=1, kept=late.items[1:]))
+        return found
+
+
+def test_a_chunk_that_was_marked_meanwhile_is_not_split(
+    client: "redis.Redis", clock: Clock
+) -> None:
+    """Or what counts already would count again."""
+    ledger = Overtaken(client, clock)
+    planned(ledger, ("a", "b", "c"))
+    claim = claimed(ledger)
+    clock.now += LEASE_S + 1
+    (seen,) = ledger.open_chunks("j")
+    ledger.late = claim
+    assert not ledger.split("j", seen)
+    assert [chunk.size for chunk in ledger.open_chunks("j")] == [2]
+    assert ledger.job("j").done == 1
+
+
+def test_a_rest_keeps_the_time_of_the_first_claim_of_its_images(
+    ledger: Ledger, clock: Clock
+) -> None:
+    planned(ledger, ("a", "b", "c"))
+    first = claimed(ledger)
+    clock.now += 1
+    assert ledger.mark(first, Outcome(done=1, rest=first.items[1:]))
+    assert claimed(ledger, "other").since == first.since

@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.ledger import Item
+from clipfleet.common.preprocess import Pixels
+from clipfleet.common.store import Vectors
 from clipfleet.workers import chunk
 from clipfleet.workers.places import BucketAway, Places
 from support.services import eventually
@@ -53,6 +57,9 @@ def fetches(
     fetch = workplace.settings.fetch.model_validate({**patient, **more})
     changed = {"fetch": fetch, "lease_s": lease_s, "stall_s": stall_s}
     workplace.settings = workplace.settings.model_copy(update=changed)
+
+
+MODEL_S = 0.5
 
 
 def at(url: str, count: int, name: str) -> list[Item]:
@@ -234,3 +241,20 @@ def test_its_rate_is_how_fast_images_could_be_begun(
         workplace.plan(many, "many")
         workplace.work(remote=True)
     assert 0 < one_host <= 20 < workplace.ledger.job("many").rate
+
+
+class Slow(HashEmbedder):
+    """A model that is slower than any server."""
+
+    def embed_images(self, pixels: Pixels) -> Vectors:
+        time.sleep(MODEL_S)
+        return super().embed_images(pixels)
+
+
+def test_its_rate_is_no_higher_than_that_of_the_model(workplace: Workplace, web: Site) -> None:
+    """Or images would be fetched faster than the model takes them."""
+    workplace.embedder = Slow()
+    workplace.plan(at(f"{web.url}/", GOOD, "good"))
+    workplace.work(remote=True)
+    assert workplace.ledger.job("job").done == GOOD
+    assert 0 < workplace.ledger.job("job").rate <= GOOD / MODEL_S
