@@ -25,7 +25,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.connection import RedisUnavailable
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import NoWorker, WorkerCard, serving
-from clipfleet.common.ledger import FINAL, Job
+from clipfleet.common.ledger import FINAL, Failure, Job
 from clipfleet.common.logs import OutageLog, in_context
 from clipfleet.common.messages import Lane, QueryBatch
 from clipfleet.common.pixels import pack
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
 THREADS = {"redis": 32, "store": 32, "blobs": 32, "limiter": 8, "publish": 8}
-THREADS |= {"decode": 2, "export": 2, "parse": 1, "reconciler": 2}
+THREADS |= {"failures": 2, "decode": 2, "export": 2, "parse": 1, "reconciler": 2}
 RECONCILE_S = 60.0
 DECODE_S, EXPORT_S, PARSE_S = 30.0, 60.0, 30.0
 
@@ -133,6 +133,12 @@ class Gateway:
     async def decode(self, part: Callable[..., T], *args: Any) -> T:
         """A call that decodes an image: few at a time, since each may take much memory."""
         return await self._bounded(self._pools["decode"], partial(part, *args), DECODE_S)
+
+    async def failures(self, job_id: str, limit: int, offset: int) -> list[Failure]:
+        """Of a job. Those in the blob store are read as whole parts, of up to 16 MB each with all
+        the metadata that a retry needs: two at a time."""
+        read = partial(self.ledger.failures, job_id, limit, offset)
+        return await self._bounded(self._pools["failures"], read, 0)
 
     async def parse(self, part: Callable[..., T], *args: Any) -> T:
         """A call that makes much of a large body: one at a time."""

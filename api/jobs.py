@@ -118,7 +118,7 @@ async def get_failures(
 ) -> FailureList:
     """Which images failed, and why."""
     job = await gateway.call(gateway.ledger.job, job_id)
-    found = await gateway.call(gateway.ledger.failures, job_id, limit, offset)
+    found = await gateway.failures(job_id, limit, offset)
     shown = [_shown(failure, job) for failure in found]
     return FailureList(failures=shown, total=job.failed)
 

@@ -103,6 +103,7 @@ async def _page(
         where=where,
         after=after,
         limit=limit,
+        only_ids=True,
         seconds=STEP_S,
     )
 

@@ -129,10 +129,11 @@ class Store(Protocol):
         after: str = "",
         limit: int,
         include_values: bool = False,
+        only_ids: bool = False,
     ) -> list[Record]:
         """The first `limit` records with a primary key above `after`, in the keys' order; fewer
         only when there are no more. A record that stays during a scan from page to page appears
-        once, whatever is written meanwhile."""
+        once, whatever is written meanwhile. `only_ids`: of each only `pk` and `id`."""
         ...
 
     def missing(self, known: Sequence[Collection]) -> list[Collection]:

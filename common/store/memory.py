@@ -16,6 +16,7 @@ from clipfleet.common.store import (
     kept_metadata,
     require_distinct,
 )
+from clipfleet.common.store.rows import bare
 
 
 class MemoryStore:
@@ -91,9 +92,12 @@ class MemoryStore:
         after: str = "",
         limit: int,
         include_values: bool = False,
+        only_ids: bool = False,
     ) -> list[Record]:
         found = self._matching(collection, namespace, where)
         rest = sorted((row for row in found if row.pk > after), key=lambda row: row.pk)[:limit]
+        if only_ids:
+            return [bare(vars(row)) for row in rest]
         return rest if include_values else [_bare(row) for row in rest]
 
     def missing(self, known: Sequence[Collection]) -> list[Collection]:

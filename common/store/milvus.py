@@ -42,6 +42,8 @@ from clipfleet.common.store.layout import (
 )
 from clipfleet.common.store.refusals import translated
 from clipfleet.common.store.rows import (
+    IDS,
+    bare,
     in_parts,
     most_rows,
     output_fields,
@@ -195,8 +197,9 @@ class MilvusStore:
         after: str = "",
         limit: int,
         include_values: bool = False,
+        only_ids: bool = False,
     ) -> list[Record]:
-        wanted = output_fields(collection, include_values)
+        wanted = list(IDS) if only_ids else output_fields(collection, include_values)
 
         def read(above: str, up_to: str, most: int) -> list[Any]:
             within = search_expression(namespace, where, range_expression(above, up_to))
@@ -210,7 +213,7 @@ class MilvusStore:
             rows=int(self._query(collection, "", COUNT, fresh=False)[0]["count(*)"]),
             largest=most_rows(collection.dim if include_values else 0),
         )
-        return [to_record(collection, row) for row in rows]
+        return [bare(row) if only_ids else to_record(collection, row) for row in rows]
 
     def missing(self, known: Sequence[Collection]) -> list[Collection]:
         names = set(self._names())

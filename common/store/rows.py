@@ -25,6 +25,9 @@ TEXT = {
 WHOLE = ("bytes", "width", "height", "indexed_at")
 
 
+IDS = ("pk", "id")
+
+
 def output_fields(collection: Collection, include_values: bool) -> list[str]:
     declared = [column(name) for name in collection.fields]
     vector = ["embedding"] if include_values else []
@@ -45,6 +48,12 @@ def _as_stored(value: Any, kind: FieldType) -> Any:
     if kind == "float":
         return float(value)
     return int(value) if kind == "bool" else value
+
+
+def bare(row: Any) -> Record:
+    """Of a row of IDS."""
+    nothing = np.empty(0, np.float32)
+    return Record(pk=row["pk"], id=row["id"], namespace="", uri="", embedding=nothing)
 
 
 def to_record(collection: Collection, row: Any) -> Record:

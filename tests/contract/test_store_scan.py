@@ -63,6 +63,19 @@ def test_values_come_with_a_scan_only_when_asked_for(store: Store, photos: Colle
     assert replace(full, embedding=record.embedding) == record
 
 
+def test_a_scan_of_ids_alone_gives_nothing_else(store: Store, photos: Collection) -> None:
+    rows = [
+        a_record(f"{n}", n, label="church", metadata={"year": 1900, "x": [n]}) for n in range(9)
+    ]
+    store.upsert(photos, rows)
+    whole = store.scan(photos, limit=5, where=where(label="church"))
+    ids = store.scan(photos, limit=5, where=where(label="church"), only_ids=True)
+    assert [(row.pk, row.id) for row in ids] == [(row.pk, row.id) for row in whole]
+    assert {(row.label, row.uri, len(row.metadata), len(row.embedding)) for row in ids} == {
+        ("", "", 0, 0)
+    }
+
+
 def test_a_scan_and_a_count_keep_to_namespace_and_filter(store: Store, photos: Collection) -> None:
     mine = [a_record(f"{n}", n, metadata={"year": n % 50}) for n in range(200)]
     others = [a_record(f"{n}", n, namespace="other") for n in range(30)]

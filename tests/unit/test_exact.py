@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipfleet.api.recall import recall
+from clipfleet.api.recall import Found, recall
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.errors import InvalidRequest, Unavailable
 from clipfleet.common.filters import parse_filter
 from clipfleet.common.identity import primary_key
-from clipfleet.common.schemas import MatchOut
 from clipfleet.common.store import Match, Record, Vectors
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers import exact
@@ -104,8 +103,8 @@ def test_nobody_waits_for_longer_than_the_bound_nor_for_a_worker_that_stops() ->
         exact_search(store, collection, some(1), Bounds(60, over), **told)
 
 
-def hits(*scored: tuple[str, float]) -> list[MatchOut]:
-    return [MatchOut(id=i, score=s, uri="", label=None, metadata={}) for i, s in scored]
+def hits(*scored: tuple[str, float]) -> list[Found]:
+    return [Found(*each) for each in scored]
 
 
 def test_recall_leaves_the_image_itself_out() -> None:
