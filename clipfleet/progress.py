@@ -26,7 +26,7 @@ def listening(progress: Progress, console: "Console | None" = None) -> Iterator[
         yield _nobody
     else:
         console = console or _standard_error()
-        if console.is_terminal:
+        if console.is_terminal and not console.is_dumb_terminal:  # rich shows no bar in such a one
             with _bar(console) as listener:
                 yield listener
         else:

@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from clipfleet import Job
@@ -41,6 +42,20 @@ def test_without_a_terminal_there_is_a_line_at_every_change_and_now_and_then() -
     assert out.getvalue().splitlines() == said
 
 
+def terminal(out: io.StringIO, kind: str) -> Console:
+    return Console(
+        file=out, force_terminal=True, width=100, color_system=None, _environ={"TERM": kind}
+    )
+
+
+@pytest.mark.parametrize("kind", ["dumb", "unknown"])
+def test_a_terminal_that_cannot_show_a_bar_gets_lines(kind: str) -> None:
+    out = io.StringIO()
+    with listening(True, terminal(out, kind)) as tell:
+        tell(a_job("queued"))
+    assert out.getvalue() == "j1: queued\n"
+
+
 def test_where_no_terminal_is_lines_are_chosen() -> None:
     out = io.StringIO()
     with listening(True, Console(file=out)) as tell:
@@ -50,8 +65,7 @@ def test_where_no_terminal_is_lines_are_chosen() -> None:
 
 def test_a_terminal_has_a_bar_that_bears_a_total_which_is_unknown_and_then_grows() -> None:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=100, color_system=None)
-    with listening(True, console) as tell:
+    with listening(True, terminal(out, "xterm")) as tell:
         for now in (
             a_job("queued"),
             a_job(waiting="for a worker with the model " + 60 * "x"),
