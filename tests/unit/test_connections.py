@@ -49,7 +49,12 @@ def test_a_request_without_the_end_of_its_header_is_not_waited_for(
 
 
 def test_one_byte_now_and_then_gains_no_time(service: MemoryService) -> None:
-    """A byte is sent each time that the gateway had time to notice the one before."""
+    """On a busy machine the time may be over after one byte, which shows nothing: try again."""
+    eventually(lambda: dripped(service) > 2, 60, "a connection closed between bytes")
+
+
+def dripped(service: MemoryService) -> int:
+    """Bytes sent, one each time that the gateway had time to notice the one before, to the end."""
     sent = 0
     with closing(connected(service)) as line, httpx.Client(base_url=service.url) as other:
         try:
@@ -65,7 +70,7 @@ def test_one_byte_now_and_then_gains_no_time(service: MemoryService) -> None:
                     pass
         except ConnectionError:
             pass
-    assert sent > 2
+    return sent
 
 
 def test_a_slow_body_is_answered_and_its_connection_closed(service: MemoryService) -> None:
