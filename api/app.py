@@ -8,30 +8,22 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 import clipfleet
-from clipfleet.api import (
-    assets,
-    collections,
-    embed,
-    events,
-    export,
-    fleet,
-    health,
-    images,
-    jobs,
-    matching,
-    metrics,
-    problems,
-    recall,
-    search,
-    uploads,
-)
-from clipfleet.api.access import Access, GuardedRoute
-from clipfleet.api.connections import STATE, Connections, raise_file_limit
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.guard import Guard
-from clipfleet.api.metrics import GatewayMetrics
-from clipfleet.api.observe import Observe
-from clipfleet.api.parts import GatewayParts, connect
+from clipfleet.api import assets
+from clipfleet.api.auth.access import Access, GuardedRoute
+from clipfleet.api.auth.origin import Guard
+from clipfleet.api.collections import bulk, export, images, recall
+from clipfleet.api.collections import routes as collections
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.dispatch.parts import GatewayParts, connect
+from clipfleet.api.http import problems
+from clipfleet.api.http.connections import STATE, Connections, raise_file_limit
+from clipfleet.api.jobs import events, uploads
+from clipfleet.api.jobs import routes as jobs
+from clipfleet.api.ops import fleet, health, metrics
+from clipfleet.api.ops.access_log import Observe
+from clipfleet.api.ops.metrics import GatewayMetrics
+from clipfleet.api.search import embed
+from clipfleet.api.search import routes as search
 from clipfleet.common.checks import blob_checks, service_checks
 from clipfleet.common.logs import configure_logs
 from clipfleet.common.settings import Settings
@@ -89,7 +81,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     app.state.access, app.state.metrics = access, mine
     problems.install(app)
     features = (
-        collections, matching, recall, export, jobs, events, uploads, search, embed, images, health,
+        collections, bulk, recall, export, jobs, events, uploads, search, embed, images, health,
         fleet, metrics, assets,
     )  # fmt: skip
     for feature in features:

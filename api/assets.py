@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
-from clipfleet.api.access import GuardedRoute, needs
+from clipfleet.api.auth.access import GuardedRoute, needs
 from clipfleet.common.errors import NotFound
 
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)

@@ -9,7 +9,7 @@ from clipfleet.common.messages import Lane, queue_name
 def gateway(host: str, port: int) -> list[str]:
     """Told to end, it waits for answers under way, but not for those who follow jobs' events."""
     asgi = ["uvicorn", "--factory", "clipfleet.api.app:create_app", "--log-level", "warning"]
-    asgi += ["--http", "clipfleet.api.connections:Protocol"]
+    asgi += ["--http", "clipfleet.api.http.connections:Protocol"]
     end = ["--timeout-graceful-shutdown", "3"]
     return [sys.executable, "-m", *asgi, *end, "--host", host, "--port", str(port)]
 

@@ -28,8 +28,8 @@ import uvicorn
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from clipfleet.api.app import create_app
-from clipfleet.api.connections import Protocol
-from clipfleet.api.parts import GatewayParts
+from clipfleet.api.dispatch.parts import GatewayParts
+from clipfleet.api.http.connections import Protocol
 from clipfleet.async_client import AsyncClient
 from clipfleet.client import Client
 from clipfleet.common.blobs import Blobs

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from clipfleet.api.reconciler import YOUNG_S, Reconciler
+from clipfleet.api.dispatch.reconciler import YOUNG_S, Reconciler
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection

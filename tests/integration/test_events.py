@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipfleet.api import events
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.parts import connect
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.dispatch.parts import connect
+from clipfleet.api.jobs import events
 from clipfleet.common.ledger import Outcome
 from clipfleet.common.settings import Settings
 from support import services

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from clipfleet.api.urls import ImageUrls
+from clipfleet.api.dispatch.image_urls import ImageUrls
 from clipfleet.common.errors import Unavailable, Unreadable
 from clipfleet.common.settings import Fetch, Limits, Settings
 from support.fetching import LOOPBACK

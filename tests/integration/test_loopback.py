@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from clipfleet.api.app import create_app
-from clipfleet.api.parts import connect
+from clipfleet.api.dispatch.parts import connect
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
 from support import services

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from clipfleet.api import export
+from clipfleet.api.collections import export
 from clipfleet.common.ledger import NewJob
 from clipfleet.testing import MemoryService, write_keys
 from support.gateways import parsed

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from clipfleet.api.coalescer import Coalescer
+from clipfleet.api.dispatch.coalescer import Coalescer
 from clipfleet.common.collection import Collection
 from clipfleet.common.messages import Query, QueryBatch, Search, Term
 from clipfleet.common.packed import PackedAnswer, Reply

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from clipfleet.api.app import create_app
-from clipfleet.api.gateway import Gateway
+from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
 from clipfleet.common.fleet import WorkerCard
 from clipfleet.common.keys import SCOPES

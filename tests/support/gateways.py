@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from clipfleet import processes
 from clipfleet.api.app import create_app
-from clipfleet.api.parts import connect
+from clipfleet.api.dispatch.parts import connect
 from clipfleet.common.connection import make_redis
 from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.redis import RedisLedger

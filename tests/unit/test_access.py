@@ -11,9 +11,9 @@ import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from clipfleet.api import health
-from clipfleet.api.access import GuardedRoute, needs
 from clipfleet.api.app import create_app
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.ops import health
 from clipfleet.common.connection import RedisUnavailable
 from clipfleet.common.errors import StartupError
 from clipfleet.common.keys import SCOPES

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipfleet.api.inbox import deliver
+from clipfleet.api.dispatch.replies import deliver
 from clipfleet.common.errors import ClipfleetError
 from clipfleet.common.ledger import Claim, Item, Job, Unknown
 from clipfleet.common.ledger.memory import MemoryLedger

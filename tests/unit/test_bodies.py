@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipfleet.api.bodies import LONG_TEXT, RULES, Meter
+from clipfleet.api.http.bodies import LONG_TEXT, RULES, Meter
 from clipfleet.common.settings import Limits
 from support.asgi import Exchange, endless, speak, spoken
 from support.gateway_harness import World

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clipfleet import ProblemError, Unreachable
-from clipfleet.api.export import ParquetFile
+from clipfleet.api.collections.export import ParquetFile
 from clipfleet.common.collection import Collection
 from clipfleet.common.store import Record
 from support.clients import HANG_UP, Answer, Seen, in_turn, kind, service

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from clipfleet.api.bodies import MemoryBudget, reserving
-from clipfleet.api.coalescer import Overloaded
+from clipfleet.api.dispatch.coalescer import Overloaded
+from clipfleet.api.http.bodies import MemoryBudget, reserving
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import Term
 from clipfleet.common.packed import PackedAnswer, Reply

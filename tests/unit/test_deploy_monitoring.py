@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from clipfleet.api.metrics import GatewayMetrics
+from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.common.overview import Overview, Waiting
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from support import deployment

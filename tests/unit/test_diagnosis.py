@@ -8,9 +8,9 @@ import pytest
 
 import clipfleet
 from clipfleet import probe
-from clipfleet.api.diagnosis import diagnose
-from clipfleet.api.fleet import look_at_milvus
-from clipfleet.api.gateway import Gateway
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.ops.diagnosis import diagnose
+from clipfleet.api.ops.fleet import look_at_milvus
 from clipfleet.common.collection import Collection
 from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.errors import Unavailable

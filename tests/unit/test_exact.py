@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipfleet.api.recall import Found, recall
+from clipfleet.api.collections.recall import Found, recall
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.errors import InvalidRequest, Unavailable
 from clipfleet.common.filters import parse_filter

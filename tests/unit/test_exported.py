@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipfleet.api.export import ParquetFile
+from clipfleet.api.collections.export import ParquetFile
 from clipfleet.common.collection import Collection
 from clipfleet.common.exchange import KEY, NotOurs
 from clipfleet.common.identity import primary_key

@@ -10,11 +10,11 @@ import pytest
 from fastapi import FastAPI
 
 from clipfleet.api.app import create_app
-from clipfleet.api.bodies import Overfull
-from clipfleet.api.coalescer import Overloaded
-from clipfleet.api.fleet_metrics import FleetCollector
-from clipfleet.api.metrics import GatewayMetrics
-from clipfleet.api.observe import Observe
+from clipfleet.api.dispatch.coalescer import Overloaded
+from clipfleet.api.http.bodies import Overfull
+from clipfleet.api.ops.access_log import Observe
+from clipfleet.api.ops.fleet_metrics import FleetCollector
+from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.common.connection import RedisUnavailable
 from clipfleet.common.errors import ClipfleetError, NotFound
 from clipfleet.common.fleet import NoWorker
@@ -204,7 +204,7 @@ def test_the_whole_gateways_routes_are_templates() -> None:
 def test_a_request_has_a_line_where_logs_are_for_machines(
     lines: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "clipfleet.api.observe"):
+    with caplog.at_level(logging.INFO, "clipfleet.api.ops.access_log"):
         asked(an_app(GatewayMetrics(), lines), ("GET", "/things/1?secret=x"))
     assert [one.getMessage() for one in caplog.records] == ["GET /things/1 200"] * lines
 

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
-from clipfleet.api.keyring import KeyRing
+from clipfleet.api.auth.keyring import KeyRing
 from clipfleet.cli import app
 from clipfleet.common.errors import StartupError
 from clipfleet.common.keys import (

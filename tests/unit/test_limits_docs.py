@@ -5,9 +5,9 @@ from pathlib import Path
 
 from fastapi.routing import iter_route_contexts
 
-from clipfleet.api.access import GuardedRoute
 from clipfleet.api.app import create_app
-from clipfleet.api.bodies import RULES
+from clipfleet.api.auth.access import GuardedRoute
+from clipfleet.api.http.bodies import RULES
 from clipfleet.common.settings import Limits
 
 PAGE = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from clipfleet.api.metrics import GatewayMetrics
+from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.common.ledger import Failure, Outcome
 from clipfleet.common.metrics import make_registry
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipfleet.api.uploads import WRITE_BYTES
+from clipfleet.api.jobs.uploads import WRITE_BYTES
 from clipfleet.common.blobs import Blobs, BlobsUnavailable, BlobWriter
 from clipfleet.common.settings import Limits
 from support.asgi import Exchange, speak, spoken

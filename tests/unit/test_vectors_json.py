@@ -8,8 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipfleet.api import vectors_json
-from clipfleet.api.vectors_json import STEPS, parse_vectors
+from clipfleet.api.collections import vectors_json
+from clipfleet.api.collections.vectors_json import STEPS, parse_vectors
 from clipfleet.common.errors import TooLarge
 from clipfleet.common.schemas import VectorsIn
 from clipfleet.common.settings import Limits

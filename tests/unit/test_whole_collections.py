@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clipfleet.api import export, matching
 from clipfleet.api.app import create_app
-from clipfleet.api.exact import require_few
-from clipfleet.api.export import GROUP_BYTES, BrokenOff
-from clipfleet.api.gateway import Gateway
+from clipfleet.api.collections import bulk, export
+from clipfleet.api.collections.export import GROUP_BYTES, BrokenOff
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.search.exact import require_few
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.identity import primary_key
@@ -85,8 +85,8 @@ def world() -> World:
 def test_a_delete_whose_time_is_up_says_that_there_are_more(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matching, "DELETE_S", -1.0)
-    monkeypatch.setattr(matching, "STEP", 40)
+    monkeypatch.setattr(bulk, "DELETE_S", -1.0)
+    monkeypatch.setattr(bulk, "STEP", 40)
     world.put(100)
     answers = [world.post("delete", all=True).json() for _ in range(3)]
     assert [answer["deleted"] for answer in answers] == [40, 40, 20]
@@ -97,7 +97,7 @@ def test_a_delete_whose_time_is_up_says_that_there_are_more(
 def test_a_delete_takes_step_after_step_while_there_is_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matching, "STEP", 7)
+    monkeypatch.setattr(bulk, "STEP", 7)
     keys = world.put(21)
     blobs = world.gateway.blobs
     for pk in keys[:3]:
@@ -113,7 +113,7 @@ def test_a_delete_takes_step_after_step_while_there_is_time(
 def test_a_delete_that_fails_midway_can_be_said_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matching, "STEP", 10)
+    monkeypatch.setattr(bulk, "STEP", 10)
     world.put(25)
     world.store.scans_left = 2
     refused = world.post("delete", all=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clipfleet.api.problems import problem
+from clipfleet.api.http.problems import problem
 from clipfleet.common.logs import about
 from clipfleet.common.settings import Settings
 

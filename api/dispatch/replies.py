@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 
-from clipfleet.api.coalescer import Coalescer
+from clipfleet.api.dispatch.coalescer import Coalescer
 from clipfleet.common.errors import ClipfleetError
 from clipfleet.common.packed import read_reply
 from clipfleet.common.versions import OtherVersion

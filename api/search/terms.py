@@ -6,7 +6,7 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clipfleet.api.gateway import Gateway
+from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest, Unreadable
 from clipfleet.common.fleet import WorkerCard

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
-from clipfleet.api.bodies import reservation
+from clipfleet.api.http.bodies import reservation
 from clipfleet.common.errors import ClipfleetError, Unavailable
 from clipfleet.common.messages import Query, QueryBatch
 from clipfleet.common.packed import PackedAnswer, Reply

@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 
 import clipfleet
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesCaller, UsesGateway
-from clipfleet.api.diagnosis import diagnose
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.problems import RESPONSES
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.dependencies import UsesCaller, UsesGateway
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http.problems import RESPONSES
+from clipfleet.api.ops.diagnosis import diagnose
 from clipfleet.common.checks import Finding
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fleet import WorkerCard, host_of

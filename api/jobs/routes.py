@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesCaller, UsesCollection, UsesGateway, UsesGrant
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.problems import RESPONSES
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.dependencies import UsesCaller, UsesCollection, UsesGateway, UsesGrant
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http.problems import RESPONSES
 from clipfleet.common import uris
 from clipfleet.common.catalogue import require
 from clipfleet.common.collection import Collection

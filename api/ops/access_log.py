@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clipfleet.api.metrics import GatewayMetrics
+from clipfleet.api.ops.metrics import GatewayMetrics
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from clipfleet.api.access import Access, Caller
-from clipfleet.api.gateway import Gateway
+from clipfleet.api.auth.access import Access, Caller
+from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
 from clipfleet.common.source_grants import SourceGrant
 

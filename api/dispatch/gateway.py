@@ -11,13 +11,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from clipfleet.api.bodies import MemoryBudget
-from clipfleet.api.coalescer import Coalescer
-from clipfleet.api.inbox import deliver
-from clipfleet.api.parts import GatewayParts
-from clipfleet.api.reconciler import Reconciler
-from clipfleet.api.upload_slots import UploadSlots
-from clipfleet.api.urls import ImageUrls
+from clipfleet.api.dispatch.coalescer import Coalescer
+from clipfleet.api.dispatch.image_urls import ImageUrls
+from clipfleet.api.dispatch.parts import GatewayParts
+from clipfleet.api.dispatch.reconciler import Reconciler
+from clipfleet.api.dispatch.replies import deliver
+from clipfleet.api.http.bodies import MemoryBudget
+from clipfleet.api.http.upload_slots import UploadSlots
 from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.catalogue import require
 from clipfleet.common.checks import Finding, check_milvus

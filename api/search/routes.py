@@ -12,15 +12,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Request, Response, UploadFile
 from pydantic import BeforeValidator, ConfigDict, ValidationError, WithJsonSchema, model_validator
 
-from clipfleet.api import problems
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.bodies import reservation
-from clipfleet.api.depends import UsesCollection, UsesGateway
-from clipfleet.api.disconnect import WHILE_CONNECTED
-from clipfleet.api.exact import ask_aside, require_few
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.problems import RESPONSES
-from clipfleet.api.terms import Given, Picture, given_terms, needs_model, ready_terms
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.dependencies import UsesCollection, UsesGateway
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http import problems
+from clipfleet.api.http.bodies import reservation
+from clipfleet.api.http.disconnect import WHILE_CONNECTED
+from clipfleet.api.http.problems import RESPONSES
+from clipfleet.api.search.exact import ask_aside, require_few
+from clipfleet.api.search.terms import Given, Picture, given_terms, needs_model, ready_terms
 from clipfleet.common.collection import BUILTIN_FIELDS, RESERVED, Collection
 from clipfleet.common.errors import (
     ClipfleetError,

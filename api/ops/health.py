@@ -7,9 +7,9 @@ from collections.abc import Awaitable
 from fastapi import APIRouter, Response
 
 import clipfleet
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesGateway
-from clipfleet.api.gateway import LOOK_S, Gateway
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.dependencies import UsesGateway
+from clipfleet.api.dispatch.gateway import LOOK_S, Gateway
 from clipfleet.common.checks import Finding
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.messages import LANES

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from clipfleet.api.bodies import BodyRefused
+from clipfleet.api.http.bodies import BodyRefused
 from clipfleet.common.errors import (
     ClipfleetError,
     InvalidRequest,

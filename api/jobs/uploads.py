@@ -11,14 +11,21 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.bodies import TooSlow, reservation
-from clipfleet.api.depends import UsesCollection, UsesGateway
-from clipfleet.api.disconnect import ClientGone
-from clipfleet.api.forms import FormEvent, PartBegin, PartEnd, boundary_of, decoded, form_events
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.jobs import Key, accepted, new_job, require_room, scoped
-from clipfleet.api.problems import RESPONSES
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.dependencies import UsesCollection, UsesGateway
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http.bodies import TooSlow, reservation
+from clipfleet.api.http.disconnect import ClientGone
+from clipfleet.api.http.forms import (
+    FormEvent,
+    PartBegin,
+    PartEnd,
+    boundary_of,
+    decoded,
+    form_events,
+)
+from clipfleet.api.http.problems import RESPONSES
+from clipfleet.api.jobs.routes import Key, accepted, new_job, require_room, scoped
 from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.collection import LABEL_BYTES
 from clipfleet.common.errors import InvalidRequest, TooLarge, Unavailable

@@ -5,10 +5,10 @@ from contextlib import suppress
 
 from fastapi import APIRouter, Response
 
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import Name, UsesCaller, UsesCollection, UsesGateway
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.problems import RESPONSES
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.dependencies import Name, UsesCaller, UsesCollection, UsesGateway
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http.problems import RESPONSES
 from clipfleet.common.collection import Collection, check_collection_name
 from clipfleet.common.errors import InvalidRequest, NotFound
 from clipfleet.common.fleet import NoWorker

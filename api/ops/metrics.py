@@ -14,10 +14,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.bodies import Overfull
-from clipfleet.api.coalescer import Coalescer, Late, Overloaded
-from clipfleet.api.fleet_metrics import FleetCollector
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.dispatch.coalescer import Coalescer, Late, Overloaded
+from clipfleet.api.http.bodies import Overfull
+from clipfleet.api.ops.fleet_metrics import FleetCollector
 from clipfleet.common.errors import ClipfleetError
 from clipfleet.common.fleet import NoWorker
 from clipfleet.common.metrics import make_registry

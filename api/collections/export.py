@@ -11,10 +11,10 @@ import numpy as np
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesAccess, UsesCaller, UsesCollection, UsesGateway
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.problems import RESPONSES
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.dependencies import UsesAccess, UsesCaller, UsesCollection, UsesGateway
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http.problems import RESPONSES
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import ClipfleetError, Unavailable
 from clipfleet.common.exchange import TEXT, WHOLE, Description, schema_of

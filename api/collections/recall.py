@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from fastapi import APIRouter
 
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.coalescer import Coalescer
-from clipfleet.api.depends import UsesCollection, UsesGateway
-from clipfleet.api.exact import require_few
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.matching import checked
-from clipfleet.api.problems import RESPONSES
-from clipfleet.api.search import refusal
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.collections.bulk import checked
+from clipfleet.api.dependencies import UsesCollection, UsesGateway
+from clipfleet.api.dispatch.coalescer import Coalescer
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http.problems import RESPONSES
+from clipfleet.api.search.exact import require_few
+from clipfleet.api.search.routes import refusal
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.collection_schemas import QueryRecall, RecallIn, RecallOut
 from clipfleet.common.errors import InvalidRequest

@@ -17,7 +17,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from clipfleet.api.bodies import (
+from clipfleet.api.auth.keyring import KeyRing
+from clipfleet.api.auth.origin import from_another_site, host_name
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http.bodies import (
     RULES,
     UNCOUNTED,
     Body,
@@ -27,9 +30,6 @@ from clipfleet.api.bodies import (
     require_small,
     reserving,
 )
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.guard import from_another_site, host_name
-from clipfleet.api.keyring import KeyRing
 from clipfleet.common import keys
 from clipfleet.common.catalogue import unknown_collection
 from clipfleet.common.errors import (
@@ -148,7 +148,7 @@ class GuardedRoute(APIRoute):
         said = vars(endpoint)
         if "needs" not in said:
             raise TypeError(
-                f"{path}: the route does not say what it needs; see clipfleet.api.access"
+                f"{path}: the route does not say what it needs; see clipfleet.api.auth.access"
             )
         self.needs: Need = said["needs"]
         self.makes: bool = said["makes"]

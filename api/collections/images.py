@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Header, Query, Response
 
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesCollection, UsesGateway
-from clipfleet.api.problems import RESPONSES
-from clipfleet.api.terms import check_vector
-from clipfleet.api.vectors_json import parse_vectors
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.collections.vectors_json import parse_vectors
+from clipfleet.api.dependencies import UsesCollection, UsesGateway
+from clipfleet.api.http.problems import RESPONSES
+from clipfleet.api.search.terms import check_vector
 from clipfleet.common.blobs import BlobGone
 from clipfleet.common.catalogue import Deletion
 from clipfleet.common.collection import Collection, image_problem

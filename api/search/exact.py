@@ -1,7 +1,7 @@
 """Searches that take long, as the gateway sees them: each kind has a queue of its own."""
 
-from clipfleet.api.coalescer import Coalescer
-from clipfleet.api.gateway import Gateway
+from clipfleet.api.dispatch.coalescer import Coalescer
+from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.filters import parse_filter
 from clipfleet.common.messages import Query, Search, Term

@@ -4,13 +4,13 @@ import asyncio
 
 from fastapi import APIRouter
 
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesGateway
-from clipfleet.api.disconnect import WHILE_CONNECTED
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.problems import RESPONSES
-from clipfleet.api.search import refusal
-from clipfleet.api.terms import an_image, check_text, image_term
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.dependencies import UsesGateway
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http.disconnect import WHILE_CONNECTED
+from clipfleet.api.http.problems import RESPONSES
+from clipfleet.api.search.routes import refusal
+from clipfleet.api.search.terms import an_image, check_text, image_term
 from clipfleet.common.errors import BadImage, InvalidRequest, TooLarge, Unreadable
 from clipfleet.common.fleet import WorkerCard
 from clipfleet.common.messages import Query, Term

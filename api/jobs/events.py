@@ -11,11 +11,11 @@ from fastapi import APIRouter, Depends, Header, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesAccess, UsesCaller, UsesGateway
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.jobs import job_out
-from clipfleet.api.problems import RESPONSES
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.dependencies import UsesAccess, UsesCaller, UsesGateway
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http.problems import RESPONSES
+from clipfleet.api.jobs.routes import job_out
 from clipfleet.common.errors import NotFound, Unauthorized, Unavailable
 from clipfleet.common.ledger import FINAL, Job
 

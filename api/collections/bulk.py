@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from clipfleet.api.access import GuardedRoute, needs
-from clipfleet.api.depends import UsesCollection, UsesGateway
-from clipfleet.api.gateway import Gateway
-from clipfleet.api.problems import RESPONSES
+from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.dependencies import UsesCollection, UsesGateway
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http.problems import RESPONSES
 from clipfleet.common.catalogue import Deletion
 from clipfleet.common.collection import Collection
 from clipfleet.common.collection_schemas import Count, DeletedSome, DeleteIn, IdPage, Which

@@ -1,0 +1,1 @@
+"""Routes and numbers for operators: health, fleet, diagnosis, metrics, access log."""

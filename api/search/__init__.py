@@ -1,0 +1,1 @@
+"""Routes that search or embed, and what they check before a worker is asked."""
