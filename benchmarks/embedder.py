@@ -18,7 +18,7 @@ import numpy as np
 from transformers import CLIPConfig, CLIPModel
 
 from clipfleet.common.settings import CARRIED_MODEL, Settings
-from clipfleet.workers.clip import ClipEmbedder
+from clipfleet.workers.embedding.clip import ClipEmbedder
 
 
 def main() -> None:

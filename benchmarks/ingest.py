@@ -38,7 +38,7 @@ from clipfleet.common.store import Record
 from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.common.thumbnails import thumbnail
 from clipfleet.embedded import commands
-from clipfleet.workers.clip import CORES, ClipEmbedder
+from clipfleet.workers.embedding.clip import CORES, ClipEmbedder
 
 BATCH = 32
 LOOP = 60

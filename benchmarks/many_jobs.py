@@ -33,9 +33,9 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.overview import RedisOverviews
 from clipfleet.common.preprocess import Preprocess
 from clipfleet.common.settings import Settings
-from clipfleet.workers.places import Places
-from clipfleet.workers.planner import Planner
+from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.sources import Listed, Source
+from clipfleet.workers.storage.locations import Places
 
 MODEL = "benchmark"
 WORKERS, RATE = 64, 128.0  # which claim so many images a second each: chunks of 512

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfleet.cli import evaluation
 from clipfleet.common.settings import CARRIED_MODEL, Settings
-from clipfleet.workers import evaluate
-from clipfleet.workers.clip import ClipEmbedder
+from clipfleet.workers.embedding.clip import ClipEmbedder
 
 Rows = NDArray[np.float32]
 
@@ -44,7 +44,7 @@ def main() -> None:
     embedder = ClipEmbedder(settings)
     captions = _captions(asked.folder / "captions.csv")
     paths = [asked.folder / "images" / name for name in captions]
-    images = evaluate.embed_images(paths, embedder, settings, lambda *_: None)
+    images = evaluation.embed_images(paths, embedder, settings, lambda *_: None)
     said = [captions[paths[n].name] for n in images.kept]
     texts = embedder.embed_texts([text for some in said for text in some])
     own = np.repeat(np.arange(len(said)), [len(some) for some in said])

@@ -33,7 +33,7 @@ from transformers import AutoImageProcessor, CLIPConfig, CLIPModel
 from clipfleet.common.images import decode
 from clipfleet.common.preprocess import Pixels
 from clipfleet.common.settings import CARRIED_MODEL, Limits, Settings, carried_model
-from clipfleet.workers.clip import ClipEmbedder
+from clipfleet.workers.embedding.clip import ClipEmbedder
 
 Way = Callable[[Sequence[Path]], object]
 

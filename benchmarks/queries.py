@@ -22,7 +22,7 @@ from parts import Searchable, searchable, shown
 
 from clipfleet.common.settings import CARRIED_MODEL, Settings
 from clipfleet.common.store.milvus import MilvusStore
-from clipfleet.workers.clip import ClipEmbedder
+from clipfleet.workers.embedding.clip import ClipEmbedder
 
 CLIENTS = 64
 PATH = "/v1/collections/c/search"

@@ -23,7 +23,7 @@ class Sleeper(HashEmbedder):
         return super().embed_images(pixels)
 
 
-stub = ModuleType("clipfleet.workers.clip")
+stub = ModuleType("clipfleet.workers.embedding.clip")
 vars(stub)["ClipEmbedder"] = Sleeper
 sys.modules[stub.__name__] = stub  # no torch is loaded
 

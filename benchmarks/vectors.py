@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipfleet.common.embedder import Embeddings
 from clipfleet.common.settings import CARRIED_MODEL, Settings
-from clipfleet.workers.clip import ClipEmbedder
+from clipfleet.workers.embedding.clip import ClipEmbedder
 
 BATCH = 32
 

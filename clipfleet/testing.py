@@ -48,16 +48,16 @@ from clipfleet.common.replies import MemoryReplies
 from clipfleet.common.settings import LOOPBACK_NAMES, Settings
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.common.unfinished import MemoryUnfinished
-from clipfleet.workers.background import Background
-from clipfleet.workers.chunk import IngestParts
-from clipfleet.workers.exact import Bounds
-from clipfleet.workers.fetch_pool import fetch_pool
-from clipfleet.workers.housekeeper import Housekeeper
-from clipfleet.workers.ingest import claim_next, ingest_next, pass_on, work_on
-from clipfleet.workers.places import Places
-from clipfleet.workers.planner import Planner
-from clipfleet.workers.planner import run as run_planner
-from clipfleet.workers.query import QueryParts, answer_batch
+from clipfleet.workers.ingest.background import Background
+from clipfleet.workers.ingest.chunk import IngestParts
+from clipfleet.workers.ingest.claims import claim_next, ingest_next, pass_on, work_on
+from clipfleet.workers.ingest.fetch_pool import fetch_pool
+from clipfleet.workers.planner.housekeeper import Housekeeper
+from clipfleet.workers.planner.planner import Planner
+from clipfleet.workers.planner.planner import run as run_planner
+from clipfleet.workers.query.batch import QueryParts, answer_batch
+from clipfleet.workers.query.exact import Bounds
+from clipfleet.workers.storage.locations import Places
 
 __all__ = [
     "HashEmbedder",

@@ -1,7 +1,7 @@
 """From a decoded image to the pixels a model wants; the same on the gateway and on workers.
 
-The model's own processor says how (`clipfleet.workers.clip` reads it and checks that this gives
-the same); only the normalisation is left to the device. A worker resizes with a faster kernel
+The model's own processor says how. `clipfleet.workers.embedding.clip` reads it, and checks that this
+gives the same. Only the normalisation is left to the device. A worker resizes with a faster kernel
 than Pillow's, to the same pixels but for rounding: docs/decisions/0007.
 """
 

@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 settings = Settings()
 app = make_celery(settings)
 # Threads answer pings while busy; solo does not, and prefork breaks CUDA and gRPC.
-app.conf.worker_pool = "clipfleet.workers.pool:TaskPool"
-app.conf.worker_consumer = "clipfleet.workers.consumer:Consumer"
+app.conf.worker_pool = "clipfleet.workers.queue.pool:TaskPool"
+app.conf.worker_consumer = "clipfleet.workers.queue.consumer:Consumer"
 app.conf.task_queues = [
     Queue(name, Exchange(name, type="direct"), routing_key=name)
     for name in (queue_name(lane, settings.model) for lane in LANES)
@@ -89,7 +89,7 @@ def _make_embedder() -> Embedder:
     """StartupError says what to do."""
     if settings.model.startswith(HASH_MODEL):
         return HashEmbedder.named(settings.model, settings.embed_batch)
-    from clipfleet.workers.clip import ClipEmbedder  # torch takes seconds to import
+    from clipfleet.workers.embedding.clip import ClipEmbedder  # torch takes seconds to import
 
     return ClipEmbedder(settings)
 

@@ -29,19 +29,19 @@ from clipfleet.common.messages import Lane, QueryBatch, queue_name
 from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
-from clipfleet.workers.arrivals import batch_in
-from clipfleet.workers.background import Background
-from clipfleet.workers.chunk import IngestParts
-from clipfleet.workers.device import BrokenDevice, Watched
-from clipfleet.workers.exact import Bounds
-from clipfleet.workers.fetch_pool import fetch_pool
-from clipfleet.workers.ingest import Worked, claim_next, pass_on, work_on
-from clipfleet.workers.machine import about_worker
+from clipfleet.workers.embedding.cached import RememberingEmbedder
+from clipfleet.workers.embedding.guarded import BrokenDevice, Watched
+from clipfleet.workers.embedding.timed import Timed
+from clipfleet.workers.ingest.background import Background
+from clipfleet.workers.ingest.chunk import IngestParts
+from clipfleet.workers.ingest.claims import Worked, claim_next, pass_on, work_on
+from clipfleet.workers.ingest.fetch_pool import fetch_pool
 from clipfleet.workers.metrics import WorkerMetrics
-from clipfleet.workers.places import Places
-from clipfleet.workers.query import QueryParts, answer_batch
-from clipfleet.workers.remember import RememberingEmbedder
-from clipfleet.workers.timed import Timed
+from clipfleet.workers.query.batch import QueryParts, answer_batch
+from clipfleet.workers.query.exact import Bounds
+from clipfleet.workers.queue.decode import batch_in
+from clipfleet.workers.queue.machine import about_worker
+from clipfleet.workers.storage.locations import Places
 
 log = logging.getLogger(__name__)
 

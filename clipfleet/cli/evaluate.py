@@ -39,7 +39,6 @@ def evaluate(
     """
     with _installed():
         from clipfleet.common.errors import ClipfleetError
-        from clipfleet.workers import evaluate as _  # noqa: F401
     try:
         report = _measure(source, model, prompt, _names(names), gallery, limit)
     except ClipfleetError as error:
@@ -72,9 +71,9 @@ def _measure(
     gallery: int,
     limit: int,
 ) -> dict[str, Any]:
+    from clipfleet.cli import evaluation as metrics
     from clipfleet.common.errors import InvalidRequest
     from clipfleet.common.settings import Settings
-    from clipfleet.workers import evaluate as metrics
 
     if not source.exists():
         raise InvalidRequest(f"there is no {source}")
@@ -104,10 +103,10 @@ def _measure(
 
 def _embedded(paths: list[Path], settings: Any) -> tuple[Any, Any]:
     """The images' embeddings, with a progress bar, and the model that made them."""
-    from clipfleet.workers.evaluate import embed_images
+    from clipfleet.cli.evaluation import embed_images
 
     with _installed():  # torch takes seconds to import: what is wrong with the input comes first
-        from clipfleet.workers.clip import ClipEmbedder
+        from clipfleet.workers.embedding.clip import ClipEmbedder
     embedder = ClipEmbedder(settings)
     with Progress(console=show.err, transient=True) as progress:
         bar = progress.add_task("embedding images", total=len(paths))

@@ -30,7 +30,7 @@ class Item(BaseModel):
     """One image of a job, by reference.
 
     Attributes:
-        read: where its bytes lie, see `workers/read.py`.
+        read: where its bytes lie, see `workers/storage/items.py`.
         problem: found while listing the source; the item fails with this reason.
         row: "line 12" of a manifest whose text there may be no URI at all. A failure is called so
             unless a picture was seen: nobody learns what a file says that is no manifest.

@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from clipfleet.cli import app
+from clipfleet.cli import app, evaluation
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
-from clipfleet.workers import evaluate
-from clipfleet.workers.clip import ClipEmbedder
+from clipfleet.workers.embedding.clip import ClipEmbedder
 from support.models import data
 from support.stack import cli
 
@@ -35,10 +34,10 @@ def embedder() -> ClipEmbedder:
 def test_half_of_the_sample_images_are_found_by_their_names(embedder: ClipEmbedder) -> None:
     """0.55 was measured; chance is 0.01."""
     paths = sorted(SAMPLES.rglob("*.png"))
-    images = evaluate.embed_images(paths, embedder, Settings(), lambda *_: None)
+    images = evaluation.embed_images(paths, embedder, Settings(), lambda *_: None)
     assert len(images.kept) == len(paths)
     names = embedder.embed_texts([path.stem.replace("-", " ") for path in paths])
-    found = evaluate.retrieve(names, images.rows, range(len(paths)), gallery=0)
+    found = evaluation.retrieve(names, images.rows, range(len(paths)), gallery=0)
     assert found["recall@5"] >= 0.5
 
 

@@ -13,7 +13,7 @@ from clipfleet.common.ledger import Claim, Failure, Ledger, Outcome
 from clipfleet.common.ledger import redis as redis_ledger
 from clipfleet.common.ledger.failure_parts import FailureParts, FailuresLost
 from clipfleet.common.ledger.redis import KEPT_FAILURES, RedisLedger
-from clipfleet.workers.retry_source import Retry
+from clipfleet.workers.planner.retry_source import Retry
 from clipfleet.workers.sources import SourceError
 from support.ledgers import Names, claimed, failure, items, planned, requeue
 from support.source_helpers import access_to
@@ -190,7 +190,7 @@ def test_while_the_blob_store_is_away_a_mark_counts_nothing_and_comes_again(
 def test_a_retry_reads_every_failure_from_every_cursor(
     ledger: RedisLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipfleet.workers.retry_source.PAGE", 3)
+    monkeypatch.setattr("clipfleet.workers.planner.retry_source.PAGE", 3)
     planned(ledger, ("a",), ("b", "c"), ("d",), ("e", "f", "g", "h"))
     for _ in range(4):
         fail(ledger, claimed(ledger))

@@ -11,8 +11,8 @@ from clipfleet.common.identity import primary_key
 from clipfleet.common.messages import Search
 from clipfleet.common.store import Record, Store
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers.exact import Bounds
-from clipfleet.workers.find import find
+from clipfleet.workers.query.exact import Bounds
+from clipfleet.workers.query.search import find
 from support.stores import DIM
 
 

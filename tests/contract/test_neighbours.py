@@ -18,8 +18,9 @@ from clipfleet.common.ledger import Claim, Job
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import OtherVersion, say_once
-from clipfleet.workers import arrivals, housekeeper
-from clipfleet.workers.housekeeper import Housekeeper
+from clipfleet.workers.planner import housekeeper
+from clipfleet.workers.planner.housekeeper import Housekeeper
+from clipfleet.workers.queue import decode
 from support import releases
 from support.worker_harness import Planning, Workplace
 
@@ -210,7 +211,7 @@ def test_a_worker_leaves_the_chunk_of_a_newer_record_as_it_is_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However often it comes to it: no attempt is counted, so nothing of it is quarantined."""
-    monkeypatch.setattr(arrivals, "PAUSE_S", 0.0)
+    monkeypatch.setattr(decode, "PAUSE_S", 0.0)
     place.plan([place.photo("a.jpg")])
     rewrite(client, key, field, v=3)
     client.hset("clipfleet:job:job", "version", version)

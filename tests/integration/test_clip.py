@@ -14,7 +14,7 @@ from clipfleet.common.settings import Settings
 from support.models import clip_embedder, data, tiny_siglip
 
 if TYPE_CHECKING:
-    from clipfleet.workers.clip import ClipEmbedder
+    from clipfleet.workers.embedding.clip import ClipEmbedder
 
 
 @pytest.fixture(scope="module")

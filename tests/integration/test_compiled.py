@@ -11,7 +11,7 @@ import pytest
 from support.models import clip_embedder, tiny_clip
 
 if TYPE_CHECKING:
-    from clipfleet.workers.clip import ClipEmbedder
+    from clipfleet.workers.embedding.clip import ClipEmbedder
 
 
 def pixels(embedder: "ClipEmbedder", count: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.unfinished import RedisUnfinished
-from clipfleet.workers.housekeeper import DAY_S, Housekeeper
+from clipfleet.workers.planner.housekeeper import DAY_S, Housekeeper
 from support import gateways
 from support.services import eventually
 

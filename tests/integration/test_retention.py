@@ -9,7 +9,7 @@ import redis
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.unfinished import RedisUnfinished
-from clipfleet.workers.housekeeper import DAY_S, Housekeeper
+from clipfleet.workers.planner.housekeeper import DAY_S, Housekeeper
 from support.ledgers import Clock, a_job, ended, traces
 
 
@@ -60,7 +60,7 @@ def test_with_nothing_to_expire_nothing_goes(house: House) -> None:
 def test_a_round_is_bounded_and_the_next_goes_on(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipfleet.workers.housekeeper.MOST", 3)
+    monkeypatch.setattr("clipfleet.workers.planner.housekeeper.MOST", 3)
     for n in range(5):
         house.upload(f"j{n}")
     house.clock.now += 40 * DAY_S

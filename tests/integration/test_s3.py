@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from clipfleet.common.errors import Unavailable
-from clipfleet.workers.read import read_item
 from clipfleet.workers.sources import Source
 from clipfleet.workers.sources import bucket as paging
+from clipfleet.workers.storage.items import read_item
 from support.archives import KINDS, packed
 from support.s3 import S3, s3_server
 from support.source_helpers import items, listed, places, resumes_everywhere, source, why_not

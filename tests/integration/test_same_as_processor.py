@@ -16,7 +16,7 @@ from clipfleet.common.settings import CARRIED_MODEL, Limits, carried_model
 from support.models import clip_embedder, data, tiny_clip
 
 if TYPE_CHECKING:
-    from clipfleet.workers.clip import ClipEmbedder
+    from clipfleet.workers.embedding.clip import ClipEmbedder
 
 PHOTOS = {"flickr8k": "images/*.jpg", "imagenette2-224": "val/*/*", "caltech101-128": "*/*.jpg"}
 MOST = 80

@@ -17,8 +17,8 @@ from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.ledger import Item
 from clipfleet.common.preprocess import Pixels
 from clipfleet.common.store import Vectors
-from clipfleet.workers import chunk
-from clipfleet.workers.places import BucketAway, Places
+from clipfleet.workers.ingest import chunk
+from clipfleet.workers.storage.locations import BucketAway, Places
 from support.services import eventually
 from support.silent import Silent, silent
 from support.webserver import Site, body, site

@@ -8,7 +8,7 @@ import pytest
 
 from clipfleet import Client
 from clipfleet.testing import MemoryService
-from clipfleet.workers.background import MAX_CHUNKS
+from clipfleet.workers.ingest.background import MAX_CHUNKS
 from support import stack
 from support.services import eventually
 from support.silent import Silent, silent

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipfleet.common.ledger import Item
-from clipfleet.workers.read import read_item
 from clipfleet.workers.sources import Source
+from clipfleet.workers.storage.items import read_item
 from support.source_helpers import Web, places, source
 
 Members = Mapping[str, bytes] | Sequence[tuple[str, bytes]]

@@ -29,7 +29,7 @@ SETTINGS = {
 }
 # All chunks are small from the first on, and on a busy machine no part waits for another.
 CONSTANTS = {
-    "clipfleet.workers.chunk_size:FIRST_CHUNK": 8,
+    "clipfleet.workers.planner.chunk_size:FIRST_CHUNK": 8,
     "clipfleet.embedded.supervisor:NICE": 0,
 }
 CHUNK = 8  # images

@@ -10,7 +10,7 @@ from clipfleet.common.settings import Settings
 from support import services
 
 if TYPE_CHECKING:
-    from clipfleet.workers.clip import ClipEmbedder
+    from clipfleet.workers.embedding.clip import ClipEmbedder
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -23,7 +23,7 @@ def data(name: str) -> Path:
 
 
 def clip_embedder(model: str | Path, **settings: Any) -> "ClipEmbedder":
-    from clipfleet.workers.clip import ClipEmbedder
+    from clipfleet.workers.embedding.clip import ClipEmbedder
 
     return ClipEmbedder(Settings(model=str(model), **settings))
 

@@ -20,7 +20,7 @@ from clipfleet.common.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers.query import QueryParts, answer_batch
+from clipfleet.workers.query.batch import QueryParts, answer_batch
 from support.gateways import Service
 
 MODEL = "m"

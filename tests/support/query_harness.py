@@ -15,7 +15,7 @@ from clipfleet.common.replies import MemoryReplies
 from clipfleet.common.store import Match, Record, StoreUnavailable, Vectors
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.metrics import WorkerMetrics
-from clipfleet.workers.query import QueryParts, answer_batch
+from clipfleet.workers.query.batch import QueryParts, answer_batch
 
 TEXT = Term(kind="text", value="a church")
 IMAGE = Term(kind="image", value="key")

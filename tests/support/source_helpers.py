@@ -15,8 +15,8 @@ from clipfleet.common.ledger import Item
 from clipfleet.common.settings import Limits, Settings
 from clipfleet.common.source_access import OwnPlaces, SourceAccess
 from clipfleet.common.source_grants import SourceGrant
-from clipfleet.workers.places import Places
 from clipfleet.workers.sources import Listed, Source, SourceError, open_source
+from clipfleet.workers.storage.locations import Places
 from support.worker_harness import BUCKETS
 
 

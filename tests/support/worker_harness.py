@@ -27,14 +27,14 @@ from clipfleet.common.preprocess import Preprocess
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers.chunk import IngestParts
-from clipfleet.workers.device import Watched
-from clipfleet.workers.fetch_pool import fetch_pool
-from clipfleet.workers.ingest import ingest_next
+from clipfleet.workers.embedding.guarded import Watched
+from clipfleet.workers.ingest.chunk import IngestParts
+from clipfleet.workers.ingest.claims import ingest_next
+from clipfleet.workers.ingest.fetch_pool import fetch_pool
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
-from clipfleet.workers.places import Places
-from clipfleet.workers.planner import Planner
-from clipfleet.workers.readers import Readers
+from clipfleet.workers.planner.planner import Planner
+from clipfleet.workers.planner.readers import Readers
+from clipfleet.workers.storage.locations import Places
 from support.ledgers import LEASE_S, MAX_ATTEMPTS, MODEL, Clock
 
 BUCKETS = {**uris.BUCKETS, "memory": ("fsspec", "parts")}

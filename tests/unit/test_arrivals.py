@@ -15,8 +15,9 @@ from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.messages import Answer, BatchReply, Message, QueryBatch
 from clipfleet.common.replies import MemoryReplies
 from clipfleet.common.versions import OtherVersion, say_once
-from clipfleet.workers import app, arrivals
-from clipfleet.workers.arrivals import batch_in
+from clipfleet.workers import app
+from clipfleet.workers.queue import decode
+from clipfleet.workers.queue.decode import batch_in
 from support import releases
 from support.coalescer_harness import Desk, query
 from support.ledgers import MODEL
@@ -119,7 +120,7 @@ class Newer(MemoryLedger):
 def test_a_job_of_a_newer_release_is_left_to_others_and_says_so(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrivals, "PAUSE_S", 0.0)
+    monkeypatch.setattr(decode, "PAUSE_S", 0.0)
     ledger = workplace.ledger = Newer(workplace.clock)
     workplace.plan([workplace.photo("a.jpg")])
     for _ in range(3):
@@ -146,7 +147,7 @@ def test_a_worker_that_meets_a_newer_job_does_not_take_every_nudge(workplace: Wo
     workplace.ledger, workplace.stopping = Newer(workplace.clock), Stopping()
     workplace.plan([workplace.photo("a.jpg")])
     workplace.work()
-    assert pauses == [arrivals.PAUSE_S]
+    assert pauses == [decode.PAUSE_S]
 
 
 @pytest.mark.parametrize(

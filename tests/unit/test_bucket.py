@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from clipfleet.common.errors import Unavailable, Unreadable
 from clipfleet.common.ledger import Item
 from clipfleet.common.sources import BucketSource
-from clipfleet.workers.places import bucket_errors
-from clipfleet.workers.read import read_item
 from clipfleet.workers.sources.bucket import Bucket
+from clipfleet.workers.storage.items import read_item
+from clipfleet.workers.storage.locations import bucket_errors
 from support.source_helpers import items, places, resumes_everywhere, source, why_not
 
 

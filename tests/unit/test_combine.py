@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clipfleet.common.collection import Metric
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.store import Vectors
-from clipfleet.workers.combine import combine
+from clipfleet.workers.query.combine import combine
 
 METRICS: list[Metric] = ["cosine", "dot", "euclidean"]
 WEIGHTS = st.floats(-3, 3).map(lambda weight: round(weight, 2))

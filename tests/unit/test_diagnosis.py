@@ -19,7 +19,7 @@ from clipfleet.common.ledger import Job, NewJob
 from clipfleet.common.messages import LANES
 from clipfleet.common.settings import Settings
 from clipfleet.testing import MemoryStore, memory_parts
-from clipfleet.workers.machine import gpus
+from clipfleet.workers.queue.machine import gpus
 
 ABOUT = About(version=clipfleet.__version__, torch="2.13.0+cpu", cores=2)
 

@@ -15,8 +15,8 @@ from clipfleet.common.filters import parse_filter
 from clipfleet.common.identity import primary_key
 from clipfleet.common.store import Match, Record, Vectors
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers import exact
-from clipfleet.workers.exact import Bounds, exact_search
+from clipfleet.workers.query import exact
+from clipfleet.workers.query.exact import Bounds, exact_search
 
 DIM = 6
 

@@ -2,7 +2,7 @@
 
 import threading
 
-from clipfleet.workers.fair_lock import FairLock
+from clipfleet.workers.ingest.fair_lock import FairLock
 from support.services import eventually
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from clipfleet.workers import fetch_pool
-from clipfleet.workers.fetch_pool import FetchPool
+from clipfleet.workers.ingest import fetch_pool
+from clipfleet.workers.ingest.fetch_pool import FetchPool
 from support.services import eventually
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.ledger import Item, Job
-from clipfleet.workers import chunk
+from clipfleet.workers.ingest import chunk
 from support.worker_harness import Workplace
 
 BATCH = HashEmbedder().batch

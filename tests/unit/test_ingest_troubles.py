@@ -13,8 +13,8 @@ from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.store import Fingerprint, Record, StoreUnavailable
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers.device import BrokenDevice, Watched
-from clipfleet.workers.lease import Lease
+from clipfleet.workers.embedding.guarded import BrokenDevice, Watched
+from clipfleet.workers.ingest.lease import Lease
 from support.ledgers import requeue
 from support.worker_harness import Workplace, counts
 

@@ -4,9 +4,9 @@ import pytest
 
 from clipfleet.common.broker import BrokerUnavailable, MemoryPublisher
 from clipfleet.common.messages import IngestNudge
-from clipfleet.workers.chunk_size import FIRST_CHUNK
-from clipfleet.workers.ingest import pass_on
-from clipfleet.workers.planner import TOP_UP_S
+from clipfleet.workers.ingest.claims import pass_on
+from clipfleet.workers.planner.chunk_size import FIRST_CHUNK
+from clipfleet.workers.planner.planner import TOP_UP_S
 from support.ledgers import LEASE_S, MODEL
 from support.worker_harness import Planning
 

@@ -6,7 +6,7 @@ import pytest
 
 from clipfleet.common.ledger import Item, Outcome
 from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.workers.chunk_size import FIRST_CHUNK, LARGEST_CHUNK, SMALLEST_CHUNK
+from clipfleet.workers.planner.chunk_size import FIRST_CHUNK, LARGEST_CHUNK, SMALLEST_CHUNK
 from support.ledgers import LEASE_S
 from support.worker_harness import Planning
 

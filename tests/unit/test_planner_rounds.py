@@ -7,8 +7,8 @@ import pytest
 
 from clipfleet.common.ledger import LOOK_S, NewJob
 from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.workers.planner import LOOKS, Planner
-from clipfleet.workers.readers import Readers
+from clipfleet.workers.planner.planner import LOOKS, Planner
+from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.sources import Source
 from support.worker_harness import Planning, places_of
 

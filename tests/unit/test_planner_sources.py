@@ -8,10 +8,10 @@ import pytest
 from clipfleet.common.blobs import BlobsUnavailable
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Item, Job, NewJob
-from clipfleet.workers.places import BucketAway
-from clipfleet.workers.planner import Planner
-from clipfleet.workers.readers import Readers
+from clipfleet.workers.planner.planner import Planner
+from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.sources import Listed, Source
+from clipfleet.workers.storage.locations import BucketAway
 from support.archives import packed
 from support.worker_harness import Planning
 

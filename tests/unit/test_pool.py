@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from kombu.asynchronous import Hub, set_event_loop
 
-from clipfleet.workers.pool import TaskPool
+from clipfleet.workers.queue.pool import TaskPool
 
 
 @pytest.fixture

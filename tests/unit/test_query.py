@@ -10,7 +10,7 @@ from clipfleet.common.embedder import Embeddings, HashEmbedder
 from clipfleet.common.messages import BatchReply, Query, Term
 from clipfleet.common.packed import read_reply
 from clipfleet.common.store import Record
-from clipfleet.workers.query import STALENESS_S
+from clipfleet.workers.query.batch import STALENESS_S
 from support.query_harness import IMAGE, TEXT, World, by_id, ids
 
 

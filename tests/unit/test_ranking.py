@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clipfleet.common.collection import Metric
 from clipfleet.common.store import Match, Record
-from clipfleet.workers.ranking import Kept, Ranking, Wanted
+from clipfleet.workers.query.ranking import Kept, Ranking, Wanted
 
 
 def match(name: str, score: float, *numbers: float, **more: Any) -> Match:

@@ -7,11 +7,11 @@ from functools import partial
 import pytest
 
 from clipfleet.common.ledger import Item, NewJob
-from clipfleet.workers import readers
-from clipfleet.workers.places import BucketAway
-from clipfleet.workers.planner import Planner
-from clipfleet.workers.readers import Readers
+from clipfleet.workers.planner import readers
+from clipfleet.workers.planner.planner import Planner
+from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.sources import Listed, Source, SourceError
+from clipfleet.workers.storage.locations import BucketAway
 from support import services
 from support.silent import silent
 from support.worker_harness import Planning

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipfleet.common.embedder import Embeddings, HashEmbedder
-from clipfleet.workers.remember import RememberingEmbedder
+from clipfleet.workers.embedding.cached import RememberingEmbedder
 
 
 class Counting(HashEmbedder):

@@ -8,7 +8,7 @@ import pytest
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Failure, Item, Outcome
 from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.workers.retry_source import Retry
+from clipfleet.workers.planner.retry_source import Retry
 from support.source_helpers import access_to
 from support.worker_harness import Planning
 
@@ -45,7 +45,7 @@ def seen(world: Planning, job: str, rounds: int = 200) -> list[Item]:
 
 
 def test_the_failures_and_nothing_else_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipfleet.workers.retry_source.PAGE", 7)
+    monkeypatch.setattr("clipfleet.workers.planner.retry_source.PAGE", 7)
     world = Planning()
     failed(world, [broken(n) for n in range(100)])
     world.job_of({"type": "retry", "job": "job"}, "again", retry_of="job")
@@ -59,7 +59,7 @@ def test_the_failures_and_nothing_else_are_tried_again(monkeypatch: pytest.Monke
 def test_a_retry_whose_job_is_deleted_meanwhile_fails_in_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("clipfleet.workers.retry_source.PAGE", 20)
+    monkeypatch.setattr("clipfleet.workers.planner.retry_source.PAGE", 20)
     world = Planning()
     failed(world, [broken(n) for n in range(300)])
     world.job_of({"type": "retry", "job": "job"}, "again", retry_of="job")
@@ -86,7 +86,7 @@ class Forgetful(MemoryLedger):
 
 
 def test_while_the_ledger_is_away_a_retry_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipfleet.workers.retry_source.PAGE", 10)
+    monkeypatch.setattr("clipfleet.workers.planner.retry_source.PAGE", 10)
     world = Planning(Forgetful())
     failed(world, [broken(n) for n in range(25)])
     world.job_of({"type": "retry", "job": "job"}, "again", retry_of="job")

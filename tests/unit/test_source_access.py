@@ -24,9 +24,9 @@ from clipfleet.common.source_access import (
 from clipfleet.common.source_grants import BucketPlace, SourceGrant
 from clipfleet.common.sources import BucketSource
 from clipfleet.common.uris import BadUri
-from clipfleet.workers.places import Places
 from clipfleet.workers.sources import SourceError, open_source
 from clipfleet.workers.sources.bucket import Bucket
+from clipfleet.workers.storage.locations import Places
 from support.containment import hindrance
 from support.source_helpers import access_to, items
 from support.worker_harness import places_of

@@ -3,9 +3,9 @@
 import pytest
 
 from clipfleet.common.embedder import HashEmbedder
+from clipfleet.workers.embedding.cached import RememberingEmbedder
+from clipfleet.workers.embedding.timed import Timed
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
-from clipfleet.workers.remember import RememberingEmbedder
-from clipfleet.workers.timed import Timed
 from support.ledgers import LEASE_S
 from support.prometheus import Scrape, faults, scraped
 from support.query_harness import TEXT, World

@@ -12,7 +12,6 @@ from clipfleet.common.sources import (
     UrlsSource,
 )
 from clipfleet.common.sources import Source as Asked
-from clipfleet.workers.places import Places
 from clipfleet.workers.sources.archive import Archive
 from clipfleet.workers.sources.base import Listed, Source, SourceError
 from clipfleet.workers.sources.bucket import Bucket
@@ -22,6 +21,7 @@ from clipfleet.workers.sources.inline import Upload, Urls
 from clipfleet.workers.sources.manifest import Lines
 from clipfleet.workers.sources.parquet import Parquet
 from clipfleet.workers.sources.scratch import ScratchUnavailable
+from clipfleet.workers.storage.locations import Places
 
 __all__ = [
     "Folder",

@@ -12,11 +12,11 @@ from clipfleet.common.errors import Unreadable
 from clipfleet.common.identity import printable
 from clipfleet.common.images import SUFFIXES
 from clipfleet.common.sources import ArchiveSource
-from clipfleet.workers.places import Places
 from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, persistently
 from clipfleet.workers.sources.copies import Copies
 from clipfleet.workers.sources.tar import Damaged, Refer, Tar
 from clipfleet.workers.sources.zip import Zip
+from clipfleet.workers.storage.locations import Places
 
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", (b"PK\3\4", b"PK\5\6")
 END = "end"  # the cursor behind what is said of the archive as a whole

@@ -9,8 +9,8 @@ from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.images import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.common.sources import BucketSource
-from clipfleet.workers.places import BadPlace, Places, bucket_errors
 from clipfleet.workers.sources.base import Listed, SourceError
+from clipfleet.workers.storage.locations import BadPlace, Places, bucket_errors
 
 PAGE = 1_000
 

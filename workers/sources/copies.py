@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.uploads import uploads_of
-from clipfleet.workers.places import Places
+from clipfleet.workers.storage.locations import Places
 
 KEY_BYTES = 200
 

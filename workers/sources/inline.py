@@ -7,8 +7,8 @@ from clipfleet.common.errors import Unreadable
 from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.ledger import Item
 from clipfleet.common.sources import UrlsSource
-from clipfleet.workers.places import Places
 from clipfleet.workers.sources.base import Listed
+from clipfleet.workers.storage.locations import Places
 
 
 class Upload:

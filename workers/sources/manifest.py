@@ -9,11 +9,11 @@ from typing import BinaryIO, cast
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.identity import printable
 from clipfleet.common.sources import ManifestSource
-from clipfleet.workers.places import Places
 from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, persistently
 from clipfleet.workers.sources.lines import Mark, lines
 from clipfleet.workers.sources.rows import Rows
 from clipfleet.workers.sources.text import Records, csv_header, csv_items, json_items, plain_items
+from clipfleet.workers.storage.locations import Places
 
 GZIP = b"\x1f\x8b"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")

@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.identity import printable
 from clipfleet.common.sources import ManifestSource
-from clipfleet.workers.places import Places
 from clipfleet.workers.sources.base import Listed, SourceError
 from clipfleet.workers.sources.copies import Copies
 from clipfleet.workers.sources.rows import Rows, require_distinct
+from clipfleet.workers.storage.locations import Places
 
 BATCH = 512
 

@@ -10,8 +10,8 @@ from clipfleet.common.collection import METADATA_DEPTH, RESERVED
 from clipfleet.common.identity import id_problem, printable, text_problem
 from clipfleet.common.images import SUFFIXES
 from clipfleet.common.ledger import Item
-from clipfleet.workers.places import BadPlace, Places
 from clipfleet.workers.sources.base import SourceError
+from clipfleet.workers.storage.locations import BadPlace, Places
 
 OURS = frozenset({"id", "uri", "label"})
 

@@ -8,12 +8,12 @@ from typing import BinaryIO
 
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.identity import printable
-from clipfleet.workers.places import Places
-from clipfleet.workers.read import unzipped
 from clipfleet.workers.sources.base import Listed
 from clipfleet.workers.sources.samples import Member, Said, counts, item_of, said
 from clipfleet.workers.sources.scratch import scratch
 from clipfleet.workers.sources.zip_directory import Directory
+from clipfleet.workers.storage.items import unzipped
+from clipfleet.workers.storage.locations import Places
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1

@@ -16,10 +16,10 @@ from clipfleet.common.logs import about
 from clipfleet.common.messages import IngestNudge
 from clipfleet.common.store import CollectionGone
 from clipfleet.common.versions import OtherVersion
-from clipfleet.workers.arrivals import pass_over
-from clipfleet.workers.chunk import Chunk, IngestParts, WrongModel
-from clipfleet.workers.device import BrokenDevice
-from clipfleet.workers.lease import Interrupted, Lease
+from clipfleet.workers.embedding.guarded import BrokenDevice
+from clipfleet.workers.ingest.chunk import Chunk, IngestParts, WrongModel
+from clipfleet.workers.ingest.lease import Interrupted, Lease
+from clipfleet.workers.queue.decode import pass_over
 
 log = logging.getLogger(__name__)
 

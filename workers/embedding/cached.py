@@ -9,7 +9,7 @@ import numpy as np
 
 from clipfleet.common.embedder import Embedder, Embeddings
 from clipfleet.common.store import Vectors
-from clipfleet.workers.wrapped import Wrapped
+from clipfleet.workers.embedding.proxy import Wrapped
 
 
 class RememberingEmbedder(Wrapped):

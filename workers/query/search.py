@@ -6,8 +6,8 @@ from typing import Any
 from clipfleet.common.filters import parse_filter
 from clipfleet.common.messages import Search
 from clipfleet.common.store import Match, Store, Vectors
-from clipfleet.workers.exact import Bounds, exact_search
-from clipfleet.workers.ranking import Kept, Ranking, Wanted
+from clipfleet.workers.query.exact import Bounds, exact_search
+from clipfleet.workers.query.ranking import Kept, Ranking, Wanted
 
 WINDOW = 10_000  # the widest without grouping or collapsing; Milvus ends at 16,384
 NUMBERS = 4_000_000  # of embeddings in one answer of the store: 16 MB of the 64 that gRPC takes

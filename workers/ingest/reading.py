@@ -14,10 +14,10 @@ from clipfleet.common.ledger import Item
 from clipfleet.common.logs import in_context
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
-from clipfleet.workers.fetch_pool import FetchPool
+from clipfleet.workers.ingest.fetch_pool import FetchPool
+from clipfleet.workers.ingest.prepare import Failed, Prepare, Ready
 from clipfleet.workers.metrics import Spent
-from clipfleet.workers.places import Places
-from clipfleet.workers.prepare import Failed, Prepare, Ready
+from clipfleet.workers.storage.locations import Places
 
 
 class Parts(Protocol):

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from clipfleet.common.embedder import Embedder, Embeddings
 from clipfleet.common.messages import Lane
+from clipfleet.workers.embedding.proxy import Wrapped
 from clipfleet.workers.metrics import WorkerMetrics
-from clipfleet.workers.wrapped import Wrapped
 
 
 class Timed(Wrapped):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipfleet.common.embedder import Embedder, Embeddings
-from clipfleet.workers.wrapped import Wrapped
+from clipfleet.workers.embedding.proxy import Wrapped
 
 
 class BrokenDevice(Exception):

@@ -1,4 +1,4 @@
-"""The planner: `python -m clipfleet.workers.planner`. Any number may run; each has jobs of its own.
+"""The planner. Any number of planners may run; each has jobs of its own.
 
 It streams each job's source into chunks, keeps a bounded window of them open, sends workers a nudge
 while chunks are pending, and takes apart chunks that keep ending their workers. It looks at a job
@@ -36,13 +36,13 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.startup import begin_checks
 from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import OtherVersion, say_once
-from clipfleet.workers.chunk_size import chunk_size, room_for
-from clipfleet.workers.housekeeper import Housekeeper
 from clipfleet.workers.metrics import PlannerMetrics
-from clipfleet.workers.places import BucketAway, Places
-from clipfleet.workers.readers import Readers
-from clipfleet.workers.retry_source import Retry
+from clipfleet.workers.planner.chunk_size import chunk_size, room_for
+from clipfleet.workers.planner.housekeeper import Housekeeper
+from clipfleet.workers.planner.readers import Readers
+from clipfleet.workers.planner.retry_source import Retry
 from clipfleet.workers.sources import ScratchUnavailable, Source, SourceError, open_source
+from clipfleet.workers.storage.locations import BucketAway, Places
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -437,7 +437,3 @@ def main() -> None:
     threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()
     log.info("planner %s is at work", name)
     run(planner, stopping)
-
-
-if __name__ == "__main__":
-    main()

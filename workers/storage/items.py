@@ -6,7 +6,7 @@ import zlib
 
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.ledger import Item
-from clipfleet.workers.places import Places
+from clipfleet.workers.storage.locations import Places
 
 ZIP_HEADER = struct.Struct("<4s22xHH")
 ZIP_SLACK = 2_048  # what name and extra fields usually need, so that one reading does

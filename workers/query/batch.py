@@ -15,11 +15,11 @@ from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Sea
 from clipfleet.common.replies import Replies
 from clipfleet.common.schemas import MatchOut
 from clipfleet.common.store import Record, Store, Vectors
-from clipfleet.workers.combine import combine
-from clipfleet.workers.exact import Bounds
-from clipfleet.workers.find import find
 from clipfleet.workers.metrics import WorkerMetrics
-from clipfleet.workers.ranking import Kept
+from clipfleet.workers.query.combine import combine
+from clipfleet.workers.query.exact import Bounds
+from clipfleet.workers.query.ranking import Kept
+from clipfleet.workers.query.search import find
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
 from clipfleet.common.thumbnails import thumbnail, thumbnail_key
 from clipfleet.workers.metrics import Spent
-from clipfleet.workers.places import Places
-from clipfleet.workers.read import read_item
+from clipfleet.workers.storage.items import read_item
+from clipfleet.workers.storage.locations import Places
 
 
 @dataclass(frozen=True)

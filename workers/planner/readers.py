@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from clipfleet.common.fetch import Cancellation
-from clipfleet.workers.fetch_pool import FetchPool
+from clipfleet.workers.ingest.fetch_pool import FetchPool
 from clipfleet.workers.sources import Listed, Source, SourceError
 
 LISTING_S = 1.0  # after so long what there is will do

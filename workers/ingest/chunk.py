@@ -32,14 +32,14 @@ from clipfleet.common.ledger import (
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.common.thumbnails import thumbnail_key
-from clipfleet.workers.device import BrokenDevice
-from clipfleet.workers.fair_lock import FairLock
-from clipfleet.workers.fetch_pool import FetchPool
-from clipfleet.workers.lease import Interrupted, Lease
+from clipfleet.workers.embedding.guarded import BrokenDevice
+from clipfleet.workers.ingest.fair_lock import FairLock
+from clipfleet.workers.ingest.fetch_pool import FetchPool
+from clipfleet.workers.ingest.lease import Interrupted, Lease
+from clipfleet.workers.ingest.prepare import Failed, Prepare, Ready, Unchanged
+from clipfleet.workers.ingest.reading import Reading, UnderWay
 from clipfleet.workers.metrics import Spent, WorkerMetrics
-from clipfleet.workers.places import Places
-from clipfleet.workers.prepare import Failed, Prepare, Ready, Unchanged
-from clipfleet.workers.reading import Reading, UnderWay
+from clipfleet.workers.storage.locations import Places
 
 T = TypeVar("T")
 # A worker that has had a chunk for so long marks what is done of it and gives the rest back.

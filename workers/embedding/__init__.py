@@ -1,0 +1,1 @@
+"""Models: CLIP on torch, and what is wrapped around it. Nothing else imports torch."""

@@ -1,0 +1,1 @@
+"""From a claimed chunk to stored embeddings: read, decode, embed, upsert, mark."""
