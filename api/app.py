@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-import clipfleet
+from clipfleet._version import __version__
 from clipfleet.api import assets
 from clipfleet.api.auth.access import Access, GuardedRoute
 from clipfleet.api.auth.origin import Guard
@@ -24,10 +24,10 @@ from clipfleet.api.ops.access_log import Observe
 from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.api.search import embed
 from clipfleet.api.search import routes as search
-from clipfleet.common.checks import blob_checks, service_checks
-from clipfleet.common.logs import configure_logs
+from clipfleet.common.process.checks import blob_checks, service_checks
+from clipfleet.common.process.logs import configure_logs
+from clipfleet.common.process.startup import begin_checks
 from clipfleet.common.settings import Settings
-from clipfleet.common.startup import begin_checks
 
 DESCRIPTION = """
 Index images in bulk, find them again by words or by image.
@@ -74,7 +74,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
 
     app = FastAPI(
         title="clipfleet",
-        version=clipfleet.__version__,
+        version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
     )

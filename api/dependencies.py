@@ -7,7 +7,7 @@ from fastapi import Depends, Path, Request
 from clipfleet.api.auth.access import Access, Caller
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
-from clipfleet.common.source_grants import SourceGrant
+from clipfleet.common.http.source_grants import SourceGrant
 
 
 def gateway_of(request: Request) -> Gateway:

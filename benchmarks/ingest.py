@@ -32,11 +32,11 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from clipfleet import Client, Error
 from clipfleet.common.collection import Collection
 from clipfleet.common.identity import primary_key
-from clipfleet.common.images import decode
+from clipfleet.common.imaging.decode import decode
+from clipfleet.common.imaging.thumbnails import thumbnail
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 from clipfleet.common.store import Record
 from clipfleet.common.store.milvus import MilvusStore
-from clipfleet.common.thumbnails import thumbnail
 from clipfleet.embedded import commands
 from clipfleet.workers.embedding.clip import CORES, ClipEmbedder
 

@@ -25,13 +25,13 @@ import redis
 from parts import shown, valkey
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.broker import MemoryPublisher
 from clipfleet.common.fetch import Fetcher
-from clipfleet.common.fleet import MemoryFleet, WorkerCard
+from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.ledger import Claim, Failure, Item, NewJob, Outcome
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.overview import RedisOverviews
-from clipfleet.common.preprocess import Preprocess
+from clipfleet.common.queue.broker import MemoryPublisher
+from clipfleet.common.queue.fleet import MemoryFleet, WorkerCard
+from clipfleet.common.queue.overview import RedisOverviews
 from clipfleet.common.settings import Settings
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.sources import Listed, Source

@@ -18,9 +18,9 @@ import psutil
 import redis
 
 from clipfleet import Client, processes
-from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
-from clipfleet.common.fleet import RedisFleet
+from clipfleet.common.ledger.catalogue import RedisCatalogue
+from clipfleet.common.queue.fleet import RedisFleet
 from clipfleet.common.settings import CARRIED_MODEL
 from clipfleet.embedded import commands
 

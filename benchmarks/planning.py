@@ -21,14 +21,14 @@ import redis
 from parts import PLANNER, process, until, valkey
 
 from clipfleet import Client, processes
-from clipfleet.common.broker import lists_of
-from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
-from clipfleet.common.fleet import RedisFleet, WorkerCard
+from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.ledger import FINAL, Claim, Outcome
+from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.messages import queue_name
-from clipfleet.common.preprocess import Preprocess
+from clipfleet.common.queue.broker import lists_of
+from clipfleet.common.queue.fleet import RedisFleet, WorkerCard
+from clipfleet.common.queue.messages import queue_name
 from clipfleet.embedded import commands
 
 MODEL = "benchmark"

@@ -30,8 +30,8 @@ import transformers
 from PIL import Image
 from transformers import AutoImageProcessor, CLIPConfig, CLIPModel
 
-from clipfleet.common.images import decode
-from clipfleet.common.preprocess import Pixels
+from clipfleet.common.imaging.decode import decode
+from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.settings import CARRIED_MODEL, Limits, Settings, carried_model
 from clipfleet.workers.embedding.clip import ClipEmbedder
 

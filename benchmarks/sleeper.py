@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.common.embedder import Embeddings, HashEmbedder
+from clipfleet.common.imaging.embedder import Embeddings, HashEmbedder
 from clipfleet.common.settings import Settings
 
 SLEEP_S = float(os.environ.get("SLEEPER_S", "0.05"))

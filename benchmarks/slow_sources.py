@@ -25,7 +25,7 @@ import redis
 from parts import environment, linked, process, shown, until
 
 from clipfleet import Client, processes
-from clipfleet.common.fleet import RedisFleet
+from clipfleet.common.queue.fleet import RedisFleet
 from clipfleet.embedded import commands
 
 MODEL = "hash:64"

@@ -22,9 +22,9 @@ import numpy as np
 from parts import milvus, shown, until
 
 from clipfleet.common.collection import Collection, FieldType
-from clipfleet.common.filters import parse_filter
 from clipfleet.common.identity import primary_key
 from clipfleet.common.store import Record, Vectors
+from clipfleet.common.store.filters import parse_filter
 from clipfleet.common.store.milvus import MilvusStore
 
 FIELDS: dict[str, FieldType] = {"kind": "string", "year": "int", "weight": "float", "new": "bool"}

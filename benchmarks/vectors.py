@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clipfleet.common.embedder import Embeddings
+from clipfleet.common.imaging.embedder import Embeddings
 from clipfleet.common.settings import CARRIED_MODEL, Settings
 from clipfleet.workers.embedding.clip import ClipEmbedder
 

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from clipfleet._version import __version__
+
 if TYPE_CHECKING:
     from clipfleet.async_client import AsyncClient
     from clipfleet.client import Client
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
         Recall,
         SearchResult,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",

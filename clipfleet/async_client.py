@@ -17,7 +17,7 @@ import httpx
 from clipfleet import calls
 from clipfleet.async_managing import AsyncManaging
 from clipfleet.calls import Call, OnExisting
-from clipfleet.common.schemas import FieldType, JobState, Metric
+from clipfleet.common.http.schemas import FieldType, JobState, Metric
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.guess import AnySource
 from clipfleet.options import DEFAULT_URL, PAGE, PATIENCE_S, configured, require_wait

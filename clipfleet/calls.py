@@ -11,7 +11,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from clipfleet import payloads
-from clipfleet.common.schemas import (
+from clipfleet.common.http.schemas import (
     CollectionIn,
     CollectionList,
     FieldType,

@@ -18,7 +18,7 @@ import httpx
 
 from clipfleet import calls
 from clipfleet.calls import Call, OnExisting
-from clipfleet.common.schemas import FieldType, JobState, Metric
+from clipfleet.common.http.schemas import FieldType, JobState, Metric
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.guess import AnySource
 from clipfleet.managing import Managing

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from clipfleet.common.schemas import JobOut
+from clipfleet.common.http.schemas import JobOut
 
 
 class Error(Exception):

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from clipfleet.common import uris
-from clipfleet.common.sources import Source, format_of
+from clipfleet.common.http import uris
+from clipfleet.common.http.sources import Source, format_of
 
 Kind = Literal["folder", "manifest", "urls", "archive", "bucket"]
 AnySource = str | Path | Mapping[str, Any] | Source | Sequence[str]

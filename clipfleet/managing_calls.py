@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipfleet.calls import Call, _nothing, _path, _read
-from clipfleet.common.collection_schemas import (
+from clipfleet.common.http.collections import (
     Count,
     DeletedSome,
     DeleteIn,
@@ -13,7 +13,7 @@ from clipfleet.common.collection_schemas import (
     RecallOut,
     Which,
 )
-from clipfleet.common.fleet_schemas import FleetOut
+from clipfleet.common.http.fleet import FleetOut
 
 AnyFilter = Mapping[str, Any] | None
 IDS = 10_000

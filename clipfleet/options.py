@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from clipfleet import __version__
+from clipfleet._version import __version__
 from clipfleet.progress import Progress
 
 DEFAULT_URL = "http://127.0.0.1:8000"

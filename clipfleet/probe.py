@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipfleet.client import Client
-from clipfleet.common.fleet_schemas import FleetOut
+from clipfleet.common.http.fleet import FleetOut
 from clipfleet.errors import Error
 from clipfleet.results import ENDED, Job
 

@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from clipfleet.common.messages import Lane, queue_name
+from clipfleet.common.http.fleet import Lane
+from clipfleet.common.queue.messages import queue_name
 
 
 def gateway(host: str, port: int) -> list[str]:

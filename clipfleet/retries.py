@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import httpx
 
-from clipfleet.common.retry_after import retry_after_s
+from clipfleet.common.http.retry_after import retry_after_s
 
 FIRST_S = 0.1  # doubled at every further try
 LONGEST_S = 30.0  # a service that wants to be left alone for longer is not waited for

@@ -6,8 +6,8 @@ from typing import Any
 
 from clipfleet import payloads
 from clipfleet.calls import Call, _path, _read
-from clipfleet.common.schemas import SearchOptions
-from clipfleet.common.search_schemas import BATCH, Refused, SearchBatchOut, SearchIn
+from clipfleet.common.http.schemas import SearchOptions
+from clipfleet.common.http.search import BATCH, Refused, SearchBatchOut, SearchIn
 from clipfleet.errors import ProblemError, problem_error
 from clipfleet.results import SearchResult
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from clipfleet import searches
 from clipfleet.calls import Call
-from clipfleet.common.schemas import SearchOptions
+from clipfleet.common.http.schemas import SearchOptions
 from clipfleet.errors import ProblemError
 from clipfleet.payloads import AnImage, Numbers
 from clipfleet.results import SearchResult

@@ -32,22 +32,23 @@ from clipfleet.api.dispatch.parts import GatewayParts
 from clipfleet.api.http.connections import Protocol
 from clipfleet.async_client import AsyncClient
 from clipfleet.client import Client
+from clipfleet.common.auth.keys import hash_of
+from clipfleet.common.auth.rate_limit import MemoryRateLimiter
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.broker import MemoryPublisher
-from clipfleet.common.catalogue import MemoryCatalogue
-from clipfleet.common.embedder import HASH_MODEL, Embedder, HashEmbedder
 from clipfleet.common.fetch import Fetcher
-from clipfleet.common.fleet import CARD_S, MemoryFleet, WorkerCard
-from clipfleet.common.keys import hash_of
+from clipfleet.common.http.fleet import LANES
+from clipfleet.common.imaging.embedder import HASH_MODEL, Embedder, HashEmbedder
+from clipfleet.common.ledger.catalogue import MemoryCatalogue
 from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.common.messages import LANES, IngestNudge, Message, QueryBatch, queue_name
-from clipfleet.common.overview import MemoryOverviews
-from clipfleet.common.probe import MemoryProbe
-from clipfleet.common.rate_limit import MemoryRateLimiter
-from clipfleet.common.replies import MemoryReplies
+from clipfleet.common.ledger.unfinished import MemoryUnfinished
+from clipfleet.common.process.probe import MemoryProbe
+from clipfleet.common.queue.broker import MemoryPublisher
+from clipfleet.common.queue.fleet import CARD_S, MemoryFleet, WorkerCard
+from clipfleet.common.queue.messages import IngestNudge, Message, QueryBatch, queue_name
+from clipfleet.common.queue.overview import MemoryOverviews
+from clipfleet.common.queue.replies import MemoryReplies
 from clipfleet.common.settings import LOOPBACK_NAMES, Settings
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.common.unfinished import MemoryUnfinished
 from clipfleet.workers.ingest.background import Background
 from clipfleet.workers.ingest.chunk import IngestParts
 from clipfleet.workers.ingest.claims import claim_next, ingest_next, pass_on, work_on

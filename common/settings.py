@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from clipfleet.common.source_grants import BucketUrl
+from clipfleet.common.http.source_grants import BucketUrl
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 CARRIED_MODEL = "clipfleet-mini"

@@ -19,15 +19,16 @@ from celery.signals import (
 )
 from kombu import Exchange, Queue
 
-from clipfleet.common.broker import make_celery
-from clipfleet.common.checks import blob_checks, service_checks
-from clipfleet.common.embedder import HASH_MODEL, Embedder, HashEmbedder
 from clipfleet.common.errors import StartupError
-from clipfleet.common.logs import configure_logs
-from clipfleet.common.messages import LANES, IngestNudge, Lane, QueryBatch, queue_name
-from clipfleet.common.metrics import make_registry, serve_metrics
+from clipfleet.common.http.fleet import LANES, Lane
+from clipfleet.common.imaging.embedder import HASH_MODEL, Embedder, HashEmbedder
+from clipfleet.common.process.checks import blob_checks, service_checks
+from clipfleet.common.process.logs import configure_logs
+from clipfleet.common.process.metrics import make_registry, serve_metrics
+from clipfleet.common.process.startup import begin_checks
+from clipfleet.common.queue.broker import make_celery
+from clipfleet.common.queue.messages import IngestNudge, QueryBatch, queue_name
 from clipfleet.common.settings import Settings
-from clipfleet.common.startup import begin_checks
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.runtime import Runtime
 

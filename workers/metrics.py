@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from clipfleet.common.http.fleet import LANES, Lane
 from clipfleet.common.ledger import Outcome
-from clipfleet.common.messages import LANES, Lane
 
 Stage = Literal["read", "decode", "model", "store"]
 

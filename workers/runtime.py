@@ -15,18 +15,19 @@ from functools import partial
 from typing import Any
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.broker import CeleryPublisher, Publisher
-from clipfleet.common.catalogue import RedisCatalogue
-from clipfleet.common.connection import make_redis
-from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch import Fetcher
-from clipfleet.common.fleet import CARD_S, About, Fleet, RedisFleet, WorkerCard
+from clipfleet.common.http.fleet import Lane
+from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.ledger import Claim
+from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.logs import OutageLog, about, in_context
-from clipfleet.common.messages import Lane, QueryBatch, queue_name
-from clipfleet.common.replies import RedisReplies
+from clipfleet.common.process.logs import OutageLog, about, in_context
+from clipfleet.common.queue.broker import CeleryPublisher, Publisher
+from clipfleet.common.queue.fleet import CARD_S, About, Fleet, RedisFleet, WorkerCard
+from clipfleet.common.queue.messages import QueryBatch, queue_name
+from clipfleet.common.queue.replies import RedisReplies
+from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
 from clipfleet.workers.embedding.cached import RememberingEmbedder

@@ -30,8 +30,10 @@ from clipfleet.api.http.bodies import (
     require_small,
     reserving,
 )
-from clipfleet.common import keys
-from clipfleet.common.catalogue import unknown_collection
+from clipfleet.common.auth import keys
+from clipfleet.common.auth.keys import Key
+from clipfleet.common.auth.rate_limit import MemoryRateLimiter, Ration
+from clipfleet.common.auth.source_access import grant_of_service
 from clipfleet.common.errors import (
     ClipfleetError,
     Forbidden,
@@ -39,12 +41,10 @@ from clipfleet.common.errors import (
     Unauthorized,
     Unavailable,
 )
-from clipfleet.common.keys import Key
+from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.ledger import unknown_job
-from clipfleet.common.rate_limit import MemoryRateLimiter, Ration
+from clipfleet.common.ledger.catalogue import unknown_collection
 from clipfleet.common.settings import LOOPBACK_NAMES, Limits, Settings
-from clipfleet.common.source_access import grant_of_service
-from clipfleet.common.source_grants import SourceGrant
 
 log = logging.getLogger(__name__)
 

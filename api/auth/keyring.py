@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from clipfleet.common.auth.keys import Key, read_keys, require_within
 from clipfleet.common.errors import StartupError
-from clipfleet.common.keys import Key, read_keys, require_within
-from clipfleet.common.source_grants import SourceGrant
+from clipfleet.common.http.source_grants import SourceGrant
 
 log = logging.getLogger(__name__)
 

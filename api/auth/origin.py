@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipfleet.api.http.problems import problem
-from clipfleet.common.logs import about
+from clipfleet.common.process.logs import about
 from clipfleet.common.settings import Settings
 
 LINGER_S, LINGER_BYTES = 2.0, 32_000_000  # what a refused client may still send

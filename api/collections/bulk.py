@@ -10,14 +10,14 @@ from clipfleet.api.auth.access import GuardedRoute, needs
 from clipfleet.api.dependencies import UsesCollection, UsesGateway
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
-from clipfleet.common.catalogue import Deletion
 from clipfleet.common.collection import Collection
-from clipfleet.common.collection_schemas import Count, DeletedSome, DeleteIn, IdPage, Which
 from clipfleet.common.errors import InvalidRequest
-from clipfleet.common.filters import Filter, parse_filter
+from clipfleet.common.http.collections import Count, DeletedSome, DeleteIn, IdPage, Which
 from clipfleet.common.identity import DEFAULT_NAMESPACE, namespace_problem
+from clipfleet.common.imaging.thumbnails import thumbnail_key
+from clipfleet.common.ledger.catalogue import Deletion
 from clipfleet.common.store import Record
-from clipfleet.common.thumbnails import thumbnail_key
+from clipfleet.common.store.filters import Filter, parse_filter
 
 router = APIRouter(
     prefix="/v1/collections/{name}",

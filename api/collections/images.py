@@ -13,19 +13,19 @@ from clipfleet.api.dependencies import UsesCollection, UsesGateway
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.search.terms import check_vector
 from clipfleet.common.blobs import BlobGone
-from clipfleet.common.catalogue import Deletion
 from clipfleet.common.collection import Collection, image_problem
 from clipfleet.common.errors import InvalidRequest, NotFound
+from clipfleet.common.http.schemas import Deleted, ImageOut, Upserted, VectorIn, VectorsIn
 from clipfleet.common.identity import (
     DEFAULT_NAMESPACE,
     id_problem,
     namespace_problem,
     primary_key,
 )
-from clipfleet.common.schemas import Deleted, ImageOut, Upserted, VectorIn, VectorsIn
+from clipfleet.common.imaging.thumbnails import MOST_BYTES, thumbnail_key
+from clipfleet.common.ledger.catalogue import Deletion
 from clipfleet.common.settings import Limits
 from clipfleet.common.store import Record
-from clipfleet.common.thumbnails import MOST_BYTES, thumbnail_key
 
 router = APIRouter(
     prefix="/v1/collections/{name}", tags=["images"], responses=RESPONSES, route_class=GuardedRoute

@@ -18,10 +18,10 @@ from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.search.exact import require_few
 from clipfleet.api.search.routes import refusal
 from clipfleet.common.collection import Collection, Metric
-from clipfleet.common.collection_schemas import QueryRecall, RecallIn, RecallOut
 from clipfleet.common.errors import InvalidRequest
-from clipfleet.common.messages import LARGE_ROWS, Query, Search, Term
-from clipfleet.common.packed import PackedAnswer
+from clipfleet.common.http.collections import QueryRecall, RecallIn, RecallOut
+from clipfleet.common.queue.messages import LARGE_ROWS, Query, Search, Term
+from clipfleet.common.queue.packed import PackedAnswer
 from clipfleet.common.store import Record
 
 router = APIRouter(

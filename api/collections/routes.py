@@ -11,8 +11,8 @@ from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.common.collection import Collection, check_collection_name
 from clipfleet.common.errors import InvalidRequest, NotFound
-from clipfleet.common.fleet import NoWorker
-from clipfleet.common.schemas import CollectionIn, CollectionList, CollectionOut
+from clipfleet.common.http.schemas import CollectionIn, CollectionList, CollectionOut
+from clipfleet.common.queue.fleet import NoWorker
 from clipfleet.common.store import CollectionGone
 from clipfleet.common.versions import OtherVersion
 

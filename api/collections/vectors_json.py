@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from clipfleet.common.errors import TooLarge
-from clipfleet.common.schemas import VectorIn, VectorsIn
+from clipfleet.common.http.schemas import VectorIn, VectorsIn
 from clipfleet.common.settings import Limits
 
 STEPS = (65_536, 4_000_000)  # characters of one value: what is tried first, and the most

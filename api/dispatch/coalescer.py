@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from clipfleet.api.http.bodies import reservation
 from clipfleet.common.errors import ClipfleetError, Unavailable
-from clipfleet.common.messages import Query, QueryBatch
-from clipfleet.common.packed import PackedAnswer, Reply
+from clipfleet.common.queue.messages import Query, QueryBatch
+from clipfleet.common.queue.packed import PackedAnswer, Reply
 
 
 class Overloaded(Unavailable):

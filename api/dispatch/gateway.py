@@ -18,20 +18,21 @@ from clipfleet.api.dispatch.reconciler import Reconciler
 from clipfleet.api.dispatch.replies import deliver
 from clipfleet.api.http.bodies import MemoryBudget
 from clipfleet.api.http.upload_slots import UploadSlots
+from clipfleet.common.auth.source_access import access_of
 from clipfleet.common.blobs import BlobWriter
-from clipfleet.common.catalogue import require
-from clipfleet.common.checks import Finding, check_milvus
 from clipfleet.common.collection import Collection
-from clipfleet.common.connection import RedisUnavailable
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.fleet import NoWorker, WorkerCard, serving
+from clipfleet.common.http.fleet import Lane
+from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.ledger import FINAL, Failure, Job
-from clipfleet.common.logs import OutageLog, in_context
-from clipfleet.common.messages import Lane, QueryBatch
-from clipfleet.common.pixels import pack
-from clipfleet.common.preprocess import Pixels
+from clipfleet.common.ledger.catalogue import require
+from clipfleet.common.process.checks import Finding, check_milvus
+from clipfleet.common.process.logs import OutageLog, in_context
+from clipfleet.common.queue.fleet import NoWorker, WorkerCard, serving
+from clipfleet.common.queue.messages import QueryBatch
+from clipfleet.common.queue.pixels import pack
+from clipfleet.common.redis.client import RedisUnavailable
 from clipfleet.common.settings import Settings
-from clipfleet.common.source_access import access_of
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

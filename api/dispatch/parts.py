@@ -4,26 +4,26 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from clipfleet.common.auth.rate_limit import RateLimiter, RedisRateLimiter
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.broker import CeleryPublisher, Publisher, make_celery
-from clipfleet.common.catalogue import Catalogue, RedisCatalogue
-from clipfleet.common.connection import (
+from clipfleet.common.ledger import Ledger
+from clipfleet.common.ledger.catalogue import Catalogue, RedisCatalogue
+from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.ledger.unfinished import RedisUnfinished, Unfinished
+from clipfleet.common.process.probe import Probe, RedisProbe
+from clipfleet.common.queue.broker import CeleryPublisher, Publisher, make_celery
+from clipfleet.common.queue.fleet import Fleet, RedisFleet
+from clipfleet.common.queue.overview import Overviews, RedisOverviews
+from clipfleet.common.queue.replies import Inbox, RedisInbox
+from clipfleet.common.redis.client import (
     close_async_redis,
     close_redis,
     make_async_redis,
     make_redis,
 )
-from clipfleet.common.fleet import Fleet, RedisFleet
-from clipfleet.common.ledger import Ledger
-from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.overview import Overviews, RedisOverviews
-from clipfleet.common.probe import Probe, RedisProbe
-from clipfleet.common.rate_limit import RateLimiter, RedisRateLimiter
-from clipfleet.common.replies import Inbox, RedisInbox
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Store
 from clipfleet.common.store.milvus import make_store
-from clipfleet.common.unfinished import RedisUnfinished, Unfinished
 
 
 async def _nothing() -> None:

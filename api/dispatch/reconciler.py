@@ -8,10 +8,10 @@ import logging
 import time
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.catalogue import Catalogue
 from clipfleet.common.collection import Collection
+from clipfleet.common.imaging.thumbnails import thumbnails_of
+from clipfleet.common.ledger.catalogue import Catalogue
 from clipfleet.common.store import CollectionGone, Store
-from clipfleet.common.thumbnails import thumbnails_of
 from clipfleet.common.versions import OtherVersion, say_once
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from clipfleet.api.dispatch.coalescer import Coalescer
 from clipfleet.common.errors import ClipfleetError
-from clipfleet.common.packed import read_reply
+from clipfleet.common.queue.packed import read_reply
 from clipfleet.common.versions import OtherVersion
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from clipfleet.common.errors import (
     Unauthorized,
     Unavailable,
 )
-from clipfleet.common.schemas import Problem
+from clipfleet.common.http.schemas import Problem
 
 log = logging.getLogger(__name__)
 

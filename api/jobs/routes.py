@@ -12,17 +12,13 @@ from clipfleet.api.auth.access import GuardedRoute, needs
 from clipfleet.api.dependencies import UsesCaller, UsesCollection, UsesGateway, UsesGrant
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
-from clipfleet.common import uris
-from clipfleet.common.catalogue import require
+from clipfleet.common.auth.source_access import SourceAccess
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from clipfleet.common.identity import namespace_problem, printable
-from clipfleet.common.ledger import FINAL, Failure, Job, JobState, NewJob, brief
-from clipfleet.common.logs import about
-from clipfleet.common.schemas import FailureList, FailureOut, JobIn, JobList, JobOut
-from clipfleet.common.source_access import SourceAccess
-from clipfleet.common.source_grants import SourceGrant
-from clipfleet.common.sources import (
+from clipfleet.common.http import uris
+from clipfleet.common.http.schemas import FailureList, FailureOut, JobIn, JobList, JobOut
+from clipfleet.common.http.source_grants import SourceGrant
+from clipfleet.common.http.sources import (
     ArchiveSource,
     BucketSource,
     FolderSource,
@@ -30,7 +26,11 @@ from clipfleet.common.sources import (
     Source,
     UrlsSource,
 )
-from clipfleet.common.uploads import has_uploads, uploads_of
+from clipfleet.common.identity import namespace_problem, printable
+from clipfleet.common.ledger import FINAL, Failure, Job, JobState, NewJob, brief
+from clipfleet.common.ledger.catalogue import require
+from clipfleet.common.ledger.uploads import has_uploads, uploads_of
+from clipfleet.common.process.logs import about
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=GuardedRoute)

@@ -29,10 +29,10 @@ from clipfleet.api.jobs.routes import Key, accepted, new_job, require_room, scop
 from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.collection import LABEL_BYTES
 from clipfleet.common.errors import InvalidRequest, TooLarge, Unavailable
+from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.identity import DEFAULT_NAMESPACE, id_problem, namespace_problem, text_problem
 from clipfleet.common.ledger import Item, NewJob
-from clipfleet.common.schemas import JobOut
-from clipfleet.common.uploads import uploads_of
+from clipfleet.common.ledger.uploads import uploads_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=GuardedRoute)
 

@@ -3,12 +3,12 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-import clipfleet
-from clipfleet.common.checks import Finding
+from clipfleet._version import __version__
 from clipfleet.common.collection import Collection
-from clipfleet.common.fleet import WorkerCard, host_of, serving
+from clipfleet.common.http.fleet import LANES
 from clipfleet.common.ledger import Job
-from clipfleet.common.messages import LANES
+from clipfleet.common.process.checks import Finding
+from clipfleet.common.queue.fleet import WorkerCard, host_of, serving
 
 
 def diagnose(
@@ -92,12 +92,10 @@ def _crowded(cards: Sequence[WorkerCard]) -> list[Finding]:
 
 
 def _versions(cards: Sequence[WorkerCard]) -> list[Finding]:
-    others = sorted(
-        {card.about.version for card in cards if card.about.version} - {clipfleet.__version__}
-    )
+    others = sorted({card.about.version for card in cards if card.about.version} - {__version__})
     if not others:
         return []
-    what = f"workers of version {', '.join(others)} beside a gateway of {clipfleet.__version__}"
+    what = f"workers of version {', '.join(others)} beside a gateway of {__version__}"
     return [_warning("versions", what, "fine while you upgrade; finish it")]
 
 

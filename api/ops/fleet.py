@@ -2,16 +2,16 @@
 
 from fastapi import APIRouter
 
-import clipfleet
+from clipfleet._version import __version__
 from clipfleet.api.auth.access import GuardedRoute, needs
 from clipfleet.api.dependencies import UsesCaller, UsesGateway
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.ops.diagnosis import diagnose
-from clipfleet.common.checks import Finding
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.fleet import WorkerCard, host_of
-from clipfleet.common.fleet_schemas import FindingOut, FleetOut, WorkerOut
+from clipfleet.common.http.fleet import FindingOut, FleetOut, WorkerOut
+from clipfleet.common.process.checks import Finding
+from clipfleet.common.queue.fleet import WorkerCard, host_of
 
 router = APIRouter(prefix="/v1", tags=["health"], responses=RESPONSES, route_class=GuardedRoute)
 
@@ -32,7 +32,7 @@ async def fleet(gateway: UsesGateway, caller: UsesCaller) -> FleetOut:
     jobs = await gateway.call(gateway.ledger.jobs, JOBS, states=under_way, sees=sees)
     waiting = [job for job in jobs if job.waiting]
     return FleetOut(
-        version=clipfleet.__version__,
+        version=__version__,
         work_left=sum(overview.left.values()),
         planners=planners,
         workers=[_worker(card) for card in cards],

@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.overview import Overview, Overviews
+from clipfleet.common.queue.overview import Overview, Overviews
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,14 @@ from collections.abc import Awaitable
 
 from fastapi import APIRouter, Response
 
-import clipfleet
+from clipfleet._version import __version__
 from clipfleet.api.auth.access import GuardedRoute, needs
 from clipfleet.api.dependencies import UsesGateway
 from clipfleet.api.dispatch.gateway import LOOK_S, Gateway
-from clipfleet.common.checks import Finding
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.messages import LANES
-from clipfleet.common.schemas import Health, Readiness
+from clipfleet.common.http.fleet import LANES
+from clipfleet.common.http.schemas import Health, Readiness
+from clipfleet.common.process.checks import Finding
 
 router = APIRouter(tags=["health"], route_class=GuardedRoute)
 
@@ -22,7 +22,7 @@ router = APIRouter(tags=["health"], route_class=GuardedRoute)
 @needs("nothing")
 async def healthz() -> Health:
     """The gateway process answers. Says nothing of the other parts."""
-    return Health(status="ok", version=clipfleet.__version__)
+    return Health(status="ok", version=__version__)
 
 
 async def _state(part: Awaitable[object]) -> str:

@@ -19,9 +19,9 @@ from clipfleet.api.dispatch.coalescer import Coalescer, Late, Overloaded
 from clipfleet.api.http.bodies import Overfull
 from clipfleet.api.ops.fleet_metrics import FleetCollector
 from clipfleet.common.errors import ClipfleetError
-from clipfleet.common.fleet import NoWorker
-from clipfleet.common.metrics import make_registry
-from clipfleet.common.overview import Overviews
+from clipfleet.common.process.metrics import make_registry
+from clipfleet.common.queue.fleet import NoWorker
+from clipfleet.common.queue.overview import Overviews
 
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 

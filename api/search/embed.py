@@ -12,9 +12,9 @@ from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.search.routes import refusal
 from clipfleet.api.search.terms import an_image, check_text, image_term
 from clipfleet.common.errors import BadImage, InvalidRequest, TooLarge, Unreadable
-from clipfleet.common.fleet import WorkerCard
-from clipfleet.common.messages import Query, Term
-from clipfleet.common.schemas import EmbedIn, EmbedOut, QueryImage
+from clipfleet.common.http.schemas import EmbedIn, EmbedOut, QueryImage
+from clipfleet.common.queue.fleet import WorkerCard
+from clipfleet.common.queue.messages import Query, Term
 
 router = APIRouter(
     prefix="/v1/embed",

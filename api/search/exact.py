@@ -3,9 +3,9 @@
 from clipfleet.api.dispatch.coalescer import Coalescer
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.errors import InvalidRequest
-from clipfleet.common.filters import parse_filter
-from clipfleet.common.messages import Query, Search, Term
-from clipfleet.common.packed import PackedAnswer
+from clipfleet.common.queue.messages import Query, Search, Term
+from clipfleet.common.queue.packed import PackedAnswer
+from clipfleet.common.store.filters import parse_filter
 
 
 async def ask_aside(query: Query, model: str, gateway: Gateway, queue: Coalescer) -> PackedAnswer:

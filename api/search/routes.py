@@ -29,12 +29,12 @@ from clipfleet.common.errors import (
     TooLarge,
     Unavailable,
 )
-from clipfleet.common.filters import parse_filter
+from clipfleet.common.http.schemas import Problem, SearchOptions, SearchOut
+from clipfleet.common.http.search import Refused, SearchBatchIn, SearchBatchOut, SearchIn
 from clipfleet.common.identity import namespace_problem, text_problem
-from clipfleet.common.messages import Query, Search
-from clipfleet.common.packed import PackedAnswer
-from clipfleet.common.schemas import Problem, SearchOptions, SearchOut
-from clipfleet.common.search_schemas import Refused, SearchBatchIn, SearchBatchOut, SearchIn
+from clipfleet.common.queue.messages import Query, Search
+from clipfleet.common.queue.packed import PackedAnswer
+from clipfleet.common.store.filters import parse_filter
 
 router = APIRouter(
     prefix="/v1/collections/{name}/search",

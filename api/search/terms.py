@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest, Unreadable
-from clipfleet.common.fleet import WorkerCard
+from clipfleet.common.http.schemas import QueryImage
+from clipfleet.common.http.search import Asked, SearchIn
 from clipfleet.common.identity import id_problem
-from clipfleet.common.images import decode
-from clipfleet.common.messages import Term
-from clipfleet.common.preprocess import Pixels, Preprocess
-from clipfleet.common.schemas import QueryImage
-from clipfleet.common.search_schemas import Asked, SearchIn
+from clipfleet.common.imaging.decode import decode
+from clipfleet.common.imaging.preprocess import Pixels, Preprocess
+from clipfleet.common.queue.fleet import WorkerCard
+from clipfleet.common.queue.messages import Term
 
 PIECE = 1 << 20  # characters of base64, a multiple of four
 LARGEST_VALUE = 1e15  # squared and summed it still fits 32 bits

@@ -5,7 +5,7 @@ import sys
 import typer
 from pydantic import ValidationError
 
-import clipfleet
+from clipfleet._version import __version__
 from clipfleet.cli import collections, demo, doctor, evaluate, images, jobs, keys, parts, up
 from clipfleet.cli.show import fail
 from clipfleet.errors import Error
@@ -32,7 +32,7 @@ app.add_typer(keys.app, name="keys")
 @app.callback(invoke_without_command=True)
 def _root(version: bool = typer.Option(False, "--version", help="Show the version.")) -> None:
     if version:
-        print(clipfleet.__version__)
+        print(__version__)
         raise typer.Exit
 
 

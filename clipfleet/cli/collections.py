@@ -7,7 +7,7 @@ import typer
 
 from clipfleet.cli import matching, show, transfer
 from clipfleet.cli.show import URL, ApiKey, Json, Name, Url
-from clipfleet.common.schemas import CollectionList, FieldType, Metric
+from clipfleet.common.http.schemas import CollectionList, FieldType, Metric
 
 app = typer.Typer(
     help="Make, look at, measure, export and delete collections.", no_args_is_help=True

@@ -19,7 +19,7 @@ from clipfleet.cli import show
 from clipfleet.cli.follow import failures, follow
 from clipfleet.cli.up import DATA, DataOption, HostOption, ModelOption, PortOption, run_stack
 from clipfleet.client import Client
-from clipfleet.common.schemas import JobOut, MatchOut
+from clipfleet.common.http.schemas import JobOut, MatchOut
 from clipfleet.errors import NotFound, ProblemError, Unreachable
 from clipfleet.options import DEFAULT_URL
 
@@ -74,9 +74,9 @@ def _yours(images: Path) -> _Show:
     """Says at once, not after the start, that there is nothing to index."""
     folder = Path(os.path.abspath(images.expanduser()))
     try:
-        from clipfleet.common.source_access import OwnPlaces, SourceAccess
-        from clipfleet.common.source_grants import SourceGrant
-        from clipfleet.common.sources import FolderSource
+        from clipfleet.common.auth.source_access import OwnPlaces, SourceAccess
+        from clipfleet.common.http.source_grants import SourceGrant
+        from clipfleet.common.http.sources import FolderSource
         from clipfleet.workers.sources import Folder, SourceError
     except ImportError:  # run_stack says what to install
         return _Show(folder, "pictures", ())

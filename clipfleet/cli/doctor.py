@@ -11,12 +11,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-import clipfleet
 from clipfleet import probe
+from clipfleet._version import __version__
 from clipfleet.cli import show
 from clipfleet.cli.show import URL, ApiKey, Json, Url
 from clipfleet.client import Client
-from clipfleet.common.fleet_schemas import FleetOut
+from clipfleet.common.http.fleet import FleetOut
 
 COLOURS = {"error": "red", "warning": "yellow"}
 MOST, MOST_BYTES = 500, 200_000_000
@@ -89,14 +89,14 @@ def _probe(client: Client, images: list[Path], seconds: float) -> probe.Probe:
 def _document(fleet: FleetOut, done: probe.Probe | None) -> str:
     import json
 
-    told: dict[str, Any] = {"client": clipfleet.__version__, "fleet": fleet.model_dump(mode="json")}
+    told: dict[str, Any] = {"client": __version__, "fleet": fleet.model_dump(mode="json")}
     return json.dumps({**told, "probe": asdict(done) if done else None}, indent=2)
 
 
 def _show_fleet(fleet: FleetOut, url: str) -> None:
     show.out.print(f"{escape(url)}: clipfleet {fleet.version}, {len(fleet.planners)} planners")
-    if fleet.version != clipfleet.__version__:
-        show.out.print(f"[yellow]this command is of version {clipfleet.__version__}[/]")
+    if fleet.version != __version__:
+        show.out.print(f"[yellow]this command is of version {__version__}[/]")
     table = Table("worker", "lanes", "device", "images/s", "model")
     for one in fleet.workers:
         rate = f"{one.rate:.0f}" if one.rate else ""

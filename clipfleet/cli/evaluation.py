@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.common.embedder import Embedder, Embeddings
 from clipfleet.common.errors import BadImage, InvalidRequest
-from clipfleet.common.images import SUFFIXES, decode
-from clipfleet.common.preprocess import Pixels
+from clipfleet.common.imaging.decode import SUFFIXES, decode
+from clipfleet.common.imaging.embedder import Embedder, Embeddings
+from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.settings import Settings
 
 BATCH = 32

@@ -8,7 +8,7 @@ import typer
 from clipfleet.cli import show
 from clipfleet.cli.follow import show_and_exit
 from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url, Where
-from clipfleet.common.sources import Source
+from clipfleet.common.http.sources import Source
 from clipfleet.guess import Kind, kind_of, source_of
 from clipfleet.payloads import image_url
 

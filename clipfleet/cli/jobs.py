@@ -9,7 +9,7 @@ from rich.markup import escape
 from clipfleet.cli import complete, show
 from clipfleet.cli.follow import show_and_exit
 from clipfleet.cli.show import URL, ApiKey, Json, Url
-from clipfleet.common.schemas import JobList, JobState
+from clipfleet.common.http.schemas import JobList, JobState
 
 app = typer.Typer(help="Look at jobs, follow, cancel, retry them.", no_args_is_help=True)
 

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from clipfleet.cli import show
 from clipfleet.cli.show import Json
-from clipfleet.common import keys
+from clipfleet.common.auth import keys
+from clipfleet.common.auth.keys import Key
 from clipfleet.common.errors import StartupError
-from clipfleet.common.keys import Key
 
 app = typer.Typer(
     help="Make, list and revoke API keys. A running service sees it within a second.",

@@ -32,10 +32,10 @@ def gateway(host: HostOption = "127.0.0.1", port: PortOption = 8000) -> None:
     """Run a gateway: HTTP in front of the Redis and the Milvus that CLIPFLEET_* names."""
     _require("gateway")
     from clipfleet import processes
+    from clipfleet.common.auth.keys import check_keys
+    from clipfleet.common.auth.source_access import grant_of_service
     from clipfleet.common.errors import StartupError
-    from clipfleet.common.keys import check_keys
     from clipfleet.common.settings import Settings
-    from clipfleet.common.source_access import grant_of_service
 
     settings = Settings()
     try:
@@ -60,7 +60,7 @@ def worker(lane: LaneOption = None, model: ModelOption = None) -> None:
     """
     _require("worker")
     from clipfleet import processes
-    from clipfleet.common.messages import LANES
+    from clipfleet.common.http.fleet import LANES
     from clipfleet.common.settings import Settings
 
     if model:

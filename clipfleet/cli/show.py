@@ -13,7 +13,7 @@ from rich.table import Table
 
 from clipfleet.cli import complete
 from clipfleet.client import Client
-from clipfleet.common.schemas import CollectionOut, JobOut, SearchOut
+from clipfleet.common.http.schemas import CollectionOut, JobOut, SearchOut
 from clipfleet.errors import ProblemError, Unreachable
 from clipfleet.options import DEFAULT_URL
 

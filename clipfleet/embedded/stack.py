@@ -17,15 +17,15 @@ import httpx
 import redis
 
 from clipfleet import processes
-from clipfleet.common.checks import NO_ADDRESS
-from clipfleet.common.connection import make_redis
+from clipfleet.common.auth.keys import check_keys
+from clipfleet.common.auth.source_access import grant_of_service
 from clipfleet.common.errors import StartupError
-from clipfleet.common.fleet import RedisFleet
-from clipfleet.common.keys import check_keys
-from clipfleet.common.messages import LANES, Lane
-from clipfleet.common.probe import RedisProbe
+from clipfleet.common.http.fleet import LANES, Lane
+from clipfleet.common.process.checks import NO_ADDRESS
+from clipfleet.common.process.probe import RedisProbe
+from clipfleet.common.queue.fleet import RedisFleet
+from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import LOOPBACK_NAMES, Settings
-from clipfleet.common.source_access import grant_of_service
 from clipfleet.embedded import commands
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
 

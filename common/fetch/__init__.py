@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import httpcore
 import httpx
 
-import clipfleet
+from clipfleet._version import __version__
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch.breaker import Breaker
 from clipfleet.common.fetch.content import PIECE, Body, CutShort, content, header, refuse_page
@@ -37,7 +37,7 @@ from clipfleet.common.fetch.network import (
     pause,
 )
 from clipfleet.common.fetch.turns import Turns
-from clipfleet.common.retry_after import retry_after_s
+from clipfleet.common.http.retry_after import retry_after_s
 from clipfleet.common.settings import Fetch
 
 __all__ = [
@@ -57,7 +57,7 @@ CREDIT = 3.0  # times read_s: for so long a stream may fall behind its least rat
 OK = (200, 203)
 REDIRECTS = (301, 302, 303, 307, 308)
 WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
-USER_AGENT = f"clipfleet/{clipfleet.__version__} (image search)"
+USER_AGENT = f"clipfleet/{__version__} (image search)"
 
 
 class _TryAgain(Exception):

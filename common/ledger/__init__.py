@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, get_args
 from pydantic import BaseModel, ConfigDict
 
 from clipfleet.common.errors import Conflict, NotFound
-from clipfleet.common.source_grants import SourceGrant
+from clipfleet.common.http.source_grants import SourceGrant
 
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled"})

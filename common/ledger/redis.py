@@ -14,7 +14,6 @@ import redis
 from pydantic import TypeAdapter
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.connection import answering
 from clipfleet.common.ledger import (
     KEEP_IDEMPOTENCY_S,
     RATE_WEIGHT,
@@ -41,6 +40,7 @@ from clipfleet.common.ledger import (
     unknown_job,
 )
 from clipfleet.common.ledger.failure_parts import FailureParts, as_json
+from clipfleet.common.redis.client import answering
 from clipfleet.common.versions import leaving_out, read
 
 log = logging.getLogger(__name__)

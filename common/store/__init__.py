@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import NotFound, Unavailable
-from clipfleet.common.filters import Filter
+from clipfleet.common.store.filters import Filter
 
 Vectors = NDArray[np.float32]
 
@@ -154,7 +154,7 @@ class Store(Protocol):
     def marked(self, mark: str) -> bool: ...
 
     def mark(self, mark: str) -> None:
-        """Leave a mark that `marked` finds, beside others: common/deployment.py."""
+        """Leave a mark that `marked` finds, beside others: common/process/deployment.py."""
         ...
 
 

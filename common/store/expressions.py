@@ -15,7 +15,7 @@ from clipfleet.common.collection import (
     FieldType,
 )
 from clipfleet.common.errors import InvalidRequest
-from clipfleet.common.filters import AllOf, AnyOf, Compare, Filter, Not, Scalar
+from clipfleet.common.store.filters import AllOf, AnyOf, Compare, Filter, Not, Scalar
 
 MISSING: dict[FieldType, Scalar] = {
     "string": MISSING_STRING,

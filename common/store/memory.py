@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 
 from clipfleet.common.collection import Collection
-from clipfleet.common.filters import Filter, matches
 from clipfleet.common.store import (
     CollectionGone,
     Fingerprint,
@@ -16,6 +15,7 @@ from clipfleet.common.store import (
     kept_metadata,
     require_distinct,
 )
+from clipfleet.common.store.filters import Filter, matches
 from clipfleet.common.store.rows import bare
 
 

@@ -12,7 +12,6 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from clipfleet.common.collection import Collection
-from clipfleet.common.filters import Filter
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import (
     CollectionGone,
@@ -29,6 +28,7 @@ from clipfleet.common.store.expressions import (
     range_expression,
     search_expression,
 )
+from clipfleet.common.store.filters import Filter
 from clipfleet.common.store.layout import (
     DEPLOYMENT,
     METRICS,

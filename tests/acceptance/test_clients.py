@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipfleet import Job, JobFailed, NotFound, ProblemError
-from clipfleet.common.embedder import Embeddings, HashEmbedder
+from clipfleet.common.imaging.embedder import Embeddings, HashEmbedder
 from support.in_process import InProcess, PixelEmbedder
 from support.stack import Up, photos
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from clipfleet.common.broker import CeleryPublisher, make_celery
-from clipfleet.common.connection import make_redis
-from clipfleet.common.messages import queue_name
+from clipfleet.common.queue.broker import CeleryPublisher, make_celery
+from clipfleet.common.queue.messages import queue_name
+from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import CARRIED_MODEL, Settings
 from clipfleet.embedded import commands
 from clipfleet.results import Job

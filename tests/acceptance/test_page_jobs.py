@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from clipfleet import Client
-from clipfleet.common.schemas import JobList
+from clipfleet.common.http.schemas import JobList
 from support.browser import Tab
 from support.services import eventually
 from support.stack import Up, finished

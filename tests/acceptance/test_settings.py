@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from clipfleet.common.connection import make_redis
+from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 from support.ledgers import traces
 from support.services import certificate, eventually, valkey_with_tls

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipfleet.common.broker import make_celery
 from clipfleet.common.ledger import OpenChunk
+from clipfleet.common.queue.broker import make_celery
 from clipfleet.common.settings import Settings
 from support import chaos, services
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import redis
 
-from clipfleet.common.fleet import CARD, PLANNERS, RedisFleet
+from clipfleet.common.queue.fleet import CARD, PLANNERS, RedisFleet
 from support import chaos, services
 
 

@@ -16,8 +16,8 @@ import pytest
 import redis
 
 from clipfleet import Client, processes
-from clipfleet.common.fleet import RedisFleet
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.queue.fleet import RedisFleet
 from clipfleet.embedded import commands
 from support import chaos, hosts, services, stack
 from support.chaos import HELD_AFTER
@@ -30,7 +30,7 @@ REDIS, MILVUS, S3, HTTP = 6379, 19530, 9000, 8000
 AGAIN = """trap 'kill $child; wait $child; exit' TERM
 while :; do "$@" & child=$!; wait $child; done"""
 BAD_LINE = Path(__file__).parents[1] / "support" / "flaky_proxy.py"
-SHORT_ANNOUNCEMENTS = {"clipfleet.common.fleet:CARD_S": 5.0}
+SHORT_ANNOUNCEMENTS = {"clipfleet.common.queue.fleet:CARD_S": 5.0}
 PHOTOS = 64
 
 

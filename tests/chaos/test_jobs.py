@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet import Job, NotFound
-from clipfleet.common.broker import make_celery
+from clipfleet.common.queue.broker import make_celery
 from clipfleet.common.settings import Settings
 from support import chaos, services, stack
 from support.chaos import PHOTOS, held_job, many_photos

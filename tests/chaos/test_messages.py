@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from clipfleet.common.broker import CeleryPublisher, lists_of, make_celery
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.messages import IngestNudge, queue_name
+from clipfleet.common.queue.broker import CeleryPublisher, lists_of, make_celery
+from clipfleet.common.queue.messages import IngestNudge, queue_name
 from clipfleet.common.settings import Settings
 from support import chaos, services
 from support.stack import HASH_MODEL

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from clipfleet.common.broker import make_celery
+from clipfleet.common.queue.broker import make_celery
 from clipfleet.common.settings import Settings
 from support import chaos, services, stack, valkeys
 

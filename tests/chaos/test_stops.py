@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from clipfleet.common.connection import redis_time
+from clipfleet.common.redis.client import redis_time
 from support import chaos, services
 
 ANSWER_S = 20.0

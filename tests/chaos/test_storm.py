@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipfleet.common.catalogue import RedisCatalogue, require
 from clipfleet.common.identity import primary_key
+from clipfleet.common.ledger.catalogue import RedisCatalogue, require
 from clipfleet.common.store.milvus import MilvusStore
 from support import chaos, services, stack
 from support.killer.sitecustomize import MARK

@@ -10,9 +10,9 @@ import psutil
 import pytest
 import redis
 
-from clipfleet.common.connection import make_redis
 from clipfleet.common.ledger import Claim, Item, NewJob, Outcome, Unknown
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 from support import chaos, services
 

@@ -6,10 +6,10 @@ import redis
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection, Metric
-from clipfleet.common.connection import make_redis
 from clipfleet.common.ledger import Ledger
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Store
 from clipfleet.common.store.memory import MemoryStore

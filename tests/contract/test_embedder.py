@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfleet.common.embedder import Embedder, HashEmbedder
+from clipfleet.common.imaging.embedder import Embedder, HashEmbedder
 from support import models
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.identity import primary_key
-from clipfleet.common.messages import Search
+from clipfleet.common.queue.messages import Search
 from clipfleet.common.store import Record, Store
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.query.exact import Bounds

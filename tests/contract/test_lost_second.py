@@ -16,8 +16,8 @@ import pytest
 import redis
 from numpy.typing import NDArray
 
-from clipfleet.common.embedder import Embeddings, HashEmbedder
 from clipfleet.common.identity import primary_key
+from clipfleet.common.imaging.embedder import Embeddings, HashEmbedder
 from clipfleet.common.ledger import NewJob
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.settings import Settings

@@ -12,11 +12,11 @@ import pytest
 import redis
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.catalogue import KEY, RedisCatalogue
-from clipfleet.common.fleet import CARD, IDS, RedisFleet
 from clipfleet.common.ledger import Claim, Job
+from clipfleet.common.ledger.catalogue import KEY, RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.unfinished import RedisUnfinished
+from clipfleet.common.ledger.unfinished import RedisUnfinished
+from clipfleet.common.queue.fleet import CARD, IDS, RedisFleet
 from clipfleet.common.versions import OtherVersion, say_once
 from clipfleet.workers.planner import housekeeper
 from clipfleet.workers.planner.housekeeper import Housekeeper

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import redis
 
-from clipfleet.common.broker import PRIORITY_STEPS, CeleryPublisher, lists_of, make_celery
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.fleet import RedisFleet
 from clipfleet.common.ledger import Outcome
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.messages import IngestNudge, QueryBatch
-from clipfleet.common.overview import RedisOverviews
+from clipfleet.common.queue.broker import PRIORITY_STEPS, CeleryPublisher, lists_of, make_celery
+from clipfleet.common.queue.fleet import RedisFleet
+from clipfleet.common.queue.messages import IngestNudge, QueryBatch
+from clipfleet.common.queue.overview import RedisOverviews
 from clipfleet.common.settings import Settings
 from support.ledgers import MODEL, a_job, claimed, failure, items
 from support.query_fleet import a_card

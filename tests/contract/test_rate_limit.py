@@ -5,8 +5,8 @@ import threading
 import pytest
 import redis
 
-from clipfleet.common.connection import RedisUnavailable
-from clipfleet.common.rate_limit import ROOT, MemoryRateLimiter, RateLimiter, RedisRateLimiter
+from clipfleet.common.auth.rate_limit import ROOT, MemoryRateLimiter, RateLimiter, RedisRateLimiter
+from clipfleet.common.redis.client import RedisUnavailable
 from support.ledgers import Clock
 
 

@@ -9,11 +9,11 @@ import redis
 
 from clipfleet.api.dispatch.reconciler import YOUNG_S, Reconciler
 from clipfleet.common.blobs import BlobGone, Blobs
-from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Unavailable
+from clipfleet.common.imaging.thumbnails import thumbnail_key
+from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.store import Store
-from clipfleet.common.thumbnails import thumbnail_key
 from support.ledgers import dumped, restore
 from support.stores import a_collection, a_record
 

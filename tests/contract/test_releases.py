@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import redis
 
-from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.ledger import Claim, Outcome
+from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.ledger.unfinished import RedisUnfinished
 from clipfleet.common.store.rows import to_record, to_row
-from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import read
 from support import releases
 

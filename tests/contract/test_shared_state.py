@@ -6,17 +6,17 @@ import time
 import pytest
 import redis
 
-from clipfleet.common.catalogue import (
+from clipfleet.common.collection import Collection
+from clipfleet.common.errors import NotFound
+from clipfleet.common.ledger.catalogue import (
     Catalogue,
     Deletion,
     MemoryCatalogue,
     RedisCatalogue,
     require,
 )
-from clipfleet.common.collection import Collection
-from clipfleet.common.errors import NotFound
-from clipfleet.common.fleet import Fleet, MemoryFleet, RedisFleet, serving
-from clipfleet.common.unfinished import MemoryUnfinished, RedisUnfinished, Unfinished
+from clipfleet.common.ledger.unfinished import MemoryUnfinished, RedisUnfinished, Unfinished
+from clipfleet.common.queue.fleet import Fleet, MemoryFleet, RedisFleet, serving
 from support.ledgers import Clock
 from support.query_fleet import a_card
 

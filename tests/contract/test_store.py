@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.errors import InvalidRequest
-from clipfleet.common.filters import matches, parse_filter
 from clipfleet.common.store import CollectionGone, Store
+from clipfleet.common.store.filters import matches, parse_filter
 from clipfleet.common.store.memory import MemoryStore
 from support.stores import DIM, FIELDS, a_collection, a_record
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipfleet.common.collection import Collection
-from clipfleet.common.filters import Filter, parse_filter
 from clipfleet.common.store import Record, Store
+from clipfleet.common.store.filters import Filter, parse_filter
 from clipfleet.common.store.scan import LAST, in_order
 from support.stores import FIELDS, a_record
 

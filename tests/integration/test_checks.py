@@ -11,9 +11,10 @@ import pytest
 import redis
 
 from clipfleet import processes
-from clipfleet.common import startup
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.checks import (
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.process import startup
+from clipfleet.common.process.checks import (
     Finding,
     check_milvus,
     check_redis,
@@ -21,9 +22,8 @@ from clipfleet.common.checks import (
     check_same_milvus,
     service_checks,
 )
-from clipfleet.common.connection import RedisUnavailable, make_redis
-from clipfleet.common.deployment import MARKED, MARKING
-from clipfleet.common.errors import Unavailable
+from clipfleet.common.process.deployment import MARKED, MARKING
+from clipfleet.common.redis.client import RedisUnavailable, make_redis
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.embedded import commands

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clipfleet.common.errors import StartupError
-from clipfleet.common.images import decode
+from clipfleet.common.imaging.decode import decode
 from clipfleet.common.settings import Settings
 from support.models import clip_embedder, data, tiny_siglip
 

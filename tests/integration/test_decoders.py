@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfleet.common.images import decode
+from clipfleet.common.imaging.decode import decode
 from clipfleet.common.settings import Limits
 from support.models import data
 

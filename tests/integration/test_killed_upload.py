@@ -7,10 +7,10 @@ import httpx
 import redis
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
+from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.unfinished import RedisUnfinished
+from clipfleet.common.ledger.unfinished import RedisUnfinished
 from clipfleet.workers.planner.housekeeper import DAY_S, Housekeeper
 from support import gateways
 from support.services import eventually

@@ -6,8 +6,8 @@ from typing import Any
 import redis
 from fastapi.testclient import TestClient
 
-from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
+from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
 from support.gateways import in_process
 from support.ledgers import a_job

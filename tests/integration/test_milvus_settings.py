@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pymilvus import MilvusClient
 
-from clipfleet.common.checks import check_milvus
+from clipfleet.common.process.checks import check_milvus
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, StoreRefuses, StoreUnavailable
 from clipfleet.common.store.milvus import MilvusStore, make_store

@@ -9,7 +9,7 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from clipfleet.common.catalogue import KEY, RedisCatalogue
+from clipfleet.common.ledger.catalogue import KEY, RedisCatalogue
 from support import releases
 from support.gateways import in_process
 

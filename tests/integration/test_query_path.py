@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.common.messages import QueryBatch
+from clipfleet.common.queue.messages import QueryBatch
 from support import services
 from support.gateways import Service, gateway
 from support.prometheus import scrape

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import redis
 
-from clipfleet.common.broker import BrokerUnavailable, CeleryPublisher, make_celery
-from clipfleet.common.catalogue import RedisCatalogue
-from clipfleet.common.connection import (
+from clipfleet.common.ledger.catalogue import RedisCatalogue
+from clipfleet.common.queue.broker import BrokerUnavailable, CeleryPublisher, make_celery
+from clipfleet.common.queue.fleet import CARD, RedisFleet
+from clipfleet.common.queue.messages import IngestNudge
+from clipfleet.common.queue.replies import RedisInbox
+from clipfleet.common.redis.client import (
     RedisUnavailable,
     answering,
     close_async_redis,
     make_async_redis,
     make_redis,
 )
-from clipfleet.common.fleet import CARD, RedisFleet
-from clipfleet.common.messages import IngestNudge
-from clipfleet.common.replies import RedisInbox
 from clipfleet.common.settings import Settings
 from support import services, valkeys
 from support.gateways import in_process

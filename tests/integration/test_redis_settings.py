@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.common.connection import RedisRefuses, RedisUnavailable, answering, make_redis
+from clipfleet.common.redis.client import RedisRefuses, RedisUnavailable, answering, make_redis
 from clipfleet.common.settings import Settings
 from support import services
 from support.gateways import gateway

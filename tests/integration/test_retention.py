@@ -8,7 +8,7 @@ import redis
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.unfinished import RedisUnfinished
+from clipfleet.common.ledger.unfinished import RedisUnfinished
 from clipfleet.workers.planner.housekeeper import DAY_S, Housekeeper
 from support.ledgers import Clock, a_job, ended, traces
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipfleet.common.images import decode
+from clipfleet.common.imaging.decode import decode
 from clipfleet.common.settings import CARRIED_MODEL, Limits, carried_model
 from support.models import clip_embedder, data, tiny_clip
 

@@ -7,9 +7,12 @@ from contextlib import closing, suppress
 import pytest
 import redis
 
-from clipfleet.common.broker import CeleryPublisher, make_celery
-from clipfleet.common.checks import Finding, check_redis
-from clipfleet.common.connection import (
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.process.checks import Finding, check_redis
+from clipfleet.common.queue.broker import CeleryPublisher, make_celery
+from clipfleet.common.queue.messages import IngestNudge
+from clipfleet.common.queue.replies import RedisInbox
+from clipfleet.common.redis.client import (
     RedisUnavailable,
     answering,
     close_async_redis,
@@ -17,9 +20,6 @@ from clipfleet.common.connection import (
     make_async_redis,
     make_redis,
 )
-from clipfleet.common.errors import Unavailable
-from clipfleet.common.messages import IngestNudge
-from clipfleet.common.replies import RedisInbox
 from clipfleet.common.settings import Settings
 from support import services, valkeys
 

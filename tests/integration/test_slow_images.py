@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.imaging.embedder import HashEmbedder
+from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.ledger import Item
-from clipfleet.common.preprocess import Pixels
 from clipfleet.common.store import Vectors
 from clipfleet.workers.ingest import chunk
 from clipfleet.workers.storage.locations import BucketAway, Places

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clipfleet.common.keys import SCOPES
+from clipfleet.common.auth.keys import SCOPES
 from clipfleet.testing import MemoryService
 from clipfleet.workers.sources import KINDS
 from support.archives import packed

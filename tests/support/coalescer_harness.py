@@ -6,8 +6,8 @@ from typing import Any
 
 from clipfleet.api.dispatch.coalescer import Coalescer
 from clipfleet.common.collection import Collection
-from clipfleet.common.messages import Query, QueryBatch, Search, Term
-from clipfleet.common.packed import PackedAnswer, Reply
+from clipfleet.common.queue.messages import Query, QueryBatch, Search, Term
+from clipfleet.common.queue.packed import PackedAnswer, Reply
 
 LONG = 30.0
 

@@ -10,10 +10,10 @@ import httpx
 
 from clipfleet.api.app import create_app
 from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.common.auth.keys import SCOPES
 from clipfleet.common.collection import Collection
-from clipfleet.common.fleet import WorkerCard
-from clipfleet.common.keys import SCOPES
 from clipfleet.common.ledger import NewJob
+from clipfleet.common.queue.fleet import WorkerCard
 from clipfleet.common.settings import Settings
 from clipfleet.testing import HashEmbedder, MemoryRateLimiter, memory_parts, write_keys
 

@@ -16,9 +16,9 @@ from fastapi.testclient import TestClient
 from clipfleet import processes
 from clipfleet.api.app import create_app
 from clipfleet.api.dispatch.parts import connect
-from clipfleet.common.connection import make_redis
 from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
 from support import services

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from clipfleet.common.images import Decoded, decode
+from clipfleet.common.imaging.decode import Decoded, decode
 from clipfleet.common.settings import Limits
 
 LIMITS = Limits()

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clipfleet import cli
-from clipfleet.common.embedder import Embeddings
+from clipfleet.common.imaging.embedder import Embeddings
 from clipfleet.testing import HashEmbedder, MemoryService
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from clipfleet.common.overview import Overview, Waiting
+from clipfleet.common.queue.overview import Overview, Waiting
 from support.coalescer_harness import MODEL
 
 SEEN = Overview(

@@ -9,14 +9,14 @@ from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
 
-from clipfleet.common.broker import make_celery
-from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import HashEmbedder
-from clipfleet.common.fleet import RedisFleet, WorkerCard
 from clipfleet.common.identity import primary_key
-from clipfleet.common.messages import QueryBatch, queue_name
-from clipfleet.common.replies import RedisReplies
+from clipfleet.common.imaging.embedder import HashEmbedder
+from clipfleet.common.ledger.catalogue import RedisCatalogue
+from clipfleet.common.queue.broker import make_celery
+from clipfleet.common.queue.fleet import RedisFleet, WorkerCard
+from clipfleet.common.queue.messages import QueryBatch, queue_name
+from clipfleet.common.queue.replies import RedisReplies
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from clipfleet.common.catalogue import MemoryCatalogue
 from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.identity import primary_key
-from clipfleet.common.messages import Answer, Query, QueryBatch, Search, Term
-from clipfleet.common.replies import MemoryReplies
+from clipfleet.common.imaging.embedder import HashEmbedder
+from clipfleet.common.ledger.catalogue import MemoryCatalogue
+from clipfleet.common.queue.messages import Answer, Query, QueryBatch, Search, Term
+from clipfleet.common.queue.replies import MemoryReplies
 from clipfleet.common.store import Match, Record, StoreUnavailable, Vectors
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.metrics import WorkerMetrics

@@ -11,12 +11,15 @@ from typing import Any
 import redis
 from pydantic import BaseModel
 
-from clipfleet.common.catalogue import RedisCatalogue
 from clipfleet.common.collection import Collection
-from clipfleet.common.fleet import WorkerCard
+from clipfleet.common.http.schemas import MatchOut
+from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.ledger import Claim, Failure, Item, NewJob, Outcome
+from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.messages import (
+from clipfleet.common.ledger.unfinished import RedisUnfinished
+from clipfleet.common.queue.fleet import WorkerCard
+from clipfleet.common.queue.messages import (
     Answer,
     BatchReply,
     IngestNudge,
@@ -25,10 +28,7 @@ from clipfleet.common.messages import (
     Search,
     Term,
 )
-from clipfleet.common.preprocess import Preprocess
-from clipfleet.common.schemas import MatchOut
 from clipfleet.common.store import Record
-from clipfleet.common.unfinished import RedisUnfinished
 from support import services
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,12 +9,12 @@ from typing import Any, BinaryIO, cast
 
 import pytest
 
+from clipfleet.common.auth.source_access import OwnPlaces, SourceAccess
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.errors import Unreadable
+from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.ledger import Item
 from clipfleet.common.settings import Limits, Settings
-from clipfleet.common.source_access import OwnPlaces, SourceAccess
-from clipfleet.common.source_grants import SourceGrant
 from clipfleet.workers.sources import Listed, Source, SourceError, open_source
 from clipfleet.workers.storage.locations import Places
 from support.worker_harness import BUCKETS

@@ -11,19 +11,19 @@ from typing import Any
 
 from PIL import Image
 
-from clipfleet.common import uris
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.broker import MemoryPublisher
-from clipfleet.common.catalogue import MemoryCatalogue
 from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import Embedder, HashEmbedder
 from clipfleet.common.fetch import Fetcher
-from clipfleet.common.fleet import MemoryFleet, WorkerCard
+from clipfleet.common.http import uris
 from clipfleet.common.identity import primary_key
+from clipfleet.common.imaging.embedder import Embedder, HashEmbedder
+from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.ledger import Claim, Item, Job, NewJob, OpenChunk, Outcome, Unknown
+from clipfleet.common.ledger.catalogue import MemoryCatalogue
 from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.common.messages import IngestNudge
-from clipfleet.common.preprocess import Preprocess
+from clipfleet.common.queue.broker import MemoryPublisher
+from clipfleet.common.queue.fleet import MemoryFleet, WorkerCard
+from clipfleet.common.queue.messages import IngestNudge
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore

@@ -14,10 +14,10 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from clipfleet.api.app import create_app
 from clipfleet.api.auth.access import GuardedRoute, needs
 from clipfleet.api.ops import health
-from clipfleet.common.connection import RedisUnavailable
+from clipfleet.common.auth.keys import SCOPES
+from clipfleet.common.auth.rate_limit import MemoryRateLimiter, Ration
 from clipfleet.common.errors import StartupError
-from clipfleet.common.keys import SCOPES
-from clipfleet.common.rate_limit import MemoryRateLimiter, Ration
+from clipfleet.common.redis.client import RedisUnavailable
 from clipfleet.common.settings import Limits
 from support.gateway_harness import World
 

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from clipfleet.common.messages import LARGE_ROWS, Query, QueryBatch, Search, Term
+from clipfleet.common.queue.messages import LARGE_ROWS, Query, QueryBatch, Search, Term
 from clipfleet.testing import MemoryService
 from support.coalescer_harness import HERE
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from clipfleet.common.sources import ArchiveSource
+from clipfleet.common.http.sources import ArchiveSource
 from clipfleet.workers.sources.archive import Archive
 from clipfleet.workers.sources.copies import Copies
 from support.archives import KINDS, archive, data_of, names, packed

@@ -12,8 +12,8 @@ from clipfleet.api.dispatch.replies import deliver
 from clipfleet.common.errors import ClipfleetError
 from clipfleet.common.ledger import Claim, Item, Job, Unknown
 from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.common.messages import Answer, BatchReply, Message, QueryBatch
-from clipfleet.common.replies import MemoryReplies
+from clipfleet.common.queue.messages import Answer, BatchReply, Message, QueryBatch
+from clipfleet.common.queue.replies import MemoryReplies
 from clipfleet.common.versions import OtherVersion, say_once
 from clipfleet.workers import app
 from clipfleet.workers.queue import decode

@@ -12,8 +12,8 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from clipfleet.common.errors import Unavailable, Unreadable
+from clipfleet.common.http.sources import BucketSource
 from clipfleet.common.ledger import Item
-from clipfleet.common.sources import BucketSource
 from clipfleet.workers.sources.bucket import Bucket
 from clipfleet.workers.storage.items import read_item
 from clipfleet.workers.storage.locations import bucket_errors

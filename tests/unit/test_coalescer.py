@@ -7,8 +7,8 @@ import pytest
 from clipfleet.api.dispatch.coalescer import Overloaded
 from clipfleet.api.http.bodies import MemoryBudget, reserving
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.messages import Term
-from clipfleet.common.packed import PackedAnswer, Reply
+from clipfleet.common.queue.messages import Term
+from clipfleet.common.queue.packed import PackedAnswer, Reply
 from support.coalescer_harness import MODEL, Desk, played, query, settled
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from clipfleet.common.errors import ClipfleetError, Unavailable
-from clipfleet.common.packed import PackedAnswer, Reply
+from clipfleet.common.queue.packed import PackedAnswer, Reply
 from support.coalescer_harness import LONG, Desk, played, settled
 
 

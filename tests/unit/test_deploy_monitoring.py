@@ -11,7 +11,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from clipfleet.api.ops.metrics import GatewayMetrics
-from clipfleet.common.overview import Overview, Waiting
+from clipfleet.common.queue.overview import Overview, Waiting
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from support import deployment
 from support.deployment import DEPLOY, KUBERNETES

@@ -12,11 +12,11 @@ from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.ops.diagnosis import diagnose
 from clipfleet.api.ops.fleet import look_at_milvus
 from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.fleet import About, WorkerCard
+from clipfleet.common.http.fleet import LANES
+from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.common.ledger import Job, NewJob
-from clipfleet.common.messages import LANES
+from clipfleet.common.queue.fleet import About, WorkerCard
 from clipfleet.common.settings import Settings
 from clipfleet.testing import MemoryStore, memory_parts
 from clipfleet.workers.queue.machine import gpus

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from clipfleet.api.collections.recall import Found, recall
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.errors import InvalidRequest, Unavailable
-from clipfleet.common.filters import parse_filter
 from clipfleet.common.identity import primary_key
 from clipfleet.common.store import Match, Record, Vectors
+from clipfleet.common.store.filters import parse_filter
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.query import exact
 from clipfleet.workers.query.exact import Bounds, exact_search

@@ -12,9 +12,9 @@ import pytest
 
 from clipfleet.api.collections.export import ParquetFile
 from clipfleet.common.collection import Collection
-from clipfleet.common.exchange import KEY, NotOurs
 from clipfleet.common.identity import primary_key
 from clipfleet.common.store import Record
+from clipfleet.common.store.exchange import KEY, NotOurs
 from clipfleet.exported import Exported, new_file
 
 DIM = 4

@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from clipfleet.common.blobs import BlobGone
-from clipfleet.common.catalogue import Deletion
 from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.identity import primary_key
+from clipfleet.common.imaging.embedder import HashEmbedder
+from clipfleet.common.imaging.preprocess import Pixels
+from clipfleet.common.imaging.thumbnails import thumbnail_key
 from clipfleet.common.ledger import Outcome
-from clipfleet.common.preprocess import Pixels
+from clipfleet.common.ledger.catalogue import Deletion
 from clipfleet.common.store import Record, Vectors
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.common.thumbnails import thumbnail_key
 from support.ledgers import LEASE_S
 from support.worker_harness import Workplace, counts
 

@@ -9,7 +9,7 @@ from hypothesis.strategies import from_regex, sampled_from, text, tuples
 
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch import Fetcher
-from clipfleet.common.retry_after import retry_after_s
+from clipfleet.common.http.retry_after import retry_after_s
 from clipfleet.common.settings import Fetch
 
 NEVER = (

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from clipfleet.common.collection import BUILTIN_FIELDS, URI_BYTES, FieldType
 from clipfleet.common.errors import InvalidRequest
-from clipfleet.common.filters import (
+from clipfleet.common.identity import ID_BYTES
+from clipfleet.common.store.expressions import keys_expression, search_expression
+from clipfleet.common.store.filters import (
     MAX_DEPTH,
     MAX_LIST,
     MAX_LISTED,
@@ -24,8 +26,6 @@ from clipfleet.common.filters import (
     matches,
     parse_filter,
 )
-from clipfleet.common.identity import ID_BYTES
-from clipfleet.common.store.expressions import keys_expression, search_expression
 
 FIELDS: dict[str, FieldType] = {"year": "int", "size_m": "float", "open": "bool", "town": "string"}
 

@@ -15,10 +15,10 @@ from clipfleet.api.http.bodies import Overfull
 from clipfleet.api.ops.access_log import Observe
 from clipfleet.api.ops.fleet_metrics import FleetCollector
 from clipfleet.api.ops.metrics import GatewayMetrics
-from clipfleet.common.connection import RedisUnavailable
 from clipfleet.common.errors import ClipfleetError, NotFound
-from clipfleet.common.fleet import NoWorker
-from clipfleet.common.overview import Overview
+from clipfleet.common.queue.fleet import NoWorker
+from clipfleet.common.queue.overview import Overview
+from clipfleet.common.redis.client import RedisUnavailable
 from clipfleet.common.settings import Settings
 from support.coalescer_harness import MODEL, Desk, played, query
 from support.overviews import SEEN, Told

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.common.sources import BucketSource, FolderSource, UrlsSource
+from clipfleet.common.http.sources import BucketSource, FolderSource, UrlsSource
 from clipfleet.guess import kind_of, source_of
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.errors import StartupError
+from clipfleet.common.imaging.embedder import HashEmbedder
 
 
 def test_the_name_gives_the_length_of_an_embedding() -> None:

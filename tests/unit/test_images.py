@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipfleet.common.errors import BadImage
-from clipfleet.common.images import FORMATS, decode
-from clipfleet.common.preprocess import Preprocess
+from clipfleet.common.imaging.decode import FORMATS, decode
+from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.settings import Limits
 from support.images import EDGE, LIMITS, decoded, encoded, halves, near
 

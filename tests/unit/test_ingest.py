@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.common.ledger import Claim, Outcome
 from clipfleet.common.ledger.memory import MemoryLedger
 from support.worker_harness import Workplace, counts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.common.ledger import Item, Job
 from clipfleet.workers.ingest import chunk
 from support.worker_harness import Workplace

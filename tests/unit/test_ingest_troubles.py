@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import Embeddings, HashEmbedder
+from clipfleet.common.imaging.embedder import Embeddings, HashEmbedder
 from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.store import Fingerprint, Record, StoreUnavailable

@@ -16,8 +16,7 @@ from typer.testing import CliRunner, Result
 
 from clipfleet.api.auth.keyring import KeyRing
 from clipfleet.cli import app
-from clipfleet.common.errors import StartupError
-from clipfleet.common.keys import (
+from clipfleet.common.auth.keys import (
     SCOPES,
     Key,
     change_keys,
@@ -28,8 +27,9 @@ from clipfleet.common.keys import (
     new_secret,
     read_keys,
 )
+from clipfleet.common.errors import StartupError
+from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.settings import Settings
-from clipfleet.common.source_grants import SourceGrant
 from clipfleet.embedded.stack import Options, Stack
 from support.ledgers import Clock
 

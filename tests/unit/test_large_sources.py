@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from clipfleet.common.sources import FolderSource
+from clipfleet.common.http.sources import FolderSource
 from clipfleet.workers.sources import Folder, scratch
 from clipfleet.workers.sources import zip as zips
 from clipfleet.workers.sources.scratch import ScratchUnavailable, in_order

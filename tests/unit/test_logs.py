@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from clipfleet.common.logs import UVICORNS, OutageLog, about, configure_logs, in_context
+from clipfleet.common.process.logs import UVICORNS, OutageLog, about, configure_logs, in_context
 
 log = logging.getLogger("clipfleet.things")
 

@@ -6,11 +6,11 @@ import threading
 import numpy as np
 import pytest
 
-from clipfleet.common import replies
 from clipfleet.common.ledger import Outcome
-from clipfleet.common.messages import Answer, BatchReply, IngestNudge, QueryBatch, queue_name
-from clipfleet.common.overview import Waiting
-from clipfleet.common.pixels import pack
+from clipfleet.common.queue import replies
+from clipfleet.common.queue.messages import Answer, BatchReply, IngestNudge, QueryBatch, queue_name
+from clipfleet.common.queue.overview import Waiting
+from clipfleet.common.queue.pixels import pack
 from clipfleet.common.settings import Settings
 from clipfleet.testing import MemoryOverviews, MemoryPublisher, MemoryReplies, memory_parts
 from support.ledgers import MODEL, claimed, planned

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.common.ledger import Failure, Outcome
-from clipfleet.common.metrics import make_registry
+from clipfleet.common.process.metrics import make_registry
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from support.coalescer_harness import MODEL, Desk, played
 from support.overviews import SEEN, Told

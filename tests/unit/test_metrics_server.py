@@ -13,12 +13,12 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from clipfleet.common.broker import MemoryPublisher
-from clipfleet.common.embedder import HashEmbedder
 from clipfleet.common.errors import StartupError
-from clipfleet.common.fleet import MemoryFleet
-from clipfleet.common.messages import IngestNudge
-from clipfleet.common.metrics import MetricsServer, make_registry, serve_metrics
+from clipfleet.common.imaging.embedder import HashEmbedder
+from clipfleet.common.process.metrics import MetricsServer, make_registry, serve_metrics
+from clipfleet.common.queue.broker import MemoryPublisher
+from clipfleet.common.queue.fleet import MemoryFleet
+from clipfleet.common.queue.messages import IngestNudge
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
 from clipfleet.workers.runtime import Presence

@@ -2,8 +2,8 @@
 
 import pytest
 
-from clipfleet.common.broker import BrokerUnavailable, MemoryPublisher
-from clipfleet.common.messages import IngestNudge
+from clipfleet.common.queue.broker import BrokerUnavailable, MemoryPublisher
+from clipfleet.common.queue.messages import IngestNudge
 from clipfleet.workers.ingest.claims import pass_on
 from clipfleet.workers.planner.chunk_size import FIRST_CHUNK
 from clipfleet.workers.planner.planner import TOP_UP_S

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from clipfleet.common.messages import Answer, BatchReply
-from clipfleet.common.packed import PackedAnswer, pack, read_reply
-from clipfleet.common.schemas import MatchOut, SearchOut
+from clipfleet.common.http.schemas import MatchOut, SearchOut
+from clipfleet.common.queue.messages import Answer, BatchReply
+from clipfleet.common.queue.packed import PackedAnswer, pack, read_reply
 from clipfleet.common.versions import OtherVersion
 
 

@@ -9,9 +9,9 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipfleet.common import preprocess
-from clipfleet.common.pixels import pack, unpack
-from clipfleet.common.preprocess import Preprocess
+from clipfleet.common.imaging import preprocess
+from clipfleet.common.imaging.preprocess import Preprocess
+from clipfleet.common.queue.pixels import pack, unpack
 
 CLIP = Preprocess(shortest=224, height=224, width=224)
 SQUASH = Preprocess(height=64, width=48)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from clipfleet.common.embedder import Embeddings, HashEmbedder
-from clipfleet.common.messages import BatchReply, Query, Term
-from clipfleet.common.packed import read_reply
+from clipfleet.common.imaging.embedder import Embeddings, HashEmbedder
+from clipfleet.common.queue.messages import BatchReply, Query, Term
+from clipfleet.common.queue.packed import read_reply
 from clipfleet.common.store import Record
 from clipfleet.workers.query.batch import STALENESS_S
 from support.query_harness import IMAGE, TEXT, World, by_id, ids

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipfleet.common.embedder import Embeddings, HashEmbedder
 from clipfleet.common.identity import primary_key
-from clipfleet.common.messages import Query, Term
+from clipfleet.common.imaging.embedder import Embeddings, HashEmbedder
+from clipfleet.common.queue.messages import Query, Term
 from clipfleet.common.store import Record
 from support.query_harness import IMAGE, TEXT, World, by_id, ids
 

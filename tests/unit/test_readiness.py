@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 
-from clipfleet.common.probe import MemoryProbe
+from clipfleet.common.process.probe import MemoryProbe
 from support.gateway_harness import HERE, World
 
 

@@ -5,7 +5,7 @@ import ssl
 import pytest
 import redis
 
-from clipfleet.common.connection import RedisRefuses, RedisUnavailable, answering
+from clipfleet.common.redis.client import RedisRefuses, RedisUnavailable, answering
 from clipfleet.common.store import StoreUnavailable
 
 

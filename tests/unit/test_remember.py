@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from clipfleet.common.embedder import Embeddings, HashEmbedder
+from clipfleet.common.imaging.embedder import Embeddings, HashEmbedder
 from clipfleet.workers.embedding.cached import RememberingEmbedder
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from clipfleet.common.collection_schemas import DeleteIn, RecallIn
-from clipfleet.common.schemas import MOST_FIELDS, EmbedIn, JobIn, VectorsIn
-from clipfleet.common.search_schemas import SearchIn
+from clipfleet.common.http.collections import DeleteIn, RecallIn
+from clipfleet.common.http.schemas import MOST_FIELDS, EmbedIn, JobIn, VectorsIn
+from clipfleet.common.http.search import SearchIn
 
 
 def faults(kind: type[BaseModel], asked: dict[str, Any]) -> list[str]:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from clipfleet.common.broker import make_celery
-from clipfleet.common.checks import NO_ADDRESS, service_checks
-from clipfleet.common.connection import make_redis, tls_options
-from clipfleet.common.sentinel import SentinelAddress, sentinel_address
+from clipfleet.common.process.checks import NO_ADDRESS, service_checks
+from clipfleet.common.queue.broker import make_celery
+from clipfleet.common.redis.client import make_redis, tls_options
+from clipfleet.common.redis.sentinel import SentinelAddress, sentinel_address
 from clipfleet.common.settings import Settings
 
 WHOLE = (

@@ -3,7 +3,7 @@
 import pytest
 
 from clipfleet.cli import show
-from clipfleet.common.schemas import MatchOut, SearchOut
+from clipfleet.common.http.schemas import MatchOut, SearchOut
 
 LONG = "/home/somebody/Pictures/a folder with a long name/" + "x" * 200 + ".jpg"
 FOUND = SearchOut(

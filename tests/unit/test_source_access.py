@@ -10,10 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from clipfleet.common.blobs import Blobs
-from clipfleet.common.errors import Unreadable
-from clipfleet.common.settings import Settings
-from clipfleet.common.source_access import (
+from clipfleet.common.auth.source_access import (
     OwnData,
     OwnPlaces,
     SourceAccess,
@@ -21,9 +18,12 @@ from clipfleet.common.source_access import (
     access_of,
     grant_of_service,
 )
-from clipfleet.common.source_grants import BucketPlace, SourceGrant
-from clipfleet.common.sources import BucketSource
-from clipfleet.common.uris import BadUri
+from clipfleet.common.blobs import Blobs
+from clipfleet.common.errors import Unreadable
+from clipfleet.common.http.source_grants import BucketPlace, SourceGrant
+from clipfleet.common.http.sources import BucketSource
+from clipfleet.common.http.uris import BadUri
+from clipfleet.common.settings import Settings
 from clipfleet.workers.sources import SourceError, open_source
 from clipfleet.workers.sources.bucket import Bucket
 from clipfleet.workers.storage.locations import Places
@@ -318,8 +318,8 @@ def test_the_keys_file_and_private_folders_are_no_source(root: Path) -> None:
 MOUNTED = """
 import sys
 from pathlib import Path
-from clipfleet.common.source_access import OwnData, OwnPlaces, SourceAccess
-from clipfleet.common.source_grants import SourceGrant
+from clipfleet.common.auth.source_access import OwnData, OwnPlaces, SourceAccess
+from clipfleet.common.http.source_grants import SourceGrant
 
 root, own = sys.argv[1:]
 access = SourceAccess(SourceGrant(roots=(root,)), OwnPlaces(paths=(own,)))

@@ -13,8 +13,8 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from clipfleet.common.errors import Forbidden
+from clipfleet.common.http.sources import FolderSource
 from clipfleet.common.settings import Settings
-from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources import Folder, Listed, SourceError, Upload, open_source
 from support.source_helpers import access_to
 from support.worker_harness import places_of

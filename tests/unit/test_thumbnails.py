@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from clipfleet.common.blobs import BlobGone
 from clipfleet.common.identity import primary_key
-from clipfleet.common.thumbnails import MOST_BYTES, thumbnail, thumbnail_key
+from clipfleet.common.imaging.thumbnails import MOST_BYTES, thumbnail, thumbnail_key
 from support.worker_harness import Workplace
 
 

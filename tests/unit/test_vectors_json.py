@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clipfleet.api.collections import vectors_json
 from clipfleet.api.collections.vectors_json import STEPS, parse_vectors
 from clipfleet.common.errors import TooLarge
-from clipfleet.common.schemas import VectorsIn
+from clipfleet.common.http.schemas import VectorsIn
 from clipfleet.common.settings import Limits
 
 LIMITS = Limits(vectors=3)

@@ -17,10 +17,10 @@ from clipfleet.api.search.exact import require_few
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.identity import primary_key
-from clipfleet.common.messages import Search
+from clipfleet.common.imaging.thumbnails import thumbnail_key
+from clipfleet.common.queue.messages import Search
 from clipfleet.common.settings import Limits, Settings
 from clipfleet.common.store import Record, StoreUnavailable
-from clipfleet.common.thumbnails import thumbnail_key
 from clipfleet.testing import MemoryStore, memory_parts
 
 DIM = 1_024

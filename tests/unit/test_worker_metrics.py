@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipfleet.common.embedder import HashEmbedder
+from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.workers.embedding.cached import RememberingEmbedder
 from clipfleet.workers.embedding.timed import Timed
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics

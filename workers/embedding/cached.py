@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from clipfleet.common.embedder import Embedder, Embeddings
+from clipfleet.common.imaging.embedder import Embedder, Embeddings
 from clipfleet.common.store import Vectors
 from clipfleet.workers.embedding.proxy import Wrapped
 

@@ -16,9 +16,9 @@ import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipfleet.common.embedder import Embeddings
 from clipfleet.common.errors import StartupError
-from clipfleet.common.preprocess import REDUCING_GAP, Pixels, Preprocess, by_pillow
+from clipfleet.common.imaging.embedder import Embeddings
+from clipfleet.common.imaging.preprocess import REDUCING_GAP, Pixels, Preprocess, by_pillow
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 
 log = logging.getLogger(__name__)

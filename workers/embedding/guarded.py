@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipfleet.common.embedder import Embedder, Embeddings
+from clipfleet.common.imaging.embedder import Embedder, Embeddings
 from clipfleet.workers.embedding.proxy import Wrapped
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipfleet.common.embedder import Embedder, Embeddings
-from clipfleet.common.preprocess import Pixels, Preprocess
+from clipfleet.common.imaging.embedder import Embedder, Embeddings
+from clipfleet.common.imaging.preprocess import Pixels, Preprocess
 
 
 class Wrapped:

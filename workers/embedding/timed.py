@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.common.embedder import Embedder, Embeddings
-from clipfleet.common.messages import Lane
+from clipfleet.common.http.fleet import Lane
+from clipfleet.common.imaging.embedder import Embedder, Embeddings
 from clipfleet.workers.embedding.proxy import Wrapped
 from clipfleet.workers.metrics import WorkerMetrics
 

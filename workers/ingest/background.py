@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from clipfleet.common.logs import in_context
+from clipfleet.common.process.logs import in_context
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from typing import TypeVar
 import numpy as np
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.catalogue import Catalogue
 from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.identity import primary_key
+from clipfleet.common.imaging.embedder import Embedder
+from clipfleet.common.imaging.thumbnails import thumbnail_key
 from clipfleet.common.ledger import (
     Claim,
     Failure,
@@ -29,9 +29,9 @@ from clipfleet.common.ledger import (
     Stage,
     any_remote,
 )
+from clipfleet.common.ledger.catalogue import Catalogue
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
-from clipfleet.common.thumbnails import thumbnail_key
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.fair_lock import FairLock
 from clipfleet.workers.ingest.fetch_pool import FetchPool

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from clipfleet.common.broker import Publisher
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.ledger import (
     Claim,
     Ledger,
     Unknown,
 )
-from clipfleet.common.logs import about
-from clipfleet.common.messages import IngestNudge
+from clipfleet.common.process.logs import about
+from clipfleet.common.queue.broker import Publisher
+from clipfleet.common.queue.messages import IngestNudge
 from clipfleet.common.store import CollectionGone
 from clipfleet.common.versions import OtherVersion
 from clipfleet.workers.embedding.guarded import BrokenDevice

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Claim, Ledger
-from clipfleet.common.logs import in_context
+from clipfleet.common.process.logs import in_context
 from clipfleet.common.versions import OtherVersion
 
 T = TypeVar("T")

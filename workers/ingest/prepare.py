@@ -7,15 +7,15 @@ from typing import Any, Protocol
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection, image_problem
-from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import BadImage, Unreadable
 from clipfleet.common.identity import content_hash
-from clipfleet.common.images import Decoded, decode
+from clipfleet.common.imaging.decode import Decoded, decode
+from clipfleet.common.imaging.embedder import Embedder
+from clipfleet.common.imaging.preprocess import Pixels
+from clipfleet.common.imaging.thumbnails import thumbnail, thumbnail_key
 from clipfleet.common.ledger import Item, Job, Stage
-from clipfleet.common.preprocess import Pixels
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
-from clipfleet.common.thumbnails import thumbnail, thumbnail_key
 from clipfleet.workers.metrics import Spent
 from clipfleet.workers.storage.items import read_item
 from clipfleet.workers.storage.locations import Places

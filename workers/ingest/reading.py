@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from clipfleet.common.fetch import Cancellation
 from clipfleet.common.ledger import Item
-from clipfleet.common.logs import in_context
+from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
 from clipfleet.workers.ingest.fetch_pool import FetchPool

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from clipfleet.common.fleet import WorkerCard
+from clipfleet.common.queue.fleet import WorkerCard
 
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
 

@@ -7,8 +7,8 @@ import threading
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.ledger import FINAL, Job, Ledger
-from clipfleet.common.unfinished import Unfinished
-from clipfleet.common.uploads import has_uploads, uploads_of
+from clipfleet.common.ledger.unfinished import Unfinished
+from clipfleet.common.ledger.uploads import has_uploads, uploads_of
 from clipfleet.common.versions import OtherVersion, say_once
 
 log = logging.getLogger(__name__)

@@ -21,20 +21,20 @@ from itertools import islice
 from typing import TypeVar
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
-from clipfleet.common.broker import CeleryPublisher, Publisher, make_celery
-from clipfleet.common.checks import blob_checks, service_checks
-from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import NotFound, StartupError, Unavailable
 from clipfleet.common.fetch import Fetcher
-from clipfleet.common.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, serving
 from clipfleet.common.ledger import Failure, Ledger, Look, NewJob, OpenChunk, PlanLease, Round
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.logs import OutageLog, about, configure_logs
-from clipfleet.common.messages import IngestNudge, queue_name
-from clipfleet.common.metrics import make_registry, serve_metrics
+from clipfleet.common.ledger.unfinished import RedisUnfinished
+from clipfleet.common.process.checks import blob_checks, service_checks
+from clipfleet.common.process.logs import OutageLog, about, configure_logs
+from clipfleet.common.process.metrics import make_registry, serve_metrics
+from clipfleet.common.process.startup import begin_checks
+from clipfleet.common.queue.broker import CeleryPublisher, Publisher, make_celery
+from clipfleet.common.queue.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, serving
+from clipfleet.common.queue.messages import IngestNudge, queue_name
+from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
-from clipfleet.common.startup import begin_checks
-from clipfleet.common.unfinished import RedisUnfinished
 from clipfleet.common.versions import OtherVersion, say_once
 from clipfleet.workers.metrics import PlannerMetrics
 from clipfleet.workers.planner.chunk_size import chunk_size, room_for

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+from clipfleet.common.auth.source_access import SourceAccess, SourceRefused
 from clipfleet.common.errors import NotFound
+from clipfleet.common.http.sources import FolderSource
 from clipfleet.common.identity import id_problem
 from clipfleet.common.ledger import Failure, Item, Job, Ledger
 from clipfleet.common.ledger.failure_parts import FailuresLost
-from clipfleet.common.source_access import SourceAccess, SourceRefused
-from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources import Folder, Listed, SourceError, known
 
 PAGE = 500

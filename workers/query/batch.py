@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clipfleet.common.catalogue import Catalogue
 from clipfleet.common.collection import Collection
-from clipfleet.common.embedder import Embedder
 from clipfleet.common.errors import InvalidRequest, NotFound, Unavailable
+from clipfleet.common.http.schemas import MatchOut
 from clipfleet.common.identity import primary_key
-from clipfleet.common.messages import Answer, BatchReply, Query, QueryBatch, Search
-from clipfleet.common.replies import Replies
-from clipfleet.common.schemas import MatchOut
+from clipfleet.common.imaging.embedder import Embedder
+from clipfleet.common.ledger.catalogue import Catalogue
+from clipfleet.common.queue.messages import Answer, BatchReply, Query, QueryBatch, Search
+from clipfleet.common.queue.replies import Replies
 from clipfleet.common.store import Record, Store, Vectors
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.query.combine import combine

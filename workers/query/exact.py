@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest, Unavailable
-from clipfleet.common.filters import Filter
 from clipfleet.common.store import Match, Record, Store, Vectors
+from clipfleet.common.store.filters import Filter
 
 BLOCK = 2_000
 TINY = 1e-30  # in place of the length of a vector of zeros

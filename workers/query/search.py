@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from clipfleet.common.filters import parse_filter
-from clipfleet.common.messages import Search
+from clipfleet.common.queue.messages import Search
 from clipfleet.common.store import Match, Store, Vectors
+from clipfleet.common.store.filters import parse_filter
 from clipfleet.workers.query.exact import Bounds, exact_search
 from clipfleet.workers.query.ranking import Kept, Ranking, Wanted
 

@@ -12,10 +12,10 @@ from typing import Any
 from celery.worker.consumer import consumer
 from celery.worker.state import maybe_shutdown
 
-from clipfleet.common.connection import make_redis
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.logs import OutageLog
-from clipfleet.common.probe import RedisProbe
+from clipfleet.common.process.logs import OutageLog
+from clipfleet.common.process.probe import RedisProbe
+from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 
 RETRY_S = 0.5

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Ledger
-from clipfleet.common.messages import Answer, BatchReply, QueryBatch
-from clipfleet.common.replies import Replies
+from clipfleet.common.queue.messages import Answer, BatchReply, QueryBatch
+from clipfleet.common.queue.replies import Replies
 from clipfleet.common.versions import OtherVersion, read, say_once
 
 PAUSE_S = 3.0

@@ -5,8 +5,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import clipfleet
-from clipfleet.common.fleet import About
+from clipfleet._version import __version__
+from clipfleet.common.queue.fleet import About
 from clipfleet.workers.metrics import WorkerMetrics
 
 
@@ -19,7 +19,7 @@ def about_worker(decode_threads: int, metrics: WorkerMetrics) -> About:
 
 @cache
 def _machine() -> About:
-    return About(version=clipfleet.__version__, torch=version("torch"), cores=cores(), gpus=gpus())
+    return About(version=__version__, torch=version("torch"), cores=cores(), gpus=gpus())
 
 
 def cores() -> int:

@@ -4,14 +4,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from clipfleet.common.sources import (
+from clipfleet.common.http.sources import (
     ArchiveSource,
     BucketSource,
     FolderSource,
     ManifestSource,
     UrlsSource,
 )
-from clipfleet.common.sources import Source as Asked
+from clipfleet.common.http.sources import Source as Asked
 from clipfleet.workers.sources.archive import Archive
 from clipfleet.workers.sources.base import Listed, Source, SourceError
 from clipfleet.workers.sources.bucket import Bucket

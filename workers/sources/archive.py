@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 from clipfleet.common.errors import Unreadable
+from clipfleet.common.http.sources import ArchiveSource
 from clipfleet.common.identity import printable
-from clipfleet.common.images import SUFFIXES
-from clipfleet.common.sources import ArchiveSource
+from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, persistently
 from clipfleet.workers.sources.copies import Copies
 from clipfleet.workers.sources.tar import Damaged, Refer, Tar

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from clipfleet.common import uris
 from clipfleet.common.errors import Unreadable
+from clipfleet.common.http import uris
+from clipfleet.common.http.sources import BucketSource
 from clipfleet.common.identity import id_problem, printable
-from clipfleet.common.images import SUFFIXES
+from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
-from clipfleet.common.sources import BucketSource
 from clipfleet.workers.sources.base import Listed, SourceError
 from clipfleet.workers.storage.locations import BadPlace, Places, bucket_errors
 

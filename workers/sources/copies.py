@@ -8,7 +8,7 @@ from typing import BinaryIO, cast
 
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.errors import Unreadable
-from clipfleet.common.uploads import uploads_of
+from clipfleet.common.ledger.uploads import uploads_of
 from clipfleet.workers.storage.locations import Places
 
 KEY_BYTES = 200

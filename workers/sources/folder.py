@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from clipfleet.common.auth.source_access import OwnData, SourceAccess, SourceRefused
+from clipfleet.common.http.sources import FolderSource
 from clipfleet.common.identity import id_problem, printable
-from clipfleet.common.images import SUFFIXES
+from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
-from clipfleet.common.source_access import OwnData, SourceAccess, SourceRefused
-from clipfleet.common.sources import FolderSource
 from clipfleet.workers.sources.base import Listed, SourceError
 from clipfleet.workers.sources.scratch import Entry, in_order
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from clipfleet.common.errors import Unreadable
+from clipfleet.common.http.sources import UrlsSource
 from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.ledger import Item
-from clipfleet.common.sources import UrlsSource
 from clipfleet.workers.sources.base import Listed
 from clipfleet.workers.storage.locations import Places
 

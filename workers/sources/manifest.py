@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 from clipfleet.common.errors import Unreadable
+from clipfleet.common.http.sources import ManifestSource
 from clipfleet.common.identity import printable
-from clipfleet.common.sources import ManifestSource
 from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, persistently
 from clipfleet.workers.sources.lines import Mark, lines
 from clipfleet.workers.sources.rows import Rows

@@ -7,8 +7,8 @@ from decimal import Decimal
 from typing import Any, BinaryIO
 
 from clipfleet.common.errors import Unreadable
+from clipfleet.common.http.sources import ManifestSource
 from clipfleet.common.identity import printable
-from clipfleet.common.sources import ManifestSource
 from clipfleet.workers.sources.base import Listed, SourceError
 from clipfleet.workers.sources.copies import Copies
 from clipfleet.workers.sources.rows import Rows, require_distinct

@@ -5,10 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clipfleet.common import uris
 from clipfleet.common.collection import METADATA_DEPTH, RESERVED
+from clipfleet.common.http import uris
 from clipfleet.common.identity import id_problem, printable, text_problem
-from clipfleet.common.images import SUFFIXES
+from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import SourceError
 from clipfleet.workers.storage.locations import BadPlace, Places

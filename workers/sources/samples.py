@@ -9,7 +9,7 @@ from typing import Any
 
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.identity import id_problem, printable
-from clipfleet.common.images import SUFFIXES
+from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.common.settings import Limits
 from clipfleet.workers.sources.rows import BadRow, metadata_of

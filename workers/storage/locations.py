@@ -1,5 +1,5 @@
 """Where bytes lie: local files, the web, buckets, and our own blob store. What of them a job may
-read, `common/source_access.py` says, when a place is found and again when it is opened.
+read, `common/auth/source_access.py` says, when a place is found and again when it is opened.
 
 A place is written `file:PATH`, `url:URL`, `fs:BUCKET-URL` or `blob:KEY`. Every call raises
 Unreadable where trying again would not help, and Unavailable where it would.
@@ -17,13 +17,13 @@ from urllib.parse import urljoin
 
 import fsspec
 
-from clipfleet.common import uris
+from clipfleet.common.auth.source_access import SourceAccess, SourceRefused, access_of
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.errors import Unavailable, Unreadable
 from clipfleet.common.fetch import FREE, require_memory
+from clipfleet.common.http import uris
+from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.settings import Settings
-from clipfleet.common.source_access import SourceAccess, SourceRefused, access_of
-from clipfleet.common.source_grants import SourceGrant
 
 BUFFER = 1 << 16
 _AWAY = ("Connection", "Timeout", "SlowDown", "ServiceUnavailable")

@@ -104,8 +104,8 @@ def spin(seconds: float) -> None:
 
 
 MODULES = {
-    "clipfleet.common.images": _decoder,
-    "clipfleet.common.embedder": _model,
+    "clipfleet.common.imaging.decode": _decoder,
+    "clipfleet.common.imaging.embedder": _model,
     "clipfleet.common.store.milvus": _store,
 }
 

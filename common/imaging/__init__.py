@@ -1,0 +1,1 @@
+"""From bytes to the pixels that a model takes. Models are in `workers.embedding`."""

@@ -1,0 +1,1 @@
+"""What travels between gateway and workers through Redis: messages, replies, heartbeats."""

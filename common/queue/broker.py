@@ -1,0 +1,151 @@
+"""Celery on Redis: one configuration for those who send and those who work."""
+
+import threading
+import time
+from typing import Any, Protocol
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from clipfleet.common.errors import Unavailable
+from clipfleet.common.queue.messages import Message
+from clipfleet.common.redis.client import answering, as_unavailable, sentinel_options, tls_options
+from clipfleet.common.redis.sentinel import SentinelAddress, sentinel_address
+from clipfleet.common.settings import Settings
+
+
+class BrokerUnavailable(Unavailable):
+    """The queue cannot be reached."""
+
+
+# kombu reads a list per step beside the queue itself; older releases wrote to all of them.
+PRIORITY_STEPS = (0, 3, 6, 9)
+BETWEEN = "\x06\x16"
+SENT_AT = "sent_at"  # a header of each message: unix seconds, by the sender's clock
+
+
+class Publisher(Protocol):
+    def publish(self, message: Message) -> None: ...
+
+    def waiting(self, queue: str) -> int:
+        """Messages in the queue that no worker has taken."""
+        ...
+
+
+def make_celery(settings: Settings) -> Any:
+    """Opens no connection. The ledger, not a result backend, knows what became of a task.
+
+    A message that a worker has taken is not kept in Redis until it is acknowledged: it is a nudge,
+    which the planner repeats, or a query, for which nobody waits any more when it comes back.
+    """
+    address = sentinel_address(settings.redis_url)
+    app = Celery("clipfleet", broker=address.broker_url if address else settings.redis_url)
+    app.conf.update(
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_concurrency=1,
+        worker_disable_prefetch=True,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_channel_error_retry=True,  # whatever Redis answers, a worker connects anew
+        broker_connection_timeout=settings.call_timeout_s,
+        broker_use_ssl=tls_options(settings) or None,
+        broker_transport_options={
+            "socket_timeout": settings.call_timeout_s,
+            "socket_connect_timeout": settings.call_timeout_s,
+            # A worker that waits for messages notices after twice as long that its host was cut
+            # off and Redis started anew: nobody closes such a connection. By default after 50 s.
+            "health_check_interval": settings.call_timeout_s,
+            "priority_steps": list(PRIORITY_STEPS),
+            "sep": BETWEEN,
+            "ack_emulation": False,
+            "max_retries": 0,  # of a sender's connection: the sender is told at once
+            **_through_sentinels(settings, address),
+        },
+    )
+    return app
+
+
+def _through_sentinels(settings: Settings, address: SentinelAddress | None) -> dict[str, Any]:
+    if address is None:
+        return {}
+    asked = sentinel_options(settings, address)
+    return {"master_name": address.service, "sentinel_kwargs": asked}
+
+
+def lists_of(queue: str) -> list[str]:
+    """The keys in Redis under which the messages of a queue lie."""
+    return [f"{queue}{BETWEEN}{step}" if step else queue for step in PRIORITY_STEPS]
+
+
+class CeleryPublisher:
+    def __init__(self, app: Any, client: "redis.Redis") -> None:
+        self._app, self._redis = app, client
+
+    def publish(self, message: Message) -> None:
+        try:
+            self._app.send_task(
+                message.task,
+                args=[message.model_dump_json()],  # a string: kombu revives types in JSON trees
+                queue=message.queue,
+                retry=False,
+                headers={SENT_AT: time.time()},
+                argsrepr=message.shown,  # in events and logs: no query of a user's
+            )
+        except (OperationalError, redis.RedisError, OSError) as error:
+            raise BrokerUnavailable(_why_unsent(error)) from error
+
+    def close(self) -> None:
+        """Close the connections that messages were sent over; a later message opens another.
+
+        kombu shares them between all senders of a process that have the same address.
+        """
+        pool = self._app.pool
+        pool.resize(pool.limit, reset=True)
+
+    def waiting(self, queue: str) -> int:
+        with answering():
+            pipe = self._redis.pipeline(transaction=False)
+            for key in lists_of(queue):
+                pipe.llen(key)
+            lengths: list[int] = pipe.execute()
+        return sum(lengths)
+
+
+def _why_unsent(error: BaseException) -> str:
+    """kombu keeps the error of redis-py as the cause of its own."""
+    for known in (error, error.__cause__):
+        if isinstance(known, redis.RedisError) and (unavailable := as_unavailable(known)):
+            return unavailable.detail
+    return "the queue does not answer just now; try again"
+
+
+class MemoryPublisher:
+    """Keeps messages in a list, as the queue would carry them, until they are taken."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self._changed = threading.Condition()
+
+    def publish(self, message: Message) -> None:
+        copy = type(message).model_validate_json(message.model_dump_json())
+        with self._changed:
+            self.sent.append(copy)
+            self._changed.notify_all()
+
+    def waiting(self, queue: str) -> int:
+        with self._changed:
+            return sum(message.queue == queue for message in self.sent)
+
+    def take(self, queue: str, timeout_s: float) -> Message | None:
+        """The next message of a queue; None when none comes in time."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.waiting(queue), timeout_s):
+                return None
+            first = next(n for n, message in enumerate(self.sent) if message.queue == queue)
+            return self.sent.pop(first)
