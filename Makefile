@@ -53,7 +53,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=tests:.:benchmarks $(BIN)/mypy --explicit-package-bases tests training benchmarks examples docs
+	MYPYPATH=tests:.:benchmarks $(BIN)/mypy --explicit-package-bases tests training benchmarks examples docs scripts
+	$(BIN)/python scripts/sync_client.py --check
 	$(BIN)/lint-imports --no-logo
 
 fast: install

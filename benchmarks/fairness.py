@@ -28,9 +28,9 @@ def main() -> None:
     chunk_s = Settings().chunk_s
     with tempfile.TemporaryDirectory() as made, sleepers(Path(made), 1) as (client, _):
         small = linked(asked.photos, Path(made) / "small", SMALL)
-        client.index(small, "c", wait=True)  # the worker's speed is known from here on
+        client.index("c", small, wait=True)  # the worker's speed is known from here on
         alone = [seconds(client, small) for _ in range(asked.rounds)]
-        large = client.index(linked(asked.photos, Path(made) / "large", LARGE), "c")
+        large = client.index("c", linked(asked.photos, Path(made) / "large", LARGE))
         until(lambda: client.job(large).done > 0)
         beside = [seconds(client, small) for _ in range(asked.rounds)]
         assert client.job(large).finished_at is None, "the large job was too short"
@@ -42,7 +42,7 @@ def main() -> None:
 
 def seconds(client: Client, folder: Path) -> float:
     began = time.monotonic()
-    job = client.index(folder, "c", on_existing="replace", wait=True)
+    job = client.index("c", folder, on_existing="replace", wait=True)
     assert job.done == SMALL, job
     return time.monotonic() - began
 

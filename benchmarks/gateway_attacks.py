@@ -274,6 +274,7 @@ def fill(client: Client) -> None:
     dim = client.create_collection("big").dim
     for name, rows, caption in (("big", ROWS, CAPTION), ("theirs", OTHER_ROWS, "")):
         client.upsert(
+            name,
             (
                 {
                     "id": f"image {n}",
@@ -282,7 +283,6 @@ def fill(client: Client) -> None:
                 }
                 for n in range(rows)
             ),
-            name,
         )
     time.sleep(12)  # longer ago than Milvus' staleness
 

@@ -38,7 +38,7 @@ def main() -> None:
 
 def _index(client: Client, folder: Path) -> None:
     began = time.perf_counter()
-    job = client.index(folder, COLLECTION, label_from_folder=True, wait=True, progress=True)
+    job = client.index(COLLECTION, folder, label_from_folder=True, wait=True, progress=True)
     seconds = time.perf_counter() - began
     model = client.collection(COLLECTION).model
     print(f"model {model}; {job.done} indexed, {job.skipped} were in, {job.failed} failed")

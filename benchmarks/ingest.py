@@ -62,7 +62,7 @@ def main() -> None:
         embedder, tutorial = ClipEmbedder(Settings(model=model)), Tutorial(model)
         client, milvus = running.enter_context(up(Path(made) / "data", model))
         folder = linked(paths, Path(made) / "photos")
-        client.index(folder, "warm-up", wait=True)
+        client.index("warm-up", folder, wait=True)
         rounds = []
         for number in range(asked.rounds):
             parts = (
@@ -146,7 +146,7 @@ def cpu_s(process: psutil.Process) -> float:
 
 def indexing(client: Client, folder: Path, collection: str) -> float:
     """Images a second from the job's start to its end."""
-    job = client.index(folder, collection, wait=True)
+    job = client.index(collection, folder, wait=True)
     assert job.done == job.total, job
     return job.done / ((job.finished_at or 0) - (job.started_at or 0))
 
@@ -169,7 +169,7 @@ class Tutorial:
             with torch.no_grad():
                 features = self._model.get_image_features(**pixels)
             row = getattr(features, "pooler_output", features)[0]
-            client.upsert("tutorial", [{"id": str(path), "vector": row.tolist()}])
+            client.upsert([{"id": str(path), "vector": row.tolist()}], "tutorial")
         seconds = time.perf_counter() - began
         client.drop_collection("tutorial")
         client.close()

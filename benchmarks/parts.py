@@ -17,12 +17,12 @@ import numpy as np
 import psutil
 import redis
 
-from clipfleet import Client, processes
+from clipfleet import Client
 from clipfleet.common.collection import Collection
 from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.queue.fleet import RedisFleet
 from clipfleet.common.settings import CARRIED_MODEL
-from clipfleet.embedded import commands
+from clipfleet.embedded import commands, processes
 
 HERE = Path(__file__).parent
 CELERY = [sys.executable, "-m", "celery", "-A", "sleeper", "worker", "-l", "WARNING"]
@@ -154,11 +154,11 @@ def fill(client: Client, collection: str, vectors: Path) -> None:
     with np.load(vectors) as made:
         rows, labels = made["rows"], made["labels"]
     client.upsert(
+        collection,
         (
             {"id": str(n), "values": row, "label": str(label)}
             for n, (row, label) in enumerate(zip(rows, labels, strict=True))
         ),
-        collection,
     )
     time.sleep(12)
 

@@ -20,7 +20,7 @@ import psutil
 import redis
 from parts import PLANNER, process, until, valkey
 
-from clipfleet import Client, processes
+from clipfleet import Client
 from clipfleet.common.collection import Collection
 from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.ledger import FINAL, Claim, Outcome
@@ -29,7 +29,7 @@ from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.queue.broker import lists_of
 from clipfleet.common.queue.fleet import RedisFleet, WorkerCard
 from clipfleet.common.queue.messages import queue_name
-from clipfleet.embedded import commands
+from clipfleet.embedded import commands, processes
 
 MODEL = "benchmark"
 RATE = 128.0  # images a second that the worker claims to do: chunks of 512
@@ -77,7 +77,7 @@ def work(
     before = int(served.info("memory")["used_memory"])
     began = time.monotonic()
     fleet.announce(card())
-    job = client.index(source, "c", create=False)
+    job = client.index("c", source, create=False)
     most, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, images // 5
     while ledger.job(job.id).state not in FINAL:
         served.delete(*lists_of(queue_name("ingest", MODEL)))  # as a worker takes its messages

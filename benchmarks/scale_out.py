@@ -40,8 +40,8 @@ def main() -> None:
 def measured(workers: int, photos: Path, images: int) -> tuple[float, float]:
     """Images a second, and seconds of overhead a chunk."""
     with tempfile.TemporaryDirectory() as made, sleepers(Path(made), workers) as (client, url):
-        client.index(linked(photos, Path(made) / "few", 40 * workers), "c", wait=True)
-        job = client.index(linked(photos, Path(made) / "all", images), "c", wait=True)
+        client.index("c", linked(photos, Path(made) / "few", 40 * workers), wait=True)
+        job = client.index("c", linked(photos, Path(made) / "all", images), wait=True)
         assert job.done == images, job
         seconds = (job.finished_at or 0) - (job.started_at or 0)
         chunks = RedisLedger(redis.Redis.from_url(url)).job(job.id).chunks

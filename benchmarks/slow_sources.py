@@ -24,9 +24,9 @@ import psutil
 import redis
 from parts import environment, linked, process, shown, until
 
-from clipfleet import Client, processes
+from clipfleet import Client
 from clipfleet.common.queue.fleet import RedisFleet
-from clipfleet.embedded import commands
+from clipfleet.embedded import commands, processes
 
 MODEL = "hash:64"
 URLS = 10_000
@@ -78,7 +78,7 @@ def service(folder: Path, total_s: float, breaker: bool) -> Iterator[tuple[Clien
 
 def seconds(client: Client, folder: Path, images: int) -> float:
     began = time.monotonic()
-    job = client.index(folder, "folder", on_existing="replace", wait=True)
+    job = client.index("folder", folder, on_existing="replace", wait=True)
     assert job.done == images, job
     return time.monotonic() - began
 
@@ -87,7 +87,7 @@ def slow_job(client: Client, port: int, hosts: int) -> str:
     urls = [
         f"http://127.1.{n % hosts // 250}.{n % hosts % 250 + 1}:{port}/{n}" for n in range(URLS)
     ]
-    return client.index(urls, "slow").id
+    return client.index("slow", urls).id
 
 
 def is_planned(client: Client, job_id: str) -> bool:

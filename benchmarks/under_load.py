@@ -59,7 +59,7 @@ async def waits(port: int, queries: int, words: Iterator[str]) -> list[float]:
 def beside_a_job(
     client: Client, port: int, photos: Path, queries: int, words: Iterator[str]
 ) -> tuple[list[float], float]:
-    job = client.index(photos, "c", on_existing="replace")
+    job = client.index("c", photos, on_existing="replace")
     until(lambda: client.job(job).done)
     began, done = time.monotonic(), client.job(job).done
     measured = asyncio.run(waits(port, queries, words))

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from clipfleet._version import __version__
 
 if TYPE_CHECKING:
-    from clipfleet.async_client import AsyncClient
-    from clipfleet.client import Client
+    from clipfleet.client import AsyncClient, Client
     from clipfleet.errors import Error, JobFailed, NotFound, ProblemError, Unreachable
     from clipfleet.results import (
         Collection,
@@ -41,7 +40,7 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = ("clipfleet.errors", "clipfleet.results", "clipfleet.client", "clipfleet.async_client")
+_HOMES = ("clipfleet.errors", "clipfleet.results", "clipfleet.client")
 
 
 def __getattr__(name: str) -> Any:

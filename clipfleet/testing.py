@@ -30,8 +30,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from clipfleet.api.app import create_app
 from clipfleet.api.dispatch.parts import GatewayParts
 from clipfleet.api.http.connections import Protocol
-from clipfleet.async_client import AsyncClient
-from clipfleet.client import Client
+from clipfleet.client import AsyncClient, Client
 from clipfleet.common.auth.keys import hash_of
 from clipfleet.common.auth.rate_limit import MemoryRateLimiter
 from clipfleet.common.blobs import Blobs

@@ -19,9 +19,9 @@ from clipfleet.cli import show
 from clipfleet.cli.follow import failures, follow
 from clipfleet.cli.up import DATA, DataOption, HostOption, ModelOption, PortOption, run_stack
 from clipfleet.client import Client
+from clipfleet.client._config import DEFAULT_URL
 from clipfleet.common.http.schemas import JobOut, MatchOut
 from clipfleet.errors import NotFound, ProblemError, Unreachable
-from clipfleet.options import DEFAULT_URL
 
 MODEL = "clipfleet-mini"
 SHOWN = 5
@@ -120,7 +120,7 @@ class _Tour:
         self._require_same_model(client, data)
         show.out.print(f"Indexing the images in {escape(show.one_line(str(self._show.folder)))}")
         began = time.monotonic()
-        job = client.index(self._show.folder, self._show.collection, label_from_folder=True)
+        job = client.index(self._show.collection, self._show.folder, label_from_folder=True)
         job = follow(client, job)
         failures(client, job)
         if job.failed and not job.done + job.skipped:

@@ -11,9 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from clipfleet import probe
 from clipfleet._version import __version__
-from clipfleet.cli import show
+from clipfleet.cli import doctor_probe, show
 from clipfleet.cli.show import URL, ApiKey, Json, Url
 from clipfleet.client import Client
 from clipfleet.common.http.fleet import FleetOut
@@ -81,12 +80,14 @@ def _for_one_upload(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def _probe(client: Client, images: list[Path], seconds: float) -> probe.Probe:
+def _probe(client: Client, images: list[Path], seconds: float) -> doctor_probe.Probe:
     with show.err.status("probing") as status:
-        return probe.probe(client, images, seconds, lambda text: status.update(f"probing: {text}"))
+        return doctor_probe.probe(
+            client, images, seconds, lambda text: status.update(f"probing: {text}")
+        )
 
 
-def _document(fleet: FleetOut, done: probe.Probe | None) -> str:
+def _document(fleet: FleetOut, done: doctor_probe.Probe | None) -> str:
     import json
 
     told: dict[str, Any] = {"client": __version__, "fleet": fleet.model_dump(mode="json")}
@@ -114,7 +115,7 @@ def _show_fleet(fleet: FleetOut, url: str) -> None:
         show.out.print("[green]nothing is wrong that can be seen from here[/]")
 
 
-def _show_probe(done: probe.Probe | None) -> None:
+def _show_probe(done: doctor_probe.Probe | None) -> None:
     if done is None:
         return
     show.out.print(f"probe: {done.images} images in {done.seconds:.1f} s, {done.rate:.0f} images/s")

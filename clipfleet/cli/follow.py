@@ -9,9 +9,9 @@ from rich.markup import escape
 
 from clipfleet.cli import show
 from clipfleet.client import Client
+from clipfleet.client._config import DEFAULT_URL
+from clipfleet.client.progress import listening
 from clipfleet.errors import JobFailed
-from clipfleet.options import DEFAULT_URL
-from clipfleet.progress import listening
 from clipfleet.results import Job
 
 INTERRUPTED = 130  # as shells have it for Ctrl-C

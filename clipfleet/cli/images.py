@@ -8,9 +8,9 @@ import typer
 from clipfleet.cli import show
 from clipfleet.cli.follow import show_and_exit
 from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url, Where
+from clipfleet.client.payloads import image_url
+from clipfleet.client.source_detection import Kind, kind_of, source_of
 from clipfleet.common.http.sources import Source
-from clipfleet.guess import Kind, kind_of, source_of
-from clipfleet.payloads import image_url
 
 
 def index(
@@ -48,9 +48,9 @@ def index(
     with show.client(url, api_key) as client:
         if source is None:
             with show.err.status("sending"):
-                job = client.upload(files, collection, namespace=namespace)
+                job = client.upload(collection, files, namespace=namespace)
         else:
-            job = client.index(source, collection, namespace=namespace)
+            job = client.index(collection, source, namespace=namespace)
         show_and_exit(client, job, wait=wait, json=json)
 
 

@@ -31,11 +31,11 @@ LaneOption = Annotated[
 def gateway(host: HostOption = "127.0.0.1", port: PortOption = 8000) -> None:
     """Run a gateway: HTTP in front of the Redis and the Milvus that CLIPFLEET_* names."""
     _require("gateway")
-    from clipfleet import processes
     from clipfleet.common.auth.keys import check_keys
     from clipfleet.common.auth.source_access import grant_of_service
     from clipfleet.common.errors import StartupError
     from clipfleet.common.settings import Settings
+    from clipfleet.embedded import processes
 
     settings = Settings()
     try:
@@ -48,7 +48,7 @@ def gateway(host: HostOption = "127.0.0.1", port: PortOption = 8000) -> None:
 def planner() -> None:
     """Run a planner: it reads the sources of jobs and hands out their chunks."""
     _require("planner")
-    from clipfleet import processes
+    from clipfleet.embedded import processes
 
     _become(processes.planner())
 
@@ -59,9 +59,9 @@ def worker(lane: LaneOption = None, model: ModelOption = None) -> None:
     Told to end (SIGTERM), it hands the chunk in hand back.
     """
     _require("worker")
-    from clipfleet import processes
     from clipfleet.common.http.fleet import LANES
     from clipfleet.common.settings import Settings
+    from clipfleet.embedded import processes
 
     if model:
         os.environ["CLIPFLEET_MODEL"] = model

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from clipfleet.cli import complete
 from clipfleet.client import Client
+from clipfleet.client._config import DEFAULT_URL
 from clipfleet.common.http.schemas import CollectionOut, JobOut, SearchOut
 from clipfleet.errors import ProblemError, Unreachable
-from clipfleet.options import DEFAULT_URL
 
 # emoji=False: Rich would print the file name `a:x:.jpg` with a picture in its middle.
 out = Console(soft_wrap=True, emoji=False, highlight=False)

@@ -72,7 +72,7 @@ def import_(
             progress.update(bar, completed=now, total=total)
 
         try:
-            found = client.import_collection(file, name, progress=tell)
+            found = client.import_collection(name, file, progress=tell)
         except ImportError as error:
             show.fail(ValueError(f"{error.name} is missing: pip install 'clipfleet[parquet]'"))
         except KeyboardInterrupt:

@@ -16,7 +16,6 @@ from typing import IO
 import httpx
 import redis
 
-from clipfleet import processes
 from clipfleet.common.auth.keys import check_keys
 from clipfleet.common.auth.source_access import grant_of_service
 from clipfleet.common.errors import StartupError
@@ -26,7 +25,7 @@ from clipfleet.common.process.probe import RedisProbe
 from clipfleet.common.queue.fleet import RedisFleet
 from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import LOOPBACK_NAMES, Settings
-from clipfleet.embedded import commands
+from clipfleet.embedded import commands, processes
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
 
 # What our own code logs while it asks whether a part is up is not for the user of `up`.

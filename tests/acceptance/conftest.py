@@ -90,7 +90,7 @@ def drawings(mini: Up) -> str:
     listed.write_text("\n".join(json.dumps(row) for row in rows))
     with mini.client() as client:
         client.create_collection("drawings", fields={"letters": "int"})
-        job = finished(client, client.index(listed, "drawings").id)
+        job = finished(client, client.index("drawings", listed).id)
         assert job.state == "succeeded"
     return "drawings"
 

@@ -61,9 +61,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     manifest(photos / "sketches.jsonl", [SAMPLES[0], mended])
     with running(first) as client:
         client.create_collection("drawings", fields={"letters": "int"})
-        client.index(photos / "early.jsonl", "drawings", wait=True)
-        client.index(photos / "sketches.jsonl", "sketches", wait=True)
-        client.upload([SAMPLES[0], SAMPLES[1], broken], "uploads", wait=True)
+        client.index("drawings", photos / "early.jsonl", wait=True)
+        client.index("sketches", photos / "sketches.jsonl", wait=True)
+        client.upload("uploads", [SAMPLES[0], SAMPLES[1], broken], wait=True)
         before = everything(client)
     files = digests(first)
     shutil.copytree(first, here)
@@ -75,8 +75,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
             for name in ("sketches", "uploads")
         )
         (failure,) = client.iter_failures(retries[1])
-        client.index(photos / "late.jsonl", "drawings", wait=True)
-        client.upload([SAMPLES[0], SAMPLES[1], broken], "other", wait=True)
+        client.index("drawings", photos / "late.jsonl", wait=True)
+        client.upload("other", [SAMPLES[0], SAMPLES[1], broken], wait=True)
         seen = everything(client)
     return Kept(first, here, photos, before, files, moved, retries, failure.stage, seen)
 
@@ -108,7 +108,7 @@ def everything(client: Client) -> dict[str, Any]:
         },
         "filtered": matches(client, "drawings", text="a dog", filter={"letters": {"$gt": 5}}),
         "thumbnails": {
-            (name, one): hashlib.sha256(client.thumbnail(one, name)).hexdigest()
+            (name, one): hashlib.sha256(client.thumbnail(name, one)).hexdigest()
             for name in names
             for one in ids[name]
         },
@@ -177,17 +177,17 @@ def test_what_an_older_milvus_lacks_is_found_and_brought_back(kept: Kept, tmp_pa
         done = sum(job.done for job in client.jobs(collection="drawings"))
         assert (done, client.collection("drawings").count) == (len(SAMPLES), MIDDLE)
         assert len(matches(client, "drawings", text="a dog", top_k=100)) == MIDDLE
-        job = finished(client, client.index(kept.photos / "late.jsonl", "drawings").id)
+        job = finished(client, client.index("drawings", kept.photos / "late.jsonl").id)
         assert (job.done, job.skipped, job.failed) == (len(SAMPLES) - MIDDLE, 0, 1)
-        job = finished(client, client.index(kept.photos / "early.jsonl", "drawings").id)
+        job = finished(client, client.index("drawings", kept.photos / "early.jsonl").id)
         assert (job.done, job.skipped) == (0, MIDDLE)
-        job = finished(client, client.index(kept.photos / "sketches.jsonl", "sketches").id)
+        job = finished(client, client.index("sketches", kept.photos / "sketches.jsonl").id)
         assert (job.done, job.skipped) == (1, 1)
 
         with pytest.raises(NotFound, match="not there any more"):
             client.collection("other")
         client.delete_collection("other")
-        client.upload([SAMPLES[0], SAMPLES[1]], "other", wait=True)
+        client.upload("other", [SAMPLES[0], SAMPLES[1]], wait=True)
         now = everything(client)
         for what in ("ids", "thumbnails", "matches", "similar", "filtered"):
             assert now[what] == kept.seen[what], what
@@ -202,9 +202,9 @@ def test_what_an_older_redis_does_not_know_of_is_brought_back(kept: Kept, tmp_pa
         assert client.collection("drawings").count == len(SAMPLES), "images stay without their job"
         with pytest.raises(NotFound, match="there is no collection 'other'"):
             client.collection("other")
-        job = finished(client, client.index(kept.photos / "late.jsonl", "drawings").id)
+        job = finished(client, client.index("drawings", kept.photos / "late.jsonl").id)
         assert (job.done, job.skipped, job.failed) == (0, late, 1)
-        client.upload([SAMPLES[0], SAMPLES[1]], "other", wait=True)
+        client.upload("other", [SAMPLES[0], SAMPLES[1]], wait=True)
         now = everything(client)
         for what in ("ids", "thumbnails", "matches", "similar", "filtered"):
             assert now[what] == kept.seen[what], what

@@ -122,7 +122,7 @@ def test_the_real_stack_takes_the_good_and_names_the_bad(service: Up, folder: Pa
 def require_good_and_bad(rooted: InProcess | Up, folder: Path) -> None:
     with rooted.client() as client:
         client.create_collection("mixed")
-        job = finished(client, client.index(folder, "mixed").id)
+        job = finished(client, client.index("mixed", folder).id)
         failed = client.failures(job.id)
         assert {f.id.removeprefix(f"{folder}/") for f in failed.failures} == set(BAD)
         for one in failed.failures:

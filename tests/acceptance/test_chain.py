@@ -18,7 +18,7 @@ def test_labels_namespaces_and_filters(service: Up) -> None:
             few = photos(service.beside("imagenette") / wnid, sorted(folder.iterdir()), 20)
             assert len(few) == 20
         job = client.index(
-            service.beside("imagenette"), "labelled", label_from_folder=True, namespace="train"
+            "labelled", service.beside("imagenette"), label_from_folder=True, namespace="train"
         )
         assert finished(client, job.id).done == 40
         query: Any = {"text": "a church", "top_k": 40, "namespace": "train"}
@@ -42,13 +42,13 @@ def test_an_unchanged_image_is_skipped_a_changed_one_replaced_a_deleted_one_gone
     first, second, third = photos(folder, flickr, 3)
     with service.client() as client, service.http() as http:
         client.create_collection("changing")
-        finished(client, client.index(folder, "changing").id)
-        again = finished(client, client.index(folder, "changing").id)
+        finished(client, client.index("changing", folder).id)
+        again = finished(client, client.index("changing", folder).id)
         assert (again.done, again.skipped) == (0, 3)
         second.write_bytes(flickr[9].read_bytes())
-        changed = finished(client, client.index(folder, "changing").id)
+        changed = finished(client, client.index("changing", folder).id)
         assert (changed.done, changed.skipped) == (1, 2)
-        forced = finished(client, client.index(folder, "changing", on_existing="replace").id)
+        forced = finished(client, client.index("changing", folder, on_existing="replace").id)
         assert (forced.done, forced.skipped) == (3, 0)
         address = "/v1/collections/changing/images"
         assert http.delete(address, params={"id": str(third)}).json() == {"deleted": 1}
@@ -60,7 +60,7 @@ def test_an_unchanged_image_is_skipped_a_changed_one_replaced_a_deleted_one_gone
 def test_an_upload_is_searchable_once_its_job_has_ended(service: Up, flickr: list[Path]) -> None:
     with service.client() as client:
         client.create_collection("uploads")
-        job = finished(client, client.upload(flickr[:5], "uploads").id)
+        job = finished(client, client.upload("uploads", flickr[:5]).id)
         assert (job.state, job.done) == ("succeeded", 5)
         (best, *_) = client.search("uploads", image=flickr[2]).matches
         assert best.id == flickr[2].name

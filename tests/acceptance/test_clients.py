@@ -60,12 +60,12 @@ def test_so_it_does_on_the_real_stack(mini: Up, tmp_path: Path, flickr: list[Pat
 def require_all_ways(client: Any, mine: str, tmp_path: Path, flickr: list[Path]) -> None:
     first, *_ = paths = photos(tmp_path / "photos", flickr, 6)
     heard: list[Job] = []
-    job = client.index(tmp_path / "photos", mine, wait=True, progress=heard.append)
+    job = client.index(mine, tmp_path / "photos", wait=True, progress=heard.append)
     assert (job.state, job.total, job.done) == ("succeeded", 6, 6)
     assert heard[-1] == client.job(job) == client.job(job.id) == job
     assert job in client.jobs()
 
-    shown = client.image(str(first), mine, include_values=True)
+    shown = client.image(mine, str(first), include_values=True)
     for query in (
         {"image": first},
         {"image": str(first)},
@@ -81,9 +81,9 @@ def require_all_ways(client: Any, mine: str, tmp_path: Path, flickr: list[Path])
     pages = [client.search(mine, text="a dog", top_k=3, offset=n).matches for n in (0, 3)]
     assert {match.id for page in pages for match in page} == {str(path) for path in paths}
 
-    client.delete_image(str(first), mine)
+    client.delete_image(mine, str(first))
     with pytest.raises(NotFound):
-        client.image(str(first), mine)
+        client.image(mine, str(first))
     client.delete_collection(mine)
     with pytest.raises(NotFound, match="no collection"):
         client.collection(mine)
@@ -94,7 +94,7 @@ def test_an_upload_with_a_bad_file_tells_of_it(
 ) -> None:
     good = photos(tmp_path, flickr, 2)
     (tmp_path / "bad.jpg").write_bytes(b"no image")
-    job = client.upload([*good, tmp_path / "bad.jpg"], mine, label="mine", wait=True)
+    job = client.upload(mine, [*good, tmp_path / "bad.jpg"], label="mine", wait=True)
     assert (job.state, job.done, job.failed) == ("partial", 2, 1)
     page = client.failures(job)
     assert page.total == 1
@@ -111,7 +111,7 @@ def test_own_vectors_of_a_described_collection(client: Any, mine: str) -> None:
         {"id": f"v{n}", "values": [n, 1], "metadata": {"year": n}, "label": None}
         for n in range(1_200)
     )
-    assert client.upsert(vectors, mine, namespace="own") == 1_200
+    assert client.upsert(mine, vectors, namespace="own") == 1_200
     found = client.search(
         mine, vector=[0, 1], filter={"year": {"$gte": 1_198}}, namespace="own", min_score=0
     )
@@ -120,7 +120,7 @@ def test_own_vectors_of_a_described_collection(client: Any, mine: str) -> None:
 
 def test_no_means_no_with_the_services_own_words(client: Any, mine: str, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
-        client.index(tmp_path, mine, create=False)
+        client.index(mine, tmp_path, create=False)
     client.create_collection(mine, metric="cosine")
     with pytest.raises(ProblemError) as caught:
         client.create_collection(mine, metric="dot")
@@ -134,18 +134,18 @@ def test_a_job_can_be_cancelled_at_work(kind: Any, tmp_path: Path, flickr: list[
     photos(tmp_path / "photos", flickr, 40)
     embedder = Gated()
     with InProcess(embedder=embedder) as service, kind(service.url) as client:
-        job = client.index(tmp_path / "photos", "held")
+        job = client.index("held", tmp_path / "photos")
         assert embedder.reached.wait(60)
         assert client.job(job.id).state == "running"
         cancelled = client.cancel(job)
         assert client.wait(cancelled).state == "cancelled"
         embedder.gate.set()
-        assert client.index(tmp_path / "photos", "other", wait=True).done == 40
+        assert client.index("other", tmp_path / "photos", wait=True).done == 40
         ended = client.job(job.id)
         assert (ended.state, ended.done < 40) == ("cancelled", True)
 
 
 def test_a_job_on_nothing_fails(client: Any, mine: str, tmp_path: Path) -> None:
     with pytest.raises(JobFailed) as caught:
-        client.index(tmp_path / "missing", mine, wait=True)
+        client.index(mine, tmp_path / "missing", wait=True)
     assert caught.value.job.error

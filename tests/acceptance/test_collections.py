@@ -49,8 +49,8 @@ def shelf(memory_service: InProcess) -> str:
 
 def fill_shelf(client: Client) -> None:
     collection = client.create_collection("shelf", fields={"year": "int"})
-    client.upsert(some_vectors(SIZE, collection.dim), "shelf")
-    client.upsert(some_vectors(20, collection.dim, seed=1), "shelf", namespace="other")
+    client.upsert("shelf", some_vectors(SIZE, collection.dim))
+    client.upsert("shelf", some_vectors(20, collection.dim, seed=1), namespace="other")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_the_real_stack_counts_lists_searches_measures_exports_and_empties(
         found = client.recall("shelf", k=5, sample=40)
         assert (found.recall, found.queries, found.worst) == (1.0, 40, [])
         file = client.export_collection("shelf", tmp_path / "shelf.parquet")
-        copy = client.import_collection(file, "copied")
+        copy = client.import_collection("copied", file)
         assert copy.count == SIZE + 20
         require_same_answers(client, "copied", "shelf")
         assert client.delete("copied", filter={"label": "even"}) == SIZE / 2
@@ -144,8 +144,8 @@ def test_the_index_finds_all_of_a_small_collection(client: Any, shelf: str) -> N
 
 def test_a_delete_by_filter_takes_these_images_and_no_others(client: Any, emptied: str) -> None:
     dim = client.collection(emptied).dim
-    client.upsert(some_vectors(60, dim), emptied)
-    client.upsert(some_vectors(60, dim), emptied, namespace="other")
+    client.upsert(emptied, some_vectors(60, dim))
+    client.upsert(emptied, some_vectors(60, dim), namespace="other")
     assert client.delete(emptied, filter={"label": "even"}) == 30
     assert client.count(emptied) == 30
     assert client.count(emptied, filter={"label": "even"}) == 0
@@ -163,14 +163,14 @@ def test_deleted_images_take_their_thumbnails_along(
 ) -> None:
     some = photos(tmp_path / "photos", flickr, 4)
     with memory_service.client() as client:
-        job = client.index(tmp_path / "photos", emptied)
+        job = client.index(emptied, tmp_path / "photos")
         assert finished(client, job.id).done == 4
         (first, *others) = [str(path) for path in some]
         assert client.delete(emptied, filter={"id": {"$in": others}}) == 3
-        assert client.thumbnail(first, emptied)
+        assert client.thumbnail(emptied, first)
         for one in others:
             with pytest.raises(NotFound):
-                client.thumbnail(one, emptied)
+                client.thumbnail(emptied, one)
 
 
 def answers(client: Any, collection: str) -> list[Any]:
@@ -199,13 +199,13 @@ def test_a_collection_comes_out_of_its_export_as_it_was(
     file = tmp_path / "shelf.parquet"
     assert client.export_collection(shelf, file) == file
     told: list[tuple[int, int]] = []
-    copy = client.import_collection(file, "copy", progress=lambda *now: told.append(now))
+    copy = client.import_collection("copy", file, progress=lambda *now: told.append(now))
     try:
         assert told[-1] == (SIZE + 20, SIZE + 20)
         before = client.collection(shelf)
         assert copy == before.model_copy(update={"name": "copy", "created_at": copy.created_at})
         require_same_answers(client, "copy", shelf)
-        assert client.image("/photos/8 é.jpg", "copy").width == 8
+        assert client.image("copy", "/photos/8 é.jpg").width == 8
     finally:
         client.delete_collection("copy")
     table = pq.read_table(file)
@@ -222,7 +222,7 @@ def test_an_import_into_a_collection_of_another_kind_is_refused(
     client.create_collection("another", metric="dot", fields={"year": "int"})
     try:
         with pytest.raises(ProblemError, match="has metric 'dot', not 'cosine'"):
-            client.import_collection(file, "another")
+            client.import_collection("another", file)
         assert client.count("another") == 0
     finally:
         client.delete_collection("another")
@@ -237,10 +237,10 @@ def test_images_that_were_imported_are_not_indexed_again(
 
 def require_known_images(client: Client, flickr: list[Path], folder: Path) -> None:
     photos(folder / "photos", flickr, 5)
-    assert client.index(folder / "photos", "first", wait=True).done == 5
+    assert client.index("first", folder / "photos", wait=True).done == 5
     file = client.export_collection("first", folder / "first.parquet")
-    client.import_collection(file, "second")
-    again = client.index(folder / "photos", "second", wait=True)
+    client.import_collection("second", file)
+    again = client.index("second", folder / "photos", wait=True)
     assert (again.done, again.skipped) == (0, 5)
     for name in ("first", "second"):
         client.delete_collection(name)

@@ -116,7 +116,7 @@ def test_jobs(up: Up, home: Path) -> None:
     """On a job of which one image failed."""
     (home / "photos" / "bad.jpg").write_bytes(b"no picture")
     with up.client() as client:
-        job = client.index(home / "photos", "photos", wait=True)
+        job = client.index("photos", home / "photos", wait=True)
     block = put_for(blocks()["jobs.md", "Jobs"], {" ID": f" {job.id}"})
     listed, shown, failures, retry, cancel, delete = lines(block)
     env = {"CLIPFLEET_URL": up.url}
@@ -131,7 +131,7 @@ def test_jobs(up: Up, home: Path) -> None:
 
 def test_a_search_by_url(up: Up, home: Path, web: str) -> None:
     with up.client() as client:
-        client.upload([SAMPLES / "dog.png"], "photos", wait=True)
+        client.upload("photos", [SAMPLES / "dog.png"], wait=True)
     real = {"localhost:8000": up.url, "https://example.org": web}
     said = shell(put_for(blocks()["urls.md", "What happens to a URL"], real), home)
     assert json.loads(said)["matches"]

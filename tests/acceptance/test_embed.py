@@ -22,7 +22,7 @@ def test_embeddings_are_those_that_the_collection_holds_and_their_cosine_is_the_
     paths = photos(folder, flickr, 3)
     with service.client() as client, service.http() as http:
         client.create_collection("embedded")
-        finished(client, client.index(folder, "embedded").id)
+        finished(client, client.index("embedded", folder).id)
         images = {"images": [encoded(path) for path in paths]}
         answer = http.post("/v1/embed", json=images).json()
         rows = np.asarray(answer["embeddings"])

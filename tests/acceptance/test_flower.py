@@ -41,7 +41,7 @@ def busy(mini: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
         client.create_collection("watched")
         client.search("watched", text="a cat")
         eventually(lambda: not messages(mini), 60, "the end of what other tests began")
-        job = client.index(folder, "watched")
+        job = client.index("watched", folder)
         eventually(lambda: client.job(job).done, 60, "the end of the first chunk")
         yield job
         assert client.job(job).finished_at is None, "the worker had nothing to do any more"

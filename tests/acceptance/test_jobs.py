@@ -47,7 +47,7 @@ def refused(status: int, said: str) -> Iterator[None]:
 
 def test_only_what_failed_is_tried_again(client: Any, mine: str, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", good=4, bad=3)
-    job = client.index(folder, mine, label_from_folder=True, wait=True)
+    job = client.index(mine, folder, label_from_folder=True, wait=True)
     assert (job.state, job.done, job.failed) == ("partial", 4, 3)
     for n in range(2):
         Image.new("RGB", (20, 20), (9, 9, n)).save(folder / f"bad{n}.png")
@@ -60,7 +60,7 @@ def test_only_what_failed_is_tried_again(client: Any, mine: str, tmp_path: Path)
     assert client.jobs(1, 1, collection=mine, state=["partial", "failed"]) == [client.job(job)]
     assert client.jobs(collection=mine, state="succeeded") == []
     assert client.collection(mine).count == 6
-    assert client.image(str(folder / "bad0.png"), mine).label == "photos"
+    assert client.image(mine, str(folder / "bad0.png")).label == "photos"
     (left,) = client.iter_failures(retry)
     Image.new("RGB", (20, 20)).save(left.id)
     assert client.retry(retry, wait=True).state == "succeeded"
@@ -87,7 +87,7 @@ def test_a_retry_through_the_command_line(service: Up, tmp_path: Path) -> None:
 
 def test_a_retry_of_an_upload_finds_its_files(client: Any, mine: str, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", good=2, bad=1)
-    job = client.upload(sorted(folder.iterdir()), mine, wait=True)
+    job = client.upload(mine, sorted(folder.iterdir()), wait=True)
     (before,) = client.iter_failures(job)
     retry = client.retry(job)
     with pytest.raises(Exception, match="every image failed"):
@@ -98,7 +98,7 @@ def test_a_retry_of_an_upload_finds_its_files(client: Any, mine: str, tmp_path: 
 
 def test_failures_are_shown_without_what_is_kept_for_a_retry(service: Up, tmp_path: Path) -> None:
     with service.client() as client, service.http() as http:
-        job = client.index(photos(tmp_path / "photos", good=1, bad=1), "jobs-shown", wait=True)
+        job = client.index("jobs-shown", photos(tmp_path / "photos", good=1, bad=1), wait=True)
         (shown,) = http.get(f"/v1/jobs/{job.id}/failures").json()["failures"]
     assert set(shown) == {"id", "uri", "reason", "stage", "attempts"}
 
@@ -107,14 +107,14 @@ def test_what_cannot_be_retried_is_said(
     client: Any, mine: str, service: Up, tmp_path: Path
 ) -> None:
     folder = photos(tmp_path / "photos", good=1, bad=1)
-    job = client.index(folder, mine, wait=True)
+    job = client.index(mine, folder, wait=True)
     with refused(404, "no job"):
         client.retry("unknown")
     (folder / "bad0.png").unlink()
     with refused(409, "no failures"):
-        client.retry(client.index(folder, mine, wait=True))
+        client.retry(client.index(mine, folder, wait=True))
     with stopped(service.part("worker-ingest-1")):
-        running = client.index(folder, mine)
+        running = client.index(mine, folder)
         with refused(409, "has not ended"):
             client.retry(running)
         client.cancel(running)
@@ -129,7 +129,7 @@ def test_what_cannot_be_retried_is_said(
 def test_two_retries_at_once_are_one(service: Up, tmp_path: Path) -> None:
     with service.client() as client, service.http() as http:
         client.create_collection("jobs-twice")
-        job = client.index(photos(tmp_path / "photos", good=0, bad=2), "jobs-twice")
+        job = client.index("jobs-twice", photos(tmp_path / "photos", good=0, bad=2))
         with pytest.raises(Exception, match="every image failed"):
             client.wait(job)
         with stopped(service.part("worker-ingest-1")):  # the first retry goes on
@@ -143,7 +143,7 @@ def test_a_deleted_upload_leaves_nothing(service: Up, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", good=2, bad=1)
     with service.client() as client:
         key = "a key of mine"
-        job = client.upload(sorted(folder.iterdir()), "jobs-gone", idempotency_key=key, wait=True)
+        job = client.upload("jobs-gone", sorted(folder.iterdir()), idempotency_key=key, wait=True)
         stored = service.folder / "blobs" / "uploads" / job.id
         assert len(list(stored.iterdir())) == 3
         client.delete_job(job)
@@ -153,7 +153,7 @@ def test_a_deleted_upload_leaves_nothing(service: Up, tmp_path: Path) -> None:
         assert client.collection("jobs-gone").count == 2
         with redis.Redis.from_url(redis_url(service)) as connection:
             assert traces(connection, job.id) == []
-        again = client.upload(sorted(folder.iterdir()), "jobs-gone", idempotency_key=key, wait=True)
+        again = client.upload("jobs-gone", sorted(folder.iterdir()), idempotency_key=key, wait=True)
         assert (again.skipped, again.failed) == (2, 1)
 
 

@@ -133,7 +133,7 @@ def test_the_command_line_sends_its_key_and_says_when_it_needs_one(
 def test_tenants_do_not_see_each_other(tenant: Callable[[str], Client]) -> None:
     with tenant("acme") as acme, tenant("rival") as rival:
         acme.create_collection("acme-cats")
-        job = finished(acme, acme.upload(PICTURES, "acme-cats").id)
+        job = finished(acme, acme.upload("acme-cats", PICTURES).id)
         assert job.state == "succeeded"
         assert [one.name for one in acme.collections()] == ["acme-cats"]
         assert acme.search(id=PICTURES[0].name, collection="acme-cats").matches
@@ -154,8 +154,8 @@ def test_tenants_do_not_see_each_other(tenant: Callable[[str], Client]) -> None:
         assert refusal(lambda: acme.delete_collection("acme-cats")).status == 403
 
         rival.create_collection("rival-cats")
-        mine = acme.upload(PICTURES[:1], "acme-cats", idempotency_key="the-same")
-        theirs = rival.upload(PICTURES[:1], "rival-cats", idempotency_key="the-same")
+        mine = acme.upload("acme-cats", PICTURES[:1], idempotency_key="the-same")
+        theirs = rival.upload("rival-cats", PICTURES[:1], idempotency_key="the-same")
         assert mine.id != theirs.id
         assert [one.id for one in rival.jobs()] == [theirs.id]
         for one, made in ((acme, mine), (rival, theirs)):
@@ -245,7 +245,7 @@ def test_the_page_asks_for_a_key_and_forgets_it(
 ) -> None:
     with tenant("page") as owner:
         owner.create_collection("page-cats")
-        finished(owner, owner.upload(PICTURES, "page-cats").id)
+        finished(owner, owner.upload("page-cats", PICTURES).id)
     key = keys["visitor"]
     page = shown.open("/?in=page-cats")
     dialog = page.get_by_role("dialog", name="API key")
@@ -294,7 +294,7 @@ def test_the_page_follows_a_job_with_its_key(
         give(page, keys["stream"])
         expect(page.get_by_role("button", name="Forget the API key")).to_be_visible()
         with stopped(keyed.part("worker-ingest-1")):
-            job = owner.upload(PICTURES, "stream-cats")
+            job = owner.upload("stream-cats", PICTURES)
             with page.expect_response("**/events") as streamed:
                 page.reload()
         assert streamed.value.status == 200

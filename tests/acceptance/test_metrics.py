@@ -55,7 +55,7 @@ def indexed(
 
         before = services.eventually(settled, 30, "the end of all earlier work")
         client.create_collection("measured")
-        job = finished(client, client.index(folder, "measured").id)
+        job = finished(client, client.index("measured", folder).id)
         for _ in range(5):
             client.search("measured", text="words that no other test searches for")
         return before, services.eventually(settled, 30, "the end of all work"), job

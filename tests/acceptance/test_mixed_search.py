@@ -43,7 +43,7 @@ def fill(client: Client) -> None:
     client.create_collection("music")
     for folder in ("music", "buildings"):
         source = {"type": "folder", "path": str(SAMPLES / folder), "label_from_folder": True}
-        assert finished(client, client.index(source, "music").id).state == "succeeded"
+        assert finished(client, client.index("music", source).id).state == "succeeded"
 
 
 def stems(found: SearchResult) -> list[str]:
@@ -75,7 +75,7 @@ def test_words_an_image_an_id_and_a_vector_mix(music: Client) -> None:
     ways: Sequence[dict[str, Any]] = (
         {"id": guitar},
         {"image": guitar},
-        {"vector": music.image(guitar, "music", include_values=True).values},
+        {"vector": music.image("music", guitar, include_values=True).values},
     )
     for way in ways:
         mixed = stems(music.search("music", terms=[way, words], top_k=100))
@@ -119,10 +119,10 @@ def test_groups_by_label_and_no_more_than_there_are(music: Client) -> None:
 
 
 def test_near_duplicates_are_shown_once_and_counted(music: Client) -> None:
-    numbers = music.image(sample("harp"), "music", include_values=True).values
+    numbers = music.image("music", sample("harp"), include_values=True).values
     copies = [{"id": f"copy {n}", "values": numbers} for n in range(3)]
-    music.upsert(copies, "music", namespace="copies")
-    music.upsert([{"id": "other", "values": [1.0] + [0.0] * 383}], "music", namespace="copies")
+    music.upsert("music", copies, namespace="copies")
+    music.upsert("music", [{"id": "other", "values": [1.0] + [0.0] * 383}], namespace="copies")
     options: Any = {"namespace": "copies", "collapse": 0.97}
     found = music.search("music", vector=numbers, **options).matches
     assert [(match.id, match.duplicates) for match in found] == [("copy 0", 2), ("other", 0)]
@@ -198,7 +198,7 @@ def test_many_queries_at_once_are_answered_each_for_itself(music: Client) -> Non
         {"terms": [{"text": "a guitar"}, {"text": "a guitar", "weight": -1}]},
         {"text": "a church", "filter": {"label": "buildings"}, "top_k": 2},
     ]
-    guitar, unknown, harp, nothing, church = music.search_many(queries, "music")
+    guitar, unknown, harp, nothing, church = music.search_many("music", queries)
     assert isinstance(guitar, SearchResult)
     assert isinstance(harp, SearchResult)
     assert isinstance(church, SearchResult)
@@ -207,7 +207,7 @@ def test_many_queries_at_once_are_answered_each_for_itself(music: Client) -> Non
     assert isinstance(unknown, ProblemError)
     assert isinstance(nothing, ProblemError)
     assert (unknown.status, nothing.status) == (404, 422)
-    assert len(music.search_many([{"text": f"number {n}"} for n in range(70)], "music")) == 70
+    assert len(music.search_many("music", [{"text": f"number {n}"} for n in range(70)])) == 70
 
 
 def test_a_bad_query_among_many_is_a_problem_of_its_own_and_a_bad_body_everybodys(

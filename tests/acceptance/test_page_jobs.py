@@ -61,7 +61,7 @@ def test_progress_while_70_images_go_in(
     listed = listing(folder, *map(str, sorted(SAMPLES.rglob("*.png"))[:69]), held_url)
     shown = page.open(f"/?in={folder.name}&view=jobs")
     with mini.client() as client:
-        started = client.index(listed, folder.name)
+        started = client.index(folder.name, listed)
     row = shown.locator(f'[data-job="{started.id}"]')
     shown.reload()
     expect(row).to_contain_text("running")
@@ -81,7 +81,7 @@ def test_how_a_job_looks_half_way(page: Tab, mini: Up, folder: Path) -> None:
     """A worker may count 200 images at once, so the service's answer is altered on its way."""
     copies(folder, 2)
     with mini.client() as client:
-        job = finished(client, client.index(folder, folder.name).id)
+        job = finished(client, client.index(folder.name, folder).id)
     half = job.model_copy(update={"state": "running", "finished_at": None, "total": 2_000})
     some = {"done": 900, "skipped": 90, "failed": 10, "rate": 34.2, "eta_s": 29.24}
     body = JobList(jobs=[half.model_copy(update=some)]).model_dump_json()
@@ -111,7 +111,7 @@ def test_a_failed_image_says_why_and_is_tried_again(page: Tab, mini: Up, folder:
     broken = folder / "broken.png"
     broken.write_bytes(b"no image at all")
     with mini.client() as client:
-        old = finished(client, client.index(folder, folder.name).id)
+        old = finished(client, client.index(folder.name, folder).id)
     shown = page.open(f"/?in={folder.name}&view=jobs")
     row = shown.locator(f'[data-job="{old.id}"]')
     expect(row).to_contain_text("partial")
@@ -129,7 +129,7 @@ def test_a_failed_image_says_why_and_is_tried_again(page: Tab, mini: Up, folder:
 def test_a_job_is_cancelled(page: Tab, mini: Up, folder: Path, held_url: str) -> None:
     shown = page.open(f"/?in={folder.name}&view=jobs")
     with mini.client() as client:
-        started = client.index(listing(folder, held_url), folder.name)
+        started = client.index(folder.name, listing(folder, held_url))
     row = shown.locator(f'[data-job="{started.id}"]')
     shown.reload()
     row.get_by_role("button", name="Cancel").click()
@@ -139,7 +139,7 @@ def test_a_job_is_cancelled(page: Tab, mini: Up, folder: Path, held_url: str) ->
 def test_a_job_that_failed_says_why(page: Tab, mini: Up, folder: Path) -> None:
     (folder / "list.jsonl").write_text("this is no JSON")
     with mini.client() as client:
-        failed = finished(client, client.index(folder / "list.jsonl", folder.name).id)
+        failed = finished(client, client.index(folder.name, folder / "list.jsonl").id)
     shown = page.open(f"/?in={folder.name}&view=jobs")
     row = shown.locator(f'[data-job="{failed.id}"]')
     expect(row).to_contain_text(failed.state)

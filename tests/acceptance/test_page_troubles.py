@@ -86,7 +86,7 @@ def test_nothing_from_data_is_markup(page: Tab, mini: Up) -> None:
     listed.write_text("\n".join(json.dumps(row) for row in rows))
     with mini.client() as client:
         client.create_collection("evil", fields={"note": "string"})
-        job = finished(client, client.index(listed, "evil").id)
+        job = finished(client, client.index("evil", listed).id)
         assert (job.done, job.failed) == (1, 2)
         dim = client.collection("evil").dim
         with mini.http() as http:

@@ -94,11 +94,11 @@ def _end_together(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 def test_the_parts_one_by_one(client: Client, home: Path, flickr: list[Path]) -> None:
     photos(home / "Pictures", flickr, 12)
-    job = client.index(home / "Pictures", wait=True)
+    job = client.index("images", home / "Pictures", wait=True)
     assert (job.state, job.done) == ("succeeded", 12)
     assert len(client.search(text="a dog", top_k=3).matches) == 3
     first = client.search(text="a dog", top_k=1).matches[0]
-    assert client.thumbnail(first.id).startswith(b"\xff\xd8")
+    assert client.thumbnail("images", first.id).startswith(b"\xff\xd8")
 
 
 @pytest.mark.usefixtures("_contained")
@@ -114,10 +114,10 @@ def test_what_contains_them_holds(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_contained")
 def test_all_of_it_works_on_a_read_only_root(client: Client) -> None:
     """An upload goes through the gateway's temporary files, the blobs and every part."""
-    job = client.upload(sorted(SAMPLES.glob("*.png"))[:12], "uploaded", wait=True)
+    job = client.upload("uploaded", sorted(SAMPLES.glob("*.png"))[:12], wait=True)
     assert (job.state, job.done) == ("succeeded", 12)
     first = client.search(text="a dog", top_k=1, collection="uploaded").matches[0]
-    assert client.thumbnail(first.id, collection="uploaded").startswith(b"\xff\xd8")
+    assert client.thumbnail("uploaded", first.id).startswith(b"\xff\xd8")
 
 
 @dataclass
@@ -188,6 +188,6 @@ def test_photos_are_found_by_every_mode_as_by_the_model_itself(
     """After a restart, too: test_backup.py."""
     paths = photos(home / "photos", flickr, PHOTOS)
     client.create_collection("photos")
-    job = finished(client, client.index(home / "photos", "photos").id)
+    job = finished(client, client.index("photos", home / "photos").id)
     assert (job.state, job.done, job.total) == ("succeeded", PHOTOS, PHOTOS)
     every_mode_agrees(client, "photos", Yardstick.of(tiny, paths))

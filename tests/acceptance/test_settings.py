@@ -52,7 +52,7 @@ def test_photos_are_indexed_and_found_through_a_redis_with_tls_and_a_user(
     photos(tmp_path / "photos", flickr, PHOTOS)
     with secured.stack.client() as client:
         client.create_collection("secured")
-        client.index(tmp_path / "photos", "secured")
+        client.index("secured", tmp_path / "photos")
         eventually(lambda: client.collection("secured").count == PHOTOS, 60, "all photos")
         assert len(client.search("secured", text="a dog", top_k=3).matches) == 3
     with secured.redis() as own, secured.redis("0") as other:
@@ -66,7 +66,7 @@ def test_jobs_that_ended_long_ago_go_by_themselves(
     files = [*photos(tmp_path, flickr, 1), tmp_path / "bad.png"]
     files[-1].write_bytes(b"not yet an image")
     with secured.stack.client() as client:
-        job = client.upload(files, "short")
+        job = client.upload("short", files)
         stored = secured.stack.folder / "blobs" / "uploads" / job.id
         eventually(lambda: not client.jobs(), 60, "the end of its keeping")
         assert not stored.exists()

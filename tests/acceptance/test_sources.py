@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from clipfleet import Client
-from clipfleet.guess import AnySource
+from clipfleet.client.source_detection import AnySource
 from clipfleet.results import Job
 from support.s3 import S3
 from support.stack import Up, document, finished
@@ -30,7 +30,7 @@ PHOTOS = {f"{n}.jpg": jpeg(40 * n) for n in range(6)}
 
 def indexed(client: Client, source: AnySource, name: str) -> Job:
     client.create_collection(name, fields={"year": "int", "caption": "string"})
-    job: Job = finished(client, client.index(source, name).id)
+    job: Job = finished(client, client.index(name, source).id)
     return job
 
 
@@ -65,8 +65,8 @@ def test_a_manifest_with_captions_and_years_can_be_filtered_by_them(
         assert found(client, "manifest") == {f"photo-{n}" for n in range(6)}
         assert found(client, "manifest", year={"$gte": 2004}) == {"photo-4", "photo-5"}
         assert found(client, "manifest", caption="no 3") == {"photo-3"}
-        assert client.image("photo-1", "manifest").uri == str(folder / "1.jpg")
-        again = finished(client, client.index(folder / "photos.jsonl.gz", "manifest").id)
+        assert client.image("manifest", "photo-1").uri == str(folder / "1.jpg")
+        again = finished(client, client.index("manifest", folder / "photos.jsonl.gz").id)
         assert (again.done, again.skipped) == (0, 6)
 
 
@@ -135,7 +135,7 @@ def test_an_archive_with_captions_beside_its_images(service: Up, tmp_path: Path,
         assert wanted == f"{path}#2.jpg"
         (failure,) = client.failures(document(done)["id"]).failures
         assert failure.id == f"{path}#broken.jpg"
-        assert client.thumbnail(wanted, name)
+        assert client.thumbnail(name, wanted)
 
 
 def test_of_a_damaged_archive_the_first_part_is_in_and_the_job_says_so(

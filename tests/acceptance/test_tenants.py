@@ -60,7 +60,7 @@ def victim(shared: Up, keys: dict[str, str]) -> Iterator[str]:
     """Who has three pictures; the id of the job."""
     with Client(shared.url, api_key=keys["victim"]) as client:
         client.create_collection("victim-cats")
-        job = finished(client, client.upload(PICTURES, "victim-cats").id)
+        job = finished(client, client.upload("victim-cats", PICTURES).id)
         assert job.done == 3
         yield job.id
 
@@ -76,7 +76,7 @@ def thief(shared: Up, keys: dict[str, str], victim: str) -> Iterator[Client]:
 def outcome(client: Client, source: dict[str, Any], collection: str = "thief-cats") -> Any:
     """How many images a job read, and all that it told."""
     try:
-        job = finished(client, client.index(source, collection).id)
+        job = finished(client, client.index(collection, source).id)
     except ProblemError as refusal:
         return 0, str(refusal)
     told = [failure.model_dump() for failure in client.iter_failures(job.id)]
@@ -136,7 +136,7 @@ def test_no_text_of_the_service_comes_back(shared: Up, thief: Client, file: Path
 
 def test_the_other_s_thumbnails_and_jobs_are_not_there(thief: Client, victim: str) -> None:
     for ask in (
-        lambda: thief.thumbnail(PICTURES[0].name, "victim-cats"),
+        lambda: thief.thumbnail("victim-cats", PICTURES[0].name),
         lambda: thief.job(victim),
         lambda: thief.failures(victim),
         lambda: thief.retry(victim),
@@ -171,7 +171,7 @@ def test_events_end_with_their_key(shared: Up, keys: dict[str, str], file: Path)
     with Client(shared.url, api_key=keys["passing"]) as client, shared.http() as http:
         client.create_collection("passing-cats")
         with stopped(shared.part("worker-ingest-1")):
-            job = client.upload(PICTURES, "passing-cats").id
+            job = client.upload("passing-cats", PICTURES).id
             path = f"/v1/jobs/{job}/events"
             with http.stream("GET", path, headers=headers, timeout=60) as answer:
                 events = parsed(answer.iter_lines())

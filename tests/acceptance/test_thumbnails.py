@@ -20,7 +20,7 @@ def test_a_thumbnail_comes_and_goes_with_its_image(mini: Up, flickr: list[Path])
 
     with mini.client() as client, mini.http() as http:
         made = client.create_collection("small")
-        finished(client, client.index(folder, "small").id)
+        finished(client, client.index("small", folder).id)
         address = "/v1/collections/small/thumbnail"
         answer = http.get(address, params={"id": str(first)})
         assert answer.status_code == 200
@@ -56,11 +56,11 @@ def test_a_replaced_image_gets_a_new_one_with_another_tag(
     (only,) = photos(folder, flickr, 1)
     with memory_service.client() as client, memory_service.http() as http:
         client.create_collection("replaced")
-        finished(client, client.index(folder, "replaced").id)
+        finished(client, client.index("replaced", folder).id)
         address, query = "/v1/collections/replaced/thumbnail", {"id": str(only)}
         before = http.get(address, params=query).headers["etag"]
         only.write_bytes(flickr[5].read_bytes())
-        finished(client, client.index(folder, "replaced").id)
+        finished(client, client.index("replaced", folder).id)
         after = http.get(address, params=query, headers={"If-None-Match": before})
         assert after.status_code == 200
         assert after.headers["etag"] != before

@@ -18,7 +18,7 @@ NAMES = ("animals/cat.png", "animals/dog.png", "food/bread.png")
 @pytest.fixture(scope="module")
 def photos(mini: Up) -> str:
     with mini.client() as client:
-        client.upload([SAMPLES / name for name in NAMES], "urls", wait=True)
+        client.upload("urls", [SAMPLES / name for name in NAMES], wait=True)
     return "urls"
 
 

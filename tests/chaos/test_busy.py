@@ -27,7 +27,7 @@ def begin(slow: chaos.Up, collection: str, photos: Path) -> str:
     """A job whose only chunk is in the hands of a worker at the gate."""
     with slow.client() as client, chaos.ledger(slow) as ledger:
         client.create_collection(collection)
-        job_id = client.index(photos, collection).id
+        job_id = client.index(collection, photos).id
         slow.gate.wait()
         services.eventually(lambda: ledger.job(job_id).planned, 30, "the end of planning")
     return job_id

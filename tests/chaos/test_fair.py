@@ -11,16 +11,16 @@ def test_a_small_job_overtakes_what_a_large_one_has_waiting(
     few = chaos.many_photos(tmp_path / "few", chaos.CHUNK)
     with slow.client() as client, chaos.ledger(slow) as ledger:
         with slow.gate.closed():
-            large = client.index(photos, "large")
+            large = client.index("large", photos)
             slow.gate.wait()
             services.eventually(
                 lambda: len(ledger.open_chunks(large.id)) == 4, 30, "the large job's window"
             )
             largest = max(chunk.size for chunk in ledger.open_chunks(large.id))
-            small = client.index(few, "small")
+            small = client.index("small", few)
             services.eventually(lambda: ledger.open_chunks(small.id), 30, "the small job's chunk")
         assert stack.finished(client, small.id).done == chaos.CHUNK
         assert stack.finished(client, large.id).state == "succeeded"
-        first = client.image(next(client.iter_ids("small")), "small").indexed_at
+        first = client.image("small", next(client.iter_ids("small"))).indexed_at
         before = client.count("large", filter={"indexed_at": {"$lt": first}})
         assert before <= 2 * largest, "the chunk that was in hand, and the large job's turn"

@@ -35,8 +35,8 @@ def test_it_says_so_holds_up_no_other_not_even_the_planners_end_and_can_be_cance
     with slow.client() as client:
         for name in ("hanging", "beside", "after"):
             client.create_collection(name)
-        hanging = client.index(stalling, "hanging").id
-        beside = stack.finished(client, client.index(few, "beside").id)
+        hanging = client.index("hanging", stalling).id
+        beside = stack.finished(client, client.index("beside", few).id)
         assert (beside.state, beside.done) == ("succeeded", 24)
         services.eventually(
             lambda: "not answered" in (client.job(hanging).waiting or ""), 60, "a reason"
@@ -47,7 +47,7 @@ def test_it_says_so_holds_up_no_other_not_even_the_planners_end_and_can_be_cance
         planner.terminate()
         planner.wait(15)
         chaos.restarted(slow, "planner", planner.pid)
-        after = stack.finished(client, client.index(few, "after").id)
+        after = stack.finished(client, client.index("after", few).id)
         assert (after.state, after.done) == ("succeeded", 24)
 
         assert client.cancel(hanging).state == "cancelled"

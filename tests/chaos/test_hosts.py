@@ -15,10 +15,10 @@ import httpx
 import pytest
 import redis
 
-from clipfleet import Client, processes
+from clipfleet import Client
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.queue.fleet import RedisFleet
-from clipfleet.embedded import commands
+from clipfleet.embedded import commands, processes
 from support import chaos, hosts, services, stack
 from support.chaos import HELD_AFTER
 from support.gate import Gate
@@ -161,7 +161,7 @@ def held_job(fleet: Fleet, client: Client, collection: str, photos: list[Path]) 
     """The id of an upload of which some is in, and not all, until the gate is opened."""
     with fleet.gate.closed(HELD_AFTER):
         client.create_collection(collection)
-        job = client.upload(photos, collection)
+        job = client.upload(collection, photos)
         services.eventually(lambda: client.job(job.id).done > 0, 60, "the first images")
         fleet.gate.wait()
         assert client.job(job.id).finished_at is None
@@ -178,11 +178,11 @@ def require_exact(client: Client, job_id: str, collection: str) -> None:
 def test_photos_of_one_host_are_found_from_it(fleet: Fleet, photos: list[Path]) -> None:
     with fleet.client() as client:
         client.create_collection("across")
-        require_exact(client, client.upload(photos, "across").id, "across")
+        require_exact(client, client.upload("across", photos).id, "across")
         assert len(client.search("across", text="a dog runs", top_k=5).matches) == 5
         match = client.search("across", image=photos[7], top_k=1).matches[0]
         assert match.id == photos[7].name
-        assert client.thumbnail(match.id, "across").startswith(b"\xff\xd8")
+        assert client.thumbnail("across", match.id).startswith(b"\xff\xd8")
 
 
 def test_a_host_that_was_cut_off_works_again(fleet: Fleet, photos: list[Path]) -> None:
@@ -197,7 +197,7 @@ def test_a_host_that_was_cut_off_works_again(fleet: Fleet, photos: list[Path]) -
         services.eventually(lambda: fleet.workers() == {"left", "right"}, 120, "left is back")
         with fleet.right.cut_off():
             client.create_collection("without-right")
-            require_exact(client, client.upload(photos, "without-right").id, "without-right")
+            require_exact(client, client.upload("without-right", photos).id, "without-right")
             services.eventually(
                 lambda: client.search("without-right", text="a dog"), 60, "an answer"
             )

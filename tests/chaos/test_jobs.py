@@ -42,7 +42,7 @@ def test_two_jobs_on_one_collection_both_go_in(up: chaos.Up, tmp_path: Path) -> 
         client.create_collection("both")
         folders = [many_photos(tmp_path / name, 60) for name in ("one", "two")]
         with up.gate.closed():
-            jobs = [client.index(folder, "both") for folder in folders]
+            jobs = [client.index("both", folder) for folder in folders]
             up.gate.wait(WORKERS)
         for job in jobs:
             ended = stack.finished(client, job.id, chaos.END_S)
@@ -54,7 +54,7 @@ def test_one_folder_twice_at_once_is_in_once(up: chaos.Up, photos: Path) -> None
     with up.client() as client:
         client.create_collection("same")
         with up.gate.closed():
-            jobs = [client.index(photos, "same") for _ in range(2)]
+            jobs = [client.index("same", photos) for _ in range(2)]
             up.gate.wait(WORKERS)
         for job in jobs:
             ended = stack.finished(client, job.id, chaos.END_S)
@@ -74,7 +74,7 @@ def test_a_cancelled_job_stops_and_keeps_what_is_in(up: chaos.Up, photos: Path) 
         assert (after.state, after.error) == ("cancelled", None)
         assert 0 < at_once.done <= after.done < PHOTOS
         assert client.collection("cancelled").count == after.done
-        again = client.index(photos, "cancelled", wait=True)
+        again = client.index("cancelled", photos, wait=True)
         assert (again.state, again.skipped) == ("succeeded", after.done)
 
 
@@ -84,7 +84,7 @@ def test_of_a_job_deleted_while_it_runs_only_its_images_stay(up: chaos.Up, photo
             client.delete_job(job_id)
             with pytest.raises(NotFound):
                 client.job(job_id)
-        other = client.index(photos, "deleted", wait=True)  # the workers are free for others
+        other = client.index("deleted", photos, wait=True)  # the workers are free for others
         assert (other.state, other.total) == ("succeeded", PHOTOS)
         assert other.skipped > 0
         assert client.collection("deleted").count == PHOTOS
@@ -94,7 +94,7 @@ def test_of_a_job_deleted_while_it_runs_only_its_images_stay(up: chaos.Up, photo
 def test_a_collection_dropped_while_jobs_run_cancels_them(up: chaos.Up, photos: Path) -> None:
     with up.client() as client:
         with held_job(up, "dropped", photos) as first:
-            second = client.index(photos, "dropped")
+            second = client.index("dropped", photos)
             client.delete_collection("dropped")
         for job_id in (first, second.id):
             ended = stack.finished(client, job_id, chaos.END_S)
@@ -110,4 +110,4 @@ def test_nothing_meant_for_a_dropped_collection_lands_in_the_next(
             client.create_collection("anew")
         assert settled(up, job_id).state == "cancelled"
         assert client.collection("anew").count == 0
-        assert client.index(photos, "anew", wait=True).done == PHOTOS
+        assert client.index("anew", photos, wait=True).done == PHOTOS

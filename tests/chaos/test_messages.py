@@ -102,5 +102,5 @@ def test_a_message_of_release_0_1_counts_as_a_nudge(
     publisher.publish(IngestChunk(model="another model"))
     with slow.client() as http:
         http.create_collection("old")
-        job = http.index(photos, "old")
+        job = http.index("old", photos)
     chaos.require_exact(slow, job.id, "old")

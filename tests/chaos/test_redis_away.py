@@ -132,13 +132,13 @@ def test_reads_are_answered_while_redis_takes_no_writes(
 ) -> None:
     with up.client() as client:
         client.create_collection("readable")
-        job = stack.finished(client, client.index(photos, "readable").id)
+        job = stack.finished(client, client.index("readable", photos).id)
         image = client.search("readable", text="a dog").matches[0].id
         with valkey.read_only():
             services.eventually(lambda: search_is_refused(up, "readable"), 30, "a refusal")
             assert client.collection("readable").count == chaos.PHOTOS
             assert client.job(job.id).done == chaos.PHOTOS
-            assert client.image(image, "readable").id == image
+            assert client.image("readable", image).id == image
         services.eventually(lambda: not search_is_refused(up, "readable"), 60, "an answer")
 
 

@@ -38,8 +38,8 @@ def test_it_costs_the_other_nothing_and_a_worker_told_to_end_keeps_what_is_done(
         for name in ("silent", "beside"):
             client.create_collection(name)
         worker = slow.part("worker-ingest-1")
-        job = client.index([*good, *silent_ones], "silent").id
-        beside = stack.finished(client, client.index(few, "beside").id)
+        job = client.index("silent", [*good, *silent_ones]).id
+        beside = stack.finished(client, client.index("beside", few).id)
         assert (beside.state, beside.done) == ("succeeded", 24)
         services.eventually(lambda: client.job(job).done == GOOD, 60, "the good images")
         services.eventually(lambda: nobody.open == 8, 60, "connections to the silent server")

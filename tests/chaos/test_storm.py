@@ -117,7 +117,7 @@ def test_after_the_storm_every_good_image_is_in_once_and_every_bad_one_has_its_r
     good, bad, killers = folder_of_all_kinds(tmp_path / "all", chance)
     with chaos.up(tmp_path / "up") as up, up.client() as client, chaos.Log(up) as log:
         hold(up, chance)
-        job = client.index(tmp_path / "all", "storm")
+        job = client.index("storm", tmp_path / "all")
         killed, forgotten = kill_at_random(up, job.id, log, chance)
         assert killed.total() == KILLS
         assert set(killed) == set(PARTS)

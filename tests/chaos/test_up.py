@@ -33,7 +33,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Iterator
     with stack.up(folder, HASH_MODEL) as first:
         with first.client() as client:
             client.create_collection("kept")
-            job = client.index(photos, "kept")
+            job = client.index("kept", photos)
             assert stack.finished(client, job.id).done == PHOTOS
         family = psutil.Process(first.process.pid).children(recursive=True)
         first.process.kill()
@@ -136,7 +136,7 @@ def test_a_stack_given_redis_and_milvus_starts_neither(tmp_path: Path, photos: P
                     running.part(part)
             with running.client() as client:
                 client.create_collection("elsewhere")
-                job = client.index(photos, "elsewhere")
+                job = client.index("elsewhere", photos)
                 assert stack.finished(client, job.id).done == PHOTOS
                 assert client.collection("elsewhere").count == PHOTOS
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from clipfleet import processes
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.process import startup
@@ -26,7 +25,7 @@ from clipfleet.common.process.deployment import MARKED, MARKING
 from clipfleet.common.redis.client import RedisUnavailable, make_redis
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.embedded import commands
+from clipfleet.embedded import commands, processes
 from support import services
 from support.gateways import in_process
 from support.services import Certificate

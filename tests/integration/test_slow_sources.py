@@ -30,13 +30,13 @@ def urls(hosts: Silent, count: int, host: int = 1) -> list[str]:
 
 def require_done(client: Client) -> None:
     """A job that needs no network."""
-    job = stack.finished(client, client.index(PICTURES, "beside").id)
+    job = stack.finished(client, client.index("beside", PICTURES).id)
     assert (job.state, job.done) == ("succeeded", len(list(PICTURES.glob("*.png"))))
 
 
 def test_a_job_beside_one_of_a_silent_host_is_done(hosts: Silent) -> None:
     with MemoryService(fetch=PATIENT) as service, service.client() as client:
-        slow = client.index(urls(hosts, 1_000), "slow")
+        slow = client.index("slow", urls(hosts, 1_000))
         assert hosts.reached.wait(60)
         require_done(client)
         assert client.job(slow).finished_at is None
@@ -47,7 +47,7 @@ def test_a_job_beside_one_of_a_silent_host_is_done(hosts: Silent) -> None:
 def test_more_silent_jobs_than_a_worker_can_wait_for_leave_it_to_others(hosts: Silent) -> None:
     with MemoryService(fetch=PATIENT) as service, service.client() as client:
         for host in range(2 * MAX_CHUNKS):
-            client.index(urls(hosts, 1, host + 1), "slow")
+            client.index("slow", urls(hosts, 1, host + 1))
         eventually(lambda: hosts.open == MAX_CHUNKS, 60, "a full background")
         require_done(client)
         assert hosts.open == MAX_CHUNKS
@@ -61,9 +61,9 @@ def test_when_the_silent_jobs_are_cancelled_their_places_are_free(hosts: Silent)
         service.client() as client,
         silent("127.0.2.1") as last,
     ):
-        jobs = [client.index(urls(hosts, 1, host + 1), "slow") for host in range(MAX_CHUNKS)]
+        jobs = [client.index("slow", urls(hosts, 1, host + 1)) for host in range(MAX_CHUNKS)]
         eventually(lambda: hosts.open == MAX_CHUNKS, 60, "a full background")
-        waiting = client.index([f"{last.url}a.jpg"], "last")
+        waiting = client.index("last", [f"{last.url}a.jpg"])
         for job in jobs:
             client.cancel(job)
         eventually(lambda: hosts.open == 0, 60, "the end of their connections")
@@ -74,7 +74,7 @@ def test_when_the_silent_jobs_are_cancelled_their_places_are_free(hosts: Silent)
 def test_its_failures_come_in_at_the_rate_of_its_own_limits(hosts: Silent) -> None:
     limits = {**PATIENT, "read_s": 0.2, "total_s": 0.25, "tries": 1, "breaker_timeouts": 0}
     with MemoryService(fetch=limits) as service, service.client() as client:
-        job = stack.finished(client, client.index(urls(hosts, 30), "slow").id)
+        job = stack.finished(client, client.index("slow", urls(hosts, 30)).id)
         assert (job.state, job.failed) == ("failed", 30)
         reasons = {one.reason for one in client.iter_failures(job)}
         assert reasons == {"the server did not answer in time (1 tries)"}

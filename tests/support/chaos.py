@@ -72,7 +72,7 @@ def held_job(up: Up, collection: str, photos: Path) -> Iterator[str]:
     with up.gate.closed(HELD_AFTER):
         with up.client() as client:
             client.create_collection(collection)
-            job_id = client.index(photos, collection).id
+            job_id = client.index(collection, photos).id
             up.gate.wait()
             services.eventually(lambda: client.job(job_id).done > 0, 60, "the first chunk's end")
             assert client.job(job_id).finished_at is None

@@ -13,14 +13,13 @@ import httpx
 import redis
 from fastapi.testclient import TestClient
 
-from clipfleet import processes
 from clipfleet.api.app import create_app
 from clipfleet.api.dispatch.parts import connect
 from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
-from clipfleet.embedded import commands
+from clipfleet.embedded import commands, processes
 from support import services
 from support.ledgers import claimed, planned
 

@@ -21,7 +21,7 @@ def web() -> Iterator[httpx.Client]:
             client.create_collection("large")
             rows = ({"id": f"{n}", "values": [1.0] * DIM, "metadata": {"text": CAPTION}}
                     for n in range(ROWS))  # fmt: skip
-            client.upsert(rows, "large")
+            client.upsert("large", rows)
         with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as http:
             yield http
 

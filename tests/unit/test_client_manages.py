@@ -93,7 +93,7 @@ def test_an_import_makes_the_collection_and_fills_it_by_namespace(
         return Answer({"upserted": len(seen.json["vectors"])} if "vectors" in seen.path else SHOWN)
 
     with service(respond) as there, kind(there.url) as client:
-        assert client.import_collection(tmp_path / "x.parquet", "copy").count == 3
+        assert client.import_collection("copy", tmp_path / "x.parquet").count == 3
     made, *written, shown = there.seen
     assert (made.method, made.path, made.json) == ("PUT", "/v1/collections/copy", SHELF)
     sent = [(one.json["namespace"], [v["id"] for v in one.json["vectors"]]) for one in written]
@@ -107,7 +107,7 @@ def test_an_import_waits_for_a_service_that_is_away_for_a_moment(kind: Any, tmp_
         Answer(SHOWN), AWAY, Answer({"upserted": 2}), Answer({"upserted": 1}), Answer(SHOWN)
     )
     with service(respond) as there, kind(there.url, retries=0) as client:
-        assert client.import_collection(tmp_path / "x.parquet").count == 3
+        assert client.import_collection(None, tmp_path / "x.parquet").count == 3
     assert [seen.method for seen in there.seen] == ["PUT", "POST", "POST", "POST", "GET"]
 
 
@@ -119,7 +119,7 @@ def test_an_import_that_is_refused_is_not_said_again(kind: Any, tmp_path: Path) 
         kind(there.url) as client,
         pytest.raises(ProblemError, match="no such field"),
     ):
-        client.import_collection(tmp_path / "x.parquet")
+        client.import_collection(None, tmp_path / "x.parquet")
     assert len(there.seen) == 2
 
 
@@ -130,5 +130,5 @@ def test_a_file_that_is_no_export_sends_nothing(kind: Any, tmp_path: Path) -> No
         kind(there.url) as client,
         pytest.raises(ValueError, match="cannot be imported"),
     ):
-        client.import_collection(tmp_path / "x.parquet")
+        client.import_collection(None, tmp_path / "x.parquet")
     assert there.seen == []

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from clipfleet import ProblemError, Unreachable
-from clipfleet.retries import LONGEST_S, looks_s, pause_s
+from clipfleet.client._retries import MAX_DELAY_S, poll_intervals_s, retry_delay_s
 from support.clients import HANG_UP, Answer, in_turn, job, kind, service
 
 __all__ = ["kind"]
@@ -99,7 +99,7 @@ def test_where_nobody_listens_nobody_is_reached(kind: Any) -> None:
     [
         (lambda client: client.jobs(), {"jobs": []}),
         (lambda client: client.search(text="a dog"), {"matches": [], "took_ms": 1}),
-        (lambda client: client.upsert([{"id": "a", "values": [1]}]), {"upserted": 1}),
+        (lambda client: client.upsert("images", [{"id": "a", "values": [1]}]), {"upserted": 1}),
     ],
 )
 def test_what_may_happen_twice_survives_a_broken_connection(
@@ -112,15 +112,15 @@ def test_what_may_happen_twice_survives_a_broken_connection(
 
 def test_index_is_told_again_under_the_same_key_so_there_is_one_job(kind: Any) -> None:
     with service(in_turn(HANG_UP, BUSY, Answer(job()))) as there, kind(there.url) as client:
-        assert client.index("/photos", create=False).id == "j1"
+        assert client.index("images", "/photos", create=False).id == "j1"
     (key,) = {seen.headers["idempotency-key"] for seen in there.seen}
     assert (len(there.seen), len(key)) == (3, 32)
 
 
 def test_two_calls_of_index_are_two_jobs(kind: Any) -> None:
     with service(lambda _: Answer(job())) as there, kind(there.url) as client:
-        client.index("/photos", create=False)
-        client.index("/photos", create=False)
+        client.index("images", "/photos", create=False)
+        client.index("images", "/photos", create=False)
     assert len({seen.headers["idempotency-key"] for seen in there.seen}) == 2
 
 
@@ -128,7 +128,7 @@ def test_an_upload_and_a_retry_are_told_again_under_the_same_key(kind: Any, tmp_
     (tmp_path / "a.jpg").write_bytes(b"x" * 100)
     answers = in_turn(HANG_UP, Answer(job()), HANG_UP, Answer(job()))
     with service(answers) as there, kind(there.url) as client:
-        client.upload(tmp_path / "a.jpg", create=False)
+        client.upload("images", tmp_path / "a.jpg", create=False)
         client.retry("j0")
     first, again, retry, retry_again = (seen.headers["idempotency-key"] for seen in there.seen)
     assert first == again != retry == retry_again
@@ -138,8 +138,8 @@ def test_an_upload_and_a_retry_are_told_again_under_the_same_key(kind: Any, tmp_
 def test_a_key_of_the_callers_own_is_sent_as_it_is(kind: Any, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     with service(lambda _: Answer(job())) as there, kind(there.url) as client:
-        client.upload(tmp_path / "a.jpg", create=False, idempotency_key="mine")
-        client.index(tmp_path, create=False, idempotency_key="mine, too")
+        client.upload("images", tmp_path / "a.jpg", create=False, idempotency_key="mine")
+        client.index("images", tmp_path, create=False, idempotency_key="mine, too")
     assert [seen.headers["idempotency-key"] for seen in there.seen] == ["mine", "mine, too"]
 
 
@@ -155,7 +155,7 @@ def test_what_may_not_happen_twice_is_not_sent_again_blindly(kind: Any, what: st
 def test_an_upload_that_was_put_off_is_sent_whole_again(kind: Any, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x" * 200_000)
     with service(in_turn(BUSY, Answer(job()))) as there, kind(there.url) as client:
-        client.upload(tmp_path / "a.jpg", create=False)
+        client.upload("images", tmp_path / "a.jpg", create=False)
     first, second = there.seen
     assert b"x" * 200_000 in second.body
     assert first.size == second.size
@@ -175,7 +175,7 @@ def test_something_else_at_the_address_is_not_taken_for_clipfleet(kind: Any) -> 
     [
         (503, {"Retry-After": "7"}, 7),
         (429, {"Retry-After": "7"}, 7),
-        (503, {"Retry-After": str(int(LONGEST_S) + 1)}, None),
+        (503, {"Retry-After": str(int(MAX_DELAY_S) + 1)}, None),
         (503, {"Retry-After": "soon"}, None),
         (503, {"Retry-After": "-1"}, None),
         (503, {}, None),
@@ -186,21 +186,23 @@ def test_something_else_at_the_address_is_not_taken_for_clipfleet(kind: Any) -> 
 def test_how_long_the_service_asks_us_to_wait(
     status: int, header: dict[str, str], pause: float | None
 ) -> None:
-    assert pause_s(httpx.Response(status, headers=header), 0, repeatable=True) == pause
+    assert retry_delay_s(httpx.Response(status, headers=header), 0, repeatable=True) == pause
 
 
 def test_a_slow_service_is_not_asked_again() -> None:
-    assert pause_s(httpx.ReadTimeout("slow"), 0, repeatable=True) is None
+    assert retry_delay_s(httpx.ReadTimeout("slow"), 0, repeatable=True) is None
 
 
 def test_pauses_grow_and_have_an_end() -> None:
-    pauses = [pause_s(httpx.ConnectError("refused"), n, repeatable=False) for n in (0, 1, 2, 99)]
-    assert pauses == [0.1, 0.2, 0.4, LONGEST_S]
+    pauses = [
+        retry_delay_s(httpx.ConnectError("refused"), n, repeatable=False) for n in (0, 1, 2, 99)
+    ]
+    assert pauses == [0.1, 0.2, 0.4, MAX_DELAY_S]
 
 
 @pytest.mark.parametrize("every_s", [0.01, 0.3, 5.0])
 def test_a_job_is_looked_at_soon_and_then_at_the_interval(every_s: float) -> None:
-    pauses = list(islice(looks_s(every_s), 2_000))
+    pauses = list(islice(poll_intervals_s(every_s), 2_000))
     assert pauses[0] == min(0.05, every_s)
     assert pauses == sorted(pauses)
     assert pauses[-1] == every_s

@@ -11,7 +11,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from clipfleet import JobFailed, NotFound, calls, searches
+from clipfleet import JobFailed, NotFound
+from clipfleet.client import _requests
 from clipfleet.common.settings import Limits
 from support.clients import Answer, Seen, in_turn, job, kind, service
 
@@ -140,8 +141,8 @@ def test_many_queries_go_by_the_64_and_errors_come_in_their_places(kind: Any) ->
 
     queries = [{"text": f"{n}", "top_k": 3} for n in range(99)]
     with service(answered) as there, kind(there.url) as client:
-        found = client.search_many([*queries, {"id": "x"}, {"image": b"picture"}], "photos")
-        assert client.search_many([]) == []
+        found = client.search_many("photos", [*queries, {"id": "x"}, {"image": b"picture"}])
+        assert client.search_many("images", []) == []
     assert [len(seen.json["queries"]) for seen in there.seen] == [64, 37]
     assert {seen.path for seen in there.seen} == {"/v1/collections/photos/search/batch"}
     assert there.seen[0].json["queries"][0] == {"text": "0", "top_k": 3}
@@ -171,7 +172,7 @@ def test_vectors_go_by_the_thousand_from_any_iterable(kind: Any) -> None:
     rows = np.zeros((2_500, 2), np.float32)
     vectors = ({"id": f"v{n}", "values": row, "metadata": {"n": n}} for n, row in enumerate(rows))
     with service(upserted) as there, kind(there.url) as client:
-        assert client.upsert(vectors, "own", namespace="mine") == 2_500
+        assert client.upsert("own", vectors, namespace="mine") == 2_500
     assert len(there.seen) == 3
     assert {seen.path for seen in there.seen} == {"/v1/collections/own/vectors"}
 
@@ -181,14 +182,14 @@ def test_no_request_is_larger_than_the_service_takes() -> None:
     limits = Limits()
     row, image = np.full(20_000, -1.2345678901234567e-5), bytes(6_000_000)
     vectors = ({"id": f"{n}", "values": row} for n in range(80))
-    sizes = [len(json.dumps(call.json)) for call in calls.upsert(vectors, "own", "n")]
+    sizes = [len(json.dumps(call.json)) for call in _requests.upsert("own", vectors, "n")]
     assert len(sizes) == 3
     assert 8_000_000 < max(sizes) < limits.vectors_bytes
 
     queries: list[dict[str, Any]] = [{"image": image}] * 5 + [{"vector": row}] * 9
-    asked = [call.json for call in searches.search_many(queries, "own")]
+    asked = [call.json for call in _requests.search_many("own", queries)]
     assert [len(one["queries"]) for one in asked] == [2, 2, 4, 5, 1]
-    embedded = [call.json for call in calls.embed(None, [image] * 5, None)]
+    embedded = [call.json for call in _requests.embed(None, [image] * 5, None)]
     assert [len(one["images"]) for one in embedded] == [2, 2, 1]
     for one in (*asked, *embedded):
         size, text = len(json.dumps(one)), 8_000_000
@@ -236,7 +237,7 @@ def test_a_big_file_is_never_in_memory(kind: Any, tmp_path: Path) -> None:
         file.truncate(size)
     with service(lambda _: Answer(job())) as there, kind(there.url) as client:
         tracemalloc.start()
-        client.upload(big, create=False)
+        client.upload("images", big, create=False)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert there.seen[0].size > size
@@ -252,7 +253,7 @@ def test_many_files_need_few_descriptors(kind: Any, tmp_path: Path) -> None:
     with service(lambda _: Answer(job())) as there, kind(there.url) as client:
         resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 60, hard))
         try:
-            client.upload(files, label="cat", on_existing="replace", create=False)
+            client.upload("images", files, label="cat", on_existing="replace", create=False)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     (seen,) = there.seen
@@ -264,13 +265,13 @@ def test_many_files_need_few_descriptors(kind: Any, tmp_path: Path) -> None:
 def test_what_cannot_be_uploaded_is_said_before_anything_is_sent(kind: Any, tmp_path: Path) -> None:
     with service(nothing) as there, kind(there.url) as client:
         with pytest.raises(FileNotFoundError):
-            client.upload(tmp_path / "missing.jpg")
+            client.upload("images", tmp_path / "missing.jpg")
         with pytest.raises(ValueError, match="is a folder"):
-            client.upload([tmp_path])
+            client.upload("images", [tmp_path])
         with pytest.raises(ValueError, match="no files"):
-            client.upload([])
+            client.upload("images", [])
         with pytest.raises(ValueError, match="wait=True"):
-            client.index(tmp_path, progress=True)
+            client.index("images", tmp_path, progress=True)
     assert there.seen == []
 
 
@@ -279,7 +280,7 @@ def test_the_collection_is_made_when_there_is_none(kind: Any, tmp_path: Path) ->
     made = Answer({**described, "count": 0, "created_at": 0.0})
     answers = in_turn(Answer({}, 404), made, Answer(job()))
     with service(answers) as there, kind(there.url) as client:
-        client.index(tmp_path / "x" / ".." / "y", "new")
+        client.index("new", tmp_path / "x" / ".." / "y")
     assert [seen.method for seen in there.seen] == ["GET", "PUT", "POST"]
     assert there.seen[2].json["source"]["path"].startswith("/")
 
@@ -300,6 +301,6 @@ def test_a_job_that_fails_as_a_whole_is_an_exception_for_who_waits(kind: Any) ->
         kind(there.url) as client,
         pytest.raises(JobFailed, match="job j1 failed: the folder has gone") as caught,
     ):
-        client.index("/photos", wait=True, create=False)
+        client.index("images", "/photos", wait=True, create=False)
     assert caught.value.job.state == "failed"
     assert len(there.seen) == 2

@@ -113,7 +113,7 @@ def test_a_client_that_does_not_read_its_answer_is_given_up(service: MemoryServi
             {"id": str(n), "values": [1.0] * 64, "metadata": {"text": "x" * 30_000}}
             for n in range(500)
         ]
-        client.upsert(vectors, "large")
+        client.upsert("large", vectors)
     body = b'{"vector": %s, "top_k": 500}' % str([1.0] * 64).encode()
     head = (
         b"POST /v1/collections/large/search HTTP/1.1\r\nHost: 127.0.0.1\r\n"

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 import clipfleet
-from clipfleet import probe
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.ops.diagnosis import diagnose
 from clipfleet.api.ops.fleet import look_at_milvus
+from clipfleet.cli import doctor_probe
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.http.fleet import LANES
@@ -101,8 +101,8 @@ def test_workers_of_other_versions_are_mentioned() -> None:
     assert seen(card(1, about=old), card(2, about=silent)) == [("warning", f"versions: {what}")]
 
 
-def stages(**alone: float) -> list[probe.Stage]:
-    found = [probe.Stage(name, 1.0, rate) for name, rate in alone.items()]
+def stages(**alone: float) -> list[doctor_probe.Stage]:
+    found = [doctor_probe.Stage(name, 1.0, rate) for name, rate in alone.items()]
     return sorted(found, key=lambda stage: stage.alone)
 
 
@@ -121,7 +121,7 @@ def stages(**alone: float) -> list[probe.Stage]:
 def test_the_slowest_stage_is_what_to_change_first(
     rates: dict[str, float], rate: float, on_gpu: bool, word: str
 ) -> None:
-    assert word in probe.advice(stages(**rates), rate, on_gpu=on_gpu)
+    assert word in doctor_probe.advice(stages(**rates), rate, on_gpu=on_gpu)
 
 
 def test_a_milvus_that_is_away_is_one_finding_among_others() -> None:

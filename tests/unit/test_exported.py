@@ -1,4 +1,4 @@
-"""Exported files: whole or not there, and refused in one line when they are not to be used."""
+"""ExportFile files: whole or not there, and refused in one line when they are not to be used."""
 
 import json
 from collections.abc import Callable
@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.api.collections.export import ParquetFile
+from clipfleet.client.export_file import ExportFile, new_file
 from clipfleet.common.collection import Collection
 from clipfleet.common.identity import primary_key
 from clipfleet.common.store import Record
 from clipfleet.common.store.exchange import KEY, NotOurs
-from clipfleet.exported import Exported, new_file
 
 DIM = 4
 
@@ -55,7 +55,7 @@ def changed(path: Path, change: Callable[[pa.Table], pa.Table]) -> Path:
 
 def vectors(path: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
-    for namespace, some in Exported(path).pieces():
+    for namespace, some in ExportFile(path).pieces():
         found.setdefault(namespace, []).extend(some)
     return found
 
@@ -71,8 +71,8 @@ def refusal(path: Path) -> str:
 
 def test_a_file_gives_back_what_went_in(tmp_path: Path) -> None:
     path = written(tmp_path / "x.parquet")
-    exported = Exported(path)
-    about = exported.about
+    exported = ExportFile(path)
+    about = exported.description
     assert (about.name, about.metric, about.model, about.dim) == ("shelf", "cosine", "m", DIM)
     assert exported.rows == 6
     found = vectors(path)
@@ -97,7 +97,7 @@ def test_a_file_gives_back_what_went_in(tmp_path: Path) -> None:
 
 def test_an_empty_collection_is_a_file_too(tmp_path: Path) -> None:
     path = written(tmp_path / "x.parquet", count=0)
-    assert Exported(path).rows == 0
+    assert ExportFile(path).rows == 0
     assert vectors(path) == {}
 
 
@@ -124,7 +124,7 @@ def test_other_peoples_files_are_refused(tmp_path: Path) -> None:
     path.write_text("a photo, a caption\n")
     assert "no Parquet file" in refusal(path)
     with pytest.raises(FileNotFoundError):
-        Exported(tmp_path / "none.parquet")
+        ExportFile(tmp_path / "none.parquet")
 
 
 def test_a_later_version_and_a_broken_description_are_refused(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from clipfleet.client.source_detection import kind_of, source_of
 from clipfleet.common.http.sources import BucketSource, FolderSource, UrlsSource
-from clipfleet.guess import kind_of, source_of
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,9 @@ def client(service: MemoryService) -> Iterator[Client]:
 
 
 def test_a_folder_is_indexed_and_searched_in_every_way(client: Client) -> None:
-    job = client.index(SAMPLES / "music", "folder", wait=True)
+    job = client.index("folder", SAMPLES / "music", wait=True)
     assert (job.state, job.done) == ("succeeded", len(MUSIC))
-    values = client.image(str(PICTURE), "folder", include_values=True).values
+    values = client.image("folder", str(PICTURE), include_values=True).values
     for query in ({"image": PICTURE}, {"id": str(PICTURE)}, {"vector": values}):
         for exact in (False, True):
             best = client.search("folder", **query, exact=exact).matches[0]
@@ -48,34 +48,34 @@ def test_a_folder_is_indexed_and_searched_in_every_way(client: Client) -> None:
         match.id for match in client.search("folder", text="a guitar", top_k=100).matches
     ]
     assert {match.id for match in words} == {str(path) for path in MUSIC}
-    results = client.search_many([{"text": "a"}, {"id": "unknown"}], "folder")
+    results = client.search_many("folder", [{"text": "a"}, {"id": "unknown"}])
     assert [type(one) for one in results] == [SearchResult, NotFound]
     assert client.recall("folder", k=5).recall == 1
 
 
 def test_uploads_manifests_and_urls_are_indexed(client: Client, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_text("no image")
-    upload = client.upload([PICTURE, tmp_path / "bad.jpg"], "upload", wait=True)
+    upload = client.upload("upload", [PICTURE, tmp_path / "bad.jpg"], wait=True)
     assert (upload.state, upload.done, upload.failed) == ("partial", 1, 1)
     assert [one.id for one in client.iter_failures(upload)] == ["bad.jpg"]
     (tmp_path / "list.csv").write_text(f"uri,label\n{PICTURE},harp\n")
-    assert client.index(tmp_path / "list.csv", "manifest", wait=True).done == 1
+    assert client.index("manifest", tmp_path / "list.csv", wait=True).done == 1
     assert client.count("manifest", filter={"label": "harp"}) == 1
     with site({"/a.png": body(PICTURE.read_bytes())}) as web:
         source = {"type": "urls", "urls": [f"{web.url}/a.png"]}
-        assert client.index(source, "urls", wait=True).done == 1
-    assert client.thumbnail(f"{web.url}/a.png", "urls")
+        assert client.index("urls", source, wait=True).done == 1
+    assert client.thumbnail("urls", f"{web.url}/a.png")
 
 
 def test_images_are_embedded_exported_and_deleted(
     service: MemoryService, client: Client, tmp_path: Path
 ) -> None:
-    client.upload(MUSIC[:3], "whole", wait=True)
+    client.upload("whole", MUSIC[:3], wait=True)
     answer = httpx.post(f"{service.url}/v1/embed", json={"texts": ["a", "b"]}).json()
     assert answer["dim"] == len(answer["embeddings"][0]) == 64
     file = client.export_collection("whole", tmp_path / "whole.parquet")
-    assert client.import_collection(file, "copy").count == 3
-    client.delete_image(MUSIC[0].name, "copy")
+    assert client.import_collection("copy", file).count == 3
+    client.delete_image("copy", MUSIC[0].name)
     assert client.delete("copy", all=True) == 2
     client.delete_collection("whole")
     with pytest.raises(NotFound):
@@ -105,7 +105,7 @@ def test_settings_are_given_by_name_and_the_environment_is_left_alone(
         with pytest.raises(ProblemError, match="top_k"):
             client.search("c", text="x", top_k=4)
         with pytest.raises(ProblemError, match="outside the folders"):
-            client.index(SAMPLES, "c")
+            client.index("c", SAMPLES)
     with pytest.raises(ValidationError, match="source_root"):
         MemoryService(source_root=[tmp_path]).__enter__()
 
@@ -128,7 +128,7 @@ def test_keys_may_do_what_their_records_say() -> None:
 def test_services_beside_each_other_know_nothing_of_each_other() -> None:
     with MemoryService() as one, MemoryService() as other:
         with one.client() as client:
-            client.upload([PICTURE], "c", wait=True)
+            client.upload("c", [PICTURE], wait=True)
         with other.client() as client:
             assert client.collections() == []
 

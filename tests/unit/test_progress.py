@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from clipfleet import Job
-from clipfleet.progress import LINE_S, line, lines, listening
+from clipfleet.client.progress import LINE_S, line, lines, listening
 from support.clients import job
 
 

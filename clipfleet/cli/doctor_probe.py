@@ -52,7 +52,7 @@ def probe(
     with _collection(client) as name:
         said("sending images")
         before = client.fleet()
-        job = client.upload(list(images), name)
+        job = client.upload(name, list(images))
         said("indexing them")
         began = time.monotonic()
         job = _followed(client, job, seconds, _images(before))

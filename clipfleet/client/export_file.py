@@ -38,7 +38,7 @@ def new_file(file: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
         unfinished.unlink(missing_ok=True)
 
 
-def is_whole(out: BinaryIO) -> bool:
+def is_complete(out: BinaryIO) -> bool:
     """Whether what was written so far has a Parquet file's end."""
     out.flush()
     with open(out.name, "rb") as written:
@@ -46,7 +46,7 @@ def is_whole(out: BinaryIO) -> bool:
         return written.read() == MAGIC
 
 
-class Exported:
+class ExportFile:
     """A file to import. NotOurs for one that is not to be used, whenever that is found out."""
 
     def __init__(self, file: str | Path) -> None:
@@ -54,13 +54,13 @@ class Exported:
         with self._readable():
             self._file = _parquet(self._path)
             schema = self._file.schema_arrow
-            self.about: Description = description_of(schema.metadata)
-            _require_columns(schema, self.about)
+            self.description: Description = description_of(schema.metadata)
+            _require_columns(schema, self.description)
             self.rows: int = self._file.metadata.num_rows
 
     def pieces(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """(namespace, vectors as `upsert` takes them), as many as one request takes."""
-        size = max(1, min(MOST, NUMBERS // self.about.dim))
+        size = max(1, min(MOST, NUMBERS // self.description.dim))
         batches = self._file.iter_batches(size)
         before = 0
         while True:
@@ -68,7 +68,7 @@ class Exported:
                 batch = next(batches, None)
                 if batch is None:
                     return
-                _require_vectors(batch, self.about.dim, before)
+                _require_vectors(batch, self.description.dim, before)
                 rows = batch.to_pylist()
             before += len(rows)
             rows.sort(key=lambda row: str(row["namespace"]))
@@ -79,7 +79,7 @@ class Exported:
         told = {name: row[name] for name in (*TEXT, *WHOLE) if name != "namespace"}
         with self._readable():
             metadata = json.loads(row["metadata"] or "{}")
-        declared = {name: row[name] for name in self.about.fields if row[name] is not None}
+        declared = {name: row[name] for name in self.description.fields if row[name] is not None}
         return {**told, "metadata": {**metadata, **declared}, "values": row["embedding"]}
 
     @contextmanager
@@ -104,8 +104,8 @@ def _parquet(path: Path) -> Any:
         return ParquetFile(path)
 
 
-def _require_columns(schema: Any, about: Description) -> None:
-    for wanted in schema_of(about):
+def _require_columns(schema: Any, description: Description) -> None:
+    for wanted in schema_of(description):
         found = schema.field(wanted.name).type if wanted.name in schema.names else "missing"
         if found != wanted.type:
             said = f"its column {wanted.name!r} is {found}, not {wanted.type}"

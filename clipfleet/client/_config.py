@@ -1,18 +1,18 @@
-"""What both clients are made with."""
+"""Defaults of the clients, and the arguments of httpx's."""
 
 import os
 from typing import Any
 
 from clipfleet._version import __version__
-from clipfleet.progress import Progress
+from clipfleet.client.progress import Progress
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-PATIENCE_S = 60.0
-PAGE = 1_000
+OUTAGE_S = 60.0  # a service that is away for longer ends a wait or an import
+PAGE = 1_000  # failures in one request
 
 
-def configured(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
-    """The arguments of httpx's clients."""
+def http_options(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
+    """The arguments of httpx.Client and httpx.AsyncClient."""
     api_key = api_key or os.environ.get("CLIPFLEET_API_KEY")
     headers = {"User-Agent": f"clipfleet/{__version__}"}
     if api_key:

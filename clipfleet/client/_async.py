@@ -1,0 +1,928 @@
+"""The asynchronous client. `_sync.py` is generated from this file by `scripts/sync_client.py`."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from clipfleet.client import _requests
+from clipfleet.client._config import DEFAULT_URL, OUTAGE_S, PAGE, http_options, require_wait
+from clipfleet.client._requests import AnyFilter, ApiRequest, OnExisting
+from clipfleet.client._retries import Outcome, poll_intervals_s, retry_delay_s
+from clipfleet.client.export_file import ExportFile, is_complete, new_file
+from clipfleet.client.payloads import AnImage, Files, Numbers
+from clipfleet.client.progress import Listener, Progress, listening
+from clipfleet.client.source_detection import AnySource
+from clipfleet.common.http.schemas import FieldType, JobState, Metric, SearchOptions
+from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
+from clipfleet.results import (
+    ENDED,
+    Collection,
+    Failure,
+    Failures,
+    Fleet,
+    Image,
+    Job,
+    Recall,
+    SearchResult,
+)
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A client of one clipfleet service.
+
+    Every method sends one HTTP request unless its documentation says otherwise. Every method
+    raises `Unreachable` when no service answers, and `ProblemError` when the service refuses the
+    request. `NotFound` is the `ProblemError` for a collection, job or image that does not exist.
+    A request is sent again where that is safe: `clipfleet.client._retries` has the rules.
+
+    Args:
+        url: address of the gateway. Default: the environment's CLIPFLEET_URL, then
+            http://127.0.0.1:8000.
+        api_key: sent as a bearer token. Default: the environment's CLIPFLEET_API_KEY, then none.
+        timeout_s: seconds that the client waits for a connection, and for each read and write.
+        retries: how often a request is sent again.
+
+    Example:
+        async with AsyncClient() as client:
+            await client.index("photos", "/data/photos", wait=True, progress=True)
+            result = await client.search("photos", text="a dog in the snow")
+            for match in result.matches:
+                print(match.score, match.id)
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: int = 3,
+    ) -> None:
+        self.url = url or os.environ.get("CLIPFLEET_URL") or DEFAULT_URL
+        self._http = httpx.AsyncClient(**http_options(self.url, api_key, timeout_s))
+        self._retries = retries
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections. The client cannot be used afterwards.
+
+        Sends no request. Leaving an `async with` block does the same.
+
+        Example:
+            await client.aclose()
+        """
+        await self._http.aclose()
+
+    # Collections
+
+    async def collections(self) -> list[Collection]:
+        """List all collections that the API key may see.
+
+        Returns:
+            The collections in the order of their names, each with its number of images.
+
+        Example:
+            names = [collection.name for collection in await client.collections()]
+        """
+        return await self._request(_requests.collections())
+
+    async def collection(self, name: str) -> Collection:
+        """Describe one collection.
+
+        Args:
+            name: the collection's name.
+
+        Returns:
+            Its metric, model, dimension, metadata fields and number of images.
+
+        Raises:
+            NotFound: there is no such collection.
+
+        Example:
+            count = (await client.collection("photos")).count
+        """
+        return await self._request(_requests.collection(name))
+
+    async def create_collection(
+        self,
+        name: str,
+        *,
+        metric: Metric = "cosine",
+        model: str | None = None,
+        dim: int | None = None,
+        fields: Mapping[str, FieldType] | None = None,
+    ) -> Collection:
+        """Create a collection, or check that the existing one is as described.
+
+        Args:
+            name: letters, digits, `_` and `-`.
+            metric: how embeddings are compared: "cosine", "dot" or "euclidean".
+            model: the CLIP model. Default: the service's.
+            dim: numbers in an embedding. Default: the model's.
+            fields: metadata fields to index, each "string", "int", "float" or "bool".
+
+        Returns:
+            The collection.
+
+        Raises:
+            ProblemError: a collection of this name exists and differs (409), or a value is not
+                valid (422).
+
+        Example:
+            await client.create_collection("photos", fields={"year": "int"})
+        """
+        return await self._request(_requests.create_collection(name, metric, model, dim, fields))
+
+    async def delete_collection(self, name: str) -> None:
+        """Delete a collection with its embeddings and thumbnails. Image files are not touched.
+
+        Args:
+            name: the collection's name.
+
+        Raises:
+            NotFound: there is no such collection.
+
+        Example:
+            await client.delete_collection("photos")
+        """
+        await self._request(_requests.delete_collection(name))
+
+    # Jobs
+
+    async def index(
+        self,
+        collection: str,
+        source: AnySource,
+        *,
+        namespace: str = "default",
+        label_from_folder: bool = False,
+        on_existing: OnExisting = "skip",
+        idempotency_key: str | None = None,
+        wait: bool = False,
+        progress: Progress = False,
+        create: bool = True,
+    ) -> Job:
+        """Start a job that indexes the images of a source.
+
+        Sends one request. `create` adds one or two, `wait` one for every look at the job.
+
+        Args:
+            collection: the collection that the images go into.
+            source: a path or URI that the service can read (folder, manifest, archive, bucket,
+                image URL), a list of image URLs, or a mapping as in docs/sources.md.
+            namespace: the part of the collection that the images go into.
+            label_from_folder: the name of an image's folder becomes its label.
+            on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
+            idempotency_key: the same key again within 24 hours returns the job that it started.
+            wait: return when the job has ended.
+            progress: see `wait`.
+            create: create the collection if it does not exist.
+
+        Returns:
+            The job, as it was when it was started or, with `wait`, when it ended.
+
+        Raises:
+            ValueError: the source cannot be one, or `progress` is given without `wait`.
+            JobFailed: with `wait`, the job failed as a whole.
+
+        Example:
+            job = await client.index("photos", "/data/photos", wait=True)
+        """
+        require_wait(wait, progress)
+        request = _requests.index(
+            collection, source, namespace, label_from_folder, on_existing, idempotency_key
+        )
+        return await self._start(request, collection, wait, progress, create)
+
+    async def upload(
+        self,
+        collection: str,
+        files: Files,
+        *,
+        namespace: str = "default",
+        label: str = "",
+        on_existing: OnExisting = "skip",
+        idempotency_key: str | None = None,
+        wait: bool = False,
+        progress: Progress = False,
+        create: bool = True,
+    ) -> Job:
+        """Start a job that indexes files of this machine. The name of a file becomes its id.
+
+        Sends one request, which streams all files. `create` adds one or two, `wait` one for every
+        look at the job.
+
+        Args:
+            collection: the collection that the images go into.
+            files: the path of a file, or several paths.
+            namespace: the part of the collection that the images go into.
+            label: the label of all of them.
+            on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
+            idempotency_key: the same key again within 24 hours returns the job that it started.
+            wait: return when the job has ended.
+            progress: see `wait`.
+            create: create the collection if it does not exist.
+
+        Returns:
+            The job, as it was when it was started or, with `wait`, when it ended.
+
+        Raises:
+            ValueError: there are no files, or one is a folder.
+            OSError: a file cannot be read.
+            JobFailed: with `wait`, the job failed as a whole.
+
+        Example:
+            job = await client.upload("photos", ["a.jpg", "b.jpg"], label="cat", wait=True)
+        """
+        require_wait(wait, progress)
+        request = _requests.upload(
+            collection, files, namespace, label, on_existing, idempotency_key
+        )
+        return await self._start(request, collection, wait, progress, create)
+
+    async def jobs(
+        self,
+        limit: int = 50,
+        offset: int = 0,
+        *,
+        collection: str | None = None,
+        state: JobState | Sequence[JobState] | None = None,
+    ) -> list[Job]:
+        """List jobs, newest first.
+
+        Args:
+            limit: jobs to return, 1 to 1,000.
+            offset: jobs to pass over first.
+            collection: jobs of this collection alone.
+            state: jobs in this state alone, or in one of these.
+
+        Returns:
+            The jobs.
+
+        Example:
+            running = await client.jobs(collection="photos", state=["queued", "running"])
+        """
+        return await self._request(_requests.jobs(limit, offset, collection, state))
+
+    async def job(self, job: Job | str) -> Job:
+        """Look at a job.
+
+        Args:
+            job: the job's id, or the job as it was earlier.
+
+        Returns:
+            The job as it is now.
+
+        Raises:
+            NotFound: there is no such job.
+
+        Example:
+            done = (await client.job(job)).done
+        """
+        return await self._request(_requests.job(job))
+
+    async def cancel(self, job: Job | str) -> Job:
+        """Stop a job. Images that are indexed stay in the collection.
+
+        Args:
+            job: the job, or its id.
+
+        Returns:
+            The job in state "cancelled". A job that had ended keeps its state.
+
+        Raises:
+            NotFound: there is no such job.
+
+        Example:
+            await client.cancel(job)
+        """
+        return await self._request(_requests.cancel(job))
+
+    async def retry(self, job: Job | str, *, wait: bool = False, progress: Progress = False) -> Job:
+        """Start a job on the images that failed in a job that has ended.
+
+        Sends one request. `wait` adds one for every look at the job.
+
+        Args:
+            job: the job whose failures are tried again, or its id.
+            wait: return when the new job has ended.
+            progress: see `wait`.
+
+        Returns:
+            The new job. While an earlier retry of the same job runs: that one.
+
+        Raises:
+            NotFound: there is no such job.
+            ProblemError: the job has not ended, or nothing failed in it (409).
+            JobFailed: with `wait`, the new job failed as a whole.
+
+        Example:
+            again = await client.retry(job, wait=True)
+        """
+        require_wait(wait, progress)
+        retry = await self._request(_requests.retry(job))
+        return await self.wait(retry, progress=progress) if wait else retry
+
+    async def delete_job(self, job: Job | str) -> None:
+        """Delete a job with its failures and uploads. A job that runs is cancelled first.
+
+        Args:
+            job: the job, or its id.
+
+        Raises:
+            NotFound: there is no such job.
+
+        Example:
+            await client.delete_job(job)
+        """
+        await self._request(_requests.delete_job(job))
+
+    async def wait(
+        self, job: Job | str, *, progress: Progress = False, every_s: float = 0.3
+    ) -> Job:
+        """Wait until a job has ended.
+
+        Sends one request for every look at the job. A service that is away for less than a minute
+        does not end the waiting, because its job goes on.
+
+        Args:
+            job: the job, or its id.
+            progress: True shows a progress bar on standard error. A function is called with the
+                job at every look.
+            every_s: seconds between two looks. The first looks follow each other faster.
+
+        Returns:
+            The job, which has ended as "succeeded", "partial" or "cancelled".
+
+        Raises:
+            NotFound: there is no such job.
+            JobFailed: the job failed as a whole.
+
+        Example:
+            ended = await client.wait(job, progress=True)
+        """
+        with listening(progress) as listener:
+            ended = await self._ended(job, listener, every_s)
+        if ended.state == "failed":
+            raise JobFailed(ended)
+        return ended
+
+    async def failures(self, job: Job | str, limit: int = 100, offset: int = 0) -> Failures:
+        """List images that failed in a job.
+
+        Args:
+            job: the job, or its id.
+            limit: failures to return, 1 to 1,000.
+            offset: failures to pass over first.
+
+        Returns:
+            A page of failures, each with its reason, and the number of all of them.
+
+        Raises:
+            NotFound: there is no such job.
+
+        Example:
+            total = (await client.failures(job, limit=1)).total
+        """
+        return await self._request(_requests.failures(job, limit, offset))
+
+    async def iter_failures(self, job: Job | str) -> AsyncIterator[Failure]:
+        """Iterate over all images that failed in a job.
+
+        Sends one request for every 1,000 failures, when the iteration gets there.
+
+        Args:
+            job: the job, or its id.
+
+        Yields:
+            Failures, each with its reason.
+
+        Raises:
+            NotFound: there is no such job.
+
+        Example:
+            async for failure in client.iter_failures(job):
+                print(failure.uri, failure.reason)
+        """
+        for offset in count(0, PAGE):
+            page = (await self.failures(job, PAGE, offset)).failures
+            for failure in page:
+                yield failure
+            if len(page) < PAGE:
+                return
+
+    # Searches
+
+    async def search(
+        self,
+        collection: str = "images",
+        *,
+        text: str | None = None,
+        image: AnImage | None = None,
+        id: str | None = None,
+        vector: Numbers | None = None,
+        terms: Sequence[Mapping[str, Any]] | None = None,
+        top_k: int = 10,
+        offset: int = 0,
+        filter: Mapping[str, Any] | None = None,
+        min_score: float | None = None,
+        group_by: str | None = None,
+        group_size: int = 1,
+        collapse: float | None = None,
+        namespace: str = "default",
+        include_values: bool = False,
+        include_metadata: bool = True,
+        exact: bool = False,
+    ) -> SearchResult:
+        """Find the images that are nearest to a query. docs/search.md explains each argument.
+
+        Args:
+            collection: the collection to search.
+            text: search by words. Exactly one of `text`, `image`, `id`, `vector`, `terms`.
+            image: search by image: a path, URL, bytes, file opened for reading bytes, or Pillow
+                image.
+            id: search by an image of the collection.
+            vector: search by an embedding: as many numbers as the collection's dimension.
+            terms: search by a weighted mix: `[{"id": "a.jpg"}, {"text": "night", "weight": -0.5}]`.
+                A weight is 1 by default.
+            top_k: matches to return.
+            offset: matches to pass over first.
+            filter: metadata filter, as in docs/search.md: `{"label": {"$in": ["cat", "dog"]}}`.
+            min_score: leave out matches that score less.
+            group_by: "label" or a declared field. No value of it has more than `group_size`
+                matches.
+            group_size: matches of each group.
+            collapse: leave out a match that is as near as this, as a cosine, to one before it.
+            namespace: the part of the collection to search.
+            include_values: return embeddings, too.
+            include_metadata: return metadata.
+            exact: compare the query with every image instead of asking the index. This is slow.
+
+        Returns:
+            The matches, nearest first.
+
+        Raises:
+            ValueError: not exactly one kind of query is given.
+            NotFound: there is no such collection, or no image with this `id`.
+
+        Example:
+            result = await client.search("photos", text="a dog in the snow", top_k=5)
+        """
+        query = {"text": text, "image": image, "id": id, "vector": vector, "terms": terms}
+        options = SearchOptions(
+            top_k=top_k,
+            offset=offset,
+            filter=None if filter is None else dict(filter),
+            min_score=min_score,
+            group_by=group_by,
+            group_size=group_size,
+            collapse=collapse,
+            namespace=namespace,
+            include_values=include_values,
+            include_metadata=include_metadata,
+            exact=exact,
+        )
+        return await self._request(_requests.search(collection, query, options))
+
+    async def search_many(
+        self, collection: str, queries: Iterable[Mapping[str, Any]]
+    ) -> list[SearchResult | ProblemError]:
+        """Run many searches.
+
+        Sends one request for every 64 queries, fewer queries where they hold large images.
+
+        Args:
+            collection: the collection to search.
+            queries: each a mapping of arguments of `search`.
+
+        Returns:
+            One answer for each query, in their order. A query that the service refuses has its
+            ProblemError in the place of its answer.
+
+        Raises:
+            pydantic.ValidationError: a query has an unknown or wrong argument.
+
+        Example:
+            results = await client.search_many("photos", [{"text": "a dog"}, {"id": "a.jpg"}])
+        """
+        answers = [
+            await self._request(request) for request in _requests.search_many(collection, queries)
+        ]
+        return [outcome for batch in answers for outcome in batch]
+
+    async def embed(
+        self,
+        texts: Sequence[str] | None = None,
+        images: Sequence[AnImage] | None = None,
+        *,
+        model: str | None = None,
+    ) -> list[list[float]]:
+        """Embed texts or images without storing anything.
+
+        Sends one request for every 64 items, fewer items where images are large.
+
+        Args:
+            texts: the texts. Exactly one of `texts` and `images`.
+            images: the images, each as in `search`.
+            model: the CLIP model. Default: the service's.
+
+        Returns:
+            One embedding for each item, in their order: a list of as many floats as the model's
+            dimension.
+
+        Raises:
+            ValueError: not exactly one of `texts` and `images` is given.
+
+        Example:
+            (embedding,) = await client.embed(texts=["a dog"])
+        """
+        answers = [
+            await self._request(request) for request in _requests.embed(texts, images, model)
+        ]
+        return [embedding for batch in answers for embedding in batch]
+
+    # Images
+
+    async def image(
+        self,
+        collection: str,
+        id: str,
+        *,
+        namespace: str = "default",
+        include_values: bool = False,
+    ) -> Image:
+        """Look at one image.
+
+        Args:
+            collection: the image's collection.
+            id: the image's id.
+            namespace: the image's namespace.
+            include_values: return the embedding, too.
+
+        Returns:
+            The image's URI, label and metadata.
+
+        Raises:
+            NotFound: there is no such collection or image.
+
+        Example:
+            image = await client.image("photos", "a.jpg")
+        """
+        return await self._request(_requests.image(collection, id, namespace, include_values))
+
+    async def delete_image(self, collection: str, id: str, *, namespace: str = "default") -> None:
+        """Delete an image from its collection. The file is not touched.
+
+        Args:
+            collection: the image's collection.
+            id: the image's id.
+            namespace: the image's namespace.
+
+        Raises:
+            NotFound: there is no such collection or image.
+
+        Example:
+            await client.delete_image("photos", "a.jpg")
+        """
+        await self._request(_requests.delete_image(collection, id, namespace))
+
+    async def thumbnail(self, collection: str, id: str, *, namespace: str = "default") -> bytes:
+        """Get the thumbnail of an image.
+
+        Args:
+            collection: the image's collection.
+            id: the image's id.
+            namespace: the image's namespace.
+
+        Returns:
+            The bytes of a small image file.
+
+        Raises:
+            NotFound: there is no such collection, image or thumbnail.
+
+        Example:
+            Path("a.thumbnail.jpg").write_bytes(await client.thumbnail("photos", "a.jpg"))
+        """
+        return await self._request(_requests.thumbnail(collection, id, namespace))
+
+    async def upsert(
+        self,
+        collection: str,
+        vectors: Iterable[Mapping[str, Any]],
+        *,
+        namespace: str = "default",
+    ) -> int:
+        """Store embeddings of your own.
+
+        Sends one request for every 1,000 vectors, fewer vectors where they are large. When a
+        request is refused, the vectors of the requests before it are stored.
+
+        Args:
+            collection: the collection, which has to exist.
+            vectors: `{"id", "values", "label"?, "metadata"?, "uri"?}` each. `values` has as many
+                numbers as the collection's dimension.
+            namespace: the part of the collection that they go into.
+
+        Returns:
+            How many vectors were stored.
+
+        Raises:
+            NotFound: there is no such collection.
+            pydantic.ValidationError: a vector has no id, or a number that is not finite.
+
+        Example:
+            await client.upsert("photos", [{"id": "a.jpg", "values": embedding, "label": "cat"}])
+        """
+        requests = _requests.upsert(collection, vectors, namespace)
+        return sum([await self._request(request) for request in requests])
+
+    # Whole collections
+
+    async def count(
+        self, collection: str = "images", *, filter: AnyFilter = None, namespace: str = "default"
+    ) -> int:
+        """Count the images that pass a filter.
+
+        Args:
+            collection: the collection.
+            filter: metadata filter. Default: all images.
+            namespace: the part of the collection to look at.
+
+        Returns:
+            The number of images.
+
+        Raises:
+            NotFound: there is no such collection.
+
+        Example:
+            cats = await client.count("photos", filter={"label": "cat"})
+        """
+        return await self._request(_requests.count(collection, filter, namespace))
+
+    async def iter_ids(
+        self, collection: str = "images", *, namespace: str = "default"
+    ) -> AsyncIterator[str]:
+        """Iterate over the ids of all images.
+
+        Sends one request for every 10,000 ids, when the iteration gets there.
+
+        Args:
+            collection: the collection.
+            namespace: the part of the collection to look at.
+
+        Yields:
+            Ids, in no particular order.
+
+        Raises:
+            NotFound: there is no such collection.
+
+        Example:
+            ids = [id async for id in client.iter_ids("photos")]
+        """
+        cursor: str | None = ""
+        while cursor is not None:
+            page = await self._request(_requests.ids(collection, cursor, namespace))
+            for image_id in page.ids:
+                yield image_id
+            cursor = page.next
+
+    async def delete(
+        self,
+        collection: str = "images",
+        *,
+        filter: AnyFilter = None,
+        namespace: str = "default",
+        all: bool = False,
+    ) -> int:
+        """Delete the images that pass a filter. The collection stays, and so do the files.
+
+        Sends as many requests as it takes: the service works for some seconds on each.
+
+        Args:
+            collection: the collection.
+            filter: metadata filter.
+            namespace: the part of the collection to delete from.
+            all: delete all images of the namespace. Exactly one of `filter` and `all`.
+
+        Returns:
+            How many images were deleted.
+
+        Raises:
+            NotFound: there is no such collection.
+            ProblemError: neither or both of `filter` and `all` are given (422).
+
+        Example:
+            deleted = await client.delete("photos", filter={"label": "cat"})
+        """
+        deleted, more = 0, True
+        while more:
+            answer = await self._request(_requests.delete(collection, filter, namespace, all))
+            deleted, more = deleted + answer.deleted, answer.more
+        return deleted
+
+    async def recall(
+        self,
+        collection: str = "images",
+        *,
+        k: int = 10,
+        sample: int = 100,
+        filter: AnyFilter = None,
+        namespace: str = "default",
+        seed: int = 0,
+    ) -> Recall:
+        """Measure recall@k: the share of the k nearest images that the index finds.
+
+        Args:
+            collection: the collection.
+            k: neighbours of each image.
+            sample: images that are searched for.
+            filter: metadata filter that is part of each search.
+            namespace: the part of the collection to look at.
+            seed: the same seed takes the same sample.
+
+        Returns:
+            The mean recall, and what it was measured on.
+
+        Raises:
+            NotFound: there is no such collection.
+
+        Example:
+            print((await client.recall("photos")).recall)
+        """
+        return await self._request(_requests.recall(collection, k, sample, filter, namespace, seed))
+
+    async def export_collection(
+        self,
+        collection: str,
+        file: str | Path,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Path:
+        """Write a collection to a Parquet file.
+
+        The file has its name once it is complete; nothing is left of an export that broke off.
+        The file is written between the reads, without a thread: a part of it takes a moment.
+
+        Args:
+            collection: the collection.
+            file: path of the new file.
+            overwrite: replace an existing file.
+            progress: called with the number of bytes that are written.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            FileExistsError: the file exists, and `overwrite` is not set.
+            NotFound: there is no such collection.
+            Unreachable: the export broke off.
+
+        Example:
+            await client.export_collection("photos", "photos.parquet")
+        """
+        request = _requests.export(collection)
+        with new_file(file, overwrite) as out:
+            try:
+                async with self._http.stream(request.method, request.path) as response:
+                    if not response.is_success:
+                        await response.aread()
+                        request.result(response, self.url)
+                    async for chunk in response.aiter_bytes():
+                        out.write(chunk)
+                        if progress:
+                            progress(out.tell())
+            except httpx.RequestError as error:
+                raise Unreachable(f"the export from {self.url} broke off ({error})") from error
+            if not is_complete(out):
+                raise Unreachable(f"the export from {self.url} broke off")
+        return Path(file).expanduser()
+
+    async def import_collection(
+        self,
+        collection: str | None,
+        file: str | Path,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Collection:
+        """Write an exported Parquet file into a collection. Needs pyarrow.
+
+        Sends one request for every 1,000 images, and two more. A service that is away for less
+        than a minute does not end the import. Images with the id of an existing one replace it.
+
+        Args:
+            collection: the collection, created if it does not exist. None: the name in the file.
+            file: path of the file.
+            progress: called with the number of images that are stored, and of all.
+
+        Returns:
+            The collection.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            clipfleet.common.store.exchange.NotOurs: the file is no export, or is damaged.
+            ProblemError: the existing collection has another metric, model, dimension or fields.
+
+        Example:
+            await client.import_collection("photos-2", "photos.parquet")
+        """
+        export = ExportFile(file)
+        description = export.description
+        name = collection or description.name
+        await self._request(
+            _requests.create_collection(
+                name, description.metric, description.model, description.dim, description.fields
+            )
+        )
+        done = 0
+        for namespace, vectors in export.pieces():
+            for request in _requests.upsert(name, vectors, namespace):
+                done += await self._request_through_outage(request)
+            if progress:
+                progress(done, export.rows)
+        return await self._request(_requests.collection(name))
+
+    async def fleet(self) -> Fleet:
+        """Look at the workers and planners.
+
+        Returns:
+            Those that are alive, the length of their queues, and what is wrong with them.
+
+        Raises:
+            ProblemError: the API key may not see the fleet (403).
+
+        Example:
+            rates = {worker.id: worker.rate for worker in (await client.fleet()).workers}
+        """
+        return await self._request(_requests.fleet())
+
+    async def _start(
+        self,
+        request: ApiRequest[Job],
+        collection: str,
+        wait: bool,
+        progress: Progress,
+        create: bool,
+    ) -> Job:
+        if create:
+            try:
+                await self.collection(collection)
+            except NotFound:
+                await self.create_collection(collection)
+        job = await self._request(request)
+        return await self.wait(job, progress=progress) if wait else job
+
+    async def _ended(self, job: Job | str, listener: Listener, every_s: float) -> Job:
+        seen_at, intervals_s = time.monotonic(), poll_intervals_s(every_s)
+        while True:
+            try:
+                now = await self.job(job)
+            except (Unreachable, ProblemError) as error:
+                if not _requests.is_outage(error) or time.monotonic() - seen_at > OUTAGE_S:
+                    raise
+            else:
+                seen_at = time.monotonic()
+                listener(now)
+                if now.state in ENDED:
+                    return now
+            await asyncio.sleep(next(intervals_s))
+
+    async def _request_through_outage(self, request: ApiRequest[T]) -> T:
+        began = time.monotonic()
+        while True:
+            try:
+                return await self._request(request)
+            except (Unreachable, ProblemError) as error:
+                if not _requests.is_outage(error) or time.monotonic() - began > OUTAGE_S:
+                    raise
+            await asyncio.sleep(1.0)
+
+    async def _request(self, request: ApiRequest[T]) -> T:
+        for attempt in count():
+            outcome = await self._send(request)
+            delay_s = retry_delay_s(outcome, attempt, repeatable=request.repeatable)
+            if delay_s is None or attempt >= self._retries:
+                break
+            await asyncio.sleep(delay_s)
+        return request.result(outcome, self.url)
+
+    async def _send(self, request: ApiRequest[Any]) -> Outcome:
+        try:
+            return await self._http.request(request.method, request.path, **request.options())
+        except httpx.RequestError as error:
+            return error
+        finally:
+            request.close()
