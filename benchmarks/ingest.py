@@ -169,7 +169,7 @@ class Tutorial:
             with torch.no_grad():
                 features = self._model.get_image_features(**pixels)
             row = getattr(features, "pooler_output", features)[0]
-            client.upsert([{"id": str(path), "vector": row.tolist()}], "tutorial")
+            client.upsert("tutorial", [{"id": str(path), "vector": row.tolist()}])
         seconds = time.perf_counter() - began
         client.drop_collection("tutorial")
         client.close()

@@ -39,14 +39,14 @@ METHODS = {
     "delete": "(collection, *, filter, namespace, all)",
     "delete_collection": "(name)",
     "delete_job": "(job)",
-    "delete_image": "(id, collection, *, namespace)",
+    "delete_image": "(collection, id, *, namespace)",
     "embed": "(texts, images, *, model)",
-    "export_collection": "(name, file, *, overwrite, progress)",
+    "export_collection": "(collection, file, *, overwrite, progress)",
     "failures": "(job, limit, offset)",
     "fleet": "()",
-    "image": "(id, collection, *, namespace, include_values)",
-    "import_collection": "(file, name, *, progress)",
-    "index": "(source, collection, *, namespace, label_from_folder, on_existing, "
+    "image": "(collection, id, *, namespace, include_values)",
+    "import_collection": "(collection, file, *, progress)",
+    "index": "(collection, source, *, namespace, label_from_folder, on_existing, "
     "idempotency_key, wait, progress, create)",
     "iter_failures": "(job)",
     "iter_ids": "(collection, *, namespace)",
@@ -56,11 +56,11 @@ METHODS = {
     "retry": "(job, *, wait, progress)",
     "search": "(collection, *, text, image, id, vector, terms, top_k, offset, filter, min_score, "
     "group_by, group_size, collapse, namespace, include_values, include_metadata, exact)",
-    "search_many": "(queries, collection)",
-    "thumbnail": "(id, collection, *, namespace)",
-    "upload": "(files, collection, *, namespace, label, on_existing, "
+    "search_many": "(collection, queries)",
+    "thumbnail": "(collection, id, *, namespace)",
+    "upload": "(collection, files, *, namespace, label, on_existing, "
     "idempotency_key, wait, progress, create)",
-    "upsert": "(vectors, collection, *, namespace)",
+    "upsert": "(collection, vectors, *, namespace)",
     "wait": "(job, *, progress, every_s)",
 }
 
@@ -97,6 +97,16 @@ def test_both_clients_take_and_give_the_same() -> None:
             assert signature.return_annotation == awaited[name].return_annotation, name
     made, made_too = inspect.signature(Client), inspect.signature(AsyncClient)
     assert made.parameters == made_too.parameters
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_what_it_takes_and_shows_how_it_is_called(name: str) -> None:
+    text = inspect.getdoc(getattr(Client, name)) or ""
+    assert "\nExample:\n" in text
+    assert "await" not in text
+    assert f"client.{name}(" in text
+    for argument in methods(Client)[name].parameters:
+        assert argument == "self" or f"\n    {argument}: " in text
 
 
 def test_the_package_alone_imports_no_http_client() -> None:

@@ -149,7 +149,7 @@ def require_nothing(service):
 
 with MemoryService() as service:
     with service.client() as client:
-        client.index(sys.argv[1], "c", wait=True)
+        client.index("c", sys.argv[1], wait=True)
         client.search("c", text="x", exact=True)
         client.search("c", image=sys.argv[2])
     httpx.get(f"{service.url}/metrics")
