@@ -9,8 +9,8 @@ from fastapi import APIRouter, FastAPI
 
 from clipfleet._version import __version__
 from clipfleet.api import assets
-from clipfleet.api.auth.access import Access, GuardedRoute
-from clipfleet.api.auth.origin import Guard
+from clipfleet.api.auth.access import Access, AuthorizedRoute
+from clipfleet.api.auth.origin import RequestGuard
 from clipfleet.api.collections import bulk, export, images, recall
 from clipfleet.api.collections import routes as collections
 from clipfleet.api.dispatch.gateway import Gateway
@@ -20,7 +20,7 @@ from clipfleet.api.http.connections import STATE, Connections, raise_file_limit
 from clipfleet.api.jobs import events, uploads
 from clipfleet.api.jobs import routes as jobs
 from clipfleet.api.ops import fleet, health, metrics
-from clipfleet.api.ops.access_log import Observe
+from clipfleet.api.ops.access_log import AccessLogMiddleware
 from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.api.search import embed
 from clipfleet.api.search import routes as search
@@ -66,10 +66,10 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
         mine.watch(
             gateway.overviews, [gateway.queries, gateway.exact, gateway.large], settings.model
         )
-        gateway.begin()
-        access.say()
+        gateway.start()
+        access.log_mode()
         yield {STATE: Connections(settings.limits)}
-        await gateway.end()
+        await gateway.stop()
         mine.end()
 
     app = FastAPI(
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
         lifespan=lifespan,
     )
     app.state.access, app.state.metrics = access, mine
-    problems.install(app)
+    problems.register_handlers(app)
     features = (
         collections, bulk, recall, export, jobs, events, uploads, search, embed, images, health,
         fleet, metrics, assets,
@@ -88,15 +88,17 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
         app.include_router(_guarded(feature.router))
     if settings.keys_file:
         _describe_keys(app)
-    app.add_middleware(Guard, settings=settings)
-    app.add_middleware(Observe, metrics=mine, lines=settings.log == "json")  # sees refusals, too
+    app.add_middleware(RequestGuard, settings=settings)
+    app.add_middleware(
+        AccessLogMiddleware, metrics=mine, lines=settings.log == "json"
+    )  # sees refusals, too
     return app
 
 
 def _guarded(router: APIRouter) -> APIRouter:
     """Without this a router that forgets `route_class` would be open to everybody."""
     for route in router.routes:
-        if not isinstance(route, GuardedRoute):
+        if not isinstance(route, AuthorizedRoute):
             raise TypeError(f"{getattr(route, 'path', route)} is no GuardedRoute")
     return router
 

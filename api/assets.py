@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
-from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.common.errors import NotFound
 
-router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
+router = APIRouter(include_in_schema=False, route_class=AuthorizedRoute)
 
 FOLDER = Path(__file__).parent / "page"
 # Not the operating system's table: with nosniff, a script of another type is not run.

@@ -10,7 +10,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.http.source_grants import SourceGrant
 
 
-def gateway_of(request: Request) -> Gateway:
+def get_gateway(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
 
@@ -25,20 +25,20 @@ def access_of(request: Request) -> Access:
     return access
 
 
-def grant_of(caller: "UsesCaller", access: "UsesAccess") -> SourceGrant | None:
+def grant_of(caller: "CallerDep", access: "AccessDep") -> SourceGrant | None:
     return access.grant(caller)
 
 
-UsesGateway = Annotated[Gateway, Depends(gateway_of)]
-UsesCaller = Annotated[Caller, Depends(caller_of)]
-UsesAccess = Annotated[Access, Depends(access_of)]
-UsesGrant = Annotated[SourceGrant | None, Depends(grant_of)]
+GatewayDep = Annotated[Gateway, Depends(get_gateway)]
+CallerDep = Annotated[Caller, Depends(caller_of)]
+AccessDep = Annotated[Access, Depends(access_of)]
+GrantDep = Annotated[SourceGrant | None, Depends(grant_of)]
 """What the caller's jobs may read."""
 Name = Annotated[str, Path(max_length=256, examples=["photos"])]
 
 
-async def collection_of(name: Name, gateway: UsesGateway) -> Collection:
+async def collection_of(name: Name, gateway: GatewayDep) -> Collection:
     return await gateway.collection(name)
 
 
-UsesCollection = Annotated[Collection, Depends(collection_of)]
+CollectionDep = Annotated[Collection, Depends(collection_of)]

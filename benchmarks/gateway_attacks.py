@@ -207,7 +207,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 @dataclass
-class Watched:
+class GuardedEmbedder:
     """What the others saw, in milliseconds, and the gateway's memory in MB."""
 
     searches: list[float] = field(default_factory=list)
@@ -229,8 +229,8 @@ class Watched:
 @asynccontextmanager
 async def watching(
     port: int, gateway: psutil.Process, words: Iterator[str]
-) -> AsyncIterator[Watched]:
-    seen, over = Watched(), asyncio.Event()
+) -> AsyncIterator[GuardedEmbedder]:
+    seen, over = GuardedEmbedder(), asyncio.Event()
     url = f"http://127.0.0.1:{port}"
 
     async def search() -> None:
@@ -295,7 +295,7 @@ def attack(name: str, port: int, seconds: float) -> Counter[str]:
 
 async def measured(
     name: str, port: int, gateway: psutil.Process, words: Iterator[str], seconds: float
-) -> tuple[Watched, Counter[str]]:
+) -> tuple[GuardedEmbedder, Counter[str]]:
     """The attack comes from a process of its own, or it would slow down those who watch."""
     async with watching(port, gateway, words) as seen:
         if not name:
@@ -329,7 +329,7 @@ def main() -> None:
         os.environ["CLIPFLEET_API_KEY"] = "admin"
         with up(folder / "data") as (client, port):
             fill(client)
-            gateway = gateway_of(port)
+            gateway = get_gateway(port)
             idle_p99 = 0.0
             for name in itertools.chain([""], asked.only):
                 seen, answers = asyncio.run(measured(name, port, gateway, words, asked.seconds))
@@ -341,7 +341,7 @@ def main() -> None:
             print(f"left of the uploads: {len(left)}; load {os.getloadavg()[0]:.1f}")
 
 
-def gateway_of(port: int) -> psutil.Process:
+def get_gateway(port: int) -> psutil.Process:
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if str(port) in words and "uvicorn" in words:

@@ -35,7 +35,7 @@ from clipfleet.common.queue.overview import RedisOverviews
 from clipfleet.common.settings import Settings
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.sources import Listed, Source
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 MODEL = "benchmark"
 WORKERS, RATE = 64, 128.0  # which claim so many images a second each: chunks of 512
@@ -74,7 +74,7 @@ class Service:
         return RedisLedger(redis.Redis.from_url(url), blobs=self.blobs)
 
     def planner(self, name: str, ledger: RedisLedger | None = None) -> Planner:
-        places = Places(self.settings, self.blobs, Fetcher(self.settings.fetch))
+        places = Storage(self.settings, self.blobs, Fetcher(self.settings.fetch))
         service = self
 
         class Opening(Planner):

@@ -26,7 +26,7 @@ from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.ledger import FINAL, Claim, Outcome
 from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.queue.broker import lists_of
+from clipfleet.common.queue.broker import queue_keys
 from clipfleet.common.queue.fleet import RedisFleet, WorkerCard
 from clipfleet.common.queue.messages import queue_name
 from clipfleet.embedded import commands, processes
@@ -80,7 +80,7 @@ def work(
     job = client.index("c", source, create=False)
     most, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, images // 5
     while ledger.job(job.id).state not in FINAL:
-        served.delete(*lists_of(queue_name("ingest", MODEL)))  # as a worker takes its messages
+        served.delete(*queue_keys(queue_name("ingest", MODEL)))  # as a worker takes its messages
         for _ in range(WINDOW):
             claim = ledger.claim(MODEL, "w", 60, 2)
             if isinstance(claim, Claim):

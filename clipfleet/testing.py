@@ -57,7 +57,7 @@ from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.planner import run as run_planner
 from clipfleet.workers.query.batch import QueryParts, answer_batch
 from clipfleet.workers.query.exact import Bounds
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 __all__ = [
     "HashEmbedder",
@@ -274,10 +274,10 @@ class MemoryService:
         self._start_thread(stack, "ingest", partial(self._take, "ingest", work))
         self._start_thread(stack, "query", partial(self._take, "query", answer))
 
-    def _places(self, stack: ExitStack) -> Places:
+    def _places(self, stack: ExitStack) -> Storage:
         fetcher = Fetcher(self.settings.fetch)
         stack.callback(fetcher.close)
-        return Places(self.settings, self.parts.blobs, fetcher)
+        return Storage(self.settings, self.parts.blobs, fetcher)
 
     def _take(self, lane: Any, work: Callable[[Message], None]) -> None:
         queue = queue_name(lane, self.settings.model)

@@ -54,15 +54,15 @@ def _name(raw: str | bytes) -> str:
 
 
 @contextmanager
-def leaving_out() -> Iterator[None]:
+def skipping_unknown_versions() -> Iterator[None]:
     """What is of another version is left out of a list, so that the rest can be seen."""
     try:
         yield
     except OtherVersion as error:
-        say_once(f"left out of a list: {error.detail}")
+        warn_once(f"left out of a list: {error.detail}")
 
 
 @lru_cache(maxsize=1_000)
-def say_once(text: str) -> None:
+def warn_once(text: str) -> None:
     """What would otherwise be said in every round."""
     log.warning(text)

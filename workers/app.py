@@ -136,4 +136,4 @@ def _stopping(**_: Any) -> None:
 @worker_shutdown.connect
 def _leave(**_: Any) -> None:
     if _runtime:
-        runtime().leave()
+        runtime().shutdown()

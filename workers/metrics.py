@@ -20,7 +20,7 @@ CHUNK_SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 30, 60, 120, 300)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
-class Spent:
+class StageTimings:
     """Seconds by stage that the images of one batch took, added up over threads."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Spent:
             with self._lock:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + took
 
-    def add(self, other: "Spent") -> None:
+    def add(self, other: "StageTimings") -> None:
         with self._lock:
             for stage, seconds in other.seconds.items():
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
@@ -87,7 +87,7 @@ class WorkerMetrics(FailureMetrics):
     def timed(self, lane: Lane, stage: Stage) -> AbstractContextManager[object]:
         return self._stages.labels(lane, stage).time()
 
-    def spent(self, lane: Lane, spent: Spent) -> None:
+    def spent(self, lane: Lane, spent: StageTimings) -> None:
         for stage, seconds in spent.seconds.items():
             self._stages.labels(lane, stage).observe(seconds)
 

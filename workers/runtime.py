@@ -24,15 +24,15 @@ from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.process.logs import OutageLog, about, in_context
 from clipfleet.common.queue.broker import CeleryPublisher, Publisher
-from clipfleet.common.queue.fleet import CARD_S, About, Fleet, RedisFleet, WorkerCard
+from clipfleet.common.queue.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, WorkerInfo
 from clipfleet.common.queue.messages import QueryBatch, queue_name
 from clipfleet.common.queue.replies import RedisReplies
 from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
-from clipfleet.workers.embedding.cached import RememberingEmbedder
-from clipfleet.workers.embedding.guarded import BrokenDevice, Watched
-from clipfleet.workers.embedding.timed import Timed
+from clipfleet.workers.embedding.cached import CachedEmbedder
+from clipfleet.workers.embedding.guarded import BrokenDevice, GuardedEmbedder
+from clipfleet.workers.embedding.timed import TimedEmbedder
 from clipfleet.workers.ingest.background import Background
 from clipfleet.workers.ingest.chunk import IngestParts
 from clipfleet.workers.ingest.claims import Worked, claim_next, pass_on, work_on
@@ -42,7 +42,7 @@ from clipfleet.workers.query.batch import QueryParts, answer_batch
 from clipfleet.workers.query.exact import Bounds
 from clipfleet.workers.queue.decode import batch_in
 from clipfleet.workers.queue.machine import about_worker
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Runtime:
         sys.setswitchinterval(SWITCH_S)
         client = make_redis(settings)
         self._metrics = metrics
-        embedder = self._embedder = Watched(embedder)
+        embedder = self._embedder = GuardedEmbedder(embedder)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.stopping = threading.Event()
         store = make_store(settings)
@@ -76,18 +76,18 @@ class Runtime:
             ledger=RedisLedger(client, blobs=blobs),
             store=store,
             catalogue=catalogue,
-            embedder=Timed(embedder, "ingest", metrics),
+            embedder=TimedEmbedder(embedder, "ingest", metrics),
             blobs=blobs,
             settings=settings,
             threads=ThreadPoolExecutor(settings.decode_threads, "decode"),
             stopping=self.stopping,
-            places=Places(settings, blobs, Fetcher(settings.fetch)),
+            places=Storage(settings, blobs, Fetcher(settings.fetch)),
             metrics=metrics,
             fetches=fetch_pool(settings.fetch),
         )
         self._background = Background()
-        timed = Timed(embedder, "query", metrics)
-        self.texts = texts = RememberingEmbedder(timed, settings.text_memory)
+        timed = TimedEmbedder(embedder, "query", metrics)
+        self.texts = texts = CachedEmbedder(timed, settings.text_memory)
         metrics.watch_cache("text", lambda: texts.hits, lambda: texts.misses)
         self._query = QueryParts(
             self.texts,
@@ -100,7 +100,7 @@ class Runtime:
         self._aside = {name: ThreadPoolExecutor(1, name) for name in ("exact", "large")}
         publisher = CeleryPublisher(celery_app, client)
         self._pass_on = pass_on(publisher, settings.model)
-        self._presence = Presence(
+        self._presence = Heartbeat(
             RedisFleet(client),
             publisher,
             settings.model,
@@ -179,13 +179,13 @@ class Runtime:
             self._presence.end(why)
             os._exit(BROKEN_DEVICE)
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         if not self._background.wait(HAND_BACK_S):
             log.warning("chunks are not handed back yet; their leases run out")
         self._presence.end()
 
 
-class Presence:
+class Heartbeat:
     """Announces the worker as long as it makes progress.
 
     A worker can look alive and not consume after a reconnect (celery #10302): idle beside a queue
@@ -200,7 +200,7 @@ class Presence:
         embedder: Embedder,
         worker: str,
         stall_s: float,
-        about: Callable[[], About] = About,
+        about: Callable[[], WorkerInfo] = WorkerInfo,
     ) -> None:
         self._fleet, self._publisher, self._model = fleet, publisher, model
         self._embedder, self._worker, self._stall_s = embedder, worker, stall_s
@@ -210,7 +210,7 @@ class Presence:
         self._counting = threading.Lock()
         self._busy = self._answering = 0
         self._progress_at = self._started_at = self._seen_at = time.time()
-        self._unheard = 0  # messages that wait while nothing arrives
+        self._unconsumed = 0  # messages that wait while nothing arrives
         self._rate: float | None = None
 
     def begin(self, lanes: tuple[Lane, ...]) -> None:
@@ -220,9 +220,9 @@ class Presence:
     def end(self, why: str = "") -> None:
         self._over.set()
         try:
-            self._fleet.leave(self._worker)
+            self._fleet.deregister(self._worker)
             if why:
-                self._fleet.leave_word(self._model, why)
+                self._fleet.record_exit_reason(self._model, why)
         except Unavailable:
             log.warning("could not say goodbye; the announcement expires by itself")
 
@@ -230,11 +230,11 @@ class Presence:
         """`answers`: queries, which nobody else watches over (a chunk has its lease)."""
         return Busy(self, answers)
 
-    def entered(self, answers: bool) -> None:
+    def task_started(self, answers: bool) -> None:
         with self._counting:
             self._busy += 1
             self._answering += answers
-            self._progress_at, self._unheard = time.time(), 0
+            self._progress_at, self._unconsumed = time.time(), 0
 
     def left(self, answers: bool, images: int, seconds: float) -> None:
         with self._counting:
@@ -255,7 +255,7 @@ class Presence:
             return f"it has not announced itself for {now - self._seen_at:.0f} s"
         if self._answering and now - self._progress_at > self._stall_s / 2:
             return f"queries unanswered for {now - self._progress_at:.0f} s"
-        return f"{self._unheard} messages wait and none arrives" if self._unheard else ""
+        return f"{self._unconsumed} messages wait and none arrives" if self._unconsumed else ""
 
     def _announce(self) -> None:
         outage = OutageLog(log, "cannot announce this worker")
@@ -283,7 +283,7 @@ class Presence:
         waiting = sum(
             self._publisher.waiting(queue_name(lane, self._model)) for lane in self._lanes
         )
-        self._unheard = 0 if self._busy else waiting
+        self._unconsumed = 0 if self._busy else waiting
         if not waiting:
             self._progress_at = time.time()
         elif time.time() - self._progress_at > 2 * STUCK_S:
@@ -308,13 +308,13 @@ class Presence:
 class Busy:
     """The time of one task. `images`: how many it worked on, for the rate."""
 
-    def __init__(self, presence: Presence, answers: bool) -> None:
+    def __init__(self, presence: Heartbeat, answers: bool) -> None:
         self._presence, self._answers = presence, answers
         self.images = 0
 
     def __enter__(self) -> "Busy":
         self._began = time.monotonic()
-        self._presence.entered(self._answers)
+        self._presence.task_started(self._answers)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -32,7 +32,7 @@ from clipfleet.api.http.bodies import (
 )
 from clipfleet.common.auth import keys
 from clipfleet.common.auth.keys import Key
-from clipfleet.common.auth.rate_limit import MemoryRateLimiter, Ration
+from clipfleet.common.auth.rate_limit import MemoryRateLimiter, RateLimit
 from clipfleet.common.auth.source_access import grant_of_service
 from clipfleet.common.errors import (
     ClipfleetError,
@@ -141,7 +141,7 @@ def needs(
     return declared
 
 
-class GuardedRoute(APIRoute):
+class AuthorizedRoute(APIRoute):
     """A route that has declared what it needs; one that has not cannot be made."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **told: Any) -> None:
@@ -188,7 +188,7 @@ class GuardedRoute(APIRoute):
         access: Access = app.state.access
         caller = access.caller(scope)
         if caller.key:
-            scope["state"]["ration"] = await access.ration(caller, app.state.gateway)
+            scope["state"]["rate_limit"] = await access.take_request(caller, app.state.gateway)
         assert self.needs != "nothing"
         if not caller.may(self.needs):
             raise Forbidden(f"this needs a key with the scope {self.needs!r}", scope=self.needs)
@@ -248,9 +248,9 @@ class Access:
         self._service = grant_of_service(settings)
         self._ring = KeyRing(path, service=self._service) if path else None
 
-    def say(self) -> None:
+    def log_mode(self) -> None:
         if self._ring:
-            log.info("%d keys are in force", len(self._ring.in_force()))
+            log.info("%d keys are in force", len(self._ring.active_keys()))
         elif self._open:
             log.warning("CLIPFLEET_OPEN: everybody who reaches this service may do anything")
         else:
@@ -266,7 +266,7 @@ class Access:
         kind, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if kind.lower() != "bearer" or not secret.strip():
             raise Unauthorized("an API key is needed: Authorization: Bearer KEY")
-        key = keys.find_key(secret.strip(), self._ring.in_force())
+        key = keys.find_key(secret.strip(), self._ring.active_keys())
         if key is None:
             raise Unauthorized("there is no such API key")
         if key.expired(keys.now()):
@@ -293,12 +293,12 @@ class Access:
         expired, or was given less since. For answers that take their time."""
         if self._ring is None or caller.key is None:
             return
-        known = (key for key in self._ring.in_force() if key.hash == caller.key.hash)
+        known = (key for key in self._ring.active_keys() if key.hash == caller.key.hash)
         key = next(known, None)
         if key is None or key.expired(keys.now()) or not (key.may(need) and key.sees(collection)):
             raise Unauthorized("the API key is not in force any more")
 
-    async def ration(self, caller: Caller, gateway: Gateway) -> Ration | None:
+    async def take_request(self, caller: Caller, gateway: Gateway) -> RateLimit | None:
         """What is left to this key, this request taken off; RateLimited when that is nothing. None
         when it has no limit. While Redis cannot count, each gateway counts for itself."""
         assert caller.key
@@ -307,12 +307,14 @@ class Access:
             return None
         take = gateway.limiter.take
         try:
-            ration = await gateway.call(take, caller.key.name, most, seconds=LIMITER_S)
+            rate_limit = await gateway.call(take, caller.key.name, most, seconds=LIMITER_S)
         except Unavailable:
-            ration = self._uncounted.take(caller.key.name, most)
-        if not ration.granted:
-            raise RateLimited(f"{most} requests a minute are what this key has", ration.headers())
-        return ration
+            rate_limit = self._uncounted.take(caller.key.name, most)
+        if not rate_limit.allowed:
+            raise RateLimited(
+                f"the limit of this key is {most} requests a minute", rate_limit.headers()
+            )
+        return rate_limit
 
 
 def _over_unix_socket(scope: Scope) -> bool:

@@ -31,7 +31,7 @@ class KeyRing:
         self._signature, self._keys = _signature(path), self._read()
         self._looked_at = clock()
 
-    def in_force(self) -> tuple[Key, ...]:
+    def active_keys(self) -> tuple[Key, ...]:
         if self._clock() - self._looked_at >= LOOK_S:
             self._looked_at = self._clock()
             self._look()

@@ -19,7 +19,7 @@ SLICE = 262_144  # bytes of an answer handed over at once; then the client has t
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
-class Guard:
+class RequestGuard:
     """`allowed_hosts` keeps web pages of strangers from a service on loopback (DNS rebinding)."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -125,9 +125,9 @@ def _signed(send: Send, state: dict[str, Any]) -> Send:
             headers: list[Any] = list(message.get("headers", []))
             if not any(name == b"x-request-id" for name, _ in headers):
                 headers.append((b"x-request-id", state["request_id"].encode()))
-            if ration := state.get("ration"):
+            if rate_limit := state.get("rate_limit"):
                 headers += [
-                    (name.lower().encode(), said.encode()) for name, said in ration.headers()
+                    (name.lower().encode(), value.encode()) for name, value in rate_limit.headers()
                 ]
             message = {**message, "headers": headers}
         await send(message)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from clipfleet.api.auth.access import GuardedRoute, needs
-from clipfleet.api.dependencies import UsesCollection, UsesGateway
+from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.common.collection import Collection
@@ -23,7 +23,7 @@ router = APIRouter(
     prefix="/v1/collections/{name}",
     tags=["collections"],
     responses=RESPONSES,
-    route_class=GuardedRoute,
+    route_class=AuthorizedRoute,
 )
 
 STEP = 500
@@ -34,7 +34,7 @@ STEP_S = 30.0
 
 @router.post("/count")
 @needs("read")
-async def count_images(body: Which, collection: UsesCollection, gateway: UsesGateway) -> Count:
+async def count_images(body: Which, collection: CollectionDep, gateway: GatewayDep) -> Count:
     """How many images of a namespace pass the filter."""
     where = checked(body, collection)
     count = gateway.store.count
@@ -45,8 +45,8 @@ async def count_images(body: Which, collection: UsesCollection, gateway: UsesGat
 @router.get("/ids")
 @needs("read")
 async def list_ids(
-    collection: UsesCollection,
-    gateway: UsesGateway,
+    collection: CollectionDep,
+    gateway: GatewayDep,
     cursor: Annotated[str, Query(pattern="^([0-9a-f]{32})?$")] = "",
     limit: Annotated[int, Query(ge=1, le=PAGE)] = 1_000,
     namespace: Annotated[str, Query(min_length=1, max_length=256)] = DEFAULT_NAMESPACE,
@@ -62,7 +62,7 @@ async def list_ids(
 @router.post("/delete")
 @needs("write")
 async def delete_images(
-    body: DeleteIn, collection: UsesCollection, gateway: UsesGateway
+    body: DeleteIn, collection: CollectionDep, gateway: GatewayDep
 ) -> DeletedSome:
     """Remove all images of a namespace that pass the filter, with their thumbnails. The source
     files are not touched. It stops after some seconds, and `more` says so: then say it again."""
@@ -115,5 +115,5 @@ async def _delete(rows: Sequence[Record], collection: Collection, gateway: Gatew
     keys = [thumbnail_key(collection, row.pk) for row in rows]
     await gateway.call(gateway.blobs.delete_all, keys, seconds=STEP_S)
     await gateway.call(gateway.store.delete, collection, [row.pk for row in rows], seconds=STEP_S)
-    await gateway.call(gateway.catalogue.wrote, collection)
+    await gateway.call(gateway.catalogue.record_write, collection)
     return len(rows)

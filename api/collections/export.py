@@ -11,8 +11,8 @@ import numpy as np
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 
-from clipfleet.api.auth.access import GuardedRoute, needs
-from clipfleet.api.dependencies import UsesAccess, UsesCaller, UsesCollection, UsesGateway
+from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.dependencies import AccessDep, CallerDep, CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.common.collection import Collection
@@ -24,7 +24,7 @@ router = APIRouter(
     prefix="/v1/collections/{name}",
     tags=["collections"],
     responses=RESPONSES,
-    route_class=GuardedRoute,
+    route_class=AuthorizedRoute,
 )
 
 PARQUET = "application/vnd.apache.parquet"
@@ -33,7 +33,7 @@ BUSY_S = 10
 PATIENCE_S, PAUSE_S = 30.0, 1.0
 
 
-async def _a_place(gateway: UsesGateway) -> AsyncIterator[None]:
+async def _a_place(gateway: GatewayDep) -> AsyncIterator[None]:
     """Held until the file has been sent, one way or the other."""
     if gateway.exports >= gateway.settings.limits.exports:
         raise Unavailable("enough collections are exported here just now", retry_after_s=BUSY_S)
@@ -52,7 +52,7 @@ async def _a_place(gateway: UsesGateway) -> AsyncIterator[None]:
 )
 @needs("read")
 async def export_collection(
-    collection: UsesCollection, gateway: UsesGateway, caller: UsesCaller, access: UsesAccess
+    collection: CollectionDep, gateway: GatewayDep, caller: CallerDep, access: AccessDep
 ) -> StreamingResponse:
     """The collection as Parquet: ids, texts, sizes, hashes, embeddings and metadata of all
     namespaces. A row that is there from the beginning to the end is in it once, whatever is written

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Header, Query, Response
 
-from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.collections.vectors_json import parse_vectors
-from clipfleet.api.dependencies import UsesCollection, UsesGateway
+from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.search.terms import check_vector
 from clipfleet.common.blobs import BlobGone
@@ -28,7 +28,10 @@ from clipfleet.common.settings import Limits
 from clipfleet.common.store import Record
 
 router = APIRouter(
-    prefix="/v1/collections/{name}", tags=["images"], responses=RESPONSES, route_class=GuardedRoute
+    prefix="/v1/collections/{name}",
+    tags=["images"],
+    responses=RESPONSES,
+    route_class=AuthorizedRoute,
 )
 
 UPSERT_S = 60.0
@@ -47,8 +50,8 @@ def key_of(namespace: str, image_id: str) -> str:
 @router.get("/images")
 @needs("read")
 async def get_image(
-    collection: UsesCollection,
-    gateway: UsesGateway,
+    collection: CollectionDep,
+    gateway: GatewayDep,
     image_id: ImageId,
     namespace: Namespace = DEFAULT_NAMESPACE,
     include_values: bool = False,
@@ -64,8 +67,8 @@ async def get_image(
 @router.get("/thumbnail", response_class=Response, responses={200: {"content": JPEG}, 304: {}})
 @needs("read")
 async def get_thumbnail(
-    collection: UsesCollection,
-    gateway: UsesGateway,
+    collection: CollectionDep,
+    gateway: GatewayDep,
     image_id: ImageId,
     namespace: Namespace = DEFAULT_NAMESPACE,
     if_none_match: Annotated[str, Header()] = "",
@@ -91,8 +94,8 @@ async def get_thumbnail(
 @router.delete("/images")
 @needs("write")
 async def delete_image(
-    collection: UsesCollection,
-    gateway: UsesGateway,
+    collection: CollectionDep,
+    gateway: GatewayDep,
     image_id: ImageId,
     namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> Deleted:
@@ -104,19 +107,19 @@ async def delete_image(
     await gateway.call(gateway.catalogue.deletes, collection, deletion)
     await gateway.call(gateway.blobs.delete, thumbnail_key(collection, key))
     await gateway.call(gateway.store.delete, collection, [key])
-    await gateway.call(gateway.catalogue.wrote, collection)
+    await gateway.call(gateway.catalogue.record_write, collection)
     return Deleted(deleted=1)
 
 
 @router.post("/vectors")
 @needs("write", body="vectors", parse=parse_vectors)
 async def upsert_vectors(
-    body: VectorsIn, collection: UsesCollection, gateway: UsesGateway
+    body: VectorsIn, collection: CollectionDep, gateway: GatewayDep
 ) -> Upserted:
     """Bring your own embeddings. All of them are written, or, when one is wrong, none."""
     records = await gateway.parse(_records, body, collection, gateway.settings.limits)
     await gateway.call(gateway.store.upsert, collection, records, seconds=UPSERT_S)
-    await gateway.call(gateway.catalogue.wrote, collection)
+    await gateway.call(gateway.catalogue.record_write, collection)
     return Upserted(upserted=len(records))
 
 

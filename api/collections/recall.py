@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from fastapi import APIRouter
 
-from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.collections.bulk import checked
-from clipfleet.api.dependencies import UsesCollection, UsesGateway
+from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.coalescer import Coalescer
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
@@ -28,7 +28,7 @@ router = APIRouter(
     prefix="/v1/collections/{name}",
     tags=["collections"],
     responses=RESPONSES,
-    route_class=GuardedRoute,
+    route_class=AuthorizedRoute,
 )
 
 WORST = 10
@@ -45,7 +45,7 @@ class Found(NamedTuple):
 @router.post("/recall")
 @needs("read")
 async def measure_recall(
-    body: RecallIn, collection: UsesCollection, gateway: UsesGateway
+    body: RecallIn, collection: CollectionDep, gateway: GatewayDep
 ) -> RecallOut:
     """recall@k of the index: a sample of the collection's own images is searched for by the index
     and by comparing with every image. An image does not count as its own neighbour; another one

@@ -5,8 +5,8 @@ from contextlib import suppress
 
 from fastapi import APIRouter, Response
 
-from clipfleet.api.auth.access import GuardedRoute, needs
-from clipfleet.api.dependencies import Name, UsesCaller, UsesCollection, UsesGateway
+from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.dependencies import CallerDep, CollectionDep, GatewayDep, Name
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.common.collection import Collection, check_collection_name
@@ -17,7 +17,7 @@ from clipfleet.common.store import CollectionGone
 from clipfleet.common.versions import OtherVersion
 
 router = APIRouter(
-    prefix="/v1/collections", tags=["collections"], responses=RESPONSES, route_class=GuardedRoute
+    prefix="/v1/collections", tags=["collections"], responses=RESPONSES, route_class=AuthorizedRoute
 )
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ CREATE_S = 60.0
 @router.put("/{name}", responses={201: {"model": CollectionOut}, 409: RESPONSES[422]})
 @needs("write", makes=True)
 async def put_collection(
-    name: Name, gateway: UsesGateway, response: Response, body: CollectionIn | None = None
+    name: Name, gateway: GatewayDep, response: Response, body: CollectionIn | None = None
 ) -> CollectionOut:
     """Make a collection, or make sure that it is as described. 409 when it exists and differs."""
     check_collection_name(name)
@@ -49,13 +49,13 @@ async def put_collection(
 
 @router.get("/{name}")
 @needs("read")
-async def get_collection(collection: UsesCollection, gateway: UsesGateway) -> CollectionOut:
+async def get_collection(collection: CollectionDep, gateway: GatewayDep) -> CollectionOut:
     return await _shown(collection, gateway)
 
 
 @router.get("")
 @needs("read")
-async def list_collections(gateway: UsesGateway, caller: UsesCaller) -> CollectionList:
+async def list_collections(gateway: GatewayDep, caller: CallerDep) -> CollectionList:
     found = [one for one in await gateway.call(gateway.catalogue.all) if caller.sees(one.name)]
     shown = []
     for one in found:
@@ -66,7 +66,7 @@ async def list_collections(gateway: UsesGateway, caller: UsesCaller) -> Collecti
 
 @router.delete("/{name}", status_code=204)
 @needs("admin")
-async def delete_collection(collection: UsesCollection, gateway: UsesGateway) -> None:
+async def delete_collection(collection: CollectionDep, gateway: GatewayDep) -> None:
     """Delete the collection with all its embeddings; jobs that write to it are cancelled."""
     await gateway.call(gateway.catalogue.remove, collection)
     gateway.forget(collection.name)

@@ -115,7 +115,7 @@ class Coalescer:
 
     async def ask(self, query: Query, model: str) -> PackedAnswer:
         """The answer of a worker of `model`; Unavailable when there is none in time."""
-        lane = self._lanes.setdefault((model, query.speed), _Lane(model))
+        lane = self._lanes.setdefault((model, query.encoder), _Lane(model))
         caller = reservation().caller
         if self._is_full(lane, caller):
             lane.pending.forget_the_gone()

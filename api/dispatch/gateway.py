@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from clipfleet.api.dispatch.coalescer import Coalescer
-from clipfleet.api.dispatch.image_urls import ImageUrls
+from clipfleet.api.dispatch.image_urls import RemoteImageLoader
 from clipfleet.api.dispatch.parts import GatewayParts
 from clipfleet.api.dispatch.reconciler import Reconciler
-from clipfleet.api.dispatch.replies import deliver
+from clipfleet.api.dispatch.replies import dispatch_reply
 from clipfleet.api.http.bodies import MemoryBudget
 from clipfleet.api.http.upload_slots import UploadSlots
 from clipfleet.common.auth.source_access import access_of
@@ -63,7 +63,7 @@ class Gateway:
         self.sources = access_of(settings, parts.blobs)
         self._publisher, self._inbox = parts.publisher, parts.inbox
         self.reconciler = Reconciler(parts.catalogue, parts.store, parts.blobs)
-        self.urls = ImageUrls(settings)
+        self.urls = RemoteImageLoader(settings)
         # Each part has threads of its own: one that hangs starves only itself.
         self._pools = {name: ThreadPoolExecutor(threads, name) for name, threads in THREADS.items()}
         self._cards: list[WorkerCard] = []
@@ -103,11 +103,11 @@ class Gateway:
             clock=self._clock,
         )
 
-    def begin(self) -> None:
+    def start(self) -> None:
         loops = (self._listen(), self._look(), self._reconcile())
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         for task in self._loops:
             task.cancel()
         for task in self._loops:
@@ -179,7 +179,7 @@ class Gateway:
             raise NoWorker(lane, model)
         return found[0]
 
-    async def leave_pixels(self, pixels: Pixels) -> str:
+    async def stash_query_image(self, pixels: Pixels) -> str:
         """Put a query image where the workers find it; it expires by itself. Its key."""
         key = secrets.token_hex(12)
         limit = self.settings.limits.query_image_bytes
@@ -223,7 +223,7 @@ class Gateway:
             try:
                 reply = await self._inbox.receive(self._reply_to)
                 if reply:
-                    deliver(reply, (self.queries, self.exact, self.large))
+                    dispatch_reply(reply, (self.queries, self.exact, self.large))
                 outage.back()
             except Unavailable as error:
                 outage.away(error.detail)

@@ -10,7 +10,7 @@ from clipfleet.common.fetch import Fetcher
 from clipfleet.common.settings import Settings
 
 
-class ImageUrls:
+class RemoteImageLoader:
     """Fetched on threads of their own, so that slow servers hold up nothing else."""
 
     def __init__(self, settings: Settings) -> None:

@@ -12,7 +12,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.imaging.thumbnails import thumbnails_of
 from clipfleet.common.ledger.catalogue import Catalogue
 from clipfleet.common.store import CollectionGone, Store
-from clipfleet.common.versions import OtherVersion, say_once
+from clipfleet.common.versions import OtherVersion, warn_once
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Reconciler:
         elif count == 0:
             self._store.drop(collection)
         else:
-            say_once(
+            warn_once(
                 f"the store holds {count} images of another collection {collection.name!r}, of "
                 f"generation {collection.generation}; delete or rename the one of today to see it"
             )

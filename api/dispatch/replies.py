@@ -19,7 +19,7 @@ class Answered(BaseModel):
     batch_id: str
 
 
-def deliver(raw: bytes, waiting: Sequence[Coalescer]) -> None:
+def dispatch_reply(raw: bytes, waiting: Sequence[Coalescer]) -> None:
     """An answer that is not understood fails its batch at once, instead of when time is up."""
     try:
         reply = read_reply(raw)

@@ -42,8 +42,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def install(app: FastAPI) -> None:
-    app.add_exception_handler(ClipfleetError, _ours)
+def register_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ClipfleetError, _handle_clipfleet_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
@@ -81,7 +81,7 @@ def _count(scope: Any, error: BaseException) -> None:
         count(error)
 
 
-def of_any(scope: Any, error: BaseException) -> Problem:
+def problem_for(scope: Any, error: BaseException) -> Problem:
     """The document alone, for one that failed among many in a request."""
     _count(scope, error)
     return Problem.model_validate(_any(scope, error))
@@ -97,7 +97,7 @@ def _any(scope: Any, error: BaseException) -> dict[str, Any]:
     return document(scope, 500, slug, title, UNEXPECTED)
 
 
-def of_error(scope: Any, error: ClipfleetError) -> JSONResponse:
+def response_for(scope: Any, error: ClipfleetError) -> JSONResponse:
     _count(scope, error)
     response = problem(scope, error.status, error.slug, error.title, error.detail, **error.facts)
     if isinstance(error, Unavailable):
@@ -109,12 +109,12 @@ def of_error(scope: Any, error: ClipfleetError) -> JSONResponse:
     return response
 
 
-async def _ours(request: Request, error: Exception) -> JSONResponse:
+async def _handle_clipfleet_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ClipfleetError)
     if error.status >= 500 and not isinstance(error, Unavailable):
         log.error("internal error", exc_info=error)
         return await _unexpected(request, error)
-    return of_error(request.scope, error)
+    return response_for(request.scope, error)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -142,7 +142,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, BodyRefused):
         if isinstance(error.error, RequestValidationError):
             return await _invalid(request, error.error)
-        return of_error(request.scope, error.error)
+        return response_for(request.scope, error.error)
     text = str(error.detail)
     response = problem(request.scope, error.status_code, "http", text, text)
     response.headers.update(error.headers or {})

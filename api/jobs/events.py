@@ -11,15 +11,15 @@ from fastapi import APIRouter, Depends, Header, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
-from clipfleet.api.auth.access import GuardedRoute, needs
-from clipfleet.api.dependencies import UsesAccess, UsesCaller, UsesGateway
+from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.dependencies import AccessDep, CallerDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.jobs.routes import job_out
 from clipfleet.common.errors import NotFound, Unauthorized, Unavailable
 from clipfleet.common.ledger import FINAL, Job
 
-router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=GuardedRoute)
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
 
 EVERY_S = 0.5
 KEEPALIVE_S = 15.0  # proxies end connections that are silent for a minute or so
@@ -28,7 +28,7 @@ BUSY_S = 10
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter: nginx
 
 
-async def _a_place(gateway: UsesGateway) -> AsyncIterator[None]:
+async def _a_place(gateway: GatewayDep) -> AsyncIterator[None]:
     """Held until the stream has ended, one way or the other."""
     if gateway.followers >= gateway.settings.limits.event_streams:
         said = "too many follow jobs' events here just now; GET /v1/jobs/{id} can be polled"
@@ -52,9 +52,9 @@ async def _a_place(gateway: UsesGateway) -> AsyncIterator[None]:
 @needs("read")
 async def follow_job(
     job_id: str,
-    gateway: UsesGateway,
-    caller: UsesCaller,
-    access: UsesAccess,
+    gateway: GatewayDep,
+    caller: CallerDep,
+    access: AccessDep,
     last_event_id: Annotated[str, Header()] = "",
 ) -> Response:
     """Server-sent events until the job has ended.

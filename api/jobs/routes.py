@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from clipfleet.api.auth.access import GuardedRoute, needs
-from clipfleet.api.dependencies import UsesCaller, UsesCollection, UsesGateway, UsesGrant
+from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.dependencies import CallerDep, CollectionDep, GatewayDep, GrantDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.common.auth.source_access import SourceAccess
@@ -33,7 +33,7 @@ from clipfleet.common.ledger.uploads import has_uploads, uploads_of
 from clipfleet.common.process.logs import about
 
 log = logging.getLogger(__name__)
-router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=GuardedRoute)
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
 
 
 class TooManyJobs(Unavailable):
@@ -60,9 +60,9 @@ Key = Annotated[
 @needs("write", body="job")
 async def start_job(
     body: JobIn,
-    collection: UsesCollection,
-    gateway: UsesGateway,
-    grant: UsesGrant,
+    collection: CollectionDep,
+    gateway: GatewayDep,
+    grant: GrantDep,
     response: Response,
     idempotency_key: Key = "",
 ) -> JobOut:
@@ -78,8 +78,8 @@ async def start_job(
 @router.get("/jobs")
 @needs("read")
 async def list_jobs(
-    gateway: UsesGateway,
-    caller: UsesCaller,
+    gateway: GatewayDep,
+    caller: CallerDep,
     collection: Annotated[str, Query(max_length=256, description="of this collection")] = "",
     state: Annotated[list[JobState], Query(description="in one of these states")] = [],  # noqa: B006
     limit: Page = 50,
@@ -93,13 +93,13 @@ async def list_jobs(
 
 @router.get("/jobs/{job_id}")
 @needs("read")
-async def get_job(job_id: str, gateway: UsesGateway) -> JobOut:
+async def get_job(job_id: str, gateway: GatewayDep) -> JobOut:
     return job_out(await gateway.job(job_id))
 
 
 @router.delete("/jobs/{job_id}", status_code=204)
 @needs("write")
-async def delete_job(job_id: str, gateway: UsesGateway) -> None:
+async def delete_job(job_id: str, gateway: GatewayDep) -> None:
     """Forget a job with its failures and uploaded files; one that runs is cancelled first.
 
     Images that are in stay in.
@@ -114,7 +114,7 @@ async def delete_job(job_id: str, gateway: UsesGateway) -> None:
 @router.get("/jobs/{job_id}/failures")
 @needs("read")
 async def get_failures(
-    job_id: str, gateway: UsesGateway, limit: Page = 100, offset: Offset = 0
+    job_id: str, gateway: GatewayDep, limit: Page = 100, offset: Offset = 0
 ) -> FailureList:
     """Which images failed, and why."""
     job = await gateway.call(gateway.ledger.job, job_id)
@@ -125,7 +125,7 @@ async def get_failures(
 
 @router.post("/jobs/{job_id}/cancel")
 @needs("write")
-async def cancel_job(job_id: str, gateway: UsesGateway) -> JobOut:
+async def cancel_job(job_id: str, gateway: GatewayDep) -> JobOut:
     """Stop within a chunk; what is in stays in. A finished job stays as it is."""
     return job_out(await gateway.call(gateway.ledger.cancel, job_id))
 
@@ -134,8 +134,8 @@ async def cancel_job(job_id: str, gateway: UsesGateway) -> JobOut:
 @needs("write")
 async def retry_job(
     job_id: str,
-    gateway: UsesGateway,
-    grant: UsesGrant,
+    gateway: GatewayDep,
+    grant: GrantDep,
     response: Response,
     idempotency_key: Key = "",
 ) -> JobOut:
@@ -269,7 +269,7 @@ def _folder_of(source: dict[str, Any]) -> Any:
 
 async def _start(new: NewJob, key: str, gateway: Gateway, response: Response) -> JobOut:
     key = scoped(key, new)
-    made = await gateway.call(gateway.ledger.made, key) if key else None
+    made = await gateway.call(gateway.ledger.find_by_idempotency_key, key) if key else None
     if made is None:
         await require_room(gateway)
     return accepted(await gateway.call(gateway.ledger.create, new, key), new, response)

@@ -11,8 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
-from clipfleet.api.auth.access import GuardedRoute, needs
-from clipfleet.api.dependencies import UsesCollection, UsesGateway
+from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.bodies import TooSlow, reservation
 from clipfleet.api.http.disconnect import ClientGone
@@ -34,7 +34,7 @@ from clipfleet.common.identity import DEFAULT_NAMESPACE, id_problem, namespace_p
 from clipfleet.common.ledger import Item, NewJob
 from clipfleet.common.ledger.uploads import uploads_of
 
-router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=GuardedRoute)
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
 
 STORE_S = 600.0  # one call to the blob store
 WRITE_BYTES = 262_144  # held of a file before it is written on
@@ -70,8 +70,8 @@ FORM = {"content": {"multipart/form-data": {"schema": _UploadForm.model_json_sch
 @needs("write", body="upload")
 async def upload_images(
     request: Request,
-    collection: UsesCollection,
-    gateway: UsesGateway,
+    collection: CollectionDep,
+    gateway: GatewayDep,
     response: Response,
     idempotency_key: Key = "",
 ) -> JobOut:
@@ -79,7 +79,7 @@ async def upload_images(
     new = new_job(collection, {"type": "upload"}, DEFAULT_NAMESPACE, "skip")
     key = scoped(idempotency_key, new)
     with gateway.uploads.slot(reservation().caller):
-        made = await gateway.call(gateway.ledger.made, key) if key else None
+        made = await gateway.call(gateway.ledger.find_by_idempotency_key, key) if key else None
         if made:
             upload = _Upload(new, gateway, digests=True, stores=False)
             await upload.read(request)

@@ -14,7 +14,7 @@ NO_ROUTE = "none"  # refused before one was looked for, or there is none
 HUNG_UP, BROKE = 499, 500
 
 
-class Observe:
+class AccessLogMiddleware:
     def __init__(self, app: ASGIApp, metrics: GatewayMetrics, lines: bool) -> None:
         self._app, self._metrics, self._lines = app, metrics, lines
 

@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 
 from clipfleet._version import __version__
-from clipfleet.api.auth.access import GuardedRoute, needs
-from clipfleet.api.dependencies import UsesCaller, UsesGateway
+from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.dependencies import CallerDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.ops.diagnosis import diagnose
@@ -13,14 +13,14 @@ from clipfleet.common.http.fleet import FindingOut, FleetOut, WorkerOut
 from clipfleet.common.process.checks import Finding
 from clipfleet.common.queue.fleet import WorkerCard, host_of
 
-router = APIRouter(prefix="/v1", tags=["health"], responses=RESPONSES, route_class=GuardedRoute)
+router = APIRouter(prefix="/v1", tags=["health"], responses=RESPONSES, route_class=AuthorizedRoute)
 
 JOBS = 50  # that are asked why they wait
 
 
 @router.get("/fleet")
 @needs("admin")
-async def fleet(gateway: UsesGateway, caller: UsesCaller) -> FleetOut:
+async def fleet(gateway: GatewayDep, caller: CallerDep) -> FleetOut:
     """The workers and planners that are alive, and what can be seen to be wrong: of collections and
     jobs, what the key may see."""
     overview = await gateway.call(gateway.overviews.read)

@@ -7,15 +7,15 @@ from collections.abc import Awaitable
 from fastapi import APIRouter, Response
 
 from clipfleet._version import __version__
-from clipfleet.api.auth.access import GuardedRoute, needs
-from clipfleet.api.dependencies import UsesGateway
+from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.dependencies import GatewayDep
 from clipfleet.api.dispatch.gateway import LOOK_S, Gateway
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.http.fleet import LANES
 from clipfleet.common.http.schemas import Health, Readiness
 from clipfleet.common.process.checks import Finding
 
-router = APIRouter(tags=["health"], route_class=GuardedRoute)
+router = APIRouter(tags=["health"], route_class=AuthorizedRoute)
 
 
 @router.get("/healthz")
@@ -57,7 +57,7 @@ async def _planner(gateway: Gateway) -> None:
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
 @needs("nothing")
-async def readyz(gateway: UsesGateway, response: Response) -> Readiness:
+async def readyz(gateway: GatewayDep, response: Response) -> Readiness:
     """Redis takes writes and evicts none, Milvus answers, live workers serve both lanes of the
     default model. Asked at most once a second, whoever wants to know."""
     looked_at, look = gateway.readiness

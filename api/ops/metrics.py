@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.dispatch.coalescer import Coalescer, Late, Overloaded
 from clipfleet.api.http.bodies import Overfull
 from clipfleet.api.ops.fleet_metrics import FleetCollector
@@ -23,7 +23,7 @@ from clipfleet.common.process.metrics import make_registry
 from clipfleet.common.queue.fleet import NoWorker
 from clipfleet.common.queue.overview import Overviews
 
-router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
+router = APIRouter(include_in_schema=False, route_class=AuthorizedRoute)
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})

@@ -4,8 +4,8 @@ import asyncio
 
 from fastapi import APIRouter
 
-from clipfleet.api.auth.access import GuardedRoute, needs
-from clipfleet.api.dependencies import UsesGateway
+from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.dependencies import GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.disconnect import WHILE_CONNECTED
 from clipfleet.api.http.problems import RESPONSES
@@ -21,13 +21,13 @@ router = APIRouter(
     tags=["embed"],
     responses=RESPONSES,
     dependencies=[WHILE_CONNECTED],
-    route_class=GuardedRoute,
+    route_class=AuthorizedRoute,
 )
 
 
 @router.post("")
 @needs("read", body="batch")
-async def embed(body: EmbedIn, gateway: UsesGateway) -> EmbedOut:
+async def embed(body: EmbedIn, gateway: GatewayDep) -> EmbedOut:
     """The embeddings of texts or of images, as the model of the collections makes them."""
     most = gateway.settings.limits.embeds
     if len(body.texts or body.images or ()) > most:

@@ -12,15 +12,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Request, Response, UploadFile
 from pydantic import BeforeValidator, ConfigDict, ValidationError, WithJsonSchema, model_validator
 
-from clipfleet.api.auth.access import GuardedRoute, needs
-from clipfleet.api.dependencies import UsesCollection, UsesGateway
+from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http import problems
 from clipfleet.api.http.bodies import reservation
 from clipfleet.api.http.disconnect import WHILE_CONNECTED
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.search.exact import ask_aside, require_few
-from clipfleet.api.search.terms import Given, Picture, given_terms, needs_model, ready_terms
+from clipfleet.api.search.terms import Given, Picture, load_terms, needs_model, parse_terms
 from clipfleet.common.collection import BUILTIN_FIELDS, RESERVED, Collection
 from clipfleet.common.errors import (
     ClipfleetError,
@@ -41,7 +41,7 @@ router = APIRouter(
     tags=["search"],
     responses=RESPONSES,
     dependencies=[WHILE_CONNECTED],
-    route_class=GuardedRoute,
+    route_class=AuthorizedRoute,
 )
 
 LARGE_AT_ONCE = 4  # queries for many matches that wait for a worker, of one request
@@ -74,7 +74,7 @@ class UploadedImage(SearchOptions):
 
 @router.post("", response_model=SearchOut)
 @needs("read", body="search")
-async def search(body: SearchIn, collection: UsesCollection, gateway: UsesGateway) -> Response:
+async def search(body: SearchIn, collection: CollectionDep, gateway: GatewayDep) -> Response:
     """The images nearest to the query, nearest first."""
     return _json(await _search(body, collection, gateway, _Request(gateway)))
 
@@ -82,7 +82,7 @@ async def search(body: SearchIn, collection: UsesCollection, gateway: UsesGatewa
 @router.post("/image", response_model=SearchOut)
 @needs("read", body="picture")
 async def search_by_upload(
-    form: Annotated[UploadedImage, File()], collection: UsesCollection, gateway: UsesGateway
+    form: Annotated[UploadedImage, File()], collection: CollectionDep, gateway: GatewayDep
 ) -> Response:
     """The images nearest to an uploaded one."""
     limit = min(gateway.settings.limits.image_bytes, gateway.settings.limits.inline_bytes)
@@ -95,7 +95,7 @@ async def search_by_upload(
 @router.post("/batch", response_model=SearchBatchOut)
 @needs("read", body="batch")
 async def search_batch(
-    body: SearchBatchIn, collection: UsesCollection, gateway: UsesGateway, request: Request
+    body: SearchBatchIn, collection: CollectionDep, gateway: GatewayDep, request: Request
 ) -> Response:
     """Up to 64 queries at once. One that cannot be answered has a `problem` in its place."""
     began = time.perf_counter()
@@ -108,7 +108,7 @@ async def search_batch(
     if len(away) == len(answers):
         raise away[0]
     results = (
-        one if isinstance(one, bytes) else _refused(problems.of_any(request.scope, one))
+        one if isinstance(one, bytes) else _refused(problems.problem_for(request.scope, one))
         for one in answers
     )
     took = json.dumps(_ms_since(began)).encode()
@@ -179,7 +179,7 @@ async def _one_of_many(
 async def _search(
     body: SearchIn, collection: Collection, gateway: Gateway, of_all: _Request
 ) -> bytes:
-    given = given_terms(body, collection, gateway)
+    given = parse_terms(body, collection, gateway)
     return await _run(given, body, collection, gateway, of_all)
 
 
@@ -194,7 +194,7 @@ async def _run(
     began = time.perf_counter()
     _check_options(body, collection, gateway)
     worker = await gateway.worker("query", collection.model, any_model=not needs_model(given))
-    terms = await ready_terms(given, worker, gateway, of_all.turns)
+    terms = await load_terms(given, worker, gateway, of_all.turns)
     search = Search(
         collection=collection,
         candidates=gateway.settings.limits.candidates,

@@ -22,7 +22,7 @@ LARGEST_VALUE = 1e15  # squared and summed it still fits 32 bits
 
 
 @dataclass(frozen=True)
-class ByUrl:
+class ImageUrl:
     """An image that is yet to be fetched."""
 
     url: str
@@ -35,14 +35,14 @@ class Base64:
     text: str
 
 
-AnImage = bytes | ByUrl | Base64
+ImageInput = bytes | ImageUrl | Base64
 
 
 @dataclass(frozen=True)
 class Picture:
     """A term whose image is yet to be decoded. `where`: in the request, for what is said of it."""
 
-    image: AnImage
+    image: ImageInput
     weight: float = 1.0
     where: str = ""
 
@@ -50,7 +50,7 @@ class Picture:
 Given = Term | Picture
 
 
-def given_terms(body: SearchIn, collection: Collection, gateway: Gateway) -> list[Given]:
+def parse_terms(body: SearchIn, collection: Collection, gateway: Gateway) -> list[Given]:
     """InvalidRequest, which names the term, for what cannot be searched with."""
     if body.terms is None:
         return [_given(body, 1.0, "", collection, gateway)]
@@ -93,7 +93,7 @@ def needs_model(given: Sequence[Given]) -> bool:
     return any(isinstance(one, Picture) or one.kind == "text" for one in given)
 
 
-async def ready_terms(
+async def load_terms(
     given: Sequence[Given], worker: WorkerCard, gateway: Gateway, turns: asyncio.Semaphore
 ) -> tuple[Term, ...]:
     """With every image fetched, decoded and left where workers find it. `turns`: so that one
@@ -116,14 +116,14 @@ async def _ready(
     return term.model_copy(update={"weight": given.weight})
 
 
-async def image_term(image: AnImage, worker: WorkerCard, gateway: Gateway) -> Term:
+async def image_term(image: ImageInput, worker: WorkerCard, gateway: Gateway) -> Term:
     """Unreadable when it cannot be fetched, BadImage when it is none, InvalidRequest when it is no
     base64."""
-    if isinstance(image, ByUrl):
+    if isinstance(image, ImageUrl):
         async with gateway.urls.image(image.url) as data:
             return await image_term(data, worker, gateway)
     pixels = await gateway.decode(_pixels, image, worker.preprocess, gateway)
-    return Term(kind="image", value=await gateway.leave_pixels(pixels))
+    return Term(kind="image", value=await gateway.stash_query_image(pixels))
 
 
 def _pixels(image: bytes | Base64, spec: Preprocess, gateway: Gateway) -> Pixels:
@@ -154,8 +154,8 @@ def check_vector(vector: Sequence[float], collection: Collection) -> None:
         raise InvalidRequest(f"a number of the vector is over {LARGEST_VALUE:g}")
 
 
-def an_image(given: QueryImage) -> AnImage:
-    return ByUrl(given.url) if given.url is not None else Base64(given.base64 or "")
+def an_image(given: QueryImage) -> ImageInput:
+    return ImageUrl(given.url) if given.url is not None else Base64(given.base64 or "")
 
 
 def _from_base64(text: str) -> bytes:

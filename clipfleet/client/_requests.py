@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from clipfleet.client import payloads
 from clipfleet.client._retries import Outcome
-from clipfleet.client.payloads import AnImage, Files, Part, StoredFile
+from clipfleet.client.payloads import Files, ImageInput, Part, StoredFile
 from clipfleet.client.source_detection import AnySource, source_of
 from clipfleet.common.http.collections import (
     Count,
@@ -230,7 +230,7 @@ def thumbnail(collection: str, id: str, namespace: str) -> ApiRequest[bytes]:
 
 
 def embed(
-    texts: Sequence[str] | None, images: Sequence[AnImage] | None, model: str | None
+    texts: Sequence[str] | None, images: Sequence[ImageInput] | None, model: str | None
 ) -> Iterator[ApiRequest[list[list[float]]]]:
     """Checked before the first of them is sent; images are read as their turn comes."""
     if (texts is None) == (images is None):

@@ -14,7 +14,7 @@ from clipfleet.client._config import DEFAULT_URL, OUTAGE_S, PAGE, http_options, 
 from clipfleet.client._requests import AnyFilter, ApiRequest, OnExisting
 from clipfleet.client._retries import Outcome, poll_intervals_s, retry_delay_s
 from clipfleet.client.export_file import ExportFile, is_complete, new_file
-from clipfleet.client.payloads import AnImage, Files, Numbers
+from clipfleet.client.payloads import Files, ImageInput, Numbers
 from clipfleet.client.progress import Listener, Progress, listening
 from clipfleet.client.source_detection import AnySource
 from clipfleet.common.http.schemas import FieldType, JobState, Metric, SearchOptions
@@ -428,7 +428,7 @@ class Client:
         collection: str = "images",
         *,
         text: str | None = None,
-        image: AnImage | None = None,
+        image: ImageInput | None = None,
         id: str | None = None,
         vector: Numbers | None = None,
         terms: Sequence[Mapping[str, Any]] | None = None,
@@ -521,7 +521,7 @@ class Client:
     def embed(
         self,
         texts: Sequence[str] | None = None,
-        images: Sequence[AnImage] | None = None,
+        images: Sequence[ImageInput] | None = None,
         *,
         model: str | None = None,
     ) -> list[list[float]]:

@@ -29,20 +29,20 @@ class Array(Protocol):
     def tolist(self) -> Any: ...
 
 
-AnImage = str | Path | bytes | BinaryIO | PillowImage
+ImageInput = str | Path | bytes | BinaryIO | PillowImage
 Numbers = Sequence[float] | Array
 Files = str | Path | Iterable[str | Path]
 Part = tuple[str, tuple[str, Any, str]]
 
 
-def image_url(image: AnImage) -> str | None:
+def image_url(image: ImageInput) -> str | None:
     """The URL, where it is one: the service fetches it."""
     if isinstance(image, str) and image.lower().startswith(("http://", "https://")):
         return image
     return None
 
 
-def image_bytes(image: AnImage) -> bytes:
+def image_bytes(image: ImageInput) -> bytes:
     """The file of an image. A `str` is a path here; `image_url` says when it is none."""
     if isinstance(image, bytes):
         return image
@@ -54,7 +54,7 @@ def image_bytes(image: AnImage) -> bytes:
     return data
 
 
-def image(given: AnImage) -> dict[str, str]:
+def image(given: ImageInput) -> dict[str, str]:
     """An image inside a JSON document: its URL, or its file."""
     if url := image_url(given):
         return {"url": url}

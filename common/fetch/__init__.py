@@ -36,7 +36,7 @@ from clipfleet.common.fetch.network import (
     look_up,
     pause,
 )
-from clipfleet.common.fetch.turns import Turns
+from clipfleet.common.fetch.turns import PerHostLimit
 from clipfleet.common.http.retry_after import retry_after_s
 from clipfleet.common.settings import Fetch
 
@@ -96,7 +96,7 @@ class Fetcher:
     ) -> None:
         self._settings, self._sleep = settings, sleep
         self._total_s = total_s or settings.total_s
-        self._turns = Turns(settings.per_host)
+        self._turns = PerHostLimit(settings.per_host)
         self._breaker = Breaker(settings.breaker_timeouts, settings.breaker_s)
         self._backend = Backend(settings.allowed_networks, look_up)
         self._timeouts = {

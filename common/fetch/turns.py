@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from threading import Condition
 
 
-class Turns:
+class PerHostLimit:
     def __init__(self, most: int) -> None:
         self._most = most
         self._changed = Condition()

@@ -242,7 +242,7 @@ class Claim:
     since: float = 0.0
 
     @property
-    def no(self) -> int:
+    def index(self) -> int:
         """The number of the chunk within its job, for people."""
         return int(self.chunk.partition("-")[0])
 
@@ -298,7 +298,7 @@ class Ledger(Protocol):
         """
         ...
 
-    def made(self, idempotency_key: str) -> Job | None:
+    def find_by_idempotency_key(self, idempotency_key: str) -> Job | None:
         """The job that this key made within the last KEEP_IDEMPOTENCY_S seconds."""
         ...
 
@@ -342,7 +342,7 @@ class Ledger(Protocol):
         ...
 
     # for the housekeeper
-    def keep_house(self, keeper: str, seconds: float) -> bool:
+    def acquire_cleanup_lock(self, keeper: str, seconds: float) -> bool:
         """Whether the keeper may clean up for so long; one at a time may."""
         ...
 
@@ -382,7 +382,7 @@ class Ledger(Protocol):
         """The jobs that a planner has."""
         ...
 
-    def leave(self, planner: str) -> None:
+    def deregister_planner(self, planner: str) -> None:
         """Free all jobs of a planner; it is not alive any more."""
         ...
 
@@ -401,7 +401,7 @@ class Ledger(Protocol):
         """
         ...
 
-    def end_plan(self, job_id: str, token: str, after: str, error: str = "") -> bool:
+    def finish_planning(self, job_id: str, token: str, after: str, error: str = "") -> bool:
         """Nothing comes after the cursor `after`; False when the job's cursor is elsewhere.
 
         The job ends with its last chunk if its counts add up then: `total = done + failed +
@@ -426,7 +426,7 @@ class Ledger(Protocol):
         """Replace a chunk that nobody holds by two, as `apart` says."""
         ...
 
-    def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
+    def quarantine(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
         """Fail the only item of a chunk that nobody holds."""
         ...
 
@@ -460,7 +460,7 @@ class Ledger(Protocol):
 
     def release(self, claim: Claim, *, count_attempt: bool) -> bool: ...
 
-    def note(self, job_id: str, waiting: str) -> None:
+    def set_waiting_reason(self, job_id: str, waiting: str) -> None:
         """Say why the job waits; the next `mark` clears it."""
         ...
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import NotFound
-from clipfleet.common.redis.client import answering, redis_time
+from clipfleet.common.redis.client import redis_time, translating_redis_errors
 from clipfleet.common.store import Record
 from clipfleet.common.store.filters import matches, parse_filter
-from clipfleet.common.versions import leaving_out, read
+from clipfleet.common.versions import read, skipping_unknown_versions
 
 KEY = "clipfleet:collections"
 WRITTEN = "clipfleet:written"
@@ -73,11 +73,11 @@ class Catalogue(Protocol):
         """Nothing of a generation lies anywhere any more."""
         ...
 
-    def wrote(self, collection: Collection) -> None:
+    def record_write(self, collection: Collection) -> None:
         """Note that a write to the collection was just acknowledged."""
         ...
 
-    def last_write(self, collection: Collection) -> float:
+    def seconds_since_write(self, collection: Collection) -> float:
         """Seconds since the last noted write; infinity when there is none."""
         ...
 
@@ -140,10 +140,10 @@ class MemoryCatalogue:
     def dropped(self, collection: Collection) -> None:
         self._to_drop.pop(collection.generation, None)
 
-    def wrote(self, collection: Collection) -> None:
+    def record_write(self, collection: Collection) -> None:
         self._written[collection.generation] = time.time()
 
-    def last_write(self, collection: Collection) -> float:
+    def seconds_since_write(self, collection: Collection) -> float:
         return time.time() - self._written.get(collection.generation, float("-inf"))
 
     def deletes(self, collection: Collection, deletion: Deletion) -> None:
@@ -183,12 +183,12 @@ class RedisCatalogue:
         self._deletes = client.register_script(_DELETES)
 
     def add(self, collection: Collection) -> Collection:
-        with answering():
+        with translating_redis_errors():
             self._redis.hsetnx(KEY, collection.name, collection.model_dump_json())
         return self.find(collection.name) or collection
 
     def find(self, name: str) -> Collection | None:
-        with answering():
+        with translating_redis_errors():
             raw = self._redis.hget(KEY, name)
         return read(Collection, raw, "collection") if raw else None
 
@@ -196,47 +196,47 @@ class RedisCatalogue:
         return self._records(KEY)
 
     def _records(self, key: str) -> list[Collection]:
-        with answering():
+        with translating_redis_errors():
             rows = self._redis.hvals(key)
         found = []
         for raw in rows:
-            with leaving_out():
+            with skipping_unknown_versions():
                 found.append(read(Collection, raw, "collection"))
         return sorted(found, key=lambda one: one.name)
 
     def remove(self, collection: Collection) -> bool:
         names = [collection.name, collection.generation]
         keys = [KEY, WRITTEN, _deleted(collection), TO_DROP]
-        with answering():
+        with translating_redis_errors():
             return bool(self._remove(keys=keys, args=names))
 
     def to_drop(self) -> list[Collection]:
         return self._records(TO_DROP)
 
     def dropped(self, collection: Collection) -> None:
-        with answering():
+        with translating_redis_errors():
             self._redis.hdel(TO_DROP, collection.generation)
 
-    def wrote(self, collection: Collection) -> None:
-        with answering():
+    def record_write(self, collection: Collection) -> None:
+        with translating_redis_errors():
             now = redis_time(self._redis)
             self._redis.hset(WRITTEN, collection.generation, str(now))
 
-    def last_write(self, collection: Collection) -> float:
+    def seconds_since_write(self, collection: Collection) -> float:
         pipe = self._redis.pipeline(transaction=False)  # one way there and back: every search asks
         pipe.hget(WRITTEN, collection.generation)
         pipe.time()
-        with answering():
+        with translating_redis_errors():
             raw, (seconds, micros) = pipe.execute()
         return float(seconds) + micros / 1e6 - float(raw) if raw else float("inf")
 
     def deletes(self, collection: Collection, deletion: Deletion) -> None:
         raw = deletion.model_dump_json()
-        with answering():
+        with translating_redis_errors():
             self._deletes(keys=[_deleted(collection)], args=[raw, KEEP_DELETIONS_S])
 
     def deletions(self, collection: Collection, since: float) -> list[Deletion]:
-        with answering():
+        with translating_redis_errors():
             first = str(math.floor(since * 1000))
             rows: Any = self._redis.xrange(_deleted(collection), min=first)
         return [Deletion.model_validate_json(fields[b"deletion"]) for _, fields in rows]

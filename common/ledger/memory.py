@@ -46,7 +46,7 @@ class MemoryLedger:
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
         with self._lock:
-            if made := self.made(idempotency_key):
+            if made := self.find_by_idempotency_key(idempotency_key):
                 return made
             if new.id in self._entries:
                 return self.job(new.id)
@@ -70,7 +70,7 @@ class MemoryLedger:
         old.job = replace(old.job, retried_by=new.id)
         return ""
 
-    def made(self, idempotency_key: str) -> Job | None:
+    def find_by_idempotency_key(self, idempotency_key: str) -> Job | None:
         made = self._made.get(idempotency_key)
         return self.job(made) if made else None
 
@@ -115,7 +115,7 @@ class MemoryLedger:
             if old.job.retried_by == job_id:
                 old.job = replace(old.job, retried_by="")
 
-    def keep_house(self, keeper: str, seconds: float) -> bool:
+    def acquire_cleanup_lock(self, keeper: str, seconds: float) -> bool:
         with self._lock:
             name, until = self._keeper
             if name not in ("", keeper) and until > self._clock():
@@ -156,7 +156,7 @@ class MemoryLedger:
             now = self._clock()
             self._keep_alive(planner, seconds)
             for name in [name for name, until in self._planners.items() if until <= now]:
-                self.leave(name)
+                self.deregister_planner(name)
             room = min(offers, self._share_out(planner))
             for entry in self._planned_by(planner):
                 if entry.job.id in due:
@@ -202,7 +202,7 @@ class MemoryLedger:
     def owned(self, planner: str) -> list[str]:
         return sorted(entry.job.id for entry in self._planned_by(planner))
 
-    def leave(self, planner: str) -> None:
+    def deregister_planner(self, planner: str) -> None:
         with self._lock:
             for entry in self._planned_by(planner):
                 entry.set_free(self._clock())
@@ -239,7 +239,7 @@ class MemoryLedger:
             entry.job = replace(entry.job, total=entry.job.total + len(items))
             return entry.add(unique, items)
 
-    def end_plan(self, job_id: str, token: str, after: str, error: str = "") -> bool:
+    def finish_planning(self, job_id: str, token: str, after: str, error: str = "") -> bool:
         with self._lock:
             entry = self._find(job_id)
             if not entry.may_plan(token) or entry.cursor != after:
@@ -286,7 +286,7 @@ class MemoryLedger:
                 entry.open[entry.add(unique, part, attempts)].since = since
             return True
 
-    def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
+    def quarantine(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
         with self._lock:
             entry = self._find(job_id)
             if not self._free(entry, chunk):
@@ -403,7 +403,7 @@ class MemoryLedger:
                 entry.look_by(self._clock())
             return True
 
-    def note(self, job_id: str, waiting: str) -> None:
+    def set_waiting_reason(self, job_id: str, waiting: str) -> None:
         with self._lock:
             entry = self._find(job_id)
             if entry.running:

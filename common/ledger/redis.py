@@ -40,8 +40,8 @@ from clipfleet.common.ledger import (
     unknown_job,
 )
 from clipfleet.common.ledger.failure_parts import FailureParts, as_json
-from clipfleet.common.redis.client import answering
-from clipfleet.common.versions import leaving_out, read
+from clipfleet.common.redis.client import translating_redis_errors
+from clipfleet.common.versions import read, skipping_unknown_versions
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class RedisLedger:
         raw = self._ask(lambda c: c.get(f"{ROOT}job:{job_id}:source"))
         return read(NewJob, raw, "job") if raw else job.new
 
-    def made(self, idempotency_key: str) -> Job | None:
+    def find_by_idempotency_key(self, idempotency_key: str) -> Job | None:
         made = self._ask(lambda c: c.get(f"{ROOT}idempotency:{idempotency_key}"))
         (row,) = self._rows([_text(made)]) if made else ({},)
         return _job(row) if row else None
@@ -137,7 +137,7 @@ class RedisLedger:
             rows = [row for row in self._rows(page) if row]
             for row in rows:
                 if not states or _text(row[b"state"]) in states:  # or another release changed it
-                    with leaving_out():
+                    with skipping_unknown_versions():
                         found.append(_job(row))
         return found
 
@@ -231,7 +231,7 @@ class RedisLedger:
         if removed == WITH_PARTS:  # a worker may have written one meanwhile
             self._parts.delete(job_id)
 
-    def keep_house(self, keeper: str, seconds: float) -> bool:
+    def acquire_cleanup_lock(self, keeper: str, seconds: float) -> bool:
         return bool(self._run("keep_house", "", keeper, seconds))
 
     def ended(self, seconds_ago: float, limit: int) -> list[str]:
@@ -258,7 +258,7 @@ class RedisLedger:
     def owned(self, planner: str) -> list[str]:
         return sorted(map(_text, self._run("owned", "", planner)))
 
-    def leave(self, planner: str) -> None:
+    def deregister_planner(self, planner: str) -> None:
         self._run("leave", "", planner)
 
     def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
@@ -275,7 +275,7 @@ class RedisLedger:
         name = self._run("plan", job_id, token, *chunk, after, cursor)
         return None if name is None else _text(name)
 
-    def end_plan(self, job_id: str, token: str, after: str, error: str = "") -> bool:
+    def finish_planning(self, job_id: str, token: str, after: str, error: str = "") -> bool:
         return bool(self._run("end_plan", job_id, token, after, error))
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
@@ -302,11 +302,11 @@ class RedisLedger:
             parts += [self._unique(), _json(part), len(part), attempts, _remote(part)]
         return bool(self._run("split", job_id, chunk.name, chunk.attempt, len(items), *parts))
 
-    def bury(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
-        def bury(part: str, *failures: str | int) -> int:
+    def quarantine(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
+        def quarantine(part: str, *failures: str | int) -> int:
             return int(self._run("bury", job_id, chunk.name, chunk.attempt, part, *failures))
 
-        return self._with_failures(job_id, self._unique(), [failure], bury)
+        return self._with_failures(job_id, self._unique(), [failure], quarantine)
 
     def claim(
         self, model: str, worker: str, seconds: float, max_attempts: int, *, remote: bool = False
@@ -373,7 +373,7 @@ class RedisLedger:
     def _held(self, operation: str, claim: Claim, *args: str | int | float) -> bool:
         return bool(self._run(operation, claim.job_id, claim.chunk, claim.token, *args))
 
-    def note(self, job_id: str, waiting: str) -> None:
+    def set_waiting_reason(self, job_id: str, waiting: str) -> None:
         self._run("note", job_id, waiting)
 
     def _run(self, operation: str, job_id: str, *args: str | int | float) -> Any:
@@ -394,7 +394,7 @@ class RedisLedger:
         return rows
 
     def _ask(self, call: Callable[[Any], Any]) -> Any:
-        with answering():
+        with translating_redis_errors():
             return call(self._redis)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import redis
 
-from clipfleet.common.redis.client import answering, redis_time
+from clipfleet.common.redis.client import redis_time, translating_redis_errors
 
 UNFINISHED = "clipfleet:uploads:unfinished"
 
@@ -46,15 +46,15 @@ class RedisUnfinished:
 
     def begin(self, job_id: str) -> None:
         now = self._clock()
-        with answering():
+        with translating_redis_errors():
             self._redis.zadd(UNFINISHED, {job_id: now})
 
     def end(self, job_id: str) -> None:
-        with answering():
+        with translating_redis_errors():
             self._redis.zrem(UNFINISHED, job_id)
 
     def older(self, seconds: float, limit: int) -> list[str]:
         last = self._clock() - seconds
-        with answering():
+        with translating_redis_errors():
             found: Any = self._redis.zrangebyscore(UNFINISHED, "-inf", last, start=0, num=limit)
         return [one.decode() for one in found]

@@ -14,13 +14,18 @@ from urllib.parse import urlsplit
 import redis
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.process.deployment import MARKED, Markable, MarkedBlobs, belongs
+from clipfleet.common.process.deployment import (
+    MARKED,
+    DeploymentMarker,
+    MarkedBlobs,
+    is_same_deployment,
+)
 from clipfleet.common.redis.client import (
     RedisRefuses,
     RedisUnavailable,
-    answering,
     make_redis,
     sentinel_options,
+    translating_redis_errors,
 )
 from clipfleet.common.redis.sentinel import sentinel_address
 from clipfleet.common.settings import Settings
@@ -144,9 +149,9 @@ def check_same_blobs(client: "redis.Redis", blobs: Blobs) -> list[Finding]:
 
 
 def _same(
-    client: "redis.Redis", name: str, place: Markable, called: str, setting: str
+    client: "redis.Redis", name: str, place: DeploymentMarker, called: str, setting: str
 ) -> list[Finding]:
-    if belongs(client, name, place):
+    if is_same_deployment(client, name, place):
         return []
     what = f"this {called} is not the one that the other parts on this Redis use"
     anew = f"`redis-cli HDEL {MARKED} {name}` if it was replaced on purpose"
@@ -155,7 +160,7 @@ def _same(
 
 def _info(client: "redis.Redis") -> dict[str, Any] | None:
     """None when its user may not ask."""
-    with answering():
+    with translating_redis_errors():
         client.ping()
         try:
             told: dict[str, Any] = client.info()
@@ -214,7 +219,7 @@ def _refusal_of_sentinels(settings: Settings) -> str:
         options = sentinel_options(settings, address)
         with closing(redis.Redis(host, port, **options)) as client:
             try:
-                with answering():
+                with translating_redis_errors():
                     client.ping()
             except RedisRefuses as error:
                 return f"the Sentinel at {host}:{port}: {error.detail}"

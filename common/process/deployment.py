@@ -14,7 +14,7 @@ import redis
 
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.redis.client import answering
+from clipfleet.common.redis.client import translating_redis_errors
 
 ID = "clipfleet:deployment"
 MARKED = "clipfleet:deployment:marked"
@@ -22,7 +22,7 @@ MARKING = "clipfleet:deployment:marking:"
 MARKING_S = 60
 
 
-class Markable(Protocol):
+class DeploymentMarker(Protocol):
     def marked(self, mark: str) -> bool: ...
 
     def mark(self, mark: str) -> None:
@@ -45,7 +45,7 @@ class MarkedBlobs:
         self._blobs.put(f"deployments/{mark}", BytesIO(b"clipfleet\n"))
 
 
-def belongs(client: "redis.Redis", name: str, place: Markable) -> bool:
+def is_same_deployment(client: "redis.Redis", name: str, place: DeploymentMarker) -> bool:
     """Whether the place is the one that this Redis' other parts use; the first to ask decides.
 
     Unavailable while somebody else is deciding.
@@ -58,7 +58,7 @@ def belongs(client: "redis.Redis", name: str, place: Markable) -> bool:
         return False
     _take(client, name)
     place.mark(mark)
-    with answering():
+    with translating_redis_errors():
         pipe = client.pipeline()
         pipe.hset(MARKED, name, 1)
         pipe.delete(MARKING + name)
@@ -82,5 +82,5 @@ def _id(client: "redis.Redis") -> str:
 
 
 def _ask(call: Callable[..., Any], *args: Any, **kw: Any) -> Any:
-    with answering():
+    with translating_redis_errors():
         return call(*args, **kw)

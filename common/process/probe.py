@@ -7,7 +7,7 @@ from typing import Protocol
 import redis
 
 from clipfleet.common.process.checks import Finding, check_redis
-from clipfleet.common.redis.client import answering, redis_time
+from clipfleet.common.redis.client import redis_time, translating_redis_errors
 from clipfleet.common.settings import Settings
 
 
@@ -44,7 +44,7 @@ class RedisProbe:
         return redis_time(self._redis)
 
     def write(self) -> None:
-        with answering():
+        with translating_redis_errors():
             self._redis.set("clipfleet:probe", 1, px=1000)
 
     def findings(self) -> list[Finding]:

@@ -10,7 +10,12 @@ from kombu.exceptions import OperationalError
 
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.queue.messages import Message
-from clipfleet.common.redis.client import answering, as_unavailable, sentinel_options, tls_options
+from clipfleet.common.redis.client import (
+    as_unavailable,
+    sentinel_options,
+    tls_options,
+    translating_redis_errors,
+)
 from clipfleet.common.redis.sentinel import SentinelAddress, sentinel_address
 from clipfleet.common.settings import Settings
 
@@ -21,7 +26,7 @@ class BrokerUnavailable(Unavailable):
 
 # kombu reads a list per step beside the queue itself; older releases wrote to all of them.
 PRIORITY_STEPS = (0, 3, 6, 9)
-BETWEEN = "\x06\x16"
+PRIORITY_SEPARATOR = "\x06\x16"
 SENT_AT = "sent_at"  # a header of each message: unix seconds, by the sender's clock
 
 
@@ -62,7 +67,7 @@ def make_celery(settings: Settings) -> Any:
             # off and Redis started anew: nobody closes such a connection. By default after 50 s.
             "health_check_interval": settings.call_timeout_s,
             "priority_steps": list(PRIORITY_STEPS),
-            "sep": BETWEEN,
+            "sep": PRIORITY_SEPARATOR,
             "ack_emulation": False,
             "max_retries": 0,  # of a sender's connection: the sender is told at once
             **_through_sentinels(settings, address),
@@ -78,9 +83,9 @@ def _through_sentinels(settings: Settings, address: SentinelAddress | None) -> d
     return {"master_name": address.service, "sentinel_kwargs": asked}
 
 
-def lists_of(queue: str) -> list[str]:
+def queue_keys(queue: str) -> list[str]:
     """The keys in Redis under which the messages of a queue lie."""
-    return [f"{queue}{BETWEEN}{step}" if step else queue for step in PRIORITY_STEPS]
+    return [f"{queue}{PRIORITY_SEPARATOR}{step}" if step else queue for step in PRIORITY_STEPS]
 
 
 class CeleryPublisher:
@@ -109,9 +114,9 @@ class CeleryPublisher:
         pool.resize(pool.limit, reset=True)
 
     def waiting(self, queue: str) -> int:
-        with answering():
+        with translating_redis_errors():
             pipe = self._redis.pipeline(transaction=False)
-            for key in lists_of(queue):
+            for key in queue_keys(queue):
                 pipe.llen(key)
             lengths: list[int] = pipe.execute()
         return sum(lengths)

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.http.fleet import Lane
 from clipfleet.common.imaging.preprocess import Preprocess
-from clipfleet.common.redis.client import RedisUnavailable, answering, redis_time
-from clipfleet.common.versions import OtherVersion, read, say_once
+from clipfleet.common.redis.client import RedisUnavailable, redis_time, translating_redis_errors
+from clipfleet.common.versions import OtherVersion, read, warn_once
 
 CARD_S = 15.0
 IDS = "clipfleet:workers"
@@ -21,7 +21,7 @@ LAST_WORD = "clipfleet:last-word:"
 WORD_S = 300
 
 
-class About(BaseModel):
+class WorkerInfo(BaseModel):
     """What helps to find out why a worker is slow. Zeros and "": it did not say.
 
     `images`: through the model for jobs since its start; `spent`: the seconds they took by stage,
@@ -54,7 +54,7 @@ class WorkerCard(BaseModel):
     rate: float | None = None
     started_at: float
     progress_at: float
-    about: About = About()
+    about: WorkerInfo = WorkerInfo()
 
 
 def host_of(card: WorkerCard) -> str:
@@ -65,13 +65,13 @@ def host_of(card: WorkerCard) -> str:
 class Fleet(Protocol):
     def announce(self, card: WorkerCard) -> None: ...
 
-    def leave(self, worker: str) -> None: ...
+    def deregister(self, worker: str) -> None: ...
 
-    def leave_word(self, model: str, why: str) -> None:
+    def record_exit_reason(self, model: str, why: str) -> None:
         """Why a worker of this model ended itself, for those who miss it."""
         ...
 
-    def last_word(self, model: str) -> str:
+    def last_exit_reason(self, model: str) -> str:
         """Of the last minutes; "" when there is none."""
         ...
 
@@ -107,13 +107,13 @@ class MemoryFleet:
     def announce(self, card: WorkerCard) -> None:
         self._cards[card.id] = card
 
-    def leave(self, worker: str) -> None:
+    def deregister(self, worker: str) -> None:
         self._cards.pop(worker, None)
 
-    def leave_word(self, model: str, why: str) -> None:
+    def record_exit_reason(self, model: str, why: str) -> None:
         self._words[model] = why
 
-    def last_word(self, model: str) -> str:
+    def last_exit_reason(self, model: str) -> str:
         return self._words.get(model, "")
 
     def alive(self) -> list[WorkerCard]:
@@ -131,42 +131,45 @@ class RedisFleet:
         self._redis = client
 
     def announce(self, card: WorkerCard) -> None:
-        with answering():
+        with translating_redis_errors():
             pipe = self._redis.pipeline()
             pipe.sadd(IDS, card.id)
             pipe.set(CARD + card.id, card.model_dump_json(), px=int(CARD_S * 1000))
             pipe.execute()
 
-    def leave(self, worker: str) -> None:
-        with answering():
+    def deregister(self, worker: str) -> None:
+        with translating_redis_errors():
             pipe = self._redis.pipeline()
             pipe.srem(IDS, worker)
             pipe.delete(CARD + worker)
             pipe.execute()
 
-    def leave_word(self, model: str, why: str) -> None:
-        with answering():
+    def record_exit_reason(self, model: str, why: str) -> None:
+        with translating_redis_errors():
             self._redis.set(LAST_WORD + model, why, ex=WORD_S)
 
-    def last_word(self, model: str) -> str:
-        with answering():
+    def last_exit_reason(self, model: str) -> str:
+        with translating_redis_errors():
             found: Any = self._redis.get(LAST_WORD + model)
         return found.decode() if found else ""
 
     def alive(self) -> list[WorkerCard]:
-        with answering():
+        with translating_redis_errors():
             found: Any = self._redis.smembers(IDS)
             ids = sorted(one.decode() for one in found)
             raw: Any = self._redis.mget([CARD + one for one in ids]) if ids else []
             gone = [one for one, card in zip(ids, raw, strict=True) if card is None]
         if gone:
-            with suppress(RedisUnavailable), answering():  # reads are answered by a replica, too
+            with (
+                suppress(RedisUnavailable),
+                translating_redis_errors(),
+            ):  # reads are answered by a replica, too
                 self._redis.srem(IDS, *gone)
         return [card for one in raw if one is not None and (card := _card(one))]
 
     def announce_planner(self, name: str) -> None:
         now = redis_time(self._redis)
-        with answering():
+        with translating_redis_errors():
             pipe = self._redis.pipeline()
             pipe.zadd(PLANNERS, {name: now})
             pipe.zremrangebyscore(PLANNERS, 0, now - CARD_S)
@@ -174,7 +177,7 @@ class RedisFleet:
 
     def planners(self) -> list[str]:
         since = redis_time(self._redis) - CARD_S
-        with answering():
+        with translating_redis_errors():
             found: Any = self._redis.zrangebyscore(PLANNERS, since, "+inf")
         return [one.decode() for one in found]
 
@@ -184,7 +187,7 @@ def _card(raw: bytes) -> WorkerCard | None:
     try:
         return read(WorkerCard, raw, "the announcement of worker")
     except OtherVersion as error:
-        say_once(error.detail)
+        warn_once(error.detail)
     except ValidationError as error:
-        say_once(f"a worker announces itself in a way that is not understood: {error}")
+        warn_once(f"a worker announces itself in a way that is not understood: {error}")
     return None

@@ -89,7 +89,7 @@ class Search(BaseModel):
 
 LARGE_ROWS = 500  # a query for so many or more is answered beside the others
 
-Speed = Literal["image", "text", "none"]
+Encoder = Literal["image", "text", "none"]
 
 
 class Query(BaseModel):
@@ -105,7 +105,7 @@ class Query(BaseModel):
         return cls(terms=(term,), search=search)
 
     @property
-    def speed(self) -> Speed:
+    def encoder(self) -> Encoder:
         """What the model has to embed for it; of several kinds the slowest."""
         kinds = {term.kind for term in self.terms}
         if "image" in kinds:
@@ -146,7 +146,7 @@ class QueryBatch(Message):
         matches are given back. "" when they may, and when the model is needed for it."""
         if any(query.search and query.search.exact for query in self.queries):
             return "exact"
-        alone = all(query.speed == "none" for query in self.queries)
+        alone = all(query.encoder == "none" for query in self.queries)
         return "large" if alone and any(query.large for query in self.queries) else ""
 
 

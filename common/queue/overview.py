@@ -13,10 +13,10 @@ import redis
 from clipfleet.common.http.fleet import LANES, Lane
 from clipfleet.common.ledger import JobState, Ledger
 from clipfleet.common.ledger.redis import ROOT, RedisLedger
-from clipfleet.common.queue.broker import SENT_AT, Publisher, lists_of
+from clipfleet.common.queue.broker import SENT_AT, Publisher, queue_keys
 from clipfleet.common.queue.fleet import Fleet, RedisFleet, WorkerCard
 from clipfleet.common.queue.messages import queue_name
-from clipfleet.common.redis.client import answering, redis_time
+from clipfleet.common.redis.client import redis_time, translating_redis_errors
 
 GOING_ON: tuple[JobState, ...] = ("queued", "running")
 COUNTS = ("state", "planned", "total", "estimated", "done", "failed", "skipped")
@@ -87,7 +87,7 @@ class RedisOverviews:
         self._models: dict[str, str] = {}
 
     def read(self) -> Overview:
-        with self._reading, answering():
+        with self._reading, translating_redis_errors():
             rows = self._active()
             left: Counter[str] = Counter()
             for job_id, row in rows.items():
@@ -123,7 +123,7 @@ class RedisOverviews:
         places: list[tuple[Lane, str]] = [(lane, model) for model in models for lane in LANES]
         pipe = self._redis.pipeline(transaction=False)
         for lane, model in places:
-            for key in lists_of(queue_name(lane, model)):
+            for key in queue_keys(queue_name(lane, model)):
                 pipe.llen(key)
                 pipe.lindex(key, -1)  # kombu puts in on the left, and takes from the right
         answers: list[Any] = pipe.execute()

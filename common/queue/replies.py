@@ -17,9 +17,9 @@ from clipfleet.common.queue.packed import pack
 from clipfleet.common.queue.pixels import unpack
 from clipfleet.common.redis.client import (
     RedisUnavailable,
-    answering,
     forget_connections,
     redis_time,
+    translating_redis_errors,
 )
 
 KEEP_S = 60
@@ -65,7 +65,7 @@ class RedisReplies:
 
     def push(self, reply_to: str, reply: BatchReply, most: Sequence[int] | None = None) -> None:
         raw = _written(reply, most)
-        with answering():
+        with translating_redis_errors():
             pipe = self._redis.pipeline()
             pipe.rpush(reply_to, raw)
             pipe.expire(reply_to, KEEP_S)
@@ -75,7 +75,7 @@ class RedisReplies:
         return redis_time(self._redis)
 
     def pixels(self, key: str) -> Pixels | None:
-        with answering():
+        with translating_redis_errors():
             raw: Any = self._redis.get(PIXELS + key)
         return unpack(raw) if raw else None
 
@@ -85,12 +85,12 @@ class RedisInbox:
         self._redis, self._receiver = client, receiver
 
     def stash(self, key: str, packed: bytes, seconds: float) -> None:
-        with answering():
+        with translating_redis_errors():
             self._redis.set(PIXELS + key, packed, px=int(1000 * seconds))
 
     async def receive(self, reply_to: str) -> bytes | None:
         try:
-            with answering():
+            with translating_redis_errors():
                 row: Any = await self._receiver.blpop([reply_to], timeout=RECEIVE_S)
         except RedisUnavailable:
             await forget_connections(self._receiver)

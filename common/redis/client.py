@@ -148,7 +148,7 @@ async def forget_connections(client: "redis.asyncio.Redis") -> None:
 
 
 @contextmanager
-def answering() -> Iterator[None]:
+def translating_redis_errors() -> Iterator[None]:
     """RedisUnavailable in place of redis-py's errors for a Redis that is away, and RedisRefuses for
     one that is not willing to have us."""
     try:
@@ -176,7 +176,7 @@ def as_unavailable(error: redis.RedisError) -> RedisUnavailable | None:
 
 def redis_time(client: "redis.Redis") -> float:
     """Unix seconds by Redis' clock, the one that all parts share."""
-    with answering():
+    with translating_redis_errors():
         seconds, micros = client.time()
     return float(seconds) + float(micros) / 1e6
 

@@ -53,7 +53,7 @@ from clipfleet.common.store.rows import (
 )
 from clipfleet.common.store.scan import in_order
 from clipfleet.common.tls import UnusableAuthority, require_authority
-from clipfleet.common.versions import leaving_out, read
+from clipfleet.common.versions import read, skipping_unknown_versions
 
 T = TypeVar("T")
 
@@ -224,7 +224,7 @@ class MilvusStore:
         found = []
         for name in self._names():
             if name.startswith(PREFIX) and not name.startswith(DEPLOYMENT) and name not in expected:
-                with leaving_out(), suppress(CollectionGone):
+                with skipping_unknown_versions(), suppress(CollectionGone):
                     found += self._described(name)
         return found
 

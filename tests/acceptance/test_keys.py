@@ -75,7 +75,7 @@ def client(keyed: Up, key: str) -> Client:
     return Client(keyed.url, api_key=key, retries=0)
 
 
-def in_force(keyed: Up, key: str) -> bool:
+def active_keys(keyed: Up, key: str) -> bool:
     with keyed.http() as http:
         return http.get("/v1/jobs", headers=bearer(key)).status_code != 401
 
@@ -104,9 +104,9 @@ def test_who_has_no_key_that_is_in_force_is_told_why(keyed: Up, keys: dict[str, 
 def test_a_key_that_expires_while_the_service_runs_is_refused(
     keyed: Up, keys: dict[str, str], file: Path
 ) -> None:
-    assert in_force(keyed, keys["passing"])
+    assert active_keys(keyed, keys["passing"])
     expire(file, "passing")
-    eventually(lambda: not in_force(keyed, keys["passing"]), 30, "the end of the key")
+    eventually(lambda: not active_keys(keyed, keys["passing"]), 30, "the end of the key")
     assert slug(keyed, keys["passing"]) == "key-expired"
 
 
@@ -171,13 +171,13 @@ def test_a_key_is_rotated_and_revoked_while_the_service_runs(keyed: Up, file: Pa
 
     gateway = keyed.part("gateway").pid
     old = create("shop")
-    eventually(lambda: in_force(keyed, old), 30, "the first key's being in force")
+    eventually(lambda: active_keys(keyed, old), 30, "the first key's being in force")
     new = create("shop-2")
-    eventually(lambda: in_force(keyed, new), 30, "the second key's being in force")
-    assert in_force(keyed, old), "both are, while clients move"
+    eventually(lambda: active_keys(keyed, new), 30, "the second key's being in force")
+    assert active_keys(keyed, old), "both are, while clients move"
     assert stack.cli("keys", "revoke", "shop", "--file", str(file)).returncode == 0
-    eventually(lambda: not in_force(keyed, old), 30, "the first key's end")
-    assert in_force(keyed, new)
+    eventually(lambda: not active_keys(keyed, old), 30, "the first key's end")
+    assert active_keys(keyed, new)
     assert keyed.part("gateway").pid == gateway
 
 
@@ -187,7 +187,7 @@ def test_a_broken_file_takes_no_key_away(keyed: Up, keys: dict[str, str], file: 
     file.write_text(whole[:-20])
     try:
         eventually(
-            lambda: in_force(keyed, key) and "stay in force" in keyed.log("gateway"),
+            lambda: active_keys(keyed, key) and "stay in force" in keyed.log("gateway"),
             30,
             "the log's line",
         )
@@ -203,7 +203,7 @@ def test_a_key_that_asks_too_often_waits(keyed: Up, keys: dict[str, str]) -> Non
     last = answers[-1]
     assert 1 <= int(last.headers["retry-after"]) <= 30
     assert last.headers["ratelimit-policy"] == '"key";q=2;w=60'
-    assert last.json()["detail"] == "2 requests a minute are what this key has"
+    assert last.json()["detail"] == "the limit of this key is 2 requests a minute"
 
 
 def test_while_redis_is_away_the_gateway_counts_for_itself(keyed: Up, keys: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.queue.broker import CeleryPublisher, lists_of, make_celery
+from clipfleet.common.queue.broker import CeleryPublisher, make_celery, queue_keys
 from clipfleet.common.queue.messages import IngestNudge, queue_name
 from clipfleet.common.settings import Settings
 from support import chaos, services
@@ -34,7 +34,7 @@ def test_messages_that_vanish_change_nothing(
 ) -> None:
     with chaos.held_job(slow, "vanishing", photos) as job:
         for _ in range(2):
-            services.eventually(lambda: client.delete(*lists_of(QUEUE)), 60, "a message")
+            services.eventually(lambda: client.delete(*queue_keys(QUEUE)), 60, "a message")
     chaos.require_exact(slow, job, "vanishing")
 
 
@@ -43,7 +43,7 @@ def test_a_forgotten_binding_is_made_again(
 ) -> None:
     with chaos.held_job(slow, "unbound", photos) as job:
         assert client.delete(f"_kombu.binding.{QUEUE}") == 1
-        client.delete(*lists_of(QUEUE))
+        client.delete(*queue_keys(QUEUE))
     chaos.require_exact(slow, job, "unbound")
 
 

@@ -231,8 +231,8 @@ def test_failures_that_a_planner_gives_up_go_into_parts_too(
     clock.now += 60
     for chunk in ledger.open_chunks("j"):
         (item,) = ledger.items("j", chunk.name)
-        assert ledger.bury("j", chunk, failure(item.id))
-        assert not ledger.bury("j", chunk, failure(item.id))
+        assert ledger.quarantine("j", chunk, failure(item.id))
+        assert not ledger.quarantine("j", chunk, failure(item.id))
     assert ids(ledger.failures("j")) == ["a", "b"]
     assert len(parts(blobs)) == 1
 
@@ -249,7 +249,7 @@ def test_a_job_that_is_planned_again_lists_no_failure_twice(
     lease = ledger.lease("j", "p", 30)
     assert lease
     ledger.plan("j", lease.token, items("a", "b", "c"), "", "c")
-    ledger.end_plan("j", lease.token, "c")
+    ledger.finish_planning("j", lease.token, "c")
     fail(ledger, claimed(ledger))
     assert ids(ledger.failures("j")) == ["a", "b", "c"]
 

@@ -28,9 +28,9 @@ def test_a_job_goes_from_queued_to_succeeded(ledger: Ledger, clock: Clock) -> No
     assert lease
     assert ledger.job("j").state == "running"
     chunk = ledger.plan("j", lease.token, items("a", "b"), "", "b")
-    ledger.end_plan("j", lease.token, "b")
+    ledger.finish_planning("j", lease.token, "b")
     claim = claimed(ledger)
-    assert (claim.job_id, claim.chunk, claim.no) == ("j", chunk, 1)
+    assert (claim.job_id, claim.chunk, claim.index) == ("j", chunk, 1)
     assert [item.id for item in claim.items] == ["a", "b"]
     clock.now += 2
     assert ledger.mark(claim, Outcome(done=1, skipped=1))
@@ -240,7 +240,7 @@ def test_only_the_planner_with_the_lease_plans(ledger: Ledger, clock: Clock) -> 
     assert second
     assert second.cursor == "a"
     assert ledger.plan("j", first.token, items("b"), "a", "b") is None
-    assert not ledger.end_plan("j", first.token, "a")
+    assert not ledger.finish_planning("j", first.token, "a")
     assert ledger.plan("j", second.token, items("b"), "", "b") is None
     assert ledger.plan("j", second.token, items("b"), "a", "b")
     assert [chunk.size for chunk in ledger.open_chunks("j")] == [1, 1]
@@ -250,7 +250,7 @@ def test_a_source_that_breaks_fails_the_job(ledger: Ledger) -> None:
     ledger.create(a_job())
     lease = ledger.lease("j", "p", 30)
     assert lease
-    ledger.end_plan("j", lease.token, "", "the folder is gone")
+    ledger.finish_planning("j", lease.token, "", "the folder is gone")
     job = ledger.job("j")
     assert (job.state, job.error, job.total) == ("failed", "the folder is gone", 0)
 
@@ -274,7 +274,7 @@ def test_a_chunk_that_kills_workers_is_split_until_the_culprit_is_alone(
     assert claimed(ledger).chunk == right.name
     clock.now += LEASE_S + 1
     (seen,) = ledger.open_chunks("j")
-    assert ledger.bury("j", seen, failure("b"))
+    assert ledger.quarantine("j", seen, failure("b"))
     job = ledger.job("j")
     assert (job.state, job.done, job.failed, job.total) == ("partial", 1, 1, 2)
 

@@ -40,7 +40,7 @@ def test_a_failure_keeps_what_is_needed_to_try_again(ledger: Ledger) -> None:
     lease = ledger.lease("j", "p", 30)
     assert lease
     ledger.plan("j", lease.token, [item], "", "1")
-    ledger.end_plan("j", lease.token, "1")
+    ledger.finish_planning("j", lease.token, "1")
     failed = Failure.of(item, "read", "it is away", 2)
     ledger.mark(claimed(ledger), Outcome(failures=(failed,)))
     (found,) = ledger.failures("j")
@@ -75,16 +75,16 @@ def test_what_cannot_be_retried_is_said(ledger: Ledger) -> None:
     with pytest.raises(Conflict, match="no failures"):
         ledger.create(a_job("r", retry_of="j"), "key")
     assert [job.id for job in ledger.jobs()] == ["j"]
-    assert ledger.made("key") is None
+    assert ledger.find_by_idempotency_key("key") is None
 
 
 def test_a_key_says_which_job_it_made(ledger: Ledger) -> None:
-    assert ledger.made("key") is None
+    assert ledger.find_by_idempotency_key("key") is None
     ledger.create(a_job(), "key")
-    made = ledger.made("key")
+    made = ledger.find_by_idempotency_key("key")
     assert made == ledger.job("j")
     ledger.remove("j")
-    assert ledger.made("key") is None
+    assert ledger.find_by_idempotency_key("key") is None
     assert ledger.create(a_job("k"), "key").id == "k"
 
 
@@ -155,7 +155,7 @@ def test_nothing_of_a_removed_job_is_left(ledger: Ledger, request: pytest.Fixtur
     assert not ledger.ended(0, 10)
     with pytest.raises(NotFound):
         ledger.remove("j")
-    ledger.leave("p")
+    ledger.deregister_planner("p")
     if isinstance(ledger, RedisLedger):
         client = request.getfixturevalue("client")
         assert list(client.scan_iter()) == []
@@ -178,18 +178,18 @@ def test_what_planner_and_workers_still_do_brings_no_removed_job_back(
     assert ledger.pending(MODEL, 9) == 0
     assert ledger.lease("j", "p", 30) is None
     assert ledger.plan("j", lease.token, items("e"), "d", "e") is None
-    assert not ledger.end_plan("j", lease.token, "d")
+    assert not ledger.finish_planning("j", lease.token, "d")
     assert not ledger.requeue("j", free)
     assert not ledger.split("j", free)
-    assert not ledger.bury("j", free, failure("d"))
-    ledger.note("j", "the store is away")
+    assert not ledger.quarantine("j", free, failure("d"))
+    ledger.set_waiting_reason("j", "the store is away")
     ledger.estimate("j", 7)
     assert not ledger.open_chunks("j")
     assert not ledger.failures("j")
     assert ledger.items("j", other.chunk) == ()
     with pytest.raises(NotFound):
         ledger.cancel("j")
-    ledger.leave("p")
+    ledger.deregister_planner("p")
     if isinstance(ledger, RedisLedger):
         client = request.getfixturevalue("client")
         assert list(client.scan_iter()) == []
@@ -208,13 +208,13 @@ def test_jobs_that_ended_long_ago_are_named_and_others_not(ledger: Ledger, clock
 
 
 def test_one_keeps_house_at_a_time(ledger: Ledger, clock: Clock) -> None:
-    assert ledger.keep_house("p1", 60)
-    assert not ledger.keep_house("p2", 60)
+    assert ledger.acquire_cleanup_lock("p1", 60)
+    assert not ledger.acquire_cleanup_lock("p2", 60)
     clock.now += 59
-    assert ledger.keep_house("p1", 60)
+    assert ledger.acquire_cleanup_lock("p1", 60)
     clock.now += 61
-    assert ledger.keep_house("p2", 60)
-    assert not ledger.keep_house("p1", 60)
+    assert ledger.acquire_cleanup_lock("p2", 60)
+    assert not ledger.acquire_cleanup_lock("p1", 60)
 
 
 def test_a_long_source_is_kept_apart_from_what_everybody_reads(ledger: Ledger) -> None:

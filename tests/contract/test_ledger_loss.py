@@ -102,7 +102,7 @@ def test_the_holder_of_a_chunk_that_redis_forgot_counts_for_no_other_chunk(
     assert again == PlanLease(lease.token, "32", planned=False)
     ledger.plan("j", lease.token, items(*ids[32:544]), "32", "544")
     current = claimed(ledger, "B")
-    assert (current.no, current.attempt) == (forgotten.no, forgotten.attempt)
+    assert (current.index, current.attempt) == (forgotten.index, forgotten.attempt)
     assert not ledger.renew(forgotten, LEASE_S)
     assert not ledger.suspect(forgotten, 0)
     assert not ledger.mark(forgotten, Outcome(done=32))
@@ -110,7 +110,7 @@ def test_the_holder_of_a_chunk_that_redis_forgot_counts_for_no_other_chunk(
     assert ledger.renew(current, LEASE_S)
     assert ledger.mark(current, Outcome(done=512))
     ledger.plan("j", lease.token, items(*ids[544:]), "544", "1000")
-    ledger.end_plan("j", lease.token, "1000")
+    ledger.finish_planning("j", lease.token, "1000")
     assert ledger.mark(claimed(ledger, "B"), Outcome(done=456))
     job = ledger.job("j")
     assert (job.state, job.total, job.done) == ("succeeded", 1_000, 1_000)
@@ -126,7 +126,7 @@ def test_a_source_that_was_read_to_its_end_before_the_loss_is_read_again(
     on_disk = dumped(client)
     ledger.plan("j", lease.token, items("a", "b", "c"), "", "c")
     restore(client, on_disk)
-    assert not ledger.end_plan("j", lease.token, "c")
+    assert not ledger.finish_planning("j", lease.token, "c")
     assert not ledger.job("j").planned
     plan_all(ledger)
     assert ledger.mark(claimed(ledger), Outcome(done=3))
@@ -139,7 +139,7 @@ def plan_all(ledger: Ledger) -> None:
     assert lease is not None
     assert (lease.cursor, lease.planned) == ("", False)
     assert ledger.plan("j", lease.token, items("a", "b", "c"), "", "c")
-    assert ledger.end_plan("j", lease.token, "c")
+    assert ledger.finish_planning("j", lease.token, "c")
 
 
 def test_a_job_whose_counts_do_not_add_up_is_planned_again_and_ends_right(
@@ -167,7 +167,7 @@ def test_counts_that_are_too_low_are_noticed_when_planning_ends(
     ledger.plan("j", lease.token, items("a", "b", "c"), "", "c")
     ledger.mark(claimed(ledger), Outcome(done=3))
     client.hincrby(JOB, "done", -1)
-    assert ledger.end_plan("j", lease.token, "c")
+    assert ledger.finish_planning("j", lease.token, "c")
     job = ledger.job("j")
     assert (job.state, job.total, job.finished_at) == ("running", 0, None)
 

@@ -36,7 +36,7 @@ def planned_at(ledger: Ledger, *places: str, job: str = "j", size: int = 1) -> N
         ids = [f"{job}{number}-{n}" for n in range(size)]
         after = str(number) if number else ""
         assert ledger.plan(job, lease.token, items(*ids, place=place), after, str(number + 1))
-    assert ledger.end_plan(job, lease.token, str(len(places)) if places else "")
+    assert ledger.finish_planning(job, lease.token, str(len(places)) if places else "")
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_either_kind_of_chunk_is_claimed_by_who_asks_for_it(ledger: Ledger) -> N
     planned_at(ledger, "url", "file", "fs", "file")
     near = [held(next_claim(ledger)) for _ in range(2)]
     far = [held(remote_claim(ledger)) for _ in range(2)]
-    assert [claim.no for claim in near] == [2, 4]
-    assert [claim.no for claim in far] == [1, 3]
+    assert [claim.index for claim in near] == [2, 4]
+    assert [claim.index for claim in far] == [1, 3]
     assert [claim.more for claim in near] == [claim.more for claim in far] == [True, False]
     assert next_claim(ledger) is None
     assert remote_claim(ledger) is None
@@ -88,7 +88,7 @@ def test_a_chunk_that_goes_back_stays_of_its_kind(ledger: Ledger) -> None:
     ledger.release(held(remote_claim(ledger)), count_attempt=False)
     claim = held(remote_claim(ledger))
     assert ledger.mark(claim, Outcome(done=1, rest=claim.items[1:]))
-    assert held(next_claim(ledger)).no == 2
+    assert held(next_claim(ledger)).index == 2
     assert held(remote_claim(ledger)).items == claim.items[1:]
 
 

@@ -258,7 +258,7 @@ class Twins(Work):
         self.both("leave", planner)
 
     @rule(error=st.sampled_from(["", "", "", "source broke"]))
-    def end_plan(self, error: str) -> None:
+    def finish_planning(self, error: str) -> None:
         lease = self.leases["j"]
         self.both("end_plan", "j", lease.token, lease.cursor, error)
 
@@ -316,7 +316,7 @@ class Twins(Work):
         self.both(method, "j", "the store is away" if method == "note" else 7)
 
     @rule(keeper=st.sampled_from(["p1", "p2"]))
-    def keep_house(self, keeper: str) -> None:
+    def acquire_cleanup_lock(self, keeper: str) -> None:
         self.both("keep_house", keeper, 5.0)
 
     @rule(seconds_ago=st.sampled_from([0.0, 10.0]), limit=st.integers(1, 3))

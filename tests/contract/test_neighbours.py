@@ -17,7 +17,7 @@ from clipfleet.common.ledger.catalogue import KEY, RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.unfinished import RedisUnfinished
 from clipfleet.common.queue.fleet import CARD, IDS, RedisFleet
-from clipfleet.common.versions import OtherVersion, say_once
+from clipfleet.common.versions import OtherVersion, warn_once
 from clipfleet.workers.planner import housekeeper
 from clipfleet.workers.planner.housekeeper import Housekeeper
 from clipfleet.workers.queue import decode
@@ -31,7 +31,7 @@ LONG_AGO = 100 * 86_400.0
 @pytest.fixture
 def client(client: "redis.Redis") -> "redis.Redis":
     """Redis as this release leaves it: two jobs, a collection."""
-    say_once.cache_clear()
+    warn_once.cache_clear()
     releases.keep(client)
     return client
 
@@ -231,7 +231,7 @@ def test_a_worker_leaves_the_chunk_of_a_newer_record_as_it_is_and_says_so(
 
 
 def test_the_log_level_of_these_is_warning(caplog: pytest.LogCaptureFixture) -> None:
-    say_once.cache_clear()
-    say_once("once")
-    say_once("once")
+    warn_once.cache_clear()
+    warn_once("once")
+    warn_once("once")
     assert [(one.levelno, one.message) for one in caplog.records] == [(logging.WARNING, "once")]

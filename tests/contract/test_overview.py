@@ -9,7 +9,7 @@ import redis
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Outcome
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.queue.broker import PRIORITY_STEPS, CeleryPublisher, lists_of, make_celery
+from clipfleet.common.queue.broker import PRIORITY_STEPS, CeleryPublisher, make_celery, queue_keys
 from clipfleet.common.queue.fleet import RedisFleet
 from clipfleet.common.queue.messages import IngestNudge, QueryBatch
 from clipfleet.common.queue.overview import RedisOverviews
@@ -34,7 +34,7 @@ def planned(ledger: RedisLedger, job: str, names: str, estimated: int = 0) -> No
 def ended(ledger: RedisLedger, job: str) -> None:
     lease = ledger.lease(job, "p", 60)
     assert lease
-    assert ledger.end_plan(job, lease.token, lease.cursor)
+    assert ledger.finish_planning(job, lease.token, lease.cursor)
 
 
 def test_work_left_is_what_is_pending_leased_and_estimated(
@@ -86,7 +86,7 @@ def test_the_queues_depth_and_age_are_those_of_all_its_lists(
     overviews = RedisOverviews(client, MODEL, lambda: now[0])
     assert overviews.read().queues["ingest", MODEL].messages == 0
     assert overviews.read().queues["ingest", MODEL].age_s == 0
-    queue, *others = lists_of(f"ingest.{MODEL}")
+    queue, *others = queue_keys(f"ingest.{MODEL}")
     for other in others:  # a release before this one wrote to these, too
         publisher.publish(IngestNudge(model=MODEL))
         client.rename(queue, other)

@@ -24,20 +24,20 @@ def limiter(request: pytest.FixtureRequest, clock: Clock) -> RateLimiter:
 
 def test_a_minutes_requests_may_come_at_once(limiter: RateLimiter) -> None:
     rations = [limiter.take("shop", 3) for _ in range(5)]
-    assert [one.granted for one in rations] == [True, True, True, False, False]
-    assert [one.left for one in rations] == [2, 1, 0, 0, 0]
-    assert [one.full_s for one in rations] == [20, 40, 60, 60, 60]
-    assert [one.next_s for one in rations[2:]] == [20, 20, 20]
+    assert [one.allowed for one in rations] == [True, True, True, False, False]
+    assert [one.remaining for one in rations] == [2, 1, 0, 0, 0]
+    assert [one.reset_after_s for one in rations] == [20, 40, 60, 60, 60]
+    assert [one.retry_after_s for one in rations[2:]] == [20, 20, 20]
 
 
 def test_who_waits_as_long_as_it_was_told_is_served(limiter: RateLimiter, clock: Clock) -> None:
     for _ in range(3):
         limiter.take("shop", 3)
     clock.now += 19.5
-    assert not limiter.take("shop", 3).granted
+    assert not limiter.take("shop", 3).allowed
     clock.now += 0.5
-    assert limiter.take("shop", 3).granted
-    assert not limiter.take("shop", 3).granted
+    assert limiter.take("shop", 3).allowed
+    assert not limiter.take("shop", 3).allowed
 
 
 def test_a_minute_of_silence_fills_the_bucket_and_no_more(
@@ -45,22 +45,22 @@ def test_a_minute_of_silence_fills_the_bucket_and_no_more(
 ) -> None:
     limiter.take("shop", 2)
     clock.now += 3_600
-    assert [limiter.take("shop", 2).granted for _ in range(3)] == [True, True, False]
+    assert [limiter.take("shop", 2).allowed for _ in range(3)] == [True, True, False]
 
 
 def test_each_has_a_bucket_of_its_own(limiter: RateLimiter) -> None:
-    assert [limiter.take(who, 1).granted for who in ("a", "b", "a")] == [True, True, False]
+    assert [limiter.take(who, 1).allowed for who in ("a", "b", "a")] == [True, True, False]
 
 
 def test_a_limit_that_was_lowered_counts_at_once(limiter: RateLimiter) -> None:
     limiter.take("shop", 100)
-    assert [limiter.take("shop", 2).granted for _ in range(3)] == [True, True, False]
+    assert [limiter.take("shop", 2).allowed for _ in range(3)] == [True, True, False]
 
 
 def test_a_clock_that_goes_back_gives_nothing(limiter: RateLimiter, clock: Clock) -> None:
     limiter.take("shop", 1)
     clock.now -= 600
-    assert not limiter.take("shop", 1).granted
+    assert not limiter.take("shop", 1).allowed
 
 
 def test_many_at_once_get_no_more_than_there_is(client: "redis.Redis") -> None:
@@ -69,7 +69,7 @@ def test_many_at_once_get_no_more_than_there_is(client: "redis.Redis") -> None:
     granted: list[bool] = []
 
     def ask(limiter: RateLimiter) -> None:
-        granted.extend(limiter.take("shop", 20).granted for _ in range(20))
+        granted.extend(limiter.take("shop", 20).allowed for _ in range(20))
 
     threads = [threading.Thread(target=ask, args=[limiters[n % 2]]) for n in range(4)]
     for thread in threads:

@@ -102,7 +102,7 @@ def test_a_job_that_another_release_began_is_brought_to_its_end(client: "redis.R
     assert (job.done, job.skipped, job.failed) == (1, 1, 1)
     assert job.waiting == "the blob store cannot be written: disk full"
     assert ledger.failures(JOB) == [releases.FAILURE]
-    assert ledger.made("a-key") == job
+    assert ledger.find_by_idempotency_key("a-key") == job
     assert ledger.active() == [JOB, "b2"]
 
     lease = ledger.lease(JOB, "planner-2", 10)
@@ -112,10 +112,10 @@ def test_a_job_that_another_release_began_is_brought_to_its_end(client: "redis.R
     assert ledger.pending(releases.MODEL, 9) == 1
     claim = ledger.claim(releases.MODEL, "worker-2", 15, 2)
     assert isinstance(claim, Claim)
-    assert (claim.job_id, claim.chunk, claim.no, claim.attempt) == (JOB, chunk.name, 2, 1)
+    assert (claim.job_id, claim.chunk, claim.index, claim.attempt) == (JOB, chunk.name, 2, 1)
     assert claim.items == releases.ITEMS
     assert ledger.mark(claim, Outcome(done=3))
-    assert ledger.end_plan(JOB, lease.token, "2")
+    assert ledger.finish_planning(JOB, lease.token, "2")
     assert ledger.job(JOB).state == "partial"
     ledger.remove(JOB)
     assert ledger.active() == ["b2"]
@@ -195,10 +195,10 @@ def test_chunks_of_another_release_and_of_this_one_are_worked_on_side_by_side(
     new = ledger.plan(JOB, lease.token, releases.ITEMS, "2", "3")
     claims = [ledger.claim(releases.MODEL, "worker-2", 15, 2) for _ in range(2)]
     claimed = [claim for claim in claims if isinstance(claim, Claim)]
-    assert sorted(claim.no for claim in claimed) == [2, 3]
+    assert sorted(claim.index for claim in claimed) == [2, 3]
     assert new in [claim.chunk for claim in claimed]
     assert all(ledger.mark(claim, Outcome(done=3)) for claim in claimed)
-    assert ledger.end_plan(JOB, lease.token, "3")
+    assert ledger.finish_planning(JOB, lease.token, "3")
     job = ledger.job(JOB)
     assert (job.state, job.total, job.done) == ("partial", 9, 7)
 

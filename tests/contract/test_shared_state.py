@@ -51,7 +51,7 @@ def test_deletions_are_kept_per_generation_since_a_time(catalogue: Catalogue) ->
 def test_nothing_of_a_removed_collection_stays(client: "redis.Redis") -> None:
     catalogue = RedisCatalogue(client)
     one = catalogue.add(a_collection())
-    catalogue.wrote(one)
+    catalogue.record_write(one)
     catalogue.deletes(one, Deletion(namespace="n"))
     assert client.dbsize() == 3
     assert catalogue.remove(one)
@@ -85,10 +85,10 @@ def test_collections_are_listed_by_name_and_unknown_ones_said_to_be(catalogue: C
 
 def test_the_last_write_is_remembered_per_generation(catalogue: Catalogue) -> None:
     one, other = a_collection(), a_collection()
-    assert catalogue.last_write(one) == float("inf")
-    catalogue.wrote(one)
-    assert 0 <= catalogue.last_write(one) < 60
-    assert catalogue.last_write(other) == float("inf")
+    assert catalogue.seconds_since_write(one) == float("inf")
+    catalogue.record_write(one)
+    assert 0 <= catalogue.seconds_since_write(one) < 60
+    assert catalogue.seconds_since_write(other) == float("inf")
 
 
 def test_a_worker_is_there_until_it_leaves(fleet: Fleet) -> None:
@@ -96,7 +96,7 @@ def test_a_worker_is_there_until_it_leaves(fleet: Fleet) -> None:
     fleet.announce(a_card("w2", "other"))
     assert [card.id for card in serving(fleet.alive(), "query", "m")] == ["w1"]
     assert serving(fleet.alive(), "ingest", "m") == []
-    fleet.leave("w1")
+    fleet.deregister("w1")
     assert [card.id for card in fleet.alive()] == ["w2"]
 
 
@@ -109,9 +109,9 @@ def test_a_worker_whose_announcement_expired_is_gone(client: "redis.Redis") -> N
 
 
 def test_who_ended_itself_left_word_why(fleet: Fleet) -> None:
-    fleet.leave_word("m", "the device is broken")
-    assert fleet.last_word("m") == "the device is broken"
-    assert fleet.last_word("another") == ""
+    fleet.record_exit_reason("m", "the device is broken")
+    assert fleet.last_exit_reason("m") == "the device is broken"
+    assert fleet.last_exit_reason("another") == ""
 
 
 def test_planners_are_seen(fleet: Fleet) -> None:

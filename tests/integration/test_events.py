@@ -31,7 +31,7 @@ def test_a_job_is_told_at_once_at_every_change_and_at_its_end(lone_gateway: Serv
         first = next(told)
         assert (first["event"], first["data"]["state"]) == ("job", "running")
         assert int(first["retry"]) > 0
-        lone_gateway.ledger.note("told", "the store is away")
+        lone_gateway.ledger.set_waiting_reason("told", "the store is away")
         assert next(told)["data"]["waiting"] == "the store is away"
         lone_gateway.ledger.mark(claim, Outcome(done=1, failures=(failure("b"),)))
         last = next(told)
@@ -131,7 +131,7 @@ def test_silence_is_kept_alive(
         stream = events.events(made.ledger.job("silent"), made)
         seen = [await anext(stream), await anext(stream)]
         await stream.aclose()
-        await made.end()
+        await made.stop()
         return seen
 
     told, comment = asyncio.run(first_two())

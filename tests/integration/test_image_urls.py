@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from clipfleet.api.dispatch.image_urls import ImageUrls
+from clipfleet.api.dispatch.image_urls import RemoteImageLoader
 from clipfleet.common.errors import Unavailable, Unreadable
 from clipfleet.common.settings import Fetch, Limits, Settings
 from support.fetching import LOOPBACK
@@ -19,7 +19,7 @@ def settings(**fetch: float) -> Settings:
 
 def test_who_finds_all_turns_taken_is_told_to_come_back_and_a_turn_comes_free_again() -> None:
     async def play(url: str) -> None:
-        urls = ImageUrls(settings(queries=1, query_s=1))
+        urls = RemoteImageLoader(settings(queries=1, query_s=1))
         async with urls.image(url) as first:
             assert first == b"x"
             with pytest.raises(Unavailable, match="too many"):
@@ -51,7 +51,7 @@ def test_the_event_loop_goes_on_while_a_server_is_slow() -> None:
         went_on.set()
 
     async def play(url: str) -> None:
-        urls = ImageUrls(settings(query_s=20))
+        urls = RemoteImageLoader(settings(query_s=20))
         other = asyncio.create_task(meanwhile())
         async with urls.image(url) as data:
             assert data == b"x"
@@ -64,7 +64,7 @@ def test_the_event_loop_goes_on_while_a_server_is_slow() -> None:
 
 def test_an_image_may_be_no_larger_than_any_image() -> None:
     async def play(url: str) -> None:
-        urls = ImageUrls(settings())
+        urls = RemoteImageLoader(settings())
         with pytest.raises(Unreadable, match="the limit is 1000"):
             async with urls.image(url):
                 pass

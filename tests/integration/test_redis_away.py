@@ -16,10 +16,10 @@ from clipfleet.common.queue.messages import IngestNudge
 from clipfleet.common.queue.replies import RedisInbox
 from clipfleet.common.redis.client import (
     RedisUnavailable,
-    answering,
     close_async_redis,
     make_async_redis,
     make_redis,
+    translating_redis_errors,
 )
 from clipfleet.common.settings import Settings
 from support import services, valkeys
@@ -84,7 +84,7 @@ def test_every_call_says_why_it_is_refused(
     ]
     with form(valkey):
         for call in calls:
-            with pytest.raises(RedisUnavailable, match=reason), answering():
+            with pytest.raises(RedisUnavailable, match=reason), translating_redis_errors():
                 call()
     assert all(call() for call in calls)
 
@@ -96,7 +96,7 @@ def test_a_replica_that_answers_nothing_says_why(
         valkey.set_to(replica_serve_stale_data="no"),
         valkey.read_only(),
         pytest.raises(RedisUnavailable, match="Link with MASTER is down"),
-        answering(),
+        translating_redis_errors(),
     ):
         client.get("name")
     client.get("name")
@@ -128,7 +128,7 @@ def test_a_refused_write_goes_over_another_connection_the_next_time(
     before = client.client_id()
     with valkey.read_only():
         assert client.client_id() == before
-        with pytest.raises(RedisUnavailable), answering():
+        with pytest.raises(RedisUnavailable), translating_redis_errors():
             client.set("name", "value")
     assert client.client_id() != before
 
@@ -161,7 +161,10 @@ def test_a_server_that_loads_its_data_says_so(
 ) -> None:
     publisher = CeleryPublisher(make_celery(settings), client)
     with valkey.loading():
-        with pytest.raises(RedisUnavailable, match="is loading its data"), answering():
+        with (
+            pytest.raises(RedisUnavailable, match="is loading its data"),
+            translating_redis_errors(),
+        ):
             client.get("name")
         with pytest.raises(BrokerUnavailable, match="is loading its data"):
             publisher.publish(NUDGE)

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.common.redis.client import RedisRefuses, RedisUnavailable, answering, make_redis
+from clipfleet.common.redis.client import (
+    RedisRefuses,
+    RedisUnavailable,
+    make_redis,
+    translating_redis_errors,
+)
 from clipfleet.common.settings import Settings
 from support import services
 from support.gateways import gateway
@@ -28,7 +33,7 @@ def url(signed: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def refusal(url: str, authority: object = "") -> str:
     with closing(make_redis(Settings(redis_url=url, redis_ca=str(authority)))) as client:
-        with pytest.raises(RedisRefuses) as refused, answering():
+        with pytest.raises(RedisRefuses) as refused, translating_redis_errors():
             client.ping()
         assert "\n" not in refused.value.detail
         assert "p@ss" not in refused.value.detail
@@ -56,7 +61,7 @@ def test_a_wrong_user_or_password_is_named(url: str, signed: Certificate) -> Non
 
 def test_what_a_user_may_not_do_is_named(url: str, signed: Certificate) -> None:
     client = make_redis(Settings(redis_url=url, redis_ca=str(signed.authority)))
-    with closing(client), pytest.raises(RedisRefuses, match="'config"), answering():
+    with closing(client), pytest.raises(RedisRefuses, match="'config"), translating_redis_errors():
         client.config_get("maxmemory-policy")
 
 
@@ -77,6 +82,6 @@ def test_a_certificate_that_nobody_here_trusts_is_told_from_one_for_another_host
 def test_a_redis_that_is_away_is_no_refusal() -> None:
     for scheme in ("redis", "rediss"):
         with closing(make_redis(Settings(redis_url=f"{scheme}://127.0.0.1:9"))) as client:
-            with pytest.raises(RedisUnavailable) as away, answering():
+            with pytest.raises(RedisUnavailable) as away, translating_redis_errors():
                 client.ping()
             assert not isinstance(away.value, RedisRefuses)

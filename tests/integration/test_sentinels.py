@@ -14,11 +14,11 @@ from clipfleet.common.queue.messages import IngestNudge
 from clipfleet.common.queue.replies import RedisInbox
 from clipfleet.common.redis.client import (
     RedisUnavailable,
-    answering,
     close_async_redis,
     close_redis,
     make_async_redis,
     make_redis,
+    translating_redis_errors,
 )
 from clipfleet.common.settings import Settings
 from support import services, valkeys
@@ -99,7 +99,7 @@ def test_a_service_that_no_sentinel_knows_is_away(settings: Settings) -> None:
     with (
         closing(make_redis(unknown)) as client,
         pytest.raises(RedisUnavailable, match="name no primary"),
-        answering(),
+        translating_redis_errors(),
     ):
         client.ping()
 

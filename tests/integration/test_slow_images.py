@@ -18,7 +18,7 @@ from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.ledger import Item
 from clipfleet.common.store import Vectors
 from clipfleet.workers.ingest import chunk
-from clipfleet.workers.storage.locations import BucketAway, Places
+from clipfleet.workers.storage.locations import BucketAway, Storage
 from support.services import eventually
 from support.silent import Silent, silent
 from support.webserver import Site, body, site
@@ -188,7 +188,7 @@ def test_a_worker_that_waits_for_a_silent_server_is_not_taken_for_stuck(
     assert ended == []
 
 
-class Away(Places):
+class Away(Storage):
     def read(self, place: str, limit: int) -> bytes:  # noqa: ARG002
         raise BucketAway("the bucket does not answer: it sleeps")
 

@@ -100,7 +100,7 @@ def planned(ledger: Ledger, *chunks: tuple[str, ...], job: str = "j") -> list[st
         ledger.plan(job, lease.token, items(*chunk), after, chunk[-1])
         for after, chunk in zip(ends, chunks, strict=False)
     ]
-    assert ledger.end_plan(job, lease.token, ends[-1])
+    assert ledger.finish_planning(job, lease.token, ends[-1])
     return [name for name in names if name is not None]
 
 

@@ -21,7 +21,7 @@ TEXT = Term(kind="text", value="a church")
 IMAGE = Term(kind="image", value="key")
 
 
-class Watched(MemoryStore):
+class GuardedEmbedder(MemoryStore):
     """Remembers the searches: how many vectors each had, and whether it was a fresh one."""
 
     def __init__(self) -> None:
@@ -44,13 +44,13 @@ class Watched(MemoryStore):
 class Aged(MemoryCatalogue):
     age = float("inf")
 
-    def last_write(self, collection: Collection) -> float:  # noqa: ARG002
+    def seconds_since_write(self, collection: Collection) -> float:  # noqa: ARG002
         return self.age
 
 
 class World:
     def __init__(self) -> None:
-        self.store, self.catalogue, self.replies = Watched(), Aged(), MemoryReplies()
+        self.store, self.catalogue, self.replies = GuardedEmbedder(), Aged(), MemoryReplies()
         self.embedder, self.metrics = HashEmbedder(), WorkerMetrics()
         self.packed = False
         self.collection = self.new("c")

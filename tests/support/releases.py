@@ -113,7 +113,7 @@ def keep(client: "redis.Redis") -> None:
     claim = ledger.claim(MODEL, "worker-1", 15, 2)
     assert isinstance(claim, Claim)
     ledger.mark(claim, Outcome(done=1, skipped=1, failures=(FAILURE,)))
-    ledger.note(JOB.id, "the blob store cannot be written: disk full")
+    ledger.set_waiting_reason(JOB.id, "the blob store cannot be written: disk full")
     ledger.create(JOB.model_copy(update={"id": "b2"}))
     RedisUnfinished(client, lambda: NOON).begin("c3")
 

@@ -16,7 +16,7 @@ from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.ledger import Item
 from clipfleet.common.settings import Limits, Settings
 from clipfleet.workers.sources import Listed, Source, SourceError, open_source
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 from support.worker_harness import BUCKETS
 
 
@@ -61,9 +61,9 @@ class _Body:
         return data
 
 
-def places(root: Path, web: Web | None = None, **limits: int) -> Places:
+def places(root: Path, web: Web | None = None, **limits: int) -> Storage:
     settings = Settings(source_roots=(root,), limits=Limits(**limits))
-    return Places(settings, Blobs(f"file://{root}/.blobs"), web or Web(), BUCKETS)
+    return Storage(settings, Blobs(f"file://{root}/.blobs"), web or Web(), BUCKETS)
 
 
 def access_to(*roots: Path, buckets: tuple[str, ...] | None = None) -> SourceAccess:

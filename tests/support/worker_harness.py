@@ -27,23 +27,23 @@ from clipfleet.common.queue.messages import IngestNudge
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Record
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers.embedding.guarded import Watched
+from clipfleet.workers.embedding.guarded import GuardedEmbedder
 from clipfleet.workers.ingest.chunk import IngestParts
 from clipfleet.workers.ingest.claims import ingest_next
 from clipfleet.workers.ingest.fetch_pool import fetch_pool
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.readers import Readers
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 from support.ledgers import LEASE_S, MAX_ATTEMPTS, MODEL, Clock
 
 BUCKETS = {**uris.BUCKETS, "memory": ("fsspec", "parts")}
 
 
-def places_of(settings: Settings, blobs: Blobs | None = None) -> Places:
+def places_of(settings: Settings, blobs: Blobs | None = None) -> Storage:
     """`memory://` counts as a bucket here."""
     blobs = blobs or Blobs("memory://clipfleet-unit-tests")
-    return Places(settings, blobs, Fetcher(settings.fetch), BUCKETS)
+    return Storage(settings, blobs, Fetcher(settings.fetch), BUCKETS)
 
 
 def counts(job: Job) -> tuple[str, int, int, int]:
@@ -189,7 +189,7 @@ class Workplace:
         assert lease
         chunk = self.ledger.plan(job, lease.token, items, "", "")
         assert chunk
-        self.ledger.end_plan(job, lease.token, "")
+        self.ledger.finish_planning(job, lease.token, "")
         return chunk
 
     def next_claim(self, worker: str = "another", seconds: float = LEASE_S) -> Claim | None:
@@ -197,7 +197,7 @@ class Workplace:
         assert not isinstance(claim, Unknown)
         return claim
 
-    def work(self, *, remote: bool = False, places: Places | None = None) -> int:
+    def work(self, *, remote: bool = False, places: Storage | None = None) -> int:
         """Work on the next chunk; the number of its images that were worked on.
 
         Args:
@@ -205,10 +205,10 @@ class Workplace:
         """
         settings = self.settings.model_copy(update={"source_roots": (self.folder,)})
         with closing(Fetcher(settings.fetch)) as fetcher:
-            places = places or Places(settings, self.blobs, fetcher, BUCKETS)
+            places = places or Storage(settings, self.blobs, fetcher, BUCKETS)
             parts = IngestParts(
-                "w", self.ledger, self.store, self.catalogue, Watched(self.embedder), self.blobs,
-                settings, self.threads, self.stopping, places, self.metrics,
+                "w", self.ledger, self.store, self.catalogue, GuardedEmbedder(self.embedder),
+                self.blobs, settings, self.threads, self.stopping, places, self.metrics,
                 fetch_pool(settings.fetch),
             )  # fmt: skip
             return ingest_next(parts, remote=remote).images

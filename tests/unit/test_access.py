@@ -12,10 +12,10 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute, iter_route_contexts
 
 from clipfleet.api.app import create_app
-from clipfleet.api.auth.access import GuardedRoute, needs
+from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.ops import health
 from clipfleet.common.auth.keys import SCOPES
-from clipfleet.common.auth.rate_limit import MemoryRateLimiter, Ration
+from clipfleet.common.auth.rate_limit import MemoryRateLimiter, RateLimit
 from clipfleet.common.errors import StartupError
 from clipfleet.common.redis.client import RedisUnavailable
 from clipfleet.common.settings import Limits
@@ -36,12 +36,12 @@ def routes() -> list[Any]:
     return [route.original_route for route in iter_route_contexts(create_app().routes)]
 
 
-def calls() -> dict[str, GuardedRoute]:
+def calls() -> dict[str, AuthorizedRoute]:
     """All of them, as `GET /v1/jobs/{job_id}`, but for the documentation of the interface."""
     return {
         f"{method} {route.path}": route
         for route in routes()
-        if isinstance(route, GuardedRoute)
+        if isinstance(route, AuthorizedRoute)
         for method in route.methods or ()
     }
 
@@ -56,7 +56,7 @@ def at(call: str, name: str = "acme", job: str = "job-acme") -> str:
 
 
 def test_every_route_says_what_it_needs() -> None:
-    plain = [route for route in routes() if not isinstance(route, GuardedRoute)]
+    plain = [route for route in routes() if not isinstance(route, AuthorizedRoute)]
     assert {route.path for route in plain} == DOCS
     assert {call for call, route in calls().items() if route.needs == "nothing"} == FREE
 
@@ -68,7 +68,7 @@ def test_every_route_names_its_collection_or_job_where_it_is_looked_for() -> Non
 def test_a_route_that_says_nothing_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgetful() -> None: ...
 
-    router = APIRouter(route_class=GuardedRoute)
+    router = APIRouter(route_class=AuthorizedRoute)
     with pytest.raises(TypeError, match="/new: the route does not say what it needs"):
         router.add_api_route("/new", forgetful)
     unguarded: Any = APIRouter()
@@ -194,7 +194,7 @@ def test_requests_that_are_refused_count_too_and_say_what_is_left(world: World) 
 
 def test_without_redis_each_gateway_counts_for_itself(tmp_path: Path) -> None:
     class Away(MemoryRateLimiter):
-        def take(self, who: str, most: int) -> Ration:
+        def take(self, who: str, most: int) -> RateLimit:
             raise RedisUnavailable(f"cannot count {who} to {most}")
 
     world = World(tmp_path, {"limiter": Away()})

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from clipfleet.api.dispatch.replies import deliver
+from clipfleet.api.dispatch.replies import dispatch_reply
 from clipfleet.common.errors import ClipfleetError
 from clipfleet.common.ledger import Claim, Item, Job, Unknown
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.queue.messages import Answer, BatchReply, Message, QueryBatch
 from clipfleet.common.queue.replies import MemoryReplies
-from clipfleet.common.versions import OtherVersion, say_once
+from clipfleet.common.versions import OtherVersion, warn_once
 from clipfleet.workers import app
 from clipfleet.workers.queue import decode
 from clipfleet.workers.queue.decode import batch_in
@@ -26,7 +26,7 @@ from support.worker_harness import Planning, Workplace
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet() -> None:
-    say_once.cache_clear()
+    warn_once.cache_clear()
 
 
 def written(message: Message | BatchReply, **changes: Any) -> str:
@@ -84,17 +84,17 @@ async def _answers_that_are_not_understood() -> None:
     desk = Desk(workers=1)
     (asked,) = await desk.ask("a")
     answer = BatchReply(batch_id=desk.sent[0].batch_id, answers=(Answer(),))
-    deliver(written(answer, v=3).encode(), (desk.queries,))
+    dispatch_reply(written(answer, v=3).encode(), (desk.queries,))
     with pytest.raises(OtherVersion, match=r"answer is in version 3, .* reads version 1: upgrade"):
         await asked
     (again,) = await desk.ask("b")
     answer = BatchReply(batch_id=desk.sent[1].batch_id, answers=(Answer(),))
-    deliver(written(answer, answers=[{"error": "of a new kind"}]).encode(), (desk.queries,))
+    dispatch_reply(written(answer, answers=[{"error": "of a new kind"}]).encode(), (desk.queries,))
     with pytest.raises(ClipfleetError, match="could not be understood"):
         await again
     (last,) = await desk.ask("c")
     answer = BatchReply(batch_id=desk.sent[2].batch_id, answers=(Answer(detail="c"),))
-    deliver(written(answer, colour="blue").encode(), (desk.queries,))
+    dispatch_reply(written(answer, colour="blue").encode(), (desk.queries,))
     async with asyncio.timeout(10):
         assert (await last).detail == "c"
 

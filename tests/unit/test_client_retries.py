@@ -150,9 +150,12 @@ def test_a_key_of_the_callers_own_is_sent_as_it_is(kind: Any, tmp_path: Path) ->
 def test_what_may_not_happen_twice_is_not_sent_again_blindly(
     kind: Any, method: str, arguments: list[str]
 ) -> None:
-    with service(lambda _: HANG_UP) as there, kind(there.url) as client:
-        with pytest.raises(Unreachable):
-            getattr(client, method)(*arguments)
+    with (
+        service(lambda _: HANG_UP) as there,
+        kind(there.url) as client,
+        pytest.raises(Unreachable),
+    ):
+        getattr(client, method)(*arguments)
     assert len(there.seen) == 1
 
 

@@ -130,7 +130,7 @@ def test_kinds_and_models_go_in_lanes_of_their_own() -> None:
         tasks = await desk.ask("slow", kind="image") + await desk.ask("word")
         tasks.append(asyncio.create_task(desk.queries.ask(query("word"), "other")))
         await settled()
-        lanes = [(one.model, one.queries[0].speed) for one in desk.sent]
+        lanes = [(one.model, one.queries[0].encoder) for one in desk.sent]
         assert lanes == [("m", "image"), ("m", "text"), ("other", "text")]
         for batch in list(desk.sent):
             desk.answer(batch)

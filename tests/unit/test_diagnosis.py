@@ -16,12 +16,12 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.http.fleet import LANES
 from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.common.ledger import Job, NewJob
-from clipfleet.common.queue.fleet import About, WorkerCard
+from clipfleet.common.queue.fleet import WorkerCard, WorkerInfo
 from clipfleet.common.settings import Settings
 from clipfleet.testing import MemoryStore, memory_parts
 from clipfleet.workers.queue.machine import gpus
 
-ABOUT = About(version=clipfleet.__version__, torch="2.13.0+cpu", cores=2)
+ABOUT = WorkerInfo(version=clipfleet.__version__, torch="2.13.0+cpu", cores=2)
 
 
 def card(number: int = 1, host: str = "one", **said: Any) -> WorkerCard:
@@ -96,7 +96,7 @@ def test_more_cpu_workers_than_cores_are_too_many_on_one_host_only() -> None:
 
 def test_workers_of_other_versions_are_mentioned() -> None:
     old = ABOUT.model_copy(update={"version": "0.0.9"})
-    silent = About()
+    silent = WorkerInfo()
     what = f"workers of version 0.0.9 beside a gateway of {clipfleet.__version__}"
     assert seen(card(1, about=old), card(2, about=silent)) == [("warning", f"versions: {what}")]
 

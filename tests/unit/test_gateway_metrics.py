@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from clipfleet.api.app import create_app
 from clipfleet.api.dispatch.coalescer import Overloaded
 from clipfleet.api.http.bodies import Overfull
-from clipfleet.api.ops.access_log import Observe
+from clipfleet.api.ops.access_log import AccessLogMiddleware
 from clipfleet.api.ops.fleet_metrics import FleetCollector
 from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.common.errors import ClipfleetError, NotFound
@@ -135,7 +135,9 @@ def test_what_is_turned_away_for_want_of_room_or_workers_is_counted_by_reason() 
     }
 
 
-def asked(app: FastAPI | Observe, *requests: tuple[str, str], **headers: str) -> list[int]:
+def asked(
+    app: FastAPI | AccessLogMiddleware, *requests: tuple[str, str], **headers: str
+) -> list[int]:
     async def run() -> list[int]:
         way = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=way, base_url="http://here") as http:
@@ -149,7 +151,7 @@ def asked(app: FastAPI | Observe, *requests: tuple[str, str], **headers: str) ->
 
 def an_app(metrics: GatewayMetrics, lines: bool = False) -> FastAPI:
     app = FastAPI()
-    app.add_middleware(Observe, metrics=metrics, lines=lines)
+    app.add_middleware(AccessLogMiddleware, metrics=metrics, lines=lines)
 
     @app.get("/things/{thing}")
     def thing(thing: str) -> str:

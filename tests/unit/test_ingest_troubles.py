@@ -13,7 +13,7 @@ from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.store import Fingerprint, Record, StoreUnavailable
 from clipfleet.common.store.memory import MemoryStore
-from clipfleet.workers.embedding.guarded import BrokenDevice, Watched
+from clipfleet.workers.embedding.guarded import BrokenDevice, GuardedEmbedder
 from clipfleet.workers.ingest.lease import Lease
 from support.ledgers import requeue
 from support.worker_harness import Workplace, counts
@@ -105,7 +105,7 @@ def test_a_device_that_breaks_over_a_query_is_noticed_too() -> None:
         def embed_texts(self, texts: Sequence[str]) -> Embeddings:
             raise RuntimeError(f"CUDA error at {texts}")
 
-    watched = Watched(Mute())
+    watched = GuardedEmbedder(Mute())
     assert watched.broken == ""
     with pytest.raises(BrokenDevice):
         watched.embed_texts(["a dog"])

@@ -151,9 +151,9 @@ def test_a_file_that_was_edited_is_read_a_second_later(file: Path) -> None:
     ring, clock = ring_of(file, a_key())
     write(file, a_key(), a_key("second", "2"))
     clock.now += 0.9
-    assert [key.name for key in ring.in_force()] == ["shop"]
+    assert [key.name for key in ring.active_keys()] == ["shop"]
     clock.now += 0.1
-    assert [key.name for key in ring.in_force()] == ["shop", "second"]
+    assert [key.name for key in ring.active_keys()] == ["shop", "second"]
 
 
 def test_a_link_that_points_elsewhere_is_followed(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_link_that_points_elsewhere_is_followed(tmp_path: Path) -> None:
     (tmp_path / "..tmp").symlink_to("v2")
     (tmp_path / "..tmp").rename(tmp_path / "..data")
     clock.now += 1
-    assert [key.name for key in ring.in_force()] == ["new"]
+    assert [key.name for key in ring.active_keys()] == ["new"]
 
 
 def test_a_broken_file_is_said_once_and_the_keys_before_stay(
@@ -181,13 +181,13 @@ def test_a_broken_file_is_said_once_and_the_keys_before_stay(
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             clock.now += 1
-            assert [key.name for key in ring.in_force()] == ["shop"]
+            assert [key.name for key in ring.active_keys()] == ["shop"]
         file.unlink()
         clock.now += 1
-        assert [key.name for key in ring.in_force()] == ["shop"]
+        assert [key.name for key in ring.active_keys()] == ["shop"]
         write(file, a_key("new"))
         clock.now += 1
-        assert [key.name for key in ring.in_force()] == ["new"]
+        assert [key.name for key in ring.active_keys()] == ["new"]
     said = [record.getMessage() for record in caplog.records]
     assert [("stay in force" in one, "Invalid JSON" in one) for one in said] == [
         (True, True),
@@ -357,7 +357,7 @@ def test_a_key_with_more_than_the_service_has_is_an_error(
 def test_a_key_within_what_the_service_has_is_none(file: Path) -> None:
     write(file, a_key(roots=["/data", "/data/x"], buckets=["s3://b/prod/x"]))
     check_keys(str(file), False, SERVICE)
-    (key,) = KeyRing(file, service=SERVICE).in_force()
+    (key,) = KeyRing(file, service=SERVICE).active_keys()
     assert key.roots == ("/data", "/data/x")
     nothing = SourceGrant(roots=(), buckets=())
     with pytest.raises(StartupError, match="which lists nothing"):
@@ -372,7 +372,7 @@ def test_a_change_that_gives_too_much_takes_no_key_away(
     ring = KeyRing(file, clock, SERVICE)
     write(file, a_key("greedy", roots=["/"]))
     clock.now += 1
-    assert [key.name for key in ring.in_force()] == ["shop"]
+    assert [key.name for key in ring.active_keys()] == ["shop"]
     assert "'greedy'" in caplog.text
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from fastapi.routing import iter_route_contexts
 
 from clipfleet.api.app import create_app
-from clipfleet.api.auth.access import GuardedRoute
+from clipfleet.api.auth.access import AuthorizedRoute
 from clipfleet.api.http.bodies import RULES
 from clipfleet.common.settings import Limits
 
@@ -29,7 +29,7 @@ def test_every_route_has_its_limit() -> None:
     found = set()
     for context in iter_route_contexts(create_app().routes):
         route = context.original_route
-        if not isinstance(route, GuardedRoute) or route.body == "json":
+        if not isinstance(route, AuthorizedRoute) or route.body == "json":
             continue
         path = route.path.removeprefix("/v1").removeprefix("/collections/{name}")
         rule = RULES[route.body]

@@ -21,7 +21,7 @@ from clipfleet.common.queue.fleet import MemoryFleet
 from clipfleet.common.queue.messages import IngestNudge
 from clipfleet.common.settings import Settings
 from clipfleet.embedded import commands
-from clipfleet.workers.runtime import Presence
+from clipfleet.workers.runtime import Heartbeat
 from support.prometheus import scrape
 from support.stack import CLEAN, cli
 from support.worker_harness import Planning
@@ -97,8 +97,8 @@ def test_without_a_port_there_is_none() -> None:
     assert serve_metrics(Settings(), CollectorRegistry(), str) is None
 
 
-def a_presence(publisher: MemoryPublisher, fleet: MemoryFleet) -> Presence:
-    return Presence(fleet, publisher, "m", HashEmbedder(), "w", 300.0)
+def a_presence(publisher: MemoryPublisher, fleet: MemoryFleet) -> Heartbeat:
+    return Heartbeat(fleet, publisher, "m", HashEmbedder(), "w", 300.0)
 
 
 def age(part: Any, name: str, seconds: float) -> None:

@@ -64,7 +64,7 @@ def test_the_queue_does_not_grow_after_the_last_worker_died(world: Planning) -> 
     world.job(20)
     world.tick(2)
     world.take()
-    world.fleet.leave("w")
+    world.fleet.deregister("w")
     world.tick(30, seconds=LEASE_S)
     assert world.pending() == 1
     assert world.nudges() == 1, "the one from before"

@@ -84,7 +84,7 @@ def test_chunks_of_a_job_are_bounded_however_little_is_left_of_each(planning: Pl
 
 
 def test_a_job_without_workers_says_why_the_last_one_ended(planning: Planning) -> None:
-    planning.fleet.leave_word("m", "the device cuda is broken: CUDA error")
+    planning.fleet.record_exit_reason("m", "the device cuda is broken: CUDA error")
     planning.job(10)
     planning.tick()
     assert planning.ledger.job("job").waiting.endswith(

@@ -39,11 +39,11 @@ class Deaf(MemoryLedger):
 
     heard = False
 
-    def end_plan(self, job_id: str, token: str, after: str, error: str = "") -> bool:
+    def finish_planning(self, job_id: str, token: str, after: str, error: str = "") -> bool:
         if not self.heard:
             self.heard = True
             raise Unavailable("Redis is away")
-        return super().end_plan(job_id, token, after, error)
+        return super().finish_planning(job_id, token, after, error)
 
 
 def test_a_source_that_breaks_midway_never_counts_as_all_of_it() -> None:

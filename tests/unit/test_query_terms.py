@@ -142,4 +142,4 @@ MIXES: list[tuple[tuple[Any, ...], str]] = [
 @pytest.mark.parametrize(("kinds", "speed"), MIXES)
 def test_a_mix_is_as_slow_as_the_slowest_of_its_terms(kinds: tuple[Any, ...], speed: str) -> None:
     terms = tuple(Term(kind=kind, value="") for kind in kinds)
-    assert Query(terms=terms).speed == speed
+    assert Query(terms=terms).encoder == speed

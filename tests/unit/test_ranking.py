@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clipfleet.common.collection import Metric
 from clipfleet.common.store import Match, Record
-from clipfleet.workers.query.ranking import Kept, Ranking, Wanted
+from clipfleet.workers.query.ranking import PageSpec, RankedMatch, Ranking
 
 
 def match(name: str, score: float, *numbers: float, **more: Any) -> Match:
@@ -21,7 +21,9 @@ def match(name: str, score: float, *numbers: float, **more: Any) -> Match:
     return Match(Record(name, name, "n", f"/{name}", embedding, **more), score)
 
 
-def shown(matches: Sequence[Match], wanted: Wanted, metric: Metric = "cosine") -> list[Kept]:
+def shown(
+    matches: Sequence[Match], wanted: PageSpec, metric: Metric = "cosine"
+) -> list[RankedMatch]:
     """As a search goes: window after window until there is enough."""
     ranking = Ranking(wanted, metric)
     for size in wanted.windows():
@@ -30,7 +32,7 @@ def shown(matches: Sequence[Match], wanted: Wanted, metric: Metric = "cosine") -
     return ranking.page()
 
 
-def names(page: Sequence[Kept]) -> str:
+def names(page: Sequence[RankedMatch]) -> str:
     return "".join(kept.match.record.id for kept in page)
 
 
@@ -41,40 +43,40 @@ def labelled(labels: str) -> list[Match]:
 
 def test_equal_scores_come_in_the_order_of_their_ids() -> None:
     found = [match("c", 0.5), match("b", 0.5), match("a", 0.4), match("d", 0.6)]
-    assert names(shown(found, Wanted(top_k=4))) == "dbca"
+    assert names(shown(found, PageSpec(top_k=4))) == "dbca"
 
 
 def test_of_distances_the_least_comes_first() -> None:
     found = [match("c", 2.0), match("b", 1.0), match("a", 1.0)]
-    assert names(shown(found, Wanted(top_k=3), "euclidean")) == "abc"
+    assert names(shown(found, PageSpec(top_k=3), "euclidean")) == "abc"
 
 
 def test_what_scores_less_does_not_count_as_a_match() -> None:
     found = labelled("xxyyzz")
-    assert names(shown(found, Wanted(top_k=9, min_score=0.97))) == "abcd"
-    assert names(shown(found, Wanted(top_k=9, offset=3, min_score=0.97))) == "d"
-    assert names(shown(found, Wanted(top_k=9, min_score=0.97, group_by="label"))) == "ac"
+    assert names(shown(found, PageSpec(top_k=9, min_score=0.97))) == "abcd"
+    assert names(shown(found, PageSpec(top_k=9, offset=3, min_score=0.97))) == "d"
+    assert names(shown(found, PageSpec(top_k=9, min_score=0.97, group_by="label"))) == "ac"
 
 
 @pytest.mark.parametrize(("size", "expected"), [(1, "ace"), (2, "abcef"), (9, "abcdefg")])
 def test_of_each_group_so_many_are_shown(size: int, expected: str) -> None:
     found = labelled("xxyxzzz")
-    assert names(shown(found, Wanted(top_k=9, group_by="label", group_size=size))) == expected
+    assert names(shown(found, PageSpec(top_k=9, group_by="label", group_size=size))) == expected
 
 
 def test_images_without_a_label_are_a_group_of_their_own() -> None:
-    assert names(shown(labelled("x y  "), Wanted(top_k=9, group_by="label"))) == "abc"
+    assert names(shown(labelled("x y  "), PageSpec(top_k=9, group_by="label"))) == "abc"
 
 
 def test_groups_may_be_of_any_value_that_metadata_holds() -> None:
     values: list[Any] = [1, 1.0, True, "1", [1], [1], {"a": 1}, {"a": 1}, None, False, 0]
     found = [match(chr(97 + n), -n, metadata={"x": one}) for n, one in enumerate(values)]
-    assert names(shown(found, Wanted(top_k=20, group_by="x"))) == "acdegijk"
+    assert names(shown(found, PageSpec(top_k=20, group_by="x"))) == "acdegijk"
 
 
 def test_builtin_and_declared_fields_group_as_free_ones_do() -> None:
     found = [match("a", 3, width=5), match("b", 2, width=5), match("c", 1, width=6)]
-    assert names(shown(found, Wanted(top_k=9, group_by="width"))) == "ac"
+    assert names(shown(found, PageSpec(top_k=9, group_by="width"))) == "ac"
 
 
 def turned(name: str, score: float, degrees: float) -> Match:
@@ -84,19 +86,19 @@ def turned(name: str, score: float, degrees: float) -> Match:
 
 def test_near_duplicates_are_counted_by_the_one_they_are_nearest_to() -> None:
     found = [turned("a", 9, 0), turned("b", 8, 5), turned("c", 7, 40), turned("d", 6, 33)]
-    page = shown(found, Wanted(top_k=9, collapse=0.98))  # 11.5 degrees
+    page = shown(found, PageSpec(top_k=9, collapse=0.98))  # 11.5 degrees
     assert [(kept.match.record.id, kept.duplicates) for kept in page] == [("a", 1), ("c", 1)]
 
 
 def test_a_threshold_of_one_collapses_copies_only() -> None:
     third = [1 / 3, 0.1, 0.7]
     found = [match("a", 3, *third), match("b", 2, *third), match("c", 1, 0.34, 0.1, 0.7)]
-    assert names(shown(found, Wanted(top_k=9, collapse=1.0))) == "ac"
+    assert names(shown(found, PageSpec(top_k=9, collapse=1.0))) == "ac"
 
 
 def test_the_length_of_an_embedding_makes_no_difference_and_zeros_are_near_to_nothing() -> None:
     found = [match("a", 4, 1, 1), match("b", 3, 5, 5), match("c", 2, 0, 0), match("d", 1, 0, 0)]
-    assert names(shown(found, Wanted(top_k=9, collapse=0.9), "dot")) == "acd"
+    assert names(shown(found, PageSpec(top_k=9, collapse=0.9), "dot")) == "acd"
 
 
 def test_what_is_left_out_is_always_stood_for_by_something_shown() -> None:
@@ -111,27 +113,27 @@ def test_what_is_left_out_is_always_stood_for_by_something_shown() -> None:
         replace(one, record=replace(one.record, label=label))
         for one, label in zip(found, labels, strict=True)
     ]
-    wanted = Wanted(top_k=9, group_by="label", collapse=0.98)
+    wanted = PageSpec(top_k=9, group_by="label", collapse=0.98)
     assert names(shown(found, wanted)) == "ac"
 
 
 def test_one_window_is_asked_for_the_first_page_and_wider_ones_for_later_pages() -> None:
-    assert list(Wanted(top_k=10).windows()) == [10]
+    assert list(PageSpec(top_k=10).windows()) == [10]
     for offset in (1, 10, 70):
-        assert list(Wanted(top_k=10, offset=offset).windows()) == [10, 80]
-    assert list(Wanted(top_k=10, offset=71).windows()) == [10, 80, 640]
-    assert list(Wanted(top_k=1_000, offset=9_000).windows()) == [1_000, 8_000, 10_000]
+        assert list(PageSpec(top_k=10, offset=offset).windows()) == [10, 80]
+    assert list(PageSpec(top_k=10, offset=71).windows()) == [10, 80, 640]
+    assert list(PageSpec(top_k=1_000, offset=9_000).windows()) == [1_000, 8_000, 10_000]
 
 
 def test_groups_are_looked_for_in_wider_windows_up_to_the_limit() -> None:
-    assert list(Wanted(top_k=10, group_by="x", looked_at=2_000).windows()) == [80, 640, 2_000]
-    assert list(Wanted(top_k=10, collapse=0.9, looked_at=50).windows()) == [50]
+    assert list(PageSpec(top_k=10, group_by="x", looked_at=2_000).windows()) == [80, 640, 2_000]
+    assert list(PageSpec(top_k=10, collapse=0.9, looked_at=50).windows()) == [50]
 
 
 def test_at_the_limit_there_are_fewer_matches_and_those_are_right() -> None:
     found = labelled("xxxxxxxxxxxxy")
-    assert names(shown(found, Wanted(top_k=2, group_by="label", looked_at=12))) == "a"
-    assert names(shown(found, Wanted(top_k=2, group_by="label", looked_at=13))) == "am"
+    assert names(shown(found, PageSpec(top_k=2, group_by="label", looked_at=12))) == "a"
+    assert names(shown(found, PageSpec(top_k=2, group_by="label", looked_at=13))) == "am"
 
 
 RANDOM = st.lists(
@@ -165,7 +167,7 @@ def test_every_page_continues_the_one_before(
     found = laid_out(rows)
     pages: list[str] = []
     for offset in range(0, 126, top_k):
-        page = shown(found, Wanted(top_k=top_k, offset=offset, **rules))
+        page = shown(found, PageSpec(top_k=top_k, offset=offset, **rules))
         pages += [kept.match.record.id for kept in page]
         if len(page) < top_k:
             break
@@ -180,7 +182,7 @@ def test_every_page_continues_the_one_before(
 def test_what_is_shown_keeps_every_rule_and_what_is_not_has_a_reason(
     rows: list[tuple[int, str, int]], rules: dict[str, Any], top_k: int
 ) -> None:
-    found, wanted = laid_out(rows), Wanted(top_k=top_k, **rules)
+    found, wanted = laid_out(rows), PageSpec(top_k=top_k, **rules)
     page = shown(found, wanted)
     kept = {one.match.record.id for one in page}
     groups = Counter(one.match.record.label for one in page)
@@ -207,7 +209,7 @@ def _cosine(one: Match, other: Match) -> float:
 def test_every_match_looked_at_is_shown_or_counted(
     rows: list[tuple[int, str, int]], collapse: float
 ) -> None:
-    page = shown(laid_out(rows), Wanted(top_k=200, collapse=collapse))
+    page = shown(laid_out(rows), PageSpec(top_k=200, collapse=collapse))
     assert sum(1 + kept.duplicates for kept in page) == len(rows)
 
 
@@ -217,7 +219,7 @@ def test_a_wider_window_that_finds_something_better_repeats_and_drops_nothing() 
     wide = [match("z", 0.9), *narrow, match("d", 0.6)]
 
     def page(offset: int) -> str:
-        ranking = Ranking(Wanted(top_k=2, offset=offset), "cosine")
+        ranking = Ranking(PageSpec(top_k=2, offset=offset), "cosine")
         ranking.add(narrow, 2)
         if not ranking.enough:
             ranking.add(wide, 16)

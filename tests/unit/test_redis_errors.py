@@ -5,7 +5,7 @@ import ssl
 import pytest
 import redis
 
-from clipfleet.common.redis.client import RedisRefuses, RedisUnavailable, answering
+from clipfleet.common.redis.client import RedisRefuses, RedisUnavailable, translating_redis_errors
 from clipfleet.common.store import StoreUnavailable
 
 
@@ -27,7 +27,7 @@ def lose_redis_after(error: Exception) -> None:
     try:
         raise StoreUnavailable("the store is away") from error
     except StoreUnavailable:
-        with answering():
+        with translating_redis_errors():
             raise redis.ConnectionError("connection refused") from None
 
 
@@ -40,5 +40,5 @@ def test_a_store_that_was_away_first_is_not_looked_into(cause: Exception) -> Non
 
 
 def test_distrust_behind_the_error_of_redis_is_a_refusal() -> None:
-    with pytest.raises(RedisRefuses, match="CLIPFLEET_REDIS_CA"), answering():
+    with pytest.raises(RedisRefuses, match="CLIPFLEET_REDIS_CA"), translating_redis_errors():
         raise redis.ConnectionError("connection refused") from distrust()

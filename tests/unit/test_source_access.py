@@ -26,7 +26,7 @@ from clipfleet.common.http.uris import BadUri
 from clipfleet.common.settings import Settings
 from clipfleet.workers.sources import SourceError, open_source
 from clipfleet.workers.sources.bucket import Bucket
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 from support.containment import hindrance
 from support.source_helpers import access_to, items
 from support.worker_harness import places_of
@@ -362,7 +362,7 @@ def test_the_blob_store_in_a_bucket_is_left_out_of_its_listing() -> None:
         fs.rm("/shared", recursive=True)
 
 
-def bucket(uri: str, where: Places) -> Bucket:
+def bucket(uri: str, where: Storage) -> Bucket:
     """Requests cannot name `memory://`."""
     return Bucket(BucketSource.model_construct(uri=uri, label_from_folder=False), where)
 

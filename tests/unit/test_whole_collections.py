@@ -107,7 +107,7 @@ def test_a_delete_takes_step_after_step_while_there_is_time(
     assert not any(
         blobs._fs.exists(blobs._path(thumbnail_key(world.collection, pk))) for pk in keys
     )
-    assert world.gateway.catalogue.last_write(world.collection) < 60
+    assert world.gateway.catalogue.seconds_since_write(world.collection) < 60
 
 
 def test_a_delete_that_fails_midway_can_be_said_again(

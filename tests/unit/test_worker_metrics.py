@@ -3,8 +3,8 @@
 import pytest
 
 from clipfleet.common.imaging.embedder import HashEmbedder
-from clipfleet.workers.embedding.cached import RememberingEmbedder
-from clipfleet.workers.embedding.timed import Timed
+from clipfleet.workers.embedding.cached import CachedEmbedder
+from clipfleet.workers.embedding.timed import TimedEmbedder
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from support.ledgers import LEASE_S
 from support.prometheus import Scrape, faults, scraped
@@ -35,7 +35,7 @@ def test_a_chunk_is_counted_by_result_and_reason(workplace: Workplace) -> None:
 
 def test_every_stage_of_every_batch_is_timed(workplace: Workplace) -> None:
     images = HashEmbedder().batch + 1
-    workplace.embedder = Timed(HashEmbedder(), "ingest", workplace.metrics)
+    workplace.embedder = TimedEmbedder(HashEmbedder(), "ingest", workplace.metrics)
     workplace.run([workplace.photo(f"{n}.jpg", n) for n in range(images)])
     seen = scraped(workplace.metrics.registry)
     batches, look_up_and_upsert = 2, 2
@@ -69,7 +69,7 @@ def test_queries_are_counted_as_they_come_together() -> None:
 
 def test_a_cache_shows_what_it_counted_itself() -> None:
     metrics = WorkerMetrics()
-    cache = RememberingEmbedder(HashEmbedder(), 10)
+    cache = CachedEmbedder(HashEmbedder(), 10)
     metrics.watch_cache("text", lambda: cache.hits, lambda: cache.misses)
     for _ in range(3):
         cache.embed_texts(["a dog", "a cat"])

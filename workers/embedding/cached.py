@@ -9,10 +9,10 @@ import numpy as np
 
 from clipfleet.common.imaging.embedder import Embedder, Embeddings
 from clipfleet.common.store import Vectors
-from clipfleet.workers.embedding.proxy import Wrapped
+from clipfleet.workers.embedding.proxy import EmbedderProxy
 
 
-class RememberingEmbedder(Wrapped):
+class CachedEmbedder(EmbedderProxy):
     """`size`: texts remembered, the least recently used being forgotten; 0: none.
 
     Any difference counts, even a space: only the model knows which ones its tokenizer ignores.

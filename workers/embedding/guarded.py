@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipfleet.common.imaging.embedder import Embedder, Embeddings
-from clipfleet.workers.embedding.proxy import Wrapped
+from clipfleet.workers.embedding.proxy import EmbedderProxy
 
 
 class BrokenDevice(Exception):
     """What the model did before, it does no more: this process has to end."""
 
 
-class Watched(Wrapped):
+class GuardedEmbedder(EmbedderProxy):
     """An embedder which, after a call that failed, is asked for what every model can do. `broken`:
     why it could not do that."""
 

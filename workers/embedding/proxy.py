@@ -10,7 +10,7 @@ from clipfleet.common.imaging.embedder import Embedder, Embeddings
 from clipfleet.common.imaging.preprocess import Pixels, Preprocess
 
 
-class Wrapped:
+class EmbedderProxy:
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from clipfleet.common.http.fleet import Lane
 from clipfleet.common.imaging.embedder import Embedder, Embeddings
-from clipfleet.workers.embedding.proxy import Wrapped
+from clipfleet.workers.embedding.proxy import EmbedderProxy
 from clipfleet.workers.metrics import WorkerMetrics
 
 
-class Timed(Wrapped):
+class TimedEmbedder(EmbedderProxy):
     def __init__(self, embedder: Embedder, lane: Lane, metrics: WorkerMetrics) -> None:
         super().__init__(embedder)
         self._lane, self._metrics = lane, metrics

@@ -38,8 +38,8 @@ from clipfleet.workers.ingest.fetch_pool import FetchPool
 from clipfleet.workers.ingest.lease import Interrupted, Lease
 from clipfleet.workers.ingest.prepare import Failed, Prepare, Ready, Unchanged
 from clipfleet.workers.ingest.reading import Reading, UnderWay
-from clipfleet.workers.metrics import Spent, WorkerMetrics
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.metrics import StageTimings, WorkerMetrics
+from clipfleet.workers.storage.locations import Storage
 
 T = TypeVar("T")
 # A worker that has had a chunk for so long marks what is done of it and gives the rest back.
@@ -64,7 +64,7 @@ class IngestParts:
     settings: Settings
     threads: ThreadPoolExecutor
     stopping: threading.Event
-    places: Places
+    places: Storage
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     fetches: FetchPool = field(default_factory=FetchPool)
     device: FairLock = field(default_factory=FairLock)  # chunks take turns at the model, by job
@@ -82,7 +82,7 @@ class Chunk:
         self._failures: list[Failure] = []
         self._stays: list[str] = []  # primary keys of the images that `_done` counts
         self._done = self._skipped = self._worked = 0
-        self._spent = Spent()
+        self._spent = StageTimings()
         self._is_remote = any_remote(claim.items)
         self._began = time.monotonic()
         self._until = self._mark_at = self._began + self._budget_s()
@@ -110,18 +110,18 @@ class Chunk:
     def _write(self, collection: Collection, records: list[Record]) -> None:
         """Store and count what is done, and give the rest back, but for what is kept."""
         if records:
-            self._patiently(self._lease.confirm)
+            self._retry_while_unavailable(self._lease.confirm)
             self._stored(lambda: self._parts.store.upsert(collection, records))
             self._done += len(records)
             self._stays += [record.pk for record in records]
         if self._done:  # ours from before a redelivery may be as fresh
-            self._patiently(lambda: self._parts.catalogue.wrote(collection))
+            self._retry_while_unavailable(lambda: self._parts.catalogue.record_write(collection))
             self._withdraw(collection)
         kept = tuple(self._kept.values())
         rest = tuple(item for pk, item in self._rest.items() if pk not in self._kept)
         failures = tuple(self._failures)
         outcome = Outcome(self._done, self._skipped, failures, rest, self._rate, kept)
-        if self._patiently(lambda: self._parts.ledger.mark(self._claim, outcome)):
+        if self._retry_while_unavailable(lambda: self._parts.ledger.mark(self._claim, outcome)):
             self._parts.metrics.marked(outcome)
         elif kept:
             raise Interrupted
@@ -134,7 +134,7 @@ class Chunk:
         """Delete from the store what a caller deleted while this chunk was in hand: it counts as
         skipped. After the upsert: a deletion noted later finds the row itself."""
         since, catalogue = self._claim.since, self._parts.catalogue
-        deletions = self._patiently(lambda: catalogue.deletions(collection, since))
+        deletions = self._retry_while_unavailable(lambda: catalogue.deletions(collection, since))
         if not deletions:
             return
         covers = [deletion.covering(collection) for deletion in deletions]
@@ -145,7 +145,7 @@ class Chunk:
             if row.job_id == self._job.id and any(covered(row) for covered in covers)
         ]
         small = [thumbnail_key(collection, pk) for pk in gone]
-        self._patiently(lambda: self._parts.blobs.delete_all(small))
+        self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
         self._stored(lambda: self._parts.store.delete(collection, gone))
         self._done -= len(gone)
         self._skipped += len(gone)
@@ -167,12 +167,12 @@ class Chunk:
         """Then what is done is marked, and the rest goes back."""
         return self._parts.stopping.is_set()
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        return self._lease.patiently(call, self._say_why)
+    def _retry_while_unavailable(self, call: Callable[[], T]) -> T:
+        return self._lease.retry_while_unavailable(call, self._say_why)
 
     def _patiently_in_time(self, call: Callable[[], T]) -> T:
         """Likewise, as long as the chunk has time; then the image goes back with the rest."""
-        return self._lease.patiently(call, self._say_why, self._until)
+        return self._lease.retry_while_unavailable(call, self._say_why, self._until)
 
     def _stored(self, call: Callable[[], T]) -> T:
         """Likewise, of the store; the time that it took counts, not that of waiting for it."""
@@ -181,15 +181,15 @@ class Chunk:
             with self._parts.metrics.timed("ingest", "store"):
                 return call()
 
-        return self._patiently(timed)
+        return self._retry_while_unavailable(timed)
 
     def _say_why(self, waiting: str) -> None:
         with suppress(Unavailable):
-            self._parts.ledger.note(self._job.id, waiting)
+            self._parts.ledger.set_waiting_reason(self._job.id, waiting)
 
     def _collection(self) -> Collection:
         new = self._job.new
-        found = self._patiently(lambda: self._parts.catalogue.find(new.collection))
+        found = self._retry_while_unavailable(lambda: self._parts.catalogue.find(new.collection))
         if found is None or found.generation != new.generation:
             raise CollectionGone(f"collection {new.collection!r} is not there any more")
         if found.dim != self._parts.embedder.dim:
@@ -322,7 +322,7 @@ class Chunk:
         return ready
 
     def _suspect(self, place: int | None) -> None:
-        self._patiently(lambda: self._parts.ledger.suspect(self._claim, place))
+        self._retry_while_unavailable(lambda: self._parts.ledger.suspect(self._claim, place))
 
     def _result(self, image: UnderWay) -> Ready | None:
         try:
@@ -354,7 +354,7 @@ class Chunk:
     def _observe_spent(self) -> None:
         """What the images of a batch took, and those that failed or needed no work before it."""
         self._parts.metrics.spent("ingest", self._spent)
-        self._spent = Spent()
+        self._spent = StageTimings()
 
     def _through_model(self, batch: Sequence[Ready]) -> list[Record]:
         began = time.monotonic()

@@ -40,7 +40,7 @@ class Worked:
         if self.claim is None:
             return "no chunk was pending"
         images = self.images or f"begun with {len(self.claim.items)}"
-        return f"job {self.claim.job_id}, chunk {self.claim.no}: {images} images"
+        return f"job {self.claim.job_id}, chunk {self.claim.index}: {images} images"
 
 
 def ingest_next(
@@ -111,7 +111,7 @@ def _other_release(ledger: Ledger, job_id: str) -> str:
 
 
 def _context(claim: Claim) -> dict[str, str]:
-    return {"job_id": claim.job_id, "chunk_id": f"{claim.job_id}/{claim.no}"}
+    return {"job_id": claim.job_id, "chunk_id": f"{claim.job_id}/{claim.index}"}
 
 
 def _work_on(claim: Claim, parts: IngestParts) -> int:
@@ -142,10 +142,12 @@ def _work_on(claim: Claim, parts: IngestParts) -> int:
     except BrokenDevice as error:
         _hand_back(parts.ledger, claim, count_attempt=False)
         with suppress(Unavailable):
-            parts.ledger.note(claim.job_id, f"{error}; its worker ends and is to be started anew")
+            parts.ledger.set_waiting_reason(
+                claim.job_id, f"{error}; its worker ends and is to be started anew"
+            )
         raise
     except Exception:
-        log.exception("chunk %s/%s failed; it will be tried again", claim.job_id, claim.no)
+        log.exception("chunk %s/%s failed; it will be tried again", claim.job_id, claim.index)
         _hand_back(parts.ledger, claim, count_attempt=True)
     return 0
 

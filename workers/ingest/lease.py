@@ -73,7 +73,7 @@ class Lease:
             self._lost.set()
         self.progress()
 
-    def patiently(
+    def retry_while_unavailable(
         self,
         call: Callable[[], T],
         waiting: Callable[[str], None],

@@ -16,9 +16,9 @@ from clipfleet.common.imaging.thumbnails import thumbnail, thumbnail_key
 from clipfleet.common.ledger import Item, Job, Stage
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
-from clipfleet.workers.metrics import Spent
+from clipfleet.workers.metrics import StageTimings
 from clipfleet.workers.storage.items import read_item
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Ready:
     width: int
     height: int
     pixels: Pixels
-    spent: Spent
+    spent: StageTimings
 
 
 class Failed(Exception):
@@ -63,31 +63,31 @@ class Parts(Protocol):
     def settings(self) -> Settings: ...
 
     @property
-    def places(self) -> Places: ...
+    def places(self) -> Storage: ...
 
 
 class Prepare:
-    """`read`, then `finish`. `patiently` repeats a call as long as a part is away."""
+    """`read`, then `finish`. `retry_while_unavailable` repeats a call as long as a part is away."""
 
     def __init__(
         self,
         parts: Parts,
         job: Job,
         collection: Collection,
-        patiently: Callable[[Callable[[], Any]], Any],
+        retry_while_unavailable: Callable[[Callable[[], Any]], Any],
     ) -> None:
         self._parts, self._job, self._collection = parts, job, collection
-        self._patiently = patiently
+        self._retry_while_unavailable = retry_while_unavailable
         self._places = parts.places.within(job.new.grant)
 
-    def read(self, item: Item, spent: Spent) -> bytes:
+    def read(self, item: Item, spent: StageTimings) -> bytes:
         """The bytes of the image, or Failed; what it took is added to `spent`."""
         self._check(item)
         with spent.timed("read"):
             return self._read(item)
 
     def finish(
-        self, pk: str, item: Item, data: bytes, known: Fingerprint | None, spent: Spent
+        self, pk: str, item: Item, data: bytes, known: Fingerprint | None, spent: StageTimings
     ) -> Ready:
         """Failed or Unchanged where it ends early."""
         said = {"label": item.label, "metadata": item.metadata}
@@ -99,7 +99,7 @@ class Prepare:
         with spent.timed("decode"):
             seen = self._decode(data)
             pixels = self._parts.embedder.pixels(seen.image)
-            self._leave_thumbnail(pk, seen)
+            self._write_thumbnail(pk, seen)
         return Ready(item, pk, digest, len(data), seen.width, seen.height, pixels, spent)
 
     def _check(self, item: Item) -> None:
@@ -112,7 +112,7 @@ class Prepare:
 
     def _read(self, item: Item) -> bytes:
         try:
-            data: bytes = self._patiently(lambda: read_item(item, self._places))
+            data: bytes = self._retry_while_unavailable(lambda: read_item(item, self._places))
         except Unreadable as error:
             raise Failed("read", str(error)) from error
         return data
@@ -124,7 +124,7 @@ class Prepare:
         except BadImage as error:
             raise Failed("decode", error.detail) from error
 
-    def _leave_thumbnail(self, pk: str, seen: Decoded) -> None:
+    def _write_thumbnail(self, pk: str, seen: Decoded) -> None:
         if edge := self._parts.settings.thumbnail_edge:
             key, small = thumbnail_key(self._collection, pk), thumbnail(seen.image, edge)
-            self._patiently(lambda: self._parts.blobs.put(key, io.BytesIO(small)))
+            self._retry_while_unavailable(lambda: self._parts.blobs.put(key, io.BytesIO(small)))

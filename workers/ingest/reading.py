@@ -16,8 +16,8 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
 from clipfleet.workers.ingest.fetch_pool import FetchPool
 from clipfleet.workers.ingest.prepare import Failed, Prepare, Ready
-from clipfleet.workers.metrics import Spent
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.metrics import StageTimings
+from clipfleet.workers.storage.locations import Storage
 
 
 class Parts(Protocol):
@@ -33,7 +33,7 @@ class Parts(Protocol):
     def fetches(self) -> FetchPool: ...
 
     @property
-    def places(self) -> Places: ...
+    def places(self) -> Storage: ...
 
 
 @dataclass
@@ -42,7 +42,7 @@ class UnderWay:
 
     pk: str
     item: Item
-    spent: Spent = field(default_factory=Spent)
+    spent: StageTimings = field(default_factory=StageTimings)
     began: float | None = None
     result: "Future[Ready]" = field(default_factory=Future)
 

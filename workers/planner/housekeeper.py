@@ -9,7 +9,7 @@ from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.ledger import FINAL, Job, Ledger
 from clipfleet.common.ledger.unfinished import Unfinished
 from clipfleet.common.ledger.uploads import has_uploads, uploads_of
-from clipfleet.common.versions import OtherVersion, say_once
+from clipfleet.common.versions import OtherVersion, warn_once
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Housekeeper:
 
     def tidy(self) -> int:
         """One round: how many jobs went."""
-        if not self._ledger.keep_house(self._name, 2 * self._every_s):
+        if not self._ledger.acquire_cleanup_lock(self._name, 2 * self._every_s):
             return 0
         self._ledger.count_jobs()  # before a gateway does, which may have to mend the indices
         for job_id in self._unfinished.older(DAY_S, MOST):
@@ -69,7 +69,7 @@ class Housekeeper:
         except NotFound:  # somebody else was faster
             return False
         except OtherVersion as error:
-            say_once(f"not removed here: {error.detail}")
+            warn_once(f"not removed here: {error.detail}")
             self._others.add(job_id)
             return False
         return True

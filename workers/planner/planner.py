@@ -35,14 +35,14 @@ from clipfleet.common.queue.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, 
 from clipfleet.common.queue.messages import IngestNudge, queue_name
 from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
-from clipfleet.common.versions import OtherVersion, say_once
+from clipfleet.common.versions import OtherVersion, warn_once
 from clipfleet.workers.metrics import PlannerMetrics
 from clipfleet.workers.planner.chunk_size import chunk_size, room_for
 from clipfleet.workers.planner.housekeeper import Housekeeper
 from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.planner.retry_source import Retry
 from clipfleet.workers.sources import ScratchUnavailable, Source, SourceError, open_source
-from clipfleet.workers.storage.locations import BucketAway, Places
+from clipfleet.workers.storage.locations import BucketAway, Storage
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ NOBODY = "no live worker serves the ingest lane of model"
 
 
 @dataclass
-class Hungry:
+class PlannableJob:
     """A job that has room for chunks.
 
     Attributes:
@@ -84,7 +84,7 @@ class Planner:
         fleet: Fleet,
         publisher: Publisher,
         settings: Settings,
-        places: Places,
+        places: Storage,
         readers: Readers | None = None,
         metrics: PlannerMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -94,7 +94,7 @@ class Planner:
         self._readers, self._metrics = readers or Readers(), metrics or PlannerMetrics()
         self._clock = clock
         self._owned: dict[str, NewJob] = {}
-        self._hungry: dict[str, Hungry] = {}
+        self._hungry: dict[str, PlannableJob] = {}
         self._resting: set[str] = set()  # those whose source was away in this round
         self._again: set[str] = set()  # jobs to look at in the next round, whatever happened
         self._workers: dict[str, list[WorkerCard]] = {}  # of this round, by model
@@ -235,7 +235,7 @@ class Planner:
 
     def release(self) -> None:
         """Give the jobs to whoever comes next, now."""
-        self._ledger.leave(self._name)
+        self._ledger.deregister_planner(self._name)
 
     def _alone(self, job_id: str, do: Callable[[], T]) -> T | None:
         """A job that cannot be tended must not keep the others waiting."""
@@ -244,10 +244,10 @@ class Planner:
             with about(job_id=job_id):
                 return do()
         except OtherVersion as error:
-            say_once(f"not planned here: {error.detail}")
+            warn_once(f"not planned here: {error.detail}")
             return None
         except BlobsUnavailable as error:
-            self._ledger.note(job_id, error.detail)
+            self._ledger.set_waiting_reason(job_id, error.detail)
             return None
         except Unavailable:
             raise
@@ -270,7 +270,7 @@ class Planner:
         elif waiting.startswith(NOBODY):
             waiting = ""
         if waiting != look.waiting:
-            self._ledger.note(job_id, waiting)
+            self._ledger.set_waiting_reason(job_id, waiting)
         self._supervise(new, look.troubled)
         size = chunk_size(workers, self._settings.chunk_s, look.rate)
         room = room_for(look.open, look.open_images, len(workers), size)
@@ -279,28 +279,28 @@ class Planner:
             self._readers.drop(job_id)
         elif room > 0:
             is_empty = look.total == 0
-            self._hungry[job_id] = Hungry(new, look.lease, room, size, is_empty, waiting)
+            self._hungry[job_id] = PlannableJob(new, look.lease, room, size, is_empty, waiting)
 
     def _nobody(self, model: str) -> str:
         if model not in self._words:
-            self._words[model] = self._fleet.last_word(model)
+            self._words[model] = self._fleet.last_exit_reason(model)
         word = self._words[model]
         why = f"; the last one ended itself: {word}" if word else ""
         return f"{NOBODY} {model!r}{why}"
 
-    def _ask(self, hungry: Hungry) -> None:
+    def _ask(self, hungry: PlannableJob) -> None:
         new, cursor = hungry.new, hungry.lease.cursor
         open_source = partial(self._opened, new)
         refusal = self._readers.ask(new.id, cursor, hungry.size, open_source, new.collection)
         if refusal:
             self._say(hungry, refusal)
 
-    def _say(self, hungry: Hungry, waiting: str) -> None:
+    def _say(self, hungry: PlannableJob, waiting: str) -> None:
         if waiting != hungry.waiting:
-            self._ledger.note(hungry.new.id, waiting)
+            self._ledger.set_waiting_reason(hungry.new.id, waiting)
             hungry.waiting = waiting
 
-    def _plan(self, hungry: Hungry) -> bool:
+    def _plan(self, hungry: PlannableJob) -> bool:
         """What was taken from a source is planned, or the source is opened anew at the cursor."""
         job_id, token = hungry.new.id, hungry.lease.token
         reader = self._readers.answered(job_id)
@@ -342,9 +342,9 @@ class Planner:
             self._hungry.pop(job_id, None)
         return True
 
-    def _end_plan(self, hungry: Hungry, error: str) -> bool:
+    def _end_plan(self, hungry: PlannableJob, error: str) -> bool:
         lease = hungry.lease
-        ended = self._ledger.end_plan(hungry.new.id, lease.token, lease.cursor, error)
+        ended = self._ledger.finish_planning(hungry.new.id, lease.token, lease.cursor, error)
         self._look_again(hungry.new.id)
         return ended
 
@@ -388,7 +388,7 @@ class Planner:
         for item in self._ledger.items(new.id, chunk.name):
             reason = f"quarantined: its worker ended or failed {chunk.attempt} times on it"
             failure = Failure.of(item, "worker", reason, chunk.attempt)
-            if self._ledger.bury(new.id, chunk, failure):
+            if self._ledger.quarantine(new.id, chunk, failure):
                 self._metrics.failed(failure.stage)
 
 
@@ -424,7 +424,7 @@ def main() -> None:
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     blobs, fleet = Blobs(settings.blobs), RedisFleet(client)
     ledger = RedisLedger(client, blobs=blobs)
-    places = Places(settings, blobs, Fetcher(settings.fetch))
+    places = Storage(settings, blobs, Fetcher(settings.fetch))
     metrics = PlannerMetrics(make_registry())
     planner = Planner(name, ledger, fleet, publisher, settings, places, metrics=metrics)
     try:

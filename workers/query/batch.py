@@ -18,7 +18,7 @@ from clipfleet.common.store import Record, Store, Vectors
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.query.combine import combine
 from clipfleet.workers.query.exact import Bounds
-from clipfleet.workers.query.ranking import Kept
+from clipfleet.workers.query.ranking import RankedMatch
 from clipfleet.workers.query.search import find
 
 log = logging.getLogger(__name__)
@@ -195,10 +195,10 @@ def _search_group(work: _Work, query: Search, members: Sequence[int], parts: Que
 
 
 def _written_lately(collection: Collection, parts: QueryParts) -> bool:
-    return parts.catalogue.last_write(collection) < STALENESS_S
+    return parts.catalogue.seconds_since_write(collection) < STALENESS_S
 
 
-def match_out(kept: Kept, query: Search) -> MatchOut:
+def match_out(kept: RankedMatch, query: Search) -> MatchOut:
     record: Record = kept.match.record
     return MatchOut(
         id=record.id,

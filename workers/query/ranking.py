@@ -21,7 +21,7 @@ ROUNDING = 1e-6  # of a cosine in 32 bits: copies are collapsed by a threshold o
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PageSpec:
     """A page and what belongs on it. `looked_at`: the widest window."""
 
     top_k: int
@@ -51,7 +51,7 @@ class Wanted:
 
 
 @dataclass
-class Kept:
+class RankedMatch:
     match: Match
     duplicates: int = 0
 
@@ -64,9 +64,9 @@ class Ranking:
     that is kept already, which then stands for it, else when `group_size` of its group are kept.
     """
 
-    wanted: Wanted
+    wanted: PageSpec
     metric: Metric
-    _kept: list[Kept] = field(default_factory=list)
+    _kept: list[RankedMatch] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
     _groups: Counter[Hashable] = field(default_factory=Counter)
     _units: Vectors | None = None  # of those kept, [end, dim]; rows are filled as they come
@@ -84,7 +84,7 @@ class Ranking:
     def enough(self) -> bool:
         return self._ended or len(self._kept) >= self.wanted.end
 
-    def page(self) -> list[Kept]:
+    def page(self) -> list[RankedMatch]:
         return self._kept[self.wanted.offset : self.wanted.end]
 
     def _place(self, match: Match) -> tuple[float, str]:
@@ -93,7 +93,7 @@ class Ranking:
     def _take(self, match: Match) -> None:
         if self.wanted.min_score is not None and match.score < self.wanted.min_score:
             self._ended = True
-        elif same := self._stand_in(match):
+        elif same := self._near_duplicate_of(match):
             same.duplicates += 1
         elif len(self._kept) < self.wanted.end and self._has_room(self._group(match)):
             self._keep(match)
@@ -105,9 +105,9 @@ class Ranking:
                 self._units = np.zeros((self.wanted.end, unit.size), np.float32)
             self._units[len(self._kept)] = unit
         self._groups[self._group(match)] += 1
-        self._kept.append(Kept(match))
+        self._kept.append(RankedMatch(match))
 
-    def _stand_in(self, match: Match) -> Kept | None:
+    def _near_duplicate_of(self, match: Match) -> RankedMatch | None:
         """The nearest of those kept, where it is near enough to collapse into."""
         if self.wanted.collapse is None or self._units is None:
             return None

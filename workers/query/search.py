@@ -7,7 +7,7 @@ from clipfleet.common.queue.messages import Search
 from clipfleet.common.store import Match, Store, Vectors
 from clipfleet.common.store.filters import parse_filter
 from clipfleet.workers.query.exact import Bounds, exact_search
-from clipfleet.workers.query.ranking import Kept, Ranking, Wanted
+from clipfleet.workers.query.ranking import PageSpec, RankedMatch, Ranking
 
 WINDOW = 10_000  # the widest without grouping or collapsing; Milvus ends at 16,384
 NUMBERS = 4_000_000  # of embeddings in one answer of the store: 16 MB of the 64 that gRPC takes
@@ -20,7 +20,7 @@ def find(
     *,
     fresh: bool,
     exact: Bounds,
-) -> list[list[Kept]]:
+) -> list[list[RankedMatch]]:
     """Row i answers vector i. All are looked for together, in windows that grow for those who
     have not enough yet."""
     wanted = _wanted(query)
@@ -48,9 +48,9 @@ def _search(
     return store.search(query.collection, vectors, fresh=fresh, **told)
 
 
-def _wanted(query: Search) -> Wanted:
+def _wanted(query: Search) -> PageSpec:
     sifts = query.group_by is not None or query.collapse is not None
-    return Wanted(
+    return PageSpec(
         top_k=query.top_k,
         offset=query.offset,
         min_score=query.min_score,

@@ -13,7 +13,7 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Ledger
 from clipfleet.common.queue.messages import Answer, BatchReply, QueryBatch
 from clipfleet.common.queue.replies import Replies
-from clipfleet.common.versions import OtherVersion, read, say_once
+from clipfleet.common.versions import OtherVersion, read, warn_once
 
 PAUSE_S = 3.0
 
@@ -34,9 +34,9 @@ def pass_over(
     Sleeps for PAUSE_S: an outdated worker must not take every nudge.
     """
     detail = f"worker {worker} leaves its chunks alone: {reason}"
-    say_once(f"job {job_id}: {detail}")
+    warn_once(f"job {job_id}: {detail}")
     with suppress(Unavailable):
-        ledger.note(job_id, detail)
+        ledger.set_waiting_reason(job_id, detail)
     stopping.wait(PAUSE_S)
 
 
@@ -46,7 +46,7 @@ def batch_in(raw: str, replies: Replies) -> QueryBatch | None:
         return read(QueryBatch, raw, "the query")
     except (OtherVersion, ValidationError) as error:
         asked = Asked.model_validate_json(raw)
-        say_once(f"queries are refused: {_reason(error)}")
+        warn_once(f"queries are refused: {_reason(error)}")
         detail = f"a worker does not understand the query: {_reason(error)}"
         answers = (Answer(error="unavailable", detail=detail),) * len(asked.deadlines)
         replies.push(asked.reply_to, BatchReply(batch_id=asked.batch_id, answers=answers))

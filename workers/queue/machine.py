@@ -6,11 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from clipfleet._version import __version__
-from clipfleet.common.queue.fleet import About
+from clipfleet.common.queue.fleet import WorkerInfo
 from clipfleet.workers.metrics import WorkerMetrics
 
 
-def about_worker(decode_threads: int, metrics: WorkerMetrics) -> About:
+def about_worker(decode_threads: int, metrics: WorkerMetrics) -> WorkerInfo:
     images, spent = metrics.totals()
     return _machine().model_copy(
         update={"decode_threads": decode_threads, "images": images, "spent": spent}
@@ -18,8 +18,8 @@ def about_worker(decode_threads: int, metrics: WorkerMetrics) -> About:
 
 
 @cache
-def _machine() -> About:
-    return About(version=__version__, torch=version("torch"), cores=cores(), gpus=gpus())
+def _machine() -> WorkerInfo:
+    return WorkerInfo(version=__version__, torch=version("torch"), cores=cores(), gpus=gpus())
 
 
 def cores() -> int:

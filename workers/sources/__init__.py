@@ -21,7 +21,7 @@ from clipfleet.workers.sources.inline import Upload, Urls
 from clipfleet.workers.sources.manifest import Lines
 from clipfleet.workers.sources.parquet import Parquet
 from clipfleet.workers.sources.scratch import ScratchUnavailable
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 __all__ = [
     "Folder",
@@ -44,7 +44,7 @@ KINDS: dict[str, type[Asked]] = {
 T = TypeVar("T", bound=BaseModel)
 
 
-def open_source(raw: dict[str, Any], places: Places, job_id: str) -> Source:
+def open_source(raw: dict[str, Any], places: Storage, job_id: str) -> Source:
     """`raw`: as the gateway wrote it; beside what the caller said, a manifest has `fields`, the
     collection's. What a newer gateway wrote beside that is not looked at."""
     kind = raw.get("type")
@@ -62,7 +62,7 @@ def known(kind: type[T], raw: dict[str, Any]) -> T:
     return kind.model_validate({key: raw[key] for key in raw.keys() & kind.model_fields.keys()})
 
 
-def _open(asked: Asked, fields: dict[str, str], places: Places, copies: Copies) -> Source:
+def _open(asked: Asked, fields: dict[str, str], places: Storage, copies: Copies) -> Source:
     match asked:
         case FolderSource():
             return Folder(asked, places.access)

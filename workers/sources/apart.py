@@ -7,7 +7,7 @@ from clipfleet.workers.sources.samples import Member
 MOST = 100_000
 
 
-class Apart:
+class ScatteredCaptions:
     """Remembers so many groups, and no more; of an archive with more it may miss some."""
 
     def __init__(self, uri: str) -> None:

@@ -12,11 +12,11 @@ from clipfleet.common.errors import Unreadable
 from clipfleet.common.http.sources import ArchiveSource
 from clipfleet.common.identity import printable
 from clipfleet.common.imaging.decode import SUFFIXES
-from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, persistently
+from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, resuming
 from clipfleet.workers.sources.copies import Copies
 from clipfleet.workers.sources.tar import Damaged, Refer, Tar
 from clipfleet.workers.sources.zip import Zip
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", (b"PK\3\4", b"PK\5\6")
 END = "end"  # the cursor behind what is said of the archive as a whole
@@ -25,12 +25,12 @@ END = "end"  # the cursor behind what is said of the archive as a whole
 class Archive:
     """An image's id is the archive's URI, `#`, and its name within."""
 
-    def __init__(self, source: ArchiveSource, places: Places, copies: Copies) -> None:
+    def __init__(self, source: ArchiveSource, places: Storage, copies: Copies) -> None:
         self._uri, self._places, self._copies = source.uri, places, copies
         self._shown = printable(source.uri)
 
     def stream(self, after: str) -> Iterator[Listed]:
-        return persistently(self._stream, after) if after != END else iter(())
+        return resuming(self._stream, after) if after != END else iter(())
 
     def _stream(self, after: str) -> Iterator[Listed]:
         opened = False
@@ -43,9 +43,9 @@ class Archive:
                 if begin not in ZIP:
                     yield from self._tar(file, begin, place, shown, after)
                     return
-            at_hand = self._copies.at_hand(place)
-            with self._places.open(at_hand) as file:
-                yield from Zip(file, at_hand, shown, self._places).stream(after)
+            ensure_local = self._copies.ensure_local(place)
+            with self._places.open(ensure_local) as file:
+                yield from Zip(file, ensure_local, shown, self._places).stream(after)
         except Unreadable as error:
             kind = Interrupted if opened else SourceError
             raise kind(f"{self._shown} cannot be read: {error}") from error

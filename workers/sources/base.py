@@ -36,7 +36,7 @@ class Source(Protocol):
 TRIES = 4
 
 
-def persistently(stream: Callable[[str], Iterator[Listed]], after: str) -> Iterator[Listed]:
+def resuming(stream: Callable[[str], Iterator[Listed]], after: str) -> Iterator[Listed]:
     """Goes on where it broke off, until it breaks off several times without a step between."""
     tries = 0
     while True:

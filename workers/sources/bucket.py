@@ -10,7 +10,7 @@ from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import Listed, SourceError
-from clipfleet.workers.storage.locations import BadPlace, Places, bucket_errors
+from clipfleet.workers.storage.locations import BadPlace, Storage, bucket_errors
 
 PAGE = 1_000
 
@@ -20,7 +20,7 @@ class Bucket:
     of fsspec list one folder at a time, which is what has to fit into memory. The service's blob
     store is left out where it lies below the prefix."""
 
-    def __init__(self, source: BucketSource, places: Places) -> None:
+    def __init__(self, source: BucketSource, places: Storage) -> None:
         self._source, self._places = source, places
         self._scheme, _, path = source.uri.partition("://")
         self._bucket, _, prefix = path.partition("/")

@@ -9,13 +9,13 @@ from typing import BinaryIO, cast
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.ledger.uploads import uploads_of
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 KEY_BYTES = 200
 
 
 class Copies:
-    def __init__(self, places: Places, job_id: str) -> None:
+    def __init__(self, places: Storage, job_id: str) -> None:
         self._places, self._prefix = places, uploads_of(job_id)
 
     def keep(self, name: str, data: bytes) -> str:
@@ -24,7 +24,7 @@ class Copies:
         self._blobs.put(key, io.BytesIO(data))
         return f"blob:{key}"
 
-    def at_hand(self, place: str) -> str:
+    def ensure_local(self, place: str) -> str:
         """The place, or that of a copy when it comes from the web. Copied once per job.
 
         The note that names the copy is written when it is whole: a planner that dies halfway, or

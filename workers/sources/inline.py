@@ -8,7 +8,7 @@ from clipfleet.common.http.sources import UrlsSource
 from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import Listed
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 
 class Upload:
@@ -31,7 +31,7 @@ class Upload:
 class Urls:
     """Images by URL; the URL is the id."""
 
-    def __init__(self, source: UrlsSource, places: Places) -> None:
+    def __init__(self, source: UrlsSource, places: Storage) -> None:
         self._urls, self._places = source.urls, places
 
     def stream(self, after: str) -> Iterator[Listed]:

@@ -9,11 +9,11 @@ from typing import BinaryIO, cast
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.http.sources import ManifestSource
 from clipfleet.common.identity import printable
-from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, persistently
+from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, resuming
 from clipfleet.workers.sources.lines import Mark, lines
 from clipfleet.workers.sources.rows import Rows
 from clipfleet.workers.sources.text import Records, csv_header, csv_items, json_items, plain_items
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 GZIP = b"\x1f\x8b"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -25,13 +25,13 @@ class Lines:
     """A manifest of lines. Its cursor is a byte offset, where a plain local file or one in a
     bucket goes on at once; what is compressed or comes from the web is read again up to there."""
 
-    def __init__(self, source: ManifestSource, places: Places, fields: Mapping[str, str]) -> None:
+    def __init__(self, source: ManifestSource, places: Storage, fields: Mapping[str, str]) -> None:
         self._format, self._places, self._fields = source.table(), places, fields
         self._uri = source.uri
         self._shown = printable(source.uri)
 
     def stream(self, after: str) -> Iterator[Listed]:
-        return persistently(self._stream, after)
+        return resuming(self._stream, after)
 
     def _stream(self, after: str) -> Iterator[Listed]:
         opened = False

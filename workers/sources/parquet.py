@@ -12,7 +12,7 @@ from clipfleet.common.identity import printable
 from clipfleet.workers.sources.base import Listed, SourceError
 from clipfleet.workers.sources.copies import Copies
 from clipfleet.workers.sources.rows import Rows, require_distinct
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 BATCH = 512
 
@@ -20,7 +20,7 @@ BATCH = 512
 class Parquet:
     """The cursor is row group and row: going on costs one group at most."""
 
-    def __init__(self, source: ManifestSource, places: Places, copies: Copies) -> None:
+    def __init__(self, source: ManifestSource, places: Storage, copies: Copies) -> None:
         self._uri, self._places, self._copies = source.uri, places, copies
         self._shown = printable(source.uri)
 
@@ -30,7 +30,7 @@ class Parquet:
         try:
             place = self._places.find(self._uri)
             rows = Rows(self._places, place, self._uri)
-            with self._places.open(self._copies.at_hand(place)) as file:
+            with self._places.open(self._copies.ensure_local(place)) as file:
                 yield from self._items(file, after, rows)
         except Unreadable as error:
             raise SourceError(f"the manifest {self._shown} cannot be read: {error}") from error

@@ -11,7 +11,7 @@ from clipfleet.common.identity import id_problem, printable, text_problem
 from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import SourceError
-from clipfleet.workers.storage.locations import BadPlace, Places
+from clipfleet.workers.storage.locations import BadPlace, Storage
 
 OURS = frozenset({"id", "uri", "label"})
 
@@ -39,7 +39,7 @@ class Rows:
         plain: it is a list of URIs without columns, as which any text can be read.
     """
 
-    def __init__(self, places: Places, place: str, uri: str, *, plain: bool = False) -> None:
+    def __init__(self, places: Storage, place: str, uri: str, *, plain: bool = False) -> None:
         self._places, self._place, self._uri = places, place, printable(uri)
         self._plain = plain
         self._metadata_bytes = places.settings.limits.metadata_bytes

@@ -53,7 +53,7 @@ def counts(name: str) -> bool:
 
 
 @dataclass
-class Said:
+class SidecarData:
     """What the sidecars of one group say."""
 
     label: str = ""
@@ -61,7 +61,7 @@ class Said:
     problem: str | None = None
 
 
-def said(sidecars: list[Member], limits: Limits) -> Said:
+def said(sidecars: list[Member], limits: Limits) -> SidecarData:
     found: dict[str, Any] = {}
     label = ""
     try:
@@ -73,9 +73,9 @@ def said(sidecars: list[Member], limits: Limits) -> Said:
             else:
                 label = _text(one, limits)
         label = label or str(found.get("label", ""))
-        return Said(label, metadata_of(found, limits.metadata_bytes))
+        return SidecarData(label, metadata_of(found, limits.metadata_bytes))
     except (BadRow, Unreadable) as error:
-        return Said(problem=str(error))
+        return SidecarData(problem=str(error))
 
 
 def items(uri: str, members: list[Member], limits: Limits) -> Iterator[Item]:
@@ -88,7 +88,7 @@ def items(uri: str, members: list[Member], limits: Limits) -> Iterator[Item]:
         yield item_of(uri, one, beside, limits)
 
 
-def item_of(uri: str, image: Member, beside: Said, limits: Limits) -> Item:
+def item_of(uri: str, image: Member, beside: SidecarData, limits: Limits) -> Item:
     item_id = printable(f"{uri}#{image.name}")
     problem = image.problem or beside.problem or id_problem(item_id)
     if image.size > limits.image_bytes:

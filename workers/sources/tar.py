@@ -9,7 +9,7 @@ from typing import BinaryIO
 from clipfleet.common.identity import printable
 from clipfleet.common.ledger import Item
 from clipfleet.common.settings import Limits
-from clipfleet.workers.sources.apart import Apart
+from clipfleet.workers.sources.apart import ScatteredCaptions
 from clipfleet.workers.sources.base import Listed
 from clipfleet.workers.sources.samples import Member, counts, items
 
@@ -63,7 +63,7 @@ class Tar:
 
     def __init__(self, file: BinaryIO, uri: str, limits: Limits, refer: Refer) -> None:
         self._file, self._uri, self._limits, self._refer = Forward(file), uri, limits, refer
-        self._apart = Apart(uri)
+        self._apart = ScatteredCaptions(uri)
         self.nothing_read = True
 
     def stream(self, after: str) -> Iterator[Listed]:
@@ -81,7 +81,7 @@ class Tar:
         yield from items(self._uri, members, self._limits)
 
     @property
-    def apart(self) -> Apart:
+    def apart(self) -> ScatteredCaptions:
         return self._apart
 
     def _groups(self) -> Iterator[tuple[int, list[Member]]]:

@@ -9,11 +9,11 @@ from typing import BinaryIO
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.identity import printable
 from clipfleet.workers.sources.base import Listed
-from clipfleet.workers.sources.samples import Member, Said, counts, item_of, said
+from clipfleet.workers.sources.samples import Member, SidecarData, counts, item_of, said
 from clipfleet.workers.sources.scratch import scratch
 from clipfleet.workers.sources.zip_directory import Directory
 from clipfleet.workers.storage.items import unzipped
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1
@@ -40,7 +40,7 @@ class Zip:
     """The cursor: how many images are listed. Here captions need not lie beside their images:
     a group comes where its first member lies, whole."""
 
-    def __init__(self, file: BinaryIO, place: str, uri: str, places: Places) -> None:
+    def __init__(self, file: BinaryIO, place: str, uri: str, places: Storage) -> None:
         self._file, self._place, self._uri, self._places = file, place, uri, places
         self._limits = places.settings.limits
 
@@ -48,7 +48,7 @@ class Zip:
         skip = int(after or 0)
         with scratch() as db:
             self._read_into(db)
-            family, beside = None, Said()
+            family, beside = None, SidecarData()
             for number, (first, name, *row) in enumerate(db.execute(IMAGES, [skip]), skip + 1):
                 if first != family:
                     family, beside = first, self._said(db, name)
@@ -77,10 +77,12 @@ class Zip:
         )
         db.execute("COMMIT")
 
-    def _said(self, db: sqlite3.Connection, family: str) -> Said:
+    def _said(self, db: sqlite3.Connection, family: str) -> SidecarData:
         found = db.execute(SIDECARS, [family]).fetchall()
         if len(found) > MOST_SIDECARS:
-            return Said(problem=f"it has more than {MOST_SIDECARS} files of captions and metadata")
+            return SidecarData(
+                problem=f"it has more than {MOST_SIDECARS} files of captions and metadata"
+            )
         return said([self._member(*row) for row in found], self._limits)
 
     def _member(self, name: str, size: int, spot: str, problem: str | None) -> Member:

@@ -6,13 +6,13 @@ import zlib
 
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.ledger import Item
-from clipfleet.workers.storage.locations import Places
+from clipfleet.workers.storage.locations import Storage
 
 ZIP_HEADER = struct.Struct("<4s22xHH")
 ZIP_SLACK = 2_048  # what name and extra fields usually need, so that one reading does
 
 
-def read_item(item: Item, places: Places) -> bytes:
+def read_item(item: Item, places: Storage) -> bytes:
     """The whole image, or one byte more than the limit. Unreadable, or Unavailable.
 
     `part:OFFSET:SIZE:PLACE` is a stretch of a file, as in a tar; `zip:OFFSET:SIZE:METHOD:CRC:PLACE`
@@ -28,14 +28,14 @@ def read_item(item: Item, places: Places) -> bytes:
     return places.read(item.read, limit)
 
 
-def _part(places: Places, place: str, offset: int, size: int, limit: int) -> bytes:
+def _part(places: Storage, place: str, offset: int, size: int, limit: int) -> bytes:
     data = places.read_part(place, offset, min(size, limit + 1))
     if len(data) < min(size, limit + 1):
         raise Unreadable("the archive ends within it")
     return data
 
 
-def unzipped(places: Places, where: str, limit: int) -> bytes:
+def unzipped(places: Storage, where: str, limit: int) -> bytes:
     at, packed, method, crc, place = where.split(":", 4)
     if int(packed) > limit + limit // 64 + ZIP_SLACK:
         raise Unreadable(f"it is larger than the limit of {limit} bytes")
@@ -46,7 +46,7 @@ def unzipped(places: Places, where: str, limit: int) -> bytes:
     return data
 
 
-def _packed(places: Places, place: str, at: int, size: int) -> bytes:
+def _packed(places: Storage, place: str, at: int, size: int) -> bytes:
     head = places.read_part(place, at, ZIP_HEADER.size + ZIP_SLACK + size)
     if len(head) < ZIP_HEADER.size or head[:4] != b"PK\3\4":
         raise Unreadable("the archive is damaged or has changed")

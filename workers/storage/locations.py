@@ -55,7 +55,7 @@ class BadPlace(Unreadable):
         self.problem = error.problem
 
 
-class Places:
+class Storage:
     """Finds and opens what jobs read.
 
     Args:
@@ -75,7 +75,7 @@ class Places:
         self.access = access or access_of(settings, blobs)
         self._fetcher, self._buckets = fetcher, buckets
 
-    def within(self, grant: SourceGrant | None) -> "Places":
+    def within(self, grant: SourceGrant | None) -> "Storage":
         """The same for a job that was given this grant."""
         access = self.access.within(grant)
         return type(self)(self.settings, self.blobs, self._fetcher, self._buckets, access)
