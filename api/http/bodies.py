@@ -5,6 +5,7 @@ answered, and counts against what the gateway may hold for all requests together
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -90,10 +91,17 @@ RULES: dict[Kind, BodyRule] = {
 
 
 class MemoryBudget:
-    """The bytes that all requests of a gateway hold together. For its event loop alone."""
+    """The bytes that all requests of a gateway hold together. For its event loop alone.
 
-    def __init__(self, most: int) -> None:
-        self.most, self.used = most, 0
+    Attributes:
+        limit: bytes that all of them may hold.
+        used: bytes that all of them hold.
+        held_by: the same by the name of the API key, without the requests that have no key.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
+        self.held_by: Counter[str] = Counter()
 
 
 class Reservation:
@@ -108,20 +116,35 @@ class Reservation:
         self._budget, self._held, self._reserved = budget, 0, 0
 
     def add(self, count: int) -> None:
-        """Hold so many bytes more. Overfull when all requests together hold too many."""
+        """Hold so many bytes more. Overfull when all requests together hold too many, or those of
+        one key more than half. A single request may have more than half: it may be one that is as
+        large as its route allows.
+        """
         more = max(0, self._held + count - UNCOUNTED) - self._reserved
-        if more > 0 and self._budget.used + more > self._budget.most:
+        if more > 0 and self._budget.used + more > self._budget.limit:
             raise Overfull(
-                f"large requests and answers fill the {self._budget.most} bytes that this gateway "
+                f"large requests and answers fill the {self._budget.limit} bytes that this gateway "
                 "has for them (CLIPFLEET_LIMITS__IN_HAND_BYTES); try again"
             )
+        of_key = self._budget.held_by[self.caller]
+        if more > 0 and of_key > self._reserved and of_key + more > self._budget.limit // 2:
+            raise Overfull(
+                f"large requests and answers of this key fill half of the {self._budget.limit} "
+                "bytes that this gateway has for them (CLIPFLEET_LIMITS__IN_HAND_BYTES); try again"
+            )
         self._held += count
-        self._reserved += more
-        self._budget.used += more
+        self._reserve(more)
 
     def release(self) -> None:
-        self._budget.used -= self._reserved
-        self._held = self._reserved = 0
+        self._reserve(-self._reserved)
+        self._held = 0
+
+    def _reserve(self, more: int) -> None:
+        self._reserved += more
+        self._budget.used += more
+        if self.caller:
+            self._budget.held_by[self.caller] += more
+            self._budget.held_by += Counter()  # forgets the keys that hold nothing
 
 
 _current: ContextVar[Reservation | None] = ContextVar("reservation", default=None)

@@ -175,5 +175,34 @@ def test_large_bodies_share_what_the_gateway_holds_and_small_ones_need_no_share(
     asyncio.run(scene())
 
 
+def test_the_large_requests_of_one_key_hold_half_of_it_at_most(tmp_path: Path) -> None:
+    """A body may come in slowly for minutes: it must not keep the other keys out."""
+    world = limited(tmp_path, in_hand_bytes=800_000)
+
+    async def scene() -> None:
+        held = asyncio.create_task(
+            speak(world.app, VECTORS, endless(b" " * 100_000, 4), "write", **JSON,
+                  content_length="500000")
+        )  # fmt: skip
+        memory = world.app.state.gateway.memory
+        while memory.used < 334_464:
+            await asyncio.sleep(0)
+        refused = await speak(world.app, VECTORS, [b" " * 200_000], "write", **JSON,
+                              content_length="200000")  # fmt: skip
+        assert refused.status == 503
+        assert "of this key fill half" in refused.problem["detail"]
+        served = await speak(world.app, VECTORS, [b" " * 400_000], "admin", **JSON,
+                             content_length="400000")  # fmt: skip
+        assert served.status == 422  # read, and found to say nothing
+        held.cancel()
+        await asyncio.gather(held, return_exceptions=True)
+        served = await speak(world.app, VECTORS, [b" " * 700_000], "write", **JSON,
+                             content_length="700000")  # fmt: skip
+        assert served.status == 422, "a single request may have more than half"
+        assert memory.held_by == {}
+
+    asyncio.run(scene())
+
+
 def test_every_rule_names_a_limit() -> None:
     assert {rule.setting for rule in RULES.values()} <= Limits.model_fields.keys()
