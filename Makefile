@@ -15,7 +15,7 @@ COVERED = $(BIN)/coverage combine -q -a && for part in api workers common clipfl
     echo "$$part: $$($(BIN)/coverage report --include="$$part/*" --format=total) % of lines"; done
 PIP := $(BIN)/pip install --disable-pip-version-check --progress-bar on -c constraints.txt
 
-.PHONY: help install demo fast test test-all coverage chaos lint docs clean
+.PHONY: help install demo fast test test-all coverage chaos lint metrics docs clean
 
 help:
 	@echo "make demo      set up, start, index sample images, search them; stays up"
@@ -76,6 +76,9 @@ coverage: install
 # 200 kills and 20 times a Valkey without its last seconds, over 20,000 images: half an hour or more.
 chaos: install
 	CLIPFLEET_STORM_KILLS=200 $(BIN)/python -m pytest tests/chaos/test_storm.py -q -s
+
+metrics: install
+	$(BIN)/python scripts/metrics.py
 
 docs: install
 	$(BIN)/python docs/openapi.py
