@@ -317,7 +317,7 @@ class Twins(Work):
 
     @rule(keeper=st.sampled_from(["p1", "p2"]))
     def acquire_cleanup_lock(self, keeper: str) -> None:
-        self.both("keep_house", keeper, 5.0)
+        self.both("acquire_cleanup_lock", keeper, 5.0)
 
     @rule(seconds_ago=st.sampled_from([0.0, 10.0]), limit=st.integers(1, 3))
     def look_around(self, seconds_ago: float, limit: int) -> None:

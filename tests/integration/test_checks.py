@@ -33,7 +33,7 @@ from support.services import Certificate
 # `python -m MODULE …`, whose checks are sure of an error within a second instead of 3 to 30.
 IMPATIENT = """
 import runpy, sys
-from clipfleet.common import startup
+from clipfleet.common.process import startup
 startup.AGAIN_S, startup.SURE_S, startup.WAIT_S = 0.1, 0.5, 0.1
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
