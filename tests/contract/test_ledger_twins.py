@@ -311,9 +311,9 @@ class Twins(Work):
     def end_a_retry(self, number: int, removed: bool) -> None:
         self.both("remove" if removed else "cancel", f"r{number}")
 
-    @rule(method=st.sampled_from(["note", "estimate"]))
+    @rule(method=st.sampled_from(["set_waiting_reason", "estimate"]))
     def tell_of_it(self, method: str) -> None:
-        self.both(method, "j", "the store is away" if method == "note" else 7)
+        self.both(method, "j", "the store is away" if method == "set_waiting_reason" else 7)
 
     @rule(keeper=st.sampled_from(["p1", "p2"]))
     def acquire_cleanup_lock(self, keeper: str) -> None:
