@@ -50,10 +50,10 @@ class FailureMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.images = Counter(
-            "clipfleet_images", "Images that jobs are done with", ["result"], registry=registry
+            "clipfleet_images", "Images that jobs have finished", ["result"], registry=registry
         )
         self._failures = Counter(
-            "clipfleet_image_failures", "Failed images by what failed", ["reason"],
+            "clipfleet_image_failures", "Failed images by the stage that failed", ["reason"],
             registry=registry,
         )  # fmt: skip
 
@@ -82,7 +82,7 @@ class WorkerMetrics(FailureMetrics):
             buckets=SIZES, registry=registry,
         )  # fmt: skip
         self._in_flight = Gauge(
-            "clipfleet_in_flight", "Chunks or batches being worked on", ["lane"], registry=registry
+            "clipfleet_in_flight", "Chunks or batches in progress", ["lane"], registry=registry
         )
         self._chunks = Histogram(
             "clipfleet_chunk_seconds", "Seconds from a chunk's claim to its end",
@@ -172,7 +172,7 @@ class PlannerMetrics(FailureMetrics):
             "clipfleet_nudges_sent", "Messages to workers to claim a chunk", registry=registry
         )
         self.requeued = Counter(
-            "clipfleet_chunks_requeued", "Chunks pending again: their lease ran out",
+            "clipfleet_chunks_requeued", "Chunks pending again after their lease expired",
             registry=registry,
         )  # fmt: skip
-        self.leased = Gauge("clipfleet_jobs_leased", "Jobs this planner has", registry=registry)
+        self.leased = Gauge("clipfleet_jobs_leased", "Jobs of this planner", registry=registry)

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 # answer, searches wait for the interpreter this long at each call. Measured p99 of those searches:
 # 131 ms instead of 179 ms.
 SWITCH_S = 0.001
-STUCK_AFTER_S = 30.0
+STUCK_AFTER_S = 30.0  # an idle worker without messages is checked after this long
 RETRY_AFTER_S = 1.0  # from an announcement that failed to the next one
 HAND_BACK_TIMEOUT_S = 8.0  # for chunks in the background, at shutdown
 BROKEN_DEVICE = 72  # exit code; 70 and 71: stuck

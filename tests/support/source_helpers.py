@@ -62,6 +62,7 @@ class _Body:
 
 
 def storage_at(root: Path, web: Web | None = None, **limits: int) -> Storage:
+    """A storage whose jobs may read what is below `root`."""
     settings = Settings(source_roots=(root,), limits=Limits(**limits))
     return Storage(settings, Blobs(f"file://{root}/.blobs"), web or Web(), BUCKETS)
 

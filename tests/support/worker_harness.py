@@ -41,7 +41,7 @@ BUCKETS = {**uris.BUCKETS, "memory": ("fsspec", "parts")}
 
 
 def storage_of(settings: Settings, blobs: Blobs | None = None) -> Storage:
-    """`memory://` counts as a bucket here."""
+    """A storage for which `memory://` is the scheme of a bucket."""
     blobs = blobs or Blobs("memory://clipfleet-unit-tests")
     return Storage(settings, blobs, Fetcher(settings.fetch), BUCKETS)
 

@@ -101,7 +101,7 @@ def test_while_one_source_hangs_other_jobs_are_done(world: World) -> None:
 def test_a_job_whose_source_hangs_says_so_until_it_answers(world: World) -> None:
     world.job_of({"type": "ours"}, "hanging")
     said = services.eventually(lambda: world.waiting("hanging"), 30, "a reason")
-    assert said.startswith("its source has not answered for")
+    assert said.startswith("the source has not answered for")
     world.source.go.set()
     assert services.eventually(lambda: not world.waiting("hanging"), 30, "no reason any more")
     assert sorted(world.finish_one("hanging")) == ["0", "1"]

@@ -26,7 +26,7 @@ ESTIMATES = 8  # at once
 MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0  # for a job whose source is unavailable
 
 TOO_MANY = "too many sources of other jobs are being read and do not answer"
-TOO_MANY_OF_OWNER = "too many sources of its collection are being read and do not answer"
+TOO_MANY_OF_OWNER = "too many sources of the job's collection are being read and do not answer"
 
 Open = Callable[[], Source]
 
@@ -269,7 +269,7 @@ class Readers:
         if reader is None or age_s < reader.warned_at_s + HANG_AFTER_S:
             return ""
         reader.warned_at_s = age_s
-        return f"its source has not answered for {age_s:.0f} s"
+        return f"the source has not answered for {age_s:.0f} s"
 
     def _refusal(self, owner: str) -> str:
         if trouble := self.trouble():

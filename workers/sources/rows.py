@@ -65,7 +65,7 @@ class Rows:
         try:
             read = self._storage.find(text, self._location)
         except BadLocation as error:
-            raise BadRow(f"its uri {error.problem}") from error
+            raise BadRow(f"the uri {error.problem}") from error
         uri = read.partition(":")[2]
         label, metadata = _text(row, "label"), metadata_of(row, self._metadata_bytes)
         item_id = _text(row, "id") or uri
