@@ -74,7 +74,7 @@ class Service:
         return RedisLedger(redis.Redis.from_url(url), blobs=self.blobs)
 
     def planner(self, name: str, ledger: RedisLedger | None = None) -> Planner:
-        places = Storage(self.settings, self.blobs, Fetcher(self.settings.fetch))
+        storage = Storage(self.settings, self.blobs, Fetcher(self.settings.fetch))
         service = self
 
         class Opening(Planner):
@@ -83,7 +83,7 @@ class Service:
                 return Endless()
 
         return Opening(
-            name, ledger or self.ledger, self.fleet, MemoryPublisher(), self.settings, places
+            name, ledger or self.ledger, self.fleet, MemoryPublisher(), self.settings, storage
         )
 
     def jobs(self, number: int, model: str = MODEL, name: str = "job") -> None:

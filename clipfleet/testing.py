@@ -220,7 +220,7 @@ class MemoryService:
     def _start_planner(self, stack: ExitStack) -> None:
         parts, settings = self.parts, self.settings
         planner = Planner(
-            NAME, parts.ledger, parts.fleet, parts.publisher, settings, self._places(stack)
+            NAME, parts.ledger, parts.fleet, parts.publisher, settings, self._make_storage(stack)
         )
         keeper = Housekeeper(
             NAME, parts.ledger, parts.unfinished, parts.blobs, settings.retention_days
@@ -240,7 +240,7 @@ class MemoryService:
             settings=settings,
             threads=_threads(stack, settings.decode_threads, "decode"),
             stopping=self._stopping,
-            places=self._places(stack),
+            storage=self._make_storage(stack),
             fetches=fetch_pool(settings.fetch),
         )
         query = QueryParts(
@@ -274,7 +274,7 @@ class MemoryService:
         self._start_thread(stack, "ingest", partial(self._take, "ingest", work))
         self._start_thread(stack, "query", partial(self._take, "query", answer))
 
-    def _places(self, stack: ExitStack) -> Storage:
+    def _make_storage(self, stack: ExitStack) -> Storage:
         fetcher = Fetcher(self.settings.fetch)
         stack.callback(fetcher.close)
         return Storage(self.settings, self.parts.blobs, fetcher)

@@ -1,7 +1,7 @@
 """The Celery worker: `celery -A clipfleet.workers.app worker [-Q ingest.MODEL,query.MODEL]`.
 
-Configured by the environment (`CLIPFLEET_*`). Without -Q it serves both lanes of its model. A task
-is one call: parse the message, hand it on. Where Celery's ways end and ours begin is this file.
+The environment (`CLIPFLEET_*`) configures the worker. Without -Q it serves both lanes of its model.
+This file holds Celery's tasks and signal handlers, which call the `Runtime`.
 """
 
 import logging
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 settings = Settings()
 app = make_celery(settings)
-# Threads answer pings while busy; solo does not, and prefork breaks CUDA and gRPC.
+# The thread pool answers pings while busy. The solo pool does not; prefork breaks CUDA and gRPC.
 app.conf.worker_pool = "clipfleet.workers.queue.pool:TaskPool"
 app.conf.worker_consumer = "clipfleet.workers.queue.consumer:Consumer"
 app.conf.task_queues = [
@@ -48,29 +48,33 @@ _runtime: list[Runtime] = []
 
 
 def runtime() -> Runtime:
+    """The runtime of this process; exists once the model is loaded."""
     return _runtime[0]
 
 
 @app.task(name=IngestNudge.task)
-def ingest(raw: str) -> str:  # noqa: ARG001  # a nudge of any release says the same
+def ingest(raw: str) -> str:  # noqa: ARG001  # a nudge has no content, in any release
+    """Work on the next chunk."""
     return runtime().ingest()
 
 
 @app.task(name=QueryBatch.task)
 def query(raw: str) -> None:
+    """Answer a batch of queries."""
     runtime().query(raw)
 
 
 @setup_logging.connect
-def _logs(**_: Any) -> None:
+def _configure_logs(**_: Any) -> None:
     configure_logs(settings.log, "worker")
 
 
 @worker_init.connect
-def _load(**_: Any) -> None:
-    """The model is loaded and warm before the first message is taken.
+def _load_model(**_: Any) -> None:
+    """Load and warm up the model before Celery takes the first message.
 
-    Celery swallows exceptions here, and a worker without a model would eat its queue.
+    Celery ignores exceptions in this handler, so errors end the process: a worker without a model
+    would take messages and fail them all.
     """
     begin_checks("worker", service_checks(settings))
     metrics = WorkerMetrics(make_registry())
@@ -79,15 +83,15 @@ def _load(**_: Any) -> None:
         embedder = _make_embedder()
         _runtime.append(Runtime(settings, app, embedder, metrics))
     except StartupError as error:
-        _end(error.detail)
+        _exit_unusable(error.detail)
     except Exception as error:
         log.exception("the worker cannot start")
-        _end(f"the model {settings.model!r} cannot be used: {error}")
+        _exit_unusable(f"the model {settings.model!r} cannot be used: {error}")
     log.info("model %s on %s, %d dimensions", settings.model, embedder.device, embedder.dim)
 
 
 def _make_embedder() -> Embedder:
-    """StartupError says what to do."""
+    """Load the model; the detail of a StartupError tells the operator what to change."""
     if settings.model.startswith(HASH_MODEL):
         return HashEmbedder.named(settings.model, settings.embed_batch)
     from clipfleet.workers.embedding.clip import ClipEmbedder  # torch takes seconds to import
@@ -99,15 +103,15 @@ def _trouble() -> str:
     return runtime().trouble() if _runtime else "the model is being loaded"
 
 
-def _end(why: str) -> NoReturn:
-    """One line, and the exit code for what another start would not mend (EX_CONFIG)."""
-    sys.stderr.write(f"clipfleet worker: {why}\n")
+def _exit_unusable(reason: str) -> NoReturn:
+    """Exit with EX_CONFIG, which tells a supervisor that a restart does not help."""
+    sys.stderr.write(f"clipfleet worker: {reason}\n")
     raise SystemExit(78)
 
 
 @worker_ready.connect
-def _ready(sender: Any, **_: Any) -> None:
-    # At each reconnection Celery tells that a setting, which is set, will have another default.
+def _serve(sender: Any, **_: Any) -> None:
+    # Celery warns at each reconnection about the future default of a setting that is set here.
     warnings.filterwarnings("ignore", r"\s*In Celery 5.1", CPendingDeprecationWarning)
     consumed = {queue.name for queue in sender.task_consumer.queues}
     lanes: tuple[Lane, ...] = tuple(
@@ -115,25 +119,25 @@ def _ready(sender: Any, **_: Any) -> None:
     )
     if len(lanes) != len(consumed):
         expected = ", ".join(queue_name(lane, settings.model) for lane in LANES)
-        _end(
-            f"asked to serve {', '.join(sorted(consumed))}, but with "
-            f"CLIPFLEET_MODEL={settings.model} it can serve only {expected}"
+        _exit_unusable(
+            f"the worker cannot serve {', '.join(sorted(consumed))}: with "
+            f"CLIPFLEET_MODEL={settings.model} it serves only {expected}"
         )
     if settings.model.startswith(HASH_MODEL):
-        log.warning("the model %s gives embeddings without a meaning", settings.model)
-    if "ingest" in lanes:  # queries need no blobs
+        log.warning("the embeddings of model %s have no meaning; use it for tests", settings.model)
+    if "ingest" in lanes:  # queries do not read blobs
         begin_checks("worker", blob_checks(settings))
     runtime().serve(lanes)
 
 
 @worker_shutting_down.connect
-def _stopping(**_: Any) -> None:
-    """The chunk in hand is handed back at the next batch of images."""
+def _stop_taking_work(**_: Any) -> None:
+    """Ask the runtime to stop: it hands its chunk back at the next batch of images."""
     if _runtime:
         runtime().stopping.set()
 
 
 @worker_shutdown.connect
-def _leave(**_: Any) -> None:
+def _shut_down(**_: Any) -> None:
     if _runtime:
         runtime().shutdown()

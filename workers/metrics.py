@@ -1,4 +1,4 @@
-"""What workers and planners count. docs/metrics.md says what each means."""
+"""Prometheus metrics of workers and planners, described in docs/metrics.md."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class StageTimings:
-    """Seconds by stage that the images of one batch took, added up over threads."""
+    """Seconds that the images of one batch spent in each stage, summed over threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,6 +29,7 @@ class StageTimings:
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
+        """Add the time of the `with` block to a stage."""
         began = time.perf_counter()
         try:
             yield
@@ -38,29 +39,37 @@ class StageTimings:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + took
 
     def add(self, other: "StageTimings") -> None:
+        """Add the seconds of other images."""
         with self._lock:
             for stage, seconds in other.seconds.items():
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
 class FailureMetrics:
-    """Images that failed: with workers nearly always, with the planner those it gives up."""
+    """Counters of images that failed: in workers, or quarantined by the planner."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.images = Counter(
-            "clipfleet_images", "Images that jobs are done with", ["result"], registry=registry
+            "clipfleet_images", "Images that jobs have finished", ["result"], registry=registry
         )
         self._failures = Counter(
-            "clipfleet_image_failures", "Failed images by what failed", ["reason"],
+            "clipfleet_image_failures", "Failed images by the stage that failed", ["reason"],
             registry=registry,
         )  # fmt: skip
 
     def failed(self, reason: str) -> None:
+        """Count a failed image by the stage that failed."""
         self.images.labels("failed").inc()
         self._failures.labels(reason).inc()
 
 
 class WorkerMetrics(FailureMetrics):
+    """The metrics of a worker process.
+
+    Args:
+        registry: where the metrics are registered; a registry of their own by default.
+    """
+
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = registry or CollectorRegistry()
         super().__init__(registry)
@@ -73,7 +82,7 @@ class WorkerMetrics(FailureMetrics):
             buckets=SIZES, registry=registry,
         )  # fmt: skip
         self._in_flight = Gauge(
-            "clipfleet_in_flight", "Chunks or batches being worked on", ["lane"], registry=registry
+            "clipfleet_in_flight", "Chunks or batches in progress", ["lane"], registry=registry
         )
         self._chunks = Histogram(
             "clipfleet_chunk_seconds", "Seconds from a chunk's claim to its end",
@@ -85,40 +94,51 @@ class WorkerMetrics(FailureMetrics):
             self._in_flight.labels(lane)
 
     def timed(self, lane: Lane, stage: Stage) -> AbstractContextManager[object]:
+        """Observe the time of a `with` block as time of a stage."""
         return self._stages.labels(lane, stage).time()
 
-    def spent(self, lane: Lane, spent: StageTimings) -> None:
-        for stage, seconds in spent.seconds.items():
+    def observe_timings(self, lane: Lane, timings: StageTimings) -> None:
+        """Observe the seconds that one batch spent in each stage."""
+        for stage, seconds in timings.seconds.items():
             self._stages.labels(lane, stage).observe(seconds)
 
     def batch(self, lane: Lane, size: int) -> None:
+        """Observe the number of images in a forward pass, or of queries in a message."""
         self._batches.labels(lane).observe(size)
 
     def marked(self, outcome: Outcome) -> None:
-        """The ledger took it, so that these numbers are the jobs' own."""
+        """Count an outcome that the ledger has accepted, so that these counts equal the jobs'."""
         self.images.labels("done").inc(outcome.done)
         self.images.labels("skipped").inc(outcome.skipped)
         for failure in outcome.failures:
             self.failed(failure.stage)
 
     def in_flight(self, lane: Lane) -> AbstractContextManager[object]:
+        """Count a chunk or a batch as in flight during a `with` block."""
         return self._in_flight.labels(lane).track_inprogress()
 
     def chunk(self, seconds: float) -> None:
+        """Observe the time from a chunk's claim to its end."""
         self._chunks.observe(seconds)
 
     def totals(self) -> tuple[int, dict[str, float]]:
-        """Images through the model for jobs, and the seconds of each stage, since the start."""
+        """Images embedded for jobs, and the seconds of each ingest stage, since the start."""
         value, lane = self.registry.get_sample_value, {"lane": "ingest"}
         images = value("clipfleet_batch_size_sum", lane) or 0.0
-        spent = {
+        seconds = {
             stage: value("clipfleet_stage_seconds_sum", {**lane, "stage": stage}) or 0.0
             for stage in get_args(Stage)
         }
-        return int(images), spent
+        return int(images), seconds
 
     def watch_cache(self, name: str, hits: Callable[[], int], misses: Callable[[], int]) -> None:
-        """A cache that counts for itself."""
+        """Export the counts of a cache.
+
+        Args:
+            name: the value of the label `cache`.
+            hits: returns the number of hits since the start.
+            misses: returns the number of misses since the start.
+        """
         self.registry.register(_Cache(name, hits, misses))
 
 
@@ -136,6 +156,12 @@ class _Cache(Collector):
 
 
 class PlannerMetrics(FailureMetrics):
+    """The metrics of a planner process.
+
+    Args:
+        registry: where the metrics are registered; a registry of their own by default.
+    """
+
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = registry or CollectorRegistry()
         super().__init__(registry)
@@ -146,7 +172,7 @@ class PlannerMetrics(FailureMetrics):
             "clipfleet_nudges_sent", "Messages to workers to claim a chunk", registry=registry
         )
         self.requeued = Counter(
-            "clipfleet_chunks_requeued", "Chunks pending again: their lease ran out",
+            "clipfleet_chunks_requeued", "Chunks pending again after their lease expired",
             registry=registry,
         )  # fmt: skip
-        self.leased = Gauge("clipfleet_jobs_leased", "Jobs this planner has", registry=registry)
+        self.leased = Gauge("clipfleet_jobs_leased", "Jobs of this planner", registry=registry)

@@ -1,4 +1,4 @@
-"""Composition root of the worker process: reads the settings, builds the parts, stays alive."""
+"""The composition root of a worker process, and the heartbeat that announces the worker."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
 from clipfleet.workers.embedding.cached import CachedEmbedder
 from clipfleet.workers.embedding.guarded import BrokenDevice, GuardedEmbedder
-from clipfleet.workers.embedding.timed import TimedEmbedder
+from clipfleet.workers.embedding.proxy import TimedEmbedder
 from clipfleet.workers.ingest.background import Background
 from clipfleet.workers.ingest.chunk import IngestParts
 from clipfleet.workers.ingest.claims import Worked, claim_next, pass_on, work_on
@@ -40,24 +40,34 @@ from clipfleet.workers.ingest.fetch_pool import fetch_pool
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.query.batch import QueryParts, answer_batch
 from clipfleet.workers.query.exact import Bounds
-from clipfleet.workers.queue.decode import batch_in
-from clipfleet.workers.queue.machine import about_worker
+from clipfleet.workers.queue.decode import decode_query_batch
+from clipfleet.workers.queue.machine import worker_info
 from clipfleet.workers.storage.locations import Storage
 
 log = logging.getLogger(__name__)
 
-# Seconds, 0.005 by default. Beside a large answer, which is made on another thread, other searches
-# wait for the interpreter so long at each of their calls. p99 of those: 131 ms instead of 179.
+# The interpreter's switch interval in seconds (default 0.005). While another thread builds a large
+# answer, searches wait for the interpreter this long at each call. Measured p99 of those searches:
+# 131 ms instead of 179 ms.
 SWITCH_S = 0.001
-STUCK_S = 30.0
-RETRY_S = 1.0  # until the next announcement, after one that failed
-HAND_BACK_S = 8.0  # for the chunks in the background, at the end
+STUCK_AFTER_S = 30.0  # an idle worker without messages is checked after this long
+RETRY_AFTER_S = 1.0  # from an announcement that failed to the next one
+HAND_BACK_TIMEOUT_S = 8.0  # for chunks in the background, at shutdown
 BROKEN_DEVICE = 72  # exit code; 70 and 71: stuck
-RATE_WEIGHT = 0.3  # of the last chunk, in the moving average
+RATE_WEIGHT = 0.3  # weight of the last chunk in the moving average
 
 
 class Runtime:
-    """Everything a worker holds while it lives; made once the model is loaded and warm."""
+    """Everything that a worker process holds, created once the model is loaded and warm.
+
+    Args:
+        celery_app: the Celery application, which sends nudges to other workers.
+        embedder: the loaded model.
+
+    Attributes:
+        worker: the worker's unique name.
+        stopping: set when the worker is asked to stop.
+    """
 
     def __init__(
         self, settings: Settings, celery_app: Any, embedder: Embedder, metrics: WorkerMetrics
@@ -81,7 +91,7 @@ class Runtime:
             settings=settings,
             threads=ThreadPoolExecutor(settings.decode_threads, "decode"),
             stopping=self.stopping,
-            places=Storage(settings, blobs, Fetcher(settings.fetch)),
+            storage=Storage(settings, blobs, Fetcher(settings.fetch)),
             metrics=metrics,
             fetches=fetch_pool(settings.fetch),
         )
@@ -99,49 +109,53 @@ class Runtime:
         )
         self._aside = {name: ThreadPoolExecutor(1, name) for name in ("exact", "large")}
         publisher = CeleryPublisher(celery_app, client)
-        self._pass_on = pass_on(publisher, settings.model)
-        self._presence = Heartbeat(
+        self._nudge_next = pass_on(publisher, settings.model)
+        self._heartbeat = Heartbeat(
             RedisFleet(client),
             publisher,
             settings.model,
             embedder,
             self.worker,
             settings.stall_s,
-            partial(about_worker, settings.decode_threads, metrics),
+            partial(worker_info, settings.decode_threads, metrics),
         )
 
     def trouble(self) -> str:
-        """Why it makes no progress; "" while it does."""
-        return self._presence.trouble()
+        """The reason why the worker makes no progress; "" while it does."""
+        return self._heartbeat.trouble()
 
     def serve(self, lanes: tuple[Lane, ...]) -> None:
-        self._presence.begin(lanes)
+        """Announce the worker for these lanes."""
+        self._heartbeat.begin(lanes)
 
     def ingest(self) -> str:
-        """Work on the next chunk, and begin one in the background whose images come from others'
-        servers. What was done, for people who watch the tasks."""
+        """Work on the next chunk, and begin a chunk of remote images in the background.
+
+        Returns:
+            What was done, in words, as the result of the Celery task.
+        """
         try:
             begun = self._begin_remote()
-            with self._presence.busy() as busy:
-                claim = claim_next(self._ingest, self._pass_on, remote=False)
+            with self._heartbeat.busy() as busy:
+                claim = claim_next(self._ingest, self._nudge_next, remote=False)
                 worked = self._work_on(claim) if claim else Worked()
                 busy.images = worked.images
-        except Unavailable as error:  # the planner nudges again
-            log.warning("no chunk was claimed: %s", error.detail)
+        except Unavailable as error:  # the planner sends another nudge
+            log.warning("the worker could not claim a chunk: %s", error.detail)
             return error.detail
-        return "; ".join(str(each) for each in (begun, worked) if each.claim) or str(worked)
+        return "; ".join(str(result) for result in (begun, worked) if result.claim) or str(worked)
 
     def _begin_remote(self) -> Worked:
         if not self._background.has_room:
             return Worked()
-        claim = claim_next(self._ingest, self._pass_on, remote=True)
+        claim = claim_next(self._ingest, self._nudge_next, remote=True)
         if claim:
             self._background.start(partial(self._work_in_background, claim))
         return Worked(claim)
 
     def _work_in_background(self, claim: Claim) -> None:
         self._work_on(claim)
-        self._pass_on(replace(claim, more=True))  # there is room for another one
+        self._nudge_next(replace(claim, more=True))  # this worker has room for another chunk
 
     def _work_on(self, claim: Claim) -> Worked:
         began, worked = time.monotonic(), Worked(claim)
@@ -155,41 +169,51 @@ class Runtime:
         return worked
 
     def query(self, raw: str) -> None:
-        batch = batch_in(raw, self._query.replies)
+        """Answer a batch of queries, given as the JSON of a QueryBatch."""
+        batch = decode_query_batch(raw, self._query.replies)
         if batch is None:
             return
         with about(batch_id=batch.batch_id):
-            if batch.aside:  # other queries do not wait for it
+            if batch.aside:  # slow: on a thread of its own, so that other queries do not wait
                 self._aside[batch.aside].submit(in_context(self._answer), batch)
             else:
                 self._answer(batch)
 
     def _answer(self, batch: QueryBatch) -> None:
-        with self._metrics.in_flight("query"), self._presence.busy(answers=True):
+        with self._metrics.in_flight("query"), self._heartbeat.busy(answers=True):
             try:
                 answer_batch(batch, self._query)
-            except Unavailable as error:  # the gateway answers 503 when their time is up
-                log.warning("%d queries stay unanswered: %s", len(batch.queries), error.detail)
+            except Unavailable as error:  # the gateway answers 503 at their deadlines
+                log.warning("%d queries were not answered: %s", len(batch.queries), error.detail)
         self._require_device()
 
     def _require_device(self) -> None:
-        """Nothing but a new process helps; Celery would go on taking messages while it ends."""
-        if why := self._embedder.broken:
-            log.critical("%s: this worker ends itself", why)
-            self._presence.end(why)
+        """End the process if the device is broken: only a new process can use it again.
+
+        The process exits at once, since Celery takes further messages during a regular shutdown.
+        """
+        if reason := self._embedder.broken:
+            log.critical("%s: this worker exits", reason)
+            self._heartbeat.end(reason)
             os._exit(BROKEN_DEVICE)
 
     def shutdown(self) -> None:
-        if not self._background.wait(HAND_BACK_S):
-            log.warning("chunks are not handed back yet; their leases run out")
-        self._presence.end()
+        """Wait until background chunks are handed back, then deregister the worker."""
+        if not self._background.wait(HAND_BACK_TIMEOUT_S):
+            log.warning("chunks in the background were not handed back; their leases will expire")
+        self._heartbeat.end()
 
 
 class Heartbeat:
     """Announces the worker as long as it makes progress.
 
-    A worker can look alive and not consume after a reconnect (celery #10302): idle beside a queue
-    that is not empty for STUCK_S seconds, it ends its process, for its supervisor to start anew.
+    A worker can look alive and yet not consume after a reconnect (celery #10302). An idle worker
+    whose queue is not empty therefore ends its process, and its supervisor starts a new one.
+
+    Args:
+        worker: the worker's unique name.
+        stall_s: seconds without an answered query after which the process ends itself.
+        about: returns details about the machine and the worker for its card.
     """
 
     def __init__(
@@ -204,39 +228,54 @@ class Heartbeat:
     ) -> None:
         self._fleet, self._publisher, self._model = fleet, publisher, model
         self._embedder, self._worker, self._stall_s = embedder, worker, stall_s
-        self._about = about
+        self._worker_info = about
         self._lanes: tuple[Lane, ...] = ()
         self._over = threading.Event()
         self._counting = threading.Lock()
         self._busy = self._answering = 0
         self._progress_at = self._started_at = self._seen_at = time.time()
-        self._unconsumed = 0  # messages that wait while nothing arrives
+        self._unconsumed = 0  # messages in the queue that do not reach this worker
         self._rate: float | None = None
 
     def begin(self, lanes: tuple[Lane, ...]) -> None:
+        """Announce the worker for these lanes, on a thread of its own."""
         self._lanes = lanes
-        threading.Thread(target=self._announce, name="presence", daemon=True).start()
+        threading.Thread(target=self._announce, name="heartbeat", daemon=True).start()
 
-    def end(self, why: str = "") -> None:
+    def end(self, reason: str = "") -> None:
+        """Deregister the worker and record the reason for its exit, if there is one."""
         self._over.set()
         try:
             self._fleet.deregister(self._worker)
-            if why:
-                self._fleet.record_exit_reason(self._model, why)
+            if reason:
+                self._fleet.record_exit_reason(self._model, reason)
         except Unavailable:
-            log.warning("could not say goodbye; the announcement expires by itself")
+            log.warning("the worker could not be deregistered; its announcement will expire")
 
     def busy(self, *, answers: bool = False) -> "Busy":
-        """`answers`: queries, which nobody else watches over (a chunk has its lease)."""
+        """Mark the worker as busy during a `with` block.
+
+        Args:
+            answers: the task answers queries. Only the heartbeat watches them for stalls; a chunk
+                has its lease.
+        """
         return Busy(self, answers)
 
     def task_started(self, answers: bool) -> None:
+        """Count a running task; arguments as in `busy`."""
         with self._counting:
             self._busy += 1
             self._answering += answers
             self._progress_at, self._unconsumed = time.time(), 0
 
-    def left(self, answers: bool, images: int, seconds: float) -> None:
+    def task_finished(self, answers: bool, images: int, seconds: float) -> None:
+        """Count a finished task and update the worker's rate.
+
+        Args:
+            answers: as in `busy`.
+            images: the number of images that the task worked on; 0 leaves the rate as it is.
+            seconds: the time that the task took.
+        """
         with self._counting:
             self._busy -= 1
             self._answering -= answers
@@ -247,15 +286,17 @@ class Heartbeat:
             self._rate = past + RATE_WEIGHT * (rate - past)
 
     def trouble(self) -> str:
-        """What looks wrong, before this worker ends itself for it; "" when nothing does."""
+        """The reason why the worker seems stuck, before it ends itself; "" for none."""
         now = time.time()
         if not self._lanes:
-            return "it does not serve its queues yet"
+            return "the worker does not serve its queues yet"
         if now - self._seen_at > 2 * CARD_S:
-            return f"it has not announced itself for {now - self._seen_at:.0f} s"
+            return f"the worker has not announced itself for {now - self._seen_at:.0f} s"
         if self._answering and now - self._progress_at > self._stall_s / 2:
             return f"queries unanswered for {now - self._progress_at:.0f} s"
-        return f"{self._unconsumed} messages wait and none arrives" if self._unconsumed else ""
+        if self._unconsumed:
+            return f"{self._unconsumed} messages wait and none reaches the worker"
+        return ""
 
     def _announce(self) -> None:
         outage = OutageLog(log, "cannot announce this worker")
@@ -267,18 +308,18 @@ class Heartbeat:
                 self._end_if_stuck()
             except Unavailable as error:
                 outage.away(error.detail)
-                self._progress_at, pause = time.time(), RETRY_S
-            except Exception:  # or it would work on unseen until somebody restarts it
-                log.exception("cannot announce this worker just now")
+                self._progress_at, pause = time.time(), RETRY_AFTER_S
+            except Exception:  # without this thread the worker would run unannounced
+                log.exception("cannot announce this worker")
                 self._progress_at = time.time()
             if self._over.wait(pause):
                 return
 
     def _end_if_stuck(self) -> None:
         if self._answering and time.time() - self._progress_at > self._stall_s:
-            log.critical("queries unanswered for %.0f s: this worker ends itself", self._stall_s)
+            log.critical("queries unanswered for %.0f s: this worker exits", self._stall_s)
             os._exit(70)
-        if self._busy or time.time() - self._progress_at < STUCK_S:
+        if self._busy or time.time() - self._progress_at < STUCK_AFTER_S:
             return
         waiting = sum(
             self._publisher.waiting(queue_name(lane, self._model)) for lane in self._lanes
@@ -286,8 +327,8 @@ class Heartbeat:
         self._unconsumed = 0 if self._busy else waiting
         if not waiting:
             self._progress_at = time.time()
-        elif time.time() - self._progress_at > 2 * STUCK_S:
-            log.critical("%d messages wait and none arrives: this worker ends itself", waiting)
+        elif time.time() - self._progress_at > 2 * STUCK_AFTER_S:
+            log.critical("%d messages wait and none reaches this worker: it exits", waiting)
             os._exit(71)
 
     def _card(self) -> WorkerCard:
@@ -301,21 +342,25 @@ class Heartbeat:
             rate=self._rate,
             started_at=self._started_at,
             progress_at=self._progress_at,
-            about=self._about(),
+            about=self._worker_info(),
         )
 
 
 class Busy:
-    """The time of one task. `images`: how many it worked on, for the rate."""
+    """Measures one task for the heartbeat.
 
-    def __init__(self, presence: Heartbeat, answers: bool) -> None:
-        self._presence, self._answers = presence, answers
+    Attributes:
+        images: the number of images that the task worked on; set by the task.
+    """
+
+    def __init__(self, heartbeat: Heartbeat, answers: bool) -> None:
+        self._heartbeat, self._answers = heartbeat, answers
         self.images = 0
 
     def __enter__(self) -> "Busy":
         self._began = time.monotonic()
-        self._presence.task_started(self._answers)
+        self._heartbeat.task_started(self._answers)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._presence.left(self._answers, self.images, time.monotonic() - self._began)
+        self._heartbeat.task_finished(self._answers, self.images, time.monotonic() - self._began)

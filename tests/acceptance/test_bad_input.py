@@ -43,7 +43,7 @@ BAD = {
     "huge.png": "pixels",
     "bomb.png": "pixels",
     "half.png": "cut short",
-    "pipe.jpg": "no regular file",
+    "pipe.jpg": "not a regular file",
     "dangling.jpg": "cannot be read",
     "link-outside.jpg": "outside",
     "\\udcff.jpg": "UTF-8",

@@ -5,7 +5,7 @@ import pytest
 
 from support import chaos
 
-QUICK_COMPLAINTS = {"clipfleet.workers.planner.readers:HANGS_S": 1.0}
+QUICK_COMPLAINTS = {"clipfleet.workers.planner.readers:HANG_AFTER_S": 1.0}
 # From servers of the tests' own, which may never answer.
 PATIENT_FETCHING = {
     "CLIPFLEET_FETCH__ALLOWED_NETWORKS": '["127.0.0.0/8"]',

@@ -20,5 +20,5 @@ def test_a_worker_whose_device_is_broken_ends_itself_until_it_is_whole_again(
         services.eventually(lambda: chaos.says(client, job, "is broken"), 60, "a reason")
     assert "(exit code 72); it starts again" in (slow.folder / "up.log").read_text()
     log = slow.log("worker-ingest-1")
-    assert "CUDA error: device-side assert triggered: this worker ends itself" in log
+    assert "CUDA error: device-side assert triggered: this worker exits" in log
     chaos.require_exact(slow, job, "broken")

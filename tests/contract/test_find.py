@@ -12,7 +12,7 @@ from clipfleet.common.queue.messages import Search
 from clipfleet.common.store import Record, Store
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.query.exact import Bounds
-from clipfleet.workers.query.search import find
+from clipfleet.workers.query.search import search_group
 from support.stores import DIM
 
 
@@ -66,13 +66,13 @@ def test_what_is_found_is_what_brute_force_finds(
             found, expected = (
                 [
                     [(kept.match.record.id, kept.duplicates) for kept in page]
-                    for page in find(each, asked, queries, fresh=True, exact=Bounds())
+                    for page in search_group(each, asked, queries, fresh=True, exact=Bounds())
                 ]
                 for each in (store, yardstick)
             )
             assert found == expected, (rules, offset)
             exactly = asked.model_copy(update={"exact": True})
-            pages = find(store, exactly, queries, fresh=True, exact=Bounds())
+            pages = search_group(store, exactly, queries, fresh=True, exact=Bounds())
             found = [[(kept.match.record.id, kept.duplicates) for kept in page] for page in pages]
             assert found == expected, (rules, offset)
             assert offset or all(found), rules

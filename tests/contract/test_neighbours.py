@@ -148,7 +148,9 @@ def test_a_planner_leaves_a_newer_job_to_a_newer_planner_and_plans_the_others(
     assert raw_job(client) == before, "its lease is free, its state as it was"
     assert len(world.names(JOB)) == 1, "the one from before"
     assert [len(world.names("ours")), world.nudges()] == [1, 1]
-    assert caplog.text.count(f"not planned here: job '{JOB}' is in version 3") == 1
+    assert (
+        caplog.text.count(f"this planner does not plan the job: job '{JOB}' is in version 3") == 1
+    )
 
 
 def test_the_housekeeper_leaves_newer_jobs(client: "redis.Redis") -> None:
@@ -169,7 +171,7 @@ def test_the_housekeeper_leaves_newer_jobs(client: "redis.Redis") -> None:
 def test_newer_jobs_do_not_keep_the_housekeeper_from_later_ones(
     client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeper, "MOST", 1)
+    monkeypatch.setattr(housekeeper, "MAX_JOBS", 1)
     ledger = RedisLedger(client)
     for job in (JOB, "b2"):
         ledger.cancel(job)
@@ -220,7 +222,7 @@ def test_a_worker_leaves_the_chunk_of_a_newer_record_as_it_is_and_says_so(
     chunk = place.chunk()
     assert (chunk.attempt, chunk.leased) == (0, False)
     waiting: Any = client.hget("clipfleet:job:job", "waiting")
-    assert waiting.decode().startswith("worker w leaves its chunks alone: ")
+    assert waiting.decode().startswith("worker w skips its chunks: ")
     assert "version 3" in waiting.decode()
 
     rewrite(client, key, field, v=1)

@@ -104,7 +104,7 @@ def test_without_hub_and_folder_the_error_names_both_ways_out(
 
 
 def test_a_folder_without_a_model_is_said_to_be_one(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="no complete model"):
+    with pytest.raises(StartupError, match="not contain a complete model"):
         clip_embedder(tmp_path)
     with pytest.raises(StartupError, match="no model folder"):
         clip_embedder(tmp_path / "nope")

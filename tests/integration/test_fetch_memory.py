@@ -12,7 +12,7 @@ from clipfleet.common.fetch import FREE, Cancellation, Fetcher, Memory
 from clipfleet.common.settings import Settings
 from support.fetching import fetcher
 from support.webserver import Asked, Page, body, site
-from support.worker_harness import places_of
+from support.worker_harness import storage_of
 
 LARGE = 2 * FREE
 LIMIT = 5 * FREE
@@ -117,9 +117,9 @@ def test_who_waits_for_memory_can_be_cancelled() -> None:
 
 @pytest.mark.parametrize("size", [0, FREE - 1, FREE, FREE + 1, LARGE, LIMIT, LIMIT + 1, LIMIT + 9])
 def test_an_object_of_a_bucket_is_read_whole_or_to_one_byte_over_the_limit(size: int) -> None:
-    places = places_of(Settings())
+    storage = storage_of(Settings())
     data = bytes(n % 251 for n in range(1_000)) * (size // 1_000 + 1)
-    fs = places.bucket("memory://bucket/a")
+    fs = storage.bucket("memory://bucket/a")
     fs.pipe_file("bucket/a", data[:size])
-    assert places.read("fs:memory://bucket/a", LIMIT) == data[: min(size, LIMIT + 1)]
+    assert storage.read("fs:memory://bucket/a", LIMIT) == data[: min(size, LIMIT + 1)]
     fs.rm_file("bucket/a")

@@ -60,7 +60,7 @@ def test_with_nothing_to_expire_nothing_goes(house: House) -> None:
 def test_a_round_is_bounded_and_the_next_goes_on(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipfleet.workers.planner.housekeeper.MOST", 3)
+    monkeypatch.setattr("clipfleet.workers.planner.housekeeper.MAX_JOBS", 3)
     for n in range(5):
         house.upload(f"j{n}")
     house.clock.now += 40 * DAY_S

@@ -11,7 +11,7 @@ from clipfleet.workers.sources import bucket as paging
 from clipfleet.workers.storage.items import read_item
 from support.archives import KINDS, packed
 from support.s3 import S3, s3_server
-from support.source_helpers import items, listed, places, resumes_everywhere, source, why_not
+from support.source_helpers import items, listed, resumes_everywhere, source, storage_at, why_not
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_bucket_is_listed_page_by_page_and_goes_on_at_any_key(
         name for name in names if not name.endswith("txt")
     )
     assert [one.label for one in made] == ["a b", "a", "a", "top", "d", "top"]
-    assert read_item(made[0], places(Path("/nowhere"))) == "a b/ü#?.png".encode()
+    assert read_item(made[0], storage_at(Path("/nowhere"))) == "a b/ü#?.png".encode()
     resumes_everywhere(found)
     assert found.count() == 6
 
@@ -55,7 +55,7 @@ def test_a_manifest_in_a_bucket_names_objects_beside_it(s3: S3, tmp_path: Path) 
     first, second = items(found)
     assert (first.uri, first.metadata) == ("s3://manifests/d/a.jpg", {"year": 1999})
     assert second.uri == "s3://manifests/b.jpg"
-    assert read_item(first, places(tmp_path)) == b"A"
+    assert read_item(first, storage_at(tmp_path)) == b"A"
     resumes_everywhere(found)
 
 
@@ -66,7 +66,7 @@ def test_an_archive_in_a_bucket_is_read_where_it_lies(s3: S3, tmp_path: Path, na
     found = source(tmp_path, {"type": "archive", "uri": f"s3://archives/{name}"})
     made = items(found)
     assert made[0].id == f"s3://archives/{name}#0.jpg"
-    assert [read_item(one, places(tmp_path)) for one in made] == list(photos.values())
+    assert [read_item(one, storage_at(tmp_path)) for one in made] == list(photos.values())
     resumes_everywhere(found)
 
 
@@ -83,4 +83,4 @@ def test_a_server_that_is_away_is_waited_for(
         with pytest.raises(Unavailable, match="the bucket does not answer"):
             listed(found)
         with pytest.raises(Unavailable, match="the bucket does not answer"):
-            read_item(item, places(tmp_path))
+            read_item(item, storage_at(tmp_path))

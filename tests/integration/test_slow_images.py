@@ -22,7 +22,7 @@ from clipfleet.workers.storage.locations import BucketAway, Storage
 from support.services import eventually
 from support.silent import Silent, silent
 from support.webserver import Site, body, site
-from support.worker_harness import Workplace, counts, places_of
+from support.worker_harness import Workplace, counts, storage_of
 
 GOOD = 3
 
@@ -198,12 +198,12 @@ def test_a_bucket_that_is_away_is_waited_for_as_long_as_a_chunk_has_time(
 ) -> None:
     no_time(monkeypatch)
     workplace.plan([Item(id="a", uri="", read="fs:s3://bucket/a.jpg")])
-    known = places_of(workplace.settings, workplace.blobs)
-    places = Away(known.settings, known.blobs, known._fetcher)
-    assert workplace.work(remote=True, places=places) == 0
+    known = storage_of(workplace.settings, workplace.blobs)
+    storage = Away(known.settings, known.blobs, known._fetcher)
+    assert workplace.work(remote=True, storage=storage) == 0
     rest = workplace.chunk()
     assert (rest.size, rest.leased, rest.attempt) == (1, False, 0)
-    with working(workplace, places=places):
+    with working(workplace, storage=storage):
         eventually(
             lambda: "it sleeps" in workplace.ledger.job("job").waiting, 60, "the reason to wait"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources import Source
 from clipfleet.workers.storage.items import read_item
-from support.source_helpers import Web, places, source
+from support.source_helpers import Web, source, storage_at
 
 Members = Mapping[str, bytes] | Sequence[tuple[str, bytes]]
 KINDS = ["a.tar", "a.tar.gz", "a.zip"]
@@ -43,4 +43,4 @@ def names(found: Sequence[Item]) -> list[str]:
 
 
 def data_of(folder: Path, item: Item, web: Web | None = None, **limits: int) -> bytes:
-    return read_item(item, places(folder, web, **limits))
+    return read_item(item, storage_at(folder, web, **limits))

@@ -21,7 +21,7 @@ TEXT = Term(kind="text", value="a church")
 IMAGE = Term(kind="image", value="key")
 
 
-class GuardedEmbedder(MemoryStore):
+class RecordingStore(MemoryStore):
     """Remembers the searches: how many vectors each had, and whether it was a fresh one."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Aged(MemoryCatalogue):
 
 class World:
     def __init__(self) -> None:
-        self.store, self.catalogue, self.replies = GuardedEmbedder(), Aged(), MemoryReplies()
+        self.store, self.catalogue, self.replies = RecordingStore(), Aged(), MemoryReplies()
         self.embedder, self.metrics = HashEmbedder(), WorkerMetrics()
         self.packed = False
         self.collection = self.new("c")

@@ -61,7 +61,8 @@ class _Body:
         return data
 
 
-def places(root: Path, web: Web | None = None, **limits: int) -> Storage:
+def storage_at(root: Path, web: Web | None = None, **limits: int) -> Storage:
+    """A storage whose jobs may read what is below `root`."""
     settings = Settings(source_roots=(root,), limits=Limits(**limits))
     return Storage(settings, Blobs(f"file://{root}/.blobs"), web or Web(), BUCKETS)
 
@@ -73,7 +74,7 @@ def access_to(*roots: Path, buckets: tuple[str, ...] | None = None) -> SourceAcc
 
 
 def source(root: Path, raw: dict[str, Any], web: Web | None = None, **limits: int) -> Source:
-    return open_source(raw, places(root, web, **limits), "job")
+    return open_source(raw, storage_at(root, web, **limits), "job")
 
 
 def listed(found: Source, after: str = "") -> list[Listed]:

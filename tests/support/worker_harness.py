@@ -40,8 +40,8 @@ from support.ledgers import LEASE_S, MAX_ATTEMPTS, MODEL, Clock
 BUCKETS = {**uris.BUCKETS, "memory": ("fsspec", "parts")}
 
 
-def places_of(settings: Settings, blobs: Blobs | None = None) -> Storage:
-    """`memory://` counts as a bucket here."""
+def storage_of(settings: Settings, blobs: Blobs | None = None) -> Storage:
+    """A storage for which `memory://` is the scheme of a bucket."""
     blobs = blobs or Blobs("memory://clipfleet-unit-tests")
     return Storage(settings, blobs, Fetcher(settings.fetch), BUCKETS)
 
@@ -66,11 +66,11 @@ class Planning:
         self.planner = self.new_planner("one")
 
     def new_planner(self, name: str) -> Planner:
-        places = places_of(self.settings)
+        storage = storage_of(self.settings)
         # Its sources answer: a round is over when they have, on a busy machine, too.
         readers = Readers(patience_s=30, listing_s=30, clock=self.clock)
         return Planner(
-            name, self.ledger, self.fleet, self.publisher, self.settings, places, readers,
+            name, self.ledger, self.fleet, self.publisher, self.settings, storage, readers,
             self.metrics, self.clock,
         )  # fmt: skip
 
@@ -197,7 +197,7 @@ class Workplace:
         assert not isinstance(claim, Unknown)
         return claim
 
-    def work(self, *, remote: bool = False, places: Storage | None = None) -> int:
+    def work(self, *, remote: bool = False, storage: Storage | None = None) -> int:
         """Work on the next chunk; the number of its images that were worked on.
 
         Args:
@@ -205,10 +205,10 @@ class Workplace:
         """
         settings = self.settings.model_copy(update={"source_roots": (self.folder,)})
         with closing(Fetcher(settings.fetch)) as fetcher:
-            places = places or Storage(settings, self.blobs, fetcher, BUCKETS)
+            storage = storage or Storage(settings, self.blobs, fetcher, BUCKETS)
             parts = IngestParts(
                 "w", self.ledger, self.store, self.catalogue, GuardedEmbedder(self.embedder),
-                self.blobs, settings, self.threads, self.stopping, places, self.metrics,
+                self.blobs, settings, self.threads, self.stopping, storage, self.metrics,
                 fetch_pool(settings.fetch),
             )  # fmt: skip
             return ingest_next(parts, remote=remote).images

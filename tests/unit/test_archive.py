@@ -20,9 +20,9 @@ from support.source_helpers import (
     items,
     listed,
     memory_peak,
-    places,
     resumes_everywhere,
     source,
+    storage_at,
 )
 
 PHOTOS = {f"d/{n}.jpg": bytes([n]) * (500 + n) for n in range(12)}
@@ -53,7 +53,7 @@ def test_one_from_the_web_is_read_as_well(tmp_path: Path, name: str) -> None:
 def test_one_in_a_bucket_is_read_as_well(tmp_path: Path, name: str) -> None:
     fs = fsspec.filesystem("memory")
     fs.pipe_file(f"/archives/{name}", packed(name, PHOTOS))
-    where = places(tmp_path)
+    where = storage_at(tmp_path)
     asked = ArchiveSource.model_construct(uri=f"memory://archives/{name}")
     found = Archive(asked, where, Copies(where, "job"))
     made = items(found)
@@ -89,7 +89,7 @@ def test_captions_labels_and_metadata_lie_beside_their_images(tmp_path: Path, na
     ("sidecar", "data", "reason"),
     [
         ("1.json", b"{", "not JSON"),
-        ("1.json", b"[1]", "no JSON object"),
+        ("1.json", b"[1]", "not a JSON object"),
         ("1.json", b"[" * 20_000, "not JSON"),
         ("1.txt", b"\xff\xfe", "UTF-8"),
         ("1.txt", b"x" * 40_000, "40000 bytes"),

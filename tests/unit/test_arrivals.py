@@ -17,7 +17,7 @@ from clipfleet.common.queue.replies import MemoryReplies
 from clipfleet.common.versions import OtherVersion, warn_once
 from clipfleet.workers import app
 from clipfleet.workers.queue import decode
-from clipfleet.workers.queue.decode import batch_in
+from clipfleet.workers.queue.decode import decode_query_batch
 from support import releases
 from support.coalescer_harness import Desk, query
 from support.ledgers import MODEL
@@ -42,7 +42,7 @@ def batch(*texts: str) -> QueryBatch:
 
 def test_unknown_fields_are_no_reason_to_refuse() -> None:
     replies = MemoryReplies()
-    assert batch_in(written(batch("a"), colour="blue"), replies) == batch("a")
+    assert decode_query_batch(written(batch("a"), colour="blue"), replies) == batch("a")
     assert replies.pushed == []
 
 
@@ -69,7 +69,7 @@ def newer_kind(message: QueryBatch) -> str:
 )
 def test_callers_of_a_query_that_is_not_understood_are_told_at_once(raw: str, why: str) -> None:
     replies = MemoryReplies()
-    assert batch_in(raw, replies) is None
+    assert decode_query_batch(raw, replies) is None
     (reply,) = replies.pushed
     assert reply.batch_id == "b"
     assert [answer.error for answer in reply.answers] == ["unavailable", "unavailable"]
@@ -128,7 +128,7 @@ def test_a_job_of_a_newer_release_is_left_to_others_and_says_so(
     assert workplace.chunk().attempt == 0
     ledger.understood = True
     assert ledger.job("job").waiting == (
-        "worker w leaves its chunks alone: job 'job' is in version 2, this part of clipfleet "
+        "worker w skips its chunks: job 'job' is in version 2, this part of clipfleet "
         "reads version 1: upgrade this part"
     )
     assert workplace.work() == 1

@@ -25,8 +25,8 @@ def problems(found: list[Item]) -> dict[str, str]:
 
 BAD_LINES = {
     "nonsense": "not JSON",
-    "[1, 2]": "no JSON object",
-    '"text"': "no JSON object",
+    "[1, 2]": "not a JSON object",
+    '"text"': "not a JSON object",
     "{}": "there is no uri",
     '{"url": "a.jpg"}': "there is no uri",
     '{"uri": null}': "there is no uri",
@@ -75,11 +75,11 @@ def test_a_line_that_is_no_utf8_fails_alone(tmp_path: Path) -> None:
         ("uri,n\na.jpg\nb.jpg,1\n", {"line 2": "1 cells"}),
         ("uri,n\na.jpg,1,2\nb.jpg,1\n", {"line 2": "3 cells"}),
         ("uri,n\n,1\nb.jpg,1\n", {"line 2": "no uri"}),
-        ('uri,n\n"a.jpg"x,1\nb.jpg,1\n', {"line 2": "no CSV"}),
-        ('uri,n\n"a.jpg,1\nb.jpg,1\n', {"line 2": "no CSV"}),
-        (f"uri,n\n{'x' * 200_000},1\nb.jpg,1\n", {"line 2": "no CSV"}),
+        ('uri,n\n"a.jpg"x,1\nb.jpg,1\n', {"line 2": "not CSV"}),
+        ('uri,n\n"a.jpg,1\nb.jpg,1\n', {"line 2": "not CSV"}),
+        (f"uri,n\n{'x' * 200_000},1\nb.jpg,1\n", {"line 2": "not CSV"}),
         (f"uri,n\n{'x' * 1_200_000},1\nb.jpg,1\n", {"line 2": "more than"}),
-        ('uri,n\n"a.jpg",1\n"open,2\nb.jpg,1\n', {"line 3": "no CSV"}),
+        ('uri,n\n"a.jpg",1\n"open,2\nb.jpg,1\n', {"line 3": "not CSV"}),
     ],
 )
 def test_a_bad_record_fails_alone_and_an_open_quote_swallows_nothing(

@@ -17,7 +17,7 @@ from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.bucket import Bucket
 from clipfleet.workers.storage.items import read_item
 from clipfleet.workers.storage.locations import bucket_errors
-from support.source_helpers import items, places, resumes_everywhere, source, why_not
+from support.source_helpers import items, resumes_everywhere, source, storage_at, why_not
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def fill(*keys: str) -> None:
 
 def bucket(top: str = "memory://b", *, label: bool = False) -> Bucket:
     asked = BucketSource.model_construct(uri=top, label_from_folder=label)
-    return Bucket(asked, places(Path("/nowhere")))
+    return Bucket(asked, storage_at(Path("/nowhere")))
 
 
 def keys(found: list[Item]) -> list[str]:
@@ -61,7 +61,7 @@ def test_an_item_is_read_by_its_url_and_labelled_by_its_folder() -> None:
     fill("cats/a b#c?.jpg")
     (item,) = items(bucket(label=True))
     assert (item.label, item.read) == ("cats", "fs:memory://b/cats/a b#c?.jpg")
-    assert read_item(item, places(Path("/nowhere"))) == b"cats/a b#c?.jpg"
+    assert read_item(item, storage_at(Path("/nowhere"))) == b"cats/a b#c?.jpg"
 
 
 def test_an_object_that_vanished_fails_alone() -> None:
@@ -69,13 +69,13 @@ def test_an_object_that_vanished_fails_alone() -> None:
     (item,) = items(bucket())
     fsspec.filesystem("memory").rm("/b/a.jpg")
     with pytest.raises(Unreadable, match="no such bucket or object"):
-        read_item(item, places(Path("/nowhere")))
+        read_item(item, storage_at(Path("/nowhere")))
 
 
 def test_no_more_is_read_than_the_limit() -> None:
     fsspec.filesystem("memory").pipe_file("/b/a.jpg", b"x" * 5_000)
     (item,) = items(bucket())
-    assert len(read_item(item, places(Path("/nowhere"), image_bytes=1_000))) == 1_001
+    assert len(read_item(item, storage_at(Path("/nowhere"), image_bytes=1_000))) == 1_001
 
 
 def test_an_empty_bucket_says_what_was_looked_for() -> None:

@@ -24,7 +24,7 @@ def test_what_came_before_the_damage_is_listed_and_then_it_is_said(
     whole = packed(name, members)
     found = archive(tmp_path, whole[: len(whole) // 2], name)
     seen, said = until_broken(found)
-    assert re.search("is damaged .* what came before that is indexed", said)
+    assert re.search("is damaged .* images before that are indexed", said)
     assert len(seen) > 10
     good = [one.item for one in seen if one.item.problem is None][:-1]
     assert [data_of(tmp_path, one) for one in good] == list(members.values())[: len(good)]

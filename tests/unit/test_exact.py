@@ -99,7 +99,7 @@ def test_nobody_waits_for_longer_than_the_bound_nor_for_a_worker_that_stops() ->
         exact_search(store, collection, some(1), Bounds(seconds=-1), **told)
     over = threading.Event()
     over.set()
-    with pytest.raises(Unavailable, match="told to stop"):
+    with pytest.raises(Unavailable, match="is stopping"):
         exact_search(store, collection, some(1), Bounds(60, over), **told)
 
 

@@ -139,7 +139,7 @@ def test_a_pipe_and_a_folder_called_jpg_fail_alone(workplace: Workplace) -> None
     names = ("pipe.jpg", "folder.jpg")
     odd = [workplace.item(workplace.folder / name) for name in names]
     assert counts(workplace.run([*odd, workplace.photo("a.jpg")])) == ("partial", 1, 0, 2)
-    assert "no regular file" in workplace.reasons()["pipe.jpg"]
+    assert "not a regular file" in workplace.reasons()["pipe.jpg"]
 
 
 def test_folders_called_jpg_leave_no_open_files_behind(workplace: Workplace) -> None:
@@ -171,7 +171,7 @@ def test_a_link_that_leads_out_of_the_roots_is_not_read(workplace: Workplace) ->
         ({"uri": "x" * 5_000}, "uri has 5000 bytes"),
         ({"id": "x" * 2_049}, "id has 2049 bytes"),
         ({"id": "a\0b"}, "NUL"),
-        ({"read": "ftp:x"}, "unknown kind of place"),
+        ({"read": "ftp:x"}, "unknown kind of location"),
         ({"read": "blob:never"}, "uploaded file is gone"),
     ],
 )
@@ -197,4 +197,4 @@ def test_a_model_of_another_dimension_ends_the_job_and_says_why(workplace: Workp
     workplace.embedder = HashEmbedder(dim=workplace.collection.dim + 1)
     job = workplace.run([workplace.photo("a.jpg")])
     assert job.state == "cancelled"
-    assert "those of the model" in job.error
+    assert "embeddings of the model" in job.error

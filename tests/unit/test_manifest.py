@@ -21,9 +21,9 @@ from support.source_helpers import (
     listed,
     manifest,
     memory_peak,
-    places,
     resumes_everywhere,
     source,
+    storage_at,
     until_broken,
     why_not,
 )
@@ -64,7 +64,7 @@ def test_the_id_is_the_uri_where_none_is_given_and_a_number_may_be_one(tmp_path:
 def test_a_relative_uri_is_relative_to_the_manifest(
     tmp_path: Path, base: str, uri: str, read: str
 ) -> None:
-    where = places(tmp_path)
+    where = storage_at(tmp_path)
     found = where.find(uri.format(top=tmp_path), where.find(base.format(top=tmp_path)))
     assert found == read.format(top=tmp_path)
 
@@ -156,7 +156,7 @@ def test_a_manifest_that_is_not_there_or_no_file_or_outside_says_so(tmp_path: Pa
     (tmp_path / "link.csv").symlink_to("/etc/passwd")
     for name, said in {
         "none.csv": "No such file",
-        "d.csv": "no regular file",
+        "d.csv": "not a regular file",
         "link.csv": "outside the folders",
         "/etc/x.csv": "outside the folders",
     }.items():

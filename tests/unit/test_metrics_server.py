@@ -97,7 +97,7 @@ def test_without_a_port_there_is_none() -> None:
     assert serve_metrics(Settings(), CollectorRegistry(), str) is None
 
 
-def a_presence(publisher: MemoryPublisher, fleet: MemoryFleet) -> Heartbeat:
+def a_heartbeat(publisher: MemoryPublisher, fleet: MemoryFleet) -> Heartbeat:
     return Heartbeat(fleet, publisher, "m", HashEmbedder(), "w", 300.0)
 
 
@@ -106,50 +106,50 @@ def age(part: Any, name: str, seconds: float) -> None:
 
 
 def test_a_worker_is_well_once_it_serves() -> None:
-    presence = a_presence(MemoryPublisher(), MemoryFleet())
-    assert presence.trouble() == "it does not serve its queues yet"
-    presence.begin(("ingest",))
-    assert presence.trouble() == ""
-    presence.end()
+    heartbeat = a_heartbeat(MemoryPublisher(), MemoryFleet())
+    assert heartbeat.trouble() == "the worker does not serve its queues yet"
+    heartbeat.begin(("ingest",))
+    assert heartbeat.trouble() == ""
+    heartbeat.end()
 
 
 def test_a_worker_that_is_idle_beside_waiting_messages_is_not_well_until_one_arrives() -> None:
     publisher = MemoryPublisher()
-    presence = a_presence(publisher, MemoryFleet())
-    presence._lanes = ("ingest",)
+    heartbeat = a_heartbeat(publisher, MemoryFleet())
+    heartbeat._lanes = ("ingest",)
     publisher.publish(IngestNudge(model="m"))
-    presence._end_if_stuck()
-    assert presence.trouble() == ""  # it may be on its way
-    age(presence, "_progress_at", 40)
-    presence._end_if_stuck()
-    assert presence.trouble() == "1 messages wait and none arrives"
-    with presence.busy():
-        assert presence.trouble() == ""
+    heartbeat._end_if_stuck()
+    assert heartbeat.trouble() == ""  # it may be on its way
+    age(heartbeat, "_progress_at", 40)
+    heartbeat._end_if_stuck()
+    assert heartbeat.trouble() == "1 messages wait and none reaches the worker"
+    with heartbeat.busy():
+        assert heartbeat.trouble() == ""
 
 
 def test_an_idle_worker_with_nothing_to_do_is_well() -> None:
-    presence = a_presence(MemoryPublisher(), MemoryFleet())
-    presence._lanes = ("ingest",)
-    age(presence, "_progress_at", 4_000)
-    presence._end_if_stuck()
-    assert presence.trouble() == ""
+    heartbeat = a_heartbeat(MemoryPublisher(), MemoryFleet())
+    heartbeat._lanes = ("ingest",)
+    age(heartbeat, "_progress_at", 4_000)
+    heartbeat._end_if_stuck()
+    assert heartbeat.trouble() == ""
 
 
 def test_a_worker_whose_queries_stay_unanswered_or_that_fell_silent_is_not_well() -> None:
-    presence = a_presence(MemoryPublisher(), MemoryFleet())
-    presence._lanes = ("query",)
-    with presence.busy(answers=True):
-        assert presence.trouble() == ""
-        age(presence, "_progress_at", 151)
-        assert presence.trouble().startswith("queries unanswered for 151 s")
-    assert presence.trouble() == ""
-    age(presence, "_seen_at", 60)
-    assert presence.trouble().startswith("it has not announced itself")
+    heartbeat = a_heartbeat(MemoryPublisher(), MemoryFleet())
+    heartbeat._lanes = ("query",)
+    with heartbeat.busy(answers=True):
+        assert heartbeat.trouble() == ""
+        age(heartbeat, "_progress_at", 151)
+        assert heartbeat.trouble().startswith("queries unanswered for 151 s")
+    assert heartbeat.trouble() == ""
+    age(heartbeat, "_seen_at", 60)
+    assert heartbeat.trouble().startswith("the worker has not announced itself")
 
 
 def test_a_planner_is_well_as_long_as_it_looks_at_jobs() -> None:
     world = Planning()
     age(world.planner, "_alive_at", 100)
-    assert world.planner.trouble().startswith("no job was looked at for 100 s")
+    assert world.planner.trouble().startswith("no job was checked for 100 s")
     world.tick()
     assert world.planner.trouble() == ""

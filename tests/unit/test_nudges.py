@@ -6,7 +6,7 @@ from clipfleet.common.queue.broker import BrokerUnavailable, MemoryPublisher
 from clipfleet.common.queue.messages import IngestNudge
 from clipfleet.workers.ingest.claims import pass_on
 from clipfleet.workers.planner.chunk_size import FIRST_CHUNK
-from clipfleet.workers.planner.planner import TOP_UP_S
+from clipfleet.workers.planner.planner import TOP_UP_INTERVAL_S
 from support.ledgers import LEASE_S, MODEL
 from support.worker_harness import Planning
 
@@ -75,7 +75,7 @@ def test_nudges_alone_lead_workers_through_a_job(world: Planning) -> None:
     world.job(150)
     seen: list[str] = []
     while world.ledger.job("job").finished_at is None:
-        world.tick(seconds=TOP_UP_S)
+        world.tick(seconds=TOP_UP_INTERVAL_S)
         while world.publisher.sent:
             seen += take_nudge(world)
     assert seen == [f"job-{n}" for n in range(150)]
@@ -86,7 +86,7 @@ def test_a_job_is_exact_although_every_second_nudge_is_lost(world: Planning) -> 
     world.job(150)
     seen: list[str] = []
     for turn in range(100):
-        world.tick(seconds=TOP_UP_S)
+        world.tick(seconds=TOP_UP_INTERVAL_S)
         if turn % 2:
             world.publisher.sent.clear()
         while world.publisher.sent:
@@ -129,7 +129,7 @@ def test_a_nudge_that_a_worker_took_just_now_is_not_replaced(world: Planning) ->
     world.publisher.sent.clear()
     world.tick(5)
     assert world.nudges() == 0
-    world.tick(seconds=TOP_UP_S)
+    world.tick(seconds=TOP_UP_INTERVAL_S)
     assert world.nudges() == 1
 
 
@@ -148,7 +148,7 @@ def test_a_chunk_pending_again_is_announced_again(world: Planning) -> None:
     world.tick(2)
     world.publisher.sent.clear()
     world.take()
-    world.tick(3, seconds=TOP_UP_S)
+    world.tick(3, seconds=TOP_UP_INTERVAL_S)
     assert world.nudges() == 0, "its holder may live"
     world.tick(seconds=LEASE_S + 1)
     assert world.nudges() == 1

@@ -88,7 +88,7 @@ def test_a_job_without_workers_says_why_the_last_one_ended(planning: Planning) -
     planning.job(10)
     planning.tick()
     assert planning.ledger.job("job").waiting.endswith(
-        "no live worker serves the ingest lane of model 'm'; the last one ended itself: "
+        "no live worker serves the ingest lane of model 'm'; the last worker exited: "
         "the device cuda is broken: CUDA error"
     )
     planning.worker()

@@ -7,10 +7,10 @@ import pytest
 
 from clipfleet.common.ledger import LOOK_S, NewJob
 from clipfleet.common.ledger.memory import MemoryLedger
-from clipfleet.workers.planner.planner import LOOKS, Planner
+from clipfleet.workers.planner.planner import MAX_LOOKS, Planner
 from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.sources import Source
-from support.worker_harness import Planning, places_of
+from support.worker_harness import Planning, storage_of
 
 ITEMS = [{"id": str(n), "uri": "", "read": f"blob:{n}"} for n in range(1_000)]
 
@@ -45,7 +45,7 @@ class World(Planning):
     def opening(self, name: str) -> Opening:
         planner = Opening(
             name, self.counting, self.fleet, self.publisher,
-            self.settings, places_of(self.settings), Readers(patience_s=30), self.metrics,
+            self.settings, storage_of(self.settings), Readers(patience_s=30), self.metrics,
             self.clock,
         )  # fmt: skip
         planner.opened = self.opened
@@ -77,7 +77,7 @@ def test_jobs_that_are_not_due_cost_one_call_to_the_ledger(world: World) -> None
 
 
 def test_a_job_is_looked_at_every_so_often_and_nothing_is_written(world: World) -> None:
-    for n in range(LOOKS + 50):
+    for n in range(MAX_LOOKS + 50):
         world.job(1_000, f"job{n:03}")
     planner = world.opening("one")
     world.settle(planner)

@@ -74,7 +74,7 @@ def test_a_job_whose_bucket_is_away_waits_says_why_and_keeps_no_other_waiting(
     world = Planning()
     planner = Waiting(
         "w", world.ledger, world.fleet, world.publisher,
-        world.planner._settings, world.planner._places,
+        world.planner._settings, world.planner._storage,
         Readers(patience_s=30, clock=world.clock),
     )  # fmt: skip
     planner.source = Passing(error, times=3)

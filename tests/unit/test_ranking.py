@@ -27,7 +27,7 @@ def shown(
     """As a search goes: window after window until there is enough."""
     ranking = Ranking(wanted, metric)
     for size in wanted.windows():
-        if not ranking.enough:
+        if not ranking.is_complete:
             ranking.add(matches[:size], size)
     return ranking.page()
 
@@ -126,14 +126,14 @@ def test_one_window_is_asked_for_the_first_page_and_wider_ones_for_later_pages()
 
 
 def test_groups_are_looked_for_in_wider_windows_up_to_the_limit() -> None:
-    assert list(PageSpec(top_k=10, group_by="x", looked_at=2_000).windows()) == [80, 640, 2_000]
-    assert list(PageSpec(top_k=10, collapse=0.9, looked_at=50).windows()) == [50]
+    assert list(PageSpec(top_k=10, group_by="x", max_window=2_000).windows()) == [80, 640, 2_000]
+    assert list(PageSpec(top_k=10, collapse=0.9, max_window=50).windows()) == [50]
 
 
 def test_at_the_limit_there_are_fewer_matches_and_those_are_right() -> None:
     found = labelled("xxxxxxxxxxxxy")
-    assert names(shown(found, PageSpec(top_k=2, group_by="label", looked_at=12))) == "a"
-    assert names(shown(found, PageSpec(top_k=2, group_by="label", looked_at=13))) == "am"
+    assert names(shown(found, PageSpec(top_k=2, group_by="label", max_window=12))) == "a"
+    assert names(shown(found, PageSpec(top_k=2, group_by="label", max_window=13))) == "am"
 
 
 RANDOM = st.lists(
@@ -221,7 +221,7 @@ def test_a_wider_window_that_finds_something_better_repeats_and_drops_nothing() 
     def page(offset: int) -> str:
         ranking = Ranking(PageSpec(top_k=2, offset=offset), "cosine")
         ranking.add(narrow, 2)
-        if not ranking.enough:
+        if not ranking.is_complete:
             ranking.add(wide, 16)
         return names(ranking.page())
 

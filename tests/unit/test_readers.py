@@ -58,7 +58,7 @@ class World(Planning):
     def new_planner(self, name: str) -> Planner:
         planner = Hung(
             name, self.ledger, self.fleet, self.publisher,
-            super().new_planner("x")._settings, super().new_planner("x")._places,
+            super().new_planner("x")._settings, super().new_planner("x")._storage,
             Readers(clock=self.clock), clock=self.clock,
         )  # fmt: skip
         planner.source = self.source
@@ -83,7 +83,7 @@ class World(Planning):
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(readers, "HANGS_S", 0.05)
+    monkeypatch.setattr(readers, "HANG_AFTER_S", 0.05)
     made = World()
     made.worker()
     yield made
@@ -101,7 +101,7 @@ def test_while_one_source_hangs_other_jobs_are_done(world: World) -> None:
 def test_a_job_whose_source_hangs_says_so_until_it_answers(world: World) -> None:
     world.job_of({"type": "ours"}, "hanging")
     said = services.eventually(lambda: world.waiting("hanging"), 30, "a reason")
-    assert said.startswith("its source has not answered for")
+    assert said.startswith("the source has not answered for")
     world.source.go.set()
     assert services.eventually(lambda: not world.waiting("hanging"), 30, "no reason any more")
     assert sorted(world.finish_one("hanging")) == ["0", "1"]
@@ -145,7 +145,7 @@ def test_so_many_sources_may_hang_and_the_next_job_says_so(
     world.job_of({"type": "ours"}, "hanging")
     services.eventually(lambda: world.waiting("hanging"), 30, "a reason")
     world.job(3, "other")
-    assert "many other jobs' sources" in world.waiting("other")
+    assert "many sources of other jobs" in world.waiting("other")
     world.source.go.set()
     world.finish_one("other")
     assert world.ledger.job("other").done == 3
@@ -156,12 +156,12 @@ def test_what_a_thread_raises_comes_out_where_the_answer_is_taken() -> None:
         raise SourceError("there is no such thing")
 
     some = Readers(patience_s=30)
-    assert some.ask("job", "", 8, missing, "c") == ""
+    assert some.begin_step("job", "", 8, missing, "c") == ""
     some.wait()
-    reader = some.answered("job")
+    reader = some.take_finished("job")
     assert reader is not None
     with pytest.raises(SourceError, match="no such thing"):
-        reader.taken()
+        reader.result()
 
 
 def hang(world: World, jobs: int, collection: str = "c") -> list[str]:
@@ -178,10 +178,10 @@ def test_cancelled_jobs_give_their_places_up_although_their_sources_hang_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "MAX_HANGING", 6)
-    monkeypatch.setattr(readers, "OWN_HANGING", 1)
+    monkeypatch.setattr(readers, "HANGING_DIVISOR", 1)
     hanging = hang(world, 6)
     world.job(3, "good")
-    assert world.waiting("good") == readers.MANY
+    assert world.waiting("good") == readers.TOO_MANY
     for job in hanging:
         world.ledger.cancel(job)
     assert world.finish_one("good") == ["good-0", "good-1", "good-2"]
@@ -193,7 +193,7 @@ def test_the_sources_of_one_collection_leave_places_to_those_of_others(
     monkeypatch.setattr(readers, "MAX_HANGING", 8)
     hang(world, 2)
     world.job(3, "same")
-    assert world.waiting("same") == readers.MANY_OF_OWNER
+    assert world.waiting("same") == readers.TOO_MANY_OF_OWNER
     world.job(3, "other", collection="other")
     assert world.finish_one("other") == ["other-0", "other-1", "other-2"]
     assert world.ledger.job("same").total == 0
@@ -202,7 +202,7 @@ def test_the_sources_of_one_collection_leave_places_to_those_of_others(
 def test_quick_steps_of_one_collection_leave_places_to_those_of_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "HANGS_S", 3_600.0)
+    monkeypatch.setattr(readers, "HANG_AFTER_S", 3_600.0)
     monkeypatch.setattr(readers, "MAX_STEPS", 4)
     for n in range(4):
         world.job_of({"type": "ours"}, f"one-{n}")
@@ -219,7 +219,7 @@ def test_a_planner_with_too_many_threads_of_dropped_sources_says_so(
         world.ledger.cancel(job)
     assert world.planner.trouble() == ""
     world.tick()
-    assert world.planner.trouble() == "2 sources that nobody wants any more hang"
+    assert world.planner.trouble() == "2 sources of ended jobs hang"
     world.job(3, "good")
     assert world.waiting("good") == world.planner.trouble()
     world.source.go.set()
@@ -230,7 +230,7 @@ def test_a_planner_with_too_many_threads_of_dropped_sources_says_so(
 def test_the_thread_of_a_source_that_waits_for_the_web_ends_with_its_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(readers, "HANGS_S", 0.05)
+    monkeypatch.setattr(readers, "HANG_AFTER_S", 0.05)
     with silent() as there:
         world = Planning(fetch={"allowed_networks": ["127.0.0.0/8"], "read_s": 600, "total_s": 600})
         world.planner._readers = Readers()
@@ -244,7 +244,7 @@ def test_the_thread_of_a_source_that_waits_for_the_web_ends_with_its_job(
         reader.join(30)
         assert not reader.is_alive()
         services.eventually(lambda: there.open == 0, 30, "the end of the connection")
-        world.planner._places._fetcher.close()  # type: ignore[attr-defined]
+        world.planner._storage._fetcher.close()  # type: ignore[attr-defined]
 
 
 class Away:

@@ -69,7 +69,7 @@ def test_a_retry_whose_job_is_deleted_meanwhile_fails_in_words(
     job = world.ledger.job("again")
     assert (job.state, job.error) == (
         "failed",
-        "job job, whose failures these are, was deleted",
+        "job job, whose failures are retried, was deleted",
     )
 
 

@@ -29,7 +29,7 @@ from clipfleet.workers.sources.bucket import Bucket
 from clipfleet.workers.storage.locations import Storage
 from support.containment import hindrance
 from support.source_helpers import access_to, items
-from support.worker_harness import places_of
+from support.worker_harness import storage_of
 
 
 def read(access: SourceAccess, path: Path) -> bytes:
@@ -213,7 +213,7 @@ def test_a_file_that_is_swapped_for_a_link_in_time_is_not_read(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = root / "sub" / "a.jpg"
-    where = places_of(Settings(source_roots=(root,)))
+    where = storage_of(Settings(source_roots=(root,)))
     swapped(monkeypatch, file, root.parent / "outside" / "a.jpg")
     with pytest.raises(Unreadable):
         where.read(f"file:{file}", 100)
@@ -229,7 +229,7 @@ def test_a_folder_that_is_swapped_for_a_link_in_time_is_neither_read_nor_listed(
     file.write_bytes(b"inside")
     (root.parent / "outside" / "deep").mkdir()
     (root.parent / "outside" / "deep" / "a.jpg").write_bytes(b"OUTSIDE")
-    where = places_of(Settings(source_roots=(root,)))
+    where = storage_of(Settings(source_roots=(root,)))
     with monkeypatch.context() as patch:
         swapped(patch, root / "sub", root.parent / "outside")
         with pytest.raises(Unreadable, match="leads outside the folders"):
@@ -263,7 +263,7 @@ def own(root: Path) -> Path:
 
 
 def test_the_blob_store_below_a_root_is_left_out(root: Path, own: Path) -> None:
-    where = places_of(Settings(source_roots=(root,)), Blobs(str(own)))
+    where = storage_of(Settings(source_roots=(root,)), Blobs(str(own)))
     found = open_source({"type": "folder", "path": str(root)}, where, "job")
     assert [item.id for item in items(found)] == [str(root / "sub" / "a.jpg")]
     assert found.count() == 1
@@ -277,7 +277,7 @@ def test_the_blob_store_has_no_second_name(root: Path, own: Path) -> None:
     thumbnail = own / "thumbnails" / "t.jpg"
     (root / "link.jpg").symlink_to(thumbnail)
     (root / "link").symlink_to(own)
-    where = places_of(Settings(source_roots=(root, Path("/"))), Blobs(str(root / "link")))
+    where = storage_of(Settings(source_roots=(root, Path("/"))), Blobs(str(root / "link")))
     for path in (
         thumbnail,
         root / "link.jpg",
@@ -295,7 +295,7 @@ def test_the_blob_store_has_no_second_name(root: Path, own: Path) -> None:
 
 
 def test_what_the_kernel_shows_of_processes_is_no_source() -> None:
-    where = places_of(Settings(source_roots=(Path("/"),)))
+    where = storage_of(Settings(source_roots=(Path("/"),)))
     for path in ("/proc/self/environ", "/proc/self/cmdline", "/dev/fd/../environ", "/sys/kernel"):
         with pytest.raises(Unreadable, match="belongs to the service"):
             where.read(f"file:{path}", 100)
@@ -307,7 +307,7 @@ def test_the_keys_file_and_private_folders_are_no_source(root: Path) -> None:
     for file in (keys, private / "a.jpg"):
         file.write_text("{}")
     settings = Settings(source_roots=(root,), keys_file=str(keys), private_paths=(private,))
-    where = places_of(settings)
+    where = storage_of(settings)
     for file in (keys, private / "a.jpg"):
         with pytest.raises(Unreadable, match="belongs to the service"):
             where.read(f"file:{file}", 100)
@@ -347,7 +347,7 @@ def test_the_blob_store_in_a_bucket_is_left_out_of_its_listing() -> None:
     for key in ("prod/uploads/j/0.jpg", "prod/thumbnails/t.jpg", "production/a.jpg", "b.jpg"):
         fs.pipe_file(f"/shared/{key}", b"x")
     try:
-        where = places_of(Settings(), Blobs("memory://shared/prod"))
+        where = storage_of(Settings(), Blobs("memory://shared/prod"))
         found = bucket("memory://shared", where)
         assert [item.id for item in items(found)] == [
             "memory://shared/b.jpg", "memory://shared/production/a.jpg",

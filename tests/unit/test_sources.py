@@ -17,7 +17,7 @@ from clipfleet.common.http.sources import FolderSource
 from clipfleet.common.settings import Settings
 from clipfleet.workers.sources import Folder, Listed, SourceError, Upload, open_source
 from support.source_helpers import access_to
-from support.worker_harness import places_of
+from support.worker_harness import storage_of
 
 NOBODY = 65_534
 
@@ -192,7 +192,7 @@ def test_the_roots_are_compared_part_by_part() -> None:
 def test_a_missing_folder_and_a_file_are_named_as_such(top: Path) -> None:
     touch(top / "a.jpg")
     assert "No such file" in why_not(top / "gone", top)
-    assert "is no folder" in why_not(top / "a.jpg", top)
+    assert "is not a folder" in why_not(top / "a.jpg", top)
 
 
 def test_a_path_with_a_nul_is_refused_in_words(top: Path) -> None:
@@ -269,4 +269,4 @@ def test_an_upload_goes_on_where_it_was() -> None:
 
 def test_an_unknown_kind_of_source_is_refused() -> None:
     with pytest.raises(SourceError, match="unknown kind"):
-        open_source({"type": "ftp"}, places_of(Settings()), "job")
+        open_source({"type": "ftp"}, storage_of(Settings()), "job")

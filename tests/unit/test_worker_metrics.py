@@ -4,7 +4,7 @@ import pytest
 
 from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.workers.embedding.cached import CachedEmbedder
-from clipfleet.workers.embedding.timed import TimedEmbedder
+from clipfleet.workers.embedding.proxy import TimedEmbedder
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from support.ledgers import LEASE_S
 from support.prometheus import Scrape, faults, scraped

@@ -1,1 +1,1 @@
-"""Models: CLIP on torch, and what is wrapped around it. Nothing else imports torch."""
+"""Embedders: CLIP on torch, and wrappers around an embedder. No other package imports torch."""

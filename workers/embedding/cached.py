@@ -1,4 +1,4 @@
-"""An embedder that embeds a text once: equal ones of a batch together, known ones not at all."""
+"""An embedder with a cache of text embeddings."""
 
 import threading
 from collections import OrderedDict
@@ -13,15 +13,22 @@ from clipfleet.workers.embedding.proxy import EmbedderProxy
 
 
 class CachedEmbedder(EmbedderProxy):
-    """`size`: texts remembered, the least recently used being forgotten; 0: none.
+    """Embeds equal texts of a batch once, and texts in the cache not at all.
 
-    Any difference counts, even a space: only the model knows which ones its tokenizer ignores.
+    Texts are compared exactly, including spaces: only the model knows what its tokenizer ignores.
+
+    Args:
+        size: the number of texts in the cache, which drops the least recently used; 0 disables it.
+
+    Attributes:
+        hits: the number of texts that needed no pass through the model.
+        misses: the number of texts that were embedded.
     """
 
     def __init__(self, embedder: Embedder, size: int) -> None:
         super().__init__(embedder)
         self._size = size
-        # By digest: a text of a thousand words takes no more room than a short one.
+        # Keyed by digest: a text of a thousand words takes no more memory than a short one.
         self._rows: OrderedDict[bytes, Vectors] = OrderedDict()
         self._lock = threading.Lock()
         self.hits = self.misses = 0
@@ -31,14 +38,14 @@ class CachedEmbedder(EmbedderProxy):
         rows = self._known(distinct)
         new = {key: text for key, text in distinct.items() if key not in rows}
         if new:
-            made = self._embedder.embed_texts(list(new.values()))
-            rows.update(zip(new, made, strict=True))
+            embeddings = self._embedder.embed_texts(list(new.values()))
+            rows.update(zip(new, embeddings, strict=True))
             self._remember({key: rows[key] for key in new})
         with self._lock:
             self.misses += len(new)
             self.hits += len(texts) - len(new)
-        found = [rows[_key(text)] for text in texts]
-        return np.stack(found) if found else np.empty((0, self.dim), np.float32)
+        result = [rows[_key(text)] for text in texts]
+        return np.stack(result) if result else np.empty((0, self.dim), np.float32)
 
     def _known(self, keys: dict[bytes, str]) -> dict[bytes, Vectors]:
         with self._lock:

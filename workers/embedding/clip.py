@@ -1,7 +1,7 @@
-"""The embedder on torch and transformers. The only file that imports either.
+"""The embedder on torch and transformers. No other file imports either.
 
-Any dual encoder that `AutoModel` loads with `get_image_features` and `get_text_features`: CLIP
-(Radford et al. 2021), SigLIP (Zhai et al. 2023), SigLIP 2, vision-text dual encoders.
+It takes any dual encoder that `AutoModel` loads with `get_image_features` and `get_text_features`:
+CLIP (Radford et al. 2021), SigLIP (Zhai et al. 2023), SigLIP 2, vision-text dual encoders.
 """
 
 import logging
@@ -23,23 +23,36 @@ from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 
 log = logging.getLogger(__name__)
 
-MAX_TOKENS = 512  # tokenizers without a limit say 10^30
+MAX_TOKENS = 512  # tokenizers without a limit report 10^30
 TORCH_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 CORES = torch.get_num_threads()  # OMP_NUM_THREADS sets it
-PASS = {"cpu": 8, "mps": 64, "cuda": 256}  # items in one forward pass
+PASS_SIZES = {"cpu": 8, "mps": 64, "cuda": 256}  # items in one forward pass
 
 
 class ClipEmbedder:
-    """Loaded and warmed up when the constructor returns. StartupError says what to do."""
+    """Embeds images and texts with a model that is loaded and warm once the constructor returns.
+
+    Args:
+        settings: name the model, the device, the dtype and the batch size.
+
+    Raises:
+        StartupError: the model cannot be used; `detail` tells the operator what to change.
+
+    Attributes:
+        batch: the number of images that `embed_images` takes best at once.
+        preprocess: how images become pixels.
+        device: the torch device, such as `cuda:0`.
+        dim: the number of values in an embedding.
+    """
 
     def __init__(self, settings: Settings) -> None:
         device = _device(settings.device)
         dtype = _dtype(settings.dtype, device)
         self._model, processor, self._tokenizer = _load(settings.model, dtype)
-        # NHWC: the carried model's convolutions need it for their speed on a CPU (its card).
+        # NHWC: the carried model's convolutions are fast on a CPU only in this format (model card).
         self._model = self._model.to(device, memory_format=torch.channels_last).eval()
-        self._where = {"device": device, "dtype": dtype}
-        self._passes = _Passes(device, settings.embed_batch or PASS.get(device.type, 32))
+        self._placement = {"device": device, "dtype": dtype}
+        self._passes = _Passes(device, settings.embed_batch or PASS_SIZES.get(device.type, 32))
         self.batch = self._passes.batch
         self._tokens = _token_arguments(self._model, self._tokenizer)
         self.preprocess = preprocess_of(processor)
@@ -52,39 +65,42 @@ class ClipEmbedder:
             self._compile()
 
     def pixels(self, image: Image.Image) -> Pixels:
-        return self.preprocess.apply(image, resize=_resized)
+        """The pixels [height, width, 3] of an image, resized and cropped for the model."""
+        return self.preprocess.apply(image, resize=_resize)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        """Embed pixels [n, height, width, 3]; returns unit vectors [n, dim]."""
         rows = self._passes.run(self._image_batch, pixels)
         return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Embed n texts; returns unit vectors [n, dim]."""
         rows = self._passes.run(self._text_batch, texts)
         return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
 
     def normalised(self, pixels: NDArray[np.uint8]) -> Any:
-        """The tensor [n, 3, height, width] the model gets; uint8 travels to the device."""
+        """The model's input [n, 3, height, width]; the pixels move to the device as uint8."""
         count, height, width, _ = pixels.shape
-        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._where["device"])
+        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._placement["device"])
         # Whole rows at once: broadcasting over 3 channels in the last place takes ten times longer.
         rows = batch.view(count, height, width * 3).to(torch.float32)
-        rows = rows.mul_(self._factor).add_(self._offset).to(self._where["dtype"])
+        rows = rows.mul_(self._factor).add_(self._offset).to(self._placement["dtype"])
         return rows.view(count, height, width, 3).permute(0, 3, 1, 2)
 
     @torch.inference_mode()
     def _image_batch(self, pixels: NDArray[np.uint8]) -> Embeddings:
         count = len(pixels)
-        if self._compiled and 1 < count < self._passes.size:  # each shape is compiled by itself
+        if self._compiled and 1 < count < self._passes.size:  # each shape is compiled separately
             pixels = np.resize(pixels, (self._passes.size, *pixels.shape[1:]))
         return _unit(self._features(pixel_values=self.normalised(pixels)))[:count]
 
     @torch.inference_mode()
     def _text_batch(self, texts: Sequence[str]) -> Embeddings:
         tokens = self._tokenizer(list(texts), return_tensors="pt", **self._tokens)
-        return _unit(self._model.get_text_features(**tokens.to(self._where["device"])))
+        return _unit(self._model.get_text_features(**tokens.to(self._placement["device"])))
 
     def _compile(self) -> None:
-        """For one image and for a whole pass; where that does not go, on without."""
+        """Compile the model for one image and for a full pass; on failure it runs uncompiled."""
         plain = self._features
         self._features, self._compiled = torch.compile(plain, dynamic=False), True
         try:
@@ -109,37 +125,41 @@ class ClipEmbedder:
 
 
 class _Passes:
-    """Forward passes of a few items each; on a CPU one per core at a time, of one thread each.
+    """Forward passes of a few items each; on a CPU one per core at a time, with one thread each.
 
-    The threads of one pass wait for each other, spinning, at every layer: on cores that others
-    use, too, that costs several times the work (docs/decisions/0011). OMP_NUM_THREADS bounds
-    how many cores are used.
+    The threads of one pass spin at every layer until all of them are done. On cores that other
+    processes use as well, that costs several times the work (docs/decisions/0011). OMP_NUM_THREADS
+    limits the number of cores.
     """
 
     def __init__(self, device: Any, size: int) -> None:
-        self.size, self._at_once = size, 1
+        self.size, self._parallel = size, 1
         if device.type == "cpu":
-            self._at_once = CORES
+            self._parallel = CORES
             torch.set_num_threads(1)
-            self._threads = ThreadPoolExecutor(self._at_once, "model")
-        self.batch = size * (2 * self._at_once if self._at_once > 1 else 1)
+            self._threads = ThreadPoolExecutor(self._parallel, "model")
+        self.batch = size * (2 * self._parallel if self._parallel > 1 else 1)
 
     def run(self, embed: Callable[[Any], Embeddings], items: Any) -> list[Embeddings]:
-        size = min(self.size, -(-len(items) // self._at_once)) or 1
+        size = min(self.size, -(-len(items) // self._parallel)) or 1
         parts = [items[start : start + size] for start in range(0, len(items), size)]
-        if self._at_once == 1 or len(parts) < 2:
+        if self._parallel == 1 or len(parts) < 2:
             return [embed(part) for part in parts]
         return list(self._threads.map(embed, parts))
 
 
 def preprocess_of(processor: Any) -> Preprocess:
-    """What a transformers image processor does before it normalises."""
+    """The resizing and cropping of a transformers image processor, before it normalises.
+
+    Raises:
+        StartupError: the processor's size is of an unknown form.
+    """
     size, crop = dict(processor.size), getattr(processor, "crop_size", None)
     cropped = dict(crop) if crop and getattr(processor, "do_center_crop", False) else {}
     resample = int(getattr(processor, "resample", Image.Resampling.BICUBIC))
     shortest = size.get("shortest_edge")
     if shortest is None and not {"height", "width"} <= size.keys():
-        raise StartupError(f"the model's image processor has a size we do not know: {size}")
+        raise StartupError(f"the model's image processor has a size of an unknown form: {size}")
     if shortest is None:
         return Preprocess(height=size["height"], width=size["width"], resample=resample)
     side = {"height": shortest, "width": shortest}
@@ -164,7 +184,7 @@ def _load(name: str, dtype: Any) -> tuple[Any, Any, Any]:
 
 
 def _source(name: str) -> str:
-    """The carried model, a folder, or a hub id, as `from_pretrained` takes them."""
+    """The path of the carried model or of a folder, or else a hub id, for `from_pretrained`."""
     if name == CARRIED_MODEL:
         return str(carried_model())
     path = Path(name).expanduser()
@@ -179,13 +199,13 @@ def _source(name: str) -> str:
 
 def _no_model(name: str, error: Exception) -> str:
     if Path(name).expanduser().is_dir():
-        return f"the folder {name!r} holds no complete model: {_first_line(error)}"
+        return f"the folder {name!r} does not contain a complete model: {_first_line(error)}"
     return (
-        f"model {name!r} is neither on this machine nor to be had from the model hub. Two ways "
-        "out: let this machine reach the hub once (or set HF_ENDPOINT to a mirror), or put the "
-        "model into a folder and set CLIPFLEET_MODEL=/path/to/folder. To try things out, "
-        f"CLIPFLEET_MODEL={CARRIED_MODEL} needs neither. "
-        f"The reason given: {_first_line(error)}"
+        f"model {name!r} is neither on this machine nor available from the model hub. Connect this "
+        "machine to the hub once (or set HF_ENDPOINT to a mirror), or put the model into a folder "
+        "and set CLIPFLEET_MODEL=/path/to/folder. "
+        f"CLIPFLEET_MODEL={CARRIED_MODEL} is included and needs no download. "
+        f"Reason: {_first_line(error)}"
     )
 
 
@@ -193,41 +213,46 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _device(wanted: str) -> Any:
-    if wanted != "auto":
+def _device(name: str) -> Any:
+    if name != "auto":
         try:
-            return torch.zeros(1, device=wanted).device
+            return torch.zeros(1, device=name).device
         except (RuntimeError, AssertionError, ValueError) as error:
-            said = f"CLIPFLEET_DEVICE={wanted} cannot be used: {_first_line(error)}"
-            raise StartupError(said) from error
+            message = f"CLIPFLEET_DEVICE={name} cannot be used: {_first_line(error)}"
+            raise StartupError(message) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dtype(wanted: str, device: Any) -> Any:
-    """bf16 is slower than fp32 on most CPUs, and missing on older GPUs."""
-    if wanted in ("float32", "bfloat16", "float16"):
-        return getattr(torch, wanted)
-    if wanted != "auto":
-        raise StartupError(f"CLIPFLEET_DTYPE={wanted} is none of auto, float32, bfloat16, float16")
+def _dtype(name: str, device: Any) -> Any:
+    """The dtype of a setting. bf16 is slower than fp32 on most CPUs, and missing on older GPUs."""
+    if name in ("float32", "bfloat16", "float16"):
+        return getattr(torch, name)
+    if name != "auto":
+        raise StartupError(f"CLIPFLEET_DTYPE={name} is none of auto, float32, bfloat16, float16")
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.float16 if device.type == "mps" else torch.float32
 
 
 def _token_arguments(model: Any, tokenizer: Any) -> dict[str, Any]:
-    """SigLIP was trained on text padded to full length, everyone else may pad to the longest."""
+    """Arguments for the tokenizer.
+
+    SigLIP was trained on texts padded to full length; other models may pad to the longest text.
+    """
     text = getattr(model.config, "text_config", model.config)
-    most = getattr(text, "max_position_embeddings", MAX_TOKENS)
-    longest = min(tokenizer.model_max_length, most, MAX_TOKENS)
+    positions = getattr(text, "max_position_embeddings", MAX_TOKENS)
+    limit = min(tokenizer.model_max_length, positions, MAX_TOKENS)
     padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
-    return {"padding": padding, "truncation": True, "max_length": longest}
+    return {"padding": padding, "truncation": True, "max_length": limit}
 
 
 def _normalisation(processor: Any, width: int, device: Any) -> tuple[Any, Any]:
-    """(factor, offset), each for one row of `width` pixels: the model wants row * factor + offset,
-    which is (row * scale - mean) / std."""
+    """(factor, offset), each for one row of `width` pixels.
+
+    The model's input is row * factor + offset, which equals (row * scale - mean) / std.
+    """
     scale = float(processor.rescale_factor) if processor.do_rescale else 1.0
     mean, std = np.zeros(3), np.ones(3)
     if processor.do_normalize:
@@ -237,12 +262,12 @@ def _normalisation(processor: Any, width: int, device: Any) -> tuple[Any, Any]:
     return factor, offset
 
 
-def _resized(image: Image.Image, width: int, height: int, how: Image.Resampling) -> Pixels:
-    """As Pillow does it, on vector instructions that Pillow has no use of."""
-    mode = TORCH_FILTERS.get(how)
+def _resize(image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Pixels:
+    """Resize as Pillow does, with vector instructions that Pillow does not use."""
+    mode = TORCH_FILTERS.get(resample)
     huge = min(image.width / width, image.height / height) >= 2 * REDUCING_GAP
-    if mode is None or huge:  # to get so many pixels out of Pillow costs more than is won
-        return by_pillow(image, width, height, how)
+    if mode is None or huge:  # copying so many pixels out of Pillow costs more than it saves
+        return by_pillow(image, width, height, resample)
     batch = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
     size = (height, width)
     small = torch.nn.functional.interpolate(batch, size, mode=mode, antialias=True)
@@ -250,7 +275,11 @@ def _resized(image: Image.Image, width: int, height: int, how: Image.Resampling)
 
 
 def _require_same_pixels(embedder: ClipEmbedder, processor: Any) -> None:
-    """Processors differ in ways their settings do not show; a wrong one would only look bad."""
+    """Compare our pixels with the processor's.
+
+    Processors differ in ways that their settings do not show, and wrong pixels raise no error: they
+    only make results worse.
+    """
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     image = Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC)
     theirs = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
@@ -258,7 +287,7 @@ def _require_same_pixels(embedder: ClipEmbedder, processor: Any) -> None:
     if theirs.shape != ours.shape or (theirs - ours).abs().max() > 0.05:
         raise StartupError(
             f"the model's image processor ({type(processor).__name__}) does something that "
-            "clipfleet does not do; only resize, centre crop, rescale and normalise are known"
+            "clipfleet does not support; it supports resize, centre crop, rescale and normalise"
         )
 
 

@@ -1,7 +1,8 @@
-"""Whether it is an image that the model fails on, or the device that is broken for good.
+"""Detection of a broken device, as opposed to an image on which the model fails.
 
-After "CUDA error: device-side assert" every call fails until the process ends; a device whose
-memory somebody else took fails as fast. Such a worker would eat its queue and fail every image.
+After "CUDA error: device-side assert" every call fails until the process ends. A device whose
+memory another process took fails as fast. Such a worker would take all messages of its queue and
+fail every image.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +16,17 @@ from clipfleet.workers.embedding.proxy import EmbedderProxy
 
 
 class BrokenDevice(Exception):
-    """What the model did before, it does no more: this process has to end."""
+    """The device is broken for good; the worker process must exit."""
 
 
 class GuardedEmbedder(EmbedderProxy):
-    """An embedder which, after a call that failed, is asked for what every model can do. `broken`:
-    why it could not do that."""
+    """Checks the device after a failed call, by embedding an image that worked before.
+
+    Raises BrokenDevice if the check fails, and otherwise the error of the call.
+
+    Attributes:
+        broken: the reason why the device is broken; "" while it works.
+    """
 
     def __init__(self, embedder: Embedder) -> None:
         super().__init__(embedder)
@@ -29,19 +35,19 @@ class GuardedEmbedder(EmbedderProxy):
         self._known_good = np.stack([embedder.pixels(blank)])
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
-        return self._tried(lambda: self._embedder.embed_images(pixels))
+        return self._guarded(lambda: self._embedder.embed_images(pixels))
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
-        return self._tried(lambda: self._embedder.embed_texts(texts))
+        return self._guarded(lambda: self._embedder.embed_texts(texts))
 
-    def _tried(self, call: Callable[[], Embeddings]) -> Embeddings:
+    def _guarded(self, call: Callable[[], Embeddings]) -> Embeddings:
         try:
             return call()
         except Exception as error:
-            self._require_whole(error)
+            self._require_working_device(error)
             raise
 
-    def _require_whole(self, error: Exception) -> None:
+    def _require_working_device(self, error: Exception) -> None:
         try:
             self._embedder.embed_images(self._known_good)
         except Exception as again:
@@ -50,5 +56,6 @@ class GuardedEmbedder(EmbedderProxy):
 
 
 def first_line(error: Exception) -> str:
-    said = str(error).strip() or type(error).__name__
-    return f"{type(error).__name__}: {said.splitlines()[0]}"[:300]
+    """The type and the first line of an error, at most 300 characters."""
+    message = str(error).strip() or type(error).__name__
+    return f"{type(error).__name__}: {message.splitlines()[0]}"[:300]

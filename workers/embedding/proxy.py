@@ -1,4 +1,4 @@
-"""An embedder around another one: what a wrapper does not change is the embedder's own."""
+"""Embedders that wrap another embedder."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipfleet.common.http.fleet import Lane
 from clipfleet.common.imaging.embedder import Embedder, Embeddings
 from clipfleet.common.imaging.preprocess import Pixels, Preprocess
+from clipfleet.workers.metrics import WorkerMetrics
 
 
 class EmbedderProxy:
+    """Forwards every call to another embedder; subclasses override what they change."""
+
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
@@ -38,3 +42,19 @@ class EmbedderProxy:
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         return self._embedder.embed_texts(texts)
+
+
+class TimedEmbedder(EmbedderProxy):
+    """Observes the time of each pass through the model, as the stage `model` of one lane."""
+
+    def __init__(self, embedder: Embedder, lane: Lane, metrics: WorkerMetrics) -> None:
+        super().__init__(embedder)
+        self._lane, self._metrics = lane, metrics
+
+    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        with self._metrics.timed(self._lane, "model"):
+            return self._embedder.embed_images(pixels)
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        with self._metrics.timed(self._lane, "model"):
+            return self._embedder.embed_texts(texts)

@@ -1,1 +1,1 @@
-"""From a claimed chunk to stored embeddings: read, decode, embed, upsert, mark."""
+"""Indexes a claimed chunk: read, decode, embed, upsert, mark. Planning is in `planner`."""

@@ -1,4 +1,4 @@
-"""Chunks that wait for others' servers, beside the one that the worker's task works on."""
+"""Chunks of remote images, which run in the background of the worker's task."""
 
 import logging
 import threading
@@ -13,10 +13,10 @@ MAX_CHUNKS = 16
 
 
 class Background:
-    """Works on chunks on daemon threads of their own.
+    """Runs work on daemon threads, one for each chunk.
 
     Args:
-        limit: how many chunks at once.
+        limit: the number of chunks that may run at once.
     """
 
     def __init__(self, limit: int = MAX_CHUNKS) -> None:
@@ -26,16 +26,18 @@ class Background:
 
     @property
     def has_room(self) -> bool:
+        """Whether another chunk may start."""
         return self._count < self._limit
 
     def start(self, work: Callable[[], object]) -> None:
+        """Run `work` on a thread of its own; an error is logged."""
         with self._changed:
             self._count += 1
         run = in_context(lambda: self._run(work))
         threading.Thread(target=run, name="background", daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
-        """Whether all have ended after so long."""
+        """Wait up to `seconds` for all chunks, and return whether all have ended."""
         until = time.monotonic() + seconds
         with self._changed:
             return self._changed.wait_for(
@@ -46,7 +48,7 @@ class Background:
         try:
             work()
         except Exception:
-            log.exception("work in the background failed")
+            log.exception("a chunk in the background failed")
         finally:
             with self._changed:
                 self._count -= 1

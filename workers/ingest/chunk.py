@@ -1,4 +1,4 @@
-"""One chunk: read and decode on threads, embed in batches, upsert, mark."""
+"""Works on one claimed chunk: read and decode on threads, embed in batches, upsert, mark."""
 
 import logging
 import threading
@@ -42,19 +42,30 @@ from clipfleet.workers.metrics import StageTimings, WorkerMetrics
 from clipfleet.workers.storage.locations import Storage
 
 T = TypeVar("T")
-# A worker that has had a chunk for so long marks what is done of it and gives the rest back.
+# After this long a worker marks the images of a chunk that are done and hands the others back.
 BUDGET = 3.0  # times chunk_s
 MIN_BUDGET_S = 10.0
-# The same of a chunk that waits for others' servers. What they have begun to answer goes on.
-REMOTE_BUDGET = 1.0
+# The same for a chunk of remote images. Images whose server has begun to answer continue.
+REMOTE_BUDGET = 1.0  # times chunk_s
 MIN_REMOTE_BUDGET_S = 2.0
-MIN_MEASURED_S = 0.1
-LOOK_S = 0.25  # at most, until a worker that waits for images notices that it is to end
+MIN_MEASURED_S = 0.1  # a shorter time counts as this long in the rate
+CHECK_INTERVAL_S = 0.25  # a worker that waits for images notices within this time that it must stop
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class IngestParts:
+    """What a worker needs to index chunks.
+
+    Attributes:
+        worker: the worker's unique name.
+        threads: decode images, and read local files and blobs.
+        stopping: set when the worker is asked to stop.
+        storage: opens the locations of images.
+        fetches: reads remote images.
+        device: gives chunks turns at the model, by job.
+    """
+
     worker: str
     ledger: Ledger
     store: Store
@@ -64,61 +75,77 @@ class IngestParts:
     settings: Settings
     threads: ThreadPoolExecutor
     stopping: threading.Event
-    places: Storage
+    storage: Storage
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     fetches: FetchPool = field(default_factory=FetchPool)
-    device: FairLock = field(default_factory=FairLock)  # chunks take turns at the model, by job
+    device: FairLock = field(default_factory=FairLock)
 
 
 class WrongModel(Exception):
-    """The collection's embeddings and this worker's cannot be compared."""
+    """The embeddings of the collection and of this worker have different lengths."""
 
 
 class Chunk:
-    """One claim worked on, from its images to its marks."""
+    """Works on the images of one claim, once.
+
+    Args:
+        lease: the lease of the claim, which the caller holds.
+    """
 
     def __init__(self, parts: IngestParts, job: Job, claim: Claim, lease: Lease) -> None:
         self._parts, self._job, self._claim, self._lease = parts, job, claim, lease
         self._failures: list[Failure] = []
-        self._stays: list[str] = []  # primary keys of the images that `_done` counts
+        self._stored_keys: list[str] = []  # primary keys of the images that `_done` counts
         self._done = self._skipped = self._worked = 0
-        self._spent = StageTimings()
+        self._timings = StageTimings()
         self._is_remote = any_remote(claim.items)
         self._began = time.monotonic()
         self._until = self._mark_at = self._began + self._budget_s()
         self._rest: dict[str, Item] = {}  # not done yet, by primary key
-        self._kept: dict[str, Item] = {}  # of those, what is under way when the others are marked
+        self._under_way: dict[str, Item] = {}  # part of `_rest` that an early mark keeps
         self._rate = self._model_s = 0.0
         self._model_images = 0
 
     def run(self) -> int:
+        """Index the chunk and mark it in the ledger.
+
+        Returns:
+            The number of images that were worked on.
+
+        Raises:
+            CollectionGone: the collection was deleted.
+            WrongModel: the embeddings of the collection have another length.
+            Interrupted: the claim is lost, or a service is unavailable and the worker stops.
+            BrokenDevice: the device is broken.
+        """
         collection = self._collection()
         items = self._distinct(self._claim.items)
-        known = self._stored(lambda: self._parts.store.fingerprints(collection, list(items)))
+        keys = list(items)
+        known = self._retry_store_call(lambda: self._parts.store.fingerprints(collection, keys))
         records: list[Record] = []
-        prepare = Prepare(self._parts, self._job, collection, self._patiently_in_time)
+        prepare = Prepare(self._parts, self._job, collection, self._retry_until_deadline)
         self._rest = dict(items)
-        for batch in self._decoded(prepare, items, known):
-            records += self._embedded(batch)
+        for batch in self._ready_batches(prepare, items, known):
+            records += self._embed(batch)
             self._lease.progress()
-            if self._kept:
+            if self._under_way:
                 self._write(collection, records)
                 records = []
         self._write(collection, records)
         return self._worked
 
     def _write(self, collection: Collection, records: list[Record]) -> None:
-        """Store and count what is done, and give the rest back, but for what is kept."""
+        """Store the records, mark the chunk, and hand back the images that are not under way."""
         if records:
             self._retry_while_unavailable(self._lease.confirm)
-            self._stored(lambda: self._parts.store.upsert(collection, records))
+            self._retry_store_call(lambda: self._parts.store.upsert(collection, records))
             self._done += len(records)
-            self._stays += [record.pk for record in records]
-        if self._done:  # ours from before a redelivery may be as fresh
+            self._stored_keys += [record.pk for record in records]
+        if self._done:  # also if an earlier attempt stored them: that may have been just now
             self._retry_while_unavailable(lambda: self._parts.catalogue.record_write(collection))
             self._withdraw(collection)
-        kept = tuple(self._kept.values())
-        rest = tuple(item for pk, item in self._rest.items() if pk not in self._kept)
+        kept = tuple(self._under_way.values())
+        rest = tuple(item for pk, item in self._rest.items() if pk not in self._under_way)
         failures = tuple(self._failures)
         outcome = Outcome(self._done, self._skipped, failures, rest, self._rate, kept)
         if self._retry_while_unavailable(lambda: self._parts.ledger.mark(self._claim, outcome)):
@@ -126,19 +153,23 @@ class Chunk:
         elif kept:
             raise Interrupted
         self._worked += len(self._claim.items) - len(rest) - len(kept)
-        self._claim, self._rest = self._claim.of(kept), dict(self._kept)
+        self._claim, self._rest = self._claim.of(kept), dict(self._under_way)
         self._done, self._skipped, self._failures, self._rate = 0, 0, [], 0.0
-        self._stays = []
+        self._stored_keys = []
 
     def _withdraw(self, collection: Collection) -> None:
-        """Delete from the store what a caller deleted while this chunk was in hand: it counts as
-        skipped. After the upsert: a deletion noted later finds the row itself."""
+        """Delete stored images that a caller deleted while the worker had this chunk.
+
+        They count as skipped. This runs after the upsert: a deletion that is recorded later finds
+        the rows itself.
+        """
         since, catalogue = self._claim.since, self._parts.catalogue
         deletions = self._retry_while_unavailable(lambda: catalogue.deletions(collection, since))
         if not deletions:
             return
         covers = [deletion.covering(collection) for deletion in deletions]
-        rows = self._stored(lambda: self._parts.store.fetch(collection, self._stays))
+        keys = self._stored_keys
+        rows = self._retry_store_call(lambda: self._parts.store.fetch(collection, keys))
         gone = [
             pk
             for pk, row in rows.items()
@@ -146,7 +177,7 @@ class Chunk:
         ]
         small = [thumbnail_key(collection, pk) for pk in gone]
         self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
-        self._stored(lambda: self._parts.store.delete(collection, gone))
+        self._retry_store_call(lambda: self._parts.store.delete(collection, gone))
         self._done -= len(gone)
         self._skipped += len(gone)
 
@@ -158,24 +189,23 @@ class Chunk:
 
     @property
     def _has_time(self) -> bool:
-        """Whether there is time to begin with more. The first items have it in any case: then
-        each claim of a chunk makes it smaller."""
+        """Whether there is time to begin further images."""
         return time.monotonic() < self._until and not self._is_stopping
 
     @property
     def _is_stopping(self) -> bool:
-        """Then what is done is marked, and the rest goes back."""
+        """Whether the worker stops: images that are done are marked, the others handed back."""
         return self._parts.stopping.is_set()
 
     def _retry_while_unavailable(self, call: Callable[[], T]) -> T:
-        return self._lease.retry_while_unavailable(call, self._say_why)
+        return self._lease.retry_while_unavailable(call, self._set_waiting_reason)
 
-    def _patiently_in_time(self, call: Callable[[], T]) -> T:
-        """Likewise, as long as the chunk has time; then the image goes back with the rest."""
-        return self._lease.retry_while_unavailable(call, self._say_why, self._until)
+    def _retry_until_deadline(self, call: Callable[[], T]) -> T:
+        """Retry a call until the chunk's time is over; then the image is handed back."""
+        return self._lease.retry_while_unavailable(call, self._set_waiting_reason, self._until)
 
-    def _stored(self, call: Callable[[], T]) -> T:
-        """Likewise, of the store; the time that it took counts, not that of waiting for it."""
+    def _retry_store_call(self, call: Callable[[], T]) -> T:
+        """Retry a call of the store and observe the time of each try, without the waits."""
 
         def timed() -> T:
             with self._parts.metrics.timed("ingest", "store"):
@@ -183,27 +213,28 @@ class Chunk:
 
         return self._retry_while_unavailable(timed)
 
-    def _say_why(self, waiting: str) -> None:
+    def _set_waiting_reason(self, waiting: str) -> None:
         with suppress(Unavailable):
             self._parts.ledger.set_waiting_reason(self._job.id, waiting)
 
     def _collection(self) -> Collection:
         new = self._job.new
-        found = self._retry_while_unavailable(lambda: self._parts.catalogue.find(new.collection))
-        if found is None or found.generation != new.generation:
-            raise CollectionGone(f"collection {new.collection!r} is not there any more")
-        if found.dim != self._parts.embedder.dim:
+        catalogue = self._parts.catalogue
+        collection = self._retry_while_unavailable(lambda: catalogue.find(new.collection))
+        if collection is None or collection.generation != new.generation:
+            raise CollectionGone(f"collection {new.collection!r} was deleted")
+        if collection.dim != self._parts.embedder.dim:
             raise WrongModel(
-                f"the collection's embeddings have {found.dim} numbers, those of the model "
-                f"{new.model!r} now have {self._parts.embedder.dim}"
+                f"the collection's embeddings have {collection.dim} numbers, but embeddings of the "
+                f"model {new.model!r} now have {self._parts.embedder.dim}"
             )
-        return found
+        return collection
 
     def _distinct(self, items: Sequence[Item]) -> dict[str, Item]:
-        """By primary key; of items with one id the last counts, as with writes one by one."""
+        """The items by primary key. The last of several items with one id counts."""
         distinct: dict[str, Item] = {}
         for item in items:
-            if item.problem:  # its name may only look like another's
+            if item.problem:  # its id may be altered, and then equal another item's
                 self._fail(item, "list", item.problem)
                 continue
             pk = primary_key(self._job.new.namespace, item.id)
@@ -211,200 +242,210 @@ class Chunk:
             distinct[pk] = item
         return distinct
 
-    def _decoded(
+    def _ready_batches(
         self, prepare: Prepare, items: dict[str, Item], known: dict[str, Fingerprint]
     ) -> Iterator[list[Ready]]:
-        """Batches, the next ones being read and decoded while the caller embeds the last."""
+        """Batches of prepared images; later ones are prepared while the caller embeds a batch."""
         reading = Reading(self._parts, self._job.id, prepare, known)
         try:
             if self._claim.attempt > 1:
-                yield from self._carefully(reading, items)
+                yield from self._one_by_one(reading, items)
             else:
-                yield from self._in_batches(reading, items)
+                yield from self._as_ready(reading, items)
         finally:
             reading.cancel()
-            self._observe_spent()
+            self._observe_timings()
 
-    def _in_batches(self, reading: Reading, items: dict[str, Item]) -> Iterator[list[Ready]]:
-        """In the order in which they are ready. A batch that is not full does not wait long."""
-        size, left = self._parts.embedder.batch, deque(items)
+    def _as_ready(self, reading: Reading, items: dict[str, Item]) -> Iterator[list[Ready]]:
+        """Batches of images in the order in which they become ready.
+
+        A batch that is not full waits for CHECK_INTERVAL_S at most. The first images are begun in
+        any case, so that each claim of a chunk makes progress.
+        """
+        size, remaining = self._parts.embedder.batch, deque(items)
         ready: list[Ready] = []
         while not self._is_stopping:
-            ahead = 2 * size - len(ready)
-            while left and self._may_begin(items, left, reading, ahead):
-                pk = left.popleft()
+            max_under_way = 2 * size - len(ready)
+            while remaining and self._may_begin(items, remaining, reading, max_under_way):
+                pk = remaining.popleft()
                 reading.begin(pk, items[pk])
             if not self._has_time:
                 reading.cancel_waiting()
             if not reading:
                 break
-            taken = self._taken(reading)
+            taken = self._take_ready(reading)
             ready += taken
             if is_due := self._is_due(reading):
-                left.clear()  # what is not begun is given back
+                remaining.clear()  # images that were not begun are handed back
                 reading.cancel_waiting()
             while len(ready) >= size or (ready and (is_due or not taken)):
                 yield ready[:size]
                 del ready[:size]
             if is_due and reading:
-                yield from self._keeping(reading)
+                yield from self._mark_early(reading)
         while ready and not self._is_stopping:
             yield ready[:size]
             del ready[:size]
-        self._measure(reading)
+        self._measure_rate(reading)
 
     def _is_due(self, reading: Reading) -> bool:
-        """Whether to mark what is done of a remote chunk, while the last images are under way."""
+        """Whether to mark the finished images of a remote chunk while others are under way."""
         is_due = self._is_remote and time.monotonic() >= self._mark_at
         return is_due and len(reading) < len(self._claim.items)
 
-    def _keeping(self, reading: Reading) -> Iterator[list[Ready]]:
-        self._measure(reading)
-        self._kept = reading.items
+    def _mark_early(self, reading: Reading) -> Iterator[list[Ready]]:
+        self._measure_rate(reading)
+        self._under_way = reading.items
         yield []
-        self._kept, self._mark_at = {}, time.monotonic() + self._budget_s()
+        self._under_way, self._mark_at = {}, time.monotonic() + self._budget_s()
 
-    def _measure(self, reading: Reading) -> None:
-        """Images a second, once for the chunk. Of a remote one, as fast as they could be begun: how
-        long a server is silent says nothing about how many images can wait for it at once."""
+    def _measure_rate(self, reading: Reading) -> None:
+        """Measure the rate in images per second, once for the chunk.
+
+        For a remote chunk this is the rate at which images were begun: many images can wait for a
+        silent server at once.
+        """
         if self._is_stopping or self._mark_at > self._until:
             return
         if self._is_remote:
             begun = [at for at in reading.begun_at if at <= self._until]
             took_s = max(begun, default=self._until) - self._began
             self._rate = max(len(begun), 1) / max(took_s, MIN_MEASURED_S)
-            if self._model_images:  # what is fetched waits for the model, in memory
+            if self._model_images:  # fetched images wait in memory for the model
                 self._rate = min(self._rate, self._model_images / max(self._model_s, 1e-3))
         else:
             done = len(self._claim.items) - len(self._rest)
             self._rate = done / max(time.monotonic() - self._began, MIN_MEASURED_S)
 
     def _may_begin(
-        self, items: dict[str, Item], left: deque[str], reading: Reading, ahead: int
+        self, items: dict[str, Item], remaining: deque[str], reading: Reading, max_under_way: int
     ) -> bool:
-        if len(items) - len(left) < self._parts.embedder.batch:
+        if len(items) - len(remaining) < self._parts.embedder.batch:
             return True
-        return self._has_time and (items[left[0]].is_remote or len(reading) < ahead)
+        return self._has_time and (items[remaining[0]].is_remote or len(reading) < max_under_way)
 
-    def _carefully(self, reading: Reading, items: dict[str, Item]) -> Iterator[list[Ready]]:
-        """One at a time, the ledger knowing which: an earlier attempt ended its worker."""
+    def _one_by_one(self, reading: Reading, items: dict[str, Item]) -> Iterator[list[Ready]]:
+        """Single images, each recorded as the suspect in the ledger before it is prepared.
+
+        For a chunk whose earlier attempt ended its worker.
+        """
         indices = {id(item): index for index, item in enumerate(self._claim.items)}
         for pk, item in items.items():
             if not self._has_time and len(self._rest) < len(items):
                 break
-            name = partial(self._suspect, indices[id(item)])
-            if item.is_remote:  # waiting for a server ends no worker: it is named when it is here
+            mark_suspect = partial(self._suspect, indices[id(item)])
+            if item.is_remote:  # a suspect once fetched: waiting for a server ends no worker
                 self._suspect(None)
-                reading.on_fetched = name
+                reading.on_fetched = mark_suspect
             else:
-                name()
+                mark_suspect()
             reading.begin(pk, item)
             ready: list[Ready] = []
             while reading and not self._is_stopping:
-                ready += self._taken(reading)
+                ready += self._take_ready(reading)
             if ready:
                 yield ready
-            if pk in self._rest:  # a part is away, or the worker is to end
+            if pk in self._rest:  # a service is unavailable, or the worker stops
                 break
         self._suspect(None)
 
-    def _taken(self, reading: Reading) -> list[Ready]:
-        """What is ready after a moment; those that fail or need no work are counted."""
-        taken = reading.take(LOOK_S)
+    def _take_ready(self, reading: Reading) -> list[Ready]:
+        """Wait briefly and take the images that are ready; count failed and unchanged ones."""
+        taken = reading.take(CHECK_INTERVAL_S)
         longest_s = self._parts.settings.fetch.total_s + self._parts.settings.stall_s
         if taken or reading.waits_for_others(longest_s):
             self._lease.progress()
         else:
             self._lease.check()
-        ready = [one for each in taken if (one := self._result(each))]
+        ready = [image for entry in taken if (image := self._result(entry))]
         if self._is_remote and len(ready) < len(taken):
             reading.refuse_waiting()
         return ready
 
-    def _suspect(self, place: int | None) -> None:
-        self._retry_while_unavailable(lambda: self._parts.ledger.suspect(self._claim, place))
+    def _suspect(self, index: int | None) -> None:
+        self._retry_while_unavailable(lambda: self._parts.ledger.suspect(self._claim, index))
 
     def _result(self, image: UnderWay) -> Ready | None:
         try:
             return image.result.result()
-        except Interrupted:  # a part is away, and time is over: it stays in the rest
+        except Interrupted:  # a service is unavailable and the time is over: hand the image back
             return None
         except Unchanged as unchanged:
             self._done += unchanged.ours
-            self._stays += [image.pk] if unchanged.ours else []
+            self._stored_keys += [image.pk] if unchanged.ours else []
             self._skipped += not unchanged.ours
         except Failed as failed:
             self._fail(image.item, failed.stage, failed.reason)
-        self._spent.add(image.spent)
+        self._timings.add(image.timings)
         del self._rest[image.pk]
         return None
 
-    def _embedded(self, batch: Sequence[Ready]) -> list[Record]:
+    def _embed(self, batch: Sequence[Ready]) -> list[Record]:
         if not batch:
             return []
         with self._parts.device.turn(self._job.id):
-            if self._is_stopping:  # others had their turn before; what is left goes back
+            if self._is_stopping:  # noticed after the wait for the turn: hand the images back
                 return []
-            for one in batch:
-                del self._rest[one.pk]
-                self._spent.add(one.spent)
-            self._observe_spent()
+            for image in batch:
+                del self._rest[image.pk]
+                self._timings.add(image.timings)
+            self._observe_timings()
             return self._through_model(batch)
 
-    def _observe_spent(self) -> None:
-        """What the images of a batch took, and those that failed or needed no work before it."""
-        self._parts.metrics.spent("ingest", self._spent)
-        self._spent = StageTimings()
+    def _observe_timings(self) -> None:
+        """Observe the timings of a batch, and of failed and unchanged images before it."""
+        self._parts.metrics.observe_timings("ingest", self._timings)
+        self._timings = StageTimings()
 
     def _through_model(self, batch: Sequence[Ready]) -> list[Record]:
         began = time.monotonic()
         try:
-            rows = self._parts.embedder.embed_images(np.stack([one.pixels for one in batch]))
+            rows = self._parts.embedder.embed_images(np.stack([image.pixels for image in batch]))
         except BrokenDevice:
             raise
         except Exception:
-            return self._embedded_one_by_one(batch)
-        finally:  # after the time that it took: a look in between would find images without one
+            return self._embed_one_by_one(batch)
+        finally:  # after the time was observed, so that no count of images is without its time
             self._parts.metrics.batch("ingest", len(batch))
             self._model_s += time.monotonic() - began
             self._model_images += len(batch)
-        records = [self._record(one, row) for one, row in zip(batch, rows, strict=True)]
+        records = [self._record(image, row) for image, row in zip(batch, rows, strict=True)]
         return [record for record in records if record]
 
-    def _embedded_one_by_one(self, batch: Sequence[Ready]) -> list[Record]:
+    def _embed_one_by_one(self, batch: Sequence[Ready]) -> list[Record]:
         """Fail the images that the model fails on."""
         records: list[Record] = []
-        for one in batch:
+        for image in batch:
             try:
-                (row,) = self._parts.embedder.embed_images(one.pixels[None])
+                (row,) = self._parts.embedder.embed_images(image.pixels[None])
             except BrokenDevice:
                 raise
             except Exception as error:
                 log.error("an image could not be embedded", exc_info=error)
-                self._fail(one.item, "embed", f"the model failed on it: {error}"[:300])
+                self._fail(image.item, "embed", f"the model failed on the image: {error}"[:300])
                 continue
-            if record := self._record(one, row):
+            if record := self._record(image, row):
                 records.append(record)
         return records
 
-    def _record(self, one: Ready, row: Vectors) -> Record | None:
+    def _record(self, image: Ready, row: Vectors) -> Record | None:
         if not np.isfinite(row).all():
-            self._fail(one.item, "embed", "the model gave an embedding that is not finite")
+            self._fail(image.item, "embed", "the model returned an embedding that is not finite")
             return None
         return Record(
-            pk=one.pk,
-            id=one.item.id,
+            pk=image.pk,
+            id=image.item.id,
             namespace=self._job.new.namespace,
-            uri=one.item.uri,
+            uri=image.item.uri,
             embedding=row,
-            content_hash=one.content_hash,
+            content_hash=image.content_hash,
             job_id=self._job.id,
-            label=one.item.label,
-            bytes=one.bytes,
-            width=one.width,
-            height=one.height,
+            label=image.item.label,
+            bytes=image.bytes,
+            width=image.width,
+            height=image.height,
             indexed_at=int(time.time() * 1000),
-            metadata=one.item.metadata,
+            metadata=image.item.metadata,
         )
 
     def _fail(self, item: Item, stage: Stage, reason: str) -> None:

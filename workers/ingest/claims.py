@@ -1,4 +1,4 @@
-"""The next chunk: claim it, work on it, and give it back when that cannot be."""
+"""Claims the next chunk, works on it, and hands it back if it cannot be finished."""
 
 import logging
 from collections.abc import Callable
@@ -19,21 +19,26 @@ from clipfleet.common.versions import OtherVersion
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.chunk import Chunk, IngestParts, WrongModel
 from clipfleet.workers.ingest.lease import Interrupted, Lease
-from clipfleet.workers.queue.decode import pass_over
+from clipfleet.workers.queue.decode import skip_job
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Worked:
-    """What a nudge led to. `images`: how many were worked on; 0 while it goes on."""
+    """The result of a nudge.
+
+    Attributes:
+        claim: the claimed chunk; None when no chunk was pending.
+        images: the number of images that were worked on; 0 while the work continues.
+    """
 
     claim: Claim | None = None
     images: int = 0
 
     @property
     def context(self) -> dict[str, str]:
-        """Of log lines about it."""
+        """The log context of the claim."""
         return _context(self.claim) if self.claim else {}
 
     def __str__(self) -> str:
@@ -52,11 +57,12 @@ def ingest_next(
     """Claim the next pending chunk of this worker's model and work on it.
 
     Args:
-        claimed: is called with the claim before the work begins.
+        claimed: called with the claim before the work begins.
         remote: as in `Ledger.claim`.
 
     Raises:
-        BrokenDevice: this worker can do no more; the chunk was handed back.
+        BrokenDevice: the device is broken; the chunk was handed back.
+        Unavailable: the ledger does not answer.
     """
     claim = claim_next(parts, claimed, remote=remote)
     return work_on(claim, parts) if claim else Worked()
@@ -65,14 +71,17 @@ def ingest_next(
 def claim_next(
     parts: IngestParts, claimed: Callable[[Claim], None], *, remote: bool
 ) -> Claim | None:
-    """The next pending chunk of this worker's model; arguments as in `ingest_next`."""
+    """Claim the next pending chunk of this worker's model, if there is one.
+
+    Arguments as in `ingest_next`. A chunk of another release is left to other workers.
+    """
     settings = parts.settings
     claim = parts.ledger.claim(
         settings.model, parts.worker, settings.lease_s, settings.max_attempts, remote=remote
     )
     if isinstance(claim, Unknown):
-        detail = _other_release(parts.ledger, claim.job_id)
-        pass_over(claim.job_id, detail, parts.ledger, parts.worker, parts.stopping)
+        detail = _unknown_job_reason(parts.ledger, claim.job_id)
+        skip_job(claim.job_id, detail, parts.ledger, parts.worker, parts.stopping)
         return None
     if claim:
         claimed(claim)
@@ -80,15 +89,15 @@ def claim_next(
 
 
 def work_on(claim: Claim, parts: IngestParts) -> Worked:
-    """BrokenDevice as in `ingest_next`."""
+    """Work on a claimed chunk; raises BrokenDevice as `ingest_next` does."""
     with about(**_context(claim)):
         return Worked(claim, _work_on(claim, parts))
 
 
 def pass_on(publisher: Publisher, model: str) -> Callable[[Claim], None]:
-    """Nudge another worker when a claim leaves more chunks pending and the queue is empty.
+    """A callback for claims that nudges another worker if more chunks are pending.
 
-    The planner would do so later.
+    It sends no nudge while the queue has messages. The planner would send one later anyway.
     """
     nudge = IngestNudge(model=model)
 
@@ -100,7 +109,7 @@ def pass_on(publisher: Publisher, model: str) -> Callable[[Claim], None]:
     return claimed
 
 
-def _other_release(ledger: Ledger, job_id: str) -> str:
+def _unknown_job_reason(ledger: Ledger, job_id: str) -> str:
     try:
         ledger.job(job_id)
     except OtherVersion as error:
@@ -130,33 +139,35 @@ def _work_on(claim: Claim, parts: IngestParts) -> int:
                 return Chunk(parts, job, claim, lease).run()
     except CollectionGone:
         _cancel(parts.ledger, claim, "the collection was deleted")
-    except NotFound:  # the job was removed while we worked on it
+    except NotFound:  # the job was deleted while the worker had the chunk
         return 0
     except WrongModel as error:
         _cancel(parts.ledger, claim, str(error))
     except OtherVersion as error:
         _hand_back(parts.ledger, claim, count_attempt=False)
-        pass_over(claim.job_id, error.detail, parts.ledger, parts.worker, parts.stopping)
+        skip_job(claim.job_id, error.detail, parts.ledger, parts.worker, parts.stopping)
     except (Interrupted, Unavailable):
         _hand_back(parts.ledger, claim, count_attempt=False)
     except BrokenDevice as error:
         _hand_back(parts.ledger, claim, count_attempt=False)
         with suppress(Unavailable):
             parts.ledger.set_waiting_reason(
-                claim.job_id, f"{error}; its worker ends and is to be started anew"
+                claim.job_id, f"{error}; the worker exits and must be restarted"
             )
         raise
     except Exception:
-        log.exception("chunk %s/%s failed; it will be tried again", claim.job_id, claim.index)
+        log.exception("chunk %s/%s failed; it will be retried", claim.job_id, claim.index)
         _hand_back(parts.ledger, claim, count_attempt=True)
     return 0
 
 
 def _cancel(ledger: Ledger, claim: Claim, reason: str) -> None:
-    with suppress(NotFound, Unavailable):  # removed; or the next to claim the chunk finds the same
+    with suppress(
+        NotFound, Unavailable
+    ):  # deleted; or the next worker of the chunk cancels the job
         ledger.cancel(claim.job_id, reason)
 
 
 def _hand_back(ledger: Ledger, claim: Claim, *, count_attempt: bool) -> None:
-    with suppress(Unavailable):  # then the lease runs out, which says the same
+    with suppress(Unavailable):  # then the lease expires, with the same effect
         ledger.release(claim, count_attempt=count_attempt)

@@ -1,4 +1,4 @@
-"""A lock that goes round: whoever wants it often gets it no more often than others."""
+"""A lock that is fair between keys, whatever number of threads waits for each key."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from threading import Condition
 
 
 class FairLock:
-    """Of the keys that wait, the one comes next that had its last turn longest ago."""
+    """A lock that goes next to the waiting key whose last turn is longest ago."""
 
     def __init__(self) -> None:
         self._changed = Condition()
@@ -18,7 +18,7 @@ class FairLock:
 
     @contextmanager
     def turn(self, key: str) -> Iterator[None]:
-        """Waits for the lock and holds it."""
+        """Wait for the lock and hold it during the `with` block."""
         with self._changed:
             self._waiting[key] += 1
             self._changed.wait_for(lambda: not self._is_held and self._next() == key)
@@ -39,7 +39,7 @@ class FairLock:
         return min(self._waiting, key=lambda key: self._last_turns.get(key, 0))
 
     def _forget(self) -> None:
-        """Keys that nobody waits for, once there are many."""
+        """Drop the turns of keys without waiting threads, once there are many."""
         if len(self._last_turns) > 100:
             self._last_turns = {
                 key: turn for key, turn in self._last_turns.items() if key in self._waiting

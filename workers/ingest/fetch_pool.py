@@ -1,7 +1,7 @@
-"""Threads that read images over the network: many, since they only wait.
+"""A pool of many threads that read images over the network, where they mostly wait.
 
-Not a ThreadPoolExecutor: a call that waits for its turn at a server must not hold a thread, and
-neither the interpreter's end nor a job may wait for a server that says nothing.
+A ThreadPoolExecutor does not fit: a call that waits for its turn at a server must not occupy a
+thread, and a silent server must delay neither other jobs nor the end of the interpreter.
 """
 
 import threading
@@ -18,7 +18,7 @@ from clipfleet.common.settings import Fetch
 T = TypeVar("T")
 V = TypeVar("V", bound=Sized)
 
-IDLE_S = 10.0  # then a thread ends that has nothing to do
+IDLE_S = 10.0  # after this long without a call, a thread ends
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class _Call:
 
 
 class FetchPool:
-    """Runs calls on daemon threads, which are started as they are needed.
+    """Runs calls on daemon threads, which are started as needed.
 
-    Jobs take turns, and so do the servers of one job. A job has at most half of the threads, so
-    that one whose servers are all silent leaves room for others.
+    Jobs take turns, and so do the servers of one job. A job may use at most half of the threads, so
+    that a job whose servers are all silent leaves threads for others.
 
     Args:
-        threads: how many calls run at once.
-        per_server: how many of them for one server, if `submit` says nothing else.
-        memory_bytes: what large images may take together.
+        threads: the number of calls that run at once.
+        per_server: the default number of calls that run at once for one server.
+        memory_bytes: the memory that large images may use together.
     """
 
     def __init__(
@@ -51,22 +51,24 @@ class FetchPool:
         self._lock = threading.Lock()
         self._waiting: dict[str, dict[str, deque[_Call]]] = {}  # by job and server, next one first
         self._begun: SimpleQueue[_Call] = SimpleQueue()
-        self._running: Counter[str] = Counter()  # by job; from here on with those begun
-        self._running_at: Counter[str] = Counter()  # by server
+        self._running: Counter[str] = Counter()  # by job, including calls in `_begun`
+        self._running_at: Counter[str] = Counter()  # by server, likewise
         self._count = self._alive = 0
 
     @property
     def threads(self) -> int:
-        """How many there are just now."""
+        """The number of threads at present."""
         return self._alive
 
     def submit(
         self, job: str, server: str, call: Callable[[], T], limit: int | None = None
     ) -> "Future[T]":
-        """Run a call when it is its turn; until then it can be cancelled.
+        """Queue a call; the future can be cancelled until the call begins.
 
         Args:
-            limit: calls at once for this server.
+            job: the job that the call counts for.
+            server: the host or bucket that the call reads from.
+            limit: the number of calls that may run at once for this server.
         """
         entry = _Call(job, server, limit or self._per_server, call)
         with self._lock:
@@ -75,7 +77,7 @@ class FetchPool:
         return entry.result
 
     def _begin(self) -> None:
-        """Begin what may be begun. There is a thread for each call that was."""
+        """Begin all calls that may run now, with a thread for each."""
         while self._count < self._max_threads and (entry := self._next()):
             self._count += 1
             self._running[entry.job] += 1
@@ -118,11 +120,12 @@ class FetchPool:
 
 
 def fetch_pool(settings: Fetch) -> FetchPool:
+    """The fetch pool that the settings describe."""
     return FetchPool(settings.concurrency, settings.per_host, settings.memory_bytes)
 
 
 def _last(turns: dict[str, V], key: str) -> None:
-    """Its next turn is the last one; without anything left, there is none."""
+    """Move a key to the end of the turns, or drop it if nothing waits under it."""
     value = turns.pop(key)
     if value:
         turns[key] = value

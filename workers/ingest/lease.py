@@ -1,4 +1,4 @@
-"""Holding a claim while the work goes on: a side thread renews it, and sees when it is lost."""
+"""The lease of a claimed chunk, which a thread renews while the work goes on."""
 
 import logging
 import math
@@ -17,16 +17,24 @@ from clipfleet.common.versions import OtherVersion
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT_S = 2.0  # how long work may stand still when a part is back
+MAX_WAIT_S = 2.0  # longest pause between two tries while a service is unavailable
 
 
 class Interrupted(Exception):
-    """Stop working on this chunk: the claim is lost, the job is over, or time is over."""
+    """The work on this chunk must stop: the claim is lost, the job ended, or the time is over."""
 
 
 class Lease:
-    """Renews every third of its length. Without progress for `stall_s` the process ends itself:
-    threads cannot be killed, and a stuck worker must not hold its chunk for ever."""
+    """Renews a claim during a `with` block, every third of the lease's length.
+
+    Without progress for `stall_s` the process exits: threads cannot be killed, and a stuck worker
+    must not hold its chunk for ever.
+
+    Args:
+        seconds: the length of the lease.
+        stall_s: seconds without progress after which the process exits.
+        stopping: set when the worker is asked to stop.
+    """
 
     def __init__(
         self,
@@ -58,17 +66,21 @@ class Lease:
         self._thread.join()
 
     def progress(self) -> None:
-        """Work went on. Interrupted when it should not."""
+        """Record progress; raises Interrupted when the claim is lost."""
         self._progress_at = time.monotonic()
         self.check()
 
     def check(self) -> None:
-        """Interrupted when the claim is lost."""
+        """Raise Interrupted when the claim is lost."""
         if self._lost.is_set():
             raise Interrupted
 
     def confirm(self) -> None:
-        """Renew now. Interrupted when another worker has the chunk, or the job is over."""
+        """Renew the claim at once.
+
+        Raises:
+            Interrupted: another worker has the chunk, or the job ended.
+        """
         if not self._ledger.renew(self._claim, self._seconds):
             self._lost.set()
         self.progress()
@@ -79,20 +91,24 @@ class Lease:
         waiting: Callable[[str], None],
         until: float = math.inf,
     ) -> T:
-        """The answer of a part that may be away for a while.
+        """Call a service, and call it again while it raises Unavailable.
 
         Args:
-            waiting: is told why we wait.
-            until: by the monotonic clock; not tried again after that.
+            call: the call to repeat.
+            waiting: receives the reason of each failed try.
+            until: monotonic seconds after which there is no further try.
+
+        Returns:
+            The result of `call`.
 
         Raises:
-            Interrupted: it is away, and there is no time for another try, or the worker is to end.
+            Interrupted: the service is unavailable, and the time is over or the worker stops.
         """
         pause = 0.25
         while True:
             try:
                 return call()
-            except OtherVersion:  # waiting would not help
+            except OtherVersion:  # another try would not help
                 raise
             except Unavailable as error:
                 log.warning("waiting: %s", error.detail)
@@ -101,18 +117,18 @@ class Lease:
             self.progress()
             if self._stopping.is_set() or time.monotonic() >= until:
                 raise Interrupted
-            pause = min(2 * pause, LONGEST_WAIT_S)
+            pause = min(2 * pause, MAX_WAIT_S)
 
     def _renew(self) -> None:
         while not self._over.wait(self._seconds / 3):
             if time.monotonic() - self._progress_at > self._stall_s:
-                log.critical("no progress for %.0f s: this worker ends itself", self._stall_s)
+                log.critical("no progress for %.0f s: this worker exits", self._stall_s)
                 os._exit(70)
             try:
                 if not self._ledger.renew(self._claim, self._seconds):
                     self._lost.set()
                     return
             except Unavailable:
-                log.warning("the lease could not be renewed just now")
-            except Exception:  # this thread is also the watch over stalled work
-                log.exception("the lease could not be renewed just now")
+                log.warning("the lease could not be renewed; the worker tries again")
+            except Exception:  # the thread must live on: it also watches for stalled work
+                log.exception("the lease could not be renewed; the worker tries again")

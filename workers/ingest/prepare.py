@@ -1,4 +1,4 @@
-"""One image on its way to the model, on any thread: read, compare, decode, thumbnail, resize."""
+"""Prepares one image for the model, on any thread: read, compare, decode, thumbnail, resize."""
 
 import io
 from collections.abc import Callable
@@ -23,6 +23,18 @@ from clipfleet.workers.storage.locations import Storage
 
 @dataclass(frozen=True)
 class Ready:
+    """An image that is ready for the model.
+
+    Attributes:
+        pk: the primary key in the store.
+        content_hash: the hash of the image, its label and metadata, and the model.
+        bytes: the size of the file.
+        width: pixels, before resizing.
+        height: pixels, before resizing.
+        pixels: the input of the embedder.
+        timings: the time that reading and decoding took.
+    """
+
     item: Item
     pk: str
     content_hash: str
@@ -30,11 +42,16 @@ class Ready:
     width: int
     height: int
     pixels: Pixels
-    spent: StageTimings
+    timings: StageTimings
 
 
 class Failed(Exception):
-    """One item fails, alone."""
+    """One item fails; the others of its chunk continue.
+
+    Attributes:
+        stage: the stage that failed.
+        reason: the reason that the caller sees.
+    """
 
     def __init__(self, stage: Stage, reason: str) -> None:
         super().__init__(reason)
@@ -43,7 +60,11 @@ class Failed(Exception):
 
 
 class Unchanged(Exception):
-    """The store has this very image already. `ours`: this job wrote it, before a redelivery."""
+    """The store holds the same image already.
+
+    Attributes:
+        ours: whether this job stored it, in an earlier attempt.
+    """
 
     def __init__(self, *, ours: bool) -> None:
         super().__init__()
@@ -51,7 +72,7 @@ class Unchanged(Exception):
 
 
 class Parts(Protocol):
-    """What it needs of the worker's."""
+    """The parts of the worker that `Prepare` uses."""
 
     @property
     def embedder(self) -> Embedder: ...
@@ -63,11 +84,15 @@ class Parts(Protocol):
     def settings(self) -> Settings: ...
 
     @property
-    def places(self) -> Storage: ...
+    def storage(self) -> Storage: ...
 
 
 class Prepare:
-    """`read`, then `finish`. `retry_while_unavailable` repeats a call as long as a part is away."""
+    """Prepares the images of a chunk: `read`, then `finish`.
+
+    Args:
+        retry_while_unavailable: repeats a call while a service is unavailable.
+    """
 
     def __init__(
         self,
@@ -78,41 +103,55 @@ class Prepare:
     ) -> None:
         self._parts, self._job, self._collection = parts, job, collection
         self._retry_while_unavailable = retry_while_unavailable
-        self._places = parts.places.within(job.new.grant)
+        self._storage = parts.storage.within(job.new.grant)
 
-    def read(self, item: Item, spent: StageTimings) -> bytes:
-        """The bytes of the image, or Failed; what it took is added to `spent`."""
+    def read(self, item: Item, timings: StageTimings) -> bytes:
+        """Read the bytes of an image, and add the time to `timings`.
+
+        Raises:
+            Failed: the item is not valid, or its bytes cannot be read.
+        """
         self._check(item)
-        with spent.timed("read"):
+        with timings.timed("read"):
             return self._read(item)
 
     def finish(
-        self, pk: str, item: Item, data: bytes, known: Fingerprint | None, spent: StageTimings
+        self, pk: str, item: Item, data: bytes, known: Fingerprint | None, timings: StageTimings
     ) -> Ready:
-        """Failed or Unchanged where it ends early."""
-        said = {"label": item.label, "metadata": item.metadata}
-        digest = content_hash(data, said, self._collection.model)
+        """Decode an image, write its thumbnail and resize it; adds the time to `timings`.
+
+        Args:
+            pk: the primary key in the store.
+            data: the bytes of the image.
+            known: the fingerprint of the stored image with this key, if there is one.
+
+        Raises:
+            Failed: the image cannot be decoded.
+            Unchanged: the store holds the same image already.
+        """
+        fields = {"label": item.label, "metadata": item.metadata}
+        digest = content_hash(data, fields, self._collection.model)
         if known and known.content_hash == digest:
             ours = known.job_id == self._job.id
             if ours or self._job.new.on_existing == "skip":
                 raise Unchanged(ours=ours)
-        with spent.timed("decode"):
-            seen = self._decode(data)
-            pixels = self._parts.embedder.pixels(seen.image)
-            self._write_thumbnail(pk, seen)
-        return Ready(item, pk, digest, len(data), seen.width, seen.height, pixels, spent)
+        with timings.timed("decode"):
+            decoded = self._decode(data)
+            pixels = self._parts.embedder.pixels(decoded.image)
+            self._write_thumbnail(pk, decoded)
+        return Ready(item, pk, digest, len(data), decoded.width, decoded.height, pixels, timings)
 
     def _check(self, item: Item) -> None:
-        most = self._parts.settings.limits.metadata_bytes
+        limit = self._parts.settings.limits.metadata_bytes
         problem = image_problem(
-            self._collection, item.id, item.uri, item.label, item.metadata, most
+            self._collection, item.id, item.uri, item.label, item.metadata, limit
         )
         if problem:
             raise Failed("list", problem)
 
     def _read(self, item: Item) -> bytes:
         try:
-            data: bytes = self._retry_while_unavailable(lambda: read_item(item, self._places))
+            data: bytes = self._retry_while_unavailable(lambda: read_item(item, self._storage))
         except Unreadable as error:
             raise Failed("read", str(error)) from error
         return data
@@ -124,7 +163,7 @@ class Prepare:
         except BadImage as error:
             raise Failed("decode", error.detail) from error
 
-    def _write_thumbnail(self, pk: str, seen: Decoded) -> None:
+    def _write_thumbnail(self, pk: str, decoded: Decoded) -> None:
         if edge := self._parts.settings.thumbnail_edge:
-            key, small = thumbnail_key(self._collection, pk), thumbnail(seen.image, edge)
+            key, small = thumbnail_key(self._collection, pk), thumbnail(decoded.image, edge)
             self._retry_while_unavailable(lambda: self._parts.blobs.put(key, io.BytesIO(small)))

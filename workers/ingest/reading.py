@@ -1,4 +1,4 @@
-"""The images of a chunk on their way to the model: each is read and decoded on threads."""
+"""Reading and decoding of a chunk's images, on threads."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from clipfleet.workers.storage.locations import Storage
 
 
 class Parts(Protocol):
-    """What it needs of the worker's."""
+    """The parts of the worker that `Reading` uses."""
 
     @property
     def settings(self) -> Settings: ...
@@ -33,26 +33,39 @@ class Parts(Protocol):
     def fetches(self) -> FetchPool: ...
 
     @property
-    def places(self) -> Storage: ...
+    def storage(self) -> Storage: ...
 
 
 @dataclass
 class UnderWay:
-    """An image under way. `began`: when a thread began to read it, by the monotonic clock."""
+    """An image that is being prepared.
+
+    Attributes:
+        pk: the primary key in the store.
+        began: when a thread began to read it, in monotonic seconds; None while it waits.
+        result: the prepared image, or Failed, Unchanged or Interrupted.
+    """
 
     pk: str
     item: Item
-    spent: StageTimings = field(default_factory=StageTimings)
+    timings: StageTimings = field(default_factory=StageTimings)
     began: float | None = None
     result: "Future[Ready]" = field(default_factory=Future)
 
 
 class Reading:
-    """Images that are begun in any order and taken as they are ready.
+    """Prepares images on threads; they are begun in any order and taken as they become ready.
 
-    What lies on this machine or in our own blob store is read by the threads that decode. What
-    comes from others' servers is read by the fetch pool, whose threads then wait for a decoding
-    one: so no more images are in memory than there are threads, and of large ones fewer.
+    The decoding threads read local files and blobs. The fetch pool reads remote images; its threads
+    then wait for a decoding thread. So no more images are in memory than there are threads, and
+    fewer if they are large.
+
+    Args:
+        known: fingerprints of stored images, by primary key.
+
+    Attributes:
+        begun_at: when the reads of remote images began, in monotonic seconds.
+        on_fetched: called before a remote image is decoded.
     """
 
     def __init__(
@@ -63,19 +76,20 @@ class Reading:
         self._cancellation = Cancellation()
         self._under_way: dict[str, UnderWay] = {}
         self._ready: SimpleQueue[UnderWay] = SimpleQueue()
-        self.begun_at: list[float] = []  # of remote images, by the monotonic clock
-        self.on_fetched: Callable[[], None] = lambda: None  # before a remote image is decoded
+        self.begun_at: list[float] = []
+        self.on_fetched: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
-        """How many are under way."""
+        """The number of images under way."""
         return len(self._under_way)
 
     @property
     def items(self) -> dict[str, Item]:
-        """Those under way, by primary key."""
+        """The items under way, by primary key."""
         return {pk: under.item for pk, under in self._under_way.items()}
 
     def begin(self, pk: str, item: Item) -> None:
+        """Begin to prepare an image."""
         under = self._under_way[pk] = UnderWay(pk, item)
         if item.is_remote:
             self._begin_remote(under)
@@ -85,26 +99,25 @@ class Reading:
 
     def _begin_remote(self, under: UnderWay) -> None:
         server, limit, refusal = self._server(under.item.place)
-        if refusal:  # without a thread: of such images there may be many
+        if refusal:  # without a thread, since many images may be refused
             self.begun_at.append(time.monotonic())
             under.result.set_exception(Failed("read", refusal))
         else:
             fetch = in_context(lambda: self._fetched(under))
             under.result = self._parts.fetches.submit(self._job_id, server, fetch, limit)
 
-    def _server(self, place: str) -> tuple[str, int, str]:
-        """The host or bucket that a place is at, how many reads at once it is to get, and why it is
-        not asked just now."""
-        kind, _, url = place.partition(":")
+    def _server(self, location: str) -> tuple[str, int, str]:
+        """(host or bucket of a location, its limit of reads at once, why it is not asked now)."""
+        kind, _, url = location.partition(":")
         fetch, name, refusal = self._parts.settings.fetch, url, ""
-        with suppress(ValueError):  # no valid URL: the fetcher will say so
-            name, refusal = urlsplit(url).hostname or url, self._parts.places.refusal(place)
+        with suppress(ValueError):  # not a valid URL; the fetcher reports that
+            name, refusal = urlsplit(url).hostname or url, self._parts.storage.refusal(location)
         limit = fetch.per_host if kind == "url" else fetch.per_bucket
         return f"{kind}:{name}", limit, refusal
 
     def _read(self, under: UnderWay) -> Ready:
         under.began = time.monotonic()
-        data = self._prepare.read(under.item, under.spent)
+        data = self._prepare.read(under.item, under.timings)
         return self._finish(under, data)
 
     def _fetched(self, under: UnderWay) -> Ready:
@@ -112,16 +125,16 @@ class Reading:
         self.begun_at.append(under.began)
         with self._parts.fetches.memory.share():
             with self._cancellation.scope():
-                data = self._prepare.read(under.item, under.spent)
+                data = self._prepare.read(under.item, under.timings)
             self.on_fetched()
             return self._parts.threads.submit(in_context(self._finish), under, data).result()
 
     def _finish(self, under: UnderWay, data: bytes) -> Ready:
         known = self._known.get(under.pk)
-        return self._prepare.finish(under.pk, under.item, data, known, under.spent)
+        return self._prepare.finish(under.pk, under.item, data, known, under.timings)
 
     def take(self, seconds: float) -> list[UnderWay]:
-        """Those that are ready, once one is; none after so many seconds."""
+        """Take the images that are ready; waits up to `seconds` for the first one."""
         taken: list[UnderWay] = []
         try:
             taken.append(self._ready.get(timeout=seconds))
@@ -133,8 +146,10 @@ class Reading:
         return [under for under in taken if not under.result.cancelled()]
 
     def refuse_waiting(self) -> None:
-        """Those that wait for a turn at a server that is left alone by now fail here, since each of
-        them would cost its thread some tenths of a millisecond."""
+        """Fail waiting images whose server is refused by now.
+
+        Without this, each of them would cost a thread some tenths of a millisecond.
+        """
         for under in list(self._under_way.values()):
             if not under.item.is_remote or under.began is not None:
                 continue
@@ -144,19 +159,19 @@ class Reading:
                 under.result.set_exception(Failed("read", refusal))
 
     def cancel_waiting(self) -> None:
-        """Those that wait for their turn at others' servers do not get it any more."""
+        """Cancel the remote images that wait for their turn at a server."""
         for under in list(self._under_way.values()):
             if under.item.is_remote and under.result.cancel():
                 del self._under_way[under.pk]
 
     def cancel(self) -> None:
-        """Nobody takes the rest: connections are closed, and no more images are begun."""
+        """Cancel all images under way and close their connections."""
         self._cancellation.cancel()
         for under in self._under_way.values():
             under.result.cancel()
 
     def waits_for_others(self, longest_s: float) -> bool:
-        """Whether all that is under way waits for others' servers, none for longer than that."""
+        """Whether all images under way are remote and none was begun more than `longest_s` ago."""
         now = time.monotonic()
         return all(
             under.item.is_remote and (under.began is None or now - under.began < longest_s)

@@ -1,1 +1,1 @@
-"""The planner process: it reads sources and plans chunks. Reading images is in `ingest`."""
+"""The planner process, which reads sources and plans chunks. `ingest` reads the images."""

@@ -8,11 +8,13 @@ FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
 
 
 def chunk_size(workers: Sequence[WorkerCard], seconds: float, rate: float = 0.0) -> int:
-    """As many as a worker does in the time a chunk should take.
+    """The number of images that a worker indexes in the time that a chunk should take.
 
     Args:
-        rate: images a second of the job's own last chunks. Until it is known, those of the workers
-            count, whatever they work on.
+        workers: the live workers of the job's model.
+        seconds: the time that a chunk should take.
+        rate: images per second of the job's last chunks. While it is 0 (unknown), the slowest
+            worker's own rate counts.
     """
     rates = [rate] if rate else [worker.rate for worker in workers if worker.rate]
     if not rates:
@@ -21,13 +23,15 @@ def chunk_size(workers: Sequence[WorkerCard], seconds: float, rate: float = 0.0)
 
 
 def room_for(chunks: int, images: int, workers: int, size: int) -> int:
-    """How many more chunks of that size may be open.
+    """The number of further chunks of this size that may be opened for a job.
 
-    Images count, not chunks: of one that waits for a slow server little may be left.
+    Images count rather than chunks: a chunk that waits for a slow server may have few images left.
 
     Args:
-        chunks: that are open.
-        images: in them.
+        chunks: the number of open chunks.
+        images: the number of images in the open chunks.
+        workers: the number of live workers of the job's model.
+        size: the number of images in a new chunk.
     """
     window = max(4, 2 * workers + 2)
     return max(0, min(4 * window - chunks, ((window - 1) * size - images) // size + 1))

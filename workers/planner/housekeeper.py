@@ -1,5 +1,7 @@
-"""Jobs that ended long ago go, with their failures and uploads, and so do uploads that never became
-a job. Beside every planner; one at a time keeps house."""
+"""Deletes expired jobs (with failures and uploads) and abandoned uploads.
+
+Runs next to each planner; a lock in the ledger lets one run at a time.
+"""
 
 import logging
 import threading
@@ -13,52 +15,61 @@ from clipfleet.common.versions import OtherVersion, warn_once
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 60.0
-MOST = 100  # jobs in one round
+INTERVAL_S = 60.0
+MAX_JOBS = 100  # deleted in one round
 DAY_S = 86_400.0
 
 
 class Housekeeper:
-    """`days`: how long an ended job is kept; 0: for ever."""
+    """Deletes expired jobs and abandoned uploads.
+
+    Args:
+        name: the planner's name, as the owner of the lock.
+        days: how many days an ended job is kept; 0 keeps jobs for ever.
+    """
 
     def __init__(
         self, name: str, ledger: Ledger, unfinished: Unfinished, blobs: Blobs, days: float
     ) -> None:
         self._name, self._ledger, self._blobs, self._days = name, ledger, blobs, days
         self._unfinished = unfinished
-        self._others: set[str] = set()  # jobs that only another version can remove
-        self._every_s = max(1.0, min(EVERY_S, days * DAY_S)) if days else EVERY_S
+        self._other_versions: set[str] = set()  # jobs that only another version can remove
+        self._interval_s = max(1.0, min(INTERVAL_S, days * DAY_S)) if days else INTERVAL_S
 
     def tidy(self) -> int:
-        """One round: how many jobs went."""
-        if not self._ledger.acquire_cleanup_lock(self._name, 2 * self._every_s):
+        """Run one round and return the number of jobs deleted.
+
+        Raises:
+            Unavailable: the ledger or the blob store does not answer.
+        """
+        if not self._ledger.acquire_cleanup_lock(self._name, 2 * self._interval_s):
             return 0
-        self._ledger.count_jobs()  # before a gateway does, which may have to mend the indices
-        for job_id in self._unfinished.older(DAY_S, MOST):
-            self._sweep(job_id)
+        self._ledger.count_jobs()  # may repair the indices; a gateway should not wait for that
+        for job_id in self._unfinished.older(DAY_S, MAX_JOBS):
+            self._delete_abandoned_upload(job_id)
         if not self._days:
             return 0
-        ended = self._ledger.ended(self._days * DAY_S, MOST + len(self._others))
-        expired = [job_id for job_id in ended if job_id not in self._others]
-        return sum(self._remove(job_id) for job_id in expired[:MOST])
+        ended = self._ledger.ended(self._days * DAY_S, MAX_JOBS + len(self._other_versions))
+        expired = [job_id for job_id in ended if job_id not in self._other_versions]
+        return sum(self._remove(job_id) for job_id in expired[:MAX_JOBS])
 
     def run(self, stopping: threading.Event) -> None:
-        """Until told to stop. What cannot be done now is done in a later round."""
+        """Run rounds until `stopping` is set. A round that fails is repeated later."""
         while not stopping.is_set():
             try:
-                gone = self.tidy()
+                removed = self.tidy()
             except Unavailable as error:
-                log.warning("expired jobs are kept for now: %s", error.detail)
-                gone = 0
+                log.warning("expired jobs cannot be deleted now: %s", error.detail)
+                removed = 0
             except Exception:
-                log.exception("expired jobs are kept for now")
-                gone = 0
-            if gone:
-                log.info("removed %d jobs that ended more than %g days ago", gone, self._days)
-            stopping.wait(1.0 if gone == MOST else self._every_s)
+                log.exception("expired jobs cannot be deleted now")
+                removed = 0
+            if removed:
+                log.info("deleted %d jobs that ended more than %g days ago", removed, self._days)
+            stopping.wait(1.0 if removed == MAX_JOBS else self._interval_s)
 
     def _remove(self, job_id: str) -> bool:
-        """The uploads first: without the record nobody would know of them."""
+        """Delete a job, its uploads first: only the job's record names them."""
         try:
             job = self._ledger.job(job_id)
             if self._is_being_retried(job):
@@ -66,20 +77,20 @@ class Housekeeper:
             if has_uploads(job.new):
                 self._blobs.delete_below(uploads_of(job_id))
             self._ledger.remove(job_id)
-        except NotFound:  # somebody else was faster
+        except NotFound:  # another process deleted it first
             return False
         except OtherVersion as error:
-            warn_once(f"not removed here: {error.detail}")
-            self._others.add(job_id)
+            warn_once(f"this planner cannot delete the job: {error.detail}")
+            self._other_versions.add(job_id)
             return False
         return True
 
-    def _sweep(self, job_id: str) -> None:
-        """An upload begun so long ago that nobody is still at it."""
+    def _delete_abandoned_upload(self, job_id: str) -> None:
+        """Delete the files of an upload that became no job within a day."""
         try:
-            self._ledger.job(job_id)  # it was made, and the note stayed
+            self._ledger.job(job_id)  # the job was created, and the note about the upload remained
         except NotFound:
-            log.info("removing what is left of an upload that never became job %s", job_id)
+            log.info("deleting the files of an abandoned upload for job %s", job_id)
             self._blobs.delete_below(uploads_of(job_id))
         except OtherVersion:
             log.debug("upload %s became a job of another version", job_id)

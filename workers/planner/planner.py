@@ -1,8 +1,9 @@
-"""The planner. Any number of planners may run; each has jobs of its own.
+"""The planner: it turns each job's source into chunks for the workers.
 
-It streams each job's source into chunks, keeps a bounded window of them open, sends workers a nudge
-while chunks are pending, and takes apart chunks that keep ending their workers. It looks at a job
-when the ledger says that it is due.
+Any number of planners may run; each job is leased by one of them. A planner streams a job's source
+into chunks, keeps a bounded window of chunks open, sends workers a nudge while chunks are pending,
+and splits chunks whose workers keep failing. It checks a job when the ledger reports that the job
+is due.
 """
 
 import logging
@@ -48,24 +49,26 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.2
-LONGEST_WAIT_S = 2.0  # how long planning may stand still when a part is back
-TOP_UP_S = 1.0  # between two looks for nudges that are missing
-STUCK_S = 60.0  # without a look at any job
-LOOKS = 100  # in one round
-OFFERS = 32  # jobs taken in one round: a planner that starts at the same time gets its share
-FILL_S = 1.0  # a round goes on with the windows that are not full for so long
-NOBODY = "no live worker serves the ingest lane of model"
+MAX_WAIT_S = 2.0  # longest pause between two tries while a service is unavailable
+TOP_UP_INTERVAL_S = 1.0  # between two checks for missing nudges
+STUCK_AFTER_S = 60.0  # without work on any job
+MAX_LOOKS = 100  # jobs checked in one round
+MAX_OFFERS = 32  # jobs leased in one round: a planner that starts at the same time gets its share
+FILL_TIME_S = 1.0  # a round keeps filling windows that are not full for this long
+NO_WORKER = "no live worker serves the ingest lane of model"
 
 
 @dataclass
 class PlannableJob:
-    """A job that has room for chunks.
+    """A job whose window of open chunks is not full.
 
     Attributes:
-        room: the number of chunks.
-        size: the number of images of each.
-        is_empty: whether no image was planned so far.
-        waiting: what the job says it waits for.
+        new: what the caller asked for.
+        lease: the planner's lease of the job, with the source's cursor.
+        room: the number of chunks that may be planned.
+        size: the number of images in each chunk.
+        is_empty: whether no image has been planned so far.
+        waiting: the reason for waiting that the ledger shows for the job; "" for none.
     """
 
     new: NewJob
@@ -77,6 +80,15 @@ class PlannableJob:
 
 
 class Planner:
+    """Plans the jobs that it leases, one round (`tick`) at a time, on the caller's thread.
+
+    Args:
+        name: the name that the planner's leases carry; unique among running planners.
+        storage: opens sources.
+        readers: read sources on threads of their own.
+        clock: monotonic seconds.
+    """
+
     def __init__(
         self,
         name: str,
@@ -84,56 +96,59 @@ class Planner:
         fleet: Fleet,
         publisher: Publisher,
         settings: Settings,
-        places: Storage,
+        storage: Storage,
         readers: Readers | None = None,
         metrics: PlannerMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._ledger, self._fleet = name, ledger, fleet
-        self._publisher, self._settings, self._places = publisher, settings, places
+        self._publisher, self._settings, self._storage = publisher, settings, storage
         self._readers, self._metrics = readers or Readers(), metrics or PlannerMetrics()
         self._clock = clock
         self._owned: dict[str, NewJob] = {}
-        self._hungry: dict[str, PlannableJob] = {}
-        self._resting: set[str] = set()  # those whose source was away in this round
-        self._again: set[str] = set()  # jobs to look at in the next round, whatever happened
-        self._workers: dict[str, list[WorkerCard]] = {}  # of this round, by model
-        self._words: dict[str, str] = {}  # of their last workers, likewise
+        self._plannable: dict[str, PlannableJob] = {}
+        self._paused: set[str] = set()  # jobs whose source was unavailable in this round
+        self._recheck: set[str] = set()  # jobs to check in the next round, whatever happens
+        self._workers: dict[str, list[WorkerCard]] = {}  # in this round, by model
+        self._exit_reasons: dict[str, str] = {}  # of the last workers in this round, by model
         self._cards: list[WorkerCard] | None = None
-        self._new = Counter[str]()  # chunks without a nudge, by model
-        self._seen: dict[str, int] = {}  # how many workers the models had in the last round
+        self._new_chunks = Counter[str]()  # chunks without a nudge, by model
+        self._worker_counts: dict[str, int] = {}  # in the last round, by model
         self._topped_up_at: dict[str, float] = {}  # by model
         self._announced_at = float("-inf")
         self._alive_at = time.monotonic()
 
     def tick(self) -> bool:
-        """One round: a look at the jobs that are due, and chunks for those with room.
+        """Run one round: check the jobs that are due and plan chunks for jobs with room.
 
         Returns:
-            Whether there is reason for another round at once.
+            Whether another round should follow at once.
+
+        Raises:
+            Unavailable: the ledger, the fleet or the broker does not answer.
         """
         self._alive_at = time.monotonic()
         self._announce()
-        self._see_workers()
-        looks, are_all = self._due()
+        self._refresh_workers()
+        looks, are_all = self._due_jobs()
         for look in looks:
-            self._alone(look.job_id, partial(self._look_at, look))
-            self._again.discard(look.job_id)
+            self._guarded(look.job_id, partial(self._check_job, look))
+            self._recheck.discard(look.job_id)
         self._metrics.leased.set(len(self._owned))
         self._readers.keep(self._owned)
         planned = self._fill()
         self._nudge_all()
         return planned or not are_all
 
-    def _see_workers(self) -> None:
-        """Jobs are due whose model has more or fewer workers than before."""
-        self._workers, self._words = {}, {}
+    def _refresh_workers(self) -> None:
+        """Mark jobs as due whose model has more or fewer workers than in the last round."""
+        self._workers, self._exit_reasons = {}, {}
         self._cards = self._fleet.alive() if self._owned else None
         models = {new.model for new in self._owned.values()}
-        now = {model: len(self._serving(model)) for model in models}
-        changed = {model for model in models if now[model] != self._seen.get(model)}
-        self._seen |= now
-        self._again |= {job for job, new in self._owned.items() if new.model in changed}
+        counts = {model: len(self._serving(model)) for model in models}
+        changed = {model for model in models if counts[model] != self._worker_counts.get(model)}
+        self._worker_counts |= counts
+        self._recheck |= {job_id for job_id, new in self._owned.items() if new.model in changed}
 
     def _serving(self, model: str) -> list[WorkerCard]:
         if self._cards is None:
@@ -142,74 +157,77 @@ class Planner:
             self._workers[model] = serving(self._cards, "ingest", model)
         return self._workers[model]
 
-    def _due(self) -> tuple[list[Look], bool]:
-        """What is due, and whether that was all."""
-        due = set(islice(self._again, LOOKS))
-        round_ = self._tend(OFFERS, due)
+    def _due_jobs(self) -> tuple[list[Look], bool]:
+        """Take the jobs that are due, and return whether those were all of them."""
+        due = set(islice(self._recheck, MAX_LOOKS))
+        round_ = self._advance(MAX_OFFERS, due)
         looks, offered = list(round_.looks), round_.offered
-        later = self._again - due
-        self._again = later | {look.job_id for look in looks}  # until that is done
+        later = self._recheck - due
+        self._recheck = later | {look.job_id for look in looks}  # until they are checked
         if offered:
             for job_id in offered:
-                self._alone(job_id, partial(self._take, job_id))
-            round_ = self._tend(0)
+                self._guarded(job_id, partial(self._take_over, job_id))
+            round_ = self._advance(0)
             looks += round_.looks
-            self._again |= {look.job_id for look in round_.looks}
+            self._recheck |= {look.job_id for look in round_.looks}
         if round_.owned != len(self._owned):
-            self._keep(self._ledger.owned(self._name))
-        return looks, not later and len(offered) < OFFERS and len(looks) < LOOKS
+            self._keep_only(self._ledger.owned(self._name))
+        return looks, not later and len(offered) < MAX_OFFERS and len(looks) < MAX_LOOKS
 
-    def _tend(self, offers: int, due: Collection[str] = ()) -> Round:
+    def _advance(self, offers: int, due: Collection[str] = ()) -> Round:
         settings = self._settings
         return self._ledger.tend(
             self._name,
             settings.plan_lease_s,
-            limit=LOOKS,
+            limit=MAX_LOOKS,
             offers=offers,
             max_attempts=settings.max_attempts,
             due=due,
         )
 
-    def _take(self, job_id: str) -> None:
-        job = self._ledger.job(job_id)  # first: one of another version is another planner's
+    def _take_over(self, job_id: str) -> None:
+        job = self._ledger.job(job_id)  # before the lease: OtherVersion leaves it to other planners
         if self._ledger.lease(job_id, self._name, self._settings.plan_lease_s):
             self._owned[job_id] = job.new
 
-    def _keep(self, jobs: Collection[str]) -> None:
-        """Drop the jobs that ended or are another planner's by now."""
+    def _keep_only(self, jobs: Collection[str]) -> None:
+        """Drop all other jobs: they ended, or another planner leases them now."""
         for job_id in self._owned.keys() - set(jobs):
             del self._owned[job_id]
-            self._hungry.pop(job_id, None)
+            self._plannable.pop(job_id, None)
 
     def _fill(self) -> bool:
-        """Plan chunks for the jobs with room, in turns. Whether there were any."""
-        planned, until = False, time.monotonic() + FILL_S
-        self._resting.clear()
-        while hungry := [one for job, one in self._hungry.items() if job not in self._resting]:
-            for one in hungry:
-                self._alone(one.new.id, partial(self._ask, one))
+        """Plan chunks for the jobs with room, in turns, and return whether any was planned."""
+        planned, until = False, time.monotonic() + FILL_TIME_S
+        self._paused.clear()
+        while jobs := [job for key, job in self._plannable.items() if key not in self._paused]:
+            for job in jobs:
+                self._guarded(job.new.id, partial(self._begin_step, job))
             self._readers.wait()
-            taken = [self._alone(one.new.id, partial(self._plan, one)) for one in hungry]
+            results = [self._guarded(job.new.id, partial(self._plan, job)) for job in jobs]
             if not planned:
                 self._nudge_all()  # a small job does not wait for the windows of large ones
-            planned |= any(taken)
-            if not any(taken) or time.monotonic() > until:
+            planned |= any(results)
+            if not any(results) or time.monotonic() > until:
                 break
         return planned
 
     def _nudge_all(self) -> None:
         for model in {new.model for new in self._owned.values()}:
-            self._nudge(model, len(self._serving(model)), self._new[model])
-        self._new.clear()
+            self._nudge(model, len(self._serving(model)), self._new_chunks[model])
+        self._new_chunks.clear()
 
     def _nudge(self, model: str, workers: int, new: int) -> None:
         """Fill the queue up to one nudge for each worker that has a chunk to claim.
 
-        `new` chunks became pending since the last call. Those of before have their nudges, which a
-        worker may have taken just now: they are looked at every TOP_UP_S only.
+        Chunks that were pending before the last call have nudges already, which a worker may have
+        taken just now. They are checked every TOP_UP_INTERVAL_S only.
+
+        Args:
+            new: the number of chunks that became pending since the last call.
         """
         now = self._clock()
-        is_due = now - self._topped_up_at.get(model, float("-inf")) >= TOP_UP_S
+        is_due = now - self._topped_up_at.get(model, float("-inf")) >= TOP_UP_INTERVAL_S
         if not workers or not (new or is_due):
             return
         missing = self._ledger.pending(model, workers)
@@ -222,10 +240,13 @@ class Planner:
             self._topped_up_at[model] = now
 
     def trouble(self) -> str:
-        """Why it makes no progress; "" while it does, or waits for Redis."""
+        """The reason why this planner makes no progress.
+
+        "" while it makes progress or waits for Redis.
+        """
         silent = time.monotonic() - self._alive_at
-        if silent > STUCK_S:
-            return f"no job was looked at for {silent:.0f} s"
+        if silent > STUCK_AFTER_S:
+            return f"no job was checked for {silent:.0f} s"
         return self._readers.trouble()
 
     def _announce(self) -> None:
@@ -234,135 +255,145 @@ class Planner:
             self._announced_at = time.monotonic()
 
     def release(self) -> None:
-        """Give the jobs to whoever comes next, now."""
+        """Give up the leases at once, so that other planners can take the jobs."""
         self._ledger.deregister_planner(self._name)
 
-    def _alone(self, job_id: str, do: Callable[[], T]) -> T | None:
-        """A job that cannot be tended must not keep the others waiting."""
+    def _guarded(self, job_id: str, do: Callable[[], T]) -> T | None:
+        """Run `do` for one job; an error that concerns this job alone does not stop the others.
+
+        Raises:
+            Unavailable: the ledger, the fleet or the broker does not answer.
+        """
         self._alive_at = time.monotonic()
         try:
             with about(job_id=job_id):
                 return do()
         except OtherVersion as error:
-            warn_once(f"not planned here: {error.detail}")
+            warn_once(f"this planner does not plan the job: {error.detail}")
             return None
         except BlobsUnavailable as error:
             self._ledger.set_waiting_reason(job_id, error.detail)
             return None
         except Unavailable:
             raise
-        except NotFound:  # it was removed just now
-            self._keep(self._owned.keys() - {job_id})
+        except NotFound:  # the job was removed just now
+            self._keep_only(self._owned.keys() - {job_id})
             return None
         except Exception:
-            log.exception("job %s cannot be planned; going on with the others", job_id)
+            log.exception("job %s cannot be planned; the planner continues with other jobs", job_id)
             return None
 
-    def _look_at(self, look: Look) -> None:
+    def _check_job(self, look: Look) -> None:
         job_id = look.job_id
-        if job_id not in self._owned:  # Redis has forgotten that it was given away
+        if job_id not in self._owned:  # Redis lost the record that it was released
             self._owned[job_id] = self._ledger.job(job_id).new
         new = self._owned[job_id]
         workers = self._serving(new.model)
         waiting = look.waiting
         if not workers:
-            waiting = self._nobody(new.model)
-        elif waiting.startswith(NOBODY):
+            waiting = self._no_worker_reason(new.model)
+        elif waiting.startswith(NO_WORKER):
             waiting = ""
         if waiting != look.waiting:
             self._ledger.set_waiting_reason(job_id, waiting)
-        self._supervise(new, look.troubled)
+        self._retry_or_split(new, look.troubled)
         size = chunk_size(workers, self._settings.chunk_s, look.rate)
         room = room_for(look.open, look.open_images, len(workers), size)
-        self._hungry.pop(job_id, None)
+        self._plannable.pop(job_id, None)
         if look.lease.planned:
             self._readers.drop(job_id)
         elif room > 0:
             is_empty = look.total == 0
-            self._hungry[job_id] = PlannableJob(new, look.lease, room, size, is_empty, waiting)
+            self._plannable[job_id] = PlannableJob(new, look.lease, room, size, is_empty, waiting)
 
-    def _nobody(self, model: str) -> str:
-        if model not in self._words:
-            self._words[model] = self._fleet.last_exit_reason(model)
-        word = self._words[model]
-        why = f"; the last one ended itself: {word}" if word else ""
-        return f"{NOBODY} {model!r}{why}"
+    def _no_worker_reason(self, model: str) -> str:
+        if model not in self._exit_reasons:
+            self._exit_reasons[model] = self._fleet.last_exit_reason(model)
+        exit_reason = self._exit_reasons[model]
+        suffix = f"; the last worker exited: {exit_reason}" if exit_reason else ""
+        return f"{NO_WORKER} {model!r}{suffix}"
 
-    def _ask(self, hungry: PlannableJob) -> None:
-        new, cursor = hungry.new, hungry.lease.cursor
-        open_source = partial(self._opened, new)
-        refusal = self._readers.ask(new.id, cursor, hungry.size, open_source, new.collection)
+    def _begin_step(self, job: PlannableJob) -> None:
+        new, cursor = job.new, job.lease.cursor
+        open_source = partial(self._open_and_estimate, new)
+        refusal = self._readers.begin_step(new.id, cursor, job.size, open_source, new.collection)
         if refusal:
-            self._say(hungry, refusal)
+            self._set_waiting_reason(job, refusal)
 
-    def _say(self, hungry: PlannableJob, waiting: str) -> None:
-        if waiting != hungry.waiting:
-            self._ledger.set_waiting_reason(hungry.new.id, waiting)
-            hungry.waiting = waiting
+    def _set_waiting_reason(self, job: PlannableJob, waiting: str) -> None:
+        if waiting != job.waiting:
+            self._ledger.set_waiting_reason(job.new.id, waiting)
+            job.waiting = waiting
 
-    def _plan(self, hungry: PlannableJob) -> bool:
-        """What was taken from a source is planned, or the source is opened anew at the cursor."""
-        job_id, token = hungry.new.id, hungry.lease.token
-        reader = self._readers.answered(job_id)
+    def _plan(self, job: PlannableJob) -> bool:
+        """Plan a chunk from the entries that the source's reader has listed.
+
+        Without a chunk the source is reopened at the ledger's cursor in a later round.
+
+        Returns:
+            Whether the job made progress.
+        """
+        job_id, token = job.new.id, job.lease.token
+        reader = self._readers.take_finished(job_id)
         if reader is None:
-            if complaint := self._readers.complaint(job_id):
-                self._say(hungry, complaint)
+            if hang_warning := self._readers.hang_warning(job_id):
+                self._set_waiting_reason(job, hang_warning)
             return False
         try:
-            listed = reader.taken()
+            listed = reader.result()
         except SourceError as error:
-            return self._end_plan(hungry, str(error))
+            return self._end_plan(job, str(error))
         except (BucketAway, BlobsUnavailable, ScratchUnavailable) as error:
-            self._say(hungry, error.detail)  # what was taken is listed again
-            self._resting.add(job_id)
-            self._readers.rest(job_id)
+            self._set_waiting_reason(job, error.detail)  # the entries are listed again later
+            self._paused.add(job_id)
+            self._readers.pause(job_id)
             return False
         except Unavailable:
             raise
         except Exception as error:
             log.exception("job %s: the source cannot be read", job_id)
-            name = type(error).__name__  # its text may quote the source
-            said = f"the source cannot be read ({name}; the planner's log says more)"
-            return self._end_plan(hungry, said)
-        if reader.complained_at:
-            self._say(hungry, "")
+            name = type(error).__name__  # the error's text may quote the source
+            reason = f"the source cannot be read ({name}; see the planner's log)"
+            return self._end_plan(job, reason)
+        if reader.warned_at_s:
+            self._set_waiting_reason(job, "")
         if not listed:
-            return self._end_plan(hungry, reader.nothing_found() if hungry.is_empty else "")
-        items, cursor = [one.item for one in listed], listed[-1].cursor
+            return self._end_plan(job, reader.nothing_found() if job.is_empty else "")
+        items, cursor = [entry.item for entry in listed], listed[-1].cursor
         chunk = self._ledger.plan(job_id, token, items, reader.cursor, cursor)
-        if chunk is None:  # the job is over, another planner's, or Redis has forgotten a part
-            self._look_again(job_id)
+        if chunk is None:  # the job ended, has another planner, or Redis lost a part of it
+            self._recheck_next_round(job_id)
             return True
-        self._new[hungry.new.model] += 1
+        self._new_chunks[job.new.model] += 1
         self._metrics.planned.inc(len(items))
         self._readers.put_back(job_id, reader, cursor)
-        hungry.lease, hungry.is_empty = replace(hungry.lease, cursor=cursor), False
-        hungry.room -= 1
-        if hungry.room <= 0:
-            self._hungry.pop(job_id, None)
+        job.lease, job.is_empty = replace(job.lease, cursor=cursor), False
+        job.room -= 1
+        if job.room <= 0:
+            self._plannable.pop(job_id, None)
         return True
 
-    def _end_plan(self, hungry: PlannableJob, error: str) -> bool:
-        lease = hungry.lease
-        ended = self._ledger.finish_planning(hungry.new.id, lease.token, lease.cursor, error)
-        self._look_again(hungry.new.id)
+    def _end_plan(self, job: PlannableJob, error: str) -> bool:
+        lease = job.lease
+        ended = self._ledger.finish_planning(job.new.id, lease.token, lease.cursor, error)
+        self._recheck_next_round(job.new.id)
         return ended
 
-    def _look_again(self, job_id: str) -> None:
-        self._hungry.pop(job_id, None)
-        self._again.add(job_id)
+    def _recheck_next_round(self, job_id: str) -> None:
+        self._plannable.pop(job_id, None)
+        self._recheck.add(job_id)
 
-    def _opened(self, new: NewJob) -> Source:
+    def _open_and_estimate(self, new: NewJob) -> Source:
         source = self._open(new)
         count = partial(self._estimate, new.id, source)
         self._readers.estimate(new.id, new.collection, count)
         return source
 
     def _open(self, new: NewJob) -> Source:
-        places = self._places.within(new.grant)
+        storage = self._storage.within(new.grant)
         if new.retry_of:
-            return Retry(new.source, self._ledger, places.access)
-        return open_source(self._ledger.whole(new.id).source, places, new.id)
+            return Retry(new.source, self._ledger, storage.access)
+        return open_source(self._ledger.whole(new.id).source, storage, new.id)
 
     def _estimate(self, job_id: str, source: Source) -> None:
         try:
@@ -370,30 +401,33 @@ class Planner:
         except Exception as error:
             log.debug("no estimate for job %s: %s", job_id, error)
 
-    def _supervise(self, new: NewJob, troubled: Sequence[OpenChunk]) -> None:
+    def _retry_or_split(self, new: NewJob, troubled: Sequence[OpenChunk]) -> None:
         for chunk in troubled:
             if chunk.attempt >= self._settings.max_attempts:
-                self._take_apart(new, chunk)
+                self._split_or_quarantine(new, chunk)
             elif self._ledger.requeue(new.id, chunk):
-                self._new[new.model] += 1
+                self._new_chunks[new.model] += 1
                 self._metrics.requeued.inc()
 
-    def _take_apart(self, new: NewJob, chunk: OpenChunk) -> None:
-        """Until the item that ends its workers is alone; then that one fails."""
+    def _split_or_quarantine(self, new: NewJob, chunk: OpenChunk) -> None:
+        """Split the chunk until the item that its workers fail on is alone; then fail that item."""
         if chunk.size > 1:
-            log.warning("job %s: chunk %s failed too often, taking it apart", new.id, chunk.name)
+            log.warning("job %s: chunk %s failed too often; it is split", new.id, chunk.name)
             if self._ledger.split(new.id, chunk):
-                self._new[new.model] += 2
+                self._new_chunks[new.model] += 2
             return
         for item in self._ledger.items(new.id, chunk.name):
-            reason = f"quarantined: its worker ended or failed {chunk.attempt} times on it"
+            reason = f"quarantined: the worker ended or failed on it {chunk.attempt} times"
             failure = Failure.of(item, "worker", reason, chunk.attempt)
             if self._ledger.quarantine(new.id, chunk, failure):
                 self._metrics.failed(failure.stage)
 
 
 def run(planner: Planner, stopping: threading.Event) -> None:
-    """Until told to stop. A part that is away is waited for; a broken job ends alone."""
+    """Run rounds until `stopping` is set, then release the planner's jobs.
+
+    Waits while a service is unavailable. An unexpected error is logged, and planning continues.
+    """
     pause, outage = IDLE_S, OutageLog(log, "waiting")
     while not stopping.is_set():
         try:
@@ -401,18 +435,19 @@ def run(planner: Planner, stopping: threading.Event) -> None:
             outage.back()
         except Unavailable as error:
             outage.away(error.detail)
-            pause = min(2 * max(pause, IDLE_S), LONGEST_WAIT_S)
+            pause = min(2 * max(pause, IDLE_S), MAX_WAIT_S)
         except Exception:
-            log.exception("planning failed; going on")
+            log.exception("a planning round failed; the planner continues")
             pause = 1.0
         stopping.wait(pause)
     try:
         planner.release()
     except Unavailable:
-        log.warning("Redis does not answer; the leases run out by themselves")
+        log.warning("Redis does not answer; the planner's leases will expire")
 
 
 def main() -> None:
+    """Run a planner process, configured by the environment, until SIGTERM or SIGINT."""
     settings = Settings()
     configure_logs(settings.log, "planner")
     begin_checks("planner", [*service_checks(settings), *blob_checks(settings)])
@@ -424,9 +459,9 @@ def main() -> None:
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     blobs, fleet = Blobs(settings.blobs), RedisFleet(client)
     ledger = RedisLedger(client, blobs=blobs)
-    places = Storage(settings, blobs, Fetcher(settings.fetch))
+    storage = Storage(settings, blobs, Fetcher(settings.fetch))
     metrics = PlannerMetrics(make_registry())
-    planner = Planner(name, ledger, fleet, publisher, settings, places, metrics=metrics)
+    planner = Planner(name, ledger, fleet, publisher, settings, storage, metrics=metrics)
     try:
         serve_metrics(settings, metrics.registry, planner.trouble)
     except StartupError as error:
@@ -435,5 +470,5 @@ def main() -> None:
     unfinished = RedisUnfinished(client)
     keeper = Housekeeper(name, ledger, unfinished, blobs, settings.retention_days)
     threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()
-    log.info("planner %s is at work", name)
+    log.info("planner %s started", name)
     run(planner, stopping)

@@ -1,7 +1,7 @@
-"""Sources being read, each on threads of its own: one that hangs holds up no other.
+"""Reading of sources on threads of their own, so that a source that hangs delays no other job.
 
-A step takes a chunk's worth of items from one source. The planner asks for it in one round and
-fetches the answer in the same or a later one, so that all else stays on its single thread.
+A step lists the items of one chunk from one source. The planner begins a step in one round and
+takes its result in the same round or a later one. Everything else stays on the planner's thread.
 """
 
 import threading
@@ -15,129 +15,156 @@ from clipfleet.common.fetch import Cancellation
 from clipfleet.workers.ingest.fetch_pool import FetchPool
 from clipfleet.workers.sources import Listed, Source, SourceError
 
-LISTING_S = 1.0  # after so long what there is will do
-PATIENCE_S = 0.1  # for which a round waits for the steps it began
-HANGS_S = 5.0  # a step that takes longer gives its place to another
-MAX_STEPS = 32  # at once: each holds a chunk in memory
-MAX_HANGING = 256  # sources that do not answer, of jobs that go on
-OWN_STEPS, OWN_HANGING = 2, 4  # the part of them that one owner may have: half, a quarter
-MAX_GIVEN_UP = 1_024  # threads of jobs that are over: of a hung mount or bucket nothing ends them
+MAX_LISTING_S = 1.0  # a step ends after this long with the items listed so far
+STEP_WAIT_S = 0.1  # how long a round waits for the steps that it began
+HANG_AFTER_S = 5.0  # a step that takes longer counts as hanging and frees its slot
+MAX_STEPS = 32  # running at once: each holds a chunk in memory
+MAX_HANGING = 256  # hanging steps of active jobs
+STEPS_DIVISOR, HANGING_DIVISOR = 2, 4  # one owner may have half of the steps, a quarter of these
+MAX_GIVEN_UP = 1_024  # hanging threads of ended jobs: nothing ends a read of a hung mount or bucket
 ESTIMATES = 8  # at once
-FIRST_REST_S, LONGEST_REST_S = 1.0, 60.0  # of a job whose bucket is away
+MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0  # for a job whose source is unavailable
 
-MANY = "many other jobs' sources are being read, and do not answer"
-MANY_OF_OWNER = "many sources of its collection are being read, and do not answer"
+TOO_MANY = "too many sources of other jobs are being read and do not answer"
+TOO_MANY_OF_OWNER = "too many sources of the job's collection are being read and do not answer"
 
 Open = Callable[[], Source]
 
 
 @dataclass
 class Step:
-    """`took` is done when the source has answered."""
+    """One listing of items from a source.
+
+    Attributes:
+        size: the number of items to list.
+        owner: the collection that the job belongs to.
+        began: when the step began, in monotonic seconds.
+        result: the listed items; done when the source has answered.
+    """
 
     size: int
     owner: str
     began: float = field(default_factory=time.monotonic)
-    took: "Future[list[Listed]]" = field(default_factory=Future)
+    result: "Future[list[Listed]]" = field(default_factory=Future)
 
     def age_s(self) -> float:
+        """Seconds since the step began."""
         return time.monotonic() - self.began
 
     def hangs(self) -> bool:
-        return self.age_s() > HANGS_S
+        """Whether the step takes longer than HANG_AFTER_S."""
+        return self.age_s() > HANG_AFTER_S
 
 
 class Reader:
-    """One source from a cursor on, which is checked against the ledger's. `owner`: whose it is."""
+    """Reads one source from a cursor, one step at a time, on daemon threads.
+
+    Attributes:
+        cursor: where the current step began; the planner compares it with the ledger's cursor.
+        owner: the collection that the job belongs to.
+        step: the current step, if there is one.
+        warned_at_s: the age of the step at the last `hang_warning`; 0 for none.
+    """
 
     def __init__(
-        self, open_source: Open, cursor: str, owner: str, listing_s: float = LISTING_S
+        self, open_source: Open, cursor: str, owner: str, listing_s: float = MAX_LISTING_S
     ) -> None:
         self.cursor, self.owner, self._listing_s = cursor, owner, listing_s
         self.step: Step | None = None
-        self.complained_at = 0.0  # seconds of hanging that were reported
+        self.warned_at_s = 0.0
         self._open, self._cancellation = open_source, Cancellation()
         self._source: Source | None = None
         self._listed: Iterator[Listed] = iter(())
 
     def begin(self, size: int) -> Step:
-        """A daemon, which the end of the process does not wait for."""
+        """Begin a step on a daemon thread, which does not delay the end of the process."""
         self.step = step = Step(size, self.owner)
-        threading.Thread(target=self._take, args=(step,), name="reader", daemon=True).start()
+        threading.Thread(target=self._run_step, args=(step,), name="reader", daemon=True).start()
         return step
 
-    def taken(self) -> list[Listed]:
-        """Of the step that is over; or its error."""
-        return self.step.took.result() if self.step else []
+    def result(self) -> list[Listed]:
+        """The items of the finished step; raises the step's error."""
+        return self.step.result.result() if self.step else []
 
     def nothing_found(self) -> str:
+        """The reason to give when the source has no items."""
         return self._source.nothing_found() if self._source else ""
 
     def cancel(self) -> None:
-        """Its connections are closed, which ends a thread that waits for the web."""
+        """Close the source's connections, which ends a thread that waits for the web."""
         self._cancellation.cancel()
 
-    def _take(self, step: Step) -> None:
+    def _run_step(self, step: Step) -> None:
         try:
             with self._cancellation.scope():
                 if self._source is None:
                     self._source = self._open()
                     self._listed = self._source.stream(self.cursor)
-                taken = self._some(step.size)
-            step.took.set_result(taken)
+                entries = self._next_entries(step.size)
+            step.result.set_result(entries)
         except BaseException as error:
-            step.took.set_exception(error)
+            step.result.set_exception(error)
 
-    def _some(self, size: int) -> list[Listed]:
-        """What came before a source broke off is planned first; then the error comes out. Of a
-        slow source a small chunk has to do, or its job's workers would wait for it."""
-        taken: list[Listed] = []
+    def _next_entries(self, size: int) -> list[Listed]:
+        """List up to `size` items, fewer when the source is slow, so that workers need not wait.
+
+        Items that were listed before an error are returned; the next step raises the error.
+        """
+        entries: list[Listed] = []
         until = time.monotonic() + self._listing_s
         try:
-            for one in islice(self._listed, size):
-                taken.append(one)
+            for entry in islice(self._listed, size):
+                entries.append(entry)
                 if time.monotonic() > until:
                     break
         except SourceError as error:
-            if not taken:
+            if not entries:
                 raise
             self._listed = _raising(error)
-        return taken
+        return entries
 
 
 @dataclass
-class Rest:
-    """A pause in the reading of one job. `until`: by the readers' clock."""
+class Pause:
+    """A pause in the reading of one job.
+
+    Attributes:
+        seconds: the length of the pause.
+        until: when the pause ends, by the readers' clock.
+    """
 
     seconds: float
     until: float
 
 
 class Readers:
-    """By job. A reader that is dropped while it hangs gives its place up at once.
+    """The readers of a planner, by job.
+
+    A reader that is dropped while it hangs frees its slot at once.
 
     Args:
-        patience_s: for so long a round waits for the steps it began.
-        listing_s: after so long a step ends with what there is.
+        patience_s: how long `wait` waits for the steps of a round.
+        listing_s: how long a step lists items before it ends with the items so far.
+        clock: monotonic seconds, for pauses.
     """
 
     def __init__(
         self,
-        patience_s: float = PATIENCE_S,
-        listing_s: float = LISTING_S,
+        patience_s: float = STEP_WAIT_S,
+        listing_s: float = MAX_LISTING_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._patience_s, self._listing_s, self._clock = patience_s, listing_s, clock
         self._readers: dict[str, Reader] = {}
         self._under_way: list[Step] = []
         self._given_up: list[Step] = []
-        self._rests: dict[str, Rest] = {}
-        self._lock = threading.Lock()  # of the estimates, which the readers' threads begin
+        self._pauses: dict[str, Pause] = {}
+        self._lock = threading.Lock()  # guards the estimates, which the readers' threads begin
         self._estimates: dict[str, Cancellation] = {}
         self._estimators = FetchPool(ESTIMATES, per_server=1)
 
     def keep(self, jobs: Collection[str]) -> None:
-        """All other jobs are over."""
+        """Drop the readers, estimates and pauses of all other jobs."""
         for job_id in self._readers.keys() - set(jobs):
             self.drop(job_id)
         with self._lock:
@@ -145,26 +172,33 @@ class Readers:
             cancelled = [self._estimates.pop(job_id) for job_id in over]
         for estimate in cancelled:
             estimate.cancel()
-        for job_id in self._rests.keys() - set(jobs):
-            del self._rests[job_id]
+        for job_id in self._pauses.keys() - set(jobs):
+            del self._pauses[job_id]
 
     def drop(self, job_id: str) -> None:
+        """Drop the reader of a job and cancel its step."""
         reader = self._readers.pop(job_id, None)
         if reader is None:
             return
         reader.cancel()
-        if reader.step and not reader.step.took.done():
+        if reader.step and not reader.step.result.done():
             self._given_up.append(reader.step)
             self._under_way = [step for step in self._under_way if step is not reader.step]
 
-    def ask(self, job_id: str, cursor: str, size: int, open_source: Open, owner: str) -> str:
-        """Begin a step, if none is under way; or why that cannot be.
+    def begin_step(self, job_id: str, cursor: str, size: int, open_source: Open, owner: str) -> str:
+        """Begin a step for a job, unless one is under way or reading is paused.
 
         Args:
-            owner: has only a part of the places.
+            cursor: where to begin; a reader at another cursor is replaced.
+            size: the number of items to list.
+            open_source: called on the reader's thread.
+            owner: the job's collection, which may have only a part of the slots.
+
+        Returns:
+            The reason why no step can begin now; "" otherwise.
         """
-        rest = self._rests.get(job_id)
-        if rest and self._clock() < rest.until:
+        pause = self._pauses.get(job_id)
+        if pause and self._clock() < pause.until:
             return ""
         reader = self._readers.get(job_id)
         if reader is None or reader.cursor != cursor:
@@ -172,19 +206,22 @@ class Readers:
             reader = Reader(open_source, cursor, owner, self._listing_s)
             self._readers[job_id] = reader
         if reader.step is None:
-            if refusal := self._no_room(owner):
+            if refusal := self._refusal(owner):
                 return refusal
             self._under_way.append(reader.begin(size))
         return ""
 
-    def rest(self, job_id: str) -> None:
-        """Its bucket is away: a pause, which is doubled each time until it answers."""
-        before = self._rests.get(job_id)
-        seconds = min(2 * before.seconds, LONGEST_REST_S) if before else FIRST_REST_S
-        self._rests[job_id] = Rest(seconds, self._clock() + seconds)
+    def pause(self, job_id: str) -> None:
+        """Pause reading for a job whose source is unavailable.
+
+        Each pause is twice as long as the one before, until the source answers.
+        """
+        previous = self._pauses.get(job_id)
+        seconds = min(2 * previous.seconds, MAX_PAUSE_S) if previous else MIN_PAUSE_S
+        self._pauses[job_id] = Pause(seconds, self._clock() + seconds)
 
     def estimate(self, job_id: str, owner: str, count: Callable[[], None]) -> None:
-        """Count in the background, once for each job."""
+        """Run `count` in the background, once for each job."""
         with self._lock:
             if job_id in self._estimates:
                 return
@@ -198,50 +235,54 @@ class Readers:
         self._estimators.submit(owner, job_id, run)
 
     def trouble(self) -> str:
-        """Why this planner has to be started anew; "" for no reason."""
-        self._given_up = [step for step in self._given_up if not step.took.done()]
-        hang = len(self._given_up)
-        return f"{hang} sources that nobody wants any more hang" if hang >= MAX_GIVEN_UP else ""
+        """The reason why this planner must be restarted; "" for none."""
+        self._given_up = [step for step in self._given_up if not step.result.done()]
+        count = len(self._given_up)
+        return f"{count} sources of ended jobs hang" if count >= MAX_GIVEN_UP else ""
 
     def wait(self) -> None:
-        """A moment, for the steps that have just begun."""
+        """Wait up to `patience_s` for steps started in this round."""
         until = time.monotonic() + self._patience_s
-        young = {one.took for one in self._under_way if one.age_s() < self._patience_s}
-        wait(young, max(0.0, until - time.monotonic()))
+        results = {step.result for step in self._under_way if step.age_s() < self._patience_s}
+        wait(results, max(0.0, until - time.monotonic()))
 
-    def answered(self, job_id: str) -> Reader | None:
-        """Its reader, when its step is over; the caller puts it back to go on with it."""
+    def take_finished(self, job_id: str) -> Reader | None:
+        """Take the reader of a job whose step is finished; None when no step is finished.
+
+        The caller returns the reader with `put_back` to continue.
+        """
         reader = self._readers.get(job_id)
-        if reader is None or reader.step is None or not reader.step.took.done():
+        if reader is None or reader.step is None or not reader.step.result.done():
             return None
         return self._readers.pop(job_id)
 
     def put_back(self, job_id: str, reader: Reader, cursor: str) -> None:
+        """Return a reader whose result was planned; the next step begins at `cursor`."""
         reader.cursor, reader.step = cursor, None
-        self._rests.pop(job_id, None)
+        self._pauses.pop(job_id, None)
         self._readers[job_id] = reader
 
-    def complaint(self, job_id: str) -> str:
-        """What is to be said of a source that hangs, every few seconds; else nothing."""
+    def hang_warning(self, job_id: str) -> str:
+        """A warning about a source that hangs, once every HANG_AFTER_S; "" otherwise."""
         reader = self._readers.get(job_id)
         age_s = reader.step.age_s() if reader and reader.step else 0.0
-        if reader is None or age_s < reader.complained_at + HANGS_S:
+        if reader is None or age_s < reader.warned_at_s + HANG_AFTER_S:
             return ""
-        reader.complained_at = age_s
-        return f"its source has not answered for {age_s:.0f} s"
+        reader.warned_at_s = age_s
+        return f"the source has not answered for {age_s:.0f} s"
 
-    def _no_room(self, owner: str) -> str:
+    def _refusal(self, owner: str) -> str:
         if trouble := self.trouble():
             return trouble
-        self._under_way = [step for step in self._under_way if not step.took.done()]
+        self._under_way = [step for step in self._under_way if not step.result.done()]
         hanging = [step for step in self._under_way if step.hangs()]
         steps = [step for step in self._under_way if not step.hangs()]
         if len(hanging) >= MAX_HANGING or len(steps) >= MAX_STEPS:
-            return MANY
+            return TOO_MANY
         own_steps = sum(step.owner == owner for step in steps)
         own_hanging = sum(step.owner == owner for step in hanging)
-        if own_steps * OWN_STEPS >= MAX_STEPS or own_hanging * OWN_HANGING >= MAX_HANGING:
-            return MANY_OF_OWNER
+        if own_steps * STEPS_DIVISOR >= MAX_STEPS or own_hanging * HANGING_DIVISOR >= MAX_HANGING:
+            return TOO_MANY_OF_OWNER
         return ""
 
 

@@ -1,1 +1,1 @@
-"""From a batch of queries to ranked matches. No HTTP here: the gateway has that."""
+"""Answers batches of queries with ranked matches. HTTP is the gateway's task."""

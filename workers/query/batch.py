@@ -1,4 +1,7 @@
-"""One batch of queries: one pass per kind of term, one search per group of equal parameters."""
+"""Answers a batch of queries.
+
+One pass through the model per kind of term, one search per group of queries with equal parameters.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -19,11 +22,12 @@ from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.query.combine import combine
 from clipfleet.workers.query.exact import Bounds
 from clipfleet.workers.query.ranking import RankedMatch
-from clipfleet.workers.query.search import find
+from clipfleet.workers.query.search import search_group
 
 log = logging.getLogger(__name__)
 
-# Milvus' bounded staleness is 5 s by default; twice that and a bounded search misses nothing.
+# Milvus' bounded staleness is 5 s by default. A bounded search twice that long after the last write
+# misses nothing.
 STALENESS_S = 10.0
 TOO_LATE = Answer(error="unavailable", detail="the query waited too long; try again")
 LARGEST = float(np.finfo(np.float32).max)
@@ -31,6 +35,13 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class QueryParts:
+    """What a worker needs to answer queries.
+
+    Attributes:
+        replies: where answers are sent, and where query images are read.
+        exact: the bounds of exact searches.
+    """
+
     embedder: Embedder
     store: Store
     catalogue: Catalogue
@@ -39,20 +50,27 @@ class QueryParts:
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
 
 
-Place = tuple[int, int]  # of a query in the batch, of a term in the query
+Position = tuple[int, int]  # index of a query in the batch, index of a term in the query
 
 
 @dataclass
 class _Work:
-    """What is found so far, by place, and answers already given, by the query's."""
+    """The state of a batch.
+
+    Attributes:
+        queries: the queries whose deadlines have not passed.
+        terms: the embeddings of terms, by position.
+        vectors: the combined vectors, by index of the query.
+        answers: the answers so far, by index of the query.
+    """
 
     queries: Sequence[Query]
-    terms: dict[Place, Vectors] = field(default_factory=dict)
+    terms: dict[Position, Vectors] = field(default_factory=dict)
     vectors: dict[int, Vectors] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)
 
-    def of_kind(self, kind: str) -> dict[Place, str | tuple[float, ...]]:
-        """The values of such terms."""
+    def of_kind(self, kind: str) -> dict[Position, str | tuple[float, ...]]:
+        """The values of the terms of one kind, by position."""
         return {
             (n, t): term.value
             for n, query in enumerate(self.queries)
@@ -62,7 +80,14 @@ class _Work:
 
 
 def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
-    """How many queries were answered: 0 when the batch came too late for anybody to listen."""
+    """Answer the queries of a batch whose deadlines have not passed, and send one reply.
+
+    Returns:
+        The number of queries that were answered; 0 without a reply if all were too late.
+
+    Raises:
+        Unavailable: the reply cannot be sent.
+    """
     now = parts.replies.now()
     in_time = [n for n, deadline in enumerate(batch.deadlines) if now <= deadline]
     if not in_time:
@@ -79,11 +104,11 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
         log.exception("a batch of %d queries failed", len(batch.queries))
         _answer_the_rest(work, Answer(error="internal", detail="the search failed"))
     answers = [TOO_LATE] * len(batch.queries)
-    for place, n in enumerate(in_time):
-        answers[n] = work.answers[place]
+    for position, n in enumerate(in_time):
+        answers[n] = work.answers[position]
     reply = BatchReply(batch_id=batch.batch_id, answers=tuple(answers))
-    most = [query.search.answer_bytes if query.search else 0 for query in batch.queries]
-    parts.replies.push(batch.reply_to, reply, most if batch.packed else None)
+    limits = [query.search.answer_bytes if query.search else 0 for query in batch.queries]
+    parts.replies.push(batch.reply_to, reply, limits if batch.packed else None)
     return len(in_time)
 
 
@@ -93,8 +118,8 @@ def _answer_the_rest(work: _Work, answer: Answer) -> None:
 
 
 def _embed(work: _Work, parts: QueryParts) -> None:
-    for place, value in work.of_kind("vector").items():
-        work.terms[place] = np.asarray(value, np.float32)
+    for position, value in work.of_kind("vector").items():
+        work.terms[position] = np.asarray(value, np.float32)
     if texts := work.of_kind("text"):
         rows = parts.embedder.embed_texts([str(text) for text in texts.values()])
         work.terms.update(zip(texts, rows, strict=True))
@@ -103,41 +128,42 @@ def _embed(work: _Work, parts: QueryParts) -> None:
 
 
 def _embed_images(work: _Work, parts: QueryParts) -> None:
-    found = {place: parts.replies.pixels(str(key)) for place, key in work.of_kind("image").items()}
-    here = {place: pixels for place, pixels in found.items() if pixels is not None}
-    for n, _ in found.keys() - here.keys():
+    keys = work.of_kind("image")
+    stashed = {position: parts.replies.pixels(str(key)) for position, key in keys.items()}
+    present = {position: pixels for position, pixels in stashed.items() if pixels is not None}
+    for n, _ in stashed.keys() - present.keys():
         work.answers[n] = Answer(error="unavailable", detail="the query image has expired")
-    for shape in {pixels.shape for pixels in here.values()}:  # workers of two versions may differ
-        same = {place: pixels for place, pixels in here.items() if pixels.shape == shape}
+    # The shapes may differ if workers of two versions prepared the images.
+    for shape in {pixels.shape for pixels in present.values()}:
+        same = {position: pixels for position, pixels in present.items() if pixels.shape == shape}
         rows = parts.embedder.embed_images(np.stack(list(same.values())))
         work.terms.update(zip(same, rows, strict=True))
 
 
 def _look_up(work: _Work, parts: QueryParts) -> None:
-    """The embeddings of images that are in the collection already: a single read of each
-    collection, whatever the number of ids."""
-    wanted: dict[str, tuple[Collection, dict[Place, str]]] = {}
+    """Read the embeddings of stored images, with one read per collection for all ids."""
+    lookups: dict[str, tuple[Collection, dict[Position, str]]] = {}
     for (n, t), value in work.of_kind("id").items():
         search = work.queries[n].search
         if search is None:
             raise ValueError("an id without a collection to look it up in")
-        _, keys = wanted.setdefault(search.collection.generation, (search.collection, {}))
+        _, keys = lookups.setdefault(search.collection.generation, (search.collection, {}))
         keys[n, t] = primary_key(search.namespace, str(value))
-    for collection, keys in wanted.values():
+    for collection, keys in lookups.values():
         try:
             with parts.metrics.timed("query", "store"):
-                found = parts.store.fetch(collection, list(dict.fromkeys(keys.values())))
+                rows = parts.store.fetch(collection, list(dict.fromkeys(keys.values())))
         except NotFound as error:
-            gone = Answer(error="not-found", detail=error.detail)
-            work.answers.update((n, gone) for n, _ in keys)
+            not_found = Answer(error="not-found", detail=error.detail)
+            work.answers.update((n, not_found) for n, _ in keys)
             continue
         for (n, t), key in keys.items():
-            if key in found:
-                work.terms[n, t] = found[key].embedding
+            if key in rows:
+                work.terms[n, t] = rows[key].embedding
             else:
-                asked = str(work.queries[n].terms[t].value)
-                said = f"there is no image {asked[:200]!r} in the collection"
-                work.answers[n] = Answer(error="not-found", detail=said)
+                name = str(work.queries[n].terms[t].value)
+                detail = f"there is no image {name[:200]!r} in the collection"
+                work.answers[n] = Answer(error="not-found", detail=detail)
 
 
 def _combine(work: _Work) -> None:
@@ -158,8 +184,8 @@ def _check_lengths(rows: Sequence[Vectors], dim: int) -> None:
     for row in rows:
         if row.size != dim:
             raise InvalidRequest(
-                f"the query's embedding has {row.size} numbers, those of the collection have "
-                f"{dim}: the model was changed"
+                f"the query's embedding has {row.size} numbers, but embeddings of the collection "
+                f"have {dim}: the model was changed"
             )
 
 
@@ -175,37 +201,38 @@ def _search(work: _Work, parts: QueryParts) -> None:
         try:
             _search_group(work, search, members, parts)
         except (NotFound, InvalidRequest) as error:
-            refused = Answer(error=error.slug, detail=error.detail)
-            work.answers.update(dict.fromkeys(members, refused))
+            answer = Answer(error=error.slug, detail=error.detail)
+            work.answers.update(dict.fromkeys(members, answer))
         except Unavailable:
             raise
         except Exception:
             log.exception("a group of %d queries failed", len(members))
-            broken = Answer(error="internal", detail="the search failed")
-            work.answers.update(dict.fromkeys(members, broken))
+            answer = Answer(error="internal", detail="the search failed")
+            work.answers.update(dict.fromkeys(members, answer))
 
 
-def _search_group(work: _Work, query: Search, members: Sequence[int], parts: QueryParts) -> None:
+def _search_group(work: _Work, search: Search, members: Sequence[int], parts: QueryParts) -> None:
     vectors = np.stack([work.vectors[n] for n in members])
-    fresh = _written_lately(query.collection, parts)
+    fresh = _written_lately(search.collection, parts)
     with parts.metrics.timed("query", "store"):
-        pages = find(parts.store, query, vectors, fresh=fresh, exact=parts.exact)
+        pages = search_group(parts.store, search, vectors, fresh=fresh, exact=parts.exact)
     for n, page in zip(members, pages, strict=True):
-        work.answers[n] = Answer(matches=tuple(match_out(kept, query) for kept in page))
+        work.answers[n] = Answer(matches=tuple(match_out(ranked, search) for ranked in page))
 
 
 def _written_lately(collection: Collection, parts: QueryParts) -> bool:
     return parts.catalogue.seconds_since_write(collection) < STALENESS_S
 
 
-def match_out(kept: RankedMatch, query: Search) -> MatchOut:
-    record: Record = kept.match.record
+def match_out(ranked: RankedMatch, search: Search) -> MatchOut:
+    """The match as the HTTP API returns it, with the parts that the search includes."""
+    record: Record = ranked.match.record
     return MatchOut(
         id=record.id,
-        score=max(-LARGEST, min(LARGEST, kept.match.score)),  # JSON has no infinity
+        score=max(-LARGEST, min(LARGEST, ranked.match.score)),  # JSON has no infinity
         uri=record.uri,
         label=record.label or None,
-        metadata=record.metadata if query.include_metadata else {},
-        values=record.embedding.tolist() if query.include_values else None,
-        duplicates=None if query.collapse is None else kept.duplicates,
+        metadata=record.metadata if search.include_metadata else {},
+        values=record.embedding.tolist() if search.include_values else None,
+        duplicates=None if search.collapse is None else ranked.duplicates,
     )

@@ -1,7 +1,7 @@
-"""Exact search: every image that passes is compared, block after block, in constant memory.
+"""Exact search: compares every image that passes the filter, block by block, in constant memory.
 
-The yardstick of the index. Scores are those of `Match`, computed in 64 bits: squares of distances
-between neighbours would drown in the rounding of 32.
+The recall of the index is measured against it. Scores are those of `Match`, computed in 64 bits: in
+32 bits, rounding errors would exceed the squared distances between neighbours.
 """
 
 import threading
@@ -17,15 +17,20 @@ from clipfleet.common.errors import InvalidRequest, Unavailable
 from clipfleet.common.store import Match, Record, Store, Vectors
 from clipfleet.common.store.filters import Filter
 
-BLOCK = 2_000
-TINY = 1e-30  # in place of the length of a vector of zeros
+BLOCK = 2_000  # rows
+TINY = 1e-30  # replaces the length of a vector of zeros
 
 Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Nobody waits for longer, and a worker that is told to stop does."""
+    """When an exact search ends early.
+
+    Attributes:
+        seconds: the longest time that a search may take.
+        stopping: set when the worker is asked to stop.
+    """
 
     seconds: float = 45.0
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -43,16 +48,27 @@ def exact_search(
     where: Filter | None = None,
     include_values: bool = False,
 ) -> list[list[Match]]:
-    """Row i answers vector i; of equal scores the smaller id comes first.
+    """Find the nearest images of each vector; of equal scores the smaller id comes first.
 
-    InvalidRequest when it does not end in time.
+    Args:
+        vectors: [n, dim].
+        top_k: the number of matches for each vector.
+        offset: the number of nearer matches to skip.
+        include_values: whether the matches keep their embeddings.
+
+    Returns:
+        The matches of each vector, in the order of the vectors.
+
+    Raises:
+        InvalidRequest: the search takes too long.
+        Unavailable: the worker stops, or the store does not answer.
     """
     until = time.monotonic() + bounds.seconds
     queries = np.asarray(vectors, np.float64)
-    nearest = [_Nearest(offset + top_k) for _ in queries]
+    per_query = [_Nearest(offset + top_k) for _ in queries]
     after: str | None = ""
     while after is not None:
-        _go_on(until, bounds)
+        _check_bounds(until, bounds)
         rows = store.scan(
             collection,
             namespace=namespace,
@@ -62,16 +78,18 @@ def exact_search(
             include_values=True,
         )
         if rows:
-            far = _far(collection, queries, np.stack([row.embedding for row in rows]))
-            for one, distances in zip(nearest, far, strict=True):
-                one.offer(distances, rows)
+            all_distances = _distances(
+                collection, queries, np.stack([row.embedding for row in rows])
+            )
+            for candidates, distances in zip(per_query, all_distances, strict=True):
+                candidates.offer(distances, rows)
         after = rows[-1].pk if len(rows) == BLOCK else None
-    return [one.matches(collection, offset, include_values) for one in nearest]
+    return [candidates.matches(collection, offset, include_values) for candidates in per_query]
 
 
-def _go_on(until: float, bounds: Bounds) -> None:
+def _check_bounds(until: float, bounds: Bounds) -> None:
     if bounds.stopping.is_set():
-        raise Unavailable("the worker is told to stop; try again")
+        raise Unavailable("the worker is stopping; try again")
     if time.monotonic() > until:
         raise InvalidRequest(
             f"an exact search did not end within {bounds.seconds:g} s: narrow it with a filter"
@@ -79,31 +97,30 @@ def _go_on(until: float, bounds: Bounds) -> None:
 
 
 class _Nearest:
-    """The best so far for one query."""
+    """The nearest rows so far for one query."""
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
         self._best: list[tuple[float, str, Record]] = []
 
-    def offer(self, far: Doubles, rows: list[Record]) -> None:
-        """`far`: [m], lower is nearer."""
+    def offer(self, distances: Doubles, rows: list[Record]) -> None:
+        """Consider further rows; `distances` [m] are lower for nearer rows."""
         full = len(self._best) == self._keep
-        near = np.flatnonzero(far <= self._best[-1][0]) if full else np.arange(len(far))
+        near = np.flatnonzero(distances <= self._best[-1][0]) if full else np.arange(len(distances))
         if len(near) > self._keep:
-            cut = np.partition(far[near], self._keep - 1)[self._keep - 1]
-            near = near[far[near] <= cut]  # with all that are as near as the last of them
-        new = [(float(far[n]), rows[n].id, rows[n]) for n in near]
-        self._best = sorted([*self._best, *new], key=lambda one: one[:2])[: self._keep]
+            cut = np.partition(distances[near], self._keep - 1)[self._keep - 1]
+            near = near[distances[near] <= cut]  # includes ties with the last one
+        new = [(float(distances[n]), rows[n].id, rows[n]) for n in near]
+        self._best = sorted([*self._best, *new], key=lambda entry: entry[:2])[: self._keep]
 
     def matches(self, collection: Collection, offset: int, values: bool) -> list[Match]:
         sign = 1.0 if collection.metric == "euclidean" else -1.0
-        return [
-            Match(row if values else _bare(row), sign * far) for far, _, row in self._best[offset:]
-        ]
+        best = self._best[offset:]
+        return [Match(row if values else _bare(row), sign * far) for far, _, row in best]
 
 
-def _far(collection: Collection, queries: Doubles, rows: Vectors) -> Doubles:
-    """[n, dim] against [m, dim] gives [n, m]: the distance, or the similarity below zero."""
+def _distances(collection: Collection, queries: Doubles, rows: Vectors) -> Doubles:
+    """Distances [n, m] of queries [n, dim] and rows [m, dim]; similarities are negated."""
     stored = np.asarray(rows, np.float64)
     if collection.metric == "cosine":
         queries, stored = _unit(queries), _unit(stored)

@@ -1,8 +1,8 @@
-"""From what a store finds to the page that was asked for.
+"""Builds a page of ranked matches from windows of a store's nearest matches.
 
-A store is asked for a window of its nearest, and for a wider one only where the first was not
-enough. What the wider one finds beside the first comes after it, so the order of all matches does
-not depend on how far somebody looks, and each page continues the one before.
+The store is asked for a window of nearest matches, and for a wider window only if the first does
+not fill the page. Matches that only the wider window has come after those of the first. So the
+order of all matches does not depend on the page, and each page continues the one before.
 """
 
 import json
@@ -16,113 +16,142 @@ import numpy as np
 from clipfleet.common.collection import Metric
 from clipfleet.common.store import Match, Vectors
 
-GROWTH = 8  # a window to the one before it
-ROUNDING = 1e-6  # of a cosine in 32 bits: copies are collapsed by a threshold of 1, too
+GROWTH = 8  # the size of a window relative to the window before
+ROUNDING = 1e-6  # error of a cosine in 32 bits; lets a threshold of 1 collapse copies
 
 
 @dataclass(frozen=True)
 class PageSpec:
-    """A page and what belongs on it. `looked_at`: the widest window."""
+    """A page, and the conditions for matches on it.
+
+    Attributes:
+        top_k: the number of matches on the page.
+        offset: the number of matches before the page.
+        min_score: the lowest score; None for no limit.
+        group_by: the metadata field that groups matches; None for no groups.
+        group_size: the number of matches that a group may have.
+        collapse: the lowest cosine of near-duplicates, of which one is shown; None shows all.
+        max_window: the number of matches in the widest window.
+    """
 
     top_k: int
     offset: int = 0
     min_score: float | None = None
     group_by: str | None = None
     group_size: int = 1
-    collapse: float | None = None  # the least cosine of near-duplicates
-    looked_at: int = 10_000
+    collapse: float | None = None
+    max_window: int = 10_000
 
     @property
     def sifts(self) -> bool:
+        """Whether grouping or collapsing leaves matches out."""
         return self.group_by is not None or self.collapse is not None
 
     @property
     def end(self) -> int:
+        """The number of matches up to the end of the page."""
         return self.offset + self.top_k
 
     def windows(self) -> Iterator[int]:
-        """The same ones for every page of one size. Without sifting, the last holds the page."""
+        """The sizes of the windows, which are the same for every page of one size.
+
+        Without sifting, the last window contains the page.
+        """
         size = self.top_k * (GROWTH if self.sifts else 1)
-        last = self.looked_at if self.sifts else self.end
+        last = self.max_window if self.sifts else self.end
         while size < last:
             yield size
             size *= GROWTH
-        yield min(size, self.looked_at)
+        yield min(size, self.max_window)
 
 
 @dataclass
 class RankedMatch:
+    """A match on a page.
+
+    Attributes:
+        duplicates: the number of near-duplicates that were collapsed into it.
+    """
+
     match: Match
     duplicates: int = 0
 
 
 @dataclass
 class Ranking:
-    """What one query keeps of the windows it is shown, narrow ones first.
+    """Ranks the matches of one query from windows that are added in order of their size.
 
-    A match is left out when its score is under `min_score`, else when it is nearly the same as one
-    that is kept already, which then stands for it, else when `group_size` of its group are kept.
+    A match is left out if its score is below `min_score`. Otherwise it is collapsed into a kept
+    match that it nearly duplicates. Otherwise it is left out if `group_size` matches of its group
+    are kept.
     """
 
-    wanted: PageSpec
+    spec: PageSpec
     metric: Metric
     _kept: list[RankedMatch] = field(default_factory=list)
-    _seen: set[str] = field(default_factory=set)
+    _seen_keys: set[str] = field(default_factory=set)
     _groups: Counter[Hashable] = field(default_factory=Counter)
-    _units: Vectors | None = None  # of those kept, [end, dim]; rows are filled as they come
+    _units: Vectors | None = None  # of kept matches, [end, dim]; rows are filled in order
     _ended: bool = False
 
     def add(self, window: Sequence[Match], size: int) -> None:
-        """The nearest matches of a window of this size; fewer, when there are no more."""
-        new = [match for match in window if match.record.pk not in self._seen]
-        self._seen.update(match.record.pk for match in new)
-        for match in sorted(new, key=self._place):
+        """Add the nearest matches of a window.
+
+        Args:
+            window: the matches; fewer than `size` if the store has no more.
+            size: the size of the window.
+        """
+        new = [match for match in window if match.record.pk not in self._seen_keys]
+        self._seen_keys.update(match.record.pk for match in new)
+        for match in sorted(new, key=self._sort_key):
             self._take(match)
         self._ended |= len(window) < size
 
     @property
-    def enough(self) -> bool:
-        return self._ended or len(self._kept) >= self.wanted.end
+    def is_complete(self) -> bool:
+        """Whether a wider window would not change the page."""
+        return self._ended or len(self._kept) >= self.spec.end
 
     def page(self) -> list[RankedMatch]:
-        return self._kept[self.wanted.offset : self.wanted.end]
+        """The matches on the page, nearest first."""
+        return self._kept[self.spec.offset : self.spec.end]
 
-    def _place(self, match: Match) -> tuple[float, str]:
+    def _sort_key(self, match: Match) -> tuple[float, str]:
         return (match.score if self.metric == "euclidean" else -match.score, match.record.id)
 
     def _take(self, match: Match) -> None:
-        if self.wanted.min_score is not None and match.score < self.wanted.min_score:
+        if self.spec.min_score is not None and match.score < self.spec.min_score:
             self._ended = True
         elif same := self._near_duplicate_of(match):
             same.duplicates += 1
-        elif len(self._kept) < self.wanted.end and self._has_room(self._group(match)):
+        elif len(self._kept) < self.spec.end and self._has_room(self._group(match)):
             self._keep(match)
 
     def _keep(self, match: Match) -> None:
-        if self.wanted.collapse is not None:
+        if self.spec.collapse is not None:
             unit = _unit(match.record.embedding)
             if self._units is None:
-                self._units = np.zeros((self.wanted.end, unit.size), np.float32)
+                self._units = np.zeros((self.spec.end, unit.size), np.float32)
             self._units[len(self._kept)] = unit
         self._groups[self._group(match)] += 1
         self._kept.append(RankedMatch(match))
 
     def _near_duplicate_of(self, match: Match) -> RankedMatch | None:
-        """The nearest of those kept, where it is near enough to collapse into."""
-        if self.wanted.collapse is None or self._units is None:
+        """The nearest kept match, if it is near enough to collapse into."""
+        if self.spec.collapse is None or self._units is None:
             return None
         cosines = self._units[: len(self._kept)] @ _unit(match.record.embedding)
         nearest = int(cosines.argmax())
-        return self._kept[nearest] if cosines[nearest] >= self.wanted.collapse - ROUNDING else None
+        return self._kept[nearest] if cosines[nearest] >= self.spec.collapse - ROUNDING else None
 
     def _has_room(self, group: Hashable) -> bool:
-        return self.wanted.group_by is None or self._groups[group] < self.wanted.group_size
+        return self.spec.group_by is None or self._groups[group] < self.spec.group_size
 
     def _group(self, match: Match) -> Hashable:
-        """Images without the field are a group, too."""
-        if self.wanted.group_by is None:
+        """The match's group. Images without the field form a group as well."""
+        if self.spec.group_by is None:
             return None
-        return _hashable(match.record.values().get(self.wanted.group_by))
+        return _hashable(match.record.values().get(self.spec.group_by))
 
 
 def _hashable(value: Any) -> Hashable:
@@ -135,6 +164,6 @@ def _hashable(value: Any) -> Hashable:
 
 
 def _unit(embedding: Vectors) -> Vectors:
-    """A vector of zeros stays one, and is near to nothing."""
+    """The unit vector; a vector of zeros stays as it is and is near to nothing."""
     length = float(np.linalg.norm(embedding))
     return embedding / length if length else embedding

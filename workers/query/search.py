@@ -1,4 +1,4 @@
-"""The pages that a group of queries with equal parameters asked for."""
+"""Searches for a group of queries with equal parameters."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,65 +9,78 @@ from clipfleet.common.store.filters import parse_filter
 from clipfleet.workers.query.exact import Bounds, exact_search
 from clipfleet.workers.query.ranking import PageSpec, RankedMatch, Ranking
 
-WINDOW = 10_000  # the widest without grouping or collapsing; Milvus ends at 16,384
-NUMBERS = 4_000_000  # of embeddings in one answer of the store: 16 MB of the 64 that gRPC takes
+MAX_WINDOW = 10_000  # matches, without grouping or collapsing; Milvus allows 16,384
+MAX_NUMBERS = 4_000_000  # in embeddings of one store response: 16 MB of the 64 MB that gRPC allows
 
 
-def find(
+def search_group(
     store: Store,
-    query: Search,
+    search: Search,
     vectors: Vectors,
     *,
     fresh: bool,
     exact: Bounds,
 ) -> list[list[RankedMatch]]:
-    """Row i answers vector i. All are looked for together, in windows that grow for those who
-    have not enough yet."""
-    wanted = _wanted(query)
-    rankings = [Ranking(wanted, query.collection.metric) for _ in vectors]
-    for size in wanted.windows():
-        short = [n for n, ranking in enumerate(rankings) if not ranking.enough]
-        for some in _in_parts(short, size, query):
-            hits = _search(store, query, vectors[some], size, fresh, exact)
-            for n, matches in zip(some, hits, strict=True):
+    """Search for all vectors together, in windows that grow for rankings that are not complete.
+
+    Args:
+        vectors: [n, dim].
+        fresh: whether the search must see the latest writes.
+        exact: the bounds, if the search is exact.
+
+    Returns:
+        A page for each vector, in their order.
+
+    Raises:
+        InvalidRequest: the filter is not valid, or an exact search takes too long.
+        NotFound: the collection was deleted.
+        Unavailable: the store does not answer.
+    """
+    spec = _page_spec(search)
+    rankings = [Ranking(spec, search.collection.metric) for _ in vectors]
+    for size in spec.windows():
+        short = [n for n, ranking in enumerate(rankings) if not ranking.is_complete]
+        for part in _parts(short, size, search):
+            hits = _search(store, search, vectors[part], size, fresh, exact)
+            for n, matches in zip(part, hits, strict=True):
                 rankings[n].add(matches, size)
     return [ranking.page() for ranking in rankings]
 
 
 def _search(
-    store: Store, query: Search, vectors: Vectors, size: int, fresh: bool, exact: Bounds
+    store: Store, search: Search, vectors: Vectors, size: int, fresh: bool, exact: Bounds
 ) -> list[list[Match]]:
-    told: dict[str, Any] = {
-        "namespace": query.namespace,
+    options: dict[str, Any] = {
+        "namespace": search.namespace,
         "top_k": size,
-        "where": parse_filter(query.filter or {}, query.collection.fields),
-        "include_values": _needs_values(query),
+        "where": parse_filter(search.filter or {}, search.collection.fields),
+        "include_values": _needs_values(search),
     }
-    if query.exact:
-        return exact_search(store, query.collection, vectors, exact, **told)
-    return store.search(query.collection, vectors, fresh=fresh, **told)
+    if search.exact:
+        return exact_search(store, search.collection, vectors, exact, **options)
+    return store.search(search.collection, vectors, fresh=fresh, **options)
 
 
-def _wanted(query: Search) -> PageSpec:
-    sifts = query.group_by is not None or query.collapse is not None
+def _page_spec(search: Search) -> PageSpec:
+    sifts = search.group_by is not None or search.collapse is not None
     return PageSpec(
-        top_k=query.top_k,
-        offset=query.offset,
-        min_score=query.min_score,
-        group_by=query.group_by,
-        group_size=query.group_size,
-        collapse=query.collapse,
-        looked_at=query.candidates if sifts else WINDOW,
+        top_k=search.top_k,
+        offset=search.offset,
+        min_score=search.min_score,
+        group_by=search.group_by,
+        group_size=search.group_size,
+        collapse=search.collapse,
+        max_window=search.candidates if sifts else MAX_WINDOW,
     )
 
 
-def _needs_values(query: Search) -> bool:
-    return query.include_values or query.collapse is not None
+def _needs_values(search: Search) -> bool:
+    return search.include_values or search.collapse is not None
 
 
-def _in_parts(places: Sequence[int], size: int, query: Search) -> Iterator[list[int]]:
-    step = len(places) or 1
-    if _needs_values(query):
-        step = max(1, NUMBERS // (size * query.collection.dim))
-    for start in range(0, len(places), step):
-        yield list(places[start : start + step])
+def _parts(indices: Sequence[int], size: int, search: Search) -> Iterator[list[int]]:
+    step = len(indices) or 1
+    if _needs_values(search):
+        step = max(1, MAX_NUMBERS // (size * search.collection.dim))
+    for start in range(0, len(indices), step):
+        yield list(indices[start : start + step])

@@ -1,1 +1,1 @@
-"""Celery's side of a worker: consumer, thread pool, and what messages of other releases get."""
+"""Celery's side of a worker: consumer, thread pool, and messages of other releases."""

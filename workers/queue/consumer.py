@@ -1,8 +1,9 @@
-"""Celery's consumer of messages, which waits until Redis takes writes.
+"""A Celery consumer that waits until Redis accepts writes.
 
-Celery's own waits until a connection can be opened. One to a replica or to a full Redis can: the
-consumer then fails at its first write, and begins again at once, several times a second. And where
-none can be opened it pauses for up to 30 s, so that work stands still when Redis is back.
+Celery's own consumer waits until a connection can be opened. A connection to a replica or to a full
+Redis can be opened: the consumer then fails at its first write and restarts at once, several times
+a second. When no connection can be opened it pauses for up to 30 s, so that work is still stopped
+when Redis is available again.
 """
 
 import logging
@@ -18,14 +19,16 @@ from clipfleet.common.process.probe import RedisProbe
 from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 
-RETRY_S = 0.5
+RETRY_INTERVAL_S = 0.5
 log = logging.getLogger(__name__)
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
+    """Connects to Redis once it accepts writes."""
+
     class Blueprint(consumer.Consumer.Blueprint):  # type: ignore[misc]
         def info(self, parent: Any) -> dict[str, Any]:
-            """What Flower shows of the worker, without the password of the Sentinels."""
+            """The worker's details that Flower shows, without the Sentinels' password."""
             shown: dict[str, Any] = super().info(parent)
             broker = shown.get("broker")
             if isinstance(broker, dict):
@@ -39,7 +42,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         self._outage = OutageLog(log, "waiting for Redis")
 
     def ensure_connected(self, conn: Any) -> Any:
-        """An open connection. Until there is one the worker can be told to end."""
+        """Wait for a connection that can write, and open it. A shutdown ends the wait."""
         while True:
             maybe_shutdown()
             try:
@@ -48,9 +51,9 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
                 break
             except Unavailable as error:
                 self._outage.away(error.detail)
-            except self.connection_errors as error:  # gone again since the probe
+            except self.connection_errors as error:  # Redis became unavailable after the probe
                 self._outage.away(str(error))
-            time.sleep(RETRY_S)
+            time.sleep(RETRY_INTERVAL_S)
         self._outage.back()
         self.first_connection_attempt = False
         return conn

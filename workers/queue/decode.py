@@ -1,7 +1,8 @@
-"""What this worker does not understand: messages and jobs of another release.
+"""Decoding of messages, including messages and jobs of another release.
 
-Celery takes a message off the queue whatever the worker thinks of it. So a query that is not
-understood is answered, and a job that is not understood is left to other workers and says so.
+Celery removes a message from the queue even if the worker cannot read it. So a batch of queries
+that this worker cannot read is answered with an error, and a job that it cannot read is left to
+other workers, with the reason shown as the job's `waiting`.
 """
 
 import threading
@@ -18,38 +19,49 @@ from clipfleet.common.versions import OtherVersion, read, warn_once
 PAUSE_S = 3.0
 
 
-class Asked(BaseModel):
-    """What every version of QueryBatch says; one deadline a query."""
+class BatchHeader(BaseModel):
+    """The fields that every version of QueryBatch has, with one deadline for each query."""
 
     batch_id: str
     reply_to: str
     deadlines: tuple[float, ...]
 
 
-def pass_over(
+def skip_job(
     job_id: str, reason: str, ledger: Ledger, worker: str, stopping: threading.Event
 ) -> None:
-    """Leave a job to workers that understand it, and note the reason as the job's `waiting`.
+    """Leave a job to workers that can read it, and set the reason as the job's `waiting`.
 
-    Sleeps for PAUSE_S: an outdated worker must not take every nudge.
+    Sleeps for PAUSE_S, or until `stopping` is set, so that an outdated worker does not take every
+    nudge.
     """
-    detail = f"worker {worker} leaves its chunks alone: {reason}"
+    detail = f"worker {worker} skips its chunks: {reason}"
     warn_once(f"job {job_id}: {detail}")
     with suppress(Unavailable):
         ledger.set_waiting_reason(job_id, detail)
     stopping.wait(PAUSE_S)
 
 
-def batch_in(raw: str, replies: Replies) -> QueryBatch | None:
-    """One that is not understood is answered at once, instead of letting its callers wait."""
+def decode_query_batch(raw: str, replies: Replies) -> QueryBatch | None:
+    """Decode a batch of queries.
+
+    A batch that this worker cannot read is answered at once, so that its callers do not wait.
+
+    Args:
+        raw: the JSON of a QueryBatch.
+        replies: where the error is sent.
+
+    Returns:
+        The batch, or None if it was answered with an error.
+    """
     try:
         return read(QueryBatch, raw, "the query")
     except (OtherVersion, ValidationError) as error:
-        asked = Asked.model_validate_json(raw)
-        warn_once(f"queries are refused: {_reason(error)}")
-        detail = f"a worker does not understand the query: {_reason(error)}"
-        answers = (Answer(error="unavailable", detail=detail),) * len(asked.deadlines)
-        replies.push(asked.reply_to, BatchReply(batch_id=asked.batch_id, answers=answers))
+        header = BatchHeader.model_validate_json(raw)
+        warn_once(f"the worker refuses queries that it cannot read: {_reason(error)}")
+        detail = f"a worker cannot read the query: {_reason(error)}"
+        answers = (Answer(error="unavailable", detail=detail),) * len(header.deadlines)
+        replies.push(header.reply_to, BatchReply(batch_id=header.batch_id, answers=answers))
         return None
 
 

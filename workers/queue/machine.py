@@ -1,4 +1,4 @@
-"""What a worker says of its machine and of itself, for those who look for what is slow."""
+"""Details about a worker and its machine that help to find what is slow."""
 
 import os
 from functools import cache
@@ -10,10 +10,11 @@ from clipfleet.common.queue.fleet import WorkerInfo
 from clipfleet.workers.metrics import WorkerMetrics
 
 
-def about_worker(decode_threads: int, metrics: WorkerMetrics) -> WorkerInfo:
-    images, spent = metrics.totals()
+def worker_info(decode_threads: int, metrics: WorkerMetrics) -> WorkerInfo:
+    """The details of a worker's card: versions, cores, GPUs, and its work since the start."""
+    images, seconds = metrics.totals()
     return _machine().model_copy(
-        update={"decode_threads": decode_threads, "images": images, "spent": spent}
+        update={"decode_threads": decode_threads, "images": images, "spent": seconds}
     )
 
 
@@ -23,10 +24,10 @@ def _machine() -> WorkerInfo:
 
 
 def cores() -> int:
-    """That this process may use; not what a container's quota leaves of them."""
+    """The number of CPU cores that this process may use. A container's quota is not considered."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus(devices: Path = Path("/dev")) -> int:
-    """NVIDIA's, as the driver shows them: also when this torch cannot use them."""
+    """The number of NVIDIA GPUs that the driver shows, even if this torch cannot use them."""
     return len(list(devices.glob("nvidia[0-9]*")))

@@ -1,4 +1,4 @@
-"""Where a job's images come from. A source is streamed; its cursor says where to go on."""
+"""Sources list the images of a job. A source is streamed and resumes at a cursor."""
 
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from clipfleet.common.http.sources import (
     ManifestSource,
     UrlsSource,
 )
-from clipfleet.common.http.sources import Source as Asked
+from clipfleet.common.http.sources import Source as SourceRequest
 from clipfleet.workers.sources.archive import Archive
 from clipfleet.workers.sources.base import Listed, Source, SourceError
 from clipfleet.workers.sources.bucket import Bucket
@@ -33,7 +33,7 @@ __all__ = [
     "open_source",
 ]
 
-KINDS: dict[str, type[Asked]] = {
+KINDS: dict[str, type[SourceRequest]] = {
     "folder": FolderSource,
     "manifest": ManifestSource,
     "urls": UrlsSource,
@@ -44,35 +44,46 @@ KINDS: dict[str, type[Asked]] = {
 T = TypeVar("T", bound=BaseModel)
 
 
-def open_source(raw: dict[str, Any], places: Storage, job_id: str) -> Source:
-    """`raw`: as the gateway wrote it; beside what the caller said, a manifest has `fields`, the
-    collection's. What a newer gateway wrote beside that is not looked at."""
+def open_source(raw: dict[str, Any], storage: Storage, job_id: str) -> Source:
+    """Open the source of a job.
+
+    Args:
+        raw: the source as the gateway stored it: the caller's request, and for a manifest the
+            collection's `fields`. Fields that a newer gateway added are ignored.
+        storage: opens locations as far as the job may read them.
+        job_id: the job, which owns copies of what cannot be read in place.
+
+    Raises:
+        SourceError: the kind of the source is unknown.
+    """
     kind = raw.get("type")
     if kind == "upload":
         return Upload(raw["items"])
     if kind not in KINDS:
         raise SourceError(f"unknown kind of source {kind!r}")
     fields = raw.get("fields", {})
-    asked = known(KINDS[kind], raw)
-    return _open(asked, fields, places, Copies(places, job_id))
+    request = parse_known_fields(KINDS[kind], raw)
+    return _open(request, fields, storage, Copies(storage, job_id))
 
 
-def known(kind: type[T], raw: dict[str, Any]) -> T:
-    """Without the fields that are not known here; in requests they are refused."""
+def parse_known_fields(kind: type[T], raw: dict[str, Any]) -> T:
+    """Parse a stored model and ignore unknown fields, which requests may not have."""
     return kind.model_validate({key: raw[key] for key in raw.keys() & kind.model_fields.keys()})
 
 
-def _open(asked: Asked, fields: dict[str, str], places: Storage, copies: Copies) -> Source:
-    match asked:
+def _open(
+    request: SourceRequest, fields: dict[str, str], storage: Storage, copies: Copies
+) -> Source:
+    match request:
         case FolderSource():
-            return Folder(asked, places.access)
+            return Folder(request, storage.access)
         case UrlsSource():
-            return Urls(asked, places)
+            return Urls(request, storage)
         case BucketSource():
-            return Bucket(asked, places)
+            return Bucket(request, storage)
         case ArchiveSource():
-            return Archive(asked, places, copies)
+            return Archive(request, storage, copies)
         case ManifestSource():
-            if asked.table() == "parquet":
-                return Parquet(asked, places, copies)
-            return Lines(asked, places, fields)
+            if request.table() == "parquet":
+                return Parquet(request, storage, copies)
+            return Lines(request, storage, fields)

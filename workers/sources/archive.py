@@ -1,4 +1,4 @@
-"""Archives: tar, tar.gz (tar.zst where Python can), zip; local, from the web or from a bucket."""
+"""Archives: tar, tar.gz, zip, and tar.zst since Python 3.14; local, on the web or in a bucket."""
 
 import gzip
 import importlib
@@ -19,14 +19,14 @@ from clipfleet.workers.sources.zip import Zip
 from clipfleet.workers.storage.locations import Storage
 
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", (b"PK\3\4", b"PK\5\6")
-END = "end"  # the cursor behind what is said of the archive as a whole
+END = "end"  # the cursor after the item that reports scattered captions
 
 
 class Archive:
-    """An image's id is the archive's URI, `#`, and its name within."""
+    """The images in an archive. An image's id is the archive's URI, `#`, and the member's name."""
 
-    def __init__(self, source: ArchiveSource, places: Storage, copies: Copies) -> None:
-        self._uri, self._places, self._copies = source.uri, places, copies
+    def __init__(self, source: ArchiveSource, storage: Storage, copies: Copies) -> None:
+        self._uri, self._storage, self._copies = source.uri, storage, copies
         self._shown = printable(source.uri)
 
     def stream(self, after: str) -> Iterator[Listed]:
@@ -35,62 +35,62 @@ class Archive:
     def _stream(self, after: str) -> Iterator[Listed]:
         opened = False
         try:
-            place = self._places.find(self._uri)
-            shown = place.partition(":")[2]
-            with self._places.open(place) as file:
+            location = self._storage.find(self._uri)
+            shown = location.partition(":")[2]
+            with self._storage.open(location) as file:
                 begin = file.peek(4)[:4]  # type: ignore[attr-defined]
                 opened = True
                 if begin not in ZIP:
-                    yield from self._tar(file, begin, place, shown, after)
+                    yield from self._tar(file, begin, location, shown, after)
                     return
-            ensure_local = self._copies.ensure_local(place)
-            with self._places.open(ensure_local) as file:
-                yield from Zip(file, ensure_local, shown, self._places).stream(after)
+            local = self._copies.ensure_local(location)
+            with self._storage.open(local) as file:
+                yield from Zip(file, local, shown, self._storage).stream(after)
         except Unreadable as error:
             kind = Interrupted if opened else SourceError
             raise kind(f"{self._shown} cannot be read: {error}") from error
         except Damaged as error:
             raise SourceError(
-                f"the archive {self._shown} is damaged ({error}); what came before that is indexed"
+                f"the archive {self._shown} is damaged ({error}); images before that are indexed"
             ) from error
         except zipfile.BadZipFile as error:
             raise SourceError(f"the archive {self._shown} is damaged: {error}") from error
 
     def _tar(
-        self, file: BinaryIO, begin: bytes, place: str, uri: str, after: str
+        self, file: BinaryIO, begin: bytes, location: str, uri: str, after: str
     ) -> Iterator[Listed]:
         with _unpacked(file, begin) as plain:
             at_random = plain is file and file.seekable()
-            refer = _in_place(place) if at_random else self._copied
-            tar = Tar(plain, uri, self._places.settings.limits, refer)
+            refer = _part_of(location) if at_random else self._copied
+            tar = Tar(plain, uri, self._storage.settings.limits, refer)
             try:
                 yield from tar.stream(after)
             except Damaged as error:
                 if isinstance(error.__cause__, tarfile.ReadError) and tar.nothing_read:
                     raise SourceError(f"{self._shown} is neither a tar nor a zip") from error
                 raise
-            if (said := tar.apart.item()) is not None:
-                yield Listed(said, END)
+            if (item := tar.scattered.item()) is not None:
+                yield Listed(item, END)
 
-    def _copied(self, found: tarfile.TarInfo, data: Callable[[], bytes]) -> str:
-        return self._copies.keep(f"at-{found.offset}", data())
+    def _copied(self, member: tarfile.TarInfo, data: Callable[[], bytes]) -> str:
+        return self._copies.keep(f"at-{member.offset}", data())
 
     def count(self) -> int:
-        """Only a zip knows."""
-        place = self._places.find(self._uri)
-        if place.startswith("url:"):
+        """The number of images in a zip that is not on the web; other archives do not know it."""
+        location = self._storage.find(self._uri)
+        if location.startswith("url:"):
             return 0
-        with self._places.open(place) as file:
+        with self._storage.open(location) as file:
             if file.peek(4)[:4] not in ZIP:  # type: ignore[attr-defined]
                 return 0
-            return Zip(file, place, self._uri, self._places).count()
+            return Zip(file, location, self._uri, self._storage).count()
 
     def nothing_found(self) -> str:
         return f"no images in {self._shown} (looked for {' '.join(sorted(SUFFIXES))})"
 
 
-def _in_place(place: str) -> Refer:
-    return lambda found, _: f"part:{found.offset_data}:{found.size}:{place}"
+def _part_of(location: str) -> Refer:
+    return lambda member, _: f"part:{member.offset_data}:{member.size}:{location}"
 
 
 @contextmanager
@@ -110,6 +110,6 @@ def _zstd(file: BinaryIO) -> Any:
         zstd = importlib.import_module("compression.zstd")
     except ImportError as error:
         raise SourceError(
-            "an archive packed with zstd needs Python 3.14; pack it with gzip, or not at all"
+            "an archive packed with zstd needs Python 3.14; use gzip or no compression"
         ) from error
     return zstd.ZstdFile(file)

@@ -1,4 +1,4 @@
-"""What every kind of source is."""
+"""The protocol that every kind of source implements."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,44 +8,71 @@ from clipfleet.common.ledger import Item
 
 
 class SourceError(Exception):
-    """The source as a whole cannot be read; the text says why, for the job's `error`."""
+    """The source as a whole cannot be read; the text becomes the job's `error`."""
 
 
 class Interrupted(SourceError):
-    """It broke off; going on at the last cursor may help."""
+    """Reading broke off; resuming at the last cursor may help."""
 
 
 @dataclass(frozen=True)
 class Listed:
+    """An item of a source.
+
+    Attributes:
+        cursor: where the source resumes after this item.
+    """
+
     item: Item
     cursor: str
 
 
 class Source(Protocol):
-    """`stream` raises SourceError; an item that cannot be read carries its `problem`."""
+    """A source of a job's images."""
 
-    def stream(self, after: str) -> Iterator[Listed]: ...
+    def stream(self, after: str) -> Iterator[Listed]:
+        """List the items in a fixed order.
 
-    def count(self) -> int:
-        """How many items there are, roughly and soon; 0 where only reading it all would tell."""
+        An item that cannot be listed properly has a `problem` and fails alone.
+
+        Args:
+            after: the cursor of the last item that was listed before; "" for the beginning.
+
+        Raises:
+            SourceError: the source as a whole cannot be read.
+            Unavailable: another try may help.
+        """
         ...
 
-    def nothing_found(self) -> str: ...
+    def count(self) -> int:
+        """Estimate the number of items quickly.
+
+        Returns:
+            The estimate, or 0 if the whole source would have to be read.
+
+        Raises:
+            SourceError, Unreadable, Unavailable: as reading the source does.
+        """
+        ...
+
+    def nothing_found(self) -> str:
+        """The job's error if the source has no items."""
+        ...
 
 
-TRIES = 4
+MAX_TRIES = 4  # without an item in between
 
 
 def resuming(stream: Callable[[str], Iterator[Listed]], after: str) -> Iterator[Listed]:
-    """Goes on where it broke off, until it breaks off several times without a step between."""
+    """Resume a stream where it broke off, until it fails MAX_TRIES times without an item."""
     tries = 0
     while True:
         try:
-            for one in stream(after):
-                after, tries = one.cursor, 0
-                yield one
+            for entry in stream(after):
+                after, tries = entry.cursor, 0
+                yield entry
             return
         except Interrupted:
             tries += 1
-            if tries >= TRIES:
+            if tries >= MAX_TRIES:
                 raise

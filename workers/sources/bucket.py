@@ -10,18 +10,21 @@ from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import Listed, SourceError
-from clipfleet.workers.storage.locations import BadPlace, Storage, bucket_errors
+from clipfleet.workers.storage.locations import BadLocation, Storage, bucket_errors
 
 PAGE = 1_000
 
 
 class Bucket:
-    """The cursor is the last key. S3 is asked page by page from there on; the other file systems
-    of fsspec list one folder at a time, which is what has to fit into memory. The service's blob
-    store is left out where it lies below the prefix."""
+    """The images below a prefix of a bucket. The cursor is the last key.
 
-    def __init__(self, source: BucketSource, places: Storage) -> None:
-        self._source, self._places = source, places
+    S3 is listed page by page from the cursor. Other file systems of fsspec are listed one folder at
+    a time, so a single folder has to fit into memory. The service's own blobs below the prefix are
+    left out.
+    """
+
+    def __init__(self, source: BucketSource, storage: Storage) -> None:
+        self._source, self._storage = source, storage
         self._scheme, _, path = source.uri.partition("://")
         self._bucket, _, prefix = path.partition("/")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -30,7 +33,7 @@ class Bucket:
         try:
             for key in self._images(after):
                 yield Listed(self._item(key), key)
-        except BadPlace as error:
+        except BadLocation as error:
             raise SourceError(str(error)) from error
         except Unreadable as error:
             raise SourceError(f"{printable(self._source.uri)} cannot be listed: {error}") from error
@@ -43,14 +46,14 @@ class Bucket:
         return f"no images below {printable(self._source.uri)}/ (looked for {suffixes})"
 
     def _images(self, after: str) -> Iterator[str]:
-        fs = self._places.bucket(self._source.uri)
+        fs = self._storage.bucket(self._source.uri)
         s3 = uris.scheme(self._source.uri) == "s3"
         keys = self._pages(fs, after) if s3 else self._walk(fs, self._prefix, after)
         return (
             key
             for key in keys
             if _is_image(key.removeprefix(self._prefix))
-            and not self._places.access.is_own_object(self._url(key))
+            and not self._storage.access.is_own_object(self._url(key))
         )
 
     def _pages(self, fs: Any, after: str) -> Iterator[str]:
@@ -63,17 +66,17 @@ class Bucket:
                     StartAfter=after,
                     MaxKeys=PAGE,
                 )
-            keys = [one["Key"] for one in page.get("Contents", ())]
+            keys = [entry["Key"] for entry in page.get("Contents", ())]
             yield from keys
             if not page.get("IsTruncated") or not keys:
                 return
             after = keys[-1]
 
     def _walk(self, fs: Any, folder: str, after: str) -> Iterator[str]:
-        """Folders sorted with their slash, so that the keys come in their own order."""
+        """Keys in their order, for which folder names are sorted with their slash."""
         with bucket_errors():
-            found = fs.ls(f"{self._bucket}/{folder}", detail=True)
-        names = sorted(self._name(one, folder) for one in found)
+            entries = fs.ls(f"{self._bucket}/{folder}", detail=True)
+        names = sorted(self._name(entry, folder) for entry in entries)
         for name in names:
             if name.endswith("/"):
                 if name > after or after.startswith(name):
@@ -81,9 +84,9 @@ class Bucket:
             elif name > after:
                 yield name
 
-    def _name(self, found: dict[str, Any], folder: str) -> str:
-        last = str(found["name"]).rstrip("/").rpartition("/")[2]
-        return f"{folder}{last}/" if found["type"] == "directory" else f"{folder}{last}"
+    def _name(self, entry: dict[str, Any], folder: str) -> str:
+        last = str(entry["name"]).rstrip("/").rpartition("/")[2]
+        return f"{folder}{last}/" if entry["type"] == "directory" else f"{folder}{last}"
 
     def _url(self, key: str) -> str:
         return f"{self._scheme}://{self._bucket}/{key}"
@@ -96,7 +99,7 @@ class Bucket:
 
 
 def _is_image(key: str) -> bool:
-    """As in folders, what is hidden does not count."""
+    """Whether a key below the prefix is an image; hidden files and folders do not count."""
     name = key.rpartition("/")[2]
     hidden = any(part.startswith(".") for part in key.split("/"))
     return not hidden and f".{name.rpartition('.')[2].lower()}" in SUFFIXES and "." in name

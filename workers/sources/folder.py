@@ -1,4 +1,4 @@
-"""A folder that the planner can read."""
+"""Images in a folder of the planner's machine."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,8 +17,10 @@ FILE, LINK, FOLDER = range(3)
 
 
 class Folder:
-    """Images below a folder, in the order of their names, links to folders not followed. What the
-    service keeps below it for itself is left out."""
+    """The images below a folder, in the order of their names.
+
+    Links to folders are not followed. The service's own data below the folder is left out.
+    """
 
     def __init__(self, source: FolderSource, access: SourceAccess) -> None:
         self._source, self._access = source, access
@@ -48,7 +50,7 @@ class Folder:
         return top
 
     def _walk(self, top: str, begin: tuple[bytes, ...]) -> Iterator[tuple[str, str | None]]:
-        """(path, problem) in the order of the paths' parts, from beyond `begin`."""
+        """(path, problem) after `begin`, in the order of the paths' parts."""
         stack = [self._entries(top, begin, at_top=True)]
         depth_names: list[bytes] = []
         while stack:
@@ -65,27 +67,36 @@ class Folder:
             depth_names.append(os.fsencode(os.path.basename(path)))
             same = begin[: len(depth_names)] == tuple(depth_names)
             rest = begin[len(depth_names) :] if same else ()
-            stack.append(self._entries(path, rest, said=same and not rest))
+            stack.append(self._entries(path, rest, was_listed=same and not rest))
 
     def _entries(
-        self, folder: str, begin: tuple[bytes, ...], *, at_top: bool = False, said: bool = False
+        self,
+        folder: str,
+        begin: tuple[bytes, ...],
+        *,
+        at_top: bool = False,
+        was_listed: bool = False,
     ) -> Iterator[tuple[str, bool, str | None]]:
-        """(path, is a folder, problem) of what counts in one folder, sorted by name.
+        """(path, is a folder, problem) of the images and folders in one folder, sorted by name.
 
-        `said`: that the folder cannot be read was listed before the cursor we go on from.
+        Args:
+            begin: the parts of the cursor below this folder.
+            at_top: raise SourceError if the folder cannot be read, instead of listing a problem.
+            was_listed: the problem of this folder is the item at the cursor.
         """
         try:
             descriptor = self._access.open_folder(folder)
             try:
-                with os.scandir(descriptor) as found:  # all is read before the first comes out
-                    entries = in_order(self._counted(found, begin))
+                with os.scandir(descriptor) as scanned:
+                    # The folder is read whole before the first entry comes out.
+                    entries = in_order(self._counted(scanned, begin))
                     first = next(entries, None)
             finally:
                 os.close(descriptor)
         except (OSError, SourceRefused) as error:
             if at_top:
                 raise SourceError(_why_unread(folder, error)) from error
-            if not said and not isinstance(error, OwnData):
+            if not was_listed and not isinstance(error, OwnData):
                 yield folder, False, _why_unread("the folder", error)
             return
         for name, kind in chain([first] if first else [], entries):
@@ -93,10 +104,10 @@ class Folder:
             yield path, kind == FOLDER, self._problem(path) if kind == LINK else None
 
     def _counted(
-        self, found: Iterable[os.DirEntry[str]], begin: tuple[bytes, ...]
+        self, entries: Iterable[os.DirEntry[str]], begin: tuple[bytes, ...]
     ) -> Iterator[Entry]:
-        """What counts and is not behind us, with its kind."""
-        for entry in found:
+        """(name, kind) of the images and folders after the cursor."""
+        for entry in entries:
             name = os.fsencode(entry.name)
             if name.startswith(b".") or (begin and name < begin[0]):
                 continue
@@ -125,7 +136,7 @@ def _why_unread(folder: str, error: OSError | SourceRefused) -> str:
     if isinstance(error, SourceRefused):
         return f"{printable(folder)} {error.problem}"
     if isinstance(error, NotADirectoryError):
-        return f"{printable(folder)} is no folder"
+        return f"{printable(folder)} is not a folder"
     return f"{printable(folder)} cannot be read: {error.strerror}"
 
 

@@ -1,4 +1,4 @@
-"""Sources whose items came with the request."""
+"""Sources whose items are part of the request: uploads and lists of URLs."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from clipfleet.workers.storage.locations import Storage
 
 
 class Upload:
-    """Files that came over HTTP and lie in the blob store."""
+    """Files that were uploaded over HTTP into the blob store. The cursor is their number."""
 
     def __init__(self, items: Sequence[dict[str, Any]]) -> None:
         self._items = items
@@ -29,10 +29,10 @@ class Upload:
 
 
 class Urls:
-    """Images by URL; the URL is the id."""
+    """Images by URL, which is also the id. The cursor is the number of URLs."""
 
-    def __init__(self, source: UrlsSource, places: Storage) -> None:
-        self._urls, self._places = source.urls, places
+    def __init__(self, source: UrlsSource, storage: Storage) -> None:
+        self._urls, self._storage = source.urls, storage
 
     def stream(self, after: str) -> Iterator[Listed]:
         for number in range(int(after or 0), len(self._urls)):
@@ -41,7 +41,7 @@ class Urls:
     def _item(self, url: str) -> Item:
         shown = printable(url)
         try:
-            read, problem = self._places.find(shown), id_problem(shown)
+            read, problem = self._storage.find(shown), id_problem(shown)
         except Unreadable as error:
             read, problem = "", str(error)
         return Item(id=shown, uri=shown, read=read, problem=problem)

@@ -1,22 +1,28 @@
-"""A stream as numbered lines. No line gets into memory beyond the limit."""
+"""Splits a stream into numbered lines; longer lines than the limit are not held in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-MOST_BYTES = 1_000_000
+MAX_LINE_BYTES = 1_000_000
 BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A place between two lines: bytes and lines before it."""
+    """A position between two lines.
+
+    Attributes:
+        offset: the number of bytes before it.
+        lines: the number of lines before it.
+    """
 
     offset: int = 0
     lines: int = 0
 
     @classmethod
     def read(cls, cursor: str) -> "Mark":
+        """The mark that a cursor describes; "" is the beginning."""
         offset, _, lines = cursor.partition(":")
         return cls(int(offset), int(lines)) if cursor else cls()
 
@@ -26,7 +32,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """`raw`: with its end; None where it was too long. `after`: the mark behind it."""
+    """A line of a stream.
+
+    Attributes:
+        raw: the line with its end; None if it was too long.
+        after: the position after the line.
+    """
 
     raw: bytes | None
     after: Mark
@@ -41,11 +52,11 @@ class Line:
 
 
 def lines(file: BinaryIO, mark: Mark) -> Iterator[Line]:
-    """From where the file stands, which is `mark`."""
-    while raw := file.readline(MOST_BYTES + 1):
+    """Lines from the current file position; `mark` must describe that position."""
+    while raw := file.readline(MAX_LINE_BYTES + 1):
         size = len(raw)
         kept: bytes | None = raw
-        if size > MOST_BYTES:
+        if size > MAX_LINE_BYTES:
             kept, size = None, size + _rest(file, raw)
         mark = Mark(mark.offset + size, mark.lines + 1)
         if kept and mark.lines == 1:
@@ -54,9 +65,9 @@ def lines(file: BinaryIO, mark: Mark) -> Iterator[Line]:
 
 
 def _rest(file: BinaryIO, raw: bytes) -> int:
-    """Read on to the line's end; how many bytes that were."""
+    """Read to the end of the line, and return the number of bytes read."""
     size = 0
     while raw and not raw.endswith(b"\n"):
-        raw = file.readline(MOST_BYTES)
+        raw = file.readline(MAX_LINE_BYTES)
         size += len(raw)
     return size

@@ -1,4 +1,4 @@
-"""Manifests: JSON lines, CSV, Parquet, plain lists; local, from the web or from a bucket."""
+"""Manifests of lines: JSON lines, CSV, plain lists; local, on the web or in a bucket."""
 
 import gzip
 import zlib
@@ -22,11 +22,14 @@ DROPPED = 1 << 20
 
 
 class Lines:
-    """A manifest of lines. Its cursor is a byte offset, where a plain local file or one in a
-    bucket goes on at once; what is compressed or comes from the web is read again up to there."""
+    """A manifest of lines. The cursor is a byte offset and a line number.
 
-    def __init__(self, source: ManifestSource, places: Storage, fields: Mapping[str, str]) -> None:
-        self._format, self._places, self._fields = source.table(), places, fields
+    A local file or an object in a bucket is resumed with a seek. A compressed manifest, or one on
+    the web, is read again up to the cursor.
+    """
+
+    def __init__(self, source: ManifestSource, storage: Storage, fields: Mapping[str, str]) -> None:
+        self._format, self._storage, self._fields = source.table(), storage, fields
         self._uri = source.uri
         self._shown = printable(source.uri)
 
@@ -36,9 +39,9 @@ class Lines:
     def _stream(self, after: str) -> Iterator[Listed]:
         opened = False
         try:
-            place = self._places.find(self._uri)
-            rows = Rows(self._places, place, self._uri, plain=self._format == "txt")
-            with self._places.open(place) as raw, _plain(raw) as file:
+            location = self._storage.find(self._uri)
+            rows = Rows(self._storage, location, self._uri, plain=self._format == "txt")
+            with self._storage.open(location) as raw, _plain(raw) as file:
                 opened = True
                 yield from self._items(file, Mark.read(after), rows)
         except Unreadable as error:
@@ -46,7 +49,7 @@ class Lines:
             raise kind(f"the manifest {self._shown} cannot be read: {error}") from error
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise SourceError(
-                f"the manifest {self._shown} is damaged gzip; what came before is listed"
+                f"the manifest {self._shown} is damaged gzip; the rows before that are listed"
             ) from error
 
     def _items(self, file: BinaryIO, mark: Mark, rows: Rows) -> Iterator[Listed]:
@@ -59,15 +62,15 @@ class Lines:
                 records = Records(lines(file, mark))
             return csv_items(records, names, rows, self._fields)
         _go_to(file, mark.offset, 0)
-        make = json_items if self._format == "jsonl" else plain_items
-        return make(lines(file, mark), rows)
+        parse = json_items if self._format == "jsonl" else plain_items
+        return parse(lines(file, mark), rows)
 
     def count(self) -> int:
-        """By the size of the file and the length of its first lines."""
-        place = self._places.find(self._uri)
-        if place.startswith("url:"):
+        """Estimate the rows from the size of the file and the length of its first lines."""
+        location = self._storage.find(self._uri)
+        if location.startswith("url:"):
             return 0
-        with self._places.open(place) as file:
+        with self._storage.open(location) as file:
             sample = file.read(SAMPLE)
             size = file.seek(0, 2)
         if sample.startswith(GZIP) or not sample:
@@ -80,7 +83,7 @@ class Lines:
 
 @contextmanager
 def _plain(raw: BinaryIO) -> Iterator[BinaryIO]:
-    """Unpacked, if the first bytes say so: a server may have unpacked what is called .gz."""
+    """The unpacked file. Its first bytes decide: a server may have unpacked a .gz already."""
     begin = raw.peek(2)[:2]  # type: ignore[attr-defined]
     if begin in UTF_16:
         raise SourceError("the manifest is UTF-16; save it as UTF-8")

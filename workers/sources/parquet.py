@@ -1,4 +1,4 @@
-"""Parquet manifests, row group by row group."""
+"""Parquet manifests, read row group by row group."""
 
 import math
 from collections.abc import Iterator
@@ -18,25 +18,25 @@ BATCH = 512
 
 
 class Parquet:
-    """The cursor is row group and row: going on costs one group at most."""
+    """A Parquet manifest. The cursor is a row group and a row: resuming reads one group at most."""
 
-    def __init__(self, source: ManifestSource, places: Storage, copies: Copies) -> None:
-        self._uri, self._places, self._copies = source.uri, places, copies
+    def __init__(self, source: ManifestSource, storage: Storage, copies: Copies) -> None:
+        self._uri, self._storage, self._copies = source.uri, storage, copies
         self._shown = printable(source.uri)
 
     def stream(self, after: str) -> Iterator[Listed]:
         from pyarrow import ArrowException
 
         try:
-            place = self._places.find(self._uri)
-            rows = Rows(self._places, place, self._uri)
-            with self._places.open(self._copies.ensure_local(place)) as file:
+            location = self._storage.find(self._uri)
+            rows = Rows(self._storage, location, self._uri)
+            with self._storage.open(self._copies.ensure_local(location)) as file:
                 yield from self._items(file, after, rows)
         except Unreadable as error:
             raise SourceError(f"the manifest {self._shown} cannot be read: {error}") from error
-        except (ArrowException, OSError) as error:  # its text may quote the file
+        except (ArrowException, OSError) as error:  # the error's text may quote the file
             raise SourceError(
-                f"the manifest {self._shown} cannot be read: it is no Parquet file, or damaged"
+                f"the manifest {self._shown} cannot be read: it is damaged or not a Parquet file"
             ) from error
 
     def _items(self, file: BinaryIO, after: str, rows: Rows) -> Iterator[Listed]:
@@ -50,19 +50,19 @@ class Parquet:
             begin, skip = begin + 1, 0
         before = sum(table.metadata.row_group(g).num_rows for g in range(begin))
         for number in range(begin, table.num_row_groups):
-            for at, found in enumerate(_rows(table, number, columns)):
-                if number > begin or at >= skip:
-                    name = f"row {before + at + 1}"
-                    yield Listed(_item(found, name, rows), f"{number}:{at + 1}")
+            for index, values in enumerate(_rows(table, number, columns)):
+                if number > begin or index >= skip:
+                    name = f"row {before + index + 1}"
+                    yield Listed(_item(values, name, rows), f"{number}:{index + 1}")
             before += table.metadata.row_group(number).num_rows
 
     def count(self) -> int:
         from pyarrow.parquet import ParquetFile
 
-        place = self._places.find(self._uri)
-        if place.startswith("url:"):
+        location = self._storage.find(self._uri)
+        if location.startswith("url:"):
             return 0
-        with self._places.open(place) as file:
+        with self._storage.open(location) as file:
             return int(ParquetFile(file).metadata.num_rows)
 
     def nothing_found(self) -> str:
@@ -70,25 +70,25 @@ class Parquet:
 
 
 def _columns(schema: Any) -> list[str]:
-    """All but those that hold bytes (images, say), which are no metadata."""
+    """The columns to read: all except columns of bytes, such as images, which are no metadata."""
     names = list(schema.names)
     if "uri" not in names:
         raise SourceError("the manifest has no column 'uri'")
     require_distinct(names)
-    return [one.name for one in schema if "binary" not in str(one.type)]
+    return [field.name for field in schema if "binary" not in str(field.type)]
 
 
 def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any] | None]:
-    """None for a row whose text is no UTF-8."""
+    """The rows of a group; None for a row whose text is not UTF-8."""
     for batch in table.iter_batches(BATCH, row_groups=[group], columns=columns):
         try:
             yield from batch.to_pylist()
         except UnicodeDecodeError:
-            for at in range(batch.num_rows):
-                yield _alone(batch.slice(at, 1))
+            for index in range(batch.num_rows):
+                yield _single_row(batch.slice(index, 1))
 
 
-def _alone(batch: Any) -> dict[str, Any] | None:
+def _single_row(batch: Any) -> dict[str, Any] | None:
     try:
         row: dict[str, Any] = batch.to_pylist()[0]
         return row
@@ -103,11 +103,11 @@ def _item(row: dict[str, Any] | None, name: str, rows: Rows) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: times as ISO writes them, decimals as numbers."""
+    """A value of JSON: times in ISO format, decimals as numbers, NaN as None."""
     if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(member) for key, member in value.items()}
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(member) for member in value]
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, date | datetime | time):

@@ -1,4 +1,4 @@
-"""A row of a manifest becomes an item."""
+"""Turns the rows of a manifest into items."""
 
 import json
 import math
@@ -11,17 +11,15 @@ from clipfleet.common.identity import id_problem, printable, text_problem
 from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import SourceError
-from clipfleet.workers.storage.locations import BadPlace, Storage
-
-OURS = frozenset({"id", "uri", "label"})
+from clipfleet.workers.storage.locations import BadLocation, Storage
 
 
 class BadRow(Exception):
-    """This row cannot be an item; the text says why."""
+    """The row cannot become an item; the text is the reason."""
 
 
 def require_distinct(names: Sequence[str]) -> None:
-    """SourceError when two columns have one name."""
+    """Raise SourceError if two columns have the same name."""
     for number, name in enumerate(names, 1):
         first = names.index(name) + 1
         if first < number:
@@ -31,54 +29,60 @@ def require_distinct(names: Sequence[str]) -> None:
 
 
 class Rows:
-    """The rows of one manifest. No error says what a row holds: the file may be no manifest.
+    """The rows of one manifest. No error quotes a row, since any file may be named as a manifest.
 
     Args:
-        place: where the manifest lies.
-        uri: its URI.
-        plain: it is a list of URIs without columns, as which any text can be read.
+        storage: resolves the URIs of the rows.
+        location: the manifest's location.
+        uri: the manifest's URI.
+        plain: the manifest is a list of URIs without columns; any text file could be such a list.
     """
 
-    def __init__(self, places: Storage, place: str, uri: str, *, plain: bool = False) -> None:
-        self._places, self._place, self._uri = places, place, printable(uri)
+    def __init__(self, storage: Storage, location: str, uri: str, *, plain: bool = False) -> None:
+        self._storage, self._location, self._uri = storage, location, printable(uri)
         self._plain = plain
-        self._metadata_bytes = places.settings.limits.metadata_bytes
+        self._metadata_bytes = storage.settings.limits.metadata_bytes
 
     def item(self, row: Mapping[str, Any], name: str) -> Item:
-        """`name`: how a row is called that has no id or uri to be called by, `line 12`."""
+        """The item of a row; one with a `problem` if the row is not valid.
+
+        Args:
+            name: names a row that has no id or URI, such as `line 12`.
+        """
         try:
             return self._item(row, name)
         except BadRow as error:
             return self.bad(name, str(error))
 
     def bad(self, name: str, problem: str) -> Item:
+        """An item that fails with this problem."""
         return Item(id=name, uri=self._uri, read="", problem=f"{name}: {problem}")
 
     def _item(self, row: Mapping[str, Any], name: str) -> Item:
-        given = _text(row, "uri")
-        if not given:
+        text = _text(row, "uri")
+        if not text:
             raise BadRow("there is no uri")
         try:
-            read = self._places.find(given, self._place)
-        except BadPlace as error:
-            raise BadRow(f"its uri {error.problem}") from error
+            read = self._storage.find(text, self._location)
+        except BadLocation as error:
+            raise BadRow(f"the uri {error.problem}") from error
         uri = read.partition(":")[2]
         label, metadata = _text(row, "label"), metadata_of(row, self._metadata_bytes)
         item_id = _text(row, "id") or uri
         if problem := id_problem(item_id) or text_problem("uri", uri, 4_096):
             raise BadRow(problem)
-        row_name = "" if self._is_uri(given) else name
+        row_name = "" if self._is_uri(text) else name
         return Item(id=item_id, uri=uri, read=read, label=label, metadata=metadata, row=row_name)
 
-    def _is_uri(self, given: str) -> bool:
-        """Whether a text is meant to be one, and not the line of some other file."""
-        if given.lower().endswith(tuple(SUFFIXES)):
+    def _is_uri(self, text: str) -> bool:
+        """Whether a text is meant as a URI, and is not a line of some other file."""
+        if text.lower().endswith(tuple(SUFFIXES)):
             return True
-        return not self._plain and bool(uris.scheme(given))
+        return not self._plain and bool(uris.scheme(text))
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
-    """Numbers may name things, too; null is nothing."""
+    """The text of a field; numbers are turned into text, and null or NaN into ""."""
     value = row.get(name)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -91,28 +95,34 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 
 
 def metadata_of(row: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """What is not ours or the service's own (it measures width and height itself). BadRow."""
-    kept = {name: value for name, value in row.items() if name not in RESERVED and _said(value)}
+    """The metadata of a row: all fields except reserved ones, such as id, uri, width and height.
+
+    Raises:
+        BadRow: the metadata is not valid JSON, is nested too deep, or has more than `limit` bytes.
+    """
+    kept = {
+        name: value for name, value in row.items() if name not in RESERVED and _is_present(value)
+    }
     try:
         _check_depth(kept, METADATA_DEPTH)
         size = len(json.dumps(kept, ensure_ascii=False, allow_nan=False).encode())
     except UnicodeEncodeError as error:
         raise BadRow("metadata is not valid UTF-8") from error
     except ValueError as error:
-        raise BadRow("metadata holds a number that is not finite") from error
+        raise BadRow("metadata has a number that is not finite") from error
     if size > limit:
-        raise BadRow(f"metadata has {size} bytes as JSON, the limit is {limit}")
+        raise BadRow(f"metadata has {size} bytes as JSON; the limit is {limit}")
     return kept
 
 
-def _said(value: Any) -> bool:
-    """Tables write a missing number as NaN."""
+def _is_present(value: Any) -> bool:
+    """Whether a cell has a value; tables write a missing number as NaN."""
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
-def _check_depth(value: Any, left: int) -> None:
+def _check_depth(value: Any, levels: int) -> None:
     if isinstance(value, dict | list):
-        if not left:
-            raise BadRow(f"metadata is nested more than {METADATA_DEPTH} deep")
-        for one in value.values() if isinstance(value, dict) else value:
-            _check_depth(one, left - 1)
+        if not levels:
+            raise BadRow(f"metadata is nested more than {METADATA_DEPTH} levels deep")
+        for member in value.values() if isinstance(value, dict) else value:
+            _check_depth(member, levels - 1)

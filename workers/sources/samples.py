@@ -1,5 +1,7 @@
-"""Members of an archive that belong together, as webdataset has it: one name up to the first dot
-of its last part. `.txt` is the caption, `.json` metadata, `.cls` the label of the images."""
+"""Groups the members of an archive as webdataset does: by the path up to the first dot of the name.
+
+`.txt` is the caption, `.json` the metadata and `.cls` the label of the images of a group.
+"""
 
 import json
 import posixpath
@@ -19,7 +21,15 @@ SIDECARS = (".txt", ".json", ".cls")
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive. `read`: where a worker finds it. `data`: its first bytes, now."""
+    """A file in an archive.
+
+    Attributes:
+        name: the path in the archive.
+        size: the unpacked size in bytes.
+        read: returns the `read` of the file's item, from which a worker reads it.
+        data: returns the first bytes of the file, as many as its argument.
+        problem: the reason why the file cannot be read, if there is one.
+    """
 
     name: str
     size: int
@@ -29,6 +39,7 @@ class Member:
 
     @property
     def group(self) -> str:
+        """The path up to the first dot of the name, which members of one group share."""
         folder, _, last = self.name.rpartition("/")
         return f"{folder}/{last.partition('.')[0]}"
 
@@ -46,7 +57,7 @@ class Member:
 
 
 def counts(name: str) -> bool:
-    """Whether a member is looked at. macOS hides its own beside the real ones as ._name."""
+    """Whether a member is an image or a sidecar and is not hidden (macOS adds `._name` files)."""
     hidden = any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
     suffix = posixpath.splitext(name)[1].lower()
     return not hidden and "__MACOSX" not in name and (suffix in SUFFIXES or suffix in SIDECARS)
@@ -54,59 +65,61 @@ def counts(name: str) -> bool:
 
 @dataclass
 class SidecarData:
-    """What the sidecars of one group say."""
+    """The label and metadata from the sidecars of one group, or their problem."""
 
     label: str = ""
     metadata: dict[str, Any] | None = None
     problem: str | None = None
 
 
-def said(sidecars: list[Member], limits: Limits) -> SidecarData:
-    found: dict[str, Any] = {}
+def sidecar_data(sidecars: list[Member], limits: Limits) -> SidecarData:
+    """Read the sidecars of one group."""
+    fields: dict[str, Any] = {}
     label = ""
     try:
-        for one in sorted(sidecars, key=lambda member: member.suffix != ".json"):
-            if one.suffix == ".json":
-                found = {**_object(one, limits), **found}
-            elif one.suffix == ".txt":
-                found["caption"] = _text(one, limits)
+        for sidecar in sorted(sidecars, key=lambda member: member.suffix != ".json"):
+            if sidecar.suffix == ".json":
+                fields = {**_object(sidecar, limits), **fields}
+            elif sidecar.suffix == ".txt":
+                fields["caption"] = _text(sidecar, limits)
             else:
-                label = _text(one, limits)
-        label = label or str(found.get("label", ""))
-        return SidecarData(label, metadata_of(found, limits.metadata_bytes))
+                label = _text(sidecar, limits)
+        label = label or str(fields.get("label", ""))
+        return SidecarData(label, metadata_of(fields, limits.metadata_bytes))
     except (BadRow, Unreadable) as error:
         return SidecarData(problem=str(error))
 
 
 def items(uri: str, members: list[Member], limits: Limits) -> Iterator[Item]:
-    """The images of one group."""
+    """The images of one group, with the data of its sidecars."""
     images = [member for member in members if member.is_image]
     if not images:
         return
-    beside = said([member for member in members if member.is_sidecar], limits)
-    for one in images:
-        yield item_of(uri, one, beside, limits)
+    sidecars = sidecar_data([member for member in members if member.is_sidecar], limits)
+    for image in images:
+        yield item_of(uri, image, sidecars, limits)
 
 
-def item_of(uri: str, image: Member, beside: SidecarData, limits: Limits) -> Item:
+def item_of(uri: str, image: Member, sidecars: SidecarData, limits: Limits) -> Item:
+    """The item of an image in an archive at `uri`."""
     item_id = printable(f"{uri}#{image.name}")
-    problem = image.problem or beside.problem or id_problem(item_id)
+    problem = image.problem or sidecars.problem or id_problem(item_id)
     if image.size > limits.image_bytes:
         problem = f"it has {image.size} bytes; the limit is {limits.image_bytes}"
     return Item(
         id=item_id,
         uri=item_id,
         read="" if problem else image.read(),
-        label=beside.label,
-        metadata=beside.metadata or {},
+        label=sidecars.label,
+        metadata=sidecars.metadata or {},
         problem=problem,
     )
 
 
 def _text(member: Member, limits: Limits) -> str:
     if member.size > limits.metadata_bytes:
-        most = limits.metadata_bytes
-        raise BadRow(f"{printable(member.name)!r} has {member.size} bytes; the limit is {most}")
+        limit = limits.metadata_bytes
+        raise BadRow(f"{printable(member.name)!r} has {member.size} bytes; the limit is {limit}")
     try:
         return member.data(limits.metadata_bytes).decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -115,9 +128,9 @@ def _text(member: Member, limits: Limits) -> str:
 
 def _object(member: Member, limits: Limits) -> dict[str, Any]:
     try:
-        found = json.loads(_text(member, limits))
+        value = json.loads(_text(member, limits))
     except (ValueError, RecursionError) as error:
         raise BadRow(f"{printable(member.name)!r} is not JSON: {error}"[:200]) from error
-    if not isinstance(found, dict):
-        raise BadRow(f"{printable(member.name)!r} is no JSON object")
-    return found
+    if not isinstance(value, dict):
+        raise BadRow(f"{printable(member.name)!r} is not a JSON object")
+    return value

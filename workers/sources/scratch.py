@@ -1,4 +1,4 @@
-"""What a source has to sort and cannot hold in memory: in a temporary file, by SQLite."""
+"""Sorting of more entries than fit into memory, with SQLite in a temporary file."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -7,8 +7,8 @@ from itertools import chain, islice
 
 from clipfleet.common.errors import Unavailable
 
-CACHE_KB = 8_000  # of SQLite, for pages and for each sort
-MOST_IN_MEMORY = 10_000
+CACHE_KB = 8_000  # SQLite's cache for pages and for each sort
+MAX_IN_MEMORY = 10_000
 
 Entry = tuple[bytes, int]
 
@@ -19,37 +19,42 @@ class ScratchUnavailable(Unavailable):
 
 @contextmanager
 def scratch() -> Iterator[sqlite3.Connection]:
-    """An empty database in a temporary file that goes with the `with` statement.
+    """An empty database in a temporary file, which is deleted after the `with` block.
 
-    Other threads may go on with it, one at a time.
+    Other threads may use the database, one at a time.
 
     Raises:
-        ScratchUnavailable: there is no room for it.
+        ScratchUnavailable: the temporary folder is full, or cannot be written.
     """
     try:
-        with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as made:
-            made.execute(f"PRAGMA cache_size=-{CACHE_KB}")
-            made.execute("PRAGMA journal_mode=OFF")
-            yield made
+        with closing(
+            sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        ) as database:
+            database.execute(f"PRAGMA cache_size=-{CACHE_KB}")
+            database.execute("PRAGMA journal_mode=OFF")
+            yield database
     except sqlite3.OperationalError as error:
         raise ScratchUnavailable(
-            "the temporary folder of the planner, which the environment variable TMPDIR names, "
-            f"cannot be written: {error}"
+            "the planner cannot write to its temporary folder (environment variable TMPDIR): "
+            f"{error}"
         ) from error
 
 
 def in_order(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Names with a number each, sorted by the name's bytes. All are taken before the first comes
-    out; more than MOST_IN_MEMORY of them go through a temporary file."""
+    """Sort (name, number) entries by the bytes of the name.
+
+    All entries are taken before the first one comes out. More than MAX_IN_MEMORY entries are sorted
+    in a temporary file.
+    """
     rest = iter(entries)
-    few = sorted(islice(rest, MOST_IN_MEMORY))
-    if len(few) < MOST_IN_MEMORY:
+    few = sorted(islice(rest, MAX_IN_MEMORY))
+    if len(few) < MAX_IN_MEMORY:
         yield from few
         return
-    with scratch() as made:
-        made.execute("CREATE TABLE entry (name BLOB, number INTEGER)")
-        made.execute("BEGIN")
-        made.executemany("INSERT INTO entry VALUES (?, ?)", chain(few, rest))
-        made.execute("COMMIT")
+    with scratch() as database:
+        database.execute("CREATE TABLE entry (name BLOB, number INTEGER)")
+        database.execute("BEGIN")
+        database.executemany("INSERT INTO entry VALUES (?, ?)", chain(few, rest))
+        database.execute("COMMIT")
         few.clear()
-        yield from made.execute("SELECT name, number FROM entry ORDER BY name")
+        yield from database.execute("SELECT name, number FROM entry ORDER BY name")

@@ -1,4 +1,4 @@
-"""Tar archives, member by member; nothing is ever unpacked to disk."""
+"""Tar archives, read member by member; no archive is unpacked to disk."""
 
 import gzip
 import tarfile
@@ -9,17 +9,17 @@ from typing import BinaryIO
 from clipfleet.common.identity import printable
 from clipfleet.common.ledger import Item
 from clipfleet.common.settings import Limits
-from clipfleet.workers.sources.apart import ScatteredCaptions
 from clipfleet.workers.sources.base import Listed
 from clipfleet.workers.sources.samples import Member, counts, items
+from clipfleet.workers.sources.scattered_captions import ScatteredCaptions
 
-DROPPED = 1 << 20
-MOST_HEADER = 16 << 20  # a header that claims more is damaged, or a trap
-MOST_IN_GROUP = 1_000
-BLOCK = 512
+DROPPED = 1 << 20  # bytes skipped at once in a stream
+MAX_HEADER_BYTES = 16 << 20  # a header that claims more is damaged or hostile
+MAX_GROUP_MEMBERS = 1_000  # a larger group is split
+BLOCK = 512  # bytes of a header
 
 Refer = Callable[[tarfile.TarInfo, Callable[[], bytes]], str]
-"""Where a member will be read; the callable gives its bytes now."""
+"""Returns the `read` of a member's item; the callable returns the member's bytes."""
 
 
 class Damaged(Exception):
@@ -27,7 +27,11 @@ class Damaged(Exception):
 
 
 class Forward:
-    """What tarfile reads from: only ever forward, so a stream will do."""
+    """The file that tarfile reads: it moves forward only, so the source may be a stream.
+
+    Attributes:
+        last: the bytes of the last `read`.
+    """
 
     def __init__(self, source: BinaryIO) -> None:
         self._source, self._seekable = source, source.seekable()
@@ -35,7 +39,7 @@ class Forward:
         self.last = b""
 
     def read(self, size: int) -> bytes:
-        if size > MOST_HEADER:
+        if size > MAX_HEADER_BYTES:
             raise Damaged(f"a header claims to have {size} bytes")
         self.last = self._source.read(size)
         self._at += len(self.last)
@@ -52,22 +56,30 @@ class Forward:
         return self._at
 
     def some(self, size: int) -> bytes:
-        """A member's own bytes; the caller knows how many it can bear."""
+        """Read the bytes of a member; the caller limits `size`."""
         data = self._source.read(size)
         self._at += len(data)
         return data
 
 
 class Tar:
-    """The cursor: where the group begins, and how many of its images are listed."""
+    """The images in a tar. The cursor is the offset of a group and the number of its images listed.
+
+    Args:
+        uri: the archive's URI.
+        refer: decides where workers read a member.
+
+    Attributes:
+        nothing_read: whether no header was read so far.
+    """
 
     def __init__(self, file: BinaryIO, uri: str, limits: Limits, refer: Refer) -> None:
         self._file, self._uri, self._limits, self._refer = Forward(file), uri, limits, refer
-        self._apart = ScatteredCaptions(uri)
+        self._scattered = ScatteredCaptions(uri)
         self.nothing_read = True
 
     def stream(self, after: str) -> Iterator[Listed]:
-        """Damaged, once what came before the damage is listed."""
+        """List the images; raises Damaged after the images before the damage."""
         offset, _, listed = after.partition(":")
         begin, skip = (int(offset), int(listed)) if after else (0, 0)
         self._file.seek(begin)
@@ -77,19 +89,20 @@ class Tar:
                     yield Listed(item, f"{start}:{number}")
 
     def _items(self, members: list[Member]) -> Iterator[Item]:
-        self._apart.look(members)
+        self._scattered.add(members)
         yield from items(self._uri, members, self._limits)
 
     @property
-    def apart(self) -> ScatteredCaptions:
-        return self._apart
+    def scattered(self) -> ScatteredCaptions:
+        """The captions that were not next to their image, so far."""
+        return self._scattered
 
     def _groups(self) -> Iterator[tuple[int, list[Member]]]:
-        """Neighbours of one group, and where the first of them begins."""
+        """(offset of the first member, members) of neighbours that belong to one group."""
         start, group = 0, list[Member]()
         try:
             for offset, member in self._members():
-                same = group and group[0].group == member.group and len(group) < MOST_IN_GROUP
+                same = group and group[0].group == member.group and len(group) < MAX_GROUP_MEMBERS
                 if group and not same:
                     yield start, group
                     group = []
@@ -106,34 +119,34 @@ class Tar:
     def _members(self) -> Iterator[tuple[int, Member]]:
         begin = self._file.tell()
         with tarfile.TarFile(fileobj=self._file, mode="r") as tar:  # type: ignore[arg-type]
-            while found := tar.next():
+            while info := tar.next():
                 self.nothing_read = False
                 tar.members.clear()  # type: ignore[attr-defined]  # or every member of the archive would stay in memory
-                if (found.isreg() or found.issparse()) and counts(found.name):
-                    yield found.offset, self._member(found)
+                if (info.isreg() or info.issparse()) and counts(info.name):
+                    yield info.offset, self._member(info)
         if self._file.last.strip(b"\0") and self._file.tell() > begin:
             raise Damaged(f"there is no header at byte {self._file.tell() - BLOCK}")
 
-    def _member(self, found: tarfile.TarInfo) -> Member:
-        problem = "it is a sparse file" if found.issparse() else None
-        name = printable(found.name)
-        member = Member(name, found.size, lambda: "", lambda most: self._data(found, most), problem)
-        if member.is_sidecar and found.size <= self._limits.metadata_bytes:
-            data = self._data(found, found.size)
-            return Member(name, found.size, lambda: "", lambda _: data, problem)
-        if problem or found.size > self._limits.image_bytes:
+    def _member(self, info: tarfile.TarInfo) -> Member:
+        problem = "it is a sparse file" if info.issparse() else None
+        name = printable(info.name)
+        member = Member(name, info.size, lambda: "", lambda limit: self._data(info, limit), problem)
+        if member.is_sidecar and info.size <= self._limits.metadata_bytes:
+            data = self._data(info, info.size)
+            return Member(name, info.size, lambda: "", lambda _: data, problem)
+        if problem or info.size > self._limits.image_bytes:
             return member
-        read = self._refer(found, lambda: self._data(found, found.size))
-        return Member(name, found.size, lambda: read, lambda _: b"", problem)
+        read = self._refer(info, lambda: self._data(info, info.size))
+        return Member(name, info.size, lambda: read, lambda _: b"", problem)
 
-    def _data(self, found: tarfile.TarInfo, most: int) -> bytes:
-        self._file.seek(found.offset_data)
-        data = self._file.some(min(found.size, most))
-        if len(data) < min(found.size, most):
-            raise Damaged(f"it ends within {printable(found.name)!r}")
+    def _data(self, info: tarfile.TarInfo, limit: int) -> bytes:
+        self._file.seek(info.offset_data)
+        data = self._file.some(min(info.size, limit))
+        if len(data) < min(info.size, limit):
+            raise Damaged(f"the archive ends inside {printable(info.name)!r}")
         return data
 
 
 def _brief(error: Exception) -> str:
-    """Without bytes of the file, which gzip quotes."""
+    """The error's text, except for gzip's, which quotes bytes of the file."""
     return "it is damaged gzip" if isinstance(error, gzip.BadGzipFile) else str(error)

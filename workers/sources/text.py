@@ -1,4 +1,4 @@
-"""Manifests made of lines: JSON objects, CSV records, plain URIs."""
+"""Parsers of manifests of lines: JSON objects, CSV records, plain URIs."""
 
 import csv
 import json
@@ -9,14 +9,15 @@ from typing import Any
 
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import Listed, SourceError
-from clipfleet.workers.sources.lines import MOST_BYTES, Line, Mark
+from clipfleet.workers.sources.lines import MAX_LINE_BYTES, Line, Mark
 from clipfleet.workers.sources.rows import Rows, require_distinct
 
-TOO_LONG = f"the line has more than {MOST_BYTES} bytes"
+TOO_LONG = f"the line has more than {MAX_LINE_BYTES} bytes"
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 
 
 def json_items(lines: Iterator[Line], rows: Rows) -> Iterator[Listed]:
+    """Items of JSON lines; SourceError if the manifest is one JSON array."""
     for line in lines:
         if line.raw is None:
             yield _bad(rows, line, TOO_LONG)
@@ -36,12 +37,12 @@ def _json_item(text: bytes, rows: Rows, name: str) -> Item:
     except (ValueError, RecursionError) as error:
         return rows.bad(name, f"it is not JSON: {error}"[:200])
     if not isinstance(row, dict):
-        return rows.bad(name, "it is no JSON object")
+        return rows.bad(name, "it is not a JSON object")
     return rows.item(row, name)
 
 
 def plain_items(lines: Iterator[Line], rows: Rows) -> Iterator[Listed]:
-    """One URL or path per line; blank lines and those that begin with # do not count."""
+    """Items of a list with one URL or path per line; blank lines and # comments are skipped."""
     for line in lines:
         if line.raw is None:
             yield _bad(rows, line, TOO_LONG)
@@ -53,8 +54,14 @@ def plain_items(lines: Iterator[Line], rows: Rows) -> Iterator[Listed]:
 
 
 class Records:
-    """CSV records of a stream of lines. One that is broken ends at its first line: an open quote
-    must not swallow the good ones below it."""
+    """Parses lines into CSV records.
+
+    A record that is not valid ends at its first line, so that an open quote does not swallow the
+    valid records after it.
+
+    Attributes:
+        after: the position after the last record.
+    """
 
     def __init__(self, lines: Iterator[Line]) -> None:
         self._lines, self._again = lines, deque[Line]()
@@ -62,14 +69,14 @@ class Records:
         self.after = Mark()
 
     def __iter__(self) -> Iterator[tuple[list[str] | str, Line, Line]]:
-        """(cells, or what is wrong with them; the first line; the last line)."""
+        """(cells or the problem, first line, last line) of each record."""
         while True:
             self._taken = []
             cells: list[str] | str | None
             try:
                 cells = next(csv.reader(self._texts(), strict=True), None)
             except csv.Error as error:
-                cells = TOO_LONG if self._taken[0].raw is None else f"it is no CSV: {error}"
+                cells = TOO_LONG if self._taken[0].raw is None else f"it is not CSV: {error}"
                 while len(self._taken) > 1:
                     self._again.appendleft(self._taken.pop())
             if cells is None:
@@ -90,7 +97,11 @@ class Records:
 
 
 def csv_header(records: Records) -> list[str]:
-    """SourceError where there is none; an empty file has an empty one."""
+    """The column names from the first record; none if the file is empty.
+
+    Raises:
+        SourceError: the first record does not name the columns.
+    """
     first = next(iter(records), None)
     if first is None:
         return []
@@ -107,6 +118,12 @@ def csv_header(records: Records) -> list[str]:
 def csv_items(
     records: Records, names: Sequence[str], rows: Rows, fields: Mapping[str, str]
 ) -> Iterator[Listed]:
+    """Items of CSV records.
+
+    Args:
+        names: the column names.
+        fields: the collection's fields, by name, with their types.
+    """
     for cells, first, last in records:
         yield Listed(_csv_item(cells, names, rows, fields, first.name), str(last.after))
 
@@ -117,7 +134,7 @@ def _csv_item(
     if isinstance(cells, str):
         return rows.bad(name, cells)
     if len(cells) != len(names):
-        return rows.bad(name, f"it has {len(cells)} cells, the first line has {len(names)}")
+        return rows.bad(name, f"it has {len(cells)} cells; the first line has {len(names)}")
     row = {
         column: cell if column in ("id", "uri", "label") else typed(cell, fields.get(column))
         for column, cell in zip(names, cells, strict=True)
@@ -127,18 +144,21 @@ def _csv_item(
 
 
 def typed(cell: str, kind: str | None) -> Any:
-    """A number or true/false where the cell reads as one in JSON, unless the collection's field
-    says that it is text."""
+    """The value of a cell: a number or a boolean if JSON would read it as one, else text.
+
+    Args:
+        kind: the type of the collection's field, if there is one; `string` keeps the text.
+    """
     if kind == "string":
         return cell
     if cell in ("true", "false"):
         return cell == "true"
     if kind == "bool" and cell in ("True", "False"):
         return cell == "True"
-    found = _NUMBER.fullmatch(cell)
-    if not found:
+    number = _NUMBER.fullmatch(cell)
+    if not number:
         return cell
-    return float(cell) if found[2] or found[3] else int(cell)
+    return float(cell) if number[2] or number[3] else int(cell)
 
 
 def _bad(rows: Rows, line: Line, problem: str) -> Listed:

@@ -1,4 +1,4 @@
-"""Zip archives. Their table of contents, at the end, says where every member lies."""
+"""Zip archives, listed from the directory at their end, which has the offset of every member."""
 
 import sqlite3
 import zipfile
@@ -9,16 +9,16 @@ from typing import BinaryIO
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.identity import printable
 from clipfleet.workers.sources.base import Listed
-from clipfleet.workers.sources.samples import Member, SidecarData, counts, item_of, said
+from clipfleet.workers.sources.samples import Member, SidecarData, counts, item_of, sidecar_data
 from clipfleet.workers.sources.scratch import scratch
 from clipfleet.workers.sources.zip_directory import Directory
 from clipfleet.workers.storage.items import unzipped
 from clipfleet.workers.storage.locations import Storage
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-ENCRYPTED = 1
-SAMPLE = 10_000  # members that are looked at for an estimate
-MOST_SIDECARS = 1_000  # that belong to one image
+ENCRYPTED = 1  # flag bit
+SAMPLE = 10_000  # members from which the number of images is estimated
+MAX_SIDECARS = 1_000  # of one group
 
 TABLES = (
     "CREATE TABLE member (number INTEGER PRIMARY KEY, family TEXT, is_image INTEGER, name TEXT,"
@@ -32,37 +32,44 @@ IMAGES = (
 )
 SIDECARS = (
     "SELECT name, size, spot, problem FROM member WHERE family = ? AND NOT is_image"
-    f" ORDER BY number LIMIT {MOST_SIDECARS + 1}"
+    f" ORDER BY number LIMIT {MAX_SIDECARS + 1}"
 )
 
 
 class Zip:
-    """The cursor: how many images are listed. Here captions need not lie beside their images:
-    a group comes where its first member lies, whole."""
+    """The images in a zip. The cursor is the number of images listed.
 
-    def __init__(self, file: BinaryIO, place: str, uri: str, places: Storage) -> None:
-        self._file, self._place, self._uri, self._places = file, place, uri, places
-        self._limits = places.settings.limits
+    Unlike in a tar, the members of a group may be anywhere in the archive: the whole group is
+    listed at its first member.
+
+    Args:
+        location: the archive's location.
+        uri: the archive's URI.
+    """
+
+    def __init__(self, file: BinaryIO, location: str, uri: str, storage: Storage) -> None:
+        self._file, self._location, self._uri, self._storage = file, location, uri, storage
+        self._limits = storage.settings.limits
 
     def stream(self, after: str) -> Iterator[Listed]:
         skip = int(after or 0)
         with scratch() as db:
             self._read_into(db)
-            family, beside = None, SidecarData()
+            family, sidecars = None, SidecarData()
             for number, (first, name, *row) in enumerate(db.execute(IMAGES, [skip]), skip + 1):
                 if first != family:
-                    family, beside = first, self._said(db, name)
+                    family, sidecars = first, self._sidecars_of(db, name)
                 image = self._member(*row)
-                yield Listed(item_of(self._uri, image, beside, self._limits), str(number))
+                yield Listed(item_of(self._uri, image, sidecars, self._limits), str(number))
 
     def count(self) -> int:
-        """From the number of members, and the share of images among the first of them."""
-        found = Directory.of(self._file)
-        sample = list(islice(found.members(self._file), SAMPLE))
+        """Estimate the images from the number of members and the share of images in a sample."""
+        directory = Directory.of(self._file)
+        sample = list(islice(directory.members(self._file), SAMPLE))
         images = sum(_counts(info) and _is_image(info.filename) for info in sample)
         if len(sample) < SAMPLE:
             return images
-        return images * max(found.entries, SAMPLE) // SAMPLE
+        return images * max(directory.entries, SAMPLE) // SAMPLE
 
     def _read_into(self, db: sqlite3.Connection) -> None:
         directory = Directory.of(self._file)
@@ -77,21 +84,21 @@ class Zip:
         )
         db.execute("COMMIT")
 
-    def _said(self, db: sqlite3.Connection, family: str) -> SidecarData:
-        found = db.execute(SIDECARS, [family]).fetchall()
-        if len(found) > MOST_SIDECARS:
+    def _sidecars_of(self, db: sqlite3.Connection, family: str) -> SidecarData:
+        rows = db.execute(SIDECARS, [family]).fetchall()
+        if len(rows) > MAX_SIDECARS:
             return SidecarData(
-                problem=f"it has more than {MOST_SIDECARS} files of captions and metadata"
+                problem=f"it has more than {MAX_SIDECARS} files of captions and metadata"
             )
-        return said([self._member(*row) for row in found], self._limits)
+        return sidecar_data([self._member(*row) for row in rows], self._limits)
 
     def _member(self, name: str, size: int, spot: str, problem: str | None) -> Member:
-        where = f"{spot}:{self._place}"
+        where = f"{spot}:{self._location}"
 
-        def data(most: int) -> bytes:
+        def data(limit: int) -> bytes:
             if problem:
                 raise Unreadable(f"{name!r}: {problem}")
-            return unzipped(self._places, where, most)
+            return unzipped(self._storage, where, limit)
 
         return Member(name, size, lambda: f"zip:{where}", data, problem)
 
@@ -115,7 +122,7 @@ def _problem(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & ENCRYPTED:
         return "it is encrypted"
     if info.compress_type not in METHODS:
-        return "it is packed by another method than deflate"
+        return "it is packed with another method than deflate"
     if info.header_offset < 0:
-        return "the archive is damaged: it lies before the archive's beginning"
+        return "the archive is damaged: the member's offset is before the archive's beginning"
     return None

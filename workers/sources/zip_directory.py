@@ -1,4 +1,4 @@
-"""The central directory of a zip, which names its members: found at the end, read as a stream."""
+"""The central directory at the end of a zip, which names its members; it is read as a stream."""
 
 import io
 import struct
@@ -13,19 +13,19 @@ LOCATOR = struct.Struct("<4sLQL")
 END64 = struct.Struct("<4s28x3Q")
 MEMBER_MARK, END_MARK = b"PK\1\2", b"PK\5\6"
 LOCATOR_MARK, END64_MARK = b"PK\6\7", b"PK\6\6"
-MOST_COMMENT = 0xFFFF
-SLICE, SLICE_BYTES = 1_000, 1 << 20  # members parsed at once, and about how many bytes of them
+MAX_COMMENT_BYTES = 0xFFFF
+SLICE, SLICE_BYTES = 1_000, 1 << 20  # members parsed at once, and the rough limit of their bytes
 
 
 @dataclass(frozen=True)
 class Directory:
-    """Where the central directory lies.
+    """The position of the central directory.
 
     Attributes:
-        entries: how many members it has. Without ZIP64 the number has 16 bits only.
-        begin: the byte in the file at which it begins.
-        size: its length in bytes.
-        shift: the bytes that lie before the zip; offsets in the directory do not count them.
+        entries: the number of members; without ZIP64 it has 16 bits only.
+        begin: the offset in the file at which the directory begins.
+        size: the length of the directory in bytes.
+        shift: the number of bytes before the zip; offsets in the directory do not count them.
     """
 
     entries: int
@@ -35,16 +35,20 @@ class Directory:
 
     @classmethod
     def of(cls, file: BinaryIO) -> "Directory":
-        """Read the end of the file. BadZipFile when it is not that of a zip."""
+        """Find the directory from the end of the file.
+
+        Raises:
+            zipfile.BadZipFile: the file is not a zip.
+        """
         length = file.seek(0, io.SEEK_END)
-        tail_at = max(0, length - END.size - MOST_COMMENT)
-        tail = _at(file, tail_at, length - tail_at)
-        found = _last_end(tail)
-        end = tail_at + found
-        _, _, entries, size, offset, _ = END.unpack_from(tail, found)
+        tail_at = max(0, length - END.size - MAX_COMMENT_BYTES)
+        tail = _read_at(file, tail_at, length - tail_at)
+        position = _last_end(tail)
+        end = tail_at + position
+        _, _, entries, size, offset, _ = END.unpack_from(tail, position)
         before = END64.size + LOCATOR.size
-        if end >= before and _is_64(_at(file, end - before, before)):
-            _, entries, size, offset = END64.unpack(_at(file, end - before, END64.size))
+        if end >= before and _is_zip64(_read_at(file, end - before, before)):
+            _, entries, size, offset = END64.unpack(_read_at(file, end - before, END64.size))
             return cls._checked(entries, end - before, size, offset)
         return cls._checked(entries, end, size, offset)
 
@@ -55,20 +59,24 @@ class Directory:
         return cls(entries, end - size, size, end - size - offset)
 
     def members(self, file: BinaryIO) -> Iterator[zipfile.ZipInfo]:
-        """All of them in their order, parsed some at a time. BadZipFile where it is damaged."""
+        """The members in the order of the directory, parsed in slices.
+
+        Raises:
+            zipfile.BadZipFile: the directory is damaged.
+        """
         file.seek(self.begin)
-        left, number, records = self.size, 0, bytearray()
-        while left > 0:
+        remaining, number, records = self.size, 0, bytearray()
+        while remaining > 0:
             record = _record(file)
-            left -= len(record)
+            remaining -= len(record)
             records += record
             number += 1
-            if number == SLICE or len(records) > SLICE_BYTES or left <= 0:
+            if number == SLICE or len(records) > SLICE_BYTES or remaining <= 0:
                 yield from self._parsed(records, number)
                 number, records = 0, bytearray()
 
     def _parsed(self, records: bytearray, number: int) -> list[zipfile.ZipInfo]:
-        """By zipfile, which takes them for those of a small zip."""
+        """Parse records with zipfile, as the directory of a small zip."""
         end = struct.pack("<4s4H2LH", END_MARK, 0, 0, number, number, len(records), 0, 0)
         with zipfile.ZipFile(io.BytesIO(bytes(records) + end)) as small:
             for info in small.filelist:
@@ -77,14 +85,14 @@ class Directory:
 
 
 def _last_end(tail: bytes) -> int:
-    """Where the end record begins: the last one whose comment fits. A comment may hold its mark."""
-    found = tail.rfind(END_MARK)
-    while found >= 0:
-        if len(tail) - found >= END.size:
-            *_, comment = END.unpack_from(tail, found)
-            if found + END.size + comment <= len(tail):
-                return found
-        found = tail.rfind(END_MARK, 0, found)
+    """The offset of the last end record whose comment fits; a comment may contain the mark."""
+    position = tail.rfind(END_MARK)
+    while position >= 0:
+        if len(tail) - position >= END.size:
+            *_, comment = END.unpack_from(tail, position)
+            if position + END.size + comment <= len(tail):
+                return position
+        position = tail.rfind(END_MARK, 0, position)
     raise zipfile.BadZipFile("File is not a zip file")
 
 
@@ -101,8 +109,8 @@ def _record(file: BinaryIO) -> bytes:
     return head + rest
 
 
-def _is_64(before_end: bytes) -> bool:
-    """Of the bytes before the end record."""
+def _is_zip64(before_end: bytes) -> bool:
+    """Whether the bytes before the end record are those of a ZIP64 archive."""
     mark, disk, _, disks = LOCATOR.unpack(before_end[-LOCATOR.size :])
     if mark != LOCATOR_MARK:
         return False
@@ -111,6 +119,6 @@ def _is_64(before_end: bytes) -> bool:
     return before_end[:4] == END64_MARK
 
 
-def _at(file: BinaryIO, place: int, size: int) -> bytes:
-    file.seek(place)
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
     return file.read(size)

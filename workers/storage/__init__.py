@@ -1,1 +1,1 @@
-"""Bytes that jobs name: files, the web, buckets, our blob store, members of archives."""
+"""Reads the bytes that jobs name: files, URLs, bucket objects, blobs, members of archives."""

@@ -1,8 +1,9 @@
-"""Where bytes lie: local files, the web, buckets, and our own blob store. What of them a job may
-read, `common/auth/source_access.py` says, when a place is found and again when it is opened.
+"""Locations of bytes: local files, URLs, bucket objects, and blobs of the service's own store.
 
-A place is written `file:PATH`, `url:URL`, `fs:BUCKET-URL` or `blob:KEY`. Every call raises
-Unreadable where trying again would not help, and Unavailable where it would.
+A location is written `file:PATH`, `url:URL`, `fs:BUCKET-URL` or `blob:KEY`.
+`common/auth/source_access.py` decides what a job may read: when a URI becomes a location, and again
+when the location is opened. Every call raises Unreadable if another try would not help, and
+Unavailable if it may help.
 """
 
 import errno
@@ -30,24 +31,30 @@ _AWAY = ("Connection", "Timeout", "SlowDown", "ServiceUnavailable")
 
 
 class BucketAway(Unavailable):
-    """A bucket does not answer: others may."""
+    """One bucket does not answer; other buckets may."""
 
 
 class Fetches(Protocol):
-    """As the fetcher of `common/fetch`: Unreadable where a URL cannot be had."""
+    """The part of `common.fetch.Fetcher` that `Storage` uses. Raises Unreadable."""
 
-    def get(self, url: str, limit_bytes: int) -> bytes: ...
+    def get(self, url: str, limit_bytes: int) -> bytes:
+        """The body at a URL, or one byte more than the limit."""
+        ...
 
-    def open(self, url: str) -> AbstractContextManager[BinaryIO]: ...
+    def open(self, url: str) -> AbstractContextManager[BinaryIO]:
+        """The body at a URL as a stream that cannot seek."""
+        ...
 
-    def refusal(self, url: str) -> str: ...
+    def refusal(self, url: str) -> str:
+        """The reason why the URL's host is not asked at present; "" for none."""
+        ...
 
 
-class BadPlace(Unreadable):
-    """A URI names nothing that may be read.
+class BadLocation(Unreadable):
+    """A URI names nothing that the job may read.
 
     Attributes:
-        problem: why, without the URI, which may be the text of any file.
+        problem: the reason, without the URI, which may be the text of any file.
     """
 
     def __init__(self, error: uris.BadUri | SourceRefused) -> None:
@@ -56,11 +63,12 @@ class BadPlace(Unreadable):
 
 
 class Storage:
-    """Finds and opens what jobs read.
+    """Finds and opens the locations that jobs read.
 
     Args:
-        buckets: the schemes that fsspec may be asked for, with package and extra.
-        access: what may be read. Left out: what the settings say.
+        fetcher: reads URLs.
+        buckets: the URI schemes that fsspec may open, with the package and the extra of each.
+        access: what may be read; by default, what the settings allow.
     """
 
     def __init__(
@@ -76,82 +84,92 @@ class Storage:
         self._fetcher, self._buckets = fetcher, buckets
 
     def within(self, grant: SourceGrant | None) -> "Storage":
-        """The same for a job that was given this grant."""
+        """The same storage, restricted to what this grant of a job allows."""
         access = self.access.within(grant)
         return type(self)(self.settings, self.blobs, self._fetcher, self._buckets, access)
 
     def find(self, uri: str, base: str = "") -> str:
-        """The place that a URI names; a relative one is relative to the place `base`.
+        """The location that a URI names. Opens nothing.
 
-        BadPlace for what may not be read. Nothing is opened yet.
+        Args:
+            uri: a URI or a path; a relative one is resolved against `base`.
+            base: the location of the manifest that holds the URI.
+
+        Raises:
+            BadLocation: the URI is not valid, or the job may not read it.
         """
         try:
             return self._find(uri, base)
         except (SourceRefused, uris.BadUri) as error:
-            raise BadPlace(error) from error
+            raise BadLocation(error) from error
 
     def _find(self, uri: str, base: str) -> str:
         name = uris.scheme(uri)
-        where = "bucket" if name in self._buckets else uris.kind(uri)
-        if where == "bucket":
+        target = "bucket" if name in self._buckets else uris.kind(uri)
+        if target == "bucket":
             return f"fs:{self.access.require_bucket(uri)}"
-        if where == "web":
+        if target == "web":
             return f"url:{uris.require_web(uri)}"
         path = uris.local_path(uri)
-        kind, _, beside = base.partition(":")
+        kind, _, base_path = base.partition(":")
         if kind == "url":
-            return f"url:{_joined(beside, uri)}" if name != "file" else self._local(path)
+            return f"url:{_join_url(base_path, uri)}" if name != "file" else self._local(path)
         if os.path.isabs(path):
             return self._local(path)
         if kind == "fs":
-            return f"fs:{self.access.require_bucket(_beside(beside, path))}"
-        return self._local(os.path.join(os.path.dirname(beside), path) if beside else path)
+            return f"fs:{self.access.require_bucket(_sibling(base_path, path))}"
+        return self._local(os.path.join(os.path.dirname(base_path), path) if base_path else path)
 
     def _local(self, path: str) -> str:
         return f"file:{self.access.require_path(path)}"
 
-    def open(self, place: str) -> AbstractContextManager[BinaryIO]:
-        """From its beginning, buffered. What comes from the web cannot seek."""
-        kind, _, where = place.partition(":")
+    def open(self, location: str) -> AbstractContextManager[BinaryIO]:
+        """Open a location for reading, buffered. A body from the web cannot seek."""
+        kind, _, where = location.partition(":")
         if kind == "url":
             return self._from_web(where)
         if kind == "fs":
-            return _reading(lambda: self._bucket(where).open(_key(where), "rb"), bucket_errors)
+            return _open_translated(
+                lambda: self._bucket(where).open(_key(where), "rb"), bucket_errors
+            )
         if kind == "blob":
-            return _reading(lambda: self.blobs.open(where), _blob_errors)
+            return _open_translated(lambda: self.blobs.open(where), _blob_errors)
         if kind == "file":
-            return _reading(lambda: _open_file(where, self.access), _file_errors)
-        raise Unreadable(f"unknown kind of place {kind!r}")
+            return _open_translated(lambda: _open_file(where, self.access), _file_errors)
+        raise Unreadable(f"unknown kind of location {kind!r}")
 
-    def read(self, place: str, limit: int) -> bytes:
-        """All of it, or one byte more than the limit."""
-        kind, _, where = place.partition(":")
+    def read(self, location: str, limit: int) -> bytes:
+        """Read all bytes, or one byte more than the limit."""
+        kind, _, where = location.partition(":")
         if kind == "url":
             return self._fetcher.get(where, limit)
         if kind == "fs":
-            return self._read_object(place, limit)
-        with self.open(place) as file:
+            return self._read_object(location, limit)
+        with self.open(location) as file:
             return file.read(limit + 1)
 
-    def _read_object(self, place: str, limit: int) -> bytes:
-        """In two parts when it is large: how large, a bucket does not say with the first."""
-        head = self.read_part(place, 0, min(FREE, limit + 1))
+    def _read_object(self, location: str, limit: int) -> bytes:
+        """Read a large object in two parts: the first read does not tell the object's size."""
+        head = self.read_part(location, 0, min(FREE, limit + 1))
         if len(head) < FREE:
             return head
-        url = place.partition(":")[2]
+        url = location.partition(":")[2]
         with bucket_errors():
             size = min(int(self._bucket(url).info(_key(url))["size"]), limit + 1)
         require_memory(size)
-        return head + self.read_part(place, FREE, size - FREE) if size > FREE else head
+        return head + self.read_part(location, FREE, size - FREE) if size > FREE else head
 
-    def refusal(self, place: str) -> str:
-        """Why it cannot be read just now, if that is known without asking; else ""."""
-        kind, _, where = place.partition(":")
+    def refusal(self, location: str) -> str:
+        """The reason why the location cannot be read at present, if it is known without a request.
+
+        "" otherwise.
+        """
+        kind, _, where = location.partition(":")
         return self._fetcher.refusal(where) if kind == "url" else ""
 
-    def read_part(self, place: str, offset: int, size: int) -> bytes:
-        """Bytes from the midst; fewer where it ends before."""
-        kind, _, where = place.partition(":")
+    def read_part(self, location: str, offset: int, size: int) -> bytes:
+        """Read `size` bytes from `offset`, or fewer where the bytes end before."""
+        kind, _, where = location.partition(":")
         if kind == "fs":  # an open file would read ahead by megabytes
             require_memory(size)
             with bucket_errors():
@@ -159,7 +177,7 @@ class Storage:
                     _key(where), start=offset, end=offset + size
                 )
                 return data
-        with self.open(place) as file:
+        with self.open(location) as file:
             file.seek(offset)
             return file.read(size)
 
@@ -169,29 +187,31 @@ class Storage:
             return self._bucket(url)
 
     def _bucket(self, url: str) -> Any:
-        """Never by the URL itself, which fsspec may take for a chain of file systems."""
+        """The file system of a scheme; fsspec may take a URL for a chain of file systems."""
         try:
             self.access.require_bucket(url)
         except (SourceRefused, uris.BadUri) as error:
-            raise BadPlace(error) from error
+            raise BadLocation(error) from error
         package, extra = self._buckets[uris.scheme(url)]
         try:
             return fsspec.filesystem(uris.scheme(url), use_listings_cache=False)
         except ImportError as error:
-            said = f"{uris.scheme(url)}:// needs the package {package} on every planner and worker"
-            raise Unreadable(f"{said}: pip install 'clipfleet[{extra}]'") from error
+            message = (
+                f"{uris.scheme(url)}:// needs the package {package} on every planner and worker"
+            )
+            raise Unreadable(f"{message}: pip install 'clipfleet[{extra}]'") from error
 
     @contextmanager
     def _from_web(self, url: str) -> Iterator[BinaryIO]:
         with self._fetcher.open(url) as body:
-            yield cast("BinaryIO", io.BufferedReader(_Reading(body, _as_it_is), BUFFER))
+            yield cast("BinaryIO", io.BufferedReader(_TranslatedFile(body, _untranslated), BUFFER))
 
 
 Errors = Callable[[], AbstractContextManager[None]]
 
 
-class _Reading(io.RawIOBase):
-    """Another file, whose errors come out as ours."""
+class _TranslatedFile(io.RawIOBase):
+    """A file whose errors are translated into Unreadable and Unavailable."""
 
     def __init__(self, source: Any, errors: Errors) -> None:
         self._source, self._errors = source, errors
@@ -209,7 +229,7 @@ class _Reading(io.RawIOBase):
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """An OSError where that is before the beginning, as files have it: zipfile tries."""
+        """Seek; an offset before the beginning raises OSError, which zipfile expects of files."""
         try:
             return int(self._source.seek(offset, whence))
         except ValueError as error:
@@ -220,23 +240,23 @@ class _Reading(io.RawIOBase):
 
 
 @contextmanager
-def _reading(opened: Callable[[], Any], errors: Errors) -> Iterator[BinaryIO]:
+def _open_translated(opened: Callable[[], Any], errors: Errors) -> Iterator[BinaryIO]:
     with errors():
         source = opened()
     with source:
-        yield cast("BinaryIO", io.BufferedReader(_Reading(source, errors), BUFFER))
+        yield cast("BinaryIO", io.BufferedReader(_TranslatedFile(source, errors), BUFFER))
 
 
 def _open_file(path: str, access: SourceAccess) -> BinaryIO:
     descriptor = access.open_file(path)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Unreadable("it is no regular file")
+        raise Unreadable("it is not a regular file")
     return open(descriptor, "rb", buffering=0)
 
 
 @contextmanager
-def _as_it_is() -> Iterator[None]:
+def _untranslated() -> Iterator[None]:
     yield
 
 
@@ -264,7 +284,7 @@ def _blob_errors() -> Iterator[None]:
 
 @contextmanager
 def bucket_errors() -> Iterator[None]:
-    """fsspec's file systems raise OSErrors, and what their vendors' libraries raise."""
+    """Translate the errors of fsspec's file systems: OSErrors and their vendors' own errors."""
     try:
         yield
     except (Unreadable, Unavailable):
@@ -272,20 +292,22 @@ def bucket_errors() -> Iterator[None]:
     except FileNotFoundError as error:
         raise Unreadable("there is no such bucket or object") from error
     except PermissionError as error:
-        raise Unreadable(f"the bucket may not be read: {error}") from error
+        raise Unreadable(f"the bucket denies access: {error}") from error
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"[:300]
-        if isinstance(error, ConnectionError | TimeoutError) or any(w in said for w in _AWAY):
-            raise BucketAway(f"the bucket does not answer: {said}") from error
-        raise Unreadable(f"the bucket cannot be read: {said}") from error
+        message = f"{type(error).__name__}: {error}"[:300]
+        if isinstance(error, ConnectionError | TimeoutError) or any(
+            word in message for word in _AWAY
+        ):
+            raise BucketAway(f"the bucket does not answer: {message}") from error
+        raise Unreadable(f"the bucket cannot be read: {message}") from error
 
 
 def _key(url: str) -> str:
     return url.partition("://")[2]
 
 
-def _beside(url: str, name: str) -> str:
-    """An object by its place relative to another of the same bucket."""
+def _sibling(url: str, name: str) -> str:
+    """The URL of an object by its path relative to another object of the same bucket."""
     head, _, rest = url.partition("://")
     bucket, _, key = rest.partition("/")
     joined = posixpath.normpath(posixpath.join(posixpath.dirname(key), name))
@@ -294,8 +316,8 @@ def _beside(url: str, name: str) -> str:
     return f"{head}://{bucket}/{joined}"
 
 
-def _joined(base: str, uri: str) -> str:
+def _join_url(base: str, uri: str) -> str:
     try:
         return uris.require_web(urljoin(base, uri))
     except ValueError as error:  # //[x
-        raise uris.BadUri(uri, "is no URL") from error
+        raise uris.BadUri(uri, "is not a URL") from error
