@@ -11,15 +11,15 @@ import pytest
 
 from clipfleet.common.errors import Unreadable
 from support.fetching import LIMIT, fetcher, refusal
-from support.webserver import Asked, Page, body, in_turn, site, status
+from support.webserver import Page, PageRequest, body, in_turn, site, status
 
 
-def endless(asked: Asked) -> None:
+def endless(asked: PageRequest) -> None:
     asked.begin()
     asked.pour(itertools.repeat(b"x" * 10_000))
 
 
-def dripping(asked: Asked) -> None:
+def dripping(asked: PageRequest) -> None:
     def drops() -> Iterator[bytes]:
         while True:
             yield b"x"
@@ -29,7 +29,7 @@ def dripping(asked: Asked) -> None:
     asked.pour(drops())
 
 
-def dripping_headers(asked: Asked) -> None:
+def dripping_headers(asked: PageRequest) -> None:
     def drops() -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\n"
         while True:
@@ -56,7 +56,9 @@ def test_what_will_not_get_better_is_asked_for_once() -> None:
 
 
 def test_what_may_get_better_is_tried_again() -> None:
-    pages = {"/": in_turn(status(503, Retry_After="7"), Asked.reset, status(500), body(b"at last"))}
+    pages = {
+        "/": in_turn(status(503, Retry_After="7"), PageRequest.reset, status(500), body(b"at last"))
+    }
     slept: list[float] = []
     with site(pages) as there, fetcher(sleep=slept.append) as fetch:
         assert fetch.get(f"{there.url}/", LIMIT) == b"at last"
@@ -86,7 +88,7 @@ def test_an_endless_body_is_read_to_the_limit() -> None:
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
-    def announced(asked: Asked) -> None:
+    def announced(asked: PageRequest) -> None:
         asked.begin(Content_Length="100001")
         asked.reset()
 
@@ -115,7 +117,7 @@ def test_gzip_that_nobody_asked_for_is_unpacked_and_its_bombs_do_not_go_off() ->
 
 
 def test_a_body_that_ends_early_is_no_file() -> None:
-    def short(asked: Asked) -> None:
+    def short(asked: PageRequest) -> None:
         asked.begin(Content_Length="10")
         asked.pour(iter([b"abc"]))
 
@@ -142,7 +144,7 @@ def test_no_more_requests_at_once_reach_a_host_than_it_may_have() -> None:
     lock, three_at_once = threading.Lock(), threading.Barrier(3)
     running, most = 0, 0
 
-    def counting(asked: Asked) -> None:
+    def counting(asked: PageRequest) -> None:
         nonlocal running, most
         with lock:
             running += 1
@@ -161,7 +163,7 @@ def test_no_more_requests_at_once_reach_a_host_than_it_may_have() -> None:
 
 
 def test_waiting_for_a_turn_costs_a_fetch_none_of_its_time() -> None:
-    def slow(asked: Asked) -> None:
+    def slow(asked: PageRequest) -> None:
         time.sleep(0.5)
         asked.answer(b"x")
 
@@ -177,7 +179,7 @@ def test_waiting_for_a_turn_costs_a_fetch_none_of_its_time() -> None:
 def test_a_long_file_is_read_as_it_comes() -> None:
     more = threading.Event()
 
-    def lines(asked: Asked) -> None:
+    def lines(asked: PageRequest) -> None:
         def made() -> Iterator[bytes]:
             yield b"first\n"
             more.wait(20)
@@ -198,7 +200,7 @@ def test_a_long_file_is_read_as_it_comes() -> None:
 
 
 def test_opening_tries_again_and_a_break_on_the_way_is_said() -> None:
-    def broken(asked: Asked) -> None:
+    def broken(asked: PageRequest) -> None:
         asked.begin(Content_Length="100")
         asked.pour(iter([b"begun"]))
 

@@ -11,14 +11,14 @@ from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch import FREE, Cancellation, Fetcher, Memory
 from clipfleet.common.settings import Settings
 from support.fetching import fetcher
-from support.webserver import Asked, Page, body, site
+from support.webserver import Page, PageRequest, body, site
 from support.worker_harness import places_of
 
 LARGE = 2 * FREE
 LIMIT = 5 * FREE
 
 
-def without_length(asked: Asked) -> None:
+def without_length(asked: PageRequest) -> None:
     asked.begin()
     asked.pour(iter([b"x" * LARGE]))
 

@@ -16,7 +16,7 @@ from clipfleet.common.fetch.network import pause
 from support.fetching import LIMIT, fetcher, refusal
 from support.services import eventually
 from support.silent import silent
-from support.webserver import Asked, Page, body, in_turn, site
+from support.webserver import Page, PageRequest, body, in_turn, site
 
 SHORT: dict[str, Any] = {"read_s": 0.1, "total_s": 0.3, "tries": 1}
 
@@ -36,7 +36,7 @@ def test_a_server_that_says_nothing_is_left_alone_after_some_fetches() -> None:
 
 
 def test_a_server_that_is_left_alone_is_asked_again_later_and_answers() -> None:
-    def hang(asked: Asked) -> None:
+    def hang(asked: PageRequest) -> None:
         asked.rfile.read()
 
     pages = {"/": in_turn(hang, hang, body(b"at last"))}
@@ -50,7 +50,7 @@ def test_a_server_that_is_left_alone_is_asked_again_later_and_answers() -> None:
 
 
 def test_bytes_that_drip_count_as_silence() -> None:
-    def drip(asked: Asked) -> None:
+    def drip(asked: PageRequest) -> None:
         asked.begin()
         asked.pour(_drops())
 
@@ -98,12 +98,12 @@ def stream_failure(fetch: Fetcher, url: str) -> str:
     return str(caught.value)
 
 
-def dripping(asked: Asked) -> None:
+def dripping(asked: PageRequest) -> None:
     asked.begin()
     asked.pour(_drops())
 
 
-def dripping_before_the_next_piece(asked: Asked) -> None:
+def dripping_before_the_next_piece(asked: PageRequest) -> None:
     """The size of a piece as a number with zeros before it."""
     asked.begin(Transfer_Encoding="chunked")
     asked.pour(b"0" if drop == b"x" else drop for drop in _drops())
@@ -126,7 +126,7 @@ def test_a_stream_that_takes_too_long_in_all_is_given_up() -> None:
 
 
 def test_what_the_reader_of_a_stream_takes_does_not_count() -> None:
-    def two_pieces(asked: Asked) -> None:
+    def two_pieces(asked: PageRequest) -> None:
         asked.begin(Content_Length=str(200_000))
         asked.wfile.write(b"x" * 200_000)
 
@@ -171,7 +171,7 @@ def test_a_fetch_that_waits_for_an_answer_ends_when_it_is_cancelled() -> None:
 def test_a_stream_that_waits_for_more_ends_when_it_is_cancelled() -> None:
     reached, over = threading.Event(), threading.Event()
 
-    def begin(asked: Asked) -> None:
+    def begin(asked: PageRequest) -> None:
         def pieces() -> Iterator[bytes]:
             yield b"begun"
             reached.set()
@@ -189,7 +189,7 @@ def test_a_stream_that_waits_for_more_ends_when_it_is_cancelled() -> None:
 def test_a_pause_before_the_next_try_ends_when_it_is_cancelled() -> None:
     reached = threading.Event()
 
-    def busy(asked: Asked) -> None:
+    def busy(asked: PageRequest) -> None:
         asked.answer(b"", 503, Retry_After="500")
         reached.set()
 
@@ -207,7 +207,7 @@ def test_a_connection_with_tls_ends_when_it_is_cancelled(tmp_path: Path) -> None
     authority.configure_trust(tls)
     reached, over = threading.Event(), threading.Event()
 
-    def hang(_: Asked) -> None:
+    def hang(_: PageRequest) -> None:
         reached.set()
         over.wait(600)
 
