@@ -1,4 +1,4 @@
-"""`clipfleet doctor` on a real stack: what is there, where the time goes, what to change first."""
+"""`clipfleet doctor` on a real stack: findings, stages of indexing, and advice."""
 
 from support.stack import Up, cli, document
 
@@ -27,14 +27,14 @@ def test_a_service_in_good_order_is_timed(carried_stack: Up) -> None:
 def test_people_get_it_in_words(carried_stack: Up) -> None:
     done = carried_stack.cli("doctor", "--no-probe")
     assert done.returncode == 0, done.stderr
-    assert "nothing is wrong that can be seen from here" in done.stdout
+    assert "no faults found" in done.stdout
     assert "clipfleet-mini" in done.stdout
 
 
 def test_where_nothing_answers_it_says_what_to_do() -> None:
     done = cli("doctor", CLIPFLEET_URL="http://127.0.0.1:1")
     assert done.returncode == 1
-    assert "Start one with `clipfleet up`" in done.stderr
+    assert "Start a service with `clipfleet up`" in done.stderr
     assert done.stdout == ""
 
 
