@@ -30,7 +30,7 @@ SETTINGS = {
 # All chunks are small from the first on, and on a busy machine no part waits for another.
 CONSTANTS = {
     "clipfleet.workers.planner.chunk_size:FIRST_CHUNK": 8,
-    "clipfleet.embedded.supervisor:NICE": 0,
+    "clipfleet.embedded.supervisor:NICENESS": 0,
 }
 CHUNK = 8  # images
 PHOTOS = 96
