@@ -5,6 +5,7 @@ is one call: parse the message, hand it on. Where Celery's ways end and ours beg
 """
 
 import logging
+import os
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -102,7 +103,7 @@ def _trouble() -> str:
 def _end(why: str) -> NoReturn:
     """One line, and the exit code for what another start would not mend (EX_CONFIG)."""
     sys.stderr.write(f"clipfleet worker: {why}\n")
-    raise SystemExit(78)
+    raise SystemExit(os.EX_CONFIG)
 
 
 @worker_ready.connect
