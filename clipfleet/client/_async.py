@@ -398,7 +398,7 @@ class AsyncClient:
             ended = await client.wait(job, progress=True)
         """
         with listening(progress) as listener:
-            ended = await self._ended(job, listener, every_s)
+            ended = await self._wait_until_ended(job, listener, every_s)
         if ended.state == "failed":
             raise JobFailed(ended)
         return ended
@@ -935,7 +935,7 @@ class AsyncClient:
         job = await self._request(request)
         return await self.wait(job, progress=progress) if wait else job
 
-    async def _ended(self, job: Job | str, listener: Listener, every_s: float) -> Job:
+    async def _wait_until_ended(self, job: Job | str, listener: Listener, every_s: float) -> Job:
         seen_at, intervals_s = time.monotonic(), poll_intervals_s(every_s)
         while True:
             try:

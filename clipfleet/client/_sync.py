@@ -395,7 +395,7 @@ class Client:
             ended = client.wait(job, progress=True)
         """
         with listening(progress) as listener:
-            ended = self._ended(job, listener, every_s)
+            ended = self._wait_until_ended(job, listener, every_s)
         if ended.state == "failed":
             raise JobFailed(ended)
         return ended
@@ -926,7 +926,7 @@ class Client:
         job = self._request(request)
         return self.wait(job, progress=progress) if wait else job
 
-    def _ended(self, job: Job | str, listener: Listener, every_s: float) -> Job:
+    def _wait_until_ended(self, job: Job | str, listener: Listener, every_s: float) -> Job:
         seen_at, intervals_s = time.monotonic(), poll_intervals_s(every_s)
         while True:
             try:

@@ -18,14 +18,14 @@ def stalling() -> Iterator[str]:
         yield b"uri,id\n"
         over.wait()
 
-    with webserver.site({"/all.csv": lambda asked: _poured(asked, rows())}) as site:
+    with webserver.site({"/all.csv": lambda request: _poured(request, rows())}) as site:
         yield f"{site.url}/all.csv"
         over.set()
 
 
-def _poured(asked: webserver.PageRequest, pieces: Iterator[bytes]) -> None:
-    asked.begin(Content_Type="text/csv")
-    asked.pour(pieces)
+def _poured(request: webserver.PageRequest, pieces: Iterator[bytes]) -> None:
+    request.begin(Content_Type="text/csv")
+    request.pour(pieces)
 
 
 def test_it_says_so_holds_up_no_other_not_even_the_planners_end_and_can_be_cancelled(

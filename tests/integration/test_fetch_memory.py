@@ -18,9 +18,9 @@ LARGE = 2 * FREE
 LIMIT = 5 * FREE
 
 
-def without_length(asked: PageRequest) -> None:
-    asked.begin()
-    asked.pour(iter([b"x" * LARGE]))
+def without_length(request: PageRequest) -> None:
+    request.begin()
+    request.pour(iter([b"x" * LARGE]))
 
 
 PAGES: dict[str, Page] = {

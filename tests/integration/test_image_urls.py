@@ -40,10 +40,10 @@ def test_the_event_loop_goes_on_while_a_server_is_slow() -> None:
     """The server answers only once the loop has done something else meanwhile."""
     asked_for, went_on = threading.Event(), threading.Event()
 
-    def slow(asked: PageRequest) -> None:
+    def slow(request: PageRequest) -> None:
         asked_for.set()
         assert went_on.wait(30)
-        asked.answer(b"x")
+        request.answer(b"x")
 
     async def meanwhile() -> None:
         while not asked_for.is_set():
