@@ -55,6 +55,7 @@ lint: install
 	$(BIN)/mypy
 	MYPYPATH=tests:.:benchmarks $(BIN)/mypy --explicit-package-bases tests training benchmarks examples docs scripts
 	$(BIN)/python scripts/sync_client.py --check
+	$(BIN)/python scripts/check_words.py api workers common clipfleet scripts benchmarks tests/support
 	$(BIN)/lint-imports --no-logo
 
 fast: install

@@ -1,4 +1,4 @@
-"""HTTP clients that search, cheap enough not to be what is measured on a machine of two cores."""
+"""HTTP clients that search and use little processor time, so that they do not slow the service."""
 
 import asyncio
 import itertools
@@ -11,14 +11,14 @@ THINGS = ("church", "truck", "parachute", "golf ball", "chain saw", "horn", "dog
 
 
 def texts() -> Iterator[str]:
-    """Never the same one twice: what was embedded once is remembered."""
+    """Yield texts, each of them once, because workers cache the embeddings of texts."""
     for number in itertools.count():
         word, thing = WORDS[number % len(WORDS)], THINGS[number % len(THINGS)]
         yield f"a photo of a {word} {thing} with the number {number}"
 
 
 class Caller:
-    """One client with a connection of its own."""
+    """A client with one connection."""
 
     def __init__(self, port: int, path: str) -> None:
         self._port, self._path = port, path
@@ -32,7 +32,7 @@ class Caller:
         await self._writer.wait_closed()
 
     async def search(self, text: str, top_k: int = 10) -> float:
-        """Seconds until ten matches were there."""
+        """Search and return the seconds until ten matches arrived."""
         began = time.perf_counter()
         body = json.dumps({"text": text, "top_k": top_k}).encode()
         head = (
@@ -52,7 +52,7 @@ class Caller:
 async def at_once(
     callers: int, seconds: float, port: int, path: str, words: Iterator[str]
 ) -> float:
-    """Searches a second of so many clients, each asking again as soon as it is answered."""
+    """Searches per second of several clients, each of which sends the next at once."""
     async with asyncio.TaskGroup() as group:
         until = time.perf_counter() + seconds
         tasks = [group.create_task(_search_on(port, path, words, until)) for _ in range(callers)]

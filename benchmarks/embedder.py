@@ -1,10 +1,10 @@
-"""Images per second of the carried model beside ViT-B/32, through clipfleet's own embedder.
+"""Measures images per second of clipfleet-mini and of ViT-B/32 with clipfleet's embedder.
 
     python benchmarks/embedder.py FOLDER_WITH_CLIP_CONFIG [--rounds 7] [--batch 32]
 
-The folder holds config, tokenizer and preprocessor of openai/clip-vit-base-patch32; its weights
-are random, which costs the same. Models take turns within one run, so the ratio stands although
-the machine is shared.
+The folder holds config, tokenizer and preprocessor of openai/clip-vit-base-patch32. Its weights are
+random, which takes the same time. The models take turns within one run, so that other load on the
+machine hardly changes their ratio.
 """
 
 import argparse
@@ -26,22 +26,22 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=32)
-    asked = parser.parse_args()
-    mini = ClipEmbedder(Settings(model=CARRIED_MODEL))
-    base = _random_clip(asked.clip)
-    rounds = [(_rate(mini, asked.batch), _rate(base, asked.batch)) for _ in range(asked.rounds)]
+    args = parser.parse_args()
+    carried = ClipEmbedder(Settings(model=CARRIED_MODEL))
+    base = _random_clip(args.clip)
+    rounds = [(_rate(carried, args.batch), _rate(base, args.batch)) for _ in range(args.rounds)]
     ratios = sorted(ours / theirs for ours, theirs in rounds)
-    print(f"device {mini.device}, batch {asked.batch}, {asked.rounds} rounds in turns")
+    print(f"device {carried.device}, batch {args.batch}, {args.rounds} rounds in turns")
     print(f"{CARRIED_MODEL}: {statistics.median(r[0] for r in rounds):.1f} images/s")
     print(f"ViT-B/32: {statistics.median(r[1] for r in rounds):.1f} images/s")
     print(f"ratio: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
 def _random_clip(folder: Path) -> ClipEmbedder:
-    with tempfile.TemporaryDirectory() as made:
-        copytree(folder, made, dirs_exist_ok=True)
-        CLIPModel(CLIPConfig.from_pretrained(folder)).save_pretrained(made)
-        return ClipEmbedder(Settings(model=made))
+    with tempfile.TemporaryDirectory() as scratch:
+        copytree(folder, scratch, dirs_exist_ok=True)
+        CLIPModel(CLIPConfig.from_pretrained(folder)).save_pretrained(scratch)
+        return ClipEmbedder(Settings(model=scratch))
 
 
 def _rate(embedder: ClipEmbedder, batch: int) -> float:

@@ -1,8 +1,8 @@
-"""A job of a hundred images, alone and beside a large one: with a model that sleeps.
+"""Measures a job of 100 images, alone and while a large job runs, with a model that sleeps.
 
     python benchmarks/fairness.py PHOTOS [--rounds 3]
 
-The bar: within twice its time alone, plus one chunk.
+Limit: twice its time alone, plus one chunk.
 """
 
 import argparse
@@ -24,15 +24,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("photos", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     chunk_s = Settings().chunk_s
-    with tempfile.TemporaryDirectory() as made, sleepers(Path(made), 1) as (client, _):
-        small = linked(asked.photos, Path(made) / "small", SMALL)
+    with tempfile.TemporaryDirectory() as scratch, sleepers(Path(scratch), 1) as (client, _):
+        small = linked(args.photos, Path(scratch) / "small", SMALL)
         client.index("c", small, wait=True)  # the worker's speed is known from here on
-        alone = [seconds(client, small) for _ in range(asked.rounds)]
-        large = client.index("c", linked(asked.photos, Path(made) / "large", LARGE))
+        alone = [seconds(client, small) for _ in range(args.rounds)]
+        large = client.index("c", linked(args.photos, Path(scratch) / "large", LARGE))
         until(lambda: client.job(large).done > 0)
-        beside = [seconds(client, small) for _ in range(asked.rounds)]
+        beside = [seconds(client, small) for _ in range(args.rounds)]
         assert client.job(large).finished_at is None, "the large job was too short"
         client.cancel(large)
     bar = 2 * statistics.median(alone) + chunk_s

@@ -1,11 +1,11 @@
-"""What one client can do to everybody else: requests that are large, slow or many.
+"""Measures how large, slow or many requests of one client affect other clients.
 
     python benchmarks/gateway_attacks.py [--seconds 15] [--only NAME ...]
 
-`clipfleet up` with the carried model and keys on this machine. Another key searches by text all the
-while, and somebody asks /healthz. Printed for each attack: the peak of the gateway's memory, the
-worst /healthz, the p99 of the other key's searches and its ratio to the one before all attacks, and
-how the attack was answered. The bars: 600 MB, 500 ms, twice.
+Runs `clipfleet up` with clipfleet-mini and API keys on this machine. During each attack another key
+searches by text, and /healthz is requested. For each attack it prints the peak of the gateway's
+memory, the longest /healthz, the p99 of the other key's searches with its ratio to the p99 without
+an attack, and the status codes that the attack got. Limits: 600 MB, 500 ms, a ratio of 2.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Attacker:
     async def send(
         self, path: str, key: str, kind: str, size: int | None, body: AsyncIterator[bytes]
     ) -> None:
-        """A request as raw bytes; what came of it is counted."""
+        """Send a request as raw bytes and count its status."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         length = "Transfer-Encoding: chunked" if size is None else f"Content-Length: {size}"
         who = f"Authorization: Bearer {key}\r\n" if key else ""
@@ -89,7 +89,7 @@ async def pieces(total: int, piece: bytes) -> AsyncIterator[bytes]:
 
 
 async def slowly(first: bytes, seconds: float) -> AsyncIterator[bytes]:
-    """And then a byte every two seconds."""
+    """Yield the first bytes at once, then one byte every two seconds."""
     yield first
     for _ in range(int(seconds / 2)):
         await asyncio.sleep(2)
@@ -97,7 +97,7 @@ async def slowly(first: bytes, seconds: float) -> AsyncIterator[bytes]:
 
 
 async def one_json(it: Attacker) -> None:
-    """The filter is as dense as JSON gets; of a length that is said, and of one that is not."""
+    """Send the densest JSON as a filter, with and without Content-Length."""
     dense = b'{"a":1},' * 125_000
     for size in (95 * MB, None, 40 * MB):
         await it.send(SEARCH, "reader", JSON, size, pieces(size or 95 * MB, dense))
@@ -110,13 +110,13 @@ async def false_type(it: Attacker) -> None:
 
 
 async def strangers(it: Attacker) -> None:
-    """Without a key."""
+    """Send requests without a key."""
     each = (it.send(SEARCH, "", JSON, 95 * MB, pieces(95 * MB, bytes(MB))) for _ in range(50))
     await asyncio.gather(*each)
 
 
 async def images(it: Attacker) -> None:
-    """Twenty searches at once, each with as much of an image as one may have, and it is none."""
+    """Send 20 searches at once, each with the largest allowed image, which is not an image."""
     limit = Limits().inline_bytes // 3 * 4
 
     async def body() -> AsyncIterator[bytes]:
@@ -131,7 +131,7 @@ async def images(it: Attacker) -> None:
 
 
 async def uploads(it: Attacker) -> None:
-    """200 of 600 files of 0.9 MB, none of them ever finished."""
+    """Send 200 uploads of 600 files of 0.9 MB, and finish none of them."""
 
     async def body() -> AsyncIterator[bytes]:
         for n in range(60):
@@ -148,7 +148,7 @@ async def uploads(it: Attacker) -> None:
 
 
 async def batches(it: Attacker) -> None:
-    """64 ids x top_k 1,000 again and again, two at once."""
+    """Send batches of 64 ids with top_k 1,000, two at once, again and again."""
     queries = [{"id": f"image {n}", "top_k": 1_000} for n in range(64)]
     until = time.monotonic() + it.seconds
 
@@ -159,8 +159,10 @@ async def batches(it: Attacker) -> None:
                 url = f"http://127.0.0.1:{it.port}{SEARCH}/batch"
                 answer = await http.post(url, json={"queries": queries})
                 it.seen[str(answer.status_code)] += 1
-                for one in answer.json()["results"] if answer.is_success else ():
-                    it.seen[f"query {one['problem']['status'] if 'problem' in one else 200}"] += 1
+                for result in answer.json()["results"] if answer.is_success else ():
+                    it.seen[
+                        f"query {result['problem']['status'] if 'problem' in result else 200}"
+                    ] += 1
 
     await asyncio.gather(again(), again())
 
@@ -181,12 +183,12 @@ async def idle_connections(it: Attacker) -> None:
     await asyncio.gather(*(_connection(it, b"") for _ in range(1_000)))
 
 
-async def _connection(it: Attacker, said: bytes) -> None:
+async def _connection(it: Attacker, data: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
     answer = asyncio.create_task(reader.read(1))
     with suppress(ConnectionError):
-        async for piece in slowly(said, it.seconds):
-            if said:
+        async for piece in slowly(data, it.seconds):
+            if data:
                 writer.write(piece)
                 await writer.drain()
             if answer.done():
@@ -207,8 +209,8 @@ ATTACKS: dict[str, Attack] = {
 
 
 @dataclass
-class GuardedEmbedder:
-    """What the others saw, in milliseconds, and the gateway's memory in MB."""
+class Measurement:
+    """Times of the other clients in milliseconds, and the gateway's memory in MB."""
 
     searches: list[float] = field(default_factory=list)
     healths: list[float] = field(default_factory=list)
@@ -229,8 +231,8 @@ class GuardedEmbedder:
 @asynccontextmanager
 async def watching(
     port: int, gateway: psutil.Process, words: Iterator[str]
-) -> AsyncIterator[GuardedEmbedder]:
-    seen, over = GuardedEmbedder(), asyncio.Event()
+) -> AsyncIterator[Measurement]:
+    seen, over = Measurement(), asyncio.Event()
     url = f"http://127.0.0.1:{port}"
 
     async def search() -> None:
@@ -253,7 +255,7 @@ async def watching(
                 seen.memory.append(peak_mb(gateway))
                 await asyncio.sleep(0.02)
 
-    Path(f"/proc/{gateway.pid}/clear_refs").write_text("5")  # the peak begins anew
+    Path(f"/proc/{gateway.pid}/clear_refs").write_text("5")  # resets the peak
     async with asyncio.TaskGroup() as group:
         group.create_task(search())
         group.create_task(look())
@@ -295,8 +297,8 @@ def attack(name: str, port: int, seconds: float) -> Counter[str]:
 
 async def measured(
     name: str, port: int, gateway: psutil.Process, words: Iterator[str], seconds: float
-) -> tuple[GuardedEmbedder, Counter[str]]:
-    """The attack comes from a process of its own, or it would slow down those who watch."""
+) -> tuple[Measurement, Counter[str]]:
+    """Run an attack in a process of its own, so that it does not slow the measuring clients."""
     async with watching(port, gateway, words) as seen:
         if not name:
             await asyncio.sleep(seconds)
@@ -306,9 +308,9 @@ async def measured(
             "nice", "-n", "10", sys.executable, __file__, *command,
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        said, _ = await child.communicate()
+        output, _ = await child.communicate()
         assert child.returncode == 0
-        return seen, Counter(json.loads(said))
+        return seen, Counter(json.loads(output))
 
 
 def main() -> None:
@@ -317,13 +319,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--attack", choices=ATTACKS)
     parser.add_argument("--port", type=int, default=0)
-    asked = parser.parse_args()
-    if asked.attack:
-        print(json.dumps(attack(asked.attack, asked.port, asked.seconds)))
+    args = parser.parse_args()
+    if args.attack:
+        print(json.dumps(attack(args.attack, args.port, args.seconds)))
         return
     words = texts()
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         write_keys(folder / "keys.json", KEYS)
         os.environ["CLIPFLEET_KEYS_FILE"] = str(folder / "keys.json")
         os.environ["CLIPFLEET_API_KEY"] = "admin"
@@ -331,14 +333,14 @@ def main() -> None:
             fill(client)
             gateway = get_gateway(port)
             idle_p99 = 0.0
-            for name in itertools.chain([""], asked.only):
-                seen, answers = asyncio.run(measured(name, port, gateway, words, asked.seconds))
+            for name in itertools.chain([""], args.only):
+                seen, answers = asyncio.run(measured(name, port, gateway, words, args.seconds))
                 idle_p99 = idle_p99 or seen.p99
                 ratio = f"({seen.p99 / idle_p99:.1f} of idle)"
                 print(f"{name or 'nothing'}: {seen} {ratio}; {dict(answers)}", flush=True)
                 time.sleep(3)
-            left = list((folder / "data" / "blobs" / "uploads").glob("*"))
-            print(f"left of the uploads: {len(left)}; load {os.getloadavg()[0]:.1f}")
+            remaining = list((folder / "data" / "blobs" / "uploads").glob("*"))
+            print(f"left of the uploads: {len(remaining)}; load {os.getloadavg()[0]:.1f}")
 
 
 def get_gateway(port: int) -> psutil.Process:

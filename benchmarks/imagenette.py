@@ -1,10 +1,10 @@
-"""Imagenette through the service: indexed as one job, then precision@10 by class.
+"""Indexes Imagenette as one job and measures precision@10 by class.
 
     clipfleet up --model clipfleet-mini                     # in another terminal
     python benchmarks/imagenette.py IMAGENETTE/train
 
-precision@10 of an image: how many of its ten nearest neighbours, itself left out, have its label;
-of a prompt: how many of the ten images nearest to "a photo of a NAME" have that label.
+precision@10 of an image is the share of its ten nearest other images that have its label. That of a
+prompt is the share of the ten images nearest to "a photo of a NAME" that have this label.
 """
 
 import argparse
@@ -27,12 +27,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="one folder per label")
     parser.add_argument("--keep", action="store_true", help="leave the collection there")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with Client() as client:
-        _index(client, asked.folder)
-        images = asked.folder.resolve().glob("*/*.*")
+        _index(client, args.folder)
+        images = args.folder.resolve().glob("*/*.*")
         asyncio.run(_report({str(path): path.parent.name for path in images}))
-        if not asked.keep:
+        if not args.keep:
             client.delete_collection(COLLECTION)
 
 
@@ -53,8 +53,8 @@ async def _report(labelled: dict[str, str]) -> None:
 
         async def by_image(image: str) -> float:
             async with gate:
-                found = await client.search(COLLECTION, id=image, top_k=K + 1)
-            others = [match for match in found.matches if match.id != image][:K]
+                result = await client.search(COLLECTION, id=image, top_k=K + 1)
+            others = [match for match in result.matches if match.id != image][:K]
             return sum(match.label == labelled[image] for match in others) / K
 
         began = time.perf_counter()
@@ -67,8 +67,8 @@ async def _report(labelled: dict[str, str]) -> None:
         print("| class | images | precision@10 by image | by prompt |\n|---|---|---|---|")
         for label, of_class in sorted(by_label.items()):
             name = names.get(label, label)
-            found = await client.search(COLLECTION, text=f"a photo of a {name}", top_k=K)
-            prompt = sum(match.label == label for match in found.matches) / K
+            result = await client.search(COLLECTION, text=f"a photo of a {name}", top_k=K)
+            prompt = sum(match.label == label for match in result.matches) / K
             print(f"| {name} | {len(of_class)} | {statistics.mean(of_class):.3f} | {prompt:.1f} |")
         print(f"| all | {len(scores)} | {statistics.mean(scores):.3f} | |")
 

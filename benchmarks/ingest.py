@@ -1,11 +1,11 @@
-"""Bulk indexing beside what its parts allow, and beside the tutorial's loop.
+"""Compares bulk indexing with the limit of its parts, and with a loop as in a tutorial.
 
     python benchmarks/ingest.py PHOTOS [--images 600] [--rounds 3] [--model FOLDER]
 
-Ceiling: cores / (core-seconds an image for reading, decoding, thumbnail and resizing + for the
-model + for the store), each measured alone in this run. Loop: open one image, the model's own
-processor, `get_image_features`, upsert one, as in the notebook tutorial. A model's folder without
-weights gets random ones: its shape counts.
+The limit is cores / (core-seconds per image of reading, decoding, thumbnail and resizing + of the
+model + of the store), each measured alone in this run. The loop takes one image at a time: open it,
+run the model's own processor and `get_image_features`, upsert one row, as in the notebook tutorial.
+A model folder without weights gets random weights, which take the same time.
 """
 
 import argparse
@@ -50,23 +50,23 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default=CARRIED_MODEL)
-    asked = parser.parse_args()
-    found = sorted(
-        path for path in asked.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")
+    args = parser.parse_args()
+    photos = sorted(
+        path for path in args.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")
     )
-    paths = list(itertools.islice(itertools.cycle(found), asked.images))
+    paths = list(itertools.islice(itertools.cycle(photos), args.images))
     cores = len(os.sched_getaffinity(0))
     with ExitStack() as running:
-        made = running.enter_context(tempfile.TemporaryDirectory())
-        model = with_weights(asked.model, Path(made) / "model")
+        scratch = running.enter_context(tempfile.TemporaryDirectory())
+        model = with_weights(args.model, Path(scratch) / "model")
         embedder, tutorial = ClipEmbedder(Settings(model=model)), Tutorial(model)
-        client, milvus = running.enter_context(up(Path(made) / "data", model))
-        folder = linked(paths, Path(made) / "photos")
+        client, milvus = running.enter_context(up(Path(scratch) / "data", model))
+        folder = linked(paths, Path(scratch) / "photos")
         client.index("warm-up", folder, wait=True)
         rounds = []
-        for number in range(asked.rounds):
+        for number in range(args.rounds):
             parts = (
-                preparing(paths[:200], embedder, Path(made)),
+                preparing(paths[:200], embedder, Path(scratch)),
                 modelling(embedder),
                 storing(milvus),
             )
@@ -82,19 +82,19 @@ def main() -> None:
 
 
 def with_weights(model: str, folder: Path) -> str:
-    given = carried_model() if model == CARRIED_MODEL else Path(model)
-    if any(given.glob("*.safetensors")):
-        return str(given)
-    shutil.copytree(given, folder)
-    AutoModel.from_config(AutoConfig.from_pretrained(given)).save_pretrained(folder)
+    config = carried_model() if model == CARRIED_MODEL else Path(model)
+    if any(config.glob("*.safetensors")):
+        return str(config)
+    shutil.copytree(config, folder)
+    AutoModel.from_config(AutoConfig.from_pretrained(config)).save_pretrained(folder)
     return str(folder)
 
 
 def report(measured: tuple[Sequence[float], float, float], cores: int) -> None:
     (prepare, model, store), chain, loop = measured
-    said = f"prepare {prepare * 1e3:.2f}, model {model * 1e3:.2f}, store {store * 1e3:.2f}"
+    parts = f"prepare {prepare * 1e3:.2f}, model {model * 1e3:.2f}, store {store * 1e3:.2f}"
     ceiling = cores / (prepare + model + store)
-    print(f"core-milliseconds an image: {said}; {cores} cores allow {ceiling:.1f} images/s")
+    print(f"core-milliseconds an image: {parts}; {cores} cores allow {ceiling:.1f} images/s")
     print(f"  chain {chain:.1f} images/s, loop {loop:.1f} images/s, load {os.getloadavg()[0]:.1f}")
 
 
@@ -118,19 +118,19 @@ def modelling(embedder: ClipEmbedder, batches: int = 4) -> float:
 
 
 def storing(milvus: tuple[str, psutil.Process], chunk: int = 128, chunks: int = 4) -> float:
-    """Ours and the server's core-seconds."""
+    """Core-seconds per image of the store's client and server."""
     uri, server = milvus
     store = MilvusStore(uri)
-    made = Collection.new("benchmark", metric="cosine", model="none", dim=384, fields={})
-    store.create(made)
+    collection = Collection.new("benchmark", metric="cosine", model="none", dim=384, fields={})
+    store.create(collection)
     rows = np.random.default_rng(0).standard_normal((chunk * chunks, 384)).astype(np.float32)
     records = [record(number, row) for number, row in enumerate(rows)]
     before, began = cpu_s(server), time.process_time()
     for start in range(0, len(records), chunk):
-        store.fingerprints(made, [one.pk for one in records[start : start + chunk]])
-        store.upsert(made, records[start : start + chunk])
+        store.fingerprints(collection, [record.pk for record in records[start : start + chunk]])
+        store.upsert(collection, records[start : start + chunk])
     seconds = time.process_time() - began + cpu_s(server) - before
-    store.drop(made)
+    store.drop(collection)
     return seconds / len(records)
 
 
@@ -145,7 +145,7 @@ def cpu_s(process: psutil.Process) -> float:
 
 
 def indexing(client: Client, folder: Path, collection: str) -> float:
-    """Images a second from the job's start to its end."""
+    """Images per second from the start of the job to its end."""
     job = client.index(collection, folder, wait=True)
     assert job.done == job.total, job
     return job.done / ((job.finished_at or 0) - (job.started_at or 0))
@@ -186,7 +186,7 @@ def linked(paths: Sequence[Path], folder: Path) -> Path:
 
 @contextmanager
 def up(data: Path, model: str) -> Iterator[tuple[Client, tuple[str, psutil.Process]]]:
-    """A stack of its own: a client, and its Milvus."""
+    """Run a stack and yield a client and its Milvus."""
     port = str(commands.free_port())
     command = [commands.script("clipfleet"), "up", "--data", str(data), "--port", port]
     with subprocess.Popen([*command, "--model", model]) as process:

@@ -1,14 +1,14 @@
-"""What many jobs cost the planner, Redis and the lists of jobs.
+"""Measures the cost of many jobs for the planner, for Redis and for lists of jobs.
 
     python benchmarks/many_jobs.py round|beside|two|failures|kept
 
-- round: the processor time of a planner's round over 1,000 jobs of which none is due.
-- beside: the images a second that are planned for one job, alone and beside 999 that only wait.
+- round: processor time of a planner's round over 1,000 jobs of which none is due.
+- beside: images per second that are planned for one job, alone and while 999 others wait.
 - two: how often two planners open the sources of 100 jobs.
 - failures: bytes in Redis for a million failures.
-- kept: the time of lists and of /metrics with 200,000 jobs that are over.
+- kept: time of lists and of /metrics with 200,000 jobs that have ended.
 
-Valkey is real, and the planners are, in this process; sources cost nothing.
+Valkey is real. The planners are real and run in this process. Sources take no time.
 """
 
 import statistics
@@ -44,7 +44,7 @@ MB = 1e6
 
 
 class Endless:
-    """Images without end."""
+    """A source that never ends."""
 
     def stream(self, after: str) -> Iterator[Listed]:
         for number in count(int(after or 0)):
@@ -59,7 +59,7 @@ class Endless:
 
 
 class Service:
-    """A Valkey and what planners need; the workers do nothing."""
+    """The parts that planners need, with a real Valkey. Workers do nothing."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.client, self.settings = redis.Redis.from_url(url), Settings(model=MODEL)
@@ -91,8 +91,8 @@ class Service:
             self.ledger.create(new_job(f"{name}{n:04}", model))
 
     def memory(self) -> int:
-        told: dict[str, int] = self.client.info("memory")
-        return told["used_memory"]
+        info: dict[str, int] = self.client.info("memory")
+        return info["used_memory"]
 
 
 def new_job(job_id: str, model: str = MODEL, collection: str = "c") -> NewJob:
@@ -112,7 +112,7 @@ def card(name: str) -> WorkerCard:
 
 
 def settled(planner: Planner, jobs: int) -> None:
-    """All jobs are the planner's and have been looked at."""
+    """Run rounds until the planner owns all jobs and has looked at each."""
     while len(planner._owned) < jobs or planner.tick():
         planner.tick()
 
@@ -137,7 +137,7 @@ def round_(service: Service) -> None:
 
 
 def planner_looks(planner: Planner) -> list[bytes]:
-    """The jobs that are due now."""
+    """Jobs that are due now."""
     client = planner._ledger._redis  # type: ignore[attr-defined]
     due: list[bytes] = client.zrangebyscore(f"clipfleet:jobs:due:{planner._name}", 0, time.time())
     return due
@@ -152,7 +152,7 @@ def beside(service: Service) -> None:
 
 
 def rate_of(service: Service, others: int) -> list[float]:
-    """Of five stretches of 4 s, each chunk being done the moment it is pending."""
+    """Images per processor second in five periods of 4 s. Chunks are done when they are pending."""
     service.client.flushall()
     planner = service.planner("one")
     service.jobs(others, model="another model", name="other")
@@ -173,10 +173,10 @@ def rate_of(service: Service, others: int) -> list[float]:
     return rates
 
 
-def work(service: Service, most: int = 2 * WORKERS) -> int:
-    """Be done with what is pending, so many chunks at most; how many images."""
+def work(service: Service, max_chunks: int = 2 * WORKERS) -> int:
+    """Mark pending chunks as done and return the number of images."""
     done = 0
-    for _ in range(most):
+    for _ in range(max_chunks):
         claim = service.ledger.claim(MODEL, "w", 60, 2)
         if not isinstance(claim, Claim):
             break
@@ -210,7 +210,7 @@ def two(service: Service, url: str) -> None:
 
 
 def failures(service: Service) -> None:
-    """A million of them for each kind, by the bytes of one."""
+    """Store a million failures of each kind."""
     kinds = {"a line that is no JSON": {}, "a caption of 300 bytes": {"caption": "x" * 300}}
     for number, (what, metadata) in enumerate(kinds.items()):
         job = f"job{number}"
@@ -224,7 +224,7 @@ def failures(service: Service) -> None:
             cursor = str(chunk)
             claim = service.ledger.claim(MODEL, "w", 60, 2)
             assert isinstance(claim, Claim)
-            failed = [Failure.of(one, "list", str(one.problem), 1) for one in claim.items]
+            failed = [Failure.of(item, "list", str(item.problem), 1) for item in claim.items]
             service.ledger.mark(claim, Outcome(failures=tuple(failed)))
             if chunk in (1, 999, 1_999):
                 grown = (service.memory() - before) / MB
@@ -275,7 +275,7 @@ def timed(call: Callable[[], object]) -> str:
 
 
 def keep(service: Service, jobs: int) -> None:
-    """As the release before this one wrote them: the indices are made when a list is asked for."""
+    """Store ended jobs as the previous release did, whose indices are made at the first list."""
     pipe = service.client.pipeline(transaction=False)
     for n in range(jobs):
         job, collection = f"{n:016x}", "theirs" if n else "mine"
@@ -296,9 +296,9 @@ def keep(service: Service, jobs: int) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as made, ExitStack() as running:
-        url = running.enter_context(valkey(Path(made)))
-        service = Service(url, Path(made))
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as running:
+        url = running.enter_context(valkey(Path(scratch)))
+        service = Service(url, Path(scratch))
         match sys.argv[1:]:
             case ["round"]:
                 round_(service)

@@ -1,12 +1,11 @@
-"""Do words and an image mix, with a model whose words and images lie apart?
+"""Measures whether words and an image mix with a model that embeds them in separate regions.
 
     python benchmarks/mixing.py FOLDER_WITH_CAPTIONS [--model clipfleet-mini]
 
-The folder holds captions.csv (image,caption; several rows an image) and images/. Scores of words
-and of photos are compared first. Then photos that show one thing are mixed with the word for
-another, and the ten nearest are asked, by their captions, which of both they show. "Moved" is the
-correction that suggests itself: the word without what all texts share, with what all photos share
-(Liang et al., "Mind the gap", 2022).
+The folder holds captions.csv (image,caption; several rows per image) and images/. The script first
+compares scores of words and of photos. Then it mixes photos that show one thing with the word for
+another, and counts by their captions which of both the ten nearest photos show. "Moved" is the word
+minus the mean of all texts plus the mean of all photos (Liang et al., "Mind the gap", 2022).
 """
 
 import argparse
@@ -39,21 +38,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default=CARRIED_MODEL)
-    asked = parser.parse_args()
-    settings = Settings(model=asked.model)
+    args = parser.parse_args()
+    settings = Settings(model=args.model)
     embedder = ClipEmbedder(settings)
-    captions = _captions(asked.folder / "captions.csv")
-    paths = [asked.folder / "images" / name for name in captions]
+    captions = _captions(args.folder / "captions.csv")
+    paths = [args.folder / "images" / name for name in captions]
     images = evaluation.embed_images(paths, embedder, settings, lambda *_: None)
-    said = [captions[paths[n].name] for n in images.kept]
-    texts = embedder.embed_texts([text for some in said for text in some])
-    own = np.repeat(np.arange(len(said)), [len(some) for some in said])
+    texts_of = [captions[paths[n].name] for n in images.kept]
+    texts = embedder.embed_texts([text for some in texts_of for text in some])
+    own = np.repeat(np.arange(len(texts_of)), [len(some) for some in texts_of])
     _compare(images.rows, texts, own)
     apart = images.rows.mean(axis=0) - texts.mean(axis=0)
     print("shares of the ten nearest: the photo's thing, the word's, both; the same, moved")
     for first, word, second in PAIRS:
         (row,) = embedder.embed_texts([word])
-        has, other = _showing(said, first), _showing(said, second)
+        has, other = _showing(texts_of, first), _showing(texts_of, second)
         for weight in WEIGHTS:
             plain = _mixed(images.rows, has, other, weight * row)
             moved = _mixed(images.rows, has, other, weight * (row + apart))
@@ -61,11 +60,11 @@ def main() -> None:
 
 
 def _captions(table: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
+    captions: dict[str, list[str]] = defaultdict(list)
     with table.open(newline="") as rows:
         for row in csv.DictReader(rows):
-            found[row["image"]].append(row["caption"].lower())
-    return found
+            captions[row["image"]].append(row["caption"].lower())
+    return captions
 
 
 def _compare(images: Rows, texts: Rows, own: NDArray[np.int64]) -> None:
@@ -80,8 +79,8 @@ def _compare(images: Rows, texts: Rows, own: NDArray[np.int64]) -> None:
     print(f"for a photo {among.std(axis=1).mean():.3f}")
 
 
-def _showing(said: list[list[str]], words: set[str]) -> NDArray[np.bool_]:
-    naming = (sum(bool(words & set(text.split())) for text in some) for some in said)
+def _showing(texts_of: list[list[str]], words: set[str]) -> NDArray[np.bool_]:
+    naming = (sum(bool(words & set(text.split())) for text in some) for some in texts_of)
     return np.array([count >= SAYING for count in naming])
 
 

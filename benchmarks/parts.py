@@ -1,4 +1,4 @@
-"""The parts of a service as processes of their own, for the benchmarks that need them apart."""
+"""Runs the parts of a service as separate processes, for other benchmarks."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ PLANNER = [sys.executable, "-m", "clipfleet.workers.planner"]
 
 @contextmanager
 def process(command: Sequence[str], log: Path, **env: str) -> Iterator[psutil.Process]:
-    """Ended with SIGTERM at the end; what it says goes into `log`."""
+    """Run a process with its output in `log`. It gets SIGTERM at the end of the block."""
     with log.open("ab") as out:
         child = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **env})
     try:
@@ -63,7 +63,7 @@ def milvus(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def up(data: Path) -> Iterator[tuple[Client, int]]:
-    """`clipfleet up` with the carried model: a client, and the port."""
+    """Run `clipfleet up` with clipfleet-mini and yield a client and the port."""
     port = commands.free_port()
     command = [commands.script("clipfleet"), "up", "--data", str(data), "--port", str(port)]
     child = subprocess.Popen([*command, "--model", CARRIED_MODEL])
@@ -77,7 +77,7 @@ def up(data: Path) -> Iterator[tuple[Client, int]]:
 
 
 def environment(running: ExitStack, folder: Path, model: str) -> dict[str, str]:
-    """Of the parts of a whole service, whose Valkey and milvus-lite it starts."""
+    """Start Valkey and milvus-lite, and yield the environment for the other parts."""
     return {
         "CLIPFLEET_REDIS_URL": running.enter_context(valkey(folder)),
         "CLIPFLEET_MILVUS_URI": running.enter_context(milvus(folder)),
@@ -89,7 +89,7 @@ def environment(running: ExitStack, folder: Path, model: str) -> dict[str, str]:
 
 @contextmanager
 def sleepers(folder: Path, workers: int) -> Iterator[tuple[Client, str]]:
-    """A whole service whose model only sleeps: a client, and the address of its Redis."""
+    """Run a whole service whose model sleeps, and yield a client and the address of its Redis."""
     with ExitStack() as running:
         env = {
             **environment(running, folder, "sleeper"),
@@ -110,7 +110,14 @@ def sleepers(folder: Path, workers: int) -> Iterator[tuple[Client, str]]:
 
 @dataclass(frozen=True)
 class Searchable:
-    """`ports`: of the gateways, `worker`: the one that answers their queries."""
+    """A service to search.
+
+    Attributes:
+        ports: ports of the gateways.
+        milvus: address of Milvus.
+        collection: the collection that holds the vectors.
+        worker: the query worker.
+    """
 
     ports: tuple[int, ...]
     milvus: str
@@ -137,22 +144,22 @@ def searchable(
         for port, more in zip(ports, gateways, strict=True):
             program, log = processes.gateway(commands.LOOPBACK, port), folder / f"{port}.log"
             running.enter_context(process(program, log, **{**env, **more}))
-        client = redis.Redis.from_url(url)
-        until(lambda: len(RedisFleet(client).alive()) == 1)
+        redis_client = redis.Redis.from_url(url)
+        until(lambda: len(RedisFleet(redis_client).alive()) == 1)
         for port in ports:
-            with Client(f"http://{commands.LOOPBACK}:{port}") as one:
-                until(partial(one.create_collection, "c"))
-        with Client(f"http://{commands.LOOPBACK}:{ports[0]}") as one:
-            fill(one, "c", vectors)
-        collection = RedisCatalogue(client).find("c")
+            with Client(f"http://{commands.LOOPBACK}:{port}") as client:
+                until(partial(client.create_collection, "c"))
+        with Client(f"http://{commands.LOOPBACK}:{ports[0]}") as client:
+            fill(client, "c", vectors)
+        collection = RedisCatalogue(redis_client).find("c")
         assert collection
         yield Searchable(ports, uri, collection, worker)
 
 
 def fill(client: Client, collection: str, vectors: Path) -> None:
-    """With what benchmarks/vectors.py made, longer ago than Milvus' staleness."""
-    with np.load(vectors) as made:
-        rows, labels = made["rows"], made["labels"]
+    """Upsert the vectors of benchmarks/vectors.py, and wait longer than Milvus' staleness."""
+    with np.load(vectors) as arrays:
+        rows, labels = arrays["rows"], arrays["labels"]
     client.upsert(
         collection,
         (
@@ -164,23 +171,23 @@ def fill(client: Client, collection: str, vectors: Path) -> None:
 
 
 def shown(values: Sequence[float], digits: int = 1) -> str:
-    """The median, and the least to the most."""
-    least, middle, most = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})"
+    """The median, the minimum and the maximum as text."""
+    least, middle, greatest = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({least:.{digits}f} to {greatest:.{digits}f})"
 
 
 def linked(photos: Path, folder: Path, images: int) -> Path:
-    """A folder of so many images: links to the photos, again and again."""
+    """Create a folder of links to the photos, repeated until there are enough."""
     kinds = (".jpg", ".jpeg")
-    found = sorted(path for path in photos.rglob("*") if path.suffix.lower() in kinds)
+    paths = sorted(path for path in photos.rglob("*") if path.suffix.lower() in kinds)
     folder.mkdir()
-    for number, path in enumerate(islice(cycle(found), images)):
+    for number, path in enumerate(islice(cycle(paths), images)):
         (folder / f"{number:06d}.jpg").symlink_to(path.resolve())
     return folder
 
 
 def until(done: Callable[[], object], timeout_s: float = 180.0) -> None:
-    """Tried again and again, whatever it raises meanwhile."""
+    """Call `done` until it returns true. Errors are ignored until the timeout."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -190,5 +197,5 @@ def until(done: Callable[[], object], timeout_s: float = 180.0) -> None:
             if time.monotonic() > deadline:
                 raise
         if time.monotonic() > deadline:
-            raise TimeoutError("it did not happen")
+            raise TimeoutError(f"it did not happen within {timeout_s:g} s")
         time.sleep(0.1)

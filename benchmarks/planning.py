@@ -1,11 +1,11 @@
-"""What a large source costs: memory of planner and gateway, and Redis' growth, as it is planned.
+"""Measures the memory of planner, gateway and Redis while a large source is planned.
 
     python benchmarks/planning.py [--images 10000000] [--source manifest|zip|folder]
 
-The zip has that many members, the folder that many files and no folder below it.
+The zip has one member per image, the folder one file per image and no folder below it.
 
-Valkey, the planner and a gateway are real; this program plays a worker that is done with a chunk
-the moment it claims it, so the planner is never waited for by anybody.
+Valkey, the planner and a gateway are real. This program acts as a worker that marks a chunk as done
+at once, so that the planner is the slowest part.
 """
 
 import argparse
@@ -41,11 +41,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=10_000_000)
     parser.add_argument("--source", choices=SOURCES, default="manifest")
-    asked = parser.parse_args()
-    images = asked.images
-    with tempfile.TemporaryDirectory() as made, ExitStack() as running:
-        folder = Path(made)
-        source = SOURCES[asked.source](folder, images)
+    args = parser.parse_args()
+    images = args.images
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as running:
+        folder = Path(scratch)
+        source = SOURCES[args.source](folder, images)
         url = running.enter_context(valkey(folder))
         env = {
             "CLIPFLEET_REDIS_URL": url,
@@ -78,7 +78,7 @@ def work(
     began = time.monotonic()
     fleet.announce(card())
     job = client.index("c", source, create=False)
-    most, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, images // 5
+    peaks, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, images // 5
     while ledger.job(job.id).state not in FINAL:
         served.delete(*queue_keys(queue_name("ingest", MODEL)))  # as a worker takes its messages
         for _ in range(WINDOW):
@@ -87,14 +87,14 @@ def work(
                 ledger.mark(claim, Outcome(done=len(claim.items)))
                 done += len(claim.items)
         for name, process_ in watched.items():
-            most[name] = max(most[name], process_.memory_info().rss / MB)
+            peaks[name] = max(peaks[name], process_.memory_info().rss / MB)
         if time.monotonic() - announced > 2:
             announced = time.monotonic()
             fleet.announce(card())
         if done >= mark:
             mark += images // 5
             grown = (int(served.info("memory")["used_memory"]) - before) / MB
-            shown = ", ".join(f"{name} {rss:.0f} MB" for name, rss in most.items())
+            shown = ", ".join(f"{name} {rss:.0f} MB" for name, rss in peaks.items())
             rate = done / (time.monotonic() - began)
             print(f"{done:,} images, {rate:,.0f}/s; most so far: {shown}; Redis +{grown:.1f} MB")
     ended = ledger.job(job.id)

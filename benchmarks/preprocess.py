@@ -1,15 +1,15 @@
-"""From JPEG files to what the model gets: clipfleet beside the model's own image processor.
+"""Compares clipfleet's preprocessing of JPEG files with the model's own image processor.
 
     python benchmarks/preprocess.py FOLDER_WITH_CLIP_CONFIG PHOTOS... [--rounds 9]
 
-Of every folder PHOTOS, searched to any depth, a spread of JPEGs is taken as they are. Out of the
-first one's, 12-megapixel JPEGs are made in a temporary folder: 20 x 20 photos, full of detail.
+It takes JPEG files from each folder PHOTOS and the folders below it. From those of the first folder
+it also makes 12-megapixel JPEG files, each of 20 x 20 photos, in a temporary folder.
 
-The other side is `Image.open(path).convert("RGB")` and transformers' processor, once on one image
-at a time, as its documentation shows it, and once on a batch.
-Ours includes the normalisation on the CPU, which a worker leaves to its device. One thread each,
-timed by the CPU time of that thread, in turns within one run: a shared machine costs precision,
-but favours nobody.
+The other side is `Image.open(path).convert("RGB")` and the processor of transformers, once with one
+image at a time, as its documentation shows it, and once with batches. clipfleet's side includes the
+normalisation on the CPU, which a worker does on its device. Both sides have one thread, are timed
+by the CPU time of this thread, and take turns within one run, so that other load affects both
+alike.
 """
 
 import argparse
@@ -47,18 +47,18 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("photos", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=9)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"Pillow {PIL.__version__}, torch {torch.__version__}", end=", ")
-    print(f"transformers {transformers.__version__}; {asked.rounds} rounds in turns")
+    print(f"transformers {transformers.__version__}; {args.rounds} rounds in turns")
     with tempfile.TemporaryDirectory() as temporary:
-        made = Path(temporary)
-        sets = {folder.name: _spread(folder) for folder in asked.photos}
-        sets["12 megapixels"] = _mosaics(_spread(asked.photos[0]), made)
-        for model in (str(carried_model()), _random_clip(asked.clip, made / "clip")):
+        scratch = Path(temporary)
+        sets = {folder.name: _spread(folder) for folder in args.photos}
+        sets["12 megapixels"] = _mosaics(_spread(args.photos[0]), scratch)
+        for model in (str(carried_model()), _random_clip(args.clip, scratch / "clip")):
             for name, paths in sets.items():
-                _compare(model, name, paths, asked.rounds)
+                _compare(model, name, paths, args.rounds)
 
 
 def _compare(model: str, name: str, paths: Sequence[Path], rounds: int) -> None:
@@ -79,10 +79,10 @@ def _compare(model: str, name: str, paths: Sequence[Path], rounds: int) -> None:
     for way in ways:
         way(paths[:2])
     timed = [[_milliseconds(way, paths) for way in ways] for _ in range(rounds)]
-    mine, one, many = (statistics.median(column) for column in zip(*timed, strict=True))
+    mine, single, many = (statistics.median(column) for column in zip(*timed, strict=True))
     print(f"{name}, {_title(model)} ({type(processor).__name__}), CPU milliseconds an image:")
     print(f"  clipfleet {mine:.2f}")
-    print(f"  theirs one at a time {one:.2f}: {_ratio([t[1] / t[0] for t in timed])}")
+    print(f"  theirs one at a time {single:.2f}: {_ratio([t[1] / t[0] for t in timed])}")
     print(f"  theirs in batches {many:.2f}: {_ratio([t[2] / t[0] for t in timed])}", flush=True)
 
 
@@ -96,7 +96,7 @@ def _pixels(embedder: ClipEmbedder, path: Path) -> Pixels:
 
 
 def _milliseconds(way: Way, paths: Sequence[Path]) -> float:
-    """Per image."""
+    """CPU milliseconds per image."""
     size = LARGE_BATCH if len(paths) <= LARGE_BATCH else BATCH
     began = time.thread_time()
     for start in range(0, len(paths), size):
@@ -105,20 +105,20 @@ def _milliseconds(way: Way, paths: Sequence[Path]) -> float:
 
 
 def _spread(folder: Path, count: int = 96) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    return found[:: max(1, len(found) // count)][:count]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    return paths[:: max(1, len(paths) // count)][:count]
 
 
 def _mosaics(photos: Sequence[Path], folder: Path, count: int = 8) -> list[Path]:
-    """4000 x 3000 out of 20 x 20 photos, all of them different from each other."""
+    """Create images of 4000 x 3000 pixels, each of 20 x 20 photos in another order."""
     tiles = [Image.open(path).convert("RGB").resize((200, 150)) for path in photos]
-    made = [folder / f"{n}.jpg" for n in range(count)]
-    for n, path in enumerate(made):
+    paths = [folder / f"{n}.jpg" for n in range(count)]
+    for n, path in enumerate(paths):
         mosaic = Image.new("RGB", (4000, 3000))
         for place, tile in enumerate(islice(cycle(tiles), n, n + 400)):
             mosaic.paste(tile, (place % 20 * 200, place // 20 * 150))
         mosaic.save(path, quality=90)
-    return made
+    return paths
 
 
 def _random_clip(config: Path, folder: Path) -> str:

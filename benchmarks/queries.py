@@ -1,10 +1,10 @@
-"""Text queries through HTTP: 64 clients at once, and one alone.
+"""Measures text queries over HTTP: 64 clients at once, and one client alone.
 
     python benchmarks/queries.py VECTORS.npz [--rounds 5] [--seconds 6]
 
-The carried model, the vectors that benchmarks/vectors.py made, texts that are never the same. Two
-gateways stand before the same queue, worker and store and take turns: one as it is, one with
-batches of one (CLIPFLEET_LIMITS__QUERY_BATCH=1). The client alone takes turns with the same work in
+Uses clipfleet-mini, the vectors of benchmarks/vectors.py, and texts that are never repeated. Two
+gateways with the same queue, worker and store take turns: one with defaults, one with batches of
+one query (CLIPFLEET_LIMITS__QUERY_BATCH=1). The client alone takes turns with the same work in
 process: embed one text, search for it.
 """
 
@@ -34,17 +34,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--alone", type=int, default=60, help="queries of one client, per round")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     words = texts()
     gateways: list[dict[str, str]] = [{}, {"CLIPFLEET_LIMITS__QUERY_BATCH": "1"}]
     with (
-        tempfile.TemporaryDirectory() as made,
-        searchable(Path(made), asked.vectors, gateways) as service,
+        tempfile.TemporaryDirectory() as scratch,
+        searchable(Path(scratch), args.vectors, gateways) as service,
     ):
         asyncio.run(at_once(CLIENTS, 2, service.ports[0], PATH, words))  # warm
-        rounds = [crowd(service, asked.seconds, words) for _ in range(asked.rounds)]
+        rounds = [crowd(service, args.seconds, words) for _ in range(args.rounds)]
         alone = InProcess(service)
-        pairs = [one_alone(service, alone, asked.alone, words) for _ in range(asked.rounds)]
+        pairs = [one_alone(service, alone, args.alone, words) for _ in range(args.rounds)]
     print(f"{CLIENTS} clients, searches a second:")
     print(
         f"  together {shown([a for a, _ in rounds])}, one a message {shown([b for _, b in rounds])}"
@@ -64,7 +64,7 @@ def crowd(service: Searchable, seconds: float, words: Iterator[str]) -> tuple[fl
 
 
 class InProcess:
-    """What a query needs at the least: one text embedded, one search."""
+    """The least work of a query: embed one text, search once."""
 
     def __init__(self, service: Searchable) -> None:
         self._embedder = ClipEmbedder(Settings(model=CARRIED_MODEL))
@@ -73,17 +73,17 @@ class InProcess:
     def search(self, text: str) -> float:
         began = time.perf_counter()
         row = self._embedder.embed_texts([text])
-        (found,) = self._store.search(
+        (matches,) = self._store.search(
             self._collection, row, namespace="default", top_k=10, fresh=False
         )
-        assert len(found) == 10
+        assert len(matches) == 10
         return time.perf_counter() - began
 
 
 def one_alone(
     service: Searchable, alone: InProcess, queries: int, words: Iterator[str]
 ) -> tuple[float, float]:
-    """Their p50 in milliseconds."""
+    """Median milliseconds of a query over HTTP and in process."""
 
     async def over_http() -> list[float]:
         async with Caller(service.ports[0], PATH) as caller:

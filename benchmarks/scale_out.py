@@ -1,10 +1,10 @@
-"""More workers, proportionally more images: with a model that sleeps a fixed time an image.
+"""Measures the rate with more workers, with a model that sleeps a fixed time per image.
 
     python benchmarks/scale_out.py PHOTOS [--workers 1 2 4 8] [--seconds 30]
 
-Everything but the model is real: Valkey, milvus-lite, gateway, planner, one process a worker.
-Efficiency: the rate beside the first one's times the number of workers. Overhead of a chunk: what
-its worker needed beyond the sleeping.
+Everything but the model is real: Valkey, milvus-lite, gateway, planner, one process per worker.
+Efficiency is the rate divided by that of the first run times the number of workers. The overhead of
+a chunk is the time that its worker needed in addition to the sleep.
 """
 
 import argparse
@@ -24,11 +24,11 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seconds", type=float, default=30.0)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     first = 0.0
-    for workers in asked.workers:
-        images = int(workers * asked.seconds / SLEEP_S)
-        rate, overhead = measured(workers, asked.photos, images)
+    for workers in args.workers:
+        images = int(workers * args.seconds / SLEEP_S)
+        rate, overhead = measured(workers, args.photos, images)
         first = first or rate / workers
         print(
             f"{workers} workers: {rate:.1f} images/s, efficiency {rate / workers / first:.3f}, "
@@ -38,10 +38,13 @@ def main() -> None:
 
 
 def measured(workers: int, photos: Path, images: int) -> tuple[float, float]:
-    """Images a second, and seconds of overhead a chunk."""
-    with tempfile.TemporaryDirectory() as made, sleepers(Path(made), workers) as (client, url):
-        client.index("c", linked(photos, Path(made) / "few", 40 * workers), wait=True)
-        job = client.index("c", linked(photos, Path(made) / "all", images), wait=True)
+    """Images per second, and seconds of overhead per chunk."""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        sleepers(Path(scratch), workers) as (client, url),
+    ):
+        client.index("c", linked(photos, Path(scratch) / "few", 40 * workers), wait=True)
+        job = client.index("c", linked(photos, Path(scratch) / "all", images), wait=True)
         assert job.done == images, job
         seconds = (job.finished_at or 0) - (job.started_at or 0)
         chunks = RedisLedger(redis.Redis.from_url(url)).job(job.id).chunks

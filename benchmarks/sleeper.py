@@ -1,4 +1,4 @@
-"""A worker whose model only sleeps: `celery -A sleeper worker`, for benchmarks/scale_out.py."""
+"""A worker whose model sleeps: `celery -A sleeper worker`, for benchmarks/scale_out.py."""
 
 import os
 import sys

@@ -1,9 +1,10 @@
-"""A folder job alone, and beside a job of 10,000 URLs whose hosts accept and say nothing.
+"""Measures a folder job alone, and during a job of 10,000 URLs whose hosts never answer.
 
     python benchmarks/slow_sources.py PHOTOS [--images 1500] [--rounds 3] [--hosts 1] [--total-s 6]
 
-One worker without a model's cost (hash:64). The bar: the folder job takes at most 1.3 times its
-time alone. Of the slow job it prints how fast its failures came in, with the breaker and without.
+There is one worker, with the model hash:64, which takes no time. Limit: the folder job takes at
+most 1.3 times its time alone. It also prints how fast the slow job failed, with the circuit breaker
+and without.
 """
 
 import argparse
@@ -35,7 +36,7 @@ WATCHED_S = 3.0  # times the limit of a fetch: so long the slow job's failures a
 
 @contextmanager
 def silent() -> Iterator[int]:
-    """The port of a server that accepts connections and says nothing, at all of 127.0.0.0/8."""
+    """The port of a server that accepts connections to all of 127.0.0.0/8 and never answers."""
     with socket.create_server(("", 0), backlog=1_024) as server, ExitStack() as kept:
 
         def accept() -> None:
@@ -52,7 +53,7 @@ def silent() -> Iterator[int]:
 
 @contextmanager
 def service(folder: Path, total_s: float, breaker: bool) -> Iterator[tuple[Client, psutil.Process]]:
-    """A whole service with one ingest worker: a client, and the worker."""
+    """Run a service with one ingest worker, and yield a client and the worker."""
     folder.mkdir()
     with ExitStack() as running:
         env = {
@@ -95,7 +96,7 @@ def is_planned(client: Client, job_id: str) -> bool:
 
 
 def failures(client: Client, job_id: str, seconds: float) -> list[tuple[float, int]]:
-    """How many had failed, after how many seconds."""
+    """Pairs of seconds and the number of failures by then."""
     began, seen = time.monotonic(), []
     while (passed := time.monotonic() - began) < seconds:
         job = client.job(job_id)
@@ -106,7 +107,7 @@ def failures(client: Client, job_id: str, seconds: float) -> list[tuple[float, i
     return seen
 
 
-def told(seen: list[tuple[float, int]]) -> str:
+def summary(seen: list[tuple[float, int]]) -> str:
     first = next((at for at, failed in seen if failed), None)
     last_at, failed = seen[-1]
     begun = "none" if first is None else f"the first after {first:.1f} s"
@@ -120,31 +121,31 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--hosts", type=int, default=1)
     parser.add_argument("--total-s", type=float, default=6.0)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made, silent() as port:
-        photos = linked(asked.photos, Path(made) / "photos", asked.images)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch, silent() as port:
+        photos = linked(args.photos, Path(scratch) / "photos", args.images)
         for breaker in (True, False):
-            print(f"{asked.hosts} silent hosts, breaker {'on' if breaker else 'off'}")
-            folder = Path(made) / f"breaker-{breaker}"
-            with service(folder, asked.total_s, breaker) as (client, worker):
-                seconds(client, photos, asked.images)
+            print(f"{args.hosts} silent hosts, breaker {'on' if breaker else 'off'}")
+            folder = Path(scratch) / f"breaker-{breaker}"
+            with service(folder, args.total_s, breaker) as (client, worker):
+                seconds(client, photos, args.images)
                 alone, beside = [], []
-                for _ in range(asked.rounds):
-                    alone.append(seconds(client, photos, asked.images))
-                    job = slow_job(client, port, asked.hosts)
+                for _ in range(args.rounds):
+                    alone.append(seconds(client, photos, args.images))
+                    job = slow_job(client, port, args.hosts)
                     until(partial(is_planned, client, job))
                     with ThreadPoolExecutor(1) as pool:
-                        watched = pool.submit(failures, client, job, WATCHED_S * asked.total_s)
-                        beside.append(seconds(client, photos, asked.images))
-                        print(f"  slow job: {told(watched.result())}")
+                        watched = pool.submit(failures, client, job, WATCHED_S * args.total_s)
+                        beside.append(seconds(client, photos, args.images))
+                        print(f"  slow job: {summary(watched.result())}")
                     client.cancel(job)
-                ratios = [two / one for one, two in zip(alone, beside, strict=True)]
+                ratios = [during / before for before, during in zip(alone, beside, strict=True)]
                 print(
                     f"  alone {shown(alone)} s, beside {shown(beside)} s, ratio {shown(ratios, 2)}"
                 )
                 print(f"  worker: {worker.num_threads()} threads; load {os.getloadavg()[0]:.1f}")
                 assert worker.is_running(), "the worker ended itself"
-                print(f"  median ratio {statistics.median(ratios):.2f}; the bar is 1.3")
+                print(f"  median ratio {statistics.median(ratios):.2f}; the limit is 1.3")
 
 
 if __name__ == "__main__":

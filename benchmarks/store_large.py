@@ -1,12 +1,12 @@
-"""A real Milvus server with many embeddings: memory, inserts, recall and latency by search effort.
+"""Measures a Milvus server with many embeddings: memory, inserts, recall and latency.
 
     python benchmarks/store_large.py VECTORS.npz [--rows 100000] [--rounds 3]
 
-Starts the server of the wheel `milvus`. The embeddings are real ones of benchmarks/vectors.py, less
-1,000 that are the queries, and between them as many made ones as it takes: a photo, a random part
-of the way towards one of its ten nearest, and noise with the covariance of the real ones. All are
-turned into 512 dimensions by one rotation, which changes no cosine. Printed beside them: how many
-dimensions the neighbourhoods have (Levina and Bickel 2004), of the real ones and of as many made.
+Starts the server of the wheel `milvus`. 1,000 of the embeddings of benchmarks/vectors.py are the
+queries. The others are stored, with as many synthetic ones as are needed: an embedding, moved a
+random part of the way towards one of its ten nearest, plus noise with the covariance of the real
+ones. One rotation turns all into 512 dimensions and changes no cosine. It also prints the dimension
+of the neighbourhoods (Levina and Bickel 2004) of real and of synthetic embeddings.
 """
 
 import argparse
@@ -47,25 +47,25 @@ def main() -> None:
     parser.add_argument("vectors", type=Path)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     logging.getLogger("clipfleet").setLevel(logging.CRITICAL)  # while the server starts
     random = np.random.default_rng(0)
-    with np.load(asked.vectors) as made:
-        real = random.permutation(made["rows"].astype(np.float32))
+    with np.load(args.vectors) as arrays:
+        real = random.permutation(arrays["rows"].astype(np.float32))
     real, queries = real[QUERIES:], real[:QUERIES]
-    between = resembling(real, asked.rows - len(real), random)
+    between = resembling(real, args.rows - len(real), random)
     some = random.choice(between, len(real), replace=False)
     print(f"{len(real):,} real, {len(between):,} made; dimensions of neighbourhoods:")
     print(f"  real {dimensions(real, random):.1f}, made {dimensions(some, random):.1f}")
     turn = np.linalg.qr(random.standard_normal((DIM, DIM)))[0][: real.shape[1]].astype(np.float32)
     rows, queries = np.concatenate([real, between]) @ turn, queries @ turn
-    made = Collection.new("benchmark", metric="cosine", model="m", dim=DIM, fields={})
+    collection = Collection.new("benchmark", metric="cosine", model="m", dim=DIM, fields={})
     with tempfile.TemporaryDirectory() as folder:
         with server(Path(folder)) as (uri, child):
-            fill(uri, child, made, rows)
-            measure(uri, child, made, rows, queries, asked.rounds)
+            fill(uri, child, collection, rows)
+            measure(uri, child, collection, rows, queries, args.rounds)
         with server(Path(folder)) as (uri, child):  # nothing left of the writing
-            until(partial(searched, MilvusStore(uri), made, queries[:64]))
+            until(partial(searched, MilvusStore(uri), collection, queries[:64]))
             time.sleep(30)
             print(f"memory: {megabytes(child)} after a restart, for searching alone")
     print(f"load {os.getloadavg()[0]:.1f}")
@@ -92,13 +92,13 @@ def dimensions(rows: Vectors, random: np.random.Generator, k: int = 20) -> float
 
 
 def nearest(of: Vectors, among: Vectors, count: int) -> NDArray[np.intp]:
-    found = []
+    blocks = []
     for start in range(0, len(of), 1_000):
         scores = of[start : start + 1_000] @ among.T
         best = np.argpartition(-scores, count, axis=1)[:, :count]
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
-        found.append(np.take_along_axis(best, order, axis=1))
-    return np.concatenate(found)
+        blocks.append(np.take_along_axis(best, order, axis=1))
+    return np.concatenate(blocks)
 
 
 def unit(rows: Vectors) -> Vectors:
@@ -116,9 +116,9 @@ def server(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
         try:
             yield uri, child.children()[0]
         finally:  # the launcher does not wait for it
-            for one in child.children():
-                one.terminate()
-                for slow in psutil.wait_procs([one], timeout=30)[1]:
+            for node in child.children():
+                node.terminate()
+                for slow in psutil.wait_procs([node], timeout=30)[1]:
                     slow.kill()
                     slow.wait(30)
 
@@ -128,16 +128,16 @@ def answers(uri: str) -> bool:
     return True
 
 
-def fill(uri: str, child: psutil.Process, made: Collection, rows: Vectors) -> None:
+def fill(uri: str, child: psutil.Process, collection: Collection, rows: Vectors) -> None:
     store = MilvusStore(uri, timeout_s=120)
-    store.create(made)
+    store.create(collection)
     print(f"memory: {megabytes(child)} empty")
     began = time.perf_counter()
     for start in range(0, len(rows), WRITE):
         part = enumerate(rows[start : start + WRITE], start)
-        store.upsert(made, [record(number, row) for number, row in part])
+        store.upsert(collection, [record(number, row) for number, row in part])
     print(f"inserted {len(rows) / (time.perf_counter() - began):,.0f}/s in batches of {WRITE}")
-    print(f"settled after {settled(uri, made):.0f} s more")
+    print(f"settled after {settled(uri, collection):.0f} s more")
     print(f"memory: {megabytes(child)} with {len(rows):,}; {rows.nbytes / 1e6:,.0f} MB of vectors")
 
 
@@ -148,15 +148,15 @@ def megabytes(child: psutil.Process) -> str:
 def measure(
     uri: str,
     child: psutil.Process,
-    made: Collection,
+    collection: Collection,
     rows: Vectors,
     queries: Vectors,
     rounds: int,
 ) -> None:
     least = -np.partition(-(queries @ rows.T), K - 1, axis=1)[:, K - 1]
     for effort in EFFORTS:
-        one = MilvusStore(uri, effort=effort, timeout_s=120)
-        find = partial(searched, one, made)
+        store = MilvusStore(uri, effort=effort, timeout_s=120)
+        find = partial(searched, store, collection)
         find(queries[:64])  # connected, loaded
         right = [
             recalled(find(queries[n : n + 50]), least[n : n + 50]) for n in range(0, QUERIES, 50)
@@ -173,14 +173,14 @@ def record(number: int, row: Vectors) -> Record:
     name = str(number)
     uri = f"file:///photos/of/somebody/{number // 1_000:04d}/{number:08d}.jpg"
     key = primary_key("default", name)
-    said = {"taken": 2000 + number % 25}
-    return Record(key, name, "default", uri, row, label=f"l{number % 100}", metadata=said)
+    metadata = {"taken": 2000 + number % 25}
+    return Record(key, name, "default", uri, row, label=f"l{number % 100}", metadata=metadata)
 
 
-def settled(uri: str, made: Collection) -> float:
-    """Flushed, indexed, and the index loaded: how long it took."""
+def settled(uri: str, collection: Collection) -> float:
+    """Wait until the collection is flushed and indexed, and return the seconds it took."""
     client, began = MilvusClient(uri, timeout=120), time.perf_counter()
-    name = next(name for name in client.list_collections() if made.generation in name)
+    name = next(name for name in client.list_collections() if collection.generation in name)
     client.flush(name, timeout=120)
 
     def indexed() -> bool:
@@ -193,21 +193,23 @@ def settled(uri: str, made: Collection) -> float:
     return taken
 
 
-def searched(store: MilvusStore, made: Collection, rows: Vectors) -> list[list[Match]]:
-    return store.search(made, rows, namespace="default", top_k=K, fresh=False)
+def searched(store: MilvusStore, collection: Collection, rows: Vectors) -> list[list[Match]]:
+    return store.search(collection, rows, namespace="default", top_k=K, fresh=False)
 
 
-def recalled(found: list[list[Match]], least: Vectors) -> float:
-    """By score, not by name: of two that are equally near either is right."""
-    pairs = zip(found, least, strict=True)
+def recalled(results: list[list[Match]], least: Vectors) -> float:
+    """Recall by score, not by id: of two equally near embeddings either one is right."""
+    pairs = zip(results, least, strict=True)
     return statistics.fmean(sum(m.score >= score - 1e-5 for m in got) / K for got, score in pairs)
 
 
 def timed(
     find: Callable[[Vectors], Any], queries: Vectors, batch: int, child: psutil.Process
 ) -> tuple[float, float, float]:
-    """Median and 99th percentile of 500 calls, or of 100 with many queries; and the server's
-    processor time by query, which others on the machine do not lengthen. Milliseconds."""
+    """Milliseconds: median and 99th percentile of a call, and processor time per query.
+
+    Makes 500 calls with one query, or 100 with several. The processor time is the server's.
+    """
     taken: list[float] = []
     worked = worked_s(child)
     calls = 500 if batch == 1 else 100

@@ -1,9 +1,9 @@
-"""How long one text query takes while nothing else happens, and beside a bulk job that never ends.
+"""Measures a text query on an idle service, and during a bulk job that does not end.
 
     python benchmarks/under_load.py PHOTOS VECTORS.npz [--rounds 3] [--queries 300]
 
-`clipfleet up` with the carried model on this machine; the job writes into the very collection that
-is searched, which holds the vectors that benchmarks/vectors.py made. The bar: p99 within twice.
+Runs `clipfleet up` with clipfleet-mini on this machine. The job writes into the collection that is
+searched, which holds the vectors of benchmarks/vectors.py. Limit: twice the p99.
 """
 
 import argparse
@@ -29,29 +29,29 @@ def main() -> None:
     parser.add_argument("vectors", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--queries", type=int, default=300)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     words = texts()
-    with tempfile.TemporaryDirectory() as made, up(Path(made) / "data") as (client, port):
+    with tempfile.TemporaryDirectory() as scratch, up(Path(scratch) / "data") as (client, port):
         client.create_collection("c")
-        fill(client, "c", asked.vectors)
-        photos = linked(asked.photos, Path(made) / "photos", IMAGES)
+        fill(client, "c", args.vectors)
+        photos = linked(args.photos, Path(scratch) / "photos", IMAGES)
         rounds = []
-        for number in range(asked.rounds):
-            alone = asyncio.run(waits(port, asked.queries, words))
-            loaded, rate = beside_a_job(client, port, photos, asked.queries, words)
+        for number in range(args.rounds):
+            alone = asyncio.run(waits(port, args.queries, words))
+            loaded, rate = beside_a_job(client, port, photos, args.queries, words)
             rounds.append((alone, loaded))
-            said = f"idle {percentiles(alone)}, beside a job {percentiles(loaded)} ms"
-            said += f"; {rate:.1f} images/s, load {os.getloadavg()[0]:.1f}"
-            print(f"round {number}: {said}", flush=True)
+            message = f"idle {percentiles(alone)}, beside a job {percentiles(loaded)} ms"
+            message += f"; {rate:.1f} images/s, load {os.getloadavg()[0]:.1f}"
+            print(f"round {number}: {message}", flush=True)
     for point in (50, 99):
-        idle, beside = ([float(np.percentile(one[n], point)) for one in rounds] for n in (0, 1))
+        idle, beside = ([float(np.percentile(pair[n], point)) for pair in rounds] for n in (0, 1))
         ratios = [b / a for a, b in zip(idle, beside, strict=True)]
         print(f"p{point}: idle {shown(idle)}, beside a job {shown(beside)} ms")
         print(f"  ratio {shown(ratios, 2)}")
 
 
 async def waits(port: int, queries: int, words: Iterator[str]) -> list[float]:
-    """Milliseconds of one query after the other."""
+    """Milliseconds of queries that follow each other."""
     async with Caller(port, "/v1/collections/c/search") as caller:
         return [1e3 * await caller.search(next(words)) for _ in range(queries)]
 

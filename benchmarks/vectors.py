@@ -1,4 +1,4 @@
-"""Real vectors for the other benchmarks, embedded once by the carried model.
+"""Embeds photos with clipfleet-mini, as vectors for other benchmarks.
 
     python benchmarks/vectors.py PHOTOS VECTORS.npz [--images 10000]
 
@@ -23,14 +23,14 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("vectors", type=Path)
     parser.add_argument("--images", type=int, default=10_000)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     kinds = (".jpg", ".jpeg")
-    found = sorted(path for path in asked.photos.rglob("*") if path.suffix.lower() in kinds)
-    chosen = found[: asked.images]
+    paths = sorted(path for path in args.photos.rglob("*") if path.suffix.lower() in kinds)
+    chosen = paths[: args.images]
     embedder = ClipEmbedder(Settings(model=CARRIED_MODEL))
     rows = [_embedded(chosen[n : n + BATCH], embedder) for n in range(0, len(chosen), BATCH)]
     labels = np.array([path.parent.name for path in chosen])
-    np.savez(asked.vectors, rows=np.concatenate(rows), labels=labels)
+    np.savez(args.vectors, rows=np.concatenate(rows), labels=labels)
     print(f"{len(chosen)} vectors of {embedder.dim} numbers")
 
 

@@ -44,8 +44,7 @@ _HOMES = ("clipfleet.errors", "clipfleet.results", "clipfleet.client")
 
 
 def __getattr__(name: str) -> Any:
-    """Workers import this package too, and have no use for an HTTP client: it comes when asked
-    for."""
+    """Import the client when it is first used: workers import this package and need no httpx."""
     if name in __all__:
         for home in map(import_module, _HOMES):
             if name in vars(home):

@@ -1,10 +1,10 @@
-"""What the clients raise.
+"""Errors of the clients.
 
 Error
-├── ProblemError      the service said no; `problem` is its RFC 9457 document
+├── ProblemError      the service refused the request; `problem` is its RFC 9457 document
 │   └── NotFound      404: no such collection, job or image
-├── Unreachable       no clipfleet answers at the address, or it went away
-└── JobFailed         a job that was waited for ended as `failed`; `job` is its last state
+├── Unreachable       no clipfleet answers at the address, or the connection broke
+└── JobFailed         `wait` saw a job end as `failed`; `job` is its last state
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,19 @@ from clipfleet.common.http.schemas import JobOut
 
 
 class Error(Exception):
-    """The root of what the clients raise."""
+    """The base class of all errors of the clients."""
 
 
 class ProblemError(Error):
-    """The service said no. `slug` is the stable name of the problem, for programs."""
+    """The service refused a request.
+
+    Attributes:
+        status: HTTP status.
+        problem: the RFC 9457 document.
+        slug: stable name of the kind of problem, such as "not-found".
+        title: short text for this kind of problem.
+        detail: text for this problem.
+    """
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
         self.status = status
@@ -28,7 +36,7 @@ class ProblemError(Error):
         self.slug = str(problem.get("type") or "").rpartition(":")[2]
         self.title = str(problem.get("title") or f"HTTP {status}")
         self.detail = str(problem.get("detail") or self.title)
-        super().__init__(status, problem)  # as called, so that it can be pickled
+        super().__init__(status, problem)  # the arguments of __init__, so that it can be pickled
 
     def __str__(self) -> str:
         return self.detail
@@ -39,11 +47,15 @@ class NotFound(ProblemError):
 
 
 class Unreachable(Error):
-    """No clipfleet answers at the address, or it went away while answering."""
+    """No clipfleet answers at the address, or the connection broke."""
 
 
 class JobFailed(Error):
-    """A job that was waited for ended as `failed`."""
+    """A job ended as `failed` while the client waited for it.
+
+    Attributes:
+        job: the job as it ended.
+    """
 
     def __init__(self, job: JobOut) -> None:
         self.job = job
@@ -54,7 +66,7 @@ class JobFailed(Error):
 
 
 def problem_of(response: httpx.Response) -> ProblemError:
-    """The error that an answer with an error status stands for, whoever sent it."""
+    """The error for a response with an error status. A proxy may have sent it."""
     try:
         problem = response.json()
     except ValueError:
@@ -65,7 +77,12 @@ def problem_of(response: httpx.Response) -> ProblemError:
 
 
 def problem_error(problem: Mapping[str, Any], status: int | None = None) -> ProblemError:
-    """`status`: that of the answer; else the problem says it itself."""
-    told = int(problem.get("status", 0)) if status is None else status
-    kind = NotFound if told == 404 else ProblemError
-    return kind(told, problem)
+    """The error for a problem document.
+
+    Args:
+        problem: the document.
+        status: HTTP status of the response. Default: the status in the document.
+    """
+    code = int(problem.get("status", 0)) if status is None else status
+    kind = NotFound if code == 404 else ProblemError
+    return kind(code, problem)

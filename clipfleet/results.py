@@ -1,4 +1,4 @@
-"""What the clients answer, under the names users know; the schemas are those of the service."""
+"""Results of the clients. They are the schemas of the HTTP API under shorter names."""
 
 from clipfleet.common.http.collections import RecallOut as Recall
 from clipfleet.common.http.fleet import FleetOut as Fleet
@@ -22,4 +22,5 @@ __all__ = [
     "SearchResult",
 ]
 
+# states of a job that has ended
 ENDED = ("succeeded", "partial", "failed", "cancelled")

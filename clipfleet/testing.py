@@ -1,11 +1,11 @@
-"""The whole service in one process, for the tests of programs that use clipfleet.
+"""The whole service in one process, for tests of programs that use clipfleet.
 
     with MemoryService() as service, service.client() as client:
         client.index("photos", wait=True)
         assert client.search(image="photos/cat.jpg").matches
 
-Gateway, planner and workers are the real ones. What they talk to is in memory, and a hash takes the
-place of the model: no Redis, no Milvus, no Celery, no torch. docs/testing.md has more.
+Gateway, planner and workers are the real ones. Their data is in memory, and a hash takes the place
+of the model: no Redis, no Milvus, no Celery, no torch. docs/testing.md explains it.
 """
 
 import json
@@ -81,12 +81,12 @@ log = logging.getLogger(__name__)
 
 NAME = "memory"  # of the planner and of the worker
 POLL_S = 0.05
-START_S = 30.0
-END_S = 10.0
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
 
 
 class MemorySettings(Settings):
-    """Settings that leave the environment alone. An unknown name is an error."""
+    """Settings that ignore the environment. An unknown name is an error."""
 
     model_config = SettingsConfigDict(extra="forbid")
 
@@ -103,14 +103,14 @@ class MemorySettings(Settings):
 
 @dataclass(frozen=True)
 class MemoryParts(GatewayParts):
-    """The parts of a gateway in memory; workers of the same process can share them."""
+    """The parts of a gateway in memory. Workers of the same process can share them."""
 
     publisher: MemoryPublisher
     inbox: MemoryReplies
 
 
 def memory_parts(settings: Settings, **parts: Any) -> MemoryParts:
-    """New parts in memory.
+    """Create parts in memory.
 
     Args:
         settings: `model` and `blobs` are used.
@@ -139,8 +139,8 @@ def write_keys(file: Path, keys: Mapping[str, Mapping[str, Any]]) -> None:
 
     Args:
         file: for the setting `keys_file`.
-        keys: by secret, what docs/keys.md says of a key but for its hash. Without a `name` the
-            key is called `key-1` and so on, without `scopes` it may do everything.
+        keys: for each secret, the fields of a key as in docs/keys.md, without the hash. The
+            default of `name` is `key-1` and so on, the default of `scopes` is ["admin"].
     """
     records = [
         {"name": f"key-{n}", "scopes": ["admin"], **key, "hash": hash_of(secret)}
@@ -150,21 +150,21 @@ def write_keys(file: Path, keys: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 class MemoryService:
-    """A clipfleet service on a free port of this machine, for as long as a `with` statement runs.
+    """A clipfleet service on a free port of this machine, within a `with` statement.
 
-    Nothing stays: neither a thread, a file nor a port.
+    At the end of the statement all threads, files and ports are gone.
 
     Args:
         dim: the length of the embeddings of the `HashEmbedder`.
         embedder: another embedder in place of that one.
-        api_keys: by secret, what `write_keys` takes. Without any, this machine needs none.
-        settings: any of `clipfleet.common.settings.Settings` by name, such as
+        api_keys: keys by secret, as for `write_keys`. Default: none, and none is needed.
+        settings: fields of `clipfleet.common.settings.Settings`, such as
             `source_roots=[folder]` or `limits={"top_k": 10}`. The environment is not read.
 
     Attributes:
         url: the address of the service.
-        folder: uploads and thumbnails, below `blobs`.
-        parts: what is in memory, to look at or to change: `service.parts.ledger.jobs()`.
+        folder: temporary folder with uploads and thumbnails, below `blobs`.
+        parts: the parts in memory, to read or to change: `service.parts.ledger.jobs()`.
     """
 
     url: str
@@ -198,9 +198,11 @@ class MemoryService:
         self._stack.close()
 
     def client(self, api_key: str | None = None, **options: Any) -> Client:
+        """A client of this service."""
         return Client(self.url, api_key=api_key, **options)
 
     def async_client(self, api_key: str | None = None, **options: Any) -> AsyncClient:
+        """An asynchronous client of this service."""
         return AsyncClient(self.url, api_key=api_key, **options)
 
     def _make_settings(self) -> Settings:
@@ -208,13 +210,13 @@ class MemoryService:
             "model": f"{HASH_MODEL}{self._embedder.dim}",
             "blobs": str(self.folder / "blobs"),
             "allowed_hosts": LOOPBACK_NAMES,
-            "stall_s": math.inf,  # a worker that stalls would end this process
+            "stall_s": math.inf,  # the watchdog of a stalled worker would end this process
         }
         if self._api_keys is not None:
             write_keys(self.folder / "keys.json", self._api_keys)
             own["keys_file"] = str(self.folder / "keys.json")
         elif not self._overrides.get("open"):
-            own["source_roots"] = (Path("/"),)  # as `clipfleet up`
+            own["source_roots"] = (Path("/"),)  # as with `clipfleet up`
         return MemorySettings(**{**own, **self._overrides})
 
     def _start_planner(self, stack: ExitStack) -> None:
@@ -254,14 +256,14 @@ class MemoryService:
 
         def answer(message: Message) -> None:
             assert isinstance(message, QueryBatch)
-            if message.aside:  # other queries do not wait for it
+            if message.aside:  # so that other queries do not wait for it
                 aside[message.aside].submit(answer_batch, message, query)
             else:
                 answer_batch(message, query)
 
         claimed = pass_on(self.parts.publisher, self.settings.model)
         background = Background()
-        stack.callback(background.wait, END_S)
+        stack.callback(background.wait, STOP_TIMEOUT_S)
 
         def work(message: Message) -> None:
             assert isinstance(message, IngestNudge)
@@ -315,7 +317,7 @@ class MemoryService:
         server = uvicorn.Server(config)
         stop = partial(setattr, server, "should_exit", True)
         self._start_thread(stack, "gateway", server.run, stop)
-        until = time.monotonic() + START_S
+        until = time.monotonic() + START_TIMEOUT_S
         while not server.started:
             if time.monotonic() > until:
                 raise RuntimeError("the gateway did not start; the log says why")

@@ -1,12 +1,13 @@
-"""Make the sample images that travel with clipfleet, from two Debian packages.
+"""Creates the sample images of clipfleet from two Debian packages.
 
     apt-get download openclipart-png fonts-noto-color-emoji
     for package in *.deb; do dpkg -x "$package" unpacked; done
     python examples/make_samples.py unpacked/usr/share clipfleet/samples
 
-samples.csv, beside this file, says what each image is made from: a drawing of openclipart-png, or
-one character of the emoji font. Each is a square of SIDE pixels, on white, in COLOURS colours.
-Whose they are: clipfleet/samples/LICENSE.md. The same Pillow makes the same bytes.
+samples.csv, in the folder of this file, names the origin of each image: a drawing of openclipart-
+png, or one character of the emoji font. Each image is a white square of SIDE pixels with COLOURS
+colours. clipfleet/samples/LICENSE.md names the authors. The same version of Pillow makes the same
+bytes.
 """
 
 import csv
@@ -29,9 +30,9 @@ def main(shared: Path, target: Path) -> None:
     with LIST.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     for row in rows:
-        made = target / f"{row['image']}.png"
-        made.parent.mkdir(parents=True, exist_ok=True)
-        _small(_picture(row["source"], shared)).save(made, optimize=True)
+        file = target / f"{row['image']}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _small(_picture(row["source"], shared)).save(file, optimize=True)
     print(f"{len(rows)} images in {target}")
 
 
@@ -45,7 +46,7 @@ def _picture(source: str, shared: Path) -> Image.Image:
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    """In the middle of a white square, so that a model that wants squares distorts nothing."""
+    """Put the picture in the middle of a white square, so that no model distorts it."""
     picture = picture.crop(picture.getchannel("A").getbbox())
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     square = Image.new("RGBA", (SIDE, SIDE), "white")

@@ -1,9 +1,9 @@
-"""Checks that identifiers are nouns or verbs of the field, as the glossary in CONTRIBUTING.md asks.
+"""Finds identifiers that say nothing, such as `found` or `given`.
 
     python scripts/check_words.py api workers common clipfleet
 
-Exits 1 and names each place where a variable, argument, attribute, function or class has a name
-that says nothing about the thing.
+Names each variable, argument, attribute, function or class of the folders that has such a name,
+with better ones, and exits 1 if there are any.
 """
 
 import ast
@@ -26,7 +26,7 @@ VAGUE = {
 
 
 def bindings(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and name of everything that the module itself names."""
+    """Line and name of everything that a module defines."""
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
@@ -38,6 +38,7 @@ def bindings(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def problems(path: Path) -> Iterator[str]:
+    """One line for each vague name in a file."""
     for line, name in bindings(ast.parse(path.read_text())):
         if better := VAGUE.get(name.strip("_").lower()):
             yield f"{path}:{line}: {name!r} says nothing about the thing; better: {better}"

@@ -1,7 +1,7 @@
 """Generates the synchronous client from the asynchronous one.
 
 python scripts/sync_client.py          # writes clipfleet/client/_sync.py
-python scripts/sync_client.py --check  # exits 1 when that file is not up to date
+python scripts/sync_client.py --check  # exits 1 if this file is not up to date
 """
 
 import re

@@ -5,6 +5,7 @@ This file holds Celery's tasks and signal handlers, which call the `Runtime`.
 """
 
 import logging
+import os
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -106,7 +107,7 @@ def _trouble() -> str:
 def _exit_unusable(reason: str) -> NoReturn:
     """Exit with EX_CONFIG, which tells a supervisor that a restart does not help."""
     sys.stderr.write(f"clipfleet worker: {reason}\n")
-    raise SystemExit(78)
+    raise SystemExit(os.EX_CONFIG)
 
 
 @worker_ready.connect

@@ -1,4 +1,7 @@
-"""The command line. Results go to standard output, everything else to standard error."""
+"""The command line.
+
+Results go to standard output. Progress, notes and errors go to standard error.
+"""
 
 import sys
 
@@ -23,25 +26,27 @@ app.command()(images.search)
 app.command()(evaluate.evaluate)
 app.command()(doctor.doctor)
 for part in (parts.gateway, parts.planner, parts.worker):
-    app.command(rich_help_panel="One part of a cluster, configured by CLIPFLEET_* variables")(part)
+    app.command(rich_help_panel="Parts of a cluster, configured by CLIPFLEET_* variables")(part)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
 app.add_typer(keys.app, name="keys")
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Show the version.")) -> None:
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
     if version:
         print(__version__)
         raise typer.Exit
 
 
 def main() -> None:
-    """One line and a non-zero exit for whatever goes wrong."""
+    """Run the command line. An error becomes one line on standard error and exit code 1."""
     try:
         app()
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; Python would complain about it
+        sys.stderr.close()  # without this, Python complains at exit about the reader that is gone
         sys.exit(1)
     except ValidationError as error:
         fail(ValueError(error.errors()[0]["msg"]))

@@ -1,75 +1,85 @@
-"""`clipfleet collections`: make, look at and delete collections."""
+"""`clipfleet collections`: create, show and delete collections."""
 
 import json as json_module
 from typing import Annotated
 
 import typer
 
-from clipfleet.cli import matching, show, transfer
+from clipfleet.cli import bulk, show, transfer
 from clipfleet.cli.show import URL, ApiKey, Json, Name, Url
 from clipfleet.common.http.schemas import CollectionList, FieldType, Metric
 
 app = typer.Typer(
-    help="Make, look at, measure, export and delete collections.", no_args_is_help=True
+    help="Create, show, measure, export and delete collections.", no_args_is_help=True
 )
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_)
-app.command("count")(matching.count)
-app.command("ids")(matching.ids)
-app.command("delete-images")(matching.delete_images)
-app.command("recall")(matching.recall)
+app.command("count")(bulk.count)
+app.command("ids")(bulk.ids)
+app.command("delete-images")(bulk.delete_images)
+app.command("recall")(bulk.recall)
 
 Fields = Annotated[
     list[str] | None,
-    typer.Option("--field", help="Typed metadata, NAME:string|int|float|bool; may be repeated."),
+    typer.Option(
+        "--field", help="Metadata field to index, NAME:string|int|float|bool. Repeatable."
+    ),
 ]
 
 
 @app.command("list")
 def list_collections(url: Url = URL, api_key: ApiKey = None, json: Json = False) -> None:
-    """All collections."""
+    """List all collections."""
     with show.client(url, api_key) as client:
-        found = client.collections()
-    show.document(CollectionList(collections=found)) if json else show.collections(found)
+        collections = client.collections()
+    show.document(CollectionList(collections=collections)) if json else show.collections(
+        collections
+    )
 
 
 @app.command("show")
 def show_collection(name: Name, url: Url = URL, api_key: ApiKey = None, json: Json = False) -> None:
-    """One collection."""
+    """Show one collection."""
     with show.client(url, api_key) as client:
-        found = client.collection(name)
-    show.document(found) if json else show.collections([found])
+        collection = client.collection(name)
+    show.document(collection) if json else show.collections([collection])
 
 
 @app.command("create")
 def create(
     name: Name,
-    metric: Annotated[str, typer.Option(help="cosine, dot or euclidean.")] = "cosine",
-    model: Annotated[str | None, typer.Option(help="Default: the service's.")] = None,
-    dim: Annotated[int | None, typer.Option(help="Default: the model's.")] = None,
+    metric: Annotated[
+        str, typer.Option(help="How embeddings are compared: cosine, dot or euclidean.")
+    ] = "cosine",
+    model: Annotated[str | None, typer.Option(help="CLIP model. Default: the service's.")] = None,
+    dim: Annotated[
+        int | None, typer.Option(help="Numbers in an embedding. Default: the model's.")
+    ] = None,
     field: Fields = None,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Make a collection, or make sure that it is as described."""
-    fields = dict(_field(one) for one in field or [])
+    """Create a collection, or check that the existing one is as described."""
+    fields = dict(_field(text) for text in field or [])
     with show.client(url, api_key) as client:
-        found = client.create_collection(
+        collection = client.create_collection(
             name, metric=_metric(metric), model=model, dim=dim, fields=fields
         )
-    show.document(found) if json else show.collections([found])
+    show.document(collection) if json else show.collections([collection])
 
 
 @app.command("delete")
 def delete(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Delete without asking, as --json does.")
+    ] = False,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Delete a collection with all its embeddings. The images themselves are not touched."""
+    """Delete a collection with its embeddings and thumbnails. Image files are not touched."""
     with show.client(url, api_key) as client:
         count = client.collection(name).count
         if not (yes or json):
@@ -82,7 +92,7 @@ def _metric(text: str) -> Metric:
     for known in ("cosine", "dot", "euclidean"):
         if text == known:
             return known
-    raise typer.BadParameter(f"{text!r} is none of cosine, dot, euclidean")
+    raise typer.BadParameter(f"{text!r} is not one of cosine, dot, euclidean")
 
 
 def _field(text: str) -> tuple[str, FieldType]:

@@ -1,4 +1,4 @@
-"""What the shell offers at TAB from the running service: nothing, when it does not answer."""
+"""Shell completion from the running service. Empty if the service does not answer."""
 
 import os
 from contextlib import suppress
@@ -8,17 +8,18 @@ import typer
 from clipfleet.client import Client
 from clipfleet.errors import Error
 
-QUICK_S = 2.0
+TIMEOUT_S = 2.0
 
 
 def collection_names(context: typer.Context) -> list[str]:
+    """Names of all collections."""
     with suppress(Error), _client(context) as client:
-        return [one.name for one in client.collections()]
+        return [collection.name for collection in client.collections()]
     return []
 
 
 def job_ids(context: typer.Context) -> list[tuple[str, str]]:
-    """Newest first; shells that can, show the state too."""
+    """Ids of jobs, newest first, each with its state as the description."""
     with suppress(Error), _client(context) as client:
         return [(job.id, f"{job.state} in {job.collection}") for job in client.jobs()]
     return []
@@ -26,4 +27,4 @@ def job_ids(context: typer.Context) -> list[tuple[str, str]]:
 
 def _client(context: typer.Context) -> Client:
     url = context.params.get("url") or os.environ.get("CLIPFLEET_URL")
-    return Client(url, api_key=context.params.get("api_key"), timeout_s=QUICK_S, retries=0)
+    return Client(url, api_key=context.params.get("api_key"), timeout_s=TIMEOUT_S, retries=0)

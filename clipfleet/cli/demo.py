@@ -1,4 +1,4 @@
-"""`clipfleet demo`: start everything, index images, search them, stay up."""
+"""`clipfleet demo`: starts a service, indexes images, searches them and keeps running."""
 
 import os
 import shlex
@@ -28,13 +28,20 @@ SHOWN = 5
 SAMPLES = Path(str(files("clipfleet"))) / "samples"
 
 
-class _Stuck(Exception):
-    """The demo cannot go on; the text says what to do."""
+class _DemoError(Exception):
+    """The demo cannot continue. The text says what to do."""
 
 
 @dataclass(frozen=True)
 class _Show:
-    """What is indexed, where to, and what is searched for. No `example`: the first match."""
+    """What the demo shows.
+
+    Attributes:
+        folder: the images to index.
+        collection: the collection that they go into.
+        words: texts to search by.
+        example: the image to search by. Default: the first match that is a file.
+    """
 
     folder: Path
     collection: str
@@ -42,7 +49,7 @@ class _Show:
     example: Path | None = None
 
     def name(self, image_id: str) -> str:
-        """`red-fox` of our own images; of others the path below the folder they came from."""
+        """A name for people: `red-fox` for a sample image, else the path below `folder`."""
         if self.example:
             return Path(image_id).stem
         return image_id.removeprefix(f"{self.folder}{os.sep}")
@@ -54,13 +61,18 @@ OURS = _Show(
 
 
 def demo(
-    images: Annotated[Path | None, typer.Option(help="A folder of your own images.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images of your own. Default: sample drawings.")
+    ] = None,
     data: DataOption = DATA,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     model: ModelOption = None,
 ) -> None:
-    """See it work: index sample images (or yours), search them by words and by image."""
+    """Start a service, index sample images or your own, search them, and keep running.
+
+    Ctrl-C stops it.
+    """
     shown = _yours(images) if images else OURS
     stopping = threading.Event()
     chosen = model or os.environ.get("CLIPFLEET_MODEL") or MODEL
@@ -71,28 +83,28 @@ def demo(
 
 
 def _yours(images: Path) -> _Show:
-    """Says at once, not after the start, that there is nothing to index."""
+    """The demo of a folder. ValueError if the folder has no images, before anything is started."""
     folder = Path(os.path.abspath(images.expanduser()))
     try:
         from clipfleet.common.auth.source_access import OwnPlaces, SourceAccess
         from clipfleet.common.http.source_grants import SourceGrant
         from clipfleet.common.http.sources import FolderSource
         from clipfleet.workers.sources import Folder, SourceError
-    except ImportError:  # run_stack says what to install
+    except ImportError:  # run_stack reports what to install
         return _Show(folder, "pictures", ())
     everything = SourceAccess(SourceGrant(), OwnPlaces())
     source = Folder(FolderSource(path=str(folder)), everything)
     try:
         empty = next(source.stream(""), None) is None
     except SourceError as error:
-        raise ValueError(f"{error}; give --images a folder of pictures") from error
+        raise ValueError(f"{error}; give a folder of images with --images") from error
     if empty:
-        raise ValueError(f"{source.nothing_found()}; give --images a folder that has some")
+        raise ValueError(f"{source.nothing_found()}; give another folder with --images")
     return _Show(folder, "pictures", ("a person", "a building"))
 
 
 class _Tour:
-    """Runs beside the stack, in a thread of its own."""
+    """Indexes and searches in a thread of its own, while the stack runs."""
 
     def __init__(self, shown: _Show, model: str, stopping: threading.Event) -> None:
         self._show, self._model, self._stopping = shown, model, stopping
@@ -106,15 +118,15 @@ class _Tour:
             with Client(url) as client:
                 self._index(client, data)
                 self._search(client)
-        except (ProblemError, Unreachable, OSError, _Stuck) as error:
+        except (ProblemError, Unreachable, OSError, _DemoError) as error:
             if not self._stopping.is_set():
                 show.err.print(f"[red]clipfleet:[/] {escape(show.one_line(str(error)))}")
                 self.failed = True
                 self._stopping.set()
             return
-        self._what_now(url, data)
+        self._show_next_steps(url, data)
         self._stopping.wait()
-        show.out.print("Stopping; everything is kept for the next start.")
+        show.out.print("Stopping. The data is kept for the next start.")
 
     def _index(self, client: Client, data: Path) -> None:
         self._require_same_model(client, data)
@@ -124,16 +136,18 @@ class _Tour:
         job = follow(client, job)
         failures(client, job)
         if job.failed and not job.done + job.skipped:
-            raise _Stuck("none of these images could be read; name another folder with --images")
+            raise _DemoError(
+                "none of these images could be read; give another folder with --images"
+            )
         if job.state in ("failed", "cancelled"):
-            raise _Stuck(job.error or f"the job was {job.state}")
+            raise _DemoError(job.error or f"the job was {job.state}")
         show.out.print(f"{_counts(job)} ({time.monotonic() - began:.0f} s)")
 
     def _require_same_model(self, client: Client, data: Path) -> None:
         with suppress(NotFound):
             made_with = client.collection(self._show.collection).model
             if made_with != self._model:
-                raise _Stuck(
+                raise _DemoError(
                     f"the images in {data} were indexed with {made_with}, not {self._model}; "
                     f"add --model {made_with}, or --data with another folder"
                 )
@@ -141,17 +155,17 @@ class _Tour:
     def _search(self, client: Client) -> None:
         collection, example = self._show.collection, self._show.example
         for words in self._show.words:
-            found = client.search(collection, text=words, top_k=SHOWN)
+            result = client.search(collection, text=words, top_k=SHOWN)
             show.out.print(f"\nsearched for [bold]{escape(words)}[/]")
-            show.pictures(found, self._show.name)
-            example = example or next(iter(_files(found.matches)), None)
+            show.pictures(result, self._show.name)
+            example = example or next(iter(_files(result.matches)), None)
         if example:
-            found = client.search(collection, image=example, top_k=SHOWN)
+            result = client.search(collection, image=example, top_k=SHOWN)
             shown = escape(show.one_line(self._show.name(str(example))))
             show.out.print(f"\nsearched by the image [bold]{shown}[/]")
-            show.pictures(found, self._show.name)
+            show.pictures(result, self._show.name)
 
-    def _what_now(self, url: str, data: Path) -> None:
+    def _show_next_steps(self, url: str, data: Path) -> None:
         where = "" if url == DEFAULT_URL else f" --url {url}"
         command = f"{_script()} search 'a truck' --collection {self._show.collection}{where}"
         lines = [
@@ -168,17 +182,17 @@ class _Tour:
 
 def _counts(job: JobOut) -> str:
     if not job.done and not job.failed:
-        return f"all {job.skipped} images were in already"
-    more = f", {job.skipped} were in already" if job.skipped else ""
+        return f"all {job.skipped} images were indexed before"
+    more = f", {job.skipped} were indexed before" if job.skipped else ""
     bad = f", {job.failed} could not be read" if job.failed else ""
     return f"{job.done} images indexed{more}{bad}"
 
 
 def _files(matches: list[MatchOut]) -> list[Path]:
-    """An id can be no path: escapes stand for bytes of a file name that are not UTF-8."""
+    """The matches that are files. An id with escapes for bytes that are not UTF-8 is no path."""
     return [path for path in (Path(match.id) for match in matches) if path.is_file()]
 
 
 def _script() -> str:
-    """How to call us from here: `make demo` puts nothing on the PATH."""
+    """The command to type: `make demo` does not put `clipfleet` on the PATH."""
     return "clipfleet" if shutil.which("clipfleet") else shlex.quote(sys.argv[0])

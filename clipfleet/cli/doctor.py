@@ -1,4 +1,4 @@
-"""`clipfleet doctor`: what is wrong with a service, how fast it is, and what to change first."""
+"""`clipfleet doctor`: finds faults of a running service, measures it and says what to change."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,62 +18,60 @@ from clipfleet.client import Client
 from clipfleet.common.http.fleet import FleetOut
 
 COLOURS = {"error": "red", "warning": "yellow"}
-MOST, MOST_BYTES = 500, 200_000_000
-KINDS = (".jpg", ".jpeg", ".png", ".webp")
+MAX_IMAGES, MAX_BYTES = 500, 200_000_000
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 ImagesOption = Annotated[
     Path | None,
-    typer.Option(help="A folder of images like yours for the probe.  [default: sample drawings]"),
+    typer.Option(help="Folder of images for the probe. Default: sample drawings."),
 ]
-
-ProbeOption = Annotated[bool, typer.Option("--probe/--no-probe", help="Try it, or only look.")]
 
 
 def doctor(
     images: ImagesOption = None,
-    seconds: Annotated[float, typer.Option(min=1, help="How long the probe may index.")] = 10,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds that the probe may index.")] = 10,
     probing: Annotated[
-        bool, typer.Option("--probe/--no-probe", help="Try it, or only look.")
+        bool, typer.Option("--probe/--no-probe", help="Measure the service, or only check it.")
     ] = True,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Check a running service: its parts, versions and settings; then time it for ten seconds.
+    """Check the parts, versions and settings of a running service, then measure its speed.
 
-    The probe indexes sample images into a collection of its own, searches them, and removes it
-    again. Ends 1 when something is wrong, 0 when nothing is or could merely do better.
+    The probe indexes images into a collection of its own, searches them, and deletes the
+    collection. Needs a key with scope admin. The exit code is 1 if an error was found, else 0.
     """
     chosen = _images(images) if probing else []
     with show.client(url, api_key) as client:
         fleet = client.fleet()
         if not json:
             _show_fleet(fleet, url)
-        wrong = any(one.severity == "error" for one in fleet.findings)
-        done = _probe(client, chosen, seconds) if probing and not wrong else None
+        has_errors = any(finding.severity == "error" for finding in fleet.findings)
+        result = _probe(client, chosen, seconds) if probing and not has_errors else None
     if json:
-        print(_document(fleet, done))
+        print(_document(fleet, result))
     else:
-        _show_probe(done)
-    sys.exit(1 if wrong else 0)
+        _show_probe(result)
+    sys.exit(1 if has_errors else 0)
 
 
 def _images(folder: Path | None) -> list[Path]:
     top = folder or Path(str(files("clipfleet"))) / "samples"
-    found = (path for path in sorted(top.rglob("*")) if path.suffix.lower() in KINDS)
-    chosen = list(_for_one_upload(path for path in found if path.is_file()))
+    paths = (path for path in sorted(top.rglob("*")) if path.suffix.lower() in SUFFIXES)
+    chosen = list(_for_one_upload(path for path in paths if path.is_file()))
     if not chosen:
-        raise ValueError(f"{top} has no images ({', '.join(KINDS)}) for the probe")
+        raise ValueError(f"{top} has no images ({', '.join(SUFFIXES)}) for the probe")
     return chosen
 
 
 def _for_one_upload(paths: Iterable[Path]) -> Iterator[Path]:
-    """As many as the probe needs and an upload may hold, no name twice."""
+    """At most MAX_IMAGES and MAX_BYTES of the images, each with a name of its own."""
     names: set[str] = set()
     size = 0
     for path in paths:
         size += path.stat().st_size
-        if len(names) == MOST or size > MOST_BYTES:
+        if len(names) == MAX_IMAGES or size > MAX_BYTES:
             return
         if path.name not in names:
             names.add(path.name)
@@ -87,44 +85,50 @@ def _probe(client: Client, images: list[Path], seconds: float) -> doctor_probe.P
         )
 
 
-def _document(fleet: FleetOut, done: doctor_probe.Probe | None) -> str:
+def _document(fleet: FleetOut, result: doctor_probe.Probe | None) -> str:
     import json
 
-    told: dict[str, Any] = {"client": __version__, "fleet": fleet.model_dump(mode="json")}
-    return json.dumps({**told, "probe": asdict(done) if done else None}, indent=2)
+    document: dict[str, Any] = {"client": __version__, "fleet": fleet.model_dump(mode="json")}
+    return json.dumps({**document, "probe": asdict(result) if result else None}, indent=2)
 
 
 def _show_fleet(fleet: FleetOut, url: str) -> None:
     show.out.print(f"{escape(url)}: clipfleet {fleet.version}, {len(fleet.planners)} planners")
     if fleet.version != __version__:
-        show.out.print(f"[yellow]this command is of version {__version__}[/]")
+        show.out.print(f"[yellow]this command has version {__version__}[/]")
     table = Table("worker", "lanes", "device", "images/s", "model")
-    for one in fleet.workers:
-        rate = f"{one.rate:.0f}" if one.rate else ""
-        table.add_row(one.host, " ".join(one.lanes), one.device, rate, escape(one.model))
+    for worker in fleet.workers:
+        rate = f"{worker.rate:.0f}" if worker.rate else ""
+        table.add_row(
+            worker.host, " ".join(worker.lanes), worker.device, rate, escape(worker.model)
+        )
     if fleet.workers:
         show.out.print(table)
     if fleet.work_left:
-        show.out.print(f"{fleet.work_left:,} images are being indexed: the probe will be slower")
-    for found in fleet.findings:
-        colour = COLOURS[found.severity]
-        what = escape(show.one_line(f"{found.part}: {found.what}"))
-        show.out.print(f"[{colour}]{found.severity}[/] {what}")
-        show.out.print(f"    {escape(show.one_line(found.advice))}")
+        show.out.print(
+            f"{fleet.work_left:,} images of jobs are not indexed yet: they slow the probe down"
+        )
+    for finding in fleet.findings:
+        colour = COLOURS[finding.severity]
+        what = escape(show.one_line(f"{finding.part}: {finding.what}"))
+        show.out.print(f"[{colour}]{finding.severity}[/] {what}")
+        show.out.print(f"    {escape(show.one_line(finding.advice))}")
     if not fleet.findings:
-        show.out.print("[green]nothing is wrong that can be seen from here[/]")
+        show.out.print("[green]no faults found[/]")
 
 
-def _show_probe(done: doctor_probe.Probe | None) -> None:
-    if done is None:
+def _show_probe(result: doctor_probe.Probe | None) -> None:
+    if result is None:
         return
-    show.out.print(f"probe: {done.images} images in {done.seconds:.1f} s, {done.rate:.0f} images/s")
     show.out.print(
-        f"       one search takes {done.search_ms:.0f} ms (95 %: {done.search_p95_ms:.0f})"
+        f"probe: {result.images} images in {result.seconds:.1f} s, {result.rate:.0f} images/s"
     )
-    if done.stages:
-        table = Table("stage", "ms an image", "images/s if it were all")
-        for stage in done.stages:
+    show.out.print(
+        f"       one search takes {result.search_ms:.0f} ms (95 %: {result.search_p95_ms:.0f})"
+    )
+    if result.stages:
+        table = Table("stage", "ms an image", "images/s of this stage alone")
+        for stage in result.stages:
             table.add_row(stage.name, f"{stage.ms:.1f}", f"{stage.alone:.0f}")
         show.out.print(table)
-    show.out.print(f"first: {escape(done.advice)}")
+    show.out.print(f"advice: {escape(result.advice)}")

@@ -1,4 +1,4 @@
-"""Some seconds of real work, and where the time went: the probe of `clipfleet doctor`."""
+"""The probe of `clipfleet doctor`: indexes and searches images, and finds the slowest stage."""
 
 import secrets
 import statistics
@@ -14,15 +14,21 @@ from clipfleet.errors import Error
 from clipfleet.results import ENDED, Job
 
 SEARCHES = 20
-PATIENCE_S = 60.0  # with a machine that is so busy that no image is done in time
-LOOK_S = 0.5
-SETTLE_S = 8.0  # workers say what they did every few seconds
+GRACE_S = 60.0  # extra time if no image is done by then: the machine is very busy
+POLL_S = 0.5
+SETTLE_S = 8.0  # workers report their counts every few seconds
 STAGES = ("read", "decode", "model", "store")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`alone`: images/s that all workers could do if this were all there is to do."""
+    """One stage of indexing.
+
+    Attributes:
+        name: one of STAGES.
+        ms: milliseconds of a worker's thread per image.
+        alone: images/s of all workers if there were no other stage.
+    """
 
     name: str
     ms: float
@@ -31,7 +37,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Probe:
-    """`rate`: images/s from the upload's end to the job's. `stages`: slowest first."""
+    """Results of the probe.
+
+    Attributes:
+        images: images that were indexed.
+        seconds: time from the end of the upload to the end of the job.
+        rate: images/s in this time.
+        search_ms: median time of a search.
+        search_p95_ms: 95th percentile of the time of a search.
+        stages: stages of indexing, slowest first.
+        advice: what to change first.
+    """
 
     images: int
     seconds: float
@@ -43,28 +59,37 @@ class Probe:
 
 
 def probe(
-    client: Client, images: Sequence[Path], seconds: float, said: Callable[[str], None]
+    client: Client, images: Sequence[Path], seconds: float, report: Callable[[str], None]
 ) -> Probe:
-    """Index `images` for at most so many seconds, search them, remove them. Needs the scope admin.
+    """Index images, search them and delete them.
 
-    Other work of the service slows it down. ValueError when none of the images can be indexed.
+    Other work of the service makes the numbers worse.
+
+    Args:
+        client: a client with scope admin.
+        images: the image files.
+        seconds: time after which the job is cancelled.
+        report: called with the current step.
+
+    Raises:
+        ValueError: none of the images can be indexed.
     """
     with _collection(client) as name:
-        said("sending images")
+        report("sending images")
         before = client.fleet()
         job = client.upload(name, list(images))
-        said("indexing them")
+        report("indexing images")
         began = time.monotonic()
-        job = _followed(client, job, seconds, _images(before))
+        job = _run_job(client, job, seconds, _images(before))
         took = time.monotonic() - began
-        said("searching them")
+        report("searching")
         times = [_timed_search(client, name, number) for number in range(SEARCHES)]
-        said("asking the workers where the time went")
-        after = _settled(client, before, job.done)
-    # A job counts by the chunk, and may end within one; the model's count is everybody's.
+        report("reading the workers' counts")
+        after = _fleet_after(client, before, job.done)
+    # A cancelled job counts whole chunks only. The workers' counts include other jobs.
     indexed = job.done if before.work_left else max(job.done, _images(after) - _images(before))
     if job.failed and not indexed:
-        raise ValueError(f"{job.failed} images failed, none is in: {_why(client, job)}")
+        raise ValueError(f"all {job.failed} images failed: {_first_reason(client, job)}")
     stages = _stages(before, after)
     return Probe(
         images=indexed,
@@ -90,22 +115,24 @@ def _collection(client: Client) -> Iterator[str]:
             client.delete_collection(name)
 
 
-def _followed(client: Client, job: Job, seconds: float, before: int) -> Job:
-    """Until it has ended; cancelled when its time is over and some images went through the model,
-    or after another PATIENCE_S without any."""
+def _run_job(client: Client, job: Job, seconds: float, before: int) -> Job:
+    """Wait for a job, and cancel it when its time is over.
+
+    It gets GRACE_S more if no image has gone through the model by then.
+    """
     until = time.monotonic() + seconds
-    latest = until + PATIENCE_S
+    latest = until + GRACE_S
     while job.state not in ENDED:
         now = time.monotonic()
         if now > latest or (now > until and _images(client.fleet()) > before):
             job = client.cancel(job.id)
             until = latest = float("inf")
-        time.sleep(LOOK_S if now > until else 0.05)
+        time.sleep(POLL_S if now > until else 0.05)
         job = client.job(job.id)
     return job
 
 
-def _why(client: Client, job: Job) -> str:
+def _first_reason(client: Client, job: Job) -> str:
     return client.failures(job).failures[0].reason
 
 
@@ -115,8 +142,8 @@ def _timed_search(client: Client, name: str, number: int) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-def _settled(client: Client, before: FleetOut, images: int) -> FleetOut:
-    """The fleet once its workers have told of these images, or nearly."""
+def _fleet_after(client: Client, before: FleetOut, images: int) -> FleetOut:
+    """The fleet once its workers have counted the images, or after SETTLE_S."""
     until = time.monotonic() + SETTLE_S
     while True:
         now = client.fleet()
@@ -130,45 +157,57 @@ def _images(fleet: FleetOut) -> int:
 
 
 def _stages(before: FleetOut, after: FleetOut) -> list[Stage]:
-    """What the workers that were there all along did between the two, slowest stage first."""
+    """Stages of the workers that were alive at both times, slowest first."""
     old = {worker.id: worker for worker in before.workers}
-    did = [(old[one.id], one) for one in after.workers if one.id in old]
-    did = [(was, now) for was, now in did if now.images > was.images]
-    images = sum(now.images - was.images for was, now in did)
-    found = []
+    pairs = [(old[worker.id], worker) for worker in after.workers if worker.id in old]
+    pairs = [(was, now) for was, now in pairs if now.images > was.images]
+    images = sum(now.images - was.images for was, now in pairs)
+    stages = []
     for name in STAGES:
-        spent = sum(now.spent.get(name, 0.0) - was.spent.get(name, 0.0) for was, now in did)
-        hands = sum(now.decode_threads if name in ("read", "decode") else 1 for _, now in did)
+        spent = sum(now.spent.get(name, 0.0) - was.spent.get(name, 0.0) for was, now in pairs)
+        threads = sum(now.decode_threads if name in ("read", "decode") else 1 for _, now in pairs)
         if images and spent > 0:
-            found.append(Stage(name, 1e3 * spent / images, images * hands / spent))
-    return sorted(found, key=lambda stage: stage.alone)
+            stages.append(Stage(name, 1e3 * spent / images, images * threads / spent))
+    return sorted(stages, key=lambda stage: stage.alone)
 
 
-FIRST = {
-    "read": "the sources are slow: bring the images nearer, or raise CLIPFLEET_DECODE_THREADS, "
-    "whose threads wait for them",
-    "decode": "decoding is the slowest: raise CLIPFLEET_DECODE_THREADS up to the machine's cores, "
-    "or add workers on other machines; smaller images cost less",
-    "model": "the model is the slowest, as it should be: add ingest workers, one per GPU",
-    "store": "Milvus is the slowest: give it more memory and cores, or more data nodes",
+SLOWEST_ADVICE = {
+    "read": "reading the sources is the slowest stage: move the images nearer, or raise "
+    "CLIPFLEET_DECODE_THREADS, whose threads wait for them",
+    "decode": "decoding is the slowest stage: raise CLIPFLEET_DECODE_THREADS up to the number of "
+    "cores, add workers on other machines, or use smaller images",
+    "model": "the model is the slowest stage, as expected: add ingest workers, one per GPU",
+    "store": "Milvus is the slowest stage: give it more memory, more cores or more data nodes",
 }
-ON_CPU = "the model is the slowest: a GPU does many times more; or add ingest workers on other "
-ON_CPU += "machines, or take a smaller model"
-WAITING = "the workers waited for work more than they worked: the machine is busy with something "
-WAITING += "else, other jobs take turns, or the planner or Redis is slow"
-NOTHING = "nothing came through: the workers are busy or very slow; look at `clipfleet jobs list`, "
-NOTHING += "or give the probe more time (--seconds 60)"
+MODEL_ON_CPU_ADVICE = (
+    "the model is the slowest stage: use a GPU, which is many times faster, add ingest workers on "
+    "other machines, or use a smaller model"
+)
+IDLE_ADVICE = (
+    "the workers were idle most of the time: the machine is busy with something else, other jobs "
+    "take turns, or the planner or Redis is slow"
+)
+NO_IMAGE_ADVICE = (
+    "no image was indexed: the workers are busy or very slow; look at `clipfleet jobs list`, or "
+    "give the probe more time (--seconds 60)"
+)
 
 
 def advice(stages: Sequence[Stage], rate: float, *, on_gpu: bool) -> str:
-    """What to change first."""
+    """What to change first.
+
+    Args:
+        stages: stages of indexing, slowest first.
+        rate: images/s that were measured.
+        on_gpu: a worker has a GPU.
+    """
     if not stages:
-        return NOTHING
+        return NO_IMAGE_ADVICE
     slowest = stages[0]
     if rate < slowest.alone / 3:
-        return WAITING
+        return IDLE_ADVICE
     if slowest.name == "model" and not on_gpu:
-        return ON_CPU
+        return MODEL_ON_CPU_ADVICE
     if slowest.name != "model" and on_gpu:
-        return f"the GPU waits: {FIRST[slowest.name]}"
-    return FIRST[slowest.name]
+        return f"the GPU is idle part of the time: {SLOWEST_ADVICE[slowest.name]}"
+    return SLOWEST_ADVICE[slowest.name]

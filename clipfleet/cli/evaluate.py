@@ -1,4 +1,4 @@
-"""`clipfleet evaluate`: numbers for any model on your own images."""
+"""`clipfleet evaluate`: measures a model on images of your own."""
 
 import csv
 import json as json_module
@@ -18,22 +18,28 @@ from clipfleet.cli.show import Json
 
 def evaluate(
     source: Annotated[
-        Path, typer.Argument(help="A folder with a folder per label, or a CSV image,caption.")
+        Path,
+        typer.Argument(
+            help="A folder with one folder per label, or a CSV file with the columns image,caption."
+        ),
     ],
     model: Annotated[
-        str, typer.Option(help="Hub id, folder or clipfleet-mini.")
+        str, typer.Option(help="Hub id or folder of a CLIP-like model, or clipfleet-mini.")
     ] = "clipfleet-mini",
-    prompt: Annotated[str, typer.Option(help="Around a label's name.")] = "a photo of a {name}",
+    prompt: Annotated[
+        str, typer.Option(help="Text that a label's name is put into.")
+    ] = "a photo of a {name}",
     names: Annotated[
-        Path | None, typer.Option(help="CSV label,name: words for the labels.", exists=True)
+        Path | None,
+        typer.Option(help="CSV file with the columns label,name: words for labels.", exists=True),
     ] = None,
     gallery: Annotated[
-        int, typer.Option(min=0, help="Captions: search among so many images; 0: all.")
+        int, typer.Option(min=0, help="Images that a caption is searched among; 0: all.")
     ] = 0,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many images; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Images to use; 0: all.")] = 0,
     json: Json = False,
 ) -> None:
-    """Measure a model: naming images by their label, nearest neighbours, finding by caption.
+    """Measure a model: classification and nearest neighbours by label, or search by caption.
 
     Needs no running service.
     """
@@ -54,12 +60,12 @@ def evaluate(
 
 @contextmanager
 def _installed() -> Iterator[None]:
-    """What is imported here comes with the extra `worker`."""
+    """Report a missing module as one that the extra `worker` installs."""
     try:
         yield
     except ImportError as error:
         raise typer.BadParameter(
-            f"{error.name} is missing: pip install 'clipfleet[worker]'"
+            f"{error.name} is not installed: pip install 'clipfleet[worker]'"
         ) from error
 
 
@@ -76,36 +82,36 @@ def _measure(
     from clipfleet.common.settings import Settings
 
     if not source.exists():
-        raise InvalidRequest(f"there is no {source}")
+        raise InvalidRequest(f"{source} does not exist")
     if "{name}" not in prompt:
-        raise InvalidRequest("the prompt needs {name} in it")
+        raise InvalidRequest("--prompt has to contain {name}")
     settings = Settings(model=model)
     if source.is_dir():
         labelled = _spread(metrics.labelled_images(source), limit)
         seen, embedder = _embedded([path for path, _ in labelled], settings)
         truth = [labelled[n][1] for n in seen.kept]
-        found = metrics.classify(seen.rows, truth, names, prompt, embedder)
-        found |= metrics.neighbours(seen.rows, truth)
+        scores = metrics.classify(seen.rows, truth, names, prompt, embedder)
+        scores |= metrics.neighbours(seen.rows, truth)
         return {
             "model": model,
             "images": len(truth),
             "unreadable": len(labelled) - len(truth),
-        } | found
+        } | scores
     paths, captions = metrics.captioned_images(source)
     paths = paths[: limit or None]
     seen, embedder = _embedded(paths, settings)
     row = {n: row for row, n in enumerate(seen.kept)}
     used = [(row[n], text) for n, text in captions if n in row]
     texts = embedder.embed_texts([text for _, text in used])
-    found = metrics.retrieve(texts, seen.rows, [owner for owner, _ in used], gallery)
-    return {"model": model, "images": len(row), "unreadable": len(paths) - len(row)} | found
+    scores = metrics.retrieve(texts, seen.rows, [owner for owner, _ in used], gallery)
+    return {"model": model, "images": len(row), "unreadable": len(paths) - len(row)} | scores
 
 
 def _embedded(paths: list[Path], settings: Any) -> tuple[Any, Any]:
-    """The images' embeddings, with a progress bar, and the model that made them."""
+    """Embeddings of the images, and the model. Shows a progress bar."""
     from clipfleet.cli.evaluation import embed_images
 
-    with _installed():  # torch takes seconds to import: what is wrong with the input comes first
+    with _installed():  # torch takes seconds to import, so input is checked before
         from clipfleet.workers.embedding.clip import ClipEmbedder
     embedder = ClipEmbedder(settings)
     with Progress(console=show.err, transient=True) as progress:
@@ -117,7 +123,7 @@ def _embedded(paths: list[Path], settings: Any) -> tuple[Any, Any]:
 
 
 def _spread(labelled: list[tuple[Path, str]], limit: int) -> list[tuple[Path, str]]:
-    """Evenly over the list, so that every label keeps its share."""
+    """At most `limit` images, spread evenly so that every label keeps its share."""
     step = max(1, len(labelled) // limit) if limit else 1
     return labelled[::step][: limit or None]
 

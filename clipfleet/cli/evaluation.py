@@ -1,6 +1,6 @@
-"""How well a model's embeddings serve search, on a labelled folder or on captioned images.
+"""Measures how well a model's embeddings serve search, on labelled or captioned images.
 
-Runs in this process, through the same decoding, preprocessing and embedding as the workers.
+Runs in this process. Decoding, preprocessing and embedding are those of the workers.
 """
 
 import csv
@@ -25,50 +25,65 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Embedded:
-    """Rows [n, dim] of the images that could be read; `kept[i]` is row i's place in the list."""
+    """Embeddings of the images that could be read.
+
+    Attributes:
+        rows: embeddings, [n, dim].
+        kept: for each row, the index of its image in the list.
+    """
 
     rows: Embeddings
     kept: tuple[int, ...]
 
 
 def labelled_images(folder: Path) -> list[tuple[Path, str]]:
-    """(image, label) of every image below the folder; the label is its own folder's name."""
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
-    labelled = [(path, path.parent.name) for path in found if path.parent != folder]
+    """(path, label) of each image below the folder. The label is the name of its own folder."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    labelled = [(path, path.parent.name) for path in paths if path.parent != folder]
     if len({label for _, label in labelled}) < 2:
         raise InvalidRequest(f"{folder} needs images in at least two folders, one per label")
     return labelled
 
 
 def captioned_images(captions: Path) -> tuple[list[Path], list[tuple[int, str]]]:
-    """(images, captions as (place of the image, text)) of a CSV with columns image, caption.
+    """Images and captions of a CSV file with the columns image and caption.
 
-    Images lie beside the file or in a folder `images` there.
+    The images are in the folder of the file, or in a folder `images` below it.
+
+    Returns:
+        The paths of the images, and the captions as (index of the image, text).
     """
     with captions.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     if not rows or not {"image", "caption"} <= rows[0].keys():
         raise InvalidRequest(f"{captions} needs the columns image and caption")
     names = list(dict.fromkeys(row["image"] for row in rows))
-    place = {name: n for n, name in enumerate(names)}
+    index = {name: n for n, name in enumerate(names)}
     base = captions.parent
     base = base / "images" if (base / "images").is_dir() else base
-    return [base / name for name in names], [(place[r["image"]], r["caption"]) for r in rows]
+    return [base / name for name in names], [(index[r["image"]], r["caption"]) for r in rows]
 
 
 def embed_images(
     paths: Sequence[Path], embedder: Embedder, settings: Settings, progress: Progress
 ) -> Embedded:
-    """Images that cannot be read are left out."""
+    """Embed images. Those that cannot be read are left out.
+
+    Args:
+        paths: the image files.
+        embedder: the model.
+        settings: limits for decoding, and the number of threads.
+        progress: called with the number of images that are done, and of all.
+    """
     rows: list[Embeddings] = []
     kept: list[int] = []
     with ThreadPoolExecutor(settings.decode_threads) as threads:
         for start in range(0, len(paths), BATCH):
             part = paths[start : start + BATCH]
             pixels = list(threads.map(lambda path: _pixels(path, embedder, settings), part))
-            here = [(start + n, one) for n, one in enumerate(pixels) if one is not None]
+            here = [(start + n, image) for n, image in enumerate(pixels) if image is not None]
             if here:
-                rows.append(embedder.embed_images(np.stack([one for _, one in here])))
+                rows.append(embedder.embed_images(np.stack([image for _, image in here])))
                 kept += [n for n, _ in here]
             progress(start + len(part), len(paths))
     if not rows:
@@ -81,7 +96,12 @@ def classify(
 ) -> dict[str, float]:
     """Top-1 and top-5 accuracy of naming an image by the nearest prompt (Radford et al. 2021).
 
-    `names` gives each label the words that stand for it.
+    Args:
+        images: embeddings of the images, [n, dim].
+        truth: the label of each image.
+        names: the words for a label in the prompt. Default: the label itself.
+        prompt: text with `{name}` in it.
+        embedder: the model.
     """
     labels = sorted(set(truth))
     texts = [prompt.format(name=names.get(label, label.replace("_", " "))) for label in labels]
@@ -91,7 +111,7 @@ def classify(
 
 
 def neighbours(images: Embeddings, truth: Sequence[str], k: int = 5) -> dict[str, float]:
-    """Of each image's k nearest others: is any of its class, and how many (precision@k)."""
+    """Shares of images with any of their k nearest others of their label, and precision@k."""
     labels = np.array(truth)
     any_right, share = [], []
     for rows, own in _blocks(images):
@@ -110,7 +130,14 @@ def neighbours(images: Embeddings, truth: Sequence[str], k: int = 5) -> dict[str
 def retrieve(
     texts: Embeddings, images: Embeddings, owner: Sequence[int], gallery: int
 ) -> dict[str, float]:
-    """Caption to image: recall@1, @5, @10, in galleries of so many images (0: all in one)."""
+    """recall@1, @5 and @10 of finding an image by its caption.
+
+    Args:
+        texts: embeddings of the captions.
+        images: embeddings of the images.
+        owner: for each caption, the index of its image.
+        gallery: images to search among. 0: all.
+    """
     size = gallery or len(images)
     owners = np.array(owner)
     ranks = []
@@ -120,7 +147,7 @@ def retrieve(
         target = scores[np.arange(len(mine)), owners[mine] - start]
         ranks.append((scores > target[:, None]).sum(axis=1))
     if not ranks:
-        raise InvalidRequest(f"a gallery of {gallery} needs that many images")
+        raise InvalidRequest(f"a gallery of {gallery} images needs at least as many images")
     rank = np.concatenate(ranks)
     return {f"recall@{k}": float((rank < k).mean()) for k in (1, 5, 10)}
 

@@ -1,4 +1,4 @@
-"""Staying with a job until its end, and what is said about it then."""
+"""Follows a job until it ends, and prints its result."""
 
 import os
 import shlex
@@ -14,17 +14,25 @@ from clipfleet.client.progress import listening
 from clipfleet.errors import JobFailed
 from clipfleet.results import Job
 
-INTERRUPTED = 130  # as shells have it for Ctrl-C
+INTERRUPTED = 130  # exit code of shells after Ctrl-C
 EXIT = {"succeeded": 0, "partial": 3}
 SHOWN_FAILURES = 5
 
 
 def exit_code(job: Job) -> int:
+    """0 if all images were indexed, 3 if some failed, 1 if the job failed or was cancelled."""
     return EXIT.get(job.state, 1)
 
 
 def show_and_exit(client: Client, job: Job, *, wait: bool, json: bool) -> NoReturn:
-    """Shows the job: as it is now, with 0, or once it has ended, with 0, 3 or 1 as its state is."""
+    """Print the job and exit.
+
+    Args:
+        client: the client that started or fetched the job.
+        job: the job.
+        wait: wait until the job has ended, and exit with `exit_code`. Otherwise exit with 0.
+        json: print the job as JSON.
+    """
     if wait:
         job = follow(client, job, json=json)
         failures(client, job)
@@ -33,40 +41,43 @@ def show_and_exit(client: Client, job: Job, *, wait: bool, json: bool) -> NoRetu
 
 
 def follow(client: Client, job: Job, *, json: bool = False) -> Job:
-    """The job once it has ended, with its progress. Ctrl-C leaves the job at work."""
+    """Show progress until the job has ended, and return the job as it is then.
+
+    Ctrl-C ends the program, not the job.
+    """
     seen = job
     try:
-        with listening(True, show.err) as tell:
+        with listening(True, show.err) as listener:
 
-            def heard(now: Job) -> None:
+            def listen(now: Job) -> None:
                 nonlocal seen
                 seen = now
-                tell(now)
+                listener(now)
 
-            return client.wait(job, progress=heard)
+            return client.wait(job, progress=listen)
     except JobFailed as failed:
         return failed.job
     except KeyboardInterrupt:
-        show.err.print(f"The job goes on. Follow it with: {escape(_command(client, job))}")
+        show.err.print(f"The job continues. Follow it with: {escape(_command(client, job))}")
         if json:
             show.document(seen)
         sys.exit(INTERRUPTED)
 
 
 def failures(client: Client, job: Job) -> None:
-    """The first few, on standard error."""
+    """Print the first failures of a job on standard error."""
     if not job.failed:
         return
-    some = client.failures(job, SHOWN_FAILURES)
-    for one in some.failures:
-        name, reason = escape(show.one_line(one.id)), escape(show.one_line(one.reason))
+    page = client.failures(job, SHOWN_FAILURES)
+    for failure in page.failures:
+        name, reason = escape(show.one_line(failure.id)), escape(show.one_line(failure.reason))
         show.err.print(f"[red]failed[/] {name}: {reason}")
-    if job.failed > len(some.failures):
+    if job.failed > len(page.failures):
         show.err.print(f"… {job.failed} in all: clipfleet jobs failures {job.id}")
 
 
 def _command(client: Client, job: Job) -> str:
-    """To be pasted into this shell."""
+    """The command that follows the job, to be pasted into this shell."""
     command = f"clipfleet jobs show {job.id} --follow"
     if client.url == (os.environ.get("CLIPFLEET_URL") or DEFAULT_URL):
         return command

@@ -19,27 +19,31 @@ def index(
         typer.Argument(
             metavar="SOURCE...",
             help="A folder, image files, a manifest (.jsonl .csv .parquet .txt), an archive "
-            "(.tar .tar.gz .zip), image URLs, or a bucket (s3://...).",
+            "(.tar .tar.gz .tar.zst .zip), image URLs, or a bucket (s3://...).",
         ),
     ],
     collection: Collection = COLLECTION,
-    namespace: Annotated[str, typer.Option(help="Keeps ids apart.")] = "default",
+    namespace: Annotated[
+        str, typer.Option(help="Namespace of the images. The same id may exist in several.")
+    ] = "default",
     label_from_folder: Annotated[
-        bool, typer.Option("--label-from-folder", help="Label = name of the image's folder.")
+        bool,
+        typer.Option("--label-from-folder", help="Use the name of an image's folder as its label."),
     ] = False,
     kind: Annotated[
-        Kind | None, typer.Option("--type", help="What SOURCE is, where its name does not tell.")
+        Kind | None,
+        typer.Option("--type", help="Kind of SOURCE. Default: guessed from its name."),
     ] = None,
-    wait: Annotated[bool, typer.Option(help="Wait for the end, with progress.")] = True,
+    wait: Annotated[bool, typer.Option(help="Show progress until the job has ended.")] = True,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
     """Index images: a source that the service can read, or image files of this machine.
 
-    Ends with 0 when all are in, 3 when some failed, 1 when the job failed.
+    The exit code is 0 if all images were indexed, 3 if some failed, 1 if the job failed.
 
-    Ctrl-C leaves the job at work: `clipfleet jobs show ID --follow` goes on.
+    Ctrl-C does not stop the job. `clipfleet jobs show ID --follow` shows its progress again.
     """
     files = [] if kind else _files(sources)
     if files and label_from_folder:
@@ -55,7 +59,7 @@ def index(
 
 
 def _files(sources: list[str]) -> list[Path]:
-    """The files to upload; none where the service is to read the source itself."""
+    """The files to upload. Empty if the service is to read the source itself."""
     if all("://" in source for source in sources):
         return []
     files = [Path(source).expanduser() for source in sources]
@@ -63,9 +67,9 @@ def _files(sources: list[str]) -> list[Path]:
         return []
     for file, source in zip(files, sources, strict=True):
         if "://" in source:
-            raise typer.BadParameter("give URLs or files, not both at once")
+            raise typer.BadParameter("give URLs or files, not both")
         if file.is_dir():
-            raise typer.BadParameter(f"{source} is a folder: give one folder, or files")
+            raise typer.BadParameter(f"{source} is a folder: give one folder, or files only")
         if not file.exists():
             raise typer.BadParameter(f"there is no file {source}")
     return files
@@ -74,67 +78,79 @@ def _files(sources: list[str]) -> list[Path]:
 def _source(sources: list[str], kind: Kind | None, label_from_folder: bool) -> Source:
     if len(sources) > 1 and kind not in (None, "urls"):
         raise typer.BadParameter(f"give one {kind} at a time")
-    given = sources[0] if len(sources) == 1 else sources
+    value = sources[0] if len(sources) == 1 else sources
     try:
-        return source_of(given, kind=kind, label_from_folder=label_from_folder)
+        return source_of(value, kind=kind, label_from_folder=label_from_folder)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
 
 def search(
-    text: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    text: Annotated[str | None, typer.Argument(help="Words to search by.")] = None,
     image: Annotated[
         list[str] | None,
-        typer.Option(help="An image to search by: a file, or its URL. May be repeated."),
+        typer.Option(help="Image to search by: a file or a URL. Repeatable."),
     ] = None,
     image_id: Annotated[
-        list[str] | None, typer.Option("--id", help="More like this one. May be repeated.")
+        list[str] | None,
+        typer.Option("--id", help="Id of an indexed image to search by. Repeatable."),
     ] = None,
     unlike: Annotated[
         list[str] | None,
-        typer.Option("--not", help="Rather not like this, in words. May be repeated."),
+        typer.Option("--not", help="Words that matches should not resemble. Repeatable."),
     ] = None,
     weight: Annotated[
-        float | None, typer.Option(help="What TEXT counts beside images, which count 1.")
+        float | None, typer.Option(help="Weight of TEXT; an image has weight 1. Default: 1.")
     ] = None,
-    not_weight: Annotated[float, typer.Option(help="What each --not counts.", min=0)] = 0.5,
+    not_weight: Annotated[float, typer.Option(help="Weight of each --not.", min=0)] = 0.5,
     collection: Collection = COLLECTION,
-    top_k: Annotated[int, typer.Option(min=1, help="How many matches.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, help="Matches to leave out: the next page.")] = 0,
+    top_k: Annotated[int, typer.Option(min=1, help="Number of matches.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, help="Matches to skip, for later pages.")] = 0,
     where: Where = None,
-    min_score: Annotated[float | None, typer.Option(help="Leave out what scores less.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Leave out matches with a lower score. Default: none.")
+    ] = None,
     group_by: Annotated[
-        str | None, typer.Option(help="So many of each: label, or a field of the metadata.")
+        str | None,
+        typer.Option(
+            help="Limit matches that share this field: label or metadata. Default: no limit."
+        ),
     ] = None,
-    group_size: Annotated[int, typer.Option(min=1, help="How many of each group.")] = 1,
+    group_size: Annotated[
+        int, typer.Option(min=1, help="Matches with the same --group-by value at most.")
+    ] = 1,
     collapse: Annotated[
-        float | None, typer.Option(help="Leave out near-duplicates: 0.97, as a cosine.")
+        float | None,
+        typer.Option(
+            help="Leave out matches with this cosine or more to a better match, such as 0.97."
+        ),
     ] = None,
-    namespace: Annotated[str, typer.Option(help="Where to look.")] = "default",
+    namespace: Annotated[str, typer.Option(help="Namespace to search.")] = "default",
     exact: Annotated[
-        bool, typer.Option("--exact", help="Compare with every image, not by the index; slow.")
+        bool,
+        typer.Option("--exact", help="Compare with every image instead of using the index. Slow."),
     ] = False,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Find images by words, by an image, by the id of one that is in, or by a mix of them.
+    """Find images by words, by an image, by the id of an indexed image, or by a mix of them.
 
-    clipfleet search "in the snow" --image dog.jpg --not "a person"
+    Example: clipfleet search "in the snow" --image dog.jpg --not "a person"
     """
-    wanted = _wanted(text, image or [], image_id or [])
-    avoided = [{"text": words, "weight": -not_weight} for words in unlike or []]
+    terms = _query_terms(text, image or [], image_id or [])
+    negative = [{"text": words, "weight": -not_weight} for words in unlike or []]
     if weight is not None:
-        if text is None or len(wanted) + len(avoided) == 1:
-            raise typer.BadParameter("--weight is what TEXT counts beside something else")
-        wanted[0]["weight"] = weight
-    asked: dict[str, Any] = {"terms": wanted + avoided}
-    if len(wanted) == 1 and not avoided:
-        asked = wanted[0]
+        if text is None or len(terms) + len(negative) == 1:
+            raise typer.BadParameter("--weight needs TEXT and another term: --image, --id or --not")
+        terms[0]["weight"] = weight
+    query: dict[str, Any] = {"terms": terms + negative}
+    if len(terms) == 1 and not negative:
+        query = terms[0]
     with show.client(url, api_key) as client:
-        found = client.search(
+        result = client.search(
             collection,
-            **asked,
+            **query,
             top_k=top_k,
             offset=offset,
             filter=show.filter_of(where),
@@ -145,15 +161,16 @@ def search(
             namespace=namespace,
             exact=exact,
         )
-    show.document(found) if json else show.matches(found, first=offset + 1)
+    show.document(result) if json else show.matches(result, first=offset + 1)
 
 
-def _wanted(text: str | None, images: list[str], ids: list[str]) -> list[dict[str, Any]]:
+def _query_terms(text: str | None, images: list[str], ids: list[str]) -> list[dict[str, Any]]:
+    """The positive terms of a query."""
     for image in images:
         if not image_url(image) and not Path(image).expanduser().is_file():
             raise typer.BadParameter(f"there is no file {image}")
     words = [] if text is None else [{"text": text}]
-    wanted = [*words, *({"image": one} for one in images), *({"id": one} for one in ids)]
-    if not wanted:
-        raise typer.BadParameter("give TEXT, --image or --id, or several of them")
-    return wanted
+    terms = [*words, *({"image": image} for image in images), *({"id": name} for name in ids)]
+    if not terms:
+        raise typer.BadParameter("give at least one of TEXT, --image and --id")
+    return terms

@@ -1,4 +1,4 @@
-"""`clipfleet gateway`, `planner` and `worker`: one part each, configured by CLIPFLEET_* alone."""
+"""`clipfleet gateway`, `planner` and `worker`: each runs one part, configured by CLIPFLEET_*."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ import typer
 from clipfleet.cli import show
 from clipfleet.cli.up import HostOption, ModelOption, PortOption
 
-NEEDS = {  # what each cannot do without, and the extra that brings it
+REQUIREMENTS = {  # part: (module that it imports, extra that installs the module)
     "gateway": ("fastapi", "api"),
     "planner": ("celery", "api"),
     "worker": ("torch", "worker"),
@@ -24,13 +24,16 @@ class Lanes(StrEnum):
 
 
 LaneOption = Annotated[
-    list[Lanes] | None, typer.Option(help="What it serves; may be repeated.  [default: both]")
+    list[Lanes] | None, typer.Option(help="Kind of work to take. Repeatable. Default: both.")
 ]
 
 
 def gateway(host: HostOption = "127.0.0.1", port: PortOption = 8000) -> None:
-    """Run a gateway: HTTP in front of the Redis and the Milvus that CLIPFLEET_* names."""
-    _require("gateway")
+    """Run a gateway, which serves the HTTP API.
+
+    It connects to CLIPFLEET_REDIS_URL and CLIPFLEET_MILVUS_URI.
+    """
+    _require_installed("gateway")
     from clipfleet.common.auth.keys import check_keys
     from clipfleet.common.auth.source_access import grant_of_service
     from clipfleet.common.errors import StartupError
@@ -42,42 +45,42 @@ def gateway(host: HostOption = "127.0.0.1", port: PortOption = 8000) -> None:
         check_keys(settings.keys_file, settings.open, grant_of_service(settings))
     except StartupError as error:
         show.fail(error)
-    _become(processes.gateway(host, port))
+    _replace_process(processes.gateway(host, port))
 
 
 def planner() -> None:
-    """Run a planner: it reads the sources of jobs and hands out their chunks."""
-    _require("planner")
+    """Run a planner, which reads the sources of jobs and divides them into chunks for workers."""
+    _require_installed("planner")
     from clipfleet.embedded import processes
 
-    _become(processes.planner())
+    _replace_process(processes.planner())
 
 
 def worker(lane: LaneOption = None, model: ModelOption = None) -> None:
-    """Run a worker: it embeds images, answers searches, or both. One per GPU.
+    """Run a worker, which embeds images, answers searches, or both. Run one per GPU.
 
-    Told to end (SIGTERM), it hands the chunk in hand back.
+    At SIGTERM it returns the chunk that it works on, and another worker takes it.
     """
-    _require("worker")
+    _require_installed("worker")
     from clipfleet.common.http.fleet import LANES
     from clipfleet.common.settings import Settings
     from clipfleet.embedded import processes
 
     if model:
         os.environ["CLIPFLEET_MODEL"] = model
-    lanes = [one for one in LANES if not lane or one in lane]
+    lanes = [known for known in LANES if not lane or known in lane]
     name = f"worker-{'-'.join(lanes)}-{os.getpid()}"
-    _become(processes.worker(name, lanes, Settings().model))
+    _replace_process(processes.worker(name, lanes, Settings().model))
 
 
-def _require(part: str) -> None:
-    module, extra = NEEDS[part]
+def _require_installed(part: str) -> None:
+    module, extra = REQUIREMENTS[part]
     if find_spec(module) is None:
-        why = f"{module} is missing, which a {part} needs: pip install 'clipfleet[{extra}]'"
-        show.fail(ValueError(why))
+        message = f"a {part} needs {module}, which is not installed: "
+        show.fail(ValueError(f"{message}pip install 'clipfleet[{extra}]'"))
 
 
-def _become(command: list[str]) -> None:
-    """No process of ours stays in between: signals and the exit code are the part's own."""
+def _replace_process(command: list[str]) -> None:
+    """Run the part in place of this process, so that it gets signals and gives the exit code."""
     sys.stdout.flush()
     os.execv(command[0], command)

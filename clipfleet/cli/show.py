@@ -1,4 +1,4 @@
-"""How results and errors look, as tables for people or as JSON for scripts."""
+"""Prints results and errors: tables for people, JSON for scripts. Has the shared options."""
 
 import json
 import sys
@@ -19,21 +19,23 @@ from clipfleet.errors import ProblemError, Unreachable
 
 # emoji=False: Rich would print the file name `a:x:.jpg` with a picture in its middle.
 out = Console(soft_wrap=True, emoji=False, highlight=False)
-# For names and ids: cut or folded to the terminal's width, they are of no use to anybody.
+# For names and ids, which must be neither cut nor folded at the terminal's width.
 _wide = Console(width=10_000, soft_wrap=True, emoji=False, highlight=False)
 err = Console(stderr=True, soft_wrap=True, emoji=False, highlight=False)
 
-Url = Annotated[str, typer.Option(envvar="CLIPFLEET_URL", help="Where the service is.")]
-ApiKey = Annotated[str | None, typer.Option(envvar="CLIPFLEET_API_KEY", help="Your API key.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Url = Annotated[str, typer.Option(envvar="CLIPFLEET_URL", help="Address of the service.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="CLIPFLEET_API_KEY", help="API key to send.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Name = Annotated[
     str,
-    typer.Argument(help="The collection's name.", autocompletion=complete.collection_names),
+    typer.Argument(help="Name of the collection.", autocompletion=complete.collection_names),
 ]
-Where = Annotated[str | None, typer.Option("--filter", help='As JSON: \'{"label": "church"}\'.')]
-Namespace = Annotated[str, typer.Option(help="Which namespace.")]
+Where = Annotated[
+    str | None, typer.Option("--filter", help='Metadata filter as JSON: \'{"label": "church"}\'.')
+]
+Namespace = Annotated[str, typer.Option(help="Namespace of the images.")]
 Collection = Annotated[
-    str, typer.Option(help="The collection.", autocompletion=complete.collection_names)
+    str, typer.Option(help="Name of the collection.", autocompletion=complete.collection_names)
 ]
 
 URL = DEFAULT_URL
@@ -43,7 +45,7 @@ _STATES = {"succeeded": "green", "partial": "yellow", "failed": "red", "cancelle
 
 
 def filter_of(text: str | None) -> dict[str, Any] | None:
-    """What --filter says."""
+    """The value of --filter. BadParameter if it is not a JSON object."""
     try:
         where = json.loads(text) if text else None
     except ValueError as error:
@@ -54,86 +56,112 @@ def filter_of(text: str | None) -> dict[str, Any] | None:
 
 
 def client(url: str, api_key: str | None) -> Client:
+    """A client for the values of --url and --api-key."""
     return Client(url, api_key=api_key)
 
 
 def fail(error: Exception, code: int = 1) -> NoReturn:
-    """One line on standard error; under --json the problem document on standard output too."""
+    """Print an error as one line on standard error and exit.
+
+    With --json, the problem document goes to standard output, too.
+    """
     if "--json" in sys.argv:
         problem = error.problem if isinstance(error, ProblemError) else {"detail": str(error)}
         print(json.dumps(problem))
     err.print(f"[red]clipfleet:[/] {escape(one_line(str(error)))}")
     if isinstance(error, Unreachable):
-        err.print("Start one with `clipfleet up`, or name it with --url.")
+        err.print("Start a service with `clipfleet up`, or give its address with --url.")
     if isinstance(error, ProblemError) and error.status == 401:
         err.print("Give a key with --api-key or CLIPFLEET_API_KEY.")
     sys.exit(code)
 
 
 def document(model: BaseModel) -> None:
+    """Print a result as JSON."""
     print(model.model_dump_json(indent=2))
 
 
 def one_line(text: str) -> str:
-    """Names come from the outside: no line break or control character reaches the terminal."""
+    """The text with control characters and line breaks escaped: names can hold any character."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def matches(found: SearchOut, first: int = 1) -> None:
-    """With the whole id: scripts and `search --id` need it."""
-    collapsed = any(match.duplicates is not None for match in found.matches)
+def matches(result: SearchOut, first: int = 1) -> None:
+    """Print matches with their whole ids, which scripts and `search --id` need.
+
+    Args:
+        result: the matches.
+        first: rank of the first match, for later pages.
+    """
+    collapsed = any(match.duplicates is not None for match in result.matches)
     alike = ["alike"] if collapsed else []
     table = Table("#", "score", *alike, "label", "id", box=None, pad_edge=False)
-    for rank, match in enumerate(found.matches, first):
+    for rank, match in enumerate(result.matches, first):
         others = [f"+{match.duplicates}" if match.duplicates else ""] if collapsed else []
         label, name = escape(one_line(match.label or "")), escape(one_line(match.id))
         table.add_row(str(rank), f"{match.score:.3f}", *others, label, name)
-    _print_matches(table, found)
+    _print_matches(table, result)
 
 
-def pictures(found: SearchOut, name: Callable[[str], str]) -> None:
-    """With names for people."""
+def pictures(result: SearchOut, name: Callable[[str], str]) -> None:
+    """Print matches with names for people.
+
+    Args:
+        result: the matches.
+        name: gives the name of an id.
+    """
     table = Table("#", "score", "image", "label", box=None, pad_edge=False)
-    for rank, match in enumerate(found.matches, 1):
+    for rank, match in enumerate(result.matches, 1):
         label, shown = escape(one_line(match.label or "")), escape(one_line(name(match.id)))
         table.add_row(str(rank), f"{match.score:.3f}", shown, label)
-    _print_matches(table, found)
+    _print_matches(table, result)
 
 
-def _print_matches(table: Table, found: SearchOut) -> None:
-    _wide.print(table if found.matches else "no matches")
-    err.print(f"[dim]{len(found.matches)} matches in {found.took_ms:.0f} ms[/]")
+def _print_matches(table: Table, result: SearchOut) -> None:
+    _wide.print(table if result.matches else "no matches")
+    err.print(f"[dim]{len(result.matches)} matches in {result.took_ms:.0f} ms[/]")
 
 
-def jobs(found: list[JobOut]) -> None:
+def jobs(listed: list[JobOut]) -> None:
+    """Print a table of jobs."""
     table = Table("id", "collection", "state", "done", "failed", "skipped", "total", box=None)
-    for job in found:
+    for job in listed:
         counts = (str(n) for n in (job.done, job.failed, job.skipped, job.total))
         table.add_row(job.id, job.collection, state(job), *counts)
-    out.print(table if found else "no jobs")
+    out.print(table if listed else "no jobs")
 
 
-def job(one: JobOut) -> None:
-    jobs([one])
+def job(job: JobOut) -> None:
+    """Print one job and what its table row has no room for."""
+    jobs([job])
     for what, text in (
-        ("error", one.error),
-        ("waiting", one.waiting),
-        ("retry of", one.retry_of),
-        ("retried by", one.retried_by),
+        ("error", job.error),
+        ("waiting", job.waiting),
+        ("retry of", job.retry_of),
+        ("retried by", job.retried_by),
     ):
         if text:
             out.print(f"{what}: {escape(one_line(text))}")
 
 
-def state(one: JobOut) -> str:
-    colour = _STATES.get(one.state, "cyan")
-    return f"[{colour}]{one.state}[/]"
+def state(job: JobOut) -> str:
+    """The state of a job in its colour, as Rich markup."""
+    colour = _STATES.get(job.state, "cyan")
+    return f"[{colour}]{job.state}[/]"
 
 
-def collections(found: list[CollectionOut]) -> None:
+def collections(listed: list[CollectionOut]) -> None:
+    """Print a table of collections."""
     table = Table("name", "images", "metric", "model", "dim", "fields", box=None)
-    for one in found:
-        fields = ", ".join(f"{name}: {kind}" for name, kind in one.fields.items())
-        row = (one.name, str(one.count), one.metric, one.model, str(one.dim), fields)
+    for collection in listed:
+        fields = ", ".join(f"{name}: {kind}" for name, kind in collection.fields.items())
+        row = (
+            collection.name,
+            str(collection.count),
+            collection.metric,
+            collection.model,
+            str(collection.dim),
+            fields,
+        )
         table.add_row(*map(escape, row))
-    out.print(table if found else "no collections")
+    out.print(table if listed else "no collections")

@@ -1,4 +1,4 @@
-"""`clipfleet collections export|import`."""
+"""`clipfleet collections export|import`: collections as Parquet files."""
 
 import json as json_module
 from pathlib import Path
@@ -15,15 +15,15 @@ from clipfleet.cli.show import URL, ApiKey, Json, Name, Url
 
 def export(
     name: Name,
-    file: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    file: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Write a collection - ids, vectors, metadata - to a Parquet file.
+    """Write the ids, embeddings and metadata of a collection to a Parquet file.
 
-    The file is there once it is complete. It does not hold the images, nor their thumbnails.
+    The file appears once it is complete. It holds neither images nor thumbnails.
     """
     if file.exists() and not force:
         raise typer.BadParameter(f"{file} exists already; --force overwrites it")
@@ -41,22 +41,22 @@ def export(
             show.err.print("Interrupted; no file was written.")
             raise SystemExit(INTERRUPTED) from None
     size = file.stat().st_size
-    told = {"file": str(file), "bytes": size}
-    print(json_module.dumps(told) if json else f"wrote {file} ({size:,} bytes)")
+    document = {"file": str(file), "bytes": size}
+    print(json_module.dumps(document) if json else f"wrote {file} ({size:,} bytes)")
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="A file that `export` wrote.")],
+    file: Annotated[Path, typer.Argument(help="Parquet file that `export` wrote.")],
     name: Annotated[
-        str | None, typer.Option(help="The collection to make. Default: named as in the file.")
+        str | None, typer.Option(help="Name of the collection. Default: the name in the file.")
     ] = None,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Read an exported file into a collection, made as the file says if there is none.
+    """Write an exported file into a collection, which is created if it does not exist.
 
-    Importing again overwrites what is in by id, so an import that was stopped can be repeated.
+    Images with the id of an existing image replace it, so an import can be repeated after a stop.
     """
     columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn())
     with (
@@ -66,20 +66,22 @@ def import_(
         bar = progress.add_task("", total=None)
         done = 0
 
-        def tell(now: int, total: int) -> None:
+        def show_progress(now: int, total: int) -> None:
             nonlocal done
             done = now
             progress.update(bar, completed=now, total=total)
 
         try:
-            found = client.import_collection(name, file, progress=tell)
+            collection = client.import_collection(name, file, progress=show_progress)
         except ImportError as error:
-            show.fail(ValueError(f"{error.name} is missing: pip install 'clipfleet[parquet]'"))
+            show.fail(
+                ValueError(f"{error.name} is not installed: pip install 'clipfleet[parquet]'")
+            )
         except KeyboardInterrupt:
-            show.err.print(f"Interrupted; {done} images are in. Import again to go on.")
+            show.err.print(f"Interrupted; {done} images are imported. Import again to continue.")
             raise SystemExit(INTERRUPTED) from None
     if json:
-        show.document(found)
+        show.document(collection)
         return
-    show.err.print(f"imported {done} images into {escape(found.name)}")
-    show.collections([found])
+    show.err.print(f"imported {done} images into {escape(collection.name)}")
+    show.collections([collection])

@@ -1,4 +1,4 @@
-"""`clipfleet up`: the whole service on this machine."""
+"""`clipfleet up`: runs the whole service on this machine."""
 
 import signal
 import sys
@@ -15,31 +15,34 @@ from clipfleet.cli import show
 
 DATA = Path("clipfleet-data")
 
-DataOption = Annotated[
-    Path, typer.Option(envvar="CLIPFLEET_DATA", help="Where everything is kept.")
-]
+DataOption = Annotated[Path, typer.Option(envvar="CLIPFLEET_DATA", help="Folder for all data.")]
 HostOption = Annotated[str, typer.Option(envvar="CLIPFLEET_HOST", help="Address to listen on.")]
 PortOption = Annotated[
     int, typer.Option(envvar="CLIPFLEET_PORT", min=1, max=65535, help="Port to listen on.")
 ]
 ModelOption = Annotated[
-    str | None, typer.Option(help="Hub id or folder of a CLIP-like model; hash:64 for tests.")
+    str | None,
+    typer.Option(
+        help="Hub id or folder of a CLIP-like model, or hash:64 for tests. "
+        "Default: CLIPFLEET_MODEL.",
+    ),
 ]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Ingest workers.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Number of ingest workers.")]
 MetricsOption = Annotated[
     int,
     typer.Option(
         envvar="CLIPFLEET_METRICS_PORT",
         min=0,
         max=65535,
-        help="Port of the planner's metrics; each worker's has the next one. 0: none.",
+        help="Port of the planner's metrics; workers have the next ports. 0: no metrics.",
     ),
 ]
 FlowerOption = Annotated[
-    bool, typer.Option("--flower", help="Start Flower, which shows queues, workers and tasks.")
+    bool,
+    typer.Option("--flower", help="Start Flower, a page that shows queues, workers and tasks."),
 ]
 FlowerPortOption = Annotated[
-    int, typer.Option(min=1, max=65535, help="Port of Flower, on this machine alone.")
+    int, typer.Option(min=1, max=65535, help="Port of Flower, which listens on 127.0.0.1 only.")
 ]
 
 
@@ -53,10 +56,9 @@ def up(
     flower: FlowerOption = False,
     flower_port: FlowerPortOption = 5555,
 ) -> None:
-    """Start everything on this machine and stay up until Ctrl-C.
+    """Run the whole service on this machine until Ctrl-C.
 
-    Valkey and milvus-lite are brought along, unless CLIPFLEET_REDIS_URL and
-    CLIPFLEET_MILVUS_URI name others.
+    Starts Valkey and milvus-lite, unless CLIPFLEET_REDIS_URL and CLIPFLEET_MILVUS_URI are set.
     """
     stopping = threading.Event()
     if flower and find_spec("flower") is None:
@@ -72,6 +74,7 @@ def up(
 
 
 def announce(url: str, data: Path) -> None:
+    """Print the address of the running service."""
     show.out.print(f"clipfleet is ready: {url}  (data in {data}, Ctrl-C stops)")
 
 
@@ -85,15 +88,23 @@ def run_stack(
     ready: Callable[[str, Path], None],
     more: Mapping[str, int] | None = None,
 ) -> None:
-    """Blocks until told to stop. `ready(url, data)` is called once everything answers.
+    """Run the stack until `stopping` is set or a signal arrives.
 
-    `more`: options of the stack that it does without.
+    Args:
+        data: folder for all data.
+        host: address that the gateway listens on.
+        port: port of the gateway.
+        model: the model. Default: CLIPFLEET_MODEL.
+        workers: number of ingest workers.
+        stopping: set to stop the stack.
+        ready: called with the URL and the data folder once all parts answer.
+        more: further fields of `clipfleet.embedded.stack.Options`.
     """
     stack_module, startup_error = _embedded()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
-    given = stack_module.Settings(**({"model": model} if model else {}))
-    options = stack_module.Options(data.absolute(), host, port, workers, given, **(more or {}))
+    settings = stack_module.Settings(**({"model": model} if model else {}))
+    options = stack_module.Options(data.absolute(), host, port, workers, settings, **(more or {}))
     stack = stack_module.Stack(options, stopping)
     if warning := options.warning:
         show.err.print(f"clipfleet: {warning}", markup=False)
@@ -106,12 +117,12 @@ def run_stack(
             status.stop()
             ready(options.url, data)
 
-        def said(text: str) -> None:
-            with suppress(OSError):  # a full disk must not end what goes on beside it
+        def report(text: str) -> None:
+            with suppress(OSError):  # a full disk must not end the service
                 show.err.print(f"clipfleet: {text}", markup=False)
 
         try:
-            stack.run(waiting, all_ready, said)
+            stack.run(waiting, all_ready, report)
         except startup_error as error:
             status.stop()
             show.err.print(f"clipfleet: {error}", markup=False)
@@ -124,7 +135,7 @@ def _embedded() -> tuple[Any, type[Exception]]:
         from clipfleet.embedded import stack
     except ImportError as error:
         show.err.print(
-            f"clipfleet: the embedded stack is not installed ({error.name} is missing): "
+            f"clipfleet: the embedded stack needs {error.name}, which is not installed: "
             "pip install 'clipfleet[embedded]'",
             markup=False,
         )

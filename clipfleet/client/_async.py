@@ -40,15 +40,19 @@ class AsyncClient:
 
     Every method sends one HTTP request unless its documentation says otherwise. Every method
     raises `Unreachable` when no service answers, and `ProblemError` when the service refuses the
-    request. `NotFound` is the `ProblemError` for a collection, job or image that does not exist.
-    A request is sent again where that is safe: `clipfleet.client._retries` has the rules.
+    request. `NotFound` is the `ProblemError` for a collection, job or image that does not exist
+    or that the API key may not see.
+
+    A request is sent again after a refused connection, and after a 429 or 503 with a Retry-After
+    of at most 30 seconds. A request that can be repeated safely is also sent again when the
+    connection breaks. The delay is Retry-After, or else 0.1 s, doubled at each further attempt.
 
     Args:
         url: address of the gateway. Default: the environment's CLIPFLEET_URL, then
             http://127.0.0.1:8000.
         api_key: sent as a bearer token. Default: the environment's CLIPFLEET_API_KEY, then none.
         timeout_s: seconds that the client waits for a connection, and for each read and write.
-        retries: how often a request is sent again.
+        retries: how often a request is sent again at most.
 
     Example:
         async with AsyncClient() as client:
@@ -128,18 +132,19 @@ class AsyncClient:
         """Create a collection, or check that the existing one is as described.
 
         Args:
-            name: letters, digits, `_` and `-`.
+            name: 1 to 63 letters, digits, `_` and `-`. The first is a letter or a digit.
             metric: how embeddings are compared: "cosine", "dot" or "euclidean".
             model: the CLIP model. Default: the service's.
-            dim: numbers in an embedding. Default: the model's.
+            dim: numbers in an embedding. Default: the model's, if a worker has the model.
             fields: metadata fields to index, each "string", "int", "float" or "bool".
 
         Returns:
             The collection.
 
         Raises:
-            ProblemError: a collection of this name exists and differs (409), or a value is not
-                valid (422).
+            pydantic.ValidationError: `metric`, `dim` or the type of a field is not valid.
+            ProblemError: a collection of this name exists and differs (409), a name or `dim` is
+                refused (422), or `dim` is not given and no worker has the model (503).
 
         Example:
             await client.create_collection("photos", fields={"year": "int"})
@@ -186,7 +191,8 @@ class AsyncClient:
             namespace: the part of the collection that the images go into.
             label_from_folder: the name of an image's folder becomes its label.
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
-            idempotency_key: the same key again within 24 hours returns the job that it started.
+            idempotency_key: a second call with the same key and arguments within 24 hours returns
+                the job of the first. Default: a new key.
             wait: return when the job has ended.
             progress: see `wait`.
             create: create the collection if it does not exist.
@@ -195,7 +201,10 @@ class AsyncClient:
             The job, as it was when it was started or, with `wait`, when it ended.
 
         Raises:
-            ValueError: the source cannot be one, or `progress` is given without `wait`.
+            ValueError: the source is not valid, or `progress` is given without `wait`.
+            NotFound: there is no such collection, and `create` is False.
+            ProblemError: the service may not read the source (403), `idempotency_key` was used
+                for another job (409), or too many jobs are queued or running (503).
             JobFailed: with `wait`, the job failed as a whole.
 
         Example:
@@ -231,7 +240,8 @@ class AsyncClient:
             namespace: the part of the collection that the images go into.
             label: the label of all of them.
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
-            idempotency_key: the same key again within 24 hours returns the job that it started.
+            idempotency_key: a second call with the same key and arguments within 24 hours returns
+                the job of the first. Default: a new key.
             wait: return when the job has ended.
             progress: see `wait`.
             create: create the collection if it does not exist.
@@ -240,8 +250,12 @@ class AsyncClient:
             The job, as it was when it was started or, with `wait`, when it ended.
 
         Raises:
-            ValueError: there are no files, or one is a folder.
+            ValueError: there are no files, one is a folder, or `progress` is given without `wait`.
             OSError: a file cannot be read.
+            NotFound: there is no such collection, and `create` is False.
+            ProblemError: `idempotency_key` was used for another job (409), there are more than
+                1,000 files or 1 GB (413), two files have the same name (422), or too many jobs or
+                uploads are under way (429, 503).
             JobFailed: with `wait`, the job failed as a whole.
 
         Example:
@@ -265,12 +279,15 @@ class AsyncClient:
 
         Args:
             limit: jobs to return, 1 to 1,000.
-            offset: jobs to pass over first.
-            collection: jobs of this collection alone.
-            state: jobs in this state alone, or in one of these.
+            offset: jobs to skip, 0 to 10,000,000.
+            collection: list only jobs of this collection.
+            state: list only jobs in this state, or in one of these.
 
         Returns:
             The jobs.
+
+        Raises:
+            ProblemError: `limit`, `offset` or `state` is not valid (422).
 
         Example:
             running = await client.jobs(collection="photos", state=["queued", "running"])
@@ -301,7 +318,8 @@ class AsyncClient:
             job: the job, or its id.
 
         Returns:
-            The job in state "cancelled". A job that had ended keeps its state.
+            The job in state "cancelled". A job that had ended keeps its state, and this is no
+            error.
 
         Raises:
             NotFound: there is no such job.
@@ -322,11 +340,13 @@ class AsyncClient:
             progress: see `wait`.
 
         Returns:
-            The new job. While an earlier retry of the same job runs: that one.
+            The new job. If an earlier retry of the same job has not ended: that retry.
 
         Raises:
-            NotFound: there is no such job.
-            ProblemError: the job has not ended, or nothing failed in it (409).
+            ValueError: `progress` is given without `wait`.
+            NotFound: there is no such job, or its collection was deleted.
+            ProblemError: the job has not ended, nothing failed in it, or its collection was
+                deleted and created again since (409).
             JobFailed: with `wait`, the new job failed as a whole.
 
         Example:
@@ -337,7 +357,9 @@ class AsyncClient:
         return await self.wait(retry, progress=progress) if wait else retry
 
     async def delete_job(self, job: Job | str) -> None:
-        """Delete a job with its failures and uploads. A job that runs is cancelled first.
+        """Delete a job with its failures and uploads. A running job is cancelled first.
+
+        Images that are indexed stay in the collection.
 
         Args:
             job: the job, or its id.
@@ -355,14 +377,14 @@ class AsyncClient:
     ) -> Job:
         """Wait until a job has ended.
 
-        Sends one request for every look at the job. A service that is away for less than a minute
-        does not end the waiting, because its job goes on.
+        Sends one request for every look at the job. The wait continues while the service does not
+        answer, or answers 503, for up to 60 seconds.
 
         Args:
             job: the job, or its id.
             progress: True shows a progress bar on standard error. A function is called with the
                 job at every look.
-            every_s: seconds between two looks. The first looks follow each other faster.
+            every_s: seconds between two looks. The first intervals are shorter, from 0.05 s.
 
         Returns:
             The job, which has ended as "succeeded", "partial" or "cancelled".
@@ -370,12 +392,13 @@ class AsyncClient:
         Raises:
             NotFound: there is no such job.
             JobFailed: the job failed as a whole.
+            Unreachable: the service did not answer for more than 60 seconds.
 
         Example:
             ended = await client.wait(job, progress=True)
         """
         with listening(progress) as listener:
-            ended = await self._ended(job, listener, every_s)
+            ended = await self._wait_until_ended(job, listener, every_s)
         if ended.state == "failed":
             raise JobFailed(ended)
         return ended
@@ -386,13 +409,14 @@ class AsyncClient:
         Args:
             job: the job, or its id.
             limit: failures to return, 1 to 1,000.
-            offset: failures to pass over first.
+            offset: failures to skip, 0 to 10,000,000.
 
         Returns:
-            A page of failures, each with its reason, and the number of all of them.
+            A page of failures, each with its reason, and `total`, the number of all failures.
 
         Raises:
             NotFound: there is no such job.
+            ProblemError: `limit` or `offset` is not valid (422).
 
         Example:
             total = (await client.failures(job, limit=1)).total
@@ -402,7 +426,7 @@ class AsyncClient:
     async def iter_failures(self, job: Job | str) -> AsyncIterator[Failure]:
         """Iterate over all images that failed in a job.
 
-        Sends one request for every 1,000 failures, when the iteration gets there.
+        Sends one request for every 1,000 failures, when the iteration reaches them.
 
         Args:
             job: the job, or its id.
@@ -458,25 +482,31 @@ class AsyncClient:
             vector: search by an embedding: as many numbers as the collection's dimension.
             terms: search by a weighted mix: `[{"id": "a.jpg"}, {"text": "night", "weight": -0.5}]`.
                 A weight is 1 by default.
-            top_k: matches to return.
-            offset: matches to pass over first.
+            top_k: matches to return, 1 to 1,000. `offset + top_k` is at most 10,000.
+            offset: matches to skip.
             filter: metadata filter, as in docs/search.md: `{"label": {"$in": ["cat", "dog"]}}`.
-            min_score: leave out matches that score less.
-            group_by: "label" or a declared field. No value of it has more than `group_size`
-                matches.
-            group_size: matches of each group.
-            collapse: leave out a match that is as near as this, as a cosine, to one before it.
+            min_score: leave out matches with a lower score. Not for the metric "euclidean".
+            group_by: "label" or another built-in, declared or metadata field. Matches with the
+                same value form a group.
+            group_size: matches of each group at most.
+            collapse: leave out a match whose cosine with a better match is this or more: above 0,
+                at most 1.
             namespace: the part of the collection to search.
-            include_values: return embeddings, too.
+            include_values: return the embeddings of the matches.
             include_metadata: return metadata.
-            exact: compare the query with every image instead of asking the index. This is slow.
+            exact: compare the query with every image instead of using the index. Slow, and for at
+                most 100,000 images.
 
         Returns:
-            The matches, nearest first.
+            The matches, nearest first. A higher score is nearer; with the metric "euclidean" a
+            lower one is.
 
         Raises:
-            ValueError: not exactly one kind of query is given.
+            ValueError: not exactly one kind of query is given, or an argument is out of range.
+            OSError: the image file cannot be read.
             NotFound: there is no such collection, or no image with this `id`.
+            ProblemError: the service's limits or the collection do not allow the query (422), or
+                no worker has the model (503).
 
         Example:
             result = await client.search("photos", text="a dog in the snow", top_k=5)
@@ -509,11 +539,13 @@ class AsyncClient:
             queries: each a mapping of arguments of `search`.
 
         Returns:
-            One answer for each query, in their order. A query that the service refuses has its
-            ProblemError in the place of its answer.
+            One result for each query, in their order. A query that the service refuses has its
+            ProblemError in the place of the result.
 
         Raises:
             pydantic.ValidationError: a query has an unknown or wrong argument.
+            NotFound: there is no such collection.
+            ProblemError: no query of a request can be answered now (503).
 
         Example:
             results = await client.search_many("photos", [{"text": "a dog"}, {"id": "a.jpg"}])
@@ -541,10 +573,11 @@ class AsyncClient:
 
         Returns:
             One embedding for each item, in their order: a list of as many floats as the model's
-            dimension.
+            dimension, of unit length.
 
         Raises:
             ValueError: not exactly one of `texts` and `images` is given.
+            ProblemError: an item cannot be embedded (422), or no worker has the model (503).
 
         Example:
             (embedding,) = await client.embed(texts=["a dog"])
@@ -570,10 +603,10 @@ class AsyncClient:
             collection: the image's collection.
             id: the image's id.
             namespace: the image's namespace.
-            include_values: return the embedding, too.
+            include_values: return the embedding.
 
         Returns:
-            The image's URI, label and metadata.
+            The image's URI, label, metadata, file size in bytes, and size in pixels.
 
         Raises:
             NotFound: there is no such collection or image.
@@ -600,7 +633,7 @@ class AsyncClient:
         await self._request(_requests.delete_image(collection, id, namespace))
 
     async def thumbnail(self, collection: str, id: str, *, namespace: str = "default") -> bytes:
-        """Get the thumbnail of an image.
+        """Get the thumbnail of an image. Vectors that were upserted have none.
 
         Args:
             collection: the image's collection.
@@ -608,7 +641,7 @@ class AsyncClient:
             namespace: the image's namespace.
 
         Returns:
-            The bytes of a small image file.
+            The bytes of a JPEG file, whose longest side has 256 pixels by default.
 
         Raises:
             NotFound: there is no such collection, image or thumbnail.
@@ -628,20 +661,23 @@ class AsyncClient:
         """Store embeddings of your own.
 
         Sends one request for every 1,000 vectors, fewer vectors where they are large. When a
-        request is refused, the vectors of the requests before it are stored.
+        request fails, the vectors of the requests before it are stored.
 
         Args:
             collection: the collection, which has to exist.
             vectors: `{"id", "values", "label"?, "metadata"?, "uri"?}` each. `values` has as many
                 numbers as the collection's dimension.
-            namespace: the part of the collection that they go into.
+            namespace: the part of the collection that the vectors go into.
 
         Returns:
             How many vectors were stored.
 
         Raises:
             NotFound: there is no such collection.
-            pydantic.ValidationError: a vector has no id, or a number that is not finite.
+            pydantic.ValidationError: a vector has no id or no values, an unknown field, or a
+                number that is not finite.
+            ProblemError: the length of a vector is not the collection's dimension, or an id is
+                twice in one request (422).
 
         Example:
             await client.upsert("photos", [{"id": "a.jpg", "values": embedding, "label": "cat"}])
@@ -666,6 +702,7 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such collection.
+            ProblemError: the filter is not valid (422).
 
         Example:
             cats = await client.count("photos", filter={"label": "cat"})
@@ -677,7 +714,7 @@ class AsyncClient:
     ) -> AsyncIterator[str]:
         """Iterate over the ids of all images.
 
-        Sends one request for every 10,000 ids, when the iteration gets there.
+        Sends one request for every 10,000 ids, when the iteration reaches them.
 
         Args:
             collection: the collection.
@@ -709,7 +746,7 @@ class AsyncClient:
     ) -> int:
         """Delete the images that pass a filter. The collection stays, and so do the files.
 
-        Sends as many requests as it takes: the service works for some seconds on each.
+        Sends requests until all are deleted. The service works for up to 20 seconds on each.
 
         Args:
             collection: the collection.
@@ -722,7 +759,8 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such collection.
-            ProblemError: neither or both of `filter` and `all` are given (422).
+            ProblemError: neither or both of `filter` and `all` are given, or the filter is not
+                valid (422). An empty filter counts as none.
 
         Example:
             deleted = await client.delete("photos", filter={"label": "cat"})
@@ -745,19 +783,25 @@ class AsyncClient:
     ) -> Recall:
         """Measure recall@k: the share of the k nearest images that the index finds.
 
+        Images of the collection are the queries, and the service compares each with all images.
+        The client waits up to 120 seconds for the result.
+
         Args:
             collection: the collection.
-            k: neighbours of each image.
-            sample: images that are searched for.
-            filter: metadata filter that is part of each search.
+            k: nearest images of each query, 1 to 999.
+            sample: images to use as queries, 1 to 256.
+            filter: metadata filter of each search.
             namespace: the part of the collection to look at.
-            seed: the same seed takes the same sample.
+            seed: the same seed chooses the same sample.
 
         Returns:
-            The mean recall, and what it was measured on.
+            `recall`, the mean of all queries from 0 to 1, the number of `queries`, and `worst`,
+            the queries with the lowest recall.
 
         Raises:
             NotFound: there is no such collection.
+            ProblemError: `k` or `sample` is too large, or fewer than two or more than 100,000
+                images pass the filter (422).
 
         Example:
             print((await client.recall("photos")).recall)
@@ -774,14 +818,14 @@ class AsyncClient:
     ) -> Path:
         """Write a collection to a Parquet file.
 
-        The file has its name once it is complete; nothing is left of an export that broke off.
-        The file is written between the reads, without a thread: a part of it takes a moment.
+        The file appears under its name once it is complete. An export that breaks off leaves no
+        file, and is not repeated. The client writes the file in the calling thread.
 
         Args:
             collection: the collection.
             file: path of the new file.
             overwrite: replace an existing file.
-            progress: called with the number of bytes that are written.
+            progress: called with the number of bytes written so far.
 
         Returns:
             The path of the file.
@@ -820,21 +864,26 @@ class AsyncClient:
     ) -> Collection:
         """Write an exported Parquet file into a collection. Needs pyarrow.
 
-        Sends one request for every 1,000 images, and two more. A service that is away for less
-        than a minute does not end the import. Images with the id of an existing one replace it.
+        Sends one request for every 1,000 images, fewer images with embeddings of more than 200
+        numbers, and two more requests. The import continues while the service does not answer for
+        up to 60 seconds. Images with the id of an existing image replace it.
 
         Args:
-            collection: the collection, created if it does not exist. None: the name in the file.
+            collection: name of the collection, which is created if it does not exist. None: the
+                name in the file.
             file: path of the file.
-            progress: called with the number of images that are stored, and of all.
+            progress: called with the number of images stored so far, and of all.
 
         Returns:
             The collection.
 
         Raises:
+            ImportError: pyarrow is not installed.
             FileNotFoundError: there is no such file.
-            clipfleet.common.store.exchange.NotOurs: the file is no export, or is damaged.
-            ProblemError: the existing collection has another metric, model, dimension or fields.
+            clipfleet.common.store.exchange.NotOurs: the file is not an export, or is damaged. This
+                is a ValueError.
+            ProblemError: the existing collection has another metric, model, dimension or fields
+                (409).
 
         Example:
             await client.import_collection("photos-2", "photos.parquet")
@@ -856,13 +905,14 @@ class AsyncClient:
         return await self._request(_requests.collection(name))
 
     async def fleet(self) -> Fleet:
-        """Look at the workers and planners.
+        """List the workers and planners, and what is wrong with the service.
 
         Returns:
-            Those that are alive, the length of their queues, and what is wrong with them.
+            The workers and planners that are alive, `work_left`, the number of images of jobs that
+            are not indexed yet, and findings, each with advice.
 
         Raises:
-            ProblemError: the API key may not see the fleet (403).
+            ProblemError: the API key does not have scope admin (403).
 
         Example:
             rates = {worker.id: worker.rate for worker in (await client.fleet()).workers}
@@ -885,7 +935,7 @@ class AsyncClient:
         job = await self._request(request)
         return await self.wait(job, progress=progress) if wait else job
 
-    async def _ended(self, job: Job | str, listener: Listener, every_s: float) -> Job:
+    async def _wait_until_ended(self, job: Job | str, listener: Listener, every_s: float) -> Job:
         seen_at, intervals_s = time.monotonic(), poll_intervals_s(every_s)
         while True:
             try:

@@ -1,6 +1,6 @@
-"""The request that each method of the clients sends, and how its response is read.
+"""Builds the request of each method of the clients, and reads its response.
 
-Nothing is sent here, so `Client` and `AsyncClient` share it.
+Sends nothing, so `Client` and `AsyncClient` share this module.
 """
 
 import json
@@ -47,10 +47,10 @@ from clipfleet.results import Collection, Failures, Image, Job, SearchResult
 T = TypeVar("T")
 
 OnExisting = Literal["skip", "replace"]
-VECTORS, VECTORS_BYTES = 1_000, 16_000_000  # in one request
-EMBEDDED, EMBEDDED_BYTES = 64, 3_000_000  # texts or images in one request
-SEARCH_BATCH_BYTES = 3_000_000  # of queries in one request
-IDS = 10_000  # in one page
+MAX_VECTORS, MAX_VECTORS_BYTES = 1_000, 16_000_000  # in one request
+MAX_EMBEDS, MAX_EMBEDS_BYTES = 64, 3_000_000  # texts or images in one request
+MAX_SEARCH_BATCH_BYTES = 3_000_000  # of queries in one request
+IDS_PER_PAGE = 10_000
 RECALL_TIMEOUT_S = 120.0
 AnyFilter = Mapping[str, Any] | None
 SearchOutcomes = list[SearchResult | ProblemError]
@@ -58,7 +58,20 @@ SearchOutcomes = list[SearchResult | ProblemError]
 
 @dataclass(frozen=True)
 class ApiRequest(Generic[T]):
-    """One request. `repeatable`: carried out twice it changes no more than once."""
+    """One request of the HTTP API.
+
+    Attributes:
+        method: HTTP method.
+        path: path with escaped parts.
+        read: makes the result of a successful response's body.
+        params: query parameters.
+        json: JSON body.
+        form: fields of a form.
+        files: files of a form.
+        headers: further headers.
+        repeatable: the request changes nothing more when it is carried out twice.
+        timeout_s: seconds. Default: the client's timeout.
+    """
 
     method: str
     path: str
@@ -69,13 +82,13 @@ class ApiRequest(Generic[T]):
     files: Sequence[Part] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
-    timeout_s: float | None = None  # the client's own
+    timeout_s: float | None = None
 
     def options(self) -> dict[str, Any]:
-        """The arguments of httpx's `request`, after method and path."""
-        patience = {} if self.timeout_s is None else {"timeout": self.timeout_s}
+        """Keyword arguments of httpx's `request`."""
+        timeout = {} if self.timeout_s is None else {"timeout": self.timeout_s}
         return {
-            **patience,
+            **timeout,
             "params": self.params,
             "json": self.json,
             "data": self.form,
@@ -84,19 +97,29 @@ class ApiRequest(Generic[T]):
         }
 
     def result(self, outcome: Outcome, url: str) -> T:
+        """The result in a response.
+
+        Args:
+            outcome: the response, or the error in its place.
+            url: address of the service, for the message.
+
+        Raises:
+            Unreachable: there is no response, or one that is not clipfleet's.
+            ProblemError: the service refused the request.
+        """
         if isinstance(outcome, httpx.RequestError):
             reason = str(outcome) or type(outcome).__name__
-            raise Unreachable(f"no clipfleet answers at {url} ({reason})") from outcome
+            raise Unreachable(f"no clipfleet service answers at {url} ({reason})") from outcome
         if not outcome.is_success:
             raise problem_of(outcome)
         try:
             return self.read(outcome.content)
         except ValidationError as error:
-            what = f"{self.method} {self.path} got an answer of another kind"
-            raise Unreachable(f"no clipfleet of this version answers at {url}: {what}") from error
+            reason = f"the response to {self.method} {self.path} has another schema"
+            raise Unreachable(f"no clipfleet of this version answers at {url}: {reason}") from error
 
     def close(self) -> None:
-        """A broken upload may leave a file open."""
+        """Close the files, one of which a broken upload may have left open."""
         for _, (_, file, _) in self.files or ():
             if isinstance(file, StoredFile):
                 file.close()
@@ -151,7 +174,7 @@ def index(
 
 
 def _key(key: str | None = None) -> dict[str, str]:
-    """The service starts one job, however often it gets the same key."""
+    """The header that makes a job request repeatable: the service starts one job per key."""
     return {"Idempotency-Key": secrets.token_hex(16) if key is None else key}
 
 
@@ -207,42 +230,44 @@ def upsert(
 ) -> Iterator[ApiRequest[int]]:
     where = _path("collections", collection, "vectors")
     rows = (payloads.vector(vector) for vector in vectors)
-    for batch in payloads.pieces(rows, VECTORS, payloads.json_bytes, VECTORS_BYTES):
+    for batch in payloads.batches(rows, MAX_VECTORS, payloads.json_bytes, MAX_VECTORS_BYTES):
         items = [VectorIn.model_validate(row) for row in batch]
         body = VectorsIn(vectors=items, namespace=namespace).model_dump()
         yield ApiRequest("POST", where, lambda body: _read(Upserted)(body).upserted, json=body)
 
 
 def image(collection: str, id: str, namespace: str, include_values: bool) -> ApiRequest[Image]:
-    which = {"id": id, "namespace": namespace, "include_values": include_values}
-    return ApiRequest("GET", _path("collections", collection, "images"), _read(Image), params=which)
+    params = {"id": id, "namespace": namespace, "include_values": include_values}
+    return ApiRequest(
+        "GET", _path("collections", collection, "images"), _read(Image), params=params
+    )
 
 
 def delete_image(collection: str, id: str, namespace: str) -> ApiRequest[None]:
-    which = {"id": id, "namespace": namespace}
+    params = {"id": id, "namespace": namespace}
     where = _path("collections", collection, "images")
-    return ApiRequest("DELETE", where, _nothing, params=which, repeatable=False)
+    return ApiRequest("DELETE", where, _nothing, params=params, repeatable=False)
 
 
 def thumbnail(collection: str, id: str, namespace: str) -> ApiRequest[bytes]:
-    which = {"id": id, "namespace": namespace}
-    return ApiRequest("GET", _path("collections", collection, "thumbnail"), bytes, params=which)
+    params = {"id": id, "namespace": namespace}
+    return ApiRequest("GET", _path("collections", collection, "thumbnail"), bytes, params=params)
 
 
 def embed(
     texts: Sequence[str] | None, images: Sequence[ImageInput] | None, model: str | None
 ) -> Iterator[ApiRequest[list[list[float]]]]:
-    """Checked before the first of them is sent; images are read as their turn comes."""
+    """Requests for batches. ValueError at the call; an image is read when its batch is built."""
     if (texts is None) == (images is None):
-        raise ValueError("give either texts= or images=")
+        raise ValueError("give exactly one of texts= and images=")
     if isinstance(texts, str):
-        raise ValueError("texts= is a list of texts")
+        raise ValueError("texts= has to be a list of texts, not one text")
     return _embed("texts", texts, model) if texts is not None else _embed("images", images, model)
 
 
 def _embed(what: str, items: Any, model: str | None) -> Iterator[ApiRequest[list[list[float]]]]:
     plain = items if what == "texts" else (payloads.image(item) for item in items)
-    for batch in payloads.pieces(plain, EMBEDDED, payloads.json_bytes, EMBEDDED_BYTES):
+    for batch in payloads.batches(plain, MAX_EMBEDS, payloads.json_bytes, MAX_EMBEDS_BYTES):
         body = {what: batch} if model is None else {what: batch, "model": model}
         yield ApiRequest(
             "POST", "/v1/embed", lambda body: _read(_Embeddings)(body).embeddings, json=body
@@ -256,7 +281,7 @@ def count(collection: str, filter: AnyFilter, namespace: str) -> ApiRequest[int]
 
 
 def ids(collection: str, cursor: str, namespace: str) -> ApiRequest[IdPage]:
-    params = {"cursor": cursor, "limit": IDS, "namespace": namespace}
+    params = {"cursor": cursor, "limit": IDS_PER_PAGE, "namespace": namespace}
     return ApiRequest("GET", _path("collections", collection, "ids"), _read(IdPage), params=params)
 
 
@@ -295,7 +320,7 @@ def _plain_filter(filter: AnyFilter) -> dict[str, Any] | None:
 def search(
     collection: str, query: Mapping[str, Any], options: SearchOptions
 ) -> ApiRequest[SearchResult]:
-    """ValueError unless exactly one of text, image, id, vector and terms is in `query`."""
+    """The request of one search. ValueError unless `query` has exactly one value."""
     present = [name for name, value in query.items() if value is not None]
     if len(present) != 1:
         expected, got = ", ".join(f"{name}=" for name in query), ", ".join(present) or "none"
@@ -322,10 +347,10 @@ def _search_image(
 def search_many(
     collection: str, queries: Iterable[Mapping[str, Any]]
 ) -> Iterator[ApiRequest[SearchOutcomes]]:
-    """As many requests as it takes; images are read as their turn comes."""
+    """Requests for batches of queries. An image is read when its batch is built."""
     where = _path("collections", collection, "search", "batch")
     bodies = (_body(query) for query in queries)
-    for batch in payloads.pieces(bodies, BATCH, payloads.json_bytes, SEARCH_BATCH_BYTES):
+    for batch in payloads.batches(bodies, BATCH, payloads.json_bytes, MAX_SEARCH_BATCH_BYTES):
         yield ApiRequest("POST", where, _outcomes, json={"queries": batch})
 
 
@@ -340,14 +365,14 @@ def _outcomes(body: bytes) -> SearchOutcomes:
 
 
 def _body(query: Mapping[str, Any]) -> dict[str, Any]:
-    """A query as JSON. ValidationError for one that cannot be right."""
+    """A query as JSON. pydantic.ValidationError for one that is not valid."""
     present = {name: value for name, value in query.items() if value is not None}
     terms = {"terms": [_plain(term) for term in present["terms"]]} if "terms" in present else {}
     return SearchIn.model_validate({**_plain(present), **terms}).model_dump(exclude_unset=True)
 
 
 def _plain(term: Mapping[str, Any]) -> dict[str, Any]:
-    """Images and arrays as JSON has them."""
+    """A query or term with its image and vector as JSON values."""
     plain = dict(term)
     if plain.get("image") is not None:
         plain["image"] = payloads.image(plain["image"])
@@ -357,11 +382,12 @@ def _plain(term: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def job_id(job: Job | str) -> str:
+    """The id of a job that is given as a `Job` or by its id."""
     return job if isinstance(job, str) else job.id
 
 
 def is_outage(error: ProblemError | Unreachable) -> bool:
-    """Whether the service may be back in a moment."""
+    """Whether the request may succeed in a moment: the service does not answer, or answers 503."""
     return isinstance(error, Unreachable) or error.status == 503
 
 

@@ -1,8 +1,12 @@
 """Decides when a request is sent again, and after how many seconds.
 
-A request is sent again where that is safe. Nothing was sent, because the connection was refused.
-Or the response has status 429 or 503 and Retry-After. Or the connection broke, and the request
-changes nothing when it is carried out twice. A service that is slow is not asked again.
+A request is sent again in three cases:
+
+- The connection was refused or not established in time, so nothing was sent.
+- The response has status 429 or 503, and a Retry-After of at most MAX_DELAY_S.
+- The connection broke, and the request changes nothing more when it is carried out twice.
+
+A request that times out is not sent again.
 """
 
 from collections.abc import Iterator
@@ -12,8 +16,8 @@ import httpx
 from clipfleet.common.http.retry_after import retry_after_s
 
 FIRST_DELAY_S = 0.1  # doubled at each further attempt
-MAX_DELAY_S = 30.0  # a longer Retry-After is not waited for
-FIRST_POLL_S = 0.05  # a small job ends in a moment
+MAX_DELAY_S = 30.0  # after a longer Retry-After the error is raised
+FIRST_POLL_S = 0.05  # because a small job ends soon
 
 Outcome = httpx.Response | httpx.RequestError
 
@@ -27,7 +31,7 @@ def retry_delay_s(outcome: Outcome, attempt: int, *, repeatable: bool) -> float 
     Args:
         outcome: the response, or the error in its place.
         attempt: 0 for the first.
-        repeatable: the request changes nothing when it is carried out twice.
+        repeatable: the request changes nothing more when it is carried out twice.
     """
     if isinstance(outcome, httpx.Response):
         return _retry_after_s(outcome)

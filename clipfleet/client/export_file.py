@@ -1,4 +1,4 @@
-"""The files of `export_collection`: written whole or not at all, and read again piece by piece."""
+"""Files of `export_collection`: written completely or not at all, and read in pieces."""
 
 import json
 import os
@@ -18,14 +18,18 @@ from clipfleet.common.store.exchange import (
     schema_of,
 )
 
-MOST = 1_000  # rows in one request
-NUMBERS = 200_000  # of embeddings in one request, some 4 MB as JSON
-MAGIC = b"PAR1"  # how a Parquet file begins, and ends
+MAX_ROWS = 1_000  # rows in one request
+MAX_NUMBERS = 200_000  # numbers of embeddings in one request, about 4 MB as JSON
+MAGIC = b"PAR1"  # at the beginning and at the end of a Parquet file
 
 
 @contextmanager
 def new_file(file: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
-    """It has its name once it is complete; until then nothing of that name is touched."""
+    """Open a file that replaces `file` at the end of the block, or is removed after an error.
+
+    Raises:
+        FileExistsError: `file` exists, and `overwrite` is False.
+    """
     path = Path(file).expanduser()
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already")
@@ -39,7 +43,7 @@ def new_file(file: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
 
 
 def is_complete(out: BinaryIO) -> bool:
-    """Whether what was written so far has a Parquet file's end."""
+    """Whether the file ends as a Parquet file does."""
     out.flush()
     with open(out.name, "rb") as written:
         written.seek(-min(len(MAGIC), out.tell()), os.SEEK_END)
@@ -47,7 +51,16 @@ def is_complete(out: BinaryIO) -> bool:
 
 
 class ExportFile:
-    """A file to import. NotOurs for one that is not to be used, whenever that is found out."""
+    """An exported file, to be imported.
+
+    Attributes:
+        description: the collection that was exported.
+        rows: number of images.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        NotOurs: the file is not an export, or is damaged. Raised by `pieces`, too.
+    """
 
     def __init__(self, file: str | Path) -> None:
         self._path = Path(file).expanduser()
@@ -59,8 +72,8 @@ class ExportFile:
             self.rows: int = self._file.metadata.num_rows
 
     def pieces(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """(namespace, vectors as `upsert` takes them), as many as one request takes."""
-        size = max(1, min(MOST, NUMBERS // self.description.dim))
+        """Yield (namespace, vectors for `upsert`), with as many vectors as one request takes."""
+        size = max(1, min(MAX_ROWS, MAX_NUMBERS // self.description.dim))
         batches = self._file.iter_batches(size)
         before = 0
         while True:
@@ -76,11 +89,11 @@ class ExportFile:
                 yield namespace, [self._vector(row) for row in some]
 
     def _vector(self, row: dict[str, Any]) -> dict[str, Any]:
-        told = {name: row[name] for name in (*TEXT, *WHOLE) if name != "namespace"}
+        values = {name: row[name] for name in (*TEXT, *WHOLE) if name != "namespace"}
         with self._readable():
             metadata = json.loads(row["metadata"] or "{}")
         declared = {name: row[name] for name in self.description.fields if row[name] is not None}
-        return {**told, "metadata": {**metadata, **declared}, "values": row["embedding"]}
+        return {**values, "metadata": {**metadata, **declared}, "values": row["embedding"]}
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -93,34 +106,34 @@ class ExportFile:
         except NotOurs as error:
             raise NotOurs(f"{self._path} cannot be imported: {error}") from error
         except (ArrowException, OSError, ValueError) as error:
-            said = "it is no Parquet file, was cut short, or is damaged"
-            raise NotOurs(f"{self._path} cannot be imported: {said}") from error
+            reason = "it is not a Parquet file, or is incomplete or damaged"
+            raise NotOurs(f"{self._path} cannot be imported: {reason}") from error
 
 
 def _parquet(path: Path) -> Any:
     from pyarrow.parquet import ParquetFile
 
-    with path.open("rb"):  # whose errors people understand
+    with path.open("rb"):  # raises FileNotFoundError and PermissionError
         return ParquetFile(path)
 
 
 def _require_columns(schema: Any, description: Description) -> None:
-    for wanted in schema_of(description):
-        found = schema.field(wanted.name).type if wanted.name in schema.names else "missing"
-        if found != wanted.type:
-            said = f"its column {wanted.name!r} is {found}, not {wanted.type}"
-            raise NotOurs(said)
+    for field in schema_of(description):
+        actual = schema.field(field.name).type if field.name in schema.names else "missing"
+        if actual != field.type:
+            message = f"its column {field.name!r} is {actual}, not {field.type}"
+            raise NotOurs(message)
 
 
 def _require_vectors(batch: Any, dim: int, before: int) -> None:
-    """Which row is wrong, too: a store refuses such a request as a whole."""
+    """NotOurs with the number of the first row that has no valid vector."""
     from pyarrow import compute
 
     embeddings = batch.column("embedding")
     if embeddings.null_count or not compute.all(compute.is_finite(embeddings.flatten())).as_py():
         for at, values in enumerate(embeddings, before + 1):
             if not values.is_valid or not compute.all(compute.is_finite(values.values)).as_py():
-                raise NotOurs(f"row {at} holds no vector, or one that is not finite")
+                raise NotOurs(f"row {at} has no vector, or one that is not finite")
     for at, length in enumerate(compute.list_value_length(embeddings).to_pylist(), before + 1):
         if length != dim:
             raise NotOurs(f"the vector in row {at} has {length} numbers, not {dim}")

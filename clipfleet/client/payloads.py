@@ -1,4 +1,4 @@
-"""What users hand over - paths, bytes, open files, Pillow images, arrays - as it travels."""
+"""Converts arguments (paths, bytes, open files, Pillow images, arrays) to JSON and forms."""
 
 import base64
 import io
@@ -10,13 +10,13 @@ from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 
-_LONG_TEXT = 65_536  # characters: the service takes a longer text for an image
-_NUMBER = 25  # bytes of one, its comma included
+_LONG_TEXT = 65_536  # characters: the service counts a longer text as an image
+_NUMBER_BYTES = 25  # of a number in JSON, with its comma
 
 
 @runtime_checkable
 class PillowImage(Protocol):
-    """What is used of `PIL.Image.Image`, which is not imported for it."""
+    """The methods of `PIL.Image.Image` that are used, so that Pillow need not be imported."""
 
     def save(self, fp: Any, **params: Any) -> None: ...
 
@@ -24,7 +24,7 @@ class PillowImage(Protocol):
 
 
 class Array(Protocol):
-    """A numpy array, a torch tensor, whatever else can become a list."""
+    """A numpy array, a torch tensor, or anything else that has `tolist`."""
 
     def tolist(self) -> Any: ...
 
@@ -36,14 +36,14 @@ Part = tuple[str, tuple[str, Any, str]]
 
 
 def image_url(image: ImageInput) -> str | None:
-    """The URL, where it is one: the service fetches it."""
+    """The URL if the image is one, else None. The service fetches URLs."""
     if isinstance(image, str) and image.lower().startswith(("http://", "https://")):
         return image
     return None
 
 
 def image_bytes(image: ImageInput) -> bytes:
-    """The file of an image. A `str` is a path here; `image_url` says when it is none."""
+    """The bytes of an image file. A `str` is a path. TypeError for a file opened as text."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | Path):
@@ -54,64 +54,74 @@ def image_bytes(image: ImageInput) -> bytes:
     return data
 
 
-def image(given: ImageInput) -> dict[str, str]:
-    """An image inside a JSON document: its URL, or its file."""
-    if url := image_url(given):
+def image(value: ImageInput) -> dict[str, str]:
+    """An image as JSON: its URL, or its file in base64."""
+    if url := image_url(value):
         return {"url": url}
-    return {"base64": base64.b64encode(image_bytes(given)).decode()}
+    return {"base64": base64.b64encode(image_bytes(value)).decode()}
 
 
 def _png(image: PillowImage) -> bytes:
     file = io.BytesIO()
-    image.save(file, format="PNG", exif=image.getexif())  # which says which way up it is
+    image.save(file, format="PNG", exif=image.getexif())  # EXIF holds the orientation
     return file.getvalue()
 
 
 def numbers(values: Numbers) -> Any:
-    """A list of plain floats; whether they are is for the schema to say."""
+    """The values as a list. The schema checks that they are numbers."""
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
-def vector(given: Mapping[str, Any]) -> dict[str, Any]:
-    """One `{id, values, label?, metadata?, uri?}`; None counts as left out."""
-    told = {name: value for name, value in given.items() if value is not None}
-    return {**told, "values": numbers(told["values"])} if "values" in told else told
+def vector(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """One vector `{id, values, label?, metadata?, uri?}` without fields that are None."""
+    present = {name: value for name, value in fields.items() if value is not None}
+    return {**present, "values": numbers(present["values"])} if "values" in present else present
 
 
-def pieces(
-    items: Iterable[T], most: int, size: Callable[[T], int], most_bytes: int
+def batches(
+    items: Iterable[T], max_items: int, size: Callable[[T], int], max_bytes: int
 ) -> Iterator[list[T]]:
-    """So many items in one request, and so many bytes unless one item alone has more."""
-    piece: list[T] = []
-    room = most_bytes
+    """Divide items into batches.
+
+    Args:
+        items: the items, which are read as batches are taken.
+        max_items: items of a batch at most.
+        size: gives the bytes of an item.
+        max_bytes: bytes of a batch at most, unless one item alone has more.
+    """
+    batch: list[T] = []
+    remaining = max_bytes
     for item in items:
         bytes_ = size(item)
-        if piece and (len(piece) == most or bytes_ > room):
-            yield piece
-            piece, room = [], most_bytes
-        piece.append(item)
-        room -= bytes_
-    if piece:
-        yield piece
+        if batch and (len(batch) == max_items or bytes_ > remaining):
+            yield batch
+            batch, remaining = [], max_bytes
+        batch.append(item)
+        remaining -= bytes_
+    if batch:
+        yield batch
 
 
-def json_bytes(told: Any) -> int:
-    """Of a document as JSON, hardly less than it will be. An image counts an eighth, as the service
-    takes eight times as many bytes of images as of all else."""
-    if isinstance(told, str):
-        return len(told) // 8 if len(told) > _LONG_TEXT else 4 * len(told) + 3
-    if isinstance(told, Mapping):
-        return 2 + sum(json_bytes(name) + json_bytes(value) for name, value in told.items())
-    if isinstance(told, list | tuple):
-        numbers = not told or isinstance(told[0], float)
-        return 2 + (_NUMBER * len(told) if numbers else sum(map(json_bytes, told)))
-    return _NUMBER
+def json_bytes(value: Any) -> int:
+    """Bytes of a value as JSON, estimated from above.
+
+    An image counts an eighth: the service accepts eight times as many bytes of images as of
+    everything else.
+    """
+    if isinstance(value, str):
+        return len(value) // 8 if len(value) > _LONG_TEXT else 4 * len(value) + 3
+    if isinstance(value, Mapping):
+        return 2 + sum(json_bytes(name) + json_bytes(item) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        numbers = not value or isinstance(value[0], float)
+        return 2 + (_NUMBER_BYTES * len(value) if numbers else sum(map(json_bytes, value)))
+    return _NUMBER_BYTES
 
 
 class StoredFile:
-    """A file to upload, open only while it is read: a thousand of them need one descriptor.
+    """A file to upload that is open only while it is read: 1,000 files need one descriptor.
 
-    It has what httpx asks of a file to know its length and to send it, if need be twice.
+    Has the methods that httpx uses to find the length of a file and to send it, also twice.
     """
 
     def __init__(self, path: Path) -> None:
@@ -146,16 +156,21 @@ class StoredFile:
 
 
 def file_parts(files: Files) -> list[Part]:
-    """The files as parts of a form. Nothing is read yet, but what is missing is said now."""
-    given = [files] if isinstance(files, str | Path) else files
-    paths = [Path(file).expanduser() for file in given]
+    """The files as parts of a form. Nothing is read yet.
+
+    Raises:
+        ValueError: there are no files, or one is a folder.
+        FileNotFoundError: a file does not exist.
+    """
+    listed = [files] if isinstance(files, str | Path) else files
+    paths = [Path(file).expanduser() for file in listed]
     for path in paths:
         if path.is_dir():
-            raise ValueError(f"{path} is a folder; index() takes folders, upload() takes files")
+            raise ValueError(f"{path} is a folder: index() takes folders, upload() takes files")
     if not paths:
         raise ValueError("there are no files to upload")
-    return [("files", (path.name, StoredFile(path), _kind(path))) for path in paths]
+    return [("files", (path.name, StoredFile(path), _media_type(path))) for path in paths]
 
 
-def _kind(path: Path) -> str:
+def _media_type(path: Path) -> str:
     return mimetypes.guess_type(path.name)[0] or "application/octet-stream"

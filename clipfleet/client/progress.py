@@ -1,4 +1,4 @@
-"""How a job is getting on, for people: a bar in a terminal, a line now and then elsewhere."""
+"""Shows the progress of a job: a bar in a terminal, a line every few seconds elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from clipfleet.results import Job
 
-if TYPE_CHECKING:  # rich takes a while to import, and most programs show nothing
+if TYPE_CHECKING:  # rich takes long to import, and most programs show no progress
     from rich.console import Console
 
-LINE_S = 5.0
+LINE_INTERVAL_S = 5.0  # between two lines of a job whose state does not change
 
 Listener = Callable[[Job], None]
 Progress = bool | Listener
@@ -19,32 +19,37 @@ Progress = bool | Listener
 
 @contextmanager
 def listening(progress: Progress, console: "Console | None" = None) -> Iterator[Listener]:
-    """Whom to tell of a job's every state. True: people, on standard error."""
+    """Yield a function to call with a job at every look.
+
+    Args:
+        progress: False shows nothing, True shows progress, a function is used as it is.
+        console: where to show it. Default: standard error.
+    """
     if callable(progress):
         yield progress
     elif not progress:
-        yield _nobody
+        yield _ignore
     else:
         console = console or _standard_error()
-        if console.is_terminal and not console.is_dumb_terminal:  # rich shows no bar in such a one
+        if console.is_terminal and not console.is_dumb_terminal:  # rich shows no bar in a dumb one
             with _bar(console) as listener:
                 yield listener
         else:
             yield lines(console)
 
 
-def _nobody(_: Job) -> None:
+def _ignore(_: Job) -> None:
     pass
 
 
 def lines(console: "Console", clock: Callable[[], float] = time.monotonic) -> Listener:
-    """A line when the job has something new to say, and every few seconds otherwise."""
-    said_at, said_what = -LINE_S, ""
+    """Print a line when the job's state changes, and every LINE_INTERVAL_S otherwise."""
+    printed_at, printed_status = -LINE_INTERVAL_S, ""
 
     def tell(job: Job) -> None:
-        nonlocal said_at, said_what
-        if clock() - said_at >= LINE_S or said_what != what(job):
-            said_at, said_what = clock(), what(job)
+        nonlocal printed_at, printed_status
+        if clock() - printed_at >= LINE_INTERVAL_S or printed_status != status(job):
+            printed_at, printed_status = clock(), status(job)
             console.print(f"{job.id}: {line(job)}", markup=False)
 
     return tell
@@ -67,13 +72,13 @@ def _bar(console: "Console") -> Iterator[Listener]:
 
         def tell(job: Job) -> None:
             nonlocal waited_for
-            if job.waiting and waited_for != job.waiting:  # a sentence, too long to be in the bar
+            if job.waiting and waited_for != job.waiting:  # a sentence is too long for the bar
                 waited_for = job.waiting
-                bars.console.print(f"waiting: {what(job)}", markup=False)
+                bars.console.print(f"waiting: {status(job)}", markup=False)
             bars.update(
                 bar,
                 completed=finished(job),
-                total=job.total or None,  # none yet: the bar swings to and fro
+                total=job.total or None,  # None: the bar moves to and fro
                 description="waiting" if job.waiting else job.state,
                 pace=pace(job),
             )
@@ -85,23 +90,24 @@ def line(job: Job) -> str:
     """`running, 120 of 1,000 images, 45/s, 0:00:20 left`"""
     counted = f"{finished(job):,} of {job.total:,} images" if job.total else ""
     failed = f"{job.failed:,} failed" if job.failed else ""
-    return ", ".join(part for part in (what(job), counted, failed, pace(job)) if part)
+    return ", ".join(part for part in (status(job), counted, failed, pace(job)) if part)
 
 
-def what(job: Job) -> str:
-    """What it does or waits for. Names come from outside: no control character gets through."""
-    said = job.waiting or job.state
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in said)
+def status(job: Job) -> str:
+    """What the job waits for, or its state. Control characters are escaped: names can hold them."""
+    text = job.waiting or job.state
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def pace(job: Job) -> str:
-    """The service's own rate and estimate: `45/s, 0:00:20 left`."""
+    """The rate and the remaining time that the service estimates: `45/s, 0:00:20 left`."""
     rate = f"{job.rate:.3g}/s" if job.rate and job.rate < 10 else f"{job.rate or 0:,.0f}/s"
-    left = "" if job.eta_s is None else f"{timedelta(seconds=round(job.eta_s))} left"
-    return ", ".join(part for part in (rate if job.rate else "", left) if part)
+    remaining = "" if job.eta_s is None else f"{timedelta(seconds=round(job.eta_s))} left"
+    return ", ".join(part for part in (rate if job.rate else "", remaining) if part)
 
 
 def finished(job: Job) -> int:
+    """Images that are done, failed or skipped."""
     return job.done + job.failed + job.skipped
 
 
@@ -109,6 +115,6 @@ def _standard_error() -> "Console":
     from rich.console import Console
 
     console = Console(stderr=True, soft_wrap=True, emoji=False, highlight=False)
-    if console.is_jupyter:  # lines: for a bar there, Rich wants packages that few have
+    if console.is_jupyter:  # print lines there: a bar would need further packages
         return Console(stderr=True, soft_wrap=True, force_jupyter=False, force_terminal=False)
     return console

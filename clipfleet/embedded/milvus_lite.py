@@ -1,19 +1,19 @@
-"""milvus-lite, but for two things: what it confirmed outlives a power cut, and a log that could not
-be written is never written to again.
+"""Runs milvus-lite with two changes for durability.
 
-`python -m clipfleet.embedded.milvus_lite server ...`.
+    python -m clipfleet.embedded.milvus_lite server ...
 
-milvus-lite 3.2 leaves its log and its data files to the operating system, which writes them to disk
-some 30 s later, and removes the log of rows whose data file is not on disk yet. Here each batch of
-the log and each data file is on disk before milvus-lite goes on. An index that cannot be read is
-built anew: milvus-lite would not load its collection.
+Confirmed writes survive a power cut. milvus-lite 3.2 leaves its log and its data files to the
+operating system, which writes them to disk some 30 s later, and it removes the log of rows whose
+data file is not on disk yet. Here each batch of the log and each data file is on disk before
+milvus-lite continues. An index file that cannot be read is built again, because milvus-lite would
+not load its collection.
 
-When its disk is full, milvus-lite 3.2 leaves
-half a batch in its log and goes on behind it as soon as there is room; at the next start it reads
-up to the broken batch, and all that was confirmed since is lost. A flush that fails is worse: the
-next one that succeeds removes the log of the one before. So the first write that fails is the last:
-reading goes on, writes are refused, and once there is room the process ends. The next one reads all
-that was confirmed.
+A log that could not be written is not written to again. When its disk is full, milvus-lite 3.2
+leaves half a batch in its log and appends behind it as soon as there is space. At the next start it
+reads up to the broken batch, and everything confirmed since is lost. After a flush that failed, the
+next flush removes the log of the failed one. So the first write that fails is the last: searches
+continue, writes are refused, and the process ends once there is space. The next process reads
+everything that was confirmed.
 """
 
 import os
@@ -30,12 +30,17 @@ from milvus_lite.engine import collection, compaction, flush
 from milvus_lite.storage.segment import Segment
 from milvus_lite.storage.wal import WAL
 
-ROOM = 16_000_000  # bytes, before it is worth another start
-LOOK_S = 0.5
+MIN_FREE_BYTES = 16_000_000  # before another start is worthwhile
+POLL_S = 0.5
 
 
 class Log:
-    """Whether it is whole; `folder`: where it lies."""
+    """Refuses writes to the log after one has failed, and ends the process once there is space.
+
+    Args:
+        folder: the data folder.
+        end: ends the process with an exit code.
+    """
 
     def __init__(self, folder: Path, end: Callable[[int], Any] = os._exit) -> None:
         self._folder, self._end = folder, end
@@ -43,6 +48,8 @@ class Log:
         self._breaking = threading.Lock()
 
     def guarded(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with the check before it. OSError after a failed write."""
+
         def guard(*args: Any, **named: Any) -> Any:
             if self._broken:
                 raise OSError(*self._broken.args)
@@ -58,38 +65,38 @@ class Log:
         with self._breaking:
             if self._broken is None:
                 self._broken = error
-                print(f"the log cannot be written: {error}; no more writes", file=sys.stderr)
+                print(f"the log cannot be written: {error}; writes are refused", file=sys.stderr)
                 threading.Thread(target=self._end_when_there_is_room, daemon=True).start()
 
     def _end_when_there_is_room(self) -> None:
-        while _free(self._folder) < ROOM:
-            time.sleep(LOOK_S)
+        while _free(self._folder) < MIN_FREE_BYTES:
+            time.sleep(POLL_S)
         self._end(os.EX_IOERR)
 
 
 def guard(log: Log) -> None:
-    """Every way in which milvus-lite writes to its log, or removes one."""
+    """Guard every function of milvus-lite that writes to its log or removes it."""
     for name in ("write_insert", "write_delete", "close_and_delete"):
         setattr(WAL, name, log.guarded(getattr(WAL, name)))
     collection.execute_flush = log.guarded(collection.execute_flush)
 
 
 def make_durable() -> None:
-    """Every file that is to outlive a power cut."""
+    """Write every file to disk at once, and rebuild index files that cannot be read."""
     WAL.__init__ = partialmethod(WAL.__init__, sync_mode="batch")
     for module in (flush, compaction):
         module.write_data_file = _on_disk(module.write_data_file)
     flush.write_delta_file = _on_disk(flush.write_delta_file)
     for name in ("build_or_load_index", "build_or_load_scalar_index"):
-        setattr(Segment, name, _built_anew(getattr(Segment, name)))
+        setattr(Segment, name, _rebuilding(getattr(Segment, name)))
 
 
 def _on_disk(write: Callable[..., str]) -> Callable[..., str]:
     def written(table: Any, folder: str, *args: Any, **named: Any) -> str:
         name = write(table, folder, *args, **named)
         path = Path(folder, name)
-        for each in (path, path.parent):
-            number = os.open(each, os.O_RDONLY)
+        for synced in (path, path.parent):
+            number = os.open(synced, os.O_RDONLY)
             try:
                 os.fsync(number)
             finally:
@@ -99,7 +106,7 @@ def _on_disk(write: Callable[..., str]) -> Callable[..., str]:
     return written
 
 
-def _built_anew(build: Callable[..., None]) -> Callable[..., None]:
+def _rebuilding(build: Callable[..., None]) -> Callable[..., None]:
     def built(segment: Any, spec: Any, folder: str, *args: Any) -> None:
         try:
             build(segment, spec, folder, *args)
@@ -110,7 +117,7 @@ def _built_anew(build: Callable[..., None]) -> Callable[..., None]:
             )
             if not path.exists():
                 raise
-            print(f"{path} cannot be read; it is built anew", file=sys.stderr)
+            print(f"{path} cannot be read; it is built again", file=sys.stderr)
             path.unlink()
             build(segment, spec, folder, *args)
 
@@ -118,8 +125,8 @@ def _built_anew(build: Callable[..., None]) -> Callable[..., None]:
 
 
 def _free(folder: Path) -> int:
-    there = os.statvfs(folder)
-    return there.f_bavail * there.f_frsize
+    system = os.statvfs(folder)
+    return system.f_bavail * system.f_frsize
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The whole service on one machine, from wheels: what `clipfleet up` runs."""
+"""Runs the whole service on one machine, as `clipfleet up` does."""
 
 import fcntl
 import json
@@ -28,7 +28,7 @@ from clipfleet.common.settings import LOOPBACK_NAMES, Settings
 from clipfleet.embedded import commands, processes
 from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
 
-# What our own code logs while it asks whether a part is up is not for the user of `up`.
+# Users of `up` do not need the log lines of the checks whether a part has started.
 logging.getLogger("clipfleet").addHandler(logging.NullHandler())
 
 QUIET_LIBRARIES = {
@@ -40,65 +40,93 @@ QUIET_LIBRARIES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What `clipfleet up` is told. `given`: the environment's settings, which win."""
+    """Options of `clipfleet up`.
+
+    Attributes:
+        data: folder for all data.
+        host: address that the gateway listens on.
+        port: port of the gateway.
+        workers: number of ingest workers.
+        settings: settings of the environment, which have precedence over those of the stack.
+        metrics_port: port of the planner's metrics. Each worker has the next one. 0: no metrics.
+        flower_port: port of Flower on loopback, whatever `host` is. 0: no Flower.
+    """
 
     data: Path
     host: str
     port: int
     workers: int
-    given: Settings
-    metrics_port: int = 0  # of the planner; each worker has the next one; 0: none
-    flower_port: int = 0  # on loopback, whatever `host` is; 0: none
+    settings: Settings
+    metrics_port: int = 0
+    flower_port: int = 0
 
     @property
     def url(self) -> str:
+        """Address of the gateway for clients on this machine."""
         shown = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else shown}:{self.port}"
 
     @property
     def metrics_ports(self) -> list[int]:
-        """Of the planner, the ingest workers and the query worker, in this order."""
+        """Ports of the metrics of the planner, the ingest workers and the query worker."""
         parts = self.workers + 2
         first = self.metrics_port
         return list(range(first, first + parts)) if first else [0] * parts
 
     @property
     def on_loopback(self) -> bool:
+        """Whether only clients on this machine reach the gateway."""
         return self.host in LOOPBACK_NAMES
 
     @property
     def warning(self) -> str:
-        """What the user may not expect of these options."""
-        if self.on_loopback or self.given.keys_file:
+        """What the user should know about access with these options. Empty: nothing."""
+        if self.on_loopback or self.settings.keys_file:
             return ""
-        if self.given.open:
-            return f"everybody who reaches {self.host}:{self.port} may do anything (CLIPFLEET_OPEN)"
+        if self.settings.open:
+            return (
+                f"all clients that reach {self.host}:{self.port} may do anything (CLIPFLEET_OPEN)"
+            )
         return (
-            "there are no keys, so only clients on this machine are answered; set "
-            "CLIPFLEET_KEYS_FILE (`clipfleet keys create`), or CLIPFLEET_OPEN=true for everybody"
+            "there are no API keys, so only clients on this machine are answered; set "
+            "CLIPFLEET_KEYS_FILE (`clipfleet keys create`), or CLIPFLEET_OPEN=true for all clients"
         )
 
 
 class Stack:
-    """`run` blocks until `stopping` is set. One stack per data folder at a time."""
+    """All parts of the service as child processes. One stack can use a data folder at a time.
+
+    Args:
+        options: what to run, and where.
+        stopping: set to stop the stack.
+    """
 
     def __init__(self, options: Options, stopping: threading.Event) -> None:
         self._options, self._stopping = options, stopping
-        self._settings = options.given
-        self._brings_redis = "redis_url" not in options.given.model_fields_set
-        self._brings_milvus = "milvus_uri" not in options.given.model_fields_set
+        self._settings = options.settings
+        self._brings_redis = "redis_url" not in options.settings.model_fields_set
+        self._brings_milvus = "milvus_uri" not in options.settings.model_fields_set
 
     def run(
         self,
         waiting: Callable[[str, float], None],
         ready: Callable[[], None],
-        said: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
-        """`waiting(part, seconds)` while starting, `ready` once, `said` for what goes wrong."""
+        """Run the parts until `stopping` is set.
+
+        Args:
+            waiting: called while parts start, with the part and the seconds since its start.
+            ready: called once, when all parts answer.
+            report: called with a sentence when a part has ended and starts again.
+
+        Raises:
+            StartupError: a part cannot start, or keeps ending.
+        """
         folder = self._options.data
-        given = self._options.given
+        settings = self._options.settings
         service = grant_of_service(self.complete("", ""))
-        check_keys(given.keys_file, given.open, service)
+        check_keys(settings.keys_file, settings.open, service)
         _make_folder(folder)
         with _locked(folder, self._options.url):
             end_leftovers(folder)
@@ -107,7 +135,7 @@ class Stack:
             try:
                 if self._start(supervisor, waiting):
                     ready()
-                    supervisor.watch(said)
+                    supervisor.watch(report)
             finally:
                 supervisor.stop()
 
@@ -120,7 +148,10 @@ class Stack:
             _require_free(commands.LOOPBACK, self._options.flower_port, "--flower-port")
 
     def _start(self, supervisor: Supervisor, waiting: Callable[[str, float], None]) -> bool:
-        """Redis first, which all our parts ask at once; Milvus gets ready beside them."""
+        """Start Redis first, which all parts need at once, then Milvus together with the others.
+
+        False if `stopping` was set meanwhile.
+        """
         folder = self._options.data
         redis_url, milvus_uri = self._settings.redis_url, self._settings.milvus_uri
         if self._brings_redis:
@@ -141,19 +172,19 @@ class Stack:
         return supervisor.wait(waiting)
 
     def complete(self, redis_url: str, milvus_uri: str) -> Settings:
-        """The settings our own parts get: what is given, and the gaps filled for one machine."""
+        """The settings of the parts: the given ones, and defaults for one machine."""
         gaps: dict[str, object] = {
             "redis_url": redis_url,
             "milvus_uri": milvus_uri,
             "blobs": str(self._options.data / "blobs"),
         }
-        given = self._settings.model_fields_set
+        set_fields = self._settings.model_fields_set
         if self._options.on_loopback:
             if not (self._settings.keys_file or self._settings.open):
-                gaps["source_roots"] = (Path("/"),)  # as far as its user may, who alone is answered
+                gaps["source_roots"] = (Path("/"),)  # only local clients are answered
             gaps["allowed_hosts"] = LOOPBACK_NAMES
             gaps["metrics_host"] = commands.LOOPBACK
-        filled = {name: value for name, value in gaps.items() if name not in given}
+        filled = {name: value for name, value in gaps.items() if name not in set_fields}
         private = (*self._settings.private_paths, self._options.data)
         return self._settings.model_copy(update={**filled, "private_paths": private})
 
@@ -166,20 +197,31 @@ class Stack:
         fleet, probe = RedisFleet(client), RedisProbe(client, self._settings)
         ports = iter(self._options.metrics_ports)
 
-        def measured() -> dict[str, str]:
-            """Each with the next port: what `up` itself was given is of the first alone."""
+        def with_metrics_port() -> dict[str, str]:
+            """The environment of a part with metrics: each has the next port."""
             return {**env, "CLIPFLEET_METRICS_PORT": str(next(ports))}
 
         def worker(name: str, lane: Lane) -> Part:
-            watched, yields = bool(self._options.flower_port), lane == "ingest"
+            task_events, gives_way = bool(self._options.flower_port), lane == "ingest"
             model = self._settings.model
-            command = processes.worker(name, [lane], model, task_events=watched)
-            return Part(name, command, measured(), lambda pid: _serves(fleet, probe, pid), yields)
+            command = processes.worker(name, [lane], model, task_events=task_events)
+            return Part(
+                name,
+                command,
+                with_metrics_port(),
+                lambda pid: _serves(fleet, probe, pid),
+                gives_way,
+            )
 
         numbers = range(1, self._options.workers + 1)
         gateway = processes.gateway(self._options.host, self._options.port)
         return [
-            Part("planner", processes.planner(), measured(), lambda pid: _plans(fleet, probe, pid)),
+            Part(
+                "planner",
+                processes.planner(),
+                with_metrics_port(),
+                lambda pid: _plans(fleet, probe, pid),
+            ),
             *[worker(f"worker-ingest-{n}", LANES[0]) for n in numbers],
             worker("worker-query", LANES[1]),
             Part("gateway", gateway, env, lambda _: _answers(f"{self._options.url}/healthz")),
@@ -195,11 +237,13 @@ class Stack:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The settings as variables, for children: only what differs from the defaults. The nested
-    ones they inherit from the environment as they are."""
+    """The settings that differ from the defaults, as environment variables of the parts.
+
+    Nested settings are inherited from the environment of this process.
+    """
     plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits", "fetch"})
     lists = ("source_roots", "source_buckets", "private_paths", "allowed_hosts")
-    plain["model"] = settings.model  # the default, too, must win over the environment's
+    plain["model"] = settings.model  # also the default: it has precedence over the environment
     return {
         f"CLIPFLEET_{name.upper()}": json.dumps(value) if name in lists else str(value)
         for name, value in plain.items()
@@ -213,20 +257,22 @@ def _make_folder(folder: Path) -> None:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise StartupError(f"the data folder {folder} cannot be used: {error.strerror}") from error
+        raise StartupError(
+            f"the data folder {folder} cannot be written: {error.strerror}"
+        ) from error
 
 
 @contextmanager
 def _locked(folder: Path, url: str) -> Iterator[IO[str]]:
-    """The kernel drops the lock with its holder, so kill -9 leaves nothing in the way."""
+    """Lock the data folder. The kernel releases the lock when its holder ends, however it ends."""
     with (folder / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
-            said = f"the data folder {folder} is in use by {holder}; choose another with --data"
-            raise StartupError(said) from error
+            message = f"the data folder {folder} is in use by {holder}; choose another with --data"
+            raise StartupError(message) from error
         lock.truncate(0)
         lock.write(f"clipfleet at {url} (process {os.getpid()})")
         lock.flush()
@@ -240,8 +286,8 @@ def _require_free(host: str, port: int, option: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            why = f"port {port} on {host} cannot be used: {error.strerror}"
-            raise StartupError(f"{why}; choose another with {option}") from error
+            reason = f"port {port} on {host} cannot be used: {error.strerror}"
+            raise StartupError(f"{reason}; choose another with {option}") from error
         except OverflowError as error:
             raise StartupError(f"there is no port {port}; choose a lower {option}") from error
 
@@ -252,7 +298,7 @@ def _redis_answers(url: str) -> bool:
 
 
 def _listens(port: int) -> bool:
-    """Enough of a sign from our own child, and without the second that pymilvus takes to load."""
+    """Whether a port accepts connections. A request would need pymilvus, which loads for 1 s."""
     with socket.create_connection((commands.LOOPBACK, port), timeout=1):
         return True
 
@@ -266,15 +312,15 @@ def _plans(fleet: RedisFleet, probe: RedisProbe, pid: int) -> bool:
 
 
 def _announced(names: Iterable[str], probe: RedisProbe, pid: int) -> bool:
-    """Whether the process is among them; Unavailable while Redis takes no announcement."""
-    if any(name.startswith(_process(pid)) for name in names):
+    """Whether a process has announced itself. Unavailable if Redis takes no announcement."""
+    if any(name.startswith(_name_prefix(pid)) for name in names):
         return True
     probe.write()
     return False
 
 
-def _process(pid: int) -> str:
-    """How workers and planners of this host begin their names."""
+def _name_prefix(pid: int) -> str:
+    """The beginning of the name of a worker or planner: host and process."""
     return f"{socket.gethostname()}-{pid}-"
 
 

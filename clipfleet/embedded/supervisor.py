@@ -1,4 +1,4 @@
-"""Child processes: started in groups, restarted with backoff, ended in reverse; none stays."""
+"""Starts child processes in groups, restarts them with backoff, and ends them in reverse order."""
 
 import ctypes
 import json
@@ -19,21 +19,28 @@ import psutil
 from clipfleet.common.errors import StartupError, Unavailable
 
 LOG_LINES = 15
-MOST_DEATHS = 5  # one after the other, without having been ready in between
-MOST_KILLS = 20  # the same, by signals: where memory is short, the kernel's
-MOST_CRASHES = 300  # of a part that was ready: each image that kills workers costs three
-QUIET_S = 60.0  # after so long without one, crashes are forgotten
-LONGEST_PAUSE_S = 8.0
+MAX_DEATHS = 5  # in a row, of a part that was not ready in between
+MAX_KILLS = 20  # the same, by signals, such as the kernel's when memory is short
+MAX_CRASHES = 300  # of a part that was ready: each image that kills workers costs three
+FORGET_CRASHES_AFTER_S = 60.0  # without a crash, their count begins again
+MAX_PAUSE_S = 8.0
 STOP_S = 25.0
 POLL_S = 0.1
-NICE = 10
+NICENESS = 10
 
 
 @dataclass(frozen=True)
 class Part:
-    """`ready` asks the part itself and may raise while there is no answer; it gets the pid.
-    Unavailable says what the part waits for. `gives_way`: it uses what processor time the others
-    leave."""
+    """One process of the stack.
+
+    Attributes:
+        name: name of the log file and in messages.
+        command: command line.
+        env: variables that are added to the environment.
+        ready: says for a process id whether the part answers. May raise while it does not;
+            Unavailable tells what the part waits for.
+        gives_way: run the part with low priority.
+    """
 
     name: str
     command: Sequence[str]
@@ -56,7 +63,7 @@ class _Child:
     reason: str = ""
 
     def count_death(self, *, quiet: bool) -> None:
-        """Who is killed from outside while it starts may yet be able to start."""
+        """Count an exit. A part that a signal kills while it starts gets more attempts."""
         if self.served:
             self.deaths = self.kills = 0
             self.crashes = 1 if quiet else self.crashes + 1
@@ -67,16 +74,21 @@ class _Child:
 
     @property
     def label(self) -> str:
-        """Its name, and what it waits for itself."""
+        """The name of the part, and what it waits for."""
         return f"{self.part.name}: {self.reason}" if self.reason else self.part.name
 
     @property
     def hopeless(self) -> bool:
-        return self.deaths > MOST_DEATHS or self.kills > MOST_KILLS or self.crashes > MOST_CRASHES
+        return self.deaths > MAX_DEATHS or self.kills > MAX_KILLS or self.crashes > MAX_CRASHES
 
 
 class Supervisor:
-    """`folder` gets a log per part and the list of children, for whoever comes after a crash."""
+    """Starts, watches and stops parts.
+
+    Args:
+        folder: gets a log for each part, and the list of children for `end_leftovers`.
+        stopping: set to end `wait` and `watch`.
+    """
 
     def __init__(self, folder: Path, stopping: threading.Event) -> None:
         self._logs, self._list = folder / "logs", folder / "children.json"
@@ -85,15 +97,24 @@ class Supervisor:
         self._children: list[_Child] = []
 
     def start(self, parts: Sequence[Part]) -> None:
-        """Start a group of parts that later groups stand on, and do not wait for them."""
+        """Start a group of parts, which later groups depend on. Does not wait for them."""
         group = 1 + max((child.group for child in self._children), default=0)
         for part in parts:
             self._children.append(_Child(part, self._spawn(part), time.monotonic(), group))
         self._write_list()
 
     def wait(self, waiting: Callable[[str, float], None]) -> bool:
-        """Until all are ready; `waiting` hears which is not, and for how long. False when told
-        to stop meanwhile. StartupError with a part's last lines."""
+        """Wait until all parts are ready.
+
+        Args:
+            waiting: called with a part that is not ready, and the seconds since its start.
+
+        Returns:
+            False if `stopping` was set meanwhile.
+
+        Raises:
+            StartupError: a part ended. The message has the last lines of its log.
+        """
         for child in self._children:
             while not self._is_ready(child):
                 if self._stopping.wait(POLL_S):
@@ -103,36 +124,40 @@ class Supervisor:
             child.served = True
         return True
 
-    def watch(self, said: Callable[[str], None]) -> None:
-        """Until told to stop: restart what dies. StartupError when something keeps dying."""
+    def watch(self, report: Callable[[str], None]) -> None:
+        """Restart parts that end, until `stopping` is set. StartupError if one keeps ending."""
         while not self._stopping.wait(POLL_S):
             for child in self._children:
                 if child.process.poll() is not None:
-                    self._revive(child, said)
+                    self._revive(child, report)
                 elif not child.served:
                     child.served = self._is_ready(child)
 
     def stop(self) -> None:
-        """A group ends together, the last first, so that nothing loses what it stands on; what
-        does not end is killed."""
+        """End the groups, the last one first, so that no part loses what it depends on.
+
+        A part that does not end within STOP_S is killed.
+        """
         for number in sorted({child.group for child in self._children}, reverse=True):
             group = [child.process for child in self._children if child.group == number]
             for process in group:
-                _ask_to_end(process)
+                _terminate(process)
             for process in group:
                 _end(process)
         self._list.unlink(missing_ok=True)
 
-    def _revive(self, child: _Child, said: Callable[[str], None]) -> None:
+    def _revive(self, child: _Child, report: Callable[[str], None]) -> None:
         now = time.monotonic()
         if not child.restart_at:
-            child.count_death(quiet=now - child.started_at > QUIET_S)
+            child.count_death(quiet=now - child.started_at > FORGET_CRASHES_AFTER_S)
             if child.hopeless:
-                raise StartupError(self._obituary(child, "keeps ending"))
-            pause = min(0.25 * 2**child.deaths, LONGEST_PAUSE_S)
+                raise StartupError(self._exit_report(child, "keeps ending"))
+            pause = min(0.25 * 2**child.deaths, MAX_PAUSE_S)
             child.restart_at = now + pause
             code = child.process.returncode
-            said(f"{child.part.name} ended ({_how(code)}); it starts again in {pause:.1f} s")
+            report(
+                f"{child.part.name} ended ({_exit_cause(code)}); it starts again in {pause:.1f} s"
+            )
         elif now >= child.restart_at:
             child.process, child.started_at = self._spawn(child.part), now
             child.restart_at, child.served = 0.0, False
@@ -149,17 +174,17 @@ class Supervisor:
                 stdout=out,
                 stderr=out,
                 env={**os.environ, **part.env},
-                start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
+                start_new_session=True,  # only this process gets Ctrl-C, and ends parts in order
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         if part.gives_way:
-            _give_way(process.pid)
+            _lower_priority(process.pid)
         return process
 
     def _require_alive(self) -> None:
         for child in self._children:
             if child.process.poll() is not None:
-                raise StartupError(self._obituary(child, "ended before all was ready"))
+                raise StartupError(self._exit_report(child, "ended before all parts were ready"))
 
     def _is_ready(self, child: _Child) -> bool:
         child.reason = ""
@@ -171,22 +196,22 @@ class Supervisor:
             return False
         return False
 
-    def _obituary(self, child: _Child, what: str) -> str:
+    def _exit_report(self, child: _Child, what: str) -> str:
         log, name = self._logs / f"{child.part.name}.log", child.part.name
         with log.open(errors="replace") as lines:
             last = list(deque(lines, LOG_LINES))
         code = child.process.poll()
-        if code == os.EX_CONFIG and last:  # our parts end with what must be set otherwise
+        if code == os.EX_CONFIG and last:  # the last line of a part says what to configure
             return f"{name} {what}: {last[-1].strip()}"
         shown = "".join(f"  {line}" for line in last).rstrip()
-        return f"{name} {what} ({_how(code)}). Its last lines, from {log}:\n{shown}"
+        return f"{name} {what} ({_exit_cause(code)}). Its last lines, from {log}:\n{shown}"
 
     def _write_list(self) -> None:
         alive = []
         for child in self._children:
             with suppress(psutil.NoSuchProcess):
                 alive.append([child.process.pid, psutil.Process(child.process.pid).create_time()])
-        whole = self._list.with_suffix(".new")  # a crash in between leaves the old list
+        whole = self._list.with_suffix(".new")  # a crash while writing leaves the old list
         with suppress(OSError):  # on a full disk, too
             listed = {"folder": self._list.parent.stat().st_ino, "children": alive}
             whole.write_text(json.dumps(listed))
@@ -194,23 +219,23 @@ class Supervisor:
 
 
 def end_leftovers(folder: Path) -> None:
-    """End the children of a supervisor that was killed before it could."""
-    left = []
+    """End the children of a supervisor that was killed before it ended them."""
+    processes = []
     for pid, created in _listed(folder):
         with suppress(psutil.Error):
             process = psutil.Process(pid)
-            if abs(process.create_time() - created) < 1:  # not another one with its number
+            if abs(process.create_time() - created) < 1:  # not another process with the same id
                 process.terminate()
-                left.append(process)
-    _, stubborn = psutil.wait_procs(left, timeout=STOP_S)
-    for process in stubborn:
+                processes.append(process)
+    _, remaining = psutil.wait_procs(processes, timeout=STOP_S)
+    for process in remaining:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(stubborn, timeout=STOP_S)  # they hold locks on what we are about to open
+    psutil.wait_procs(remaining, timeout=STOP_S)  # they hold locks on files that the new parts open
 
 
 def _listed(folder: Path) -> list[tuple[int, float]]:
-    """Those of this very folder: the copy of one in use names the children of another stack."""
+    """Children of this very folder. The copy of a folder names the children of another stack."""
     try:
         listed = json.loads((folder / "children.json").read_text())
         if listed["folder"] != folder.stat().st_ino:
@@ -220,9 +245,9 @@ def _listed(folder: Path) -> list[tuple[int, float]]:
         return []
 
 
-def _ask_to_end(process: "subprocess.Popen[bytes]") -> None:
+def _terminate(process: "subprocess.Popen[bytes]") -> None:
     if process.poll() is None:
-        process.send_signal(signal.SIGCONT)  # a stopped process hears no SIGTERM
+        process.send_signal(signal.SIGCONT)  # a stopped process does not handle SIGTERM
         process.terminate()
 
 
@@ -234,22 +259,22 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _how(code: int | None) -> str:
+def _exit_cause(code: int | None) -> str:
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def _give_way(pid: int) -> None:
-    """A tenth of the processor while others want all of it, and all of it otherwise.
+def _lower_priority(pid: int) -> None:
+    """Give a process a tenth of the processor while others are busy, and all of it otherwise.
 
-    Linux shares it between sessions first, each part being one (sched(7), "The autogroup feature"):
-    a process's own nice value then counts only beside others of its session.
+    Linux shares the processor between sessions first, and each part is a session (sched(7), "The
+    autogroup feature"): the nice value of a process counts only within its session.
     """
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, NICE)
+        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
     with suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(NICE))
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICENESS))
 
 
 def _die_with_parent() -> None:
-    """Linux: SIGTERM when the supervisor ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
+    """Get SIGTERM when the supervisor ends, however it ends (Linux: prctl(2), PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -76,4 +76,4 @@ def end(part: str, why: str) -> NoReturn:
     thread, before there is work in hand that a sudden end could not stand."""
     sys.stderr.write(f"clipfleet {part}: {why}\n")
     sys.stderr.flush()
-    os._exit(78)
+    os._exit(os.EX_CONFIG)

@@ -9,18 +9,18 @@ from playwright.sync_api import Browser
 
 from clipfleet.common.settings import CARRIED_MODEL
 from support.browser import Tab, chromium, tab
-from support.clients import kind
+from support.clients import client_class
 from support.in_process import InProcess
 from support.models import data
 from support.s3 import S3, s3_server
 from support.stack import HASH_MODEL, Up, finished, free_ports, up
 
-__all__ = ["kind"]
+__all__ = ["client_class"]
 
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """The buckets that `service` and `mini` can read."""
+    """The buckets that `service` and `carried_stack` can read."""
     with s3_server(tmp_path_factory.mktemp("s3")) as running:
         yield running
 
@@ -49,7 +49,7 @@ def memory_service() -> Iterator[InProcess]:
 
 
 @pytest.fixture(scope="session")
-def mini(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def carried_stack(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """The same with the model that travels with the code, whose answers make sense, and with
     URLs on 127.0.0.1 allowed; Flower beside it."""
     port = free_ports(1)
@@ -72,23 +72,23 @@ def flickr() -> list[Path]:
 
 
 @pytest.fixture
-def client(service: Up, kind: Any) -> Iterator[Any]:
+def client(service: Up, client_class: Any) -> Iterator[Any]:
     """One of the Python clients, in turn, on the common stack."""
-    with kind(service.url) as made:
+    with client_class(service.url) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def drawings(mini: Up) -> str:
+def drawings(carried_stack: Up) -> str:
     """A collection of the carried images, with a declared field: how long each name is."""
     samples = sorted((Path(str(files("clipfleet"))) / "samples").rglob("*.png"))[::2]
     rows = [
         {"id": path.stem, "uri": str(path), "label": path.parent.name, "letters": len(path.stem)}
         for path in samples
     ]
-    listed = mini.beside("drawings.jsonl")
+    listed = carried_stack.beside("drawings.jsonl")
     listed.write_text("\n".join(json.dumps(row) for row in rows))
-    with mini.client() as client:
+    with carried_stack.client() as client:
         client.create_collection("drawings", fields={"letters": "int"})
         job = finished(client, client.index("drawings", listed).id)
         assert job.state == "succeeded"
@@ -103,7 +103,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, mini: Up) -> Iterator[Tab]:
+def page(browser: Browser, carried_stack: Up) -> Iterator[Tab]:
     """The web page in a tab of its own; it may not complain in the console."""
-    with tab(browser, mini.url) as made:
+    with tab(browser, carried_stack.url) as made:
         yield made

@@ -30,30 +30,32 @@ class Gated(HashEmbedder):
 
 
 @pytest.fixture
-def client(memory_service: InProcess, kind: Any) -> Iterator[Any]:
+def client(memory_service: InProcess, client_class: Any) -> Iterator[Any]:
     """One of the Python clients, in turn, on the service in this process."""
-    with kind(memory_service.url) as client:
+    with client_class(memory_service.url) as client:
         yield client
 
 
 @pytest.fixture
-def mine(client: Any, kind: Any) -> Iterator[str]:
+def mine(client: Any, client_class: Any) -> Iterator[str]:
     """The name of a collection for this test and client alone."""
-    name = f"clients-{kind.__name__.lower()}"
+    name = f"clients-{client_class.__name__.lower()}"
     yield name
     if name in {one.name for one in client.collections()}:
         client.delete_collection(name)
 
 
 def test_a_folder_goes_in_is_found_in_every_way_and_goes_away(
-    kind: Any, tmp_path: Path, flickr: list[Path]
+    client_class: Any, tmp_path: Path, flickr: list[Path]
 ) -> None:
-    with InProcess(embedder=PixelEmbedder()) as service, kind(service.url) as client:
+    with InProcess(embedder=PixelEmbedder()) as service, client_class(service.url) as client:
         require_all_ways(client, "clients", tmp_path, flickr)
 
 
-def test_so_it_does_on_the_real_stack(mini: Up, tmp_path: Path, flickr: list[Path]) -> None:
-    with mini.client() as client:
+def test_so_it_does_on_the_real_stack(
+    carried_stack: Up, tmp_path: Path, flickr: list[Path]
+) -> None:
+    with carried_stack.client() as client:
         require_all_ways(client, "clients", tmp_path, flickr)
 
 
@@ -130,10 +132,12 @@ def test_no_means_no_with_the_services_own_words(client: Any, mine: str, tmp_pat
         client.search(mine, text="x", top_k=0)
 
 
-def test_a_job_can_be_cancelled_at_work(kind: Any, tmp_path: Path, flickr: list[Path]) -> None:
+def test_a_job_can_be_cancelled_at_work(
+    client_class: Any, tmp_path: Path, flickr: list[Path]
+) -> None:
     photos(tmp_path / "photos", flickr, 40)
     embedder = Gated()
-    with InProcess(embedder=embedder) as service, kind(service.url) as client:
+    with InProcess(embedder=embedder) as service, client_class(service.url) as client:
         job = client.index("held", tmp_path / "photos")
         assert embedder.reached.wait(60)
         assert client.job(job.id).state == "running"

@@ -33,9 +33,9 @@ def some_vectors(count: int, dim: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def client(memory_service: InProcess, kind: Any) -> Iterator[Any]:
+def client(memory_service: InProcess, client_class: Any) -> Iterator[Any]:
     """One of the Python clients, in turn, on the service in this process."""
-    with kind(memory_service.url) as client:
+    with client_class(memory_service.url) as client:
         yield client
 
 

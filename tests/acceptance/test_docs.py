@@ -72,8 +72,8 @@ def web() -> Iterator[str]:
 
 
 @pytest.fixture
-def up(mini: Up) -> Iterator[Up]:
-    with mini.tidied() as there:
+def up(carried_stack: Up) -> Iterator[Up]:
+    with carried_stack.tidied() as there:
         yield there
 
 

@@ -31,16 +31,16 @@ def messages(up: Up) -> int:
 
 
 @pytest.fixture(scope="module")
-def busy(mini: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+def busy(carried_stack: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     """A job that goes on until it is cancelled: its images would take the worker minutes."""
     folder = tmp_path_factory.mktemp("many")
     samples = sorted(SAMPLES.rglob("*.png"))
     for number in range(20_000):
         (folder / f"{number:05}.png").symlink_to(samples[number % len(samples)])
-    with mini.client() as client:
+    with carried_stack.client() as client:
         client.create_collection("watched")
         client.search("watched", text="a cat")
-        eventually(lambda: not messages(mini), 60, "the end of what other tests began")
+        eventually(lambda: not messages(carried_stack), 60, "the end of what other tests began")
         job = client.index("watched", folder)
         eventually(lambda: client.job(job).done, 60, "the end of the first chunk")
         yield job
@@ -50,8 +50,8 @@ def busy(mini: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
 
 
 @pytest.fixture
-def flower(browser: Browser, mini: Up) -> Iterator[Tab]:
-    with tab(browser, f"http://{commands.LOOPBACK}:{mini.flower_port}") as made:
+def flower(browser: Browser, carried_stack: Up) -> Iterator[Tab]:
+    with tab(browser, f"http://{commands.LOOPBACK}:{carried_stack.flower_port}") as made:
         yield made
 
 
@@ -104,10 +104,10 @@ def test_both_queues_are_shown(flower: Tab, tmp_path: Path) -> None:
 
 
 def test_a_task_is_a_batch_and_shows_its_job_but_no_query(
-    flower: Tab, mini: Up, busy: Job, tmp_path: Path
+    flower: Tab, carried_stack: Up, busy: Job, tmp_path: Path
 ) -> None:
     """Which chunk it is turns out when the worker claims one: the result says so."""
-    with mini.client() as client:
+    with carried_stack.client() as client:
         client.search("watched", text="a secret wish")
         shown = opened(flower, "clipfleet.ingest", "STARTED", tmp_path / "tasks.png")
         expect(shown.locator("body")).to_contain_text("clipfleet-mini")
@@ -120,8 +120,8 @@ def test_a_task_is_a_batch_and_shows_its_job_but_no_query(
     shown.screenshot(path=tmp_path / "task.png")
 
 
-def test_flower_listens_on_loopback_and_its_command_says_no_password(mini: Up) -> None:
-    part = mini.part("flower")
+def test_flower_listens_on_loopback_and_its_command_says_no_password(carried_stack: Up) -> None:
+    part = carried_stack.part("flower")
     assert "redis://" not in " ".join(part.cmdline())
     listening = {one.laddr for one in part.net_connections("tcp") if one.status == "LISTEN"}
-    assert listening == {(commands.LOOPBACK, mini.flower_port)}
+    assert listening == {(commands.LOOPBACK, carried_stack.flower_port)}

@@ -19,9 +19,9 @@ from support.stack import Up, document
 
 
 @pytest.fixture
-def mine(client: Any, kind: Any) -> Iterator[str]:
+def mine(client: Any, client_class: Any) -> Iterator[str]:
     """The name of a collection for this test and client alone: jobs are listed by it."""
-    name = f"jobs-{kind.__name__.lower()}-{secrets.token_hex(4)}"
+    name = f"jobs-{client_class.__name__.lower()}-{secrets.token_hex(4)}"
     client.create_collection(name)
     yield name
     if name in {one.name for one in client.collections()}:

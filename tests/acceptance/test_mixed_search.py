@@ -18,16 +18,16 @@ MUSIC = "/v1/collections/music/search"
 
 
 @pytest.fixture(scope="module")
-def music(mini: Up) -> Iterator[Client]:
+def music(carried_stack: Up) -> Iterator[Client]:
     """Drawings of instruments and of buildings, labelled so."""
-    with mini.client() as client:
+    with carried_stack.client() as client:
         fill(client)
         yield client
 
 
 @pytest.fixture
-def web(mini: Up) -> Iterator[httpx.Client]:
-    with mini.http() as made:
+def web(carried_stack: Up) -> Iterator[httpx.Client]:
+    with carried_stack.http() as made:
         yield made
 
 
@@ -266,8 +266,8 @@ def test_no_string_of_a_query_reaches_beyond_itself(music: Client, web: httpx.Cl
         assert [one["matches"] for one in together] == [[]] * len(queries)
 
 
-def test_the_command_line_mixes_what_it_is_given(music: Client, mini: Up) -> None:  # noqa: ARG001
-    search = partial(run_cli, mini.url, "search", "--collection", "music")
+def test_the_command_line_mixes_what_it_is_given(music: Client, carried_stack: Up) -> None:  # noqa: ARG001
+    search = partial(run_cli, carried_stack.url, "search", "--collection", "music")
 
     def ids(*args: str) -> list[str]:
         found = document(search(*args, "--json"))["matches"]

@@ -23,19 +23,21 @@ def executed(service: Up, images: str, folder: Path, monkeypatch: pytest.MonkeyP
     return "".join(out.get("text", "") for out in outputs if out.output_type == "stream")
 
 
-def test_on_the_carried_images(mini: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = executed(mini, "", tmp_path, monkeypatch)
+def test_on_the_carried_images(
+    carried_stack: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = executed(carried_stack, "", tmp_path, monkeypatch)
     assert "same images" in said
     assert "succeeded" in said
 
 
-def test_on_imagenette(mini: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_imagenette(carried_stack: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = tmp_path / "few"
     for folder in sorted((data("imagenette2-224") / "val").iterdir()):
         (few / folder.name).mkdir(parents=True)
         for photo in sorted(folder.iterdir())[:12]:
             (few / folder.name / photo.name).symlink_to(photo)
-    said = executed(mini, str(few), tmp_path, monkeypatch)
+    said = executed(carried_stack, str(few), tmp_path, monkeypatch)
     assert "120 images in 10 folders" in said
     assert "same images" in said
 

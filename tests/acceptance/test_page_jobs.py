@@ -18,11 +18,11 @@ SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 
 
 @pytest.fixture
-def folder(mini: Up, request: pytest.FixtureRequest) -> Iterator[Path]:
+def folder(carried_stack: Up, request: pytest.FixtureRequest) -> Iterator[Path]:
     """Of the test's own; its name is the collection's, too, which goes at the end."""
-    made = mini.beside(request.node.name.removeprefix("test_")[:60])
+    made = carried_stack.beside(request.node.name.removeprefix("test_")[:60])
     made.mkdir()
-    with mini.client() as client:
+    with carried_stack.client() as client:
         client.create_collection(made.name)
         yield made
         client.delete_collection(made.name)
@@ -55,12 +55,12 @@ def listing(folder: Path, *uris: str) -> Path:
 
 
 def test_progress_while_70_images_go_in(
-    page: Tab, mini: Up, folder: Path, held_url: str, held: Held
+    page: Tab, carried_stack: Up, folder: Path, held_url: str, held: Held
 ) -> None:
     """They are more than the page shows at first."""
     listed = listing(folder, *map(str, sorted(SAMPLES.rglob("*.png"))[:69]), held_url)
     shown = page.open(f"/?in={folder.name}&view=jobs")
-    with mini.client() as client:
+    with carried_stack.client() as client:
         started = client.index(folder.name, listed)
     row = shown.locator(f'[data-job="{started.id}"]')
     shown.reload()
@@ -77,10 +77,10 @@ def test_progress_while_70_images_go_in(
     expect(shown.locator("#filters .what")).to_have_text(f"job_id is {started.id}")
 
 
-def test_how_a_job_looks_half_way(page: Tab, mini: Up, folder: Path) -> None:
+def test_how_a_job_looks_half_way(page: Tab, carried_stack: Up, folder: Path) -> None:
     """A worker may count 200 images at once, so the service's answer is altered on its way."""
     copies(folder, 2)
-    with mini.client() as client:
+    with carried_stack.client() as client:
         job = finished(client, client.index(folder.name, folder).id)
     half = job.model_copy(update={"state": "running", "finished_at": None, "total": 2_000})
     some = {"done": 900, "skipped": 90, "failed": 10, "rate": 34.2, "eta_s": 29.24}
@@ -106,11 +106,13 @@ def test_how_a_job_looks_half_way(page: Tab, mini: Up, folder: Path) -> None:
     expect(row.get_by_role("progressbar")).to_have_attribute("max", "2000")
 
 
-def test_a_failed_image_says_why_and_is_tried_again(page: Tab, mini: Up, folder: Path) -> None:
+def test_a_failed_image_says_why_and_is_tried_again(
+    page: Tab, carried_stack: Up, folder: Path
+) -> None:
     good, *_ = copies(folder, 3)
     broken = folder / "broken.png"
     broken.write_bytes(b"no image at all")
-    with mini.client() as client:
+    with carried_stack.client() as client:
         old = finished(client, client.index(folder.name, folder).id)
     shown = page.open(f"/?in={folder.name}&view=jobs")
     row = shown.locator(f'[data-job="{old.id}"]')
@@ -126,9 +128,9 @@ def test_a_failed_image_says_why_and_is_tried_again(page: Tab, mini: Up, folder:
     expect(retry).to_contain_text("1 image")
 
 
-def test_a_job_is_cancelled(page: Tab, mini: Up, folder: Path, held_url: str) -> None:
+def test_a_job_is_cancelled(page: Tab, carried_stack: Up, folder: Path, held_url: str) -> None:
     shown = page.open(f"/?in={folder.name}&view=jobs")
-    with mini.client() as client:
+    with carried_stack.client() as client:
         started = client.index(folder.name, listing(folder, held_url))
     row = shown.locator(f'[data-job="{started.id}"]')
     shown.reload()
@@ -136,9 +138,9 @@ def test_a_job_is_cancelled(page: Tab, mini: Up, folder: Path, held_url: str) ->
     expect(row).to_contain_text("cancelled")
 
 
-def test_a_job_that_failed_says_why(page: Tab, mini: Up, folder: Path) -> None:
+def test_a_job_that_failed_says_why(page: Tab, carried_stack: Up, folder: Path) -> None:
     (folder / "list.jsonl").write_text("this is no JSON")
-    with mini.client() as client:
+    with carried_stack.client() as client:
         failed = finished(client, client.index(folder.name, folder / "list.jsonl").id)
     shown = page.open(f"/?in={folder.name}&view=jobs")
     row = shown.locator(f'[data-job="{failed.id}"]')
@@ -168,7 +170,7 @@ def planned(client: Client, collection: str) -> list[int]:
     return sorted(job.total for job in client.jobs(collection=collection))
 
 
-def test_a_thousand_files_go_in_a_few_jobs(page: Tab, mini: Up, folder: Path) -> None:
+def test_a_thousand_files_go_in_a_few_jobs(page: Tab, carried_stack: Up, folder: Path) -> None:
     """A job takes 500. They are no images, so that the workers are soon done with them."""
     shown = page.open(f"/?in={folder.name}")
     shown.evaluate(
@@ -191,7 +193,7 @@ def test_a_thousand_files_go_in_a_few_jobs(page: Tab, mini: Up, folder: Path) ->
         shown.wait_for_timeout(20)
     first[0].continue_()
     expect(tray).to_contain_text("1,001 images sent")
-    with mini.client() as client:
+    with carried_stack.client() as client:
         eventually(
             lambda: planned(client, folder.name) == [1, 500, 500], 120, "three jobs are planned"
         )

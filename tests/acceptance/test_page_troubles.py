@@ -76,20 +76,20 @@ def test_a_file_that_is_no_image(
     assert page.names(60) == before
 
 
-def test_nothing_from_data_is_markup(page: Tab, mini: Up) -> None:
+def test_nothing_from_data_is_markup(page: Tab, carried_stack: Up) -> None:
     rows = [
         {"id": EVIL, "uri": str(SAMPLES / "food" / "apple.png"), "label": EVIL, "note": EVIL},
         {"id": f"{EVIL}.png", "uri": f"/nowhere/{EVIL}.png"},
         {"id": "scheme", "uri": "javascript:alert(3)"},
     ]
-    listed = mini.beside("evil.jsonl")
+    listed = carried_stack.beside("evil.jsonl")
     listed.write_text("\n".join(json.dumps(row) for row in rows))
-    with mini.client() as client:
+    with carried_stack.client() as client:
         client.create_collection("evil", fields={"note": "string"})
         job = finished(client, client.index("evil", listed).id)
         assert (job.done, job.failed) == (1, 2)
         dim = client.collection("evil").dim
-        with mini.http() as http:
+        with carried_stack.http() as http:
             own = {"id": "own", "uri": "javascript:alert(4)", "values": [1.0] * dim}
             made = http.post("/v1/collections/evil/vectors", json={"vectors": [own]})
             assert made.status_code == 200
@@ -115,7 +115,7 @@ def test_nothing_from_data_is_markup(page: Tab, mini: Up) -> None:
     expect(row.locator("tbody")).to_contain_text("<script>")
     assert alerts == []
     assert shown.locator("main script, main img[src=x]").count() == 0
-    with mini.client() as client:
+    with carried_stack.client() as client:
         client.delete_collection("evil")
 
 

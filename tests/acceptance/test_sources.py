@@ -156,10 +156,10 @@ def test_of_a_damaged_archive_the_first_part_is_in_and_the_job_says_so(
         assert len(found(client, "damaged")) == job.done
 
 
-def test_urls_and_a_manifest_from_the_web(mini: Up) -> None:
+def test_urls_and_a_manifest_from_the_web(carried_stack: Up) -> None:
     pages = {f"/d/{name}": body(data) for name, data in PHOTOS.items()}
     pages |= {"/d/list.txt": body(b"0.jpg\n1.jpg\nnone.jpg\n"), "/d/none.jpg": status(404)}
-    with site(pages) as web, mini.client() as client:
+    with site(pages) as web, carried_stack.client() as client:
         job = indexed(client, f"{web.url}/d/list.txt", "web-manifest")
         assert (job.done, job.failed) == (2, 1)
         (failure,) = client.failures(job).failures

@@ -10,15 +10,15 @@ from support.in_process import InProcess
 from support.stack import Up, finished, photos
 
 
-def test_a_thumbnail_comes_and_goes_with_its_image(mini: Up, flickr: list[Path]) -> None:
-    folder, kept = mini.beside("small"), mini.folder / "blobs" / "thumbnails"
+def test_a_thumbnail_comes_and_goes_with_its_image(carried_stack: Up, flickr: list[Path]) -> None:
+    folder, kept = carried_stack.beside("small"), carried_stack.folder / "blobs" / "thumbnails"
     first, second = photos(folder, flickr, 2)
     names = {f"{primary_key('default', str(path))}.jpg": path for path in (first, second)}
 
     def stored() -> set[Path]:
         return {names[path.name] for path in kept.rglob("*.jpg") if path.name in names}
 
-    with mini.client() as client, mini.http() as http:
+    with carried_stack.client() as client, carried_stack.http() as http:
         made = client.create_collection("small")
         finished(client, client.index("small", folder).id)
         address = "/v1/collections/small/thumbnail"

@@ -16,8 +16,8 @@ NAMES = ("animals/cat.png", "animals/dog.png", "food/bread.png")
 
 
 @pytest.fixture(scope="module")
-def photos(mini: Up) -> str:
-    with mini.client() as client:
+def photos(carried_stack: Up) -> str:
+    with carried_stack.client() as client:
         client.upload("urls", [SAMPLES / name for name in NAMES], wait=True)
     return "urls"
 
@@ -37,8 +37,10 @@ def web() -> Iterator[Site]:
         yield there
 
 
-def test_an_image_at_a_url_is_found(mini: Up, photos: str, web: Site, kind: type) -> None:
-    with kind(mini.url) as client:
+def test_an_image_at_a_url_is_found(
+    carried_stack: Up, photos: str, web: Site, client_class: type
+) -> None:
+    with client_class(carried_stack.url) as client:
         for path in ("cat", "moved"):
             best = client.search(photos, image=f"{web.url}/{path}", top_k=1).matches[0]
             assert best.id == "cat.png"
@@ -49,7 +51,9 @@ def test_an_image_at_a_url_is_found(mini: Up, photos: str, web: Site, kind: type
         assert np.allclose(rows[0], rows[2], atol=1e-4)
         assert np.allclose(rows[1], rows[10], atol=1e-4)
         assert not np.allclose(rows[0], rows[1], atol=1e-2)
-    shown = mini.cli("search", "--image", f"{web.url}/dog", "--collection", photos, "--json")
+    shown = carried_stack.cli(
+        "search", "--image", f"{web.url}/dog", "--collection", photos, "--json"
+    )
     assert document(shown)["matches"][0]["id"] == "dog.png"
 
 
@@ -63,9 +67,9 @@ def test_an_image_at_a_url_is_found(mini: Up, photos: str, web: Site, kind: type
     ],
 )
 def test_what_cannot_be_searched_by_is_a_422_that_says_why(
-    mini: Up, photos: str, web: Site, path: str, said: str
+    carried_stack: Up, photos: str, web: Site, path: str, said: str
 ) -> None:
-    with mini.http() as http:
+    with carried_stack.http() as http:
         query = {"image": {"url": f"{web.url}/{path}"}}
         answer = http.post(f"/v1/collections/{photos}/search", json=query)
         assert answer.status_code == 422, answer.text

@@ -19,7 +19,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Up]:
+def slow_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Up]:
     """One stack for all tests that leave it as they found it, however roughly they treat it; each
     has a collection of its own."""
     constants = {**chaos.CONSTANTS, **QUICK_COMPLAINTS}

@@ -6,13 +6,13 @@ from support import chaos, services, stack
 
 
 def test_a_small_job_overtakes_what_a_large_one_has_waiting(
-    slow: chaos.Up, photos: Path, tmp_path: Path
+    slow_stack: chaos.Up, photos: Path, tmp_path: Path
 ) -> None:
     few = chaos.many_photos(tmp_path / "few", chaos.CHUNK)
-    with slow.client() as client, chaos.ledger(slow) as ledger:
-        with slow.gate.closed():
+    with slow_stack.client() as client, chaos.ledger(slow_stack) as ledger:
+        with slow_stack.gate.closed():
             large = client.index("large", photos)
-            slow.gate.wait()
+            slow_stack.gate.wait()
             services.eventually(
                 lambda: len(ledger.open_chunks(large.id)) == 4, 30, "the large job's window"
             )

@@ -11,9 +11,9 @@ from support import chaos, services
 
 
 @contextmanager
-def full(slow: chaos.Up) -> Iterator["redis.Redis"]:
+def full(slow_stack: chaos.Up) -> Iterator["redis.Redis"]:
     """Reads are answered, writes are refused: OOM here, MISCONF when it is the disk."""
-    with chaos.connection(slow) as client:
+    with chaos.connection(slow_stack) as client:
         client.config_set("maxmemory", "1")
         try:
             yield client
@@ -26,30 +26,30 @@ def let_announcements_expire(client: "redis.Redis") -> None:
 
 
 def test_a_job_outlives_a_full_valkey_and_the_service_comes_back(
-    slow: chaos.Up, photos: Path
+    slow_stack: chaos.Up, photos: Path
 ) -> None:
     """Longer than leases and announcements last: workers must announce themselves again."""
     with (
-        chaos.held_job(slow, "full", photos) as job,
-        chaos.ledger(slow) as ledger,
-        full(slow) as client,
+        chaos.held_job(slow_stack, "full", photos) as job,
+        chaos.ledger(slow_stack) as ledger,
+        full(slow_stack) as client,
     ):
-        slow.gate.open()
+        slow_stack.gate.open()
         let_announcements_expire(client)
         services.eventually(
             lambda: any(chunk.expired for chunk in ledger.open_chunks(job)), 60, "a lost lease"
         )
         assert RedisFleet(client).alive() == []
         assert RedisFleet(client).planners() == []
-        assert not slow.ready()
-    services.eventually(slow.ready, 60, "a ready stack")
-    chaos.require_exact(slow, job, "full")
+        assert not slow_stack.ready()
+    services.eventually(slow_stack.ready, 60, "a ready stack")
+    chaos.require_exact(slow_stack, job, "full")
 
 
-def test_requests_that_a_full_valkey_cannot_take_say_so(slow: chaos.Up, photos: Path) -> None:
-    with slow.client() as client:
+def test_requests_that_a_full_valkey_cannot_take_say_so(slow_stack: chaos.Up, photos: Path) -> None:
+    with slow_stack.client() as client:
         client.create_collection("fuller")
-    with full(slow), slow.http() as http:
+    with full(slow_stack), slow_stack.http() as http:
         source = {"type": "folder", "path": str(photos)}
         for path, body in (
             ("/v1/collections/fuller/jobs", {"source": source}),
@@ -58,4 +58,4 @@ def test_requests_that_a_full_valkey_cannot_take_say_so(slow: chaos.Up, photos: 
             answer = http.post(path, json=body)
             assert answer.status_code == 503, answer.text
             assert int(answer.headers["retry-after"]) >= 1
-    services.eventually(slow.ready, 60, "a ready stack")
+    services.eventually(slow_stack.ready, 60, "a ready stack")

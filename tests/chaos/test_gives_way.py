@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipfleet.embedded.supervisor import NICE, Part, Supervisor
+from clipfleet.embedded.supervisor import NICENESS, Part, Supervisor
 from support import services
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -45,8 +45,8 @@ def test_only_the_part_that_gives_way_does(tmp_path: Path, stopping: threading.E
         started.start([Part("bulk", SLEEP, {}, lambda _: True, gives_way=True)])
         (bulk,) = children().keys() - before.keys() - {one}
         here = psutil.Process().nice()
-        assert (children()[one], children()[bulk]) == (here, NICE)
-        assert (group_nice(one), group_nice(bulk)) == (0, NICE)
+        assert (children()[one], children()[bulk]) == (here, NICENESS)
+        assert (group_nice(one), group_nice(bulk)) == (0, NICENESS)
     finally:
         started.stop()
 
@@ -63,7 +63,7 @@ def test_it_gives_way_again_after_a_restart(tmp_path: Path, stopping: threading.
         psutil.Process(first).kill()
         services.eventually(
             lambda: (
-                NICE in [children()[pid] for pid in children().keys() - before.keys() - {first}]
+                NICENESS in [children()[pid] for pid in children().keys() - before.keys() - {first}]
             ),
             30,
             "a second process that gives way",

@@ -18,21 +18,21 @@ def stalling() -> Iterator[str]:
         yield b"uri,id\n"
         over.wait()
 
-    with webserver.site({"/all.csv": lambda asked: _poured(asked, rows())}) as site:
+    with webserver.site({"/all.csv": lambda request: _poured(request, rows())}) as site:
         yield f"{site.url}/all.csv"
         over.set()
 
 
-def _poured(asked: webserver.Asked, pieces: Iterator[bytes]) -> None:
-    asked.begin(Content_Type="text/csv")
-    asked.pour(pieces)
+def _poured(request: webserver.PageRequest, pieces: Iterator[bytes]) -> None:
+    request.begin(Content_Type="text/csv")
+    request.pour(pieces)
 
 
 def test_it_says_so_holds_up_no_other_not_even_the_planners_end_and_can_be_cancelled(
-    slow: chaos.Up, tmp_path: Path, stalling: str
+    slow_stack: chaos.Up, tmp_path: Path, stalling: str
 ) -> None:
     few = chaos.many_photos(tmp_path / "few", 24)
-    with slow.client() as client:
+    with slow_stack.client() as client:
         for name in ("hanging", "beside", "after"):
             client.create_collection(name)
         hanging = client.index("hanging", stalling).id
@@ -43,10 +43,10 @@ def test_it_says_so_holds_up_no_other_not_even_the_planners_end_and_can_be_cance
         )
         assert client.job(hanging).state == "running"
 
-        planner = slow.part("planner")
+        planner = slow_stack.part("planner")
         planner.terminate()
         planner.wait(15)
-        chaos.restarted(slow, "planner", planner.pid)
+        chaos.restarted(slow_stack, "planner", planner.pid)
         after = stack.finished(client, client.index("after", few).id)
         assert (after.state, after.done) == ("succeeded", 24)
 

@@ -18,37 +18,37 @@ QUEUE = queue_name("ingest", HASH_MODEL)
 
 
 @pytest.fixture
-def client(slow: chaos.Up) -> Iterator["redis.Redis"]:
-    with chaos.connection(slow) as client:
+def client(slow_stack: chaos.Up) -> Iterator["redis.Redis"]:
+    with chaos.connection(slow_stack) as client:
         yield client
 
 
 @pytest.fixture
-def publisher(slow: chaos.Up, client: "redis.Redis") -> Iterator[CeleryPublisher]:
-    with closing(make_celery(Settings(redis_url=chaos.redis_url(slow)))) as app:
+def publisher(slow_stack: chaos.Up, client: "redis.Redis") -> Iterator[CeleryPublisher]:
+    with closing(make_celery(Settings(redis_url=chaos.redis_url(slow_stack)))) as app:
         yield CeleryPublisher(app, client)
 
 
 def test_messages_that_vanish_change_nothing(
-    slow: chaos.Up, photos: Path, client: "redis.Redis"
+    slow_stack: chaos.Up, photos: Path, client: "redis.Redis"
 ) -> None:
-    with chaos.held_job(slow, "vanishing", photos) as job:
+    with chaos.held_job(slow_stack, "vanishing", photos) as job:
         for _ in range(2):
             services.eventually(lambda: client.delete(*queue_keys(QUEUE)), 60, "a message")
-    chaos.require_exact(slow, job, "vanishing")
+    chaos.require_exact(slow_stack, job, "vanishing")
 
 
 def test_a_forgotten_binding_is_made_again(
-    slow: chaos.Up, photos: Path, client: "redis.Redis"
+    slow_stack: chaos.Up, photos: Path, client: "redis.Redis"
 ) -> None:
-    with chaos.held_job(slow, "unbound", photos) as job:
+    with chaos.held_job(slow_stack, "unbound", photos) as job:
         assert client.delete(f"_kombu.binding.{QUEUE}") == 1
         client.delete(*queue_keys(QUEUE))
-    chaos.require_exact(slow, job, "unbound")
+    chaos.require_exact(slow_stack, job, "unbound")
 
 
 def test_messages_that_come_again_and_again_change_nothing(
-    slow: chaos.Up, photos: Path, client: "redis.Redis", publisher: CeleryPublisher
+    slow_stack: chaos.Up, photos: Path, client: "redis.Redis", publisher: CeleryPublisher
 ) -> None:
     """Many more than there are workers or chunks, before the work, in the midst of it, after it."""
     ledger = RedisLedger(client)
@@ -62,16 +62,16 @@ def test_messages_that_come_again_and_again_change_nothing(
         return ledger.job(job).finished_at is not None
 
     send(20)
-    with chaos.held_job(slow, "doubled", photos) as job:
+    with chaos.held_job(slow_stack, "doubled", photos) as job:
         send(20)
     services.eventually(is_over, chaos.END_S, "the end of the job")
     send(20)
-    chaos.require_exact(slow, job, "doubled")
+    chaos.require_exact(slow_stack, job, "doubled")
     services.eventually(lambda: not publisher.waiting(QUEUE), 60, "an empty queue")
 
 
 def test_the_queue_does_not_grow_while_workers_are_busy(
-    slow: chaos.Up, photos: Path, client: "redis.Redis", publisher: CeleryPublisher
+    slow_stack: chaos.Up, photos: Path, client: "redis.Redis", publisher: CeleryPublisher
 ) -> None:
     """However often the planner looks at the job. Its only worker may have passed on one more."""
     rounds: set[object] = set()
@@ -82,15 +82,15 @@ def test_the_queue_does_not_grow_while_workers_are_busy(
         lengths.add(publisher.waiting(QUEUE))
         return len(rounds) > 10
 
-    with chaos.held_job(slow, "bounded", photos) as job:
+    with chaos.held_job(slow_stack, "bounded", photos) as job:
         services.eventually(lambda: RedisLedger(client).pending(HASH_MODEL, 3) == 3, 60, "a window")
         services.eventually(has_looked_ten_times, 60, "ten rounds of the planner")
         assert lengths <= {1, 2}
-    chaos.require_exact(slow, job, "bounded")
+    chaos.require_exact(slow_stack, job, "bounded")
 
 
 def test_a_message_of_release_0_1_counts_as_a_nudge(
-    slow: chaos.Up, photos: Path, publisher: CeleryPublisher
+    slow_stack: chaos.Up, photos: Path, publisher: CeleryPublisher
 ) -> None:
     """It names a chunk, here one that never was."""
 
@@ -100,7 +100,7 @@ def test_a_message_of_release_0_1_counts_as_a_nudge(
 
     publisher.publish(IngestChunk(model=HASH_MODEL))
     publisher.publish(IngestChunk(model="another model"))
-    with slow.client() as http:
+    with slow_stack.client() as http:
         http.create_collection("old")
         job = http.index("old", photos)
-    chaos.require_exact(slow, job.id, "old")
+    chaos.require_exact(slow_stack, job.id, "old")

@@ -61,13 +61,13 @@ def test_a_part_that_dies_some_while_after_each_start_is_given_up(
 ) -> None:
     """A worker that takes ten seconds to load its model and then dies is no better than one that
     dies at once: what counts is whether it was ever ready, not how fast it dies."""
-    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(supervisor, "MAX_PAUSE_S", 0.01)
     messages: list[str] = []
     program = "import time; time.sleep(0.3); print('out of luck', flush=True); raise SystemExit(3)"
     obituary = watch_until_given_up(tmp_path, program, messages, ready_at_first())
     assert "part keeps ending (exit code 3)" in obituary
     assert "out of luck" in obituary
-    assert len(messages) == 1 + supervisor.MOST_DEATHS
+    assert len(messages) == 1 + supervisor.MAX_DEATHS
 
 
 def test_what_a_part_waits_for_is_told_while_it_starts(tmp_path: Path) -> None:
@@ -104,8 +104,8 @@ def test_a_part_that_keeps_crashing_at_its_work_is_given_more_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few images can kill a worker several times each, until they are found out."""
-    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.01)
-    monkeypatch.setattr(supervisor, "MOST_CRASHES", 12)
+    monkeypatch.setattr(supervisor, "MAX_PAUSE_S", 0.01)
+    monkeypatch.setattr(supervisor, "MAX_CRASHES", 12)
     messages: list[str] = []
     program, ready = crashing_once_ready(tmp_path)
     assert "keeps ending" in watch_until_given_up(tmp_path, program, messages, ready)
@@ -116,13 +116,13 @@ def test_a_part_that_is_killed_while_it_starts_is_not_one_that_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a busy machine a start takes long, and who kills it may be somebody else, for a while."""
-    monkeypatch.setattr(supervisor, "MOST_KILLS", 8)
-    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(supervisor, "MAX_KILLS", 8)
+    monkeypatch.setattr(supervisor, "MAX_PAUSE_S", 0.01)
     messages: list[str] = []
     program = "import os; os.kill(os.getpid(), 9)"
     obituary = watch_until_given_up(tmp_path, program, messages, ready_at_first())
     assert "part keeps ending (signal 9)" in obituary
-    assert len(messages) == 1 + 8 > supervisor.MOST_DEATHS
+    assert len(messages) == 1 + 8 > supervisor.MAX_DEATHS
 
 
 def test_a_part_that_is_set_up_wrongly_says_so_in_one_line(tmp_path: Path) -> None:
@@ -133,15 +133,15 @@ def test_a_part_that_is_set_up_wrongly_says_so_in_one_line(tmp_path: Path) -> No
     with pytest.raises(StartupError) as error:
         watched.wait(lambda *_: None)
     watched.stop()
-    assert error.value.detail == "part ended before all was ready: there is no such model"
+    assert error.value.detail == "part ended before all parts were ready: there is no such model"
 
 
 def test_a_part_that_ran_well_in_between_starts_afresh(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "QUIET_S", 0.0)
-    monkeypatch.setattr(supervisor, "MOST_CRASHES", 2)
-    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(supervisor, "FORGET_CRASHES_AFTER_S", 0.0)
+    monkeypatch.setattr(supervisor, "MAX_CRASHES", 2)
+    monkeypatch.setattr(supervisor, "MAX_PAUSE_S", 0.01)
     stopping, messages = threading.Event(), []
 
     def hear(text: str) -> None:

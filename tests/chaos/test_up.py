@@ -142,7 +142,7 @@ def test_a_stack_given_redis_and_milvus_starts_neither(tmp_path: Path, photos: P
 
 
 def test_a_part_that_keeps_dying_ends_up_with_its_last_lines(tmp_path: Path) -> None:
-    few = {**chaos.CONSTANTS, "clipfleet.embedded.supervisor:MOST_KILLS": 3}
+    few = {**chaos.CONSTANTS, "clipfleet.embedded.supervisor:MAX_KILLS": 3}
     with chaos.up(tmp_path / "data", constants=few) as running:
         log = tmp_path / "data" / "up.log"
         services.eventually(lambda: "is ready" in log.read_text(), stack.START_S, "up's own word")

@@ -11,42 +11,42 @@ import pytest
 
 from clipfleet.common.errors import Unreadable
 from support.fetching import LIMIT, fetcher, refusal
-from support.webserver import Asked, Page, body, in_turn, site, status
+from support.webserver import Page, PageRequest, body, in_turn, site, status
 
 
-def endless(asked: Asked) -> None:
-    asked.begin()
-    asked.pour(itertools.repeat(b"x" * 10_000))
+def endless(request: PageRequest) -> None:
+    request.begin()
+    request.pour(itertools.repeat(b"x" * 10_000))
 
 
-def dripping(asked: Asked) -> None:
+def dripping(request: PageRequest) -> None:
     def drops() -> Iterator[bytes]:
         while True:
             yield b"x"
             time.sleep(0.02)
 
-    asked.begin()
-    asked.pour(drops())
+    request.begin()
+    request.pour(drops())
 
 
-def dripping_headers(asked: Asked) -> None:
+def dripping_headers(request: PageRequest) -> None:
     def drops() -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\n"
         while True:
             yield b"X-More: x\r\n"
             time.sleep(0.02)
 
-    asked.pour(drops())
+    request.pour(drops())
 
 
 def test_a_file_comes_over_one_connection_again_and_again_and_says_who_asks() -> None:
     with site({"/a": body(b"abc")}) as there, fetcher() as fetch:
         assert [fetch.get(f"{there.url}/a?b=%20c#d", 3) for _ in range(5)] == [b"abc"] * 5
         assert len(there.connections) == 1
-        asked = there.seen[0]
-        assert asked.path == "/a?b=%20c"
-        assert asked.headers["User-Agent"].startswith("clipfleet/")
-        assert asked.headers["Host"] == f"127.0.0.1:{there.port}"
+        request = there.seen[0]
+        assert request.path == "/a?b=%20c"
+        assert request.headers["User-Agent"].startswith("clipfleet/")
+        assert request.headers["Host"] == f"127.0.0.1:{there.port}"
 
 
 def test_what_will_not_get_better_is_asked_for_once() -> None:
@@ -56,13 +56,15 @@ def test_what_will_not_get_better_is_asked_for_once() -> None:
 
 
 def test_what_may_get_better_is_tried_again() -> None:
-    pages = {"/": in_turn(status(503, Retry_After="7"), Asked.reset, status(500), body(b"at last"))}
+    pages = {
+        "/": in_turn(status(503, Retry_After="7"), PageRequest.reset, status(500), body(b"at last"))
+    }
     slept: list[float] = []
     with site(pages) as there, fetcher(sleep=slept.append) as fetch:
         assert fetch.get(f"{there.url}/", LIMIT) == b"at last"
         assert len(there.seen) == 4
-    asked, *jittered = slept
-    assert asked == 7
+    request, *jittered = slept
+    assert request == 7
     assert [pause <= most for pause, most in zip(jittered, (0.02, 0.04), strict=True)] == [True] * 2
 
 
@@ -86,9 +88,9 @@ def test_an_endless_body_is_read_to_the_limit() -> None:
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
-    def announced(asked: Asked) -> None:
-        asked.begin(Content_Length="100001")
-        asked.reset()
+    def announced(request: PageRequest) -> None:
+        request.begin(Content_Length="100001")
+        request.reset()
 
     with site({"/": announced, "/just": body(b"x" * LIMIT)}) as there, fetcher() as fetch:
         assert len(fetch.get(f"{there.url}/just", LIMIT)) == LIMIT
@@ -115,9 +117,9 @@ def test_gzip_that_nobody_asked_for_is_unpacked_and_its_bombs_do_not_go_off() ->
 
 
 def test_a_body_that_ends_early_is_no_file() -> None:
-    def short(asked: Asked) -> None:
-        asked.begin(Content_Length="10")
-        asked.pour(iter([b"abc"]))
+    def short(request: PageRequest) -> None:
+        request.begin(Content_Length="10")
+        request.pour(iter([b"abc"]))
 
     with site({"/": in_turn(short, body(b"x" * 10)), "/always": short}) as there:
         with fetcher() as fetch:
@@ -142,7 +144,7 @@ def test_no_more_requests_at_once_reach_a_host_than_it_may_have() -> None:
     lock, three_at_once = threading.Lock(), threading.Barrier(3)
     running, most = 0, 0
 
-    def counting(asked: Asked) -> None:
+    def counting(request: PageRequest) -> None:
         nonlocal running, most
         with lock:
             running += 1
@@ -151,7 +153,7 @@ def test_no_more_requests_at_once_reach_a_host_than_it_may_have() -> None:
         time.sleep(0.02)  # for a fourth
         with lock:
             running -= 1
-        asked.answer(b"x")
+        request.answer(b"x")
 
     with site({"/": counting}) as there, fetcher(per_host=3) as fetch:
         with ThreadPoolExecutor(12) as threads:
@@ -161,9 +163,9 @@ def test_no_more_requests_at_once_reach_a_host_than_it_may_have() -> None:
 
 
 def test_waiting_for_a_turn_costs_a_fetch_none_of_its_time() -> None:
-    def slow(asked: Asked) -> None:
+    def slow(request: PageRequest) -> None:
         time.sleep(0.5)
-        asked.answer(b"x")
+        request.answer(b"x")
 
     with (
         site({"/": slow}) as there,
@@ -177,14 +179,14 @@ def test_waiting_for_a_turn_costs_a_fetch_none_of_its_time() -> None:
 def test_a_long_file_is_read_as_it_comes() -> None:
     more = threading.Event()
 
-    def lines(asked: Asked) -> None:
+    def lines(request: PageRequest) -> None:
         def made() -> Iterator[bytes]:
             yield b"first\n"
             more.wait(20)
             yield b"second\n"
 
-        asked.begin()
-        asked.pour(made())
+        request.begin()
+        request.pour(made())
 
     with (
         site({"/": lines}) as there,
@@ -198,9 +200,9 @@ def test_a_long_file_is_read_as_it_comes() -> None:
 
 
 def test_opening_tries_again_and_a_break_on_the_way_is_said() -> None:
-    def broken(asked: Asked) -> None:
-        asked.begin(Content_Length="100")
-        asked.pour(iter([b"begun"]))
+    def broken(request: PageRequest) -> None:
+        request.begin(Content_Length="100")
+        request.pour(iter([b"begun"]))
 
     pages = {"/": in_turn(status(503), broken), "/gone": status(410)}
     with site(pages) as there, fetcher() as fetch:

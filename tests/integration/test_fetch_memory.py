@@ -11,16 +11,16 @@ from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch import FREE, Cancellation, Fetcher, Memory
 from clipfleet.common.settings import Settings
 from support.fetching import fetcher
-from support.webserver import Asked, Page, body, site
+from support.webserver import Page, PageRequest, body, site
 from support.worker_harness import storage_of
 
 LARGE = 2 * FREE
 LIMIT = 5 * FREE
 
 
-def without_length(asked: Asked) -> None:
-    asked.begin()
-    asked.pour(iter([b"x" * LARGE]))
+def without_length(request: PageRequest) -> None:
+    request.begin()
+    request.pour(iter([b"x" * LARGE]))
 
 
 PAGES: dict[str, Page] = {

@@ -9,7 +9,7 @@ from clipfleet.api.dispatch.image_urls import RemoteImageLoader
 from clipfleet.common.errors import Unavailable, Unreadable
 from clipfleet.common.settings import Fetch, Limits, Settings
 from support.fetching import LOOPBACK
-from support.webserver import Asked, body, site
+from support.webserver import PageRequest, body, site
 
 
 def settings(**fetch: float) -> Settings:
@@ -40,10 +40,10 @@ def test_the_event_loop_goes_on_while_a_server_is_slow() -> None:
     """The server answers only once the loop has done something else meanwhile."""
     asked_for, went_on = threading.Event(), threading.Event()
 
-    def slow(asked: Asked) -> None:
+    def slow(request: PageRequest) -> None:
         asked_for.set()
         assert went_on.wait(30)
-        asked.answer(b"x")
+        request.answer(b"x")
 
     async def meanwhile() -> None:
         while not asked_for.is_set():

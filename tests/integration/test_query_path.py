@@ -16,7 +16,7 @@ from clipfleet.common.queue.messages import QueryBatch
 from support import services
 from support.gateways import Service, gateway
 from support.prometheus import scrape
-from support.query_fleet import MODEL, Fleet, answer, asked
+from support.query_fleet import MODEL, Fleet, answer, begin_search
 
 
 @pytest.fixture
@@ -52,15 +52,15 @@ def test_when_the_queue_is_full_others_are_told_when_and_who_hangs_up_is_never_s
     tight = {"CLIPFLEET_LIMITS__QUERY_QUEUE": "1", "CLIPFLEET_QUERY_TIMEOUT_S": "60"}
     with gateway(tmp_path, url, **tight) as service, Fleet(service, url, 1) as fleet:
         batches = fleet.batches()
-        first = asked(service, "first"), next(batches)
-        second = asked(service, "second"), next(batches)
-        third = asked(service, "third")
+        first = begin_search(service, "first"), next(batches)
+        second = begin_search(service, "second"), next(batches)
+        third = begin_search(service, "third")
         await_waiting(service, 1)
-        require_refused(asked(service, "fourth"))
+        require_refused(begin_search(service, "fourth"))
 
         third.close()
         await_waiting(service, 0)
-        fifth = asked(service, "fifth")
+        fifth = begin_search(service, "fifth")
         await_waiting(service, 1)
         for asking, batch in (first, second):
             fleet.answer(batch)
@@ -93,7 +93,7 @@ def test_two_gateways_each_get_their_own_answers_from_workers_that_share_the_wor
             return share
 
         def found(service: Service, word: str) -> str:
-            return str(answer(asked(service, word))["matches"][0]["id"])
+            return str(answer(begin_search(service, word))["matches"][0]["id"])
 
         workers = [threads.submit(work) for _ in range(2)]
         for service in (one, other):

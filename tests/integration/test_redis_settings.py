@@ -16,7 +16,7 @@ from clipfleet.common.redis.client import (
 from clipfleet.common.settings import Settings
 from support import services
 from support.gateways import gateway
-from support.query_fleet import Fleet, answer, asked
+from support.query_fleet import Fleet, answer, begin_search
 from support.services import Certificate
 
 
@@ -47,7 +47,7 @@ def test_a_query_goes_its_whole_way_over_tls_with_a_user_of_database_two(
     with gateway(tmp_path, url) as service, Fleet(service, url, 1) as fleet:
         fleet.put(["a dog"])
         assert service.redis.connection_pool.connection_kwargs["db"] == 2
-        asking = asked(service, "a dog")
+        asking = begin_search(service, "a dog")
         working = threading.Thread(target=lambda: fleet.answer(next(fleet.batches())))
         working.start()
         assert answer(asking)["matches"][0]["id"] == "a dog"

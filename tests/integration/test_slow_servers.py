@@ -16,7 +16,7 @@ from clipfleet.common.fetch.network import pause
 from support.fetching import LIMIT, fetcher, refusal
 from support.services import eventually
 from support.silent import silent
-from support.webserver import Asked, Page, body, in_turn, site
+from support.webserver import Page, PageRequest, body, in_turn, site
 
 SHORT: dict[str, Any] = {"read_s": 0.1, "total_s": 0.3, "tries": 1}
 
@@ -36,8 +36,8 @@ def test_a_server_that_says_nothing_is_left_alone_after_some_fetches() -> None:
 
 
 def test_a_server_that_is_left_alone_is_asked_again_later_and_answers() -> None:
-    def hang(asked: Asked) -> None:
-        asked.rfile.read()
+    def hang(request: PageRequest) -> None:
+        request.rfile.read()
 
     pages = {"/": in_turn(hang, hang, body(b"at last"))}
     settings: dict[str, Any] = {**SHORT, "breaker_timeouts": 2, "breaker_s": 0.2}
@@ -50,9 +50,9 @@ def test_a_server_that_is_left_alone_is_asked_again_later_and_answers() -> None:
 
 
 def test_bytes_that_drip_count_as_silence() -> None:
-    def drip(asked: Asked) -> None:
-        asked.begin()
-        asked.pour(_drops())
+    def drip(request: PageRequest) -> None:
+        request.begin()
+        request.pour(_drops())
 
     with site({"/": drip}) as there, fetcher(**SHORT, breaker_timeouts=1) as fetch:
         assert "did not answer in time" in failure(fetch, f"{there.url}/")
@@ -60,7 +60,7 @@ def test_bytes_that_drip_count_as_silence() -> None:
 
 
 def test_refusals_and_errors_of_a_server_do_not_count() -> None:
-    pages = {"/": lambda asked: asked.answer(b"no", 503), "/gone": lambda a: a.answer(b"", 404)}
+    pages = {"/": lambda request: request.answer(b"no", 503), "/gone": lambda a: a.answer(b"", 404)}
     with site(pages) as there, fetcher(**SHORT, breaker_timeouts=1) as fetch:
         for _ in range(3):
             assert "503" in failure(fetch, f"{there.url}/")
@@ -69,7 +69,7 @@ def test_refusals_and_errors_of_a_server_do_not_count() -> None:
 
 def test_where_a_redirect_leads_is_left_alone_and_not_who_redirects() -> None:
     with silent() as there:
-        pages = {"/": lambda asked: asked.answer(b"", 302, Location=there.url)}
+        pages = {"/": lambda request: request.answer(b"", 302, Location=there.url)}
         with site({**pages, "/a": body(b"a")}) as front, fetcher(**SHORT, breaker_timeouts=1) as f:
             assert "did not answer" in failure(f, f"{front.url}/")
             assert "time out" in failure(f, f"{front.url}/")
@@ -98,15 +98,15 @@ def stream_failure(fetch: Fetcher, url: str) -> str:
     return str(caught.value)
 
 
-def dripping(asked: Asked) -> None:
-    asked.begin()
-    asked.pour(_drops())
+def dripping(request: PageRequest) -> None:
+    request.begin()
+    request.pour(_drops())
 
 
-def dripping_before_the_next_piece(asked: Asked) -> None:
+def dripping_before_the_next_piece(request: PageRequest) -> None:
     """The size of a piece as a number with zeros before it."""
-    asked.begin(Transfer_Encoding="chunked")
-    asked.pour(b"0" if drop == b"x" else drop for drop in _drops())
+    request.begin(Transfer_Encoding="chunked")
+    request.pour(b"0" if drop == b"x" else drop for drop in _drops())
 
 
 @pytest.mark.parametrize("page", [dripping, dripping_before_the_next_piece])
@@ -126,9 +126,9 @@ def test_a_stream_that_takes_too_long_in_all_is_given_up() -> None:
 
 
 def test_what_the_reader_of_a_stream_takes_does_not_count() -> None:
-    def two_pieces(asked: Asked) -> None:
-        asked.begin(Content_Length=str(200_000))
-        asked.wfile.write(b"x" * 200_000)
+    def two_pieces(request: PageRequest) -> None:
+        request.begin(Content_Length=str(200_000))
+        request.wfile.write(b"x" * 200_000)
 
     settings: dict[str, Any] = {"read_s": 0.1, "stream_s": 0.5, "stream_bytes_s": 100_000}
     with site({"/": two_pieces}) as there, fetcher(**settings) as fetch:
@@ -171,14 +171,14 @@ def test_a_fetch_that_waits_for_an_answer_ends_when_it_is_cancelled() -> None:
 def test_a_stream_that_waits_for_more_ends_when_it_is_cancelled() -> None:
     reached, over = threading.Event(), threading.Event()
 
-    def begin(asked: Asked) -> None:
+    def begin(request: PageRequest) -> None:
         def pieces() -> Iterator[bytes]:
             yield b"begun"
             reached.set()
             over.wait(600)
 
-        asked.begin()
-        asked.pour(pieces())
+        request.begin()
+        request.pour(pieces())
 
     with site({"/": begin}) as there, fetcher(read_s=600) as fetch:
         error = cancelled(lambda: read_all(fetch, f"{there.url}/"), reached)
@@ -189,8 +189,8 @@ def test_a_stream_that_waits_for_more_ends_when_it_is_cancelled() -> None:
 def test_a_pause_before_the_next_try_ends_when_it_is_cancelled() -> None:
     reached = threading.Event()
 
-    def busy(asked: Asked) -> None:
-        asked.answer(b"", 503, Retry_After="500")
+    def busy(request: PageRequest) -> None:
+        request.answer(b"", 503, Retry_After="500")
         reached.set()
 
     with site({"/": busy}) as there, fetcher(sleep=pause, total_s=600) as fetch:
@@ -207,7 +207,7 @@ def test_a_connection_with_tls_ends_when_it_is_cancelled(tmp_path: Path) -> None
     authority.configure_trust(tls)
     reached, over = threading.Event(), threading.Event()
 
-    def hang(_: Asked) -> None:
+    def hang(_: PageRequest) -> None:
         reached.set()
         over.wait(600)
 

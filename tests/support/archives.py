@@ -1,4 +1,4 @@
-"""Archives packed and opened, for the tests of them."""
+"""Packs and opens archives, for their tests."""
 
 import io
 import tarfile
@@ -16,7 +16,7 @@ KINDS = ["a.tar", "a.tar.gz", "a.zip"]
 
 
 def packed(name: str, members: Members) -> bytes:
-    """An archive of the kind that its name says."""
+    """An archive of the kind that the ending of `name` says."""
     pairs = list(members.items() if isinstance(members, Mapping) else members)
     out = io.BytesIO()
     if name.endswith(".zip"):
@@ -38,8 +38,8 @@ def archive(folder: Path, members: Members | bytes, name: str = "a.tar", **limit
     return source(folder, {"type": "archive", "uri": str(path)}, None, **limits)
 
 
-def names(found: Sequence[Item]) -> list[str]:
-    return [item.id.partition("#")[2] for item in found]
+def names(items: Sequence[Item]) -> list[str]:
+    return [item.id.partition("#")[2] for item in items]
 
 
 def data_of(folder: Path, item: Item, web: Web | None = None, **limits: int) -> bytes:

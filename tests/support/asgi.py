@@ -1,4 +1,4 @@
-"""A request spoken to an application piece by piece, so that a test sees what is read, and when."""
+"""Sends a request to an application in pieces, so that a test sees what is read, and when."""
 
 import asyncio
 import json
@@ -13,11 +13,11 @@ HERE = ("127.0.0.1", 1)
 
 @dataclass
 class Exchange:
-    """What came of a request.
+    """The response to a request.
 
     Attributes:
-        read: bytes of the body that were asked for before there was an answer.
-        drained: likewise, after it.
+        read: bytes of the body that were read before the response.
+        drained: bytes of the body that were read after it.
     """
 
     status: int = 0
@@ -41,13 +41,19 @@ async def speak(
     key: str = "",
     **headers: str,
 ) -> Exchange:
-    """`call`: as `POST /v1/embed`. `pieces`: of the body; a ConnectionError is a client that hangs
-    up.
-    `key`: a name of `gateway_harness.KEYS`. `headers`: with `_` for `-`."""
+    """Send a request.
+
+    Args:
+        app: the application.
+        call: method and path, such as `POST /v1/embed`.
+        pieces: pieces of the body. A ConnectionError is a client that hangs up.
+        key: a name of `gateway_harness.KEYS`.
+        headers: with `_` for `-`.
+    """
     method, path = call.split(" ")
-    told = {"host": "127.0.0.1:8000", **headers}
+    sent = {"host": "127.0.0.1:8000", **headers}
     if key:
-        told["authorization"] = f"Bearer cf_{key}"
+        sent["authorization"] = f"Bearer cf_{key}"
     body = _Pieces(pieces)
     seen = Exchange()
 
@@ -62,7 +68,7 @@ async def speak(
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
             seen.status = message["status"]
-            seen.headers = {name.decode(): said.decode() for name, said in message["headers"]}
+            seen.headers = {name.decode(): value.decode() for name, value in message["headers"]}
         else:
             seen.content += message.get("body", b"")
             body.answered = not message.get("more_body", False)
@@ -72,7 +78,7 @@ async def speak(
         "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
         "root_path": "", "client": HERE, "server": ("127.0.0.1", 8000),
         "headers": [
-            (name.replace("_", "-").encode(), said.encode()) for name, said in told.items()
+            (name.replace("_", "-").encode(), value.encode()) for name, value in sent.items()
         ],
     }  # fmt: skip
     await app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Jobs that are disturbed at a known point of their work, and what must be true when they end."""
+"""Disturbs jobs at a known point of their work, and checks what must be true at their end."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ SETTINGS = {
 # All chunks are small from the first on, and on a busy machine no part waits for another.
 CONSTANTS = {
     "clipfleet.workers.planner.chunk_size:FIRST_CHUNK": 8,
-    "clipfleet.embedded.supervisor:NICE": 0,
+    "clipfleet.embedded.supervisor:NICENESS": 0,
 }
 CHUNK = 8  # images
 PHOTOS = 96
@@ -40,7 +40,7 @@ END_S = 240.0
 
 @dataclass
 class Up(stack.Up):
-    """A stack without a model's cost whose ingest workers can be held and broken."""
+    """A stack with a hash as the model, whose ingest workers can be held and broken."""
 
     gate: Gate = field(kw_only=True)
 
@@ -56,7 +56,7 @@ def up(
 
 
 def many_photos(folder: Path, count: int = PHOTOS) -> Path:
-    """`count` photos under names of their own; links, since only the names need to differ."""
+    """A folder of `count` photos with different names. They are links to a few files."""
     folder.mkdir(parents=True, exist_ok=True)
     source = sorted((data("flickr8k") / "images").glob("*.jpg"))
     for number in range(count):
@@ -67,8 +67,10 @@ def many_photos(folder: Path, count: int = PHOTOS) -> Path:
 
 @contextmanager
 def held_job(up: Up, collection: str, photos: Path) -> Iterator[str]:
-    """The id of a job that has done some of its work and not all, until the block ends or opens
-    the gate."""
+    """Yield the id of a job that has done a part of its work.
+
+    The job is held until the block ends or opens the gate.
+    """
     with up.gate.closed(HELD_AFTER):
         with up.client() as client:
             client.create_collection(collection)
@@ -80,7 +82,7 @@ def held_job(up: Up, collection: str, photos: Path) -> Iterator[str]:
 
 
 def require_exact(up: Up, job_id: str, collection: str, count: int = PHOTOS) -> None:
-    """Every image once: in the job's counts and in the collection; and it can be searched."""
+    """Require that the job and the collection count every image once, and that a search works."""
     with up.client() as client:
         job = stack.finished(client, job_id, END_S)
         counts = (job.state, job.total, job.done, job.skipped, job.failed)
@@ -91,12 +93,12 @@ def require_exact(up: Up, job_id: str, collection: str, count: int = PHOTOS) -> 
             lambda: (client.collection(collection).count,), 90, "the store's answer"
         )
         assert held == count
-        found = client.search(collection, text="a dog runs", top_k=5)
-        assert len(found.matches) == 5
+        result = client.search(collection, text="a dog runs", top_k=5)
+        assert len(result.matches) == 5
 
 
 def restarted(up: stack.Up, part: str, old: int) -> psutil.Process:
-    """The process that took the place of the one with the number `old`."""
+    """Wait for the process that replaces the one with the process id `old`."""
 
     def successor() -> psutil.Process | None:
         process = up.part(part)
@@ -108,7 +110,7 @@ def restarted(up: stack.Up, part: str, old: int) -> psutil.Process:
 
 @contextmanager
 def stopped(process: psutil.Process) -> Iterator[None]:
-    """SIGSTOP: alive for the kernel, silent for everyone else; SIGCONT at the end."""
+    """Stop a process with SIGSTOP until the end of the block."""
     process.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -143,7 +145,7 @@ def ledger(up: stack.Up) -> Iterator[RedisLedger]:
 
 
 class Log:
-    """The append-only file of a stack's Valkey, and how long it was at each moment."""
+    """The append-only file of a stack's Valkey, and its size at each moment."""
 
     def __init__(self, up: stack.Up) -> None:
         self._up, self._folder = up, up.folder / "valkey" / "appendonlydir"
@@ -169,8 +171,11 @@ class Log:
         return max(self._folder.glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
 
     def forget(self, seconds: float) -> int:
-        """Kill Valkey and cut what it wrote in its last seconds, before it is started anew. How
-        many bytes that were."""
+        """Kill Valkey and remove what it wrote in its last seconds, before it is started again.
+
+        Returns:
+            The number of bytes that were removed.
+        """
         valkey = services.eventually(lambda: self._up.part("valkey"), 60, "Valkey")
         with stopped(psutil.Process(self._up.process.pid)):
             valkey.send_signal(signal.SIGKILL)
@@ -183,13 +188,13 @@ class Log:
 
 
 def redis_url(up: stack.Up) -> str:
-    """The address of the Valkey that the stack brought, with its password."""
+    """The address of the stack's Valkey, with the password."""
     lines = (up.folder / "valkey" / "valkey.conf").read_text().splitlines()
     options = dict(line.split(" ", 1) for line in lines)
     return f"redis://:{options['requirepass']}@127.0.0.1:{options['port']}/0"
 
 
 def option(process: psutil.Process, name: str) -> str:
-    """What follows an option on a process's command line."""
+    """The value of an option on the command line of a process."""
     words = process.cmdline()
     return words[words.index(name) + 1]

@@ -1,4 +1,4 @@
-"""Both clients behind one way of calling them, and a service that answers as it is told."""
+"""Calls both clients in the same way, and serves responses that a test chooses."""
 
 import asyncio
 import inspect
@@ -17,7 +17,7 @@ from clipfleet import AsyncClient, Client
 
 
 class Awaited:
-    """An AsyncClient called like a Client: every call runs on an event loop until it is done."""
+    """An AsyncClient that is called like a Client: each call runs on an event loop."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._runner = asyncio.Runner()
@@ -33,8 +33,8 @@ class Awaited:
 
     def __getattr__(self, name: str) -> Any:
         def call(*args: Any, **options: Any) -> Any:
-            made = getattr(self._client, name)(*args, **options)
-            return self._runner.run(_all(made) if inspect.isasyncgen(made) else made)
+            result = getattr(self._client, name)(*args, **options)
+            return self._runner.run(_all(result) if inspect.isasyncgen(result) else result)
 
         return call
 
@@ -44,13 +44,13 @@ async def _all(items: AsyncIterator[Any]) -> list[Any]:
 
 
 @pytest.fixture(params=[Client, Awaited], ids=["Client", "AsyncClient"])
-def kind(request: pytest.FixtureRequest) -> Any:
+def client_class(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 @dataclass
 class Seen:
-    """A request. `size` counts all of the body, `body` holds its first megabyte."""
+    """A request. `size` is the size of the body, and `body` its first megabyte."""
 
     method: str
     path: str
@@ -76,8 +76,8 @@ Respond = Callable[[Seen], Answer | None]
 
 
 def in_turn(*answers: Answer | None) -> Respond:
-    left = list(answers)
-    return lambda _: left.pop(0)
+    remaining = list(answers)
+    return lambda _: remaining.pop(0)
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Service:
 
 @contextmanager
 def service(respond: Respond, port: int = 0) -> Iterator[Service]:
-    """A real HTTP server on a port of its own."""
+    """Run an HTTP server on a port of its own."""
     seen: list[Seen] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -108,8 +108,8 @@ def service(respond: Respond, port: int = 0) -> Iterator[Service]:
 
         def _request(self) -> Seen:
             address, kept, size = urlsplit(self.path), b"", 0
-            left = int(self.headers.get("Content-Length", 0))
-            while left > size and (data := self.rfile.read(min(65_536, left - size))):
+            length = int(self.headers.get("Content-Length", 0))
+            while length > size and (data := self.rfile.read(min(65_536, length - size))):
                 size += len(data)
                 kept += data if len(kept) < 1_000_000 else b""
             query = {name: values[0] for name, values in parse_qs(address.query).items()}
@@ -136,7 +136,7 @@ def service(respond: Respond, port: int = 0) -> Iterator[Service]:
 
 
 def job(state: str = "running", **known: Any) -> dict[str, Any]:
-    """A job as the service shows it."""
+    """A job as the service returns it."""
     counts = {"total": 0, "done": 0, "failed": 0, "skipped": 0}
     times = {"rate": None, "eta_s": None, "started_at": None, "finished_at": None}
     names = {"id": "j1", "collection": "images", "namespace": "default", "state": state}

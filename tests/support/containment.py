@@ -17,13 +17,13 @@ exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"
 
 
 def contained(folder: Path, blobs: Path, command: Sequence[str]) -> list[str]:
-    """The command line that runs `command` so, in `folder`."""
+    """The command line that runs `command` contained, with `folder` as its working directory."""
     namespace = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ENTER, "sh"]
     return [*namespace, str(folder), str(blobs), *command]
 
 
 def hindrance(folder: Path) -> str:
-    """Why nothing can be contained on this machine. Empty when it can."""
+    """Why nothing can be contained on this machine. Empty if it can."""
     if not (shutil.which("unshare") and shutil.which("setpriv")):
         return "no unshare or setpriv: util-linux has them"
     trial = contained(folder, folder, ["true"])

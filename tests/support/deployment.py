@@ -1,4 +1,4 @@
-"""What docker-compose.yml and deploy/ say, read as data."""
+"""Reads docker-compose.yml and the files of deploy/ as data."""
 
 import re
 import shutil
@@ -15,35 +15,35 @@ KUBERNETES = DEPLOY / "kubernetes"
 
 
 def compose() -> dict[str, Any]:
-    """The services of docker-compose.yml, anchors and merges resolved."""
+    """The services of docker-compose.yml, with anchors and merges resolved."""
     services: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     return services
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
-    return [one for one in yaml.safe_load_all(path.read_text()) if one]
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
 
 
 def rendered(folder: Path) -> list[dict[str, Any]]:
-    """A kustomization as `kubectl apply -k` would send it; skips where there is no kubectl."""
+    """A kustomization as `kubectl apply -k` sends it. Skips the test without kubectl."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("no kubectl, which renders kustomizations")
-    said = subprocess.run(
+    done = subprocess.run(
         [kubectl, "kustomize", folder], capture_output=True, text=True, check=False
     )
-    assert said.returncode == 0, said.stderr
-    return [one for one in yaml.safe_load_all(said.stdout) if one]
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
 def tool(name: str) -> str:
-    """A program that no Python package brings; skips where it is not installed."""
-    found = shutil.which(name)
-    if found is None:
+    """The path of a program that is no Python package. Skips the test if it is not installed."""
+    program = shutil.which(name)
+    if program is None:
         pytest.skip(f"{name} is not installed")
-    return found
+    return program
 
 
 def defaults(text: str) -> str:
-    """`${NAME:-default}` as it reads when nothing is set."""
+    """The text with each `${NAME:-default}` replaced by its default."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)

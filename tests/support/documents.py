@@ -1,4 +1,4 @@
-"""What documents tell their readers to type, run as they would."""
+"""Runs the commands that documents tell their readers to type."""
 
 import os
 import re
@@ -14,27 +14,27 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def readme() -> dict[tuple[str, str], list[str]]:
-    """By heading and language, the fenced blocks below it that can be run."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """The fenced blocks of README.md that can be run, by heading and language."""
+    blocks: dict[tuple[str, str], list[str]] = {}
     for section in re.split(r"^#+ ", README.read_text(), flags=re.MULTILINE)[1:]:
         heading = section.partition("\n")[0]
         for language, body in re.findall(r"^```(\w+)\n(.*?)^```", section, re.M | re.S):
             if language != "text":
-                found.setdefault((heading, language), []).append(body)
-    return found
+                blocks.setdefault((heading, language), []).append(body)
+    return blocks
 
 
 def lines(block: str) -> list[str]:
-    """Its commands, those over several lines joined."""
+    """The commands of a block. Continued lines are joined."""
     joined = block.replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.strip()]
 
 
 def put_for(text: str, real: Mapping[str, str]) -> str:
-    """The examples with what is there in the test; each has to occur."""
-    for said, instead in real.items():
-        assert said in text, f"the document does not say {said!r} any more"
-        text = text.replace(said, instead)
+    """The text with values of the test in place of examples, each of which has to occur."""
+    for example, instead in real.items():
+        assert example in text, f"the document does not say {example!r} any more"
+        text = text.replace(example, instead)
     return text
 
 

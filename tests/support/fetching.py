@@ -1,4 +1,4 @@
-"""A fetcher that may fetch from 127.0.0.1, and what it says when it will not."""
+"""A fetcher that may fetch from 127.0.0.1, and the messages of its errors."""
 
 import ssl
 import time
@@ -25,12 +25,12 @@ def fetcher(
     tls: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> Iterator[Fetcher]:
-    given = {"allowed_networks": LOOPBACK, "backoff_s": 0.01, **settings}
-    made = Fetcher(Fetch.model_validate(given), sleep=sleep, look_up=look_up, tls=tls)
+    options = {"allowed_networks": LOOPBACK, "backoff_s": 0.01, **settings}
+    fetch = Fetcher(Fetch.model_validate(options), sleep=sleep, look_up=look_up, tls=tls)
     try:
-        yield made
+        yield fetch
     finally:
-        made.close()
+        fetch.close()
 
 
 def refusal(url: str, limit: int = LIMIT, **settings: Any) -> str:

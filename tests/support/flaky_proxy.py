@@ -1,9 +1,9 @@
-"""A bad line between two hosts: a TCP proxy that delays what passes, and drops connections.
+"""A TCP proxy that delays data and drops connections, like a bad line between two hosts.
 
     python flaky_proxy.py SEED PORT=HOST:PORT ...
 
-Every piece waits up to DELAY_S; a connection is cut after a megabyte or so, on the average, in the
-middle of whatever it carries.
+Each piece of data waits up to DELAY_S. A connection is cut after a megabyte on average, in the
+middle of a piece.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ async def line(near: asyncio.StreamReader, back: asyncio.StreamWriter, target: s
     with suppress(OSError):
         far, there = await asyncio.open_connection(host, port)
         ways = [asyncio.create_task(carry(near, there)), asyncio.create_task(carry(far, back))]
-        _, left = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in left:
+        _, pending = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in pending:
             way.cancel()
         there.close()
     back.close()
@@ -42,8 +42,8 @@ async def line(near: asyncio.StreamReader, back: asyncio.StreamWriter, target: s
 
 async def main(lines: list[str]) -> None:
     servers = []
-    for one in lines:
-        port, target = one.split("=")
+    for spec in lines:
+        port, target = spec.split("=")
         servers.append(await asyncio.start_server(partial(line, target=target), HERE, int(port)))
     await asyncio.gather(*(server.serve_forever() for server in servers))
 

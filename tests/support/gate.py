@@ -1,4 +1,4 @@
-"""Holds the models of a stack before an image, until the test lets them on: see `killer`."""
+"""Holds the models of a stack before an image, until the test opens the gate. See `killer`."""
 
 import json
 import os
@@ -17,12 +17,12 @@ KILLER = Path(sitecustomize.__file__).parent
 
 @dataclass(frozen=True)
 class Gate:
-    """`folder`: any that is not there yet."""
+    """A gate. `folder` is a path that does not exist yet."""
 
     folder: Path
 
     def environment(self, **constants: float) -> dict[str, str]:
-        """Of the processes that it is to hold. `constants`: as `killer` takes them."""
+        """The environment of processes to hold. `constants` are those of `killer`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = [str(KILLER), os.environ.get("PYTHONPATH", "")]
         return {
@@ -40,7 +40,7 @@ class Gate:
 
     @contextmanager
     def closed(self, after: int = 0, *words: str) -> Iterator[None]:
-        """`hold`, until the block ends or opens the gate."""
+        """Close the gate until the block ends or opens it."""
         self.hold(after, *words)
         try:
             yield
@@ -54,7 +54,7 @@ class Gate:
         return sitecustomize.passed(self.folder)
 
     def held(self) -> list[int]:
-        """The processes that wait at the gate as it stands."""
+        """Ids of the processes that wait at the gate."""
         limit = (self.folder / "limit").read_text().split()[0]
         waiting = [
             int(path.name.partition("-")[2])
@@ -64,12 +64,12 @@ class Gate:
         return [pid for pid in waiting if _lives(pid)]
 
     def wait(self, processes: int = 1) -> None:
-        """Until so many processes are held."""
+        """Wait until `count` processes are held."""
         services.eventually(lambda: len(self.held()) >= processes, 300, "a model at the gate")
 
     @contextmanager
     def broken_device(self) -> Iterator[None]:
-        """The device of every model is broken for so long."""
+        """Break the device of every model until the block ends."""
         broken = self.folder / "broken"
         broken.touch()
         try:

@@ -1,7 +1,7 @@
-"""Hosts as network namespaces of this machine: own addresses and names, no shared loopback.
+"""Hosts as network namespaces of this machine, each with its own address, name and loopback.
 
-They hang on one switch, a bridge in a namespace of its own; the machine's own network is left as it
-is. Needs root and `ip`.
+A bridge in another namespace connects them. The machine's own network is not changed. Needs root
+and `ip`.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ def ip(*words: str) -> None:
 
 @dataclass(frozen=True)
 class Host:
-    """`name`: its host name; `address`: on the switch."""
+    """A host, with its host name and its address on the bridge."""
 
     name: str
     address: str
@@ -40,13 +40,13 @@ class Host:
         return f"to-{self.name}"
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """The same, run there."""
+        """The command line that runs a command on this host."""
         there = ["ip", "netns", "exec", self.namespace, "unshare", "--uts"]
         return [*there, "sh", "-c", NAMED, self.name, *command]
 
     @contextmanager
     def cut_off(self) -> Iterator[None]:
-        """No packet comes or goes, and nobody is told."""
+        """Drop all packets from and to this host until the block ends."""
         ip("-n", self.switch, "link", "set", self.plug, "nomaster")
         try:
             yield
@@ -55,7 +55,7 @@ class Host:
 
     @contextmanager
     def here(self) -> Iterator[None]:
-        """The sockets that this thread opens are that host's."""
+        """Make this thread open its sockets on this host until the block ends."""
         with _namespace(Path("/proc/thread-self/ns/net")) as before:
             with _namespace(Path("/run/netns", self.namespace)) as there:
                 _enter(there)
@@ -67,25 +67,25 @@ class Host:
 
 @contextmanager
 def hosts(*names: str) -> Iterator[list[Host]]:
-    """One host for each name; skips where namespaces are not to be had."""
+    """Yield one host for each name. Skips the test without network namespaces."""
     if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("unshare"):
         pytest.skip("hosts as network namespaces need root, ip and unshare")
     switch = f"clipfleet-{os.getpid()}"
-    with ExitStack() as made:
+    with ExitStack() as stack:
         try:
-            _namespace_named(switch, made)
+            _namespace_named(switch, stack)
             ip("-n", switch, "link", "add", "bridge", "type", "bridge")
             ip("-n", switch, "link", "set", "bridge", "up")
-            found = [_host(name, number, switch, made) for number, name in enumerate(names, 1)]
+            created = [_host(name, number, switch, stack) for number, name in enumerate(names, 1)]
         except OSError as error:
             pytest.skip(f"no network namespaces here: {error}")
-        yield found
+        yield created
 
 
-def _host(name: str, number: int, switch: str, made: ExitStack) -> Host:
+def _host(name: str, number: int, switch: str, stack: ExitStack) -> Host:
     host = Host(name, f"{NETWORK}.{number}", f"{switch}-{name}", switch)
     there = host.namespace
-    _namespace_named(there, made)
+    _namespace_named(there, stack)
     ip("-n", switch, "link", "add", host.plug, "type", "veth", "peer", "eth0", "netns", there)
     ip("-n", switch, "link", "set", host.plug, "master", "bridge", "up")
     ip("-n", there, "address", "add", f"{host.address}/24", "dev", "eth0")
@@ -94,9 +94,9 @@ def _host(name: str, number: int, switch: str, made: ExitStack) -> Host:
     return host
 
 
-def _namespace_named(name: str, made: ExitStack) -> None:
+def _namespace_named(name: str, stack: ExitStack) -> None:
     ip("netns", "add", name)
-    made.callback(ip, "netns", "delete", name)
+    stack.callback(ip, "netns", "delete", name)
 
 
 @contextmanager
@@ -109,6 +109,6 @@ def _namespace(path: Path) -> Iterator[int]:
 
 
 def _enter(namespace: int) -> None:
-    """As os.setns, which Python has from 3.12 on."""
+    """Do what os.setns does, which Python has since 3.12."""
     if ctypes.CDLL(None, use_errno=True).setns(namespace, CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "setns")

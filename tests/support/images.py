@@ -1,4 +1,4 @@
-"""Small images for the tests of decoding."""
+"""Small images for tests of decoding."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def decoded(data: bytes, edge: int = EDGE) -> Decoded:
 
 
 def halves(width: int, height: int) -> Image.Image:
-    """Red on the left, blue on the right."""
+    """An image that is red on the left and blue on the right."""
     image = Image.new("RGB", (width, height), "red")
     image.paste("blue", (width // 2, 0, width, height))
     return image
@@ -39,7 +39,7 @@ def near(image: Image.Image, at: tuple[int, int], colour: tuple[int, int, int]) 
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds almost nothing."""
+    """A PNG whose header claims a size, with almost no data."""
 
     def part(kind: bytes, body: bytes) -> bytes:
         return (

@@ -17,7 +17,7 @@ from clipfleet.testing import HashEmbedder, MemoryService
 
 
 class PixelEmbedder(HashEmbedder):
-    """An image's embedding is its small version, so that similar images get similar ones."""
+    """Embeds an image as its small version, so that similar images get similar embeddings."""
 
     def __init__(self) -> None:
         super().__init__(3 * self.preprocess.height * self.preprocess.width)
@@ -36,7 +36,7 @@ class InProcess(MemoryService):
 
 
 def run_cli(url: str, *args: str) -> "subprocess.CompletedProcess[str]":
-    """The command line in this process, which takes no time to start."""
+    """Run the command line in this process, which needs no time to start."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         for name in os.environ:

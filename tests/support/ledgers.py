@@ -1,4 +1,4 @@
-"""Jobs in a ledger, brought to the state that a test begins with."""
+"""Brings jobs of a ledger to the state that a test begins with."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ MAX_ATTEMPTS = 3
 
 @dataclass
 class Names:
-    """The same sequence of names in every test; none comes twice."""
+    """Gives unique names, in the same sequence in every test."""
 
     count: int = 0
 
@@ -26,7 +26,7 @@ class Names:
 
 @dataclass
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that a test sets."""
 
     now: float = 1_000_000.0
 
@@ -47,8 +47,8 @@ def a_job(job_id: str = "j", collection: str = "photos", retry_of: str = "") -> 
 
 
 def traces(client: "redis.Redis", job_id: str) -> list[str]:
-    """Every key in Redis that is named for a job or holds its id; a retry says what it retried."""
-    found = []
+    """Redis keys with the id of a job in their name or value, except `retry_of` of a retry."""
+    keys = []
     for raw in client.scan_iter():
         key, kind = _text(raw), _text(client.type(raw))
         members: dict[str, Any] = {
@@ -62,8 +62,8 @@ def traces(client: "redis.Redis", job_id: str) -> list[str]:
             "stream": lambda key=key: _values(client.xrange(key)),
         }
         if job_id in key.split(":") or job_id.encode() in members[kind]():
-            found.append(key)
-    return found
+            keys.append(key)
+    return keys
 
 
 def _values(entries: Any) -> list[bytes]:
@@ -74,24 +74,24 @@ Keys = dict[bytes, tuple[int, bytes]]
 
 
 def dumped(client: "redis.Redis") -> Keys:
-    """Every key with its time to live and its content, as they are on disk at some moment."""
+    """Every key with its time to live and its content."""
     keys: Any = client.scan_iter()
     return {key: (max(0, int(client.pttl(key))), client.dump(key)) for key in keys}  # type: ignore[misc]
 
 
 def restore(client: "redis.Redis", keys: Keys) -> None:
-    """Redis comes back without all that was written since."""
+    """Replace the data of Redis with dumped keys, so that later writes are lost."""
     client.flushall()
     for key, (ttl, value) in keys.items():
         client.restore(key, ttl, value)
 
 
 def items(*ids: str, place: str = "file") -> list[Item]:
-    return [Item(id=one, uri=one, read=f"{place}:{one}", label="é") for one in ids]
+    return [Item(id=name, uri=name, read=f"{place}:{name}", label="é") for name in ids]
 
 
 def planned(ledger: Ledger, *chunks: tuple[str, ...], job: str = "j") -> list[str]:
-    """A running job whose planning is over; the names of its chunks."""
+    """Create a running job that is completely planned, and return the names of its chunks."""
     ledger.create(a_job(job))
     lease = ledger.lease(job, "p", 30)
     assert lease
@@ -117,7 +117,7 @@ def claimed(ledger: Ledger, worker: str = "w") -> Claim:
 
 
 def requeue(ledger: Ledger, job: str = "j") -> int:
-    """How many chunks became pending whose lease ran out, as in a planner's round."""
+    """Requeue chunks with an expired lease, as a planner does, and return their number."""
     expired = [chunk for chunk in ledger.open_chunks(job) if chunk.expired]
     return sum(ledger.requeue(job, chunk) for chunk in expired)
 
@@ -127,7 +127,7 @@ def failure(image_id: str) -> Failure:
 
 
 def ended(ledger: Ledger, job_id: str = "j") -> None:
-    """A job of two images, one of which failed."""
+    """Create a job of two images that has ended. One image failed."""
     planned(ledger, ("a", "b"), job=job_id)
     claim = claimed(ledger)
     assert claim.job_id == job_id

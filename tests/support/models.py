@@ -1,6 +1,6 @@
-"""Models made on the spot: real architectures, random weights.
+"""Creates models with real architectures and random weights.
 
-torch and transformers take seconds to import. Only the functions that need them import them.
+torch and transformers take seconds to import, so only the functions that need them import them.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def data(name: str) -> Path:
-    """A folder of the shared test data; skips with a reason where there is none."""
+    """A folder of the shared test data. Skips the test if there is none."""
     if not (DATA / name).exists():
         services.missing(f"the test data {name} is not beside the checkout")
     return DATA / name

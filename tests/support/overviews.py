@@ -1,4 +1,4 @@
-"""What the fleet looks like, as a test tells it."""
+"""Overviews of a fleet that a test chooses."""
 
 from collections.abc import Callable
 
@@ -13,8 +13,8 @@ SEEN = Overview(
 )
 
 
-class Told:
-    """Overviews that the test tells what to do."""
+class ScriptedOverviews:
+    """Returns the overviews of a function, and counts the calls."""
 
     def __init__(self, read: Callable[[], Overview]) -> None:
         self._read, self.times = read, 0

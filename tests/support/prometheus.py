@@ -1,4 +1,4 @@
-"""What Prometheus would read from one of our processes, by name and labels."""
+"""Metrics of a process as Prometheus reads them, by name and labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +16,18 @@ class Scrape:
 
     @property
     def ours(self) -> dict[str, Metric]:
-        return {one.name: one for one in self.families if one.name.startswith("clipfleet_")}
+        return {
+            family.name: family for family in self.families if family.name.startswith("clipfleet_")
+        }
 
     def value(self, name: str, /, **labels: str) -> float | None:
-        """Of the one series with exactly these labels; None when there is none."""
-        found = self.all(name, **labels)
-        exact = [value for given, value in found if len(given) == len(labels)]
+        """The value of the series with exactly these labels, or None."""
+        series = self.all(name, **labels)
+        exact = [value for own, value in series if len(own) == len(labels)]
         return exact[0] if exact else None
 
     def total(self, name: str, /, **labels: str) -> float:
-        """Of all series that have these labels."""
+        """The sum of all series that have these labels."""
         return sum(value for _, value in self.all(name, **labels))
 
     def all(self, name: str, /, **labels: str) -> list[tuple[Mapping[str, str], float]]:
@@ -53,18 +55,18 @@ def scrape(url: str) -> Scrape:
 
 
 def faults(scrape: Scrape) -> list[str]:
-    """Where names break the rules that `promtool check metrics` holds them to."""
-    found = []
+    """Names that break rules of `promtool check metrics`."""
+    problems = []
     for name, family in scrape.ours.items():
         names = {sample.name for sample in family.samples}
         if not family.documentation:
-            found.append(f"{name} has no help")
+            problems.append(f"{name} has no help")
         if family.type == "counter" and names - {f"{name}_total"}:
-            found.append(f"the counter {name} does not end in _total")
-        if family.type != "counter" and any(one.endswith("_total") for one in names):
-            found.append(f"{name} ends in _total and is no counter")
+            problems.append(f"the counter {name} does not end in _total")
+        if family.type != "counter" and any(sample.endswith("_total") for sample in names):
+            problems.append(f"{name} ends in _total and is no counter")
         if any(unit in name for unit in ("_ms", "_milliseconds", "_minutes", "_kb", "_percent")):
-            found.append(f"{name} is not in a base unit")
+            problems.append(f"{name} is not in a base unit")
         if family.type == "unknown":
-            found.append(f"{name} has no type")
-    return found
+            problems.append(f"{name} has no type")
+    return problems

@@ -1,4 +1,4 @@
-"""Query workers on a real queue that work when the test says so, and searches under way."""
+"""Query workers on a real queue that answer when the test says so, and pending searches."""
 
 import json
 import queue
@@ -44,7 +44,7 @@ def a_card(worker: str, model: str = "m") -> WorkerCard:
 
 
 class Fleet:
-    """So many workers announced; they work when the test calls `answer`."""
+    """Workers that are announced, and answer when the test calls `answer`."""
 
     def __init__(self, service: Service, url: str, workers: int) -> None:
         self._redis, self._workers = service.redis, workers
@@ -75,7 +75,7 @@ class Fleet:
                 return
 
     def batches(self) -> Iterator[QueryBatch]:
-        """What lies in the queue, as it comes, until the fleet is over."""
+        """Yield batches of the queue as they arrive, until the fleet ends."""
         with self._celery.connection_for_read() as connection:
             waiting = connection.SimpleQueue(queue_name("query", MODEL))
             while not self._over.is_set():
@@ -97,8 +97,8 @@ class Fleet:
         self.store.upsert(COLLECTION, records)
 
 
-def asked(service: Service, text: str) -> HTTPConnection:
-    """A search under way; `getresponse` waits for its answer, `close` hangs up."""
+def begin_search(service: Service, text: str) -> HTTPConnection:
+    """Send a search. `getresponse` waits for the response, `close` hangs up."""
     connection = HTTPConnection(service.url.removeprefix("http://"), timeout=60)
     body = json.dumps({"text": text, "top_k": 1})
     connection.request(

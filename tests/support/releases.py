@@ -1,5 +1,8 @@
-"""What a release writes, for the golden files; `python -m support.releases 0.2` (in tests/) writes
-those of the next one. Files of releases that are out are never written again."""
+"""Golden files with what a release writes.
+
+`python -m support.releases 0.2`, run in tests/, writes the files of release 0.2. Files of published
+releases are never written again.
+"""
 
 import json
 import sys
@@ -119,7 +122,7 @@ def keep(client: "redis.Redis") -> None:
 
 
 def dump(client: "redis.Redis") -> dict[str, Any]:
-    """Every key: a string, a hash, a list, a set, or a sorted set with its scores."""
+    """Every key with its type and value. A sorted set has its scores."""
     reads: dict[bytes, Any] = {
         b"string": lambda key: client.get(key),
         b"hash": lambda key: dict(sorted(client.hgetall(key).items())),
@@ -127,9 +130,9 @@ def dump(client: "redis.Redis") -> dict[str, Any]:
         b"set": lambda key: sorted(client.smembers(key)),
         b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
     }
-    found: Any = sorted(client.scan_iter())
-    kinds: Any = {key: client.type(key) for key in found}
-    rows = {key: {"type": kinds[key], "value": reads[kinds[key]](key)} for key in found}
+    keys: Any = sorted(client.scan_iter())
+    kinds: Any = {key: client.type(key) for key in keys}
+    rows = {key: {"type": kinds[key], "value": reads[kinds[key]](key)} for key in keys}
     plain: dict[str, Any] = _text(rows)
     return plain
 
@@ -166,7 +169,7 @@ def main(release: str) -> None:
     folder = GOLDEN / release
     folder.mkdir(parents=True)
     documents: dict[str, Any] = {
-        name: one.model_dump(mode="json") for name, one in MESSAGES.items()
+        name: message.model_dump(mode="json") for name, message in MESSAGES.items()
     }
     documents["row"] = to_row(COLLECTION, RECORD)
     with tempfile.TemporaryDirectory() as where, services.valkey(Path(where)) as url:

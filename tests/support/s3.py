@@ -1,4 +1,4 @@
-"""A server that speaks S3, and how its clients find it."""
+"""A server with the S3 protocol, and the configuration of its clients."""
 
 import os
 import sys
@@ -40,7 +40,7 @@ class S3:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3]:
-    """Its clients in this process find it, too."""
+    """Run a server, and configure clients in this process for it."""
     folder.mkdir(parents=True, exist_ok=True)
     port = commands.free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]

@@ -1,4 +1,4 @@
-"""Real services for the tests: Valkey, milvus-lite and a Milvus server, from their wheels."""
+"""Runs real services for tests: Valkey, milvus-lite and a Milvus server, from their wheels."""
 
 import os
 import shutil
@@ -26,14 +26,14 @@ IN_CI = bool(os.environ.get("CI"))
 
 
 def missing(reason: str) -> None:
-    """Skip here, fail in CI: a service that is missing there hides untested code."""
+    """Skip the test, or fail it in CI, where a missing service would hide untested code."""
     if IN_CI:
         pytest.fail(reason)
     pytest.skip(reason)
 
 
 def eventually(check: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    """The first true answer of `check`, which may raise while things are starting."""
+    """Call `check` until it returns something true, and return that. It may raise meanwhile."""
     deadline = time.monotonic() + timeout_s
     last: object = None
     while time.monotonic() < deadline:
@@ -78,7 +78,7 @@ def valkey(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def valkey_with_tls(folder: Path, signed: "Certificate") -> Iterator[str]:
-    """For `localhost`; a user who may do what is not dangerous; database 2. Yields its address."""
+    """Run a Valkey with TLS for `localhost`, and yield its address with a restricted user."""
     folder.mkdir(parents=True, exist_ok=True)
     port = commands.free_port()
     with valkey(folder) as plain:
@@ -98,7 +98,7 @@ def valkey_with_tls(folder: Path, signed: "Certificate") -> Iterator[str]:
 
 
 def tls_proxy(port: int, target: int, signed: "Certificate") -> list[str]:
-    """The command of a process that speaks TLS on `port` for what listens on `target`."""
+    """The command line of a process that adds TLS on `port` to the server on `target`."""
     proxy = [str(Path(__file__).parent / "tls_proxy.py"), str(port), str(target)]
     return [sys.executable, *proxy, str(signed.chain), str(signed.key)]
 
@@ -114,15 +114,15 @@ def milvus_lite(folder: Path, **environment: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Milvus:
-    """A server: with TLS and a password where it is our own."""
+    """A Milvus server. One that the tests start has TLS and a password."""
 
     uri: str
     token: str = ""
     authority: str = ""
 
     def store(self, timeout_s: float = 30, **otherwise: Any) -> MilvusStore:
-        given = {"uri": self.uri, "token": self.token, "authority": self.authority, **otherwise}
-        return MilvusStore(**given, timeout_s=timeout_s)
+        options = {"uri": self.uri, "token": self.token, "authority": self.authority, **otherwise}
+        return MilvusStore(**options, timeout_s=timeout_s)
 
 
 # Intervals in milliseconds, short enough for a server with one small collection. A strongly
@@ -140,7 +140,7 @@ MILVUS_SERVER_PORTS = (
 
 @contextmanager
 def milvus_server(folder: Path) -> Iterator[Milvus]:
-    """Its certificate is for `localhost` alone. Servers run beside each other: no port is fixed."""
+    """Run a server whose certificate is for `localhost`. All ports are free ones."""
     if not shutil.which(commands.script("milvus-server")):
         missing("the wheel `milvus` is not installed (make install brings it on Linux x86-64)")
     if running := os.environ.get("CLIPFLEET_TEST_MILVUS"):
@@ -154,15 +154,15 @@ def milvus_server(folder: Path) -> Iterator[Milvus]:
     command += ["--authorization-enabled", "true"]
     for name in MILVUS_SERVER_PORTS:
         command += [f"--{name}-port", str(commands.free_port())]
-    made = Milvus(f"https://localhost:{port}", "root:Milvus", str(signed.authority))
+    milvus = Milvus(f"https://localhost:{port}", "root:Milvus", str(signed.authority))
     env = {**MILVUS_SERVER_ENVIRONMENT, "ETCD_CONFIG_PATH": str(_etcd_config(folder))}
     with process(command, folder / "log", **env):
-        eventually(partial(_answers, made.store(2)), 180, "Milvus' answer")
-        yield made
+        eventually(partial(_answers, milvus.store(2)), 180, "Milvus' answer")
+        yield milvus
 
 
 def _etcd_config(folder: Path) -> Path:
-    """The etcd inside Milvus listens on 2379 and 2380 unless a file of its own says otherwise."""
+    """Write a configuration for the etcd in Milvus, which otherwise listens on 2379 and 2380."""
     client, peer = (f"http://{commands.LOOPBACK}:{commands.free_port()}" for _ in range(2))
     path = folder / "etcd.yaml"
     path.write_text(
@@ -175,7 +175,7 @@ def _etcd_config(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Files: the certificate with what leads to its authority, its key, the authority's own."""
+    """Files: the certificate chain, its key, and the certificate of the authority."""
 
     chain: Path
     key: Path
@@ -183,15 +183,15 @@ class Certificate:
 
 
 def certificate(folder: Path, *names: str) -> Certificate:
-    """For these hosts, signed by an authority of its own."""
+    """A certificate for these hosts, signed by a new authority."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = Certificate(folder / "chain.pem", folder / "key.pem", folder / "authority.pem")
+    files = Certificate(folder / "chain.pem", folder / "key.pem", folder / "authority.pem")
     authority = trustme.CA()
     issued = authority.issue_cert(*names)
-    made.chain.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
-    issued.private_key_pem.write_to_path(str(made.key))
-    authority.cert_pem.write_to_path(str(made.authority))
-    return made
+    files.chain.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(str(files.key))
+    authority.cert_pem.write_to_path(str(files.authority))
+    return files
 
 
 def _answering(uri: str, timeout_s: float) -> str:

@@ -1,4 +1,4 @@
-"""Servers on loopback that accept connections and say nothing."""
+"""Servers on loopback that accept connections and never answer."""
 
 import selectors
 import socket
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Silent:
-    """`url` has a slash at its end. `reached`: set at the first connection."""
+    """A silent server. `url` ends with a slash. `reached` is set at the first connection."""
 
     url: str
     accepted: int = 0
@@ -24,7 +24,7 @@ class Silent:
 
 @contextmanager
 def silent(host: str = "127.0.0.1") -> Iterator[Silent]:
-    """With the host "", it listens at all of 127.0.0.0/8: many hosts at one port."""
+    """Run a silent server. With the host "" it listens on all of 127.0.0.0/8."""
     over = threading.Event()
     with socket.create_server((host, 0), backlog=1_024) as server, selectors.DefaultSelector() as s:
         there = Silent(f"http://{host or '127.0.0.1'}:{server.getsockname()[1]}/")

@@ -1,4 +1,4 @@
-"""`clipfleet up` as a real process, for the tests that need the whole service."""
+"""Runs `clipfleet up` as a process, for tests that need the whole service."""
 
 import json
 import os
@@ -26,7 +26,7 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 @dataclass
 class Up:
-    """A running stack. `url` answers; `folder` is its data folder."""
+    """A running stack. `folder` is its data folder."""
 
     process: "subprocess.Popen[bytes]"
     folder: Path
@@ -35,7 +35,7 @@ class Up:
     flower_port: int = 0
 
     def beside(self, name: str) -> Path:
-        """A path for what a test indexes: nothing in the data folder is."""
+        """A path for files to index, which cannot be in the data folder."""
         folder = self.folder.with_name(f"{self.folder.name}-beside")
         folder.mkdir(exist_ok=True)
         return folder / name
@@ -65,7 +65,7 @@ class Up:
 
     @contextmanager
     def tidied(self) -> Iterator["Up"]:
-        """Collections that are created meanwhile are deleted at the end."""
+        """Delete collections that are created in the block."""
         with self.client() as client:
             before = {collection.name for collection in client.collections()}
             try:
@@ -88,7 +88,7 @@ class Up:
 
 
 def cli(*args: str, timeout_s: float = 120, **env: str) -> "subprocess.CompletedProcess[str]":
-    """The command line as a user runs it; nothing is checked."""
+    """Run the command line as a user does. The exit code is not checked."""
     command = [commands.script("clipfleet"), *args]
     return subprocess.run(
         command,
@@ -105,7 +105,7 @@ def document(done: "subprocess.CompletedProcess[str]") -> Any:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many free ports in a row."""
+    """The first of `count` consecutive free ports."""
     while True:
         first = commands.free_port()
         try:
@@ -119,7 +119,7 @@ def free_ports(count: int) -> int:
 
 @contextmanager
 def up(folder: Path, model: Path | str, *more: str, **env: str) -> Iterator[Up]:
-    """A stack on a free port; ended with Ctrl-C's signal, whatever happened."""
+    """Run a stack on a free port. It gets SIGINT at the end of the block."""
     folder.mkdir(parents=True, exist_ok=True)
     port = commands.free_port()
     process = start(folder, port, "--model", str(model), *more, **env)
@@ -143,7 +143,7 @@ def start(folder: Path, port: int, *more: str, **env: str) -> "subprocess.Popen[
 
 
 def stop(process: "subprocess.Popen[bytes]", timeout_s: float = 60) -> int:
-    """As Ctrl-C does."""
+    """Stop a stack as Ctrl-C does."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     try:
@@ -155,7 +155,7 @@ def stop(process: "subprocess.Popen[bytes]", timeout_s: float = 60) -> int:
 
 
 def finished(client: Client, job_id: str, timeout_s: float = 180) -> Any:
-    """The job once it has ended; fails the test when that takes too long."""
+    """Wait for a job and return it. Fails the test at the timeout."""
 
     def ended() -> Any:
         job = client.job(job_id)
@@ -165,11 +165,11 @@ def finished(client: Client, job_id: str, timeout_s: float = 180) -> Any:
 
 
 def photos(folder: Path, source: Sequence[Path], count: int) -> list[Path]:
-    """Link the first `count` photos into a folder of the test's own; their paths there."""
+    """Copy the first `count` photos into a folder, and return their paths there."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    copies = []
     for photo in list(source)[:count]:
         copy = folder / photo.name
         copy.write_bytes(photo.read_bytes())
-        made.append(copy)
-    return made
+        copies.append(copy)
+    return copies

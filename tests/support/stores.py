@@ -1,4 +1,4 @@
-"""Collections and records for the tests of stores."""
+"""Collections and records for tests of stores."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which tests belong to `make test` and which to the rest of `make test-all`; the one such list."""
+"""Divides the tests into those of `make test` and the rest of `make test-all`."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ FULL = (
 
 # Fixtures that start a whole stack. pytest-xdist runs the tests of a group in one process, so that
 # each of these stacks is started once. All other tests are grouped by file.
-STACKS = ("slow", "mini", "service")
+STACKS = ("slow_stack", "carried_stack", "service")
 
 # Groups that take longest begin first: no process is left alone with a long one at the end.
 FOLDERS = ("chaos", "acceptance", "contract", "integration", "unit")

@@ -1,4 +1,4 @@
-"""TLS before a server that has none: `python tls_proxy.py PORT TARGET_PORT CHAIN.pem KEY.pem`."""
+"""Adds TLS to a server: `python tls_proxy.py PORT TARGET_PORT CHAIN.pem KEY.pem`."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""Valkey servers that tests take away in every way there is, and Sentinels that watch them."""
+"""Valkey servers that tests stop, kill, cut off or fill up, and Sentinels that watch them."""
 
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ FILLERS = 2_000  # keys that are loaded one after the other
 
 @dataclass
 class Server:
-    """A server on a port of its own. `options`: lines of its configuration."""
+    """A server on a port of its own. `options` are lines of its configuration."""
 
     folder: Path
     options: Sequence[str] = ()
@@ -37,11 +37,11 @@ class Server:
         return redis.Redis(port=self.port, password=PASSWORD, socket_timeout=30)
 
     def start(self, *options: str) -> None:
-        """`options`: of this start alone."""
+        """Start the server. `options` are for this start only."""
         command = commands.valkey(self.folder, self.port, PASSWORD)
-        given = [word for line in (*self.options, *options) for word in f"--{line}".split()]
+        words = [word for line in (*self.options, *options) for word in f"--{line}".split()]
         with (self.folder / "log").open("ab") as out:
-            self.process = subprocess.Popen([*command, *given], stdout=out, stderr=out)
+            self.process = subprocess.Popen([*command, *words], stdout=out, stderr=out)
 
     def ready(self) -> None:
         services.eventually(self.client.ping, 30, "Valkey's answer")
@@ -53,18 +53,18 @@ class Server:
             self.process = None
 
     def refused(self, code: str) -> int:
-        """How many commands were refused with this error since the start."""
+        """Number of commands that failed with this error since the start."""
         counts: Any = self.client.info("errorstats")
         return int(counts.get(f"errorstat_{code}", {"count": 0})["count"])
 
     def cut(self) -> None:
-        """Ends every connection but that of the test: all must be opened again."""
+        """Close every connection except that of the test."""
         for kind in ("normal", "pubsub"):
             self.client.client_kill_filter(_type=kind, skipme=True)
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """A replica of nobody, as in the midst of a failover."""
+        """Make the server a replica of an unreachable primary, as during a failover."""
         self.client.replicaof("127.0.0.1", "1")
         try:
             yield
@@ -73,7 +73,7 @@ class Server:
 
     @contextmanager
     def set_to(self, **options: int | str) -> Iterator[None]:
-        """Options while it runs, until the block ends."""
+        """Set options until the block ends."""
         before: dict[str, Any] = {
             name: self.client.config_get(name)[name] for name in map(_dashed, options)
         }
@@ -87,7 +87,7 @@ class Server:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Started anew, and at its data until the block ends."""
+        """Restart the server so that it loads its data until the block ends."""
         self.client.config_set("rdbcompression", "no")  # it listens after so many bytes
         self.client.mset({f"filler:{n}": "x" * 4096 for n in range(FILLERS)})
         self.client.bgrewriteaof()
@@ -102,7 +102,7 @@ class Server:
             self.ready()
 
     def is_in_step(self) -> bool:
-        """Whether this replica has what its primary has."""
+        """Whether this replica has all data of its primary."""
         state: Any = self.client.info("replication")
         return bool(state["master_link_status"] == "up")
 
@@ -124,19 +124,19 @@ def _dashed(name: str) -> str:
 
 @contextmanager
 def server(folder: Path, *options: str) -> Iterator[Server]:
-    made = Server(folder, options)
-    made.start()
+    started = Server(folder, options)
+    started.start()
     try:
-        made.ready()
-        yield made
+        started.ready()
+        yield started
     finally:
-        made.client.close()
-        made.kill()
+        started.client.close()
+        started.kill()
 
 
 @dataclass
 class Watched:
-    """A primary, its replica, and the Sentinels that watch them."""
+    """A primary, its replica, and their Sentinels."""
 
     servers: list[Server]
     sentinels: list[int]  # ports
@@ -148,20 +148,20 @@ class Watched:
         return f"redis+sentinel://{login}@{nodes}/{SERVICE}/0?{option}"
 
     def primary(self) -> Server:
-        """As the Sentinels see it."""
+        """The primary that the Sentinels name."""
         with closing(redis.Redis(port=self.sentinels[0], password=SENTINEL_PASSWORD)) as client:
             address: Any = client.sentinel_get_master_addr_by_name(SERVICE)
         return next(server for server in self.servers if server.port == int(address[1]))
 
     def fail_over(self) -> None:
-        """The primary is killed; until the Sentinels have made the replica the primary."""
+        """Kill the primary, and wait until the Sentinels have promoted the replica."""
         old = self.primary()
         old.kill()
         services.eventually(lambda: self.primary() is not old, 60, "a failover")
         services.eventually(self._writes, 60, "a primary that takes writes")
 
     def heal(self) -> None:
-        """What was killed is started again, and follows the primary."""
+        """Restart the killed server, which becomes a replica."""
         for server in self.servers:
             if server.process is None:
                 server.start()
@@ -181,11 +181,11 @@ def watched(folder: Path, sentinels: int = 3) -> Iterator[Watched]:
         ports = [commands.free_port() for _ in range(sentinels)]
         for port in ports:
             stack.enter_context(_sentinel(folder / f"sentinel-{port}", port, primary.port))
-        made = Watched([primary, replica], ports)
+        result = Watched([primary, replica], ports)
         services.eventually(replica.is_in_step, 60, "the first replication")
         for port in ports:
             services.eventually(partial(_sees_all, port, sentinels), 60, "the Sentinels' agreement")
-        yield made
+        yield result
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def _sees_all(port: int, sentinels: int) -> bool:
 
 @dataclass
 class Front:
-    """TLS before a server. `authority`: the file with what its clients trust."""
+    """A TLS proxy of a server. `authority` is the CA certificate that its clients trust."""
 
     server: Server
     folder: Path
@@ -230,19 +230,19 @@ class Front:
         return f"rediss://:p%40ss%2Fword@localhost:{self.port}/0"
 
     def rotate(self) -> services.Certificate:
-        """Another certificate, of an authority of its own that nobody trusts yet."""
+        """Use a new certificate of a new authority, which no client trusts yet."""
         self.stop()
-        made = services.certificate(self.folder / f"tls-{commands.free_port()}", "localhost")
-        command = services.tls_proxy(self.port, self.server.port, made)
+        certificate = services.certificate(self.folder / f"tls-{commands.free_port()}", "localhost")
+        command = services.tls_proxy(self.port, self.server.port, certificate)
         with (self.folder / "tls.log").open("ab") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=out)
         services.eventually(partial(services.listens, self.port), 20, "the TLS of Valkey")
-        return made
+        return certificate
 
-    def trust(self, made: services.Certificate) -> None:
-        """As the operator of a rotation does: the file that the settings name is replaced."""
+    def trust(self, certificate: services.Certificate) -> None:
+        """Replace the CA file that the settings name, as an operator does."""
         new = self.authority.with_suffix(".new")
-        new.write_bytes(made.authority.read_bytes())
+        new.write_bytes(certificate.authority.read_bytes())
         new.replace(self.authority)
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""A web server on loopback whose pages are functions of the test's own."""
+"""A web server on loopback whose pages are functions of a test."""
 
 import itertools
 import socket
@@ -11,11 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
-Page = Callable[["Asked"], None]
+Page = Callable[["PageRequest"], None]
 
 
-class Asked(BaseHTTPRequestHandler):
-    """One request, and how to answer it."""
+class PageRequest(BaseHTTPRequestHandler):
+    """A request, with methods to answer it."""
 
     protocol_version = "HTTP/1.1"
 
@@ -27,7 +27,7 @@ class Asked(BaseHTTPRequestHandler):
         site.pages[self.path.partition("?")[0]](self)
 
     def answer(self, body: bytes = b"", status: int = 200, **headers: str) -> None:
-        """`Content_Type` for Content-Type, and so on."""
+        """Send a response. A header is written with `_` for `-`."""
         self.begin(status, Content_Length=str(len(body)), **headers)
         self.wfile.write(body)
 
@@ -38,7 +38,7 @@ class Asked(BaseHTTPRequestHandler):
         self.end_headers()
 
     def pour(self, pieces: Iterator[bytes]) -> None:
-        """Without a length, until it has ended or nobody listens any more."""
+        """Send data without a length, until it ends or the client hangs up."""
         self.close_connection = True
         try:
             for piece in pieces:
@@ -48,7 +48,7 @@ class Asked(BaseHTTPRequestHandler):
             pass
 
     def reset(self) -> None:
-        """Breaks the connection as a crash does."""
+        """Reset the connection, as a crash does."""
         self.close_connection = True
         linger = b"\1\0\0\0\0\0\0\0"
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -60,12 +60,12 @@ class Asked(BaseHTTPRequestHandler):
 
 @dataclass
 class Site:
-    """`seen`: the requests so far; `connections`: where they came from."""
+    """A running server. `seen` are the requests so far, `connections` their client addresses."""
 
     url: str
     port: int
     pages: Mapping[str, Page]
-    seen: list[Asked] = field(default_factory=list)
+    seen: list[PageRequest] = field(default_factory=list)
     connections: set[Any] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -75,15 +75,15 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, *_: Any) -> None:
-        """Clients that hang up are what these tests are about."""
+        """Ignore errors: in these tests clients hang up."""
 
 
 @contextmanager
 def site(
     pages: Mapping[str, Page], host: str = "127.0.0.1", port: int = 0, tls: Path | None = None
 ) -> Iterator[Site]:
-    """`tls`: key and certificate."""
-    server = Server((host, port), Asked)
+    """Run a server. `tls` is a file with key and certificate."""
+    server = Server((host, port), PageRequest)
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls)
@@ -101,30 +101,30 @@ def site(
 
 @dataclass
 class Held:
-    """A page that answers once `open` is set. `reached` is set when the first request waits."""
+    """A page that waits for `open`. `reached` is set when the first request waits."""
 
     page: Page
     reached: threading.Event = field(default_factory=threading.Event)
     open: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self, asked: Asked) -> None:
+    def __call__(self, request: PageRequest) -> None:
         self.reached.set()
         self.open.wait(300)
-        self.page(asked)
+        self.page(request)
 
 
 def in_turn(*pages: Page) -> Page:
-    """The first page for the first request, and so on; the last one stays."""
-    left = itertools.chain(pages, itertools.repeat(pages[-1]))
-    return lambda asked: next(left)(asked)
+    """A page that serves the n-th page for the n-th request, and the last one from then on."""
+    remaining = itertools.chain(pages, itertools.repeat(pages[-1]))
+    return lambda request: next(remaining)(request)
 
 
 def body(data: bytes, **headers: str) -> Page:
-    return lambda asked: asked.answer(data, 200, **headers)
+    return lambda request: request.answer(data, 200, **headers)
 
 
 def status(code: int, **headers: str) -> Page:
-    return lambda asked: asked.answer(b"no", code, **headers)
+    return lambda request: request.answer(b"no", code, **headers)
 
 
 def to(where: str, code: int = 302) -> Page:

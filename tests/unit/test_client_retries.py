@@ -13,26 +13,28 @@ import pytest
 
 from clipfleet import ProblemError, Unreachable
 from clipfleet.client._retries import MAX_DELAY_S, poll_intervals_s, retry_delay_s
-from support.clients import HANG_UP, Answer, in_turn, job, kind, service
+from support.clients import HANG_UP, Answer, client_class, in_turn, job, service
 
-__all__ = ["kind"]
+__all__ = ["client_class"]
 
 PROBLEM = {"type": "urn:problem:clipfleet:unavailable", "title": "t", "detail": "the store is away"}
 BUSY = Answer(PROBLEM, 503, {"Retry-After": "0"})
 
 
 @pytest.mark.parametrize("when", ["0", formatdate(0, usegmt=True)])
-def test_a_service_that_says_when_to_come_back_is_asked_again_then(kind: Any, when: str) -> None:
+def test_a_service_that_says_when_to_come_back_is_asked_again_then(
+    client_class: Any, when: str
+) -> None:
     busy = Answer(PROBLEM, 503, {"Retry-After": when})
-    with service(in_turn(busy, Answer({"jobs": []}))) as there, kind(there.url) as client:
+    with service(in_turn(busy, Answer({"jobs": []}))) as there, client_class(there.url) as client:
         assert client.jobs() == []
     assert len(there.seen) == 2
 
 
-def test_it_is_asked_four_times_and_then_believed(kind: Any) -> None:
+def test_it_is_asked_four_times_and_then_believed(client_class: Any) -> None:
     with (
         service(lambda _: BUSY) as there,
-        kind(there.url) as client,
+        client_class(there.url) as client,
         pytest.raises(ProblemError) as caught,
     ):
         client.search(text="a dog")
@@ -42,10 +44,10 @@ def test_it_is_asked_four_times_and_then_believed(kind: Any) -> None:
     assert caught.value.problem == PROBLEM
 
 
-def test_without_retries_it_is_asked_once(kind: Any) -> None:
+def test_without_retries_it_is_asked_once(client_class: Any) -> None:
     with (
         service(lambda _: BUSY) as there,
-        kind(there.url, retries=0) as client,
+        client_class(there.url, retries=0) as client,
         pytest.raises(ProblemError),
     ):
         client.jobs()
@@ -53,24 +55,24 @@ def test_without_retries_it_is_asked_once(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 409, 422, 500])
-def test_another_refusal_is_final(kind: Any, status: int) -> None:
+def test_another_refusal_is_final(client_class: Any, status: int) -> None:
     refusal = Answer(PROBLEM, status, {"Retry-After": "0"})
     with (
         service(lambda _: refusal) as there,
-        kind(there.url) as client,
+        client_class(there.url) as client,
         pytest.raises(ProblemError),
     ):
         client.jobs()
     assert len(there.seen) == 1
 
 
-def test_a_refused_connection_is_tried_again(kind: Any) -> None:
+def test_a_refused_connection_is_tried_again(client_class: Any) -> None:
     with socket.socket() as taken:  # bound, not listening: connections are refused
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         timer = threading.Timer(0.3, _answer_once, [taken])
         timer.start()
-        with kind(f"http://127.0.0.1:{port}", retries=8) as client:
+        with client_class(f"http://127.0.0.1:{port}", retries=8) as client:
             assert client.jobs() == []
         timer.join()
 
@@ -83,12 +85,12 @@ def _answer_once(listener: socket.socket) -> None:
         connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{"jobs":[]}')
 
 
-def test_where_nobody_listens_nobody_is_reached(kind: Any) -> None:
+def test_where_nobody_listens_nobody_is_reached(client_class: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with (
-            kind(url) as client,
+            client_class(url) as client,
             pytest.raises(Unreachable, match=f"answers at {url}"),
         ):
             client.jobs()
@@ -103,31 +105,33 @@ def test_where_nobody_listens_nobody_is_reached(kind: Any) -> None:
     ],
 )
 def test_what_may_happen_twice_survives_a_broken_connection(
-    kind: Any, ask: Callable[[Any], Any], answer: Any
+    client_class: Any, ask: Callable[[Any], Any], answer: Any
 ) -> None:
-    with service(in_turn(HANG_UP, Answer(answer))) as there, kind(there.url) as client:
+    with service(in_turn(HANG_UP, Answer(answer))) as there, client_class(there.url) as client:
         ask(client)
     assert len(there.seen) == 2
 
 
-def test_index_is_told_again_under_the_same_key_so_there_is_one_job(kind: Any) -> None:
-    with service(in_turn(HANG_UP, BUSY, Answer(job()))) as there, kind(there.url) as client:
+def test_index_is_told_again_under_the_same_key_so_there_is_one_job(client_class: Any) -> None:
+    with service(in_turn(HANG_UP, BUSY, Answer(job()))) as there, client_class(there.url) as client:
         assert client.index("images", "/photos", create=False).id == "j1"
     (key,) = {seen.headers["idempotency-key"] for seen in there.seen}
     assert (len(there.seen), len(key)) == (3, 32)
 
 
-def test_two_calls_of_index_are_two_jobs(kind: Any) -> None:
-    with service(lambda _: Answer(job())) as there, kind(there.url) as client:
+def test_two_calls_of_index_are_two_jobs(client_class: Any) -> None:
+    with service(lambda _: Answer(job())) as there, client_class(there.url) as client:
         client.index("images", "/photos", create=False)
         client.index("images", "/photos", create=False)
     assert len({seen.headers["idempotency-key"] for seen in there.seen}) == 2
 
 
-def test_an_upload_and_a_retry_are_told_again_under_the_same_key(kind: Any, tmp_path: Path) -> None:
+def test_an_upload_and_a_retry_are_told_again_under_the_same_key(
+    client_class: Any, tmp_path: Path
+) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x" * 100)
     answers = in_turn(HANG_UP, Answer(job()), HANG_UP, Answer(job()))
-    with service(answers) as there, kind(there.url) as client:
+    with service(answers) as there, client_class(there.url) as client:
         client.upload("images", tmp_path / "a.jpg", create=False)
         client.retry("j0")
     first, again, retry, retry_again = (seen.headers["idempotency-key"] for seen in there.seen)
@@ -135,9 +139,9 @@ def test_an_upload_and_a_retry_are_told_again_under_the_same_key(kind: Any, tmp_
     assert b"x" * 100 in there.seen[1].body
 
 
-def test_a_key_of_the_callers_own_is_sent_as_it_is(kind: Any, tmp_path: Path) -> None:
+def test_a_key_of_the_callers_own_is_sent_as_it_is(client_class: Any, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
-    with service(lambda _: Answer(job())) as there, kind(there.url) as client:
+    with service(lambda _: Answer(job())) as there, client_class(there.url) as client:
         client.upload("images", tmp_path / "a.jpg", create=False, idempotency_key="mine")
         client.index("images", tmp_path, create=False, idempotency_key="mine, too")
     assert [seen.headers["idempotency-key"] for seen in there.seen] == ["mine", "mine, too"]
@@ -148,30 +152,30 @@ def test_a_key_of_the_callers_own_is_sent_as_it_is(kind: Any, tmp_path: Path) ->
     [("delete_collection", ["c"]), ("delete_image", ["c", "a.jpg"]), ("delete_job", ["j"])],
 )
 def test_what_may_not_happen_twice_is_not_sent_again_blindly(
-    kind: Any, method: str, arguments: list[str]
+    client_class: Any, method: str, arguments: list[str]
 ) -> None:
     with (
         service(lambda _: HANG_UP) as there,
-        kind(there.url) as client,
+        client_class(there.url) as client,
         pytest.raises(Unreachable),
     ):
         getattr(client, method)(*arguments)
     assert len(there.seen) == 1
 
 
-def test_an_upload_that_was_put_off_is_sent_whole_again(kind: Any, tmp_path: Path) -> None:
+def test_an_upload_that_was_put_off_is_sent_whole_again(client_class: Any, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x" * 200_000)
-    with service(in_turn(BUSY, Answer(job()))) as there, kind(there.url) as client:
+    with service(in_turn(BUSY, Answer(job()))) as there, client_class(there.url) as client:
         client.upload("images", tmp_path / "a.jpg", create=False)
     first, second = there.seen
     assert b"x" * 200_000 in second.body
     assert first.size == second.size
 
 
-def test_something_else_at_the_address_is_not_taken_for_clipfleet(kind: Any) -> None:
+def test_something_else_at_the_address_is_not_taken_for_clipfleet(client_class: Any) -> None:
     with (
         service(lambda _: Answer({"hello": "world"})) as there,
-        kind(there.url) as client,
+        client_class(there.url) as client,
         pytest.raises(Unreachable, match="no clipfleet of this version"),
     ):
         client.jobs()

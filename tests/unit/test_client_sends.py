@@ -14,9 +14,9 @@ from PIL import Image
 from clipfleet import JobFailed, NotFound
 from clipfleet.client import _requests
 from clipfleet.common.settings import Limits
-from support.clients import Answer, Seen, in_turn, job, kind, service
+from support.clients import Answer, Seen, client_class, in_turn, job, service
 
-__all__ = ["kind"]
+__all__ = ["client_class"]
 
 NOTHING = {"matches": [], "took_ms": 1.0}
 
@@ -27,19 +27,19 @@ def nothing(_: Seen) -> Answer:
 
 @pytest.mark.parametrize("asked", [{}, {"text": "a", "id": "b"}, {"image": b"x", "vector": [1]}])
 def test_a_search_by_none_or_two_is_refused_before_it_is_sent(
-    kind: Any, asked: dict[str, Any]
+    client_class: Any, asked: dict[str, Any]
 ) -> None:
     with (
         service(nothing) as there,
-        kind(there.url) as client,
+        client_class(there.url) as client,
         pytest.raises(ValueError, match="exactly one of text=, image=, id=, vector="),
     ):
         client.search(**asked)
     assert there.seen == []
 
 
-def test_words_go_to_the_default_collection_as_json(kind: Any) -> None:
-    with service(nothing) as there, kind(there.url, api_key="secret") as client:
+def test_words_go_to_the_default_collection_as_json(client_class: Any) -> None:
+    with service(nothing) as there, client_class(there.url, api_key="secret") as client:
         client.search(text="a dog", top_k=3, filter={"year": None})
     (seen,) = there.seen
     assert (seen.method, seen.path) == ("POST", "/v1/collections/images/search")
@@ -50,21 +50,23 @@ def test_words_go_to_the_default_collection_as_json(kind: Any) -> None:
 
 
 def test_address_and_key_come_from_the_environment(
-    kind: Any, monkeypatch: pytest.MonkeyPatch
+    client_class: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with service(nothing) as there:
         monkeypatch.setenv("CLIPFLEET_URL", there.url)
         monkeypatch.setenv("CLIPFLEET_API_KEY", "k")
-        with kind() as client:
+        with client_class() as client:
             client.search("photos", id="a/b c")
     assert there.seen[0].path == "/v1/collections/photos/search"
     assert there.seen[0].headers["authorization"] == "Bearer k"
 
 
-def test_an_image_goes_as_a_path_bytes_an_open_file_or_pillows(kind: Any, tmp_path: Path) -> None:
+def test_an_image_goes_as_a_path_bytes_an_open_file_or_pillows(
+    client_class: Any, tmp_path: Path
+) -> None:
     path = tmp_path / "red.png"
     Image.new("RGB", (40, 30), "red").save(path)
-    with service(nothing) as there, kind(there.url) as client, path.open("rb") as opened:
+    with service(nothing) as there, client_class(there.url) as client, path.open("rb") as opened:
         for image in (path, str(path), path.read_bytes(), opened, Image.open(path)):
             client.search(image=image, filter={"year": 1}, include_values=True)
     assert {seen.path for seen in there.seen} == {"/v1/collections/images/search/image"}
@@ -74,9 +76,9 @@ def test_an_image_goes_as_a_path_bytes_an_open_file_or_pillows(kind: Any, tmp_pa
         assert b'name="min_score"' not in seen.body
 
 
-def test_an_image_named_by_its_url_is_left_to_the_service_to_fetch(kind: Any) -> None:
+def test_an_image_named_by_its_url_is_left_to_the_service_to_fetch(client_class: Any) -> None:
     url = "HTTPS://example.org/a b.jpg?c=/d"
-    with service(nothing) as there, kind(there.url) as client:
+    with service(nothing) as there, client_class(there.url) as client:
         client.search("photos", image=url, top_k=3, filter={"year": None})
     (seen,) = there.seen
     assert seen.path == "/v1/collections/photos/search"
@@ -84,10 +86,10 @@ def test_an_image_named_by_its_url_is_left_to_the_service_to_fetch(kind: Any) ->
     assert (seen.json["top_k"], seen.json["filter"]) == (3, {"year": None})
 
 
-def test_a_pillow_image_keeps_saying_which_way_up_it_is(kind: Any) -> None:
+def test_a_pillow_image_keeps_saying_which_way_up_it_is(client_class: Any) -> None:
     image = Image.new("RGB", (40, 30))
     image.getexif()[0x0112] = 6
-    with service(nothing) as there, kind(there.url) as client:
+    with service(nothing) as there, client_class(there.url) as client:
         client.search(image=image)
     assert sent_image(there.seen[0]).getexif()[0x0112] == 6
 
@@ -97,7 +99,7 @@ def sent_image(seen: Seen) -> Any:
     return Image.open(io.BytesIO(seen.body[start:]))
 
 
-def test_terms_go_with_their_images_inside(kind: Any, tmp_path: Path) -> None:
+def test_terms_go_with_their_images_inside(client_class: Any, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"picture")
     terms = [
         {"text": "a church", "weight": 2},
@@ -106,7 +108,7 @@ def test_terms_go_with_their_images_inside(kind: Any, tmp_path: Path) -> None:
         {"vector": np.array([1, 0.5], np.float32)},
         {"id": "c"},
     ]
-    with service(nothing) as there, kind(there.url) as client:
+    with service(nothing) as there, client_class(there.url) as client:
         client.search(terms=terms, group_by="label", group_size=2, collapse=0.97)
     (seen,) = there.seen
     assert seen.path == "/v1/collections/images/search"
@@ -124,13 +126,15 @@ def test_terms_go_with_their_images_inside(kind: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "terms", [[], [{}], [{"text": "x", "id": "y"}], [{"text": "x", "weigth": 2}]]
 )
-def test_terms_that_cannot_be_meant_are_refused_before_they_are_sent(kind: Any, terms: Any) -> None:
-    with service(nothing) as there, kind(there.url) as client, pytest.raises(ValueError):  # noqa: PT011
+def test_terms_that_cannot_be_meant_are_refused_before_they_are_sent(
+    client_class: Any, terms: Any
+) -> None:
+    with service(nothing) as there, client_class(there.url) as client, pytest.raises(ValueError):  # noqa: PT011
         client.search(terms=terms)
     assert there.seen == []
 
 
-def test_many_queries_go_by_the_64_and_errors_come_in_their_places(kind: Any) -> None:
+def test_many_queries_go_by_the_64_and_errors_come_in_their_places(client_class: Any) -> None:
     gone = {"type": "urn:problem:clipfleet:not-found", "title": "t", "status": 404}
     problem = {**gone, "detail": "there is no x", "instance": "", "request_id": "r"}
 
@@ -140,7 +144,7 @@ def test_many_queries_go_by_the_64_and_errors_come_in_their_places(kind: Any) ->
         return Answer({"results": results, "took_ms": 1.0})
 
     queries = [{"text": f"{n}", "top_k": 3} for n in range(99)]
-    with service(answered) as there, kind(there.url) as client:
+    with service(answered) as there, client_class(there.url) as client:
         found = client.search_many("photos", [*queries, {"id": "x"}, {"image": b"picture"}])
         assert client.search_many("images", []) == []
     assert [len(seen.json["queries"]) for seen in there.seen] == [64, 37]
@@ -153,25 +157,25 @@ def test_many_queries_go_by_the_64_and_errors_come_in_their_places(kind: Any) ->
     ] * 2
 
 
-def test_an_image_opened_as_text_is_refused(kind: Any) -> None:
-    with kind() as client, pytest.raises(TypeError, match="binary"):
+def test_an_image_opened_as_text_is_refused(client_class: Any) -> None:
+    with client_class() as client, pytest.raises(TypeError, match="binary"):
         client.search(image=io.StringIO("x"))
 
 
-def test_numbers_may_be_an_array(kind: Any) -> None:
-    with service(nothing) as there, kind(there.url) as client:
+def test_numbers_may_be_an_array(client_class: Any) -> None:
+    with service(nothing) as there, client_class(there.url) as client:
         client.search(vector=np.array([1, 0.5], np.float32))
         client.search(vector=(1, 0.5))
     assert [seen.json["vector"] for seen in there.seen] == [[1.0, 0.5]] * 2
 
 
-def test_vectors_go_by_the_thousand_from_any_iterable(kind: Any) -> None:
+def test_vectors_go_by_the_thousand_from_any_iterable(client_class: Any) -> None:
     def upserted(seen: Seen) -> Answer:
         return Answer({"upserted": seen.json["vectors"][-1]["metadata"]["n"] % 1000 + 1})
 
     rows = np.zeros((2_500, 2), np.float32)
     vectors = ({"id": f"v{n}", "values": row, "metadata": {"n": n}} for n, row in enumerate(rows))
-    with service(upserted) as there, kind(there.url) as client:
+    with service(upserted) as there, client_class(there.url) as client:
         assert client.upsert("own", vectors, namespace="mine") == 2_500
     assert len(there.seen) == 3
     assert {seen.path for seen in there.seen} == {"/v1/collections/own/vectors"}
@@ -198,25 +202,25 @@ def test_no_request_is_larger_than_the_service_takes() -> None:
         assert size - count * text < limits.batch_bytes
 
 
-def test_embeddings_come_in_the_order_of_the_texts(kind: Any) -> None:
+def test_embeddings_come_in_the_order_of_the_texts(client_class: Any) -> None:
     def embedded(seen: Seen) -> Answer:
         rows = [[float(text)] for text in seen.json["texts"]]
         return Answer({"model": seen.json["model"], "dim": 1, "embeddings": rows})
 
-    with service(embedded) as there, kind(there.url) as client:
+    with service(embedded) as there, client_class(there.url) as client:
         rows = client.embed([str(n) for n in range(130)], model="m")
     assert rows == [[float(n)] for n in range(130)]
     assert [len(seen.json["texts"]) for seen in there.seen] == [64, 64, 2]
 
 
-def test_embed_takes_texts_or_images_but_not_one_text(kind: Any) -> None:
-    with kind() as client:
+def test_embed_takes_texts_or_images_but_not_one_text(client_class: Any) -> None:
+    with client_class() as client:
         for wrong in ({}, {"texts": ["a"], "images": [b"a"]}, {"texts": "a dog"}):
             with pytest.raises(ValueError, match="texts="):
                 client.embed(**wrong)
 
 
-def test_all_failures_come_page_by_page(kind: Any) -> None:
+def test_all_failures_come_page_by_page(client_class: Any) -> None:
     failed = [
         {"id": str(n), "uri": "u", "reason": "r", "stage": "decode", "attempts": 1}
         for n in range(2_300)
@@ -226,16 +230,16 @@ def test_all_failures_come_page_by_page(kind: Any) -> None:
         start, size = int(seen.query["offset"]), int(seen.query["limit"])
         return Answer({"failures": failed[start : start + size], "total": len(failed)})
 
-    with service(page) as there, kind(there.url) as client:
+    with service(page) as there, client_class(there.url) as client:
         assert [one.id for one in client.iter_failures("j1")] == [one["id"] for one in failed]
     assert len(there.seen) == 3
 
 
-def test_a_big_file_is_never_in_memory(kind: Any, tmp_path: Path) -> None:
+def test_a_big_file_is_never_in_memory(client_class: Any, tmp_path: Path) -> None:
     big, size = tmp_path / "big.tif", 200_000_000
     with big.open("wb") as file:
         file.truncate(size)
-    with service(lambda _: Answer(job())) as there, kind(there.url) as client:
+    with service(lambda _: Answer(job())) as there, client_class(there.url) as client:
         tracemalloc.start()
         client.upload("images", big, create=False)
         _, peak = tracemalloc.get_traced_memory()
@@ -244,13 +248,13 @@ def test_a_big_file_is_never_in_memory(kind: Any, tmp_path: Path) -> None:
     assert peak < size / 10
 
 
-def test_many_files_need_few_descriptors(kind: Any, tmp_path: Path) -> None:
+def test_many_files_need_few_descriptors(client_class: Any, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     files = [tmp_path / f"{n}.jpg" for n in range(300)]
     for file in files:
         file.write_bytes(file.name.encode())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with service(lambda _: Answer(job())) as there, kind(there.url) as client:
+    with service(lambda _: Answer(job())) as there, client_class(there.url) as client:
         resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 60, hard))
         try:
             client.upload("images", files, label="cat", on_existing="replace", create=False)
@@ -262,8 +266,10 @@ def test_many_files_need_few_descriptors(kind: Any, tmp_path: Path) -> None:
     assert b'name="label"\r\n\r\ncat\r\n' in seen.body
 
 
-def test_what_cannot_be_uploaded_is_said_before_anything_is_sent(kind: Any, tmp_path: Path) -> None:
-    with service(nothing) as there, kind(there.url) as client:
+def test_what_cannot_be_uploaded_is_said_before_anything_is_sent(
+    client_class: Any, tmp_path: Path
+) -> None:
+    with service(nothing) as there, client_class(there.url) as client:
         with pytest.raises(FileNotFoundError):
             client.upload("images", tmp_path / "missing.jpg")
         with pytest.raises(ValueError, match="is a folder"):
@@ -275,30 +281,32 @@ def test_what_cannot_be_uploaded_is_said_before_anything_is_sent(kind: Any, tmp_
     assert there.seen == []
 
 
-def test_the_collection_is_made_when_there_is_none(kind: Any, tmp_path: Path) -> None:
+def test_the_collection_is_made_when_there_is_none(client_class: Any, tmp_path: Path) -> None:
     described = {"name": "new", "metric": "cosine", "model": "m", "dim": 2, "fields": {}}
     made = Answer({**described, "count": 0, "created_at": 0.0})
     answers = in_turn(Answer({}, 404), made, Answer(job()))
-    with service(answers) as there, kind(there.url) as client:
+    with service(answers) as there, client_class(there.url) as client:
         client.index("new", tmp_path / "x" / ".." / "y")
     assert [seen.method for seen in there.seen] == ["GET", "PUT", "POST"]
     assert there.seen[2].json["source"]["path"].startswith("/")
 
 
-def test_waiting_tells_of_every_state_and_outlasts_a_restart_of_the_service(kind: Any) -> None:
+def test_waiting_tells_of_every_state_and_outlasts_a_restart_of_the_service(
+    client_class: Any,
+) -> None:
     away = Answer({}, 503)
     answers = in_turn(Answer(job("queued")), away, None, Answer(job("succeeded", done=2)))
     heard: list[str] = []
-    with service(answers) as there, kind(there.url, retries=0) as client:
+    with service(answers) as there, client_class(there.url, retries=0) as client:
         ended = client.wait("j1", progress=lambda now: heard.append(now.state), every_s=0.01)
     assert (heard, ended.done) == (["queued", "succeeded"], 2)
 
 
-def test_a_job_that_fails_as_a_whole_is_an_exception_for_who_waits(kind: Any) -> None:
+def test_a_job_that_fails_as_a_whole_is_an_exception_for_who_waits(client_class: Any) -> None:
     failed = job("failed", error="the folder has gone")
     with (
         service(in_turn(Answer(job()), Answer(failed))) as there,
-        kind(there.url) as client,
+        client_class(there.url) as client,
         pytest.raises(JobFailed, match="job j1 failed: the folder has gone") as caught,
     ):
         client.index("images", "/photos", wait=True, create=False)

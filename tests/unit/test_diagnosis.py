@@ -109,13 +109,13 @@ def stages(**alone: float) -> list[doctor_probe.Stage]:
 @pytest.mark.parametrize(
     ("rates", "rate", "on_gpu", "word"),
     [
-        ({"model": 100, "decode": 900}, 90, False, "a GPU does many times more"),
+        ({"model": 100, "decode": 900}, 90, False, "use a GPU"),
         ({"model": 900, "decode": 1000}, 800, True, "one per GPU"),
-        ({"model": 900, "decode": 100}, 90, True, "the GPU waits: decoding is the slowest"),
-        ({"model": 900, "read": 50}, 45, False, "the sources are slow"),
-        ({"model": 900, "store": 50}, 45, True, "the GPU waits: Milvus is the slowest"),
-        ({"model": 900, "decode": 1000}, 100, True, "the workers waited for work"),
-        ({}, 100, False, "nothing came through"),
+        ({"model": 900, "decode": 100}, 90, True, "idle part of the time: decoding is the slowest"),
+        ({"model": 900, "read": 50}, 45, False, "reading the sources is the slowest"),
+        ({"model": 900, "store": 50}, 45, True, "idle part of the time: Milvus is the slowest"),
+        ({"model": 900, "decode": 1000}, 100, True, "the workers were idle"),
+        ({}, 100, False, "no image was indexed"),
     ],
 )
 def test_the_slowest_stage_is_what_to_change_first(

@@ -106,7 +106,7 @@ def test_a_file_that_was_cut_short_is_said_to_be(tmp_path: Path, kept: float) ->
     path = written(tmp_path / "x.parquet")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else int(kept)])
-    assert "cut short" in refusal(path)
+    assert "incomplete" in refusal(path)
 
 
 def test_damage_inside_is_found_when_it_is_read(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_other_peoples_files_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["a"], "embedding": [[1.0]]}), path)
     assert "no export of clipfleet" in refusal(path)
     path.write_text("a photo, a caption\n")
-    assert "no Parquet file" in refusal(path)
+    assert "not a Parquet file" in refusal(path)
     with pytest.raises(FileNotFoundError):
         ExportFile(tmp_path / "none.parquet")
 
@@ -158,7 +158,7 @@ def test_a_vector_that_is_not_finite_is_named_by_its_row(tmp_path: Path, bad: fl
         place = table.schema.get_field_index("embedding")
         return table.set_column(place, "embedding", pa.array(rows, pa.list_(pa.float32())))
 
-    assert "row 5 holds no vector, or one that is not finite" in refusal(changed(path, spoil))
+    assert "row 5 has no vector, or one that is not finite" in refusal(changed(path, spoil))
 
 
 def test_a_vector_of_another_length_is_named_by_its_row(tmp_path: Path) -> None:

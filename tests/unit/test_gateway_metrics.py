@@ -21,18 +21,18 @@ from clipfleet.common.queue.overview import Overview
 from clipfleet.common.redis.client import RedisUnavailable
 from clipfleet.common.settings import Settings
 from support.coalescer_harness import MODEL, Desk, played, query
-from support.overviews import SEEN, Told
+from support.overviews import SEEN, ScriptedOverviews
 from support.prometheus import Scrape, faults, scraped
 
 
-def shown(told: Told, patience_s: float = 30) -> Scrape:
+def shown(overviews: ScriptedOverviews, patience_s: float = 30) -> Scrape:
     metrics = GatewayMetrics()
-    metrics.registry.register(FleetCollector(told, patience_s))
+    metrics.registry.register(FleetCollector(overviews, patience_s))
     return scraped(metrics.registry)
 
 
 def test_the_fleets_numbers_are_what_redis_says() -> None:
-    seen = shown(Told(lambda: SEEN))
+    seen = shown(ScriptedOverviews(lambda: SEEN))
     assert seen.value("clipfleet_redis_up") == 1
     assert seen.value("clipfleet_work_left", model=MODEL) == 7
     assert seen.value("clipfleet_jobs", state="running") == 2
@@ -53,7 +53,7 @@ def broken() -> Overview:
 
 @pytest.mark.parametrize("read", [away, broken])
 def test_without_redis_there_are_the_gateways_own_numbers(read: Callable[[], Overview]) -> None:
-    seen = shown(Told(read))
+    seen = shown(ScriptedOverviews(read))
     assert seen.value("clipfleet_redis_up") == 0
     assert seen.all("clipfleet_work_left") == []
     assert seen.value("clipfleet_refused_total", reason="no_worker") == 0
@@ -66,32 +66,32 @@ def test_redis_that_hangs_is_not_waited_for_and_not_asked_again_meanwhile() -> N
         answer.wait(60)
         return SEEN
 
-    told = Told(hanging)
+    overviews = ScriptedOverviews(hanging)
     metrics = GatewayMetrics()
-    collector = FleetCollector(told, patience_s=0.01)
+    collector = FleetCollector(overviews, patience_s=0.01)
     metrics.registry.register(collector)
     for _ in range(3):
         assert scraped(metrics.registry).value("clipfleet_redis_up") == 0
-    assert told.times == 1
+    assert overviews.times == 1
     answer.set()
     collector._patience_s, collector._read_at = 60, float("-inf")
     assert scraped(metrics.registry).value("clipfleet_work_left", model=MODEL) == 7
 
 
 def test_many_scrapes_at_once_cost_redis_one_look() -> None:
-    told = Told(lambda: SEEN)
+    overviews = ScriptedOverviews(lambda: SEEN)
     metrics = GatewayMetrics()
-    metrics.registry.register(FleetCollector(told))
+    metrics.registry.register(FleetCollector(overviews))
     for _ in range(5):
         scraped(metrics.registry)
-    assert told.times == 1
+    assert overviews.times == 1
 
 
 def test_queries_are_waiting_or_in_flight_and_then_gone() -> None:
     async def scene() -> None:
         desk = Desk(workers=0)
         metrics = GatewayMetrics()
-        metrics.watch(Told(lambda: SEEN), [desk.queries], "never asked")
+        metrics.watch(ScriptedOverviews(lambda: SEEN), [desk.queries], "never asked")
         await desk.ask("a", "b", "c")
         seen = scraped(metrics.registry)
         assert seen.value("clipfleet_queries_waiting", model=MODEL) == 2
@@ -213,7 +213,7 @@ def test_a_request_has_a_line_where_logs_are_for_machines(
 
 def test_names_keep_to_the_rules() -> None:
     metrics = GatewayMetrics()
-    metrics.watch(Told(lambda: SEEN), [Desk().queries], "m")
+    metrics.watch(ScriptedOverviews(lambda: SEEN), [Desk().queries], "m")
     metrics.answered("GET", "/healthz", 200, 0.1)
     seen = scraped(metrics.registry)
     assert len(seen.ours) == 11

@@ -51,7 +51,7 @@ def test_a_type_overrides_the_looks_and_a_mapping_says_it_itself() -> None:
     ("given", "label", "said"),
     [
         ("ftp://h/x", False, "a scheme that cannot be read"),
-        ("a.csv", True, "label_from_folder: this kind of source .manifest. has no such option"),
+        ("a.csv", True, "label_from_folder: a source of type manifest has no such option"),
         ({"type": "manifest", "uri": "a.xls"}, False, "say format"),
         ({"uri": "a.csv"}, False, "type"),
         (["a.jpg"], False, "a list of paths is a manifest"),

@@ -8,7 +8,7 @@ from clipfleet.common.ledger import Failure, Outcome
 from clipfleet.common.process.metrics import make_registry
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from support.coalescer_harness import MODEL, Desk, played
-from support.overviews import SEEN, Told
+from support.overviews import SEEN, ScriptedOverviews
 from support.prometheus import Scrape, scraped
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 def gateway() -> Scrape:
     metrics, desk = GatewayMetrics(), Desk()
     played(lambda: _asked(desk))
-    metrics.watch(Told(lambda: SEEN), [desk.queries], MODEL)
+    metrics.watch(ScriptedOverviews(lambda: SEEN), [desk.queries], MODEL)
     metrics.answered("GET", "/", 200, 0.1)
     return scraped(metrics.registry)
 

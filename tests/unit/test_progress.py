@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from clipfleet import Job
-from clipfleet.client.progress import LINE_S, line, lines, listening
+from clipfleet.client.progress import LINE_INTERVAL_S, line, lines, listening
 from support.clients import job
 
 
@@ -36,7 +36,7 @@ def test_without_a_terminal_there_is_a_line_at_every_change_and_now_and_then() -
     tell(a_job("queued"))
     tell(a_job(total=9))
     tell(a_job(total=9, done=1))
-    now += LINE_S
+    now += LINE_INTERVAL_S
     tell(a_job(total=9, done=2))
     said = ["j1: queued", "j1: running, 0 of 9 images", "j1: running, 2 of 9 images"]
     assert out.getvalue().splitlines() == said

@@ -1,16 +1,16 @@
-"""Put on PYTHONPATH, it gives a stack faults on command; everything else is the real thing.
+"""Makes the processes of a stack fail on command, when this folder is on PYTHONPATH.
 
-A picture with `MARK` in it ends the process that decodes it, as a crash in a codec does. The other
-faults are files in the folder that `FAULTS` names:
+An image that contains `MARK` ends the process that decodes it, as a crash in a codec does. The
+other faults are files in the folder that `FAULTS` names:
 
-`broken`: the model fails on every image, as on a device that is broken for good.
-`limit`: the model waits before an image once `passed` has so many bytes; each image adds one, of
-whatever process. A process that waits writes the limit into `waiting-PID`. Words behind the number:
-`spin`, a process that waits computes, in Python, as hard as it can; `stored`, it waits when it has
-written to the store instead, and the ledger does not know yet.
+- `broken`: the model fails on every image, as on a device that is broken for good.
+- `limit`: holds a number. Each image adds a byte to `passed`, in any process, and the model waits
+  before an image while `passed` has that many bytes. A process that waits writes the limit to
+  `waiting-PID`. Words after the number: `spin`, the process computes in Python while it waits;
+  `stored`, it waits after it has written to the store, before it updates the ledger.
 
-`CONSTANTS` gives the constants of modules other values, as JSON: {"package.module:NAME": 1}. A
-worker waits `STORE_S` for an answer of the store.
+`CONSTANTS` sets constants of modules, as JSON: {"package.module:NAME": 1}. A worker waits `STORE_S`
+for an answer of the store.
 """
 
 import json
@@ -29,7 +29,7 @@ FAULTS = "CLIPFLEET_TEST_FAULTS"
 CONSTANTS = "CLIPFLEET_TEST_CONSTANTS"
 FOLDER = Path(os.environ.get(FAULTS, ""))
 VALUES: dict[str, float] = json.loads(os.environ.get(CONSTANTS, "{}"))
-LOOK_S = 0.02
+POLL_S = 0.02
 STORE_S = 3.0
 
 
@@ -78,7 +78,7 @@ def _wait(stage: str) -> None:
         if passed(FOLDER) < int(number) or (stage == "stored") != ("stored" in words):
             break
         waiting.write_text(number)
-        spin(LOOK_S) if "spin" in words else time.sleep(LOOK_S)
+        spin(POLL_S) if "spin" in words else time.sleep(POLL_S)
     waiting.unlink(missing_ok=True)
 
 
@@ -90,7 +90,7 @@ def _limit() -> list[str]:
 
 
 def passed(folder: Path) -> int:
-    """How many images the models were given."""
+    """The number of images that the models got."""
     try:
         return (folder / "passed").stat().st_size
     except FileNotFoundError:

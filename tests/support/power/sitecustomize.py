@@ -1,7 +1,7 @@
-"""Put on PYTHONPATH, it keeps beside a folder what a power cut would leave of it.
+"""Keeps a copy of a folder as a power cut would leave it, when this folder is on PYTHONPATH.
 
-`FOLDER` is copied to `DISK` file by file: when it is synced, as it is then; when it is renamed or
-removed, at once. What was never synced never comes there.
+Files of `FOLDER` are copied to `DISK` when they are synced. A rename or a removal is repeated there
+at once. A file that is never synced is never copied.
 """
 
 import os
@@ -14,7 +14,7 @@ FOLDER, DISK = "CLIPFLEET_TEST_POWER_FOLDER", "CLIPFLEET_TEST_POWER_DISK"
 
 
 def _there(path: Any) -> Path | None:
-    """Where a path of the folder lies on the disk."""
+    """The path in `DISK` of a path in `FOLDER`."""
     absolute, folder = Path(os.path.abspath(os.fspath(path))), Path(os.environ[FOLDER])
     return (
         Path(os.environ[DISK], absolute.relative_to(folder)) if folder in absolute.parents else None
