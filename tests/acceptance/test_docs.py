@@ -34,7 +34,8 @@ NOT_RUN = {
     ("collections.md", None): "the same calls are made, by both clients, in test_collections.py",
     ("deploy.md", None): "needs a container engine or a cluster: tests/unit/test_deploy*.py",
     ("backup.md", None): "the same is done in test_backup.py; export and import in collections.md",
-    ("index.md", None): "the README's own first commands: test_readme.py",
+    ("start.md", None): "its commands are run in test_start.py and test_parts.py",
+    ("index.md", None): "the first commands of start.md: test_start.py",
     ("benchmarks.md", None): "speed is measured by hand, on a machine that is known",
 }
 

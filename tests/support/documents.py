@@ -11,17 +11,18 @@ from support import stack
 
 BIN = Path(sys.executable).parent
 README = Path(__file__).parents[2] / "README.md"
+START = README.parent / "docs" / "start.md"
 
 
-def readme() -> dict[tuple[str, str], list[str]]:
-    """By heading and language, the fenced blocks below it that can be run."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for section in re.split(r"^#+ ", README.read_text(), flags=re.MULTILINE)[1:]:
+def blocks_in(document: Path) -> dict[tuple[str, str], list[str]]:
+    """The fenced blocks of a document that can be run, by heading and language."""
+    blocks: dict[tuple[str, str], list[str]] = {}
+    for section in re.split(r"^#+ ", document.read_text(), flags=re.MULTILINE)[1:]:
         heading = section.partition("\n")[0]
         for language, body in re.findall(r"^```(\w+)\n(.*?)^```", section, re.M | re.S):
             if language != "text":
-                found.setdefault((heading, language), []).append(body)
-    return found
+                blocks.setdefault((heading, language), []).append(body)
+    return blocks
 
 
 def lines(block: str) -> list[str]:
