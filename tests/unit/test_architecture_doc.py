@@ -1,4 +1,5 @@
-"""Every file that docs/architecture.md and CONTRIBUTING.md name is in the tree."""
+"""Every file that is named by docs/architecture.md, CONTRIBUTING.md, SECURITY.md and the decisions is
+in the tree."""
 
 import re
 from pathlib import Path
@@ -6,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("docs/architecture.md", "CONTRIBUTING.md")
+DOCUMENTS = ("docs/architecture.md", "CONTRIBUTING.md", "SECURITY.md")
+DECISIONS = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("*.md"))
 QUOTED = re.compile(r"`([^`\s]+)`")
 NAMED_ENDING = re.compile(r"\.(py|lua|md|toml|yml|json|ipynb|txt)$")
 
@@ -16,7 +18,8 @@ def named_paths(text: str) -> set[str]:
     file has one of the endings of this repository."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     quoted = {path.partition("::")[0] for path in QUOTED.findall(prose)}
-    return {path for path in quoted if path.endswith("/") or NAMED_ENDING.search(path)}
+    paths = {path for path in quoted if "/" in path and "://" not in path and "*" not in path}
+    return {path for path in paths if path.endswith("/") or NAMED_ENDING.search(path)}
 
 
 def missing(text: str) -> list[str]:
@@ -26,8 +29,13 @@ def missing(text: str) -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_named_file_exists(document: str) -> None:
     text = (ROOT / document).read_text()
-    assert len(named_paths(text)) > 10
+    assert len(named_paths(text)) > 5
     assert missing(text) == []
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_every_file_that_a_decision_names_exists(decision: str) -> None:
+    assert missing((ROOT / "docs" / "decisions" / decision).read_text()) == []
 
 
 def test_a_file_that_is_gone_is_noticed() -> None:
