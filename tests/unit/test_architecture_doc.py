@@ -1,5 +1,5 @@
-"""Every file that is named by docs/architecture.md, CONTRIBUTING.md, SECURITY.md and the decisions is
-in the tree."""
+"""Every file that docs/architecture.md, CONTRIBUTING.md, SECURITY.md or a decision names is in the
+tree."""
 
 import re
 from pathlib import Path
