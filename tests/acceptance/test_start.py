@@ -20,12 +20,12 @@ from support.stack import HASH_MODEL, Up, finished
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, flickr: list[Path]) -> Path:
     """A user's home: pictures by occasion, and a photo of a cat."""
-    made = tmp_path_factory.mktemp("home")
-    stack.photos(made / "Pictures" / "holiday", flickr[:6], 6)
-    stack.photos(made / "Pictures" / "rome", flickr[6:12], 6)
-    (made / "cat.jpg").write_bytes(flickr[20].read_bytes())
-    (made / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
-    return made
+    folder = tmp_path_factory.mktemp("home")
+    stack.photos(folder / "Pictures" / "holiday", flickr[:6], 6)
+    stack.photos(folder / "Pictures" / "rome", flickr[6:12], 6)
+    (folder / "cat.jpg").write_bytes(flickr[20].read_bytes())
+    (folder / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,8 @@ def test_from_python(at_home: Up, home: Path) -> None:
     (program,) = blocks_in(START)["From Python", "python"]
     program = put_for(program, {"/data/photos": str(home / "Pictures")})
     (home / "program.py").write_text(program)
-    said = shell(f"{sys.executable} program.py", home, CLIPFLEET_URL=at_home.url)
-    assert len(said.splitlines()) == 5
+    output = shell(f"{sys.executable} program.py", home, CLIPFLEET_URL=at_home.url)
+    assert len(output.splitlines()) == 5
 
 
 def test_over_http(at_home: Up, home: Path) -> None:
@@ -120,7 +120,7 @@ def test_over_http(at_home: Up, home: Path) -> None:
     started = json.loads(shell(job, home))["id"]
     with at_home.client() as client:
         finished(client, started)
-    assert started in {one["id"] for one in json.loads(shell(jobs, home))["jobs"]}
+    assert started in {listed["id"] for listed in json.loads(shell(jobs, home))["jobs"]}
     assert len(json.loads(shell(search, home))["matches"]) == 5
     assert len(json.loads(shell(embed, home))["embeddings"][0]) == 32
 

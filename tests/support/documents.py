@@ -26,16 +26,16 @@ def blocks_in(document: Path) -> dict[tuple[str, str], list[str]]:
 
 
 def lines(block: str) -> list[str]:
-    """Its commands, those over several lines joined."""
+    """The commands of a block; a command over several lines is joined."""
     joined = block.replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.strip()]
 
 
 def put_for(text: str, real: Mapping[str, str]) -> str:
-    """The examples with what is there in the test; each has to occur."""
-    for said, instead in real.items():
-        assert said in text, f"the document does not say {said!r} any more"
-        text = text.replace(said, instead)
+    """The text with the examples replaced by what exists in the test; each example must occur."""
+    for example, instead in real.items():
+        assert example in text, f"the document does not say {example!r} any more"
+        text = text.replace(example, instead)
     return text
 
 
