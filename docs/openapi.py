@@ -9,9 +9,9 @@ from clipfleet.api.app import create_app
 PAGE = Path(__file__).with_name("http.md")
 BEGIN = """# HTTP
 
-Every gateway serves this document at `/docs`, to try it out, and as JSON at `/openapi.json`. Errors are
-[RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem+json (`Problem` below). Each operation lists
-its status codes. A 503 says in `Retry-After` when to try again.
+Every gateway serves this document at `/docs`, to try it out, and as JSON at `/openapi.json`.
+Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem+json (`Problem` below). Each
+operation lists its status codes. A 503 says in `Retry-After` when to try again.
 """
 
 Schema = Mapping[str, Any]
