@@ -1,4 +1,4 @@
-"""Writes http.md, the reference of the HTTP interface, from the code's own OpenAPI document."""
+"""Writes http.md, the reference of the HTTP interface, from the OpenAPI document of the gateway."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,9 +9,9 @@ from clipfleet.api.app import create_app
 PAGE = Path(__file__).with_name("http.md")
 BEGIN = """# HTTP
 
-The same document, to be tried out, is at `/docs` of every gateway, and as JSON at `/openapi.json`.
-Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem+json (`Problem` below), with
-the status codes that each call lists; a 503 says in `Retry-After` when to come back.
+Every gateway serves this document at `/docs`, to try it out, and as JSON at `/openapi.json`.
+Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem+json (`Problem` below). Each
+operation lists its status codes. A 503 says in `Retry-After` when to try again.
 """
 
 Schema = Mapping[str, Any]
@@ -19,50 +19,55 @@ Schema = Mapping[str, Any]
 
 def page(document: Schema) -> str:
     parts = [BEGIN, *operations(document), "## Schemas\n"]
-    parts += [schema(name, one) for name, one in sorted(document["components"]["schemas"].items())]
+    schemas = sorted(document["components"]["schemas"].items())
+    parts += [schema(name, fields) for name, fields in schemas]
     return "\n".join(parts)
 
 
 def operations(document: Schema) -> Iterator[str]:
     by_tag: dict[str, list[str]] = {}
     for path, methods in document["paths"].items():
-        for method, one in methods.items():
-            said = operation(f"{method.upper()} {path}", one)
-            by_tag.setdefault(one.get("tags", ["service"])[0], []).append(said)
-    for tag, calls in by_tag.items():
+        for method, call in methods.items():
+            section = operation(f"{method.upper()} {path}", call)
+            by_tag.setdefault(call.get("tags", ["service"])[0], []).append(section)
+    for tag, sections in by_tag.items():
         yield f"## {tag.capitalize()}\n"
-        yield from calls
+        yield from sections
 
 
-def operation(name: str, one: Schema) -> str:
-    lines = [f"### `{name}`\n", one.get("description", ""), ""]
-    if parameters := one.get("parameters"):
-        lines += ["| parameter | in | type | |", "|---|---|---|---|"]
+def operation(name: str, call: Schema) -> str:
+    lines = [f"### `{name}`\n", title(call), call.get("description", ""), ""]
+    if parameters := call.get("parameters"):
+        lines += ["| parameter | in | type | meaning |", "|---|---|---|---|"]
         lines += [row(each["name"], each["schema"], each, each["in"]) for each in parameters]
-    for kind, body in one.get("requestBody", {}).get("content", {}).items():
+    for kind, body in call.get("requestBody", {}).get("content", {}).items():
         lines += ["", f"Body: {type_of(body['schema'])} as `{kind}`"]
-    answers = [answer(status, said) for status, said in sorted(one["responses"].items())]
+    answers = [answer(status, response) for status, response in sorted(call["responses"].items())]
     return "\n".join([*lines, "", f"Answers: {', '.join(answers)}", ""])
 
 
-def answer(status: str, said: Schema) -> str:
-    kinds = said.get("content", {})
-    body = next((type_of(one["schema"]) for one in kinds.values() if one.get("schema")), "")
+def title(call: Schema) -> str:
+    return f"**{call['summary'].rstrip('.')}**\n"
+
+
+def answer(status: str, response: Schema) -> str:
+    kinds = response.get("content", {})
+    body = next((type_of(kind["schema"]) for kind in kinds.values() if kind.get("schema")), "")
     return f"{status} {body}".strip() if status.startswith("2") else status
 
 
-def schema(name: str, one: Schema) -> str:
-    lines = [f"### {name}\n", one.get("description", ""), ""]
-    fields, required = one.get("properties", {}), one.get("required", ())
+def schema(name: str, definition: Schema) -> str:
+    lines = [f"### {name}\n", definition.get("description", ""), ""]
+    fields, required = definition.get("properties", {}), definition.get("required", ())
     if fields:
-        lines += ["| field | type | |", "|---|---|---|"]
+        lines += ["| field | type | meaning |", "|---|---|---|"]
     for field, each in fields.items():
         lines.append(row(f"{field}" + ("" if field in required else "?"), each, each))
     return "\n".join([*lines, ""])
 
 
-def row(name: str, kind: Schema, said: Schema, *more: str) -> str:
-    words = [said.get("description", kind.get("description", ""))]
+def row(name: str, kind: Schema, described: Schema, *more: str) -> str:
+    words = [described.get("description", kind.get("description", ""))]
     if kind.get("default") is not None:
         words.append(f"default {kind['default']!r}")
     bounds = {"minimum": "at least", "maximum": "at most", "maxLength": "characters at most:"}
@@ -77,7 +82,7 @@ def type_of(kind: Schema) -> str:
         name = ref.rsplit("/", 1)[1]
         return f"[{name}](#{name.lower()})"
     if options := kind.get("anyOf") or kind.get("oneOf"):
-        return " or ".join(type_of(one) for one in options if one.get("type") != "null")
+        return " or ".join(type_of(each) for each in options if each.get("type") != "null")
     if values := kind.get("enum"):
         return ", ".join(f"`{value}`" for value in values)
     if "const" in kind:

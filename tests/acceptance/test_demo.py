@@ -17,8 +17,8 @@ import pytest
 from clipfleet import Client, SearchResult
 from clipfleet.embedded import commands
 from support import services, stack
+from support.documents import START
 
-README = Path(__file__).parents[2] / "README.md"
 SAMPLES = Path(str(files("clipfleet"))) / "samples"
 NAMES = {(path.stem, path.parent.name) for path in SAMPLES.rglob("*.png")}
 WORDS = ("a guitar", "a strawberry", "a house", "a bicycle", "an umbrella")
@@ -128,7 +128,7 @@ def test_it_indexes_the_samples_searches_them_and_stays_up(first: First) -> None
     assert by_image[0]["image"] == "house"
     assert "searched by the image house" in first.demo.printed
     assert first.found["a strawberry"][0] == "strawberry"
-    shown = Demo(README.read_text(), "").tables()
+    shown = Demo(START.read_text(), "").tables()
     assert [[row["image"] for row in table] for table in shown] == [
         [row["image"] for row in table] for table in first.demo.tables()
     ]

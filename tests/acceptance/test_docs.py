@@ -34,14 +34,15 @@ NOT_RUN = {
     ("collections.md", None): "the same calls are made, by both clients, in test_collections.py",
     ("deploy.md", None): "needs a container engine or a cluster: tests/unit/test_deploy*.py",
     ("backup.md", None): "the same is done in test_backup.py; export and import in collections.md",
-    ("index.md", None): "the README's own first commands: test_readme.py",
+    ("start.md", None): "its commands are run in test_start.py and test_parts.py",
+    ("index.md", None): "the first commands of start.md: test_start.py",
     ("benchmarks.md", None): "speed is measured by hand, on a machine that is known",
 }
 
 
 def blocks() -> dict[tuple[str, str], str]:
     """By document and heading: what is fenced as sh, or indented, below it."""
-    found: dict[tuple[str, str], str] = {}
+    examples: dict[tuple[str, str], str] = {}
     for path in sorted(DOCS.glob("*.md")):
         for section in re.split(r"^#+ ", path.read_text(), flags=re.MULTILINE)[1:]:
             heading, _, text = section.partition("\n")
@@ -50,8 +51,8 @@ def blocks() -> dict[tuple[str, str], str]:
             indented = re.findall(r"(?:^\n)((?:    .*\n)+)", plain, re.M)
             parts = [*fenced, *(re.sub(r"^    ", "", part, flags=re.M) for part in indented)]
             if parts:
-                found[path.name, heading] = "".join(parts)
-    return found
+                examples[path.name, heading] = "".join(parts)
+    return examples
 
 
 def test_every_example_is_run_here_or_listed_with_a_reason() -> None:
@@ -87,15 +88,15 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def succeeded(images: int, said: str) -> bool:
-    return f"succeeded {images}" in " ".join(said.split())
+def succeeded(images: int, output: str) -> bool:
+    return f"succeeded {images}" in " ".join(output.split())
 
 
 def test_a_manifest(up: Up, home: Path, web: str) -> None:
     block = put_for(blocks()["sources.md", "Manifest"], {"https://example.org": web})
-    said = shell(block, home, CLIPFLEET_URL=up.url)
-    assert "tom" in said
-    assert "rex" not in said, "it has no year"
+    output = shell(block, home, CLIPFLEET_URL=up.url)
+    assert "tom" in output
+    assert "rex" not in output, "it has no year"
 
 
 def test_urls(up: Up, home: Path, web: str) -> None:
@@ -133,14 +134,14 @@ def test_a_search_by_url(up: Up, home: Path, web: str) -> None:
     with up.client() as client:
         client.upload("photos", [SAMPLES / "dog.png"], wait=True)
     real = {"localhost:8000": up.url, "https://example.org": web}
-    said = shell(put_for(blocks()["urls.md", "What happens to a URL"], real), home)
-    assert json.loads(said)["matches"]
+    output = shell(put_for(blocks()["urls.md", "What happens to a URL"], real), home)
+    assert json.loads(output)["matches"]
 
 
 def test_keys(home: Path) -> None:
     """In one shell: the second section goes on where the first ends."""
     both = blocks()["keys.md", "Make one"] + blocks()["keys.md", "Rotate and revoke"]
-    said = shell(f"{both}\nclipfleet keys list", home)
-    listed = said.partition("revoked shop")[2]
+    output = shell(f"{both}\nclipfleet keys list", home)
+    listed = output.partition("revoked shop")[2]
     assert "visitors" in listed
     assert "shop-2" in listed

@@ -21,8 +21,8 @@ BIN = Path(sys.executable).parent
 def home(tmp_path: Path, flickr: list[Path]) -> Path:
     """A user's home: pictures by occasion, and a photo of a cat."""
     for number, occasion in enumerate(("holiday", "rome")):
-        made = stack.photos(tmp_path / "Pictures" / occasion, flickr[6 * number :], 6)
-        made[0].rename(made[0].with_name("1.jpg"))
+        photos = stack.photos(tmp_path / "Pictures" / occasion, flickr[6 * number :], 6)
+        photos[0].rename(photos[0].with_name("1.jpg"))
     (tmp_path / "holiday").mkdir()
     (tmp_path / "rome").mkdir()
     for name, photo in (("cat.jpg", 20), ("holiday/beach.jpg", 21), ("rome/church.jpg", 22)):
@@ -36,11 +36,11 @@ def blocks(guide: str) -> list[tuple[str, str]]:
 
 
 def script(guide: str) -> str:
-    """All of a guide in one shell, as somebody types it who follows it."""
-    said = ["set -eo pipefail"]
+    """All commands of a guide, for one shell, as a reader of the guide types them."""
+    steps = ["set -eo pipefail"]
     for language, body in blocks(guide):
-        said += [f"python3 - <<'PROGRAM'\n{body}PROGRAM"] if language == "python" else [body]
-    return "\n".join(said)
+        steps += [f"python3 - <<'PROGRAM'\n{body}PROGRAM"] if language == "python" else [body]
+    return "\n".join(steps)
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def up(service: Up) -> Iterator[Up]:
 @pytest.mark.parametrize("guide", sorted(path.name for path in GUIDES.glob("*.md")))
 def test_a_guide_can_be_followed(guide: str, up: Up, home: Path, bucket: str) -> None:
     assert blocks(guide)
-    said = script(guide).replace("localhost:8000", up.url).replace("s3://photos", bucket)
+    commands = script(guide).replace("localhost:8000", up.url).replace("s3://photos", bucket)
     followed = subprocess.run(
-        ["bash", "-c", said],
+        ["bash", "-c", commands],
         cwd=home,
         env={
             **stack.CLEAN,

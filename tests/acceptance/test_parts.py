@@ -1,4 +1,4 @@
-"""The parts one by one, as the README starts them: their answers beside a computation in this
+"""The parts one by one, as docs/start.md starts them: their answers beside a computation in this
 process, and all of it without a place to write."""
 
 import base64
@@ -22,7 +22,7 @@ from clipfleet import Client, SearchResult
 from clipfleet.embedded import commands
 from support import services, stack
 from support.containment import contained, hindrance
-from support.documents import BIN, lines, put_for, readme
+from support.documents import BIN, START, blocks_in, lines, put_for
 from support.stack import finished, photos
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def client(
     tiny: Path, home: Path, hindered: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Client]:
     """Of the parts, each contained where that is possible."""
-    exports, programs = readme()["The parts, one by one", "sh"]
+    exports, programs = blocks_in(START)["The parts, one by one", "sh"]
     folder, port = tmp_path_factory.mktemp("parts"), commands.free_port()
     blobs = folder / "blobs"
     blobs.mkdir()

@@ -11,12 +11,13 @@ from support import stack
 
 BIN = Path(sys.executable).parent
 README = Path(__file__).parents[2] / "README.md"
+START = README.parent / "docs" / "start.md"
 
 
-def readme() -> dict[tuple[str, str], list[str]]:
-    """The fenced blocks of README.md that can be run, by heading and language."""
+def blocks_in(document: Path) -> dict[tuple[str, str], list[str]]:
+    """The fenced blocks of a document that can be run, by heading and language."""
     blocks: dict[tuple[str, str], list[str]] = {}
-    for section in re.split(r"^#+ ", README.read_text(), flags=re.MULTILINE)[1:]:
+    for section in re.split(r"^#+ ", document.read_text(), flags=re.MULTILINE)[1:]:
         heading = section.partition("\n")[0]
         for language, body in re.findall(r"^```(\w+)\n(.*?)^```", section, re.M | re.S):
             if language != "text":
@@ -25,13 +26,13 @@ def readme() -> dict[tuple[str, str], list[str]]:
 
 
 def lines(block: str) -> list[str]:
-    """The commands of a block. Continued lines are joined."""
+    """The commands of a block; a command over several lines is joined."""
     joined = block.replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.strip()]
 
 
 def put_for(text: str, real: Mapping[str, str]) -> str:
-    """The text with values of the test in place of examples, each of which has to occur."""
+    """The text with the examples replaced by what exists in the test; each example must occur."""
     for example, instead in real.items():
         assert example in text, f"the document does not say {example!r} any more"
         text = text.replace(example, instead)

@@ -40,9 +40,9 @@ def test_the_reference_has_every_call_and_every_schema(site: Path) -> None:
 
 
 def test_every_page_is_in_the_menu(site: Path) -> None:
-    made = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
+    built = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
     menu = set(re.findall(r'href="\./([^"#]+)"', (site / "index.html").read_text()))
-    pages = {page for page in made if not page.startswith("decisions/")}
+    pages = {page for page in built if not page.startswith("decisions/")}
     assert pages - menu == {"404.html", "index.html"}
 
 

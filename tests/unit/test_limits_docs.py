@@ -25,18 +25,20 @@ def test_every_setting_has_its_default() -> None:
 
 def test_every_route_has_its_limit() -> None:
     rows = re.findall(r"^\| `(?:[A-Z]+) (?:…|/v1)(\S+)` \| (.*) \| (.*) \|", PAGE, re.MULTILINE)
-    said = {path: (body, re.findall(r"`([A-Z_]+)`", settings)) for path, body, settings in rows}
-    found = set()
+    rows_by_path = {
+        path: (body, re.findall(r"`([A-Z_]+)`", settings)) for path, body, settings in rows
+    }
+    checked = set()
     for context in iter_route_contexts(create_app().routes):
         route = context.original_route
         if not isinstance(route, AuthorizedRoute) or route.body == "json":
             continue
         path = route.path.removeprefix("/v1").removeprefix("/collections/{name}")
         rule = RULES[route.body]
-        body, settings = said[path]
-        found.add(path)
+        body, settings = rows_by_path[path]
+        checked.add(path)
         assert settings == [rule.setting.upper(), *(["INLINE_BYTES"] if rule.images else [])]
         size = rule.beside(Limits())
         assert body.startswith(f"{size // 10**9} GB" if size >= 10**9 else f"{size // 10**6} MB")
         assert ("images" in body) == rule.images
-    assert found == set(said)
+    assert checked == set(rows_by_path)

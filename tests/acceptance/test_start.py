@@ -1,10 +1,11 @@
-"""Every command of the README is executed, those of the parts in test_parts.py; a block that no
-test knows fails."""
+"""Every command of docs/start.md is executed, those of the parts in test_parts.py; a block that no
+test knows fails. The README shows some of them."""
 
 import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,25 +13,25 @@ import pytest
 
 from clipfleet.embedded import commands
 from support import services, stack
-from support.documents import README, lines, put_for, readme, shell
+from support.documents import README, START, blocks_in, lines, put_for, shell
 from support.stack import HASH_MODEL, Up, finished
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, flickr: list[Path]) -> Path:
     """A user's home: pictures by occasion, and a photo of a cat."""
-    made = tmp_path_factory.mktemp("home")
-    stack.photos(made / "Pictures" / "holiday", flickr[:6], 6)
-    stack.photos(made / "Pictures" / "rome", flickr[6:12], 6)
-    (made / "cat.jpg").write_bytes(flickr[20].read_bytes())
-    (made / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
-    return made
+    folder = tmp_path_factory.mktemp("home")
+    stack.photos(folder / "Pictures" / "holiday", flickr[:6], 6)
+    stack.photos(folder / "Pictures" / "rome", flickr[6:12], 6)
+    (folder / "cat.jpg").write_bytes(flickr[20].read_bytes())
+    (folder / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
+    return folder
 
 
 @pytest.fixture(scope="module")
 def at_home(home: Path) -> Iterator[Up]:
-    """`clipfleet up`, as the README says it; the environment names what it may not take there."""
-    (up,) = readme()["On this machine", "sh"][:1]
+    """`clipfleet up`, as docs/start.md has it; the environment names what it may not take there."""
+    (up,) = blocks_in(START)["On this machine", "sh"][:1]
     port = commands.free_port()
     own = {"CLIPFLEET_PORT": str(port), "CLIPFLEET_MODEL": HASH_MODEL, "HOME": str(home)}
     process = subprocess.Popen(
@@ -49,8 +50,7 @@ def at_home(home: Path) -> Iterator[Up]:
 
 
 def test_every_block_is_run_by_a_test() -> None:
-    assert {key: len(found) for key, found in readme().items()} == {
-        ("clipfleet", "sh"): 1,
+    assert {key: len(blocks) for key, blocks in blocks_in(START).items()} == {
         ("On this machine", "sh"): 3,
         ("From Python", "python"): 1,
         ("Over HTTP", "sh"): 1,
@@ -58,17 +58,43 @@ def test_every_block_is_run_by_a_test() -> None:
     }
 
 
+def test_the_readme_shows_what_is_run_here() -> None:
+    shown, start = blocks_in(README), blocks_in(START)
+    assert set(shown) == {
+        ("clipfleet", "sh"),
+        ("Use it", "sh"),
+        ("Use it", "python"),
+        ("Install", "sh"),
+    }
+    run = [line for block in start["On this machine", "sh"] for line in lines(block)]
+    assert set(lines(shown["Use it", "sh"][0])) <= set(run)
+    assert shown["Use it", "python"] == start["From Python", "python"]
+
+
 def test_the_first_two_commands_exist() -> None:
     """`make demo` is run in test_demo.py, and `make test` runs this."""
-    demo, test = lines(readme()["clipfleet", "sh"][0])
+    demo, test = lines(blocks_in(README)["clipfleet", "sh"][0])
     assert demo.split()[:2] == ["make", "demo"]
     assert test.split()[:2] == ["make", "test"]
 
 
+def test_the_readme_lists_every_extra() -> None:
+    project = tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]
+    rows = re.findall(r"^\| (`[a-z0-9`, ]+`) \|", README.read_text(), re.MULTILINE)
+    listed = {name.strip("` ") for row in rows for name in row.split(",")}
+    assert listed == project["optional-dependencies"].keys() - {"parts"}
+
+
+def test_the_readme_can_be_read_at_once() -> None:
+    text = README.read_text().splitlines()
+    assert len(text) <= 120
+    assert "<img" in "".join(text[:10])
+
+
 def test_on_this_machine(at_home: Up, home: Path) -> None:
-    _, use, evaluate = readme()["On this machine", "sh"]
-    said = [shell(line, home, CLIPFLEET_URL=at_home.url) for line in lines(use)]
-    indexed, _, by_cat, mixed, churches, jobs = said
+    _, use, evaluate = blocks_in(START)["On this machine", "sh"]
+    outputs = [shell(line, home, CLIPFLEET_URL=at_home.url) for line in lines(use)]
+    indexed, _, by_cat, mixed, churches, jobs = outputs
     assert "succeeded" in indexed
     assert len(by_cat.splitlines()) == 6
     assert len(mixed.splitlines()) == 11
@@ -79,22 +105,22 @@ def test_on_this_machine(at_home: Up, home: Path) -> None:
 
 
 def test_from_python(at_home: Up, home: Path) -> None:
-    (program,) = readme()["From Python", "python"]
+    (program,) = blocks_in(START)["From Python", "python"]
     program = put_for(program, {"/data/photos": str(home / "Pictures")})
     (home / "program.py").write_text(program)
-    said = shell(f"{sys.executable} program.py", home, CLIPFLEET_URL=at_home.url)
-    assert len(said.splitlines()) == 5
+    output = shell(f"{sys.executable} program.py", home, CLIPFLEET_URL=at_home.url)
+    assert len(output.splitlines()) == 5
 
 
 def test_over_http(at_home: Up, home: Path) -> None:
-    (block,) = readme()["Over HTTP", "sh"]
+    (block,) = blocks_in(START)["Over HTTP", "sh"]
     real = {"/data/photos": str(home / "Pictures"), "localhost:8000": at_home.url}
     put, job, jobs, search, embed = lines(put_for(block, real))
     assert json.loads(shell(put, home))["name"] == "photos"
     started = json.loads(shell(job, home))["id"]
     with at_home.client() as client:
         finished(client, started)
-    assert started in {one["id"] for one in json.loads(shell(jobs, home))["jobs"]}
+    assert started in {listed["id"] for listed in json.loads(shell(jobs, home))["jobs"]}
     assert len(json.loads(shell(search, home))["matches"]) == 5
     assert len(json.loads(shell(embed, home))["embeddings"][0]) == 32
 

