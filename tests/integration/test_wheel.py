@@ -22,17 +22,34 @@ def shipped() -> set[str]:
     }
 
 
-def test_the_wheel_is_the_tree(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    tree.mkdir()
+def copy_of_the_tree(folder: Path) -> Path:
+    folder.mkdir()
     for name in ("clipfleet", *ROOMS):
         ignored = shutil.ignore_patterns(*LEFT_OUT)
-        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", "out"]
-    subprocess.run([*build, "."], cwd=tree, check=True, capture_output=True)
-    (wheel,) = (tree / "out").glob("*.whl")
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def files_in_wheel(source: Path, folder: Path) -> set[str]:
+    """Files in the wheel that pip builds from a folder or a source distribution."""
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "-w", folder, source], check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        files = {name for name in archive.namelist() if not name.startswith("clipfleet-")}
-    assert files == shipped()
+        return {name for name in archive.namelist() if not name.startswith("clipfleet-")}
+
+
+def test_the_wheel_is_the_tree(tmp_path: Path) -> None:
+    tree = copy_of_the_tree(tmp_path / "tree")
+    assert files_in_wheel(tree, tmp_path) == shipped()
+
+
+def test_a_wheel_from_the_source_distribution_is_the_tree(tmp_path: Path) -> None:
+    tree = copy_of_the_tree(tmp_path / "tree")
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    command = [sys.executable, "-c", build, str(tmp_path)]
+    subprocess.run(command, cwd=tree, check=True, capture_output=True)
+    (source,) = tmp_path.glob("*.tar.gz")
+    assert files_in_wheel(source, tmp_path) == shipped()
