@@ -26,6 +26,7 @@ help:
 	@echo "make coverage  both tiers with line coverage"
 	@echo "make chaos     the long storm: 200 kills and 20 forgotten seconds over 20,000 images"
 	@echo "make install   set up only, with what the tests need"
+	@echo "make metrics   figures about the code: lines, functions, docstrings, comments"
 	@echo "make docs      set up, then the guides and the reference as a site: site/index.html"
 	@echo "make clean     remove what the targets above created (not your data)"
 
@@ -36,12 +37,12 @@ $(VENV)/bin/pip:
 	    { echo "clipfleet needs Python 3.11 or newer; try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
+$(VENV)/installed: pyproject.toml setup.py constraints.txt | $(VENV)/bin/pip
 	@echo "Setting up $(VENV); torch is 200 MB, with CUDA (PyPI has it so for Linux) 4 GB: it takes minutes."
 	$(PIP) -e '.[embedded]'
 	@touch $@
 
-$(VENV)/with-tests: pyproject.toml constraints.txt | $(VENV)/bin/pip
+$(VENV)/with-tests: pyproject.toml setup.py constraints.txt | $(VENV)/bin/pip
 	@echo "Setting up $(VENV) with what the tests need; the first time takes minutes."
 	$(PIP) -e '.[dev,server]'
 	@touch $@ $(VENV)/installed
