@@ -15,7 +15,7 @@ from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.dependencies import AccessDep, CallerDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
-from clipfleet.api.jobs.routes import job_out
+from clipfleet.api.jobs.service import job_out
 from clipfleet.common.errors import NotFound, Unauthorized, Unavailable
 from clipfleet.common.ledger import FINAL, Job
 

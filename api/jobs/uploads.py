@@ -25,7 +25,7 @@ from clipfleet.api.http.forms import (
     form_events,
 )
 from clipfleet.api.http.problems import RESPONSES
-from clipfleet.api.jobs.routes import Key, accepted, new_job, require_room, scoped
+from clipfleet.api.jobs.service import Key, accepted, new_job, require_room, scoped
 from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.collection import LABEL_BYTES
 from clipfleet.common.errors import InvalidRequest, TooLarge, Unavailable
