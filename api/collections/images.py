@@ -86,7 +86,9 @@ async def get_thumbnail(
     gateway: GatewayDep,
     image_id: ImageId,
     namespace: Namespace = DEFAULT_NAMESPACE,
-    if_none_match: Annotated[str, Header()] = "",
+    if_none_match: Annotated[
+        str, Header(description="The ETag of a thumbnail that the client has.")
+    ] = "",
 ) -> Response:
     """Return a small JPEG of an indexed image, without EXIF metadata.
 

@@ -28,7 +28,10 @@ STORE_TIMEOUT_S = 60.0
 @router.put(
     "/{name}",
     summary="Create a collection",
-    responses={201: {"model": CollectionOut}, 409: RESPONSES[422]},
+    responses={
+        201: {"model": CollectionOut, "description": "The new collection."},
+        409: RESPONSES[422],
+    },
 )
 @needs("write", creates=True)
 async def put_collection(

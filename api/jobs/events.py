@@ -59,7 +59,9 @@ async def follow_job(
     gateway: GatewayDep,
     caller: CallerDep,
     access: AccessDep,
-    last_event_id: Annotated[str, Header()] = "",
+    last_event_id: Annotated[
+        str, Header(description="The id of the last event that the client has received.")
+    ] = "",
 ) -> Response:
     """Send server-sent events until the job has ended.
 
