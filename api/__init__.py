@@ -1,1 +1,4 @@
-"""The gateway: HTTP in, messages out, answers back. It never reads a source or runs a model."""
+"""The HTTP gateway: checks requests, sends work to the workers and returns their answers.
+
+It never reads a source and never runs a model.
+"""

@@ -30,30 +30,41 @@ from clipfleet.common.process.startup import begin_checks
 from clipfleet.common.settings import Settings
 
 DESCRIPTION = """
-Index images in bulk, find them again by words or by image.
+Index images in bulk and search them by text or by image.
 
-1. `PUT /v1/collections/{name}` makes a collection.
-2. `POST /v1/collections/{name}/jobs` indexes a folder; poll `GET /v1/jobs/{id}`, or
+1. `PUT /v1/collections/{name}` creates a collection.
+2. `POST /v1/collections/{name}/jobs` indexes a folder. Poll `GET /v1/jobs/{id}`, or
    follow `GET /v1/jobs/{id}/events`.
 3. `POST /v1/collections/{name}/search` finds images.
 
-Errors are RFC 9457 problem+json; a 503 says in Retry-After when to come back.
+Errors are RFC 9457 problem+json documents. A 503 response has a Retry-After header.
 """
+TAGS = [
+    {"name": "collections", "description": "Create, list, export and delete collections."},
+    {"name": "jobs", "description": "Index images, and follow, cancel or retry the indexing."},
+    {"name": "search", "description": "Search a collection by text, image, id or vector."},
+    {"name": "embed", "description": "Compute embeddings without a collection."},
+    {"name": "images", "description": "Get or delete single images; write own vectors."},
+    {"name": "health", "description": "State of the gateway, the service and the fleet."},
+]
 
 
 def create_app(settings: Settings | None = None, parts: GatewayParts | None = None) -> FastAPI:
-    """The gateway's application.
+    """Create the gateway's ASGI application.
 
     Args:
-        settings: left out, the environment has them.
-        parts: what the gateway talks to. Left out: Redis, Milvus and Celery as the settings name
-            them. They are checked at start, and the logs of the process are configured.
+        settings: the settings of the service; by default those of the environment.
+        parts: what the gateway talks to; by default Redis, Milvus and Celery as the settings name
+            them. Only then are they checked at start, and the logs of the process configured.
+
+    Raises:
+        StartupError: the settings contradict each other, or the keys file is not valid.
     """
     settings = settings or Settings()
     if parts is None:
         configure_logs(settings.log, "gateway")
     access = Access(settings)
-    mine = GatewayMetrics()
+    gateway_metrics = GatewayMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -63,54 +74,55 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
             await asyncio.to_thread(begin_checks, "gateway", checks)
         gateway = Gateway(settings, parts or connect(settings))
         app.state.gateway = gateway
-        mine.watch(
+        gateway_metrics.watch(
             gateway.overviews, [gateway.queries, gateway.exact, gateway.large], settings.model
         )
         gateway.start()
         access.log_mode()
         yield {STATE: Connections(settings.limits)}
         await gateway.stop()
-        mine.end()
+        gateway_metrics.end()
 
     app = FastAPI(
         title="clipfleet",
         version=__version__,
         description=DESCRIPTION,
+        openapi_tags=TAGS,
         lifespan=lifespan,
     )
-    app.state.access, app.state.metrics = access, mine
+    app.state.access, app.state.metrics = access, gateway_metrics
     problems.register_handlers(app)
     features = (
         collections, bulk, recall, export, jobs, events, uploads, search, embed, images, health,
         fleet, metrics, assets,
     )  # fmt: skip
     for feature in features:
-        app.include_router(_guarded(feature.router))
+        app.include_router(_require_authorized(feature.router))
     if settings.keys_file:
-        _describe_keys(app)
+        _document_api_keys(app)
     app.add_middleware(RequestGuard, settings=settings)
     app.add_middleware(
-        AccessLogMiddleware, metrics=mine, lines=settings.log == "json"
-    )  # sees refusals, too
+        AccessLogMiddleware, metrics=gateway_metrics, lines=settings.log == "json"
+    )  # added last, so that it also sees the requests that RequestGuard refuses
     return app
 
 
-def _guarded(router: APIRouter) -> APIRouter:
-    """Without this a router that forgets `route_class` would be open to everybody."""
+def _require_authorized(router: APIRouter) -> APIRouter:
+    """TypeError for a router without `route_class=AuthorizedRoute`, which would need no key."""
     for route in router.routes:
         if not isinstance(route, AuthorizedRoute):
-            raise TypeError(f"{getattr(route, 'path', route)} is no GuardedRoute")
+            raise TypeError(f"{getattr(route, 'path', route)} is not an AuthorizedRoute")
     return router
 
 
-def _describe_keys(app: FastAPI) -> None:
-    """So that /docs asks for a key and sends it."""
-    plain = app.openapi
+def _document_api_keys(app: FastAPI) -> None:
+    """Declare the API keys in the OpenAPI document, so that /docs asks for one and sends it."""
+    build_document = app.openapi
 
-    def described() -> dict[str, Any]:
-        document = plain()
+    def document_with_keys() -> dict[str, Any]:
+        document = build_document()
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
         return document
 
-    app.openapi = described  # type: ignore[method-assign]
+    app.openapi = document_with_keys  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The web page: the files of `page/`, beside this one, at `/` and `/page/…`."""
+"""Serves the web page: the files of the folder `page/` at `/` and `/page/…`."""
 
 import hashlib
 from pathlib import Path
@@ -12,14 +12,14 @@ from clipfleet.common.errors import NotFound
 router = APIRouter(include_in_schema=False, route_class=AuthorizedRoute)
 
 FOLDER = Path(__file__).parent / "page"
-# Not the operating system's table: with nosniff, a script of another type is not run.
+# Not the operating system's table: with nosniff, browsers do not run a script of another type.
 TYPES = {
     ".html": "text/html",
     ".css": "text/css",
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-# Scripts and styles are files of ours, and no text ever becomes markup (trusted-types).
+# Scripts and styles come from this folder alone. No text becomes markup (trusted-types).
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -35,7 +35,7 @@ POLICY = "; ".join(
     )
 )
 HEADERS = {
-    "Cache-Control": "no-cache",  # kept, but asked for by its tag: never an old script
+    "Cache-Control": "no-cache",  # browsers keep a file, but check its tag before each use
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -47,16 +47,18 @@ Tag = Annotated[str, Header()]
 @router.get("/")
 @needs("nothing")
 def page(if_none_match: Tag = "") -> Response:
+    """Return the page."""
     return _file(FOLDER / "index.html", if_none_match)
 
 
 @router.get("/page/{name}")
 @needs("nothing")
 def asset(name: str, if_none_match: Tag = "") -> Response:
-    found = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES}
-    if name not in found:
+    """Return a script, a style sheet or a picture of the page."""
+    paths = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES}
+    if name not in paths:
         raise NotFound("the page has no such file")
-    return _file(found[name], if_none_match)
+    return _file(paths[name], if_none_match)
 
 
 def _file(path: Path, if_none_match: str) -> Response:

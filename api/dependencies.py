@@ -1,8 +1,8 @@
-"""What routes ask for."""
+"""FastAPI dependencies and parameters that several routes share."""
 
 from typing import Annotated
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Header, Path, Request
 
 from clipfleet.api.auth.access import Access, Caller
 from clipfleet.api.dispatch.gateway import Gateway
@@ -11,34 +11,53 @@ from clipfleet.common.http.source_grants import SourceGrant
 
 
 def get_gateway(request: Request) -> Gateway:
+    """Return the gateway of this application."""
     gateway: Gateway = request.app.state.gateway
     return gateway
 
 
-def caller_of(request: Request) -> Caller:
+def get_caller(request: Request) -> Caller:
+    """Return the caller that `AuthorizedRoute` has admitted."""
     caller: Caller = request.state.caller
     return caller
 
 
-def access_of(request: Request) -> Access:
+def get_access(request: Request) -> Access:
+    """Return the access rules of this application."""
     access: Access = request.app.state.access
     return access
 
 
-def grant_of(caller: "CallerDep", access: "AccessDep") -> SourceGrant | None:
+def get_grant(caller: "CallerDep", access: "AccessDep") -> SourceGrant | None:
+    """Return the sources that the caller's jobs may read."""
     return access.grant(caller)
 
 
 GatewayDep = Annotated[Gateway, Depends(get_gateway)]
-CallerDep = Annotated[Caller, Depends(caller_of)]
-AccessDep = Annotated[Access, Depends(access_of)]
-GrantDep = Annotated[SourceGrant | None, Depends(grant_of)]
-"""What the caller's jobs may read."""
-Name = Annotated[str, Path(max_length=256, examples=["photos"])]
+CallerDep = Annotated[Caller, Depends(get_caller)]
+AccessDep = Annotated[Access, Depends(get_access)]
+GrantDep = Annotated[SourceGrant | None, Depends(get_grant)]
+"""The sources that the caller's jobs may read; None: the same as the service."""
+
+CollectionName = Annotated[
+    str, Path(max_length=256, description="Name of the collection.", examples=["photos"])
+]
+JobId = Annotated[str, Path(description="Id of the job.")]
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        max_length=256,
+        description="A key chosen by the client. A request with the same key, body and collection "
+        "within 24 hours returns the job of the first request. Another request with the same key "
+        "is answered with 409.",
+    ),
+]
 
 
-async def collection_of(name: Name, gateway: GatewayDep) -> Collection:
+async def get_collection(name: CollectionName, gateway: GatewayDep) -> Collection:
+    """Return the collection that the path names; NotFound when it does not exist."""
     return await gateway.collection(name)
 
 
-CollectionDep = Annotated[Collection, Depends(collection_of)]
+CollectionDep = Annotated[Collection, Depends(get_collection)]

@@ -1,1 +1,1 @@
-"""Who may do what: keys, grants, allowed hosts and origins. How often, too. No route is here."""
+"""Authorization: API keys, grants, rate limits, allowed hosts and origins. No route is here."""

@@ -1,7 +1,8 @@
-"""Who may do what. Every route says what it needs, and asks here before it reads the body.
+"""Authorization of requests. Every route declares what it needs; it is checked before the body.
 
-A route of a collection has `{name}` in its path, one of a job `{job_id}`: both are checked here, so
-that no route can forget to. What a key may not see is not there.
+The path of a route about a collection has `{name}`, and the path of a route about a job has
+`{job_id}`. Both are checked here, so that no route can omit the check. A collection or a job that a
+key may not see is answered like one that does not exist.
 """
 
 import ipaddress
@@ -51,55 +52,69 @@ log = logging.getLogger(__name__)
 Need = Literal["nothing", "read", "write", "admin"]
 E = TypeVar("E", bound=Callable[..., Any])
 
-LIMITER_S = 1.0  # a Redis that takes longer is away, and nothing is counted
+LIMITER_TIMEOUT_S = 1.0  # after that this gateway counts the requests itself
 NO_KEYS = (
-    "this service has no keys, so it answers only clients on its own machine; "
-    "its operator can make keys (`clipfleet keys create`, CLIPFLEET_KEYS_FILE) "
-    "or open it to everybody (CLIPFLEET_OPEN=true)"
+    "this service has no keys, so it answers only clients on its own machine; its operator can "
+    "create keys (`clipfleet keys create`, CLIPFLEET_KEYS_FILE) "
+    "or open the service to everybody (CLIPFLEET_OPEN=true)"
 )
 NO_PAGES = (
-    "without keys only what runs on this machine is answered, not pages of other sites: call the "
-    "service localhost or 127.0.0.1, or list its name in CLIPFLEET_ALLOWED_HOSTS"
+    "a service without keys answers only clients on its own machine, not pages of other sites: "
+    "call the service localhost or 127.0.0.1, or add its name to CLIPFLEET_ALLOWED_HOSTS"
 )
 PROXIED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 
 
 class KeyExpired(Unauthorized):
+    """The key was valid until its expiry."""
+
     slug = "key-expired"
     title = "The API key has expired"
 
 
 class NoKeys(Unauthorized):
+    """The service has no keys, and the client is not on its machine."""
+
     slug = "no-keys"
     title = "Only clients on this machine are answered"
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks. Without a key: everybody who is answered at all, and may do anything."""
+    """The sender of a request.
+
+    Attributes:
+        key: the API key; None in a service without keys, where every caller may do anything.
+    """
 
     key: Key | None = None
 
     def may(self, need: keys.Scope) -> bool:
+        """Whether the caller has a scope."""
         return self.key is None or self.key.may(need)
 
     def sees(self, collection: str) -> bool:
+        """Whether the caller may use a collection of this name."""
         return self.key is None or self.key.sees(collection)
 
     @property
     def name(self) -> str:
-        """Of the key."""
+        """The name of the key; "" without a key."""
         return self.key.name if self.key else ""
 
     @property
     def sees_all(self) -> bool:
+        """Whether the caller may use every collection."""
         return self.key is None or self.key.collections is None
 
     def grant(self, service: SourceGrant) -> SourceGrant | None:
-        """What its jobs may read; None: as much as the service.
+        """Return the sources that the caller's jobs may read; None: the same as the service.
 
-        The other parts need not know whether there are keys, and so which buckets may be read where
-        none are listed. Therefore a job says which.
+        A job lists its buckets, because planners and workers do not know whether the service has
+        keys. Without that they could not tell which buckets may be read when none are listed.
+
+        Args:
+            service: what the service itself may read.
         """
         if self.key is None and service.buckets is None:
             return None
@@ -112,8 +127,11 @@ Parse = Callable[[bytes, Limits], Any]
 
 
 def _parse_json(body: bytes, _: Limits) -> Any:
-    """`json` decodes all of a body first: one letter outside the basic plane makes it four bytes
-    for each (281 MB for a body of 42 MB)."""
+    """Parse a JSON body; a large one by pydantic, which needs less memory.
+
+    `json` decodes the whole body to a string first. A single character outside the basic plane
+    makes that four bytes a character (281 MB for a body of 42 MB).
+    """
     if len(body) <= UNCOUNTED:
         return json.loads(body)
     try:
@@ -123,40 +141,47 @@ def _parse_json(body: bytes, _: Limits) -> Any:
 
 
 def needs(
-    need: Need, *, makes: bool = False, body: Kind = "json", parse: Parse = _parse_json
+    need: Need, *, creates: bool = False, body: Kind = "json", parse: Parse = _parse_json
 ) -> Callable[[E], E]:
-    """What a caller of this route needs.
+    """Declare what a route needs.
 
     Args:
-        makes: the collection need not be there; a name that the key may not use is refused, not
-            unknown.
-        body: the limits of the request's body.
-        parse: makes of a JSON body what the route's model is made of; on a thread if it is large.
+        need: the scope that the caller's key must have; "nothing" for a route open to everybody.
+        creates: whether the route may create the collection. A name that the key may not use is
+            then answered with 403 instead of 404.
+        body: the kind of the request's body, which has its own limits.
+        parse: turns a JSON body into the input of the route's model. A large body is parsed on a
+            thread.
     """
 
-    def declared(endpoint: E) -> E:
-        vars(endpoint).update(needs=need, makes=makes, body=body, parse=parse)
+    def declare(endpoint: E) -> E:
+        vars(endpoint).update(needs=need, creates=creates, body=body, parse=parse)
         return endpoint
 
-    return declared
+    return declare
 
 
 class AuthorizedRoute(APIRoute):
-    """A route that has declared what it needs; one that has not cannot be made."""
+    """A route that authorizes each request as `needs` declares.
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], **told: Any) -> None:
-        said = vars(endpoint)
-        if "needs" not in said:
+    Raises:
+        TypeError: the endpoint has no such declaration.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        declaration = vars(endpoint)
+        if "needs" not in declaration:
             raise TypeError(
-                f"{path}: the route does not say what it needs; see clipfleet.api.auth.access"
+                f"{path}: the route does not declare what it needs; see clipfleet.api.auth.access"
             )
-        self.needs: Need = said["needs"]
-        self.makes: bool = said["makes"]
-        self.body: Kind = said["body"]
-        self.parse: Parse = said["parse"]
-        super().__init__(path, endpoint, **told)
+        self.needs: Need = declaration["needs"]
+        self.creates: bool = declaration["creates"]
+        self.body: Kind = declaration["body"]
+        self.parse: Parse = declaration["parse"]
+        super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler, which parses a JSON body with the route's own `parse`."""
         handle = super().get_route_handler()
 
         async def handle_parsed(request: Request) -> Response:
@@ -165,16 +190,17 @@ class AuthorizedRoute(APIRoute):
         return handle_parsed
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request of an authorized caller, whose memory counts against the budget."""
         if self.needs == "nothing":
             await super().handle(scope, receive, send)
             return
-        caller = scope["state"]["caller"] = await self._admitted(scope)
+        caller = scope["state"]["caller"] = await self._authorize(scope)
         with reserving(scope["app"].state.gateway.memory, caller.name) as reserved:
-            receive = await self._body(scope, receive, reserved)
+            receive = await self._limit_body(scope, receive, reserved)
             await super().handle(scope, receive, send)
 
-    async def _body(self, scope: Scope, receive: Receive, reserved: Reservation) -> Receive:
-        """What the route receives."""
+    async def _limit_body(self, scope: Scope, receive: Receive, reserved: Reservation) -> Receive:
+        """Return a `receive` that enforces the limits of the route's body."""
         reads = self.body_field is not None or self.body == "upload"
         if not reads or scope["method"] not in (self.methods or ()):
             return receive
@@ -183,7 +209,7 @@ class AuthorizedRoute(APIRoute):
         body = Body(receive, rule, limits, reserved)
         return await body.whole() if rule.whole else body.receive
 
-    async def _admitted(self, scope: Scope) -> Caller:
+    async def _authorize(self, scope: Scope) -> Caller:
         app = scope["app"]
         access: Access = app.state.access
         caller = access.caller(scope)
@@ -192,25 +218,25 @@ class AuthorizedRoute(APIRoute):
         assert self.needs != "nothing"
         if not caller.may(self.needs):
             raise Forbidden(f"this needs a key with the scope {self.needs!r}", scope=self.needs)
-        await self._require_seen(caller, scope["path_params"], app.state.gateway)
+        await self._require_visible(caller, scope["path_params"], app.state.gateway)
         return caller
 
-    async def _require_seen(self, caller: Caller, named: Any, gateway: Gateway) -> None:
+    async def _require_visible(self, caller: Caller, params: Any, gateway: Gateway) -> None:
         if caller.sees_all:
             return
-        if "name" in named and not caller.sees(named["name"]):
-            if self.makes:
-                said = f"this key may not use a collection called {named['name'][:80]!r}"
-                raise Forbidden(said, collection=named["name"][:80])
-            raise unknown_collection(named["name"])
-        if "job_id" in named:
-            job = await gateway.call(gateway.ledger.job, named["job_id"])
+        if "name" in params and not caller.sees(params["name"]):
+            if self.creates:
+                detail = f"this key may not use a collection called {params['name'][:80]!r}"
+                raise Forbidden(detail, collection=params["name"][:80])
+            raise unknown_collection(params["name"])
+        if "job_id" in params:
+            job = await gateway.call(gateway.ledger.job, params["job_id"])
             if not caller.sees(job.new.collection):
-                raise unknown_job(named["job_id"])
+                raise unknown_job(params["job_id"])
 
 
 class _ParsedRequest(Request):
-    """A large body is parsed on a thread, and let go as soon as it is."""
+    """A request whose large body is parsed on a thread, and released once it is parsed."""
 
     def __init__(self, scope: Scope, receive: Receive, parse: Parse) -> None:
         super().__init__(scope, receive)
@@ -218,13 +244,21 @@ class _ParsedRequest(Request):
         self._whole: bytes | None = None
 
     async def body(self) -> bytes:
-        """The beginning, by which FastAPI sees that there is one: it would hold all of it."""
+        """Return the first byte, which tells FastAPI that there is a body.
+
+        FastAPI would hold the whole body until the request has ended.
+        """
         if self._whole is None:
             self._whole = await super().body()
             self._body = self._whole[:1]
         return self._body
 
     async def json(self) -> Any:
+        """Return the parsed body.
+
+        Raises:
+            BodyRefused: carries the error of `parse`.
+        """
         gateway: Gateway = self.app.state.gateway
         await self.body()
         whole, self._whole = self._whole or b"", b""
@@ -238,26 +272,40 @@ class _ParsedRequest(Request):
 
 
 class Access:
-    """StartupError when the settings contradict each other, or the keys file is no good."""
+    """The rules of one gateway: who is answered, and how often.
+
+    Args:
+        settings: the settings of the service.
+
+    Raises:
+        StartupError: the settings contradict each other, or the keys file is not valid.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._open, self._most = settings.open, settings.limits.requests_per_minute
-        self._names = settings.allowed_hosts
-        self._uncounted = MemoryRateLimiter()
+        self._open, self._default_rate = settings.open, settings.limits.requests_per_minute
+        self._allowed_hosts = settings.allowed_hosts
+        self._local_limiter = MemoryRateLimiter()
         path = keys.keys_path(settings.keys_file, settings.open)
         self._service = grant_of_service(settings)
         self._ring = KeyRing(path, service=self._service) if path else None
 
     def log_mode(self) -> None:
+        """Log whether the service has keys, is open, or answers only its own machine."""
         if self._ring:
             log.info("%d keys are in force", len(self._ring.active_keys()))
         elif self._open:
-            log.warning("CLIPFLEET_OPEN: everybody who reaches this service may do anything")
+            log.warning("CLIPFLEET_OPEN: every client that reaches this service may do anything")
         else:
             log.info("no keys: only clients on this machine are answered")
 
     def caller(self, scope: Scope) -> Caller:
-        """Unauthorized when there is no reason to answer."""
+        """Return the caller of a request.
+
+        Raises:
+            Unauthorized: the key is missing, unknown or expired, or the service has no keys and the
+                client is not on this machine.
+            Forbidden: the service has no keys, and a page of another site makes the request.
+        """
         headers = dict(scope["headers"])
         if self._ring is None:
             if not self._open:
@@ -274,61 +322,80 @@ class Access:
         return Caller(key)
 
     def _require_local(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """A browser on this machine is local, and the pages that it shows are not: they may be
-        anybody's, under a name that leads here (DNS rebinding)."""
+        """Raise NoKeys for a client elsewhere and Forbidden for a page of another site.
+
+        A browser on this machine is local, but the pages that it shows may be of any site, even
+        under a name that resolves to this machine (DNS rebinding).
+        """
         if not _is_local(scope, headers):
             raise NoKeys(NO_KEYS)
         if _over_unix_socket(scope):
             return
         name = host_name(headers.get(b"host", b"").decode("latin-1"))
-        ours = self._names or LOOPBACK_NAMES
-        if name not in ours or from_another_site(scope["method"], headers):
+        if name not in (self._allowed_hosts or LOOPBACK_NAMES) or from_another_site(
+            scope["method"], headers
+        ):
             raise Forbidden(NO_PAGES)
 
     def grant(self, caller: Caller) -> SourceGrant | None:
+        """Return the sources that the caller's jobs may read; None: the same as the service."""
         return caller.grant(self._service)
 
-    def require_in_force(self, caller: Caller, need: keys.Scope, collection: str) -> None:
-        """Unauthorized when the caller would not be let in any more: its key was revoked, has
-        expired, or was given less since. For answers that take their time."""
+    def require_valid_key(self, caller: Caller, need: keys.Scope, collection: str) -> None:
+        """Check the key again during a long response.
+
+        Raises:
+            Unauthorized: the key has expired, was revoked, or has lost the scope or the collection.
+        """
         if self._ring is None or caller.key is None:
             return
-        known = (key for key in self._ring.active_keys() if key.hash == caller.key.hash)
-        key = next(known, None)
+        same = (key for key in self._ring.active_keys() if key.hash == caller.key.hash)
+        key = next(same, None)
         if key is None or key.expired(keys.now()) or not (key.may(need) and key.sees(collection)):
-            raise Unauthorized("the API key is not in force any more")
+            raise Unauthorized("the API key is no longer valid")
 
     async def take_request(self, caller: Caller, gateway: Gateway) -> RateLimit | None:
-        """What is left to this key, this request taken off; RateLimited when that is nothing. None
-        when it has no limit. While Redis cannot count, each gateway counts for itself."""
+        """Count a request against the rate limit of the caller's key.
+
+        While Redis is unavailable, each gateway counts for itself.
+
+        Returns:
+            The state of the limit after this request; None for a key without a limit.
+
+        Raises:
+            RateLimited: the limit is reached.
+        """
         assert caller.key
-        most = caller.key.requests_per_minute or self._most
-        if not most:
+        rate = caller.key.requests_per_minute or self._default_rate
+        if not rate:
             return None
         take = gateway.limiter.take
         try:
-            rate_limit = await gateway.call(take, caller.key.name, most, seconds=LIMITER_S)
+            rate_limit = await gateway.call(
+                take, caller.key.name, rate, timeout_s=LIMITER_TIMEOUT_S
+            )
         except Unavailable:
-            rate_limit = self._uncounted.take(caller.key.name, most)
+            rate_limit = self._local_limiter.take(caller.key.name, rate)
         if not rate_limit.allowed:
             raise RateLimited(
-                f"the limit of this key is {most} requests a minute", rate_limit.headers()
+                f"the limit of this key is {rate} requests a minute", rate_limit.headers()
             )
         return rate_limit
 
 
 def _over_unix_socket(scope: Scope) -> bool:
-    """uvicorn names its path, and no port."""
+    """Whether the server is a UNIX socket, for which uvicorn gives a path and no port."""
     server = scope.get("server")
     return server is not None and server[1] is None
 
 
 def _is_local(scope: Scope, headers: dict[bytes, bytes]) -> bool:
-    """Whether the client is on this machine: loopback, or a UNIX socket, which has no address. One
-    that has hung up has none, either, and may have been anywhere.
+    """Whether the client is on this machine: on loopback, or on a UNIX socket without an address.
 
-    A proxy may be on loopback while its clients are elsewhere, and anybody can send the header that
-    names a client on loopback. So what has passed a proxy is never local.
+    A client that has closed its connection has no address either; it may have been anywhere.
+
+    A proxy may be on loopback while its clients are elsewhere, and any client can send a header
+    that names loopback. Therefore a request that passed a proxy is never local.
     """
     if any(name in headers for name in PROXIED):
         return False

@@ -1,4 +1,4 @@
-"""The keys in force: those of the file, which is read again when it changes."""
+"""The API keys of the keys file, which is read again when it changes."""
 
 import logging
 import time
@@ -11,13 +11,25 @@ from clipfleet.common.http.source_grants import SourceGrant
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+REFRESH_INTERVAL_S = 1.0
 Signature = tuple[int, ...] | None
 
 
 class KeyRing:
-    """Looked at, so that a key is in force or not a second after the file says so. The file may be
-    written to, replaced, or a link that points elsewhere now, as those of Kubernetes' Secrets."""
+    """The keys of a file. A change of the file takes effect within REFRESH_INTERVAL_S.
+
+    The file may be rewritten or replaced. It may also be a link whose target changes, as in the
+    volumes of Kubernetes Secrets.
+
+    Args:
+        path: the keys file.
+        clock: monotonic seconds.
+        service: what the service itself may read; by default everything.
+
+    Raises:
+        StartupError: the file does not exist or is not valid, or one of its keys may read a source
+            that the service may not.
+    """
 
     def __init__(
         self,
@@ -25,16 +37,18 @@ class KeyRing:
         clock: Callable[[], float] = time.monotonic,
         service: SourceGrant | None = None,
     ) -> None:
-        """StartupError when there is no such file, it cannot be understood, or one of its keys may
-        read what the service may not."""
         self._path, self._clock, self._service = path, clock, service or SourceGrant()
         self._signature, self._keys = _signature(path), self._read()
-        self._looked_at = clock()
+        self._checked_at = clock()
 
     def active_keys(self) -> tuple[Key, ...]:
-        if self._clock() - self._looked_at >= LOOK_S:
-            self._looked_at = self._clock()
-            self._look()
+        """Return the keys of the file, expired ones included.
+
+        While a new version of the file is not valid, the keys of the version before remain.
+        """
+        if self._clock() - self._checked_at >= REFRESH_INTERVAL_S:
+            self._checked_at = self._clock()
+            self._refresh()
         return self._keys
 
     def _read(self) -> tuple[Key, ...]:
@@ -42,11 +56,11 @@ class KeyRing:
         require_within(keys, self._service, self._path)
         return keys
 
-    def _look(self) -> None:
-        seen = _signature(self._path)
-        if seen == self._signature:
+    def _refresh(self) -> None:
+        signature = _signature(self._path)
+        if signature == self._signature:
             return
-        self._signature = seen  # taken before it is read: a change meanwhile is seen next time
+        self._signature = signature  # taken before the reading: a later change is seen next time
         try:
             self._keys = self._read()
             log.info("read %d keys from %s", len(self._keys), self._path)
@@ -56,7 +70,7 @@ class KeyRing:
 
 def _signature(path: Path) -> Signature:
     try:
-        seen = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return (seen.st_mtime_ns, seen.st_size, seen.st_ino, seen.st_dev)
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)

@@ -1,5 +1,4 @@
-"""What happens to every request before a route sees it: an id, a known host. And to every answer:
-a client that has not sent all of its body yet is not listened to for long."""
+"""Middleware for every request: request ids, allowed hosts and origins, and paced responses."""
 
 import asyncio
 import re
@@ -13,14 +12,17 @@ from clipfleet.api.http.problems import problem
 from clipfleet.common.process.logs import about
 from clipfleet.common.settings import Settings
 
-LINGER_S, LINGER_BYTES = 2.0, 32_000_000  # what a refused client may still send
-SLICE = 262_144  # bytes of an answer handed over at once; then the client has to read
+LINGER_S, LINGER_BYTES = 2.0, 32_000_000  # a refused client may still send so much
+SLICE = 262_144  # bytes of a response handed over at once; then the client has to read
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestGuard:
-    """`allowed_hosts` keeps web pages of strangers from a service on loopback (DNS rebinding)."""
+    """Gives every request an id and refuses hosts that are not in `settings.allowed_hosts`.
+
+    This keeps pages of other web sites from a service on loopback (DNS rebinding).
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._settings = app, settings
@@ -30,49 +32,50 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        header = headers.get(b"x-request-id", b"")
+        request_id = header.decode() if _REQUEST_ID.fullmatch(header) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         with about(request_id=request_id):
-            exchange = _Exchange(headers, receive, _signed(send, scope["state"]))
-            await self._guarded(scope, headers, exchange.receive, exchange.send)
+            exchange = _Exchange(headers, receive, _add_headers(send, scope["state"]))
+            await self._handle_allowed(scope, headers, exchange.receive, exchange.send)
 
-    async def _guarded(
+    async def _handle_allowed(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
-        if not self._known_host(headers.get(b"host", b"").decode("latin-1")):
-            text = "this host name is not served here; CLIPFLEET_ALLOWED_HOSTS lists those that are"
+        if not self._is_allowed_host(headers.get(b"host", b"").decode("latin-1")):
+            text = "this host name is not allowed; CLIPFLEET_ALLOWED_HOSTS lists the allowed names"
             refusal = problem(scope, 421, "misdirected", "Misdirected request", text)
             await refusal(scope, receive, send)
             return
         if self._settings.allowed_hosts and from_another_site(scope["method"], headers):
-            text = "requests from other sites' pages are refused on loopback"
+            text = "requests from pages of other sites are refused"
             await problem(scope, 403, "forbidden", "Not allowed", text)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _known_host(self, host: str) -> bool:
+    def _is_allowed_host(self, host: str) -> bool:
         return not self._settings.allowed_hosts or host_name(host) in self._settings.allowed_hosts
 
 
 def host_name(host: str) -> str:
-    """Of a Host header, without the port."""
+    """Return the host of a Host header, without the port."""
     return re.sub(r":\d+$", "", host)
 
 
 def from_another_site(method: str, headers: dict[bytes, bytes]) -> bool:
-    """A browser names the page's site when it sends a form or a file from there."""
+    """Whether a page of another site makes this request. Browsers name the site in Origin when a
+    page sends a form or a file."""
     origin = headers.get(b"origin", b"")
     safe = method in ("GET", "HEAD", "OPTIONS")
     return bool(origin) and not safe and origin.partition(b"://")[2] != headers.get(b"host")
 
 
 class _Exchange:
-    """A request and its answer.
+    """Paces the response to one request.
 
-    Whoever is answered before all of the body was read is told that the connection closes. It stays
-    open for a moment, so that a client that sends before it reads gets the answer. Large answers go
-    out in slices, each when the client has read the one before.
+    A response that starts before the whole body was read has `Connection: close`. The connection
+    then stays open for up to LINGER_S, so that a client that sends before it reads gets the
+    response. A large body is sent in slices, each after the client has read the slice before.
     """
 
     def __init__(self, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
@@ -112,15 +115,15 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _drain(self) -> None:
-        seen = 0
-        while self._unread and seen < LINGER_BYTES:
-            seen += len((await self.receive()).get("body", b""))
+        drained = 0
+        while self._unread and drained < LINGER_BYTES:
+            drained += len((await self.receive()).get("body", b""))
 
 
-def _signed(send: Send, state: dict[str, Any]) -> Send:
-    """Every answer has the request's id, and what is left to its key, where that is limited."""
+def _add_headers(send: Send, state: dict[str, Any]) -> Send:
+    """Add the request id and the rate limit of the key, where there is one, to every response."""
 
-    async def signed(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers: list[Any] = list(message.get("headers", []))
             if not any(name == b"x-request-id" for name, _ in headers):
@@ -132,4 +135,4 @@ def _signed(send: Send, state: dict[str, Any]) -> Send:
             message = {**message, "headers": headers}
         await send(message)
 
-    return signed
+    return send_with_headers

@@ -1,1 +1,1 @@
-"""Routes about collections and the images in them. Searching is in `search`, indexing in `jobs`."""
+"""Routes about collections and their images. Searching is in `search`, indexing in `jobs`."""

@@ -1,4 +1,4 @@
-"""All images that pass a filter: count them, list their ids, delete them."""
+"""Routes that count, list or delete all images that match a filter."""
 
 import time
 from collections.abc import Sequence
@@ -26,63 +26,85 @@ router = APIRouter(
     route_class=AuthorizedRoute,
 )
 
-STEP = 500
-DELETE_S = 20.0  # then it answers that there are more
-PAGE = 10_000
-STEP_S = 30.0
+DELETE_BATCH = 500
+DELETE_BUDGET_S = 20.0  # after that the response says that more images match
+MAX_PAGE = 10_000
+STORE_TIMEOUT_S = 30.0
 
 
-@router.post("/count")
+@router.post("/count", summary="Count images")
 @needs("read")
 async def count_images(body: Which, collection: CollectionDep, gateway: GatewayDep) -> Count:
-    """How many images of a namespace pass the filter."""
-    where = checked(body, collection)
-    count = gateway.store.count
-    found = await gateway.call(count, collection, body.namespace, where, seconds=STEP_S)
-    return Count(count=found)
+    """Return the number of images in a namespace that match the filter."""
+    where = parse_checked_filter(body, collection)
+    count = await gateway.call(
+        gateway.store.count, collection, body.namespace, where, timeout_s=STORE_TIMEOUT_S
+    )
+    return Count(count=count)
 
 
-@router.get("/ids")
+@router.get("/ids", summary="List image ids")
 @needs("read")
 async def list_ids(
     collection: CollectionDep,
     gateway: GatewayDep,
-    cursor: Annotated[str, Query(pattern="^([0-9a-f]{32})?$")] = "",
-    limit: Annotated[int, Query(ge=1, le=PAGE)] = 1_000,
-    namespace: Annotated[str, Query(min_length=1, max_length=256)] = DEFAULT_NAMESPACE,
+    cursor: Annotated[
+        str,
+        Query(
+            pattern="^([0-9a-f]{32})?$",
+            description="The value of `next` of the previous page; empty for the first page.",
+        ),
+    ] = "",
+    limit: Annotated[
+        int, Query(ge=1, le=MAX_PAGE, description="Maximum number of ids to return.")
+    ] = 1_000,
+    namespace: Annotated[
+        str, Query(min_length=1, max_length=256, description="Namespace of the images.")
+    ] = DEFAULT_NAMESPACE,
 ) -> IdPage:
-    """The ids of a namespace, page by page, in an order of their own. An id that is there from the
-    first page to the last is listed once, whatever is written meanwhile."""
+    """Return the ids of a namespace, page by page, in an arbitrary but stable order.
+
+    An id that exists from the first page to the last is listed exactly once, even when other
+    images are written in between.
+    """
     which = Which(namespace=namespace)
-    rows = await _page(which, checked(which, collection), cursor, limit, collection, gateway)
+    where = parse_checked_filter(which, collection)
+    rows = await _page(which, where, cursor, limit, collection, gateway)
     last = rows[-1].pk if len(rows) == limit else None
     return IdPage(ids=[row.id for row in rows], next=last)
 
 
-@router.post("/delete")
+@router.post("/delete", summary="Delete images by filter")
 @needs("write")
 async def delete_images(
     body: DeleteIn, collection: CollectionDep, gateway: GatewayDep
 ) -> DeletedSome:
-    """Remove all images of a namespace that pass the filter, with their thumbnails. The source
-    files are not touched. It stops after some seconds, and `more` says so: then say it again."""
+    """Delete all images of a namespace that match the filter, with their thumbnails.
+
+    The source files stay. A request stops after some seconds; `more` is then true, and the client
+    sends the same request again.
+    """
     if bool(body.filter) == body.all:
-        said = "both a filter and all" if body.all else "neither a filter nor all: true"
-        raise InvalidRequest(f"there is {said}: say which images to delete")
-    where = checked(body, collection)
+        contents = "both a filter and all" if body.all else "neither a filter nor all: true"
+        raise InvalidRequest(f"the request has {contents}; give exactly one of them")
+    where = parse_checked_filter(body, collection)
     deletion = Deletion(namespace=body.namespace, filter=body.filter or {})
     await gateway.call(gateway.catalogue.deletes, collection, deletion)
-    until = time.monotonic() + DELETE_S
-    rows = await _page(body, where, "", STEP, collection, gateway)
+    until = time.monotonic() + DELETE_BUDGET_S
+    rows = await _page(body, where, "", DELETE_BATCH, collection, gateway)
     deleted = await _delete(rows, collection, gateway)
-    while len(rows) == STEP and time.monotonic() < until:
-        rows = await _page(body, where, rows[-1].pk, STEP, collection, gateway)
+    while len(rows) == DELETE_BATCH and time.monotonic() < until:
+        rows = await _page(body, where, rows[-1].pk, DELETE_BATCH, collection, gateway)
         deleted += await _delete(rows, collection, gateway)
-    return DeletedSome(deleted=deleted, more=len(rows) == STEP)
+    return DeletedSome(deleted=deleted, more=len(rows) == DELETE_BATCH)
 
 
-def checked(which: Which, collection: Collection) -> Filter | None:
-    """Its filter. InvalidRequest for one, or for a namespace, that there cannot be."""
+def parse_checked_filter(which: Which, collection: Collection) -> Filter | None:
+    """Check the namespace of a request and return its parsed filter.
+
+    Raises:
+        InvalidRequest: the namespace or the filter is not valid.
+    """
     if problem := namespace_problem(which.namespace):
         raise InvalidRequest(problem)
     return parse_filter(which.filter or {}, collection.fields)
@@ -104,16 +126,20 @@ async def _page(
         after=after,
         limit=limit,
         only_ids=True,
-        seconds=STEP_S,
+        timeout_s=STORE_TIMEOUT_S,
     )
 
 
 async def _delete(rows: Sequence[Record], collection: Collection, gateway: Gateway) -> int:
-    """How many. Thumbnails first: a row that stays behind can be deleted again."""
+    """Delete the rows and return their number.
+
+    Thumbnails are deleted first: a row whose deletion fails can be deleted again.
+    """
     if not rows:
         return 0
-    keys = [thumbnail_key(collection, row.pk) for row in rows]
-    await gateway.call(gateway.blobs.delete_all, keys, seconds=STEP_S)
-    await gateway.call(gateway.store.delete, collection, [row.pk for row in rows], seconds=STEP_S)
+    pks = [row.pk for row in rows]
+    thumbnails = [thumbnail_key(collection, pk) for pk in pks]
+    await gateway.call(gateway.blobs.delete_all, thumbnails, timeout_s=STORE_TIMEOUT_S)
+    await gateway.call(gateway.store.delete, collection, pks, timeout_s=STORE_TIMEOUT_S)
     await gateway.call(gateway.catalogue.record_write, collection)
     return len(rows)

@@ -1,4 +1,4 @@
-"""A whole collection as a Parquet file, made while it is sent."""
+"""The route that exports a collection as a Parquet file, which is written while it is sent."""
 
 import asyncio
 import json
@@ -29,14 +29,18 @@ router = APIRouter(
 
 PARQUET = "application/vnd.apache.parquet"
 GROUP_BYTES = 3_000_000  # of embeddings in one row group
-BUSY_S = 10
-PATIENCE_S, PAUSE_S = 30.0, 1.0
+RETRY_AFTER_S = 10  # for a gateway with too many exports
+MAX_OUTAGE_S, RETRY_INTERVAL_S = 30.0, 1.0
 
 
-async def _a_place(gateway: GatewayDep) -> AsyncIterator[None]:
-    """Held until the file has been sent, one way or the other."""
-    if gateway.exports >= gateway.settings.limits.exports:
-        raise Unavailable("enough collections are exported here just now", retry_after_s=BUSY_S)
+async def _export_slot(gateway: GatewayDep) -> AsyncIterator[None]:
+    """Hold one of the gateway's exports until the response has ended."""
+    limit = gateway.settings.limits.exports
+    if gateway.exports >= limit:
+        raise Unavailable(
+            f"this gateway runs {limit} exports already (CLIPFLEET_LIMITS__EXPORTS); try again",
+            retry_after_s=RETRY_AFTER_S,
+        )
     gateway.exports += 1
     try:
         yield
@@ -46,28 +50,32 @@ async def _a_place(gateway: GatewayDep) -> AsyncIterator[None]:
 
 @router.get(
     "/export",
+    summary="Export a collection",
     response_class=StreamingResponse,
-    dependencies=[Depends(_a_place)],
-    responses={200: {"content": {PARQUET: {}}, "description": "docs/collections.md describes it"}},
+    dependencies=[Depends(_export_slot)],
+    responses={200: {"content": {PARQUET: {}}, "description": "A Parquet file."}},
 )
 @needs("read")
 async def export_collection(
     collection: CollectionDep, gateway: GatewayDep, caller: CallerDep, access: AccessDep
 ) -> StreamingResponse:
-    """The collection as Parquet: ids, texts, sizes, hashes, embeddings and metadata of all
-    namespaces. A row that is there from the beginning to the end is in it once, whatever is written
-    meanwhile. When something breaks midway, or the API key is revoked, so does the answer: such a
-    file has no end."""
+    """Return a collection as a Parquet file; docs/collections.md describes its columns.
+
+    The file has the ids, texts, sizes, hashes, embeddings and metadata of all namespaces. A row
+    that exists from the beginning to the end of the export is in the file exactly once, even when
+    other rows are written in between. When a part fails during the export, or the API key is
+    revoked, the connection is closed and the file is incomplete: it has no footer.
+    """
     file = ParquetFile(collection)
-    rows = await _page(collection, "", file.group_rows, gateway)  # what is wrong is said now
+    rows = await _page(collection, "", file.group_rows, gateway)  # before the response starts
     headers = {"Content-Disposition": f'attachment; filename="{collection.name}.parquet"'}
-    allowed = partial(access.require_in_force, caller, "read", collection.name)
-    body = _body(rows, file, collection, gateway, allowed)
+    check_key = partial(access.require_valid_key, caller, "read", collection.name)
+    body = _body(rows, file, collection, gateway, check_key)
     return StreamingResponse(body, media_type=PARQUET, headers=headers)
 
 
-class BrokenOff(Exception):
-    """Too late for an answer: raised, it ends the connection."""
+class ExportFailed(Exception):
+    """The export failed after the response had started. Raising it closes the connection."""
 
 
 async def _body(
@@ -75,17 +83,17 @@ async def _body(
     file: "ParquetFile",
     collection: Collection,
     gateway: Gateway,
-    allowed: Callable[[], None],
+    check_key: Callable[[], None],
 ) -> AsyncIterator[bytes]:
     try:
         yield await gateway.export(file.group, rows)
         while len(rows) == file.group_rows:
-            allowed()
+            check_key()
             rows = await _next_page(collection, rows[-1].pk, file.group_rows, gateway)
             yield await gateway.export(file.group, rows)
         yield await gateway.export(file.end)
     except ClipfleetError as error:
-        raise BrokenOff(f"the export of {collection.name}: {error.detail}") from error
+        raise ExportFailed(f"the export of {collection.name} failed: {error.detail}") from error
 
 
 async def _page(collection: Collection, after: str, limit: int, gateway: Gateway) -> list[Record]:
@@ -97,60 +105,71 @@ async def _page(collection: Collection, after: str, limit: int, gateway: Gateway
 async def _next_page(
     collection: Collection, after: str, limit: int, gateway: Gateway
 ) -> list[Record]:
-    """A store that is away for a moment ends nothing that has begun."""
-    until = time.monotonic() + PATIENCE_S
+    """Read the next rows; a short outage of the store does not end the export."""
+    until = time.monotonic() + MAX_OUTAGE_S
     while True:
         try:
             return await _page(collection, after, limit, gateway)
         except Unavailable:
             if time.monotonic() > until:
                 raise
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(RETRY_INTERVAL_S)
 
 
 class ParquetFile:
-    """The bytes of a file, one row group after the other; the last ones hold its end."""
+    """Writes a Parquet file row group by row group and returns its bytes piece by piece.
+
+    Args:
+        collection: the collection; its settings go into the file's metadata.
+
+    Attributes:
+        group_rows: rows of one group.
+    """
 
     def __init__(self, collection: Collection) -> None:
         from pyarrow.parquet import ParquetWriter
 
         self.group_rows = max(1, GROUP_BYTES // (4 * collection.dim))
-        self._about = Description(**collection.model_dump(include={*Description.model_fields}))
-        self._schema, self._sink = schema_of(self._about), _Sink()
+        fields = collection.model_dump(include={*Description.model_fields})
+        self._description = Description(**fields)
+        self._schema, self._sink = schema_of(self._description), _Sink()
         self._writer = ParquetWriter(self._sink, self._schema, compression="zstd")
 
     def group(self, rows: Sequence[Record]) -> bytes:
+        """Return the bytes up to the end of a group with these rows."""
         if rows:
-            self._writer.write_table(_table(rows, self._about, self._schema))
-        return self._sink.taken()
+            self._writer.write_table(_table(rows, self._description, self._schema))
+        return self._sink.take()
 
     def end(self) -> bytes:
+        """Return the footer of the file."""
         self._writer.close()
-        return self._sink.taken()
+        return self._sink.take()
 
 
-def _table(rows: Sequence[Record], about: Description, schema: Any) -> Any:
+def _table(rows: Sequence[Record], description: Description, schema: Any) -> Any:
     import pyarrow as pa
 
     columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in TEXT + WHOLE}
     columns["label"] = [row.label or None for row in rows]
     columns["indexed_at"] = [row.indexed_at for row in rows]
-    for name in about.fields:
+    for name in description.fields:
         columns[name] = [row.metadata.get(name) for row in rows]
-    columns["metadata"] = [_free(row, about) for row in rows]
+    columns["metadata"] = [_undeclared_metadata(row, description) for row in rows]
     flat = np.concatenate([row.embedding for row in rows])
-    ends = np.arange(len(rows) + 1, dtype=np.int32) * about.dim
+    ends = np.arange(len(rows) + 1, dtype=np.int32) * description.dim
     columns["embedding"] = pa.ListArray.from_arrays(ends, pa.array(flat, pa.float32()))
     return pa.Table.from_pydict(columns, schema=schema)
 
 
-def _free(row: Record, about: Description) -> str:
-    kept = {name: value for name, value in row.metadata.items() if name not in about.fields}
-    return json.dumps(kept, ensure_ascii=False)
+def _undeclared_metadata(row: Record, description: Description) -> str:
+    fields = description.fields
+    metadata = {name: value for name, value in row.metadata.items() if name not in fields}
+    return json.dumps(metadata, ensure_ascii=False)
 
 
 class _Sink:
-    """A file that is taken away while it is written."""
+    """A file object whose bytes are taken away while it is written."""
 
     closed = False
 
@@ -171,6 +190,7 @@ class _Sink:
 
     def close(self) -> None: ...
 
-    def taken(self) -> bytes:
+    def take(self) -> bytes:
+        """Return the bytes that were written since the last call."""
         parts, self._parts = self._parts, []
         return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Single images: look at one, delete one, bring your own vectors."""
+"""Routes that get or delete a single image, return its thumbnail, or write own vectors."""
 
 import hashlib
 import time
@@ -34,56 +34,79 @@ router = APIRouter(
     route_class=AuthorizedRoute,
 )
 
-UPSERT_S = 60.0
-CACHED_S = 3_600
+UPSERT_TIMEOUT_S = 60.0
+MAX_AGE_S = 3_600  # of a thumbnail in a browser's cache
 JPEG: dict[str, Any] = {"image/jpeg": {}}
-ImageId = Annotated[str, Query(alias="id", min_length=1, max_length=2_048)]
-Namespace = Annotated[str, Query(min_length=1, max_length=256)]
+ImageId = Annotated[
+    str, Query(alias="id", min_length=1, max_length=2_048, description="Id of the image.")
+]
+Namespace = Annotated[
+    str, Query(min_length=1, max_length=256, description="Namespace of the image.")
+]
 
 
 def key_of(namespace: str, image_id: str) -> str:
+    """Return the primary key of an image; InvalidRequest when the id or namespace is not valid."""
     if problem := id_problem(image_id) or namespace_problem(namespace):
         raise InvalidRequest(problem)
     return primary_key(namespace, image_id)
 
 
-@router.get("/images")
+@router.get("/images", summary="Get an image")
 @needs("read")
 async def get_image(
     collection: CollectionDep,
     gateway: GatewayDep,
     image_id: ImageId,
     namespace: Namespace = DEFAULT_NAMESPACE,
-    include_values: bool = False,
+    include_values: Annotated[
+        bool, Query(description="Whether the response has the embedding.")
+    ] = False,
 ) -> ImageOut:
-    """One image by id; ids may hold slashes, so they travel as a query parameter."""
+    """Return the metadata of an indexed image.
+
+    The id is a query parameter because an id may contain slashes.
+    """
     key = key_of(namespace, image_id)
-    found = await gateway.call(gateway.store.fetch, collection, [key])
-    if key not in found:
+    records = await gateway.call(gateway.store.fetch, collection, [key])
+    if key not in records:
         raise _no_image(image_id)
-    return _shown(found[key], include_values)
+    return _image_out(records[key], include_values)
 
 
-@router.get("/thumbnail", response_class=Response, responses={200: {"content": JPEG}, 304: {}})
+@router.get(
+    "/thumbnail",
+    summary="Get a thumbnail",
+    response_class=Response,
+    responses={200: {"content": JPEG}, 304: {}},
+)
 @needs("read")
 async def get_thumbnail(
     collection: CollectionDep,
     gateway: GatewayDep,
     image_id: ImageId,
     namespace: Namespace = DEFAULT_NAMESPACE,
-    if_none_match: Annotated[str, Header()] = "",
+    if_none_match: Annotated[
+        str, Header(description="The ETag of a thumbnail that the client has.")
+    ] = "",
 ) -> Response:
-    """A small JPEG of an indexed image, without its metadata. To be cached."""
+    """Return a small JPEG of an indexed image, without EXIF metadata.
+
+    The response has an ETag and may be cached.
+    """
     key = thumbnail_key(collection, key_of(namespace, image_id))
     try:
         small = await gateway.call(gateway.blobs.get, key, MOST_BYTES)
     except BlobGone as error:
-        said = f"there is no thumbnail of {image_id[:200]!r}: not indexed, or given as a vector"
-        raise NotFound(said) from error
+        detail = (
+            f"there is no thumbnail of {image_id[:200]!r}; the image is not indexed, "
+            "or it was written as a vector"
+        )
+        raise NotFound(detail) from error
     tag = f'"{hashlib.blake2b(small, digest_size=12).hexdigest()}"'
     headers = {
         "ETag": tag,
-        "Cache-Control": f"private, max-age={CACHED_S}",
+        "Cache-Control": f"private, max-age={MAX_AGE_S}",
         "Vary": "Authorization",
     }
     if tag in if_none_match:
@@ -91,7 +114,7 @@ async def get_thumbnail(
     return Response(small, headers=headers, media_type="image/jpeg")
 
 
-@router.delete("/images")
+@router.delete("/images", summary="Delete an image")
 @needs("write")
 async def delete_image(
     collection: CollectionDep,
@@ -99,7 +122,7 @@ async def delete_image(
     image_id: ImageId,
     namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> Deleted:
-    """Remove one image from the collection. The source file is not touched."""
+    """Delete an image from the collection, with its thumbnail. The source file stays."""
     key = key_of(namespace, image_id)
     if key not in await gateway.call(gateway.store.fingerprints, collection, [key]):
         raise _no_image(image_id)
@@ -111,51 +134,58 @@ async def delete_image(
     return Deleted(deleted=1)
 
 
-@router.post("/vectors")
+@router.post("/vectors", summary="Insert or replace vectors")
 @needs("write", body="vectors", parse=parse_vectors)
 async def upsert_vectors(
     body: VectorsIn, collection: CollectionDep, gateway: GatewayDep
 ) -> Upserted:
-    """Bring your own embeddings. All of them are written, or, when one is wrong, none."""
+    """Write images whose embeddings the client has computed; existing images are replaced.
+
+    When a vector is not valid, none of them is written.
+    """
     records = await gateway.parse(_records, body, collection, gateway.settings.limits)
-    await gateway.call(gateway.store.upsert, collection, records, seconds=UPSERT_S)
+    await gateway.call(gateway.store.upsert, collection, records, timeout_s=UPSERT_TIMEOUT_S)
     await gateway.call(gateway.catalogue.record_write, collection)
     return Upserted(upserted=len(records))
 
 
 def _records(body: VectorsIn, collection: Collection, limits: Limits) -> list[Record]:
     records: dict[str, Record] = {}
-    for one in body.vectors:
-        record = _record(one, body.namespace, collection, limits.metadata_bytes)
+    for vector in body.vectors:
+        record = _record(vector, body.namespace, collection, limits.metadata_bytes)
         if record.pk in records:
-            raise InvalidRequest(f"id {one.id[:200]!r} is given twice")
+            raise InvalidRequest(f"two vectors have the id {vector.id[:200]!r}")
         records[record.pk] = record
     return list(records.values())
 
 
-def _record(one: VectorIn, namespace: str, collection: Collection, metadata_bytes: int) -> Record:
-    key = key_of(namespace, one.id)
-    problem = image_problem(collection, one.id, one.uri, one.label, one.metadata, metadata_bytes)
+def _record(
+    vector: VectorIn, namespace: str, collection: Collection, metadata_bytes: int
+) -> Record:
+    key = key_of(namespace, vector.id)
+    problem = image_problem(
+        collection, vector.id, vector.uri, vector.label, vector.metadata, metadata_bytes
+    )
     if problem:
-        raise InvalidRequest(f"vector {one.id[:200]!r}: {problem}")
-    check_vector(one.values, collection)
+        raise InvalidRequest(f"vector {vector.id[:200]!r}: {problem}")
+    check_vector(vector.values, collection)
     return Record(
         pk=key,
-        id=one.id,
+        id=vector.id,
         namespace=namespace,
-        uri=one.uri or one.id,
-        embedding=np.asarray(one.values, np.float32),
-        content_hash=one.content_hash,
-        label=one.label,
-        bytes=one.bytes,
-        width=one.width,
-        height=one.height,
+        uri=vector.uri or vector.id,
+        embedding=np.asarray(vector.values, np.float32),
+        content_hash=vector.content_hash,
+        label=vector.label,
+        bytes=vector.bytes,
+        width=vector.width,
+        height=vector.height,
         indexed_at=int(time.time() * 1000),
-        metadata=one.metadata,
+        metadata=vector.metadata,
     )
 
 
-def _shown(record: Record, include_values: bool) -> ImageOut:
+def _image_out(record: Record, include_values: bool) -> ImageOut:
     return ImageOut(
         id=record.id,
         namespace=record.namespace,

@@ -1,22 +1,22 @@
-"""How much of what an exact search finds the index finds, too."""
+"""The route that measures recall: the share of an exact search's matches that the index finds."""
 
 import asyncio
 import hashlib
 import math
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
-from clipfleet.api.collections.bulk import checked
+from clipfleet.api.collections.bulk import parse_checked_filter
 from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.coalescer import Coalescer
 from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.dispatch.replies import error_of
 from clipfleet.api.http.problems import RESPONSES
-from clipfleet.api.search.exact import require_few
-from clipfleet.api.search.routes import refusal
+from clipfleet.api.search.exact import check_exact_rows
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.http.collections import QueryRecall, RecallIn, RecallOut
@@ -31,31 +31,35 @@ router = APIRouter(
     route_class=AuthorizedRoute,
 )
 
-WORST = 10
-SCAN_S = 30.0
+MAX_WORST = 10
+SCAN_TIMEOUT_S = 30.0
 
 
-class Found(NamedTuple):
-    """What recall needs to know of a match."""
+class ScoredId(NamedTuple):
+    """The part of a match that recall needs."""
 
     id: str
     score: float
 
 
-@router.post("/recall")
+@router.post("/recall", summary="Measure recall")
 @needs("read")
 async def measure_recall(
     body: RecallIn, collection: CollectionDep, gateway: GatewayDep
 ) -> RecallOut:
-    """recall@k of the index: a sample of the collection's own images is searched for by the index
-    and by comparing with every image. An image does not count as its own neighbour; another one
-    that is as near as the k-th nearest does count (Aumüller et al. 2020, ANN-Benchmarks)."""
+    """Measure recall@k of the index with a sample of the collection's own images.
+
+    Each image of the sample is searched by the index and by comparison with every image. An image
+    is not its own neighbour. Another image that is as near as the k-th nearest counts as found
+    (Aumüller et al. 2020, ANN-Benchmarks).
+    """
     began = time.perf_counter()
     limits = gateway.settings.limits
     if body.k >= min(limits.top_k, limits.window):
-        raise InvalidRequest(f"k is {body.k}; {min(limits.top_k, limits.window) - 1} at most")
+        max_k = min(limits.top_k, limits.window) - 1
+        raise InvalidRequest(f"k is {body.k}; the limit is {max_k}")
     if body.sample > limits.recall_sample:
-        raise InvalidRequest(f"sample is {body.sample}; {limits.recall_sample} at most")
+        raise InvalidRequest(f"sample is {body.sample}; the limit is {limits.recall_sample}")
     sample = await _sample(body, collection, gateway)
     search = Search(
         collection=collection,
@@ -65,82 +69,97 @@ async def measure_recall(
         include_metadata=False,
     )
     exact = search.model_copy(update={"exact": True})
-    await require_few(exact, gateway)
+    await check_exact_rows(exact, gateway)
     worker = await gateway.worker("query", collection.model, any_model=True)
     index = gateway.large if search.rows >= LARGE_ROWS else gateway.queries
-    found = await _search(sample, search, worker.model, index, gateway)
-    right = await _search(sample, exact, worker.model, gateway.exact, gateway)
-    each = [
-        QueryRecall(id=record.id, recall=recall(record.id, mine, best, body.k, collection.metric))
-        for record, mine, best in zip(sample, found, right, strict=True)
+    by_index = await _search(sample, search, worker.model, index, gateway)
+    by_comparison = await _search(sample, exact, worker.model, gateway.exact, gateway)
+    queries = [
+        QueryRecall(
+            id=record.id, recall=recall(record.id, matches, nearest, body.k, collection.metric)
+        )
+        for record, matches, nearest in zip(sample, by_index, by_comparison, strict=True)
     ]
-    worst = sorted((one for one in each if one.recall < 1), key=lambda one: (one.recall, one.id))
+    incomplete = (query for query in queries if query.recall < 1)
+    worst = sorted(incomplete, key=lambda query: (query.recall, query.id))
     return RecallOut(
-        recall=sum(one.recall for one in each) / len(each),
+        recall=sum(query.recall for query in queries) / len(queries),
         k=body.k,
-        queries=len(each),
-        worst=worst[:WORST],
+        queries=len(queries),
+        worst=worst[:MAX_WORST],
         took_ms=round(1000 * (time.perf_counter() - began), 2),
     )
 
 
 def recall(
-    own: str, found: Sequence[Found], right: Sequence[Found], k: int, metric: Metric
+    image_id: str, by_index: Sequence[ScoredId], exact: Sequence[ScoredId], k: int, metric: Metric
 ) -> float:
-    """Of the k nearest others (`right`, exact) the share that was found, nearest first both.
-    Equally near ones stand for each other."""
-    nearest = [match for match in right if match.id != own][:k]
+    """Return the share of the k nearest other images that the index has found.
+
+    An image that is as near as the k-th nearest counts as one of them.
+
+    Args:
+        image_id: the image that was searched.
+        by_index: the matches of the index, nearest first.
+        exact: the matches of the exact search, nearest first.
+        k: the number of neighbours.
+        metric: the metric of the collection.
+    """
+    nearest = [match for match in exact if match.id != image_id][:k]
     if not nearest:
         return 1.0
-    last = _far(nearest[-1], metric)
-    names = {match.id for match in nearest}
-    others = [match for match in found if match.id != own][: len(nearest)]
-    hits = sum(match.id in names or _as_near(_far(match, metric), last) for match in others)
+    limit = _distance(nearest[-1], metric)
+    ids = {match.id for match in nearest}
+    others = [match for match in by_index if match.id != image_id][: len(nearest)]
+    hits = sum(match.id in ids or _within(_distance(match, metric), limit) for match in others)
     return hits / len(nearest)
 
 
-def _far(match: Found, metric: Metric) -> float:
-    """Squares for distances: that is what a store computes, with the rounding of 32 bits."""
+def _distance(match: ScoredId, metric: Metric) -> float:
+    """Smaller is nearer. Squared for distances: a store computes squares, rounded to 32 bits."""
     return match.score**2 if metric == "euclidean" else -match.score
 
 
-def _as_near(far: float, last: float) -> bool:
-    return far <= last or math.isclose(far, last, rel_tol=1e-6, abs_tol=1e-6)
+def _within(distance: float, limit: float) -> bool:
+    return distance <= limit or math.isclose(distance, limit, rel_tol=1e-6, abs_tol=1e-6)
 
 
 async def _sample(body: RecallIn, collection: Collection, gateway: Gateway) -> list[Record]:
-    """Images that follow on a key that the seed gives. Keys are hashes of the ids, so that
-    neighbours among them have nothing else in common."""
+    """Return the images whose keys follow a key derived from the seed.
+
+    Keys are hashes of the ids, so that images with neighbouring keys have nothing in common.
+    """
     start = hashlib.blake2b(str(body.seed).encode(), digest_size=16).hexdigest()
-    told = {
+    options: dict[str, Any] = {
         "namespace": body.namespace,
-        "where": checked(body, collection),
+        "where": parse_checked_filter(body, collection),
         "limit": body.sample,
         "include_values": True,
+        "timeout_s": SCAN_TIMEOUT_S,
     }
     scan = gateway.store.scan
-    found = await gateway.call(scan, collection, after=start, seconds=SCAN_S, **told)
-    if len(found) < body.sample:
-        first = await gateway.call(scan, collection, seconds=SCAN_S, **told)
-        taken = {record.pk for record in found}
-        found += [record for record in first if record.pk not in taken][: body.sample - len(found)]
-    if len(found) < 2:
-        raise InvalidRequest(f"recall needs at least two images; {len(found)} match")
-    return found
+    sample = await gateway.call(scan, collection, after=start, **options)
+    if len(sample) < body.sample:  # go on at the first key
+        first = await gateway.call(scan, collection, **options)
+        pks = {record.pk for record in sample}
+        missing = body.sample - len(sample)
+        sample += [record for record in first if record.pk not in pks][:missing]
+    if len(sample) < 2:
+        raise InvalidRequest(f"recall needs at least two images; {len(sample)} match")
+    return sample
 
 
 async def _search(
     sample: Sequence[Record], search: Search, model: str, queue: Coalescer, gateway: Gateway
-) -> list[list[Found]]:
-    """As anybody's searches go, so that it is measured what anybody gets."""
-    terms = [Term(kind="vector", value=tuple(one.embedding.tolist())) for one in sample]
-    asked = [queue.ask(Query.of(term, search), model) for term in terms]
-    answers = await asyncio.gather(*asked)
+) -> list[list[ScoredId]]:
+    """Search through the queues of ordinary searches, so that the same path is measured."""
+    terms = [Term(kind="vector", value=tuple(record.embedding.tolist())) for record in sample]
+    answers = await asyncio.gather(*(queue.ask(Query.of(term, search), model) for term in terms))
     if failed := next((answer for answer in answers if answer.error), None):
-        raise refusal(failed)
-    return [await gateway.parse(_found, answer) for answer in answers]
+        raise error_of(failed)
+    return [await gateway.parse(_scored_ids, answer) for answer in answers]
 
 
-def _found(answer: PackedAnswer) -> list[Found]:
-    """A tenth of what the matches themselves take in memory."""
-    return [Found(match.id, match.score) for match in answer.matches]
+def _scored_ids(answer: PackedAnswer) -> list[ScoredId]:
+    """The ids and scores take a tenth of the memory of the matches."""
+    return [ScoredId(match.id, match.score) for match in answer.matches]

@@ -1,4 +1,4 @@
-"""Collections: make, look at, delete."""
+"""Routes that create, list, show and delete collections."""
 
 import logging
 from contextlib import suppress
@@ -6,7 +6,7 @@ from contextlib import suppress
 from fastapi import APIRouter, Response
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
-from clipfleet.api.dependencies import CallerDep, CollectionDep, GatewayDep, Name
+from clipfleet.api.dependencies import CallerDep, CollectionDep, CollectionName, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.common.collection import Collection, check_collection_name
@@ -22,61 +22,79 @@ router = APIRouter(
 
 log = logging.getLogger(__name__)
 
-CREATE_S = 60.0
+STORE_TIMEOUT_S = 60.0
 
 
-@router.put("/{name}", responses={201: {"model": CollectionOut}, 409: RESPONSES[422]})
-@needs("write", makes=True)
+@router.put(
+    "/{name}",
+    summary="Create a collection",
+    responses={
+        201: {"model": CollectionOut, "description": "The new collection."},
+        409: RESPONSES[422],
+    },
+)
+@needs("write", creates=True)
 async def put_collection(
-    name: Name, gateway: GatewayDep, response: Response, body: CollectionIn | None = None
+    name: CollectionName,
+    gateway: GatewayDep,
+    response: Response,
+    body: CollectionIn | None = None,
 ) -> CollectionOut:
-    """Make a collection, or make sure that it is as described. 409 when it exists and differs."""
+    """Create a collection, or check that the existing collection is as described.
+
+    The response is 201 for a new collection, 200 for one that exists already, and 409 when the
+    existing collection differs from the description.
+    """
     check_collection_name(name)
-    wanted = body or CollectionIn()
     existing = await gateway.call(gateway.catalogue.find, name)
-    candidate = await _candidate(name, wanted, existing, gateway)
+    candidate = await _candidate(name, body or CollectionIn(), existing, gateway)
     if existing is None:
         existing = await _create(candidate, gateway)
         response.status_code = 201 if existing is candidate else 200
     existing.require_same(candidate)
     try:
-        return await _shown(existing, gateway)
-    except CollectionGone:  # Redis forgot that it was deleted
-        await gateway.call(gateway.store.create, existing, seconds=CREATE_S)
+        return await _collection_out(existing, gateway)
+    except CollectionGone:  # it was deleted, but Redis has lost the deletion
+        await gateway.call(gateway.store.create, existing, timeout_s=STORE_TIMEOUT_S)
         response.status_code = 201
-        return await _shown(existing, gateway)
+        return await _collection_out(existing, gateway)
 
 
-@router.get("/{name}")
+@router.get("/{name}", summary="Get a collection")
 @needs("read")
 async def get_collection(collection: CollectionDep, gateway: GatewayDep) -> CollectionOut:
-    return await _shown(collection, gateway)
+    """Return the settings of a collection and the number of its images."""
+    return await _collection_out(collection, gateway)
 
 
-@router.get("")
+@router.get("", summary="List collections")
 @needs("read")
 async def list_collections(gateway: GatewayDep, caller: CallerDep) -> CollectionList:
-    found = [one for one in await gateway.call(gateway.catalogue.all) if caller.sees(one.name)]
-    shown = []
-    for one in found:
-        with suppress(CollectionGone):  # deleted meanwhile
-            shown.append(await _shown(one, gateway))
-    return CollectionList(collections=shown)
+    """Return the collections that the key may see."""
+    collections = []
+    for collection in await gateway.call(gateway.catalogue.all):
+        if caller.sees(collection.name):
+            with suppress(CollectionGone):  # deleted meanwhile
+                collections.append(await _collection_out(collection, gateway))
+    return CollectionList(collections=collections)
 
 
-@router.delete("/{name}", status_code=204)
+@router.delete("/{name}", status_code=204, summary="Delete a collection")
 @needs("admin")
 async def delete_collection(collection: CollectionDep, gateway: GatewayDep) -> None:
-    """Delete the collection with all its embeddings; jobs that write to it are cancelled."""
+    """Delete a collection with all its embeddings and thumbnails.
+
+    The jobs that write to it are cancelled.
+    """
     await gateway.call(gateway.catalogue.remove, collection)
     gateway.forget(collection.name)
     for job_id in await gateway.call(gateway.ledger.active):
-        with suppress(NotFound, OtherVersion):  # removed meanwhile; or its workers will cancel it
+        with suppress(NotFound, OtherVersion):  # removed meanwhile, or left to newer workers
             await _cancel_if_of(collection, job_id, gateway)
     try:
-        await gateway.call(gateway.reconciler.drop, collection, seconds=CREATE_S)
-    except Exception as error:  # it has no name any more, and the next round goes on
-        log.warning("%s is dropped later: %s", collection.generation, error)
+        await gateway.call(gateway.reconciler.drop, collection, timeout_s=STORE_TIMEOUT_S)
+    except Exception as error:  # its name is removed, and the next round of the reconciler goes on
+        log.warning("the data of %s is deleted later: %s", collection.generation, error)
 
 
 async def _cancel_if_of(collection: Collection, job_id: str, gateway: Gateway) -> None:
@@ -86,32 +104,33 @@ async def _cancel_if_of(collection: Collection, job_id: str, gateway: Gateway) -
 
 
 async def _candidate(
-    name: str, wanted: CollectionIn, existing: Collection | None, gateway: Gateway
+    name: str, body: CollectionIn, existing: Collection | None, gateway: Gateway
 ) -> Collection:
-    """What the caller describes, the gaps filled from the model that workers have."""
-    model = wanted.model or (existing.model if existing else gateway.settings.model)
-    dim = existing.dim if existing and wanted.dim is None else wanted.dim
+    """The collection that the caller describes, completed with the dimension of the model."""
+    model = body.model or (existing.model if existing else gateway.settings.model)
+    dim = existing.dim if existing and body.dim is None else body.dim
     with suppress(NoWorker):
-        has = (await gateway.worker("query", model)).dim
-        if dim is not None and dim != has:
-            raise InvalidRequest(f"dim is {dim}, but the embeddings of {model!r} have {has}")
-        dim = has
+        model_dim = (await gateway.worker("query", model)).dim
+        if dim is not None and dim != model_dim:
+            raise InvalidRequest(
+                f"dim is {dim}, but the embeddings of {model!r} have {model_dim} numbers"
+            )
+        dim = model_dim
     if dim is None:
-        raise NoWorker("query", model)  # nobody knows the dimension
-    metric = wanted.metric
-    return Collection.new(name, metric=metric, model=model, dim=dim, fields=wanted.fields)
+        raise NoWorker("query", model)  # only a worker knows the dimension
+    return Collection.new(name, metric=body.metric, model=model, dim=dim, fields=body.fields)
 
 
 async def _create(candidate: Collection, gateway: Gateway) -> Collection:
-    """The store first, then the name: a name always has its collection."""
-    await gateway.call(gateway.store.create, candidate, seconds=CREATE_S)
+    """Create the collection in the store first, so that a name always has its collection."""
+    await gateway.call(gateway.store.create, candidate, timeout_s=STORE_TIMEOUT_S)
     winner = await gateway.call(gateway.catalogue.add, candidate)
     if winner.generation == candidate.generation:
         return candidate
-    await gateway.call(gateway.store.drop, candidate, seconds=CREATE_S)
+    await gateway.call(gateway.store.drop, candidate, timeout_s=STORE_TIMEOUT_S)
     return winner
 
 
-async def _shown(collection: Collection, gateway: Gateway) -> CollectionOut:
+async def _collection_out(collection: Collection, gateway: Gateway) -> CollectionOut:
     count = await gateway.call(gateway.store.count, collection)
     return CollectionOut(count=count, **collection.model_dump(exclude={"v", "generation"}))

@@ -1,4 +1,4 @@
-"""Own vectors as JSON, read one at a time: at no moment are all their numbers Python objects."""
+"""Parses own vectors from JSON one at a time, so that few numbers are Python objects at once."""
 
 import json
 import re
@@ -12,67 +12,76 @@ from clipfleet.common.errors import TooLarge
 from clipfleet.common.http.schemas import VectorIn, VectorsIn
 from clipfleet.common.settings import Limits
 
-STEPS = (65_536, 4_000_000)  # characters of one value: what is tried first, and the most
+STEPS = (65_536, 4_000_000)  # characters of one value: the first attempt, and the limit
 M = TypeVar("M", bound=BaseModel)
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def parse_vectors(body: bytes, limits: Limits) -> VectorsIn:
-    """The request. RequestValidationError, JSONDecodeError, or TooLarge for too many vectors."""
+    """Parse the body of a request with vectors.
+
+    Raises:
+        JSONDecodeError: the body is not JSON.
+        RequestValidationError: a field is missing or not valid.
+        TooLarge: the body has too many vectors, or a value is too long.
+    """
     text = body.decode(json.detect_encoding(body), "surrogatepass")
     reader = _Reader(text)
-    told: dict[str, Any] = {}
-    if not reader.takes("{"):
-        return _validated((), VectorsIn, reader.value())
-    if not reader.takes("}"):
+    fields: dict[str, Any] = {}
+    if not reader.skip_if("{"):
+        return _validate((), VectorsIn, reader.value())
+    if not reader.skip_if("}"):
         while True:
             name = reader.name()
-            told[name] = _vectors(reader, limits) if name == "vectors" else reader.value()
-            if not reader.goes_on("}"):
+            fields[name] = _vectors(reader, limits) if name == "vectors" else reader.value()
+            if not reader.continues("}"):
                 break
     reader.require_end()
-    return _validated((), VectorsIn, told)
+    return _validate((), VectorsIn, fields)
 
 
 def _vectors(reader: "_Reader", limits: Limits) -> Any:
-    if not reader.takes("["):
+    if not reader.skip_if("["):
         return reader.value()
-    found: list[VectorIn] = []
-    if reader.takes("]"):
-        return found
+    vectors: list[VectorIn] = []
+    if reader.skip_if("]"):
+        return vectors
     while True:
-        if len(found) == limits.vectors:
-            said = f"more than {limits.vectors} vectors in one request (CLIPFLEET_LIMITS__VECTORS)"
-            raise TooLarge(said)
-        one = _validated(("vectors", len(found)), VectorIn, reader.value())
-        found.append(one.model_copy(update={"values": array("d", one.values)}))
-        if not reader.goes_on("]"):
-            return found
+        if len(vectors) == limits.vectors:
+            raise TooLarge(
+                f"the request has more than {limits.vectors} vectors (CLIPFLEET_LIMITS__VECTORS)"
+            )
+        vector = _validate(("vectors", len(vectors)), VectorIn, reader.value())
+        vectors.append(vector.model_copy(update={"values": array("d", vector.values)}))
+        if not reader.continues("]"):
+            return vectors
 
 
 class _Reader:
-    """A place in a JSON document."""
+    """Reads a JSON document from its beginning to its end."""
 
     def __init__(self, text: str) -> None:
         self._text, self._at = text, 0
         self._decode = json.JSONDecoder().raw_decode
 
-    def takes(self, sign: str) -> bool:
-        """Whether this sign is next; then it is read."""
-        self._skip()
+    def skip_if(self, sign: str) -> bool:
+        """Skip this character and return True, if it is the next one."""
+        self._skip_space()
         if self._text.startswith(sign, self._at):
             self._at += 1
             return True
         return False
 
-    def goes_on(self, end: str) -> bool:
-        if self.takes(","):
+    def continues(self, end: str) -> bool:
+        """Skip a comma and return True, or skip the end of the array or object."""
+        if self.skip_if(","):
             return True
         self._require(end)
         return False
 
     def name(self) -> str:
-        self._skip()
+        """Read the name of a field and the colon after it."""
+        self._skip_space()
         start, name = self._at, self.value()
         if not isinstance(name, str):
             raise json.JSONDecodeError("Expecting a name in quotes", self._text, start)
@@ -80,8 +89,8 @@ class _Reader:
         return name
 
     def value(self) -> Any:
-        """TooLarge for one that no vector needs."""
-        self._skip()
+        """Read a value; TooLarge when it is longer than any valid vector."""
+        self._skip_space()
         for size in STEPS:
             is_rest = self._at + size >= len(self._text)
             piece = self._text[self._at : self._at + size]
@@ -93,32 +102,38 @@ class _Reader:
                         error.msg, self._text, self._at + error.pos
                     ) from error
                 continue
-            if is_rest or used < size:  # or a number may go on
+            if is_rest or used < size:  # otherwise a number may continue in the next piece
                 self._at += used
                 return value
         raise TooLarge(f"a vector, or another value, has more than {STEPS[-1]} characters")
 
     def require_end(self) -> None:
-        self._skip()
+        self._skip_space()
         if self._at != len(self._text):
             raise json.JSONDecodeError("Extra data", self._text, self._at)
 
     def _require(self, sign: str) -> None:
-        if not self.takes(sign):
+        if not self.skip_if(sign):
             raise json.JSONDecodeError(f"Expecting '{sign}'", self._text, self._at)
 
-    def _skip(self) -> None:
-        found = _SPACE.match(self._text, self._at)
-        assert found
-        self._at = found.end()
+    def _skip_space(self) -> None:
+        space = _SPACE.match(self._text, self._at)
+        assert space
+        self._at = space.end()
 
 
-def _validated(where: tuple[str | int, ...], kind: type[M], value: Any) -> M:
-    """Models that `value` holds are taken as they are."""
+def _validate(location: tuple[str | int, ...], model: type[M], value: Any) -> M:
+    """Validate a value, whose own models are not validated again.
+
+    Args:
+        location: where the value is in the body, for the error.
+        model: the model of the value.
+        value: the parsed JSON.
+    """
     try:
-        return kind.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False, include_context=False)
         raise RequestValidationError(
-            [{**fault, "loc": ("body", *where, *fault["loc"])} for fault in faults]
+            [{**fault, "loc": ("body", *location, *fault["loc"])} for fault in faults]
         ) from error

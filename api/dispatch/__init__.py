@@ -1,2 +1,4 @@
-"""What stands between the routes and the parts: it sends work to workers and waits for replies. No
-route is here."""
+"""Between the routes and the parts: sends work to the workers and waits for their replies.
+
+No route is here.
+"""

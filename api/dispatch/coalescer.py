@@ -1,7 +1,7 @@
-"""Waiting queries leave together: a message costs milliseconds whatever is in it.
+"""Sends waiting queries to the workers in batches: a message costs milliseconds whatever its size.
 
-A batch leaves at once while fewer are in flight than workers + 1, and only otherwise do queries
-wait for the next one, so the batch grows with the load and an idle service adds no delay.
+A batch is sent at once while fewer than workers + 1 batches are in flight. Otherwise queries wait
+for the next batch. Batches therefore grow with the load, and an idle service adds no delay.
 """
 
 import asyncio
@@ -18,61 +18,75 @@ from clipfleet.common.queue.packed import PackedAnswer, Reply
 
 
 class Overloaded(Unavailable):
+    """The queue of a lane is full."""
+
     slug = "overloaded"
     title = "Too many queries are waiting"
 
 
-class Late(Unavailable):
-    """No answer in time."""
+class QueryTimeout(Unavailable):
+    """No worker has answered in time."""
 
 
 @dataclass
-class _Waiting:
+class _WaitingQuery:
+    """A query whose caller waits for the answer.
+
+    Attributes:
+        expires_at: unix seconds; after that no worker has to answer.
+        future: gets the answer or an error; done as well when the caller has given up.
+    """
+
     query: Query
-    expires_at: float  # unix seconds
+    expires_at: float
     future: "asyncio.Future[PackedAnswer]"
 
 
 class _Pending:
-    """Queries by caller. They leave in turns, one of each caller, so that nobody waits for all
-    that another one asks."""
+    """The queries of a lane that are not sent yet, one queue for each caller.
+
+    The callers take turns, one query each, so that no caller waits for all queries of another.
+    """
 
     def __init__(self) -> None:
-        self._of: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[_WaitingQuery]] = OrderedDict()
 
     def __len__(self) -> int:
-        return sum(len(own) for own in self._of.values())
+        return sum(len(queue) for queue in self._queues.values())
 
-    def __iter__(self) -> Iterator[_Waiting]:
-        return (one for own in list(self._of.values()) for one in list(own))
+    def __iter__(self) -> Iterator[_WaitingQuery]:
+        return (waiting for queue in list(self._queues.values()) for waiting in list(queue))
 
-    def of(self, caller: str) -> int:
-        return len(self._of.get(caller, ()))
+    def count(self, caller: str) -> int:
+        return len(self._queues.get(caller, ()))
 
-    def add(self, caller: str, waiting: _Waiting) -> None:
-        self._of.setdefault(caller, deque()).append(waiting)
+    def add(self, caller: str, waiting: _WaitingQuery) -> None:
+        self._queues.setdefault(caller, deque()).append(waiting)
 
     @property
     def next(self) -> Query:
-        return next(iter(self._of.values()))[0].query
+        return next(iter(self._queues.values()))[0].query
 
-    def pop(self) -> _Waiting:
-        caller, own = next(iter(self._of.items()))
-        first = own.popleft()
-        self._of.move_to_end(caller)
-        if not own:
-            del self._of[caller]
+    def pop(self) -> _WaitingQuery:
+        caller, queue = next(iter(self._queues.items()))
+        first = queue.popleft()
+        self._queues.move_to_end(caller)
+        if not queue:
+            del self._queues[caller]
         return first
 
-    def forget_the_gone(self) -> None:
-        left = ((caller, [one for one in own if not one.future.done()])
-                for caller, own in self._of.items())  # fmt: skip
-        self._of = OrderedDict((caller, deque(own)) for caller, own in left if own)
+    def drop_abandoned(self) -> None:
+        """Drop the queries whose callers do not wait any more."""
+        remaining = (
+            (caller, deque(waiting for waiting in queue if not waiting.future.done()))
+            for caller, queue in self._queues.items()
+        )
+        self._queues = OrderedDict((caller, queue) for caller, queue in remaining if queue)
 
 
 @dataclass
 class _Lane:
-    """Queries of one model and one speed, so that slow images never hold back words."""
+    """Queries of one model and one encoder, so that slow images never delay texts."""
 
     model: str
     pending: _Pending = field(default_factory=_Pending)
@@ -80,18 +94,26 @@ class _Lane:
 
 
 @dataclass
-class _Sent:
+class _SentBatch:
+    """A batch in flight; `expiry` fails it when no worker answers in time."""
+
     lane: _Lane
-    waiting: list[_Waiting]
+    waiting: list[_WaitingQuery]
     expiry: asyncio.TimerHandle
 
 
 class Coalescer:
-    """`publish` sends a batch; `workers` says how many serve a model's query lane just now,
-    `clock` (unix seconds) is the one that workers hold deadlines against.
+    """Collects queries into batches, sends them, and hands the answers to the callers.
 
-    `batch` and `rows`: the terms and the cost of the queries in one message, at most, unless it has
-    one query. `queue`: queries that wait in a lane; half as many of one caller that has a key.
+    Args:
+        publish: sends a batch to the workers.
+        workers: returns the number of workers that serve the query lane of a model now.
+        reply_to: the name under which this gateway receives replies.
+        batch: terms of one batch at most. A batch of a single query may have more.
+        rows: cost of one batch at most, in rows. A batch of a single query may cost more.
+        queue: queries that wait in a lane at most; half as many of one caller that has a key.
+        timeout_s: time for an answer, counted from `ask`.
+        clock: unix seconds by the clock against which workers check deadlines.
     """
 
     def __init__(
@@ -110,92 +132,106 @@ class Coalescer:
         self._reply_to, self._batch, self._rows, self._queue = reply_to, batch, rows, queue
         self._timeout_s, self._clock = timeout_s, clock
         self._lanes: dict[tuple[str, str], _Lane] = {}
-        self._sent: dict[str, _Sent] = {}
+        self._sent: dict[str, _SentBatch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, query: Query, model: str) -> PackedAnswer:
-        """The answer of a worker of `model`; Unavailable when there is none in time."""
+        """Wait for a worker's answer to a query.
+
+        Args:
+            query: the query.
+            model: the model whose workers may answer.
+
+        Returns:
+            The answer, which may carry an error of the worker.
+
+        Raises:
+            Overloaded: too many queries are waiting.
+            QueryTimeout: no worker has answered in time.
+            ClipfleetError: the query could not be sent, or the reply could not be parsed.
+        """
         lane = self._lanes.setdefault((model, query.encoder), _Lane(model))
         caller = reservation().caller
         if self._is_full(lane, caller):
-            lane.pending.forget_the_gone()
+            lane.pending.drop_abandoned()
         if self._is_full(lane, caller):
             raise Overloaded(f"{len(lane.pending)} queries are waiting already; try again", 1)
         future = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(query, self._clock() + self._timeout_s, future)
+        waiting = _WaitingQuery(query, self._clock() + self._timeout_s, future)
         lane.pending.add(caller, waiting)
         self._pump(lane)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await waiting.future
         except TimeoutError as error:
-            raise self._late() from error
+            raise self._timeout_error() from error
 
     def waiting(self) -> Counter[str]:
-        """Queries not yet sent whose caller waits for the answer, by model. From any thread."""
+        """Return the number of queries that are not sent yet, by model. For use on any thread."""
         count: Counter[str] = Counter()
         for lane in list(self._lanes.values()):
             count[lane.model] += sum(not waiting.future.done() for waiting in lane.pending)
         return count
 
     def in_flight(self) -> int:
-        """Queries sent and not answered. From any thread."""
+        """Return the number of queries that are sent and not answered. For use on any thread."""
         return sum(len(sent.waiting) for sent in list(self._sent.values()))
 
     def _is_full(self, lane: _Lane, caller: str) -> bool:
-        own = bool(caller) and lane.pending.of(caller) >= max(1, self._queue // 2)
-        return own or len(lane.pending) >= self._queue
+        share_is_full = bool(caller) and lane.pending.count(caller) >= max(1, self._queue // 2)
+        return share_is_full or len(lane.pending) >= self._queue
 
     def receive(self, reply: Reply) -> None:
-        """A batch came back. One that expired before is dropped."""
+        """Hand the answers of a batch to its queries. A batch that has expired is ignored."""
         sent = self._sent.get(reply.batch_id)
         if sent is None:
             return
         if len(reply.answers) != len(sent.waiting):
             self.fail(reply.batch_id, ClipfleetError("a worker's reply does not fit its batch"))
             return
-        self._landed(reply.batch_id)
+        self._end_flight(reply.batch_id)
         for waiting, answer in zip(sent.waiting, reply.answers, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(answer)
         self._pump(sent.lane)
 
     def _pump(self, lane: _Lane) -> None:
+        """Send batches until the workers of the lane have enough."""
         while lane.pending and lane.in_flight <= self._workers(lane.model):
-            going = self._take(lane)
-            if going:
+            queries = self._take(lane)
+            if queries:
                 lane.in_flight += 1
-                task = asyncio.create_task(self._send(lane, going))
+                task = asyncio.create_task(self._send(lane, queries))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    def _take(self, lane: _Lane) -> list[_Waiting]:
-        """A batch of queries that somebody still waits for, by terms and by cost; one at least."""
-        going: list[_Waiting] = []
-        room, rows = self._batch, self._rows
+    def _take(self, lane: _Lane) -> list[_WaitingQuery]:
+        """Take the next queries whose callers still wait: at least one, then as many as fit."""
+        queries: list[_WaitingQuery] = []
+        terms, rows = self._batch, self._rows
         while lane.pending:
             query = lane.pending.next
-            if going and (len(query.terms) > room or query.cost > rows):
+            if queries and (len(query.terms) > terms or query.cost > rows):
                 break
             waiting = lane.pending.pop()
             if not waiting.future.done():
-                going.append(waiting)
-                room -= len(query.terms)
+                queries.append(waiting)
+                terms -= len(query.terms)
                 rows -= query.cost
-        return going
+        return queries
 
-    async def _send(self, lane: _Lane, going: list[_Waiting]) -> None:
+    async def _send(self, lane: _Lane, queries: list[_WaitingQuery]) -> None:
         batch = QueryBatch(
             model=lane.model,
             batch_id=secrets.token_hex(8),
             reply_to=self._reply_to,
-            deadlines=tuple(waiting.expires_at for waiting in going),
-            queries=tuple(waiting.query for waiting in going),
+            deadlines=tuple(waiting.expires_at for waiting in queries),
+            queries=tuple(waiting.query for waiting in queries),
             packed=True,
         )
         loop = asyncio.get_running_loop()
-        expiry = loop.call_later(self._timeout_s, self.fail, batch.batch_id, self._late())
-        self._sent[batch.batch_id] = _Sent(lane, going, expiry)
+        expiry = loop.call_later(self._timeout_s, self.fail, batch.batch_id, self._timeout_error())
+        self._sent[batch.batch_id] = _SentBatch(lane, queries, expiry)
         try:
             await self._publish(batch)
         except ClipfleetError as error:
@@ -205,8 +241,8 @@ class Coalescer:
             raise
 
     def fail(self, batch_id: str, error: ClipfleetError) -> None:
-        """Nobody will answer the batch; nothing happens when somebody did."""
-        sent = self._landed(batch_id)
+        """Raise `error` in the callers of a batch, unless it was answered before."""
+        sent = self._end_flight(batch_id)
         if sent is None:
             return
         for waiting in sent.waiting:
@@ -214,12 +250,12 @@ class Coalescer:
                 waiting.future.set_exception(error)
         self._pump(sent.lane)
 
-    def _landed(self, batch_id: str) -> _Sent | None:
+    def _end_flight(self, batch_id: str) -> _SentBatch | None:
         sent = self._sent.pop(batch_id, None)
         if sent is not None:
             sent.expiry.cancel()
             sent.lane.in_flight -= 1
         return sent
 
-    def _late(self) -> Late:
-        return Late(f"no worker answered within {self._timeout_s:g} s; try again")
+    def _timeout_error(self) -> QueryTimeout:
+        return QueryTimeout(f"no worker answered within {self._timeout_s:g} s; try again")

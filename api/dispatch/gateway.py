@@ -1,4 +1,4 @@
-"""The gateway: how the routes reach its parts, and how it waits for them."""
+"""The gateway: gives the routes its parts, runs their blocking calls, and waits for workers."""
 
 import asyncio
 import logging
@@ -37,15 +37,32 @@ from clipfleet.common.settings import Settings
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0  # how often the gateway looks who is alive, and how old a catalogue entry may be
+REFRESH_INTERVAL_S = 1.0  # of the list of workers; also the age of a cached collection at most
 THREADS = {"redis": 32, "store": 32, "blobs": 32, "limiter": 8, "publish": 8}
 THREADS |= {"failures": 2, "decode": 2, "export": 2, "parse": 1, "reconciler": 2}
-RECONCILE_S = 60.0
-DECODE_S, EXPORT_S, PARSE_S = 30.0, 60.0, 30.0
+RECONCILE_INTERVAL_S = 60.0
+DECODE_TIMEOUT_S, EXPORT_TIMEOUT_S, PARSE_TIMEOUT_S = 30.0, 60.0, 30.0
 
 
 class Gateway:
-    """Everything the routes use."""
+    """What the routes of one process share.
+
+    Args:
+        settings: the settings of the service.
+        parts: what the gateway talks to.
+
+    Attributes:
+        memory: the bytes that all requests together may hold.
+        sources: the sources that jobs may read.
+        urls: downloads images that requests name by URL.
+        queries: sends ordinary queries to the workers.
+        exact: sends exact searches.
+        large: sends searches for many matches.
+        followers: streams of jobs' events that are open now.
+        exports: exports that are running now.
+        uploads: limits the uploads in progress.
+        readiness: monotonic seconds of the last readiness check, and the check.
+    """
 
     def __init__(self, settings: Settings, parts: GatewayParts) -> None:
         self.settings = settings
@@ -64,26 +81,26 @@ class Gateway:
         self._publisher, self._inbox = parts.publisher, parts.inbox
         self.reconciler = Reconciler(parts.catalogue, parts.store, parts.blobs)
         self.urls = RemoteImageLoader(settings)
-        # Each part has threads of its own: one that hangs starves only itself.
+        # Each part has its own threads: a part that hangs blocks no other part.
         self._pools = {name: ThreadPoolExecutor(threads, name) for name, threads in THREADS.items()}
         self._cards: list[WorkerCard] = []
-        self._refused = ""  # why Redis takes no writes, while it does not
-        self._ahead = 0.0  # seconds that Redis' clock is ahead of ours
-        self._known: dict[str, tuple[float, Collection]] = {}
+        self._redis_error = ""  # why Redis accepts no writes; "" while it does
+        self._clock_skew_s = 0.0  # seconds by which Redis' clock is ahead of ours
+        self._collections_cache: dict[str, tuple[float, Collection]] = {}
         self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
         self.queries = self._coalescer(
             self._workers, settings.limits.query_batch, settings.query_timeout_s
         )
-        # What takes long waits for its like alone, and never for so many that no worker is left.
-        # One pass over a collection answers many exact searches; a large one goes alone, since the
-        # store answers others in between.
+        # Slow queries wait only for slow queries, and one worker always remains for others. One
+        # pass over a collection answers many exact searches. A large search is sent alone, because
+        # the store answers other queries in between.
         slow_s = settings.exact_timeout_s + 1.0
         self.exact = self._coalescer(
             lambda model: self._workers(model) - 1, settings.limits.recall_sample, slow_s, 10
         )
         self.large = self._coalescer(lambda model: self._workers(model) - 1, 1, slow_s)
-        self.followers = 0  # of jobs' events, just now
-        self.exports = 0  # likewise
+        self.followers = 0
+        self.exports = 0
         self.uploads = UploadSlots(settings.limits.uploads)
         self.readiness: tuple[float, asyncio.Task[dict[str, str]] | None] = (0.0, None)
         self._loops: list[asyncio.Task[None]] = []
@@ -104,10 +121,12 @@ class Gateway:
         )
 
     def start(self) -> None:
-        loops = (self._listen(), self._look(), self._reconcile())
+        """Start the background loops. Call it on the event loop."""
+        loops = (self._listen(), self._refresh_loop(), self._reconcile())
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
+        """Stop the background loops and close the parts."""
         for task in self._loops:
             task.cancel()
         for task in self._loops:
@@ -118,10 +137,22 @@ class Gateway:
         self.urls.close()
         await self._close_parts()
 
-    async def call(self, part: Callable[..., T], *args: Any, seconds: float = 0, **kw: Any) -> T:
-        """A blocking call to a part, off the event loop; Unavailable when it takes too long."""
-        pool = self._pool(getattr(part, "__self__", None))
-        return await self._bounded(pool, partial(part, *args, **kw), seconds)
+    async def call(
+        self, method: Callable[..., T], *args: Any, timeout_s: float = 0, **kwargs: Any
+    ) -> T:
+        """Call a blocking method of a part on a thread of that part.
+
+        Args:
+            method: a bound method of the part.
+            args: its arguments.
+            timeout_s: seconds to wait; 0 for the default of a call.
+            kwargs: its keyword arguments.
+
+        Raises:
+            Unavailable: the part has not answered in time. The call itself goes on.
+        """
+        pool = self._pool(getattr(method, "__self__", None))
+        return await self._run(pool, partial(method, *args, **kwargs), timeout_s)
 
     def _pool(self, part: object) -> ThreadPoolExecutor:
         if isinstance(part, BlobWriter):
@@ -131,56 +162,74 @@ class Gateway:
                 return self._pools[name]
         return self._pools["redis"]
 
-    async def decode(self, part: Callable[..., T], *args: Any) -> T:
-        """A call that decodes an image: few at a time, since each may take much memory."""
-        return await self._bounded(self._pools["decode"], partial(part, *args), DECODE_S)
+    async def decode(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function that decodes an image. Few run at once, as each may need much memory."""
+        return await self._run(self._pools["decode"], partial(function, *args), DECODE_TIMEOUT_S)
 
     async def failures(self, job_id: str, limit: int, offset: int) -> list[Failure]:
-        """Of a job. Those in the blob store are read as whole parts, of up to 16 MB each with all
-        the metadata that a retry needs: two at a time."""
+        """Return failures of a job.
+
+        Failures in the blob store are read as whole parts of up to 16 MB each, with all the
+        metadata that a retry needs. Therefore at most two requests read failures at once.
+        """
         read = partial(self.ledger.failures, job_id, limit, offset)
-        return await self._bounded(self._pools["failures"], read, 0)
+        return await self._run(self._pools["failures"], read, 0)
 
-    async def parse(self, part: Callable[..., T], *args: Any) -> T:
-        """A call that makes much of a large body: one at a time."""
-        return await self._bounded(self._pools["parse"], partial(part, *args), PARSE_S)
+    async def parse(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function that parses a large body. One runs at a time."""
+        return await self._run(self._pools["parse"], partial(function, *args), PARSE_TIMEOUT_S)
 
-    async def export(self, part: Callable[..., T], *args: Any, **kw: Any) -> T:
-        """A call that holds many embeddings: always on the same few threads, or the heap of every
-        thread would grow to that size."""
-        return await self._bounded(self._pools["export"], partial(part, *args, **kw), EXPORT_S)
+    async def export(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a function that holds many embeddings.
+
+        It runs on few threads of its own. Otherwise the heap of every thread would grow so large.
+        """
+        run = partial(function, *args, **kwargs)
+        return await self._run(self._pools["export"], run, EXPORT_TIMEOUT_S)
 
     async def collection(self, name: str) -> Collection:
-        """What a name stands for, at most a second ago. NotFound when it stands for nothing."""
-        seen_at, known = self._known.get(name, (0.0, None))
-        if known is None or time.monotonic() - seen_at > LOOK_S:
-            self._known.pop(name, None)
-            known = await self.call(require, self.catalogue, name)
-            self._known[name] = (time.monotonic(), known)
-        return known
+        """Return the collection of a name, as it was at most REFRESH_INTERVAL_S ago.
+
+        Raises:
+            NotFound: there is no such collection.
+        """
+        read_at, collection = self._collections_cache.get(name, (0.0, None))
+        if collection is None or time.monotonic() - read_at > REFRESH_INTERVAL_S:
+            self._collections_cache.pop(name, None)
+            collection = await self.call(require, self.catalogue, name)
+            self._collections_cache[name] = (time.monotonic(), collection)
+        return collection
 
     def forget(self, name: str) -> None:
-        self._known.pop(name, None)
+        """Read the collection of this name again at its next use."""
+        self._collections_cache.pop(name, None)
 
     async def worker(self, lane: Lane, model: str, *, any_model: bool = False) -> WorkerCard:
-        """One that is alive and serves this; NoWorker when nobody does.
+        """Return a worker that is alive and serves a lane of a model.
 
-        `any_model`: take another model's when nobody has this one (it is not needed).
+        Args:
+            lane: the lane.
+            model: the model.
+            any_model: accept a worker of another model when there is none of this model.
+
+        Raises:
+            RedisUnavailable: no worker is known, and workers cannot announce themselves.
+            NoWorker: there is no such worker.
         """
-        found = serving(self._cards, lane, model)
-        if not found:
+        cards = serving(self._cards, lane, model)
+        if not cards:
             self._cards = await self.call(self.fleet.alive)
-            found = serving(self._cards, lane, model)
-        if not found and any_model:
-            found = [card for card in self._cards if lane in card.lanes]
-        if not found and self._refused:  # they cannot say that they are alive
-            raise RedisUnavailable(self._refused)
-        if not found:
+            cards = serving(self._cards, lane, model)
+        if not cards and any_model:
+            cards = [card for card in self._cards if lane in card.lanes]
+        if not cards and self._redis_error:  # workers cannot announce themselves
+            raise RedisUnavailable(self._redis_error)
+        if not cards:
             raise NoWorker(lane, model)
-        return found[0]
+        return cards[0]
 
     async def stash_query_image(self, pixels: Pixels) -> str:
-        """Put a query image where the workers find it; it expires by itself. Its key."""
+        """Store a query image for the workers until it expires, and return its key."""
         key = secrets.token_hex(12)
         limit = self.settings.limits.query_image_bytes
         expiry_s = 2 * self.settings.query_timeout_s
@@ -188,36 +237,46 @@ class Gateway:
         return key
 
     async def job(self, job_id: str) -> Job:
-        """As the ledger has it. While Redis takes no writes nobody can note there why it waits."""
-        job = await self.call(self.ledger.job, job_id)
-        if job.state in FINAL or not self._refused:
-            return job
-        return replace(job, waiting=self._refused)
+        """Return a job from the ledger.
 
-    async def look_at_milvus(self) -> list[Finding]:
-        """Unavailable while it is away."""
-        return await self._bounded(self._pools["store"], partial(check_milvus, self.store), 0)
+        While Redis accepts no writes, `waiting` is filled in here, since no part can write it.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        job = await self.call(self.ledger.job, job_id)
+        if job.state in FINAL or not self._redis_error:
+            return job
+        return replace(job, waiting=self._redis_error)
+
+    async def milvus_findings(self) -> list[Finding]:
+        """Return what is wrong with the configuration of Milvus.
+
+        Raises:
+            Unavailable: Milvus does not answer.
+        """
+        return await self._run(self._pools["store"], partial(check_milvus, self.store), 0)
 
     def _workers(self, model: str) -> int:
         return len(serving(self._cards, "query", model))
 
     def _clock(self) -> float:
-        """Redis' time."""
-        return time.time() + self._ahead
+        """Redis' time in unix seconds."""
+        return time.time() + self._clock_skew_s
 
     async def _publish(self, batch: QueryBatch) -> None:
-        await self._bounded(self._pools["publish"], partial(self._publisher.publish, batch), 0)
+        await self._run(self._pools["publish"], partial(self._publisher.publish, batch), 0)
 
-    async def _bounded(self, pool: ThreadPoolExecutor, run: Callable[[], T], seconds: float) -> T:
-        limit = seconds or self.settings.call_timeout_s + 1.0
+    async def _run(self, pool: ThreadPoolExecutor, run: Callable[[], T], timeout_s: float) -> T:
+        timeout_s = timeout_s or self.settings.call_timeout_s + 1.0
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(timeout_s):
                 return await asyncio.get_running_loop().run_in_executor(pool, in_context(run))
         except TimeoutError as error:
-            raise Unavailable(f"a part did not answer within {limit:g} s; try again") from error
+            raise Unavailable(f"a part did not answer within {timeout_s:g} s; try again") from error
 
     async def _listen(self) -> None:
-        """The one loop that reads this gateway's replies."""
+        """Read the replies to this gateway, for ever."""
         outage = OutageLog(log, "cannot read replies")
         while True:
             try:
@@ -229,35 +288,36 @@ class Gateway:
                 outage.away(error.detail)
                 await asyncio.sleep(0.5)
             except Exception:
-                log.exception("a reply could not be understood")
+                log.exception("a reply could not be handled")
 
-    async def _see_whether_redis_writes(self) -> None:
+    async def _check_redis_writes(self) -> None:
         try:
             await self.call(self.probe.write)
-            self._refused = ""
+            self._redis_error = ""
         except Unavailable as error:
-            self._refused = error.detail
+            self._redis_error = error.detail
 
     async def _reconcile(self) -> None:
         while True:
-            await asyncio.sleep(RECONCILE_S)
+            await asyncio.sleep(RECONCILE_INTERVAL_S)
             try:
-                await self.call(self.reconciler.round, seconds=10 * RECONCILE_S)
+                await self.call(self.reconciler.round, timeout_s=10 * RECONCILE_INTERVAL_S)
             except Unavailable as error:
-                log.warning("collections are compared later: %s", error.detail)
+                log.warning("the catalogue is compared with the store later: %s", error.detail)
             except Exception:
-                log.exception("collections cannot be compared")
+                log.exception("the catalogue cannot be compared with the store")
 
-    async def _look(self) -> None:
-        outage = OutageLog(log, "cannot see who is alive")
+    async def _refresh_loop(self) -> None:
+        """Refresh what the gateway knows of the workers and of Redis, for ever."""
+        outage = OutageLog(log, "cannot read which workers are alive")
         while True:
             try:
                 self._cards = await self.call(self.fleet.alive)
-                await self._see_whether_redis_writes()
-                self._ahead = await self.call(self.probe.now) - time.time()
+                await self._check_redis_writes()
+                self._clock_skew_s = await self.call(self.probe.now) - time.time()
                 outage.back()
             except Unavailable as error:
                 outage.away(error.detail)
             except Exception:
-                log.exception("cannot see who is alive")
-            await asyncio.sleep(LOOK_S)
+                log.exception("cannot read which workers are alive")
+            await asyncio.sleep(REFRESH_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""Images that a request names by URL."""
+"""Downloads the images that a request names by URL."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,32 +11,40 @@ from clipfleet.common.settings import Settings
 
 
 class RemoteImageLoader:
-    """Fetched on threads of their own, so that slow servers hold up nothing else."""
+    """Downloads images on its own threads, so that a slow server delays nothing else.
+
+    Args:
+        settings: the settings of the service.
+    """
 
     def __init__(self, settings: Settings) -> None:
         fetch = settings.fetch
-        self._most_bytes = min(fetch.query_bytes, settings.limits.image_bytes)
-        self._patience_s = 2 * fetch.query_s
+        self._max_bytes = min(fetch.query_bytes, settings.limits.image_bytes)
+        self._slot_timeout_s = 2 * fetch.query_s
         self._fetcher = Fetcher(fetch, total_s=fetch.query_s)
         self._threads = ThreadPoolExecutor(fetch.queries, "fetch")
-        self._turns = asyncio.Semaphore(fetch.queries)
+        self._slots = asyncio.Semaphore(fetch.queries)
 
     @asynccontextmanager
     async def image(self, url: str) -> AsyncIterator[bytes]:
-        """The bytes, for the length of the block: so few are in memory at once. Unreadable."""
+        """Download an image and hold a slot for the length of the block, which bounds the memory.
+
+        Raises:
+            Unreadable: the image cannot be downloaded.
+            Unavailable: no slot is free in time.
+        """
         try:
-            async with asyncio.timeout(self._patience_s):
-                await self._turns.acquire()
+            async with asyncio.timeout(self._slot_timeout_s):
+                await self._slots.acquire()
         except TimeoutError as error:
-            raise Unavailable("too many images are being fetched by URL just now") from error
+            raise Unavailable("too many images are being fetched by URL; try again") from error
         try:
             loop = asyncio.get_running_loop()
-            yield await loop.run_in_executor(
-                self._threads, self._fetcher.get, url, self._most_bytes
-            )
+            yield await loop.run_in_executor(self._threads, self._fetcher.get, url, self._max_bytes)
         finally:
-            self._turns.release()
+            self._slots.release()
 
     def close(self) -> None:
+        """Close the connections and end the threads without waiting for them."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._fetcher.close()

@@ -1,4 +1,4 @@
-"""The parts that a gateway talks to, and the real ones among them."""
+"""The parts that a gateway talks to, and their implementations on Redis, Milvus and Celery."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -32,7 +32,7 @@ async def _nothing() -> None:
 
 @dataclass(frozen=True)
 class GatewayParts:
-    """Each part is a port. `clipfleet.testing` has all of them in memory.
+    """The parts of one gateway. Each is a port; `clipfleet.testing` has all of them in memory.
 
     Attributes:
         ledger: jobs and chunks.
@@ -42,11 +42,11 @@ class GatewayParts:
         limiter: counts the requests of each API key.
         store: embeddings.
         blobs: uploaded files and thumbnails.
-        unfinished: uploads that are no job yet.
+        unfinished: uploads that have no job yet.
         publisher: sends queries to the workers.
         inbox: receives the workers' answers.
-        probe: the state of the server that all parts share.
-        close: ends the connections of all of them, when the gateway ends.
+        probe: the state of the Redis server that the parts share.
+        close: closes the connections of all parts when the gateway stops.
     """
 
     ledger: Ledger
@@ -64,7 +64,7 @@ class GatewayParts:
 
 
 def connect(settings: Settings) -> GatewayParts:
-    """Redis, Milvus and Celery. Connections open at the first call, not here."""
+    """Return the parts on Redis, Milvus and Celery. Connections open at the first call."""
     client, receiver = make_redis(settings), make_async_redis(settings, timeout_s=10.0)
     publisher, blobs = CeleryPublisher(make_celery(settings), client), Blobs(settings.blobs)
 

@@ -1,7 +1,7 @@
-"""The catalogue in Redis and the collections in the store, made to agree again.
+"""Makes the catalogue in Redis and the collections in the store agree again.
 
-They are two systems, and a gateway can end between a step in one and a step in the other. Redis can
-forget its last second. So each side says enough to mend the other: docs/decisions/0023.
+A gateway can end between a change of one and the change of the other, and Redis can lose the writes
+of its last second. Each side keeps enough to repair the other; see docs/decisions/0023.
 """
 
 import logging
@@ -16,66 +16,87 @@ from clipfleet.common.versions import OtherVersion, warn_once
 
 log = logging.getLogger(__name__)
 
-YOUNG_S = 300.0  # a request that makes a collection may still be on its way to its name
+GRACE_PERIOD_S = 300.0  # a request that creates a collection may be about to add its name
 
 
 class Reconciler:
-    """One round does what is to be done now. Several gateways may do so at once."""
+    """Compares the catalogue with the store. Several gateways may do so at the same time.
+
+    Args:
+        catalogue: the collections by name.
+        store: the collections with their embeddings.
+        blobs: the thumbnails.
+    """
 
     def __init__(self, catalogue: Catalogue, store: Store, blobs: Blobs) -> None:
         self._catalogue, self._store, self._blobs = catalogue, store, blobs
-        self._missing: set[str] = set()  # generations that were missing in the round before
+        self._missing: set[str] = set()  # generations that the store did not have in the last round
 
     def round(self) -> None:
-        """Raises Unavailable when a part is away; the next round goes on."""
+        """Compare both once and repair the differences.
+
+        Raises:
+            Unavailable: a part is unavailable; the next round continues.
+        """
         for collection in self._catalogue.to_drop():
             self.drop(collection)
-        self._free_names_without_a_collection()
-        self._name_collections_without_a_name()
+        self._remove_names_without_collection()
+        self._add_missing_names()
 
     def drop(self, collection: Collection) -> None:
-        """All that lies anywhere of a generation that has no name any more."""
+        """Delete all data of a generation whose name was removed from the catalogue.
+
+        Raises:
+            Unavailable: a part is unavailable; `round` tries again.
+        """
         self._store.drop(collection)
         self._blobs.delete_below(thumbnails_of(collection))
         self._catalogue.dropped(collection)
 
-    def _free_names_without_a_collection(self) -> None:
-        """Redis forgot that they were deleted. Twice: the store may be starting."""
+    def _remove_names_without_collection(self) -> None:
+        """Remove names whose deletion Redis has lost.
+
+        A collection must be missing in two rounds, because the store may be starting.
+        """
         missing = self._store.missing(self._catalogue.all())
         for collection in missing:
             if collection.generation in self._missing and self._catalogue.remove(collection):
                 log.warning(
-                    "collection %r is not in the store any more: its name is free", collection.name
+                    "collection %r is no longer in the store; its name is free again",
+                    collection.name,
                 )
         self._missing = {collection.generation for collection in missing}
 
-    def _name_collections_without_a_name(self) -> None:
-        """Redis forgot that they were made, or their gateway ended before it gave the name."""
-        for collection in self._store.others(self._known()):
-            known = {one.generation for one in self._known()}
-            if collection.generation not in known and _age_s(collection) > YOUNG_S:
+    def _add_missing_names(self) -> None:
+        """Add names that Redis has lost, or that a gateway could not add before it ended."""
+        for collection in self._store.others(self._catalogued()):
+            generations = {catalogued.generation for catalogued in self._catalogued()}
+            if collection.generation not in generations and _age_s(collection) > GRACE_PERIOD_S:
                 try:
-                    self._give_a_name(collection)
+                    self._add_name(collection)
                 except (CollectionGone, OtherVersion):
                     continue
 
-    def _known(self) -> list[Collection]:
+    def _catalogued(self) -> list[Collection]:
         return [*self._catalogue.all(), *self._catalogue.to_drop()]
 
-    def _give_a_name(self, collection: Collection) -> None:
+    def _add_name(self, collection: Collection) -> None:
         count = self._store.count(collection)  # CollectionGone: it was deleted meanwhile
         holder = self._catalogue.find(collection.name)
         if holder is None:
             self._catalogue.add(collection)
-            log.warning("collection %r was found in the store: it has its name", collection.name)
+            log.warning(
+                "collection %r was found in the store; its name is restored", collection.name
+            )
         elif holder.generation == collection.generation:
             return
         elif count == 0:
             self._store.drop(collection)
         else:
             warn_once(
-                f"the store holds {count} images of another collection {collection.name!r}, of "
-                f"generation {collection.generation}; delete or rename the one of today to see it"
+                f"the store holds {count} images of another collection {collection.name!r} "
+                f"(generation {collection.generation}); to use it, delete the present collection "
+                "of that name"
             )
 
 

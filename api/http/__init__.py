@@ -1,1 +1,1 @@
-"""HTTP itself: bodies, forms, connections, problem+json. Nothing here knows of images or jobs."""
+"""HTTP itself: bodies, forms, connections, problem+json. Nothing here knows images or jobs."""

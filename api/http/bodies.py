@@ -1,7 +1,7 @@
-"""How much of a request's body is read, and for how long. Each route has a limit of its own.
+"""Limits on the size of a request's body, its duration, and the memory of all requests together.
 
-A body is read once its caller is admitted. What is read at once is held until the request is
-answered, and counts against what the gateway may hold for all requests together.
+Each kind of route has its own limit. A body is read after its caller was authorized. A body that is
+read as a whole stays in memory until the response, and counts against the gateway's memory budget.
 """
 
 import asyncio
@@ -26,18 +26,23 @@ LONG_TEXT = 65_536  # bytes: a longer text in a JSON document is an image
 
 
 class TooSlow(ClipfleetError):
+    """The client sent the body too slowly."""
+
     status = 408
     slug = "too-slow"
-    title = "The request came in too slowly"
+    title = "The request arrived too slowly"
 
 
-class Overfull(Unavailable):
+class MemoryFull(Unavailable):
+    """The requests in progress fill the gateway's memory budget."""
+
     slug = "overloaded"
-    title = "Too many large requests are under way"
+    title = "Too many large requests are in progress"
 
 
 class BodyRefused(HTTPException):
-    """Carries `error` out of FastAPI, which reports other errors of reading a body as a 400."""
+    """Carries `error` through FastAPI, which answers other errors during the reading of a body with
+    400."""
 
     def __init__(self, error: ClipfleetError | RequestValidationError) -> None:
         super().__init__(400)
@@ -46,13 +51,13 @@ class BodyRefused(HTTPException):
 
 @dataclass(frozen=True)
 class BodyRule:
-    """What the body of a kind of route may be.
+    """The limits of the body for one kind of route.
 
     Attributes:
-        setting: the field of `Limits` that bounds it, in bytes.
-        images: whether the images in it count for themselves, against `inline_bytes`.
-        whole: whether it is held in memory as a whole. Otherwise the route reads it piece by piece.
-        text: whether it is JSON, in which images are base64.
+        setting: the field of `Limits` that limits the body, in bytes.
+        images: whether images in the body count separately, against `inline_bytes`.
+        whole: whether the body is read into memory as a whole; otherwise piece by piece.
+        text: whether the body is JSON, in which images are base64.
     """
 
     setting: str
@@ -60,23 +65,24 @@ class BodyRule:
     whole: bool = True
     text: bool = True
 
-    def beside(self, limits: Limits) -> int:
-        """Bytes that are no images."""
+    def max_other_bytes(self, limits: Limits) -> int:
+        """Return the limit in bytes on everything but images."""
         return int(getattr(limits, self.setting))
 
-    def most(self, limits: Limits) -> int:
-        """Bytes in all."""
+    def max_bytes(self, limits: Limits) -> int:
+        """Return the limit in bytes on the whole body."""
         if not self.images:
-            return self.beside(limits)
+            return self.max_other_bytes(limits)
         images = limits.inline_bytes
-        return self.beside(limits) + (-(-images // 3) * 4 if self.text else images)
+        return self.max_other_bytes(limits) + (-(-images // 3) * 4 if self.text else images)
 
     def too_large(self, limits: Limits) -> TooLarge:
+        """Return the error for a body that exceeds a limit."""
         setting = f"CLIPFLEET_LIMITS__{self.setting.upper()}"
-        said = f"the request is larger than {self.beside(limits)} bytes ({setting})"
+        detail = f"the request is larger than {self.max_other_bytes(limits)} bytes ({setting})"
         if self.images:
-            said += f" and {limits.inline_bytes} of images (CLIPFLEET_LIMITS__INLINE_BYTES)"
-        return TooLarge(said, limit_bytes=self.most(limits))
+            detail += f" and {limits.inline_bytes} of images (CLIPFLEET_LIMITS__INLINE_BYTES)"
+        return TooLarge(detail, limit_bytes=self.max_bytes(limits))
 
 
 RULES: dict[Kind, BodyRule] = {
@@ -91,12 +97,12 @@ RULES: dict[Kind, BodyRule] = {
 
 
 class MemoryBudget:
-    """The bytes that all requests of a gateway hold together. For its event loop alone.
+    """Counts the bytes that all requests of a gateway hold. Only for use on its event loop.
 
     Attributes:
-        limit: bytes that all of them may hold.
-        used: bytes that all of them hold.
-        held_by: the same by the name of the API key, without the requests that have no key.
+        limit: bytes at most.
+        used: bytes held now.
+        held_by: bytes held now by the name of the API key, without the requests that have no key.
     """
 
     def __init__(self, limit: int) -> None:
@@ -105,10 +111,10 @@ class MemoryBudget:
 
 
 class Reservation:
-    """What one request holds of the budget.
+    """The part of the memory budget that one request holds.
 
     Attributes:
-        caller: the name of the key that asks, "" without one.
+        caller: the name of the caller's API key; "" without a key.
     """
 
     def __init__(self, budget: MemoryBudget, caller: str = "") -> None:
@@ -116,19 +122,22 @@ class Reservation:
         self._budget, self._held, self._reserved = budget, 0, 0
 
     def add(self, count: int) -> None:
-        """Hold so many bytes more. Overfull when all requests together hold too many, or those of
-        one key more than half. A single request may have more than half: it may be one that is as
-        large as its route allows.
+        """Hold `count` more bytes.
+
+        Raises:
+            MemoryFull: all requests together would hold more than the budget, or several of one
+                key more than half of it. A single request may hold more than half, because it may
+                be as large as its route allows.
         """
         more = max(0, self._held + count - UNCOUNTED) - self._reserved
         if more > 0 and self._budget.used + more > self._budget.limit:
-            raise Overfull(
+            raise MemoryFull(
                 f"large requests and answers fill the {self._budget.limit} bytes that this gateway "
                 "has for them (CLIPFLEET_LIMITS__IN_HAND_BYTES); try again"
             )
         of_key = self._budget.held_by[self.caller]
         if more > 0 and of_key > self._reserved and of_key + more > self._budget.limit // 2:
-            raise Overfull(
+            raise MemoryFull(
                 f"large requests and answers of this key fill half of the {self._budget.limit} "
                 "bytes that this gateway has for them (CLIPFLEET_LIMITS__IN_HAND_BYTES); try again"
             )
@@ -136,6 +145,7 @@ class Reservation:
         self._reserve(more)
 
     def release(self) -> None:
+        """Hold nothing any more."""
         self._reserve(-self._reserved)
         self._held = 0
 
@@ -151,49 +161,58 @@ _current: ContextVar[Reservation | None] = ContextVar("reservation", default=Non
 
 
 def reservation() -> Reservation:
-    """That of the request which is being carried out. Outside of one: a new one without limits."""
+    """Return the reservation of the current request; outside of a request, one without a limit."""
     return _current.get() or Reservation(MemoryBudget(2**62))
 
 
 @contextmanager
 def reserving(budget: MemoryBudget, caller: str) -> Iterator[Reservation]:
-    """A reservation for the length of the block."""
-    made = Reservation(budget, caller)
-    token = _current.set(made)
+    """Make a reservation for the length of the block.
+
+    Args:
+        budget: the memory budget of the gateway.
+        caller: the name of the caller's API key; "" without a key.
+    """
+    created = Reservation(budget, caller)
+    token = _current.set(created)
     try:
-        yield made
+        yield created
     finally:
         _current.reset(token)
-        made.release()
+        created.release()
 
 
 class Meter:
-    """Counts the bytes of a JSON document, fed in pieces, that do not belong to a long text of
-    base64. `beside` is how many there are so far, without a text that has not ended yet."""
+    """Counts the bytes of a JSON document outside of its images, which are long base64 strings.
+
+    Attributes:
+        other_bytes: bytes outside of images so far, without the string that has not ended yet.
+    """
 
     def __init__(self) -> None:
-        self.beside = 0
-        self._run = self._other = 0  # bytes since the last quote, and those that are no base64
+        self.other_bytes = 0
+        self._run = self._other = 0  # bytes since the last quote, and those that are not base64
 
     def feed(self, piece: bytes) -> None:
+        """Count the next piece of the document."""
         runs = piece.split(b'"')
         for n, run in enumerate(runs):
             if n:
                 self._end()
-                self.beside += 1
+                self.other_bytes += 1
             if 0 < n < len(runs) - 1 and len(run) <= LONG_TEXT:
-                self.beside += len(run)
+                self.other_bytes += len(run)
             else:
                 self._run += len(run)
                 self._other += len(run.translate(None, _BASE64))
 
     def _end(self) -> None:
-        self.beside += self._other if self._run > LONG_TEXT else self._run
+        self.other_bytes += self._other if self._run > LONG_TEXT else self._run
         self._run = self._other = 0
 
     @property
-    def open(self) -> int:
-        """Bytes of the text that has not ended yet which count in any case."""
+    def open_bytes(self) -> int:
+        """Bytes of the string that has not ended yet which are not base64, and so always count."""
         return self._other
 
 
@@ -201,9 +220,13 @@ _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
 
 class Body:
-    """A request's body as it comes in: `receive` is what ASGI calls so, counted and timed.
+    """Receives a request's body and enforces its limits.
 
-    BodyRefused when it is too large, comes too slowly, or finds too much held already.
+    Args:
+        receive: the ASGI `receive` of the request.
+        rule: the limits of this kind of route.
+        limits: the limits of the service.
+        reserved: counts the bytes that are held in memory.
     """
 
     def __init__(
@@ -215,7 +238,12 @@ class Body:
         self._ended = False
 
     async def receive(self) -> Message:
-        message = await (self._receive() if self._ended else self._in_time())
+        """Return the next ASGI message.
+
+        Raises:
+            BodyRefused: the body is too large or too slow, or the memory budget is full.
+        """
+        message = await (self._receive() if self._ended else self._receive_in_time())
         data = message.get("body", b"")
         self._ended = self._ended or not message.get("more_body", False)
         try:
@@ -225,7 +253,11 @@ class Body:
         return message
 
     async def whole(self) -> Receive:
-        """All of it, to be received at once; then whatever else there is to receive."""
+        """Read the whole body and return a `receive` that gives it in one message.
+
+        Raises:
+            BodyRefused: as `receive`.
+        """
         pieces: list[bytes] = []
         while True:
             message = await self.receive()
@@ -239,46 +271,48 @@ class Body:
 
     def _count(self, data: bytes) -> None:
         self._seen += len(data)
-        if self._seen > self._rule.most(self._limits):
+        if self._seen > self._rule.max_bytes(self._limits):
             raise self._rule.too_large(self._limits)
         if self._meter:
             self._meter.feed(data)
-            if self._meter.beside + self._meter.open > self._rule.beside(self._limits):
+            other_bytes = self._meter.other_bytes + self._meter.open_bytes
+            if other_bytes > self._rule.max_other_bytes(self._limits):
                 raise self._rule.too_large(self._limits)
         if self._rule.setting != "request_bytes":
             self._reserved.add(len(data))
 
-    async def _in_time(self) -> Message:
-        """Only the time in which we wait for the client counts."""
+    async def _receive_in_time(self) -> Message:
+        """Receive within the time for the body, which runs only while we wait for the client."""
         limits = self._limits
-        left = limits.body_s + self._seen / limits.body_rate - self._waited_s
+        remaining_s = limits.body_s + self._seen / limits.body_rate - self._waited_s
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(remaining_s):
                 return await self._receive()
         except TimeoutError as error:
-            said = (
-                f"the request's body did not come in: {limits.body_s:g} s "
-                f"(CLIPFLEET_LIMITS__BODY_S) and {limits.body_rate} bytes a second "
-                "(CLIPFLEET_LIMITS__BODY_RATE) are the least"
+            detail = (
+                f"the request's body arrived too slowly: it may take {limits.body_s:g} s "
+                f"(CLIPFLEET_LIMITS__BODY_S) and a second for each {limits.body_rate} bytes "
+                "(CLIPFLEET_LIMITS__BODY_RATE)"
             )
-            raise BodyRefused(TooSlow(said)) from error
+            raise BodyRefused(TooSlow(detail)) from error
         finally:
             self._waited_s += loop.time() - began
 
 
 def require_small(scope: Scope, rule: BodyRule, limits: Limits) -> None:
-    """TooLarge when the request says itself that it is."""
+    """Raise TooLarge when the Content-Length header is over the limit."""
     length = dict(scope["headers"]).get(b"content-length", b"")
-    if length.isdigit() and int(length) > rule.most(limits):
+    if length.isdigit() and int(length) > rule.max_bytes(limits):
         raise rule.too_large(limits)
 
 
 def _once(message: Message, then: Receive) -> Receive:
-    given = [message]
+    """A `receive` that gives this message first."""
+    first = [message]
 
     async def receive() -> Message:
-        return given.pop() if given else await then()
+        return first.pop() if first else await then()
 
     return receive

@@ -1,7 +1,7 @@
-"""The connections of a gateway: how many, and how long one may keep it waiting.
+"""Limits on a gateway's connections: their number, and how long a client may stay silent.
 
-uvicorn bounds neither: a client that sends nothing, or one byte of a header now and then, or that
-does not read its answer, would keep its connection for ever. `uvicorn --http` takes `Protocol`.
+uvicorn limits neither. A client that sends nothing, or sends a header very slowly, or does not read
+the response, would keep its connection forever. `uvicorn --http` takes `Protocol`.
 """
 
 import asyncio
@@ -20,42 +20,55 @@ if TYPE_CHECKING:
 else:
     from uvicorn.protocols.http.auto import AutoHTTPProtocol as HttpProtocol
 
-STATE = "connections"  # the key under which the application's lifespan has them
-SPARE_FILES = 256  # descriptors for all that is no client's connection
+STATE = "connections"  # the key of `Connections` in the state of the application's lifespan
+SPARE_FILES = 256  # descriptors that are not for connections of clients
 
 
 def raise_file_limit() -> None:
-    """Let this process open as many files as the system allows it to."""
+    """Raise the limit on open files to the maximum that the system allows this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with suppress(ValueError, OSError):  # macOS takes no infinity
+        with suppress(ValueError, OSError):  # macOS does not accept infinity
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Connections:
-    """The open ones of one gateway."""
+    """The open connections of one gateway.
+
+    Args:
+        limits: the limits of the service.
+
+    Attributes:
+        limit: connections at most; fewer than `limits.connections` when the process may not open
+            enough files.
+        open: all connections, the oldest first.
+        idle: the connections without a request, the one that is idle for longest first.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = limits.connections if files == resource.RLIM_INFINITY else files - SPARE_FILES
-        self.most = max(1, min(limits.connections, room))
-        self.open: dict[Protocol, None] = {}  # the oldest first
-        self.idle: dict[Protocol, None] = {}  # without a request, the longest so first
+        self.limit = max(1, min(limits.connections, room))
+        self.open: dict[Protocol, None] = {}
+        self.idle: dict[Protocol, None] = {}
 
     def make_room(self) -> None:
-        """When there are too many, close the connection that has been idle for longest, else the
-        oldest one that has not sent all of its request, else the new one."""
-        if len(self.open) <= self.most:
+        """Close a connection when there are too many.
+
+        This is the connection that is idle for longest; if none is idle, the oldest connection
+        that has not sent its whole request; if there is none either, the newest connection.
+        """
+        if len(self.open) <= self.limit:
             return
         new = next(reversed(self.open))
-        idle = (one for one in self.idle if one is not new)
-        slow = (one for one in self.open if one.is_sending)
+        idle = (connection for connection in self.idle if connection is not new)
+        slow = (connection for connection in self.open if connection.is_sending)
         next(chain(idle, slow, [new])).transport.abort()
 
 
 class Protocol(HttpProtocol):
-    """One connection."""
+    """One connection, which is closed when the client stays silent for too long."""
 
     def __init__(
         self,
@@ -84,7 +97,7 @@ class Protocol(HttpProtocol):
 
     @property
     def is_sending(self) -> bool:
-        """Whether a part of its request has not come in yet."""
+        """Whether a part of the request has not arrived yet."""
         cycle = self.cycle
         return cycle is not None and not cycle.response_complete and cycle.more_body
 
@@ -99,7 +112,7 @@ class Protocol(HttpProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
-            self._all.idle.setdefault(self)  # uvicorn closes it unless it goes on soon
+            self._all.idle.setdefault(self)  # uvicorn closes it unless a request follows soon
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -111,7 +124,7 @@ class Protocol(HttpProtocol):
         self._have_read()
 
     def _wait_for_header(self) -> None:
-        """The time that there is for one does not begin anew with each of its bytes."""
+        """Start the timeout of a header, which does not start again with each byte."""
         self._all.idle.setdefault(self)
         if self._header is None:
             self._header = self.loop.call_later(self._all.limits.header_s, self._close)

@@ -1,4 +1,4 @@
-"""A client that hangs up costs no work that has not begun: a route alone would run to its end."""
+"""Ends a route when its client closes the connection; otherwise the route would run to its end."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,37 +9,40 @@ from clipfleet.common.errors import ClipfleetError
 
 
 class ClientGone(ClipfleetError):
-    """Raised for the log alone; there is nobody to send it to."""
+    """The client closed the connection. The error is only logged: no client can receive it."""
 
     status = 499
     slug = "client-gone"
-    title = "The client hung up"
+    title = "The client closed the connection"
 
 
 async def while_connected(request: Request) -> AsyncIterator[None]:
-    """Ends the route where it waits, once its client is gone. For routes that change nothing.
+    """Cancel the route when its client closes the connection. Only for routes that change nothing.
 
-    The body has been read when dependencies run, so all that can still be received is the end.
+    Dependencies run after the body was read, so that the next message is the disconnect.
+
+    Raises:
+        ClientGone: the client closed the connection.
     """
-    patience = asyncio.timeout(None)
+    until_disconnect = asyncio.timeout(None)
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        patience.reschedule(0)
+        until_disconnect.reschedule(0)
 
     try:
-        async with patience:
+        async with until_disconnect:
             watcher = asyncio.create_task(watch())
             try:
                 yield
             finally:
                 watcher.cancel()
     except TimeoutError as error:
-        if not patience.expired():
+        if not until_disconnect.expired():
             raise
-        raise ClientGone("the client hung up before it was answered") from error
+        raise ClientGone("the client closed the connection before the response") from error
 
 
-# Over before the response is sent: uvicorn calls a response that is out a disconnect, too.
+# Ends before the response is sent: uvicorn reports a disconnect after a response, too.
 WHILE_CONNECTED = Depends(while_connected, scope="function")

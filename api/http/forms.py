@@ -1,4 +1,4 @@
-"""A multipart form as it comes in, part by part: nothing of it is kept."""
+"""Parses a multipart form piece by piece as it arrives, without keeping its data."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PartBegin:
-    """A new part. `filename` is None for a field that is no file."""
+    """The beginning of a part.
+
+    Attributes:
+        name: the name of the field.
+        filename: the name of the file; None for a field that is not a file.
+    """
 
     name: str
     filename: str | None
@@ -23,14 +28,18 @@ class PartBegin:
 
 @dataclass(frozen=True)
 class PartEnd:
-    """The part that began last is complete."""
+    """The end of the current part."""
 
 
-FormEvent = PartBegin | bytes | PartEnd  # bytes: of the part that began last
+FormEvent = PartBegin | bytes | PartEnd  # bytes: data of the current part
 
 
 def boundary_of(content_type: str) -> bytes | None:
-    """None when the request is no multipart form."""
+    """Return the boundary of a multipart form; None for another content type.
+
+    Raises:
+        HTTPException: 400 for a form without a boundary.
+    """
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
         return None
@@ -40,7 +49,15 @@ def boundary_of(content_type: str) -> bytes | None:
 
 
 async def form_events(boundary: bytes, stream: AsyncIterator[bytes]) -> AsyncIterator[FormEvent]:
-    """The form's parts in their order. HTTPException 400 for what is no form, or has no end."""
+    """Yield the events of a form in their order.
+
+    Args:
+        boundary: the boundary from the Content-Type header.
+        stream: the body of the request.
+
+    Raises:
+        HTTPException: 400 for a body that is not a multipart form, or ends too early.
+    """
     parser = _Parser(boundary)
     async for data in stream:
         for event in parser.feed(data):
@@ -73,7 +90,7 @@ class _Parser:
         try:
             self._parser.write(data)
         except FormParserError as error:
-            raise HTTPException(400, "the body is no multipart form") from error
+            raise HTTPException(400, "the body is not a multipart form") from error
         events, self._events = self._events, []
         return events
 
@@ -110,6 +127,7 @@ class _Parser:
 
 
 def decoded(text: bytes) -> str:
+    """Decode UTF-8, or Latin-1 when the text is not valid UTF-8."""
     try:
         return text.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem+json. Only named fields go out: no stack, no expression."""
+"""Errors as RFC 9457 problem+json. A response has no stack trace and no expression of the code."""
 
 import logging
 from collections.abc import Sequence
@@ -23,35 +23,46 @@ from clipfleet.common.http.schemas import Problem
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-SHOWN = 50  # faults of one request
-UNEXPECTED = "something went wrong on our side"
+MAX_FAULTS = 50  # that are listed for one request
+UNEXPECTED = "the service failed to handle this request; its log has the error"
 DOCUMENTED = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": DOCUMENTED}
     for status, text in {
-        400: "The body cannot be read as what its Content-Type says",
-        401: "No API key, or one that is not in force",
-        403: "The key, or the service, does not allow it",
-        404: "There is no such thing",
-        408: "The body came in too slowly",
-        413: "Over a limit",
-        422: "The request cannot be carried out as it stands",
-        429: "More requests than the key has; Retry-After says when to come back",
-        503: "A part is away or full; Retry-After says when to come back",
+        400: "The body does not have the format of its Content-Type.",
+        401: "The API key is missing, unknown or expired.",
+        403: "The key or the service does not allow this request.",
+        404: "The collection, job or image does not exist.",
+        408: "The body arrived too slowly.",
+        413: "The request exceeds a limit.",
+        422: "The request is not valid.",
+        429: "The key has reached its rate limit. Retry-After has the seconds to wait.",
+        503: "A part is unavailable or overloaded. Retry-After has the seconds to wait.",
     }.items()
 }
 
 
 def register_handlers(app: FastAPI) -> None:
+    """Answer every error of the application with a problem document."""
     app.add_exception_handler(ClipfleetError, _handle_clipfleet_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+    app.add_exception_handler(Exception, _handle_unexpected_error)
 
 
 def document(
     scope: Any, /, status: int, slug: str, title: str, detail: str, **more: Any
 ) -> dict[str, Any]:
+    """Return a problem document.
+
+    Args:
+        scope: the ASGI scope of the request.
+        status: the HTTP status.
+        slug: the last part of the problem's `type`.
+        title: the kind of problem, the same for every problem of this type.
+        detail: what is wrong with this request.
+        more: further fields of the document.
+    """
     return {
         "type": f"urn:problem:clipfleet:{slug}",
         "title": title,
@@ -66,6 +77,7 @@ def document(
 def problem(
     scope: Any, /, status: int, slug: str, title: str, detail: str, **more: Any
 ) -> JSONResponse:
+    """Return a response with a problem document; the arguments are those of `document`."""
     body = document(scope, status, slug, title, detail, **more)
     request_id = _request_id(scope)
     headers = {"X-Request-ID": request_id} if request_id else {}
@@ -82,22 +94,23 @@ def _count(scope: Any, error: BaseException) -> None:
 
 
 def problem_for(scope: Any, error: BaseException) -> Problem:
-    """The document alone, for one that failed among many in a request."""
+    """Return the problem document for one query that failed among several in a request."""
     _count(scope, error)
-    return Problem.model_validate(_any(scope, error))
+    return Problem.model_validate(_document_for(scope, error))
 
 
-def _any(scope: Any, error: BaseException) -> dict[str, Any]:
+def _document_for(scope: Any, error: BaseException) -> dict[str, Any]:
     if isinstance(error, ValidationError):
-        return document(scope, 422, InvalidRequest.slug, **_said(error.errors()))
+        return document(scope, 422, InvalidRequest.slug, **_faults(error.errors()))
     if isinstance(error, ClipfleetError) and (error.status < 500 or isinstance(error, Unavailable)):
         return document(scope, error.status, error.slug, error.title, error.detail)
-    log.error("one of many in a request failed", exc_info=error)
+    log.error("one of several queries in a request failed", exc_info=error)
     slug, title = ClipfleetError.slug, ClipfleetError.title
     return document(scope, 500, slug, title, UNEXPECTED)
 
 
 def response_for(scope: Any, error: ClipfleetError) -> JSONResponse:
+    """Return the response for an error, with the headers that belong to it, and count it."""
     _count(scope, error)
     response = problem(scope, error.status, error.slug, error.title, error.detail, **error.facts)
     if isinstance(error, Unavailable):
@@ -113,19 +126,23 @@ async def _handle_clipfleet_error(request: Request, error: Exception) -> JSONRes
     assert isinstance(error, ClipfleetError)
     if error.status >= 500 and not isinstance(error, Unavailable):
         log.error("internal error", exc_info=error)
-        return await _unexpected(request, error)
+        return await _handle_unexpected_error(request, error)
     return response_for(request.scope, error)
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _handle_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return problem(request.scope, 422, InvalidRequest.slug, **_said(error.errors()))
+    return problem(request.scope, 422, InvalidRequest.slug, **_faults(error.errors()))
 
 
-def _said(faults: Sequence[Any]) -> dict[str, Any]:
+def _faults(faults: Sequence[Any]) -> dict[str, Any]:
+    """Title, detail and errors of a problem document for pydantic's errors."""
     errors = [
-        {"field": _short(".".join(str(part) for part in one["loc"])), "message": _short(one["msg"])}
-        for one in faults[:SHOWN]
+        {
+            "field": _short(".".join(str(part) for part in fault["loc"])),
+            "message": _short(fault["msg"]),
+        }
+        for fault in faults[:MAX_FAULTS]
     ]
     first = errors[0]
     detail = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
@@ -133,15 +150,15 @@ def _said(faults: Sequence[Any]) -> dict[str, Any]:
 
 
 def _short(text: str) -> str:
-    """A field is called whatever the caller called it."""
+    """At most 300 characters: the caller chooses the names of the fields."""
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error, BodyRefused):
         if isinstance(error.error, RequestValidationError):
-            return await _invalid(request, error.error)
+            return await _handle_validation_error(request, error.error)
         return response_for(request.scope, error.error)
     text = str(error.detail)
     response = problem(request.scope, error.status_code, "http", text, text)
@@ -149,8 +166,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     return response
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    """The stack goes to the log; the caller gets the request id to ask with."""
+async def _handle_unexpected_error(request: Request, error: Exception) -> JSONResponse:
+    """Log the error. The response has the request id, by which an operator finds it in the log."""
     kind = type(error).__name__
     request_id = _request_id(request.scope)
     log.error("request %s to %s failed: %s", request_id, request.scope.get("path"), kind)

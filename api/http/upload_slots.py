@@ -1,4 +1,4 @@
-"""How many uploads one gateway takes at once."""
+"""The limit on uploads that one gateway receives at the same time."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -6,28 +6,46 @@ from contextlib import contextmanager
 
 from clipfleet.common.errors import RateLimited, Unavailable
 
-BUSY_S = 5
+RETRY_AFTER_S = 5
 
 
 class UploadSlots:
-    """The uploads under way in one gateway: `most`, and half of them of one key."""
+    """Limits the uploads in progress to `limit`, and those of one key to half of it.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._of: Counter[str] = Counter()
+    Args:
+        limit: uploads in progress at most.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._by_caller: Counter[str] = Counter()
 
     @contextmanager
     def slot(self, caller: str) -> Iterator[None]:
-        """Unavailable or RateLimited when there is none. `caller`: "" without a key."""
-        share = max(1, self._most // 2)
-        if self._of.total() >= self._most:
-            said = f"{self._most} uploads are under way here (CLIPFLEET_LIMITS__UPLOADS); try again"
-            raise Unavailable(said, BUSY_S)
-        if caller and self._of[caller] >= share:
-            said = f"{share} uploads of this key are under way here (CLIPFLEET_LIMITS__UPLOADS)"
-            raise RateLimited(said, [("Retry-After", str(BUSY_S))])
-        self._of[caller] += 1
+        """Hold a slot for the length of the block.
+
+        Args:
+            caller: the name of the API key; "" without a key.
+
+        Raises:
+            Unavailable: all slots are taken.
+            RateLimited: the key has its share of the slots already.
+        """
+        share = max(1, self._limit // 2)
+        if self._by_caller.total() >= self._limit:
+            raise Unavailable(
+                f"this gateway receives {self._limit} uploads already (CLIPFLEET_LIMITS__UPLOADS); "
+                "try again",
+                RETRY_AFTER_S,
+            )
+        if caller and self._by_caller[caller] >= share:
+            raise RateLimited(
+                f"this gateway receives {share} uploads of this key already "
+                "(CLIPFLEET_LIMITS__UPLOADS)",
+                [("Retry-After", str(RETRY_AFTER_S))],
+            )
+        self._by_caller[caller] += 1
         try:
             yield
         finally:
-            self._of[caller] -= 1
+            self._by_caller[caller] -= 1

@@ -1,1 +1,1 @@
-"""Routes that start, show, follow and end jobs, and uploads. What a job does is in `workers`."""
+"""Routes that start, show, follow and end jobs, and uploads. `workers` does the work of a job."""

@@ -1,4 +1,4 @@
-"""A job's progress as server-sent events."""
+"""The progress of a job as server-sent events."""
 
 import asyncio
 import json
@@ -12,27 +12,30 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
-from clipfleet.api.dependencies import AccessDep, CallerDep, GatewayDep
+from clipfleet.api.dependencies import AccessDep, CallerDep, GatewayDep, JobId
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
-from clipfleet.api.jobs.routes import job_out
+from clipfleet.api.jobs.service import job_out
 from clipfleet.common.errors import NotFound, Unauthorized, Unavailable
 from clipfleet.common.ledger import FINAL, Job
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
 
-EVERY_S = 0.5
-KEEPALIVE_S = 15.0  # proxies end connections that are silent for a minute or so
+POLL_INTERVAL_S = 0.5
+KEEPALIVE_S = 15.0  # proxies close connections that are silent for about a minute
 RECONNECT_MS = 2_000
-BUSY_S = 10
-HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter: nginx
+RETRY_AFTER_S = 10  # for a gateway with too many event streams
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second one is for nginx
 
 
-async def _a_place(gateway: GatewayDep) -> AsyncIterator[None]:
-    """Held until the stream has ended, one way or the other."""
+async def _stream_slot(gateway: GatewayDep) -> AsyncIterator[None]:
+    """Hold one of the gateway's event streams until the response has ended."""
     if gateway.followers >= gateway.settings.limits.event_streams:
-        said = "too many follow jobs' events here just now; GET /v1/jobs/{id} can be polled"
-        raise Unavailable(said, retry_after_s=BUSY_S)
+        detail = (
+            "this gateway has too many event streams (CLIPFLEET_LIMITS__EVENT_STREAMS); "
+            "poll GET /v1/jobs/{id} instead"
+        )
+        raise Unavailable(detail, retry_after_s=RETRY_AFTER_S)
     gateway.followers += 1
     try:
         yield
@@ -42,51 +45,58 @@ async def _a_place(gateway: GatewayDep) -> AsyncIterator[None]:
 
 @router.get(
     "/jobs/{job_id}/events",
+    summary="Follow a job's events",
     response_class=StreamingResponse,
-    dependencies=[Depends(_a_place)],
+    dependencies=[Depends(_stream_slot)],
     responses={
         200: {"content": {"text/event-stream": {}}},
-        204: {"description": "Last-Event-ID names the job's end: there is no more"},
+        204: {"description": "Last-Event-ID names the last event of the job."},
     },
 )
 @needs("read")
 async def follow_job(
-    job_id: str,
+    job_id: JobId,
     gateway: GatewayDep,
     caller: CallerDep,
     access: AccessDep,
-    last_event_id: Annotated[str, Header()] = "",
+    last_event_id: Annotated[
+        str, Header(description="The id of the last event that the client has received.")
+    ] = "",
 ) -> Response:
-    """Server-sent events until the job has ended.
+    """Send server-sent events until the job has ended.
 
-    `job`, at once and after every change, at most two a second: the job, as `GET /v1/jobs/{id}`
-    shows it; the last one has the state it ended in. `waiting`: the service cannot see the job just
-    now and says why; the stream goes on. `deleted`: there is no such job any more. `unauthorized`:
-    the API key is not in force any more.
+    - `job`: the job, as `GET /v1/jobs/{id}` returns it. It is sent at once and after every change,
+      at most twice a second. The last one has the final state.
+    - `waiting`: the service cannot read the job at the moment; `detail` says why. The stream
+      continues.
+    - `deleted`: the job was deleted. The stream ends.
+    - `unauthorized`: the API key is no longer valid. The stream ends.
     """
     job = await gateway.job(job_id)
     if job.state in FINAL and last_event_id == _event_id(job):
-        return Response(status_code=204)  # this is how browsers are told not to come back
-    allowed = partial(access.require_in_force, caller, "read", job.new.collection)
-    return EventSourceResponse(events(job, gateway, allowed), headers=HEADERS)
+        return Response(status_code=204)  # a browser does not reconnect after this status
+    check_key = partial(access.require_valid_key, caller, "read", job.new.collection)
+    return EventSourceResponse(events(job, gateway, check_key), headers=HEADERS)
 
 
 async def events(
-    job: Job, gateway: Gateway, allowed: Callable[[], None] = lambda: None
+    job: Job, gateway: Gateway, check_key: Callable[[], None] = lambda: None
 ) -> AsyncGenerator[bytes]:
-    """The events of a job, from how it stands to its end.
+    """Yield the events of a job, from its present state to its end, as lines of the stream.
 
     Args:
-        allowed: is called before each look at the job; raises Unauthorized to end the events.
+        job: the job as it was read last.
+        gateway: where the job is read again.
+        check_key: is called before each reading; raises Unauthorized to end the stream.
     """
-    yield _of(job, retry=RECONNECT_MS)
-    shown, why, sent_at = job, "", time.monotonic()
+    yield _job_event(job, retry=RECONNECT_MS)
+    shown, outage, sent_at = job, "", time.monotonic()
     while shown.state not in FINAL:
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(POLL_INTERVAL_S)
         event = b""
         try:
-            allowed()
-            job, was_away, why = await gateway.job(shown.id), bool(why), ""
+            check_key()
+            job, recovered, outage = await gateway.job(shown.id), bool(outage), ""
         except NotFound as error:
             yield _event("deleted", error.detail)
             return
@@ -94,10 +104,10 @@ async def events(
             yield _event("unauthorized", error.detail)
             return
         except Unavailable as error:
-            event, was_away = b"" if why else _event("waiting", error.detail), False
-            why = error.detail
-        if job != shown or was_away:
-            shown, event = job, _of(job)
+            event, recovered = b"" if outage else _event("waiting", error.detail), False
+            outage = error.detail
+        if job != shown or recovered:
+            shown, event = job, _job_event(job)
         elif not event and time.monotonic() - sent_at > KEEPALIVE_S:
             event = format_sse_event(comment="still here")
         if event:
@@ -105,9 +115,9 @@ async def events(
             yield event
 
 
-def _of(job: Job, **more: Any) -> bytes:
+def _job_event(job: Job, **options: Any) -> bytes:
     data = job_out(job).model_dump_json()
-    return format_sse_event(event="job", data_str=data, id=_event_id(job), **more)
+    return format_sse_event(event="job", data_str=data, id=_event_id(job), **options)
 
 
 def _event(name: str, detail: str) -> bytes:
@@ -115,5 +125,5 @@ def _event(name: str, detail: str) -> bytes:
 
 
 def _event_id(job: Job) -> str:
-    """How far the job is."""
+    """An id that changes whenever the job makes progress."""
     return f"{job.state}-{job.done + job.failed + job.skipped}-{job.total}"

@@ -1,4 +1,4 @@
-"""Uploads: files that come over HTTP become a job. Each goes into the blob store as it comes in."""
+"""Uploads over HTTP: stores each file in the blob store as it arrives, then creates a job."""
 
 import asyncio
 import hashlib
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
-from clipfleet.api.dependencies import CollectionDep, GatewayDep
+from clipfleet.api.dependencies import CollectionDep, GatewayDep, IdempotencyKey
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.bodies import TooSlow, reservation
 from clipfleet.api.http.disconnect import ClientGone
@@ -25,7 +25,7 @@ from clipfleet.api.http.forms import (
     form_events,
 )
 from clipfleet.api.http.problems import RESPONSES
-from clipfleet.api.jobs.routes import Key, accepted, new_job, require_room, scoped
+from clipfleet.api.jobs.service import accepted, new_job, require_job_slot, scoped_key
 from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.collection import LABEL_BYTES
 from clipfleet.common.errors import InvalidRequest, TooLarge, Unavailable
@@ -36,25 +36,27 @@ from clipfleet.common.ledger.uploads import uploads_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
 
-STORE_S = 600.0  # one call to the blob store
-WRITE_BYTES = 262_144  # held of a file before it is written on
-TEXT_BYTES = 16_384  # of a field that is no file
-MOST_FIELDS = 100
+BLOB_TIMEOUT_S = 600.0  # for one call to the blob store
+WRITE_BYTES = 262_144  # of a file are collected in memory before each write
+MAX_FIELD_BYTES = 16_384  # of a field that is not a file
+MAX_FIELDS = 100
 
 
 class UploadFields(BaseModel):
-    """The fields of the form beside its files."""
+    """The fields of the form that are not files."""
 
-    namespace: str = DEFAULT_NAMESPACE
-    label: str = ""
-    on_existing: Literal["skip", "replace"] = "skip"
+    namespace: str = Field(DEFAULT_NAMESPACE, description="Namespace of the images.")
+    label: str = Field("", description="A label that all images of this upload get.")
+    on_existing: Literal["skip", "replace"] = Field(
+        "skip", description="Whether images whose ids are already indexed are skipped or replaced."
+    )
 
 
 class _UploadForm(UploadFields):
-    """For the OpenAPI document alone."""
+    """Images, and options for all of them."""  # this model serves only the OpenAPI document
 
     files: list[Annotated[bytes, Field(json_schema_extra={"format": "binary"})]] = Field(
-        description="images; the file name becomes the id"
+        description="The images. The name of a file becomes the id of the image."
     )
 
 
@@ -64,6 +66,7 @@ FORM = {"content": {"multipart/form-data": {"schema": _UploadForm.model_json_sch
 @router.post(
     "/collections/{name}/images",
     status_code=202,
+    summary="Upload images",
     responses={409: RESPONSES[422]},
     openapi_extra={"requestBody": {**FORM, "required": True}},
 )
@@ -73,54 +76,62 @@ async def upload_images(
     collection: CollectionDep,
     gateway: GatewayDep,
     response: Response,
-    idempotency_key: Key = "",
+    idempotency_key: IdempotencyKey = "",
 ) -> JobOut:
-    """Index uploaded images. The files are kept as long as the job, so that it can be retried."""
+    """Upload images as a multipart form and start a job that indexes them.
+
+    The files are kept as long as the job exists, so that the job can be retried.
+    """
     new = new_job(collection, {"type": "upload"}, DEFAULT_NAMESPACE, "skip")
-    key = scoped(idempotency_key, new)
+    key = scoped_key(idempotency_key, new)
     with gateway.uploads.slot(reservation().caller):
-        made = await gateway.call(gateway.ledger.find_by_idempotency_key, key) if key else None
-        if made:
+        existing = await gateway.call(gateway.ledger.find_by_idempotency_key, key) if key else None
+        if existing:
             upload = _Upload(new, gateway, digests=True, stores=False)
             await upload.read(request)
-            return accepted(made, upload.job(), response)
-        await require_room(gateway)
+            return accepted(existing, upload.job(), response)
+        await require_job_slot(gateway)
         upload = _Upload(new, gateway, digests=bool(key))
-        async with _noted(new, gateway):
+        async with _recorded_as_unfinished(new, gateway):
             await upload.read(request)
         job = await gateway.call(gateway.ledger.create, upload.job(), key)
-    if job.id != new.id:  # the same key made it while we stored the files
-        await _forget(new, gateway)
-    with suppress(Unavailable):  # the housekeeper sees that there is a job
+    if job.id != new.id:  # another request with the same key was faster
+        await _delete_files(new, gateway)
+    with suppress(Unavailable):  # otherwise the housekeeper sees that the job exists
         await gateway.call(gateway.unfinished.end, new.id)
     return accepted(job, upload.job(), response)
 
 
 @asynccontextmanager
-async def _noted(new: NewJob, gateway: Gateway) -> AsyncIterator[None]:
-    """While files are stored for a job that does not exist yet. Nothing of them stays behind when
-    it breaks off; what cannot be removed now is left to the housekeeper."""
+async def _recorded_as_unfinished(new: NewJob, gateway: Gateway) -> AsyncIterator[None]:
+    """Record the upload for the length of the block, since its job does not exist yet.
+
+    When the block raises, the stored files are deleted. The housekeeper deletes those that cannot
+    be deleted here.
+    """
     await gateway.call(gateway.unfinished.begin, new.id)
     try:
         yield
     except BaseException as error:
         with suppress(Unavailable):
-            await _forget(new, gateway)
-            if not isinstance(error, Unavailable):  # or a thread may be writing still
+            await _delete_files(new, gateway)
+            if not isinstance(error, Unavailable):  # after a timeout a thread may still be writing
                 await gateway.call(gateway.unfinished.end, new.id)
         raise
 
 
-async def _forget(new: NewJob, gateway: Gateway) -> None:
-    await gateway.call(gateway.blobs.delete_below, uploads_of(new.id), seconds=STORE_S)
+async def _delete_files(new: NewJob, gateway: Gateway) -> None:
+    await gateway.call(gateway.blobs.delete_below, uploads_of(new.id), timeout_s=BLOB_TIMEOUT_S)
 
 
 class _Upload:
-    """One upload as it is read: `new` as it will be, but for what the form says.
+    """Reads one form into a job.
 
     Args:
-        digests: whether the job carries a digest of all that was sent.
-        stores: whether the files go into the blob store.
+        new: the job without the items and the fields of the form.
+        gateway: where the files are stored.
+        digests: whether the job carries a digest of the whole upload.
+        stores: whether the files are written to the blob store.
     """
 
     def __init__(
@@ -133,29 +144,39 @@ class _Upload:
         self._items: list[Item] = []
 
     async def read(self, request: Request) -> None:
-        """All of the form. What is wrong with it is said when it is seen, not at the end."""
+        """Read the whole form. An error is raised at the part that causes it, not at the end.
+
+        Raises:
+            RequestValidationError: a part is missing or has the wrong form.
+            InvalidRequest: a field or a file name is not valid.
+            TooLarge: the form has too many files or fields, or a field is too long.
+            TooSlow: the upload takes longer than CLIPFLEET_LIMITS__UPLOAD_S.
+            ClientGone: the client closed the connection.
+        """
         limit_s = self._gateway.settings.limits.upload_s
         try:
             async with asyncio.timeout(limit_s):
                 await self._read(request)
         except TimeoutError as error:
-            said = f"the upload took longer than {limit_s:g} s (CLIPFLEET_LIMITS__UPLOAD_S)"
-            raise TooSlow(said) from error
+            detail = f"the upload took longer than {limit_s:g} s (CLIPFLEET_LIMITS__UPLOAD_S)"
+            raise TooSlow(detail) from error
         except ClientDisconnect as error:
-            raise ClientGone("the client hung up before all was sent") from error
+            raise ClientGone("the client closed the connection during the upload") from error
 
     def job(self) -> NewJob:
-        """What is to be made of it."""
-        fields = _checked(self._fields)
+        """Return the job for the form that has been read."""
+        fields = _parse_fields(self._fields)
         items = [item.model_copy(update={"label": fields.label}) for item in self._items]
         source: dict[str, Any] = {"type": "upload"}
         if self._digest:
-            whole = self._digest.copy()
-            whole.update(fields.label.encode())
-            source["digest"] = whole.hexdigest()
+            digest = self._digest.copy()
+            digest.update(fields.label.encode())
+            source["digest"] = digest.hexdigest()
         source["items"] = [item.model_dump() for item in items]
-        told = {"namespace": fields.namespace, "on_existing": fields.on_existing}
-        return self._new.model_copy(update={**told, "source": source})
+        changes = {
+            "namespace": fields.namespace, "on_existing": fields.on_existing, "source": source
+        }  # fmt: skip
+        return self._new.model_copy(update=changes)
 
     async def _read(self, request: Request) -> None:
         boundary = boundary_of(request.headers.get("content-type", ""))
@@ -164,40 +185,42 @@ class _Upload:
             async for event in events:
                 if isinstance(event, PartBegin):
                     fields += event.name != "files"
-                    if fields > MOST_FIELDS:
-                        raise TooLarge(f"more than {MOST_FIELDS} fields beside the files")
-                    await self._part(event, events)
+                    if fields > MAX_FIELDS:
+                        raise TooLarge(
+                            f"the form has more than {MAX_FIELDS} fields that are not files"
+                        )
+                    await self._read_part(event, events)
         if not self._items:
             raise _invalid("files", "Field required")
 
-    async def _part(self, part: PartBegin, events: AsyncIterator[FormEvent]) -> None:
+    async def _read_part(self, part: PartBegin, events: AsyncIterator[FormEvent]) -> None:
         if part.name == "files":
             if part.filename is None:
-                raise _invalid("files", "a file is expected, and this one has no name")
-            await self._file(part.filename, events)
+                raise _invalid("files", "a part called files must be a file with a name")
+            await self._read_file(part.filename, events)
         elif part.name not in UploadFields.model_fields:
             async for _ in _data(events):
                 pass
         elif part.filename is not None:
-            raise _invalid(part.name, "text is expected, not a file")
+            raise _invalid(part.name, "this field must be text, not a file")
         else:
-            await self._field(part.name, events)
+            await self._read_field(part.name, events)
 
-    async def _field(self, name: str, events: AsyncIterator[FormEvent]) -> None:
+    async def _read_field(self, name: str, events: AsyncIterator[FormEvent]) -> None:
         text = b""
         async for data in _data(events):
             text += data
-            if len(text) > TEXT_BYTES:
-                raise TooLarge(f"the field {name} has more than {TEXT_BYTES} bytes")
+            if len(text) > MAX_FIELD_BYTES:
+                raise TooLarge(f"the field {name} has more than {MAX_FIELD_BYTES} bytes")
         if text:
             self._fields[name] = decoded(text)
-        fields = _checked(self._fields)
+        fields = _parse_fields(self._fields)
         if problem := namespace_problem(fields.namespace):
             raise InvalidRequest(problem)
         if problem := text_problem("label", fields.label, LABEL_BYTES, empty=True):
             raise InvalidRequest(problem)
 
-    async def _file(self, name: str, events: AsyncIterator[FormEvent]) -> None:
+    async def _read_file(self, name: str, events: AsyncIterator[FormEvent]) -> None:
         self._require_new(name)
         limits = self._gateway.settings.limits
         number, size = len(self._items), 0
@@ -220,19 +243,22 @@ class _Upload:
             self._digest.update(f"{len(name)}:{name}{size}:{digest.hexdigest()}".encode())
 
     def _require_new(self, name: str) -> None:
-        most = self._gateway.settings.limits.upload_files
-        if len(self._items) >= most:
-            said = f"more than {most} files in one upload (CLIPFLEET_LIMITS__UPLOAD_FILES)"
-            raise TooLarge(said)
+        max_files = self._gateway.settings.limits.upload_files
+        if len(self._items) >= max_files:
+            raise TooLarge(
+                f"the upload has more than {max_files} files (CLIPFLEET_LIMITS__UPLOAD_FILES)"
+            )
         if problem := id_problem(name):
-            raise InvalidRequest(f"a file name cannot be an id: {problem}")
+            raise InvalidRequest(f"a file name cannot be used as an id: {problem}")
         if name in self._names:
-            raise InvalidRequest(f"two files are called {name[:200]!r}; names become ids")
+            raise InvalidRequest(
+                f"two files are called {name[:200]!r}; the name of a file becomes its id"
+            )
         self._names.add(name)
 
 
 async def _data(events: AsyncIterator[FormEvent]) -> AsyncIterator[bytes]:
-    """To the end of the part that began last."""
+    """The data of the current part."""
     async for event in events:
         if isinstance(event, PartEnd):
             return
@@ -241,43 +267,48 @@ async def _data(events: AsyncIterator[FormEvent]) -> AsyncIterator[bytes]:
 
 
 class _File:
-    """Written on in pieces, each by a call on a thread."""
+    """Collects small pieces of a file and writes them as larger ones, each on a thread.
+
+    Args:
+        writer: None to drop the data.
+        gateway: whose threads write.
+    """
 
     def __init__(self, writer: BlobWriter | None, gateway: Gateway) -> None:
         self._writer, self._gateway = writer, gateway
-        self._waiting = bytearray()
+        self._buffer = bytearray()
 
     async def write(self, data: bytes) -> None:
         if self._writer:
-            self._waiting += data
-            if len(self._waiting) >= WRITE_BYTES:
+            self._buffer += data
+            if len(self._buffer) >= WRITE_BYTES:
                 await self.flush()
 
     async def flush(self) -> None:
-        if self._writer and self._waiting:
-            data, self._waiting = bytes(self._waiting), bytearray()
-            await self._gateway.call(self._writer.write, data, seconds=STORE_S)
+        if self._writer and self._buffer:
+            data, self._buffer = bytes(self._buffer), bytearray()
+            await self._gateway.call(self._writer.write, data, timeout_s=BLOB_TIMEOUT_S)
 
 
 @asynccontextmanager
 async def _stored(key: str, gateway: Gateway) -> AsyncIterator[_File]:
-    """A file of the blob store, complete at the end of the block. `key`: "" to store nothing."""
+    """A file of the blob store, complete at the end of the block. An empty key stores nothing."""
     if not key:
         yield _File(None, gateway)
         return
-    writer = await gateway.call(gateway.blobs.create, key, seconds=STORE_S)
+    writer = await gateway.call(gateway.blobs.create, key, timeout_s=BLOB_TIMEOUT_S)
     file = _File(writer, gateway)
     try:
         yield file
         await file.flush()
     except BaseException:
         with suppress(Unavailable):
-            await gateway.call(writer.discard, seconds=STORE_S)
+            await gateway.call(writer.discard, timeout_s=BLOB_TIMEOUT_S)
         raise
-    await gateway.call(writer.close, seconds=STORE_S)
+    await gateway.call(writer.close, timeout_s=BLOB_TIMEOUT_S)
 
 
-def _checked(fields: dict[str, str]) -> UploadFields:
+def _parse_fields(fields: dict[str, str]) -> UploadFields:
     try:
         return UploadFields.model_validate(fields)
     except ValidationError as error:

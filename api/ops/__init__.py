@@ -1,1 +1,1 @@
-"""Routes and numbers for operators: health, fleet, diagnosis, metrics, access log."""
+"""For operators: routes for health, fleet and metrics, the diagnosis, and the access log."""

@@ -1,4 +1,4 @@
-"""Every request is counted and timed by its route and, where logs are for machines, has a line."""
+"""Middleware that counts and times every request, and writes a log line for it."""
 
 import logging
 import time
@@ -10,11 +10,19 @@ from clipfleet.api.ops.metrics import GatewayMetrics
 
 log = logging.getLogger(__name__)
 
-NO_ROUTE = "none"  # refused before one was looked for, or there is none
-HUNG_UP, BROKE = 499, 500
+NO_ROUTE = "none"  # of requests that are refused before routing, or that match no route
+CLIENT_GONE, FAILED = 499, 500
 
 
 class AccessLogMiddleware:
+    """Counts and times requests by their route.
+
+    Args:
+        app: the application.
+        metrics: gets the numbers.
+        lines: whether each request has a log line.
+    """
+
     def __init__(self, app: ASGIApp, metrics: GatewayMetrics, lines: bool) -> None:
         self._app, self._metrics, self._lines = app, metrics, lines
 
@@ -23,27 +31,27 @@ class AccessLogMiddleware:
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})["refused"] = self._metrics.refused
-        status, began = HUNG_UP, time.perf_counter()
+        status, began = CLIENT_GONE, time.perf_counter()
 
-        async def noted(message: Message) -> None:
+        async def send_and_watch(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, send_and_watch)
         except Exception:
-            status = BROKE
+            status = FAILED
             raise
         finally:
-            self._note(scope, status, time.perf_counter() - began)
+            self._record(scope, status, time.perf_counter() - began)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = route_of(scope)
         self._metrics.answered(scope["method"], route, status, seconds)
         if self._lines:
-            said = {
+            fields = {
                 "method": scope["method"],
                 "path": scope["path"],
                 "route": route,
@@ -51,9 +59,10 @@ class AccessLogMiddleware:
                 "seconds": round(seconds, 6),
                 "request_id": scope.get("state", {}).get("request_id", ""),
             }
-            log.info("%s %s %d", said["method"], said["path"], status, extra={"said": said})
+            log.info("%s %s %d", fields["method"], fields["path"], status, extra={"said": fields})
 
 
 def route_of(scope: Scope) -> str:
+    """Return the template of the request's path, or NO_ROUTE."""
     route: Any = scope.get("route")
     return str(getattr(route, "path_format", None) or getattr(route, "path", None) or NO_ROUTE)

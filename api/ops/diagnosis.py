@@ -1,4 +1,4 @@
-"""What is wrong with a fleet that can be seen without trying it: for `clipfleet doctor`."""
+"""Finds what is wrong with a fleet without sending it work, for `clipfleet doctor`."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,53 +18,61 @@ def diagnose(
     waiting: Sequence[Job],
     model: str,
 ) -> list[Finding]:
-    """`waiting`: jobs under way that say why they wait; `model`: the gateway's own."""
+    """Return what is wrong with the fleet.
+
+    Args:
+        cards: the workers that are alive.
+        planners: the planners that are alive.
+        collections: the collections that the caller may see.
+        waiting: the active jobs whose `waiting` names a reason.
+        model: the default model of the gateway.
+    """
     return [
-        *_missing(list(cards), planners, collections, model),
-        *_jobs(waiting),
-        *_devices(cards),
-        *_crowded(cards),
-        *_versions(cards),
+        *_missing_parts(list(cards), planners, collections, model),
+        *_waiting_jobs(waiting),
+        *_unused_gpus(cards),
+        *_crowded_hosts(cards),
+        *_other_versions(cards),
     ]
 
 
-def _missing(
+def _missing_parts(
     cards: list[WorkerCard], planners: Sequence[str], collections: Sequence[Collection], model: str
 ) -> list[Finding]:
-    found = []
+    findings = []
     if not planners:
-        what = "none is alive, so that no job begins or goes on"
-        found.append(_error("planner", what, "start one: clipfleet planner"))
+        what = "no planner is alive, so no job starts or continues"
+        findings.append(_error("planner", what, "start one: clipfleet planner"))
     users: dict[str, list[str]] = defaultdict(list)
     users[model] = []
-    for one in collections:
-        users[one.model].append(one.name)
+    for collection in collections:
+        users[collection.model].append(collection.name)
     for needed, names in users.items():
         for lane in LANES:
             if serving(cards, lane, needed):
                 continue
-            for_whom = f", which {_some(names)} needs" if names else ""
-            what = f"none alive serves the {lane} lane of model {needed!r}{for_whom}"
+            needed_by = f" (needed by {_first_three(names)})" if names else ""
+            what = f"no worker that is alive serves the {lane} lane of model {needed!r}{needed_by}"
             do = f"start one: CLIPFLEET_MODEL={needed} clipfleet worker --lane {lane}"
             others = sorted({card.model for card in cards} - {needed})
             if others:
-                do += f" (those alive have {', '.join(others)})"
-            found.append(_error("worker", what, do))
-    return found
+                do += f" (the workers that are alive have {', '.join(others)})"
+            findings.append(_error("worker", what, do))
+    return findings
 
 
-def _jobs(waiting: Sequence[Job]) -> list[Finding]:
+def _waiting_jobs(waiting: Sequence[Job]) -> list[Finding]:
     return [
-        _warning(f"job {job.id}", f"it waits: {job.waiting}", "once that is mended it goes on")
+        _warning(f"job {job.id}", f"it waits: {job.waiting}", "it continues when that is fixed")
         for job in waiting
     ]
 
 
-def _devices(cards: Sequence[WorkerCard]) -> list[Finding]:
+def _unused_gpus(cards: Sequence[WorkerCard]) -> list[Finding]:
     return [
         _warning(
             f"worker {card.id}",
-            f"it computes on a CPU (torch {card.about.torch}) where there are GPUs: "
+            f"it computes on a CPU (torch {card.about.torch}), but its machine has GPUs: "
             f"{card.about.gpus}",
             "install torch with CUDA there (a +cpu build has none), and leave CLIPFLEET_DEVICE "
             "unset or set it to cuda",
@@ -74,8 +82,8 @@ def _devices(cards: Sequence[WorkerCard]) -> list[Finding]:
     ]
 
 
-def _crowded(cards: Sequence[WorkerCard]) -> list[Finding]:
-    """Workers of one machine share its cores, and each takes all that it may."""
+def _crowded_hosts(cards: Sequence[WorkerCard]) -> list[Finding]:
+    """Hosts with more ingest workers than cores. Each worker uses all cores that it may use."""
     hosts: dict[str, list[WorkerCard]] = defaultdict(list)
     for card in cards:
         if card.device == "cpu" and "ingest" in card.lanes and card.about.cores:
@@ -83,23 +91,23 @@ def _crowded(cards: Sequence[WorkerCard]) -> list[Finding]:
     return [
         _warning(
             f"host {host}",
-            f"{len(there)} ingest workers compute on {there[0].about.cores} cores",
+            f"{len(workers)} ingest workers compute on {workers[0].about.cores} cores",
             "more workers there do not index faster; run fewer, or run them elsewhere",
         )
-        for host, there in hosts.items()
-        if len(there) > there[0].about.cores
+        for host, workers in hosts.items()
+        if len(workers) > workers[0].about.cores
     ]
 
 
-def _versions(cards: Sequence[WorkerCard]) -> list[Finding]:
+def _other_versions(cards: Sequence[WorkerCard]) -> list[Finding]:
     others = sorted({card.about.version for card in cards if card.about.version} - {__version__})
     if not others:
         return []
-    what = f"workers of version {', '.join(others)} beside a gateway of {__version__}"
-    return [_warning("versions", what, "fine while you upgrade; finish it")]
+    what = f"workers have version {', '.join(others)}, the gateway has {__version__}"
+    return [_warning("versions", what, "this is fine during an upgrade; complete the upgrade")]
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_three(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(sorted(names)[:3]) + more
 

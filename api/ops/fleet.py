@@ -1,4 +1,4 @@
-"""Who is there, what there is to do, and what is wrong: what `clipfleet doctor` asks first."""
+"""The route that shows the fleet and what is wrong with it; `clipfleet doctor` asks it first."""
 
 from fastapi import APIRouter
 
@@ -15,21 +15,23 @@ from clipfleet.common.queue.fleet import WorkerCard, host_of
 
 router = APIRouter(prefix="/v1", tags=["health"], responses=RESPONSES, route_class=AuthorizedRoute)
 
-JOBS = 50  # that are asked why they wait
+MAX_JOBS = 50  # that are checked for a reason to wait
 
 
-@router.get("/fleet")
+@router.get("/fleet", summary="Show the fleet")
 @needs("admin")
 async def fleet(gateway: GatewayDep, caller: CallerDep) -> FleetOut:
-    """The workers and planners that are alive, and what can be seen to be wrong: of collections and
-    jobs, what the key may see."""
+    """Return the workers and planners that are alive, and what is wrong with the service.
+
+    The findings name only collections and jobs that the key may see.
+    """
     overview = await gateway.call(gateway.overviews.read)
     cards = await gateway.call(gateway.fleet.alive)
     planners = await gateway.call(gateway.fleet.planners)
-    every = await gateway.call(gateway.catalogue.all)
-    collections = [one for one in every if caller.sees(one.name)]
-    under_way, sees = ["queued", "running"], None if caller.sees_all else caller.sees
-    jobs = await gateway.call(gateway.ledger.jobs, JOBS, states=under_way, sees=sees)
+    catalogued = await gateway.call(gateway.catalogue.all)
+    collections = [collection for collection in catalogued if caller.sees(collection.name)]
+    active, sees = ["queued", "running"], None if caller.sees_all else caller.sees
+    jobs = await gateway.call(gateway.ledger.jobs, MAX_JOBS, states=active, sees=sees)
     waiting = [job for job in jobs if job.waiting]
     return FleetOut(
         version=__version__,
@@ -37,26 +39,30 @@ async def fleet(gateway: GatewayDep, caller: CallerDep) -> FleetOut:
         planners=planners,
         workers=[_worker(card) for card in cards],
         findings=[
-            FindingOut(severity=one.severity, part=one.part, what=one.what, advice=one.do)
-            for one in [
+            FindingOut(
+                severity=finding.severity, part=finding.part, what=finding.what, advice=finding.do
+            )
+            for finding in [
                 *await gateway.call(gateway.probe.findings),
-                *await look_at_milvus(gateway),
+                *await milvus_findings(gateway),
                 *diagnose(cards, planners, collections, waiting, gateway.settings.model),
             ]
         ],
     )
 
 
-async def look_at_milvus(gateway: Gateway) -> list[Finding]:
+async def milvus_findings(gateway: Gateway) -> list[Finding]:
+    """Return what is wrong with Milvus; an outage is a finding, too."""
     try:
         await gateway.call(gateway.store.ping)
-        return await gateway.look_at_milvus()
+        return await gateway.milvus_findings()
     except Unavailable as error:
-        return [Finding("milvus", error.detail, "look at its log, and at CLIPFLEET_MILVUS_URI")]
+        return [Finding("milvus", error.detail, "check the log of Milvus and CLIPFLEET_MILVUS_URI")]
 
 
 def _worker(card: WorkerCard) -> WorkerOut:
-    told = {**card.model_dump(), **card.about.model_dump()}
+    fields = {**card.model_dump(), **card.about.model_dump()}
     return WorkerOut(
-        host=host_of(card), **{n: told[n] for n in WorkerOut.model_fields if n in told}
+        host=host_of(card),
+        **{name: fields[name] for name in WorkerOut.model_fields if name in fields},
     )

@@ -1,4 +1,4 @@
-"""The fleet's numbers, as Redis has them when they are asked for: every gateway shows the same."""
+"""Metrics of the whole fleet, read from Redis at a scrape. Every gateway shows the same."""
 
 import logging
 import threading
@@ -15,60 +15,69 @@ from clipfleet.common.queue.overview import Overview, Overviews
 log = logging.getLogger(__name__)
 
 CACHE_S = 2.0  # so that many scrapers cost no more than one
-PATIENCE_S = 3.0  # Prometheus itself waits for ten
+READ_TIMEOUT_S = 3.0  # Prometheus itself waits for ten seconds
 
 
 class FleetCollector(Collector):
-    """Redis away or slow: `clipfleet_redis_up 0`, and none of the others."""
+    """Collects the metrics of the fleet.
 
-    def __init__(self, overviews: Overviews, patience_s: float = PATIENCE_S) -> None:
-        self._overviews, self._patience_s = overviews, patience_s
+    When Redis is unavailable or slow, there is only `clipfleet_redis_up` with the value 0.
+
+    Args:
+        overviews: reads the numbers.
+        timeout_s: seconds that a scrape waits for Redis.
+    """
+
+    def __init__(self, overviews: Overviews, timeout_s: float = READ_TIMEOUT_S) -> None:
+        self._overviews, self._timeout_s = overviews, timeout_s
         self._thread = ThreadPoolExecutor(1, "overview")
-        self._asking = threading.Lock()
-        self._reading: Future[Overview] | None = None  # perhaps by somebody who gave up waiting
+        self._lock = threading.Lock()
+        self._reading: Future[Overview] | None = None  # perhaps that of a scrape that timed out
         self._last: Overview | None = None
         self._read_at = float("-inf")
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """Nothing: what there is depends on Redis, which is not asked at start."""
+        """Return nothing: the metrics depend on Redis, which is not read at start."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        with self._asking:
-            seen = self._fresh()
+        """Yield the metrics, read at most CACHE_S ago."""
+        with self._lock:
+            overview = self._read()
         up = GaugeMetricFamily("clipfleet_redis_up", "Whether Redis answered this gateway")
-        up.add_metric([], float(seen is not None))
+        up.add_metric([], float(overview is not None))
         yield up
-        if seen is not None:
-            yield from _families(seen)
+        if overview is not None:
+            yield from _families(overview)
 
     def end(self) -> None:
+        """End the thread that reads."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _fresh(self) -> Overview | None:
+    def _read(self) -> Overview | None:
         if time.monotonic() - self._read_at < CACHE_S:
             return self._last
-        self._reading = self._under_way() or self._thread.submit(self._overviews.read)
+        self._reading = self._unfinished_reading() or self._thread.submit(self._overviews.read)
         try:
-            self._last = self._reading.result(self._patience_s)
-        except TimeoutError:  # the reading goes on, and who comes next does not wait as long again
+            self._last = self._reading.result(self._timeout_s)
+        except TimeoutError:  # the reading goes on; the next scrape does not wait as long again
             self._last, self._read_at = None, time.monotonic()
             return None
         except Unavailable:
             self._last = None
         except Exception:
-            log.exception("the fleet's numbers cannot be read")
+            log.exception("the metrics of the fleet cannot be read")
             self._last = None
         self._reading, self._read_at = None, time.monotonic()
         return self._last
 
-    def _under_way(self) -> Future[Overview] | None:
-        """The reading that somebody gave up, unless it has ended: that was too long ago."""
+    def _unfinished_reading(self) -> Future[Overview] | None:
+        """The reading of a scrape that timed out, unless it has ended: its result is too old."""
         return self._reading if self._reading and not self._reading.done() else None
 
 
-def _families(seen: Overview) -> Iterator[GaugeMetricFamily]:
-    left = GaugeMetricFamily(
+def _families(overview: Overview) -> Iterator[GaugeMetricFamily]:
+    work_left = GaugeMetricFamily(
         "clipfleet_work_left", "Images that jobs still have to do", labels=["model"]
     )
     jobs = GaugeMetricFamily("clipfleet_jobs", "Jobs that are kept, by state", labels=["state"])
@@ -77,17 +86,19 @@ def _families(seen: Overview) -> Iterator[GaugeMetricFamily]:
         "clipfleet_queue_messages", "Messages that no worker has taken", labels=lane
     )
     age = GaugeMetricFamily(
-        "clipfleet_queue_age_seconds", "How long the oldest of them has waited", labels=lane
+        "clipfleet_queue_age_seconds",
+        "Age of the oldest message that no worker has taken",
+        labels=lane,
     )
     workers = GaugeMetricFamily("clipfleet_workers", "Workers alive", labels=lane)
-    for model, images in seen.left.items():
-        left.add_metric([model], images)
-    for state, count in seen.jobs.items():
+    for model, images in overview.left.items():
+        work_left.add_metric([model], images)
+    for state, count in overview.jobs.items():
         jobs.add_metric([state], count)
-    for place, waiting in seen.queues.items():
-        depth.add_metric(place, waiting.messages)
+    for queue, waiting in overview.queues.items():
+        depth.add_metric(queue, waiting.messages)
         if waiting.age_s is not None:
-            age.add_metric(place, waiting.age_s)
-    for place, count in seen.workers.items():
-        workers.add_metric(place, count)
-    yield from (left, jobs, depth, age, workers)
+            age.add_metric(queue, waiting.age_s)
+    for queue, count in overview.workers.items():
+        workers.add_metric(queue, count)
+    yield from (work_left, jobs, depth, age, workers)

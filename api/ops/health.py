@@ -1,4 +1,4 @@
-"""Is the process alive; can the service do its work."""
+"""Routes for liveness and readiness."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from clipfleet._version import __version__
 from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.dependencies import GatewayDep
-from clipfleet.api.dispatch.gateway import LOOK_S, Gateway
+from clipfleet.api.dispatch.gateway import REFRESH_INTERVAL_S, Gateway
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.http.fleet import LANES
 from clipfleet.common.http.schemas import Health, Readiness
@@ -18,10 +18,10 @@ from clipfleet.common.process.checks import Finding
 router = APIRouter(tags=["health"], route_class=AuthorizedRoute)
 
 
-@router.get("/healthz")
+@router.get("/healthz", summary="Check that the gateway is alive")
 @needs("nothing")
 async def healthz() -> Health:
-    """The gateway process answers. Says nothing of the other parts."""
+    """Answer as long as this gateway process runs, whatever the state of the other parts."""
     return Health(status="ok", version=__version__)
 
 
@@ -34,18 +34,18 @@ async def _state(part: Awaitable[object]) -> str:
 
 
 async def _redis(gateway: Gateway) -> None:
-    """Somebody may have set it otherwise since this gateway started."""
+    """Check Redis again, as its configuration may have changed since this gateway started."""
     await gateway.call(gateway.probe.write)
     _require_none(await gateway.call(gateway.probe.findings))
 
 
 async def _milvus(gateway: Gateway) -> None:
     await gateway.call(gateway.store.ping)
-    _require_none(await gateway.look_at_milvus())
+    _require_none(await gateway.milvus_findings())
 
 
-def _require_none(found: list[Finding]) -> None:
-    errors = [str(finding) for finding in found if finding.severity == "error"]
+def _require_none(findings: list[Finding]) -> None:
+    errors = [str(finding) for finding in findings if finding.severity == "error"]
     if errors:
         raise Unavailable("; ".join(errors))
 
@@ -55,29 +55,37 @@ async def _planner(gateway: Gateway) -> None:
         raise Unavailable("no planner is alive")
 
 
-@router.get("/readyz", responses={503: {"model": Readiness}})
+@router.get(
+    "/readyz",
+    summary="Check that the service is ready",
+    responses={503: {"model": Readiness, "description": "A part is not ready."}},
+)
 @needs("nothing")
 async def readyz(gateway: GatewayDep, response: Response) -> Readiness:
-    """Redis takes writes and evicts none, Milvus answers, live workers serve both lanes of the
-    default model. Asked at most once a second, whoever wants to know."""
-    looked_at, look = gateway.readiness
-    if look is None or (look.done() and time.monotonic() - looked_at > LOOK_S):
-        look = asyncio.create_task(_parts(gateway))
-        gateway.readiness = (time.monotonic(), look)
-    parts = await asyncio.shield(look)
+    """Check every part that the service needs.
+
+    Redis must accept writes and evict no keys, Milvus must answer, a planner must be alive, and
+    workers must serve both lanes of the default model. The parts are checked at most once a second,
+    however often this is called.
+    """
+    began, check = gateway.readiness
+    if check is None or (check.done() and time.monotonic() - began > REFRESH_INTERVAL_S):
+        check = asyncio.create_task(_check_parts(gateway))
+        gateway.readiness = (time.monotonic(), check)
+    parts = await asyncio.shield(check)
     ready = all(state == "ok" for state in parts.values())
     response.status_code = 200 if ready else 503
     return Readiness(ready=ready, parts=parts)
 
 
-async def _parts(gateway: Gateway) -> dict[str, str]:
-    """The state of each; "ok", or why it is not."""
-    asked: dict[str, Awaitable[object]] = {
+async def _check_parts(gateway: Gateway) -> dict[str, str]:
+    """The state of each part: "ok", or the reason why it is not ready."""
+    checks: dict[str, Awaitable[object]] = {
         "redis": _redis(gateway),
         "milvus": _milvus(gateway),
         "planner": _planner(gateway),
     }
     for lane in LANES:
-        asked[f"{lane} worker"] = gateway.worker(lane, gateway.settings.model)
-    states = await asyncio.gather(*(_state(part) for part in asked.values()))
-    return dict(zip(asked, states, strict=True))
+        checks[f"{lane} worker"] = gateway.worker(lane, gateway.settings.model)
+    states = await asyncio.gather(*(_state(part) for part in checks.values()))
+    return dict(zip(checks, states, strict=True))

@@ -1,6 +1,6 @@
-"""What a gateway counts, and `/metrics`, which shows it together with the fleet's numbers.
+"""The metrics of a gateway, and `/metrics`, which shows them together with those of the fleet.
 
-docs/metrics.md says what each means.
+docs/metrics.md describes each metric.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
-from clipfleet.api.dispatch.coalescer import Coalescer, Late, Overloaded
-from clipfleet.api.http.bodies import Overfull
+from clipfleet.api.dispatch.coalescer import Coalescer, Overloaded, QueryTimeout
+from clipfleet.api.http.bodies import MemoryFull
 from clipfleet.api.ops.fleet_metrics import FleetCollector
 from clipfleet.common.errors import ClipfleetError
 from clipfleet.common.process.metrics import make_registry
@@ -29,17 +29,23 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 REASONS: dict[type[ClipfleetError], str] = {
     Overloaded: "queue_full",
-    Overfull: "memory_full",
+    MemoryFull: "memory_full",
     NoWorker: "no_worker",
-    Late: "deadline",
+    QueryTimeout: "deadline",
 }
 TOO_MANY_REQUESTS = 429
 
 
 class GatewayMetrics:
+    """Counts the requests of one gateway and shows its metrics.
+
+    Attributes:
+        registry: the Prometheus registry of this gateway.
+    """
+
     def __init__(self) -> None:
         self.registry = make_registry()
-        # Of their own: one scrape that waits for Redis holds up nobody but scrapers.
+        # Threads of its own, so that a scrape that waits for Redis delays only scrapes.
         self._threads = ThreadPoolExecutor(2, "metrics")
         self._fleet: FleetCollector | None = None
         self._requests = Counter(
@@ -47,29 +53,42 @@ class GatewayMetrics:
             registry=self.registry,
         )  # fmt: skip
         self._seconds = Histogram(
-            "clipfleet_request_seconds", "Seconds to the end of the answer", ["route"],
+            "clipfleet_request_seconds", "Seconds to the end of the response", ["route"],
             buckets=SECONDS, registry=self.registry,
         )  # fmt: skip
         self._refused = Counter(
-            "clipfleet_refused", "What was turned away", ["reason"], registry=self.registry
+            "clipfleet_refused", "Requests that were refused", ["reason"], registry=self.registry
         )
         for reason in ("rate_limit", *REASONS.values()):
             self._refused.labels(reason)
 
     def watch(self, overviews: Overviews, coalescers: Sequence[Coalescer], model: str) -> None:
-        """`model`: one whose queries are shown even when there are none."""
+        """Show the metrics of the fleet and of these coalescers as well.
+
+        Args:
+            overviews: reads the numbers of the fleet.
+            coalescers: the coalescers of this gateway.
+            model: a model that is shown even without queries.
+        """
         self._fleet = FleetCollector(overviews)
         self.registry.register(self._fleet)
         self.registry.register(_Queries(coalescers, model))
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """`route`: its template, never the path, or every id would be a series."""
-        known = method if method in METHODS else "other"
-        self._requests.labels(known, route, status).inc()
+        """Count a response.
+
+        Args:
+            method: the method of the request.
+            route: the template of the route. A path would make every id a time series.
+            status: the HTTP status.
+            seconds: the duration of the request.
+        """
+        label = method if method in METHODS else "other"
+        self._requests.labels(label, route, status).inc()
         self._seconds.labels(route).observe(seconds)
 
     def refused(self, error: BaseException) -> None:
-        """Counts those that mean that there was too much to do, or nobody to do it."""
+        """Count an error that means overload, a rate limit or missing workers; ignore others."""
         if not isinstance(error, ClipfleetError):
             return
         limited = error.status == TOO_MANY_REQUESTS
@@ -77,19 +96,21 @@ class GatewayMetrics:
             self._refused.labels(reason).inc()
 
     async def shown(self, accept: str) -> Response:
+        """Return the metrics in the format that the Accept header asks for."""
         encode, kind = choose_encoder(accept)
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(self._threads, encode, self.registry)
         return Response(body, headers={"Content-Type": kind})
 
     def end(self) -> None:
+        """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._fleet:
             self._fleet.end()
 
 
 class _Queries(Collector):
-    """The queries in this gateway's hands just now."""
+    """Collects the number of queries that wait or are in flight now."""
 
     def __init__(self, coalescers: Sequence[Coalescer], model: str) -> None:
         self._coalescers, self._model = coalescers, model
@@ -98,22 +119,22 @@ class _Queries(Collector):
         waiting = GaugeMetricFamily(
             "clipfleet_queries_waiting", "Queries not yet sent to a worker", labels=["model"]
         )
-        by_model = Tally({self._model: 0})  # shown before the first query: who scales by it asks
-        for one in self._coalescers:
-            by_model.update(one.waiting())
+        by_model = Tally({self._model: 0})  # shown before the first query, for autoscalers
+        for coalescer in self._coalescers:
+            by_model.update(coalescer.waiting())
         for model, count in by_model.items():
             waiting.add_metric([model], count)
         yield waiting
         yield GaugeMetricFamily(
             "clipfleet_queries_in_flight",
             "Queries sent to workers and not answered",
-            value=sum(one.in_flight() for one in self._coalescers),
+            value=sum(coalescer.in_flight() for coalescer in self._coalescers),
         )
 
 
 @router.get("/metrics")
 @needs("nothing")
 async def metrics(request: Request) -> Response:
-    """In Prometheus' format."""
-    mine: GatewayMetrics = request.app.state.metrics
-    return await mine.shown(request.headers.get("accept", ""))
+    """Return the metrics in the format of Prometheus."""
+    gateway_metrics: GatewayMetrics = request.app.state.metrics
+    return await gateway_metrics.shown(request.headers.get("accept", ""))

@@ -1,4 +1,4 @@
-"""Embeddings of texts or images, for those who keep or compare vectors themselves."""
+"""The route that returns embeddings, for clients that store or compare vectors themselves."""
 
 import asyncio
 
@@ -7,10 +7,10 @@ from fastapi import APIRouter
 from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.dependencies import GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.dispatch.replies import error_of
 from clipfleet.api.http.disconnect import WHILE_CONNECTED
 from clipfleet.api.http.problems import RESPONSES
-from clipfleet.api.search.routes import refusal
-from clipfleet.api.search.terms import an_image, check_text, image_term
+from clipfleet.api.search.terms import check_text, image_input, load_image_term
 from clipfleet.common.errors import BadImage, InvalidRequest, TooLarge, Unreadable
 from clipfleet.common.http.schemas import EmbedIn, EmbedOut, QueryImage
 from clipfleet.common.queue.fleet import WorkerCard
@@ -25,20 +25,23 @@ router = APIRouter(
 )
 
 
-@router.post("")
+@router.post("", summary="Embed texts or images")
 @needs("read", body="batch")
 async def embed(body: EmbedIn, gateway: GatewayDep) -> EmbedOut:
-    """The embeddings of texts or of images, as the model of the collections makes them."""
-    most = gateway.settings.limits.embeds
-    if len(body.texts or body.images or ()) > most:
-        raise TooLarge(f"more than {most} items in one request")
+    """Return the embeddings of texts or of images, computed with the model of the collections.
+
+    Row i of the embeddings belongs to item i of the request.
+    """
+    limit = gateway.settings.limits.embeds
+    if len(body.texts or body.images or ()) > limit:
+        raise TooLarge(f"the request has more than {limit} items")
     worker = await gateway.worker("query", body.model or gateway.settings.model)
     terms = await _terms(body, worker, gateway)
-    asked = (gateway.queries.ask(Query.of(term), worker.model) for term in terms)
-    answers = await asyncio.gather(*asked)
+    queries = (gateway.queries.ask(Query.of(term), worker.model) for term in terms)
+    answers = await asyncio.gather(*queries)
     for answer in answers:
         if answer.error:
-            raise refusal(answer)
+            raise error_of(answer)
     rows = [list(answer.embedding) for answer in answers]
     return EmbedOut(model=worker.model, dim=worker.dim, embeddings=rows)
 
@@ -50,19 +53,19 @@ async def _terms(body: EmbedIn, worker: WorkerCard, gateway: Gateway) -> list[Te
     return texts or await _images(body.images or [], worker, gateway)
 
 
-async def _images(given: list[QueryImage], worker: WorkerCard, gateway: Gateway) -> list[Term]:
-    """A few at once, so that one request with many URLs neither takes for ever nor all turns."""
+async def _images(images: list[QueryImage], worker: WorkerCard, gateway: Gateway) -> list[Term]:
+    """Load the images, a few at once, so that one request cannot occupy every fetch slot."""
     terms: list[Term] = []
     at_once = gateway.settings.fetch.queries
-    for first in range(0, len(given), at_once):
-        some = enumerate(given[first : first + at_once], first)
-        terms += await asyncio.gather(*(_image(n, one, worker, gateway) for n, one in some))
+    for first in range(0, len(images), at_once):
+        group = enumerate(images[first : first + at_once], first)
+        terms += await asyncio.gather(*(_image(n, image, worker, gateway) for n, image in group))
     return terms
 
 
 async def _image(n: int, image: QueryImage, worker: WorkerCard, gateway: Gateway) -> Term:
     try:
-        return await image_term(an_image(image), worker, gateway)
+        return await load_image_term(image_input(image), worker, gateway)
     except Unreadable as error:
         raise InvalidRequest(f"images[{n}].url: {error}") from error
     except (BadImage, InvalidRequest) as error:

@@ -1,4 +1,4 @@
-"""Searches that take long, as the gateway sees them: each kind has a queue of its own."""
+"""Slow searches: each kind has its own queue, and exact ones have a limit."""
 
 from clipfleet.api.dispatch.coalescer import Coalescer
 from clipfleet.api.dispatch.gateway import Gateway
@@ -8,9 +8,22 @@ from clipfleet.common.queue.packed import PackedAnswer
 from clipfleet.common.store.filters import parse_filter
 
 
-async def ask_aside(query: Query, model: str, gateway: Gateway, queue: Coalescer) -> PackedAnswer:
-    """Words and images are embedded as in any other search, so that the model is asked in turn;
-    the searching goes on beside the workers' other work."""
+async def embed_and_ask(
+    query: Query, model: str, gateway: Gateway, queue: Coalescer
+) -> PackedAnswer:
+    """Embed texts and images in the ordinary queue, then search in a queue of slow searches.
+
+    So the model embeds in turn, and the search runs concurrently with the workers' other work.
+
+    Args:
+        query: the query.
+        model: the model whose workers may answer.
+        gateway: has the ordinary queue.
+        queue: the queue of this kind of search.
+
+    Returns:
+        The answer to the search; the answer to an embedding, if that has an error.
+    """
     terms = []
     for term in query.terms:
         if term.kind in ("text", "image"):
@@ -22,16 +35,16 @@ async def ask_aside(query: Query, model: str, gateway: Gateway, queue: Coalescer
     return await queue.ask(Query(terms=tuple(terms), search=query.search), model)
 
 
-async def require_few(search: Search, gateway: Gateway) -> None:
-    """InvalidRequest when more images pass than an exact search compares with."""
-    collection, most = search.collection, gateway.settings.limits.exact_rows
+async def check_exact_rows(search: Search, gateway: Gateway) -> None:
+    """Raise InvalidRequest when an exact search would compare with too many images."""
+    collection, limit = search.collection, gateway.settings.limits.exact_rows
     count = gateway.store.count
-    if await gateway.call(count, collection) <= most:
+    if await gateway.call(count, collection) <= limit:
         return
     where = parse_filter(search.filter or {}, collection.fields)
-    passing = await gateway.call(count, collection, search.namespace, where)
-    if passing > most:
+    matching = await gateway.call(count, collection, search.namespace, where)
+    if matching > limit:
         raise InvalidRequest(
-            f"an exact search compares with at most {most} images, and {passing} pass: narrow it "
-            "with a filter, or ask the index"
+            f"an exact search compares with at most {limit} images, but {matching} match the "
+            "filter; narrow the filter, or search without exact"
         )

@@ -1,6 +1,6 @@
-"""Search by text, image, id or vector, or by a mix of them; one query or many at once.
+"""Routes that search by text, image, id or vector, or by a mix of them, alone or in a batch.
 
-Matches go out as the worker wrote them: nothing of an answer is parsed here.
+The matches are sent as the worker wrote them: the gateway does not parse an answer.
 """
 
 import asyncio
@@ -15,20 +15,15 @@ from pydantic import BeforeValidator, ConfigDict, ValidationError, WithJsonSchem
 from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.dispatch.replies import error_of
 from clipfleet.api.http import problems
 from clipfleet.api.http.bodies import reservation
 from clipfleet.api.http.disconnect import WHILE_CONNECTED
 from clipfleet.api.http.problems import RESPONSES
-from clipfleet.api.search.exact import ask_aside, require_few
-from clipfleet.api.search.terms import Given, Picture, load_terms, needs_model, parse_terms
+from clipfleet.api.search.exact import check_exact_rows, embed_and_ask
+from clipfleet.api.search.terms import ImageTerm, QueryTerms
 from clipfleet.common.collection import BUILTIN_FIELDS, RESERVED, Collection
-from clipfleet.common.errors import (
-    ClipfleetError,
-    InvalidRequest,
-    NotFound,
-    TooLarge,
-    Unavailable,
-)
+from clipfleet.common.errors import InvalidRequest, TooLarge, Unavailable
 from clipfleet.common.http.schemas import Problem, SearchOptions, SearchOut
 from clipfleet.common.http.search import Refused, SearchBatchIn, SearchBatchOut, SearchIn
 from clipfleet.common.identity import namespace_problem, text_problem
@@ -44,78 +39,84 @@ router = APIRouter(
     route_class=AuthorizedRoute,
 )
 
-LARGE_AT_ONCE = 4  # queries for many matches that wait for a worker, of one request
+LARGE_AT_ONCE = 4  # queries for many matches of one request that wait for a worker at once
 
 
-def _from_json(given: Any) -> Any:
+def _parse_json(value: Any) -> Any:
     try:
-        return json.loads(given) if isinstance(given, str) else given
+        return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError) as error:
         raise ValueError("filter is not JSON") from error
 
 
 class UploadedImage(SearchOptions):
-    """The options of a search as a form, where all is written as text, and the image."""
+    """A form with an image and the options of a search. All options of a form are text."""
 
     model_config = ConfigDict(strict=False)
 
     file: UploadFile
     filter: Annotated[
         dict[str, Any] | None,
-        BeforeValidator(_from_json),
-        WithJsonSchema({"type": "string", "description": "a metadata filter as JSON"}),
+        BeforeValidator(_parse_json),
+        WithJsonSchema({"type": "string", "description": "A metadata filter as JSON."}),
     ] = None
 
     @model_validator(mode="before")
     @classmethod
-    def _nothing_written_is_nothing_said(cls, form: Any) -> Any:
+    def _drop_empty_fields(cls, form: Any) -> Any:
         return {name: value for name, value in form.items() if value != ""}
 
 
-@router.post("", response_model=SearchOut)
+@router.post("", summary="Search a collection", response_model=SearchOut)
 @needs("read", body="search")
 async def search(body: SearchIn, collection: CollectionDep, gateway: GatewayDep) -> Response:
-    """The images nearest to the query, nearest first."""
-    return _json(await _search(body, collection, gateway, _Request(gateway)))
+    """Return the images nearest to the query, nearest first."""
+    terms = QueryTerms.parse(body, collection, gateway)
+    return _json(await _search(terms, body, collection, gateway, _SharedLimits(gateway)))
 
 
-@router.post("/image", response_model=SearchOut)
+@router.post("/image", summary="Search by an uploaded image", response_model=SearchOut)
 @needs("read", body="picture")
 async def search_by_upload(
     form: Annotated[UploadedImage, File()], collection: CollectionDep, gateway: GatewayDep
 ) -> Response:
-    """The images nearest to an uploaded one."""
+    """Return the images nearest to an uploaded image, nearest first."""
     limit = min(gateway.settings.limits.image_bytes, gateway.settings.limits.inline_bytes)
     if (form.file.size or 0) > limit:
         raise TooLarge(f"the image has {form.file.size} bytes; the limit is {limit}")
-    given = [Picture(await form.file.read())]
-    return _json(await _run(given, form, collection, gateway, _Request(gateway)))
+    terms = QueryTerms([ImageTerm(await form.file.read())])
+    return _json(await _search(terms, form, collection, gateway, _SharedLimits(gateway)))
 
 
-@router.post("/batch", response_model=SearchBatchOut)
+@router.post("/batch", summary="Run several searches", response_model=SearchBatchOut)
 @needs("read", body="batch")
 async def search_batch(
     body: SearchBatchIn, collection: CollectionDep, gateway: GatewayDep, request: Request
 ) -> Response:
-    """Up to 64 queries at once. One that cannot be answered has a `problem` in its place."""
+    """Answer up to 64 queries at once. A query that cannot be answered has a `problem` instead.
+
+    The response is 503 when no query can be answered because a part is unavailable.
+    """
     began = time.perf_counter()
-    queries = [_checked(raw) for raw in body.queries]
+    queries = [_validate_query(raw) for raw in body.queries]
     _check_images(queries, gateway)
-    of_all = _Request(gateway)
-    asked = (_one_of_many(query, collection, gateway, of_all) for query in queries)
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-    away = [one for one in answers if isinstance(one, Unavailable)]
-    if len(away) == len(answers):
-        raise away[0]
+    shared = _SharedLimits(gateway)
+    searches = (_search_in_batch(query, collection, gateway, shared) for query in queries)
+    answers = await asyncio.gather(*searches, return_exceptions=True)
+    outages = [answer for answer in answers if isinstance(answer, Unavailable)]
+    if len(outages) == len(answers):
+        raise outages[0]
     results = (
-        one if isinstance(one, bytes) else _refused(problems.problem_for(request.scope, one))
-        for one in answers
+        answer
+        if isinstance(answer, bytes)
+        else _refused_json(problems.problem_for(request.scope, answer))
+        for answer in answers
     )
     took = json.dumps(_ms_since(began)).encode()
     return _json(b'{"results":[%b],"took_ms":%b}' % (b",".join(results), took))
 
 
-def _refused(problem: Problem) -> bytes:
+def _refused_json(problem: Problem) -> bytes:
     return Refused(problem=problem).model_dump_json().encode()
 
 
@@ -123,34 +124,43 @@ def _json(content: bytes) -> Response:
     return Response(content, media_type="application/json")
 
 
-class _Request:
-    """What the queries of one request share: fetches of images at once, large searches at once, and
-    the bytes of the answers."""
+class _SharedLimits:
+    """Limits that all queries of one request share.
+
+    Attributes:
+        fetch_slots: images that are fetched at once.
+        large_slots: searches for many matches at once.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
-        self.turns = asyncio.Semaphore(gateway.settings.fetch.queries)
-        self.large = asyncio.Semaphore(LARGE_AT_ONCE)
-        self._most = gateway.settings.limits.answer_bytes
-        self._answered, self._full = 0, False
+        self.fetch_slots = asyncio.Semaphore(gateway.settings.fetch.queries)
+        self.large_slots = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._max_bytes = gateway.settings.limits.answer_bytes
+        self._answer_bytes, self._full = 0, False
 
     def require_room(self) -> None:
-        """TooLarge when the answers have too many bytes already."""
+        """Raise TooLarge when the answers have too many bytes already."""
         if self._full:
             raise TooLarge(
-                f"the answers to this request have more than {self._most} bytes "
-                "(CLIPFLEET_LIMITS__ANSWER_BYTES): lower top_k, ask fewer queries at once, or "
+                f"the answers to this request have more than {self._max_bytes} bytes "
+                "(CLIPFLEET_LIMITS__ANSWER_BYTES): lower top_k, send fewer queries at once, or "
                 "leave out include_metadata or include_values"
             )
 
     def add(self, answer: PackedAnswer) -> None:
-        """TooLarge, likewise; Overfull when the gateway holds too many answers."""
-        self._full = self._full or self._answered + len(answer.json) > self._most
+        """Count the bytes of an answer.
+
+        Raises:
+            TooLarge: the answers to this request have too many bytes.
+            MemoryFull: the answers to all requests fill the gateway's memory budget.
+        """
+        self._full = self._full or self._answer_bytes + len(answer.json) > self._max_bytes
         self.require_room()
         reservation().add(len(answer.json))
-        self._answered += len(answer.json)
+        self._answer_bytes += len(answer.json)
 
 
-def _checked(raw: Any) -> SearchIn | ValidationError:
+def _validate_query(raw: Any) -> SearchIn | ValidationError:
     try:
         return SearchIn.model_validate(raw)
     except ValidationError as error:
@@ -158,70 +168,67 @@ def _checked(raw: Any) -> SearchIn | ValidationError:
 
 
 def _check_images(queries: Sequence[SearchIn | ValidationError], gateway: Gateway) -> None:
-    most = gateway.settings.limits.embeds
-    asked = [query for query in queries if isinstance(query, SearchIn)]
-    images = sum(one.image is not None for query in asked for one in (query, *(query.terms or ())))
-    if images > most:
-        raise TooLarge(f"there are {images} images in one request; the limit is {most}")
+    limit = gateway.settings.limits.embeds
+    valid = [query for query in queries if isinstance(query, SearchIn)]
+    images = sum(
+        term.image is not None for query in valid for term in (query, *(query.terms or ()))
+    )
+    if images > limit:
+        raise TooLarge(f"there are {images} images in one request; the limit is {limit}")
 
 
-async def _one_of_many(
+async def _search_in_batch(
     query: SearchIn | ValidationError,
     collection: Collection,
     gateway: Gateway,
-    of_all: _Request,
+    shared: _SharedLimits,
 ) -> bytes:
     if isinstance(query, ValidationError):
         raise query
-    return await _search(query, collection, gateway, of_all)
+    terms = QueryTerms.parse(query, collection, gateway)
+    return await _search(terms, query, collection, gateway, shared)
 
 
 async def _search(
-    body: SearchIn, collection: Collection, gateway: Gateway, of_all: _Request
-) -> bytes:
-    given = parse_terms(body, collection, gateway)
-    return await _run(given, body, collection, gateway, of_all)
-
-
-async def _run(
-    given: Sequence[Given],
+    query_terms: QueryTerms,
     body: SearchOptions,
     collection: Collection,
     gateway: Gateway,
-    of_all: _Request,
+    shared: _SharedLimits,
 ) -> bytes:
-    """The answer as JSON."""
+    """Return the answer as JSON."""
     began = time.perf_counter()
     _check_options(body, collection, gateway)
-    worker = await gateway.worker("query", collection.model, any_model=not needs_model(given))
-    terms = await load_terms(given, worker, gateway, of_all.turns)
+    any_model = not query_terms.needs_model
+    worker = await gateway.worker("query", collection.model, any_model=any_model)
+    terms = await query_terms.load(worker, gateway, shared.fetch_slots)
     search = Search(
         collection=collection,
         candidates=gateway.settings.limits.candidates,
         answer_bytes=gateway.settings.limits.answer_bytes,
         **{name: getattr(body, name) for name in SearchOptions.model_fields},
     )
-    answer = await _ask(Query(terms=terms, search=search), worker.model, gateway, of_all)
+    answer = await _ask(Query(terms=terms, search=search), worker.model, gateway, shared)
     took = json.dumps(_ms_since(began)).encode()
     return b'{"matches":%b,"took_ms":%b}' % (answer.json, took)
 
 
-async def _ask(query: Query, model: str, gateway: Gateway, of_all: _Request) -> PackedAnswer:
-    """The error that a worker answers with comes out."""
+async def _ask(query: Query, model: str, gateway: Gateway, shared: _SharedLimits) -> PackedAnswer:
+    """Send a query to the queue of its kind, and raise the error that a worker answers with."""
     assert query.search is not None
     if query.search.exact:
-        await require_few(query.search, gateway)
-        answer = await ask_aside(query, model, gateway, gateway.exact)
+        await check_exact_rows(query.search, gateway)
+        answer = await embed_and_ask(query, model, gateway, gateway.exact)
     elif query.large:
-        async with of_all.large:
-            of_all.require_room()
-            answer = await ask_aside(query, model, gateway, gateway.large)
+        async with shared.large_slots:
+            shared.require_room()
+            answer = await embed_and_ask(query, model, gateway, gateway.large)
     else:
         answer = await gateway.queries.ask(query, model)
     if answer.error:
         gateway.forget(query.search.collection.name)
-        raise refusal(answer)
-    of_all.add(answer)
+        raise error_of(answer)
+    shared.add(answer)
     return answer
 
 
@@ -230,7 +237,7 @@ def _ms_since(began: float) -> float:
 
 
 def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway) -> None:
-    """Everything that can be wrong with a query is said before it costs a worker."""
+    """Raise InvalidRequest for options that are not valid, before a worker is asked."""
     limits = gateway.settings.limits
     if problem := namespace_problem(body.namespace):
         raise InvalidRequest(problem)
@@ -241,31 +248,20 @@ def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway
     if body.min_score is not None and collection.metric == "euclidean":
         raise InvalidRequest("min_score needs a similarity; euclidean scores are distances")
     if body.include_values and body.top_k * collection.dim > limits.values:
-        most = limits.values // collection.dim
-        raise InvalidRequest(f"with include_values, top_k is at most {most} here")
-    _check_sifting(body, gateway)
+        max_top_k = limits.values // collection.dim
+        raise InvalidRequest(f"with include_values, top_k is at most {max_top_k} here")
+    _check_grouping(body, gateway)
     parse_filter(body.filter or {}, collection.fields)
 
 
-def _check_sifting(body: SearchOptions, gateway: Gateway) -> None:
-    most = gateway.settings.limits.candidates
-    sifts = body.group_by is not None or body.collapse is not None
-    if sifts and body.offset + body.top_k > most:
-        raise InvalidRequest(f"with group_by or collapse, offset + top_k is at most {most}")
+def _check_grouping(body: SearchOptions, gateway: Gateway) -> None:
+    limit = gateway.settings.limits.candidates
+    needs_candidates = body.group_by is not None or body.collapse is not None
+    if needs_candidates and body.offset + body.top_k > limit:
+        raise InvalidRequest(f"with group_by or collapse, offset + top_k is at most {limit}")
     if body.group_by is None:
         return
     if problem := text_problem("group_by", body.group_by, 256):
         raise InvalidRequest(problem)
     if body.group_by in RESERVED - BUILTIN_FIELDS.keys():
-        raise InvalidRequest(f"{body.group_by!r} is no field to group by")
-
-
-def refusal(answer: PackedAnswer) -> ClipfleetError:
-    """The error that a worker answered with."""
-    kinds: dict[str, type[ClipfleetError]] = {
-        "not-found": NotFound,
-        "invalid-request": InvalidRequest,
-        "too-large": TooLarge,
-        "unavailable": Unavailable,
-    }
-    return kinds.get(answer.error, ClipfleetError)(answer.detail)
+        raise InvalidRequest(f"{body.group_by!r} is not a field to group by")

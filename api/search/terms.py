@@ -1,10 +1,11 @@
-"""What is searched with, checked before it costs a worker, and made ready for one."""
+"""The terms of a query: checked before a worker is asked, and made ready for it."""
 
 import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
@@ -18,19 +19,19 @@ from clipfleet.common.queue.fleet import WorkerCard
 from clipfleet.common.queue.messages import Term
 
 PIECE = 1 << 20  # characters of base64, a multiple of four
-LARGEST_VALUE = 1e15  # squared and summed it still fits 32 bits
+MAX_NUMBER = 1e15  # of a vector; its square, summed up, still fits 32 bits
 
 
 @dataclass(frozen=True)
 class ImageUrl:
-    """An image that is yet to be fetched."""
+    """An image that is not downloaded yet."""
 
     url: str
 
 
 @dataclass(frozen=True)
 class Base64:
-    """An image that is yet to be decoded from its text."""
+    """An image that is not decoded from base64 yet."""
 
     text: str
 
@@ -39,89 +40,131 @@ ImageInput = bytes | ImageUrl | Base64
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A term whose image is yet to be decoded. `where`: in the request, for what is said of it."""
+class ImageTerm:
+    """A term whose image is not decoded yet.
+
+    Attributes:
+        image: the bytes of the image, or where they come from.
+        weight: how much the term counts.
+        prefix: begins the message of an error about this term, such as "terms[2]."; "" for the
+            only term of a query.
+    """
 
     image: ImageInput
     weight: float = 1.0
-    where: str = ""
+    prefix: str = ""
 
 
-Given = Term | Picture
+QueryTerm = Term | ImageTerm
 
 
-def parse_terms(body: SearchIn, collection: Collection, gateway: Gateway) -> list[Given]:
-    """InvalidRequest, which names the term, for what cannot be searched with."""
-    if body.terms is None:
-        return [_given(body, 1.0, "", collection, gateway)]
-    most = gateway.settings.limits.query_terms
-    if len(body.terms) > most:
-        raise InvalidRequest(f"there are {len(body.terms)} terms; the limit is {most}")
-    if not any(term.weight for term in body.terms):
-        raise InvalidRequest("all terms weigh 0: give at least one another weight")
-    return [
-        _given(term, term.weight, f"terms[{n}].", collection, gateway)
-        for n, term in enumerate(body.terms)
-    ]
+class QueryTerms:
+    """The terms of one query: `parse` checks them, `load` makes them ready for a worker.
+
+    Args:
+        terms: terms that are checked already.
+    """
+
+    def __init__(self, terms: Sequence[QueryTerm]) -> None:
+        self._terms = terms
+
+    @classmethod
+    def parse(cls, body: SearchIn, collection: Collection, gateway: Gateway) -> Self:
+        """Check the terms of a request.
+
+        Args:
+            body: the request.
+            collection: the collection to search.
+            gateway: has the limits.
+
+        Raises:
+            InvalidRequest: a term is not valid; the message names the term.
+        """
+        if body.terms is None:
+            return cls([_parse_term(body, 1.0, "", collection, gateway)])
+        limit = gateway.settings.limits.query_terms
+        if len(body.terms) > limit:
+            raise InvalidRequest(f"there are {len(body.terms)} terms; the limit is {limit}")
+        if not any(term.weight for term in body.terms):
+            raise InvalidRequest("all terms have the weight 0; give at least one another weight")
+        return cls(
+            [
+                _parse_term(term, term.weight, f"terms[{n}].", collection, gateway)
+                for n, term in enumerate(body.terms)
+            ]
+        )
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a worker has to embed a term."""
+        return any(isinstance(term, ImageTerm) or term.kind == "text" for term in self._terms)
+
+    async def load(
+        self, worker: WorkerCard, gateway: Gateway, slots: asyncio.Semaphore
+    ) -> tuple[Term, ...]:
+        """Fetch and decode every image, and store it where workers find it.
+
+        Args:
+            worker: the worker whose model the images are prepared for.
+            gateway: fetches, decodes and stores the images.
+            slots: limits the images at once, so that one request does not use all threads.
+
+        Raises:
+            InvalidRequest: an image cannot be fetched or used; the message names its term.
+        """
+        return tuple(
+            await asyncio.gather(
+                *(_load_term(term, worker, gateway, slots) for term in self._terms)
+            )
+        )
 
 
-def _given(
-    asked: Asked, weight: float, where: str, collection: Collection, gateway: Gateway
-) -> Given:
+def _parse_term(
+    term: Asked, weight: float, prefix: str, collection: Collection, gateway: Gateway
+) -> QueryTerm:
     try:
-        if asked.image is not None:
-            return Picture(an_image(asked.image), weight, where)
-        return _term(asked, weight, collection, gateway)
+        if term.image is not None:
+            return ImageTerm(image_input(term.image), weight, prefix)
+        if term.text is not None:
+            check_text(term.text, gateway)
+            return Term(kind="text", value=term.text, weight=weight)
+        if term.id is not None:
+            if problem := id_problem(term.id):
+                raise InvalidRequest(problem)
+            return Term(kind="id", value=term.id, weight=weight)
+        vector = term.vector or []
+        check_vector(vector, collection)
+        return Term(kind="vector", value=tuple(vector), weight=weight)
     except InvalidRequest as error:
-        raise InvalidRequest(where + error.detail) from error
+        raise InvalidRequest(prefix + error.detail) from error
 
 
-def _term(asked: Asked, weight: float, collection: Collection, gateway: Gateway) -> Term:
-    if asked.text is not None:
-        check_text(asked.text, gateway)
-        return Term(kind="text", value=asked.text, weight=weight)
-    if asked.id is not None:
-        if problem := id_problem(asked.id):
-            raise InvalidRequest(problem)
-        return Term(kind="id", value=asked.id, weight=weight)
-    vector = asked.vector or []
-    check_vector(vector, collection)
-    return Term(kind="vector", value=tuple(vector), weight=weight)
-
-
-def needs_model(given: Sequence[Given]) -> bool:
-    return any(isinstance(one, Picture) or one.kind == "text" for one in given)
-
-
-async def load_terms(
-    given: Sequence[Given], worker: WorkerCard, gateway: Gateway, turns: asyncio.Semaphore
-) -> tuple[Term, ...]:
-    """With every image fetched, decoded and left where workers find it. `turns`: so that one
-    request with many images does not take all threads."""
-    return tuple(await asyncio.gather(*(_ready(one, worker, gateway, turns) for one in given)))
-
-
-async def _ready(
-    given: Given, worker: WorkerCard, gateway: Gateway, turns: asyncio.Semaphore
+async def _load_term(
+    term: QueryTerm, worker: WorkerCard, gateway: Gateway, slots: asyncio.Semaphore
 ) -> Term:
-    if isinstance(given, Term):
-        return given
+    if isinstance(term, Term):
+        return term
     try:
-        async with turns:
-            term = await image_term(given.image, worker, gateway)
+        async with slots:
+            loaded = await load_image_term(term.image, worker, gateway)
     except Unreadable as error:
-        raise InvalidRequest(f"{given.where}image.url: {error}") from error
+        raise InvalidRequest(f"{term.prefix}image.url: {error}") from error
     except InvalidRequest as error:
-        raise type(error)(given.where + error.detail) from error
-    return term.model_copy(update={"weight": given.weight})
+        raise type(error)(term.prefix + error.detail) from error
+    return loaded.model_copy(update={"weight": term.weight})
 
 
-async def image_term(image: ImageInput, worker: WorkerCard, gateway: Gateway) -> Term:
-    """Unreadable when it cannot be fetched, BadImage when it is none, InvalidRequest when it is no
-    base64."""
+async def load_image_term(image: ImageInput, worker: WorkerCard, gateway: Gateway) -> Term:
+    """Fetch and decode an image, store its pixels for the workers, and return a term that names it.
+
+    Raises:
+        Unreadable: the image cannot be fetched.
+        BadImage: the bytes are not a usable image.
+        InvalidRequest: the text is not base64.
+    """
     if isinstance(image, ImageUrl):
         async with gateway.urls.image(image.url) as data:
-            return await image_term(data, worker, gateway)
+            return await load_image_term(data, worker, gateway)
     pixels = await gateway.decode(_pixels, image, worker.preprocess, gateway)
     return Term(kind="image", value=await gateway.stash_query_image(pixels))
 
@@ -133,9 +176,10 @@ def _pixels(image: bytes | Base64, spec: Preprocess, gateway: Gateway) -> Pixels
 
 
 def check_text(text: str, gateway: Gateway) -> None:
-    longest = gateway.settings.limits.text_chars
-    if len(text) > longest:
-        raise InvalidRequest(f"the text has {len(text)} characters; {longest} at most")
+    """Raise InvalidRequest for a text that is too long or is not valid Unicode."""
+    limit = gateway.settings.limits.text_chars
+    if len(text) > limit:
+        raise InvalidRequest(f"the text has {len(text)} characters; the limit is {limit}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -143,6 +187,7 @@ def check_text(text: str, gateway: Gateway) -> None:
 
 
 def check_vector(vector: Sequence[float], collection: Collection) -> None:
+    """Raise InvalidRequest for a vector that cannot be compared with those of the collection."""
     if len(vector) != collection.dim:
         raise InvalidRequest(
             f"the vector has {len(vector)} numbers, those of collection {collection.name!r} "
@@ -150,16 +195,17 @@ def check_vector(vector: Sequence[float], collection: Collection) -> None:
         )
     if collection.metric == "cosine" and not any(vector):
         raise InvalidRequest("a vector of zeros has no direction to compare by cosine")
-    if any(abs(value) > LARGEST_VALUE for value in vector):
-        raise InvalidRequest(f"a number of the vector is over {LARGEST_VALUE:g}")
+    if any(abs(value) > MAX_NUMBER for value in vector):
+        raise InvalidRequest(f"a number of the vector is over {MAX_NUMBER:g}")
 
 
-def an_image(given: QueryImage) -> ImageInput:
-    return ImageUrl(given.url) if given.url is not None else Base64(given.base64 or "")
+def image_input(image: QueryImage) -> ImageInput:
+    """Return the image of a request, which is a URL or base64."""
+    return ImageUrl(image.url) if image.url is not None else Base64(image.base64 or "")
 
 
 def _from_base64(text: str) -> bytes:
-    """In pieces: a single call for all of it would hold up the event loop as if it were on it."""
+    """Decode in pieces: one call for the whole text would block the event loop from its thread."""
     start = text.find(",") + 1 if text.startswith("data:") else 0
     try:
         return b"".join(
@@ -167,4 +213,4 @@ def _from_base64(text: str) -> bytes:
             for at in range(start, len(text), PIECE)
         )
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest("an image's base64 is not base64") from error
+        raise InvalidRequest("the base64 of an image is not valid") from error

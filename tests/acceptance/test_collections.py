@@ -152,7 +152,7 @@ def test_a_delete_by_filter_takes_these_images_and_no_others(client: Any, emptie
     assert client.count(emptied, namespace="other") == 60
     wrong: list[Any] = [{}, {"filter": {}}, {"filter": {"label": "even"}, "all": True}]
     for told in wrong:
-        with pytest.raises(ProblemError, match="say which images"):
+        with pytest.raises(ProblemError, match="give exactly one of them"):
             client.delete(emptied, **told)
     assert client.delete(emptied, all=True) == 30
     assert (client.count(emptied), client.count(emptied, namespace="other")) == (0, 60)

@@ -122,7 +122,7 @@ def test_what_cannot_be_retried_is_said(
     with refused(404, "no collection"):
         client.retry(job)
     client.create_collection(mine)
-    with refused(409, "made anew"):
+    with refused(409, "created again"):
         client.retry(job)
 
 

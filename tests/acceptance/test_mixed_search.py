@@ -151,7 +151,7 @@ def test_the_upload_takes_every_option_and_judges_it_alike(
         ({"collapse": "2"}, "collapse"),
         ({"filter": "["}, "filter is not JSON"),
         ({"filter": "[1]"}, "filter"),
-        ({"group_by": "pk"}, "no field to group by"),
+        ({"group_by": "pk"}, "not a field to group by"),
         ({"unknown": "1"}, "unknown"),
     ):
         refused = web.post(f"{MUSIC}/image", data=form, files=picture)
@@ -168,7 +168,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"terms": [{"weight": 1}]}, "exactly one"),
     ({"terms": [{"terms": []}]}, "Extra inputs"),
     ({"terms": [{"text": "x"}] * 17}, "limit is 16"),
-    ({"terms": [{"text": "x", "weight": 0}]}, "weigh 0"),
+    ({"terms": [{"text": "x", "weight": 0}]}, "have the weight 0"),
     ({"terms": [{"text": "x", "weight": 1e9}]}, "1000"),
     ({"terms": [{"text": "x"}, {"text": "x", "weight": -1}]}, "cancel"),
     ({"terms": [{"text": "x"}, {"vector": [1, 2]}]}, "terms[1].the vector has 2 numbers"),
@@ -176,7 +176,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"terms": [{"image": {"url": "http://127.0.0.1:9/x"}}]}, "terms[0].image.url"),
     ({"text": "x", "collapse": 0}, "greater than 0"),
     ({"text": "x", "group_by": "a\0b"}, "NUL"),
-    ({"text": "x", "group_by": "namespace"}, "no field to group by"),
+    ({"text": "x", "group_by": "namespace"}, "not a field to group by"),
     ({"text": "x", "group_by": "label", "top_k": 500, "offset": 1_501}, "at most 2000"),
     ({"text": "x", "filter": {"label": {"$prefix": 1}}}, "$prefix is for text"),
     ({"text": "x", "filter": {"width": {"$prefix": "1"}}}, "$prefix is for text"),

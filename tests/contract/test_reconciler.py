@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from clipfleet.api.dispatch.reconciler import YOUNG_S, Reconciler
+from clipfleet.api.dispatch.reconciler import GRACE_PERIOD_S, Reconciler
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Unavailable
@@ -27,13 +27,13 @@ class World:
         self.reconciler = Reconciler(self.catalogue, store, blobs)
         self.began: list[Collection] = []
 
-    def made(self, name: str, age_s: float = YOUNG_S + 60) -> Collection:
+    def made(self, name: str, age_s: float = GRACE_PERIOD_S + 60) -> Collection:
         """A collection with one image and its thumbnail."""
         collection = self.unnamed(name, age_s)
         assert self.catalogue.add(collection) == collection
         return collection
 
-    def unnamed(self, name: str, age_s: float = YOUNG_S + 60, images: int = 1) -> Collection:
+    def unnamed(self, name: str, age_s: float = GRACE_PERIOD_S + 60, images: int = 1) -> Collection:
         new = a_collection()
         collection = new.model_copy(
             update={"name": name, "created_at": round(new.created_at - age_s, 3)}
@@ -133,11 +133,11 @@ def test_a_collection_deleted_during_a_round_gets_no_name(world: World) -> None:
     class Racing(Reconciler):
         looks = 0
 
-        def _known(self) -> list[Collection]:
+        def _catalogued(self) -> list[Collection]:
             self.looks += 1
             if self.looks == 2:
                 world.store.drop(collection)
-            return super()._known()
+            return super()._catalogued()
 
     Racing(world.catalogue, world.store, world.blobs).round()
     assert world.catalogue.find("photos") is None

@@ -15,7 +15,7 @@ from clipfleet.common.ledger import Outcome
 from clipfleet.common.settings import Settings
 from support import services
 from support.chaos import stopped
-from support.gateways import PLACES, Service, gateway
+from support.gateways import MAX_STREAMS, Service, gateway
 from support.ledgers import a_job, failure
 
 
@@ -87,7 +87,7 @@ def test_a_redis_that_is_away_is_waited_for(lone_gateway: Service) -> None:
 
 def test_there_are_so_many_places_and_who_leaves_makes_room(lone_gateway: Service) -> None:
     lone_gateway.begun("crowd")
-    places = [lone_gateway.events("crowd") for _ in range(PLACES)]
+    places = [lone_gateway.events("crowd") for _ in range(MAX_STREAMS)]
     streams = [place.__enter__() for place in places]
     for stream in streams:
         next(stream)
@@ -95,7 +95,7 @@ def test_there_are_so_many_places_and_who_leaves_makes_room(lone_gateway: Servic
         refused = http.get("/v1/jobs/crowd/events")
         assert refused.status_code == 503
         assert int(refused.headers["Retry-After"]) > 0
-        assert "polled" in refused.json()["detail"]
+        assert "poll GET" in refused.json()["detail"]
         places.pop().__exit__(None, None, None)
 
         def let_in() -> bool:

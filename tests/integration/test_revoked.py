@@ -76,7 +76,7 @@ def test_a_job_s_events_end(service: MemoryService, end: Callable[[MemoryService
             end(service)
             last = list(events)[-1]
             assert last["event"] == "unauthorized"
-            assert last["data"] == {"detail": "the API key is not in force any more"}
+            assert last["data"] == {"detail": "the API key is no longer valid"}
             service.parts.ledger.cancel("waits")
             assert list(others)[-1]["data"]["state"] == "cancelled"
         assert client.get(path).status_code in (401, 404)

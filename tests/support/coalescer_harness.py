@@ -1,4 +1,4 @@
-"""A coalescer, its workers played by the test."""
+"""A coalescer whose workers are played by the test."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -22,7 +22,7 @@ def query(text: str, kind: Any = "text") -> Query:
 
 
 class Desk:
-    """A coalescer with a post that only remembers; `answer` plays the worker."""
+    """A coalescer whose batches are only recorded in `sent`; `answer` plays a worker."""
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ class Desk:
         self.sent.append(batch)
 
     def texts(self) -> list[list[str]]:
-        return [[str(one.terms[0].value) for one in batch.queries] for batch in self.sent]
+        return [[str(query.terms[0].value) for query in batch.queries] for batch in self.sent]
 
     def answer(self, batch: QueryBatch) -> None:
-        answers = [PackedAnswer(detail=str(one.terms[0].value)) for one in batch.queries]
+        answers = [PackedAnswer(detail=str(query.terms[0].value)) for query in batch.queries]
         self.queries.receive(Reply(batch.batch_id, answers))
 
     async def ask(self, *texts: str, kind: str = "text") -> list["asyncio.Task[PackedAnswer]"]:
-        """Asked one after the other; all that can leave has left when this returns."""
+        """Ask one query after the other, and wait until the coalescer has sent all it can."""
         tasks = [asyncio.create_task(self.queries.ask(query(text, kind), MODEL)) for text in texts]
         await settled()
         return tasks

@@ -21,7 +21,7 @@ HERE = ("127.0.0.1", 1)
 
 KEYS: list[dict[str, Any]] = [
     *({"name": scope, "scopes": [scope]} for scope in SCOPES),
-    *({"name": f"acme-{one}", "scopes": [one], "collections": ["acme*"]} for one in SCOPES),
+    *({"name": f"acme-{scope}", "scopes": [scope], "collections": ["acme*"]} for scope in SCOPES),
     {"name": "old", "scopes": ["admin"], "expires_at": "2020-01-31T00:00:00Z"},
     {"name": "slow", "scopes": ["read"], "requests_per_minute": 2},
 ]
@@ -55,15 +55,15 @@ class World:
         self.parts.fleet.announce(card)
         for name in ("acme", "other"):
             self.add(name)
-        self.parts.ledger.cancel("job-acme")  # so that who follows it comes to an end
+        self.parts.ledger.cancel("job-acme")  # so that its events end
 
     def add(self, name: str) -> None:
-        made = Collection.new(name, metric="dot", model="m", dim=4, fields={})
-        self.parts.store.create(self.parts.catalogue.add(made))
+        collection = Collection.new(name, metric="dot", model="m", dim=4, fields={})
+        self.parts.store.create(self.parts.catalogue.add(collection))
         source = {"type": "none"}
         self.parts.ledger.create(
             NewJob(
-                id=f"job-{name}", collection=name, generation=made.generation,
+                id=f"job-{name}", collection=name, generation=collection.generation,
                 model="m", namespace="n", source=source,
             )
         )  # fmt: skip
@@ -74,17 +74,25 @@ class World:
         key: str = "",
         client: Any = HERE,
         at: str = "http://127.0.0.1:8000",
-        **told: Any,
+        **options: Any,
     ) -> httpx.Response:
-        """`call`: as `GET /v1/jobs`; `key`: a name of KEYS."""
+        """Send a request.
 
-        async def sent() -> httpx.Response:
+        Args:
+            call: method and path, as "GET /v1/jobs".
+            key: a name of KEYS.
+            client: the address of the client.
+            at: the URL of the gateway.
+            options: of `httpx.AsyncClient.request`.
+        """
+
+        async def send() -> httpx.Response:
             method, path = call.split(" ")
-            headers = {**told.pop("headers", {})}
+            headers = {**options.pop("headers", {})}
             if key:
                 headers["Authorization"] = f"Bearer cf_{key}"
-            there = httpx.ASGITransport(self.app, client=client)
-            async with httpx.AsyncClient(transport=there, base_url=at) as http:
-                return await http.request(method, path, headers=headers, **told)
+            transport = httpx.ASGITransport(self.app, client=client)
+            async with httpx.AsyncClient(transport=transport, base_url=at) as http:
+                return await http.request(method, path, headers=headers, **options)
 
-        return asyncio.run(sent())
+        return asyncio.run(send())

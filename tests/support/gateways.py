@@ -23,7 +23,7 @@ from clipfleet.embedded import commands, processes
 from support import services
 from support.ledgers import claimed, planned
 
-PLACES = 3
+MAX_STREAMS = 3
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Service:
             yield parsed(answer.iter_lines())
 
     def begun(self, job: str) -> Claim:
-        """A job of two images, its only chunk in our hands."""
+        """A job of two images, whose only chunk the test has claimed."""
         planned(self.ledger, ("a", "b"), job=job)
         claim = claimed(self.ledger)
         assert claim.job_id == job
@@ -73,9 +73,9 @@ def parsed(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 @contextmanager
 def in_process(folder: Path, url: str, **settings: Any) -> Iterator[TestClient]:
     """A client of the gateway on this machine. The gateway makes no checks when it starts."""
-    made = Settings(redis_url=url, blobs=str(folder / "blobs"), **settings)
+    options = Settings(redis_url=url, blobs=str(folder / "blobs"), **settings)
     with TestClient(
-        create_app(made, connect(made)), "http://127.0.0.1", client=(commands.LOOPBACK, 1)
+        create_app(options, connect(options)), "http://127.0.0.1", client=(commands.LOOPBACK, 1)
     ) as http:
         yield http
 
@@ -87,14 +87,14 @@ def gateway(folder: Path, url: str, **more: str) -> Iterator[Service]:
         "CLIPFLEET_REDIS_URL": url,
         "CLIPFLEET_BLOBS": str(folder.parent / "blobs"),  # gateways on one Redis share them
         "CLIPFLEET_CALL_TIMEOUT_S": "0.5",
-        "CLIPFLEET_LIMITS__EVENT_STREAMS": str(PLACES),
+        "CLIPFLEET_LIMITS__EVENT_STREAMS": str(MAX_STREAMS),
         **more,
     }
     command = processes.gateway(commands.LOOPBACK, port)
     with services.process(command, folder / "gateway.log", **env) as process:
-        own = make_redis(Settings(redis_url=url))
-        made = Service(f"http://127.0.0.1:{port}", own, process)
-        with made.http() as http:
+        client = make_redis(Settings(redis_url=url))
+        service = Service(f"http://127.0.0.1:{port}", client, process)
+        with service.http() as http:
             services.eventually(lambda: http.get("/healthz").is_success, 60, "the gateway")
-        yield made
-        made.redis.close()
+        yield service
+        service.redis.close()

@@ -69,13 +69,13 @@ def test_a_route_that_says_nothing_cannot_be_made(monkeypatch: pytest.MonkeyPatc
     def forgetful() -> None: ...
 
     router = APIRouter(route_class=AuthorizedRoute)
-    with pytest.raises(TypeError, match="/new: the route does not say what it needs"):
+    with pytest.raises(TypeError, match="/new: the route does not declare what it needs"):
         router.add_api_route("/new", forgetful)
     unguarded: Any = APIRouter()
     unguarded.add_api_route("/new", needs("read")(forgetful))
     assert isinstance(unguarded.routes[0], APIRoute)
     monkeypatch.setattr(health, "router", unguarded)
-    with pytest.raises(TypeError, match="/new is no GuardedRoute"):
+    with pytest.raises(TypeError, match="/new is not an AuthorizedRoute"):
         create_app()
 
 
@@ -232,5 +232,5 @@ def test_what_is_wrong_is_said_without_naming_other_tenants(world: World) -> Non
     assert "acme, other" in world.ask("GET /v1/fleet", "admin").text
     told = world.ask("GET /v1/fleet", "acme-admin")
     assert told.status_code == 200
-    assert "which acme needs" in told.text
+    assert "(needed by acme)" in told.text
     assert "other" not in told.text

@@ -90,7 +90,7 @@ async def _answers_that_are_not_understood() -> None:
     (again,) = await desk.ask("b")
     answer = BatchReply(batch_id=desk.sent[1].batch_id, answers=(Answer(),))
     dispatch_reply(written(answer, answers=[{"error": "of a new kind"}]).encode(), (desk.queries,))
-    with pytest.raises(ClipfleetError, match="could not be understood"):
+    with pytest.raises(ClipfleetError, match="could not be parsed"):
         await again
     (last,) = await desk.ask("c")
     answer = BatchReply(batch_id=desk.sent[2].batch_id, answers=(Answer(detail="c"),))

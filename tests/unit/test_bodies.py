@@ -130,7 +130,7 @@ def test_the_meter_counts_what_is_no_long_text() -> None:
             meter = Meter()
             for start in range(0, len(document), size):
                 meter.feed(document[start : start + size])
-            assert meter.beside + meter.open == beside, (document[:40], size)
+            assert meter.other_bytes + meter.open_bytes == beside, (document[:40], size)
 
 
 @pytest.mark.parametrize("call", [SEARCH, f"{SEARCH}/image", VECTORS])

@@ -9,7 +9,7 @@ import pytest
 import clipfleet
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.ops.diagnosis import diagnose
-from clipfleet.api.ops.fleet import look_at_milvus
+from clipfleet.api.ops.fleet import milvus_findings
 from clipfleet.cli import doctor_probe
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Unavailable
@@ -53,10 +53,10 @@ def test_nothing_is_wrong_with_a_planner_and_both_lanes() -> None:
 
 def test_who_is_missing_is_an_error() -> None:
     assert seen(card(), planners=[]) == [
-        ("error", "planner: none is alive, so that no job begins or goes on")
+        ("error", "planner: no planner is alive, so no job starts or continues")
     ]
     assert seen(card(lanes=("query",))) == [
-        ("error", "worker: none alive serves the ingest lane of model 'm'")
+        ("error", "worker: no worker that is alive serves the ingest lane of model 'm'")
     ]
 
 
@@ -64,9 +64,10 @@ def test_a_collection_of_a_model_that_nobody_has_is_named() -> None:
     other = Collection.new("old", metric="dot", model="another", dim=4, fields={})
     found = diagnose([card()], ["p"], [other], [], "m")
     assert [one.what for one in found] == [
-        f"none alive serves the {lane} lane of model 'another', which old needs" for lane in LANES
+        f"no worker that is alive serves the {lane} lane of model 'another' (needed by old)"
+        for lane in LANES
     ]
-    assert all("those alive have m" in one.do for one in found)
+    assert all("the workers that are alive have m" in one.do for one in found)
 
 
 def test_a_job_that_waits_says_why() -> None:
@@ -81,7 +82,7 @@ def test_a_cpu_torch_on_a_gpu_machine_is_seen(tmp_path: Path) -> None:
     assert gpus(tmp_path) == 2
     idle = ABOUT.model_copy(update={"gpus": gpus(tmp_path)})
     assert [what for _, what in seen(card(about=idle))] == [
-        "worker one-1-abc: it computes on a CPU (torch 2.13.0+cpu) where there are GPUs: 2"
+        "worker one-1-abc: it computes on a CPU (torch 2.13.0+cpu), but its machine has GPUs: 2"
     ]
     assert seen(card(about=idle, device="cuda")) == []
 
@@ -97,7 +98,7 @@ def test_more_cpu_workers_than_cores_are_too_many_on_one_host_only() -> None:
 def test_workers_of_other_versions_are_mentioned() -> None:
     old = ABOUT.model_copy(update={"version": "0.0.9"})
     silent = WorkerInfo()
-    what = f"workers of version 0.0.9 beside a gateway of {clipfleet.__version__}"
+    what = f"workers have version 0.0.9, the gateway has {clipfleet.__version__}"
     assert seen(card(1, about=old), card(2, about=silent)) == [("warning", f"versions: {what}")]
 
 
@@ -131,7 +132,7 @@ def test_a_milvus_that_is_away_is_one_finding_among_others() -> None:
 
     settings = Settings(blobs="memory://clipfleet-unit-tests/diagnosis")
     gateway = Gateway(settings, memory_parts(settings, store=Away()))
-    found = asyncio.run(look_at_milvus(gateway))
+    found = asyncio.run(milvus_findings(gateway))
     assert [str(one) for one in found] == [
-        "Milvus does not answer just now; look at its log, and at CLIPFLEET_MILVUS_URI"
+        "Milvus does not answer just now; check the log of Milvus and CLIPFLEET_MILVUS_URI"
     ]

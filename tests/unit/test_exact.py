@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipfleet.api.collections.recall import Found, recall
+from clipfleet.api.collections.recall import ScoredId, recall
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.errors import InvalidRequest, Unavailable
 from clipfleet.common.identity import primary_key
@@ -103,8 +103,8 @@ def test_nobody_waits_for_longer_than_the_bound_nor_for_a_worker_that_stops() ->
         exact_search(store, collection, some(1), Bounds(60, over), **told)
 
 
-def hits(*scored: tuple[str, float]) -> list[Found]:
-    return [Found(*each) for each in scored]
+def hits(*scored: tuple[str, float]) -> list[ScoredId]:
+    return [ScoredId(*match) for match in scored]
 
 
 def test_recall_leaves_the_image_itself_out() -> None:

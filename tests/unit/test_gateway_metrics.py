@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from clipfleet.api.app import create_app
 from clipfleet.api.dispatch.coalescer import Overloaded
-from clipfleet.api.http.bodies import Overfull
+from clipfleet.api.http.bodies import MemoryFull
 from clipfleet.api.ops.access_log import AccessLogMiddleware
 from clipfleet.api.ops.fleet_metrics import FleetCollector
 from clipfleet.api.ops.metrics import GatewayMetrics
@@ -25,9 +25,9 @@ from support.overviews import SEEN, ScriptedOverviews
 from support.prometheus import Scrape, faults, scraped
 
 
-def shown(overviews: ScriptedOverviews, patience_s: float = 30) -> Scrape:
+def shown(overviews: ScriptedOverviews, timeout_s: float = 30) -> Scrape:
     metrics = GatewayMetrics()
-    metrics.registry.register(FleetCollector(overviews, patience_s))
+    metrics.registry.register(FleetCollector(overviews, timeout_s))
     return scraped(metrics.registry)
 
 
@@ -68,13 +68,13 @@ def test_redis_that_hangs_is_not_waited_for_and_not_asked_again_meanwhile() -> N
 
     overviews = ScriptedOverviews(hanging)
     metrics = GatewayMetrics()
-    collector = FleetCollector(overviews, patience_s=0.01)
+    collector = FleetCollector(overviews, timeout_s=0.01)
     metrics.registry.register(collector)
     for _ in range(3):
         assert scraped(metrics.registry).value("clipfleet_redis_up") == 0
     assert overviews.times == 1
     answer.set()
-    collector._patience_s, collector._read_at = 60, float("-inf")
+    collector._timeout_s, collector._read_at = 60, float("-inf")
     assert scraped(metrics.registry).value("clipfleet_work_left", model=MODEL) == 7
 
 
@@ -120,7 +120,7 @@ def test_what_is_turned_away_for_want_of_room_or_workers_is_counted_by_reason() 
         raise AssertionError("it was answered")
 
     metrics = GatewayMetrics()
-    full = (Overloaded("full"), Overfull("full"))
+    full = (Overloaded("full"), MemoryFull("full"))
     for error in (*full, NoWorker("query", MODEL), Limited("slow"), NotFound("no")):
         metrics.refused(error)
     metrics.refused(asyncio.run(late()))

@@ -38,7 +38,7 @@ def test_every_route_has_its_limit() -> None:
         body, settings = rows_by_path[path]
         checked.add(path)
         assert settings == [rule.setting.upper(), *(["INLINE_BYTES"] if rule.images else [])]
-        size = rule.beside(Limits())
+        size = rule.max_other_bytes(Limits())
         assert body.startswith(f"{size // 10**9} GB" if size >= 10**9 else f"{size // 10**6} MB")
         assert ("images" in body) == rule.images
     assert checked == set(rows_by_path)

@@ -98,7 +98,7 @@ def test_files_are_stored_as_they_come_in(world: World, tmp_path: Path) -> None:
     ("parts", "status", "said"),
     [
         ([file("a.jpg"), file("a.jpg")], 422, "two files"),
-        ([file("a.jpg"), file("")], 422, "cannot be an id"),
+        ([file("a.jpg"), file("")], 422, "cannot be used as an id"),
         ([file("a.jpg"), field("namespace", "\0")], 422, "namespace"),
         ([file("a.jpg"), field("on_existing", "maybe")], 422, "on_existing"),
         ([file("a.jpg"), field("label", "x" * 20_000)], 413, "label"),

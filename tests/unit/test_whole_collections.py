@@ -11,9 +11,9 @@ import pytest
 
 from clipfleet.api.app import create_app
 from clipfleet.api.collections import bulk, export
-from clipfleet.api.collections.export import GROUP_BYTES, BrokenOff
+from clipfleet.api.collections.export import GROUP_BYTES, ExportFailed
 from clipfleet.api.dispatch.gateway import Gateway
-from clipfleet.api.search.exact import require_few
+from clipfleet.api.search.exact import check_exact_rows
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.identity import primary_key
@@ -85,8 +85,8 @@ def world() -> World:
 def test_a_delete_whose_time_is_up_says_that_there_are_more(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "DELETE_S", -1.0)
-    monkeypatch.setattr(bulk, "STEP", 40)
+    monkeypatch.setattr(bulk, "DELETE_BUDGET_S", -1.0)
+    monkeypatch.setattr(bulk, "DELETE_BATCH", 40)
     world.put(100)
     answers = [world.post("delete", all=True).json() for _ in range(3)]
     assert [answer["deleted"] for answer in answers] == [40, 40, 20]
@@ -97,7 +97,7 @@ def test_a_delete_whose_time_is_up_says_that_there_are_more(
 def test_a_delete_takes_step_after_step_while_there_is_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "STEP", 7)
+    monkeypatch.setattr(bulk, "DELETE_BATCH", 7)
     keys = world.put(21)
     blobs = world.gateway.blobs
     for pk in keys[:3]:
@@ -113,7 +113,7 @@ def test_a_delete_takes_step_after_step_while_there_is_time(
 def test_a_delete_that_fails_midway_can_be_said_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "STEP", 10)
+    monkeypatch.setattr(bulk, "DELETE_BATCH", 10)
     world.put(25)
     world.store.scans_left = 2
     refused = world.post("delete", all=True)
@@ -159,13 +159,15 @@ def test_an_export_holds_every_row_once_whatever_fits_a_group(world: World, coun
 def test_an_export_that_cannot_begin_is_a_problem_and_one_that_breaks_has_no_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(export, "PAUSE_S", 0.0)
+    monkeypatch.setattr(export, "MAX_OUTAGE_S", 0.0)
+    monkeypatch.setattr(export, "RETRY_INTERVAL_S", 0.0)
     world.put(GROUP + 1)
     world.store.scans_left = 0
     assert world.get("export").status_code == 503
     world.store.scans_left = 1
-    with pytest.raises(BrokenOff, match="the store is away"):  # a real server closes the connection
+    with pytest.raises(
+        ExportFailed, match="the store is away"
+    ):  # a real server closes the connection
         world.get("export")
     assert world.gateway.exports == 0
 
@@ -173,7 +175,7 @@ def test_an_export_that_cannot_begin_is_a_problem_and_one_that_breaks_has_no_end
 def test_a_store_that_is_away_for_a_moment_does_not_end_an_export(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "PAUSE_S", 0.0)
+    monkeypatch.setattr(export, "RETRY_INTERVAL_S", 0.0)
     world.put(GROUP + 1)
     world.store.scans_left, world.store.comes_back = 1, True
     table = pq.read_table(io.BytesIO(world.get("export").content))
@@ -195,8 +197,8 @@ def search(world: World, **more: Any) -> Search:
 def test_an_exact_search_of_too_many_is_refused_with_both_numbers(world: World) -> None:
     world.put(5)
     world.put(10, namespace="other")
-    asyncio.run(require_few(search(world), world.gateway))
+    asyncio.run(check_exact_rows(search(world), world.gateway))
     world.put(6)
-    asyncio.run(require_few(search(world, filter={"id": "1"}), world.gateway))
-    with pytest.raises(InvalidRequest, match="at most 5 images, and 6 pass"):
-        asyncio.run(require_few(search(world), world.gateway))
+    asyncio.run(check_exact_rows(search(world, filter={"id": "1"}), world.gateway))
+    with pytest.raises(InvalidRequest, match="at most 5 images, but 6 match"):
+        asyncio.run(check_exact_rows(search(world), world.gateway))

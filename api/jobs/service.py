@@ -1,0 +1,158 @@
+"""What the routes about jobs share: new jobs, the limit on active jobs, and jobs as JSON.
+
+No route is here. The work of a job is in `workers`.
+"""
+
+import logging
+import secrets
+import time
+from typing import Any, Literal
+
+from fastapi import Response
+
+from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.common.collection import Collection
+from clipfleet.common.errors import Conflict, InvalidRequest, Unavailable
+from clipfleet.common.http.schemas import JobOut
+from clipfleet.common.http.source_grants import SourceGrant
+from clipfleet.common.identity import namespace_problem
+from clipfleet.common.ledger import FINAL, Job, NewJob, brief
+from clipfleet.common.process.logs import about
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 30  # for a service with too many active jobs
+
+
+class TooManyJobs(Unavailable):
+    """The service has as many active jobs as it accepts."""
+
+    slug = "too-many-jobs"
+    title = "Too many jobs are queued or running"
+
+
+def new_job(
+    collection: Collection,
+    source: dict[str, Any],
+    namespace: str,
+    on_existing: Literal["skip", "replace"],
+    grant: SourceGrant | None = None,
+) -> NewJob:
+    """Describe a job that the ledger does not have yet.
+
+    Args:
+        collection: the collection that the job writes to.
+        source: what the planner lists; see `common/http/sources.py`.
+        namespace: the namespace of the images.
+        on_existing: whether an image that is already indexed is skipped or replaced.
+        grant: the sources that the job may read; None: the same as the service.
+
+    Raises:
+        InvalidRequest: the namespace is not valid.
+    """
+    if problem := namespace_problem(namespace):
+        raise InvalidRequest(problem)
+    return NewJob(
+        id=new_job_id(),
+        collection=collection.name,
+        generation=collection.generation,
+        model=collection.model,
+        namespace=namespace,
+        source=source,
+        on_existing=on_existing,
+        grant=grant,
+    )
+
+
+def new_job_id() -> str:
+    """Return a random job id."""
+    return secrets.token_hex(8)
+
+
+async def start(new: NewJob, idempotency_key: str, gateway: Gateway, response: Response) -> JobOut:
+    """Create a job, or return the job that the same idempotency key created.
+
+    Raises:
+        Conflict: the key was used for another request.
+        TooManyJobs: the service has too many active jobs.
+    """
+    key = scoped_key(idempotency_key, new)
+    existing = await gateway.call(gateway.ledger.find_by_idempotency_key, key) if key else None
+    if existing is None:
+        await require_job_slot(gateway)
+    return accepted(await gateway.call(gateway.ledger.create, new, key), new, response)
+
+
+async def require_job_slot(gateway: Gateway) -> None:
+    """Raise TooManyJobs while the service has as many active jobs as it accepts.
+
+    More active jobs would slow down the planner.
+    """
+    active = len(await gateway.call(gateway.ledger.active))
+    if active >= gateway.settings.limits.active_jobs:
+        raise TooManyJobs(f"{active} jobs are queued or running; try again later", RETRY_AFTER_S)
+
+
+def scoped_key(idempotency_key: str, new: NewJob) -> str:
+    """Return the key under which the ledger keeps the job; "" without an idempotency key.
+
+    It includes the generation, so that a key means nothing in a new collection of the same name.
+    """
+    return f"{new.generation}:{idempotency_key}" if idempotency_key else ""
+
+
+def accepted(job: Job, new: NewJob, response: Response) -> JobOut:
+    """Return the response for a job that was created now or by an earlier request.
+
+    Args:
+        job: the job in the ledger.
+        new: the job that this request describes.
+        response: gets the Location header.
+
+    Raises:
+        Conflict: the earlier request was another one.
+    """
+    if _comparable(job.new) != _comparable(new):
+        raise Conflict("this Idempotency-Key was used for another job", job=job.id)
+    outcome = "created" if job.id == new.id else "exists already"
+    with about(job_id=job.id, collection=job.new.collection):  # joins request and chunks
+        log.info("job %s %s", job.id, outcome)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return job_out(job)
+
+
+def _comparable(new: NewJob) -> dict[str, Any]:
+    """What two requests with the same idempotency key must have in common.
+
+    The id, the location of uploaded files and the key's grant may differ.
+    """
+    return brief(new).model_dump(exclude={"id": True, "source": {"items"}, "grant": True})
+
+
+def job_out(job: Job) -> JobOut:
+    """Return a job as the HTTP interface shows it, with its rate and its remaining time."""
+    finished = job.done + job.failed + job.skipped
+    total = job.total if job.planned else max(job.total, job.estimated)
+    end = job.finished_at or time.time()
+    elapsed = end - job.started_at if job.started_at else 0.0
+    rate = finished / elapsed if finished and elapsed > 0 else None
+    eta_s = (total - finished) / rate if rate and job.state not in FINAL else None
+    return JobOut(
+        id=job.id,
+        collection=job.new.collection,
+        namespace=job.new.namespace,
+        state=job.state,
+        total=total,
+        done=job.done,
+        failed=job.failed,
+        skipped=job.skipped,
+        rate=rate,
+        eta_s=eta_s,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        error=job.error or None,
+        waiting=job.waiting or None,
+        retry_of=job.new.retry_of or None,
+        retried_by=job.retried_by or None,
+    )
