@@ -71,7 +71,7 @@ async def delete_images(
         raise InvalidRequest(f"there is {said}: say which images to delete")
     where = checked(body, collection)
     deletion = Deletion(namespace=body.namespace, filter=body.filter or {})
-    await gateway.call(gateway.catalogue.deletes, collection, deletion)
+    await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
     until = time.monotonic() + DELETE_S
     rows = await _page(body, where, "", STEP, collection, gateway)
     deleted = await _delete(rows, collection, gateway)

@@ -37,7 +37,7 @@ class Reconciler:
         """All that lies anywhere of a generation that has no name any more."""
         self._store.drop(collection)
         self._blobs.delete_below(thumbnails_of(collection))
-        self._catalogue.dropped(collection)
+        self._catalogue.record_dropped(collection)
 
     def _free_names_without_a_collection(self) -> None:
         """Redis forgot that they were deleted. Twice: the store may be starting."""

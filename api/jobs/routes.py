@@ -30,7 +30,7 @@ from clipfleet.common.identity import namespace_problem, printable
 from clipfleet.common.ledger import FINAL, Failure, Job, JobState, NewJob, brief
 from clipfleet.common.ledger.catalogue import require
 from clipfleet.common.ledger.uploads import has_uploads, uploads_of
-from clipfleet.common.process.logs import about
+from clipfleet.common.process.logs import log_context
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
@@ -292,7 +292,7 @@ def accepted(job: Job, new: NewJob, response: Response) -> JobOut:
     if _asked(job.new) != _asked(new):
         raise Conflict("this Idempotency-Key was used for another job", job=job.id)
     made = "made" if job.id == new.id else "had been made before"
-    with about(job_id=job.id, collection=job.new.collection):  # joins request and chunks
+    with log_context(job_id=job.id, collection=job.new.collection):  # joins request and chunks
         log.info("job %s %s", job.id, made)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job_out(job)

@@ -68,7 +68,7 @@ class FleetCollector(Collector):
 
 
 def _families(seen: Overview) -> Iterator[GaugeMetricFamily]:
-    left = GaugeMetricFamily(
+    remaining = GaugeMetricFamily(
         "clipfleet_work_left", "Images that jobs still have to do", labels=["model"]
     )
     jobs = GaugeMetricFamily("clipfleet_jobs", "Jobs that are kept, by state", labels=["state"])
@@ -80,8 +80,8 @@ def _families(seen: Overview) -> Iterator[GaugeMetricFamily]:
         "clipfleet_queue_age_seconds", "How long the oldest of them has waited", labels=lane
     )
     workers = GaugeMetricFamily("clipfleet_workers", "Workers alive", labels=lane)
-    for model, images in seen.left.items():
-        left.add_metric([model], images)
+    for model, images in seen.remaining.items():
+        remaining.add_metric([model], images)
     for state, count in seen.jobs.items():
         jobs.add_metric([state], count)
     for place, waiting in seen.queues.items():
@@ -90,4 +90,4 @@ def _families(seen: Overview) -> Iterator[GaugeMetricFamily]:
             age.add_metric(place, waiting.age_s)
     for place, count in seen.workers.items():
         workers.add_metric(place, count)
-    yield from (left, jobs, depth, age, workers)
+    yield from (remaining, jobs, depth, age, workers)

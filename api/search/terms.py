@@ -10,7 +10,7 @@ from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest, Unreadable
 from clipfleet.common.http.schemas import QueryImage
-from clipfleet.common.http.search import Asked, SearchIn
+from clipfleet.common.http.search import QueryInput, SearchIn
 from clipfleet.common.identity import id_problem
 from clipfleet.common.imaging.decode import decode
 from clipfleet.common.imaging.preprocess import Pixels, Preprocess
@@ -66,7 +66,7 @@ def parse_terms(body: SearchIn, collection: Collection, gateway: Gateway) -> lis
 
 
 def _given(
-    asked: Asked, weight: float, where: str, collection: Collection, gateway: Gateway
+    asked: QueryInput, weight: float, where: str, collection: Collection, gateway: Gateway
 ) -> Given:
     try:
         if asked.image is not None:
@@ -76,7 +76,7 @@ def _given(
         raise InvalidRequest(where + error.detail) from error
 
 
-def _term(asked: Asked, weight: float, collection: Collection, gateway: Gateway) -> Term:
+def _term(asked: QueryInput, weight: float, collection: Collection, gateway: Gateway) -> Term:
     if asked.text is not None:
         check_text(asked.text, gateway)
         return Term(kind="text", value=asked.text, weight=weight)

@@ -255,12 +255,12 @@ class Twins(Work):
 
     @rule(planner=st.sampled_from(["p1", "p2"]))
     def leave(self, planner: str) -> None:
-        self.both("leave", planner)
+        self.both("deregister_planner", planner)
 
     @rule(error=st.sampled_from(["", "", "", "source broke"]))
     def finish_planning(self, error: str) -> None:
         lease = self.leases["j"]
-        self.both("end_plan", "j", lease.token, lease.cursor, error)
+        self.both("finish_planning", "j", lease.token, lease.cursor, error)
 
     @rule(claim=Work.claims)
     def renew(self, claim: Claim | None) -> None:
@@ -287,7 +287,7 @@ class Twins(Work):
                 self.both("split", job, chunk)
             elif chunk.attempt >= 2:
                 (item,) = self.both("items", job, chunk.name)
-                if self.both("bury", job, chunk, failure(item.id)):
+                if self.both("quarantine", job, chunk, failure(item.id)):
                     self.count(job, item.id)
 
     @rule(sure=st.integers(0, 9))
@@ -311,18 +311,18 @@ class Twins(Work):
     def end_a_retry(self, number: int, removed: bool) -> None:
         self.both("remove" if removed else "cancel", f"r{number}")
 
-    @rule(method=st.sampled_from(["note", "estimate"]))
+    @rule(method=st.sampled_from(["set_waiting_reason", "estimate"]))
     def tell_of_it(self, method: str) -> None:
-        self.both(method, "j", "the store is away" if method == "note" else 7)
+        self.both(method, "j", "the store is away" if method == "set_waiting_reason" else 7)
 
     @rule(keeper=st.sampled_from(["p1", "p2"]))
     def acquire_cleanup_lock(self, keeper: str) -> None:
-        self.both("keep_house", keeper, 5.0)
+        self.both("acquire_cleanup_lock", keeper, 5.0)
 
     @rule(seconds_ago=st.sampled_from([0.0, 10.0]), limit=st.integers(1, 3))
     def look_around(self, seconds_ago: float, limit: int) -> None:
         self.both("ended", seconds_ago, limit)
-        self.both("made", "g1:key")
+        self.both("find_by_idempotency_key", "g1:key")
         for states in ((), ("cancelled",), ("queued", "running")):
             self.both("jobs", limit, 0, "photos", states)
             self.both("jobs", limit, 1, "", states)

@@ -13,7 +13,7 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Ledger
 from clipfleet.common.queue.messages import Answer, BatchReply, QueryBatch
 from clipfleet.common.queue.replies import Replies
-from clipfleet.common.versions import OtherVersion, read, warn_once
+from clipfleet.common.versions import OtherVersion, parse_versioned, warn_once
 
 PAUSE_S = 3.0
 
@@ -43,7 +43,7 @@ def pass_over(
 def batch_in(raw: str, replies: Replies) -> QueryBatch | None:
     """One that is not understood is answered at once, instead of letting its callers wait."""
     try:
-        return read(QueryBatch, raw, "the query")
+        return parse_versioned(QueryBatch, raw, "the query")
     except (OtherVersion, ValidationError) as error:
         asked = Asked.model_validate_json(raw)
         warn_once(f"queries are refused: {_reason(error)}")
