@@ -331,4 +331,4 @@ class MilvusStore:
 
 
 def _upsert(name: str, rows: list[dict[str, Any]], timeout_s: float, client: Any) -> None:
-    client.upsert(rows, name, timeout=timeout_s)
+    client.upsert(name, rows, timeout=timeout_s)
