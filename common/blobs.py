@@ -1,4 +1,4 @@
-"""Uploaded bytes, in a folder or a bucket. The gateway writes, workers read."""
+"""The blob store: files in a folder or a bucket, such as uploads and thumbnails."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from clipfleet.common.errors import Unavailable
 
-BLOCK_BYTES = 5 << 20  # held of a blob that is written to a bucket: S3's smallest part
+BLOCK_BYTES = 5 << 20  # buffer of a blob that is written to a bucket: the smallest part in S3
 
 
 class BlobsUnavailable(Unavailable):
@@ -18,7 +18,7 @@ class BlobsUnavailable(Unavailable):
 
 
 class BlobGone(Exception):
-    """No such blob."""
+    """There is no blob with this key."""
 
 
 @contextmanager
@@ -31,24 +31,28 @@ def _writing() -> Iterator[None]:
 
 
 class BlobWriter:
-    """A blob that is being written. Errors are those of `Blobs`."""
+    """A blob that is being written. Every call may raise BlobsUnavailable."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
 
     def write(self, data: bytes) -> None:
+        """Append bytes."""
         with _writing():
             self._file.write(data)
 
     def close(self) -> None:
-        """The blob is complete."""
+        """Complete the blob."""
         with _writing():
             self._file.close()
 
     def discard(self) -> None:
-        """End it without what was not written yet. The blob, or a part of it, may be there."""
+        """Stop writing, without the bytes that are still buffered.
+
+        The blob, or a part of it, may exist afterwards.
+        """
         with _writing():
-            if isinstance(self._file, AbstractBufferedFile):  # of a bucket: `close` would finish it
+            if isinstance(self._file, AbstractBufferedFile):  # in a bucket: `close` completes it
                 self._file.discard()
                 self._file.closed = True
             else:
@@ -56,7 +60,20 @@ class BlobWriter:
 
 
 class Blobs:
-    """`url` as fsspec writes it: a folder, `s3://bucket/prefix`, `memory://x`."""
+    """The blob store.
+
+    Args:
+        url: where the blobs are, as fsspec writes it: a folder, `s3://bucket/prefix`, `memory://x`.
+
+    Raises:
+        ValueError: the URL is not valid.
+        ImportError: the package for its scheme is not installed.
+
+    Example:
+        blobs = Blobs("s3://bucket/clipfleet")
+        blobs.put("uploads/j/0", stream)
+        data = blobs.get("uploads/j/0", 1_000_000)
+    """
 
     def __init__(self, url: str) -> None:
         self._fs: Any
@@ -64,24 +81,28 @@ class Blobs:
 
     @property
     def folder(self) -> str:
-        """Where they lie on this machine; empty when they lie elsewhere."""
+        """The folder of the blobs on this machine; "" when they are in a bucket."""
         return str(self._root) if "file" in self._protocols else ""
 
     @property
     def url(self) -> str:
-        """Where they lie in a bucket, as `s3://bucket/prefix`; empty when they lie in a folder."""
+        """The URL of the blobs in a bucket, `s3://bucket/prefix`; "" when they are in a folder."""
         path = str(self._root).strip("/")
         return "" if self.folder else f"{self._protocols[0]}://{path}"
 
     @property
     def _protocols(self) -> tuple[str, ...]:
         fs = self._fs
-        while hasattr(fs, "fs"):  # one that caches another
+        while hasattr(fs, "fs"):  # a file system that caches another one
             fs = fs.fs
         return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
     def put(self, key: str, source: BinaryIO) -> None:
-        """Copy a stream. Who refers to the key does so after this has returned."""
+        """Write a blob from a stream. It is complete when the call returns.
+
+        Raises:
+            BlobsUnavailable: the blob store is away or full.
+        """
         path = self._path(key)
         with _writing():
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -89,14 +110,27 @@ class Blobs:
                 shutil.copyfileobj(source, target, 1 << 20)
 
     def create(self, key: str) -> "BlobWriter":
-        """A new blob, to be written piece by piece. Who refers to it does so after `close`."""
+        """Begin a blob that is written piece by piece. It is complete after `close`.
+
+        Raises:
+            BlobsUnavailable: the blob store is away or full.
+        """
         path = self._path(key)
         with _writing():
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             return BlobWriter(self._fs.open(path, "wb", block_size=BLOCK_BYTES))
 
     def get(self, key: str, limit_bytes: int) -> bytes:
-        """At most `limit_bytes` + 1 bytes, enough to see that there are too many."""
+        """Read a blob.
+
+        Args:
+            limit_bytes: a longer blob is cut after `limit_bytes` + 1 bytes, so that the caller can
+                detect it.
+
+        Raises:
+            BlobGone: there is no such blob.
+            BlobsUnavailable: the blob store is away.
+        """
         try:
             with self._fs.open(self._path(key), "rb") as source:
                 data: bytes = source.read(limit_bytes + 1)
@@ -108,26 +142,41 @@ class Blobs:
             raise BlobsUnavailable(f"the blob store cannot be read: {reason}") from error
 
     def open(self, key: str) -> BinaryIO:
-        """To be read at any place. OSErrors come out as they are."""
+        """Open a blob as a seekable file, whose calls raise OSError.
+
+        Raises:
+            BlobGone: there is no such blob.
+            OSError: it cannot be opened.
+        """
         try:
-            found: BinaryIO = self._fs.open(self._path(key), "rb")
-            return found
+            file: BinaryIO = self._fs.open(self._path(key), "rb")
+            return file
         except FileNotFoundError as error:
             raise BlobGone(key) from error
 
     def delete(self, key: str) -> None:
-        """Deleting what is not there is no error."""
+        """Delete a blob. A key without a blob is no error.
+
+        Raises:
+            BlobsUnavailable: the blob store is away.
+        """
         with _writing(), suppress(FileNotFoundError):
             self._fs.rm_file(self._path(key))
 
     def delete_all(self, keys: Sequence[str]) -> None:
+        """Delete blobs one after the other, as `delete` does."""
         for key in keys:
             self.delete(key)
 
     def delete_below(self, prefix: str) -> None:
+        """Delete all blobs whose key begins with `prefix` and a slash.
+
+        Raises:
+            BlobsUnavailable: the blob store is away.
+        """
         path = self._path(prefix)
         with _writing(), suppress(FileNotFoundError):
-            self._fs.invalidate_cache()  # buckets: what was seen before may be there no more
+            self._fs.invalidate_cache()  # in a bucket, cached listings may be outdated
             if self._fs.exists(path):
                 self._fs.rm(path, recursive=True)
 

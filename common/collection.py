@@ -1,4 +1,4 @@
-"""What a collection is: its name, its metric, its model and the metadata fields it declares."""
+"""Collections: name, metric, model and declared metadata fields, and the checks of their values."""
 
 import json
 import math
@@ -19,13 +19,14 @@ FieldType = Literal["string", "int", "float", "bool"]
 STRING_BYTES = 1_024
 LABEL_BYTES = 512
 URI_BYTES = 4_096
-METADATA_DEPTH = 16  # levels; readers of JSON stop at some hundred
-TEXT_BYTES = 65_535  # a Milvus text field
+METADATA_DEPTH = 16  # levels; JSON parsers stop at some hundred
+TEXT_BYTES = 65_535  # the limit of a text field in Milvus
 MISSING_STRING = "\N{SYMBOL FOR NULL}"
 INT_LIMIT = 2**63 - 2
 FLOAT_LIMIT = 1e307
 
-# Kept by the service for every image; a filter may use them, a collection may not redeclare them.
+# Fields that the service keeps for every image. Filters may use them; a collection cannot declare
+# fields with these names.
 BUILTIN_FIELDS: Mapping[str, FieldType] = {
     "id": "string",
     "uri": "string",
@@ -44,7 +45,18 @@ _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
 class Collection(BaseModel):
-    """One generation of a named collection. Drop and recreate makes another generation."""
+    """One generation of a named collection. Deleting and recreating it makes another generation.
+
+    Attributes:
+        v: the version of this record.
+        name: its name.
+        generation: 12 hex digits, different for each generation.
+        metric: how embeddings are compared.
+        model: the model of its embeddings.
+        dim: the length of an embedding.
+        fields: the types of its declared metadata fields, by name.
+        created_at: when it was created, unix seconds.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,11 +73,15 @@ class Collection(BaseModel):
     def new(
         cls, name: str, *, metric: Metric, model: str, dim: int, fields: Mapping[str, FieldType]
     ) -> "Collection":
-        """A fresh generation. InvalidRequest when a name or the dimension cannot be used."""
+        """Create a new generation.
+
+        Raises:
+            InvalidRequest: the name, the name of a field, or the dimension is not allowed.
+        """
         check_collection_name(name)
         _check_fields(fields)
         if not 1 <= dim <= 32_768:
-            raise InvalidRequest(f"dim is {dim}; it must lie between 1 and 32768")
+            raise InvalidRequest(f"dim is {dim}; it must be between 1 and 32768")
         return cls(
             name=name,
             generation=secrets.token_hex(6),
@@ -77,7 +93,7 @@ class Collection(BaseModel):
         )
 
     def require_same(self, other: "Collection") -> None:
-        """Conflict when the other asks for another metric, model, dimension or fields."""
+        """Raise Conflict when the other collection has another metric, model, dim or fields."""
         for what in ("metric", "model", "dim", "fields"):
             mine, theirs = getattr(self, what), getattr(other, what)
             if mine != theirs:
@@ -88,6 +104,7 @@ class Collection(BaseModel):
 
 
 def check_collection_name(name: str) -> None:
+    """Raise InvalidRequest when a collection cannot have this name."""
     if not _COLLECTION_NAME.fullmatch(name):
         raise InvalidRequest(
             f"{name[:80]!r} cannot name a collection: 1 to 63 letters, digits, '_' or '-', "
@@ -98,9 +115,16 @@ def check_collection_name(name: str) -> None:
 def field_problem(
     name: str, value: Any, kind: FieldType, string_bytes: int = STRING_BYTES
 ) -> str | None:
-    """Why a metadata value does not fit its declared field; None when it does."""
+    """Why a metadata value does not fit its declared field; None when it does.
+
+    Args:
+        name: the name of the field.
+        value: the value.
+        kind: the declared type.
+        string_bytes: the size of a string at most, bytes of UTF-8.
+    """
     if value == MISSING_STRING:
-        return f"field {name} may not be {MISSING_STRING!r}, which stands for a missing value"
+        return f"field {name} cannot be {MISSING_STRING!r}, which stands for a missing value"
     if kind == "string" and isinstance(value, str):
         return text_problem(f"field {name}", value, string_bytes, empty=True)
     if kind == "bool" and isinstance(value, bool):
@@ -120,7 +144,13 @@ def image_problem(
     metadata: Mapping[str, Any],
     metadata_bytes: int,
 ) -> str | None:
-    """Why the store would not take an image; one such value fails a whole upsert."""
+    """Why the store cannot store an image; None when it can.
+
+    The check comes before the upsert: one such value makes a whole upsert fail.
+
+    Args:
+        metadata_bytes: the size of the metadata as JSON at most, bytes.
+    """
     problem = (
         id_problem(image_id)
         or text_problem("uri", uri, URI_BYTES, empty=True)
@@ -138,7 +168,7 @@ def image_problem(
 
 def _metadata_problem(metadata: Mapping[str, Any], limit: int) -> str | None:
     if taken := sorted(RESERVED & metadata.keys()):
-        return f"metadata may not be called {taken[0]!r}: the service keeps that itself"
+        return f"metadata cannot have the key {taken[0]!r}: the service keeps that field itself"
     if problem := _value_problem(metadata):
         return problem
     size = len(json.dumps(metadata, ensure_ascii=False).encode())
@@ -146,7 +176,7 @@ def _metadata_problem(metadata: Mapping[str, Any], limit: int) -> str | None:
 
 
 def _value_problem(metadata: Mapping[str, Any]) -> str | None:
-    """What JSON in Milvus, or on its way from there, cannot hold, however deep it lies."""
+    """Why JSON in Milvus, or in a reply, cannot hold the metadata; None when it can."""
     rest: list[tuple[Any, int]] = [(metadata, 0)]
     while rest:
         value, depth = rest.pop()
@@ -154,14 +184,14 @@ def _value_problem(metadata: Mapping[str, Any]) -> str | None:
             if depth == METADATA_DEPTH:
                 return f"metadata is nested deeper than {METADATA_DEPTH} levels"
             inner = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
-            rest += [(one, depth + 1) for one in inner]
+            rest += [(element, depth + 1) for element in inner]
         elif isinstance(value, str):
             if problem := text_problem("metadata", value, TEXT_BYTES, empty=True):
                 return problem
         elif isinstance(value, float) and not math.isfinite(value):
-            return "metadata holds a number that is not finite"
+            return "metadata contains a number that is not finite"
         elif isinstance(value, int) and abs(value) > INT_LIMIT:
-            return "metadata holds a number over 64 bits"
+            return "metadata contains a number over 64 bits"
     return None
 
 

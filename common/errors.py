@@ -1,18 +1,18 @@
-"""One error tree. An error carries facts; one handler turns it into problem+json.
+"""The errors of the service. Each carries facts; one handler turns it into problem+json.
 
 ClipfleetError                 500
-├── InvalidRequest             422  the request says something that cannot be done
-│   └── BadImage               422  bytes that are no image we accept, with a reason
-├── Unauthorized               401  no key, or one that is not in force
-├── Forbidden                  403  beyond the key's scopes, or outside the configured roots
+├── InvalidRequest             422  the request asks for something that is not possible
+│   └── BadImage               422  the bytes are not an accepted image; `detail` gives the reason
+├── Unauthorized               401  no API key, or one that is not active
+├── Forbidden                  403  not in the key's scopes, or outside the configured roots
 ├── NotFound                   404  no such collection, job or image
-├── Conflict                   409  exists, but different
+├── Conflict                   409  it exists and is different
 ├── TooLarge                   413  over a documented limit
-├── RateLimited                429  more requests than the key has; says when to come back
-├── Unavailable                503  a part is away or full; says when to come back
-└── StartupError               (never over HTTP) a part cannot start; says the way out
+├── RateLimited                429  more requests than the key may send; `headers` say when to retry
+├── Unavailable                503  a part is away or full; `retry_after_s` says when to retry
+└── StartupError               (never over HTTP) a part cannot start; `detail` gives the remedy
 
-Beside it `Unreadable`: one item of many, which fails alone; whoever reads it says for whom.
+`Unreadable` is not one of them: it is the failure of one item of many. Its caller knows the item.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,17 @@ from typing import ClassVar
 
 
 class ClipfleetError(Exception):
-    """The root. `detail` is one sentence in the caller's terms."""
+    """The root of the errors.
+
+    Args:
+        detail: one sentence in the caller's terms, without a full stop.
+        facts: further fields of the problem+json, such as the name of the collection.
+
+    Attributes:
+        status: the HTTP status.
+        slug: the last part of the problem's `type`.
+        title: the problem's title, the same for all errors of a class.
+    """
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal"
@@ -33,48 +43,66 @@ class ClipfleetError(Exception):
 
 
 class InvalidRequest(ClipfleetError):
+    """The request asks for something that is not possible."""
+
     status = 422
     slug = "invalid-request"
     title = "The request cannot be carried out as it stands"
 
 
 class BadImage(InvalidRequest):
+    """The bytes are not an accepted image. `detail` gives the reason."""
+
     slug = "bad-image"
     title = "The image cannot be used"
 
 
 class Unauthorized(ClipfleetError):
+    """The request has no API key, or one that is not active."""
+
     status = 401
     slug = "unauthorized"
-    title = "An API key is needed"
+    title = "An API key is required"
 
 
 class Forbidden(ClipfleetError):
+    """The API key, or the service itself, may not do this."""
+
     status = 403
     slug = "forbidden"
     title = "Not allowed"
 
 
 class NotFound(ClipfleetError):
+    """The named collection, job or image does not exist."""
+
     status = 404
     slug = "not-found"
     title = "Not found"
 
 
 class Conflict(ClipfleetError):
+    """The thing exists and differs from the request, or its state forbids the request."""
+
     status = 409
     slug = "conflict"
-    title = "It exists already, and differs"
+    title = "The request conflicts with what exists"
 
 
 class TooLarge(ClipfleetError):
+    """The request, or its answer, is over a documented limit. `detail` names the setting."""
+
     status = 413
     slug = "too-large"
     title = "Over a limit"
 
 
 class RateLimited(ClipfleetError):
-    """`headers`: what a client needs to know to come back in time."""
+    """The key has sent more requests than it may.
+
+    Args:
+        headers: the headers of the answer, Retry-After among them.
+    """
 
     status = 429
     slug = "rate-limited"
@@ -86,11 +114,15 @@ class RateLimited(ClipfleetError):
 
 
 class Unavailable(ClipfleetError):
-    """A part is away or full. `retry_after_s` goes out as the Retry-After header."""
+    """A part is away or full.
+
+    Args:
+        retry_after_s: seconds after which a client should retry; the Retry-After header.
+    """
 
     status = 503
     slug = "unavailable"
-    title = "Not available just now"
+    title = "Temporarily unavailable"
 
     def __init__(self, detail: str, retry_after_s: int = 2, **facts: str | int | float) -> None:
         super().__init__(detail, **facts)
@@ -98,9 +130,11 @@ class Unavailable(ClipfleetError):
 
 
 class StartupError(ClipfleetError):
+    """A part cannot start with its settings. `detail` says what to change."""
+
     slug = "startup"
     title = "Cannot start"
 
 
 class Unreadable(Exception):
-    """This item cannot be read; the text is the reason."""
+    """One item cannot be read. The text is the reason, without the name of the item."""

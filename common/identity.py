@@ -1,4 +1,4 @@
-"""Who an image is (primary key) and whether it changed (content hash)."""
+"""The identity of an image (primary key), its content hash, and the checks of text values."""
 
 import hashlib
 import json
@@ -11,30 +11,38 @@ DEFAULT_NAMESPACE = "default"
 
 
 def primary_key(namespace: str, image_id: str) -> str:
-    """32 hex digits that stand for one image in one namespace.
+    """The primary key of an image: 32 hex digits for one id in one namespace.
 
-    blake2b over length-prefixed parts: ("a", "bc") and ("ab", "c") differ.
+    It is blake2b over length-prefixed parts: ("a", "bc") and ("ab", "c") differ.
     """
     return _digest(namespace.encode(), image_id.encode())
 
 
 def content_hash(data: bytes, metadata: Mapping[str, Any], model: str) -> str:
-    """32 hex digits that change when the bytes, the metadata or the model do."""
+    """32 hex digits that change when the bytes, the metadata or the model changes."""
     canonical = json.dumps(metadata, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return _digest(data, canonical.encode(), model.encode())
 
 
 def id_problem(image_id: str) -> str | None:
-    """Why a string cannot be an id, in one phrase; None when it can."""
+    """Why a string cannot be an id of an image; None when it can."""
     return text_problem("id", image_id, ID_BYTES)
 
 
 def namespace_problem(namespace: str) -> str | None:
+    """Why a string cannot be a namespace; None when it can."""
     return text_problem("namespace", namespace, NAMESPACE_BYTES)
 
 
 def text_problem(what: str, text: str, limit_bytes: int, *, empty: bool = False) -> str | None:
-    """Why a string cannot be stored in a text field: too long, empty, not UTF-8, holds a NUL."""
+    """Why a string cannot be stored: too long, empty, not UTF-8, or with a NUL; None when it can.
+
+    Args:
+        what: the name of the field, for the text.
+        text: the string.
+        limit_bytes: its size at most, bytes of UTF-8.
+        empty: whether it may be empty.
+    """
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
@@ -43,11 +51,11 @@ def text_problem(what: str, text: str, limit_bytes: int, *, empty: bool = False)
         return f"{what} is empty"
     if size > limit_bytes:
         return f"{what} has {size} bytes, the limit is {limit_bytes}"
-    return f"{what} holds a NUL character" if "\0" in text else None
+    return f"{what} contains a NUL character" if "\0" in text else None
 
 
 def printable(text: str) -> str:
-    """The text with whatever is not valid UTF-8 written as escapes (file names can hold it)."""
+    """The text with escapes in place of everything that is not valid UTF-8, as in file names."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

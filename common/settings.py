@@ -1,4 +1,4 @@
-"""Every setting of every part, read once from the environment (prefix `CLIPFLEET_`).
+"""The settings of every part, read once from the environment (prefix `CLIPFLEET_`).
 
 Nested settings take two underscores: `CLIPFLEET_LIMITS__IMAGE_BYTES=10000000`.
 """
@@ -18,173 +18,319 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
 class Limits(BaseModel):
-    """What the service refuses, and where it stops. The one place for such numbers."""
+    """The limits of the service: what it refuses, and where it stops.
+
+    `docs/limits.md` describes those of the gateway.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    image_bytes: int = Field(64_000_000, description="largest image file, bytes")
-    image_pixels: int = Field(100_000_000, description="largest image, pixels before decoding")
-    active_jobs: int = Field(1_000, description="jobs queued or running; more are told to wait")
+    image_bytes: int = Field(64_000_000, description="Largest image file that is indexed, bytes.")
+    image_pixels: int = Field(
+        100_000_000, description="Largest image that is indexed, pixels before decoding."
+    )
+    active_jobs: int = Field(
+        1_000, description="Jobs that are queued or running; a request for another gets a 503."
+    )
     copied_bytes: int = Field(
-        20_000_000_000, description="a zip or Parquet file that is copied from the web, bytes"
+        20_000_000_000,
+        description="Largest zip or Parquet file that is copied from the web to be read, bytes.",
     )
-    upload_files: int = Field(1_000, description="files in one upload")
-    uploads: int = Field(16, ge=1, description="uploads at once, per gateway; half of one key")
-    upload_s: float = Field(3_600.0, gt=0, description="one upload, seconds")
-    request_bytes: int = Field(1_000_000_000, description="one upload request, bytes")
-    json_bytes: int = Field(1_000_000, description="one JSON request beside its images, bytes")
+    upload_files: int = Field(1_000, description="Files in one upload.")
+    uploads: int = Field(
+        16, ge=1, description="Uploads at once in one gateway; one API key may use half of them."
+    )
+    upload_s: float = Field(3_600.0, gt=0, description="Longest duration of one upload, seconds.")
+    request_bytes: int = Field(1_000_000_000, description="Largest body of an upload, bytes.")
+    json_bytes: int = Field(
+        1_000_000, description="Largest JSON body, not counting the images in it, bytes."
+    )
     batch_bytes: int = Field(
-        4_000_000, description="a batch of searches, or of items to embed; likewise"
+        4_000_000,
+        description="Largest body of a batch search or an embed request, not counting the images "
+        "in it, bytes.",
     )
-    job_bytes: int = Field(8_000_000, description="one request that starts a job, bytes")
-    vectors_bytes: int = Field(32_000_000, description="one request with own vectors, bytes")
+    job_bytes: int = Field(
+        8_000_000, description="Largest body of a request that starts a job, bytes."
+    )
+    vectors_bytes: int = Field(
+        32_000_000, description="Largest body of a request that writes vectors, bytes."
+    )
     inline_bytes: int = Field(
-        32_000_000, description="images in one search or embed request, bytes of the files"
+        32_000_000,
+        description="Images in one search or embed request, bytes of their decoded files.",
     )
     in_hand_bytes: int = Field(
-        64_000_000, description="large bodies and answers that one gateway holds at once, bytes"
+        64_000_000,
+        description="Request bodies and answers over 65,536 bytes that one gateway holds in "
+        "memory at once, bytes.",
     )
-    body_s: float = Field(20.0, gt=0, description="a request's body, beside body_rate; seconds")
-    body_rate: int = Field(50_000, ge=1, description="a large body, bytes a second at least")
-    connections: int = Field(2_000, ge=1, description="open at once, per gateway; idle ones close")
-    header_s: float = Field(10.0, gt=0, description="a request's headers, seconds")
-    send_s: float = Field(30.0, gt=0, description="a client that reads nothing, seconds")
+    body_s: float = Field(
+        20.0, gt=0, description="Longest wait for a request's body, seconds; see `body_rate`."
+    )
+    body_rate: int = Field(
+        50_000,
+        ge=1,
+        description="Bytes of a large body that extend `body_s` by one second each time.",
+    )
+    connections: int = Field(
+        2_000,
+        ge=1,
+        description="Open connections of one gateway; beyond it the idle ones are closed.",
+    )
+    header_s: float = Field(
+        10.0, gt=0, description="Longest wait for the header of a request, seconds."
+    )
+    send_s: float = Field(
+        30.0,
+        gt=0,
+        description="Longest time in which a client reads nothing of an answer, seconds.",
+    )
     answer_bytes: int = Field(
-        32_000_000, description="matches of one search, or of one batch of them, bytes"
+        32_000_000, description="Matches in one answer, to a search or to a batch of them, bytes."
     )
-    text_chars: int = Field(10_000, description="a text query, characters")
-    top_k: int = Field(1_000, description="matches in one answer")
-    values: int = Field(500_000, description="numbers in one answer: top_k x dim with values")
-    window: int = Field(10_000, description="offset + top_k of a search")
+    text_chars: int = Field(10_000, description="Longest text query, characters.")
+    top_k: int = Field(1_000, description="Matches in the answer to one query.")
+    values: int = Field(
+        500_000,
+        description="Numbers in one answer with `include_values`: `top_k` times the dimension.",
+    )
+    window: int = Field(10_000, description="Largest `offset + top_k` of a search.")
     candidates: int = Field(
-        2_000, description="matches looked at to fill a page with group_by or collapse"
+        2_000,
+        description="Matches that are examined to fill a page with `group_by` or `collapse`.",
     )
-    query_terms: int = Field(16, description="terms of one query")
-    vectors: int = Field(1_000, description="own vectors in one request")
-    metadata_bytes: int = Field(32_000, description="metadata of one image as JSON, bytes")
-    embeds: int = Field(64, description="texts or images in one request for embeddings")
-    event_streams: int = Field(200, description="followers of jobs' events, per gateway")
-    query_batch: int = Field(64, description="queries in one message, or terms of them")
+    query_terms: int = Field(16, description="Terms of one query.")
+    vectors: int = Field(1_000, description="Vectors in one request.")
+    metadata_bytes: int = Field(
+        32_000, description="Largest metadata of one image, bytes of its JSON."
+    )
+    embeds: int = Field(64, description="Texts or images in one embed request.")
+    event_streams: int = Field(
+        200, description="Clients of one gateway that follow the events of jobs at once."
+    )
+    query_batch: int = Field(
+        64, description="Queries, or terms of queries, in one message to a worker."
+    )
     query_rows: int = Field(
-        2_000, ge=1, description="matches asked for by the queries in one message"
+        2_000,
+        ge=1,
+        description="Matches that the queries in one message to a worker ask for together.",
     )
-    query_queue: int = Field(1_024, description="queries waiting in one gateway, per lane")
-    exact_rows: int = Field(100_000, description="images that an exact search compares with")
-    recall_sample: int = Field(256, description="queries in one measurement of recall")
-    exports: int = Field(4, description="collections exported at once, per gateway")
+    query_queue: int = Field(
+        1_024,
+        description="Queries that wait in one gateway, for each model and kind of query; one API "
+        "key may use half of them.",
+    )
+    exact_rows: int = Field(100_000, description="Images that one exact search compares with.")
+    recall_sample: int = Field(256, description="Queries in one measurement of recall.")
+    exports: int = Field(4, description="Collections that one gateway exports at once.")
     requests_per_minute: int = Field(
-        0, ge=0, description="of each key that says nothing else; 0: no limit"
+        0,
+        ge=0,
+        description="Requests per minute of an API key that has no limit of its own; 0: no limit.",
     )
     query_pixels: int = Field(
-        25_000_000, description="an image to search by or to embed, pixels in memory"
+        25_000_000,
+        description="Largest image to search by or to embed, pixels in memory after decoding.",
     )
-    query_image_bytes: int = Field(256_000, description="a query image on its way through Redis")
+    query_image_bytes: int = Field(
+        256_000, description="Largest query image in a message through Redis, bytes."
+    )
 
 
 class Fetch(BaseModel):
-    """What is fetched by URL, and how patiently. docs/urls.md says it for users."""
+    """How images, manifests and archives are fetched by URL. `docs/urls.md` describes it."""
 
     model_config = ConfigDict(frozen=True)
 
     allowed_networks: tuple[IPvAnyNetwork, ...] = Field(
-        (), description="JSON list, 10.1.0.0/16: fetched from beside public addresses"
+        (),
+        description="JSON list of networks, such as 10.1.0.0/16, that may be fetched from in "
+        "addition to public addresses.",
     )
     concurrency: int = Field(
-        256, ge=1, description="images from the web and from buckets at once, per worker"
+        256,
+        ge=1,
+        description="Images that one worker reads from the web and from buckets at once.",
     )
-    per_host: int = Field(8, ge=1, description="requests at once to one host, from one process")
-    per_bucket: int = Field(64, ge=1, description="images at once from one bucket, per worker")
-    connect_s: float = Field(10.0, gt=0, description="look-up and connection")
-    read_s: float = Field(20.0, gt=0, description="waiting for the next bytes")
-    total_s: float = Field(60.0, gt=0, description="one image, all tries together")
-    tries: int = Field(4, ge=1, description="of one URL, when a later one may go better")
-    backoff_s: float = Field(0.5, ge=0, description="most before the second try; then doubled")
-    redirects: int = Field(5, ge=0, description="followed from one URL")
+    per_host: int = Field(8, ge=1, description="Requests of one process to one host at once.")
+    per_bucket: int = Field(
+        64, ge=1, description="Images that one worker reads from one bucket at once."
+    )
+    connect_s: float = Field(
+        10.0, gt=0, description="Timeout of the name look-up and of the connection, seconds."
+    )
+    read_s: float = Field(
+        20.0, gt=0, description="Timeout of the wait for the next bytes, seconds."
+    )
+    total_s: float = Field(60.0, gt=0, description="Timeout of one image with all tries, seconds.")
+    tries: int = Field(4, ge=1, description="Tries of one URL, when the failure may be temporary.")
+    backoff_s: float = Field(
+        0.5,
+        ge=0,
+        description="Longest wait before the second try, seconds; it doubles with each try.",
+    )
+    redirects: int = Field(5, ge=0, description="Redirects that are followed from one URL.")
     memory_bytes: int = Field(
-        512_000_000, gt=0, description="images over 1 MB that a worker reads at once, all together"
+        512_000_000,
+        gt=0,
+        description="Memory of one worker for fetched images over 1 MB that are not indexed yet, "
+        "bytes.",
     )
     breaker_timeouts: int = Field(
         8,
         ge=0,
-        description="time-outs in a row before a server is left alone; 0: never",
+        description="Timeouts in a row after which a server is not asked for `breaker_s`; 0: the "
+        "server is always asked.",
     )
-    breaker_s: float = Field(60.0, gt=0, description="how long a server is left alone")
+    breaker_s: float = Field(
+        60.0, gt=0, description="Pause after `breaker_timeouts` timeouts of a server, seconds."
+    )
     stream_bytes_s: float = Field(
-        1_000.0, gt=0, description="bytes a second that a manifest or an archive must come with"
+        1_000.0,
+        gt=0,
+        description="Lowest average rate of a manifest or an archive, bytes per second.",
     )
     stream_s: float = Field(
-        21_600.0, gt=0, description="waiting for one manifest or archive, all in all"
+        21_600.0,
+        gt=0,
+        description="Longest total wait for the bytes of one manifest or archive, seconds.",
     )
-    query_s: float = Field(10.0, gt=0, description="total_s of an image to search by or to embed")
-    query_bytes: int = Field(32_000_000, description="largest image to search by or to embed")
-    queries: int = Field(8, ge=1, description="such images fetched at once by one gateway")
+    query_s: float = Field(
+        10.0,
+        gt=0,
+        description="Timeout of an image to search by or to embed, with all tries, seconds.",
+    )
+    query_bytes: int = Field(
+        32_000_000, description="Largest file of an image to search by or to embed, bytes."
+    )
+    queries: int = Field(
+        8, ge=1, description="Images to search by or to embed that one gateway fetches at once."
+    )
 
 
 def carried_model() -> Path:
-    """The folder of the small model that travels with the code."""
+    """The folder of the small model that is part of the package."""
     return Path(str(files("clipfleet"))) / "models" / CARRIED_MODEL
 
 
 class Settings(BaseSettings):
+    """The settings of the gateway, the planner and the workers.
+
+    Each is an environment variable: `redis_url` is `CLIPFLEET_REDIS_URL`. Tuples are JSON lists.
+    """
+
     model_config = SettingsConfigDict(
         env_prefix="CLIPFLEET_", env_nested_delimiter="__", frozen=True, extra="ignore"
     )
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="rediss:// is TLS; redis+sentinel://host,host/service asks Sentinels",
+        description="Address of Redis: redis://, rediss:// for TLS, or "
+        "redis+sentinel://host,host/service for Sentinels.",
     )
-    redis_ca: str = Field("", description="file with the certificate of who signed Redis' own")
-    milvus_uri: str = "http://127.0.0.1:19530"
-    milvus_token: str = Field("", description="user:password, or an API key")
-    milvus_database: str = Field("", description="of that Milvus; empty: its default one")
-    milvus_ca: str = Field("", description="file with the certificate of who signed Milvus' own")
-    search_ef: int = Field(64, ge=1, description="candidates a search keeps in Milvus' HNSW index")
-    blobs: str = Field("clipfleet-data/blobs", description="folder or bucket, as fsspec writes it")
+    redis_ca: str = Field(
+        "",
+        description="CA certificate (PEM) used to verify the Redis server; empty: the system's.",
+    )
+    milvus_uri: str = Field(
+        "http://127.0.0.1:19530", description="Address of Milvus: http://, or https:// for TLS."
+    )
+    milvus_token: str = Field("", description="user:password, or an API key, of Milvus.")
+    milvus_database: str = Field(
+        "", description="Existing database in Milvus; empty: its default database."
+    )
+    milvus_ca: str = Field(
+        "",
+        description="CA certificate (PEM) used to verify the Milvus server; empty: those that "
+        "gRPC brings.",
+    )
+    search_ef: int = Field(
+        64, ge=1, description="Candidates that a search keeps in Milvus' HNSW index."
+    )
+    blobs: str = Field(
+        "clipfleet-data/blobs",
+        description="Folder or bucket for uploads and thumbnails, as an fsspec URL.",
+    )
     source_roots: tuple[Path, ...] = Field(
-        (), description="JSON list of folders; local files that jobs read lie below"
+        (), description="JSON list of folders; jobs read local files only below them."
     )
     source_buckets: tuple[BucketUrl, ...] | None = Field(
         None,
-        description="JSON list, s3://bucket/prefix; objects that jobs read lie below. Unset: none "
-        "with keys or CLIPFLEET_OPEN, else all",
+        description="JSON list of s3://bucket/prefix; jobs read objects only below them. Unset: "
+        "none with API keys or CLIPFLEET_OPEN, else all.",
     )
     private_paths: tuple[Path, ...] = Field(
-        (), description="JSON list of files and folders that jobs never read"
+        (), description="JSON list of files and folders that no job reads."
     )
-    allowed_hosts: tuple[str, ...] = Field((), description="JSON list of host names; empty: any")
-    keys_file: str = Field("", description="API keys; empty: only this machine is answered")
-    open: bool = Field(False, description="without keys, answer everybody who gets here")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="JSON list of host names that requests may name; empty: any."
+    )
+    keys_file: str = Field(
+        "", description="File of API keys; empty: only requests from this machine are answered."
+    )
+    open: bool = Field(False, description="Without API keys, answer requests from every machine.")
     model: str = Field(
         DEFAULT_MODEL,
-        description=f"hub id, folder, {CARRIED_MODEL}, or hash:64 (no model, for tests)",
+        description="Model of this part, and of new collections: a Hugging Face id, a folder, "
+        f"{CARRIED_MODEL}, or hash:64 (no model, for tests).",
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
-    decode_threads: int = 4
-    thumbnail_edge: int = Field(256, ge=0, le=2_048, description="longest side, pixels; 0: none")
-    embed_batch: int = Field(0, description="items in a forward pass; 0: by device")
-    text_memory: int = Field(10_000, ge=0, description="text embeddings that a worker keeps")
-    compile: bool = Field(False, description="torch.compile the image tower; for GPUs")
-    query_timeout_s: float = 15.0
-    exact_timeout_s: float = Field(45.0, description="one exact search")
-    call_timeout_s: float = Field(5.0, description="one call to Redis or Milvus from the gateway")
-    lease_s: float = Field(15.0, description="a claim on a chunk, unless renewed")
+    device: str = Field("auto", description="Device of a worker: auto, cpu, cuda, cuda:1 or mps.")
+    dtype: str = Field(
+        "auto", description="Number format of the model: auto, float32, bfloat16 or float16."
+    )
+    decode_threads: int = Field(4, description="Threads of a worker that decode images.")
+    thumbnail_edge: int = Field(
+        256, ge=0, le=2_048, description="Longest side of a thumbnail, pixels; 0: no thumbnails."
+    )
+    embed_batch: int = Field(
+        0, description="Images or texts in one forward pass; 0: chosen by the device."
+    )
+    text_memory: int = Field(
+        10_000, ge=0, description="Embeddings of texts that a worker keeps in memory."
+    )
+    compile: bool = Field(
+        False, description="Compile the image tower with torch.compile; for GPUs."
+    )
+    query_timeout_s: float = Field(15.0, description="Timeout of one search, seconds.")
+    exact_timeout_s: float = Field(45.0, description="Timeout of one exact search, seconds.")
+    call_timeout_s: float = Field(
+        5.0, description="Timeout of one call from the gateway to Redis or Milvus, seconds."
+    )
+    lease_s: float = Field(
+        15.0,
+        description="Time after which a worker's claim on a chunk ends, unless renewed, seconds.",
+    )
     plan_lease_s: float = Field(
-        10.0, gt=0, description="a planner's claim on a job, unless renewed"
+        10.0,
+        gt=0,
+        description="Time after which a planner's lease of a job ends, unless renewed, seconds.",
     )
-    chunk_s: float = Field(4.0, description="how long a chunk should take a worker")
-    max_attempts: int = Field(2, ge=2, description="tries of a chunk before it is taken apart")
-    stall_s: float = Field(300.0, description="a worker without progress for so long ends itself")
+    chunk_s: float = Field(
+        4.0, description="Time that a worker should need for one chunk, seconds."
+    )
+    max_attempts: int = Field(
+        2, ge=2, description="Attempts at a chunk before it is split in search of the bad image."
+    )
+    stall_s: float = Field(
+        300.0, description="Time without progress after which a worker ends itself, seconds."
+    )
     metrics_port: int = Field(
-        0, ge=0, le=65_535, description="/metrics and /healthz of a planner or worker; 0: off"
+        0,
+        ge=0,
+        le=65_535,
+        description="Port of /metrics and /healthz of a planner or a worker; 0: none.",
     )
-    metrics_host: str = Field("0.0.0.0", description="address of metrics_port")
-    log: Literal["text", "json"] = "text"
+    metrics_host: str = Field("0.0.0.0", description="Address on which metrics_port listens.")
+    log: Literal["text", "json"] = Field(
+        "text", description="Format of the log on standard error: text, or json."
+    )
     retention_days: float = Field(
         30.0,
         ge=0,
-        description="how long ended jobs, failures and uploads stay; 0: for ever",
+        description="Days for which ended jobs, their failures and their uploads are kept; 0: "
+        "they are never deleted.",
     )
-    limits: Limits = Limits()
-    fetch: Fetch = Fetch()
+    limits: Limits = Field(Limits(), description="Limits: CLIPFLEET_LIMITS__NAME.")
+    fetch: Fetch = Field(Fetch(), description="Fetching by URL: CLIPFLEET_FETCH__NAME.")

@@ -1,6 +1,9 @@
-"""Messages and records carry `v`. Within one number unknown fields are ignored and missing ones
-have defaults, so that parts of neighbouring releases work side by side. Another number is refused,
-and nothing is lost by it. docs/upgrades.md says both for operators and developers."""
+"""Versions of messages and records, in their field `v`.
+
+Within one version, unknown fields are ignored and missing fields have defaults, so that parts of
+neighbouring releases work side by side. Another version is refused without loss of data.
+docs/upgrades.md describes both for operators and developers.
+"""
 
 import json
 import logging
@@ -17,26 +20,49 @@ from clipfleet.common.errors import Unavailable
 T = TypeVar("T", bound=BaseModel)
 log = logging.getLogger(__name__)
 
-AGAIN_S = 30
+RETRY_AFTER_S = 30
 
 
 class OtherVersion(Unavailable):
-    """Written by a release that this one does not understand. It concerns this one record: loops
-    that wait for a part which is away must not wait for it."""
+    """A record or message has a version that this release does not understand.
+
+    It concerns only this record: a loop that waits for a part that is away must not wait for it.
+
+    Args:
+        what: the record, such as "job 'x'".
+        version: its version.
+        known: the versions that this release understands.
+    """
 
     slug = "other-version"
     title = "Written by another release of clipfleet"
 
-    def __init__(self, what: str, found: object, known: Sequence[int]) -> None:
-        newer = not isinstance(found, int) or found > max(known)
-        reads = " and ".join(str(one) for one in known)
-        do = "upgrade this part" if newer else "upgrade one release at a time"
-        said = f"{what} is in version {found}, this part of clipfleet reads version {reads}: {do}"
-        super().__init__(said, AGAIN_S)
+    def __init__(self, what: str, version: object, known: Sequence[int]) -> None:
+        newer = not isinstance(version, int) or version > max(known)
+        reads = " and ".join(str(number) for number in known)
+        advice = "upgrade this part" if newer else "upgrade one release at a time"
+        super().__init__(
+            f"{what} is in version {version}, this part of clipfleet reads version {reads}: "
+            f"{advice}",
+            RETRY_AFTER_S,
+        )
 
 
-def read(kind: type[T], raw: str | bytes, what: str) -> T:
-    """OtherVersion, naming it, where it or anything in it has a number that we do not know."""
+def parse_versioned(kind: type[T], raw: str | bytes, what: str) -> T:
+    """Parse a record or message.
+
+    Args:
+        kind: its model.
+        raw: its JSON.
+        what: what it is, for the error, such as "job".
+
+    Raises:
+        OtherVersion: it, or a record in it, has a version that this release does not understand.
+        ValidationError: it is invalid for another reason.
+
+    Example:
+        collection = parse_versioned(Collection, raw, "collection")
+    """
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
@@ -48,14 +74,14 @@ def read(kind: type[T], raw: str | bytes, what: str) -> T:
 
 
 def _name(raw: str | bytes) -> str:
-    said = json.loads(raw)
-    name = said.get("name") or said.get("id")
+    record = json.loads(raw)
+    name = record.get("name") or record.get("id")
     return f" {name!r}" if name else ""
 
 
 @contextmanager
 def skipping_unknown_versions() -> Iterator[None]:
-    """What is of another version is left out of a list, so that the rest can be seen."""
+    """Context in which OtherVersion is logged and ignored, for the items of a list."""
     try:
         yield
     except OtherVersion as error:
@@ -64,5 +90,5 @@ def skipping_unknown_versions() -> Iterator[None]:
 
 @lru_cache(maxsize=1_000)
 def warn_once(text: str) -> None:
-    """What would otherwise be said in every round."""
+    """Log a warning once in this process, for loops that would repeat it."""
     log.warning(text)

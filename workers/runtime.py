@@ -22,7 +22,7 @@ from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.ledger import Claim
 from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
-from clipfleet.common.process.logs import OutageLog, about, in_context
+from clipfleet.common.process.logs import OutageLog, in_context, log_context
 from clipfleet.common.queue.broker import CeleryPublisher, Publisher
 from clipfleet.common.queue.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, WorkerInfo
 from clipfleet.common.queue.messages import QueryBatch, queue_name
@@ -163,7 +163,7 @@ class Runtime:
             worked = work_on(claim, self._ingest)
             took = time.monotonic() - began
             self._metrics.chunk(took)
-            with about(**worked.context):
+            with log_context(**worked.context):
                 log.info("%s in %.2f s", worked, took)
         self._require_device()
         return worked
@@ -173,7 +173,7 @@ class Runtime:
         batch = decode_query_batch(raw, self._query.replies)
         if batch is None:
             return
-        with about(batch_id=batch.batch_id):
+        with log_context(batch_id=batch.batch_id):
             if batch.aside:  # slow: on a thread of its own, so that other queries do not wait
                 self._aside[batch.aside].submit(in_context(self._answer), batch)
             else:

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipfleet.api.http.problems import problem
-from clipfleet.common.process.logs import about
+from clipfleet.common.process.logs import log_context
 from clipfleet.common.settings import Settings
 
 LINGER_S, LINGER_BYTES = 2.0, 32_000_000  # a refused client may still send so much
@@ -35,7 +35,7 @@ class RequestGuard:
         header = headers.get(b"x-request-id", b"")
         request_id = header.decode() if _REQUEST_ID.fullmatch(header) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
-        with about(request_id=request_id):
+        with log_context(request_id=request_id):
             exchange = _Exchange(headers, receive, _add_headers(send, scope["state"]))
             await self._handle_allowed(scope, headers, exchange.receive, exchange.send)
 

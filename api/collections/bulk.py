@@ -89,7 +89,7 @@ async def delete_images(
         raise InvalidRequest(f"the request has {contents}; give exactly one of them")
     where = parse_checked_filter(body, collection)
     deletion = Deletion(namespace=body.namespace, filter=body.filter or {})
-    await gateway.call(gateway.catalogue.deletes, collection, deletion)
+    await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
     until = time.monotonic() + DELETE_BUDGET_S
     rows = await _page(body, where, "", DELETE_BATCH, collection, gateway)
     deleted = await _delete(rows, collection, gateway)

@@ -51,7 +51,7 @@ class Reconciler:
         """
         self._store.drop(collection)
         self._blobs.delete_below(thumbnails_of(collection))
-        self._catalogue.dropped(collection)
+        self._catalogue.record_dropped(collection)
 
     def _remove_names_without_collection(self) -> None:
         """Remove names whose deletion Redis has lost.

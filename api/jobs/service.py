@@ -17,7 +17,7 @@ from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.identity import namespace_problem
 from clipfleet.common.ledger import FINAL, Job, NewJob, brief
-from clipfleet.common.process.logs import about
+from clipfleet.common.process.logs import log_context
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def accepted(job: Job, new: NewJob, response: Response) -> JobOut:
     if _comparable(job.new) != _comparable(new):
         raise Conflict("this Idempotency-Key was used for another job", job=job.id)
     outcome = "created" if job.id == new.id else "exists already"
-    with about(job_id=job.id, collection=job.new.collection):  # joins request and chunks
+    with log_context(job_id=job.id, collection=job.new.collection):  # joins request and chunks
         log.info("job %s %s", job.id, outcome)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job_out(job)

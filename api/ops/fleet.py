@@ -35,7 +35,7 @@ async def fleet(gateway: GatewayDep, caller: CallerDep) -> FleetOut:
     waiting = [job for job in jobs if job.waiting]
     return FleetOut(
         version=__version__,
-        work_left=sum(overview.left.values()),
+        work_left=sum(overview.remaining.values()),
         planners=planners,
         workers=[_worker(card) for card in cards],
         findings=[

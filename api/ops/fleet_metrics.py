@@ -91,7 +91,7 @@ def _families(overview: Overview) -> Iterator[GaugeMetricFamily]:
         labels=lane,
     )
     workers = GaugeMetricFamily("clipfleet_workers", "Workers alive", labels=lane)
-    for model, images in overview.left.items():
+    for model, images in overview.remaining.items():
         work_left.add_metric([model], images)
     for state, count in overview.jobs.items():
         jobs.add_metric([state], count)

@@ -11,7 +11,7 @@ from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest, Unreadable
 from clipfleet.common.http.schemas import QueryImage
-from clipfleet.common.http.search import Asked, SearchIn
+from clipfleet.common.http.search import QueryInput, SearchIn
 from clipfleet.common.identity import id_problem
 from clipfleet.common.imaging.decode import decode
 from clipfleet.common.imaging.preprocess import Pixels, Preprocess
@@ -120,7 +120,7 @@ class QueryTerms:
 
 
 def _parse_term(
-    term: Asked, weight: float, prefix: str, collection: Collection, gateway: Gateway
+    term: QueryInput, weight: float, prefix: str, collection: Collection, gateway: Gateway
 ) -> QueryTerm:
     try:
         if term.image is not None:

@@ -1,1 +1,1 @@
-"""Keys, what they may read, and how often they may ask. HTTP is in `api.auth`."""
+"""API keys, what their jobs may read, and rate limits. The HTTP side is in `api.auth`."""

@@ -1,19 +1,20 @@
--- One request from a bucket that holds `most` and is filled up evenly within a minute.
--- KEYS: the bucket; ARGV: most, clock ('' means the server's time; tests pass their own).
--- Answers whether it was taken, how many are left, seconds until the next one is, and until full.
+-- Takes one request from a bucket that holds `limit` requests and fills evenly within a minute.
+-- KEYS: the bucket. ARGV: the limit; the clock in unix seconds, '' for the server's time.
+-- Returns whether the request was taken, how many remain, the seconds until one remains, and the
+-- seconds until the bucket is full.
 
-local most, now = tonumber(ARGV[1]), tonumber(ARGV[2])
+local limit, now = tonumber(ARGV[1]), tonumber(ARGV[2])
 if not now then
   local time = redis.call('TIME')
   now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 end
-local a_second = most / 60
-local kept = redis.call('HMGET', KEYS[1], 'left', 'at')
-local left, at = tonumber(kept[1] or most), tonumber(kept[2] or now)
-left = math.min(most, left + math.max(0, now - at) * a_second)
-local taken = left >= 1 and 1 or 0
-left = left - taken
-redis.call('HSET', KEYS[1], 'left', string.format('%.9f', left), 'at', string.format('%.6f', now))
-redis.call('EXPIRE', KEYS[1], 61) -- by then it is full again, as one that is not there is
-return {taken, math.floor(left), string.format('%.6f', math.max(0, 1 - left) / a_second),
-        string.format('%.6f', (most - left) / a_second)}
+local per_second = limit / 60
+local bucket = redis.call('HMGET', KEYS[1], 'left', 'at')
+local remaining, at = tonumber(bucket[1] or limit), tonumber(bucket[2] or now)
+remaining = math.min(limit, remaining + math.max(0, now - at) * per_second)
+local taken = remaining >= 1 and 1 or 0
+remaining = remaining - taken
+redis.call('HSET', KEYS[1], 'left', string.format('%.9f', remaining), 'at', string.format('%.6f', now))
+redis.call('EXPIRE', KEYS[1], 61) -- it is full by then, as is a bucket that does not exist
+return {taken, math.floor(remaining), string.format('%.6f', math.max(0, 1 - remaining) / per_second),
+        string.format('%.6f', (limit - remaining) / per_second)}

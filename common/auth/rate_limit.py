@@ -1,8 +1,8 @@
-"""How often a key may ask: a token bucket in Redis, shared by all gateways.
+"""Rate limits of API keys: a token bucket in Redis for each key, shared by all gateways.
 
-A bucket holds a minute's requests: so many at once, then evenly so many a minute. One script, one
-round trip: the counters of rate-limiting libraries take two, and let twice as many through where
-one window meets the next.
+A bucket holds the requests of one minute and fills evenly within a minute. One script makes one
+round trip. The counters of rate-limiting libraries make two, and allow twice as many requests where
+two windows meet.
 """
 
 import math
@@ -23,14 +23,14 @@ ROOT = "clipfleet:rate:"
 
 @dataclass(frozen=True)
 class RateLimit:
-    """What is left of a key's requests. The words are those of the RateLimit headers.
+    """The state of a bucket after a request. The names are those of the RateLimit headers.
 
     Attributes:
         allowed: whether this request is within the limit.
-        limit: requests a minute.
-        remaining: requests that are left.
-        retry_after_s: seconds until one request is left, rounded up.
-        reset_after_s: seconds until all are left, rounded up.
+        limit: requests per minute.
+        remaining: requests that remain.
+        retry_after_s: seconds until one request remains, rounded up.
+        reset_after_s: seconds until all requests remain, rounded up.
     """
 
     allowed: bool
@@ -40,7 +40,7 @@ class RateLimit:
     reset_after_s: int
 
     def headers(self) -> list[tuple[str, str]]:
-        """As draft-ietf-httpapi-ratelimit-headers has them, and Retry-After where one must wait."""
+        """The headers of draft-ietf-httpapi-ratelimit-headers, and Retry-After after a refusal."""
         wait = [] if self.allowed else [("Retry-After", str(max(1, self.retry_after_s)))]
         return [
             ("RateLimit-Policy", f'"key";q={self.limit};w=60'),
@@ -50,41 +50,69 @@ class RateLimit:
 
 
 class RateLimiter(Protocol):
-    def take(self, who: str, most: int) -> RateLimit:
-        """One request of the `most` that `who` has in a minute. Unavailable when Redis is away."""
+    """The port of rate limits."""
+
+    def take(self, who: str, limit: int) -> RateLimit:
+        """Take one request from a bucket.
+
+        Args:
+            who: the name of the bucket.
+            limit: requests per minute.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
 
 class MemoryRateLimiter:
+    """Rate limits in the memory of one process, for tests.
+
+    Args:
+        clock: returns the time in seconds.
+    """
+
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._buckets: dict[str, tuple[float, float]] = {}  # what was left, and when
+        self._buckets: dict[str, tuple[float, float]] = {}  # requests that remained, and when
 
-    def take(self, who: str, most: int) -> RateLimit:
-        now, a_second = self._clock(), most / 60
+    def take(self, who: str, limit: int) -> RateLimit:
+        now, a_second = self._clock(), limit / 60
         with self._lock:
-            left, at = self._buckets.get(who, (float(most), now))
-            left = min(float(most), left + max(0.0, now - at) * a_second)
-            granted = left >= 1
-            left -= granted
-            self._buckets[who] = (left, now)
-        next_s, reset_after_s = max(0.0, 1 - left) / a_second, (most - left) / a_second
-        return RateLimit(granted, most, int(left), math.ceil(next_s), math.ceil(reset_after_s))
+            remaining, at = self._buckets.get(who, (float(limit), now))
+            remaining = min(float(limit), remaining + max(0.0, now - at) * a_second)
+            allowed = remaining >= 1
+            remaining -= allowed
+            self._buckets[who] = (remaining, now)
+        next_s, reset_after_s = max(0.0, 1 - remaining) / a_second, (limit - remaining) / a_second
+        return RateLimit(
+            allowed, limit, int(remaining), math.ceil(next_s), math.ceil(reset_after_s)
+        )
 
 
 class RedisRateLimiter:
-    """`clock`: unix seconds, for tests; left out, Redis' own clock decides."""
+    """Rate limits in Redis.
+
+    Args:
+        clock: returns unix seconds, for tests; without it, Redis' clock is used.
+    """
 
     def __init__(self, client: "redis.Redis", clock: Callable[[], float] | None = None) -> None:
         self._script = client.register_script(SCRIPT)
         self._clock = clock
 
-    def take(self, who: str, most: int) -> RateLimit:
+    def take(self, who: str, limit: int) -> RateLimit:
         clock = "" if self._clock is None else f"{self._clock():.6f}"
         with translating_redis_errors():
-            taken, left, next_s, reset_after_s = self._script(keys=[ROOT + who], args=[most, clock])
-        granted = bool(taken)
+            taken, remaining, next_s, reset_after_s = self._script(
+                keys=[ROOT + who], args=[limit, clock]
+            )
+        allowed = bool(taken)
         return RateLimit(
-            granted, most, int(left), math.ceil(float(next_s)), math.ceil(float(reset_after_s))
+            allowed,
+            limit,
+            int(remaining),
+            math.ceil(float(next_s)),
+            math.ceil(float(reset_after_s)),
         )

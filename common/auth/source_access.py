@@ -1,4 +1,4 @@
-"""What jobs may read: folders and buckets that are allowed, and never the service's own data."""
+"""What jobs may read: the allowed folders and buckets, without the service's own data."""
 
 import os
 import sys
@@ -19,33 +19,41 @@ from clipfleet.common.http.source_grants import (
 )
 from clipfleet.common.settings import Settings
 
-# Files that are views of the kernel's, of processes among others: their root, their open files.
+# File systems of the kernel: they lead to the roots and the open files of processes, for example.
 _OF_THE_KERNEL = ("/proc", "/sys")
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class SourceRefused(Forbidden):
-    """A source may not be read.
+    """A job may not read this source.
+
+    Args:
+        source: the path or URL.
+        problem: why it is refused.
 
     Attributes:
-        problem: why, without what was asked for: that may be the text of any file.
+        problem: why it is refused, without the path: in the rows of a manifest, the path may be the
+            text of any file.
     """
 
-    def __init__(self, asked: str, problem: str) -> None:
-        super().__init__(f"{asked[:200]!r} {problem}")
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"{source[:200]!r} {problem}")
         self.problem = problem
 
 
 class OwnData(SourceRefused):
-    """It is no one's to index: the blob store, say."""
+    """The source is data of the service or the system, such as the blob store."""
 
-    def __init__(self, asked: str) -> None:
-        super().__init__(asked, "belongs to the service or the system, and is never indexed")
+    def __init__(self, source: str) -> None:
+        super().__init__(source, "belongs to the service or the system, and is never indexed")
 
 
 def grant_of_service(settings: Settings) -> SourceGrant:
-    """What the service may read. Unset, its buckets are all that there are for the user of this
-    machine, and none once others may ask: with API keys, or open to everybody."""
+    """What the service may read, from its settings.
+
+    When the buckets are not set, these are all buckets if only the user of this machine can send
+    requests, and none if others can: with API keys, or with CLIPFLEET_OPEN.
+    """
     buckets = settings.source_buckets
     if buckets is None and (settings.keys_file or settings.open):
         buckets = ()
@@ -58,8 +66,8 @@ class OwnPlaces:
     """Where the service keeps its own data.
 
     Attributes:
-        paths: files and folders.
-        bucket: the blob store, if it lies in one.
+        paths: files and folders, absolute.
+        bucket: where the blob store is in a bucket; None when it is in a folder.
     """
 
     paths: tuple[str, ...] = ()
@@ -67,6 +75,7 @@ class OwnPlaces:
 
     @classmethod
     def of(cls, settings: Settings, blobs: Blobs) -> "OwnPlaces":
+        """The places of the service with these settings."""
         paths = [*map(str, settings.private_paths), settings.keys_file, blobs.folder]
         bucket = BucketPlace.of(blobs.url).compact if blobs.url else None
         return cls((*_OF_THE_KERNEL, *(os.path.abspath(path) for path in paths if path)), bucket)
@@ -77,7 +86,7 @@ class SourceAccess:
 
     Args:
         service: what the service may read.
-        own: what it may never read.
+        own: what no job may read.
         grant: what this job may read.
     """
 
@@ -85,64 +94,70 @@ class SourceAccess:
         self, service: SourceGrant, own: OwnPlaces, grant: SourceGrant | None = None
     ) -> None:
         self._service, self._own, self._grant = service, own, grant or SourceGrant()
-        self._foreign = ""  # the folder that was last seen to be none of our own
+        self._last_foreign_folder = ""  # the last folder that was found not to be in an own one
 
     def within(self, grant: SourceGrant | None) -> "SourceAccess":
-        """The same for a job with this grant. Links and mounts are looked at anew."""
+        """The access of a job with this grant. Links and mounts are resolved again."""
         return SourceAccess(self._service, self._own, grant)
 
     def require_path(self, path: str) -> str:
-        """The path made absolute and normal, by its letters alone: nothing is read.
+        """Normalise a path lexically, without access to the file system.
 
         Raises:
-            SourceRefused: it lies outside the roots, or is the service's own.
+            SourceRefused: it is not absolute, is outside the roots, or is data of the service.
         """
         normal = os.path.normpath(path)
         if not os.path.isabs(normal):
-            raise SourceRefused(path, "is no absolute path")
+            raise SourceRefused(path, "is not an absolute path")
         roots = self._allowed.roots
         if roots is not None and not _any_contains(roots, normal):
-            raise SourceRefused(path, f"lies outside {self._allowed_roots(roots)}")
+            raise SourceRefused(path, f"is outside {self._allowed_roots(roots)}")
         if _any_contains(self._own.paths, normal):
             raise OwnData(path)
         return normal
 
     def require_bucket(self, url: str) -> str:
-        """The URL of a bucket, a prefix or an object.
+        """Check the URL of a bucket, a prefix or an object, and return it.
 
         Raises:
-            SourceRefused: it lies outside the buckets that are allowed, or is the service's own.
-            BadUri: it is no such URL.
+            SourceRefused: it is outside the allowed buckets, or is data of the service.
+            BadUri: it is not such a URL.
         """
         place = BucketPlace.of(uris.require_bucket(url))
         allowed = self._allowed.buckets
         if allowed is not None and not any(BucketPlace.of(a).contains(place) for a in allowed):
-            raise SourceRefused(url, f"lies outside {self._allowed_buckets(allowed)}")
+            raise SourceRefused(url, f"is outside {self._allowed_buckets(allowed)}")
         if self._own.bucket and self._own.bucket.contains(place.compact):
             raise OwnData(url)
         return url
 
     def is_own_object(self, url: str) -> bool:
+        """Whether an object belongs to the blob store."""
         return bool(self._own.bucket and self._own.bucket.contains(BucketPlace.of(url).compact))
 
     def open_file(self, path: str) -> int:
-        """The descriptor of a file, which need not be a regular one; it does not block.
+        """Open a file for reading. Returns its descriptor.
 
-        The path's links are followed first, and none when it is opened. Then it is asked which file
-        was opened: so a link that is swapped in between leads nowhere.
+        The file may be of any type; the call does not block. Links are resolved first, and not
+        followed when the file is opened. Afterwards the path of the open file is checked, so that a
+        link that changes in between is of no use.
 
         Raises:
-            SourceRefused: it lies elsewhere.
+            SourceRefused: the file is outside the roots, or is data of the service.
             OSError: it cannot be opened.
         """
         return self._open(path, _FLAGS | os.O_NONBLOCK)
 
     def open_folder(self, path: str) -> int:
-        """The descriptor of a folder; otherwise as `open_file`."""
+        """Open a folder. Returns its descriptor; otherwise as `open_file`."""
         return self._open(path, _FLAGS | os.O_DIRECTORY)
 
     def require_real(self, path: str) -> str:
-        """The path with every link followed; SourceRefused when that leads elsewhere."""
+        """Resolve every link of a path.
+
+        Raises:
+            SourceRefused: the result is outside the roots, or is data of the service.
+        """
         real = os.path.realpath(path)
         self._require_inside(real, path)
         return real
@@ -156,26 +171,28 @@ class SourceAccess:
             raise
         return descriptor
 
-    def _require_inside(self, real: str, asked: str) -> None:
+    def _require_inside(self, real: str, path: str) -> None:
         for roots in self._real_roots:
             if not _any_contains(roots, real):
-                raise SourceRefused(asked, "leads outside the folders that may be indexed")
-        if _any_contains(self._own_real, real) or self._lies_in_own(real):
-            raise OwnData(asked)
+                raise SourceRefused(path, "leads outside the folders that may be indexed")
+        if _any_contains(self._own_real, real) or self._is_in_own_folder(real):
+            raise OwnData(path)
 
-    def _lies_in_own(self, real: str) -> bool:
-        """Also by another name of one of our folders: a mount, or other capitals where a file
-        system takes them for the same."""
+    def _is_in_own_folder(self, real: str) -> bool:
+        """Whether a path is in an own folder by another name of that folder.
+
+        Another name is a mount, or other capitals in a file system that ignores case.
+        """
         if set(_ids([real])) & self._own_ids:
             return True
         folder = above = os.path.dirname(real)
-        while above != self._foreign:
+        while above != self._last_foreign_folder:
             if set(_ids([above])) & self._own_ids:
                 return True
             if above == os.path.dirname(above):
                 break
             above = os.path.dirname(above)
-        self._foreign = folder
+        self._last_foreign_folder = folder
         return False
 
     @cached_property
@@ -184,7 +201,10 @@ class SourceAccess:
 
     @cached_property
     def _real_roots(self) -> list[list[str]]:
-        """A path lies in one of each: a root of a key may be a link that leads elsewhere."""
+        """The resolved roots of the service and of the grant. A path must be in one of each.
+
+        The roots are not intersected by name, since a root of a key may be a link.
+        """
         every = (self._service.roots, self._grant.roots)
         return [[os.path.realpath(root) for root in roots] for roots in every if roots is not None]
 
@@ -197,25 +217,25 @@ class SourceAccess:
         return set(_ids(self._own_real))
 
     def _allowed_roots(self, allowed: Sequence[str]) -> str:
-        said = ", ".join(allowed) or "none is configured"
-        where = _say_where(ROOTS_SETTING, "roots", self._grant.roots)
-        return f"the folders that may be indexed ({said}); {where}"
+        listed = ", ".join(allowed) or "none is configured"
+        where = _setting_hint(ROOTS_SETTING, "roots", self._grant.roots)
+        return f"the folders that may be indexed ({listed}); {where}"
 
     def _allowed_buckets(self, allowed: Sequence[str]) -> str:
-        said = ", ".join(allowed) or "none is configured"
-        where = _say_where(BUCKETS_SETTING, "buckets", self._grant.buckets)
-        return f"the buckets that may be indexed ({said}); {where}"
+        listed = ", ".join(allowed) or "none is configured"
+        where = _setting_hint(BUCKETS_SETTING, "buckets", self._grant.buckets)
+        return f"the buckets that may be indexed ({listed}); {where}"
 
 
-def _say_where(setting: str, word: str, of_key: Paths) -> str:
-    """Which setting changes it."""
+def _setting_hint(setting: str, word: str, of_key: Paths) -> str:
+    """Which settings list the allowed places."""
     if of_key is None:
         return f"{setting} lists them"
-    return f"{setting} lists them, and so may the `{word}` of the API key"
+    return f"{setting} and the `{word}` of the API key list them"
 
 
 def access_of(settings: Settings, blobs: Blobs) -> SourceAccess:
-    """What jobs without a grant of their own may read."""
+    """The access of jobs without a grant."""
     return SourceAccess(grant_of_service(settings), OwnPlaces.of(settings, blobs))
 
 
@@ -233,14 +253,14 @@ def _ids(paths: Iterable[str]) -> Iterable[tuple[int, int]]:
 
 
 def _path_of(descriptor: int) -> str:
-    """Where an open file lies, as the kernel has it."""
+    """The path of an open file, from the kernel."""
     if sys.platform == "linux":
         try:
             return os.readlink(f"/proc/self/fd/{descriptor}")
         except FileNotFoundError as error:
-            said = "it cannot be told which file was opened: /proc is not mounted"
-            raise Unreadable(said) from error
+            message = "the path of the opened file is unknown: /proc is not mounted"
+            raise Unreadable(message) from error
     import fcntl
 
-    found: bytes = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1_024))  # type: ignore[attr-defined,unused-ignore]
-    return os.fsdecode(found.partition(b"\0")[0])
+    name: bytes = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1_024))  # type: ignore[attr-defined,unused-ignore]
+    return os.fsdecode(name.partition(b"\0")[0])

@@ -1,9 +1,9 @@
-"""Fetching what callers name by URL, so that it can be trusted with strangers' URLs.
+"""Fetches files by URL, safely also for URLs from strangers.
 
-Only http and https, only from addresses that may be fetched from (`addresses.py`, checked at each
-connection of each redirect, `network.py`), bounded in time and bytes, tried again where that may
-help. No cookies, no credentials, no proxies from the environment: a proxy would connect for us,
-and nobody would check where to.
+It fetches only http and https, and only from allowed addresses (`addresses.py`), which are checked
+for each connection of each redirect (`network.py`). Time and bytes are limited, and temporary
+failures are retried. It uses no cookies, no credentials and no proxies from the environment: a
+proxy would connect to addresses that are not checked.
 """
 
 import io
@@ -24,7 +24,8 @@ import httpx
 from clipfleet._version import __version__
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch.breaker import Breaker
-from clipfleet.common.fetch.content import PIECE, Body, CutShort, content, header, refuse_page
+from clipfleet.common.fetch.content import PIECE_BYTES, Body, CutShort, content, header, refuse_page
+from clipfleet.common.fetch.host_limit import PerHostLimit
 from clipfleet.common.fetch.memory import FREE, Memory, require_memory
 from clipfleet.common.fetch.network import (
     Backend,
@@ -36,7 +37,6 @@ from clipfleet.common.fetch.network import (
     look_up,
     pause,
 )
-from clipfleet.common.fetch.turns import PerHostLimit
 from clipfleet.common.http.retry_after import retry_after_s
 from clipfleet.common.settings import Fetch
 
@@ -52,20 +52,20 @@ __all__ = [
 
 T = TypeVar("T")
 
-LONGEST_BACKOFF_S = 10.0
-CREDIT = 3.0  # times read_s: for so long a stream may fall behind its least rate
-OK = (200, 203)
+MAX_BACKOFF_S = 10.0
+CREDIT_FACTOR = 3.0  # times `read_s`: how far a stream may fall behind its minimum rate
+SUCCESSES = (200, 203)
 REDIRECTS = (301, 302, 303, 307, 308)
-WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
+RETRYABLE = (408, 425, 429, 500, 502, 503, 504)
 USER_AGENT = f"clipfleet/{__version__} (image search)"
 
 
-class _TryAgain(Exception):
-    """It may go better later.
+class _Retryable(Exception):
+    """The fetch failed, and another try may succeed.
 
     Attributes:
-        after_s: what the server asked for.
-        silent: the host that did not answer in time, if that is the reason.
+        after_s: the seconds that the server asks to wait; None: it does not say.
+        silent: the server that did not answer in time; "" for other failures.
     """
 
     def __init__(self, reason: str, after_s: float | None = None, silent: str = "") -> None:
@@ -75,14 +75,23 @@ class _TryAgain(Exception):
 
 @cache
 def _default_tls() -> ssl.SSLContext:
-    """One for all fetchers of a process: loading the authorities takes 40 ms."""
+    """One TLS context for all fetchers of a process: loading the CA certificates takes 40 ms."""
     return httpcore.default_ssl_context()
 
 
 class Fetcher:
-    """Safe to use from many threads; keeps connections open for the next fetch.
+    """Fetches files by URL. Thread-safe; keeps connections open for the next fetch.
 
-    `total_s` in place of the settings' own.
+    Args:
+        settings: see `Fetch`.
+        total_s: replaces `settings.total_s`.
+        look_up: looks up the addresses of a host name; for tests.
+        sleep: waits between tries; for tests.
+        tls: replaces the default TLS context; for tests.
+
+    Example:
+        fetcher = Fetcher(Fetch())
+        data = fetcher.get("https://example.org/church.jpg", 32_000_000)
     """
 
     def __init__(
@@ -96,7 +105,7 @@ class Fetcher:
     ) -> None:
         self._settings, self._sleep = settings, sleep
         self._total_s = total_s or settings.total_s
-        self._turns = PerHostLimit(settings.per_host)
+        self._hosts = PerHostLimit(settings.per_host)
         self._breaker = Breaker(settings.breaker_timeouts, settings.breaker_s)
         self._backend = Backend(settings.allowed_networks, look_up)
         self._timeouts = {
@@ -106,101 +115,124 @@ class Fetcher:
         }
         self._pool = httpcore.ConnectionPool(
             ssl_context=tls or _default_tls(),
-            max_connections=None,  # threads and turns bound them
+            max_connections=None,  # limited by threads and by slots
             max_keepalive_connections=32,
             keepalive_expiry=15.0,
             network_backend=self._backend,
         )
 
     def close(self) -> None:
+        """Close all connections."""
         self._pool.close()
         self._backend.close()
 
     def get(self, url: str, limit_bytes: int) -> bytes:
-        """The whole file, of at most so many bytes. Unreadable, with the reason.
+        """Fetch a whole file.
 
-        Takes at most `total_s`, not counting the wait for a turn at the host.
+        It takes at most `total_s`, not counting the wait for a slot of the host.
+
+        Args:
+            limit_bytes: the size of the file at most.
+
+        Raises:
+            Unreadable: the file cannot be fetched; the text gives the reason.
         """
-        return self._tried(partial(self._get, url, limit_bytes))
+        return self._with_retries(partial(self._get, url, limit_bytes))
 
     def refusal(self, url: str) -> str:
-        """Why it would be refused at once, since its server is left alone; "" when it would not."""
+        """Why a fetch would fail at once because of the circuit breaker; "" when it would not."""
         parts = urlsplit(url)
         return self._breaker.refusal(f"{parts.scheme}://{parts.netloc}")
 
     @contextmanager
     def open(self, url: str) -> Iterator[BinaryIO]:
-        """A file to read as it comes, however long it is; Unreadable from here and from its
-        `read`. It takes no turn at the host. Its server must send `stream_bytes_s`, and is waited
-        for `stream_s` in all; the time between two calls of `read` does not count."""
-        connection, response = self._tried(partial(self._open, url))
+        """Open a file of any length, to be read as it arrives. It takes no slot of the host.
+
+        The server must send `stream_bytes_s` on average. The waits for it may take `stream_s` in
+        all; the time between two calls of `read` does not count.
+
+        Raises:
+            Unreadable: the file cannot be fetched; also raised by `read` of the file.
+        """
+        connection, response = self._with_retries(partial(self._open, url))
         with connection:
-            body = Body(_paced(content(response), self._settings))
-            yield cast("BinaryIO", io.BufferedReader(body, PIECE))
+            body = Body(_at_minimum_rate(content(response), self._settings))
+            yield cast("BinaryIO", io.BufferedReader(body, PIECE_BYTES))
 
     def _get(self, url: str, limit_bytes: int) -> bytes:
-        with self._answer(url, self._turn) as response:
+        with self._response(url, self._slot) as response:
             data = b"".join(content(response, limit_bytes))
             refuse_page(data, response)
             return data
 
     def _open(self, url: str) -> tuple[ExitStack, httpcore.Response]:
         with ExitStack() as connection:
-            response = connection.enter_context(self._answer(url, _no_turn))
+            response = connection.enter_context(self._response(url, _no_slot))
             return connection.pop_all(), response
 
     @contextmanager
-    def _turn(self, host: str) -> Iterator[None]:
-        with self._turns.of(host) as waited_s:
+    def _slot(self, host: str) -> Iterator[None]:
+        with self._hosts.of(host) as waited_s:
             extend(waited_s)
             yield
 
-    def _tried(self, once: Callable[[], T]) -> T:
-        """Backoff with full jitter: any time up to the doubled one, so that many who failed
-        together do not come back together (M. Brooker, "Exponential Backoff And Jitter", AWS
-        Architecture Blog, 2015)."""
+    def _with_retries(self, once: Callable[[], T]) -> T:
+        """Retry with exponential backoff and full jitter.
+
+        The wait is random, up to a time that doubles with each try, so that many fetches that fail
+        together are not repeated together (M. Brooker, "Exponential Backoff And Jitter", AWS
+        Architecture Blog, 2015).
+        """
         with deadline(self._total_s) as until:
             for attempt in count(1):
                 try:
                     return once()
-                except _TryAgain as error:
-                    why = error
-                most = min(LONGEST_BACKOFF_S, self._settings.backoff_s * 2.0 ** (attempt - 1))
-                wait_s = random.uniform(0, most) if why.after_s is None else why.after_s
+                except _Retryable as error:
+                    failure = error
+                max_wait_s = min(MAX_BACKOFF_S, self._settings.backoff_s * 2.0 ** (attempt - 1))
+                wait_s = (
+                    random.uniform(0, max_wait_s) if failure.after_s is None else failure.after_s
+                )
                 is_last = attempt >= self._settings.tries
-                if (is_last or wait_s >= until.left()) and why.silent:
-                    self._breaker.timed_out(why.silent)
+                if (is_last or wait_s >= until.remaining()) and failure.silent:
+                    self._breaker.timed_out(failure.silent)
                 if is_last:
-                    raise Unreadable(f"{why} ({attempt} tries)") from why
-                if wait_s >= until.left():
-                    raise Unreadable(f"{why}, and more than {self._total_s:g} s it is not given")
+                    raise Unreadable(f"{failure} ({attempt} tries)") from failure
+                if wait_s >= until.remaining():
+                    raise Unreadable(
+                        f"{failure}, and more than {self._total_s:g} s it is not given"
+                    )
                 self._sleep(wait_s)
         raise AssertionError("unreachable")
 
     @contextmanager
-    def _answer(
-        self, text: str, turn: Callable[[str], AbstractContextManager[None]]
+    def _response(
+        self, text: str, slot: Callable[[str], AbstractContextManager[None]]
     ) -> Iterator[httpcore.Response]:
-        """The answer with the file, at the end of the redirects."""
-        url = _checked(text)
+        """The response with the file, after all redirects."""
+        url = _parse_url(text)
         for _ in range(self._settings.redirects + 1):
             server = f"{url.scheme}://{url.netloc.decode()}"
-            with turn(url.raw_host.decode()):
+            with slot(url.raw_host.decode()):
                 self._breaker.check(server)
-                with _understood(server), self._asked(url) as response:
+                with _translating_errors(server), self._request(url) as response:
                     if response.status not in REDIRECTS:
-                        if response.status not in OK:
+                        if response.status not in SUCCESSES:
                             self._breaker.answered(server)
                             raise _failure(response)
                         yield response
                         self._breaker.answered(server)
                         return
                     self._breaker.answered(server)
-                    url = _next(url, header(response, b"location"))
+                    url = _redirect_target(url, header(response, b"location"))
         raise Unreadable(f"it redirects more than {self._settings.redirects} times")
 
-    def _asked(self, url: httpx.URL) -> AbstractContextManager[httpcore.Response]:
-        """Identity, since images do not shrink and what is counted then is what is sent."""
+    def _request(self, url: httpx.URL) -> AbstractContextManager[httpcore.Response]:
+        """Send the request.
+
+        The encoding is identity: images do not compress, and then the bytes that are counted are
+        the bytes that are sent.
+        """
         return self._pool.stream(
             "GET",
             httpcore.URL(
@@ -216,15 +248,15 @@ class Fetcher:
         )
 
 
-def _no_turn(_: str) -> AbstractContextManager[None]:
+def _no_slot(_: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _checked(text: str | httpx.URL) -> httpx.URL:
+def _parse_url(text: str | httpx.URL) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError) as error:
-        raise Unreadable("it is no valid URL") from error
+        raise Unreadable("it is not a valid URL") from error
     if url.scheme not in ("http", "https"):
         raise Unreadable("only http and https URLs are fetched")
     if url.userinfo:
@@ -232,75 +264,76 @@ def _checked(text: str | httpx.URL) -> httpx.URL:
     host = url.raw_host.decode("ascii").rstrip(".")
     port = 80 if url.port is None else url.port
     if not host or "%" in host or not 0 < port < 65_536:
-        raise Unreadable("it is no valid URL")
+        raise Unreadable("it is not a valid URL")
     return url.copy_with(host=host)
 
 
-def _next(url: httpx.URL, location: str) -> httpx.URL:
+def _redirect_target(url: httpx.URL, location: str) -> httpx.URL:
     try:
-        target = _checked(url.join(location))
+        target = _parse_url(url.join(location))
     except (httpx.InvalidURL, ValueError) as error:
-        raise Unreadable("it redirects to what is no valid URL") from error
+        raise Unreadable("it redirects to an invalid URL") from error
     except Unreadable as error:
-        raise Unreadable(f"where it redirects to: {error}") from error
+        raise Unreadable(f"the target of its redirect: {error}") from error
     if (url.scheme, target.scheme) == ("https", "http"):
-        raise Unreadable("it redirects from https to http, where anybody may have changed it")
+        raise Unreadable("it redirects from https to http, which does not protect the file")
     return target
 
 
 def _failure(response: httpcore.Response) -> Exception:
     status = response.status
     phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else ""
-    said = f"the server answered {status} {phrase}".rstrip()
-    if status not in WORTH_ANOTHER_TRY:
-        return Unreadable(said)
-    return _TryAgain(said, retry_after_s(header(response, b"retry-after")))
+    reason = f"the server answered {status} {phrase}".rstrip()
+    if status not in RETRYABLE:
+        return Unreadable(reason)
+    return _Retryable(reason, retry_after_s(header(response, b"retry-after")))
 
 
 @contextmanager
-def _understood(server: str) -> Iterator[None]:
-    """What went wrong, in the caller's terms, and whether another try may help."""
+def _translating_errors(server: str) -> Iterator[None]:
+    """Translate errors of httpcore into Unreadable, or _Retryable when another try may help."""
     try:
         yield
     except httpcore.TimeoutException as error:
-        raise _TryAgain("the server did not answer in time", silent=server) from error
+        raise _Retryable("the server did not answer in time", silent=server) from error
     except httpcore.ConnectError as error:
-        raise _TryAgain("the server cannot be reached") from error
+        raise _Retryable("the server cannot be reached") from error
     except (httpcore.NetworkError, httpcore.RemoteProtocolError, CutShort) as error:
-        raise _TryAgain("the server broke off") from error
+        raise _Retryable("the server broke off the transfer") from error
     except (httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
-        raise Unreadable("it is no valid URL") from error
+        raise Unreadable("it is not a valid URL") from error
 
 
-def _paced(pieces: Iterator[bytes], settings: Fetch) -> Iterator[bytes]:
-    """What comes at the least rate or faster. Unreadable otherwise.
+def _at_minimum_rate(pieces: Iterator[bytes], settings: Fetch) -> Iterator[bytes]:
+    """Pass on pieces that arrive at the minimum rate or faster; raise Unreadable otherwise.
 
-    A server has credit for so many seconds of silence, and earns more with each byte.
+    A server begins with a credit of seconds. Waiting for it uses the credit, and each byte adds to
+    it.
     """
-    most = credit_s = CREDIT * settings.read_s
-    left_s = settings.stream_s
+    max_credit_s = credit_s = CREDIT_FACTOR * settings.read_s
+    remaining_s = settings.stream_s
     while True:
-        began, given_s = time.monotonic(), min(credit_s, left_s)
+        began, limit_s = time.monotonic(), min(credit_s, remaining_s)
         try:
-            with _understood(""), deadline(given_s):
+            with _translating_errors(""), deadline(limit_s):
                 piece = next(pieces, None)
-        except _TryAgain as error:
+        except _Retryable as error:
             waited_s = time.monotonic() - began
-            raise Unreadable(_too_slow(error, waited_s, credit_s, left_s, settings)) from error
+            raise Unreadable(_too_slow(error, waited_s, credit_s, remaining_s, settings)) from error
         if piece is None:
             return
         waited_s = time.monotonic() - began
-        left_s -= waited_s
-        credit_s = min(most, credit_s - waited_s + len(piece) / settings.stream_bytes_s)
+        remaining_s -= waited_s
+        credit_s = min(max_credit_s, credit_s - waited_s + len(piece) / settings.stream_bytes_s)
         yield piece
 
 
 def _too_slow(
-    error: Exception, waited_s: float, credit_s: float, left_s: float, settings: Fetch
+    error: Exception, waited_s: float, credit_s: float, remaining_s: float, settings: Fetch
 ) -> str:
-    if waited_s >= left_s:
+    if waited_s >= remaining_s:
         return f"it took longer than {settings.stream_s:g} s (CLIPFLEET_FETCH__STREAM_S)"
     if waited_s >= credit_s:
-        least = f"{settings.stream_bytes_s:g} bytes a second (CLIPFLEET_FETCH__STREAM_BYTES_S)"
-        return f"the server sends less than {least}"
-    return f"{error} on the way"
+        rate = f"{settings.stream_bytes_s:g} bytes a second (CLIPFLEET_FETCH__STREAM_BYTES_S)"
+        return f"the server sends less than {rate}"
+    return f"{error} during the transfer"

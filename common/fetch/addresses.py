@@ -1,8 +1,8 @@
-"""Which addresses the service may connect to because a caller named a URL.
+"""Which addresses the service may fetch from.
 
-Public unicast addresses, after IANA's registries of special-purpose addresses (RFC 6890), and what
-the settings allow beside them. Written out here because Python's `is_global` says different things
-in different versions (192.0.0.192, a cloud's metadata service, is global in some).
+These are public unicast addresses, after IANA's registries of special-purpose addresses (RFC 6890),
+and the networks that the settings allow. The list is here because `is_global` differs between
+versions of Python (192.0.0.192, the metadata service of a cloud, is global in some).
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 NOT_PUBLIC_4 = tuple(
-    IPv4Network(one)
-    for one in (
+    IPv4Network(network)
+    for network in (
         "0.0.0.0/8",  # this host
         "10.0.0.0/8",
-        "100.64.0.0/10",  # between a provider and its customers; some clouds' metadata
+        "100.64.0.0/10",  # between a provider and its customers; the metadata of some clouds
         "127.0.0.0/8",
-        "168.63.129.16/32",  # public by its number, but a cloud's inner service
-        "169.254.0.0/16",  # link-local; most clouds' metadata
+        "168.63.129.16/32",  # in a public range, but an internal service of a cloud
+        "169.254.0.0/16",  # link-local; the metadata of most clouds
         "172.16.0.0/12",
         "192.0.0.0/24",
         "192.0.2.0/24",
@@ -37,13 +37,13 @@ NOT_PUBLIC_4 = tuple(
         "224.0.0.0/3",  # multicast, reserved, broadcast
     )
 )
-PUBLIC_6 = IPv6Network("2000::/3")  # all that has been given out so far; but of this
+PUBLIC_6 = IPv6Network("2000::/3")  # all that is allocated so far, without:
 NOT_PUBLIC_6 = tuple(
-    IPv6Network(one)
-    for one in (
-        "2001::/23",  # Teredo and other protocols' own
+    IPv6Network(network)
+    for network in (
+        "2001::/23",  # Teredo and other protocols
         "2001:db8::/32",
-        "2002::/16",  # 6to4: leads to the IPv4 address inside; nobody needs it any more
+        "2002::/16",  # 6to4: leads to the IPv4 address inside; obsolete
         "3fff::/20",
     )
 )
@@ -51,7 +51,12 @@ NAT64 = IPv6Network("64:ff9b::/96")
 
 
 def may_connect(text: str, allowed: Sequence[Network]) -> bool:
-    """`text`: an address as `getaddrinfo` writes it. One with a zone is never a public one."""
+    """Whether the service may connect to an address.
+
+    Args:
+        text: the address as `getaddrinfo` returns it. An address with a zone is refused.
+        allowed: networks that are allowed in addition to public addresses.
+    """
     if "%" in text:
         return False
     address = _inner(ip_address(text))
@@ -59,13 +64,14 @@ def may_connect(text: str, allowed: Sequence[Network]) -> bool:
 
 
 def is_public(address: Address) -> bool:
+    """Whether an address is a public unicast address."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in NOT_PUBLIC_4)
     return address in PUBLIC_6 and not any(address in network for network in NOT_PUBLIC_6)
 
 
 def _inner(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for: the packets go there."""
+    """The IPv4 address to which packets for an IPv6 address go, or the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address in NAT64:

@@ -1,4 +1,4 @@
-"""Servers that let one fetch after the other time out are not asked for a while."""
+"""A circuit breaker: after several timeouts in a row, a server is not asked for some time."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clipfleet.common.errors import Unreadable
 
-MAX_SERVERS = 10_000  # remembered; the one whose last time-out is longest ago is forgotten first
+MAX_SERVERS = 10_000  # with records; the one whose last timeout is the oldest is dropped first
 
 
 @dataclass
@@ -18,14 +18,16 @@ class _Record:
 
 
 class Breaker:
-    """A circuit breaker for each server. Safe to use from many threads.
+    """A circuit breaker for each server. Thread-safe.
 
-    After `timeouts` fetches in a row that ended with a time-out, a server is not asked for
-    `seconds`. Then one fetch is let through, as a probe, and one more after each further `seconds`.
-    The first that is answered ends it.
+    After `timeouts` fetches in a row that end with a timeout, a server is not asked for `seconds`.
+    Then one fetch is allowed as a probe, and one more after each further `seconds`. The first
+    answer closes the breaker.
 
     Args:
-        timeouts: 0 for never.
+        timeouts: the number of timeouts in a row; 0: the server is always asked.
+        seconds: the pause.
+        clock: returns a monotonic time in seconds.
     """
 
     def __init__(
@@ -36,21 +38,24 @@ class Breaker:
         self._records: OrderedDict[str, _Record] = OrderedDict()
 
     def refusal(self, server: str) -> str:
-        """Why the server is not asked now; "" when it is."""
+        """Why the server must not be asked now; "" when it may be asked."""
         record = self._records.get(server)
         if record is None or not self._timeouts or record.timeouts < self._timeouts:
             return ""
-        left_s = record.closed_until - self._clock()
-        if left_s <= 0:
+        remaining_s = record.closed_until - self._clock()
+        if remaining_s <= 0:
             return ""
         return (
             f"its server let {record.timeouts} fetches in a row time out and is not asked for "
-            f"{left_s:.0f} s (CLIPFLEET_FETCH__BREAKER_S)"
+            f"{remaining_s:.0f} s (CLIPFLEET_FETCH__BREAKER_S)"
         )
 
     def check(self, server: str) -> None:
-        """Unreadable when the server is not to be asked now. Otherwise ask it: of a server that was
-        left alone this is the probe."""
+        """Call this before a fetch: after a pause, the fetch is the probe.
+
+        Raises:
+            Unreadable: the server must not be asked now.
+        """
         with self._lock:
             if refusal := self.refusal(server):
                 raise Unreadable(refusal)
@@ -59,6 +64,7 @@ class Breaker:
                 record.closed_until = self._clock() + self._seconds
 
     def timed_out(self, server: str) -> None:
+        """Record that a fetch ended with a timeout."""
         with self._lock:
             record = self._records.setdefault(server, _Record())
             self._records.move_to_end(server)
@@ -68,5 +74,6 @@ class Breaker:
                 self._records.popitem(last=False)
 
     def answered(self, server: str) -> None:
+        """Record that the server answered, with any status."""
         with self._lock:
             self._records.pop(server, None)

@@ -1,4 +1,4 @@
-"""What came back: decoded, counted, and looked at whether it is a web page."""
+"""The body of a response: decoded, limited in size, and checked for web pages."""
 
 import io
 import re
@@ -11,17 +11,17 @@ import httpcore
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch.memory import FREE, require_memory
 
-PIECE = 1 << 16
+PIECE_BYTES = 1 << 16
 _PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html[\s>])", re.IGNORECASE)
 _MARKUP = re.compile(rb"(\xef\xbb\xbf)?\s*<")
 
 
 class CutShort(Exception):
-    """It ended before its end."""
+    """The body is shorter than its Content-Length, or its gzip is incomplete."""
 
 
 def header(response: httpcore.Response, name: bytes) -> str:
-    """ "" where there is none."""
+    """The value of a header of a response; "" when there is none."""
     for key, value in response.headers:
         if key.lower() == name:
             return value.decode("utf-8", "replace").strip()
@@ -29,7 +29,15 @@ def header(response: httpcore.Response, name: bytes) -> str:
 
 
 def content(response: httpcore.Response, limit_bytes: int | None = None) -> Iterator[bytes]:
-    """The body in pieces. Nothing beyond the limit, before decoding or after, gets into memory."""
+    """The body of a response in pieces, decoded.
+
+    Args:
+        limit_bytes: the size at most, before and after decoding; None: no limit. No more than this
+            is held in memory.
+
+    Raises:
+        Unreadable: the body is too large, or its encoding is not supported.
+    """
     length = header(response, b"content-length")
     if limit_bytes is not None and length.isdigit() and int(length) > limit_bytes:
         raise Unreadable(f"the file has {length} bytes; the limit is {limit_bytes}")
@@ -40,14 +48,17 @@ def content(response: httpcore.Response, limit_bytes: int | None = None) -> Iter
     if encoding in ("", "identity"):
         return raw
     if encoding in ("gzip", "x-gzip"):
-        return _counted(_unzipped(raw), limit_bytes)
-    raise Unreadable(f"the server sent it in an encoding that was not asked for ({encoding[:40]})")
+        return _counted(_gunzipped(raw), limit_bytes)
+    raise Unreadable(f"the server sent it in an encoding that was not requested ({encoding[:40]})")
 
 
 def refuse_page(data: bytes, response: httpcore.Response) -> None:
-    """A hint for people; what an image is, the decoder says, whatever the server calls it."""
-    said = header(response, b"content-type").lower()
-    markup = _MARKUP if said.startswith(("text/html", "application/xhtml")) else _PAGE
+    """Raise Unreadable for a web page, to give a better reason than the decoder.
+
+    The decoder decides what an image is, whatever the Content-Type.
+    """
+    content_type = header(response, b"content-type").lower()
+    markup = _MARKUP if content_type.startswith(("text/html", "application/xhtml")) else _PAGE
     if markup.match(data[:1_000]):
         raise Unreadable("the server answered with a web page, not an image")
 
@@ -58,56 +69,56 @@ def _counted(pieces: Iterable[bytes], limit_bytes: int | None) -> Iterator[bytes
         seen += len(piece)
         if limit_bytes is not None and seen > limit_bytes:
             raise Unreadable(f"the file has more than {limit_bytes} bytes, which is the limit")
-        if limit_bytes is not None and seen > FREE:  # of one that did not say its length
+        if limit_bytes is not None and seen > FREE:  # a body without a Content-Length
             require_memory(limit_bytes)
         yield piece
 
 
-def _unzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Gzip, one member after the other, never more than PIECE at a time: a bomb does not go off."""
+def _gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Decompress gzip with any number of members, PIECE_BYTES at a time at most."""
     unzip = zlib.decompressobj(wbits=31)
     begun = False
     for piece in pieces:
-        left = piece
-        while left:
+        rest = piece
+        while rest:
             begun = True
             try:
-                yield from _drawn(unzip, left)
+                yield from _decompressed(unzip, rest)
             except zlib.error as error:
                 raise Unreadable("the server sent damaged gzip") from error
-            left = unzip.unused_data
+            rest = unzip.unused_data
             if unzip.eof:
                 unzip, begun = zlib.decompressobj(wbits=31), False
     if begun:
-        raise CutShort("the gzip ends before its end")
+        raise CutShort("the gzip is incomplete")
 
 
-def _drawn(unzip: Any, data: bytes) -> Iterator[bytes]:
+def _decompressed(unzip: Any, data: bytes) -> Iterator[bytes]:
     while True:
-        out = unzip.decompress(data, PIECE)
+        out = unzip.decompress(data, PIECE_BYTES)
         if out:
             yield out
         data = unzip.unconsumed_tail
-        if unzip.eof or (not data and len(out) < PIECE):
+        if unzip.eof or (not data and len(out) < PIECE_BYTES):
             return
 
 
 class Body(io.RawIOBase):
-    """Pieces as a file that can be read once, from its beginning to its end."""
+    """Pieces as a file that can be read once, from the beginning to the end."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._left = pieces, b""
+        self._pieces, self._rest = pieces, b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._left:
+        while not self._rest:
             piece = next(self._pieces, None)
             if piece is None:
                 return 0
-            self._left = piece
-        size = min(len(buffer), len(self._left))
-        buffer[:size] = self._left[:size]
-        self._left = self._left[size:]
+            self._rest = piece
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
         return size

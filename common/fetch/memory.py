@@ -1,4 +1,4 @@
-"""How much memory files take that were fetched and are not worked on yet."""
+"""Limits the memory of fetched files that are not processed yet."""
 
 import time
 from collections.abc import Iterator
@@ -8,12 +8,16 @@ from threading import Condition
 
 from clipfleet.common.fetch.network import check_cancelled, extend
 
-FREE = 1_000_000  # bytes that every fetch may hold beside
-LOOK_S = 0.5  # between two looks whether the fetch was cancelled
+FREE = 1_000_000  # every fetch may hold so many bytes without a share
+CANCEL_CHECK_INTERVAL_S = 0.5
 
 
 class Memory:
-    """A number of bytes, shared among the fetches of a process that are large."""
+    """A number of bytes that the large fetches of a process share.
+
+    Args:
+        limit: the number of bytes.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -22,7 +26,7 @@ class Memory:
 
     @contextmanager
     def share(self) -> Iterator[None]:
-        """What this thread fetches inside takes its part until the end, once it is large."""
+        """Context in which a large fetch of this thread takes a share, until the context ends."""
         share = _Share(self)
         token = _current.set(share)
         try:
@@ -34,12 +38,19 @@ class Memory:
                 self._changed.notify_all()
 
     def take(self, size: int) -> int:
-        """Wait until so much is free; how much was taken, which is no more than there is."""
+        """Wait until `size` bytes are free, and take them.
+
+        Returns:
+            The number of bytes taken, at most the limit.
+
+        Raises:
+            Cancelled: the fetch was cancelled while it waited.
+        """
         size, began = min(size, self._limit), time.monotonic()
         with self._changed:
             while self._taken + size > self._limit:
                 check_cancelled()
-                self._changed.wait(LOOK_S)
+                self._changed.wait(CANCEL_CHECK_INTERVAL_S)
             self._taken += size
         extend(time.monotonic() - began)
         return size
@@ -50,7 +61,7 @@ class _Share:
         self._memory, self.size = memory, 0
 
     def require(self, size: int) -> None:
-        """Once for each share: who has a part and waits for more could wait for ever."""
+        """Take bytes, once for each share: fetches that wait for more could block each other."""
         if size > FREE and not self.size:
             self.size = self._memory.take(size)
 
@@ -59,6 +70,9 @@ _current: ContextVar[_Share | None] = ContextVar("share", default=None)
 
 
 def require_memory(size: int) -> None:
-    """Before the fetch at hand holds so many bytes. The time that it waits is not its server's."""
+    """Take memory for the current fetch, before it holds `size` bytes.
+
+    The wait extends the deadline of the fetch: its server is not to blame.
+    """
     if share := _current.get():
         share.require(size)

@@ -1,9 +1,8 @@
-"""The wire under the fetcher: it connects to checked addresses only, and waits no longer than the
-deadline of the fetch that it works for.
+"""The network backend of the fetcher: it connects to checked addresses only, within the deadline.
 
-The name is looked up here, once, and the connection goes to the very address that was checked: a
-name that answers otherwise when asked again (DNS rebinding) gains nothing. TLS and the Host header
-still go by the name, since httpcore never learns the address.
+A name is looked up once, and the connection goes to the address that was checked: a name with
+another address in the next look-up (DNS rebinding) is of no use. TLS and the Host header use the
+name, since httpcore does not see the address.
 """
 
 import socket
@@ -23,36 +22,38 @@ from clipfleet.common.fetch.addresses import Network, may_connect
 
 LookUp = Callable[[str, int], Sequence[str]]
 
-MOST_ADDRESSES = 4  # of one name are tried
+MAX_ADDRESSES = 4  # that are tried of one name
 REFUSED = (
-    "the address of {host!r} is not a public one; CLIPFLEET_FETCH__ALLOWED_NETWORKS lists others "
-    "that may be fetched from"
+    "the address of {host!r} is not a public one; CLIPFLEET_FETCH__ALLOWED_NETWORKS lists other "
+    "networks to fetch from"
 )
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
 class Deadline:
-    """When a fetch must have ended."""
+    """The time at which a fetch must end, `seconds` from now."""
 
     def __init__(self, seconds: float) -> None:
         self._at = time.monotonic() + seconds
 
-    def left(self) -> float:
+    def remaining(self) -> float:
+        """The seconds until then; negative when it is over."""
         return self._at - time.monotonic()
 
     def extend(self, seconds: float) -> None:
+        """Move it to a later time."""
         self._at += seconds
 
 
 class Cancelled(Unreadable):
-    """Nobody wants it any more."""
+    """The fetch was cancelled."""
 
     def __init__(self) -> None:
         super().__init__("it is not needed any more")
 
 
 class Cancellation:
-    """Ends from another thread what is read inside of its `scope`."""
+    """Cancels fetches from another thread: those inside its `scope`."""
 
     def __init__(self) -> None:
         self._cancelled = threading.Event()
@@ -61,11 +62,12 @@ class Cancellation:
 
     @property
     def is_cancelled(self) -> bool:
+        """Whether `cancel` was called."""
         return self._cancelled.is_set()
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """What this thread connects to and reads inside raises Cancelled after `cancel`."""
+        """Context in which connections and reads of this thread raise Cancelled after `cancel`."""
         token = _cancellation.set(self)
         try:
             yield
@@ -73,108 +75,116 @@ class Cancellation:
             _cancellation.reset(token)
 
     def cancel(self) -> None:
-        """A thread that waits for bytes wakes up; one that connects ends with its time limit."""
+        """Cancel all fetches in the scope.
+
+        A thread that waits for bytes wakes up at once; one that connects ends with its timeout.
+        """
         self._cancelled.set()
         with self._lock:
-            for each in self._sockets:
+            for connection in self._sockets:
                 with suppress(OSError):
-                    # Not SSLSocket.shutdown: it takes the state away that the reader works with.
-                    socket.socket.shutdown(each, socket.SHUT_RDWR)
+                    # Not SSLSocket.shutdown, which deletes the TLS state that the reader uses.
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def check(self) -> None:
+        """Raise Cancelled after `cancel`."""
         if self.is_cancelled:
             raise Cancelled
 
     def wait(self, seconds: float) -> None:
-        """Sleep until `cancel`, which raises Cancelled."""
+        """Sleep; raise Cancelled when `cancel` is called."""
         self._cancelled.wait(seconds)
         self.check()
 
     @contextmanager
     def reading(self, stream: httpcore.NetworkStream) -> Iterator[None]:
-        each: socket.socket = stream.get_extra_info("socket")
+        """Context of a read or a write, which `cancel` ends."""
+        connection: socket.socket = stream.get_extra_info("socket")
         with self._lock:
             self.check()
-            self._sockets.add(each)
+            self._sockets.add(connection)
         try:
             yield
         finally:
             with self._lock:
-                self._sockets.discard(each)
+                self._sockets.discard(connection)
             self.check()
 
 
-# httpcore reads in the thread that asked, so these need no way through it.
+# httpcore reads in the calling thread, so context variables reach the backend.
 _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 _cancellation: ContextVar[Cancellation | None] = ContextVar("cancellation", default=None)
 
 
 def pause(seconds: float) -> None:
-    """Sleep; Cancelled when nobody wants the fetch at hand any more."""
-    if now := _cancellation.get():
-        now.wait(seconds)
+    """Sleep; raise Cancelled when the current fetch is cancelled."""
+    if current := _cancellation.get():
+        current.wait(seconds)
     else:
         time.sleep(seconds)
 
 
 def check_cancelled() -> None:
-    """Cancelled when nobody wants the fetch at hand any more."""
-    if now := _cancellation.get():
-        now.check()
+    """Raise Cancelled when the current fetch is cancelled."""
+    if current := _cancellation.get():
+        current.check()
 
 
 def _cancellable(stream: httpcore.NetworkStream) -> AbstractContextManager[None]:
-    now = _cancellation.get()
-    return now.reading(stream) if now else nullcontext()
+    current = _cancellation.get()
+    return current.reading(stream) if current else nullcontext()
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[Deadline]:
-    """Everything read and connected to inside ends within so many seconds."""
-    made = Deadline(seconds)
-    token = _current.set(made)
+    """Context in which all connections and reads of this thread end within `seconds`."""
+    created = Deadline(seconds)
+    token = _current.set(created)
     try:
-        yield made
+        yield created
     finally:
         _current.reset(token)
 
 
 def extend(seconds: float) -> None:
-    """More time for the fetch at hand, which waited for something else than its server."""
-    if now := _current.get():
-        now.extend(seconds)
+    """Extend the deadline of the current fetch, which waited for something else than its server."""
+    if current := _current.get():
+        current.extend(seconds)
 
 
-def _within(timeout: float | None) -> float | None:
-    """What is left for one step. A server that sends a byte now and then gets no more than this."""
-    now = _current.get()
-    if now is None:
+def _remaining(timeout: float | None) -> float | None:
+    """The timeout of one step: what remains of the deadline, if that is less than `timeout`."""
+    current = _current.get()
+    if current is None:
         return timeout
-    left = now.left()
-    if left <= 0:
+    remaining = current.remaining()
+    if remaining <= 0:
         raise httpcore.ReadTimeout("the deadline has passed")
-    return left if timeout is None else min(timeout, left)
+    return remaining if timeout is None else min(timeout, remaining)
 
 
 def look_up(host: str, port: int) -> Sequence[str]:
-    """The addresses of a name. Also reads numbers as C does: 2130706433 is 127.0.0.1."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    """Look up the addresses of a host name.
+
+    Like C, it also accepts numbers: 2130706433 is 127.0.0.1.
+    """
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 class Stream(httpcore.NetworkStream):
-    """A connection whose every step ends with the deadline."""
+    """A connection of which every step ends with the deadline."""
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         with _cancellable(self._inner):
-            return self._inner.read(max_bytes, _within(timeout))
+            return self._inner.read(max_bytes, _remaining(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         with _cancellable(self._inner):
-            self._inner.write(buffer, _within(timeout))
+            self._inner.write(buffer, _remaining(timeout))
 
     def close(self) -> None:
         self._inner.close()
@@ -186,18 +196,18 @@ class Stream(httpcore.NetworkStream):
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         try:
-            return Stream(self._inner.start_tls(ssl_context, server_hostname, _within(timeout)))
+            return Stream(self._inner.start_tls(ssl_context, server_hostname, _remaining(timeout)))
         except httpcore.ConnectError as error:
-            if distrust := _distrust(error.__cause__):
-                raise Unreadable(f"no secure connection to the server: {distrust}") from error
+            if reason := _tls_failure(error.__cause__):
+                raise Unreadable(f"no secure connection to the server: {reason}") from error
             raise
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
 
 
-def _distrust(cause: BaseException | None) -> str:
-    """Why TLS did not come about; empty when it is just that the connection broke."""
+def _tls_failure(cause: BaseException | None) -> str:
+    """Why the TLS handshake failed; "" when only the connection broke."""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return str(cause.verify_message)
     broke = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
@@ -207,12 +217,19 @@ def _distrust(cause: BaseException | None) -> str:
 
 
 class Backend(httpcore.NetworkBackend):
-    """Refuses names of which any address is not allowed: one that mixes is broken, or a trick."""
+    """Connects to allowed addresses.
+
+    A name with at least one address that is not allowed is refused: it is wrong, or an attack.
+
+    Args:
+        allowed: networks that are allowed in addition to public addresses.
+        look_up: looks up the addresses of a host name.
+    """
 
     def __init__(self, allowed: Sequence[Network], look_up: LookUp) -> None:
         self._allowed, self._look_up = allowed, look_up
         self._inner = httpcore.SyncBackend()
-        # A look-up cannot be given a time limit; on a thread it can at least be left behind.
+        # A look-up has no timeout. On a thread, the fetch need not wait for it.
         self._threads = ThreadPoolExecutor(16, "look-up")
 
     def close(self) -> None:
@@ -227,10 +244,10 @@ class Backend(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         check_cancelled()
-        addresses = self._addresses(host, port, _within(timeout))
+        addresses = self._addresses(host, port, _remaining(timeout))
         if not all(may_connect(address, self._allowed) for address in addresses):
             raise Unreadable(REFUSED.format(host=host))
-        *others, last = addresses[:MOST_ADDRESSES]
+        *others, last = addresses[:MAX_ADDRESSES]
         for address in others:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
                 return self._connect(address, port, timeout, local_address, socket_options)
@@ -242,22 +259,22 @@ class Backend(httpcore.NetworkBackend):
         timeout: float | None = None,  # noqa: ARG002
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
-        raise Unreadable("sockets of this machine are not fetched from")
+        raise Unreadable("Unix sockets are not supported")
 
     def _connect(self, address: str, port: int, timeout: float | None, *rest: Any) -> Stream:
-        return Stream(self._inner.connect_tcp(address, port, _within(timeout), *rest))
+        return Stream(self._inner.connect_tcp(address, port, _remaining(timeout), *rest))
 
     def _addresses(self, host: str, port: int, timeout: float | None) -> Sequence[str]:
         try:
-            found = self._threads.submit(self._look_up, host, port).result(timeout)
+            addresses = self._threads.submit(self._look_up, host, port).result(timeout)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(f"the name {host!r} was not looked up in time") from error
         except UnicodeError as error:
-            raise Unreadable(f"{host!r} is no valid host name") from error
+            raise Unreadable(f"{host!r} is not a valid host name") from error
         except socket.gaierror as error:
             if error.errno in _NO_SUCH_NAME:
                 raise Unreadable(f"there is no host {host!r}") from error
             raise httpcore.ConnectError(f"the name {host!r} cannot be looked up") from error
-        if not found:
+        if not addresses:
             raise Unreadable(f"the host {host!r} has no address")
-        return found
+        return addresses

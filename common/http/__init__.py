@@ -1,1 +1,1 @@
-"""What travels over HTTP, as pydantic models: the client shares it, so nothing here needs more."""
+"""Models of HTTP requests and answers. They need only pydantic, since the client uses them too."""

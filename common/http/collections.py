@@ -1,5 +1,4 @@
-"""What travels over HTTP about many images of a collection at once: to count them, list their ids,
-delete them, measure their index."""
+"""Models of requests about many images of a collection: count, list, delete, measure recall."""
 
 from typing import Any
 
@@ -9,56 +8,70 @@ from clipfleet.common.http.schemas import Deleted, Namespace, Request
 
 
 class Which(Request):
-    """Which images: those of a namespace that pass the filter."""
+    """The images of a namespace that pass a filter."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"filter": {"label": "church"}}]})
 
-    filter: dict[str, Any] | None = None
-    namespace: Namespace = "default"
+    filter: dict[str, Any] | None = Field(
+        None, description="Filter that the images pass; absent: all images."
+    )
+    namespace: Namespace = Field("default", description="Namespace of the images.")
 
 
 class DeleteIn(Which):
-    all: bool = Field(False, description="to be given when there is no filter")
+    """A request to delete images."""
+
+    all: bool = Field(False, description="Must be true to delete without a filter.")
 
 
 class DeletedSome(Deleted):
-    """`more`: the time was up; say it again until there are none."""
+    """The result of a deletion that may be incomplete."""
 
-    more: bool
+    more: bool = Field(
+        description="Whether images remain because the time was over; then repeat the request."
+    )
 
 
 class Count(BaseModel):
-    count: int
+    """A number of images."""
+
+    count: int = Field(description="Number of images.")
 
 
 class IdPage(BaseModel):
-    """`next`: the cursor of the next page; null on the last one."""
+    """One page of the ids of images."""
 
-    ids: list[str]
-    next: str | None
+    ids: list[str] = Field(description="Ids of images.")
+    next: str | None = Field(description="Cursor of the next page; null on the last page.")
 
 
 class RecallIn(Which):
-    """`sample` images become queries, the same ones for the same `seed`."""
+    """A request to measure the recall of the index, with stored images as queries."""
 
-    k: int = Field(10, ge=1)
-    sample: int = Field(100, ge=1)
-    seed: int = Field(0, ge=0, le=2**53)
+    k: int = Field(10, ge=1, description="Number of nearest images to look for.")
+    sample: int = Field(100, ge=1, description="Number of images to use as queries.")
+    seed: int = Field(
+        0, ge=0, le=2**53, description="The same seed chooses the same images as queries."
+    )
 
 
 class QueryRecall(BaseModel):
-    id: str
-    recall: float
+    """The recall of one query."""
+
+    id: str = Field(description="Id of the image that was the query.")
+    recall: float = Field(description="Share of its k nearest images that the index finds, 0 to 1.")
 
 
 class RecallOut(BaseModel):
-    """`recall`: of the k nearest others of each image, how many the index finds; the mean.
+    """The recall of the index, compared with an exact search."""
 
-    `worst`: up to ten of the queries for which it finds fewest, if any are missing.
-    """
-
-    recall: float
-    k: int
-    queries: int
-    worst: list[QueryRecall]
-    took_ms: float
+    recall: float = Field(
+        description="Share of the k nearest images that the index finds, 0 to 1: the mean of all "
+        "queries."
+    )
+    k: int = Field(description="Number of nearest images.")
+    queries: int = Field(description="Number of queries.")
+    worst: list[QueryRecall] = Field(
+        description="Up to ten queries with the lowest recall, if it is below 1."
+    )
+    took_ms: float = Field(description="Duration, milliseconds.")

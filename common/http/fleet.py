@@ -1,4 +1,4 @@
-"""What `GET /v1/fleet` says: who is there, and what is wrong with it."""
+"""Models of `GET /v1/fleet`: the live parts, and the findings about them."""
 
 from typing import Literal
 
@@ -12,38 +12,48 @@ Severity = Literal["error", "warning"]
 
 
 class FindingOut(BaseModel):
-    """`error`: something does not work, or loses data; `warning`: it works, and could do better."""
+    """A problem of the service, and what to do about it."""
 
     model_config = ConfigDict(frozen=True)
 
-    severity: Severity
-    part: str
-    what: str
-    advice: str
+    severity: Severity = Field(
+        description="error: something does not work, or data is lost. warning: it works, and could "
+        "work better."
+    )
+    part: str = Field(description="The part that the finding concerns, such as a worker's id.")
+    what: str = Field(description="The problem.")
+    advice: str = Field(description="What to do about it.")
 
 
 class WorkerOut(BaseModel):
-    """`rate`: images/s of its last chunks. `images`: through the model for jobs since its start,
-    and `spent`: the seconds that they took by stage, added up over its threads."""
+    """A live worker."""
 
-    id: str
-    host: str
-    model: str
-    lanes: tuple[Lane, ...]
-    device: str
-    rate: float | None
-    version: str
-    torch: str
-    cores: int
-    gpus: int
-    decode_threads: int
-    images: int
-    spent: dict[str, float]
+    id: str = Field(description="Id of the worker: HOST-PROCESS-RANDOM.")
+    host: str = Field(description="Name of its host.")
+    model: str = Field(description="Model that it serves.")
+    lanes: tuple[Lane, ...] = Field(
+        description="What it serves: ingest (chunks of jobs), query (searches)."
+    )
+    device: str = Field(description="Its device, such as cpu or cuda:0.")
+    rate: float | None = Field(
+        description="Images per second of its last chunks; null before the first."
+    )
+    version: str = Field(description="Its version of clipfleet.")
+    torch: str = Field(description="Its version of torch.")
+    cores: int = Field(description="Processor cores that it may use.")
+    gpus: int = Field(description="GPUs that it sees.")
+    decode_threads: int = Field(description="Threads that decode images.")
+    images: int = Field(description="Images that it has embedded for jobs since its start.")
+    spent: dict[str, float] = Field(
+        description="Seconds that these images took in each stage, summed over its threads."
+    )
 
 
 class FleetOut(BaseModel):
-    version: str
-    work_left: int = Field(description="images of all jobs that are not in yet")
-    planners: list[str]
-    workers: list[WorkerOut]
-    findings: list[FindingOut]
+    """The live parts of the service, and the findings about them."""
+
+    version: str = Field(description="The gateway's version of clipfleet.")
+    work_left: int = Field(description="Images of all jobs that are not indexed yet.")
+    planners: list[str] = Field(description="Names of the live planners.")
+    workers: list[WorkerOut] = Field(description="The live workers.")
+    findings: list[FindingOut] = Field(description="Problems of the service.")

@@ -5,7 +5,14 @@ from email.utils import parsedate_to_datetime
 
 
 def retry_after_s(text: str) -> float | None:
-    """A number of seconds, or a date. None where it is neither."""
+    """The seconds to wait that a Retry-After header asks for.
+
+    Args:
+        text: the value of the header: a number of seconds, or a date.
+
+    Returns:
+        The seconds; None when the text is neither.
+    """
     if text.isascii() and text.isdigit():
         return float(text)
     try:

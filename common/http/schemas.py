@@ -1,4 +1,4 @@
-"""What travels over HTTP. Needs pydantic only, so the client can share it."""
+"""Models of requests and answers about collections, jobs, searches and images."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -17,7 +17,7 @@ Metric = Literal["cosine", "dot", "euclidean"]
 FieldType = Literal["string", "int", "float", "bool"]
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 
-MOST_FIELDS = 100  # of a request, known or not
+MAX_FIELDS = 100  # fields of a request, known or unknown
 
 Namespace = Annotated[str, Field(min_length=1, max_length=256)]
 Text = Annotated[str, Field(min_length=1)]
@@ -25,56 +25,71 @@ Values = Annotated[list[FiniteFloat], Field(min_length=1, max_length=32_768, fai
 
 
 class Request(BaseModel):
-    """What we are told: a field we do not know is an error, not a silence, and so is `"yes"` where
-    true or false is meant: nothing is deleted by a guess."""
+    """The base of requests. Unknown fields are errors, and so are values of another type: nothing
+    is deleted because of a guess."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _few_fields(cls, given: Any) -> Any:
-        """Each one that is wrong is named, and naming a million holds up everybody else."""
-        if isinstance(given, dict) and len(given) > MOST_FIELDS:
-            raise ValueError(f"there are {len(given)} fields; {MOST_FIELDS} at most")
-        return given
+    def _few_fields(cls, data: Any) -> Any:
+        """Limit the number of fields: every wrong field is reported, and a million take long."""
+        if isinstance(data, dict) and len(data) > MAX_FIELDS:
+            raise ValueError(f"there are {len(data)} fields; the limit is {MAX_FIELDS}")
+        return data
 
 
 class CollectionIn(Request):
-    """`dim` is the model's own unless the vectors are yours and no worker has the model."""
+    """A request to create a collection."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"metric": "cosine", "fields": {"year": "int"}}]}
     )
 
-    metric: Metric = "cosine"
+    metric: Metric = Field("cosine", description="How embeddings are compared.")
     model: str | None = Field(
-        None, min_length=1, max_length=512, description="default: the service's"
+        None,
+        min_length=1,
+        max_length=512,
+        description="Model of the embeddings; absent: the model of the service.",
     )
-    dim: int | None = Field(None, ge=1, le=32_768, description="default: the model's")
-    fields: dict[str, FieldType] = Field({}, description="metadata fields to type and index")
+    dim: int | None = Field(
+        None,
+        ge=1,
+        le=32_768,
+        description="Length of an embedding; absent: that of the model. Needed only for your own "
+        "vectors, when no worker serves the model.",
+    )
+    fields: dict[str, FieldType] = Field(
+        {}, description="Types of the metadata fields to declare and index, by name."
+    )
 
 
 class CollectionOut(BaseModel):
-    name: str
-    metric: Metric
-    model: str
-    dim: int
-    fields: dict[str, FieldType]
-    count: int
-    created_at: float
+    """A collection."""
+
+    name: str = Field(description="Name of the collection.")
+    metric: Metric = Field(description="How embeddings are compared.")
+    model: str = Field(description="Model of the embeddings.")
+    dim: int = Field(description="Length of an embedding.")
+    fields: dict[str, FieldType] = Field(description="Types of the declared fields, by name.")
+    count: int = Field(description="Number of images.")
+    created_at: float = Field(description="When it was created, unix time in seconds.")
 
 
 class JobIn(Request):
+    """A request to index the images of a source."""
+
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"source": example} for example in EXAMPLES],
         }
     )
 
-    source: Source
-    namespace: Namespace = "default"
+    source: Source = Field(description="Where the images come from.")
+    namespace: Namespace = Field("default", description="Namespace of the images.")
     on_existing: Literal["skip", "replace"] = Field(
-        "skip", description="what to do with an image that is in already and has not changed"
+        "skip", description="What to do with an image that is indexed and has not changed."
     )
 
     @field_validator("source", mode="before")
@@ -86,57 +101,72 @@ class JobIn(Request):
 
 
 class JobOut(BaseModel):
-    """`total` grows while the source is listed. `rate`: images/s; `eta_s`: seconds left.
+    """A job: the indexing of the images of one source."""
 
-    `retry_of`: the job whose failures this one tries again; `retried_by`: the last such job.
-    """
-
-    id: str
-    collection: str
-    namespace: str
-    state: JobState
-    total: int
-    done: int
-    failed: int
-    skipped: int
-    rate: float | None
-    eta_s: float | None
-    created_at: float
-    started_at: float | None
-    finished_at: float | None
-    error: str | None
-    waiting: str | None
-    retry_of: str | None = None
-    retried_by: str | None = None
+    id: str = Field(description="Id of the job.")
+    collection: str = Field(description="Name of its collection.")
+    namespace: str = Field(description="Namespace of its images.")
+    state: JobState = Field(
+        description="queued, running, or how it ended. partial: some images failed."
+    )
+    total: int = Field(description="Images found so far; it grows while the source is listed.")
+    done: int = Field(description="Images that were indexed.")
+    failed: int = Field(description="Images that failed.")
+    skipped: int = Field(description="Images that were indexed before and have not changed.")
+    rate: float | None = Field(description="Images per second; null when it is not known.")
+    eta_s: float | None = Field(description="Estimated seconds to its end; null when not known.")
+    created_at: float = Field(description="When it was created, unix time in seconds.")
+    started_at: float | None = Field(description="When it started; null before.")
+    finished_at: float | None = Field(description="When it ended; null before.")
+    error: str | None = Field(description="Why it failed or was cancelled; null otherwise.")
+    waiting: str | None = Field(description="Why it waits; null when it does not.")
+    retry_of: str | None = Field(None, description="Id of the job whose failures it retries.")
+    retried_by: str | None = Field(
+        None, description="Id of the last job that retried its failures."
+    )
 
 
 class JobList(BaseModel):
-    jobs: list[JobOut]
+    """A list of jobs."""
+
+    jobs: list[JobOut] = Field(description="The jobs, the newest first.")
 
 
 class FailureOut(BaseModel):
-    id: str
-    uri: str
-    reason: str
-    stage: str
-    attempts: int
+    """An image of a job that failed."""
+
+    id: str = Field(description="Id of the image.")
+    uri: str = Field(description="Where the image came from.")
+    reason: str = Field(description="Why it failed.")
+    stage: str = Field(
+        description="Where it failed: list, read, decode, embed, store, or worker (its worker "
+        "ended)."
+    )
+    attempts: int = Field(description="How often it was tried.")
 
 
 class FailureList(BaseModel):
-    failures: list[FailureOut]
-    total: int
+    """A page of the failures of a job."""
+
+    failures: list[FailureOut] = Field(description="The failures, in the order of their counting.")
+    total: int = Field(description="Number of failures of the job.")
 
 
 class CollectionList(BaseModel):
-    collections: list[CollectionOut]
+    """A list of collections."""
+
+    collections: list[CollectionOut] = Field(description="The collections, sorted by name.")
 
 
 class QueryImage(Request):
-    """Exactly one of `base64` and `url`."""
+    """An image to search by or to embed: exactly one of `base64` and `url`."""
 
-    base64: str | None = Field(None, min_length=1)
+    base64: str | None = Field(None, min_length=1, description="The image file as base64.")
     url: str | None = Field(
-        None, min_length=1, max_length=8_192, description="http or https, fetched by the service"
+        None,
+        min_length=1,
+        max_length=8_192,
+        description="Address (http or https) from which the service fetches the image.",
     )
 
     @model_validator(mode="after")
@@ -147,26 +177,34 @@ class QueryImage(Request):
 
 
 class SearchOptions(Request):
-    """What every search takes, whatever it asks with."""
+    """The options of every search."""
 
-    top_k: int = Field(10, ge=1)
-    offset: int = Field(0, ge=0, description="matches to leave out before the first")
-    filter: dict[str, Any] | None = None
-    min_score: FiniteFloat | None = None
-    namespace: Namespace = "default"
-    group_by: str | None = Field(
-        None, min_length=1, max_length=256, description="label, or any field of the metadata"
+    top_k: int = Field(10, ge=1, description="Number of matches to return at most.")
+    offset: int = Field(0, ge=0, description="Number of nearest matches to skip.")
+    filter: dict[str, Any] | None = Field(
+        None, description="Filter that the images pass; absent: all images."
     )
-    group_size: int = Field(1, ge=1, description="matches of each group, at most")
+    min_score: FiniteFloat | None = Field(
+        None, description="Lowest score of a match; not with the euclidean metric."
+    )
+    namespace: Namespace = Field("default", description="Namespace of the images.")
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="Field by whose value matches are grouped: label, or a metadata field.",
+    )
+    group_size: int = Field(1, ge=1, description="Matches of each group at most.")
     collapse: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="leave out what is this near (as a cosine) to a match that is shown",
+        description="Cosine similarity from which on a match counts as a duplicate of a nearer "
+        "match, and is left out.",
     )
-    include_values: bool = False
-    include_metadata: bool = True
-    exact: bool = Field(False, description="compare with every image instead of asking the index")
+    include_values: bool = Field(False, description="Return the embeddings of matches.")
+    include_metadata: bool = Field(True, description="Return the metadata of matches.")
+    exact: bool = Field(False, description="Compare with every image, without the index.")
 
     @model_validator(mode="after")
     def _groups_by_something(self) -> Self:
@@ -176,13 +214,22 @@ class SearchOptions(Request):
 
 
 class EmbedIn(Request):
-    """Either `texts` or `images`. `model`: the service's, unless others are served, too."""
+    """A request to embed either `texts` or `images`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["a church at night"]}]})
 
-    texts: Annotated[list[Text], Field(fail_fast=True)] | None = Field(None, min_length=1)
-    images: Annotated[list[QueryImage], Field(fail_fast=True)] | None = Field(None, min_length=1)
-    model: str | None = Field(None, min_length=1, max_length=512)
+    texts: Annotated[list[Text], Field(fail_fast=True)] | None = Field(
+        None, min_length=1, description="Texts to embed."
+    )
+    images: Annotated[list[QueryImage], Field(fail_fast=True)] | None = Field(
+        None, min_length=1, description="Images to embed."
+    )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        max_length=512,
+        description="Model that embeds them; absent: the model of the service.",
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> "EmbedIn":
@@ -192,52 +239,67 @@ class EmbedIn(Request):
 
 
 class EmbedOut(BaseModel):
-    """`embeddings`: n rows of `dim` numbers, each of unit length; row i answers item i."""
+    """Embeddings of texts or images."""
 
-    model: str
-    dim: int
-    embeddings: list[list[float]]
+    model: str = Field(description="Model that embedded them.")
+    dim: int = Field(description="Length of an embedding.")
+    embeddings: list[list[float]] = Field(
+        description="One row for each text or image, in their order, each of unit length."
+    )
 
 
 class MatchOut(BaseModel):
-    """`score`: cosine or dot product, higher is nearer; euclidean: the distance, lower is.
+    """An image that a search found."""
 
-    `duplicates`: how many others that were looked at `collapse` left out for this one.
-    """
-
-    id: str
-    score: float
-    uri: str
-    label: str | None
-    metadata: dict[str, Any]
-    values: list[float] | None = None
-    duplicates: int | None = None
+    id: str = Field(description="Id of the image.")
+    score: float = Field(
+        description="Cosine similarity or dot product (higher is nearer), or euclidean distance "
+        "(lower is nearer)."
+    )
+    uri: str = Field(description="Where the image came from.")
+    label: str | None = Field(description="Label of the image; null: none.")
+    metadata: dict[str, Any] = Field(description="Metadata of the image.")
+    values: list[float] | None = Field(
+        None, description="Embedding of the image, with `include_values`."
+    )
+    duplicates: int | None = Field(
+        None, description="Number of examined matches that `collapse` left out for this one."
+    )
 
 
 class SearchOut(BaseModel):
-    matches: list[MatchOut]
-    took_ms: float
+    """The answer to a search."""
+
+    matches: list[MatchOut] = Field(description="The matches, the nearest first.")
+    took_ms: float = Field(description="Duration, milliseconds.")
 
 
 class VectorIn(Request):
-    id: str = Field(min_length=1, max_length=2_048)
-    values: Values
-    uri: str = ""
-    label: str = ""
-    metadata: dict[str, Any] = {}
+    """An image with your own embedding."""
+
+    id: str = Field(min_length=1, max_length=2_048, description="Id of the image.")
+    values: Values = Field(description="Embedding, as long as the collection's `dim`.")
+    uri: str = Field("", description="Where the image came from.")
+    label: str = Field("", description="Label of the image.")
+    metadata: dict[str, Any] = Field({}, description="Metadata of the image.")
     content_hash: str = Field(
         "",
         pattern="^([0-9a-f]{32})?$",
-        description="of the image as an export has it: a job then skips what has not changed",
+        description="Hash of the image from an export: a job then skips the image if it has not "
+        "changed.",
     )
-    bytes: int = Field(0, ge=0, le=2**62)
-    width: int = Field(0, ge=0, le=2**62)
-    height: int = Field(0, ge=0, le=2**62)
+    bytes: int = Field(0, ge=0, le=2**62, description="Size of the file, bytes; 0: unknown.")
+    width: int = Field(0, ge=0, le=2**62, description="Width, pixels; 0: unknown.")
+    height: int = Field(0, ge=0, le=2**62, description="Height, pixels; 0: unknown.")
 
 
 class VectorsIn(Request):
-    vectors: Annotated[list[VectorIn], Field(fail_fast=True)] = Field(min_length=1)
-    namespace: Namespace = "default"
+    """A request to insert images with your own embeddings, or to replace them."""
+
+    vectors: Annotated[list[VectorIn], Field(fail_fast=True)] = Field(
+        min_length=1, description="The images."
+    )
+    namespace: Namespace = Field("default", description="Namespace of the images.")
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -247,45 +309,57 @@ class VectorsIn(Request):
 
 
 class Upserted(BaseModel):
-    upserted: int
+    """The result of an upsert."""
+
+    upserted: int = Field(description="Number of images that were written.")
 
 
 class Deleted(BaseModel):
-    deleted: int
+    """The result of a deletion."""
+
+    deleted: int = Field(description="Number of images that were deleted.")
 
 
 class ImageOut(BaseModel):
-    id: str
-    namespace: str
-    uri: str
-    label: str | None
-    metadata: dict[str, Any]
-    bytes: int
-    width: int
-    height: int
-    indexed_at: int = Field(description="unix time, milliseconds")
-    values: list[float] | None = None
+    """An indexed image."""
+
+    id: str = Field(description="Id of the image.")
+    namespace: str = Field(description="Namespace of the image.")
+    uri: str = Field(description="Where the image came from.")
+    label: str | None = Field(description="Label of the image; null: none.")
+    metadata: dict[str, Any] = Field(description="Metadata of the image.")
+    bytes: int = Field(description="Size of the file, bytes; 0: unknown.")
+    width: int = Field(description="Width, pixels; 0: unknown.")
+    height: int = Field(description="Height, pixels; 0: unknown.")
+    indexed_at: int = Field(description="When it was indexed, unix time in milliseconds.")
+    values: list[float] | None = Field(
+        None, description="Embedding of the image, with `include_values`."
+    )
 
 
 class Health(BaseModel):
-    status: Literal["ok"]
-    version: str
+    """The answer of a gateway that runs."""
+
+    status: Literal["ok"] = Field(description="Always ok.")
+    version: str = Field(description="The gateway's version of clipfleet.")
 
 
 class Readiness(BaseModel):
-    """`parts`: "ok", or what is wrong with each."""
+    """Whether a gateway can serve requests."""
 
-    ready: bool
-    parts: dict[str, str]
+    ready: bool = Field(description="Whether all parts are ok.")
+    parts: dict[str, str] = Field(description="For each part: ok, or what is wrong with it.")
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem+json."""
+    """An error as problem+json (RFC 9457)."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    request_id: str
-    errors: list[dict[str, Any]] | None = None
+    type: str = Field(description="Kind of the error: urn:problem:clipfleet:KIND.")
+    title: str = Field(description="The kind of the error, in words.")
+    status: int = Field(description="HTTP status.")
+    detail: str = Field(description="What is wrong with this request.")
+    instance: str = Field(description="Path of the request.")
+    request_id: str = Field(description="Id of the request, as in the log and in X-Request-ID.")
+    errors: list[dict[str, Any]] | None = Field(
+        None, description="The invalid fields of the request, for a 422."
+    )

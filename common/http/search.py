@@ -1,4 +1,4 @@
-"""What is asked of a search over HTTP, alone or in a batch."""
+"""Models of searches, single and in a batch."""
 
 from typing import Annotated, Self
 
@@ -13,37 +13,46 @@ from clipfleet.common.http.schemas import (
     Values,
 )
 
-BATCH = 64  # queries in one request
+BATCH = 64  # queries in one request at most
 
 WAYS = ("text", "image", "id", "vector", "terms")
 
 
-class Asked(Request):
-    """What to look for, in one of these ways."""
+class QueryInput(Request):
+    """What to look for: exactly one of these fields."""
 
-    text: str | None = Field(None, min_length=1)
-    image: QueryImage | None = None
-    id: str | None = Field(None, min_length=1, max_length=2_048)
-    vector: Values | None = None
+    text: str | None = Field(None, min_length=1, description="A description in words.")
+    image: QueryImage | None = Field(None, description="An image.")
+    id: str | None = Field(
+        None, min_length=1, max_length=2_048, description="Id of an image in the collection."
+    )
+    vector: Values | None = Field(
+        None, description="An embedding, as long as the collection's `dim`."
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         ways = [name for name in WAYS if name in type(self).model_fields]
-        given = [name for name in ways if getattr(self, name) is not None]
-        if len(given) != 1:
-            said = ", ".join(given) or "none"
-            raise ValueError(f"give exactly one of {', '.join(ways)} (given: {said})")
+        present = [name for name in ways if getattr(self, name) is not None]
+        if len(present) != 1:
+            listed = ", ".join(present) or "none"
+            raise ValueError(f"give exactly one of {', '.join(ways)} (given: {listed})")
         return self
 
 
-class TermIn(Asked):
-    """Exactly one of `text`, `image`, `id`, `vector`, and how much it counts."""
+class TermIn(QueryInput):
+    """One term of a mixed query: exactly one of `text`, `image`, `id`, `vector`, and its weight."""
 
-    weight: float = Field(1.0, ge=-1_000, le=1_000, description="negative: rather not like this")
+    weight: float = Field(
+        1.0,
+        ge=-1_000,
+        le=1_000,
+        description="Factor of the term in the sum; negative: away from this.",
+    )
 
 
-class SearchIn(Asked, SearchOptions):
-    """Exactly one of `text`, `image`, `id`, `vector` and `terms`, which mixes them."""
+class SearchIn(QueryInput, SearchOptions):
+    """A search: exactly one of `text`, `image`, `id`, `vector` and `terms`, which mixes them."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -58,24 +67,28 @@ class SearchIn(Asked, SearchOptions):
     )
 
     terms: Annotated[list[TermIn], Field(fail_fast=True)] | None = Field(
-        None, min_length=1, description="weighted and added up"
+        None, min_length=1, description="Terms whose weighted sum is the query."
     )
 
 
 class SearchBatchIn(Request):
-    """Every query is checked and answered for itself."""
+    """Several searches. Each is checked and answered independently of the others."""
 
-    queries: list[SkipValidation[SearchIn]] = Field(min_length=1, max_length=BATCH)
+    queries: list[SkipValidation[SearchIn]] = Field(
+        min_length=1, max_length=BATCH, description="The searches."
+    )
 
 
 class Refused(BaseModel):
-    """In the place of an answer: why there is none."""
+    """The error of one search of a batch."""
 
-    problem: Problem
+    problem: Problem = Field(description="Why there is no answer.")
 
 
 class SearchBatchOut(BaseModel):
-    """Row i answers query i."""
+    """The answers to a batch of searches."""
 
-    results: list[SearchOut | Refused]
-    took_ms: float
+    results: list[SearchOut | Refused] = Field(
+        description="The answer or the error of each search, in their order."
+    )
+    took_ms: float = Field(description="Duration, milliseconds.")

@@ -1,4 +1,4 @@
-"""Where the images of a job come from, as a request says it. Needs pydantic only."""
+"""Models of the sources of a job: where its images come from."""
 
 from typing import Annotated, Literal
 
@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 
 from clipfleet.common.http import uris
 
-MOST_URLS = 10_000
+MAX_URLS = 10_000
 Format = Literal["jsonl", "csv", "parquet", "txt"]
 
 
@@ -20,9 +20,9 @@ FORMATS: dict[str, Format] = {
 
 
 def format_of(uri: str) -> Format | None:
-    """By the ending of the name, `.gz` aside."""
+    """The format of a manifest by the end of its name, without `.gz`; None when it is unknown."""
     name = uris.name_of(uri).removesuffix(".gz")
-    return next((found for end, found in FORMATS.items() if name.endswith(end)), None)
+    return next((table_format for end, table_format in FORMATS.items() if name.endswith(end)), None)
 
 
 def _readable(uri: str) -> str:
@@ -33,7 +33,7 @@ def _readable(uri: str) -> str:
             case "bucket":
                 return uris.require_bucket(uri)
             case "path":
-                uris.local_path(uri)  # it may name another machine
+                uris.local_path(uri)  # raises when it names another machine
                 return uri
     except uris.BadUri as error:
         raise ValueError(str(error)) from error
@@ -41,19 +41,23 @@ def _readable(uri: str) -> str:
 
 def _remote(url: str) -> str:
     if uris.kind(_readable(url)) == "path":
-        raise ValueError(f"{uris.short(url)} is no URL; a list of paths is a manifest")
+        raise ValueError(f"{uris.short(url)} is not a URL; for a list of paths, use a manifest")
     return url
 
 
 def _bucket(uri: str) -> str:
     if uris.kind(_readable(uri)) != "bucket":
-        raise ValueError(f"{uris.short(uri)} is no bucket; one begins with {uris.SCHEMES}")
+        raise ValueError(f"{uris.short(uri)} is not a bucket; it must begin with {uris.SCHEMES}")
     return uri
 
 
 Uri = Annotated[
     str,
-    Field(min_length=1, max_length=4_096, description="path, file://, http(s)://, s3://, gs://..."),
+    Field(
+        min_length=1,
+        max_length=4_096,
+        description="A path, or an address that begins with file://, http(s)://, s3://, gs://, ...",
+    ),
     AfterValidator(_readable),
 ]
 Url = Annotated[str, Field(min_length=1, max_length=4_096), AfterValidator(_remote)]
@@ -65,20 +69,25 @@ class _Source(BaseModel):
 
 
 class FolderSource(_Source):
-    """A folder that the workers can read, below the configured roots."""
+    """The images in a folder that the workers can read, below the configured roots."""
 
     type: Literal["folder"] = "folder"
-    path: str = Field(min_length=1, max_length=4_096)
-    recursive: bool = True
-    label_from_folder: bool = Field(False, description="label = name of the image's own folder")
+    path: str = Field(min_length=1, max_length=4_096, description="Absolute path of the folder.")
+    recursive: bool = Field(True, description="Include the folders in it.")
+    label_from_folder: bool = Field(
+        False, description="Use the name of the folder of each image as its label."
+    )
 
 
 class ManifestSource(_Source):
-    """A table with a column `uri`, perhaps `id` and `label`; all other columns are metadata."""
+    """The images in a table with a column `uri`. The columns `id` and `label` are optional; all
+    other columns are metadata."""
 
     type: Literal["manifest"] = "manifest"
     uri: Uri
-    format: Format | None = Field(None, description="default: by the name's ending")
+    format: Format | None = Field(
+        None, description="Format of the table; absent: by the end of its name."
+    )
 
     @model_validator(mode="after")
     def _known(self) -> "ManifestSource":
@@ -86,37 +95,41 @@ class ManifestSource(_Source):
         return self
 
     def table(self) -> Format:
-        """ValueError where neither `format` nor the name says it."""
-        found = self.format or format_of(self.uri)
-        if found is None:
+        """The format of the table. ValueError when neither `format` nor the name tells it."""
+        table_format = self.format or format_of(self.uri)
+        if table_format is None:
             raise ValueError(
                 f"{uris.short(self.uri)} does not end in .jsonl, .csv, .parquet or .txt "
-                "(perhaps with .gz): say format"
+                "(or one of them with .gz); set format"
             )
-        return found
+        return table_format
 
 
 class UrlsSource(_Source):
-    """Images by URL, which becomes their id. More of them are a manifest."""
+    """Images by URL. The URL of an image is its id. For more URLs, use a manifest."""
 
     type: Literal["urls"] = "urls"
-    urls: Annotated[list[Url], Field(fail_fast=True)] = Field(min_length=1, max_length=MOST_URLS)
+    urls: Annotated[list[Url], Field(fail_fast=True)] = Field(
+        min_length=1, max_length=MAX_URLS, description="URLs of the images."
+    )
 
 
 class ArchiveSource(_Source):
-    """A tar or zip. Beside an image, `.txt` is its caption, `.json` its metadata, `.cls` its
-    label, as webdataset has it."""
+    """The images in a tar or zip file. As in webdataset, the files `NAME.txt`, `NAME.json` and
+    `NAME.cls` are the caption, the metadata and the label of the image `NAME`."""
 
     type: Literal["archive"] = "archive"
     uri: Uri
 
 
 class BucketSource(_Source):
-    """The images below a prefix of a bucket, which is taken as a folder."""
+    """The images below a prefix of a bucket. The prefix is read like a folder."""
 
     type: Literal["bucket"] = "bucket"
-    uri: BucketUri
-    label_from_folder: bool = Field(False, description="label = name of the image's own folder")
+    uri: BucketUri = Field(description="The bucket and the prefix, such as s3://bucket/prefix.")
+    label_from_folder: bool = Field(
+        False, description="Use the name of the folder of each image as its label."
+    )
 
 
 Source = Annotated[

@@ -1,4 +1,4 @@
-"""What a caller's URI names: a local path, something on the web, or an object in a bucket."""
+"""URIs in requests: local paths, addresses on the web, and objects in buckets."""
 
 import re
 from typing import Literal
@@ -6,8 +6,8 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from clipfleet.common.identity import printable
 
-# Buckets that may be read, and the package (also our extra) that reads each. Everything else that
-# fsspec knows (local, ftp, ssh, github, chains like simplecache::...) stays out.
+# Schemes of buckets, with the package and the extra of clipfleet that read each. All other schemes
+# of fsspec (local, ftp, ssh, github, chains such as simplecache::...) are refused.
 BUCKETS = {
     "s3": ("s3fs", "s3"),
     "gs": ("gcsfs", "gs"),
@@ -22,17 +22,21 @@ SCHEMES = ", ".join(f"{name}://" for name in BUCKETS)
 ALLOWED = f"a path, file://, http(s):// or one of {SCHEMES}"
 
 
-# Of S3, Google and Azure, the latter's with an account. No `:`, by which S3 knows an access point:
-# that is a second name of a bucket.
+# Names in S3, Google and Azure, the last with an account. Without `:`, which would allow an access
+# point of S3: that is a second name of a bucket.
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._$-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?")
 
 
 class BadUri(Exception):
-    """The URI names nothing that may be read.
+    """The URI is not valid, or has a scheme that is not supported.
+
+    Args:
+        uri: the URI.
+        problem: why, as the rest of a sentence: "names no host".
 
     Attributes:
-        problem: why, without the URI itself: "names no host". It goes where the URI may be the text
-            of any file.
+        problem: why, without the URI: in the rows of a manifest, the URI may be the text of any
+            file.
     """
 
     def __init__(self, uri: str, problem: str) -> None:
@@ -41,13 +45,17 @@ class BadUri(Exception):
 
 
 def scheme(uri: str) -> str:
-    """In small letters; "" for a path, relative or not."""
-    found = _SCHEME.match(uri)
-    return found[1].lower() if found else ""
+    """The scheme of a URI in small letters; "" for a path."""
+    match = _SCHEME.match(uri)
+    return match[1].lower() if match else ""
 
 
 def kind(uri: str) -> Kind:
-    """BadUri where the scheme is none of ours."""
+    """The kind of a URI.
+
+    Raises:
+        BadUri: its scheme is not supported.
+    """
     name = scheme(uri)
     if name in ("", "file"):
         if "::" in uri and "://" in uri:
@@ -61,50 +69,62 @@ def kind(uri: str) -> Kind:
 
 
 def local_path(uri: str) -> str:
-    """The path of a `file://` URI, its escapes undone; a path as it is."""
+    """The path in a `file://` URI, unquoted. A path is returned unchanged.
+
+    Raises:
+        BadUri: the URI is not valid, or names another machine.
+    """
     if scheme(uri) != "file":
         return uri
     try:
         parts = urlsplit(uri)
     except ValueError as error:  # file://[x
-        raise BadUri(uri, "is no URL") from error
+        raise BadUri(uri, "is not a URL") from error
     if parts.netloc not in ("", "localhost"):
         raise BadUri(uri, "names another machine; a local file is file:///path")
     return printable(unquote_to_bytes(parts.path).decode("utf-8", "surrogateescape"))
 
 
 def require_web(url: str) -> str:
-    """The http(s) URL; BadUri where it cannot be one."""
+    """Check an http(s) URL, and return it.
+
+    Raises:
+        BadUri: it is not valid.
+    """
     try:
         host = urlsplit(url).hostname
     except ValueError as error:
-        raise BadUri(url, "is no URL") from error
+        raise BadUri(url, "is not a URL") from error
     if not host:
         raise BadUri(url, "names no host")
     return url
 
 
 def require_bucket(url: str) -> str:
-    """The URL of a bucket, or of an object in one; BadUri where it cannot be one.
+    """Check the URL of a bucket or of an object, and return it.
 
-    `.` and `..` are refused as parts of a key, however they are written: some stores, and proxies
-    in front of them, take such a key for another one.
+    `.` and `..` are refused as parts of a key, however they are quoted: some stores, and proxies in
+    front of them, read another object for such a key.
+
+    Raises:
+        BadUri: it is not valid.
     """
     bucket, _, key = url.partition("://")[2].partition("/")
     if not bucket:
         raise BadUri(url, f"names no bucket: {scheme(url)}://BUCKET/...")
     if not _BUCKET_NAME.fullmatch(bucket):
-        raise BadUri(url, "names a bucket by what cannot be its name")
+        raise BadUri(url, "has a bucket name that is not valid")
     if any(unquote(part) in (".", "..") for part in key.split("/")):
         raise BadUri(url, "has a part . or .. in its key")
     return url
 
 
 def name_of(uri: str) -> str:
-    """Its last part in small letters, without a URL's query."""
+    """The last part of the path of a URI in small letters, without a query."""
     path = urlsplit(uri).path if scheme(uri) in ("http", "https") else uri
     return path.rstrip("/").rpartition("/")[2].lower()
 
 
 def short(uri: str) -> str:
+    """The beginning of a URI in quotes, for messages."""
     return repr(uri[:200])

@@ -1,1 +1,1 @@
-"""From bytes to the pixels that a model takes. Models are in `workers.embedding`."""
+"""Images: from the bytes of a file to the pixels for a model. Models are in `workers.embedding`."""

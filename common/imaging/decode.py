@@ -1,7 +1,8 @@
-"""Bytes to an RGB image, or BadImage with a reason a person can act on.
+"""Decodes image files to RGB.
 
-Orientation from EXIF is applied; transparency is laid on white; of an animation the first frame
-counts; 16-bit and floating-point greys are scaled to 8 bits. docs/images.md says it for users.
+The orientation from EXIF is applied; transparent images get a white background; the first frame of
+an animation is used; 16-bit and floating-point grey values are scaled to 8 bits. docs/images.md
+describes this for users.
 """
 
 import io
@@ -22,14 +23,14 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 )
 
-# A model sees the difference when an image is shrunk to less than this many times its own edge
-# before the real resize: docs/decisions/0007.
+# Decoding may shrink an image to this many times the edge of the model's input. With less, the
+# embeddings change noticeably: docs/decisions/0007.
 OVERSAMPLING = 5
 
-LARGE_PIXELS = 4_000_000
-_large = threading.Lock()
+LARGE_PIXELS = 4_000_000  # with `in_memory`, larger images are decoded one at a time
+_large_images = threading.Lock()
 
-TURNS = {  # by EXIF orientation
+ROTATIONS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -38,15 +39,21 @@ TURNS = {  # by EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIDEWAYS = (5, 6, 7, 8)  # these swap width and height
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
-Image.MAX_IMAGE_PIXELS = None  # `limits.image_pixels` decides, before anything is decoded
-warnings.filterwarnings("ignore", module="PIL")  # damaged EXIF and such: not worth a log line
+Image.MAX_IMAGE_PIXELS = None  # `limits.image_pixels` is checked in its place, before decoding
+warnings.filterwarnings("ignore", module="PIL")  # about damaged EXIF, for example
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """`image` is RGB, and of a large JPEG smaller than `width` x `height`, the size as shown."""
+    """A decoded image.
+
+    Attributes:
+        image: the image, RGB and upright; smaller than `width` x `height` when it was shrunk.
+        width: the width of the file's image in pixels, as shown.
+        height: the height of the file's image in pixels, as shown.
+    """
 
     image: Image.Image
     width: int
@@ -54,27 +61,35 @@ class Decoded:
 
 
 def decode(data: bytes, limits: Limits, *, edge: int, in_memory: int | None = None) -> Decoded:
-    """A large image may be shrunk on the way, to no less than OVERSAMPLING * `edge` pixels.
+    """Decode an image file.
 
-    BadImage for anything that is no whole image of an accepted format within the limits.
-    `in_memory`: pixels that it may have once it is decoded, after what a JPEG is shrunk by; large
-    ones are then decoded one at a time.
+    A large image may be shrunk while it is decoded, to no less than OVERSAMPLING * `edge` pixels.
+
+    Args:
+        data: the bytes of the file.
+        limits: the limits of bytes and pixels of a file.
+        edge: the edge of the model's input, pixels.
+        in_memory: the number of pixels of the decoded image at most; None: no limit. Large images
+            are then decoded one at a time.
+
+    Raises:
+        BadImage: the bytes are not a whole image of an accepted format within the limits.
     """
     try:
-        with _opened(data, limits) as image, _turn(image, edge, in_memory):
+        with _open_checked(data, limits) as image, _decoding_slot(image, edge, in_memory):
             orientation = _orientation(image)
             width, height = reversed(image.size) if orientation in SIDEWAYS else image.size
-            upright = _small_jpeg(data, image, edge) or _rgb(image, edge)
-            if orientation in TURNS:
-                upright = upright.transpose(TURNS[orientation])
+            upright = _small_jpeg(data, image, edge) or _to_rgb(image, edge)
+            if orientation in ROTATIONS:
+                upright = upright.transpose(ROTATIONS[orientation])
             return Decoded(upright, width, height)
     except (BadImage, MemoryError):
         raise
-    except Exception as error:  # codecs raise whatever they like
-        raise BadImage(f"the image is damaged or cut short ({_brief(error)})") from error
+    except Exception as error:  # codecs raise errors of any class
+        raise BadImage(f"the image is damaged or cut short ({_summary(error)})") from error
 
 
-def _opened(data: bytes, limits: Limits) -> Image.Image:
+def _open_checked(data: bytes, limits: Limits) -> Image.Image:
     if not data:
         raise BadImage("the file is empty")
     if len(data) > limits.image_bytes:
@@ -83,36 +98,42 @@ def _opened(data: bytes, limits: Limits) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:
         known = ", ".join(FORMATS)
-        raise BadImage(f"the file is no image that we know ({known}), or damaged") from error
+        raise BadImage(
+            f"the file is damaged or contains no image of a known format ({known})"
+        ) from error
     width, height = image.size
     if width * height > limits.image_pixels:
         raise BadImage(f"the image has {width}x{height} pixels; the limit is {limits.image_pixels}")
     return image
 
 
-def _turn(image: Image.Image, edge: int, most: int | None) -> AbstractContextManager[object]:
-    """For decoding it. BadImage when it has too many pixels."""
-    if most is None:
+def _decoding_slot(
+    image: Image.Image, edge: int, max_pixels: int | None
+) -> AbstractContextManager[object]:
+    """A context for decoding the image. BadImage when it has more than `max_pixels`."""
+    if max_pixels is None:
         return nullcontext()
     scale = _scale(image, edge) if image.format in ("JPEG", "MPO") else 1
     pixels = image.width * image.height // scale**2
-    if pixels > most:
+    if pixels > max_pixels:
         raise BadImage(
-            f"the image has {image.width}x{image.height} pixels; an image to search by, or to "
-            f"embed, has {most} at most, unless it is a JPEG whose sides can be divided by 8 "
-            "(CLIPFLEET_LIMITS__QUERY_PIXELS)"
+            f"the image has {image.width}x{image.height} pixels; the limit for an image to search "
+            f"by or to embed is {max_pixels} (CLIPFLEET_LIMITS__QUERY_PIXELS), and higher for a "
+            "JPEG whose sides are multiples of 8"
         )
-    return _large if pixels > LARGE_PIXELS else nullcontext()
+    return _large_images if pixels > LARGE_PIXELS else nullcontext()
 
 
 def _orientation(image: Image.Image) -> object:
-    """A TIFF is turned by Pillow itself as it loads."""
+    """The orientation from EXIF. Always 1 for a TIFF, which Pillow rotates while it loads it."""
     return 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _small_jpeg(data: bytes, image: Image.Image, edge: int) -> Image.Image | None:
-    """What most images are, by the faster decoder: docs/decisions/0008. None for all others, and
-    for a damaged one, of which Pillow says what is wrong."""
+    """Decode an ordinary small JPEG with the faster decoder: docs/decisions/0008.
+
+    None for all other images, and for a damaged JPEG: Pillow says what is wrong with it.
+    """
     if image.format != "JPEG" or image.mode != "RGB" or _scale(image, edge) > 1:
         return None
     try:
@@ -122,10 +143,10 @@ def _small_jpeg(data: bytes, image: Image.Image, edge: int) -> Image.Image | Non
 
 
 def _scale(image: Image.Image, edge: int) -> int:
-    """By how much the decoder of a JPEG may shrink it, leaving out what nobody will see.
+    """The factor by which the decoder may shrink a JPEG: 8, 4, 2 or 1.
 
-    Only by what divides both sides: otherwise the last column stands for less than the others,
-    and the whole image is stretched by it.
+    The factor divides both sides. Otherwise the last column covers fewer pixels than the others,
+    which stretches the whole image.
     """
     for scale in (8, 4, 2):
         fits = min(image.size) >= scale * OVERSAMPLING * edge
@@ -134,29 +155,29 @@ def _scale(image: Image.Image, edge: int) -> int:
     return 1
 
 
-def _rgb(image: Image.Image, edge: int) -> Image.Image:
+def _to_rgb(image: Image.Image, edge: int) -> Image.Image:
     if image.format in ("JPEG", "MPO") and (scale := _scale(image, edge)) > 1:
         image.draft(None, (image.width // scale, image.height // scale))
     image.load()
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        image = _eight_bit(image)
+        image = _to_eight_bit(image)
     if image.mode in ("1", "P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
-    image = _spared(image, edge).convert("RGBA")
+    image = _reduced(image, edge).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def _spared(image: Image.Image, edge: int) -> Image.Image:
-    """Shrunk, where it is large, before it is copied several times over."""
+def _reduced(image: Image.Image, edge: int) -> Image.Image:
+    """Shrink a large image before it is copied several times."""
     factor = min(image.size) // (OVERSAMPLING * edge)
     if factor <= 1:
         return image
     return image.resize((image.width // factor, image.height // factor), Image.Resampling.BOX)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _to_eight_bit(image: Image.Image) -> Image.Image:
     if image.mode != "F":
         whole = np.asarray(image)
         return Image.fromarray((np.clip(whole, 0, 65_535) // 257).astype(np.uint8))
@@ -166,5 +187,5 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
 
 
-def _brief(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:200]

@@ -18,42 +18,64 @@ MAX_HASH_DIM = 4096
 
 
 class Embedder(Protocol):
-    """Row i answers item i, whatever else is in the batch."""
+    """The port of a model.
+
+    Implementations: `ClipEmbedder` in `workers/embedding/clip.py`, and `HashEmbedder`. The
+    embedding of an item does not depend on the other items of a call.
+    """
 
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        """The length of an embedding."""
+        ...
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """The device of the model, such as "cpu" or "cuda:0"."""
+        ...
 
     @property
-    def preprocess(self) -> Preprocess: ...
+    def preprocess(self) -> Preprocess:
+        """How images are resized and cropped for the model."""
+        ...
 
     @property
     def batch(self) -> int:
-        """How many images are worth handing over at once."""
+        """The number of images in one call that uses the device well."""
         ...
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """What `preprocess` makes of an RGB image, but for rounding. Thread-safe."""
+        """The pixels of an RGB image for the model, uint8 [height, width, 3]. Thread-safe.
+
+        They are those of `preprocess`, except for rounding.
+        """
         ...
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
-        """uint8 [n, height, width, 3] as `pixels` makes them."""
+        """Embed images.
+
+        Args:
+            pixels: uint8 [n, height, width, 3], rows from `pixels`.
+
+        Returns:
+            float32 [n, dim], each row of unit length; row i is for image i.
+        """
         ...
 
-    def embed_texts(self, texts: Sequence[str]) -> Embeddings: ...
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Embed texts: float32 [n, dim], each row of unit length; row i is for text i."""
+        ...
 
 
 class HashEmbedder:
     """Embeddings from a hash of the input: equal inputs get equal rows, others unrelated rows.
 
     For tests, and for trying a service without a model: `CLIPFLEET_MODEL=hash:64`. A search finds
-    the same picture or the same words again and nothing that is similar.
+    the same image or the same text again, and nothing similar.
 
     Args:
         dim: the length of an embedding.
-        batch: how many images a worker hands over at once.
+        batch: the number of images in one call.
     """
 
     device = "none"
@@ -64,7 +86,14 @@ class HashEmbedder:
 
     @classmethod
     def named(cls, model: str, batch: int = 0) -> "HashEmbedder":
-        """The embedder of the model name `hash:DIM`. StartupError when the name is another."""
+        """The embedder for the model name `hash:DIM`.
+
+        Args:
+            batch: the number of images in one call; 0: the default.
+
+        Raises:
+            StartupError: the name has another form.
+        """
         match = re.fullmatch(rf"{HASH_MODEL}([0-9]{{1,4}})", model)
         dim = int(match[1]) if match else 0
         if not 2 <= dim <= MAX_HASH_DIM:

@@ -1,8 +1,8 @@
-"""From a decoded image to the pixels a model wants; the same on the gateway and on workers.
+"""Prepares the pixels of a decoded image for a model, on the gateway and on workers alike.
 
-The model's own processor says how. `workers/embedding/clip.py` reads it, and checks that this gives
-the same. Only the normalisation is left to the device. A worker resizes with a faster kernel than
-Pillow's, to the same pixels but for rounding: docs/decisions/0007.
+The processor of the model defines how. `workers/embedding/clip.py` reads it, and checks that the
+pixels here are the same. Only the normalisation is done on the device. A worker resizes with a
+faster kernel than Pillow's, to the same pixels except for rounding: docs/decisions/0007.
 """
 
 from collections.abc import Callable
@@ -19,16 +19,26 @@ Pixels = NDArray[np.uint8]  # [height, width, 3]
 Resize = Callable[[Image.Image, int, int, Image.Resampling], Pixels]
 
 MAX_ASPECT = 4.0
-# Pillow first reduces by a whole number what is more than twice this many times too large.
+# Pillow first reduces an image by a whole number when it is more than this many times too large.
 REDUCING_GAP = 6.0
 
 
 def by_pillow(image: Image.Image, width: int, height: int, how: Image.Resampling) -> Pixels:
+    """Resize an image with Pillow."""
     return np.asarray(image.resize((width, height), how, reducing_gap=REDUCING_GAP))
 
 
 class Preprocess(BaseModel):
-    """Resize (`shortest` edge, or to `height` x `width` regardless of shape), then centre crop."""
+    """How to resize and crop an image for a model.
+
+    Attributes:
+        v: the version of this record.
+        shortest: the shortest edge after resizing, before the centre crop, pixels; None: resize to
+            `height` x `width`, whatever the shape of the image.
+        height: the height of the result, pixels.
+        width: the width of the result, pixels.
+        resample: the filter, a value of `PIL.Image.Resampling`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,11 +49,11 @@ class Preprocess(BaseModel):
     resample: int = int(Image.Resampling.BICUBIC)
 
     def edge(self) -> int:
-        """A shortest edge, in pixels, below which decoding must not shrink an image."""
+        """The edge of the model's input in pixels, for `decode`."""
         return self.shortest or max(self.height, self.width)
 
     def apply(self, image: Image.Image, resize: Resize = by_pillow) -> Pixels:
-        """uint8 [height, width, 3] of an RGB image."""
+        """Resize and crop an RGB image. Returns uint8 [height, width, 3]."""
         how = Image.Resampling(self.resample)
         if self.shortest is None:
             return resize(image, self.width, self.height, how)
@@ -60,24 +70,24 @@ def _scaled(size: tuple[int, int], shortest: int) -> tuple[int, int]:
 
 
 def _without_far_ends(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Cut what a centre crop never sees, so that a 1 x 60,000 strip cannot fill the memory."""
+    """Cut parts that the centre crop never uses, so that a 1 x 60,000 strip fits into memory."""
     limit = MAX_ASPECT * max(width / height, height / width)
     longest = max(1, int(min(image.size) * limit))
     if max(image.size) <= longest:
         return image
     if image.width > image.height:
-        left = (image.width - longest) // 2
-        return image.crop((left, 0, left + longest, image.height))
-    top = (image.height - longest) // 2
-    return image.crop((0, top, image.width, top + longest))
+        x = (image.width - longest) // 2
+        return image.crop((x, 0, x + longest, image.height))
+    y = (image.height - longest) // 2
+    return image.crop((0, y, image.width, y + longest))
 
 
 def _centre(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Crop, or pad with black where the image is smaller."""
+    """Crop to the centre, or pad with black when the image is smaller."""
     missing_h, missing_w = max(0, height - pixels.shape[0]), max(0, width - pixels.shape[1])
     if missing_h or missing_w:
         before = ((missing_h + 1) // 2, (missing_w + 1) // 2)
         after = (missing_h - before[0], missing_w - before[1])
         pixels = np.pad(pixels, ((before[0], after[0]), (before[1], after[1]), (0, 0)))
-    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    return pixels[top : top + height, left : left + width]
+    y, x = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[y : y + height, x : x + width]

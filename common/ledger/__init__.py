@@ -1,9 +1,9 @@
-"""The ledger port: the truth about jobs and chunks. A message is a nudge and names no chunk.
+"""The ledger port: the state of jobs and chunks. Messages on the queues name no chunk.
 
-A chunk is open from `plan` until `mark`. While open it is pending or leased. A worker claims the
-next pending chunk of its model. The claim carries a random token: the last worker that claimed the
+A chunk is open from `plan` until `mark`. While open, it is pending or leased. A worker claims the
+next pending chunk of its model. The claim has a random token: the last worker that claimed the
 chunk holds it, and only the holder's `mark` counts. Chunks have random names. So no name and no
-token comes a second time, even when Redis forgets its last second.
+token is used twice, even when Redis loses the writes of its last second.
 """
 
 import hashlib
@@ -22,18 +22,23 @@ JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cance
 FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled"})
 STATES: tuple[JobState, ...] = get_args(JobState)
 KEEP_IDEMPOTENCY_S = 86_400
-LOOK_S = 10.0  # as in ledger.lua
-OFFER_S = 1.0
+LOOK_INTERVAL_S = 10.0  # between two looks at a job of which nothing happened; as in ledger.lua
+OFFER_S = 1.0  # for which a job is offered to one planner only; as in ledger.lua
 
 
 class Item(BaseModel):
-    """One image of a job, by reference.
+    """A reference to one image of a job.
 
     Attributes:
-        read: where its bytes lie, see `workers/storage/items.py`.
-        problem: found while listing the source; the item fails with this reason.
-        row: "line 12" of a manifest whose text there may be no URI at all. A failure is called so
-            unless a picture was seen: nobody learns what a file says that is no manifest.
+        id: the id of the image in its collection.
+        uri: the URI that is stored with the image.
+        read: where its bytes are; `workers/storage/items.py` defines the forms.
+        label: its label; "": none.
+        metadata: its metadata.
+        problem: why the item fails, when that is known from the listing of the source.
+        row: "line 12" of a manifest, when the text of that line may not be a URI. A failure shows
+            `row` in place of the URI unless an image was decoded: the answer must not reveal the
+            text of a file that is not a manifest.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,22 +53,22 @@ class Item(BaseModel):
 
     @property
     def place(self) -> str:
-        """Where its bytes lie, or where the archive lies that holds them."""
+        """Where its bytes are, or the archive that contains them."""
         kind, _, where = self.read.partition(":")
         return where.split(":", ARCHIVES[kind])[-1] if kind in ARCHIVES else self.read
 
     @property
     def is_remote(self) -> bool:
-        """Whether its bytes come from the web or from a bucket."""
+        """Whether its bytes are read from the web or from a bucket."""
         return self.place.partition(":")[0] in REMOTE
 
 
 REMOTE = ("url", "fs")  # kinds of places
-ARCHIVES = {"part": 2, "zip": 4}  # how many fields come before the place of the archive
+ARCHIVES = {"part": 2, "zip": 4}  # number of fields before the place of the archive
 
 
 def any_remote(items: Sequence[Item]) -> bool:
-    """Whether a chunk of these waits for others' servers."""
+    """Whether a chunk of these items has to wait for servers outside the service."""
     return any(item.is_remote for item in items)
 
 
@@ -71,7 +76,13 @@ Stage = Literal["list", "read", "decode", "embed", "store", "worker"]
 
 
 class Failure(Item):
-    """An item that failed, with all that is needed to try it again."""
+    """An item that failed. It contains the item, so that it can be retried.
+
+    Attributes:
+        reason: why it failed, without the name of the item.
+        stage: the step in which it failed. "worker": it ended its worker.
+        attempts: the number of times that it was tried.
+    """
 
     read: str = ""
     reason: str
@@ -80,21 +91,29 @@ class Failure(Item):
 
     @classmethod
     def of(cls, item: Item, stage: Stage, reason: str, attempts: int) -> "Failure":
+        """The failure of an item."""
         return cls(**dict(item), stage=stage, reason=reason, attempts=attempts)
 
     def item(self) -> Item:
+        """The item, to be tried again."""
         return Item.model_validate(self.model_dump())
 
 
 class NewJob(BaseModel):
-    """What the gateway asks for.
+    """The request for a job.
 
     Attributes:
-        v: 2 when a long source is kept apart, see `brief`.
-        source: opaque here: the planner reads it.
-        retry_of: the job whose failures these are.
-        grant: what its API key lets it read. None: as much as the service, and so for jobs of
-            releases that knew no grants.
+        v: 2 when a long source is stored separately, see `brief`.
+        id: the id of the job.
+        collection: the name of the collection.
+        generation: the generation of the collection.
+        model: the model that embeds the images.
+        namespace: the namespace of the images.
+        source: where the images come from; only the planner interprets it.
+        on_existing: what to do with an image that is stored and unchanged.
+        retry_of: the id of the job whose failures this job retries; "": none.
+        grant: what the API key lets the job read. None: as much as the service, which also holds
+            for jobs of releases without grants.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -111,12 +130,14 @@ class NewJob(BaseModel):
     grant: SourceGrant | None = None
 
 
-LONG = ("urls", "items")  # of a source, which only the planner needs
+LONG = ("urls", "items")  # the fields of a source that may be long; only the planner needs them
 
 
 def brief(new: NewJob) -> NewJob:
-    """Without the images that came with the request: everybody who looks at a job reads the rest.
-    Two lists of URLs are the same if their `digest` is."""
+    """The job without the images in its source, for all readers but the planner.
+
+    A list of URLs is replaced by its `digest`: two lists are the same if their digests are.
+    """
     if not any(name in new.source for name in LONG):
         return new
     rest = {name: value for name, value in new.source.items() if name not in LONG}
@@ -128,7 +149,26 @@ def brief(new: NewJob) -> NewJob:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it stands. Times are unix seconds; `total` counts the images planned so far."""
+    """The current state of a job.
+
+    Attributes:
+        new: the request, as `brief` shortens it.
+        state: its state.
+        created_at: unix seconds, as are all times here.
+        started_at: when a planner leased it for the first time.
+        finished_at: when it ended.
+        planned: whether the whole source has been planned.
+        total: the number of images planned so far.
+        estimated: the probable number of images; 0 when it is not known.
+        done: the number of images stored.
+        failed: the number of images that failed.
+        skipped: the number of images that were stored already.
+        chunks: the number of chunks planned so far.
+        error: why the job failed or was cancelled; "" otherwise.
+        waiting: why the job waits; "" when it does not.
+        retried_by: the id of the last job that retried its failures; "": none.
+        rate: images per second of its last chunks, each in one worker; 0 when it is not known.
+    """
 
     new: NewJob
     state: JobState
@@ -145,7 +185,7 @@ class Job:
     error: str = ""
     waiting: str = ""
     retried_by: str = ""
-    rate: float = 0.0  # images a second of its last chunks, each in one worker; 0: not known
+    rate: float = 0.0
 
     @property
     def id(self) -> str:
@@ -154,7 +194,13 @@ class Job:
 
 @dataclass(frozen=True)
 class PlanLease:
-    """The right to plan one job. `cursor`: where the source's stream goes on; "" at its start."""
+    """The right to plan one job.
+
+    Attributes:
+        token: proves the right in `plan` and `finish_planning`.
+        cursor: the position in the source from which to continue; "" at its start.
+        planned: whether the whole source has been planned.
+    """
 
     token: str
     cursor: str
@@ -166,12 +212,14 @@ class Look:
     """What a planner sees of a job that is due.
 
     Attributes:
+        job_id: the id of the job.
+        lease: the planner's lease.
         total: the number of images planned so far.
         waiting: why the job waits; "" when it does not.
         open: the number of chunks that are not marked yet.
-        open_images: the number of images in them.
-        rate: images a second of its last chunks; 0 when none was measured.
-        troubled: those of them whose lease ran out or that were tried too often.
+        open_images: the number of images in open chunks.
+        rate: images per second of its last chunks; 0 when it is not known.
+        troubled: open chunks whose lease expired or that were tried too often.
     """
 
     job_id: str
@@ -186,13 +234,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Round:
-    """What a planner has to do.
+    """What a planner has to do in one round.
 
     Attributes:
         looks: its jobs that are due.
-        offered: jobs without a planner, which it may lease. They are offered to no other planner
-            for OFFER_S.
-        owned: how many jobs it has.
+        offered: ids of jobs without a planner, which it may lease. They are offered to no other
+            planner for OFFER_S.
+        owned: the number of jobs that it has leased.
     """
 
     looks: tuple[Look, ...] = ()
@@ -205,12 +253,12 @@ class OpenChunk:
     """A chunk that is not marked yet.
 
     Attributes:
-        name: unique; names of one job sort in the order of planning.
-        size: its number of items.
-        attempt: how often it was claimed.
-        leased: whether a claim was granted and neither marked nor released.
-        expired: whether the lease of that claim ran out.
-        suspect: the index of the item that was in hand when the last attempt ended.
+        name: unique; the names of one job sort in the order of planning.
+        size: the number of its items.
+        attempt: the number of times that it was claimed.
+        leased: whether a worker has claimed it and neither marked nor released it.
+        expired: whether that claim has expired.
+        suspect: the index of the item that the worker was working on when its last attempt ended.
     """
 
     name: str
@@ -226,11 +274,13 @@ class Claim:
     """The right to work on a chunk.
 
     Attributes:
-        token: random, one per claim.
+        job_id: the id of the job.
+        chunk: the name of the chunk.
+        token: random, one for each claim.
         attempt: 1 for the first claim of the chunk.
-        more: whether other chunks of the model and of this kind were pending when this one was
-            claimed.
-        since: when the chunk was claimed for the first time, in unix seconds by Redis' clock.
+        items: the items to work on.
+        more: whether other chunks of the model, with the same value of `remote`, were pending.
+        since: when the chunk was claimed for the first time, unix seconds by Redis' clock.
     """
 
     job_id: str
@@ -243,36 +293,36 @@ class Claim:
 
     @property
     def index(self) -> int:
-        """The number of the chunk within its job, for people."""
+        """The number of the chunk in its job, for log lines."""
         return int(self.chunk.partition("-")[0])
 
     def of(self, items: tuple[Item, ...]) -> "Claim":
-        """The same claim, after a mark that kept these."""
+        """The claim that remains after a `mark` with these items in `Outcome.kept`."""
         return replace(self, items=items)
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """No chunk is pending that this release understands, but one of this job is."""
+    """Only chunks of jobs of another version are pending; `job_id` is such a job."""
 
     job_id: str
 
 
-Part = tuple[tuple[Item, ...], int]  # of a chunk: items, and the attempts that count for them
+Part = tuple[tuple[Item, ...], int]  # of a split chunk: its items, and the attempts counted so far
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a chunk's items.
+    """The result of the work on a chunk. It accounts for each of its items once.
 
     Attributes:
-        done: how many are in the store.
-        skipped: how many needed no work.
-        failures: those that failed.
-        rest: those that were not tried; they become a chunk of their own, and this attempt does not
-            count for it.
-        rate: images a second; 0 when it is not known.
-        kept: those under way; they stay in the chunk, and the claim goes on for them.
+        done: the number of items that were stored.
+        skipped: the number of items that were stored already.
+        failures: the items that failed.
+        rest: the items that were not tried; they become another chunk, for which this attempt does
+            not count.
+        rate: images per second; 0 when it is not known.
+        kept: the items that are still being worked on; they stay in the chunk under this claim.
     """
 
     done: int = 0
@@ -284,30 +334,50 @@ class Outcome:
 
 
 class Ledger(Protocol):
-    """Every call raises Unavailable when Redis is away.
+    """The port of the ledger: jobs, their chunks and their failures.
 
-    `job`, `cancel` and `remove` raise NotFound for unknown jobs; to everything else a job that was
-    removed is one that is over.
+    Implementations: `RedisLedger` for a service, `MemoryLedger` for tests. Every write is one
+    atomic step. Every call raises Unavailable when Redis is away. `job`, `whole`, `cancel` and
+    `remove` raise NotFound for a job that does not exist; all other calls treat a job that was
+    removed like one that has ended.
     """
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
-        """The new job, or the one that this key made before.
+        """Create a job, unless it exists.
 
-        A retry that goes on is given instead of a second one. Conflict when the job to be retried
-        has not ended or has no failures.
+        Args:
+            new: the job. A second call with the same `new.id` returns the job of the first.
+            idempotency_key: a second call with this key within KEEP_IDEMPOTENCY_S returns the job
+                of the first; "": no key.
+
+        Returns:
+            The new job, the job that the key already created, or, for a retry, the job that is
+            already retrying the same failures.
+
+        Raises:
+            NotFound: the job to retry does not exist.
+            Conflict: the job to retry has not ended, or has no failures.
         """
         ...
 
     def find_by_idempotency_key(self, idempotency_key: str) -> Job | None:
-        """The job that this key made within the last KEEP_IDEMPOTENCY_S seconds."""
+        """The job that the key created within the last KEEP_IDEMPOTENCY_S seconds, or None."""
         ...
 
     def job(self, job_id: str) -> Job:
-        """As it stands. Of a long source only what `brief` leaves."""
+        """The current state of a job. Of a long source, only what `brief` keeps.
+
+        Raises:
+            NotFound: there is no such job.
+        """
         ...
 
     def whole(self, job_id: str) -> NewJob:
-        """What was asked for, with all of its source."""
+        """The request that created a job, with its whole source.
+
+        Raises:
+            NotFound: there is no such job.
+        """
         ...
 
     def jobs(
@@ -318,40 +388,76 @@ class Ledger(Protocol):
         states: Collection[str] = (),
         sees: Callable[[str], bool] | None = None,
     ) -> list[Job]:
-        """Newest first; of one collection, in some states, or all. `sees`: of which collections.
+        """List jobs, the newest first. Jobs of another version are left out.
 
-        The time that it takes depends on `offset` and `limit`, not on how many jobs are kept.
+        The duration depends on `offset` and `limit`, not on the number of jobs in the ledger.
+
+        Args:
+            limit: the number of jobs to return at most.
+            offset: the number of jobs to skip.
+            collection: the name of their collection; "": any.
+            states: their states; empty: any.
+            sees: takes the name of a collection, and says whether to list its jobs; None: all.
         """
         ...
 
     def count_jobs(self) -> dict[JobState, int]:
-        """How many jobs are kept in each state. Indices that another release left behind are
-        mended first."""
+        """The number of jobs in each state.
+
+        Repairs the indices first when parts of another release have not kept them.
+        """
         ...
 
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
-        """In the order in which they were counted. FailuresLost when the blob store lost some."""
+        """The failures of a job in the order in which they were counted; empty for no such job.
+
+        Raises:
+            FailuresLost: the blob store has lost some of them.
+        """
         ...
 
     def cancel(self, job_id: str, reason: str = "") -> Job:
-        """End the job; chunks in hand may still be marked. A finished job stays as it is."""
+        """End a job as "cancelled". A job that has ended stays as it is.
+
+        Chunks that workers have claimed may still be marked.
+
+        Args:
+            reason: becomes the job's `error`.
+
+        Raises:
+            NotFound: there is no such job.
+        """
         ...
 
     def remove(self, job_id: str) -> None:
-        """Forget a job with its chunks and failures, whatever its state; nothing of it stays."""
+        """Delete a job with its chunks and failures, whatever its state.
+
+        Raises:
+            NotFound: there is no such job.
+        """
         ...
 
     # for the housekeeper
     def acquire_cleanup_lock(self, keeper: str, seconds: float) -> bool:
-        """Whether the keeper may clean up for so long; one at a time may."""
+        """Acquire or extend the lock under which one housekeeper at a time cleans up.
+
+        Args:
+            keeper: the name of the housekeeper.
+            seconds: the time after which the lock expires.
+
+        Returns:
+            False when another housekeeper holds the lock.
+        """
         ...
 
     def ended(self, seconds_ago: float, limit: int) -> list[str]:
-        """Jobs that ended so long ago or longer, the first to end first."""
+        """The ids of jobs that ended at least `seconds_ago` seconds ago, the oldest end first."""
         ...
 
     # for the planner
-    def active(self) -> list[str]: ...
+    def active(self) -> list[str]:
+        """The ids of all jobs that are queued or running, sorted."""
+        ...
 
     def tend(
         self,
@@ -363,105 +469,194 @@ class Ledger(Protocol):
         max_attempts: int,
         due: Collection[str] = (),
     ) -> Round:
-        """Begin a round. The planner counts as alive for so many seconds from now.
+        """Begin a round of a planner: what it has to look at, and which jobs it may lease.
 
         A job is due when something happened that concerns its planner: a chunk was marked, a lease
-        ran out, an attempt failed. Otherwise it is due every LOOK_S. A planner that is not alive
-        loses its jobs. One that has many more jobs than its share loses the surplus when another
-        planner has nothing.
+        expired, an attempt failed. Otherwise it is due every LOOK_INTERVAL_S. A planner whose time
+        has expired loses its jobs. A planner that has many more jobs than its share loses the
+        surplus when another planner has none.
 
         Args:
-            limit: at most so many looks.
-            offers: at most so many jobs are offered.
-            max_attempts: after which a chunk was tried too often.
-            due: jobs of its own that are due now, whatever happened.
+            planner: the name of the planner.
+            seconds: the time for which the planner counts as alive from now.
+            limit: the number of looks to return at most.
+            offers: the number of jobs to offer at most.
+            max_attempts: the number of attempts after which a chunk counts as troubled.
+            due: ids of jobs of this planner that are due now in any case.
         """
         ...
 
     def owned(self, planner: str) -> list[str]:
-        """The jobs that a planner has."""
+        """The ids of the jobs that a planner has leased, sorted."""
         ...
 
     def deregister_planner(self, planner: str) -> None:
-        """Free all jobs of a planner; it is not alive any more."""
+        """Free all jobs of a planner, which does not count as alive any more."""
         ...
 
     def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
-        """Take a job that no living planner has. The planner counts as alive for so long."""
+        """Lease a job to a planner. A job that was queued is running then.
+
+        Args:
+            seconds: the time for which the planner counts as alive from now.
+
+        Returns:
+            The lease; None when another living planner has the job, or when the job has ended.
+        """
         ...
 
-    def estimate(self, job_id: str, images: int) -> None: ...
+    def estimate(self, job_id: str, images: int) -> None:
+        """Record how many images the job will probably have."""
+        ...
 
     def plan(
         self, job_id: str, token: str, items: Sequence[Item], after: str, cursor: str
     ) -> str | None:
-        """Move the job's cursor from `after` to `cursor`, and what lies between into a new chunk.
+        """Add a chunk to a job and move its cursor, in one step.
 
-        Its name; None when the cursor is elsewhere, the lease no longer ours, or the job over.
+        Args:
+            token: the token of the planner's lease.
+            items: the items of the source between `after` and `cursor`.
+            after: the cursor that the job must have.
+            cursor: the cursor that the job has then.
+
+        Returns:
+            The name of the chunk; None, without a change, when the job has another cursor, when
+            the lease is lost, or when the job has ended.
         """
         ...
 
     def finish_planning(self, job_id: str, token: str, after: str, error: str = "") -> bool:
-        """Nothing comes after the cursor `after`; False when the job's cursor is elsewhere.
+        """Record that the source has no more items.
 
-        The job ends with its last chunk if its counts add up then: `total = done + failed +
-        skipped`. Otherwise it is planned again from its start.
+        The job ends with its last chunk if its counts then add up: `total = done + failed +
+        skipped`. Otherwise it is planned again from the start of its source.
+
+        Args:
+            token: the token of the planner's lease.
+            after: the cursor that the job must have.
+            error: why the rest of the source cannot be read; the job then ends as "failed".
+
+        Returns:
+            False, without a change, when the job has another cursor, when the lease is lost, or
+            when the job has ended.
         """
         ...
 
-    def open_chunks(self, job_id: str) -> list[OpenChunk]: ...
+    def open_chunks(self, job_id: str) -> list[OpenChunk]:
+        """The chunks of a job that are not marked yet, in the order of planning."""
+        ...
 
-    def items(self, job_id: str, chunk: str) -> tuple[Item, ...]: ...
+    def items(self, job_id: str, chunk: str) -> tuple[Item, ...]:
+        """The items of a chunk; empty when the chunk is not open."""
+        ...
 
     def requeue(self, job_id: str, chunk: OpenChunk) -> bool:
-        """Make a chunk pending whose lease ran out. Its late holder may mark it until it is claimed
-        again."""
+        """Make a chunk pending whose lease expired.
+
+        Its late holder may still mark the chunk, until another worker claims it.
+
+        Returns:
+            False when the chunk is no longer as `chunk` shows it.
+        """
         ...
 
     def pending(self, model: str, limit: int) -> int:
-        """How many chunks of a model are pending; counting stops at `limit`."""
+        """The number of pending chunks of a model. Counting stops at `limit`."""
         ...
 
     def split(self, job_id: str, chunk: OpenChunk) -> bool:
-        """Replace a chunk that nobody holds by two, as `apart` says."""
+        """Replace a chunk that no worker holds by two, as `bisect_items` divides it.
+
+        Returns:
+            False when the chunk has one item, or is no longer as `chunk` shows it.
+        """
         ...
 
     def quarantine(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
-        """Fail the only item of a chunk that nobody holds."""
+        """Fail the only item of a chunk that no worker holds.
+
+        Returns:
+            False when the chunk is no longer as `chunk` shows it.
+        """
         ...
 
     # for the workers
     def claim(
         self, model: str, worker: str, seconds: float, max_attempts: int, *, remote: bool = False
     ) -> Claim | Unknown | None:
-        """Claim the next pending chunk of a model; None when there is none.
+        """Claim the next pending chunk of a model.
 
-        `remote`: of the chunks with images that come from the web or from buckets; otherwise of all
-        others.
-        Of several jobs the one with the fewest chunks in hand comes first, then the one that was
-        served least recently. Chunks with `max_attempts` claims are left to the planner.
+        Of several jobs, the one with the fewest claimed chunks comes first, then the one whose
+        last claim is the longest ago.
+
+        Args:
+            worker: the name of the worker.
+            seconds: the time after which the claim expires, unless renewed.
+            max_attempts: chunks with so many claims are left to the planner.
+            remote: True for chunks with images from the web or from buckets; False for all others.
+
+        Returns:
+            The claim; Unknown when only jobs of another version have pending chunks; None when
+            there is no pending chunk.
+
+        Example:
+            claim = ledger.claim(model, "worker-1", 15.0, 2)
+            if isinstance(claim, Claim):
+                ledger.mark(claim, Outcome(done=len(claim.items)))
         """
         ...
 
     def renew(self, claim: Claim, seconds: float) -> bool:
-        """False when the claim is lost or the job was cancelled: stop working on it."""
-        ...
+        """Extend a claim.
 
-    def suspect(self, claim: Claim, index: int | None) -> bool:
-        """Which item is in hand, before it is touched: should the worker not survive it."""
-        ...
+        Args:
+            seconds: the time from now after which the claim expires.
 
-    def mark(self, claim: Claim, outcome: Outcome) -> bool:
-        """Count the chunk exactly once. False when the claim does not hold it any more.
-
-        With `outcome.kept` the chunk stays open: go on with `claim.of(outcome.kept)`.
+        Returns:
+            False when the claim is lost or the job was cancelled: stop working on it.
         """
         ...
 
-    def release(self, claim: Claim, *, count_attempt: bool) -> bool: ...
+    def suspect(self, claim: Claim, index: int | None) -> bool:
+        """Record which item the worker is about to touch, in case the worker does not survive it.
+
+        Args:
+            index: the index of the item in `claim.items`; None: no item.
+
+        Returns:
+            False when the claim is lost.
+        """
+        ...
+
+    def mark(self, claim: Claim, outcome: Outcome) -> bool:
+        """Count the outcome of a chunk, exactly once, and clear the job's `waiting`.
+
+        With `outcome.kept` the chunk stays open: continue with `claim.of(outcome.kept)`.
+
+        Returns:
+            False, without a change, when the claim is lost or was marked already.
+
+        Raises:
+            ValueError: the outcome does not account for every item of the claim.
+            BlobsUnavailable: the failures do not fit into Redis, and the blob store is away.
+        """
+        ...
+
+    def release(self, claim: Claim, *, count_attempt: bool) -> bool:
+        """Give up a claim, so that the chunk is pending again.
+
+        Args:
+            count_attempt: False when the chunk is not to blame, so that this attempt does not
+                count towards `max_attempts`.
+
+        Returns:
+            False when the claim is lost.
+        """
+        ...
 
     def set_waiting_reason(self, job_id: str, waiting: str) -> None:
-        """Say why the job waits; the next `mark` clears it."""
+        """Set the reason why a running job waits. The next `mark` clears it."""
         ...
 
 
@@ -472,36 +667,43 @@ NO_RETRY = {
 
 
 def no_retry(job_id: str, why: str) -> Conflict:
+    """The error for a job whose failures cannot be retried; `why` is a key of NO_RETRY."""
     return Conflict(NO_RETRY[why].format(job_id), job=job_id)
 
 
-def apart(items: Sequence[Item], chunk: OpenChunk) -> tuple[Part, Part]:
-    """A suspect alone, with one more attempt, and the others, who begin anew; where there is no
-    suspect two halves, with one more attempt each."""
-    alone = chunk.suspect
-    if alone is not None:
-        others = (*items[:alone], *items[alone + 1 :])
-        return ((items[alone],), chunk.attempt - 1), (others, 0)
+def bisect_items(items: Sequence[Item], chunk: OpenChunk) -> tuple[Part, Part]:
+    """Divide the items of a chunk that failed too often, to find the item that is to blame.
+
+    Returns:
+        With a suspect: the suspect, which has one attempt left, and the other items, whose attempts
+        start again at 0. Without a suspect: two halves, which have one attempt left each.
+    """
+    suspect = chunk.suspect
+    if suspect is not None:
+        others = (*items[:suspect], *items[suspect + 1 :])
+        return ((items[suspect],), chunk.attempt - 1), (others, 0)
     middle = len(items) // 2
     return (tuple(items[:middle]), chunk.attempt - 1), (tuple(items[middle:]), chunk.attempt - 1)
 
 
-RATE_WEIGHT = 0.3  # of the last chunk, in a job's rate
+RATE_WEIGHT = 0.3  # of the last chunk in the moving average that is a job's rate
 
 
-VERSIONS = (1, 2)  # of NewJob, that this release understands
+VERSIONS = (1, 2)  # the versions of NewJob that this release understands
 
 
 def random_name() -> str:
-    """A part of a chunk's name, or a token: no other call gives the same."""
+    """A random part of a chunk's name, or a token. Each call returns another one."""
     return secrets.token_hex(8)
 
 
 def unknown_job(job_id: str) -> NotFound:
+    """The error for an id without a job."""
     return NotFound(f"there is no job {job_id[:80]!r}", job=job_id[:80])
 
 
 def check_outcome(claim: Claim, outcome: Outcome) -> None:
+    """Raise ValueError unless the outcome accounts for every item of the claim."""
     uncounted = len(outcome.rest) + len(outcome.kept)
     counted = outcome.done + outcome.skipped + len(outcome.failures) + uncounted
     if counted != len(claim.items):

@@ -1,4 +1,4 @@
-"""Which generation a collection's name stands for. Kept in Redis, beside the ledger."""
+"""The catalogue port: the collections by name, and the generation that each name stands for."""
 
 import math
 import threading
@@ -14,21 +14,22 @@ from clipfleet.common.errors import NotFound
 from clipfleet.common.redis.client import redis_time, translating_redis_errors
 from clipfleet.common.store import Record
 from clipfleet.common.store.filters import matches, parse_filter
-from clipfleet.common.versions import read, skipping_unknown_versions
+from clipfleet.common.versions import parse_versioned, skipping_unknown_versions
 
 KEY = "clipfleet:collections"
 WRITTEN = "clipfleet:written"
-TO_DROP = "clipfleet:collections:to-drop"  # by generation
-DELETED = "clipfleet:deleted:"  # and the generation
-KEEP_DELETIONS_S = 3_600  # longer than a worker has a chunk in hand
+TO_DROP = "clipfleet:collections:to-drop"  # a hash, by generation
+DELETED = "clipfleet:deleted:"  # the prefix of a stream for each generation
+KEEP_DELETIONS_S = 3_600  # longer than a worker works on a chunk
 
 
 class Deletion(BaseModel):
-    """What a caller asked to delete: one image, or those of a namespace that pass a filter.
+    """A request to delete one image, or the images of a namespace that pass a filter.
 
     Attributes:
-        pk: the primary key of the image; "" for all that pass the filter.
-        filter: as the caller gave it; {} for all.
+        namespace: the namespace of the images.
+        pk: the primary key of the image; "" for all images that pass the filter.
+        filter: the filter of the request; {} for all images.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -38,7 +39,7 @@ class Deletion(BaseModel):
     filter: dict[str, Any] = {}
 
     def covering(self, collection: Collection) -> Callable[[Record], bool]:
-        """Whether it deletes a record of this collection."""
+        """A function that says whether this deletes a record of the collection."""
         where = parse_filter(self.filter, collection.fields)
 
         def covers(record: Record) -> bool:
@@ -52,61 +53,98 @@ class Deletion(BaseModel):
 
 
 class Catalogue(Protocol):
+    """The port of the catalogue: names, generations to drop, the last writes, recent deletions.
+
+    Implementations: `RedisCatalogue` for a service, `MemoryCatalogue` for tests. Every call raises
+    Unavailable when Redis is away.
+    """
+
     def add(self, collection: Collection) -> Collection:
-        """Take the name, unless it is taken. The generation that holds it, either way."""
+        """Register a collection under its name, unless the name is taken.
+
+        Returns:
+            The generation that has the name then: this one, or the one that had it before.
+        """
         ...
 
-    def find(self, name: str) -> Collection | None: ...
+    def find(self, name: str) -> Collection | None:
+        """The collection with this name; None when there is none.
 
-    def all(self) -> list[Collection]: ...
+        Raises:
+            OtherVersion: another release wrote its record.
+        """
+        ...
+
+    def all(self) -> list[Collection]:
+        """All collections, sorted by name. Records of another version are left out."""
+        ...
 
     def remove(self, collection: Collection) -> bool:
-        """Free the name if it still stands for this generation, and note that it is to be
-        dropped, in one step."""
+        """Free the name and add the generation to those to drop, in one step.
+
+        Returns:
+            False, without a change, when the name stands for another generation or for none.
+        """
         ...
 
     def to_drop(self) -> list[Collection]:
-        """Generations without a name of which something may still lie somewhere."""
+        """Generations without a name, whose data the store or the blob store may still have."""
         ...
 
-    def dropped(self, collection: Collection) -> None:
-        """Nothing of a generation lies anywhere any more."""
+    def record_dropped(self, collection: Collection) -> None:
+        """Record that all data of a generation is deleted."""
         ...
 
     def record_write(self, collection: Collection) -> None:
-        """Note that a write to the collection was just acknowledged."""
+        """Record that the store has just acknowledged a write to the collection."""
         ...
 
     def seconds_since_write(self, collection: Collection) -> float:
-        """Seconds since the last noted write; infinity when there is none."""
+        """Seconds since the last recorded write; infinity when there is none."""
         ...
 
-    def deletes(self, collection: Collection, deletion: Deletion) -> None:
-        """Note a deletion, before the store carries it out: a worker may have such an image in
-        hand. It is kept for KEEP_DELETIONS_S seconds."""
+    def record_deletion(self, collection: Collection, deletion: Deletion) -> None:
+        """Record a deletion for KEEP_DELETIONS_S.
+
+        Call it before the store deletes: a worker that is storing such an image must see it.
+        """
         ...
 
     def deletions(self, collection: Collection, since: float) -> list[Deletion]:
-        """Those noted at this unix time or later, by the ledger's clock; the oldest first."""
+        """The recorded deletions, the oldest first.
+
+        Args:
+            since: unix seconds by the ledger's clock; earlier deletions are left out.
+        """
         ...
 
 
 def require(catalogue: Catalogue, name: str) -> Collection:
-    found = catalogue.find(name)
-    if found is None:
+    """The collection with this name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    collection = catalogue.find(name)
+    if collection is None:
         raise unknown_collection(name)
-    return found
+    return collection
 
 
 def unknown_collection(name: str) -> NotFound:
+    """The error for a name without a collection."""
     return NotFound(
-        f"there is no collection {name[:80]!r}; PUT /v1/collections/NAME makes one",
+        f"there is no collection {name[:80]!r}; create it with PUT /v1/collections/NAME",
         collection=name[:80],
     )
 
 
 class MemoryCatalogue:
-    """`clock`: unix seconds; the ledger's, where a test sets that."""
+    """A catalogue in the memory of one process, for tests.
+
+    Args:
+        clock: returns the time of deletions in unix seconds; use that of the ledger.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -124,7 +162,7 @@ class MemoryCatalogue:
         return self._names.get(name)
 
     def all(self) -> list[Collection]:
-        return sorted(self._names.values(), key=lambda one: one.name)
+        return sorted(self._names.values(), key=lambda collection: collection.name)
 
     def remove(self, collection: Collection) -> bool:
         with self._lock:
@@ -137,7 +175,7 @@ class MemoryCatalogue:
     def to_drop(self) -> list[Collection]:
         return list(self._to_drop.values())
 
-    def dropped(self, collection: Collection) -> None:
+    def record_dropped(self, collection: Collection) -> None:
         self._to_drop.pop(collection.generation, None)
 
     def record_write(self, collection: Collection) -> None:
@@ -146,7 +184,7 @@ class MemoryCatalogue:
     def seconds_since_write(self, collection: Collection) -> float:
         return time.time() - self._written.get(collection.generation, float("-inf"))
 
-    def deletes(self, collection: Collection, deletion: Deletion) -> None:
+    def record_deletion(self, collection: Collection, deletion: Deletion) -> None:
         self._deleted.append((collection.generation, self._clock(), deletion))
 
     def deletions(self, collection: Collection, since: float) -> list[Deletion]:
@@ -157,7 +195,7 @@ class MemoryCatalogue:
         ]
 
 
-# By its generation: another release may write the rest of the record a little differently.
+# Compares the generation only: another release may write the rest of the record differently.
 _REMOVE = """
 local raw = redis.call('HGET', KEYS[1], ARGV[1])
 if not raw or cjson.decode(raw).generation ~= ARGV[2] then return 0 end
@@ -167,8 +205,8 @@ redis.call('HSET', KEYS[4], ARGV[2], raw)
 return redis.call('HDEL', KEYS[1], ARGV[1])
 """
 
-# A stream: its ids are the server's clock in milliseconds, as the times of claims are.
-_DELETES = """
+# A stream: its ids are milliseconds by Redis' clock, which also gives the times of claims.
+_RECORD_DELETION = """
 local time = redis.call('TIME')
 local oldest = (time[1] - ARGV[2]) * 1000
 redis.call('XADD', KEYS[1], 'MINID', '~', oldest, '*', 'deletion', ARGV[1])
@@ -177,10 +215,12 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 
 
 class RedisCatalogue:
+    """The catalogue in Redis: a hash of collections by name, and keys for each generation."""
+
     def __init__(self, client: "redis.Redis") -> None:
         self._redis = client
         self._remove = client.register_script(_REMOVE)
-        self._deletes = client.register_script(_DELETES)
+        self._record_deletion = client.register_script(_RECORD_DELETION)
 
     def add(self, collection: Collection) -> Collection:
         with translating_redis_errors():
@@ -190,7 +230,7 @@ class RedisCatalogue:
     def find(self, name: str) -> Collection | None:
         with translating_redis_errors():
             raw = self._redis.hget(KEY, name)
-        return read(Collection, raw, "collection") if raw else None
+        return parse_versioned(Collection, raw, "collection") if raw else None
 
     def all(self) -> list[Collection]:
         return self._records(KEY)
@@ -198,11 +238,11 @@ class RedisCatalogue:
     def _records(self, key: str) -> list[Collection]:
         with translating_redis_errors():
             rows = self._redis.hvals(key)
-        found = []
+        collections = []
         for raw in rows:
             with skipping_unknown_versions():
-                found.append(read(Collection, raw, "collection"))
-        return sorted(found, key=lambda one: one.name)
+                collections.append(parse_versioned(Collection, raw, "collection"))
+        return sorted(collections, key=lambda collection: collection.name)
 
     def remove(self, collection: Collection) -> bool:
         names = [collection.name, collection.generation]
@@ -213,7 +253,7 @@ class RedisCatalogue:
     def to_drop(self) -> list[Collection]:
         return self._records(TO_DROP)
 
-    def dropped(self, collection: Collection) -> None:
+    def record_dropped(self, collection: Collection) -> None:
         with translating_redis_errors():
             self._redis.hdel(TO_DROP, collection.generation)
 
@@ -223,17 +263,17 @@ class RedisCatalogue:
             self._redis.hset(WRITTEN, collection.generation, str(now))
 
     def seconds_since_write(self, collection: Collection) -> float:
-        pipe = self._redis.pipeline(transaction=False)  # one way there and back: every search asks
+        pipe = self._redis.pipeline(transaction=False)  # one round trip: every search calls this
         pipe.hget(WRITTEN, collection.generation)
         pipe.time()
         with translating_redis_errors():
             raw, (seconds, micros) = pipe.execute()
         return float(seconds) + micros / 1e6 - float(raw) if raw else float("inf")
 
-    def deletes(self, collection: Collection, deletion: Deletion) -> None:
+    def record_deletion(self, collection: Collection, deletion: Deletion) -> None:
         raw = deletion.model_dump_json()
         with translating_redis_errors():
-            self._deletes(keys=[_deleted(collection)], args=[raw, KEEP_DELETIONS_S])
+            self._record_deletion(keys=[_deleted(collection)], args=[raw, KEEP_DELETIONS_S])
 
     def deletions(self, collection: Collection, since: float) -> list[Deletion]:
         with translating_redis_errors():

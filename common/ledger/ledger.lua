@@ -1,24 +1,26 @@
--- Every write of the ledger. One call is one atomic step; ARGV: operation, clock, job id, ...
--- clock '' means the server's time (seconds); tests pass their own.
+-- Every write of the ledger. One call is one atomic step.
+-- ARGV: the operation, the clock, the job id, the arguments of the operation.
+-- The clock is unix seconds; '' means the server's time, and tests pass their own.
 
 local op, clock = ARGV[1], ARGV[2]
 local ROOT = 'clipfleet:'
 local ACTIVE, ENDED, JOBS = ROOT .. 'jobs:active', ROOT .. 'jobs:ended', ROOT .. 'jobs'
 local KEEPER = ROOT .. 'housekeeper'
 local KEEP_LEASED_S = 3600
-local MOST_REPLANS = 3
+local MAX_REPLANS = 3
 local STATES = {'queued', 'running', 'succeeded', 'partial', 'failed', 'cancelled'}
 local COLLECTIONS = JOBS .. ':collections' -- that have jobs
-local DUE = JOBS .. ':due' -- jobs without a planner, by the time of the next look
-local PLANNERS = JOBS .. ':planners' -- by the time until which they are taken to be alive
-local LOOK_S = 10 -- a planner looks at a job after so long although nothing happened
-local OFFER_S = 1 -- a job that is offered to one planner is offered to no other for so long
+local DUE = JOBS .. ':due' -- jobs without a planner, scored by the time of the next look
+local PLANNERS = JOBS .. ':planners' -- scored by the time until which they count as alive
+local LOOK_INTERVAL_S = 10 -- between two looks of a planner at a job of which nothing happened
+local OFFER_S = 1 -- for which a job is offered to one planner only
 
-local id, JOB, OPEN, FAILURES, PARTS, SOURCE -- of the job that an operation is about
+local id, JOB, OPEN, FAILURES, PARTS, SOURCE -- of the current job, see `use`
 
+-- Makes a job the current one.
 local function use(job)
   id, JOB = job, ROOT .. 'job:' .. job
-  SOURCE = JOB .. ':source' -- what was asked for, when its source is long
+  SOURCE = JOB .. ':source' -- the whole request, when its source is long
   OPEN, FAILURES, PARTS = JOB .. ':open', JOB .. ':failures', JOB .. ':failures:parts'
 end
 use(ARGV[3])
@@ -41,14 +43,14 @@ local function jobs_in_that_are(collection, state)
   return jobs_that_are(state) .. ':in:' .. collection
 end
 local function due_for(planner) return DUE .. ':' .. planner end
-local function made_by(key) return ROOT .. 'idempotency:' .. key end
+local function idempotency_key(key) return ROOT .. 'idempotency:' .. key end
 local function chunk_get(chunk, name) return redis.call('HGET', chunk_key(chunk), name) end
 local function ready_for(model, remote)
   return ROOT .. (remote == '1' and 'ready-remote:' or 'ready:') .. model
 end
 local function ask_key(token) return ROOT .. 'ask:' .. token end
 
--- Each state has an index of its jobs, and each collection one for each state.
+-- Sets the state of the job, and moves it to the indices of that state.
 local function set_state(state)
   local created_at, collection = get('created_at') or 0, get('collection') or ''
   for _, other in ipairs(STATES) do
@@ -61,14 +63,14 @@ local function set_state(state)
   redis.call('ZADD', jobs_in_that_are(collection, state), created_at, id)
 end
 
--- A job that is not over lies in one queue: its planner's, or that of all jobs without one.
+-- The queue of the job, while it has not ended: its planner's, or that of jobs without a planner.
 local function due()
   local planner = get('planner') or ''
   if planner ~= '' and redis.call('ZSCORE', PLANNERS, planner) then return due_for(planner) end
   return DUE
 end
 
--- A planner is to look at the job then, or sooner.
+-- Requests that a planner looks at the job at this time or earlier.
 local function look_at(time)
   if redis.call('SISMEMBER', ACTIVE, id) == 0 then return end
   local before = redis.call('ZSCORE', due(), id)
@@ -86,7 +88,7 @@ local function keep_alive(planner, seconds)
   end
 end
 
--- A job of nobody is due at once.
+-- Takes a job from its planner. A job without a planner is due at once.
 local function set_free(planner, job)
   use(job)
   redis.call('ZREM', due_for(planner), job)
@@ -101,8 +103,9 @@ end
 
 local function is_remote(chunk) return chunk_get(chunk, 'remote') == '1' and '1' or '0' end
 
--- Which kinds of chunks are pending: '0' and '1' as `is_remote` says. A job without open remote
--- chunks is not searched. Scripts of older releases do not count them: the number may be too high.
+-- The kinds of chunks that are pending: '0' and '1', the values of `is_remote`. A job without open
+-- remote chunks is not searched. Scripts of older releases do not count `open_remote` down: it may be
+-- too high.
 local function pending_kinds()
   local has = {}
   if get('state') ~= 'running' or redis.call('ZCOUNT', OPEN, 0, 0) == 0 then return has end
@@ -117,13 +120,13 @@ local function pending_kinds()
   return has
 end
 
--- A job lies in an index of its model as long as one of its chunks is pending: in one for remote
--- chunks, in one for all others. The job with the fewest chunks in hand comes first, then the one
--- that was served least recently. A chunk whose lease ran out counts as in hand until `requeue`: so
--- the order changes with a write only.
+-- Adds the job to the index of its model while one of its chunks is pending, or removes it. There is
+-- one index for remote chunks and one for all others. The job with the fewest leased chunks comes
+-- first, then the job whose last claim is the longest ago. A chunk whose lease expired counts as
+-- leased until `requeue`, so that only writes change the order.
 local function index()
   local model = get('model')
-  if not model then return end -- of an older release: `lease` writes the field
+  if not model then return end -- a job of an older release: `lease` writes the field
   local has = pending_kinds()
   local in_hand = redis.call('ZCOUNT', OPEN, '(0', '+inf')
   local served_at = tonumber(get('served_at') or get('created_at'))
@@ -136,8 +139,8 @@ local function index()
   end
 end
 
--- The number orders a job's chunks. `unique` comes from the caller: when Redis forgets its last
--- second, a number comes again, and the whole name never does.
+-- The name of a chunk is its number in the job and `unique`, which the caller chooses at random: when
+-- Redis loses its last second, a number is used twice, but never a name.
 local function add_chunk(unique, items, size, attempt, remote)
   local no = redis.call('HINCRBY', JOB, 'chunks', 1)
   local chunk = string.format('%08d-%s', no, unique)
@@ -148,7 +151,7 @@ local function add_chunk(unique, items, size, attempt, remote)
   return chunk
 end
 
--- What `claim` keeps for a command that is sent again is of no use once the claim is over.
+-- Deletes what `claim` keeps for a command that is sent again.
 local function forget_claim(chunk)
   redis.call('DEL', ask_key(chunk_get(chunk, 'token') or ''))
 end
@@ -174,9 +177,9 @@ local function finish(state)
   redis.call('ZADD', ENDED, stamp(now), id)
 end
 
--- What is in the store is skipped the second time, so a job can begin again at any moment.
+-- Plans the job again from its start. Images that are stored already are skipped then.
 local function replan()
-  if redis.call('HINCRBY', JOB, 'replans', 1) > MOST_REPLANS then
+  if redis.call('HINCRBY', JOB, 'replans', 1) > MAX_REPLANS then
     redis.call('HSET', JOB, 'error', 'its counts do not add up, however often it is planned')
     return finish('failed')
   end
@@ -203,7 +206,7 @@ end
 
 local function holds(chunk, token) return token ~= '' and chunk_get(chunk, 'token') == token end
 
--- Nobody holds it, and it is still at the attempt the caller saw.
+-- Whether no worker holds the chunk, and its attempt is the one that the caller has seen.
 local function is_free(chunk, attempt)
   local lease_until = redis.call('ZSCORE', OPEN, chunk)
   return lease_until and tonumber(lease_until) <= now and chunk_get(chunk, 'attempt') == attempt
@@ -211,7 +214,8 @@ end
 
 local operations = {}
 
--- '!' and the reason when there is nothing to retry; the retry's id when one is going on already.
+-- Returns nil, '!' and the reason when there is nothing to retry, or the id of a retry that has not
+-- ended.
 local function begin_retry(of)
   local old = ROOT .. 'job:' .. of
   local state = redis.call('HGET', old, 'state')
@@ -224,12 +228,12 @@ local function begin_retry(of)
 end
 
 function operations.create(fields, whole, version, collection, model, retry_of, key, keep_key_s)
-  local made = key ~= '' and redis.call('GET', made_by(key))
-  if made then return made end
-  if get('state') then return id end -- it was made, and the answer lost
+  local existing = key ~= '' and redis.call('GET', idempotency_key(key))
+  if existing then return existing end
+  if get('state') then return id end -- it was created, and the answer was lost
   local instead = retry_of ~= '' and begin_retry(retry_of)
   if instead then return instead end
-  if key ~= '' then redis.call('SET', made_by(key), id, 'EX', keep_key_s) end
+  if key ~= '' then redis.call('SET', idempotency_key(key), id, 'EX', keep_key_s) end
   if whole ~= '' then redis.call('SET', SOURCE, whole) end
   redis.call('HSET', JOB, 'new', fields, 'created_at', stamp(now),
              'planned', 0, 'total', 0, 'estimated', 0, 'done', 0, 'failed', 0, 'skipped', 0,
@@ -264,8 +268,8 @@ function operations.remove()
   if get('model') then
     for _, remote in ipairs({'0', '1'}) do redis.call('ZREM', ready_for(get('model'), remote), id) end
   end
-  local made = made_by(get('key') or '')
-  if redis.call('GET', made) == id then redis.call('DEL', made) end
+  local idempotency = idempotency_key(get('key') or '')
+  if redis.call('GET', idempotency) == id then redis.call('DEL', idempotency) end
   local old = ROOT .. 'job:' .. (get('retry_of') or '')
   if redis.call('HGET', old, 'retried_by') == id then redis.call('HDEL', old, 'retried_by') end
   local has_parts = get('has_parts')
@@ -273,7 +277,7 @@ function operations.remove()
   return has_parts and 2 or 1
 end
 
-function operations.keep_house(keeper, seconds)
+function operations.acquire_cleanup_lock(keeper, seconds)
   local holder = redis.call('HMGET', KEEPER, 'name', 'until')
   if holder[1] and holder[1] ~= keeper and tonumber(holder[2]) > now then return 0 end
   redis.call('HSET', KEEPER, 'name', keeper, 'until', stamp(now + tonumber(seconds)))
@@ -285,7 +289,7 @@ function operations.ended(seconds_ago, limit)
   return redis.call('ZRANGEBYSCORE', ENDED, '-inf', last, 'LIMIT', 0, limit)
 end
 
--- The numbers of jobs: kept, not over, and in each state. The indices are right when they agree.
+-- The numbers of jobs: all, active, and in each state. When they agree, the indices are right.
 function operations.counts()
   local counts = {redis.call('ZCARD', JOBS), redis.call('SCARD', ACTIVE)}
   for _, state in ipairs(STATES) do
@@ -294,7 +298,7 @@ function operations.counts()
   return counts
 end
 
--- Puts jobs into the indices where another release did not, and takes out those that are gone.
+-- Adds jobs to the indices where another release did not, and removes jobs that do not exist.
 function operations.reindex(...)
   for _, job in ipairs({...}) do
     use(job)
@@ -310,9 +314,9 @@ function operations.reindex(...)
   end
 end
 
--- `ask` is one per call: the token when the job is leased anew. Of a job that an older release
--- made, the fields are written that `claim` needs. A planner holds its jobs as long as it is alive;
--- one of an older release until `planner_until`.
+-- `ask` is random for each call, and becomes the token of a new lease. For a job of an older release,
+-- the fields that `claim` needs are written. A planner has its jobs as long as it is alive; a planner
+-- of an older release has them until `planner_until`.
 function operations.lease(planner, seconds, ask)
   local state = get('state')
   if state ~= 'queued' and state ~= 'running' then return nil end
@@ -338,7 +342,7 @@ function operations.lease(planner, seconds, ask)
   return {get('planner_token'), get('cursor'), get('planned')}
 end
 
--- Jobs that an older release made lie in no queue.
+-- Adds jobs of an older release to the queue: that release did not.
 local function adopt(planners)
   local count = redis.call('ZCARD', DUE)
   for _, planner in ipairs(planners) do count = count + redis.call('ZCARD', due_for(planner)) end
@@ -349,8 +353,9 @@ local function adopt(planners)
   end
 end
 
--- A planner that has many more than its share gives the surplus away, what is due last first, when
--- another one has nothing. Only then: whoever gets a job opens its source anew.
+-- Returns how many more jobs the planner may have. When another planner has none, a planner with many
+-- more than its share loses the surplus, the job that is due last first. Otherwise jobs stay, since
+-- the next planner of a job has to open its source again.
 local function share_out(planner, planners)
   local mine, has_idle = redis.call('ZCARD', due_for(planner)), false
   for _, other in ipairs(planners) do
@@ -366,13 +371,13 @@ local function share_out(planner, planners)
   return math.max(0, share - mine)
 end
 
--- What needs the planner: chunks whose lease ran out, and those that were tried too often.
+-- Chunks whose lease expired, and chunks that were tried too often.
 local function troubled(max_attempts)
   local rows = {}
   local function add(chunk, leased)
-    local told = redis.call('HMGET', chunk_key(chunk), 'size', 'attempt', 'suspect')
-    if told[1] and (leased == 1 or tonumber(told[2]) >= max_attempts) then
-      rows[#rows + 1] = {chunk, told[1], told[2], leased, leased, told[3] or ''}
+    local values = redis.call('HMGET', chunk_key(chunk), 'size', 'attempt', 'suspect')
+    if values[1] and (leased == 1 or tonumber(values[2]) >= max_attempts) then
+      rows[#rows + 1] = {chunk, values[1], values[2], leased, leased, values[3] or ''}
     end
   end
   for _, chunk in ipairs(redis.call('ZRANGEBYSCORE', OPEN, '(0', stamp(now))) do add(chunk, 1) end
@@ -380,22 +385,23 @@ local function troubled(max_attempts)
   return rows
 end
 
+-- What the planner sees of the job; also sets the time of the next look.
 local function look(planner, max_attempts)
   local ends = redis.call('ZRANGEBYSCORE', OPEN, '(' .. stamp(now), '+inf', 'WITHSCORES',
                           'LIMIT', 0, 1)
-  local next_look = math.min(now + LOOK_S, tonumber(ends[2] or now + LOOK_S))
+  local next_look = math.min(now + LOOK_INTERVAL_S, tonumber(ends[2] or now + LOOK_INTERVAL_S))
   redis.call('ZADD', due_for(planner), stamp(next_look), id)
-  local told = redis.call('HMGET', JOB, 'planner_token', 'cursor', 'planned', 'total', 'waiting')
+  local values = redis.call('HMGET', JOB, 'planner_token', 'cursor', 'planned', 'total', 'waiting')
   local open_images = 0
   for _, chunk in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do
     open_images = open_images + tonumber(chunk_get(chunk, 'size') or 0)
   end
-  return {id, told[1], told[2], told[3], told[4], told[5] or '', redis.call('ZCARD', OPEN),
+  return {id, values[1], values[2], values[3], values[4], values[5] or '', redis.call('ZCARD', OPEN),
           open_images, get('rate') or '0', troubled(max_attempts)}
 end
 
--- A planner's round, in one step: its jobs that are due, jobs of nobody that are offered to it,
--- and how many it has. `...`: jobs of its own that are due whatever the queue says.
+-- Returns the planner's jobs that are due, jobs without a planner that are offered to it, and how many
+-- it has. `...`: jobs of its own that are due in any case.
 function operations.tend(planner, seconds, limit, offers, max_attempts, ...)
   keep_alive(planner, tonumber(seconds))
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', PLANNERS, '-inf', stamp(now))) do
@@ -412,7 +418,7 @@ function operations.tend(planner, seconds, limit, offers, max_attempts, ...)
     use(job)
     if redis.call('SISMEMBER', ACTIVE, job) == 1 and get('planner') == planner then
       looks[#looks + 1] = look(planner, tonumber(max_attempts))
-    else -- another release ended it, or its planner took it
+    else -- another release ended the job, or its planner leased it
       redis.call('ZREM', mine, job)
     end
   end
@@ -429,7 +435,7 @@ end
 
 function operations.owned(planner) return redis.call('ZRANGE', due_for(planner), 0, -1) end
 
-function operations.leave(planner) set_all_free(planner) end
+function operations.deregister_planner(planner) set_all_free(planner) end
 
 function operations.estimate(images)
   if get('state') then redis.call('HSET', JOB, 'estimated', images) end
@@ -448,7 +454,7 @@ function operations.plan(token, unique, items, size, remote, after, cursor)
   return chunk
 end
 
-function operations.end_plan(token, after, error)
+function operations.finish_planning(token, after, error)
   if not may_plan(token) or get('cursor') ~= after then return 0 end
   redis.call('HSET', JOB, 'planned', 1, 'error', error)
   settle()
@@ -471,7 +477,7 @@ function operations.open()
   return rows
 end
 
--- A lease ran out: the chunk is pending again. A late holder may still mark it until it is claimed.
+-- Makes a chunk pending whose lease expired. Its late holder may mark it until it is claimed again.
 function operations.requeue(chunk, attempt)
   if get('state') ~= 'running' or not is_free(chunk, attempt) then return 0 end
   redis.call('ZADD', OPEN, 0, chunk)
@@ -482,7 +488,7 @@ end
 function operations.split(chunk, attempt, size, left_unique, left, left_size, left_attempt, left_remote,
                           right_unique, right, right_size, right_attempt, right_remote)
   if get('state') ~= 'running' or not is_free(chunk, attempt) then return 0 end
-  if chunk_get(chunk, 'size') ~= size then return 0 end -- a late holder marked some of it
+  if chunk_get(chunk, 'size') ~= size then return 0 end -- a late holder marked some of its items
   local since = chunk_get(chunk, 'since') or stamp(now)
   drop_chunk(chunk)
   for _, part in ipairs({add_chunk(left_unique, left, left_size, left_attempt, left_remote),
@@ -493,22 +499,23 @@ function operations.split(chunk, attempt, size, left_unique, left, left_size, le
   return 1
 end
 
--- Whether failures without a part may lie here: `most` of a job, and so many bytes of them. If not,
--- the caller writes a part and names it.
-local function has_room(part, most, most_bytes, failures)
+-- Whether failures without a part fit into Redis: `limit` of a job, with `max_bytes` in all. If not,
+-- the caller writes a part to the blob store and calls again with its name.
+local function has_room(part, limit, max_bytes, failures)
   if part ~= '' or #failures == 0 then return true end
   local bytes = 0
   for _, failure in ipairs(failures) do bytes = bytes + #failure end
-  if redis.call('EXISTS', PARTS) == 0 and number('failed_bytes') + bytes <= tonumber(most_bytes)
-     and redis.call('LLEN', FAILURES) + #failures <= tonumber(most) then
+  if redis.call('EXISTS', PARTS) == 0 and number('failed_bytes') + bytes <= tonumber(max_bytes)
+     and redis.call('LLEN', FAILURES) + #failures <= tonumber(limit) then
     redis.call('HINCRBY', JOB, 'failed_bytes', bytes)
     return true
   end
-  redis.call('HSET', JOB, 'has_parts', 1) -- or it is written, and its mark never comes
+  -- Recorded before the part is written: `remove` must look for it even if no second call comes.
+  redis.call('HSET', JOB, 'has_parts', 1)
   return false
 end
 
--- A part is listed with the number of failures in all parts up to it.
+-- Each entry of PARTS is the name of a part and the number of failures in all parts up to it.
 local function add_failures(part, count, failures)
   redis.call('HINCRBY', JOB, 'failed', count)
   for _, failure in ipairs(failures) do redis.call('RPUSH', FAILURES, failure) end
@@ -518,19 +525,19 @@ local function add_failures(part, count, failures)
   redis.call('RPUSH', PARTS, part .. ' ' .. (before + tonumber(count)))
 end
 
--- Failures from `offset` on: those that lie here, and after them the parts that hold the next
--- `limit` ones, as {name, number of failures before it, number of failures in it}.
+-- Failures from `offset` on: those in Redis, then the parts that contain the rest of `limit`, each as
+-- {name, number of failures before it, number of failures in it}.
 function operations.failures(limit, offset)
   limit, offset = tonumber(limit), tonumber(offset)
   local kept = redis.call('LLEN', FAILURES)
   local here = redis.call('LRANGE', FAILURES, offset, offset + limit - 1)
   local first, last = math.max(offset, kept) - kept, offset + limit - kept
   local parts, low, high = {}, 0, redis.call('LLEN', PARTS)
-  local function part(place)
-    local name, upto = string.match(redis.call('LINDEX', PARTS, place), '^(%S+) (%d+)$')
+  local function part(index)
+    local name, upto = string.match(redis.call('LINDEX', PARTS, index), '^(%S+) (%d+)$')
     return name, tonumber(upto)
   end
-  while low < high do -- the first part that ends behind `first`
+  while low < high do -- find the first part that ends after `first`
     local middle = math.floor((low + high) / 2)
     local _, upto = part(middle)
     if upto > first then high = middle else low = middle + 1 end
@@ -546,10 +553,10 @@ function operations.failures(limit, offset)
   return {here, parts}
 end
 
-function operations.bury(chunk, attempt, part, most, most_bytes, failure)
+function operations.quarantine(chunk, attempt, part, limit, max_bytes, failure)
   if get('state') ~= 'running' or not is_free(chunk, attempt) then return 0 end
   local failures = part == '' and {failure} or {}
-  if not has_room(part, most, most_bytes, failures) then return 2 end
+  if not has_room(part, limit, max_bytes, failures) then return 2 end
   drop_chunk(chunk)
   add_failures(part, 1, failures)
   settle()
@@ -557,7 +564,7 @@ function operations.bury(chunk, attempt, part, most, most_bytes, failure)
   return 1
 end
 
--- How many chunks of a model are pending, counted up to a limit.
+-- The number of pending chunks of a model, counted up to a limit.
 function operations.pending(model, limit)
   local count, seen = 0, {}
   for _, remote in ipairs({'0', '1'}) do
@@ -591,22 +598,22 @@ local function understood(versions)
   return string.find(',' .. versions .. ',', ',' .. (get('version') or '1') .. ',', 1, true)
 end
 
--- The next chunk of a model. `ask` is one per call and the claim's token: a command that is sent
--- again, because its answer was lost, gets the same chunk. A job of a version that the worker does
--- not know is left to others; when there is no other, its id is the answer.
+-- Claims the next chunk of a model. `ask` is random for each call, and becomes the claim's token: a
+-- command that is sent again, because its answer was lost, gets the same chunk. A job of a version
+-- that the worker does not understand is passed over; when there is no other, its id is returned.
 function operations.claim(model, worker, seconds, ask, max_attempts, versions, remote)
-  local asked = ask_key(ask)
-  local before = redis.call('HMGET', asked, 'job', 'chunk')
+  local request = ask_key(ask)
+  local before = redis.call('HMGET', request, 'job', 'chunk')
   if before[1] then
     use(before[1])
     return holds(before[2], ask) and row_of(before[2]) or nil
   end
-  local strange
+  local unknown
   for _, job in ipairs(redis.call('ZRANGE', ready_for(model, remote), 0, -1)) do
     use(job)
     local known = understood(versions)
     local chunk = known and first_pending(tonumber(max_attempts), remote)
-    if not known then strange = strange or job end
+    if not known then unknown = unknown or job end
     if chunk then
       forget_claim(chunk)
       redis.call('HINCRBY', chunk_key(chunk), 'attempt', 1)
@@ -615,14 +622,14 @@ function operations.claim(model, worker, seconds, ask, max_attempts, versions, r
       redis.call('HDEL', chunk_key(chunk), 'suspect')
       redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), chunk)
       redis.call('HSET', JOB, 'served_at', stamp(now))
-      redis.call('HSET', asked, 'job', job, 'chunk', chunk)
-      redis.call('EXPIRE', asked, math.ceil(tonumber(seconds)))
+      redis.call('HSET', request, 'job', job, 'chunk', chunk)
+      redis.call('EXPIRE', request, math.ceil(tonumber(seconds)))
       look_at(now + tonumber(seconds))
       index()
       return row_of(chunk)
     end
   end
-  return strange
+  return unknown
 end
 
 function operations.renew(chunk, token, seconds)
@@ -638,17 +645,19 @@ function operations.suspect(chunk, token, place)
   return 1
 end
 
--- `size`: of the chunk; what is neither counted nor failed becomes a chunk of its own, `rest`, or
--- stays in this one, `kept`: then the claim goes on.
--- `rate`: of the chunk, 0 when it is not known; the job's is a moving average.
--- `part`: the name of that with the failures, else they follow themselves. 2: see `has_room`.
+-- Counts the outcome of a chunk.
+-- size: the number of its items. rest: items for a new chunk. kept: items that stay in this chunk
+-- under the same claim.
+-- rate: images per second, 0 when it is not known; the job's rate is a moving average.
+-- part: the name of the part with the failures; '' when they follow as arguments.
+-- Returns 2 when the failures do not fit, see `has_room`.
 function operations.mark(chunk, token, size, done, skipped, rate, weight,
                          unique, rest, rest_size, rest_attempt, rest_remote,
                          kept, kept_size, kept_remote,
-                         failed, part, most, most_bytes, ...)
+                         failed, part, limit, max_bytes, ...)
   if not holds(chunk, token) or chunk_get(chunk, 'size') ~= size then return 0 end
   local failures = {...}
-  if not has_room(part, most, most_bytes, failures) then return 2 end
+  if not has_room(part, limit, max_bytes, failures) then return 2 end
   redis.call('HINCRBY', JOB, 'done', done)
   redis.call('HINCRBY', JOB, 'skipped', skipped)
   add_failures(part, failed, failures)
@@ -695,7 +704,7 @@ function operations.cancel(reason)
   for i = 1, #open, 2 do
     if tonumber(open[i + 1]) <= now then
       drop_chunk(open[i])
-    else -- its holder may still mark it
+    else -- the worker that holds it may still mark it
       redis.call('EXPIRE', chunk_key(open[i]), KEEP_LEASED_S)
     end
   end
@@ -706,7 +715,7 @@ function operations.cancel(reason)
   return 1
 end
 
-function operations.note(waiting)
+function operations.set_waiting_reason(waiting)
   if get('state') == 'running' then redis.call('HSET', JOB, 'waiting', waiting) end
 end
 

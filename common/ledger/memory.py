@@ -1,4 +1,4 @@
-"""The ledger on plain Python: the twin that the Redis one is checked against, and for tests."""
+"""The ledger in memory: the reference that the one on Redis is tested against."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from clipfleet.common.ledger import (
     FINAL,
-    LOOK_S,
+    LOOK_INTERVAL_S,
     OFFER_S,
     RATE_WEIGHT,
     STATES,
@@ -23,7 +23,7 @@ from clipfleet.common.ledger import (
     PlanLease,
     Round,
     Unknown,
-    apart,
+    bisect_items,
     brief,
     check_outcome,
     no_retry,
@@ -34,32 +34,39 @@ from clipfleet.common.ledger.entries import Entry, removed
 
 
 class MemoryLedger:
+    """A ledger in the memory of one process, for tests. It is lost when the process ends.
+
+    Args:
+        clock: returns the time in unix seconds.
+        unique: returns another name at each call.
+    """
+
     def __init__(
         self, clock: Callable[[], float] = time.time, unique: Callable[[], str] = random_name
     ) -> None:
         self._clock, self._unique = clock, unique
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
-        self._made: dict[str, str] = {}
+        self._idempotency_keys: dict[str, str] = {}
         self._keeper = ("", 0.0)
-        self._planners: dict[str, float] = {}  # the time until which they are alive
+        self._planners: dict[str, float] = {}  # by name: the time until which it counts as alive
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
         with self._lock:
-            if made := self.find_by_idempotency_key(idempotency_key):
-                return made
+            if created := self.find_by_idempotency_key(idempotency_key):
+                return created
             if new.id in self._entries:
                 return self.job(new.id)
             if going_on := new.retry_of and self._begin_retry(new):
                 return self.job(going_on)
             if idempotency_key:
-                self._made[idempotency_key] = new.id
+                self._idempotency_keys[idempotency_key] = new.id
             job = Job(new=brief(new), state="queued", created_at=self._clock())
             self._entries[new.id] = Entry(job, look_at=self._clock(), whole=new)
             return job
 
     def _begin_retry(self, new: NewJob) -> str:
-        """The retry that goes on already, if there is one."""
+        """Record the retry. Returns the id of another retry that has not ended, or ""."""
         old = self._entry(new.retry_of)
         if old.job.state not in FINAL:
             raise no_retry(new.retry_of, "running")
@@ -71,8 +78,8 @@ class MemoryLedger:
         return ""
 
     def find_by_idempotency_key(self, idempotency_key: str) -> Job | None:
-        made = self._made.get(idempotency_key)
-        return self.job(made) if made else None
+        job_id = self._idempotency_keys.get(idempotency_key)
+        return self.job(job_id) if job_id else None
 
     def whole(self, job_id: str) -> NewJob:
         entry = self._entry(job_id)
@@ -89,15 +96,15 @@ class MemoryLedger:
         states: Collection[str] = (),
         sees: Callable[[str], bool] | None = None,
     ) -> list[Job]:
-        found = [
+        jobs = [
             entry.job
             for entry in list(self._entries.values())
             if (not collection or entry.job.new.collection == collection)
             and (not states or entry.job.state in states)
             and (sees is None or sees(entry.job.new.collection))
         ]
-        found.sort(key=lambda job: (job.created_at, job.id), reverse=True)
-        return found[offset : offset + limit]
+        jobs.sort(key=lambda job: (job.created_at, job.id), reverse=True)
+        return jobs[offset : offset + limit]
 
     def count_jobs(self) -> dict[JobState, int]:
         counts = Counter(entry.job.state for entry in list(self._entries.values()))
@@ -110,7 +117,11 @@ class MemoryLedger:
         with self._lock:
             job = self._entry(job_id).job
             del self._entries[job_id]
-            self._made = {key: made for key, made in self._made.items() if made != job_id}
+            self._idempotency_keys = {
+                key: made_job_id
+                for key, made_job_id in self._idempotency_keys.items()
+                if made_job_id != job_id
+            }
             old = self._find(job.new.retry_of)
             if old.job.retried_by == job_id:
                 old.job = replace(old.job, retried_by="")
@@ -165,7 +176,7 @@ class MemoryLedger:
             for entry in looked[0]:
                 entry.look_at = now + OFFER_S
             return Round(
-                looks=tuple(entry.look(now, LOOK_S, max_attempts) for entry in looked[1]),
+                looks=tuple(entry.look(now, LOOK_INTERVAL_S, max_attempts) for entry in looked[1]),
                 offered=tuple(entry.job.id for entry in looked[0]),
                 owned=len(self._planned_by(planner)),
             )
@@ -178,7 +189,7 @@ class MemoryLedger:
         return self._planners.get(planner, 0.0) > self._clock()
 
     def _planned_by(self, planner: str) -> list[Entry]:
-        """The jobs of a planner, the next to be looked at first; "": those of nobody."""
+        """The jobs of a planner, the one that is due next first; "": jobs without a planner."""
         entries = [e for e in self._entries.values() if e.job.state not in FINAL]
         mine = [entry for entry in entries if entry.planner == planner]
         return sorted(mine, key=lambda entry: (entry.look_at, entry.job.id))
@@ -188,8 +199,10 @@ class MemoryLedger:
         return [e for e in self._planned_by(planner) if e.look_at <= now][:limit]
 
     def _share_out(self, planner: str) -> int:
-        """How many jobs more the planner may have. One that has many too many loses the surplus
-        when another one has nothing."""
+        """How many more jobs the planner may have.
+
+        When another planner has none, a planner with many more than its share loses the surplus.
+        """
         mine, active = self._planned_by(planner), len(self.active())
         has_idle = not all(self._planned_by(name) for name in self._planners)
         share = -(-active // len(self._planners))
@@ -269,7 +282,7 @@ class MemoryLedger:
 
     def pending(self, model: str, limit: int) -> int:
         with self._lock:
-            entries = [one for one in self._entries.values() if one.job.new.model == model]
+            entries = [entry for entry in self._entries.values() if entry.job.new.model == model]
             return min(limit, sum(len(entry.pending) for entry in entries))
 
     def split(self, job_id: str, chunk: OpenChunk) -> bool:
@@ -282,7 +295,7 @@ class MemoryLedger:
             if not self._free(entry, chunk):
                 return False
             since = entry.open.pop(chunk.name).since
-            for unique, (part, attempts) in zip(uniques, apart(items, chunk), strict=True):
+            for unique, (part, attempts) in zip(uniques, bisect_items(items, chunk), strict=True):
                 entry.open[entry.add(unique, part, attempts)].since = since
             return True
 
@@ -330,7 +343,7 @@ class MemoryLedger:
             return None
 
     def _ready(self, model: str, remote: bool) -> list[Entry]:
-        """The entries with pending chunks of that kind, the next to be served first."""
+        """The entries with pending chunks of that kind, the one to serve next first."""
         entries = [
             entry
             for entry in self._entries.values()
@@ -443,7 +456,7 @@ class MemoryLedger:
 
 
 def _averaged(before: float, rate: float) -> float:
-    """Rounded as the script writes it."""
+    """The moving average of the rate, rounded like that of the script."""
     if not rate:
         return before
     return round((before or rate) + RATE_WEIGHT * (rate - (before or rate)), 6)

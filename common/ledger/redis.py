@@ -1,4 +1,4 @@
-"""The ledger on Redis (not Redis Cluster: the script names its keys itself)."""
+"""The ledger on Redis. Redis Cluster is not supported: the script computes its keys."""
 
 import logging
 import re
@@ -32,7 +32,7 @@ from clipfleet.common.ledger import (
     Round,
     Unknown,
     any_remote,
-    apart,
+    bisect_items,
     brief,
     check_outcome,
     no_retry,
@@ -41,43 +41,50 @@ from clipfleet.common.ledger import (
 )
 from clipfleet.common.ledger.failure_parts import FailureParts, as_json
 from clipfleet.common.redis.client import translating_redis_errors
-from clipfleet.common.versions import read, skipping_unknown_versions
+from clipfleet.common.versions import parse_versioned, skipping_unknown_versions
 
 log = logging.getLogger(__name__)
 
 ROOT = "clipfleet:"
 SCRIPT = (Path(__file__).parent / "ledger.lua").read_text()
-JOB_ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # no colon: keys lie beside each other
-PAGE = 100  # of an index
-REINDEX = 500  # jobs in one step
-MEND_PAUSE_S = 60.0  # after indices could not be mended
-KEPT_FAILURES = 1_000  # of a job, in Redis; the others lie in the blob store
-KEPT_FAILURE_BYTES = 1_000_000
-UNBOUNDED = 2**53
-NO_ROOM = WITH_PARTS = 2  # answers of the script
+JOB_ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # no colon, which separates the parts of a key
+PAGE = 100  # entries of an index in one read
+REINDEX = 500  # jobs in one call of the script
+MEND_PAUSE_S = 60.0  # before the next try, when the indices could not be repaired
+KEPT_FAILURES = 1_000  # of one job in Redis; all others are in the blob store
+KEPT_FAILURE_BYTES = 1_000_000  # likewise
+UNLIMITED = 2**53
+NO_ROOM = WITH_PARTS = 2  # answers of the script: failures do not fit; the job has parts
 ITEMS = TypeAdapter(tuple[Item, ...])
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """Of jobs; of those that are not over by two indices, one of which every release keeps."""
+    """The sizes of the indices of jobs. Every release keeps the first two.
+
+    Attributes:
+        kept: the number of all jobs.
+        active: the number of jobs that have not ended.
+        states: the number of jobs in each state.
+    """
 
     kept: int
     active: int
     states: dict[JobState, int]
 
     def are_right(self) -> bool:
-        going_on = self.states["queued"] + self.states["running"]
-        return going_on == self.active and sum(self.states.values()) == self.kept
+        unfinished = self.states["queued"] + self.states["running"]
+        return unfinished == self.active and sum(self.states.values()) == self.kept
 
 
 class RedisLedger:
     """The ledger in Redis.
 
     Args:
-        clock: unix seconds, for tests; without it Redis' own clock decides.
-        unique: gives another name at every call.
-        blobs: for the failures of jobs that have many. Without it they all stay in Redis.
+        client: see `make_redis`.
+        clock: returns unix seconds, for tests; without it, Redis' clock is used.
+        unique: returns another name at each call.
+        blobs: the blob store, for jobs with many failures; None: all failures stay in Redis.
     """
 
     def __init__(
@@ -94,24 +101,24 @@ class RedisLedger:
         self._mend_again_at = float("-inf")
 
     def create(self, new: NewJob, idempotency_key: str = "") -> Job:
-        short = brief(new)
-        whole = "" if short is new else new.model_dump_json()
-        fields = (short.model_dump_json(), whole, short.v, new.collection, new.model, new.retry_of)
-        made = _text(self._run("create", new.id, *fields, idempotency_key, KEEP_IDEMPOTENCY_S))
-        if made == "!gone":
+        kept = brief(new)
+        whole = "" if kept is new else new.model_dump_json()
+        fields = (kept.model_dump_json(), whole, kept.v, new.collection, new.model, new.retry_of)
+        answer = _text(self._run("create", new.id, *fields, idempotency_key, KEEP_IDEMPOTENCY_S))
+        if answer == "!gone":
             raise unknown_job(new.retry_of)
-        if made.startswith("!"):
-            raise no_retry(new.retry_of, made[1:])
-        return self.job(made)
+        if answer.startswith("!"):
+            raise no_retry(new.retry_of, answer[1:])
+        return self.job(answer)
 
     def whole(self, job_id: str) -> NewJob:
         job = self.job(job_id)
-        raw = self._ask(lambda c: c.get(f"{ROOT}job:{job_id}:source"))
-        return read(NewJob, raw, "job") if raw else job.new
+        raw = self._call(lambda c: c.get(f"{ROOT}job:{job_id}:source"))
+        return parse_versioned(NewJob, raw, "job") if raw else job.new
 
     def find_by_idempotency_key(self, idempotency_key: str) -> Job | None:
-        made = self._ask(lambda c: c.get(f"{ROOT}idempotency:{idempotency_key}"))
-        (row,) = self._rows([_text(made)]) if made else ({},)
+        job_id = self._call(lambda c: c.get(f"{ROOT}idempotency:{idempotency_key}"))
+        (row,) = self._rows([_text(job_id)]) if job_id else ({},)
         return _job(row) if row else None
 
     def job(self, job_id: str) -> Job:
@@ -131,15 +138,15 @@ class RedisLedger:
         if states or sees:
             self._mend_indices()
         indices = self._indices(collection, states, sees)
-        found: list[Job] = []
+        jobs: list[Job] = []
         ids = self._newest(indices, offset)
-        while len(found) < limit and (page := list(islice(ids, limit - len(found)))):
+        while len(jobs) < limit and (page := list(islice(ids, limit - len(jobs)))):
             rows = [row for row in self._rows(page) if row]
             for row in rows:
                 if not states or _text(row[b"state"]) in states:  # or another release changed it
                     with skipping_unknown_versions():
-                        found.append(_job(row))
-        return found
+                        jobs.append(_job(row))
+        return jobs
 
     def count_jobs(self) -> dict[JobState, int]:
         self._mend_indices()
@@ -148,19 +155,19 @@ class RedisLedger:
     def _indices(
         self, collection: str, states: Collection[str], sees: Callable[[str], bool] | None
     ) -> list[str]:
-        """The keys of the sorted sets that hold the jobs asked for, each job once."""
+        """The keys of the sorted sets that contain the jobs to list, each job once."""
         kinds = [f"{ROOT}jobs:state:{state}" for state in sorted(set(states))] or [f"{ROOT}jobs"]
         if collection:
             names = [collection] if sees is None or sees(collection) else []
         elif sees is None:
             return kinds
         else:
-            every = self._ask(lambda c: c.smembers(f"{ROOT}jobs:collections"))
-            names = [name for one in every if sees(name := _text(one))]
+            names = self._call(lambda c: c.smembers(f"{ROOT}jobs:collections"))
+            names = [name for collection_name in names if sees(name := _text(collection_name))]
         return [f"{kind}:in:{name}" for kind in kinds for name in sorted(names)]
 
     def _newest(self, indices: Sequence[str], offset: int) -> Iterator[str]:
-        """The ids of several indices, newest first, from the offset on."""
+        """The ids in several indices, the newest first, from the offset on."""
         if len(indices) == 1:
             yield from (job_id for _, job_id in self._pages(indices[0], offset))
             return
@@ -170,36 +177,36 @@ class RedisLedger:
     def _pages(self, index: str, offset: int = 0) -> Iterator[tuple[float, str]]:
         for begin in count(offset, PAGE):
             page = self._page(index, begin)
-            yield from ((score, _text(one)) for one, score in page)
+            yield from ((score, _text(job_id)) for job_id, score in page)
             if len(page) < PAGE:
                 return
 
     def _page(self, index: str, begin: int) -> list[tuple[bytes, float]]:
-        found: list[tuple[bytes, float]] = self._ask(
+        entries: list[tuple[bytes, float]] = self._call(
             lambda c: c.zrevrange(index, begin, begin + PAGE - 1, withscores=True)
         )
-        return found
+        return entries
 
     def _counts(self) -> "_Counts":
         kept, active, *states = self._run("counts", "")
         return _Counts(kept, active, dict(zip(STATES, states, strict=True)))
 
     def _mend_indices(self) -> None:
-        """Bring in what parts of another release wrote, which know no indices by state."""
+        """Add jobs to the indices that parts of another release wrote without an index by state."""
         if self._counts().are_right() or time.monotonic() < self._mend_again_at:
             return
-        active = self._ask(lambda c: c.smembers(f"{ROOT}jobs:active"))
+        active = self._call(lambda c: c.smembers(f"{ROOT}jobs:active"))
         self._reindex(map(_text, active))
         for index in ("jobs", *(f"jobs:state:{state}" for state in STATES)):
             if self._counts().are_right():
                 return
             self._reindex([job_id for _, job_id in self._pages(f"{ROOT}{index}")])
         if not self._counts().are_right():
-            log.warning("the indices of jobs do not agree: %s", self._counts())
+            log.warning("the indices of jobs are inconsistent: %s", self._counts())
             self._mend_again_at = time.monotonic() + MEND_PAUSE_S
 
     def _reindex(self, ids: Iterable[str]) -> None:
-        """Until all is right. The newest come first: mostly it is they that are missing."""
+        """Repair the indices until they are right; the newest jobs first, which usually miss."""
         rest = iter(ids)
         while page := list(islice(rest, REINDEX)):
             self._run("reindex", "", *page)
@@ -208,11 +215,11 @@ class RedisLedger:
 
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
         here, parts = self._run("failures", job_id, limit, offset)
-        found = [Failure.model_validate_json(row) for row in here]
+        failures = [Failure.model_validate_json(row) for row in here]
         for name, before, size in parts:
-            some = slice(max(0, offset - before), offset + limit - before)
-            found += self._parts.read(job_id, _text(name), size, some)
-        return found
+            rows_in_part = slice(max(0, offset - before), offset + limit - before)
+            failures += self._parts.read(job_id, _text(name), size, rows_in_part)
+        return failures
 
     def cancel(self, job_id: str, reason: str = "") -> Job:
         self.job(job_id)
@@ -220,26 +227,26 @@ class RedisLedger:
         return self.job(job_id)
 
     def remove(self, job_id: str) -> None:
-        """Parts first: without the record nobody would know of them."""
+        """Delete a job; its parts first, since nothing else refers to them."""
         if not JOB_ID.fullmatch(job_id):
             raise unknown_job(job_id)
-        if self._ask(lambda c: c.hexists(f"{ROOT}job:{job_id}", "has_parts")):
+        if self._call(lambda c: c.hexists(f"{ROOT}job:{job_id}", "has_parts")):
             self._parts.delete(job_id)
         removed = self._run("remove", job_id)
         if not removed:
             raise unknown_job(job_id)
-        if removed == WITH_PARTS:  # a worker may have written one meanwhile
+        if removed == WITH_PARTS:  # a worker may have written another part since
             self._parts.delete(job_id)
 
     def acquire_cleanup_lock(self, keeper: str, seconds: float) -> bool:
-        return bool(self._run("keep_house", "", keeper, seconds))
+        return bool(self._run("acquire_cleanup_lock", "", keeper, seconds))
 
     def ended(self, seconds_ago: float, limit: int) -> list[str]:
-        return [_text(one) for one in self._run("ended", "", seconds_ago, limit)]
+        return [_text(job_id) for job_id in self._run("ended", "", seconds_ago, limit)]
 
     def active(self) -> list[str]:
-        ids = self._ask(lambda c: c.smembers(f"{ROOT}jobs:active"))
-        return sorted(_text(one) for one in ids)
+        ids = self._call(lambda c: c.smembers(f"{ROOT}jobs:active"))
+        return sorted(_text(job_id) for job_id in ids)
 
     def tend(
         self,
@@ -251,15 +258,15 @@ class RedisLedger:
         max_attempts: int,
         due: Collection[str] = (),
     ) -> Round:
-        asked: tuple[str | float, ...] = (planner, seconds, limit, offers, max_attempts, *due)
-        looks, offered, owned = self._run("tend", "", *asked)
+        args: tuple[str | float, ...] = (planner, seconds, limit, offers, max_attempts, *due)
+        looks, offered, owned = self._run("tend", "", *args)
         return Round(tuple(_look(*row) for row in looks), tuple(map(_text, offered)), owned)
 
     def owned(self, planner: str) -> list[str]:
         return sorted(map(_text, self._run("owned", "", planner)))
 
     def deregister_planner(self, planner: str) -> None:
-        self._run("leave", "", planner)
+        self._run("deregister_planner", "", planner)
 
     def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
         answer = self._run("lease", job_id, planner, seconds, self._unique())
@@ -276,7 +283,7 @@ class RedisLedger:
         return None if name is None else _text(name)
 
     def finish_planning(self, job_id: str, token: str, after: str, error: str = "") -> bool:
-        return bool(self._run("end_plan", job_id, token, after, error))
+        return bool(self._run("finish_planning", job_id, token, after, error))
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
         rows = self._run("open", job_id)
@@ -284,7 +291,7 @@ class RedisLedger:
         return sorted(chunks, key=lambda chunk: chunk.name)
 
     def items(self, job_id: str, chunk: str) -> tuple[Item, ...]:
-        raw = self._ask(lambda c: c.hget(f"{ROOT}job:{job_id}:chunk:{chunk}", "items"))
+        raw = self._call(lambda c: c.hget(f"{ROOT}job:{job_id}:chunk:{chunk}", "items"))
         return ITEMS.validate_json(raw) if raw else ()
 
     def requeue(self, job_id: str, chunk: OpenChunk) -> bool:
@@ -298,13 +305,13 @@ class RedisLedger:
         if len(items) < 2:
             return False
         parts: list[str | int] = []
-        for part, attempts in apart(items, chunk):
+        for part, attempts in bisect_items(items, chunk):
             parts += [self._unique(), _json(part), len(part), attempts, _remote(part)]
         return bool(self._run("split", job_id, chunk.name, chunk.attempt, len(items), *parts))
 
     def quarantine(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
         def quarantine(part: str, *failures: str | int) -> int:
-            return int(self._run("bury", job_id, chunk.name, chunk.attempt, part, *failures))
+            return int(self._run("quarantine", job_id, chunk.name, chunk.attempt, part, *failures))
 
         return self._with_failures(job_id, self._unique(), [failure], quarantine)
 
@@ -312,8 +319,8 @@ class RedisLedger:
         self, model: str, worker: str, seconds: float, max_attempts: int, *, remote: bool = False
     ) -> Claim | Unknown | None:
         versions = ",".join(map(str, VERSIONS))
-        ask = (worker, seconds, self._unique(), max_attempts, versions, int(remote))
-        answer = self._run("claim", "", model, *ask)
+        options = (worker, seconds, self._unique(), max_attempts, versions, int(remote))
+        answer = self._run("claim", "", model, *options)
         if not isinstance(answer, list):
             return None if answer is None else Unknown(_text(answer))
         job_id, chunk, token, attempt, items, ready, since = answer
@@ -345,7 +352,7 @@ class RedisLedger:
         def mark(part: str, *failures: str | int) -> int:
             return int(self._run("mark", claim.job_id, *args, part, *failures))
 
-        # A claim that keeps items is marked again, each time with fewer of them.
+        # A claim that keeps items is marked again, each time with fewer items: the name is unique.
         part = f"{claim.token}-{len(claim.items)}"
         return self._with_failures(claim.job_id, part, outcome.failures, mark)
 
@@ -356,15 +363,17 @@ class RedisLedger:
         failures: Sequence[Failure],
         count: Callable[..., int],
     ) -> bool:
-        """Count failures in Redis or, when it has no room for them, as a part of that name."""
-        most = (KEPT_FAILURES, KEPT_FAILURE_BYTES) if self._parts.are_possible else (UNBOUNDED,) * 2
-        counted = count("", *most, *map(as_json, failures))
+        """Count failures in Redis or, when they do not fit, in a part of that name."""
+        limits = (
+            (KEPT_FAILURES, KEPT_FAILURE_BYTES) if self._parts.are_possible else (UNLIMITED,) * 2
+        )
+        counted = count("", *limits, *map(as_json, failures))
         if counted != NO_ROOM:
             return bool(counted)
         self._parts.write(job_id, name, failures)
-        counted = count(name, *most)
-        if not counted and not self._ask(lambda c: c.exists(f"{ROOT}job:{job_id}")):
-            self._parts.delete(job_id)  # of a job that was removed meanwhile
+        counted = count(name, *limits)
+        if not counted and not self._call(lambda c: c.exists(f"{ROOT}job:{job_id}")):
+            self._parts.delete(job_id)  # the job was removed since
         return bool(counted)
 
     def release(self, claim: Claim, *, count_attempt: bool) -> bool:
@@ -374,26 +383,26 @@ class RedisLedger:
         return bool(self._run(operation, claim.job_id, claim.chunk, claim.token, *args))
 
     def set_waiting_reason(self, job_id: str, waiting: str) -> None:
-        self._run("note", job_id, waiting)
+        self._run("set_waiting_reason", job_id, waiting)
 
     def _run(self, operation: str, job_id: str, *args: str | int | float) -> Any:
         clock = "" if self._clock is None else f"{self._clock():.6f}"
-        return self._ask(lambda _: self._script(args=[operation, clock, job_id, *args]))
+        return self._call(lambda _: self._script(args=[operation, clock, job_id, *args]))
 
     def _rows(self, ids: Sequence[str]) -> list[dict[bytes, bytes]]:
         return self._each(ids, lambda pipe, job: pipe.hgetall(job))
 
-    def _each(self, ids: Sequence[str], ask: Callable[[Any, str], Any]) -> list[Any]:
+    def _each(self, ids: Sequence[str], command: Callable[[Any, str], Any]) -> list[Any]:
         def run(client: Any) -> Any:
             pipe = client.pipeline(transaction=False)
             for job_id in ids:
-                ask(pipe, f"{ROOT}job:{job_id}")
+                command(pipe, f"{ROOT}job:{job_id}")
             return pipe.execute()
 
-        rows: list[Any] = self._ask(run)
+        rows: list[Any] = self._call(run)
         return rows
 
-    def _ask(self, call: Callable[[Any], Any]) -> Any:
+    def _call(self, call: Callable[[Any], Any]) -> Any:
         with translating_redis_errors():
             return call(self._redis)
 
@@ -449,7 +458,7 @@ def _job(row: dict[bytes, bytes]) -> Job:
     text = {key.decode(): value.decode() for key, value in row.items()}
     counts = ("total", "estimated", "done", "failed", "skipped", "chunks")
     return Job(
-        new=read(NewJob, text["new"], "job"),
+        new=parse_versioned(NewJob, text["new"], "job"),
         state=text["state"],  # type: ignore[arg-type]  # written by the script only
         created_at=float(text["created_at"]),
         started_at=_time(text.get("started_at")),

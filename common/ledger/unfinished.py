@@ -1,6 +1,8 @@
-"""Uploads that were begun and are no job yet, noted before their first byte is stored: a gateway
-that dies in between leaves files that nobody would know of. Names, not a search of the blob store,
-which may be a bucket that others use, too."""
+"""The port of unfinished uploads: those that were begun and have not become a job.
+
+An upload is recorded before its first byte is stored, so that the files of a gateway that was
+killed can be found. The blob store is not searched for them: it may be a bucket with other data.
+"""
 
 import time
 from collections.abc import Callable
@@ -14,16 +16,27 @@ UNFINISHED = "clipfleet:uploads:unfinished"
 
 
 class Unfinished(Protocol):
-    def begin(self, job_id: str) -> None: ...
+    """The unfinished uploads, by the id of the job that they shall become.
 
-    def end(self, job_id: str) -> None: ...
+    Every call raises Unavailable when Redis is away.
+    """
+
+    def begin(self, job_id: str) -> None:
+        """Record that an upload begins."""
+        ...
+
+    def end(self, job_id: str) -> None:
+        """Delete the record: the upload has become a job, or its files are deleted."""
+        ...
 
     def older(self, seconds: float, limit: int) -> list[str]:
-        """Those that were begun so long ago, the first to begin first."""
+        """Job ids of uploads that began at least `seconds` seconds ago, the oldest first."""
         ...
 
 
 class MemoryUnfinished:
+    """Unfinished uploads in memory, for tests."""
+
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._begun: dict[str, float] = {}
@@ -40,6 +53,12 @@ class MemoryUnfinished:
 
 
 class RedisUnfinished:
+    """Unfinished uploads in a sorted set of Redis.
+
+    Args:
+        clock: returns unix seconds, for tests; without it, Redis' clock is used.
+    """
+
     def __init__(self, client: "redis.Redis", clock: Callable[[], float] | None = None) -> None:
         self._redis = client
         self._clock = clock or (lambda: redis_time(client))
@@ -56,5 +75,5 @@ class RedisUnfinished:
     def older(self, seconds: float, limit: int) -> list[str]:
         last = self._clock() - seconds
         with translating_redis_errors():
-            found: Any = self._redis.zrangebyscore(UNFINISHED, "-inf", last, start=0, num=limit)
-        return [one.decode() for one in found]
+            job_ids: Any = self._redis.zrangebyscore(UNFINISHED, "-inf", last, start=0, num=limit)
+        return [job_id.decode() for job_id in job_ids]

@@ -1,13 +1,16 @@
-"""Where a job's own files lie in the blob store, uploads or copies: until the job is removed."""
+"""Where the blob store keeps the files of a job, uploads or copies, until the job is removed."""
 
 from clipfleet.common.ledger import NewJob
 
 
 def uploads_of(job_id: str) -> str:
+    """The prefix of the keys of a job's files."""
     return f"uploads/{job_id}"
 
 
 def has_uploads(new: NewJob) -> bool:
-    """Whether there may be some: what came from the web or was packed is copied to be read. A
-    retry has none of its own."""
+    """Whether a job may have files in the blob store.
+
+    Manifests and archives are copied there to be read. A retry uses the files of the first job.
+    """
     return new.source.get("type") in ("upload", "archive", "manifest") and not new.retry_of

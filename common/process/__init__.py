@@ -1,1 +1,1 @@
-"""What every process does when it starts and while it runs: checks, logs, metrics."""
+"""What every process does when it starts and while it runs: checks, logs and metrics."""

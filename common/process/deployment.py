@@ -1,8 +1,8 @@
-"""Which Redis, Milvus and blobs belong together, whatever their addresses look like.
+"""Which Redis, Milvus and blob store belong to the same deployment, whatever their addresses are.
 
-Redis holds a random id. The first part that uses a store with it leaves the id there as a mark;
-who finds a store without it later has another one than the rest. Addresses may differ between
-hosts, change, or be restored elsewhere: what was marked stays marked.
+Redis holds a random id. The first part that uses a store leaves the id there as a mark, and Redis
+records that. A part that later finds a store without the mark uses another store than the rest.
+The mark is part of the data: it survives another address, a move and a restore.
 """
 
 import secrets
@@ -18,46 +18,66 @@ from clipfleet.common.redis.client import translating_redis_errors
 
 ID = "clipfleet:deployment"
 MARKED = "clipfleet:deployment:marked"
-MARKING = "clipfleet:deployment:marking:"
-MARKING_S = 60
+MARKING = "clipfleet:deployment:marking:"  # a lock: the key of the store that is being marked
+MARKING_S = 60  # expiry of the lock, seconds
 
 
 class DeploymentMarker(Protocol):
-    def marked(self, mark: str) -> bool: ...
+    """A place that can hold marks: a store or a blob store."""
 
-    def mark(self, mark: str) -> None:
-        """Leave the mark. Others than it may be there."""
+    def has_mark(self, mark: str) -> bool:
+        """Whether the place holds this mark.
+
+        Raises:
+            Unavailable: the place does not answer.
+        """
+        ...
+
+    def set_mark(self, mark: str) -> None:
+        """Leave the mark. The place may hold marks of other deployments as well.
+
+        Raises:
+            Unavailable: the place does not answer.
+        """
         ...
 
 
 class MarkedBlobs:
+    """Marks as blobs: `deployments/MARK`."""
+
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
-    def marked(self, mark: str) -> bool:
+    def has_mark(self, mark: str) -> bool:
         try:
             self._blobs.get(f"deployments/{mark}", 0)
         except BlobGone:
             return False
         return True
 
-    def mark(self, mark: str) -> None:
+    def set_mark(self, mark: str) -> None:
         self._blobs.put(f"deployments/{mark}", BytesIO(b"clipfleet\n"))
 
 
 def is_same_deployment(client: "redis.Redis", name: str, place: DeploymentMarker) -> bool:
-    """Whether the place is the one that this Redis' other parts use; the first to ask decides.
+    """Whether the place is the one that the other parts on this Redis use.
 
-    Unavailable while somebody else is deciding.
+    When no part has used such a place before, this one is marked.
+
+    Args:
+        name: "milvus" or "blobs".
+
+    Raises:
+        Unavailable: another part is marking its place, or Redis or the place does not answer.
     """
     mark = _id(client)
-    known = _ask(client.hget, MARKED, name)  # before looking: known means that the mark is there
-    if place.marked(mark):
+    known = _call(client.hget, MARKED, name)  # read first: when it is set, the mark was left
+    if place.has_mark(mark):
         return True
     if known:
         return False
-    _take(client, name)
-    place.mark(mark)
+    _acquire(client, name)
+    place.set_mark(mark)
     with translating_redis_errors():
         pipe = client.pipeline()
         pipe.hset(MARKED, name, 1)
@@ -66,21 +86,21 @@ def is_same_deployment(client: "redis.Redis", name: str, place: DeploymentMarker
     return True
 
 
-def _take(client: "redis.Redis", name: str) -> None:
-    """The right to decide; it expires with whoever dies of it."""
-    taken = _ask(client.set, MARKING + name, 1, nx=True, ex=MARKING_S)
-    if taken and not _ask(client.hget, MARKED, name):
+def _acquire(client: "redis.Redis", name: str) -> None:
+    """Acquire the lock for marking. It expires, in case this process ends while it holds it."""
+    acquired = _call(client.set, MARKING + name, 1, nx=True, ex=MARKING_S)
+    if acquired and not _call(client.hget, MARKED, name):
         return
-    if taken:  # decided between our two looks
-        _ask(client.delete, MARKING + name)
-    raise Unavailable(f"another part is just deciding which {name} is meant")
+    if acquired:  # another part marked its place since `MARKED` was read
+        _call(client.delete, MARKING + name)
+    raise Unavailable(f"another part is marking its {name} as that of this deployment; try again")
 
 
 def _id(client: "redis.Redis") -> str:
-    _ask(client.set, ID, secrets.token_hex(8), nx=True)
-    return str(_ask(client.get, ID).decode())
+    _call(client.set, ID, secrets.token_hex(8), nx=True)
+    return str(_call(client.get, ID).decode())
 
 
-def _ask(call: Callable[..., Any], *args: Any, **kw: Any) -> Any:
+def _call(call: Callable[..., Any], *args: Any, **kw: Any) -> Any:
     with translating_redis_errors():
         return call(*args, **kw)

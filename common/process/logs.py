@@ -1,6 +1,7 @@
-"""One line per event on standard error: for people, or as JSON for machines.
+"""Logging to standard error, one line per event: as text for people, or as JSON for machines.
 
-What a line is about (`request_id`, `job_id`, …) is said once, around the work, with `about`.
+The ids of what a line is about (`request_id`, `job_id`, …) are bound once, around the work, with
+`log_context`.
 """
 
 import json
@@ -17,35 +18,44 @@ T = TypeVar("T")
 
 NOISY = ("httpx", "kombu", "celery.worker.strategy", "celery.app.trace", "celery.redirected")
 UVICORNS = ("uvicorn", "uvicorn.error", "uvicorn.access")
-NOTHING: Mapping[str, str] = {}
-REMIND_S = 60.0
+NO_CONTEXT: Mapping[str, str] = {}
+REMIND_INTERVAL_S = 60.0
 
-_about: ContextVar[Mapping[str, str]] = ContextVar("about", default=NOTHING)
+_context: ContextVar[Mapping[str, str]] = ContextVar("about", default=NO_CONTEXT)
 
 
 @contextmanager
-def about(**ids: str) -> Iterator[None]:
-    """Every line written within, by this task or thread, carries these."""
-    before = _about.set({**_about.get(), **ids})
+def log_context(**ids: str) -> Iterator[None]:
+    """Add fields to every JSON line that this task or thread writes inside.
+
+    Example:
+        with log_context(job_id=job.id):
+            log.info("planning")
+    """
+    before = _context.set({**_context.get(), **ids})
     try:
         yield
     finally:
-        _about.reset(before)
+        _context.reset(before)
 
 
 def in_context(call: Callable[..., T]) -> Callable[..., T]:
-    """For another thread, whose lines are then about the same as ours. To be called once."""
+    """Wrap a function for another thread, so that its lines carry this thread's log context.
+
+    The wrapped function can be called once.
+    """
     context = copy_context()
     return lambda *args: context.run(call, *args)
 
 
 class OutageLog:
-    """Log lines about a part that is away, for loops that try again every second or so.
+    """Log lines about a part that is away, for loops that retry about every second.
 
-    A line when it begins, whenever the reason is another one, once a minute, and when it is over.
+    It writes a line when the outage begins, when the reason changes, once a minute, and when the
+    outage is over.
 
     Args:
-        waiting: what is done meanwhile; begins the line.
+        waiting: the beginning of each line, such as "waiting for Redis".
     """
 
     def __init__(self, log: logging.Logger, waiting: str) -> None:
@@ -54,15 +64,17 @@ class OutageLog:
         self._began_at = self._logged_at = 0.0
 
     def away(self, reason: str) -> None:
+        """Record a failed try."""
         now = time.monotonic()
         if not self._reason:
             self._began_at = now
-        if reason != self._reason or now - self._logged_at >= REMIND_S:
+        if reason != self._reason or now - self._logged_at >= REMIND_INTERVAL_S:
             self._log.warning("%s: %s", self._waiting, reason)
             self._logged_at = now
         self._reason = reason
 
     def back(self) -> None:
+        """Record a successful try."""
         if self._reason:
             self._log.warning(
                 "%s: over after %.0f s", self._waiting, time.monotonic() - self._began_at
@@ -71,7 +83,13 @@ class OutageLog:
 
 
 class JsonFormatter(logging.Formatter):
-    """`extra={"said": {...}}` adds fields of one line's own."""
+    """One JSON object per line: the time, the level, the message, the log context.
+
+    `log.info("…", extra={"said": {...}})` adds fields to one line.
+
+    Args:
+        part: the value of the field `part`, such as "gateway".
+    """
 
     def __init__(self, part: str) -> None:
         super().__init__()
@@ -84,7 +102,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             "part": self._part,
-            **_about.get(),
+            **_context.get(),
             **getattr(record, "said", {}),
         }
         if record.exc_info:
@@ -93,6 +111,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logs(kind: Literal["text", "json"] = "text", part: str = "") -> None:
+    """Configure the root logger of this process.
+
+    Args:
+        kind: the format of the lines (`CLIPFLEET_LOG`).
+        part: the part that this process is, for JSON lines.
+    """
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter(part) if kind == "json" else plain)
@@ -101,6 +125,6 @@ def configure_logs(kind: Literal["text", "json"] = "text", part: str = "") -> No
         logging.getLogger(name).setLevel(logging.WARNING)
     if kind == "json":
         logging.captureWarnings(True)
-        for name in UVICORNS:  # it writes for people, with a handler of its own
+        for name in UVICORNS:  # uvicorn installs handlers of its own, which write text
             logging.getLogger(name).handlers.clear()
             logging.getLogger(name).propagate = True

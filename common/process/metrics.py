@@ -1,4 +1,4 @@
-"""Metrics of one process: their registry, and the port on which planners and workers show them."""
+"""Prometheus metrics of one process: the registry, and the HTTP server of planners and workers."""
 
 import logging
 import socket
@@ -15,12 +15,12 @@ from clipfleet.common.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 10.0  # with a client that says nothing
+CLIENT_TIMEOUT_S = 10.0  # after which a connection without a request is closed
 
 
 def make_registry() -> CollectorRegistry:
-    """One per process, with what the operating system says of it (`process_…`)."""
-    # Or there would be a second series for every one, of no use to anybody.
+    """Create the registry of this process, with the operating system's metrics (`process_…`)."""
+    # Otherwise each counter has a second series, `…_created`, which nothing reads.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry(auto_describe=True)
     ProcessCollector(registry=registry)
@@ -28,9 +28,18 @@ def make_registry() -> CollectorRegistry:
 
 
 class MetricsServer(ThreadingHTTPServer):
-    """`/metrics`, and `/healthz`: 503 with what `trouble` says, 200 when that is nothing.
+    """HTTP server of `/metrics` and `/healthz`.
 
-    StartupError when the port cannot be had.
+    `/healthz` answers 200, or 503 with the text of `trouble`.
+
+    Args:
+        host: the address to listen on.
+        port: the port to listen on.
+        registry: the metrics.
+        trouble: returns what is wrong with this process; "" when it is healthy.
+
+    Raises:
+        StartupError: the server cannot listen on the port.
     """
 
     daemon_threads = True
@@ -44,12 +53,12 @@ class MetricsServer(ThreadingHTTPServer):
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise StartupError(
-                f"metrics cannot be shown on port {port} of {host}: {error.strerror}; choose "
-                "another with CLIPFLEET_METRICS_PORT, or 0 for none"
+                f"cannot listen on port {port} of {host} for metrics: {error.strerror}; set "
+                "CLIPFLEET_METRICS_PORT to another port, or to 0 for no metrics"
             ) from error
 
     def server_bind(self) -> None:
-        """Without asking the name service who we are, which may take long."""
+        """Bind without the look-up of the host name that `HTTPServer` makes: it may be slow."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
@@ -57,7 +66,13 @@ class MetricsServer(ThreadingHTTPServer):
 def serve_metrics(
     settings: Settings, registry: CollectorRegistry, trouble: Callable[[], str]
 ) -> MetricsServer | None:
-    """On a thread of its own, as long as the process lives; None where it is switched off."""
+    """Serve metrics on a thread until the process ends.
+
+    None when `CLIPFLEET_METRICS_PORT` is 0.
+
+    Raises:
+        StartupError: the server cannot listen on the port.
+    """
     if not settings.metrics_port:
         return None
     server = MetricsServer(settings.metrics_host, settings.metrics_port, registry, trouble)
@@ -68,7 +83,7 @@ def serve_metrics(
 
 class _Handler(BaseHTTPRequestHandler):
     server: MetricsServer
-    timeout = PATIENCE_S
+    timeout = CLIENT_TIMEOUT_S
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -79,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             trouble = self.server.trouble()
             self._answer(503 if trouble else 200, "text/plain", (trouble or "ok").encode())
         else:
-            self._answer(404, "text/plain", b"there are /metrics and /healthz")
+            self._answer(404, "text/plain", b"not found: there are only /metrics and /healthz")
 
     def _answer(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
@@ -89,4 +104,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """A line per scrape is for nobody."""
+        """Write no log line for a scrape."""

@@ -1,5 +1,4 @@
-"""What a gateway asks of the server that all parts share: its time, whether it takes writes, and
-what is wrong with its set-up."""
+"""The probe port: what a gateway's readiness check asks of Redis."""
 
 import time
 from typing import Protocol
@@ -12,20 +11,28 @@ from clipfleet.common.settings import Settings
 
 
 class Probe(Protocol):
-    """Every call raises Unavailable when Redis is away."""
+    """The server that all parts share. Every call raises Unavailable when it is away."""
 
     def now(self) -> float:
-        """Unix seconds by the clock that all parts share."""
+        """The time in unix seconds by the clock that all parts share."""
         ...
 
     def write(self) -> None:
-        """A write, which a full Redis refuses: Unavailable."""
+        """Write one key that expires.
+
+        Raises:
+            Unavailable: the server refuses writes, for example because its memory is full.
+        """
         ...
 
-    def findings(self) -> list[Finding]: ...
+    def findings(self) -> list[Finding]:
+        """The problems with the server's configuration, as the checks at start report them."""
+        ...
 
 
 class MemoryProbe:
+    """A probe of no server: the time is this machine's, and nothing is ever wrong."""
+
     def now(self) -> float:
         return time.time()
 
@@ -37,6 +44,8 @@ class MemoryProbe:
 
 
 class RedisProbe:
+    """A probe of Redis."""
+
     def __init__(self, client: "redis.Redis", settings: Settings) -> None:
         self._redis, self._settings = client, settings
 

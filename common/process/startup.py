@@ -1,4 +1,4 @@
-"""How a part makes the checks when it starts: it refuses to go on where it would do harm."""
+"""Runs the checks when a part starts, and ends the process when a check finds an error."""
 
 import logging
 import os
@@ -14,66 +14,84 @@ from clipfleet.common.process.logs import OutageLog
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 3.0  # a service that is starting, too, may say the oddest things
-SURE_S = 30.0  # and longest right after it came back, when a part may already be at work
-WAIT_S = 2.0
-PATIENCE_S = 10.0  # with a service that takes the question and does not answer
+# An error must last, since a service that is starting gives misleading answers: for 3 s at the
+# start of a part, and for 30 s after an outage, when the part may already be working.
+RETRY_INTERVAL_S = 3.0
+CONFIRM_AFTER_S = 30.0
+POLL_INTERVAL_S = 2.0  # between tries to reach a service that is away
+FIRST_ROUND_TIMEOUT_S = 10.0  # a service that accepts connections may never answer
 
 
 def begin_checks(part: str, checks: Sequence[Check]) -> None:
-    """Ends the process at the first error. What is away is checked when it comes, beside the
-    part's own work: waiting for services is what every part does anyway."""
-    looked = threading.Event()
-    threading.Thread(target=_look, args=(part, checks, looked), name="checks", daemon=True).start()
-    looked.wait(PATIENCE_S)
+    """Run the checks on a thread, and end the process when one finds an error.
+
+    Returns after the first round, or after FIRST_ROUND_TIMEOUT_S. A service that is away is checked
+    when it comes back, while the part works: every part waits for services anyway.
+
+    Args:
+        part: the name of the part, for the message.
+        checks: see `common/process/checks.py`.
+    """
+    first_round = threading.Event()
+    threading.Thread(
+        target=_run_until_done, args=(part, checks, first_round), name="checks", daemon=True
+    ).start()
+    first_round.wait(FIRST_ROUND_TIMEOUT_S)
 
 
-def _look(part: str, checks: Sequence[Check], looked: threading.Event) -> None:
+def _run_until_done(part: str, checks: Sequence[Check], first_round: threading.Event) -> None:
     outage = OutageLog(log, "not checked yet")
-    left = _unchecked(part, checks, AGAIN_S, outage)
-    looked.set()
-    while left:
-        time.sleep(WAIT_S)
-        left = _unchecked(part, left, SURE_S, outage)
+    remaining = _run_checks(part, checks, RETRY_INTERVAL_S, outage)
+    first_round.set()
+    while remaining:
+        time.sleep(POLL_INTERVAL_S)
+        remaining = _run_checks(part, remaining, CONFIRM_AFTER_S, outage)
     outage.back()
 
 
-def _unchecked(
-    part: str, checks: Sequence[Check], sure_s: float, outage: OutageLog
+def _run_checks(
+    part: str, checks: Sequence[Check], confirm_after_s: float, outage: OutageLog
 ) -> Sequence[Check]:
-    """Those of the checks that could not be made, since what they ask is away."""
-    reasons = {check: _checked(part, check, sure_s) for check in checks}
+    """Run the checks. Returns those that did not run because their service is away."""
+    reasons = {check: _run_check(part, check, confirm_after_s) for check in checks}
     if away := sorted(filter(None, set(reasons.values()))):
         outage.away("; ".join(away))
     return [check for check, reason in reasons.items() if reason]
 
 
-def _checked(part: str, check: Check, sure_s: float) -> str:
-    """Why what it asks is away; "" once it was checked. `sure_s`: how long an error must last."""
+def _run_check(part: str, check: Check, confirm_after_s: float) -> str:
+    """Run one check. Returns why its service is away, or "" when the check ran.
+
+    Args:
+        confirm_after_s: seconds for which an error must last before the process ends.
+    """
     try:
-        found, until = check(), time.monotonic() + sure_s
-        while _errors(found) and time.monotonic() < until:
-            time.sleep(AGAIN_S)
-            found = check()
+        findings, until = check(), time.monotonic() + confirm_after_s
+        while _errors(findings) and time.monotonic() < until:
+            time.sleep(RETRY_INTERVAL_S)
+            findings = check()
     except Unavailable as error:
         return error.detail
-    except Exception:  # a part must not fail for a check that does
-        log.exception("a check failed; going on without it")
+    except Exception:  # a bug in a check must not end the part
+        log.exception("a check at start raised an error; the part continues without it")
         return ""
-    if errors := _errors(found):
-        end(part, str(errors[0]))
-    for finding in found:
+    if errors := _errors(findings):
+        exit_misconfigured(part, str(errors[0]))
+    for finding in findings:
         log.warning("%s", finding)
     return ""
 
 
-def _errors(found: Sequence[Finding]) -> list[Finding]:
-    return [finding for finding in found if finding.severity == "error"]
+def _errors(findings: Sequence[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity == "error"]
 
 
-def end(part: str, why: str) -> NoReturn:
-    """One line, and the exit code for what another start would not mend (EX_CONFIG). From any
-    thread, before there is work in hand that a sudden end could not stand."""
-    sys.stderr.write(f"clipfleet {part}: {why}\n")
+def exit_misconfigured(part: str, reason: str) -> NoReturn:
+    """End the process with one line and exit code 78 (EX_CONFIG): a restart would not help.
+
+    Can be called on any thread, and ends the process at once, without clean-up: call it only before
+    the part has claimed work.
+    """
+    sys.stderr.write(f"clipfleet {part}: {reason}\n")
     sys.stderr.flush()
     os._exit(os.EX_CONFIG)

@@ -1,1 +1,1 @@
-"""What travels between gateway and workers through Redis: messages, replies, heartbeats."""
+"""Communication of gateway and workers through Redis: messages, replies, announcements."""

@@ -1,4 +1,4 @@
-"""Celery on Redis: one configuration for those who send and those who work."""
+"""Celery on Redis: one configuration for senders and workers, and the publisher port."""
 
 import threading
 import time
@@ -21,28 +21,43 @@ from clipfleet.common.settings import Settings
 
 
 class BrokerUnavailable(Unavailable):
-    """The queue cannot be reached."""
+    """A message cannot be sent, since Redis is away or full."""
 
 
-# kombu reads a list per step beside the queue itself; older releases wrote to all of them.
+# kombu reads one list for each step. Older releases wrote to all of them.
 PRIORITY_STEPS = (0, 3, 6, 9)
 PRIORITY_SEPARATOR = "\x06\x16"
 SENT_AT = "sent_at"  # a header of each message: unix seconds, by the sender's clock
 
 
 class Publisher(Protocol):
-    def publish(self, message: Message) -> None: ...
+    """The port for sending messages to workers.
+
+    Implementations: `CeleryPublisher` for a service, `MemoryPublisher` for tests.
+    """
+
+    def publish(self, message: Message) -> None:
+        """Send a message to its queue.
+
+        Raises:
+            BrokerUnavailable: the message was not sent.
+        """
+        ...
 
     def waiting(self, queue: str) -> int:
-        """Messages in the queue that no worker has taken."""
+        """The number of messages in a queue that no worker has taken.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
 
 def make_celery(settings: Settings) -> Any:
-    """Opens no connection. The ledger, not a result backend, knows what became of a task.
+    """Create the Celery application of a part. It opens no connection, and has no result backend.
 
-    A message that a worker has taken is not kept in Redis until it is acknowledged: it is a nudge,
-    which the planner repeats, or a query, for which nobody waits any more when it comes back.
+    A message that a worker has taken is not kept in Redis until it is acknowledged: it is either a
+    nudge, which the planner repeats, or a query, whose deadline is over when it would come back.
     """
     address = sentinel_address(settings.redis_url)
     app = Celery("clipfleet", broker=address.broker_url if address else settings.redis_url)
@@ -57,38 +72,47 @@ def make_celery(settings: Settings) -> Any:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_channel_error_retry=True,  # whatever Redis answers, a worker connects anew
+        broker_channel_error_retry=True,  # a worker reconnects after any error of Redis
         broker_connection_timeout=settings.call_timeout_s,
         broker_use_ssl=tls_options(settings) or None,
         broker_transport_options={
             "socket_timeout": settings.call_timeout_s,
             "socket_connect_timeout": settings.call_timeout_s,
-            # A worker that waits for messages notices after twice as long that its host was cut
-            # off and Redis started anew: nobody closes such a connection. By default after 50 s.
+            # When the host of a worker is cut off and Redis restarts, the connection of a waiting
+            # worker is never closed. The worker notices after twice this time; by default, 50 s.
             "health_check_interval": settings.call_timeout_s,
             "priority_steps": list(PRIORITY_STEPS),
             "sep": PRIORITY_SEPARATOR,
             "ack_emulation": False,
-            "max_retries": 0,  # of a sender's connection: the sender is told at once
-            **_through_sentinels(settings, address),
+            "max_retries": 0,  # the sender gets the error at once
+            **_sentinel_transport_options(settings, address),
         },
     )
     return app
 
 
-def _through_sentinels(settings: Settings, address: SentinelAddress | None) -> dict[str, Any]:
+def _sentinel_transport_options(
+    settings: Settings, address: SentinelAddress | None
+) -> dict[str, Any]:
     if address is None:
         return {}
-    asked = sentinel_options(settings, address)
-    return {"master_name": address.service, "sentinel_kwargs": asked}
+    kwargs = sentinel_options(settings, address)
+    return {"master_name": address.service, "sentinel_kwargs": kwargs}
 
 
 def queue_keys(queue: str) -> list[str]:
-    """The keys in Redis under which the messages of a queue lie."""
+    """The keys of the Redis lists with the messages of a queue, one for each priority."""
     return [f"{queue}{PRIORITY_SEPARATOR}{step}" if step else queue for step in PRIORITY_STEPS]
 
 
 class CeleryPublisher:
+    """Sends messages as Celery tasks.
+
+    Args:
+        app: see `make_celery`.
+        client: a client of the same Redis, for the lengths of queues.
+    """
+
     def __init__(self, app: Any, client: "redis.Redis") -> None:
         self._app, self._redis = app, client
 
@@ -100,15 +124,15 @@ class CeleryPublisher:
                 queue=message.queue,
                 retry=False,
                 headers={SENT_AT: time.time()},
-                argsrepr=message.shown,  # in events and logs: no query of a user's
+                argsrepr=message.shown,  # in events and logs: it must not contain a query
             )
         except (OperationalError, redis.RedisError, OSError) as error:
-            raise BrokerUnavailable(_why_unsent(error)) from error
+            raise BrokerUnavailable(_publish_failure(error)) from error
 
     def close(self) -> None:
-        """Close the connections that messages were sent over; a later message opens another.
+        """Close the connections over which messages were sent. A later message opens another.
 
-        kombu shares them between all senders of a process that have the same address.
+        kombu shares these connections among all senders of a process with the same address.
         """
         pool = self._app.pool
         pool.resize(pool.limit, reset=True)
@@ -122,16 +146,16 @@ class CeleryPublisher:
         return sum(lengths)
 
 
-def _why_unsent(error: BaseException) -> str:
-    """kombu keeps the error of redis-py as the cause of its own."""
+def _publish_failure(error: BaseException) -> str:
+    """Why a message was not sent. The cause of kombu's error is that of redis-py."""
     for known in (error, error.__cause__):
         if isinstance(known, redis.RedisError) and (unavailable := as_unavailable(known)):
             return unavailable.detail
-    return "the queue does not answer just now; try again"
+    return "the queue does not answer; try again"
 
 
 class MemoryPublisher:
-    """Keeps messages in a list, as the queue would carry them, until they are taken."""
+    """Keeps messages in memory, after a round trip through JSON, until they are taken."""
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
@@ -148,7 +172,7 @@ class MemoryPublisher:
             return sum(message.queue == queue for message in self.sent)
 
     def take(self, queue: str, timeout_s: float) -> Message | None:
-        """The next message of a queue; None when none comes in time."""
+        """Take the next message of a queue; None when none comes within `timeout_s` seconds."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.waiting(queue), timeout_s):
                 return None

@@ -1,4 +1,4 @@
-"""Who is alive: workers announce what they serve, under a key that expires."""
+"""The fleet port: announcements of live workers and planners, which expire unless repeated."""
 
 import time
 from contextlib import suppress
@@ -11,21 +11,27 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.http.fleet import Lane
 from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.redis.client import RedisUnavailable, redis_time, translating_redis_errors
-from clipfleet.common.versions import OtherVersion, read, warn_once
+from clipfleet.common.versions import OtherVersion, parse_versioned, warn_once
 
-CARD_S = 15.0
+CARD_S = 15.0  # the time after which an announcement expires
 IDS = "clipfleet:workers"
 CARD = "clipfleet:worker:"
 PLANNERS = "clipfleet:planners"
-LAST_WORD = "clipfleet:last-word:"
-WORD_S = 300
+EXIT_REASON = "clipfleet:last-word:"
+KEEP_EXIT_REASON_S = 300
 
 
 class WorkerInfo(BaseModel):
-    """What helps to find out why a worker is slow. Zeros and "": it did not say.
+    """Details of a worker that help to find out why it is slow. 0 and "" mean unknown.
 
-    `images`: through the model for jobs since its start; `spent`: the seconds they took by stage,
-    added up over its threads.
+    Attributes:
+        version: its version of clipfleet.
+        torch: its version of torch.
+        cores: the number of processor cores that it may use.
+        gpus: the number of GPUs that it sees.
+        decode_threads: the number of its threads that decode images.
+        images: the number of images that it has embedded for jobs since its start.
+        spent: the seconds that these took in each stage, summed over its threads.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,7 +46,21 @@ class WorkerInfo(BaseModel):
 
 
 class WorkerCard(BaseModel):
-    """`rate`: images/s of the last chunks, None before the first."""
+    """The announcement of a worker.
+
+    Attributes:
+        v: the version of this record.
+        id: its name, HOST-PROCESS-RANDOM.
+        model: the model that it serves.
+        dim: the length of an embedding.
+        lanes: the lanes that it serves.
+        device: its device, such as "cpu" or "cuda:0".
+        preprocess: how the pixels of its images are prepared.
+        rate: images per second of its last chunks; None before the first.
+        started_at: when it started, unix seconds.
+        progress_at: when it last made progress, unix seconds.
+        about: further details.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,36 +78,56 @@ class WorkerCard(BaseModel):
 
 
 def host_of(card: WorkerCard) -> str:
-    """Where it runs: workers are named HOST-PROCESS-RANDOM."""
+    """The name of the host on which a worker runs, from its id HOST-PROCESS-RANDOM."""
     return card.id.rsplit("-", 2)[0]
 
 
 class Fleet(Protocol):
-    def announce(self, card: WorkerCard) -> None: ...
+    """The port of the fleet: which workers and planners are alive.
 
-    def deregister(self, worker: str) -> None: ...
+    Implementations: `RedisFleet` for a service, `MemoryFleet` for tests. Every call raises
+    Unavailable when Redis is away.
+    """
+
+    def announce(self, card: WorkerCard) -> None:
+        """Announce that a worker is alive, for CARD_S seconds. Replaces its last card."""
+        ...
+
+    def deregister(self, worker: str) -> None:
+        """Remove the announcement of a worker that ends."""
+        ...
 
     def record_exit_reason(self, model: str, why: str) -> None:
-        """Why a worker of this model ended itself, for those who miss it."""
+        """Record why a worker of this model ends itself, for the jobs that wait for a worker.
+
+        The reason is kept for KEEP_EXIT_REASON_S.
+        """
         ...
 
     def last_exit_reason(self, model: str) -> str:
-        """Of the last minutes; "" when there is none."""
+        """The last recorded reason for this model; "" when there is none."""
         ...
 
-    def alive(self) -> list[WorkerCard]: ...
+    def alive(self) -> list[WorkerCard]:
+        """The cards of all live workers. Cards of another version are left out."""
+        ...
 
-    def announce_planner(self, name: str) -> None: ...
+    def announce_planner(self, name: str) -> None:
+        """Announce that a planner is alive, for CARD_S seconds."""
+        ...
 
-    def planners(self) -> list[str]: ...
+    def planners(self) -> list[str]:
+        """The names of all live planners."""
+        ...
 
 
 def serving(cards: list[WorkerCard], lane: Lane, model: str) -> list[WorkerCard]:
+    """The workers that serve this lane of this model."""
     return [card for card in cards if card.model == model and lane in card.lanes]
 
 
 class NoWorker(Unavailable):
-    """Nobody alive serves the model."""
+    """No live worker serves this lane of the model."""
 
     def __init__(self, lane: Lane, model: str) -> None:
         super().__init__(
@@ -99,10 +139,12 @@ class NoWorker(Unavailable):
 
 
 class MemoryFleet:
+    """A fleet in the memory of one process, for tests. Planners never expire."""
+
     def __init__(self) -> None:
         self._cards: dict[str, WorkerCard] = {}
         self._planners: set[str] = set()
-        self._words: dict[str, str] = {}
+        self._exit_reasons: dict[str, str] = {}
 
     def announce(self, card: WorkerCard) -> None:
         self._cards[card.id] = card
@@ -111,10 +153,10 @@ class MemoryFleet:
         self._cards.pop(worker, None)
 
     def record_exit_reason(self, model: str, why: str) -> None:
-        self._words[model] = why
+        self._exit_reasons[model] = why
 
     def last_exit_reason(self, model: str) -> str:
-        return self._words.get(model, "")
+        return self._exit_reasons.get(model, "")
 
     def alive(self) -> list[WorkerCard]:
         return [c for c in list(self._cards.values()) if time.time() - c.progress_at < CARD_S]
@@ -127,6 +169,8 @@ class MemoryFleet:
 
 
 class RedisFleet:
+    """The fleet in Redis: a key for each worker, which expires, and a set of their ids."""
+
     def __init__(self, client: "redis.Redis") -> None:
         self._redis = client
 
@@ -146,26 +190,24 @@ class RedisFleet:
 
     def record_exit_reason(self, model: str, why: str) -> None:
         with translating_redis_errors():
-            self._redis.set(LAST_WORD + model, why, ex=WORD_S)
+            self._redis.set(EXIT_REASON + model, why, ex=KEEP_EXIT_REASON_S)
 
     def last_exit_reason(self, model: str) -> str:
         with translating_redis_errors():
-            found: Any = self._redis.get(LAST_WORD + model)
-        return found.decode() if found else ""
+            raw: Any = self._redis.get(EXIT_REASON + model)
+        return raw.decode() if raw else ""
 
     def alive(self) -> list[WorkerCard]:
         with translating_redis_errors():
-            found: Any = self._redis.smembers(IDS)
-            ids = sorted(one.decode() for one in found)
-            raw: Any = self._redis.mget([CARD + one for one in ids]) if ids else []
-            gone = [one for one, card in zip(ids, raw, strict=True) if card is None]
-        if gone:
-            with (
-                suppress(RedisUnavailable),
-                translating_redis_errors(),
-            ):  # reads are answered by a replica, too
-                self._redis.srem(IDS, *gone)
-        return [card for one in raw if one is not None and (card := _card(one))]
+            members: Any = self._redis.smembers(IDS)
+            ids = sorted(worker.decode() for worker in members)
+            cards: Any = self._redis.mget([CARD + worker for worker in ids]) if ids else []
+            expired = [worker for worker, raw in zip(ids, cards, strict=True) if raw is None]
+        if expired:
+            # A replica answers the reads above, and refuses this write.
+            with suppress(RedisUnavailable), translating_redis_errors():
+                self._redis.srem(IDS, *expired)
+        return [card for raw in cards if raw is not None and (card := _card(raw))]
 
     def announce_planner(self, name: str) -> None:
         now = redis_time(self._redis)
@@ -178,16 +220,16 @@ class RedisFleet:
     def planners(self) -> list[str]:
         since = redis_time(self._redis) - CARD_S
         with translating_redis_errors():
-            found: Any = self._redis.zrangebyscore(PLANNERS, since, "+inf")
-        return [one.decode() for one in found]
+            names: Any = self._redis.zrangebyscore(PLANNERS, since, "+inf")
+        return [name.decode() for name in names]
 
 
 def _card(raw: bytes) -> WorkerCard | None:
-    """None for one of another version: such a worker is not ours to send work to."""
+    """The card; None for one of another version, whose worker is sent no work."""
     try:
-        return read(WorkerCard, raw, "the announcement of worker")
+        return parse_versioned(WorkerCard, raw, "the announcement of worker")
     except OtherVersion as error:
         warn_once(error.detail)
     except ValidationError as error:
-        warn_once(f"a worker announces itself in a way that is not understood: {error}")
+        warn_once(f"the announcement of a worker is invalid and ignored: {error}")
     return None

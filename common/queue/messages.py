@@ -1,4 +1,4 @@
-"""The messages on the queues. Each owns its task's name and its queue; `v` is its version."""
+"""Messages on the queues. Each class defines the name of its task, its queue and its version."""
 
 from typing import Any, ClassVar, Literal
 
@@ -10,11 +10,20 @@ from clipfleet.common.http.schemas import MatchOut
 
 
 def queue_name(lane: Lane, model: str) -> str:
-    """Queues carry the model, so work always reaches workers that have it."""
+    """The name of a queue. It contains the model, so that only workers with the model read it."""
     return f"{lane}.{model}"
 
 
 class Message(BaseModel):
+    """A message to workers.
+
+    Attributes:
+        task: the name of the Celery task.
+        lane: the lane of the queue.
+        v: the version of the message.
+        model: the model of the queue.
+    """
+
     model_config = ConfigDict(frozen=True)
 
     task: ClassVar[str]
@@ -25,18 +34,19 @@ class Message(BaseModel):
 
     @property
     def queue(self) -> str:
+        """The name of the queue."""
         return queue_name(self.lane, self.model)
 
     @property
     def shown(self) -> str:
-        """For people who watch the queues."""
+        """A summary for people who watch the queues. It contains no query."""
         return self.model
 
 
 class IngestNudge(Message):
-    """Chunks of this model are pending: the worker that gets it claims the next of them.
+    """Tells a worker that chunks of this model are pending. The worker claims the next of them.
 
-    It names no chunk. So a nudge that is lost, doubled or late changes nothing.
+    It names no chunk, so a nudge that is lost, doubled or late has no effect.
     """
 
     task: ClassVar[str] = "clipfleet.ingest"
@@ -44,7 +54,14 @@ class IngestNudge(Message):
 
 
 class Term(BaseModel):
-    """One ingredient of a query. An image's value is the key its pixels lie under."""
+    """One term of a query.
+
+    Attributes:
+        kind: what `value` is.
+        value: a text, the key of an image's pixels (see `Inbox.stash`), the id of a stored image,
+            or a vector.
+        weight: the factor of its embedding in the sum of all terms.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,10 +71,25 @@ class Term(BaseModel):
 
 
 class Search(BaseModel):
-    """Where to look for the images nearest to a query, and what of them to give back.
+    """Where to search for the images nearest to a query, and what to return of them.
 
-    `candidates`: how many matches are looked at to fill a page with `group_by` or `collapse`.
-    `answer_bytes`: of the matches as JSON, at most.
+    Attributes:
+        collection: the collection.
+        namespace: the namespace of the images.
+        top_k: the number of matches to return at most.
+        offset: the number of nearest matches to skip.
+        filter: the filter that the images pass, as in the request; None: all images.
+        min_score: the lowest score of a match; None: any. Not used with the euclidean metric.
+        group_by: the field by whose value matches are grouped; None: no groups.
+        group_size: the number of matches of each group at most.
+        collapse: the cosine similarity from which on a match counts as a duplicate of a nearer
+            one; None: duplicates are returned.
+        candidates: the number of matches that are examined to fill a page with `group_by` or
+            `collapse`.
+        include_values: whether matches have embeddings.
+        include_metadata: whether matches have metadata.
+        exact: whether to compare with every image.
+        answer_bytes: the size of the matches as JSON at most, bytes.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,21 +111,28 @@ class Search(BaseModel):
 
     @property
     def rows(self) -> int:
-        """The matches that a store finds for it, more or less; one with its values counts as
-        several."""
+        """The approximate number of matches that a store finds for it.
+
+        A match with its embedding counts as four.
+        """
         rows = self.offset + self.top_k
         if self.group_by is not None or self.collapse is not None:
             rows = max(rows, min(8 * rows, self.candidates))
         return rows * (4 if self.include_values or self.collapse is not None else 1)
 
 
-LARGE_ROWS = 500  # a query for so many or more is answered beside the others
+LARGE_ROWS = 500  # queries for so many matches or more are answered on a separate thread
 
 Encoder = Literal["image", "text", "none"]
 
 
 class Query(BaseModel):
-    """Its terms are weighted and added up. Without a search, their sum itself is the answer."""
+    """A query: the weighted sum of its terms, and where to search for it.
+
+    Attributes:
+        terms: the terms.
+        search: where to search; None: the answer is the sum itself.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -102,11 +141,12 @@ class Query(BaseModel):
 
     @classmethod
     def of(cls, term: Term, search: Search | None = None) -> "Query":
+        """A query with one term."""
         return cls(terms=(term,), search=search)
 
     @property
     def encoder(self) -> Encoder:
-        """What the model has to embed for it; of several kinds the slowest."""
+        """Which part of the model its terms need; the slowest of several."""
         kinds = {term.kind for term in self.terms}
         if "image" in kinds:
             return "image"
@@ -114,17 +154,26 @@ class Query(BaseModel):
 
     @property
     def cost(self) -> int:
-        """What answering it takes, in rows."""
+        """The cost of its answer, in rows."""
         return len(self.terms) * (self.search.rows if self.search else 1)
 
     @property
     def large(self) -> bool:
+        """Whether it asks for LARGE_ROWS matches or more."""
         return self.search is not None and self.search.rows >= LARGE_ROWS
 
 
 class QueryBatch(Message):
-    """Queries of one speed that waited together. `deadlines`, of each: unix seconds, then nobody
-    listens. `packed`: the reply may be packed, see clipfleet.common.queue.packed."""
+    """Queries with the same `encoder` that a worker answers together.
+
+    Attributes:
+        batch_id: identifies the reply.
+        reply_to: the key of the Redis list to which the reply is pushed.
+        deadlines: for each query, when its answer is not needed any more, unix seconds by Redis'
+            clock.
+        queries: the queries.
+        packed: whether the gateway reads packed replies, see `packed.py`.
+    """
 
     task: ClassVar[str] = "clipfleet.query"
     lane: ClassVar[Lane] = "query"
@@ -142,8 +191,11 @@ class QueryBatch(Message):
 
     @property
     def aside(self) -> Literal["", "exact", "large"]:
-        """Why other queries should not wait for the answer: every image is compared, or many
-        matches are given back. "" when they may, and when the model is needed for it."""
+        """Why other queries should not wait for this batch; "" when they may.
+
+        "exact": it compares with every image. "large": it returns many matches and does not need
+        the model.
+        """
         if any(query.search and query.search.exact for query in self.queries):
             return "exact"
         alone = all(query.encoder == "none" for query in self.queries)
@@ -154,7 +206,14 @@ ErrorKind = Literal["", "not-found", "invalid-request", "too-large", "unavailabl
 
 
 class Answer(BaseModel):
-    """Matches or an embedding, or the error that this query alone ran into."""
+    """The answer to one query: matches, an embedding, or an error.
+
+    Attributes:
+        matches: the matches of a query with a search.
+        embedding: the embedding of a query without a search.
+        error: the kind of error; "": none.
+        detail: the text of the error.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -165,6 +224,14 @@ class Answer(BaseModel):
 
 
 class BatchReply(BaseModel):
+    """The reply to a `QueryBatch`.
+
+    Attributes:
+        v: the version of the reply.
+        batch_id: the id of the batch.
+        answers: the answers, in the order of the queries.
+    """
+
     model_config = ConfigDict(frozen=True)
 
     v: Literal[1] = 1

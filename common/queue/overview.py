@@ -1,4 +1,4 @@
-"""What the whole fleet has to do, as Redis knows it: read only, for metrics."""
+"""The overview port: the work of the whole fleet, read from Redis for metrics."""
 
 import json
 import sys
@@ -18,13 +18,18 @@ from clipfleet.common.queue.fleet import Fleet, RedisFleet, WorkerCard
 from clipfleet.common.queue.messages import queue_name
 from clipfleet.common.redis.client import redis_time, translating_redis_errors
 
-GOING_ON: tuple[JobState, ...] = ("queued", "running")
+UNFINISHED_STATES: tuple[JobState, ...] = ("queued", "running")
 COUNTS = ("state", "planned", "total", "estimated", "done", "failed", "skipped")
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Messages that nobody has taken. `age_s`: of the oldest, None when no message says it."""
+    """The messages in a queue that no worker has taken.
+
+    Attributes:
+        messages: their number.
+        age_s: the age of the oldest, seconds; None when no message contains its time.
+    """
 
     messages: int
     age_s: float | None
@@ -32,20 +37,40 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Overview:
-    """`left`: images of jobs that are not over, by model, as far as they are known or estimated."""
+    """The work of the fleet.
+
+    Attributes:
+        jobs: the number of jobs in each state.
+        remaining: by model, the number of images of unfinished jobs that are not done, as far as
+            they are planned or estimated.
+        queues: by lane and model, the waiting messages.
+        workers: by lane and model, the number of live workers.
+    """
 
     jobs: Mapping[JobState, int]
-    left: Mapping[str, int]
+    remaining: Mapping[str, int]
     queues: Mapping[tuple[Lane, str], Waiting]
     workers: Mapping[tuple[Lane, str], int]
 
 
 class Overviews(Protocol):
-    def read(self) -> Overview: ...
+    """The port for reading an overview."""
+
+    def read(self) -> Overview:
+        """Read the current overview.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        ...
 
 
 class MemoryOverviews:
-    """Of the other parts in memory. Messages have no age here."""
+    """Overviews of the parts in memory, for tests. Messages have no age.
+
+    Args:
+        model: a model that is always shown.
+    """
 
     def __init__(self, ledger: Ledger, fleet: Fleet, publisher: Publisher, model: str) -> None:
         self._ledger, self._fleet, self._publisher = ledger, fleet, publisher
@@ -53,13 +78,13 @@ class MemoryOverviews:
 
     def read(self) -> Overview:
         cards = self._fleet.alive()
-        left: Counter[str] = Counter()
-        for job in self._ledger.jobs(sys.maxsize, states=GOING_ON):
-            left[job.new.model] += _left(vars(job))
-        models = sorted({self._model, *left, *(card.model for card in cards)})
+        remaining: Counter[str] = Counter()
+        for job in self._ledger.jobs(sys.maxsize, states=UNFINISHED_STATES):
+            remaining[job.new.model] += _remaining(vars(job))
+        models = sorted({self._model, *remaining, *(card.model for card in cards)})
         return Overview(
             jobs=self._ledger.count_jobs(),
-            left={model: left[model] for model in models},
+            remaining={model: remaining[model] for model in models},
             queues={
                 (lane, model): self._waiting(lane, model) for model in models for lane in LANES
             },
@@ -72,9 +97,12 @@ class MemoryOverviews:
 
 
 class RedisOverviews:
-    """`model`: one that is shown even when nobody serves it and nothing waits for it.
+    """Overviews from Redis. The model of each job, which never changes, is cached.
 
-    Remembers what never changes: the model of a job.
+    Args:
+        client: a client of Redis.
+        model: a model that is always shown, even without workers and messages.
+        clock: returns unix seconds, for tests; without it, Redis' clock is used.
     """
 
     def __init__(
@@ -89,33 +117,35 @@ class RedisOverviews:
     def read(self) -> Overview:
         with self._reading, translating_redis_errors():
             rows = self._active()
-            left: Counter[str] = Counter()
+            remaining: Counter[str] = Counter()
             for job_id, row in rows.items():
-                left[self._models[job_id]] += _left(row)
+                remaining[self._models[job_id]] += _remaining(row)
             cards = self._fleet.alive()
-            models = sorted({self._model, *left, *(card.model for card in cards)})
+            models = sorted({self._model, *remaining, *(card.model for card in cards)})
             return Overview(
                 jobs=self._ledger.count_jobs(),
-                left={model: left[model] for model in models},
+                remaining={model: remaining[model] for model in models},
                 queues=self._queues(models),
                 workers=_serving(cards, models),
             )
 
     def _active(self) -> dict[str, dict[str, Any]]:
-        """What is counted of the jobs that are queued or running, by id."""
-        found: Any = self._redis.smembers(f"{ROOT}jobs:active")
-        ids = sorted(one.decode() for one in found)
+        """The counts of jobs that are queued or running, by id."""
+        members: Any = self._redis.smembers(f"{ROOT}jobs:active")
+        ids = sorted(job_id.decode() for job_id in members)
         rows = self._each(ids, lambda pipe, key: pipe.hmget(key, COUNTS))
         new = [job_id for job_id in ids if job_id not in self._models]
-        told = self._each(new, lambda pipe, key: pipe.hget(key, "new"))
+        records = self._each(new, lambda pipe, key: pipe.hget(key, "new"))
         known = {job_id: self._models[job_id] for job_id in ids if job_id in self._models}
-        told_of = {job_id: raw for job_id, raw in zip(new, told, strict=True) if raw}
-        self._models = known | {one: json.loads(raw)["model"] for one, raw in told_of.items()}
-        read = {job_id: _row(raw) for job_id, raw in zip(ids, rows, strict=True)}
+        raw_records = {job_id: raw for job_id, raw in zip(new, records, strict=True) if raw}
+        self._models = known | {
+            job_id: json.loads(raw)["model"] for job_id, raw in raw_records.items()
+        }
+        counted = {job_id: _row(raw) for job_id, raw in zip(ids, rows, strict=True)}
         return {
             job_id: row
-            for job_id, row in read.items()
-            if job_id in self._models and row["state"] in GOING_ON
+            for job_id, row in counted.items()
+            if job_id in self._models and row["state"] in UNFINISHED_STATES
         }
 
     def _queues(self, models: Sequence[str]) -> dict[tuple[Lane, str], Waiting]:
@@ -125,23 +155,23 @@ class RedisOverviews:
         for lane, model in places:
             for key in queue_keys(queue_name(lane, model)):
                 pipe.llen(key)
-                pipe.lindex(key, -1)  # kombu puts in on the left, and takes from the right
+                pipe.lindex(key, -1)  # the oldest: kombu pushes on the left, pops on the right
         answers: list[Any] = pipe.execute()
         each = len(answers) // len(places)
         parts = [answers[n : n + each] for n in range(0, len(answers), each)]
         return {place: _waiting(part, now) for place, part in zip(places, parts, strict=True)}
 
-    def _each(self, ids: Sequence[str], ask: Callable[[Any, str], Any]) -> list[Any]:
+    def _each(self, ids: Sequence[str], command: Callable[[Any, str], Any]) -> list[Any]:
         pipe = self._redis.pipeline(transaction=False)
         for job_id in ids:
-            ask(pipe, f"{ROOT}job:{job_id}")
+            command(pipe, f"{ROOT}job:{job_id}")
         rows: list[Any] = pipe.execute()
         return rows
 
 
 def _row(raw: Sequence[bytes | None]) -> dict[str, Any]:
-    state, planned, *counts = ((one or b"").decode() for one in raw)
-    numbers = (int(one or 0) for one in counts)
+    state, planned, *counts = ((value or b"").decode() for value in raw)
+    numbers = (int(value or 0) for value in counts)
     return {
         "state": state,
         "planned": planned == "1",
@@ -149,14 +179,14 @@ def _row(raw: Sequence[bytes | None]) -> dict[str, Any]:
     }
 
 
-def _left(row: Mapping[str, Any]) -> int:
-    """Pending, leased, and what is estimated to come: all that is not finished."""
+def _remaining(row: Mapping[str, Any]) -> int:
+    """The images of a job that are pending, claimed, or estimated to come."""
     total = row["total"] if row["planned"] else max(row["total"], row["estimated"])
     return max(0, int(total - row["done"] - row["failed"] - row["skipped"]))
 
 
 def _waiting(answers: Sequence[Any], now: float) -> Waiting:
-    """Of a queue's lists: each one's length and oldest message, in turn."""
+    """The messages of a queue, from the length and the oldest message of each of its lists."""
     messages, oldest = sum(answers[::2]), [raw for raw in answers[1::2] if raw]
     if not messages:
         return Waiting(0, 0.0)
@@ -165,7 +195,7 @@ def _waiting(answers: Sequence[Any], now: float) -> Waiting:
 
 
 def _sent_at(raw: bytes) -> float | None:
-    """None for a message of an older version, or of somebody else."""
+    """When a message was sent; None for one of an older version or of another program."""
     try:
         return float(json.loads(raw)["headers"][SENT_AT])
     except (ValueError, KeyError, TypeError):

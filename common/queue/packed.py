@@ -1,7 +1,7 @@
-"""A worker's reply whose matches the gateway passes on as they are.
+"""Packed replies of workers: the gateway passes their matches on without parsing them.
 
-The first line is JSON and says what follows: the matches of each query, as the JSON that a client
-gets. Read with `read_reply`, which understands a plain `BatchReply`, too: workers of an earlier
+The first line is JSON with the size of each answer. After it follow the matches of each query, as
+the JSON that a client gets. `read_reply` also reads a plain `BatchReply`: workers of an earlier
 release send those, and gateways of an earlier release get them.
 """
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from clipfleet.common.http.schemas import MatchOut
 from clipfleet.common.queue.messages import Answer, BatchReply, ErrorKind
-from clipfleet.common.versions import read
+from clipfleet.common.versions import parse_versioned
 
 _MATCHES = TypeAdapter(tuple[MatchOut, ...])
 _EMPTY = b"[]"
@@ -38,7 +38,14 @@ class _PackedReply(BaseModel):
 
 @dataclass(frozen=True)
 class PackedAnswer:
-    """What a gateway gets for one query. `json`: the matches, a list."""
+    """The answer to one query, as a gateway reads it.
+
+    Attributes:
+        json: the matches, a JSON list.
+        embedding: the embedding of a query without a search.
+        error: the kind of error; "": none.
+        detail: the text of the error.
+    """
 
     json: bytes = _EMPTY
     embedding: tuple[float, ...] = ()
@@ -47,35 +54,41 @@ class PackedAnswer:
 
     @property
     def matches(self) -> tuple[MatchOut, ...]:
+        """The matches, parsed."""
         return _MATCHES.validate_json(self.json)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The answers of a batch, in the order of its queries."""
+    """The reply to a batch, as a gateway reads it.
+
+    Attributes:
+        batch_id: the id of the batch.
+        answers: the answers, in the order of the queries.
+    """
 
     batch_id: str
     answers: Sequence[PackedAnswer]
 
 
-def pack(reply: BatchReply, most: Sequence[int]) -> bytes:
-    """The bytes of a reply.
+def pack(reply: BatchReply, limits: Sequence[int]) -> bytes:
+    """Pack a reply.
 
     Args:
-        most: bytes of each answer. The largest of these bounds all answers together, which may be
-            those of several callers: the small ones have room first. An answer for which there is
-            none becomes an error that says what to ask for instead.
+        limits: for each answer, the size of its matches at most, bytes. The largest of the limits
+            is also the limit of all answers together. When they do not fit, the small ones have
+            precedence, and an answer that does not fit becomes an error that says what to change.
     """
     answers = list(reply.answers)
-    parts = [_MATCHES.dump_json(one.matches) if one.matches else _EMPTY for one in answers]
-    room = max(most, default=0)
-    for n in sorted(range(len(parts)), key=lambda n: len(parts[n])):
-        if not answers[n].matches:
+    parts = [_MATCHES.dump_json(answer.matches) if answer.matches else _EMPTY for answer in answers]
+    remaining = max(limits, default=0)
+    for i in sorted(range(len(parts)), key=lambda i: len(parts[i])):
+        if not answers[i].matches:
             continue
-        if len(parts[n]) <= min(most[n], room):
-            room -= len(parts[n])
+        if len(parts[i]) <= min(limits[i], remaining):
+            remaining -= len(parts[i])
         else:
-            answers[n], parts[n] = _too_large(len(parts[n]), most[n]), _EMPTY
+            answers[i], parts[i] = _too_large(len(parts[i]), limits[i]), _EMPTY
     heads = tuple(
         _Head(size=len(part), **answer.model_dump(exclude={"matches"}))
         for answer, part in zip(answers, parts, strict=True)
@@ -85,26 +98,31 @@ def pack(reply: BatchReply, most: Sequence[int]) -> bytes:
 
 
 def _too_large(size: int, limit: int) -> Answer:
-    what = f"the matches have {size} bytes" if size > limit else "the matches of queries at once"
-    said = (
-        f"{what}: {limit} at most (CLIPFLEET_LIMITS__ANSWER_BYTES); lower top_k, ask fewer queries "
-        "at once, or leave out include_metadata or include_values"
+    problem = f"the matches have {size} bytes" if size > limit else "the matches of queries at once"
+    detail = (
+        f"{problem}: {limit} at most (CLIPFLEET_LIMITS__ANSWER_BYTES); lower top_k, ask fewer "
+        "queries at once, or leave out include_metadata or include_values"
     )
-    return Answer(error="too-large", detail=said)
+    return Answer(error="too-large", detail=detail)
 
 
 def read_reply(raw: bytes) -> Reply:
-    """A reply, packed or not. OtherVersion, or ValidationError."""
+    """Read a reply, packed or plain.
+
+    Raises:
+        OtherVersion: a worker of another version sent it.
+        ValidationError: it is no reply.
+    """
     end = raw.find(b"\n")
     if end < 0:
-        plain = read(BatchReply, raw, "a worker's answer")
+        plain = parse_versioned(BatchReply, raw, "a worker's answer")
         return Reply(plain.batch_id, [_of(answer) for answer in plain.answers])
-    head = read(_PackedReply, raw[:end], "a worker's answer")
+    head = parse_versioned(_PackedReply, raw[:end], "a worker's answer")
     answers, start = [], end + 1
-    for one in head.answers:
-        part = raw[start : start + one.size]
-        answers.append(PackedAnswer(part, one.embedding, one.error, one.detail))
-        start += one.size
+    for header in head.answers:
+        part = raw[start : start + header.size]
+        answers.append(PackedAnswer(part, header.embedding, header.error, header.detail))
+        start += header.size
     return Reply(head.batch_id, answers)
 
 

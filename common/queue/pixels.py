@@ -1,4 +1,4 @@
-"""A query image on its way from the gateway to a worker: small, and exact where it fits."""
+"""The format of query images between gateway and workers: raw pixels if they fit, else JPEG."""
 
 import io
 import struct
@@ -14,7 +14,11 @@ _RAW, _JPEG = b"RAW1", b"JPG1"
 
 
 def pack(pixels: Pixels, limit_bytes: int) -> bytes:
-    """The pixels as they are when they fit (224 x 224 does), else the finest JPEG that fits."""
+    """Pack pixels into at most `limit_bytes` bytes.
+
+    Raw pixels when they fit (224 x 224 does), otherwise the JPEG with the highest quality that
+    fits. When even the lowest quality does not fit, the result is larger than the limit.
+    """
     height, width, _ = pixels.shape
     if pixels.nbytes + _HEADER.size <= limit_bytes:
         return _HEADER.pack(_RAW, height, width) + pixels.tobytes()
@@ -29,10 +33,11 @@ def pack(pixels: Pixels, limit_bytes: int) -> bytes:
 
 
 def unpack(data: bytes) -> Pixels:
+    """Unpack pixels. ValueError for a format of another version."""
     kind, height, width = _HEADER.unpack_from(data)
     body = data[_HEADER.size :]
     if kind == _RAW:
         return np.frombuffer(body, np.uint8).reshape(height, width, 3)
     if kind == _JPEG:
         return np.asarray(Image.open(io.BytesIO(body)))
-    raise ValueError("pixels in a format of another version")
+    raise ValueError("the pixels have a format of another version")

@@ -1,4 +1,4 @@
-"""How answers come back: a list per gateway in Redis, read by one loop, nothing lost between."""
+"""The ports of replies: workers push to a Redis list for each gateway, the gateway receives."""
 
 import asyncio
 import threading
@@ -22,49 +22,63 @@ from clipfleet.common.redis.client import (
     translating_redis_errors,
 )
 
-KEEP_S = 60
-RECEIVE_S = 2
+KEEP_S = 60  # after which a list of replies that no gateway reads expires
+RECEIVE_S = 2  # for which `receive` waits
 PIXELS = "clipfleet:pixels:"
 
 
 class Replies(Protocol):
-    """The workers' side."""
+    """The side of the workers. Every call raises Unavailable when Redis is away."""
 
-    def push(self, reply_to: str, reply: BatchReply, most: Sequence[int] | None = None) -> None:
-        """Send it. `most`: bytes of each answer, for a gateway that reads packed replies."""
+    def push(self, reply_to: str, reply: BatchReply, limits: Sequence[int] | None = None) -> None:
+        """Send a reply to a gateway.
+
+        Args:
+            reply_to: the list of the gateway, from `QueryBatch.reply_to`.
+            reply: the reply.
+            limits: for a gateway that reads packed replies, see `packed.pack`; None for others.
+        """
         ...
 
     def now(self) -> float:
-        """Unix seconds by the clock that deadlines are set by: hosts' own clocks differ."""
+        """The time in unix seconds by the clock of the deadlines: the clocks of hosts differ."""
         ...
 
     def pixels(self, key: str) -> Pixels | None:
-        """A query image that a gateway left there; None when it has expired."""
+        """The query image that a gateway has stashed; None when it has expired."""
         ...
 
 
 class Inbox(Protocol):
-    """The gateway's side."""
+    """The side of the gateway. Every call raises Unavailable when Redis is away."""
 
     def stash(self, key: str, packed: bytes, seconds: float) -> None:
-        """Keep a packed query image for the workers; it expires by itself."""
+        """Keep a query image for the workers.
+
+        Args:
+            key: the key with which workers ask for it.
+            packed: the image, from `pixels.pack`.
+            seconds: the time after which it expires.
+        """
         ...
 
     async def receive(self, reply_to: str) -> bytes | None:
-        """The next reply in a list; None when none came within RECEIVE_S seconds."""
+        """Take the next reply from a list; None when none comes within RECEIVE_S seconds."""
         ...
 
 
-def _written(reply: BatchReply, most: Sequence[int] | None) -> bytes:
-    return reply.model_dump_json().encode() if most is None else pack(reply, most)
+def _written(reply: BatchReply, limits: Sequence[int] | None) -> bytes:
+    return reply.model_dump_json().encode() if limits is None else pack(reply, limits)
 
 
 class RedisReplies:
+    """The side of the workers, in Redis."""
+
     def __init__(self, client: "redis.Redis") -> None:
         self._redis = client
 
-    def push(self, reply_to: str, reply: BatchReply, most: Sequence[int] | None = None) -> None:
-        raw = _written(reply, most)
+    def push(self, reply_to: str, reply: BatchReply, limits: Sequence[int] | None = None) -> None:
+        raw = _written(reply, limits)
         with translating_redis_errors():
             pipe = self._redis.pipeline()
             pipe.rpush(reply_to, raw)
@@ -81,6 +95,13 @@ class RedisReplies:
 
 
 class RedisInbox:
+    """The side of the gateway, in Redis.
+
+    Args:
+        client: for `stash`.
+        receiver: for `receive`; its timeout must be longer than RECEIVE_S.
+    """
+
     def __init__(self, client: "redis.Redis", receiver: "redis.asyncio.Redis") -> None:
         self._redis, self._receiver = client, receiver
 
@@ -101,7 +122,7 @@ class RedisInbox:
 
 
 class MemoryReplies:
-    """Both sides: workers push on any thread, a gateway receives on its event loop."""
+    """Both sides in memory, for tests: workers push on threads, a gateway receives on its loop."""
 
     def __init__(self) -> None:
         self.pushed: list[BatchReply] = []
@@ -110,8 +131,8 @@ class MemoryReplies:
         self._lists: dict[str, deque[bytes]] = defaultdict(deque)
         self._arrivals: dict[str, Future[None]] = {}
 
-    def push(self, reply_to: str, reply: BatchReply, most: Sequence[int] | None = None) -> None:
-        raw = _written(reply, most)
+    def push(self, reply_to: str, reply: BatchReply, limits: Sequence[int] | None = None) -> None:
+        raw = _written(reply, limits)
         with self._lock:
             self.pushed.append(reply)
             self._lists[reply_to].append(raw)
@@ -126,7 +147,7 @@ class MemoryReplies:
         return self.images.get(key)
 
     def stash(self, key: str, packed: bytes, seconds: float) -> None:  # noqa: ARG002
-        """Nothing expires here."""
+        """Keep a query image. It never expires."""
         self.images[key] = unpack(packed)
 
     async def receive(self, reply_to: str) -> bytes | None:

@@ -1,1 +1,1 @@
-"""Connections to Redis and Sentinels. What is kept there is in `ledger` and `queue`."""
+"""Connections to Redis and to Sentinels. `ledger` and `queue` define what is stored there."""

@@ -1,10 +1,10 @@
-"""Redis clients, and the one place that decides when Redis is away.
+"""Redis clients, and the translation of redis-py errors into `RedisUnavailable`.
 
-Redis is away while it cannot be reached, while it loads its data, and while it refuses commands
-that it will take later: it is a replica, its memory or its disk is full, it waits for replicas. All
-of these are connection errors, of redis-py and so of kombu and Celery: the connection is closed,
-the next one goes to the address that is right by then, and everybody waits and tries again. At
-another error of Redis Celery's worker ends by default.
+Redis is unavailable while it cannot be reached, while it loads its data, and while it refuses
+commands that it will accept later: it is a replica, its memory or its disk is full, it waits for
+replicas. redis-py, kombu and Celery treat each of these as a connection error: the connection is
+closed, the next one goes to the address that is valid then, and the caller retries. At any other
+error of Redis, Celery's worker ends by default.
 """
 
 import ssl
@@ -25,35 +25,41 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.redis.sentinel import SentinelAddress, sentinel_address
 from clipfleet.common.settings import Settings
 
-# The first words of the errors with which Redis refuses for the moment. LOADING is one, too, and a
-# connection error of redis-py as it stands.
-REFUSALS_FOR_NOW = ("READONLY", "OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "UNBLOCKED", "BUSY")
-SENTINEL_TIMEOUT_S = 1.0  # each is asked in turn, and any of them knows
+# The first words of the errors with which Redis refuses a command temporarily. LOADING is not
+# listed: redis-py itself raises a connection error for it.
+TEMPORARY_REFUSALS = ("READONLY", "OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "UNBLOCKED", "BUSY")
+SENTINEL_TIMEOUT_S = 1.0  # of one Sentinel; the next one is asked after it
 
 
-class RefusedForNow(redis.ConnectionError):
-    """Redis answers and refuses a command that it will take later."""
+class TemporarilyRefused(redis.ConnectionError):
+    """Redis answers, and refuses a command that it will accept later."""
 
 
-# redis-py reads here which exception an error of the server is. It has no option for that.
-DefaultParser.EXCEPTION_CLASSES.update(dict.fromkeys(REFUSALS_FOR_NOW, RefusedForNow))
+# redis-py looks up here which exception to raise for an error of the server. It has no option.
+DefaultParser.EXCEPTION_CLASSES.update(dict.fromkeys(TEMPORARY_REFUSALS, TemporarilyRefused))
 
 
 class RedisUnavailable(Unavailable):
-    """Redis is away."""
+    """Redis cannot be reached, or refuses a command temporarily. A later call may succeed."""
 
 
 class RedisRefuses(RedisUnavailable):
-    """Redis is there and will not have us as we are set up. It says what to set otherwise."""
+    """Redis rejects our configuration (credentials, TLS, database).
+
+    `detail` names the setting to change.
+    """
 
 
 def speaks_tls_to(settings: Settings) -> bool:
-    """Whether the settings ask for TLS to Redis."""
+    """Whether `CLIPFLEET_REDIS_URL` asks for TLS."""
     return settings.redis_url.startswith(("rediss:", "rediss+"))
 
 
 def tls_options(settings: Settings) -> dict[str, Any]:
-    """What redis-py and kombu want to know beside the address; empty without TLS."""
+    """TLS options for redis-py and kombu: certificates and host names are verified.
+
+    Empty when the settings do not ask for TLS.
+    """
     if not speaks_tls_to(settings):
         return {}
     verified = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
@@ -61,9 +67,10 @@ def tls_options(settings: Settings) -> dict[str, Any]:
 
 
 def sentinel_options(settings: Settings, address: SentinelAddress) -> dict[str, Any]:
-    """How redis-py and kombu connect to the Sentinels themselves.
+    """Options with which redis-py and kombu connect to the Sentinels themselves.
 
-    Without a retry: redis-py would ask one that is away four times, with pauses, before the next.
+    `retry` is None: otherwise redis-py asks a Sentinel that is away four times, with pauses, before
+    the next one.
     """
     timeout_s = min(SENTINEL_TIMEOUT_S, settings.call_timeout_s)
     return {
@@ -77,13 +84,14 @@ def sentinel_options(settings: Settings, address: SentinelAddress) -> dict[str, 
 
 
 def make_redis(settings: Settings) -> "redis.Redis":
-    """A client of the server that takes writes.
+    """Create a client of the server that accepts writes. It connects at the first call.
 
-    Every call ends within twice `call_timeout_s`, one way or the other. Behind Sentinels it takes
-    up to a second more for each of them that is away.
+    A call ends within twice `call_timeout_s`, with or without success. With Sentinels, each
+    Sentinel that is away adds up to one second.
 
     Raises:
-        ValueError: the address is none. The text may hold a part of the password.
+        ValueError: `CLIPFLEET_REDIS_URL` is not a valid address. The text of the error may contain
+            a part of the password.
     """
     options: dict[str, Any] = {
         "socket_timeout": settings.call_timeout_s,
@@ -98,7 +106,12 @@ def make_redis(settings: Settings) -> "redis.Redis":
 
 
 def make_async_redis(settings: Settings, timeout_s: float) -> "redis.asyncio.Redis":
-    """The same for an event loop. `timeout_s`: of the commands that wait for something."""
+    """Create a client for an event loop; otherwise as `make_redis`.
+
+    Args:
+        timeout_s: timeout of one command, seconds. It must be longer than the wait of blocking
+            commands such as BLPOP.
+    """
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": settings.call_timeout_s,
@@ -115,14 +128,14 @@ def make_async_redis(settings: Settings, timeout_s: float) -> "redis.asyncio.Red
 def _primary(
     sentinel: Any, settings: Settings, address: SentinelAddress, options: dict[str, Any]
 ) -> Any:
-    """A client of the primary, by redis-py's class for Sentinels, which has no types."""
+    """A client of the primary, created by redis-py's `Sentinel`, which has no type annotations."""
     sentinels = sentinel(address.nodes, sentinel_kwargs=sentinel_options(settings, address))
     where = {"ssl": address.tls, "db": address.database, **address.credentials}
     return sentinels.master_for(address.service, **where, **options)
 
 
 def close_redis(client: "redis.Redis") -> None:
-    """Close a client's connections, those to Sentinels too."""
+    """Close the connections of a client, including those to Sentinels."""
     client.close()
     if isinstance(client.connection_pool, redis.sentinel.SentinelConnectionPool):
         for sentinel in client.connection_pool.sentinel_manager.sentinels:
@@ -130,7 +143,7 @@ def close_redis(client: "redis.Redis") -> None:
 
 
 async def close_async_redis(client: "redis.asyncio.Redis") -> None:
-    """The same for an event loop's client."""
+    """Close the connections of an event loop's client, including those to Sentinels."""
     await client.aclose()
     if isinstance(client.connection_pool, redis.asyncio.sentinel.SentinelConnectionPool):
         for sentinel in client.connection_pool.sentinel_manager.sentinels:
@@ -138,9 +151,10 @@ async def close_async_redis(client: "redis.asyncio.Redis") -> None:
 
 
 async def forget_connections(client: "redis.asyncio.Redis") -> None:
-    """Close a client's connections, and open new ones for what comes next.
+    """Close a client's connections, so that the next command opens a new one.
 
-    One of redis.asyncio reads the certificates of the authority once, however often it connects.
+    A connection of redis.asyncio reads the CA certificates once, however often it connects: only a
+    new connection sees a new file.
     """
     pool: Any = client.connection_pool
     await pool.disconnect()
@@ -149,8 +163,14 @@ async def forget_connections(client: "redis.asyncio.Redis") -> None:
 
 @contextmanager
 def translating_redis_errors() -> Iterator[None]:
-    """RedisUnavailable in place of redis-py's errors for a Redis that is away, and RedisRefuses for
-    one that is not willing to have us."""
+    """Context in which `redis.RedisError` becomes `RedisUnavailable` or `RedisRefuses`.
+
+    Errors that mean a wrong command are raised unchanged.
+
+    Example:
+        with translating_redis_errors():
+            client.get("key")
+    """
     try:
         yield
     except redis.RedisError as error:
@@ -160,61 +180,65 @@ def translating_redis_errors() -> Iterator[None]:
 
 
 def as_unavailable(error: redis.RedisError) -> RedisUnavailable | None:
-    """What an error of redis-py means, or None when Redis is not away: the command is wrong."""
-    if why := _refusal(error):
-        return RedisRefuses(why)
-    if isinstance(error, RefusedForNow) or _is_refused_within(error):
-        return RedisUnavailable(f"Redis takes no writes just now: {error}")
+    """Translate an error of redis-py. None when the command is wrong and Redis is available."""
+    if reason := _rejection(error):
+        return RedisRefuses(reason)
+    if isinstance(error, TemporarilyRefused) or _contains_refusal(error):
+        return RedisUnavailable(f"Redis does not accept writes at the moment: {error}")
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return RedisUnavailable("Redis is loading its data; try again")
     if isinstance(error, redis.sentinel.MasterNotFoundError):
-        return RedisUnavailable("the Sentinels in CLIPFLEET_REDIS_URL name no primary just now")
+        return RedisUnavailable("the Sentinels in CLIPFLEET_REDIS_URL know no primary; try again")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-        return RedisUnavailable("Redis does not answer just now; try again")
+        return RedisUnavailable("Redis does not answer; try again")
     return None
 
 
 def redis_time(client: "redis.Redis") -> float:
-    """Unix seconds by Redis' clock, the one that all parts share."""
+    """The time in unix seconds by Redis' clock, which all parts share.
+
+    Raises:
+        RedisUnavailable: Redis does not answer.
+    """
     with translating_redis_errors():
         seconds, micros = client.time()
     return float(seconds) + float(micros) / 1e6
 
 
-def _is_refused_within(error: redis.RedisError) -> bool:
-    """A transaction, or with Redis 6 a script, that was refused: the reason is inside the text."""
+def _contains_refusal(error: redis.RedisError) -> bool:
+    """Whether a transaction, or with Redis 6 a script, was refused: the text holds the reason."""
     return isinstance(error, redis.exceptions.ExecAbortError) or (
         isinstance(error, redis.ResponseError)
-        and any(f"{code} " in str(error) for code in REFUSALS_FOR_NOW)
+        and any(f"{code} " in str(error) for code in TEMPORARY_REFUSALS)
     )
 
 
-def _refusal(error: redis.RedisError) -> str:
-    """Why Redis will not have us however often we ask, and what to do; empty when it may yet."""
+def _rejection(error: redis.RedisError) -> str:
+    """Why Redis rejects our configuration, and which setting to change; "" when it does not."""
     if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
         return f"Redis refuses the user or the password in CLIPFLEET_REDIS_URL: {error}"
     if isinstance(error, redis.exceptions.NoPermissionError):
-        return f"Redis does not let the user in CLIPFLEET_REDIS_URL: {error}"
+        return f"Redis denies permission to the user named in CLIPFLEET_REDIS_URL: {error}"
     if "DB index is out of range" in str(error):
-        return "Redis has no database of the number at the end of CLIPFLEET_REDIS_URL"
-    distrust = _distrust(error)
-    if distrust is None:
+        return "Redis has no database with the number at the end of CLIPFLEET_REDIS_URL"
+    verification = _verification_error(error)
+    if verification is None:
         return ""
-    if "mismatch" in distrust.verify_message:
-        return "the certificate of Redis is for another host than CLIPFLEET_REDIS_URL names"
-    if "expired" in distrust.verify_message:
+    if "mismatch" in verification.verify_message:
+        return "the certificate of Redis is not for the host in CLIPFLEET_REDIS_URL"
+    if "expired" in verification.verify_message:
         return "the certificate of Redis has expired"
     return (
-        "the certificate of Redis is not signed by an authority trusted here; "
-        "CLIPFLEET_REDIS_CA names the file with the certificate of its authority"
+        "the certificate of Redis is not signed by a trusted authority; set CLIPFLEET_REDIS_CA to "
+        "the CA certificate (PEM) used to verify the Redis server"
     )
 
 
-def _distrust(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    """What TLS said, which redis-py hides behind a sentence of its own.
+def _verification_error(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """The TLS error in the chain of causes; redis-py raises its own error in its place.
 
-    Behind an error of ours begins that of another part. Its chain may be a ring: pymilvus raises
-    errors from themselves.
+    The search ends at an error of clipfleet: the errors behind it belong to another part, and their
+    chain may be a ring, since pymilvus raises errors from themselves.
     """
     while error is not None and not isinstance(error, Unavailable):
         if isinstance(error, ssl.SSLCertVerificationError):

@@ -1,10 +1,10 @@
-"""The address of Redis Sentinels, as `CLIPFLEET_REDIS_URL` gives it.
+"""Addresses of Redis Sentinels in `CLIPFLEET_REDIS_URL`.
 
     redis+sentinel://[user:password@]host[:26379][,host[:26379]…]/service[/database][?options]
 
-The form that Redis-Sentinel-Url, RedisVL and Prefect read. `rediss+sentinel://` is TLS, to the
+Redis-Sentinel-Url, RedisVL and Prefect read the same form. `rediss+sentinel://` means TLS, to the
 Sentinels and to Redis. The options `sentinel_username` and `sentinel_password` are for Sentinels
-with access control of their own.
+that have a password.
 """
 
 from dataclasses import dataclass, field
@@ -17,15 +17,16 @@ OPTIONS = ("sentinel_username", "sentinel_password")
 
 @dataclass(frozen=True)
 class SentinelAddress:
-    """Where the primary of a service is asked for.
+    """The Sentinels that know the primary, and how to log in.
 
     Attributes:
         nodes: host and port of each Sentinel.
         service: the name under which the Sentinels watch the primary.
-        database: the number of the database of the primary.
-        credentials: `username` and `password` of Redis, as redis-py names them; those that are set.
-        sentinel_credentials: likewise, of the Sentinels.
-        tls: whether Sentinels and Redis speak TLS.
+        database: the number of the primary's database.
+        credentials: `username` and `password` for Redis, as redis-py names them; only those that
+            are set.
+        sentinel_credentials: `username` and `password` for the Sentinels; only those that are set.
+        tls: whether Sentinels and Redis use TLS.
     """
 
     nodes: tuple[tuple[str, int], ...]
@@ -37,7 +38,10 @@ class SentinelAddress:
 
     @property
     def broker_url(self) -> str:
-        """The Sentinels as kombu takes them: an address each. The service is an option there."""
+        """One address for each Sentinel, joined with `;`, as kombu reads them.
+
+        The service is not part of it: kombu has an option for it.
+        """
         user, password = (self.credentials.get(name, "") for name in ("username", "password"))
         login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if password else ""
         return ";".join(
@@ -47,10 +51,10 @@ class SentinelAddress:
 
 
 def sentinel_address(url: str) -> SentinelAddress | None:
-    """The address in a URL of Sentinels; None for any other URL.
+    """Parse a URL of Sentinels. None for a URL with another scheme.
 
     Raises:
-        ValueError: it begins like one and is none.
+        ValueError: the scheme is one of Sentinels, and the rest cannot be parsed.
     """
     scheme, _, rest = url.partition("://")
     if scheme not in SCHEMES:

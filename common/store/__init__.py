@@ -1,4 +1,4 @@
-"""The store port: where embeddings live and are searched. No vendor's type crosses it."""
+"""The store port: keeps embeddings and searches them. It uses no type of a vendor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,37 +15,56 @@ Vectors = NDArray[np.float32]
 
 
 class StoreUnavailable(Unavailable):
-    """The store did not answer in time, or refused for a passing reason."""
+    """The store does not answer in time, or refuses a call temporarily."""
 
 
 class StoreRefuses(StoreUnavailable):
-    """The store is there and will not have us as we are set up. It says what to set otherwise."""
+    """The store rejects our configuration (address, token, TLS, database).
+
+    `detail` names the setting to change.
+    """
 
 
 class CollectionGone(NotFound):
-    """This generation of the collection is not in the store (any more)."""
+    """The store does not have this generation of the collection, or not any more."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image as it is stored. `metadata` holds declared fields and free-form keys alike."""
+    """One image as it is stored.
+
+    Attributes:
+        pk: its primary key, see `common/identity.py`.
+        id: its id, chosen by the caller.
+        namespace: its namespace.
+        uri: where it came from.
+        embedding: float32 [dim]; of length 0 when it was not requested.
+        content_hash: 32 hex digits, see `common/identity.py`; "": unknown.
+        job_id: the job that stored it; "": none.
+        label: its label; "": none.
+        bytes: the size of its file; 0: unknown.
+        width: its width in pixels, as shown; 0: unknown.
+        height: its height in pixels, as shown; 0: unknown.
+        indexed_at: when it was stored, unix time in milliseconds.
+        metadata: the declared fields of the collection and all other keys.
+    """
 
     pk: str
     id: str
     namespace: str
     uri: str
-    embedding: Vectors  # [dim]
+    embedding: Vectors
     content_hash: str = ""
     job_id: str = ""
     label: str = ""
     bytes: int = 0
     width: int = 0
     height: int = 0
-    indexed_at: int = 0  # unix time, milliseconds
+    indexed_at: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
-        """What a filter sees: a missing label is None."""
+        """The values that filters compare, by field; a missing label or job is None."""
         own = {
             "id": self.id,
             "uri": self.uri,
@@ -61,7 +80,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What decides whether an image has to be embedded again."""
+    """What decides whether an image has to be embedded again.
+
+    Attributes:
+        content_hash: changes with the bytes, the metadata or the model.
+        job_id: the job that stored the image.
+    """
 
     content_hash: str
     job_id: str
@@ -69,46 +93,70 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Match:
-    """One hit. `score`: cosine similarity or dot product (higher is nearer), or for the
-    euclidean metric the distance itself (lower is nearer). Matches come nearest first."""
+    """A record that a search found.
+
+    Attributes:
+        record: the record.
+        score: the cosine similarity or the dot product (higher is nearer), or the euclidean
+            distance (lower is nearer), after the collection's metric.
+    """
 
     record: Record
     score: float
 
 
 class Store(Protocol):
-    """Every call raises StoreUnavailable or CollectionGone where that is the case."""
+    """The port of the store: the records of collections, and the search for the nearest ones.
 
-    def create(self, collection: Collection) -> None: ...
+    Implementations: `MilvusStore` for a service, `MemoryStore` for tests. Every call raises
+    StoreUnavailable when the store is away or full, and StoreRefuses when it rejects our
+    configuration. Calls with a collection raise CollectionGone when the store does not have this
+    generation of it.
+    """
+
+    def create(self, collection: Collection) -> None:
+        """Create an empty collection. The caller creates each generation once."""
+        ...
 
     def drop(self, collection: Collection) -> None:
-        """Dropping what is not there is no error."""
+        """Delete a collection with its records. Deleting one that does not exist is no error."""
         ...
 
     def count(
         self, collection: Collection, namespace: str | None = None, where: Filter | None = None
     ) -> int:
-        """Without a namespace, of all of them."""
+        """Count records.
+
+        Args:
+            namespace: the namespace of the records; None: all namespaces.
+            where: the filter that they pass; None: all records.
+        """
         ...
 
-    def fingerprints(
-        self, collection: Collection, keys: Sequence[str]
-    ) -> dict[str, Fingerprint]: ...
+    def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
+        """The fingerprints of records, by primary key. Keys without a record are left out."""
+        ...
 
     def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
-        """The records that exist, embeddings included, by primary key."""
+        """Records with their embeddings, by primary key. Keys without a record are left out."""
         ...
 
     def upsert(self, collection: Collection, records: Sequence[Record]) -> None:
-        """Write or overwrite; all keys must differ, and all embeddings be of the right length."""
+        """Insert records, and replace those with the same primary key.
+
+        Raises:
+            ValueError: two records have the same key, or an embedding has the wrong length.
+        """
         ...
 
-    def delete(self, collection: Collection, keys: Sequence[str]) -> None: ...
+    def delete(self, collection: Collection, keys: Sequence[str]) -> None:
+        """Delete records by primary key. Keys without a record are no error."""
+        ...
 
     def search(
         self,
         collection: Collection,
-        vectors: Vectors,  # [n, dim]
+        vectors: Vectors,
         *,
         namespace: str,
         top_k: int,
@@ -117,7 +165,21 @@ class Store(Protocol):
         include_values: bool = False,
         fresh: bool = True,
     ) -> list[list[Match]]:
-        """Row i answers vector i. `fresh`: see every write that was acknowledged."""
+        """Find the nearest records to each vector.
+
+        Args:
+            vectors: the queries, float32 [n, dim].
+            namespace: the namespace of the records.
+            top_k: the number of matches for each vector at most.
+            offset: the number of nearest matches to skip.
+            where: the filter that records pass; None: all records.
+            include_values: whether matches have embeddings; otherwise these have length 0.
+            fresh: whether to see every write that was acknowledged. False is faster, and may miss
+                the writes of the last seconds.
+
+        Returns:
+            Row i has the matches for vector i, the nearest first.
+        """
         ...
 
     def scan(
@@ -131,39 +193,63 @@ class Store(Protocol):
         include_values: bool = False,
         only_ids: bool = False,
     ) -> list[Record]:
-        """The first `limit` records with a primary key above `after`, in the keys' order; fewer
-        only when there are no more. A record that stays during a scan from page to page appears
-        once, whatever is written meanwhile. `only_ids`: of each only `pk` and `id`."""
+        """Read records page by page, in the order of their primary keys.
+
+        A record that is stored during the whole scan is returned once, whatever is written
+        meanwhile.
+
+        Args:
+            namespace: the namespace of the records; None: all namespaces.
+            where: the filter that records pass; None: all records.
+            after: the primary key of the last record of the page before; "": the first page.
+            limit: the number of records to return. Fewer are returned on the last page only.
+            include_values: whether records have embeddings; otherwise these have length 0.
+            only_ids: whether records have only `pk` and `id`, which is faster.
+
+        Example:
+            page = store.scan(collection, limit=1_000)
+            while page:
+                page = store.scan(collection, after=page[-1].pk, limit=1_000)
+        """
         ...
 
     def missing(self, known: Sequence[Collection]) -> list[Collection]:
-        """Those of the known ones that it does not hold."""
+        """Those of the known collections that the store does not have."""
         ...
 
     def others(self, known: Sequence[Collection]) -> list[Collection]:
-        """Those that it holds beside the known ones. Collections that were made by a release
-        before 0.2 are left out: with them lies no record of what they are."""
+        """The collections that the store has and that are not among the known ones.
+
+        Collections of releases before 0.2 are left out: the store has no description of them.
+        """
         ...
 
-    def ping(self) -> None: ...
+    def ping(self) -> None:
+        """Make the cheapest call that needs valid credentials."""
+        ...
 
     def version(self) -> str:
-        """As the store says it."""
+        """The version of the store, as the store gives it."""
         ...
 
-    def marked(self, mark: str) -> bool: ...
+    def has_mark(self, mark: str) -> bool:
+        """Whether the store has this mark, see `common/process/deployment.py`."""
+        ...
 
-    def mark(self, mark: str) -> None:
-        """Leave a mark that `marked` finds, beside others: common/process/deployment.py."""
+    def set_mark(self, mark: str) -> None:
+        """Leave a mark in the store. Marks of other deployments stay."""
         ...
 
 
 def kept_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Null is no value: a Milvus server takes such a key for one that is there."""
+    """The metadata without null values: for a Milvus server, a key with null exists."""
     return {name: value for name, value in metadata.items() if value is not None}
 
 
 def require_distinct(records: Sequence[Record]) -> None:
-    """Milvus keeps both when one upsert names a key twice (milvus #44320)."""
+    """Raise ValueError when two records have the same primary key.
+
+    Milvus stores both when one upsert has a key twice (milvus #44320).
+    """
     if len({record.pk for record in records}) != len(records):
         raise ValueError("an upsert names a primary key twice")

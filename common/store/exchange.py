@@ -1,9 +1,9 @@
-"""The Parquet file in which a collection travels: one row per image, the collection's own
-description in the file's metadata. Needs pyarrow, which is imported when it is used.
+"""The Parquet file of an exported collection: one row per image, and a description of the
+collection in the file's metadata. It needs pyarrow, which is imported when it is used.
 
-`embedding`: list<float32>. A declared field has a column of its own name and type, null where an
-image does not have it; all other metadata is one JSON object in `metadata`. No name can clash: a
-collection cannot declare a field that is called as one of these.
+`embedding` is list<float32>. Each declared field has a column of its name and type, with null for
+images without it; all other metadata is one JSON object in the column `metadata`. The names cannot
+clash: a collection cannot declare a field with the name of one of the fixed columns.
 """
 
 import json
@@ -20,11 +20,11 @@ WHOLE = ("bytes", "width", "height")
 
 
 class NotOurs(ValueError):
-    """A file that was not exported by clipfleet, or by a later one, or is broken."""
+    """The file was not exported by clipfleet, was exported by a later version, or is damaged."""
 
 
 class Description(BaseModel):
-    """What is exported."""
+    """The description of an exported collection. The fields are those of `Collection`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -36,7 +36,8 @@ class Description(BaseModel):
     fields: dict[str, FieldType]
 
 
-def schema_of(about: Description) -> Any:
+def schema_of(description: Description) -> Any:
+    """The pyarrow schema of the file."""
     import pyarrow as pa
 
     kinds = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
@@ -44,22 +45,29 @@ def schema_of(about: Description) -> Any:
         *((name, pa.string()) for name in TEXT),
         *((name, pa.int64()) for name in WHOLE),
         ("indexed_at", pa.timestamp("ms", "UTC")),
-        *((name, kinds[kind]) for name, kind in about.fields.items()),
+        *((name, kinds[kind]) for name, kind in description.fields.items()),
         ("metadata", pa.string()),
         ("embedding", pa.list_(pa.float32())),
     ]
-    return pa.schema(columns, metadata={KEY: about.model_dump_json()})
+    return pa.schema(columns, metadata={KEY: description.model_dump_json()})
 
 
 def description_of(metadata: Mapping[bytes, bytes] | None) -> Description:
+    """The description in the metadata of a Parquet file.
+
+    Raises:
+        NotOurs: there is none, or it cannot be understood.
+    """
     raw = (metadata or {}).get(KEY)
     if raw is None:
-        raise NotOurs("it is Parquet, but no export of clipfleet")
+        raise NotOurs("it is a Parquet file, but not an export of clipfleet")
     try:
-        told = json.loads(raw)
-        if isinstance(told, dict) and told.get("version", 1) != 1:
-            raise NotOurs("it was exported by another version of clipfleet, which is not known")
-        return Description.model_validate(told)
+        description = json.loads(raw)
+        if isinstance(description, dict) and description.get("version", 1) != 1:
+            raise NotOurs(
+                "it was exported by another version of clipfleet, which this one cannot read"
+            )
+        return Description.model_validate(description)
     except (ValueError, ValidationError) as error:
         if isinstance(error, NotOurs):
             raise

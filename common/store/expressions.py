@@ -1,7 +1,7 @@
-"""Filters compiled to Milvus' boolean expressions. Only `_literal` lets a caller's value in.
+"""Compiles filters to boolean expressions of Milvus. Only `_literal` inserts a caller's value.
 
-Milvus before 2.5 has no NULL, so a declared field that an image does not have holds MISSING, and
-comparisons that MISSING would pass exclude it.
+Milvus before 2.5 has no NULL, so a declared field that an image does not have is stored as MISSING,
+and comparisons that MISSING would pass exclude it explicitly.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,13 @@ def column(field_name: str) -> str:
 
 
 def search_expression(namespace: str | None, where: Filter | None, *also: str) -> str:
-    """Empty when it lets everything pass. `also`: expressions that hold, too."""
+    """The expression for a search or a query; "" when every record passes.
+
+    Args:
+        namespace: the namespace of the records; None: all namespaces.
+        where: the filter that they pass; None: all records.
+        also: further expressions that must be true.
+    """
     parts = list(also)
     if namespace is not None:
         parts.append(f"namespace == {_literal(namespace)}")
@@ -45,11 +51,12 @@ def search_expression(namespace: str | None, where: Filter | None, *also: str) -
 
 
 def range_expression(above: str, up_to: str) -> str:
-    """Primary keys in a range."""
+    """The expression for primary keys above `above`, up to and including `up_to`."""
     return f"pk > {_literal(above)} and pk <= {_literal(up_to)}"
 
 
 def keys_expression(keys: Sequence[str]) -> str:
+    """The expression for records with one of these primary keys."""
     return f"pk in [{', '.join(_literal(key) for key in keys)}]"
 
 
@@ -88,7 +95,7 @@ def _membership(name: str, node: Compare, kind: FieldType) -> str:
     assert isinstance(node.value, tuple)
     if not node.value:
         return NOTHING if node.op == "$in" else ANYTHING
-    listed = f"{name} in [{', '.join(_typed(one, kind) for one in node.value)}]"
+    listed = f"{name} in [{', '.join(_typed(value, kind) for value in node.value)}]"
     return listed if node.op == "$in" else f"not ({listed})"
 
 
@@ -98,7 +105,7 @@ def _compile_free(node: Compare) -> str:
         return f"(exists {name})" if node.value else f"not (exists {name})"
     if node.op in ("$in", "$nin"):  # milvus-lite has no `in` on JSON
         assert isinstance(node.value, tuple)
-        listed = " or ".join(f"({_has(name, '==', one)})" for one in node.value) or NOTHING
+        listed = " or ".join(f"({_has(name, '==', value)})" for value in node.value) or NOTHING
         return f"({listed})" if node.op == "$in" else f"not ({listed})"
     assert not isinstance(node.value, tuple)
     if node.op == "$prefix":
@@ -109,15 +116,18 @@ def _compile_free(node: Compare) -> str:
 
 
 def _starts(name: str, prefix: str) -> str:
-    """A range, in the order of code points. `like` will not do: in it neither milvus-lite on JSON
-    nor a server (2.3) knows an escaped `%`, `_` or backslash (tried)."""
+    """The prefix as a range in the order of code points.
+
+    `like` cannot be used: in it, neither milvus-lite on JSON nor a server (2.3) understands an
+    escaped `%`, `_` or backslash (tested).
+    """
     end = _after(prefix)
     first = f"{name} >= {_literal(prefix)}"
     return f"({first})" if end is None else f"({first} and {name} < {_literal(end)})"
 
 
 def _after(prefix: str) -> str | None:
-    """The first text after all that start so; None when there is none."""
+    """The first text after all texts with this prefix; None when there is none."""
     stem = prefix.rstrip(LAST)
     if not stem:
         return None
@@ -126,7 +136,10 @@ def _after(prefix: str) -> str | None:
 
 
 def _has(name: str, operator: str, value: Scalar) -> str:
-    """On an absent key a bare comparison is NULL to milvus-lite and false to a server."""
+    """A comparison of an existing key.
+
+    A comparison with an absent key is NULL in milvus-lite and false in a server.
+    """
     return f"(exists {name}) and ({name} {operator} {_literal(value)})"
 
 
@@ -135,17 +148,17 @@ def _typed(value: Any, kind: FieldType) -> str:
 
 
 def _literal(value: Scalar) -> str:
-    """The one way a value gets into an expression.
+    """A value as a literal: the only way for a value into an expression.
 
-    milvus-lite knows no \\u escapes and Milvus no raw newlines, so: everything as it is, but
-    backslash, quote and the three line characters escaped.
+    milvus-lite understands no \\u escapes, and Milvus no raw newlines. So backslash, quote, line
+    feed, carriage return and tab are escaped; all other characters are written as they are.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
     if "\0" in value:
-        raise InvalidRequest("a filter value holds a NUL character")
+        raise InvalidRequest("a filter value contains a NUL character")
     for plain, escaped in _ESCAPES:
         value = value.replace(plain, escaped)
     return f'"{value}"'

@@ -1,7 +1,7 @@
 """Metadata filters as Pinecone and MongoDB write them: `{"label": {"$in": ["church"]}}`.
 
-`parse_filter` checks a caller's filter and gives a tree; `matches` evaluates it on plain values.
-Compiling to a store's own language is that store's business.
+`parse_filter` checks the filter of a request and returns a tree; `matches` evaluates the tree on
+the values of an image. `expressions.py` compiles the tree for Milvus.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,18 @@ Op = Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$prefix
 MAX_DEPTH = 8
 MAX_NODES = 256
 MAX_LIST = 1_000
-MAX_LISTED = 4_000  # in all lists together: stores take a time that grows with them
+MAX_LISTED = 4_000  # values in all lists of a filter: the duration of a search grows with them
 _OPS: tuple[Op, ...] = get_args(Op)
 
 
 @dataclass(frozen=True)
 class Field:
-    """`kind` is None for a key of the free-form metadata."""
+    """A field that a filter names.
+
+    Attributes:
+        name: its name.
+        kind: its type; None for a metadata key that the collection does not declare.
+    """
 
     name: str
     kind: FieldType | None
@@ -39,6 +44,8 @@ class Field:
 
 @dataclass(frozen=True)
 class Compare:
+    """A comparison of a field with a value, or with each value of a tuple for `$in` and `$nin`."""
+
     field: Field
     op: Op
     value: Scalar | tuple[Scalar, ...]
@@ -46,16 +53,22 @@ class Compare:
 
 @dataclass(frozen=True)
 class AllOf:
+    """True when all parts are true."""
+
     parts: tuple["Filter", ...]
 
 
 @dataclass(frozen=True)
 class AnyOf:
+    """True when at least one part is true."""
+
     parts: tuple["Filter", ...]
 
 
 @dataclass(frozen=True)
 class Not:
+    """True when the part is false."""
+
     part: "Filter"
 
 
@@ -63,16 +76,31 @@ Filter = Compare | AllOf | AnyOf | Not
 
 
 def parse_filter(raw: Mapping[str, Any], fields: Mapping[str, FieldType]) -> Filter | None:
-    """The tree of a filter, None for an empty one.
+    """Parse the filter of a request. None for an empty filter.
 
-    `fields` are the collection's declared fields. Semantics follow MongoDB: a comparison with a
-    value an image does not have is false, except `$ne` and `$nin`, which are true.
+    As in MongoDB, a comparison is false when the image does not have the field, except `$ne` and
+    `$nin`, which are true.
+
+    Args:
+        raw: the filter as parsed from JSON.
+        fields: the declared fields of the collection.
+
+    Raises:
+        InvalidRequest: the filter is not valid; `detail` says where.
+
+    Example:
+        parse_filter({"label": {"$in": ["church"]}, "year": {"$gte": 2020}}, {"year": "int"})
     """
     return _Parser(fields).tree(raw) if raw else None
 
 
 def matches(node: Filter, values: Mapping[str, Any]) -> bool:
-    """Whether an image with these values (built-in, declared and free-form alike) passes."""
+    """Whether an image passes the filter.
+
+    Args:
+        node: the filter, from `parse_filter`.
+        values: the built-in, declared and other fields of the image, from `Record.values`.
+    """
     if isinstance(node, AllOf):
         return all(matches(part, values) for part in node.parts)
     if isinstance(node, AnyOf):
@@ -117,10 +145,12 @@ class _Parser:
             condition = {"$eq": condition}
         if not condition:
             raise InvalidRequest(f"the condition on {name!r} is empty")
-        return _all_of([self._one(field, op, value, depth) for op, value in condition.items()])
+        return _all_of(
+            [self._condition(field, op, value, depth) for op, value in condition.items()]
+        )
 
-    def _one(self, field: Field, op: str, value: Any, depth: int) -> Filter:
-        """`{"year": {"$not": {"$gt": 1}}}` denies a condition, `$not` on its own a filter."""
+    def _condition(self, field: Field, op: str, value: Any, depth: int) -> Filter:
+        """One operator of a field. `{"year": {"$not": {"$gt": 1}}}` negates a condition."""
         if op != "$not":
             return self._compare(field, op, value)
         if not isinstance(value, Mapping):
@@ -131,7 +161,7 @@ class _Parser:
 
     def _compare(self, field: Field, op: str, value: Any) -> Compare:
         if op not in _OPS:
-            raise InvalidRequest(f"unknown operator {_short(op)}; there are {', '.join(_OPS)}")
+            raise InvalidRequest(f"unknown operator {_short(op)}; known: {', '.join(_OPS)}")
         if op == "$exists":
             if not isinstance(value, bool):
                 raise InvalidRequest("$exists takes true or false")
@@ -142,9 +172,9 @@ class _Parser:
             self._listed += len(value)
             if self._listed > MAX_LISTED:
                 raise InvalidRequest(f"the filter lists more than {MAX_LISTED} values")
-            return Compare(field, op, tuple(_scalar(field, one) for one in value))
+            return Compare(field, op, tuple(_scalar(field, element) for element in value))
         if op == "$prefix" and (not isinstance(value, str) or field.kind not in ("string", None)):
-            raise InvalidRequest(f"$prefix is for text; {field.name!r} or its value is none")
+            raise InvalidRequest(f"$prefix is for text; {field.name!r} or its value is not text")
         return Compare(field, op, _scalar(field, value))
 
 
@@ -154,7 +184,7 @@ def _all_of(parts: list[Filter]) -> Filter:
 
 def _scalar(field: Field, value: Any) -> Scalar:
     if not isinstance(value, str | int | float | bool):
-        raise InvalidRequest(f"{field.name!r} is compared with {_short(value)}, which is no value")
+        raise InvalidRequest(f"{field.name!r} cannot be compared with {_short(value)}")
     kind = field.kind
     if kind is None:
         kind = "string" if isinstance(value, str) else "float"
@@ -171,38 +201,38 @@ def _scalar(field: Field, value: Any) -> Scalar:
     return scalar
 
 
-def _compare(op: Op, mine: Any, value: Any) -> bool:
+def _compare(op: Op, stored: Any, value: Any) -> bool:
     if op == "$exists":
-        return (mine is not None) is value
+        return (stored is not None) is value
     if op in ("$ne", "$nin"):
-        wanted = value if op == "$nin" else (value,)
-        return not any(_equal(mine, one) for one in wanted)
+        values = value if op == "$nin" else (value,)
+        return not any(_equal(stored, element) for element in values)
     if op in ("$eq", "$in"):
-        wanted = value if op == "$in" else (value,)
-        return any(_equal(mine, one) for one in wanted)
+        values = value if op == "$in" else (value,)
+        return any(_equal(stored, element) for element in values)
     if op == "$prefix":
-        return isinstance(mine, str) and mine.startswith(value)
-    return _order(op, mine, value) if _ordered(mine, value) else False
+        return isinstance(stored, str) and stored.startswith(value)
+    return _order(op, stored, value) if _ordered(stored, value) else False
 
 
-def _equal(mine: Any, value: Any) -> bool:
-    same_kind = isinstance(mine, bool) == isinstance(value, bool)
-    return mine is not None and same_kind and bool(mine == value)
+def _equal(stored: Any, value: Any) -> bool:
+    same_kind = isinstance(stored, bool) == isinstance(value, bool)
+    return stored is not None and same_kind and bool(stored == value)
 
 
-def _ordered(mine: Any, value: Any) -> bool:
-    if isinstance(mine, bool) or isinstance(value, bool):
+def _ordered(stored: Any, value: Any) -> bool:
+    if isinstance(stored, bool) or isinstance(value, bool):
         return False
-    numbers = isinstance(mine, int | float) and isinstance(value, int | float)
-    return numbers or (isinstance(mine, str) and isinstance(value, str))
+    numbers = isinstance(stored, int | float) and isinstance(value, int | float)
+    return numbers or (isinstance(stored, str) and isinstance(value, str))
 
 
-def _order(op: Op, mine: Any, value: Any) -> bool:
+def _order(op: Op, stored: Any, value: Any) -> bool:
     if op == "$gt":
-        return bool(mine > value)
+        return bool(stored > value)
     if op == "$gte":
-        return bool(mine >= value)
-    return bool(mine < value) if op == "$lt" else bool(mine <= value)
+        return bool(stored >= value)
+    return bool(stored < value) if op == "$lt" else bool(stored <= value)
 
 
 def _short(value: Any) -> str:

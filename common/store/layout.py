@@ -1,4 +1,4 @@
-"""How a collection lies in Milvus: its name there, its fields, its indexes."""
+"""The layout of a collection in Milvus: its name there, its schema, its indexes."""
 
 from typing import Any
 
@@ -17,17 +17,23 @@ TYPES: dict[FieldType, Any] = {
 }
 
 
-RECORD = "clipfleet.collection"  # property of a Milvus collection: what the catalogue says of it
+RECORD = "clipfleet.collection"  # property of a Milvus collection: its record in the catalogue
 PREFIX = "cf_"
 
 
 def physical(collection: Collection) -> str:
-    """A name of its own per generation: a late write can never reach the successor."""
+    """The name of a collection in Milvus.
+
+    It contains the generation: a late write cannot reach the next generation.
+    """
     return f"{PREFIX}{collection.name.replace('-', '_')}_{collection.generation}"
 
 
 def schema_of(collection: Collection) -> Any:
-    """`namespace` is a plain indexed field: docs/decisions/0002 says why no partition key."""
+    """The Milvus schema of a collection.
+
+    `namespace` is a plain indexed field, and not a partition key: docs/decisions/0002.
+    """
     schema = MilvusClient.create_schema(enable_dynamic_field=False)
     for name, size in TEXT.items():
         schema.add_field(name, DataType.VARCHAR, max_length=size, is_primary=name == "pk")
@@ -42,7 +48,11 @@ def schema_of(collection: Collection) -> Any:
 
 
 def indexes_of(collection: Collection, version: str) -> Any:
-    """HNSW (Malkov and Yashunin 2016) on the embedding, an index on every typed field."""
+    """The Milvus indexes of a collection: HNSW (Malkov and Yashunin 2016) and one for each field.
+
+    Args:
+        version: the version of the server, as the server gives it.
+    """
     indexes = MilvusClient.prepare_index_params()
     indexes.add_index(
         "embedding",
@@ -50,7 +60,7 @@ def indexes_of(collection: Collection, version: str) -> Any:
         metric_type=METRICS[collection.metric],
         params={"M": 16, "efConstruction": 200},
     )
-    # Empty: the server's own choice for the type. milvus-lite has no default and only this one.
+    # "": the server chooses by the type of the field. milvus-lite has INVERTED only, no default.
     scalar = "INVERTED" if version.startswith("milvus_lite") else ""
     for name in ("namespace", "label", *map(column, collection.fields)):
         indexes.add_index(name, index_type=scalar)
@@ -61,11 +71,12 @@ DEPLOYMENT = f"{PREFIX}deployment_"
 
 
 def marker(mark: str) -> str:
+    """The name of the empty collection that stands for a mark."""
     return f"{DEPLOYMENT}{mark}"
 
 
 def marker_schema() -> Any:
-    """The least that Milvus calls a collection."""
+    """The smallest schema that Milvus accepts, for a mark."""
     schema = MilvusClient.create_schema(enable_dynamic_field=False)
     schema.add_field("pk", DataType.INT64, is_primary=True)
     schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=2)

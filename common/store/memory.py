@@ -1,4 +1,4 @@
-"""The store port on plain dicts: exact search, for tests and as the yardstick of the real ones."""
+"""The store in memory: exact search, the reference that other stores are tested against."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +20,8 @@ from clipfleet.common.store.rows import bare
 
 
 class MemoryStore:
+    """A store in the memory of one process, for tests. Searches compare with every record."""
+
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Record]] = {}
         self._held: dict[str, Collection] = {}
@@ -39,8 +41,8 @@ class MemoryStore:
         return len(self._matching(collection, namespace, where))
 
     def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
-        found = self.fetch(collection, keys)
-        return {pk: Fingerprint(row.content_hash, row.job_id) for pk, row in found.items()}
+        records = self.fetch(collection, keys)
+        return {pk: Fingerprint(row.content_hash, row.job_id) for pk, row in records.items()}
 
     def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
         rows = self._of(collection)
@@ -94,18 +96,20 @@ class MemoryStore:
         include_values: bool = False,
         only_ids: bool = False,
     ) -> list[Record]:
-        found = self._matching(collection, namespace, where)
-        rest = sorted((row for row in found if row.pk > after), key=lambda row: row.pk)[:limit]
+        matching = self._matching(collection, namespace, where)
+        rest = sorted((row for row in matching if row.pk > after), key=lambda row: row.pk)[:limit]
         if only_ids:
             return [bare(vars(row)) for row in rest]
         return rest if include_values else [_bare(row) for row in rest]
 
     def missing(self, known: Sequence[Collection]) -> list[Collection]:
-        return [one for one in known if one.generation not in self._held]
+        return [collection for collection in known if collection.generation not in self._held]
 
     def others(self, known: Sequence[Collection]) -> list[Collection]:
-        generations = {one.generation for one in known}
-        return [one for key, one in list(self._held.items()) if key not in generations]
+        generations = {collection.generation for collection in known}
+        return [
+            collection for key, collection in list(self._held.items()) if key not in generations
+        ]
 
     def ping(self) -> None:
         return None
@@ -113,10 +117,10 @@ class MemoryStore:
     def version(self) -> str:
         return "memory"
 
-    def marked(self, mark: str) -> bool:
+    def has_mark(self, mark: str) -> bool:
         return mark in self._marks
 
-    def mark(self, mark: str) -> None:
+    def set_mark(self, mark: str) -> None:
         self._marks.add(mark)
 
     def _matching(
@@ -131,12 +135,12 @@ class MemoryStore:
 
     def _of(self, collection: Collection) -> dict[str, Record]:
         if collection.generation not in self._rows:
-            raise CollectionGone(f"collection {collection.name!r} is not there any more")
+            raise CollectionGone(f"collection {collection.name!r} no longer exists")
         return self._rows[collection.generation]
 
 
 def _scores(collection: Collection, vectors: Vectors, rows: Vectors) -> Vectors:
-    """[n, dim] against [m, dim] gives [n, m]."""
+    """The scores [n, m] of vectors [n, dim] and rows [m, dim]."""
     if collection.metric == "euclidean":
         distances = np.linalg.norm(vectors[:, None, :] - rows[None, :, :], axis=2)
         return np.asarray(distances, np.float32)

@@ -1,4 +1,4 @@
-"""The store port on Milvus (a server, or `milvus-lite server`)."""
+"""The store on Milvus: a server, or `milvus-lite server`."""
 
 import logging
 import threading
@@ -44,31 +44,36 @@ from clipfleet.common.store.refusals import translated
 from clipfleet.common.store.rows import (
     IDS,
     bare,
-    in_parts,
-    most_rows,
+    batches,
     output_fields,
+    rows_per_message,
     to_match,
     to_record,
     to_row,
 )
 from clipfleet.common.store.scan import in_order
 from clipfleet.common.tls import UnusableAuthority, require_authority
-from clipfleet.common.versions import read, skipping_unknown_versions
+from clipfleet.common.versions import parse_versioned, skipping_unknown_versions
 
 T = TypeVar("T")
 
-NOT_LOADED = 101  # milvus-lite after a restart; a server loads again what was loaded
-LOAD_S = 60.0
-MOST_EFFORT = 32_768
+NOT_LOADED = 101  # error of milvus-lite after a restart; a server reloads collections by itself
+LOAD_S = 60.0  # timeout of a call that loads or drops a collection
+MAX_EFFORT = 32_768
 COUNT = ["count(*)"]
 
-# pymilvus pings every 10 s and milvus-lite hangs up on such clients (GOAWAY too_many_pings).
+# pymilvus pings every 10 s, and milvus-lite disconnects such clients (GOAWAY too_many_pings).
 GRPC_OPTIONS = {"grpc.keepalive_time_ms": 600_000}
 
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
 
 
 def make_store(settings: Settings, timeout_s: float = 10.0) -> "MilvusStore":
+    """Create the store of the settings. It connects at the first call.
+
+    Args:
+        timeout_s: timeout of one call, seconds.
+    """
     return MilvusStore(
         settings.milvus_uri,
         token=settings.milvus_token,
@@ -80,8 +85,17 @@ def make_store(settings: Settings, timeout_s: float = 10.0) -> "MilvusStore":
 
 
 class MilvusStore:
-    """`authority`: file with the certificate of who signed the server's. `effort`: candidates that
-    a search keeps (HNSW's ef); never fewer than twice what is asked for."""
+    """The store on Milvus.
+
+    Args:
+        uri: address of the server.
+        token: user:password, or an API key.
+        database: existing database of the server; "": its default database.
+        authority: CA certificate (PEM) used to verify the server; "": those that gRPC brings.
+        effort: candidates that a search keeps (HNSW's ef). A search keeps at least twice as many
+            as the matches that it returns.
+        timeout_s: timeout of one call, seconds.
+    """
 
     def __init__(
         self,
@@ -108,8 +122,8 @@ class MilvusStore:
                 properties={RECORD: collection.model_dump_json()},
                 timeout=timeout_s,
             )
-            # An empty collection has nothing to index. Without `sync=False` pymilvus sleeps half
-            # a second per index before it notices.
+            # An empty collection has nothing to index. Without `sync=False`, pymilvus sleeps half
+            # a second for each index before it notices that.
             client.create_index(name, indexes, timeout=timeout_s, sync=False)
             client.load_collection(name, timeout=timeout_s)
 
@@ -138,13 +152,13 @@ class MilvusStore:
     def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
         if not keys:
             return {}
-        wanted = output_fields(collection, include_values=True)
-        rows = self._query(collection, keys_expression(keys), wanted)
+        fields = output_fields(collection, include_values=True)
+        rows = self._query(collection, keys_expression(keys), fields)
         return {row["pk"]: to_record(collection, row) for row in rows}
 
     def upsert(self, collection: Collection, records: Sequence[Record]) -> None:
         require_distinct(records)
-        for part in in_parts(records, collection.dim):
+        for part in batches(records, collection.dim):
             rows = [to_row(collection, record) for record in part]
             self._call(partial(_upsert, physical(collection), rows, self._timeout), collection)
 
@@ -167,7 +181,7 @@ class MilvusStore:
         include_values: bool = False,
         fresh: bool = True,
     ) -> list[list[Match]]:
-        effort = min(max(self._effort, 2 * (offset + top_k)), MOST_EFFORT)
+        effort = min(max(self._effort, 2 * (offset + top_k)), MAX_EFFORT)
         answers = self._call(
             lambda c: c.search(
                 physical(collection),
@@ -199,11 +213,11 @@ class MilvusStore:
         include_values: bool = False,
         only_ids: bool = False,
     ) -> list[Record]:
-        wanted = list(IDS) if only_ids else output_fields(collection, include_values)
+        fields = list(IDS) if only_ids else output_fields(collection, include_values)
 
-        def read(above: str, up_to: str, most: int) -> list[Any]:
+        def read(above: str, up_to: str, max_rows: int) -> list[Any]:
             within = search_expression(namespace, where, range_expression(above, up_to))
-            return self._query(collection, within, wanted, most)
+            return self._query(collection, within, fields, max_rows)
 
         rows = in_order(
             read,
@@ -211,31 +225,31 @@ class MilvusStore:
             after=after,
             limit=limit,
             rows=int(self._query(collection, "", COUNT, fresh=False)[0]["count(*)"]),
-            largest=most_rows(collection.dim if include_values else 0),
+            largest=rows_per_message(collection.dim if include_values else 0),
         )
         return [bare(row) if only_ids else to_record(collection, row) for row in rows]
 
     def missing(self, known: Sequence[Collection]) -> list[Collection]:
         names = set(self._names())
-        return [one for one in known if physical(one) not in names]
+        return [collection for collection in known if physical(collection) not in names]
 
     def others(self, known: Sequence[Collection]) -> list[Collection]:
-        expected = {physical(one) for one in known}
-        found = []
+        expected = {physical(collection) for collection in known}
+        others = []
         for name in self._names():
             if name.startswith(PREFIX) and not name.startswith(DEPLOYMENT) and name not in expected:
                 with skipping_unknown_versions(), suppress(CollectionGone):
-                    found += self._described(name)
-        return found
+                    others += self._described(name)
+        return others
 
     def _names(self) -> list[str]:
         return list(self._call(lambda c: c.list_collections(timeout=self._timeout), None))
 
     def _described(self, name: str) -> list[Collection]:
-        """What a Milvus collection says that it is, if it does."""
-        said = self._call(lambda c: c.describe_collection(name, timeout=self._timeout), None)
-        raw = (said.get("properties") or {}).get(RECORD)
-        return [read(Collection, raw, "collection")] if raw else []
+        """The catalogue record in the properties of a Milvus collection; [] when it has none."""
+        description = self._call(lambda c: c.describe_collection(name, timeout=self._timeout), None)
+        raw = (description.get("properties") or {}).get(RECORD)
+        return [parse_versioned(Collection, raw, "collection")] if raw else []
 
     def ping(self) -> None:
         self._call(lambda c: c.list_collections(timeout=self._timeout), None)
@@ -243,12 +257,12 @@ class MilvusStore:
     def version(self) -> str:
         return str(self._call(lambda c: c.get_server_version(timeout=self._timeout), None))
 
-    def marked(self, mark: str) -> bool:
+    def has_mark(self, mark: str) -> bool:
         name = marker(mark)
         return bool(self._call(lambda c: c.has_collection(name, timeout=self._timeout), None))
 
-    def mark(self, mark: str) -> None:
-        """An empty collection, which is never loaded."""
+    def set_mark(self, mark: str) -> None:
+        """Create an empty collection, which is never loaded."""
         name, schema = marker(mark), marker_schema()
         limit = max(60.0, self._timeout)
         self._call(lambda c: c.create_collection(name, schema=schema, timeout=limit), None)
@@ -258,7 +272,7 @@ class MilvusStore:
         collection: Collection,
         expression: str,
         fields: list[str],
-        most: int | None = None,
+        limit: int | None = None,
         *,
         fresh: bool = True,
     ) -> list[Any]:
@@ -268,7 +282,7 @@ class MilvusStore:
                     physical(collection),
                     filter=expression,
                     output_fields=fields,
-                    limit=most,
+                    limit=limit,
                     consistency_level="Strong" if fresh else "Bounded",
                     timeout=self._timeout,
                 )
@@ -291,7 +305,7 @@ class MilvusStore:
 
     def _connected(self) -> Any:
         if not self._connecting.acquire(timeout=self._timeout):
-            raise StoreUnavailable("the vector store cannot be reached just now; try again")
+            raise StoreUnavailable("the vector store cannot be reached; try again")
         try:
             if self._client is None:
                 self._client = self._connect()
@@ -312,7 +326,7 @@ class MilvusStore:
             server_pem_path=self._authority,
             timeout=self._timeout,
             grpc_options=GRPC_OPTIONS,
-            dedicated=True,  # shared ones are told apart by address and token alone
+            dedicated=True,  # pymilvus shares connections by address and token, whatever the CA is
         )
 
 

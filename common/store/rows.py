@@ -1,4 +1,4 @@
-"""Records as rows of Milvus fields and back. Knows the schema's columns, not pymilvus."""
+"""Converts records to rows of Milvus fields and back. Does not use pymilvus."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from clipfleet.common.identity import ID_BYTES, NAMESPACE_BYTES
 from clipfleet.common.store import Match, Record, kept_metadata
 from clipfleet.common.store.expressions import MISSING, column
 
-MESSAGE_BYTES = 16_000_000  # a gRPC message may have 64 MB on a server's defaults
+MESSAGE_BYTES = 16_000_000  # of one gRPC message; a server accepts 64 MB by default
 
 
 TEXT = {
@@ -29,15 +29,17 @@ IDS = ("pk", "id")
 
 
 def output_fields(collection: Collection, include_values: bool) -> list[str]:
+    """The Milvus fields that make a record, with or without the embedding."""
     declared = [column(name) for name in collection.fields]
     vector = ["embedding"] if include_values else []
     return [*TEXT, *WHOLE, "metadata", *declared, *vector]
 
 
 def to_row(collection: Collection, record: Record) -> dict[str, Any]:
+    """The row of a record."""
     row: dict[str, Any] = {name: getattr(record, name) for name in (*TEXT, *WHOLE)}
-    given = kept_metadata(record.metadata)
-    free = {k: v for k, v in given.items() if k not in collection.fields}
+    metadata = kept_metadata(record.metadata)
+    free = {k: v for k, v in metadata.items() if k not in collection.fields}
     for name, kind in collection.fields.items():
         value = record.metadata.get(name)
         row[column(name)] = MISSING[kind] if value is None else _as_stored(value, kind)
@@ -51,12 +53,13 @@ def _as_stored(value: Any, kind: FieldType) -> Any:
 
 
 def bare(row: Any) -> Record:
-    """Of a row of IDS."""
+    """The record of a row that has only the fields IDS."""
     nothing = np.empty(0, np.float32)
     return Record(pk=row["pk"], id=row["id"], namespace="", uri="", embedding=nothing)
 
 
 def to_record(collection: Collection, row: Any) -> Record:
+    """The record of a row with `output_fields`."""
     metadata = dict(row["metadata"] or {})
     for name, kind in collection.fields.items():
         value = row[column(name)]
@@ -70,7 +73,7 @@ def to_record(collection: Collection, row: Any) -> Record:
 
 
 def to_match(collection: Collection, hit: Any) -> Match:
-    """Milvus gives the square of the euclidean distance."""
+    """The match of a hit. Milvus returns the square of the euclidean distance."""
     row = {**hit["entity"], "pk": hit["pk"]}
     score = float(hit["distance"])
     if collection.metric == "euclidean":
@@ -78,12 +81,17 @@ def to_match(collection: Collection, hit: Any) -> Match:
     return Match(to_record(collection, row), score)
 
 
-def most_rows(dim: int) -> int:
-    """Of how many rows a message holds the text and the embeddings with room to spare."""
+def rows_per_message(dim: int) -> int:
+    """How many rows fit into a message of MESSAGE_BYTES, with their text.
+
+    Args:
+        dim: the length of an embedding; 0 for rows without embeddings.
+    """
     return max(1, MESSAGE_BYTES // (4 * dim + 8_000))
 
 
-def in_parts(records: Sequence[Record], dim: int) -> Iterator[Sequence[Record]]:
-    step = most_rows(dim)
+def batches(records: Sequence[Record], dim: int) -> Iterator[Sequence[Record]]:
+    """The records in parts that fit into one message each."""
+    step = rows_per_message(dim)
     for start in range(0, len(records), step):
         yield records[start : start + step]

@@ -1,9 +1,9 @@
-"""All rows of a collection in the order of their keys, read range by range.
+"""Reads the rows of a collection in the order of their keys, range by range.
 
-No order can be asked of a query, and the rows that a limited one leaves out may be any (milvus-lite
-3.2 gives them as its segments lie; a server sorts them, without saying so). So a range of keys is
-read whole or, when it holds too much, read again as a smaller one. Keys are hashes, spread evenly:
-from how many rows there are follows how wide a range should be.
+Milvus cannot sort the rows of a query, and a query with a limit may leave out any rows (milvus-lite
+3.2 returns them in the order of its segments; a server sorts them, which is not documented). So a
+range of keys is read completely or, when it has too many rows, read again as a smaller range. Keys
+are hashes and evenly distributed, so the number of rows determines how wide a range should be.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from typing import TypeVar
 
 KEYS = 2**128  # 32 hex digits
 LAST = f"{KEYS - 1:032x}"
-LARGEST_READ = 8_000  # a server gives at most 16,384 rows, and we ask for twice as many as wanted
-WIDEN = 16
+LARGEST_READ = 8_000  # a server returns 16,384 rows at most; a read asks for about twice this
+WIDEN = 16  # the largest factor by which one range is wider than the range before
 
 T = TypeVar("T")
-# (above, up to and including, at most so many rows): those of them that there are, in any order
+# (above, up to and including, limit): rows in that range of keys, in any order
 Read = Callable[[str, str, int], list[T]]
 
 
@@ -28,31 +28,40 @@ def in_order(
     rows: int,
     largest: int = LARGEST_READ,
 ) -> list[T]:
-    """The first `limit` rows whose key comes after `after`; fewer only when there are no more.
+    """The first `limit` rows with a key above `after`; fewer only when there are no more.
 
-    `rows`: about how many there are in all. `largest`: how many one read should bring.
+    Args:
+        read: reads a range of keys.
+        key: returns the key of a row.
+        rows: the approximate number of rows in the collection.
+        largest: the number of rows that one read should return at most.
     """
-    found: list[T] = []
+    rows_in_order: list[T] = []
     low = after
     width = _width(min(limit, largest), rows, KEYS)
-    while len(found) < limit and low != LAST:
-        wanted = min(limit - len(found), largest)
+    while len(rows_in_order) < limit and low != LAST:
+        missing = min(limit - len(rows_in_order), largest)
         high = _text(min(_number(low) + width, KEYS - 1))
-        part = read(low, high, 2 * wanted + 100)
-        if len(part) >= 2 * wanted + 100:  # and who knows which were left out
+        page = read(low, high, 2 * missing + 100)
+        if len(page) >= 2 * missing + 100:  # any rows may be left out
             width = max(1, width // 2)
             continue
-        found += sorted(part, key=key)
+        rows_in_order += sorted(page, key=key)
         low = high
-        wanted = min(limit - len(found), largest)
-        width = min(_width(wanted, len(part), width), WIDEN * width)
-    return found[:limit]
+        missing = min(limit - len(rows_in_order), largest)
+        width = min(_width(missing, len(page), width), WIDEN * width)
+    return rows_in_order[:limit]
 
 
-def _width(wanted: int, rows: int, width: int) -> int:
-    """Where a range of this width holds so many rows: one that very likely holds those wanted."""
-    hoped = wanted + 3 * int(max(wanted, 1) ** 0.5) + 3
-    return max(1, min(KEYS, width * hoped // max(rows, 1)))
+def _width(needed: int, rows: int, width: int) -> int:
+    """The width of a range that very likely has the needed rows.
+
+    Args:
+        needed: the number of rows that are needed.
+        rows: the number of rows in a range of `width`.
+    """
+    aimed = needed + 3 * int(max(needed, 1) ** 0.5) + 3
+    return max(1, min(KEYS, width * aimed // max(rows, 1)))
 
 
 def _number(key: str) -> int:

@@ -184,7 +184,7 @@ def test_what_an_older_milvus_lacks_is_found_and_brought_back(kept: Kept, tmp_pa
         job = finished(client, client.index("sketches", kept.photos / "sketches.jsonl").id)
         assert (job.done, job.skipped) == (1, 1)
 
-        with pytest.raises(NotFound, match="not there any more"):
+        with pytest.raises(NotFound, match="no longer exists"):
             client.collection("other")
         client.delete_collection("other")
         client.upload("other", [SAMPLES[0], SAMPLES[1]], wait=True)

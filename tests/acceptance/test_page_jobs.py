@@ -119,7 +119,9 @@ def test_a_failed_image_says_why_and_is_tried_again(
     expect(row).to_contain_text("partial")
     row.get_by_text("1 failure").click()
     expect(row.get_by_role("row").nth(1)).to_contain_text("broken.png")
-    expect(row.get_by_role("row").nth(1)).to_contain_text("the file is no image that we know")
+    expect(row.get_by_role("row").nth(1)).to_contain_text(
+        "the file is damaged or contains no image of a known format"
+    )
 
     shutil.copy(good, broken)
     row.get_by_role("button", name="Retry the failures").click()

@@ -60,7 +60,7 @@ def test_going_away_while_one_scrolls_keeps_what_is_shown(page: Tab, drawings: s
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("damaged.png", "damaged.png: the file is no image that we know"),
+        ("damaged.png", "damaged.png: the file is damaged or contains no image of a known format"),
         ("notes.txt", "notes.txt is no image."),
     ],
 )

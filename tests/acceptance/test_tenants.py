@@ -160,7 +160,7 @@ def test_a_key_with_roots_of_its_own_is_told_these_alone(
         assert "the link leads outside the folders that may be indexed" in told
         read, told = outcome(client, {"type": "folder", "path": str(top / "other")}, "bound-cats")
         assert read == 0
-        assert f"({top / 'own'}); CLIPFLEET_SOURCE_ROOTS lists them, and so may the `roots`" in told
+        assert f"({top / 'own'}); CLIPFLEET_SOURCE_ROOTS and the `roots`" in told
         read, told = outcome(client, {"type": "bucket", "uri": "s3://any/thing"}, "bound-cats")
         assert read == 0
         assert "(none is configured); CLIPFLEET_SOURCE_BUCKETS lists them" in told

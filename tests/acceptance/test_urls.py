@@ -63,7 +63,7 @@ def test_an_image_at_a_url_is_found(
         ("page", "image.url: the server answered with a web page, not an image"),
         ("gone", "image.url: the server answered 410 Gone"),
         ("inside", "image.url: the address of '127.0.0.2' is not a public one"),
-        ("text", "no image that we know"),
+        ("text", "no image of a known format"),
     ],
 )
 def test_what_cannot_be_searched_by_is_a_422_that_says_why(

@@ -67,8 +67,8 @@ def killed(up: chaos.Up, part: str) -> None:
     ("disk", "why"),
     [
         ("blobs", "the blob store cannot be written: No space left on device"),
-        ("milvus", "the vector store's disk is full"),
-        ("valkey", "Redis takes no writes just now"),
+        ("milvus", "the disk of the vector store is full"),
+        ("valkey", "Redis does not accept writes at the moment"),
     ],
 )
 def test_a_job_on_a_full_disk_says_so_waits_and_goes_on(

@@ -163,7 +163,7 @@ def test_a_stack_that_starts_on_a_redis_without_writes_waits_and_says_so(tmp_pat
 
 
 def says_why(up: stack.Up, part: str) -> bool:
-    return "Redis takes no writes just now" in up.log(part)
+    return "Redis does not accept writes at the moment" in up.log(part)
 
 
 def test_a_job_and_searches_outlive_a_failover_to_another_address(

@@ -71,7 +71,7 @@ def test_a_part_that_dies_some_while_after_each_start_is_given_up(
 
 
 def test_what_a_part_waits_for_is_told_while_it_starts(tmp_path: Path) -> None:
-    reasons = ["Redis takes no writes just now", ""]
+    reasons = ["Redis does not accept writes at the moment", ""]
 
     def ready(_: int) -> bool:
         if reasons and (reason := reasons.pop(0)):
@@ -86,7 +86,7 @@ def test_what_a_part_waits_for_is_told_while_it_starts(tmp_path: Path) -> None:
         assert watched.wait(lambda label, _: told.append(label))
     finally:
         watched.stop()
-    assert told == ["part: Redis takes no writes just now", "part"]
+    assert told == ["part: Redis does not accept writes at the moment", "part"]
 
 
 def crashing_once_ready(folder: Path) -> tuple[str, Callable[[int], bool]]:

@@ -43,16 +43,16 @@ def test_work_left_is_what_is_pending_leased_and_estimated(
     overviews = RedisOverviews(client, MODEL)
     model = ledger.create(a_job("one")).new.model
     planned(ledger, "one", "abc", estimated=10)
-    assert overviews.read().left[model] == 10
+    assert overviews.read().remaining[model] == 10
     planned(ledger, "one", "de", estimated=10)
     first, _ = claimed(ledger), claimed(ledger)
-    assert overviews.read().left[model] == 10
+    assert overviews.read().remaining[model] == 10
     ledger.mark(first, Outcome(done=2, failures=(failure("c"),)))
-    assert overviews.read().left[model] == 7
+    assert overviews.read().remaining[model] == 7
     ended(ledger, "one")  # the estimate was wrong: there are no more
-    assert overviews.read().left[model] == 2
+    assert overviews.read().remaining[model] == 2
     ledger.cancel("one")
-    assert overviews.read().left[model] == 0
+    assert overviews.read().remaining[model] == 0
 
 
 def test_jobs_are_counted_by_state_until_they_are_removed(

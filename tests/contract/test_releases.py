@@ -17,7 +17,7 @@ from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.unfinished import RedisUnfinished
 from clipfleet.common.store.rows import to_record, to_row
-from clipfleet.common.versions import read
+from clipfleet.common.versions import parse_versioned
 from support import releases
 
 RELEASES = sorted(releases.GOLDEN.iterdir())
@@ -68,7 +68,7 @@ KINDS = [
 @pytest.mark.parametrize(("path", "name"), KINDS, ids=[f"{p.parent.name}-{n}" for p, n in KINDS])
 def test_messages_and_records_of_every_release_are_read(path: Path, name: str) -> None:
     expected = releases.MESSAGES[of_today(name)]
-    assert read(type(expected), path.read_text(), name) == expected
+    assert parse_versioned(type(expected), path.read_text(), name) == expected
 
 
 LAST = [name for path, name in KINDS if path.parent == RELEASES[-1] and name == of_today(name)]

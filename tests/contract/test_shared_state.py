@@ -41,8 +41,8 @@ def test_deletions_are_kept_per_generation_since_a_time(catalogue: Catalogue) ->
     first = Deletion(namespace="n", pk="a" * 32)
     second = Deletion(namespace="n", filter={"$or": [{"label": "\u2028"}, {"year": 3}]})
     assert catalogue.deletions(one, begun) == []
-    catalogue.deletes(one, first)
-    catalogue.deletes(one, second)
+    catalogue.record_deletion(one, first)
+    catalogue.record_deletion(one, second)
     assert catalogue.deletions(one, begun) == [first, second]
     assert catalogue.deletions(one, time.time() + 60) == []
     assert catalogue.deletions(other, begun) == []
@@ -52,11 +52,11 @@ def test_nothing_of_a_removed_collection_stays(client: "redis.Redis") -> None:
     catalogue = RedisCatalogue(client)
     one = catalogue.add(a_collection())
     catalogue.record_write(one)
-    catalogue.deletes(one, Deletion(namespace="n"))
+    catalogue.record_deletion(one, Deletion(namespace="n"))
     assert client.dbsize() == 3
     assert catalogue.remove(one)
     assert catalogue.to_drop() == [one]
-    catalogue.dropped(one)
+    catalogue.record_dropped(one)
     assert client.dbsize() == 0
 
 

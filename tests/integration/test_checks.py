@@ -34,7 +34,7 @@ from support.services import Certificate
 IMPATIENT = """
 import runpy, sys
 from clipfleet.common.process import startup
-startup.AGAIN_S, startup.SURE_S, startup.WAIT_S = 0.1, 0.5, 0.1
+startup.RETRY_INTERVAL_S, startup.CONFIRM_AFTER_S, startup.POLL_INTERVAL_S = 0.1, 0.5, 0.1
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
@@ -142,7 +142,7 @@ def test_a_policy_that_cannot_evict_yet_and_a_redis_that_keeps_nothing_are_warne
     valkey.config_set("appendonly", "no")
     eviction, persistence = found(valkey_url)
     assert {eviction.severity, persistence.severity} == {"warning"}
-    assert "if it had a maxmemory" in eviction.what
+    assert "if maxmemory were set" in eviction.what
     assert persistence.do == "set appendonly yes"
 
 
@@ -153,14 +153,14 @@ def test_a_policy_that_evicts_what_expires_leaves_the_jobs_alone(
     valkey.config_set("maxmemory-policy", "volatile-lru")
     (finding,) = found(valkey_url)
     assert finding.severity == "warning"
-    assert "who is alive" in finding.what
+    assert "announcements of workers" in finding.what
 
 
 @pytest.mark.parametrize(
     ("url", "do"),
     [
         ("redis://:se/cret@localhost:6379/0", "%2F"),
-        ("rediss://:secret@localhost:6379/0?ssl_cert_reqs=none", "leave them out"),
+        ("rediss://:secret@localhost:6379/0?ssl_cert_reqs=none", "remove them"),
     ],
 )
 def test_an_address_that_is_wrong_is_not_repeated_with_its_password(url: str, do: str) -> None:
@@ -174,7 +174,7 @@ def test_an_address_that_is_wrong_is_not_repeated_with_its_password(url: str, do
 def test_what_takes_a_question_and_does_not_answer_holds_no_part_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(startup, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(startup, "FIRST_ROUND_TIMEOUT_S", 0.05)
     asked, answer = threading.Event(), threading.Event()
 
     def hanging() -> list[Finding]:
@@ -194,7 +194,7 @@ def test_a_user_who_may_not_ask_for_the_policy_is_warned_that_it_is_not_known(
     with services.valkey_with_tls(tmp_path / "valkey", signed) as url:
         (finding,) = found(url, redis_ca=str(signed.authority))
         assert finding.severity == "warning"
-        assert "could not be checked" in finding.what
+        assert "is unknown" in finding.what
         (finding,) = found(url.replace("rediss", "redis"))
         assert "must begin with rediss://" in finding.do
         (finding,) = found(url.replace("p%40ss", "other"), redis_ca=str(signed.authority))
@@ -284,7 +284,7 @@ def test_blobs_are_the_same_by_what_they_hold_not_by_their_address(
 
 def test_while_another_part_decides_which_store_it_is_one_waits(valkey: "redis.Redis") -> None:
     valkey.set(MARKING + "milvus", 1)
-    with pytest.raises(Unavailable, match="just deciding"):
+    with pytest.raises(Unavailable, match="is marking its"):
         check_same_milvus(valkey, MemoryStore())
 
 

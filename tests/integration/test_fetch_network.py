@@ -82,7 +82,7 @@ def test_redirects_are_followed_without_cookies_and_not_for_ever() -> None:
         assert not any("Cookie" in asked.headers for asked in there.seen)
         assert "more than 5 times" in refusal(f"{there.url}/loop")
         assert "only http and https" in refusal(f"{there.url}/file")
-        assert "no valid URL" in refusal(f"{there.url}/bad")
+        assert "not a valid URL" in refusal(f"{there.url}/bad")
         assert "secret" not in refusal(f"{there.url}/auth")
 
 

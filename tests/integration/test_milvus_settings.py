@@ -57,10 +57,10 @@ def test_a_collection_lives_in_the_database_that_is_set(server: Milvus, database
     ours.upsert(collection, [record])
     ((match,),) = ours.search(collection, record.embedding[None], namespace="default", top_k=1)
     assert match.record.id == "1"
-    assert not ours.marked("ab12")
-    ours.mark("ab12")
-    assert ours.marked("ab12")
-    assert not others.marked("ab12")
+    assert not ours.has_mark("ab12")
+    ours.set_mark("ab12")
+    assert ours.has_mark("ab12")
+    assert not others.has_mark("ab12")
     with pytest.raises(CollectionGone):
         others.count(collection)
     ours.drop(collection)
@@ -93,7 +93,7 @@ def test_a_certificate_that_nobody_here_trusts_is_told_from_one_for_another_host
     other = services.certificate(tmp_path, "localhost")
     for authority in ("", str(other.authority)):
         said = refusal(server.store(authority=authority))
-        assert "not signed by an authority trusted here" in said
+        assert "not signed by a trusted authority" in said
         assert "CLIPFLEET_MILVUS_CA" in said
     elsewhere = server.uri.replace("localhost", "127.0.0.1")
     assert "for another host name" in refusal(server.store(uri=elsewhere))
@@ -113,7 +113,7 @@ def test_https_to_a_server_without_tls_is_told_to_say_http(tmp_path: Path) -> No
 
 def test_a_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("no certificate")
-    for name, why in (("empty.pem", "holds no certificate"), ("missing.pem", "cannot be read")):
+    for name, why in (("empty.pem", "contains no certificate"), ("missing.pem", "cannot be read")):
         path = str(tmp_path / name)
         said = refusal(MilvusStore("https://127.0.0.1:9", authority=path))
         assert said.startswith(f"CLIPFLEET_MILVUS_CA: {path} {why}")

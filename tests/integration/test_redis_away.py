@@ -178,7 +178,7 @@ def test_a_sender_is_told_at_once_that_nobody_answers(client: "redis.Redis") -> 
     """Not after kombu's own tries, for as long as one call may take."""
     nowhere = Settings(redis_url="redis://127.0.0.1:9", call_timeout_s=600)
     publisher = CeleryPublisher(make_celery(nowhere), client)
-    with pytest.raises(BrokerUnavailable, match="does not answer just now"):
+    with pytest.raises(BrokerUnavailable, match="does not answer"):
         publisher.publish(NUDGE)
 
 

@@ -66,7 +66,7 @@ def test_what_a_user_may_not_do_is_named(url: str, signed: Certificate) -> None:
 
 
 def test_a_database_that_is_not_there_is_named(url: str, signed: Certificate) -> None:
-    assert "no database of the number" in refusal(url[:-1] + "99", signed.authority)
+    assert "no database with the number" in refusal(url[:-1] + "99", signed.authority)
 
 
 def test_a_certificate_that_nobody_here_trusts_is_told_from_one_for_another_host(
@@ -76,7 +76,7 @@ def test_a_certificate_that_nobody_here_trusts_is_told_from_one_for_another_host
     for authority in ("", other):
         assert "CLIPFLEET_REDIS_CA" in refusal(url, authority)
     elsewhere = url.replace("localhost", "127.0.0.1")
-    assert "for another host" in refusal(elsewhere, signed.authority)
+    assert "not for the host" in refusal(elsewhere, signed.authority)
 
 
 def test_a_redis_that_is_away_is_no_refusal() -> None:

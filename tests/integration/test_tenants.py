@@ -223,13 +223,13 @@ def refused(world: World, where: str, answer: httpx.Response) -> bool:
         return bool(job["state"] == "failed" and job["done"] + job["skipped"] == 0)
     detail = str(answer.json()["detail"])
     assert answer.status_code == 403
-    if "is no absolute path" in detail:
+    if "is not an absolute path" in detail:
         return True
     if where == "own data":
         return "belongs to the service" in detail
     mine = world.places["its buckets" if "bucket" in where else "its roots"]
     setting = "BUCKETS" if "bucket" in where else "ROOTS"
-    told = f"({mine}); CLIPFLEET_SOURCE_{setting} lists them, and so may the "
+    told = f"({mine}); CLIPFLEET_SOURCE_{setting} and the "
     return told in detail
 
 

@@ -7,7 +7,7 @@ from support.coalescer_harness import MODEL
 
 SEEN = Overview(
     jobs={"running": 2, "failed": 0},
-    left={MODEL: 7},
+    remaining={MODEL: 7},
     queues={("ingest", MODEL): Waiting(3, 4.5), ("query", MODEL): Waiting(1, None)},
     workers={("ingest", MODEL): 1, ("query", MODEL): 0},
 )

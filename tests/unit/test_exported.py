@@ -120,7 +120,7 @@ def test_damage_inside_is_found_when_it_is_read(tmp_path: Path) -> None:
 def test_other_peoples_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"id": ["a"], "embedding": [[1.0]]}), path)
-    assert "no export of clipfleet" in refusal(path)
+    assert "not an export of clipfleet" in refusal(path)
     path.write_text("a photo, a caption\n")
     assert "not a Parquet file" in refusal(path)
     with pytest.raises(FileNotFoundError):

@@ -34,7 +34,7 @@ class Meanwhile(HashEmbedder):
 
 def delete(workplace: Workplace, deletion: Deletion) -> None:
     """As a gateway does: note it, then delete what is there."""
-    workplace.catalogue.deletes(workplace.collection, deletion)
+    workplace.catalogue.record_deletion(workplace.collection, deletion)
     rows = workplace.store.scan(workplace.collection, limit=100)
     covers = deletion.covering(workplace.collection)
     workplace.store.delete(workplace.collection, [row.pk for row in rows if covers(row)])

@@ -52,9 +52,9 @@ def test_a_type_overrides_the_looks_and_a_mapping_says_it_itself() -> None:
     [
         ("ftp://h/x", False, "a scheme that cannot be read"),
         ("a.csv", True, "label_from_folder: a source of type manifest has no such option"),
-        ({"type": "manifest", "uri": "a.xls"}, False, "say format"),
+        ({"type": "manifest", "uri": "a.xls"}, False, "set format"),
         ({"uri": "a.csv"}, False, "type"),
-        (["a.jpg"], False, "a list of paths is a manifest"),
+        (["a.jpg"], False, "for a list of paths, use a manifest"),
     ],
 )
 def test_what_cannot_be_a_source_is_said_in_one_line(given: object, label: bool, said: str) -> None:

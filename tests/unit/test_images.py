@@ -206,8 +206,8 @@ def test_every_accepted_format_is_read(kind: str) -> None:
 
 def test_what_is_no_image_is_refused_in_words() -> None:
     assert refused(b"") == "the file is empty"
-    assert "no image that we know" in refused(b"Dear diary, today I took no photos.")
-    assert "no image that we know" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    assert "no image of a known format" in refused(b"Dear diary, today I took no photos.")
+    assert "no image of a known format" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n")
 
 
 def test_a_file_over_the_byte_limit_is_refused_at_the_limit_it_is_not() -> None:

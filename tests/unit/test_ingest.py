@@ -164,7 +164,7 @@ def test_a_link_that_leads_out_of_the_roots_is_not_read(workplace: Workplace) ->
         ({"metadata": {"year": "old"}}, "year must be int"),
         ({"metadata": {"year": True}}, "year must be int"),
         ({"metadata": {"year": 2**70}}, "64 bits"),
-        ({"metadata": {"label": "x"}}, "keeps that itself"),
+        ({"metadata": {"label": "x"}}, "keeps that field itself"),
         ({"metadata": {"x": float("nan")}}, "not finite"),
         ({"metadata": {"x": "x" * 40_000}}, "the limit is"),
         ({"label": "x" * 600}, "label has 600 bytes"),

@@ -317,9 +317,12 @@ def test_a_key_has_roots_and_buckets_of_its_own(
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (["--root", "data"], "roots: 'data' is no absolute path"),
-        (["--root", "none", "--root", "/x"], "roots: 'none' is no absolute path"),
-        (["--bucket", "/data"], "buckets: '/data' is no bucket; one begins with s3://, gs://"),
+        (["--root", "data"], "roots: 'data' is not an absolute path"),
+        (["--root", "none", "--root", "/x"], "roots: 'none' is not an absolute path"),
+        (
+            ["--bucket", "/data"],
+            "buckets: '/data' is not a bucket; it must begin with s3://, gs://",
+        ),
         (["--bucket", "s3://b/../c"], "buckets: 's3://b/../c' has a part . or .. in its key"),
     ],
 )
@@ -338,7 +341,7 @@ SERVICE = SourceGrant(roots=("/data",), buckets=("s3://b/prod",))
     ("given", "said"),
     [
         ({"roots": ["/database"]}, "`roots` of the key 'shop' has '/database'"),
-        ({"roots": ["/data/../etc"]}, "'/etc', which lies outside CLIPFLEET_SOURCE_ROOTS (/data)"),
+        ({"roots": ["/data/../etc"]}, "'/etc', which is outside CLIPFLEET_SOURCE_ROOTS (/data)"),
         ({"buckets": ["s3://b/production"]}, "outside CLIPFLEET_SOURCE_BUCKETS (s3://b/prod)"),
         ({"buckets": ["gs://b/prod"]}, "outside CLIPFLEET_SOURCE_BUCKETS"),
     ],
@@ -360,7 +363,7 @@ def test_a_key_within_what_the_service_has_is_none(file: Path) -> None:
     (key,) = KeyRing(file, service=SERVICE).active_keys()
     assert key.roots == ("/data", "/data/x")
     nothing = SourceGrant(roots=(), buckets=())
-    with pytest.raises(StartupError, match="which lists nothing"):
+    with pytest.raises(StartupError, match="which is empty"):
         check_keys(str(file), False, nothing)
 
 

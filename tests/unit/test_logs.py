@@ -11,7 +11,13 @@ from typing import Any, Literal
 
 import pytest
 
-from clipfleet.common.process.logs import UVICORNS, OutageLog, about, configure_logs, in_context
+from clipfleet.common.process.logs import (
+    UVICORNS,
+    OutageLog,
+    configure_logs,
+    in_context,
+    log_context,
+)
 
 log = logging.getLogger("clipfleet.things")
 
@@ -74,8 +80,8 @@ def test_an_exception_is_in_the_same_line(lines: Written) -> None:
 
 
 def test_lines_say_what_they_are_about_within_and_not_after(lines: Written) -> None:
-    with about(job_id="j"):
-        with about(chunk_id="j/1"):
+    with log_context(job_id="j"):
+        with log_context(chunk_id="j/1"):
             log.info("in")
         log.info("between")
     log.info("out", extra={"said": {"status": 200}})
@@ -92,7 +98,7 @@ def test_lines_say_what_they_are_about_within_and_not_after(lines: Written) -> N
 def test_work_on_other_threads_is_about_the_same(lines: Written) -> None:
     with ThreadPoolExecutor(4) as threads:
         for job in ("a", "b", "c"):
-            with about(job_id=job):
+            with log_context(job_id=job):
                 threads.submit(in_context(log.info), "for %s", job)
         threads.submit(log.info, "for nobody")
     said = {line["message"]: line.get("job_id") for line in lines()}
@@ -113,7 +119,7 @@ def test_what_cannot_be_json_is_written_as_text(lines: Written) -> None:
 @pytest.mark.usefixtures("whole_logging")
 def test_lines_for_people_stay_as_they_are() -> None:
     written = Written("text")
-    with about(job_id="j"):
+    with log_context(job_id="j"):
         log.info("hello")
     assert written.text().endswith(" INFO clipfleet.things: hello\n")
 

@@ -85,7 +85,7 @@ def test_a_relative_uri_is_relative_to_the_manifest(
         ("zip://a.jpg::/etc/x.zip", "a scheme that cannot be read"),
         ("http:///a.jpg", "no host"),
         ("s3:///a.jpg", "no bucket"),
-        ("http://[::1/a.jpg", "no URL"),
+        ("http://[::1/a.jpg", "not a URL"),
         ("a\0b.jpg", "NUL"),
         ("x" * 5_000, "bytes, the limit"),
     ],

@@ -89,10 +89,10 @@ def test_the_overview_counts_what_the_parts_hold() -> None:
     parts.publisher.publish(IngestNudge(model=MODEL))
     seen = parts.overviews.read()
     assert (seen.jobs["running"], seen.jobs["failed"]) == (1, 0)
-    assert seen.left == {MODEL: 1}
+    assert seen.remaining == {MODEL: 1}
     assert seen.queues["ingest", MODEL] == Waiting(1, None)
     assert seen.queues["query", MODEL] == Waiting(0, 0.0)
     assert seen.workers == {("ingest", MODEL): 0, ("query", MODEL): 0}
     parts.ledger.cancel("j")
     seen = parts.overviews.read()
-    assert (seen.jobs["running"], seen.jobs["cancelled"], seen.left) == (0, 1, {MODEL: 0})
+    assert (seen.jobs["running"], seen.jobs["cancelled"], seen.remaining) == (0, 1, {MODEL: 0})

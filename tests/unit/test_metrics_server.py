@@ -81,7 +81,7 @@ def test_a_planner_does_not_start_without_its_port(port: int) -> None:
     )  # fmt: skip
     assert done.returncode == os.EX_CONFIG
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"clipfleet planner: metrics cannot be shown on port {port}")
+    assert last.startswith(f"clipfleet planner: cannot listen on port {port}")
 
 
 def test_up_says_which_port_of_a_part_is_taken(port: int, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clipfleet.common.ledger import LOOK_S, NewJob
+from clipfleet.common.ledger import LOOK_INTERVAL_S, NewJob
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.workers.planner.planner import MAX_LOOKS, Planner
 from clipfleet.workers.planner.readers import Readers
@@ -82,7 +82,7 @@ def test_a_job_is_looked_at_every_so_often_and_nothing_is_written(world: World) 
     planner = world.opening("one")
     world.settle(planner)
     world.counting.calls.clear()
-    world.clock.now += LOOK_S
+    world.clock.now += LOOK_INTERVAL_S
     assert planner.tick(), "there is more to look at"
     assert not planner.tick()
     assert world.counting.calls == {"tend": 2}
@@ -103,7 +103,7 @@ def test_a_job_is_planned_beside_others_that_wait_and_they_are_not_looked_at(wor
         planner.tick()
     assert world.ledger.job("big").total == before + 20 * 32
     assert world.counting.calls["plan"] == 20
-    assert world.counting.calls["note"] == world.counting.calls["job"] == 0
+    assert world.counting.calls["set_waiting_reason"] == world.counting.calls["job"] == 0
 
 
 def owned(world: World, *names: str) -> list[int]:

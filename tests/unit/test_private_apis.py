@@ -112,11 +112,11 @@ def test_kombu_takes_the_options_that_we_give() -> None:
 
 
 def test_an_error_of_redis_is_looked_up_in_the_table_that_we_extend() -> None:
-    from clipfleet.common.redis.client import RefusedForNow
+    from clipfleet.common.redis.client import TemporarilyRefused
 
     parser = look_up("redis.connection:DefaultParser", "common/redis/client.py")
     error = parser.parse_error("READONLY You can't write against a read only replica.")
-    assert isinstance(error, RefusedForNow), "redis-py parses errors by another table"
+    assert isinstance(error, TemporarilyRefused), "redis-py parses errors by another table"
 
 
 def test_a_name_that_is_gone_is_told_with_the_file_that_needs_it() -> None:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from clipfleet.common.http.collections import DeleteIn, RecallIn
-from clipfleet.common.http.schemas import MOST_FIELDS, EmbedIn, JobIn, VectorsIn
+from clipfleet.common.http.schemas import MAX_FIELDS, EmbedIn, JobIn, VectorsIn
 from clipfleet.common.http.search import SearchIn
 
 
@@ -48,7 +48,7 @@ def test_whole_numbers_are_numbers() -> None:
         (EmbedIn, {"images": [{}] * 1_000}),
         (VectorsIn, {"vectors": [7] * 1_000}),
         (JobIn, {"source": {"type": "urls", "urls": [1] * 1_000}}),
-        (SearchIn, {"text": "x", **{f"unknown {n}": 1 for n in range(MOST_FIELDS)}}),
+        (SearchIn, {"text": "x", **{f"unknown {n}": 1 for n in range(MAX_FIELDS)}}),
     ],
 )
 def test_of_a_thousand_faults_one_is_named(kind: type[BaseModel], asked: dict[str, Any]) -> None:

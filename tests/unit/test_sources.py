@@ -175,7 +175,7 @@ def test_a_root_may_itself_be_a_link(tmp_path: Path) -> None:
 
 def test_without_roots_nothing_may_be_indexed(top: Path) -> None:
     assert "none is configured" in why_not(top)
-    assert "no absolute path" in why_not("photos", top)
+    assert "not an absolute path" in why_not("photos", top)
 
 
 def test_the_roots_are_compared_part_by_part() -> None:

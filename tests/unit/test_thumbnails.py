@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from clipfleet.common.blobs import BlobGone
 from clipfleet.common.identity import primary_key
-from clipfleet.common.imaging.thumbnails import MOST_BYTES, thumbnail, thumbnail_key
+from clipfleet.common.imaging.thumbnails import MAX_BYTES, thumbnail, thumbnail_key
 from support.worker_harness import Workplace
 
 
@@ -19,7 +19,7 @@ def opened(made: bytes) -> Image.Image:
 
 def left_behind(workplace: Workplace, name: str) -> Image.Image:
     key = thumbnail_key(workplace.collection, primary_key("n", name))
-    return opened(workplace.blobs.get(key, MOST_BYTES))
+    return opened(workplace.blobs.get(key, MAX_BYTES))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_position_comment_and_profile_of_the_original_are_gone_and_it_stands_upr
     assert not small.getexif()
     assert set(small.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
     key = thumbnail_key(workplace.collection, primary_key("n", "told.jpg"))
-    assert b"secret" not in workplace.blobs.get(key, MOST_BYTES)
+    assert b"secret" not in workplace.blobs.get(key, MAX_BYTES)
     red, _, blue = small.getpixel((16, 3))  # type: ignore[misc]
     assert blue > 200 > red
 

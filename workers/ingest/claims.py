@@ -11,7 +11,7 @@ from clipfleet.common.ledger import (
     Ledger,
     Unknown,
 )
-from clipfleet.common.process.logs import about
+from clipfleet.common.process.logs import log_context
 from clipfleet.common.queue.broker import Publisher
 from clipfleet.common.queue.messages import IngestNudge
 from clipfleet.common.store import CollectionGone
@@ -90,7 +90,7 @@ def claim_next(
 
 def work_on(claim: Claim, parts: IngestParts) -> Worked:
     """Work on a claimed chunk; raises BrokenDevice as `ingest_next` does."""
-    with about(**_context(claim)):
+    with log_context(**_context(claim)):
         return Worked(claim, _work_on(claim, parts))
 
 
@@ -135,7 +135,7 @@ def _work_on(claim: Claim, parts: IngestParts) -> int:
     try:
         with lease:
             job = parts.ledger.job(claim.job_id)
-            with about(collection=job.new.collection):
+            with log_context(collection=job.new.collection):
                 return Chunk(parts, job, claim, lease).run()
     except CollectionGone:
         _cancel(parts.ledger, claim, "the collection was deleted")

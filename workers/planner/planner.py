@@ -28,7 +28,7 @@ from clipfleet.common.ledger import Failure, Ledger, Look, NewJob, OpenChunk, Pl
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.unfinished import RedisUnfinished
 from clipfleet.common.process.checks import blob_checks, service_checks
-from clipfleet.common.process.logs import OutageLog, about, configure_logs
+from clipfleet.common.process.logs import OutageLog, configure_logs, log_context
 from clipfleet.common.process.metrics import make_registry, serve_metrics
 from clipfleet.common.process.startup import begin_checks
 from clipfleet.common.queue.broker import CeleryPublisher, Publisher, make_celery
@@ -266,7 +266,7 @@ class Planner:
         """
         self._alive_at = time.monotonic()
         try:
-            with about(job_id=job_id):
+            with log_context(job_id=job_id):
                 return do()
         except OtherVersion as error:
             warn_once(f"this planner does not plan the job: {error.detail}")

@@ -14,7 +14,7 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Ledger
 from clipfleet.common.queue.messages import Answer, BatchReply, QueryBatch
 from clipfleet.common.queue.replies import Replies
-from clipfleet.common.versions import OtherVersion, read, warn_once
+from clipfleet.common.versions import OtherVersion, parse_versioned, warn_once
 
 PAUSE_S = 3.0
 
@@ -55,7 +55,7 @@ def decode_query_batch(raw: str, replies: Replies) -> QueryBatch | None:
         The batch, or None if it was answered with an error.
     """
     try:
-        return read(QueryBatch, raw, "the query")
+        return parse_versioned(QueryBatch, raw, "the query")
     except (OtherVersion, ValidationError) as error:
         header = BatchHeader.model_validate_json(raw)
         warn_once(f"the worker refuses queries that it cannot read: {_reason(error)}")

@@ -1,4 +1,4 @@
-"""So many requests at once to each host, and no more."""
+"""Limits the number of concurrent requests to each host."""
 
 import time
 from collections import Counter
@@ -8,17 +8,23 @@ from threading import Condition
 
 
 class PerHostLimit:
-    def __init__(self, most: int) -> None:
-        self._most = most
+    """A semaphore for each host. Thread-safe.
+
+    Args:
+        limit: the number of concurrent requests to one host.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._changed = Condition()
         self._running: Counter[str] = Counter()
 
     @contextmanager
     def of(self, host: str) -> Iterator[float]:
-        """Waits for a turn; gives the seconds that took. A host nobody asks is forgotten."""
+        """Context of a request to a host: waits for a slot, and yields the seconds of the wait."""
         began = time.monotonic()
         with self._changed:
-            self._changed.wait_for(lambda: self._running[host] < self._most)
+            self._changed.wait_for(lambda: self._running[host] < self._limit)
             self._running[host] += 1
         try:
             yield time.monotonic() - began
