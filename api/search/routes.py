@@ -17,7 +17,7 @@ from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.dispatch.replies import error_of
 from clipfleet.api.http import problems
-from clipfleet.api.http.bodies import reservation
+from clipfleet.api.http.bodies import MemoryFull, reservation
 from clipfleet.api.http.disconnect import WHILE_CONNECTED
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.search.exact import check_exact_rows, embed_and_ask
@@ -136,16 +136,13 @@ class _SharedLimits:
         self.fetch_slots = asyncio.Semaphore(gateway.settings.fetch.queries)
         self.large_slots = asyncio.Semaphore(LARGE_AT_ONCE)
         self._max_bytes = gateway.settings.limits.answer_bytes
-        self._answer_bytes, self._full = 0, False
+        self._answer_bytes = 0
+        self._refusal: TooLarge | MemoryFull | None = None
 
     def require_room(self) -> None:
-        """Raise TooLarge when the answers have too many bytes already."""
-        if self._full:
-            raise TooLarge(
-                f"the answers to this request have more than {self._max_bytes} bytes "
-                "(CLIPFLEET_LIMITS__ANSWER_BYTES): lower top_k, send fewer queries at once, or "
-                "leave out include_metadata or include_values"
-            )
+        """Raise what refused an answer before: the next ones would be refused, too."""
+        if self._refusal:
+            raise self._refusal
 
     def add(self, answer: PackedAnswer) -> None:
         """Count the bytes of an answer.
@@ -154,9 +151,18 @@ class _SharedLimits:
             TooLarge: the answers to this request have too many bytes.
             MemoryFull: the answers to all requests fill the gateway's memory budget.
         """
-        self._full = self._full or self._answer_bytes + len(answer.json) > self._max_bytes
         self.require_room()
-        reservation().add(len(answer.json))
+        try:
+            if self._answer_bytes + len(answer.json) > self._max_bytes:
+                raise TooLarge(
+                    f"the answers to this request have more than {self._max_bytes} bytes "
+                    "(CLIPFLEET_LIMITS__ANSWER_BYTES): lower top_k, send fewer queries at once, or "
+                    "leave out include_metadata or include_values"
+                )
+            reservation().add(len(answer.json))
+        except (TooLarge, MemoryFull) as error:
+            self._refusal = error
+            raise
         self._answer_bytes += len(answer.json)
 
 

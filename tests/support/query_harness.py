@@ -26,7 +26,7 @@ class RecordingStore(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[tuple[int, bool]] = []
+        self.searches: list[tuple[int, bool]] = []
         self.fetched: list[int] = []  # how many keys each read asked for
         self.away = False
 
@@ -37,7 +37,7 @@ class RecordingStore(MemoryStore):
     def search(self, collection: Collection, vectors: Vectors, **more: Any) -> list[list[Match]]:
         if self.away:
             raise StoreUnavailable("the store is away")
-        self.asked.append((len(vectors), more["fresh"]))
+        self.searches.append((len(vectors), more["fresh"]))
         return super().search(collection, vectors, **more)
 
 
@@ -62,9 +62,9 @@ class World:
         self.replies.images["key"] = pixels
 
     def new(self, name: str, metric: Any = "cosine") -> Collection:
-        made = Collection.new(name, metric=metric, model="m", dim=16, fields={})
-        self.store.create(self.catalogue.add(made))
-        return made
+        collection = Collection.new(name, metric=metric, model="m", dim=16, fields={})
+        self.store.create(self.catalogue.add(collection))
+        return collection
 
     def put(self, name: str, embedding: Vectors, label: str = "") -> None:
         record = Record(
@@ -73,19 +73,19 @@ class World:
         self.store.upsert(self.collection, [record])
 
     def query(self, term: Term, **more: Any) -> Query:
-        said = {"collection": self.collection, "namespace": "n", "top_k": 1}
-        return Query.of(term, Search(**{**said, **more}))
+        fields = {"collection": self.collection, "namespace": "n", "top_k": 1}
+        return Query.of(term, Search(**{**fields, **more}))
 
     def mixed(self, *terms: Term, **more: Any) -> Query:
         return self.query(terms[0], **more).model_copy(update={"terms": terms})
 
     def ask(self, *queries: Query, patience_s: Sequence[float] = ()) -> tuple[Answer, ...]:
-        left = patience_s or [60.0] * len(queries)
+        timeouts_s = patience_s or [60.0] * len(queries)
         batch = QueryBatch(
             model="m",
             batch_id="b",
             reply_to="r",
-            deadlines=tuple(time.time() + seconds for seconds in left),
+            deadlines=tuple(time.time() + seconds for seconds in timeouts_s),
             queries=queries,
             packed=self.packed,
         )
@@ -98,7 +98,7 @@ class World:
             return ()
         reply = self.replies.pushed[-1]
         assert reply.batch_id == "b"
-        assert answered == sum(seconds > 0 for seconds in left)
+        assert answered == sum(seconds > 0 for seconds in timeouts_s)
         assert len(reply.answers) == len(queries)
         return reply.answers
 

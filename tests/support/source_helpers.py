@@ -77,42 +77,42 @@ def source(root: Path, raw: dict[str, Any], web: Web | None = None, **limits: in
     return open_source(raw, storage_at(root, web, **limits), "job")
 
 
-def listed(found: Source, after: str = "") -> list[Listed]:
-    return list(found.stream(after))
+def listed(source: Source, after: str = "") -> list[Listed]:
+    return list(source.stream(after))
 
 
-def items(found: Source) -> list[Item]:
-    return [one.item for one in listed(found)]
+def items(source: Source) -> list[Item]:
+    return [image.item for image in listed(source)]
 
 
-def resumes_everywhere(found: Source) -> None:
+def resumes_everywhere(source: Source) -> None:
     """From every cursor comes exactly the rest."""
-    whole = listed(found)
-    for n, one in enumerate(whole):
-        assert listed(found, one.cursor) == whole[n + 1 :]
+    whole = listed(source)
+    for n, image in enumerate(whole):
+        assert listed(source, image.cursor) == whole[n + 1 :]
 
 
-def memory_peak(found: Source) -> tuple[int, int]:
+def memory_peak(source: Source) -> tuple[int, int]:
     """How many items a source lists, and the bytes of Python objects that this takes at once."""
     tracemalloc.start()
     try:
-        return sum(1 for _ in found.stream("")), tracemalloc.get_traced_memory()[1]
+        return sum(1 for _ in source.stream("")), tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
-def why_not(found: Source) -> str:
+def why_not(source: Source) -> str:
     with pytest.raises(SourceError) as caught:
-        listed(found)
+        listed(source)
     return str(caught.value)
 
 
-def until_broken(found: Source) -> tuple[list[Listed], str]:
+def until_broken(source: Source) -> tuple[list[Listed], str]:
     """What is listed before the source breaks off, and what it says then."""
     seen: list[Listed] = []
     try:
-        for one in found.stream(""):
-            seen.append(one)
+        for image in source.stream(""):
+            seen.append(image)
     except SourceError as error:
         return seen, str(error)
     raise AssertionError("it did not break off")

@@ -178,8 +178,8 @@ class Workplace:
         return self.item(path, **more)
 
     def item(self, path: Path, **more: Any) -> Item:
-        said = {"id": path.name, "uri": str(path), "read": f"file:{path}"}
-        return Item(**{**said, **more})
+        fields = {"id": path.name, "uri": str(path), "read": f"file:{path}"}
+        return Item(**{**fields, **more})
 
     def plan(self, items: Sequence[Item], job: str = "job", **more: Any) -> str:
         fields = {"collection": "c", "generation": self.collection.generation, "model": MODEL}
@@ -219,11 +219,11 @@ class Workplace:
         return self.ledger.job(job)
 
     def reasons(self, job: str = "job") -> dict[str, str]:
-        return {one.id: one.reason for one in self.ledger.failures(job)}
+        return {failure.id: failure.reason for failure in self.ledger.failures(job)}
 
     def chunk(self, job: str = "job") -> OpenChunk:
-        (one,) = self.ledger.open_chunks(job)
-        return one
+        (chunk,) = self.ledger.open_chunks(job)
+        return chunk
 
     def row(self, name: str) -> Record | None:
         key = primary_key("n", name)

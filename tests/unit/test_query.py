@@ -37,7 +37,7 @@ def test_equal_parameters_are_one_search_and_others_their_own(world: World) -> N
         world.query(TEXT, filter={"label": "dog"}),
         world.query(TEXT, namespace="other"),
     )
-    assert sorted(n for n, _ in world.store.asked) == [1, 1, 2, 3]
+    assert sorted(n for n, _ in world.store.searches) == [1, 1, 2, 3]
 
 
 def test_filters_offsets_and_namespaces_stay_with_their_query(world: World) -> None:
@@ -155,7 +155,7 @@ def test_when_the_model_breaks_everybody_is_told_and_no_inside_leaks(world: Worl
 
 def test_after_the_deadline_nothing_is_pushed(world: World) -> None:
     assert world.ask(world.query(TEXT), world.query(TEXT), patience_s=[-1, -2]) == ()
-    assert world.store.asked == []
+    assert world.store.searches == []
 
 
 def test_of_a_batch_only_those_who_still_wait_are_searched_for(world: World) -> None:
@@ -165,7 +165,7 @@ def test_of_a_batch_only_those_who_still_wait_are_searched_for(world: World) -> 
     )
     assert [late.error, found.error, later.error] == ["unavailable", "", "unavailable"]
     assert ids([found]) == [["dog.jpg"]]
-    assert world.store.asked == [(1, False)]
+    assert world.store.searches == [(1, False)]
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_a_search_is_fresh_only_while_a_write_is_young(
 ) -> None:
     world.catalogue.age = age
     world.ask(world.query(TEXT))
-    assert world.store.asked == [(1, fresh)]
+    assert world.store.searches == [(1, fresh)]
 
 
 def test_a_collection_nobody_ever_wrote_to_is_searched_without_waiting(world: World) -> None:
     world.ask(world.query(TEXT))
-    assert world.store.asked == [(1, False)]
+    assert world.store.searches == [(1, False)]
 
 
 def test_a_score_beyond_all_numbers_does_not_spoil_the_reply_for_the_others(world: World) -> None:
@@ -205,7 +205,7 @@ def test_a_query_without_a_search_is_answered_with_its_embedding(world: World) -
     assert found[0].matches == ()
     assert found[1].matches[0].id == "church.jpg"
     assert len(found[2].embedding) == 16
-    assert len(world.store.asked) == 1
+    assert len(world.store.searches) == 1
 
 
 def test_an_id_means_nothing_without_a_collection(world: World) -> None:
