@@ -36,7 +36,7 @@ def job(service: Up, flickr: list[Path], tmp_path_factory: pytest.TempPathFactor
 def test_a_request_leads_to_its_job_and_the_job_to_its_chunks(service: Up, job: Any) -> None:
     asked = about(lines(service, "gateway"), request_id="my-request.1")
     (made,) = about(asked, job_id=job.id)
-    assert made["message"] == f"job {job.id} made"
+    assert made["message"] == f"job {job.id} created"
     assert (made["part"], made["collection"]) == ("gateway", "logged")
 
     def chunks() -> list[dict[str, Any]]:
