@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from clipfleet.common.http.fleet import LANES, Lane
 from clipfleet.common.ledger import Outcome
 
-Stage = Literal["read", "decode", "model", "store"]
+TimedStage = Literal["read", "decode", "model", "store"]
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 CHUNK_SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 30, 60, 120, 300)
@@ -25,10 +25,10 @@ class StageTimings:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.seconds: dict[Stage, float] = {}
+        self.seconds: dict[TimedStage, float] = {}
 
     @contextmanager
-    def timed(self, stage: Stage) -> Iterator[None]:
+    def timed(self, stage: TimedStage) -> Iterator[None]:
         """Add the time of the `with` block to a stage."""
         began = time.perf_counter()
         try:
@@ -93,7 +93,7 @@ class WorkerMetrics(FailureMetrics):
         for lane in LANES:
             self._in_flight.labels(lane)
 
-    def timed(self, lane: Lane, stage: Stage) -> AbstractContextManager[object]:
+    def timed(self, lane: Lane, stage: TimedStage) -> AbstractContextManager[object]:
         """Observe the time of a `with` block as time of a stage."""
         return self._stages.labels(lane, stage).time()
 
@@ -127,7 +127,7 @@ class WorkerMetrics(FailureMetrics):
         images = value("clipfleet_batch_size_sum", lane) or 0.0
         seconds = {
             stage: value("clipfleet_stage_seconds_sum", {**lane, "stage": stage}) or 0.0
-            for stage in get_args(Stage)
+            for stage in get_args(TimedStage)
         }
         return int(images), seconds
 

@@ -20,7 +20,7 @@ from clipfleet.common.auth.source_access import SourceAccess
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict, NotFound
 from clipfleet.common.http import uris
-from clipfleet.common.http.schemas import FailureList, FailureOut, JobIn, JobList, JobOut
+from clipfleet.common.http.schemas import FailureList, FailureOut, JobIn, JobList, JobOut, JobState
 from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.http.sources import (
     ArchiveSource,
@@ -31,7 +31,7 @@ from clipfleet.common.http.sources import (
     UrlsSource,
 )
 from clipfleet.common.identity import printable
-from clipfleet.common.ledger import Failure, Job, JobState
+from clipfleet.common.ledger import Failure, Job
 from clipfleet.common.ledger.catalogue import require
 from clipfleet.common.ledger.uploads import has_uploads, uploads_of
 

@@ -7,7 +7,8 @@ import typer
 
 from clipfleet.cli import bulk, show, transfer
 from clipfleet.cli.show import URL, ApiKey, Json, Name, Url
-from clipfleet.common.http.schemas import CollectionList, FieldType, Metric
+from clipfleet.common.collection import FieldType, Metric
+from clipfleet.common.http.schemas import CollectionList
 
 app = typer.Typer(
     help="Create, show, measure, export and delete collections.", no_args_is_help=True

@@ -21,7 +21,7 @@ STAGES = ("read", "decode", "model", "store")
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageRate:
     """One stage of indexing.
 
     Attributes:
@@ -54,7 +54,7 @@ class Probe:
     rate: float
     search_ms: float
     search_p95_ms: float
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[StageRate] = field(default_factory=list)
     advice: str = ""
 
 
@@ -156,7 +156,7 @@ def _images(fleet: FleetOut) -> int:
     return sum(worker.images for worker in fleet.workers)
 
 
-def _stages(before: FleetOut, after: FleetOut) -> list[Stage]:
+def _stages(before: FleetOut, after: FleetOut) -> list[StageRate]:
     """Stages of the workers that were alive at both times, slowest first."""
     old = {worker.id: worker for worker in before.workers}
     pairs = [(old[worker.id], worker) for worker in after.workers if worker.id in old]
@@ -167,7 +167,7 @@ def _stages(before: FleetOut, after: FleetOut) -> list[Stage]:
         spent = sum(now.spent.get(name, 0.0) - was.spent.get(name, 0.0) for was, now in pairs)
         threads = sum(now.decode_threads if name in ("read", "decode") else 1 for _, now in pairs)
         if images and spent > 0:
-            stages.append(Stage(name, 1e3 * spent / images, images * threads / spent))
+            stages.append(StageRate(name, 1e3 * spent / images, images * threads / spent))
     return sorted(stages, key=lambda stage: stage.alone)
 
 
@@ -193,7 +193,7 @@ NO_IMAGE_ADVICE = (
 )
 
 
-def advice(stages: Sequence[Stage], rate: float, *, on_gpu: bool) -> str:
+def advice(stages: Sequence[StageRate], rate: float, *, on_gpu: bool) -> str:
     """What to change first.
 
     Args:

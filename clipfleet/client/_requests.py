@@ -17,6 +17,7 @@ from clipfleet.client import payloads
 from clipfleet.client._retries import Outcome
 from clipfleet.client.payloads import Files, ImageInput, Part, StoredFile
 from clipfleet.client.source_detection import AnySource, source_of
+from clipfleet.common.collection import FieldType, Metric
 from clipfleet.common.http.collections import (
     Count,
     DeletedSome,
@@ -30,11 +31,9 @@ from clipfleet.common.http.fleet import FleetOut
 from clipfleet.common.http.schemas import (
     CollectionIn,
     CollectionList,
-    FieldType,
     JobIn,
     JobList,
     JobState,
-    Metric,
     SearchOptions,
     Upserted,
     VectorIn,

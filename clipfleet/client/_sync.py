@@ -17,7 +17,8 @@ from clipfleet.client.export_file import ExportFile, is_complete, new_file
 from clipfleet.client.payloads import Files, ImageInput, Numbers
 from clipfleet.client.progress import Listener, Progress, listening
 from clipfleet.client.source_detection import AnySource
-from clipfleet.common.http.schemas import FieldType, JobState, Metric, SearchOptions
+from clipfleet.common.collection import FieldType, Metric
+from clipfleet.common.http.schemas import JobState, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.results import (
     ENDED,

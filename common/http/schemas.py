@@ -11,10 +11,9 @@ from pydantic import (
     model_validator,
 )
 
+from clipfleet.common.collection import FieldType, Metric
 from clipfleet.common.http.sources import EXAMPLES, Source
 
-Metric = Literal["cosine", "dot", "euclidean"]
-FieldType = Literal["string", "int", "float", "bool"]
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 
 MAX_FIELDS = 100  # fields of a request, known or unknown

@@ -16,9 +16,9 @@ from typing import Any, Literal, Protocol, get_args
 from pydantic import BaseModel, ConfigDict
 
 from clipfleet.common.errors import Conflict, NotFound
+from clipfleet.common.http.schemas import JobState
 from clipfleet.common.http.source_grants import SourceGrant
 
-JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled"})
 STATES: tuple[JobState, ...] = get_args(JobState)
 KEEP_IDEMPOTENCY_S = 86_400
@@ -72,7 +72,7 @@ def any_remote(items: Sequence[Item]) -> bool:
     return any(item.is_remote for item in items)
 
 
-Stage = Literal["list", "read", "decode", "embed", "store", "worker"]
+FailureStage = Literal["list", "read", "decode", "embed", "store", "worker"]
 
 
 class Failure(Item):
@@ -86,11 +86,11 @@ class Failure(Item):
 
     read: str = ""
     reason: str
-    stage: Stage
+    stage: FailureStage
     attempts: int = 1
 
     @classmethod
-    def of(cls, item: Item, stage: Stage, reason: str, attempts: int) -> "Failure":
+    def of(cls, item: Item, stage: FailureStage, reason: str, attempts: int) -> "Failure":
         """The failure of an item."""
         return cls(**dict(item), stage=stage, reason=reason, attempts=attempts)
 

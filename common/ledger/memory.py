@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
+from clipfleet.common.http.schemas import JobState
 from clipfleet.common.ledger import (
     FINAL,
     LOOK_INTERVAL_S,
@@ -16,7 +17,6 @@ from clipfleet.common.ledger import (
     Failure,
     Item,
     Job,
-    JobState,
     NewJob,
     OpenChunk,
     Outcome,

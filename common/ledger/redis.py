@@ -14,6 +14,7 @@ import redis
 from pydantic import TypeAdapter
 
 from clipfleet.common.blobs import Blobs
+from clipfleet.common.http.schemas import JobState
 from clipfleet.common.ledger import (
     KEEP_IDEMPOTENCY_S,
     RATE_WEIGHT,
@@ -23,7 +24,6 @@ from clipfleet.common.ledger import (
     Failure,
     Item,
     Job,
-    JobState,
     Look,
     NewJob,
     OpenChunk,

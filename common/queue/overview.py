@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import redis
 
 from clipfleet.common.http.fleet import LANES, Lane
-from clipfleet.common.ledger import JobState, Ledger
+from clipfleet.common.http.schemas import JobState
+from clipfleet.common.ledger import Ledger
 from clipfleet.common.ledger.redis import ROOT, RedisLedger
 from clipfleet.common.queue.broker import SENT_AT, Publisher, queue_keys
 from clipfleet.common.queue.fleet import Fleet, RedisFleet, WorkerCard

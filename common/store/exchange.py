@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from clipfleet.common.http.schemas import FieldType, Metric
+from clipfleet.common.collection import FieldType, Metric
 
 KEY = b"clipfleet"
 TEXT = ("id", "namespace", "uri", "label", "content_hash")

@@ -102,8 +102,8 @@ def test_workers_of_other_versions_are_mentioned() -> None:
     assert seen(card(1, about=old), card(2, about=silent)) == [("warning", f"versions: {what}")]
 
 
-def stages(**alone: float) -> list[doctor_probe.Stage]:
-    found = [doctor_probe.Stage(name, 1.0, rate) for name, rate in alone.items()]
+def stages(**alone: float) -> list[doctor_probe.StageRate]:
+    found = [doctor_probe.StageRate(name, 1.0, rate) for name, rate in alone.items()]
     return sorted(found, key=lambda stage: stage.alone)
 
 

@@ -22,11 +22,11 @@ from clipfleet.common.imaging.thumbnails import thumbnail_key
 from clipfleet.common.ledger import (
     Claim,
     Failure,
+    FailureStage,
     Item,
     Job,
     Ledger,
     Outcome,
-    Stage,
     any_remote,
 )
 from clipfleet.common.ledger.catalogue import Catalogue
@@ -448,5 +448,5 @@ class Chunk:
             metadata=image.item.metadata,
         )
 
-    def _fail(self, item: Item, stage: Stage, reason: str) -> None:
+    def _fail(self, item: Item, stage: FailureStage, reason: str) -> None:
         self._failures.append(Failure.of(item, stage, reason, self._claim.attempt))

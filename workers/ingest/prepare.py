@@ -13,7 +13,7 @@ from clipfleet.common.imaging.decode import Decoded, decode
 from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.imaging.thumbnails import thumbnail, thumbnail_key
-from clipfleet.common.ledger import Item, Job, Stage
+from clipfleet.common.ledger import FailureStage, Item, Job
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
 from clipfleet.workers.metrics import StageTimings
@@ -53,9 +53,9 @@ class Failed(Exception):
         reason: the reason that the caller sees.
     """
 
-    def __init__(self, stage: Stage, reason: str) -> None:
+    def __init__(self, stage: FailureStage, reason: str) -> None:
         super().__init__(reason)
-        self.stage: Stage = stage
+        self.stage: FailureStage = stage
         self.reason = reason
 
 
