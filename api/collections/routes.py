@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.dependencies import CallerDep, CollectionDep, CollectionName, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
-from clipfleet.api.http.problems import RESPONSES
+from clipfleet.api.http.problems import CONFLICT, RESPONSES
 from clipfleet.common.collection import Collection, check_collection_name
 from clipfleet.common.errors import InvalidRequest, NotFound
 from clipfleet.common.http.schemas import CollectionIn, CollectionList, CollectionOut
@@ -30,7 +30,7 @@ STORE_TIMEOUT_S = 60.0
     summary="Create a collection",
     responses={
         201: {"model": CollectionOut, "description": "The new collection."},
-        409: RESPONSES[422],
+        409: CONFLICT,
     },
 )
 @needs("write", creates=True)

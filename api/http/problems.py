@@ -40,6 +40,11 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         503: "A part is unavailable or overloaded. Retry-After has the seconds to wait.",
     }.items()
 }
+CONFLICT: dict[str, Any] = {
+    "description": "The request conflicts with the collection, or with an earlier request that had "
+    "the same Idempotency-Key.",
+    "content": DOCUMENTED,
+}
 
 
 def register_handlers(app: FastAPI) -> None:

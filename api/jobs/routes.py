@@ -14,7 +14,7 @@ from clipfleet.api.dependencies import (
     IdempotencyKey,
     JobId,
 )
-from clipfleet.api.http.problems import RESPONSES
+from clipfleet.api.http.problems import CONFLICT, RESPONSES
 from clipfleet.api.jobs.service import job_out, new_job, new_job_id, start
 from clipfleet.common.auth.source_access import SourceAccess
 from clipfleet.common.collection import Collection
@@ -38,7 +38,7 @@ from clipfleet.common.ledger.uploads import has_uploads, uploads_of
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
 
 DELETE_TIMEOUT_S = 60.0
-START_RESPONSES: dict[int | str, dict[str, Any]] = {403: RESPONSES[422], 409: RESPONSES[422]}
+START_RESPONSES: dict[int | str, dict[str, Any]] = {409: CONFLICT}
 PageSize = Annotated[int, Query(ge=1, le=1_000, description="Maximum number of items to return.")]
 Offset = Annotated[
     int, Query(ge=0, le=10_000_000, description="Number of items to skip at the beginning.")
@@ -139,7 +139,7 @@ async def cancel_job(job_id: JobId, gateway: GatewayDep) -> JobOut:
     "/jobs/{job_id}/retry",
     status_code=202,
     summary="Retry a job's failures",
-    responses={409: RESPONSES[422]},
+    responses={409: CONFLICT},
 )
 @needs("write")
 async def retry_job(

@@ -24,7 +24,7 @@ from clipfleet.api.http.forms import (
     decoded,
     form_events,
 )
-from clipfleet.api.http.problems import RESPONSES
+from clipfleet.api.http.problems import CONFLICT, RESPONSES
 from clipfleet.api.jobs.service import accepted, new_job, require_job_slot, scoped_key
 from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.collection import LABEL_BYTES
@@ -67,7 +67,7 @@ FORM = {"content": {"multipart/form-data": {"schema": _UploadForm.model_json_sch
     "/collections/{name}/images",
     status_code=202,
     summary="Upload images",
-    responses={409: RESPONSES[422]},
+    responses={409: CONFLICT},
     openapi_extra={"requestBody": {**FORM, "required": True}},
 )
 @needs("write", body="upload")

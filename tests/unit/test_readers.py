@@ -9,7 +9,7 @@ import pytest
 from clipfleet.common.ledger import Item, NewJob
 from clipfleet.workers.planner import readers
 from clipfleet.workers.planner.planner import Planner
-from clipfleet.workers.planner.readers import Readers
+from clipfleet.workers.planner.readers import Readers, Step
 from clipfleet.workers.sources import Listed, Source, SourceError
 from clipfleet.workers.storage.locations import BucketAway
 from support import services
@@ -162,6 +162,28 @@ def test_what_a_thread_raises_comes_out_where_the_answer_is_taken() -> None:
     assert reader is not None
     with pytest.raises(SourceError, match="no such thing"):
         reader.result()
+
+
+def test_a_source_that_hangs_again_is_reported_again() -> None:
+    """Also when it hangs for less long than before."""
+    source, reading = Hanging(), Readers(patience_s=30)
+    source.go.set()
+
+    def begin(cursor: str) -> Step:
+        assert reading.begin_step("job", cursor, 8, lambda: source, "c") == ""
+        step = reading._readers["job"].step
+        assert step
+        return step
+
+    begin("").began -= 100
+    assert reading.hang_warning("job") == "the source has not answered for 100 s"
+    reading.wait()
+    reader = services.eventually(lambda: reading.take_finished("job"), 30, "the first step")
+    reading.put_back("job", reader, "1")
+    source.go.clear()
+    begin("1").began -= 6
+    assert reading.hang_warning("job") == "the source has not answered for 6 s"
+    source.go.set()
 
 
 def hang(world: World, jobs: int, collection: str = "c") -> list[str]:

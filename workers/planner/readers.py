@@ -79,6 +79,7 @@ class Reader:
     def begin(self, size: int) -> Step:
         """Begin a step on a daemon thread, which does not delay the end of the process."""
         self.step = step = Step(size, self.owner)
+        self.warned_at_s = 0.0
         threading.Thread(target=self._run_step, args=(step,), name="reader", daemon=True).start()
         return step
 
