@@ -97,7 +97,8 @@ def test_those_that_are_idle_make_room_for_others(service: MemoryService) -> Non
 def test_slow_bodies_make_room_for_others() -> None:
     """The oldest is closed; whoever asks next is answered."""
     head = b"POST /v1/collections/c/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n"
-    with MemoryService(limits={**BRIEF, "body_s": 60}) as service, ExitStack() as lines:
+    patient = {**BRIEF, "header_s": 60, "body_s": 60}
+    with MemoryService(limits=patient) as service, ExitStack() as lines:
         slow = [lines.enter_context(closing(connected(service))) for _ in range(MOST)]
         for line in slow:
             line.sendall(head + b"Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n{")
