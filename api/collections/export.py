@@ -17,8 +17,8 @@ from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import ClipfleetError, Unavailable
+from clipfleet.common.http.exchange import TEXT, WHOLE, Description, schema_of
 from clipfleet.common.store import Record
-from clipfleet.common.store.exchange import TEXT, WHOLE, Description, schema_of
 
 router = APIRouter(
     prefix="/v1/collections/{name}",

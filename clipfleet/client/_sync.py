@@ -872,7 +872,7 @@ class Client:
         Raises:
             ImportError: pyarrow is not installed.
             FileNotFoundError: there is no such file.
-            clipfleet.common.store.exchange.NotOurs: the file is not an export, or is damaged. This
+            clipfleet.common.http.exchange.NotOurs: the file is not an export, or is damaged. This
                 is a ValueError.
             ProblemError: the existing collection has another metric, model, dimension or fields
                 (409).

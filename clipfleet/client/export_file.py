@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from clipfleet.common.store.exchange import (
+from clipfleet.common.http.exchange import (
     TEXT,
     WHOLE,
     Description,

@@ -115,6 +115,25 @@ def test_the_package_alone_imports_no_http_client() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+def test_client_and_command_line_need_their_four_dependencies_alone() -> None:
+    """As `pip install clipfleet` without extras has it: nothing else can be imported."""
+    program = """
+import sys
+for name in ("celery", "fastapi", "fsspec", "kombu", "numpy", "PIL", "prometheus_client",
+             "psutil", "pyarrow", "pydantic_settings", "pymilvus", "redis", "torch", "transformers",
+             "uvicorn"):
+    sys.modules[name] = None
+import clipfleet
+clipfleet.Client, clipfleet.AsyncClient
+from clipfleet.cli import app
+app(["--help"])
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "index" in done.stdout
+
+
 def test_a_name_that_is_none_of_them_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Clientele'"):
         clipfleet.Clientele  # noqa: B018

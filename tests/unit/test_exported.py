@@ -13,9 +13,9 @@ import pytest
 from clipfleet.api.collections.export import ParquetFile
 from clipfleet.client.export_file import ExportFile, new_file
 from clipfleet.common.collection import Collection
+from clipfleet.common.http.exchange import KEY, NotOurs
 from clipfleet.common.identity import primary_key
 from clipfleet.common.store import Record
-from clipfleet.common.store.exchange import KEY, NotOurs
 
 DIM = 4
 
