@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipfleet.api.http.bodies import LONG_TEXT, RULES, Meter
+from clipfleet.api.http.bodies import LONG_TEXT, RULES, UNCOUNTED, Meter
 from clipfleet.common.settings import Limits
 from support.asgi import Exchange, endless, speak, spoken
 from support.gateway_harness import World
@@ -143,19 +143,25 @@ def test_a_body_that_does_not_come_in_is_given_up(tmp_path: Path, call: str) -> 
     assert seen.headers["connection"] == "close"
 
 
+async def half_sent(world: World, pieces: int) -> "asyncio.Task[Exchange]":
+    """A request whose body stops after so many pieces of 100,000 bytes, all of which are held."""
+    request = asyncio.create_task(
+        speak(world.app, VECTORS, endless(b" " * 100_000, pieces), "write", **JSON,
+              content_length=f"{100_000 * (pieces + 1)}")
+    )  # fmt: skip
+    while world.app.state.gateway.memory.used < 100_000 * pieces - UNCOUNTED:
+        await asyncio.sleep(0)
+    return request
+
+
 def test_large_bodies_share_what_the_gateway_holds_and_small_ones_need_no_share(
     tmp_path: Path,
 ) -> None:
     world = limited(tmp_path, in_hand_bytes=300_000)
 
     async def scene() -> None:
-        held = asyncio.create_task(
-            speak(world.app, VECTORS, endless(b" " * 100_000, 3), "write", **JSON,
-                  content_length="400000")
-        )  # fmt: skip
         memory = world.app.state.gateway.memory
-        while memory.used < 234_464:
-            await asyncio.sleep(0)
+        held = await half_sent(world, 3)
         refused = await speak(world.app, VECTORS, [b" " * 150_000], "write", **JSON,
                               content_length="150000")  # fmt: skip
         assert refused.status == 503
@@ -180,13 +186,8 @@ def test_the_large_requests_of_one_key_hold_half_of_it_at_most(tmp_path: Path) -
     world = limited(tmp_path, in_hand_bytes=800_000)
 
     async def scene() -> None:
-        held = asyncio.create_task(
-            speak(world.app, VECTORS, endless(b" " * 100_000, 4), "write", **JSON,
-                  content_length="500000")
-        )  # fmt: skip
         memory = world.app.state.gateway.memory
-        while memory.used < 334_464:
-            await asyncio.sleep(0)
+        held = await half_sent(world, 4)
         refused = await speak(world.app, VECTORS, [b" " * 200_000], "write", **JSON,
                               content_length="200000")  # fmt: skip
         assert refused.status == 503
