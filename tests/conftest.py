@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from support import models, services, tiers
+from support import models, services, stack, tiers
 
 FOLDER = pytest.StashKey[Path]()
 FAILED = pytest.StashKey[bool]()
@@ -52,6 +52,17 @@ def pytest_keyboard_interrupt() -> None:
     """A second Ctrl-C must not stop the ending of processes."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the parts of the running stacks said last."""
+    report = yield
+    if report.failed:
+        report.sections += [(f"end of {name}", end) for name, end in stack.recent_logs(call.start)]
+    return report
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

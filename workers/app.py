@@ -40,6 +40,7 @@ app = make_celery(settings)
 # The thread pool answers pings while busy. The solo pool does not; prefork breaks CUDA and gRPC.
 app.conf.worker_pool = "clipfleet.workers.queue.pool:TaskPool"
 app.conf.worker_consumer = "clipfleet.workers.queue.consumer:Consumer"
+app.events.dispatcher_cls = "clipfleet.workers.queue.consumer:Dispatcher"
 app.conf.task_queues = [
     Queue(name, Exchange(name, type="direct"), routing_key=name)
     for name in (queue_name(lane, settings.model) for lane in LANES)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from clipfleet.common.redis.client import (
     translating_redis_errors,
 )
 from clipfleet.common.settings import Settings
+from clipfleet.embedded.commands import free_port
+from clipfleet.workers.queue.consumer import KEPT_EVENTS
 from support import services, valkeys
 from support.gateways import in_process
 from support.query_fleet import COLLECTION, MODEL, a_card
@@ -180,6 +183,44 @@ def test_a_sender_is_told_at_once_that_nobody_answers(client: "redis.Redis") -> 
     publisher = CeleryPublisher(make_celery(nowhere), client)
     with pytest.raises(BrokerUnavailable, match="does not answer"):
         publisher.publish(NUDGE)
+
+
+def test_a_heartbeat_that_cannot_be_sent_holds_up_nothing(
+    valkey: valkeys.Server, settings: Settings
+) -> None:
+    with dispatcher(settings) as events:
+        events.send("worker-heartbeat", number=1)
+        with valkey.set_to(replica_serve_stale_data="no"), valkey.read_only():
+            # A daemon, since Celery's own dispatcher does not return.
+            beat = {"number": 2, "retry": True}
+            thread = Thread(target=events.send, args=["worker-heartbeat"], kwargs=beat, daemon=True)
+            thread.start()
+            thread.join(30)
+            assert not thread.is_alive()
+        assert kept(events) == [2]
+        events.flush()
+        assert kept(events) == []
+
+
+def test_the_last_events_of_a_long_outage_are_kept() -> None:
+    with dispatcher(Settings(redis_url=f"redis://127.0.0.1:{free_port()}/0")) as events:
+        for number in range(KEPT_EVENTS + 5):
+            events.send("worker-heartbeat", number=number)
+        assert kept(events) == list(range(5, KEPT_EVENTS + 5))
+
+
+@contextmanager
+def dispatcher(settings: Settings) -> Iterator[Any]:
+    """A worker's dispatcher of events, with a health check before each event."""
+    app = make_celery(settings)
+    app.events.dispatcher_cls = "clipfleet.workers.queue.consumer:Dispatcher"
+    app.conf.broker_transport_options["health_check_interval"] = 0.001  # s
+    with app.connection_for_write() as connection:
+        yield app.events.Dispatcher(connection, enabled=True)
+
+
+def kept(events: Any) -> list[int]:
+    return [event["number"] for event, _ in events._outbound_buffer]
 
 
 def test_who_is_alive_is_told_by_a_replica_too(

@@ -20,6 +20,7 @@ from support import services
 
 START_S = 300.0  # beside busy loops, on one core: ingest workers give way
 HASH_MODEL = "hash:32"  # without torch a stack is ready in 4 s instead of 10; no meaning in it
+STARTED: list[Path] = []  # data folders of this process's stacks, for the reports of failed tests
 # What the tests set themselves must not come from the environment they run in.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("CLIPFLEET_")}
 
@@ -135,6 +136,7 @@ def up(folder: Path, model: Path | str, *more: str, **env: str) -> Iterator[Up]:
 
 
 def start(folder: Path, port: int, *more: str, **env: str) -> "subprocess.Popen[bytes]":
+    STARTED.append(folder)
     command = [commands.script("clipfleet"), "up", "--data", str(folder), "--port", str(port)]
     with (folder / "up.log").open("ab") as out:
         return subprocess.Popen(
@@ -173,3 +175,12 @@ def photos(folder: Path, source: Sequence[Path], count: int) -> list[Path]:
         copy.write_bytes(photo.read_bytes())
         copies.append(copy)
     return copies
+
+
+def recent_logs(since: float, lines: int = 25) -> Iterator[tuple[str, str]]:
+    """The names and ends of the log files that grew after `since`, in unix seconds."""
+    for folder in dict.fromkeys(STARTED):
+        for path in sorted({folder / "up.log", *folder.glob("logs/*.log")}):
+            if path.exists() and path.stat().st_mtime >= since:
+                end = path.read_text(errors="replace").splitlines()[-lines:]
+                yield str(path.relative_to(folder.parent)), "\n".join(end)

@@ -39,6 +39,7 @@ NAMES = {  # by the file that needs them: module and name
         "redis.connection:DefaultParser.EXCEPTION_CLASSES",
     ),
     "workers/queue/consumer.py": (
+        "celery.app.events:Events.dispatcher_cls",
         "celery.worker.consumer.consumer:Consumer.Blueprint.info",
         "celery.worker.consumer.consumer:Consumer.ensure_connected",
         "celery.worker.consumer.consumer:Consumer.first_connection_attempt",
@@ -66,6 +67,7 @@ ATTRIBUTES = {  # by the file that relies on them: a function, and what its sour
         ("redis.sentinel:SentinelConnectionPool.__init__", "sentinel_manager"),
     ),
     "workers/queue/consumer.py": (
+        ("celery.events.dispatcher:EventDispatcher.__init__", "self._outbound_buffer = deque()"),
         ("celery.worker.consumer.consumer:Consumer.__init__", "self.connection_errors"),
     ),
     "workers/queue/pool.py": (

@@ -1,4 +1,4 @@
-"""A Celery consumer that waits until Redis accepts writes.
+"""A Celery consumer that waits until Redis accepts writes, and events that nothing waits for.
 
 Celery's own consumer waits until a connection can be opened. A connection to a replica or to a full
 Redis can be opened: the consumer then fails at its first write and restarts at once, several times
@@ -8,8 +8,10 @@ when Redis is available again.
 
 import logging
 import time
+from collections import deque
 from typing import Any
 
+from celery.events.dispatcher import EventDispatcher
 from celery.worker.consumer import consumer
 from celery.worker.state import maybe_shutdown
 
@@ -20,6 +22,7 @@ from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 
 RETRY_INTERVAL_S = 0.5
+KEPT_EVENTS = 100  # of those that could not be sent
 log = logging.getLogger(__name__)
 
 
@@ -57,3 +60,18 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         self._outage.back()
         self.first_connection_attempt = False
         return conn
+
+
+class Dispatcher(EventDispatcher):  # type: ignore[misc]
+    """Sends each event once, and keeps the last ones that could not be sent.
+
+    Celery repeats a heartbeat, every second and for ever, on the thread that takes messages and
+    notices a shutdown. While Redis refused writes, a worker therefore ignored SIGTERM.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._outbound_buffer: deque[Any] = deque(maxlen=KEPT_EVENTS)
+
+    def send(self, kind: str, *args: Any, retry: bool = False, **fields: Any) -> None:  # noqa: ARG002
+        super().send(kind, *args, retry=False, **fields)
