@@ -25,6 +25,7 @@ from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.api.search import embed
 from clipfleet.api.search import routes as search
 from clipfleet.common.process.checks import blob_checks, service_checks
+from clipfleet.common.process.interpreter import prepare_interpreter
 from clipfleet.common.process.logs import configure_logs
 from clipfleet.common.process.startup import begin_checks
 from clipfleet.common.settings import Settings
@@ -78,6 +79,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
             gateway.overviews, [gateway.queries, gateway.exact, gateway.large], settings.model
         )
         gateway.start()
+        if parts is None:
+            prepare_interpreter()
         access.log_mode()
         yield {STATE: Connections(settings.limits)}
         await gateway.stop()

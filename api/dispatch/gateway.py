@@ -87,18 +87,19 @@ class Gateway:
         self._redis_error = ""  # why Redis accepts no writes; "" while it does
         self._clock_skew_s = 0.0  # seconds by which Redis' clock is ahead of ours
         self._collections_cache: dict[str, tuple[float, Collection]] = {}
+        # Small replies have a list and a connection of their own: a large one takes 20 ms to read.
         self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
+        self._slow_reply_to = f"{self._reply_to}:slow"
         self.queries = self._coalescer(
-            self._workers, settings.limits.query_batch, settings.query_timeout_s
+            self._workers, self._reply_to, settings.limits.query_batch, settings.query_timeout_s
         )
         # Slow queries wait only for slow queries, and one worker always remains for others. One
         # pass over a collection answers many exact searches. A large search is sent alone, because
         # the store answers other queries in between.
         slow_s = settings.exact_timeout_s + 1.0
-        self.exact = self._coalescer(
-            lambda model: self._workers(model) - 1, settings.limits.recall_sample, slow_s, 10
-        )
-        self.large = self._coalescer(lambda model: self._workers(model) - 1, 1, slow_s)
+        sample = settings.limits.recall_sample
+        self.exact = self._coalescer(self._all_but_one, self._slow_reply_to, sample, slow_s, 10)
+        self.large = self._coalescer(self._all_but_one, self._slow_reply_to, 1, slow_s)
         self.followers = 0
         self.exports = 0
         self.uploads = UploadSlots(settings.limits.uploads)
@@ -106,13 +107,18 @@ class Gateway:
         self._loops: list[asyncio.Task[None]] = []
 
     def _coalescer(
-        self, workers: Callable[[str], int], batch: int, timeout_s: float, rows: int = 1
+        self,
+        workers: Callable[[str], int],
+        reply_to: str,
+        batch: int,
+        timeout_s: float,
+        rows: int = 1,
     ) -> Coalescer:
         limits = self.settings.limits
         return Coalescer(
             self._publish,
             workers,
-            reply_to=self._reply_to,
+            reply_to=reply_to,
             batch=batch,
             rows=rows * limits.query_rows,
             queue=limits.query_queue,
@@ -122,7 +128,8 @@ class Gateway:
 
     def start(self) -> None:
         """Start the background loops. Call it on the event loop."""
-        loops = (self._listen(), self._refresh_loop(), self._reconcile())
+        listeners = (self._listen(name) for name in (self._reply_to, self._slow_reply_to))
+        loops = (*listeners, self._refresh_loop(), self._reconcile())
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
@@ -260,6 +267,9 @@ class Gateway:
     def _workers(self, model: str) -> int:
         return len(serving(self._cards, "query", model))
 
+    def _all_but_one(self, model: str) -> int:
+        return self._workers(model) - 1
+
     def _clock(self) -> float:
         """Redis' time in unix seconds."""
         return time.time() + self._clock_skew_s
@@ -275,12 +285,12 @@ class Gateway:
         except TimeoutError as error:
             raise Unavailable(f"a part did not answer within {timeout_s:g} s; try again") from error
 
-    async def _listen(self) -> None:
-        """Read the replies to this gateway, for ever."""
+    async def _listen(self, reply_to: str) -> None:
+        """Read the replies on one of this gateway's lists, for ever."""
         outage = OutageLog(log, "cannot read replies")
         while True:
             try:
-                reply = await self._inbox.receive(self._reply_to)
+                reply = await self._inbox.receive(reply_to)
                 if reply:
                     dispatch_reply(reply, (self.queries, self.exact, self.large))
                 outage.back()

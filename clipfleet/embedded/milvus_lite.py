@@ -1,4 +1,4 @@
-"""Runs milvus-lite with two changes for durability.
+"""Runs milvus-lite with two changes for durability, and short turns for its threads.
 
     python -m clipfleet.embedded.milvus_lite server ...
 
@@ -29,6 +29,8 @@ from milvus_lite.cmdline import main
 from milvus_lite.engine import collection, compaction, flush
 from milvus_lite.storage.segment import Segment
 from milvus_lite.storage.wal import WAL
+
+from clipfleet.common.process.interpreter import prepare_interpreter
 
 MIN_FREE_BYTES = 16_000_000  # before another start is worthwhile
 POLL_S = 0.5
@@ -132,4 +134,5 @@ def _free(folder: Path) -> int:
 if __name__ == "__main__":
     make_durable()
     guard(Log(Path(sys.argv[sys.argv.index("--data-dir") + 1])))
+    prepare_interpreter()
     sys.exit(main())
