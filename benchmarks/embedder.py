@@ -17,8 +17,9 @@ from shutil import copytree
 import numpy as np
 from transformers import CLIPConfig, CLIPModel
 
+from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.settings import CARRIED_MODEL, Settings
-from clipfleet.workers.embedding.clip import ClipEmbedder
+from clipfleet.workers.embedding.load import load_embedder
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=32)
     args = parser.parse_args()
-    carried = ClipEmbedder(Settings(model=CARRIED_MODEL))
+    carried = load_embedder(Settings(model=CARRIED_MODEL))
     base = _random_clip(args.clip)
     rounds = [(_rate(carried, args.batch), _rate(base, args.batch)) for _ in range(args.rounds)]
     ratios = sorted(ours / theirs for ours, theirs in rounds)
@@ -37,14 +38,14 @@ def main() -> None:
     print(f"ratio: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
-def _random_clip(folder: Path) -> ClipEmbedder:
+def _random_clip(folder: Path) -> Embedder:
     with tempfile.TemporaryDirectory() as scratch:
         copytree(folder, scratch, dirs_exist_ok=True)
         CLIPModel(CLIPConfig.from_pretrained(folder)).save_pretrained(scratch)
-        return ClipEmbedder(Settings(model=scratch))
+        return load_embedder(Settings(model=scratch))
 
 
-def _rate(embedder: ClipEmbedder, batch: int) -> float:
+def _rate(embedder: Embedder, batch: int) -> float:
     spec = embedder.preprocess
     pixels = np.zeros((batch, spec.height, spec.width, 3), np.uint8)
     began = time.perf_counter()

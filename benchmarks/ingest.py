@@ -33,12 +33,14 @@ from clipfleet import Client, Error
 from clipfleet.common.collection import Collection
 from clipfleet.common.identity import primary_key
 from clipfleet.common.imaging.decode import decode
+from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.imaging.thumbnails import thumbnail
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 from clipfleet.common.store import Record
 from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.embedded import commands
-from clipfleet.workers.embedding.clip import CORES, ClipEmbedder
+from clipfleet.workers.embedding.load import load_embedder
+from clipfleet.workers.embedding.passes import cpu_passes
 
 BATCH = 32
 LOOP = 60
@@ -59,7 +61,7 @@ def main() -> None:
     with ExitStack() as running:
         scratch = running.enter_context(tempfile.TemporaryDirectory())
         model = with_weights(args.model, Path(scratch) / "model")
-        embedder, tutorial = ClipEmbedder(Settings(model=model)), Tutorial(model)
+        embedder, tutorial = load_embedder(Settings(model=model)), Tutorial(model)
         client, milvus = running.enter_context(up(Path(scratch) / "data", model))
         folder = linked(paths, Path(scratch) / "photos")
         client.index("warm-up", folder, wait=True)
@@ -98,7 +100,7 @@ def report(measured: tuple[Sequence[float], float, float], cores: int) -> None:
     print(f"  chain {chain:.1f} images/s, loop {loop:.1f} images/s, load {os.getloadavg()[0]:.1f}")
 
 
-def preparing(paths: Sequence[Path], embedder: ClipEmbedder, scratch: Path) -> float:
+def preparing(paths: Sequence[Path], embedder: Embedder, scratch: Path) -> float:
     settings, edge = Settings(), embedder.preprocess.edge()
     began = time.process_time()
     for path in paths:
@@ -108,7 +110,7 @@ def preparing(paths: Sequence[Path], embedder: ClipEmbedder, scratch: Path) -> f
     return (time.process_time() - began) / len(paths)
 
 
-def modelling(embedder: ClipEmbedder, batches: int = 4) -> float:
+def modelling(embedder: Embedder, batches: int = 4) -> float:
     spec = embedder.preprocess
     pixels = np.zeros((BATCH, spec.height, spec.width, 3), np.uint8)
     began = time.process_time()
@@ -159,7 +161,7 @@ class Tutorial:
         self._processor = AutoImageProcessor.from_pretrained(model)
 
     def rate(self, paths: Sequence[Path], milvus: tuple[str, psutil.Process]) -> float:
-        torch.set_num_threads(CORES)  # what a notebook has
+        torch.set_num_threads(cpu_passes())  # what a notebook has
         client = MilvusClient(milvus[0], grpc_options={"grpc.keepalive_time_ms": 600_000})
         dim = self._model.config.projection_dim
         client.create_collection("tutorial", dim, id_type="string", max_length=512)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clipfleet.cli import evaluation
 from clipfleet.common.settings import CARRIED_MODEL, Settings
-from clipfleet.workers.embedding.clip import ClipEmbedder
+from clipfleet.workers.embedding.load import load_embedder
 
 Rows = NDArray[np.float32]
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--model", default=CARRIED_MODEL)
     args = parser.parse_args()
     settings = Settings(model=args.model)
-    embedder = ClipEmbedder(settings)
+    embedder = load_embedder(settings)
     captions = _captions(args.folder / "captions.csv")
     paths = [args.folder / "images" / name for name in captions]
     images = evaluation.embed_images(paths, embedder, settings, lambda *_: None)

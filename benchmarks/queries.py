@@ -22,7 +22,7 @@ from parts import Searchable, searchable, shown
 
 from clipfleet.common.settings import CARRIED_MODEL, Settings
 from clipfleet.common.store.milvus import MilvusStore
-from clipfleet.workers.embedding.clip import ClipEmbedder
+from clipfleet.workers.embedding.load import load_embedder
 
 CLIENTS = 64
 PATH = "/v1/collections/c/search"
@@ -67,7 +67,7 @@ class InProcess:
     """The least work of a query: embed one text, search once."""
 
     def __init__(self, service: Searchable) -> None:
-        self._embedder = ClipEmbedder(Settings(model=CARRIED_MODEL))
+        self._embedder = load_embedder(Settings(model=CARRIED_MODEL))
         self._store, self._collection = MilvusStore(service.milvus), service.collection
 
     def search(self, text: str) -> float:

@@ -1,15 +1,14 @@
 """A worker whose model sleeps: `celery -A sleeper worker`, for benchmarks/scale_out.py."""
 
 import os
-import sys
 import time
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.common.imaging.embedder import Embeddings, HashEmbedder
 from clipfleet.common.settings import Settings
+from clipfleet.workers.embedding import load
 
 SLEEP_S = float(os.environ.get("SLEEPER_S", "0.05"))
 
@@ -23,9 +22,7 @@ class Sleeper(HashEmbedder):
         return super().embed_images(pixels)
 
 
-stub = ModuleType("clipfleet.workers.embedding.clip")
-vars(stub)["ClipEmbedder"] = Sleeper
-sys.modules[stub.__name__] = stub  # no torch is loaded
+load.load_embedder = Sleeper  # type: ignore[assignment]
 
 from clipfleet.workers.app import app  # noqa: E402
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clipfleet.common.imaging.embedder import Embeddings
+from clipfleet.common.imaging.embedder import Embedder, Embeddings
 from clipfleet.common.settings import CARRIED_MODEL, Settings
-from clipfleet.workers.embedding.clip import ClipEmbedder
+from clipfleet.workers.embedding.load import load_embedder
 
 BATCH = 32
 
@@ -27,14 +27,14 @@ def main() -> None:
     kinds = (".jpg", ".jpeg")
     paths = sorted(path for path in args.photos.rglob("*") if path.suffix.lower() in kinds)
     chosen = paths[: args.images]
-    embedder = ClipEmbedder(Settings(model=CARRIED_MODEL))
+    embedder = load_embedder(Settings(model=CARRIED_MODEL))
     rows = [_embedded(chosen[n : n + BATCH], embedder) for n in range(0, len(chosen), BATCH)]
     labels = np.array([path.parent.name for path in chosen])
     np.savez(args.vectors, rows=np.concatenate(rows), labels=labels)
     print(f"{len(chosen)} vectors of {embedder.dim} numbers")
 
 
-def _embedded(paths: list[Path], embedder: ClipEmbedder) -> Embeddings:
+def _embedded(paths: list[Path], embedder: Embedder) -> Embeddings:
     images = [Image.open(path).convert("RGB") for path in paths]
     return embedder.embed_images(np.stack([embedder.pixels(image) for image in images]))
 

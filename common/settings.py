@@ -278,7 +278,19 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="Device of a worker: auto, cpu, cuda, cuda:1 or mps.")
     dtype: str = Field(
-        "auto", description="Number format of the model: auto, float32, bfloat16 or float16."
+        "auto",
+        description="Number format of the model: auto, float32, bfloat16, float16 (torch) or int8 "
+        "(OpenVINO).",
+    )
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="What computes the embeddings: auto (OpenVINO on a CPU, torch elsewhere), "
+        "torch or openvino.",
+    )
+    model_cache: str = Field(
+        "",
+        description="Folder of the models that were converted for OpenVINO; empty: "
+        "clipfleet/models in the user's cache.",
     )
     decode_threads: int = Field(4, description="Threads of a worker that decode images.")
     thumbnail_edge: int = Field(

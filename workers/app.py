@@ -22,7 +22,7 @@ from kombu import Exchange, Queue
 
 from clipfleet.common.errors import StartupError
 from clipfleet.common.http.fleet import LANES, Lane
-from clipfleet.common.imaging.embedder import HASH_MODEL, Embedder, HashEmbedder
+from clipfleet.common.imaging.embedder import HASH_MODEL
 from clipfleet.common.process.checks import blob_checks, service_checks
 from clipfleet.common.process.logs import configure_logs
 from clipfleet.common.process.metrics import make_registry, serve_metrics
@@ -30,6 +30,7 @@ from clipfleet.common.process.startup import begin_checks
 from clipfleet.common.queue.broker import make_celery
 from clipfleet.common.queue.messages import IngestNudge, QueryBatch, queue_name
 from clipfleet.common.settings import Settings
+from clipfleet.workers.embedding.load import load_embedder
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.runtime import Runtime
 
@@ -82,7 +83,7 @@ def _load_model(**_: Any) -> None:
     metrics = WorkerMetrics(make_registry())
     try:
         serve_metrics(settings, metrics.registry, _trouble)
-        embedder = _make_embedder()
+        embedder = load_embedder(settings)
         _runtime.append(Runtime(settings, app, embedder, metrics))
     except StartupError as error:
         _exit_unusable(error.detail)
@@ -90,15 +91,6 @@ def _load_model(**_: Any) -> None:
         log.exception("the worker cannot start")
         _exit_unusable(f"the model {settings.model!r} cannot be used: {error}")
     log.info("model %s on %s, %d dimensions", settings.model, embedder.device, embedder.dim)
-
-
-def _make_embedder() -> Embedder:
-    """Load the model; the detail of a StartupError tells the operator what to change."""
-    if settings.model.startswith(HASH_MODEL):
-        return HashEmbedder.named(settings.model, settings.embed_batch)
-    from clipfleet.workers.embedding.clip import ClipEmbedder  # torch takes seconds to import
-
-    return ClipEmbedder(settings)
 
 
 def _trouble() -> str:

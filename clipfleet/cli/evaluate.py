@@ -112,8 +112,8 @@ def _embedded(paths: list[Path], settings: Any) -> tuple[Any, Any]:
     from clipfleet.cli.evaluation import embed_images
 
     with _installed():  # torch takes seconds to import, so input is checked before
-        from clipfleet.workers.embedding.clip import ClipEmbedder
-    embedder = ClipEmbedder(settings)
+        from clipfleet.workers.embedding.load import load_embedder
+    embedder = load_embedder(settings)
     with Progress(console=show.err, transient=True) as progress:
         bar = progress.add_task("embedding images", total=len(paths))
         seen = embed_images(

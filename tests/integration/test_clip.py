@@ -1,7 +1,6 @@
 """The embedder on real architectures, against transformers' own way of doing it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import huggingface_hub.constants
 import numpy as np
@@ -10,16 +9,15 @@ from PIL import Image
 
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.decode import decode
+from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.settings import Settings
+from support import models
 from support.models import clip_embedder, data, tiny_siglip
 
-if TYPE_CHECKING:
-    from clipfleet.workers.embedding.clip import ClipEmbedder
 
-
-@pytest.fixture(scope="module")
-def embedder(tiny: Path) -> "ClipEmbedder":
-    return clip_embedder(tiny)
+@pytest.fixture(scope="module", params=["torch", "openvino"])
+def embedder(request: pytest.FixtureRequest, tiny: Path) -> Embedder:
+    return models.embedder(tiny, request.param)
 
 
 def photos(count: int) -> list[Path]:
@@ -38,14 +36,14 @@ def theirs(model: Path, images: list[Image.Image]) -> np.ndarray:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def ours(embedder: "ClipEmbedder", paths: list[Path]) -> np.ndarray:
+def ours(embedder: Embedder, paths: list[Path]) -> np.ndarray:
     limits, edge = Settings().limits, embedder.preprocess.edge()
     images = [decode(path.read_bytes(), limits, edge=edge).image for path in paths]
     return embedder.embed_images(np.stack([embedder.pixels(image) for image in images]))
 
 
 def test_images_get_the_embeddings_that_the_models_own_processor_gives(
-    embedder: "ClipEmbedder", tiny: Path
+    embedder: Embedder, tiny: Path
 ) -> None:
     paths = photos(40)
     reference = theirs(tiny, [Image.open(path) for path in paths])
@@ -54,7 +52,7 @@ def test_images_get_the_embeddings_that_the_models_own_processor_gives(
     assert np.median(cosines) >= 0.9999
 
 
-def test_rows_are_unit_float32_and_do_not_depend_on_the_batch(embedder: "ClipEmbedder") -> None:
+def test_rows_are_unit_float32_and_do_not_depend_on_the_batch(embedder: Embedder) -> None:
     texts = ["", "a dog", "ein Hund 🐕", "word " * 10_000]
     together = embedder.embed_texts(texts)
     alone = np.concatenate([embedder.embed_texts([text]) for text in texts])
@@ -68,7 +66,7 @@ def test_rows_are_unit_float32_and_do_not_depend_on_the_batch(embedder: "ClipEmb
 
 
 def test_texts_get_the_embeddings_that_the_models_own_tokenizer_gives(
-    embedder: "ClipEmbedder", tiny: Path
+    embedder: Embedder, tiny: Path
 ) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -81,7 +79,7 @@ def test_texts_get_the_embeddings_that_the_models_own_tokenizer_gives(
     assert np.allclose(mine, row / np.linalg.norm(row), atol=1e-5)
 
 
-def test_nothing_in_nothing_out(embedder: "ClipEmbedder") -> None:
+def test_nothing_in_nothing_out(embedder: Embedder) -> None:
     assert embedder.embed_texts([]).shape == (0, embedder.dim)
     assert embedder.embed_images(np.empty((0, 64, 64, 3), np.uint8)).shape == (0, embedder.dim)
 

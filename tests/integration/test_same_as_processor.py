@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipfleet.common.imaging.decode import decode
+from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.settings import CARRIED_MODEL, Limits, carried_model
+from support import models
 from support.models import clip_embedder, data, tiny_clip
 
 if TYPE_CHECKING:
@@ -24,9 +26,14 @@ MOST = 80
 Rows = NDArray[np.float32]
 
 
-@pytest.fixture(scope="module")
-def carried() -> "ClipEmbedder":
-    return clip_embedder(CARRIED_MODEL, device="cpu")
+@pytest.fixture(scope="module", params=["torch", "openvino"])
+def carried(request: pytest.FixtureRequest) -> Embedder:
+    return models.embedder(CARRIED_MODEL, request.param)
+
+
+@cache
+def in_torch(model: str | Path) -> "ClipEmbedder":
+    return clip_embedder(model, device="cpu")
 
 
 @cache
@@ -60,33 +67,33 @@ def mosaic(across: int, size: tuple[int, int], kind: str = "JPEG", first: int = 
     return target.getvalue()
 
 
-def cosines(embedder: "ClipEmbedder", model: str | Path, files: Sequence[bytes]) -> Rows:
+def cosines(embedder: Embedder, model: str | Path, files: Sequence[bytes]) -> Rows:
     from transformers import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(model)
     theirs = processor(images=[whole(file) for file in files], return_tensors="pt")
-    rows = (our_embeddings(embedder, files), features(embedder, theirs["pixel_values"]))
+    rows = (our_embeddings(embedder, files), features(model, theirs["pixel_values"]))
     return np.asarray((rows[0] * rows[1]).sum(axis=1))
 
 
-def our_embeddings(embedder: "ClipEmbedder", files: Sequence[bytes]) -> Rows:
+def our_embeddings(embedder: Embedder, files: Sequence[bytes]) -> Rows:
     return embedder.embed_images(np.stack([our_pixels(embedder, file) for file in files]))
 
 
-def our_pixels(embedder: "ClipEmbedder", file: bytes) -> NDArray[np.uint8]:
+def our_pixels(embedder: Embedder, file: bytes) -> NDArray[np.uint8]:
     return embedder.pixels(decode(file, Limits(), edge=embedder.preprocess.edge()).image)
 
 
-def features(embedder: "ClipEmbedder", pixel_values: Any) -> Rows:
+def features(model: str | Path, pixel_values: Any) -> Rows:
     import torch
 
     with torch.inference_mode():
-        found = embedder._model.get_image_features(pixel_values=pixel_values)
+        found = in_torch(model).model.get_image_features(pixel_values=pixel_values)
     rows = getattr(found, "pooler_output", found).numpy()
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def test_photos_get_the_embeddings_of_the_models_own_processor(carried: "ClipEmbedder") -> None:
+def test_photos_get_the_embeddings_of_the_models_own_processor(carried: Embedder) -> None:
     for folder in PHOTOS:
         files = [path.read_bytes() for path in spread(folder)]
         seen = cosines(carried, str(carried_model()), files)
@@ -105,7 +112,7 @@ def test_photos_get_the_embeddings_of_the_models_own_processor(carried: "ClipEmb
     ],
 )
 def test_large_images_get_the_embeddings_of_the_models_own_processor(
-    carried: "ClipEmbedder", across: int, size: tuple[int, int], kind: str
+    carried: Embedder, across: int, size: tuple[int, int], kind: str
 ) -> None:
     files = [mosaic(across, size, kind, first) for first in (0, 27, 54)]
     seen = cosines(carried, str(carried_model()), files)
@@ -130,7 +137,7 @@ def test_clips_own_preprocessing_is_ours_to_a_grey_level(tmp_path: Path) -> None
 
 
 def test_a_gateway_without_torch_makes_pixels_with_the_same_embedding(
-    carried: "ClipEmbedder",
+    carried: Embedder,
 ) -> None:
     """A photo that was indexed by a worker is found by itself, with a score of 1."""
     files = [path.read_bytes() for path in spread("flickr8k")] + [mosaic(4, (4000, 3000))]

@@ -4,9 +4,11 @@ torch and transformers take seconds to import, so only the functions that need t
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.settings import Settings
+from clipfleet.workers.embedding.load import load_embedder
 from support import services
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ def clip_embedder(model: str | Path, **settings: Any) -> "ClipEmbedder":
     from clipfleet.workers.embedding.clip import ClipEmbedder
 
     return ClipEmbedder(Settings(model=str(model), **settings))
+
+
+def embedder(model: str | Path, runtime: Literal["torch", "openvino"], **settings: Any) -> Embedder:
+    return load_embedder(Settings(model=str(model), runtime=runtime, device="cpu", **settings))
 
 
 def tiny_clip(folder: Path, *, image_size: int = 64, layers: int = 2) -> Path:

@@ -16,10 +16,10 @@ from clipfleet.common.errors import Unavailable
 from clipfleet.common.http.fleet import LANES
 from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.common.ledger import Job, NewJob
+from clipfleet.common.process.machine import gpus
 from clipfleet.common.queue.fleet import WorkerCard, WorkerInfo
 from clipfleet.common.settings import Settings
 from clipfleet.testing import MemoryStore, memory_parts
-from clipfleet.workers.queue.machine import gpus
 
 ABOUT = WorkerInfo(version=clipfleet.__version__, torch="2.13.0+cpu", cores=2)
 

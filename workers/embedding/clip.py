@@ -1,12 +1,11 @@
-"""The embedder on torch and transformers. No other file imports either.
+"""The embedder on torch and transformers. Only this file and `convert.py` import them.
 
 It takes any dual encoder that `AutoModel` loads with `get_image_features` and `get_text_features`:
 CLIP (Radford et al. 2021), SigLIP (Zhai et al. 2023), SigLIP 2, vision-text dual encoders.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.embedder import Embeddings
 from clipfleet.common.imaging.preprocess import REDUCING_GAP, Pixels, Preprocess, by_pillow
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
+from clipfleet.workers.embedding.passes import Passes, cpu_passes
 
 log = logging.getLogger(__name__)
 
 MAX_TOKENS = 512  # tokenizers without a limit report 10^30
 TORCH_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
-CORES = torch.get_num_threads()  # OMP_NUM_THREADS sets it
 PASS_SIZES = {"cpu": 8, "mps": 64, "cuda": 256}  # items in one forward pass
 
 
@@ -43,23 +42,31 @@ class ClipEmbedder:
         preprocess: how images become pixels.
         device: the torch device, such as `cuda:0`.
         dim: the number of values in an embedding.
+        model: the model of transformers.
+        tokenizer: its tokenizer.
+        token_arguments: how the tokenizer pads and truncates.
+        factor: with `offset` the normalisation, each for one row of pixels: row * factor + offset.
+        offset: see `factor`.
     """
 
     def __init__(self, settings: Settings) -> None:
         device = _device(settings.device)
         dtype = _dtype(settings.dtype, device)
-        self._model, processor, self._tokenizer = _load(settings.model, dtype)
+        self.model, processor, self.tokenizer = _load(settings.model, dtype)
         # NHWC: the carried model's convolutions are fast on a CPU only in this format (model card).
-        self._model = self._model.to(device, memory_format=torch.channels_last).eval()
+        self.model = self.model.to(device, memory_format=torch.channels_last).eval()
         self._placement = {"device": device, "dtype": dtype}
-        self._passes = _Passes(device, settings.embed_batch or PASS_SIZES.get(device.type, 32))
+        size = settings.embed_batch or PASS_SIZES.get(device.type, 32)
+        self._passes = Passes(size, cpu_passes() if device.type == "cpu" else 1)
+        if device.type == "cpu":
+            torch.set_num_threads(1)
         self.batch = self._passes.batch
-        self._tokens = _token_arguments(self._model, self._tokenizer)
+        self.token_arguments = _token_arguments(self.model, self.tokenizer)
         self.preprocess = preprocess_of(processor)
-        self._factor, self._offset = _normalisation(processor, self.preprocess.width, device)
+        self.factor, self.offset = _normalisation(processor, self.preprocess.width, device)
         _require_same_pixels(self, processor)
         self.device = str(device)
-        self._features, self._compiled = self._model.get_image_features, False
+        self._features, self._compiled = self.model.get_image_features, False
         self.dim = self._warm_up(settings.model)
         if settings.compile:
             self._compile()
@@ -84,7 +91,7 @@ class ClipEmbedder:
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._placement["device"])
         # Whole rows at once: broadcasting over 3 channels in the last place takes ten times longer.
         rows = batch.view(count, height, width * 3).to(torch.float32)
-        rows = rows.mul_(self._factor).add_(self._offset).to(self._placement["dtype"])
+        rows = rows.mul_(self.factor).add_(self.offset).to(self._placement["dtype"])
         return rows.view(count, height, width, 3).permute(0, 3, 1, 2)
 
     @torch.inference_mode()
@@ -96,8 +103,8 @@ class ClipEmbedder:
 
     @torch.inference_mode()
     def _text_batch(self, texts: Sequence[str]) -> Embeddings:
-        tokens = self._tokenizer(list(texts), return_tensors="pt", **self._tokens)
-        return _unit(self._model.get_text_features(**tokens.to(self._placement["device"])))
+        tokens = self.tokenizer(list(texts), return_tensors="pt", **self.token_arguments)
+        return _unit(self.model.get_text_features(**tokens.to(self._placement["device"])))
 
     def _compile(self) -> None:
         """Compile the model for one image and for a full pass; on failure it runs uncompiled."""
@@ -122,30 +129,6 @@ class ClipEmbedder:
                 f"embeddings of {text.shape[1]}: not a dual encoder"
             )
         return int(image.shape[1])
-
-
-class _Passes:
-    """Forward passes of a few items each; on a CPU one per core at a time, with one thread each.
-
-    The threads of one pass spin at every layer until all of them are done. On cores that other
-    processes use as well, that costs several times the work (docs/decisions/0011). OMP_NUM_THREADS
-    limits the number of cores.
-    """
-
-    def __init__(self, device: Any, size: int) -> None:
-        self.size, self._parallel = size, 1
-        if device.type == "cpu":
-            self._parallel = CORES
-            torch.set_num_threads(1)
-            self._threads = ThreadPoolExecutor(self._parallel, "model")
-        self.batch = size * (2 * self._parallel if self._parallel > 1 else 1)
-
-    def run(self, embed: Callable[[Any], Embeddings], items: Any) -> list[Embeddings]:
-        size = min(self.size, -(-len(items) // self._parallel)) or 1
-        parts = [items[start : start + size] for start in range(0, len(items), size)]
-        if self._parallel == 1 or len(parts) < 2:
-            return [embed(part) for part in parts]
-        return list(self._threads.map(embed, parts))
 
 
 def preprocess_of(processor: Any) -> Preprocess:
@@ -230,7 +213,10 @@ def _dtype(name: str, device: Any) -> Any:
     if name in ("float32", "bfloat16", "float16"):
         return getattr(torch, name)
     if name != "auto":
-        raise StartupError(f"CLIPFLEET_DTYPE={name} is none of auto, float32, bfloat16, float16")
+        raise StartupError(
+            f"CLIPFLEET_DTYPE={name} is none of auto, float32, bfloat16, float16; int8 needs "
+            "CLIPFLEET_RUNTIME=openvino"
+        )
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.float16 if device.type == "mps" else torch.float32

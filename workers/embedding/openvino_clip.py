@@ -1,0 +1,114 @@
+"""The embedder on OpenVINO, for CPUs. It imports neither torch nor transformers.
+
+OpenVINO needs 0.4 of torch's time for the same embeddings, and a process with it starts in a second
+and takes 200 MB (docs/decisions/0025). `convert.py` makes the models.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import tokenizers
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipfleet.common.imaging.embedder import Embeddings
+from clipfleet.common.imaging.preprocess import Pixels
+from clipfleet.workers.embedding.converted import ConvertedModel, Precision
+from clipfleet.workers.embedding.passes import Passes, cpu_passes
+
+log = logging.getLogger(__name__)
+
+IMAGE, TEXT, TOKENIZER = "image.xml", "text.xml", "tokenizer.json"
+PASS_SIZE = 8  # items in one forward pass
+PARTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+
+
+class Tokenizer:
+    """Texts to the arrays of a text model's inputs, int64 [n, length].
+
+    Args:
+        path: the tokenizer.json; it says how to pad and truncate.
+        inputs: the names of the inputs.
+    """
+
+    def __init__(self, path: Path, inputs: Sequence[str]) -> None:
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self._parts = [PARTS[name] for name in inputs]
+
+    def __call__(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        encoded = self._tokenizer.encode_batch(list(texts))
+        return [np.array([getattr(row, part) for row in encoded], np.int64) for part in self._parts]
+
+
+class OpenVinoEmbedder:
+    """Embeds images and texts with a converted model. It is loaded once the constructor returns.
+
+    Args:
+        folder: the folder of the converted model.
+        record: its record.
+        batch: the number of items in one forward pass; 0: the default.
+    """
+
+    device = "cpu"
+
+    def __init__(self, folder: Path, record: ConvertedModel, batch: int = 0) -> None:
+        if record.preprocess is None:
+            raise ValueError("a model that was not converted")
+        self.dim, self.preprocess = record.dim, record.preprocess
+        parallel = cpu_passes()
+        self._passes = Passes(batch or PASS_SIZE, parallel)
+        self.batch = self._passes.batch
+        core = openvino.Core()
+        options = _options(core, record.precision, parallel)
+        self._image = _Model(core.compile_model(folder / IMAGE, "CPU", options))
+        self._text = _Model(core.compile_model(folder / TEXT, "CPU", options))
+        self._tokens = Tokenizer(folder / TOKENIZER, record.inputs)
+
+    def pixels(self, image: Image.Image) -> Pixels:
+        """The pixels [height, width, 3] of an image, resized and cropped for the model."""
+        return self.preprocess.apply(image)
+
+    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        """Embed pixels [n, height, width, 3]; returns unit vectors [n, dim]."""
+        rows = self._passes.run(lambda part: self._image(np.ascontiguousarray(part)), pixels)
+        return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Embed n texts; returns unit vectors [n, dim]."""
+        rows = self._passes.run(lambda part: self._text(*self._tokens(part)), texts)
+        return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
+
+
+class _Model:
+    """A compiled model. Every thread has a request of its own."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled, self._threads = compiled, threading.local()
+
+    def __call__(self, *inputs: NDArray[Any]) -> Embeddings:
+        request = getattr(self._threads, "request", None)
+        if request is None:
+            request = self._threads.request = self._compiled.create_infer_request()
+        request.infer(list(inputs), share_inputs=True)
+        return np.array(request.get_output_tensor(0).data, np.float32)
+
+
+def _options(core: Any, precision: Precision, parallel: int) -> dict[str, Any]:
+    """One stream with one thread for each pass. No thread is bound to a core, because another
+    worker would bind its threads to the same cores."""
+    hint = HINTS[precision]
+    if hint == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        log.warning("CLIPFLEET_DTYPE=bfloat16: this processor computes in float32")
+        hint = "f32"
+    return {
+        "NUM_STREAMS": parallel,
+        "INFERENCE_NUM_THREADS": parallel,
+        "INFERENCE_PRECISION_HINT": hint,
+        "ENABLE_CPU_PINNING": False,
+    }
