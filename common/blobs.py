@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.spec import AbstractBufferedFile
 
-from clipfleet.common.errors import Unavailable
+from clipfleet.common.errors import Unavailable, reason_of
 
 BLOCK_BYTES = 5 << 20  # buffer of a blob that is written to a bucket: the smallest part in S3
 
@@ -26,8 +26,7 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise BlobsUnavailable(f"the blob store cannot be written: {reason}") from error
+        raise BlobsUnavailable(f"the blob store cannot be written: {reason_of(error)}") from error
 
 
 class BlobWriter:
@@ -138,8 +137,7 @@ class Blobs:
         except FileNotFoundError as error:
             raise BlobGone(key) from error
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise BlobsUnavailable(f"the blob store cannot be read: {reason}") from error
+            raise BlobsUnavailable(f"the blob store cannot be read: {reason_of(error)}") from error
 
     def open(self, key: str) -> BinaryIO:
         """Open a blob as a seekable file, whose calls raise OSError.

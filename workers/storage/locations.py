@@ -20,7 +20,7 @@ import fsspec
 
 from clipfleet.common.auth.source_access import SourceAccess, SourceRefused, access_of
 from clipfleet.common.blobs import BlobGone, Blobs
-from clipfleet.common.errors import Unavailable, Unreadable
+from clipfleet.common.errors import Unavailable, Unreadable, reason_of
 from clipfleet.common.fetch import FREE, require_memory
 from clipfleet.common.http import uris
 from clipfleet.common.http.source_grants import SourceGrant
@@ -267,8 +267,7 @@ def _file_errors() -> Iterator[None]:
     except SourceRefused as error:
         raise Unreadable(f"the file {error.problem}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise Unreadable(f"the file cannot be read: {reason}") from error
+        raise Unreadable(f"the file cannot be read: {reason_of(error)}") from error
 
 
 @contextmanager
@@ -278,8 +277,7 @@ def _blob_errors() -> Iterator[None]:
     except BlobGone as error:
         raise Unreadable("the uploaded file is gone") from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise Unavailable(f"the blob store cannot be read: {reason}") from error
+        raise Unavailable(f"the blob store cannot be read: {reason_of(error)}") from error
 
 
 @contextmanager
