@@ -60,6 +60,9 @@ class Overviews(Protocol):
     def read(self) -> Overview:
         """Read the current overview.
 
+        Returns:
+            Numbers that are read one after the other, so that a job may move between two of them.
+
         Raises:
             Unavailable: Redis is away.
         """

@@ -38,15 +38,37 @@ class Fetches(Protocol):
     """The part of `common.fetch.Fetcher` that `Storage` uses. Raises Unreadable."""
 
     def get(self, url: str, limit_bytes: int) -> bytes:
-        """The body at a URL, or one byte more than the limit."""
+        """Fetch the whole body at a URL.
+
+        Args:
+            url: an http or https URL.
+            limit_bytes: the size of the body at most, bytes.
+
+        Raises:
+            Unreadable: the body cannot be fetched, or is longer; the text gives the reason.
+        """
         ...
 
     def open(self, url: str) -> AbstractContextManager[BinaryIO]:
-        """The body at a URL as a stream that cannot seek."""
+        """Fetch the body at a URL as a stream that cannot seek, of any length.
+
+        Args:
+            url: an http or https URL.
+
+        Raises:
+            Unreadable: the body cannot be fetched; `read` of the stream raises it as well.
+        """
         ...
 
     def refusal(self, url: str) -> str:
-        """The reason why the URL's host is not asked at present; "" for none."""
+        """Why a fetch would be refused at once, because the host failed lately.
+
+        Args:
+            url: an http or https URL.
+
+        Returns:
+            The reason; "" when the host may be asked.
+        """
         ...
 
 
