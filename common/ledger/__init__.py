@@ -1,9 +1,9 @@
-"""The ledger port: the state of jobs and chunks. Messages on the queues name no chunk.
+"""The ledger port: the state of jobs and chunks. Messages are in `queue`, embeddings in `store`.
 
-A chunk is open from `plan` until `mark`. While open, it is pending or leased. A worker claims the
-next pending chunk of its model. The claim has a random token: the last worker that claimed the
-chunk holds it, and only the holder's `mark` counts. Chunks have random names. So no name and no
-token is used twice, even when Redis loses the writes of its last second.
+Messages name no chunk. A chunk is open from `plan` until `mark`. While open, it is pending or
+leased. A worker claims the next pending chunk of its model. The claim has a random token: the last
+worker that claimed the chunk holds it, and only the holder's `mark` counts. Chunks have random
+names. So no name and no token is used twice, even when Redis loses the writes of its last second.
 """
 
 import hashlib

@@ -1,4 +1,7 @@
-"""The store port: keeps embeddings and searches them. It uses no type of a vendor."""
+"""The store port: keeps embeddings and searches them. Names of collections are in the catalogue.
+
+The port uses no type of a vendor.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
