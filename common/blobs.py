@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.spec import AbstractBufferedFile
 
-from clipfleet.common.errors import Unavailable
+from clipfleet.common.errors import Unavailable, reason_of
 
 BLOCK_BYTES = 5 << 20  # buffer of a blob that is written to a bucket: the smallest part in S3
 
@@ -26,8 +26,7 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise BlobsUnavailable(f"the blob store cannot be written: {reason}") from error
+        raise BlobsUnavailable(f"the blob store cannot be written: {reason_of(error)}") from error
 
 
 class BlobWriter:
@@ -37,12 +36,25 @@ class BlobWriter:
         self._file = file
 
     def write(self, data: bytes) -> None:
-        """Append bytes."""
+        """Append bytes. Some may stay in a buffer until `close`.
+
+        Args:
+            data: the bytes.
+
+        Raises:
+            BlobsUnavailable: the blob store is away or full.
+        """
         with _writing():
             self._file.write(data)
 
     def close(self) -> None:
-        """Complete the blob."""
+        """Write what is still buffered, and complete the blob.
+
+        In a bucket the blob exists only after this call.
+
+        Raises:
+            BlobsUnavailable: the blob store is away or full.
+        """
         with _writing():
             self._file.close()
 
@@ -50,6 +62,9 @@ class BlobWriter:
         """Stop writing, without the bytes that are still buffered.
 
         The blob, or a part of it, may exist afterwards.
+
+        Raises:
+            BlobsUnavailable: the blob store is away.
         """
         with _writing():
             if isinstance(self._file, AbstractBufferedFile):  # in a bucket: `close` completes it
@@ -81,12 +96,20 @@ class Blobs:
 
     @property
     def folder(self) -> str:
-        """The folder of the blobs on this machine; "" when they are in a bucket."""
+        """The folder of the blobs, when they are on this machine.
+
+        Returns:
+            The absolute path; "" when the blobs are in a bucket or in memory.
+        """
         return str(self._root) if "file" in self._protocols else ""
 
     @property
     def url(self) -> str:
-        """The URL of the blobs in a bucket, `s3://bucket/prefix`; "" when they are in a folder."""
+        """The URL of the blobs, when they are in a bucket.
+
+        Returns:
+            SCHEME://bucket/prefix, such as `s3://bucket/prefix`; "" when the blobs are in a folder.
+        """
         path = str(self._root).strip("/")
         return "" if self.folder else f"{self._protocols[0]}://{path}"
 
@@ -100,6 +123,11 @@ class Blobs:
     def put(self, key: str, source: BinaryIO) -> None:
         """Write a blob from a stream. It is complete when the call returns.
 
+        Args:
+            key: the key of the blob, with slashes between its parts. A blob with this key is
+                replaced.
+            source: the bytes, read from the current position to the end.
+
         Raises:
             BlobsUnavailable: the blob store is away or full.
         """
@@ -110,7 +138,10 @@ class Blobs:
                 shutil.copyfileobj(source, target, 1 << 20)
 
     def create(self, key: str) -> "BlobWriter":
-        """Begin a blob that is written piece by piece. It is complete after `close`.
+        """Begin a blob that is written piece by piece. It is complete after `BlobWriter.close`.
+
+        Args:
+            key: the key of the blob. A blob with this key is replaced.
 
         Raises:
             BlobsUnavailable: the blob store is away or full.
@@ -124,6 +155,7 @@ class Blobs:
         """Read a blob.
 
         Args:
+            key: the key of the blob.
             limit_bytes: a longer blob is cut after `limit_bytes` + 1 bytes, so that the caller can
                 detect it.
 
@@ -138,11 +170,13 @@ class Blobs:
         except FileNotFoundError as error:
             raise BlobGone(key) from error
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise BlobsUnavailable(f"the blob store cannot be read: {reason}") from error
+            raise BlobsUnavailable(f"the blob store cannot be read: {reason_of(error)}") from error
 
     def open(self, key: str) -> BinaryIO:
         """Open a blob as a seekable file, whose calls raise OSError.
+
+        Args:
+            key: the key of the blob.
 
         Raises:
             BlobGone: there is no such blob.
@@ -157,6 +191,9 @@ class Blobs:
     def delete(self, key: str) -> None:
         """Delete a blob. A key without a blob is no error.
 
+        Args:
+            key: the key of the blob.
+
         Raises:
             BlobsUnavailable: the blob store is away.
         """
@@ -164,12 +201,22 @@ class Blobs:
             self._fs.rm_file(self._path(key))
 
     def delete_all(self, keys: Sequence[str]) -> None:
-        """Delete blobs one after the other, as `delete` does."""
+        """Delete blobs one after the other, as `delete` does.
+
+        Args:
+            keys: the keys of the blobs.
+
+        Raises:
+            BlobsUnavailable: the blob store is away; earlier keys are deleted.
+        """
         for key in keys:
             self.delete(key)
 
     def delete_below(self, prefix: str) -> None:
         """Delete all blobs whose key begins with `prefix` and a slash.
+
+        Args:
+            prefix: the first parts of the keys, without the last slash. None below it is no error.
 
         Raises:
             BlobsUnavailable: the blob store is away.

@@ -138,3 +138,12 @@ class StartupError(ClipfleetError):
 
 class Unreadable(Exception):
     """One item cannot be read. The text is the reason, without the name of the item."""
+
+
+def reason_of(error: OSError | ValueError) -> str:
+    """The reason why a file or a socket cannot be used, such as "Permission denied".
+
+    It is the system's text, without error number and path. An error that does not come from the
+    system, such as the ValueError for a NUL in a path, gives its own text.
+    """
+    return getattr(error, "strerror", None) or str(error)

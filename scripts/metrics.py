@@ -28,6 +28,7 @@ class Figures:
         lines: lines of the body.
         docstring: lines of the docstring; 0 without one.
         public: whether its name and its class' name are public.
+        port: whether its class is a Protocol.
         returns: whether its return type is written.
         typed: how many of its parameters have a type.
         parameters: how many there are, without `self` and `cls`.
@@ -36,23 +37,25 @@ class Figures:
     lines: int
     docstring: int
     public: bool
+    port: bool
     returns: bool
     typed: int
     parameters: int
 
 
-def functions(node: ast.AST, public: bool = True) -> Iterator[Figures]:
+def functions(node: ast.AST, public: bool = True, port: bool = False) -> Iterator[Figures]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ClassDef):
-            yield from functions(child, public and not child.name.startswith("_"))
+            is_port = any(ast.unparse(base).startswith("Protocol") for base in child.bases)
+            yield from functions(child, public and not child.name.startswith("_"), is_port)
         elif isinstance(child, Function):
-            yield figures(child, public and not child.name.startswith("_"))
+            yield figures(child, public and not child.name.startswith("_"), port)
             yield from functions(child, False)
         else:
-            yield from functions(child, public)
+            yield from functions(child, public, port)
 
 
-def figures(function: Function, public: bool) -> Figures:
+def figures(function: Function, public: bool, port: bool) -> Figures:
     docstring = ast.get_docstring(function)
     body = function.body[1:] if docstring is not None else function.body
     arguments = function.args
@@ -65,6 +68,7 @@ def figures(function: Function, public: bool) -> Figures:
         lines=len({line for node in body for line in code_lines(node)}),
         docstring=len(docstring.splitlines()) if docstring else 0,
         public=public,
+        port=port,
         returns=function.returns is not None,
         typed=sum(parameter.annotation is not None for parameter in parameters),
         parameters=len(parameters),
@@ -110,6 +114,7 @@ def table(paths: Sequence[Path]) -> list[tuple[str, str]]:
     docstrings = [
         figure.docstring for figure in all_functions if figure.public and figure.docstring
     ]
+    port_docstrings = [figure.docstring for figure in all_functions if figure.port]
     public = sum(figure.public for figure in all_functions)
     comments = sum(map(own_line_comments, paths))
     return [
@@ -133,6 +138,7 @@ def table(paths: Sequence[Path]) -> list[tuple[str, str]]:
         ),
         ("public functions with a docstring", percent(len(docstrings), public)),
         ("lines of such a docstring, median", f"{median(docstrings or [0]):.0f}"),
+        ("lines of a port's docstring, median", f"{median(port_docstrings or [0]):.0f}"),
         ("own-line comments in 1,000 lines", f"{1_000 * comments / sum(lines):.1f}"),
     ]
 

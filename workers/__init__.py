@@ -1,1 +1,1 @@
-"""The processes that work: planner, ingest workers and query workers."""
+"""The processes that work: planner, ingest workers and query workers. HTTP is in `api`."""

@@ -23,6 +23,7 @@ from clipfleet.common.http.collections import QueryRecall, RecallIn, RecallOut
 from clipfleet.common.queue.messages import LARGE_ROWS, Query, Search, Term
 from clipfleet.common.queue.packed import PackedAnswer
 from clipfleet.common.store import Record
+from clipfleet.common.store.filters import Filter
 
 router = APIRouter(
     prefix="/v1/collections/{name}",
@@ -60,7 +61,8 @@ async def measure_recall(
         raise InvalidRequest(f"k is {body.k}; the limit is {max_k}")
     if body.sample > limits.recall_sample:
         raise InvalidRequest(f"sample is {body.sample}; the limit is {limits.recall_sample}")
-    sample = await _sample(body, collection, gateway)
+    where = parse_checked_filter(body, collection)
+    sample = await _sample(body, where, collection, gateway)
     search = Search(
         collection=collection,
         namespace=body.namespace,
@@ -69,7 +71,7 @@ async def measure_recall(
         include_metadata=False,
     )
     exact = search.model_copy(update={"exact": True})
-    await check_exact_rows(exact, gateway)
+    await check_exact_rows(collection, body.namespace, where, gateway)
     worker = await gateway.worker("query", collection.model, any_model=True)
     index = gateway.large if search.rows >= LARGE_ROWS else gateway.queries
     by_index = await _search(sample, search, worker.model, index, gateway)
@@ -124,7 +126,9 @@ def _within(distance: float, limit: float) -> bool:
     return distance <= limit or math.isclose(distance, limit, rel_tol=1e-6, abs_tol=1e-6)
 
 
-async def _sample(body: RecallIn, collection: Collection, gateway: Gateway) -> list[Record]:
+async def _sample(
+    body: RecallIn, where: Filter | None, collection: Collection, gateway: Gateway
+) -> list[Record]:
     """Return the images whose keys follow a key derived from the seed.
 
     Keys are hashes of the ids, so that images with neighbouring keys have nothing in common.
@@ -132,7 +136,7 @@ async def _sample(body: RecallIn, collection: Collection, gateway: Gateway) -> l
     start = hashlib.blake2b(str(body.seed).encode(), digest_size=16).hexdigest()
     options: dict[str, Any] = {
         "namespace": body.namespace,
-        "where": parse_checked_filter(body, collection),
+        "where": where,
         "limit": body.sample,
         "include_values": True,
         "timeout_s": SCAN_TIMEOUT_S,

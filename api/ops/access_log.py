@@ -59,7 +59,7 @@ class AccessLogMiddleware:
                 "seconds": round(seconds, 6),
                 "request_id": scope.get("state", {}).get("request_id", ""),
             }
-            log.info("%s %s %d", fields["method"], fields["path"], status, extra={"said": fields})
+            log.info("%s %s %d", fields["method"], fields["path"], status, extra={"fields": fields})
 
 
 def route_of(scope: Scope) -> str:

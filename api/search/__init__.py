@@ -1,1 +1,1 @@
-"""Routes that search or embed, and the checks before a worker is asked."""
+"""Routes that search or embed, with their checks. The search itself is in `workers.query`."""

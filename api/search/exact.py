@@ -2,10 +2,11 @@
 
 from clipfleet.api.dispatch.coalescer import Coalescer
 from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest
-from clipfleet.common.queue.messages import Query, Search, Term
+from clipfleet.common.queue.messages import Query, Term
 from clipfleet.common.queue.packed import PackedAnswer
-from clipfleet.common.store.filters import parse_filter
+from clipfleet.common.store.filters import Filter
 
 
 async def embed_and_ask(
@@ -35,14 +36,21 @@ async def embed_and_ask(
     return await queue.ask(Query(terms=tuple(terms), search=query.search), model)
 
 
-async def check_exact_rows(search: Search, gateway: Gateway) -> None:
-    """Raise InvalidRequest when an exact search would compare with too many images."""
-    collection, limit = search.collection, gateway.settings.limits.exact_rows
-    count = gateway.store.count
+async def check_exact_rows(
+    collection: Collection, namespace: str, where: Filter | None, gateway: Gateway
+) -> None:
+    """Raise InvalidRequest when an exact search would compare with too many images.
+
+    Args:
+        collection: the collection to search.
+        namespace: the namespace of the images.
+        where: the parsed filter that the images pass; None: all images.
+        gateway: has the limit and the store, which counts the images.
+    """
+    limit, count = gateway.settings.limits.exact_rows, gateway.store.count
     if await gateway.call(count, collection) <= limit:
         return
-    where = parse_filter(search.filter or {}, collection.fields)
-    matching = await gateway.call(count, collection, search.namespace, where)
+    matching = await gateway.call(count, collection, namespace, where)
     if matching > limit:
         raise InvalidRequest(
             f"an exact search compares with at most {limit} images, but {matching} match the "

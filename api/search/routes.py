@@ -29,7 +29,7 @@ from clipfleet.common.http.search import Refused, SearchBatchIn, SearchBatchOut,
 from clipfleet.common.identity import namespace_problem, text_problem
 from clipfleet.common.queue.messages import Query, Search
 from clipfleet.common.queue.packed import PackedAnswer
-from clipfleet.common.store.filters import parse_filter
+from clipfleet.common.store.filters import Filter, parse_filter
 
 router = APIRouter(
     prefix="/v1/collections/{name}/search",
@@ -204,7 +204,7 @@ async def _search(
 ) -> bytes:
     """Return the answer as JSON."""
     began = time.perf_counter()
-    _check_options(body, collection, gateway)
+    where = _check_options(body, collection, gateway)
     any_model = not query_terms.needs_model
     worker = await gateway.worker("query", collection.model, any_model=any_model)
     terms = await query_terms.load(worker, gateway, shared.fetch_slots)
@@ -214,6 +214,8 @@ async def _search(
         answer_bytes=gateway.settings.limits.answer_bytes,
         **{name: getattr(body, name) for name in SearchOptions.model_fields},
     )
+    if body.exact:
+        await check_exact_rows(collection, body.namespace, where, gateway)
     answer = await _ask(Query(terms=terms, search=search), worker.model, gateway, shared)
     took = json.dumps(_ms_since(began)).encode()
     return b'{"matches":%b,"took_ms":%b}' % (answer.json, took)
@@ -223,7 +225,6 @@ async def _ask(query: Query, model: str, gateway: Gateway, shared: _SharedLimits
     """Send a query to the queue of its kind, and raise the error that a worker answers with."""
     assert query.search is not None
     if query.search.exact:
-        await check_exact_rows(query.search, gateway)
         answer = await embed_and_ask(query, model, gateway, gateway.exact)
     elif query.large:
         async with shared.large_slots:
@@ -242,8 +243,8 @@ def _ms_since(began: float) -> float:
     return round(1000 * (time.perf_counter() - began), 2)
 
 
-def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway) -> None:
-    """Raise InvalidRequest for options that are not valid, before a worker is asked."""
+def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway) -> Filter | None:
+    """Return the parsed filter; raise InvalidRequest for options that are not valid."""
     limits = gateway.settings.limits
     if problem := namespace_problem(body.namespace):
         raise InvalidRequest(problem)
@@ -257,7 +258,7 @@ def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway
         max_top_k = limits.values // collection.dim
         raise InvalidRequest(f"with include_values, top_k is at most {max_top_k} here")
     _check_grouping(body, gateway)
-    parse_filter(body.filter or {}, collection.fields)
+    return parse_filter(body.filter or {}, collection.fields)
 
 
 def _check_grouping(body: SearchOptions, gateway: Gateway) -> None:

@@ -1,4 +1,4 @@
-"""The command line.
+"""The command line, on top of `client` and `embedded`. Nothing imports it.
 
 Results go to standard output. Progress, notes and errors go to standard error.
 """

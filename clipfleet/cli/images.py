@@ -12,29 +12,74 @@ from clipfleet.client.payloads import image_url
 from clipfleet.client.source_detection import Kind, kind_of, source_of
 from clipfleet.common.http.sources import Source
 
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="A folder, image files, a manifest (.jsonl .csv .parquet .txt), an archive "
+        "(.tar .tar.gz .tar.zst .zip), image URLs, or a bucket (s3://...).",
+    ),
+]
+TargetNamespace = Annotated[
+    str, typer.Option(help="Namespace of the images. The same id may exist in several.")
+]
+LabelFromFolder = Annotated[
+    bool,
+    typer.Option("--label-from-folder", help="Use the name of an image's folder as its label."),
+]
+SourceKind = Annotated[
+    Kind | None, typer.Option("--type", help="Kind of SOURCE. Default: guessed from its name.")
+]
+Wait = Annotated[bool, typer.Option(help="Show progress until the job has ended.")]
+
+Text = Annotated[str | None, typer.Argument(help="Words to search by.")]
+Images = Annotated[
+    list[str] | None, typer.Option(help="Image to search by: a file or a URL. Repeatable.")
+]
+ImageIds = Annotated[
+    list[str] | None,
+    typer.Option("--id", help="Id of an indexed image to search by. Repeatable."),
+]
+Unlike = Annotated[
+    list[str] | None,
+    typer.Option("--not", help="Words that matches should not resemble. Repeatable."),
+]
+Weight = Annotated[
+    float | None, typer.Option(help="Weight of TEXT; an image has weight 1. Default: 1.")
+]
+NotWeight = Annotated[float, typer.Option(help="Weight of each --not.", min=0)]
+TopK = Annotated[int, typer.Option(min=1, help="Number of matches.")]
+Offset = Annotated[int, typer.Option(min=0, help="Matches to skip, for later pages.")]
+MinScore = Annotated[
+    float | None, typer.Option(help="Leave out matches with a lower score. Default: none.")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(help="Limit matches that share this field: label or metadata. Default: no limit."),
+]
+GroupSize = Annotated[
+    int, typer.Option(min=1, help="Matches with the same --group-by value at most.")
+]
+Collapse = Annotated[
+    float | None,
+    typer.Option(
+        help="Leave out matches with this cosine or more to a better match, such as 0.97."
+    ),
+]
+SearchedNamespace = Annotated[str, typer.Option(help="Namespace to search.")]
+Exact = Annotated[
+    bool,
+    typer.Option("--exact", help="Compare with every image instead of using the index. Slow."),
+]
+
 
 def index(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="A folder, image files, a manifest (.jsonl .csv .parquet .txt), an archive "
-            "(.tar .tar.gz .tar.zst .zip), image URLs, or a bucket (s3://...).",
-        ),
-    ],
+    sources: Sources,
     collection: Collection = COLLECTION,
-    namespace: Annotated[
-        str, typer.Option(help="Namespace of the images. The same id may exist in several.")
-    ] = "default",
-    label_from_folder: Annotated[
-        bool,
-        typer.Option("--label-from-folder", help="Use the name of an image's folder as its label."),
-    ] = False,
-    kind: Annotated[
-        Kind | None,
-        typer.Option("--type", help="Kind of SOURCE. Default: guessed from its name."),
-    ] = None,
-    wait: Annotated[bool, typer.Option(help="Show progress until the job has ended.")] = True,
+    namespace: TargetNamespace = "default",
+    label_from_folder: LabelFromFolder = False,
+    kind: SourceKind = None,
+    wait: Wait = True,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
@@ -86,50 +131,22 @@ def _source(sources: list[str], kind: Kind | None, label_from_folder: bool) -> S
 
 
 def search(
-    text: Annotated[str | None, typer.Argument(help="Words to search by.")] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(help="Image to search by: a file or a URL. Repeatable."),
-    ] = None,
-    image_id: Annotated[
-        list[str] | None,
-        typer.Option("--id", help="Id of an indexed image to search by. Repeatable."),
-    ] = None,
-    unlike: Annotated[
-        list[str] | None,
-        typer.Option("--not", help="Words that matches should not resemble. Repeatable."),
-    ] = None,
-    weight: Annotated[
-        float | None, typer.Option(help="Weight of TEXT; an image has weight 1. Default: 1.")
-    ] = None,
-    not_weight: Annotated[float, typer.Option(help="Weight of each --not.", min=0)] = 0.5,
+    text: Text = None,
+    image: Images = None,
+    image_id: ImageIds = None,
+    unlike: Unlike = None,
+    weight: Weight = None,
+    not_weight: NotWeight = 0.5,
     collection: Collection = COLLECTION,
-    top_k: Annotated[int, typer.Option(min=1, help="Number of matches.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, help="Matches to skip, for later pages.")] = 0,
+    top_k: TopK = 10,
+    offset: Offset = 0,
     where: Where = None,
-    min_score: Annotated[
-        float | None, typer.Option(help="Leave out matches with a lower score. Default: none.")
-    ] = None,
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            help="Limit matches that share this field: label or metadata. Default: no limit."
-        ),
-    ] = None,
-    group_size: Annotated[
-        int, typer.Option(min=1, help="Matches with the same --group-by value at most.")
-    ] = 1,
-    collapse: Annotated[
-        float | None,
-        typer.Option(
-            help="Leave out matches with this cosine or more to a better match, such as 0.97."
-        ),
-    ] = None,
-    namespace: Annotated[str, typer.Option(help="Namespace to search.")] = "default",
-    exact: Annotated[
-        bool,
-        typer.Option("--exact", help="Compare with every image instead of using the index. Slow."),
-    ] = False,
+    min_score: MinScore = None,
+    group_by: GroupBy = None,
+    group_size: GroupSize = 1,
+    collapse: Collapse = None,
+    namespace: SearchedNamespace = "default",
+    exact: Exact = False,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
@@ -138,15 +155,14 @@ def search(
 
     Example: clipfleet search "in the snow" --image dog.jpg --not "a person"
     """
-    terms = _query_terms(text, image or [], image_id or [])
-    negative = [{"text": words, "weight": -not_weight} for words in unlike or []]
+    positive = _positive_terms(text, image or [], image_id or [])
     if weight is not None:
-        if text is None or len(terms) + len(negative) == 1:
+        if text is None or len(positive) + len(unlike or []) == 1:
             raise typer.BadParameter("--weight needs TEXT and another term: --image, --id or --not")
-        terms[0]["weight"] = weight
-    query: dict[str, Any] = {"terms": terms + negative}
-    if len(terms) == 1 and not negative:
-        query = terms[0]
+        positive[0]["weight"] = weight
+    negative = [{"text": words, "weight": -not_weight} for words in unlike or []]
+    is_single = len(positive) == 1 and not negative
+    query: dict[str, Any] = positive[0] if is_single else {"terms": positive + negative}
     with show.client(url, api_key) as client:
         result = client.search(
             collection,
@@ -164,7 +180,7 @@ def search(
     show.document(result) if json else show.matches(result, first=offset + 1)
 
 
-def _query_terms(text: str | None, images: list[str], ids: list[str]) -> list[dict[str, Any]]:
+def _positive_terms(text: str | None, images: list[str], ids: list[str]) -> list[dict[str, Any]]:
     """The positive terms of a query."""
     for image in images:
         if not image_url(image) and not Path(image).expanduser().is_file():

@@ -18,7 +18,7 @@ import redis
 
 from clipfleet.common.auth.keys import check_keys
 from clipfleet.common.auth.source_access import grant_of_service
-from clipfleet.common.errors import StartupError
+from clipfleet.common.errors import StartupError, reason_of
 from clipfleet.common.http.fleet import LANES, Lane
 from clipfleet.common.process.checks import NO_ADDRESS
 from clipfleet.common.process.probe import RedisProbe
@@ -258,7 +258,7 @@ def _make_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise StartupError(
-            f"the data folder {folder} cannot be written: {error.strerror}"
+            f"the data folder {folder} cannot be written: {reason_of(error)}"
         ) from error
 
 
@@ -286,7 +286,7 @@ def _require_free(host: str, port: int, option: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            reason = f"port {port} on {host} cannot be used: {error.strerror}"
+            reason = f"port {port} on {host} cannot be used: {reason_of(error)}"
             raise StartupError(f"{reason}; choose another with {option}") from error
         except OverflowError as error:
             raise StartupError(f"there is no port {port}; choose a lower {option}") from error

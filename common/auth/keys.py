@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from clipfleet.common.errors import StartupError
+from clipfleet.common.errors import StartupError, reason_of
 from clipfleet.common.http.source_grants import (
     BUCKETS_SETTING,
     ROOTS_SETTING,
@@ -207,7 +207,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     try:
         return KeysFile.model_validate_json(path.read_bytes()).keys
     except OSError as error:
-        message = f"the keys file {path} cannot be read: {error.strerror}; "
+        message = f"the keys file {path} cannot be read: {reason_of(error)}; "
         message += "create it with `clipfleet keys create NAME --file FILE`"
         raise StartupError(message) from error
     except ValidationError as error:

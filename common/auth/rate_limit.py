@@ -53,11 +53,14 @@ class RateLimiter(Protocol):
     """The port of rate limits."""
 
     def take(self, who: str, limit: int) -> RateLimit:
-        """Take one request from a bucket.
+        """Take one request from a bucket. A refused request takes nothing.
 
         Args:
-            who: the name of the bucket.
-            limit: requests per minute.
+            who: the name of the bucket. A name that was not used before begins with a full bucket.
+            limit: requests per minute, which is also the size of the bucket.
+
+        Returns:
+            Whether the request is allowed, and the state of the bucket after it.
 
         Raises:
             Unavailable: Redis is away.

@@ -1,4 +1,4 @@
-"""Fetches files by URL, safely also for URLs from strangers.
+"""Fetches files by URL, safely also for URLs from strangers. `workers.storage` reads the rest.
 
 It fetches only http and https, and only from allowed addresses (`addresses.py`), which are checked
 for each connection of each redirect (`network.py`). Time and bytes are limited, and temporary

@@ -26,28 +26,50 @@ class Embedder(Protocol):
 
     @property
     def dim(self) -> int:
-        """The length of an embedding."""
+        """The length of an embedding.
+
+        It is the same for images and texts, and does not change while the process runs. A
+        collection
+        stores it as `Collection.dim`.
+        """
         ...
 
     @property
     def device(self) -> str:
-        """The device of the model, such as "cpu" or "cuda:0"."""
+        """The device of the model.
+
+        Returns:
+            A name of torch, such as "cpu" or "cuda:0"; "none" without a model.
+        """
         ...
 
     @property
     def preprocess(self) -> Preprocess:
-        """How images are resized and cropped for the model."""
+        """How images are resized and cropped for the model.
+
+        Gateways prepare query images with it, so that they need no model: a worker announces it in
+        `WorkerCard.preprocess`.
+        """
         ...
 
     @property
     def batch(self) -> int:
-        """The number of images in one call that uses the device well."""
+        """The number of images in one call that uses the device well.
+
+        A call may have any number of images: this is the number for which the caller should wait,
+        if it
+        can.
+        """
         ...
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """The pixels of an RGB image for the model, uint8 [height, width, 3]. Thread-safe.
+        """Resize and crop an image for the model. Thread-safe.
 
-        They are those of `preprocess`, except for rounding.
+        Args:
+            image: an RGB image of any size.
+
+        Returns:
+            uint8 [height, width, 3]: the pixels of `preprocess.apply`, except for rounding.
         """
         ...
 
@@ -59,11 +81,26 @@ class Embedder(Protocol):
 
         Returns:
             float32 [n, dim], each row of unit length; row i is for image i.
+
+        Raises:
+            Exception: the model fails on an image. The caller embeds the images one by one to find
+                it.
+            BrokenDevice: in a worker, the device is broken for good.
         """
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
-        """Embed texts: float32 [n, dim], each row of unit length; row i is for text i."""
+        """Embed texts.
+
+        Args:
+            texts: n texts of any length. A model cuts a text that is longer than its context.
+
+        Returns:
+            float32 [n, dim], each row of unit length; row i is for text i.
+
+        Raises:
+            BrokenDevice: in a worker, the device is broken for good.
+        """
         ...
 
 

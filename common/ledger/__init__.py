@@ -1,9 +1,9 @@
-"""The ledger port: the state of jobs and chunks. Messages on the queues name no chunk.
+"""The ledger port: the state of jobs and chunks. Messages are in `queue`, embeddings in `store`.
 
-A chunk is open from `plan` until `mark`. While open, it is pending or leased. A worker claims the
-next pending chunk of its model. The claim has a random token: the last worker that claimed the
-chunk holds it, and only the holder's `mark` counts. Chunks have random names. So no name and no
-token is used twice, even when Redis loses the writes of its last second.
+Messages name no chunk. A chunk is open from `plan` until `mark`. While open, it is pending or
+leased. A worker claims the next pending chunk of its model. The claim has a random token: the last
+worker that claimed the chunk holds it, and only the holder's `mark` counts. Chunks have random
+names. So no name and no token is used twice, even when Redis loses the writes of its last second.
 """
 
 import hashlib
@@ -347,7 +347,8 @@ class Ledger(Protocol):
 
         Args:
             new: the job. A second call with the same `new.id` returns the job of the first.
-            idempotency_key: a second call with this key within KEEP_IDEMPOTENCY_S returns the job
+            idempotency_key: a second call with this key within KEEP_IDEMPOTENCY_S seconds returns
+                the job
                 of the first; "": no key.
 
         Returns:
@@ -357,26 +358,53 @@ class Ledger(Protocol):
         Raises:
             NotFound: the job to retry does not exist.
             Conflict: the job to retry has not ended, or has no failures.
+            Unavailable: Redis is away.
         """
         ...
 
     def find_by_idempotency_key(self, idempotency_key: str) -> Job | None:
-        """The job that the key created within the last KEEP_IDEMPOTENCY_S seconds, or None."""
+        """Look up the job that a key created.
+
+        Args:
+            idempotency_key: the key given to `create`.
+
+        Returns:
+            The job; None when the key created none within the last KEEP_IDEMPOTENCY_S seconds, or
+            when
+            that job was removed.
+
+        Raises:
+            OtherVersion: another release wrote the job.
+            Unavailable: Redis is away.
+        """
         ...
 
     def job(self, job_id: str) -> Job:
-        """The current state of a job. Of a long source, only what `brief` keeps.
+        """Read the current state of a job. Of a long source, it has only what `brief` keeps.
+
+        Args:
+            job_id: the id of the job.
 
         Raises:
             NotFound: there is no such job.
+            OtherVersion: another release wrote the job.
+            Unavailable: Redis is away.
         """
         ...
 
     def whole(self, job_id: str) -> NewJob:
-        """The request that created a job, with its whole source.
+        """Read the request that created a job, with its whole source.
+
+        Args:
+            job_id: the id of the job.
+
+        Returns:
+            The request. Once the job has ended, a long source may be shortened as by `brief`.
 
         Raises:
             NotFound: there is no such job.
+            OtherVersion: another release wrote the job.
+            Unavailable: Redis is away.
         """
         ...
 
@@ -398,21 +426,40 @@ class Ledger(Protocol):
             collection: the name of their collection; "": any.
             states: their states; empty: any.
             sees: takes the name of a collection, and says whether to list its jobs; None: all.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def count_jobs(self) -> dict[JobState, int]:
-        """The number of jobs in each state.
+        """Count the jobs in each state.
 
         Repairs the indices first when parts of another release have not kept them.
+
+        Returns:
+            A number for every state, 0 included.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
-        """The failures of a job in the order in which they were counted; empty for no such job.
+        """Read the failures of a job in the order in which they were counted.
+
+        Args:
+            job_id: the id of the job.
+            limit: the number of failures to return at most.
+            offset: the number of failures to skip.
+
+        Returns:
+            The failures; empty when there is no such job.
 
         Raises:
             FailuresLost: the blob store has lost some of them.
+            BlobsUnavailable: the blob store, which has all but the first failures, is away.
+            Unavailable: Redis is away.
         """
         ...
 
@@ -422,18 +469,28 @@ class Ledger(Protocol):
         Chunks that workers have claimed may still be marked.
 
         Args:
+            job_id: the id of the job.
             reason: becomes the job's `error`.
+
+        Returns:
+            The job as it is then.
 
         Raises:
             NotFound: there is no such job.
+            Unavailable: Redis is away.
         """
         ...
 
     def remove(self, job_id: str) -> None:
         """Delete a job with its chunks and failures, whatever its state.
 
+        Args:
+            job_id: the id of the job.
+
         Raises:
             NotFound: there is no such job.
+            BlobsUnavailable: the job has failures in the blob store, which is away.
+            Unavailable: Redis is away.
         """
         ...
 
@@ -447,16 +504,37 @@ class Ledger(Protocol):
 
         Returns:
             False when another housekeeper holds the lock.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def ended(self, seconds_ago: float, limit: int) -> list[str]:
-        """The ids of jobs that ended at least `seconds_ago` seconds ago, the oldest end first."""
+        """List jobs that ended at least `seconds_ago` seconds ago.
+
+        Args:
+            seconds_ago: the time since the end of a job at least, seconds.
+            limit: the number of ids to return at most.
+
+        Returns:
+            The ids, the oldest end first.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     # for the planner
     def active(self) -> list[str]:
-        """The ids of all jobs that are queued or running, sorted."""
+        """List all jobs that are queued or running.
+
+        Returns:
+            Their ids, sorted.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def tend(
@@ -483,30 +561,66 @@ class Ledger(Protocol):
             offers: the number of jobs to offer at most.
             max_attempts: the number of attempts after which a chunk counts as troubled.
             due: ids of jobs of this planner that are due now in any case.
+
+        Returns:
+            The looks, the offers, and the number of jobs that the planner has.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def owned(self, planner: str) -> list[str]:
-        """The ids of the jobs that a planner has leased, sorted."""
+        """List the jobs that a planner has leased.
+
+        Args:
+            planner: the name of the planner.
+
+        Returns:
+            Their ids, sorted.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def deregister_planner(self, planner: str) -> None:
-        """Free all jobs of a planner, which does not count as alive any more."""
+        """Free all jobs of a planner, which does not count as alive any more.
+
+        Args:
+            planner: the name of the planner. One that has no jobs is no error.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def lease(self, job_id: str, planner: str, seconds: float) -> PlanLease | None:
         """Lease a job to a planner. A job that was queued is running then.
 
         Args:
+            job_id: the id of the job.
+            planner: the name of the planner.
             seconds: the time for which the planner counts as alive from now.
 
         Returns:
             The lease; None when another living planner has the job, or when the job has ended.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def estimate(self, job_id: str, images: int) -> None:
-        """Record how many images the job will probably have."""
+        """Record how many images the job will probably have.
+
+        Args:
+            job_id: the id of the job.
+            images: the number of images; 0 when it is not known.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def plan(
@@ -515,6 +629,7 @@ class Ledger(Protocol):
         """Add a chunk to a job and move its cursor, in one step.
 
         Args:
+            job_id: the id of the job.
             token: the token of the planner's lease.
             items: the items of the source between `after` and `cursor`.
             after: the cursor that the job must have.
@@ -523,6 +638,9 @@ class Ledger(Protocol):
         Returns:
             The name of the chunk; None, without a change, when the job has another cursor, when
             the lease is lost, or when the job has ended.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
@@ -533,6 +651,7 @@ class Ledger(Protocol):
         skipped`. Otherwise it is planned again from the start of its source.
 
         Args:
+            job_id: the id of the job.
             token: the token of the planner's lease.
             after: the cursor that the job must have.
             error: why the rest of the source cannot be read; the job then ends as "failed".
@@ -540,15 +659,39 @@ class Ledger(Protocol):
         Returns:
             False, without a change, when the job has another cursor, when the lease is lost, or
             when the job has ended.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
-        """The chunks of a job that are not marked yet, in the order of planning."""
+        """List the chunks of a job that are not marked yet.
+
+        Args:
+            job_id: the id of the job.
+
+        Returns:
+            The chunks, in the order of planning.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def items(self, job_id: str, chunk: str) -> tuple[Item, ...]:
-        """The items of a chunk; empty when the chunk is not open."""
+        """Read the items of a chunk.
+
+        Args:
+            job_id: the id of the job.
+            chunk: the name of the chunk.
+
+        Returns:
+            The items; empty when the chunk is not open.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def requeue(self, job_id: str, chunk: OpenChunk) -> bool:
@@ -556,28 +699,62 @@ class Ledger(Protocol):
 
         Its late holder may still mark the chunk, until another worker claims it.
 
+        Args:
+            job_id: the id of the job.
+            chunk: the chunk, as the caller has seen it.
+
         Returns:
             False when the chunk is no longer as `chunk` shows it.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def pending(self, model: str, limit: int) -> int:
-        """The number of pending chunks of a model. Counting stops at `limit`."""
+        """Count the pending chunks of a model.
+
+        Args:
+            model: the name of the model.
+            limit: the number at which counting stops.
+
+        Returns:
+            The number of pending chunks, at most `limit`.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def split(self, job_id: str, chunk: OpenChunk) -> bool:
         """Replace a chunk that no worker holds by two, as `bisect_items` divides it.
 
+        Args:
+            job_id: the id of the job.
+            chunk: the chunk, as the caller has seen it.
+
         Returns:
             False when the chunk has one item, or is no longer as `chunk` shows it.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def quarantine(self, job_id: str, chunk: OpenChunk, failure: Failure) -> bool:
         """Fail the only item of a chunk that no worker holds.
 
+        Args:
+            job_id: the id of the job.
+            chunk: the chunk, as the caller has seen it.
+            failure: the failure of its item.
+
         Returns:
             False when the chunk is no longer as `chunk` shows it.
+
+        Raises:
+            BlobsUnavailable: the failure does not fit into Redis, and the blob store is away.
+            Unavailable: Redis is away.
         """
         ...
 
@@ -591,6 +768,7 @@ class Ledger(Protocol):
         last claim is the longest ago.
 
         Args:
+            model: the name of the model.
             worker: the name of the worker.
             seconds: the time after which the claim expires, unless renewed.
             max_attempts: chunks with so many claims are left to the planner.
@@ -599,6 +777,9 @@ class Ledger(Protocol):
         Returns:
             The claim; Unknown when only jobs of another version have pending chunks; None when
             there is no pending chunk.
+
+        Raises:
+            Unavailable: Redis is away.
 
         Example:
             claim = ledger.claim(model, "worker-1", 15.0, 2)
@@ -611,10 +792,14 @@ class Ledger(Protocol):
         """Extend a claim.
 
         Args:
+            claim: the claim.
             seconds: the time from now after which the claim expires.
 
         Returns:
             False when the claim is lost or the job was cancelled: stop working on it.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
@@ -622,10 +807,14 @@ class Ledger(Protocol):
         """Record which item the worker is about to touch, in case the worker does not survive it.
 
         Args:
+            claim: the claim.
             index: the index of the item in `claim.items`; None: no item.
 
         Returns:
             False when the claim is lost.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
@@ -634,12 +823,17 @@ class Ledger(Protocol):
 
         With `outcome.kept` the chunk stays open: continue with `claim.of(outcome.kept)`.
 
+        Args:
+            claim: the claim.
+            outcome: what became of each of its items.
+
         Returns:
             False, without a change, when the claim is lost or was marked already.
 
         Raises:
             ValueError: the outcome does not account for every item of the claim.
             BlobsUnavailable: the failures do not fit into Redis, and the blob store is away.
+            Unavailable: Redis is away.
         """
         ...
 
@@ -647,16 +841,28 @@ class Ledger(Protocol):
         """Give up a claim, so that the chunk is pending again.
 
         Args:
+            claim: the claim.
             count_attempt: False when the chunk is not to blame, so that this attempt does not
                 count towards `max_attempts`.
 
         Returns:
             False when the claim is lost.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def set_waiting_reason(self, job_id: str, waiting: str) -> None:
-        """Set the reason why a running job waits. The next `mark` clears it."""
+        """Set the reason why a running job waits. The next `mark` clears it.
+
+        Args:
+            job_id: the id of the job. A job that is not running stays as it is.
+            waiting: the reason, for the caller of the job.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
 

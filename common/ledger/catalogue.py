@@ -62,59 +62,135 @@ class Catalogue(Protocol):
     def add(self, collection: Collection) -> Collection:
         """Register a collection under its name, unless the name is taken.
 
+        Args:
+            collection: the collection, with a generation that was not used before.
+
         Returns:
             The generation that has the name then: this one, or the one that had it before.
+
+        Raises:
+            OtherVersion: the name is taken, and another release wrote its record.
+            Unavailable: Redis is away.
         """
         ...
 
     def find(self, name: str) -> Collection | None:
-        """The collection with this name; None when there is none.
+        """Look up a collection by its name.
+
+        Args:
+            name: the name.
+
+        Returns:
+            The generation that has the name; None when there is none.
 
         Raises:
             OtherVersion: another release wrote its record.
+            Unavailable: Redis is away.
         """
         ...
 
     def all(self) -> list[Collection]:
-        """All collections, sorted by name. Records of another version are left out."""
+        """List all collections.
+
+        Returns:
+            The collections, sorted by name. Records of another version are left out.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def remove(self, collection: Collection) -> bool:
         """Free the name and add the generation to those to drop, in one step.
 
+        Args:
+            collection: the generation to remove.
+
         Returns:
             False, without a change, when the name stands for another generation or for none.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def to_drop(self) -> list[Collection]:
-        """Generations without a name, whose data the store or the blob store may still have."""
+        """List generations without a name, whose data may still exist.
+
+        Returns:
+            The generations that were removed and not yet recorded as dropped. Records of another
+            version
+            are left out.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def record_dropped(self, collection: Collection) -> None:
-        """Record that all data of a generation is deleted."""
+        """Record that all data of a generation is deleted, in the store and in the blob store.
+
+        Args:
+            collection: the generation. One that is not to be dropped is no error.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def record_write(self, collection: Collection) -> None:
-        """Record that the store has just acknowledged a write to the collection."""
+        """Record that the store has just acknowledged a write to the collection.
+
+        Searches then see the write: `seconds_since_write` says whether a search must be fresh.
+
+        Args:
+            collection: the collection.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def seconds_since_write(self, collection: Collection) -> float:
-        """Seconds since the last recorded write; infinity when there is none."""
+        """Measure the time since the last recorded write.
+
+        Args:
+            collection: the collection.
+
+        Returns:
+            Seconds; infinity when no write is recorded.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def record_deletion(self, collection: Collection, deletion: Deletion) -> None:
-        """Record a deletion for KEEP_DELETIONS_S.
+        """Record a deletion for KEEP_DELETIONS_S seconds.
 
         Call it before the store deletes: a worker that is storing such an image must see it.
+
+        Args:
+            collection: the collection.
+            deletion: what is deleted.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def deletions(self, collection: Collection, since: float) -> list[Deletion]:
-        """The recorded deletions, the oldest first.
+        """List the recorded deletions of a collection.
 
         Args:
+            collection: the collection.
             since: unix seconds by the ledger's clock; earlier deletions are left out.
+
+        Returns:
+            The deletions, the oldest first.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 

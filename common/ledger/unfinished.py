@@ -22,15 +22,40 @@ class Unfinished(Protocol):
     """
 
     def begin(self, job_id: str) -> None:
-        """Record that an upload begins."""
+        """Record that an upload begins, with the current time.
+
+        Args:
+            job_id: the id of the job that it shall become.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def end(self, job_id: str) -> None:
-        """Delete the record: the upload has become a job, or its files are deleted."""
+        """Delete the record: the upload has become a job, or its files are deleted.
+
+        Args:
+            job_id: the id given to `begin`. An id without a record is no error.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def older(self, seconds: float, limit: int) -> list[str]:
-        """Job ids of uploads that began at least `seconds` seconds ago, the oldest first."""
+        """List uploads that began at least `seconds` seconds ago and have no end.
+
+        Args:
+            seconds: the age of an upload at least.
+            limit: the number of ids to return at most.
+
+        Returns:
+            The ids of their jobs, the oldest upload first.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
 

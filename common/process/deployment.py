@@ -28,13 +28,19 @@ class DeploymentMarker(Protocol):
     def has_mark(self, mark: str) -> bool:
         """Whether the place holds this mark.
 
+        Args:
+            mark: the id of a deployment, 16 hex digits.
+
         Raises:
             Unavailable: the place does not answer.
         """
         ...
 
     def set_mark(self, mark: str) -> None:
-        """Leave the mark. The place may hold marks of other deployments as well.
+        """Leave a mark. A mark that is there already stays; so do marks of other deployments.
+
+        Args:
+            mark: the id of a deployment, 16 hex digits.
 
         Raises:
             Unavailable: the place does not answer.

@@ -85,7 +85,7 @@ class OutageLog:
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: the time, the level, the message, the log context.
 
-    `log.info("…", extra={"said": {...}})` adds fields to one line.
+    `log.info("…", extra={"fields": {...}})` adds fields to one line.
 
     Args:
         part: the value of the field `part`, such as "gateway".
@@ -103,7 +103,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             "part": self._part,
             **_context.get(),
-            **getattr(record, "said", {}),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)

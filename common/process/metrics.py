@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
-from clipfleet.common.errors import StartupError
+from clipfleet.common.errors import StartupError, reason_of
 from clipfleet.common.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class MetricsServer(ThreadingHTTPServer):
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise StartupError(
-                f"cannot listen on port {port} of {host} for metrics: {error.strerror}; set "
+                f"cannot listen on port {port} of {host} for metrics: {reason_of(error)}; set "
                 "CLIPFLEET_METRICS_PORT to another port, or to 0 for no metrics"
             ) from error
 

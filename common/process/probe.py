@@ -14,19 +14,34 @@ class Probe(Protocol):
     """The server that all parts share. Every call raises Unavailable when it is away."""
 
     def now(self) -> float:
-        """The time in unix seconds by the clock that all parts share."""
+        """Read the clock that all parts share.
+
+        Returns:
+            Unix seconds. The clocks of hosts differ; this one decides about expiry and deadlines.
+
+        Raises:
+            Unavailable: the server is away.
+        """
         ...
 
     def write(self) -> None:
-        """Write one key that expires.
+        """Write one key that expires after a second.
 
         Raises:
-            Unavailable: the server refuses writes, for example because its memory is full.
+            Unavailable: the server is away, or refuses writes, for example because its memory is
+                full.
         """
         ...
 
     def findings(self) -> list[Finding]:
-        """The problems with the server's configuration, as the checks at start report them."""
+        """Check the server's version and configuration, as each part does when it starts.
+
+        Returns:
+            The problems; empty when there are none.
+
+        Raises:
+            Unavailable: the server is away.
+        """
         ...
 
 

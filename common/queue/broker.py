@@ -37,15 +37,24 @@ class Publisher(Protocol):
     """
 
     def publish(self, message: Message) -> None:
-        """Send a message to its queue.
+        """Send a message to its queue. It is sent once, without another try.
+
+        Args:
+            message: the message; `message.queue` names the queue.
 
         Raises:
-            BrokerUnavailable: the message was not sent.
+            BrokerUnavailable: the message was not sent, or Redis did not confirm it.
         """
         ...
 
     def waiting(self, queue: str) -> int:
-        """The number of messages in a queue that no worker has taken.
+        """Count the messages in a queue that no worker has taken.
+
+        Args:
+            queue: the name of the queue, from `queue_name`.
+
+        Returns:
+            The number of messages; 0 for a queue that does not exist.
 
         Raises:
             Unavailable: Redis is away.

@@ -90,34 +90,84 @@ class Fleet(Protocol):
     """
 
     def announce(self, card: WorkerCard) -> None:
-        """Announce that a worker is alive, for CARD_S seconds. Replaces its last card."""
+        """Announce that a worker is alive, for CARD_S seconds.
+
+        Args:
+            card: the announcement. It replaces the last one with the same `card.id`.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def deregister(self, worker: str) -> None:
-        """Remove the announcement of a worker that ends."""
+        """Remove the announcement of a worker that ends. An unknown worker is no error.
+
+        Args:
+            worker: the id of the worker.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def record_exit_reason(self, model: str, why: str) -> None:
         """Record why a worker of this model ends itself, for the jobs that wait for a worker.
 
-        The reason is kept for KEEP_EXIT_REASON_S.
+        Args:
+            model: the model that the worker serves.
+            why: the reason. It replaces the last one, and is kept for KEEP_EXIT_REASON_S seconds.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def last_exit_reason(self, model: str) -> str:
-        """The last recorded reason for this model; "" when there is none."""
+        """Read why a worker of this model last ended itself.
+
+        Args:
+            model: the model that the worker served.
+
+        Returns:
+            The last recorded reason; "" when there is none, or when it is no longer kept.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def alive(self) -> list[WorkerCard]:
-        """The cards of all live workers. Cards of another version are left out."""
+        """List the workers whose last announcement has not expired.
+
+        Returns:
+            Their cards. Cards of another version are left out, with a warning in the log.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def announce_planner(self, name: str) -> None:
-        """Announce that a planner is alive, for CARD_S seconds."""
+        """Announce that a planner is alive, for CARD_S seconds.
+
+        Args:
+            name: the name of the planner.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def planners(self) -> list[str]:
-        """The names of all live planners."""
+        """List the planners whose last announcement has not expired.
+
+        Returns:
+            Their names.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
 

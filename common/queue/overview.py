@@ -60,6 +60,9 @@ class Overviews(Protocol):
     def read(self) -> Overview:
         """Read the current overview.
 
+        Returns:
+            Numbers that are read one after the other, so that a job may move between two of them.
+
         Raises:
             Unavailable: Redis is away.
         """
@@ -131,23 +134,31 @@ class RedisOverviews:
             )
 
     def _active(self) -> dict[str, dict[str, Any]]:
-        """The counts of jobs that are queued or running, by id."""
+        """The counts of the jobs that are queued or running, by id. Their models are cached."""
         members: Any = self._redis.smembers(f"{ROOT}jobs:active")
         ids = sorted(job_id.decode() for job_id in members)
-        rows = self._each(ids, lambda pipe, key: pipe.hmget(key, COUNTS))
-        new = [job_id for job_id in ids if job_id not in self._models]
-        records = self._each(new, lambda pipe, key: pipe.hget(key, "new"))
-        known = {job_id: self._models[job_id] for job_id in ids if job_id in self._models}
-        raw_records = {job_id: raw for job_id, raw in zip(new, records, strict=True) if raw}
-        self._models = known | {
-            job_id: json.loads(raw)["model"] for job_id, raw in raw_records.items()
-        }
-        counted = {job_id: _row(raw) for job_id, raw in zip(ids, rows, strict=True)}
+        counts = self._counts(ids)
+        self._models = self._models_of(ids)
         return {
             job_id: row
-            for job_id, row in counted.items()
+            for job_id, row in counts.items()
             if job_id in self._models and row["state"] in UNFINISHED_STATES
         }
+
+    def _counts(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The state and the counts of jobs, by id. A job that was removed has the state ""."""
+        rows = self._each(ids, lambda pipe, key: pipe.hmget(key, COUNTS))
+        return {job_id: _row(raw) for job_id, raw in zip(ids, rows, strict=True)}
+
+    def _models_of(self, ids: Sequence[str]) -> dict[str, str]:
+        """The models of jobs, by id, without jobs that were removed. Reads those of new jobs."""
+        models = {job_id: self._models[job_id] for job_id in ids if job_id in self._models}
+        new = [job_id for job_id in ids if job_id not in models]
+        records = self._each(new, lambda pipe, key: pipe.hget(key, "new"))
+        for job_id, raw in zip(new, records, strict=True):
+            if raw:
+                models[job_id] = json.loads(raw)["model"]
+        return models
 
     def _queues(self, models: Sequence[str]) -> dict[tuple[Lane, str], Waiting]:
         now = self._clock()

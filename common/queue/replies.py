@@ -31,21 +31,42 @@ class Replies(Protocol):
     """The side of the workers. Every call raises Unavailable when Redis is away."""
 
     def push(self, reply_to: str, reply: BatchReply, limits: Sequence[int] | None = None) -> None:
-        """Send a reply to a gateway.
+        """Send a reply to a gateway. The list expires KEEP_S seconds after its last reply.
 
         Args:
             reply_to: the list of the gateway, from `QueryBatch.reply_to`.
             reply: the reply.
             limits: for a gateway that reads packed replies, see `packed.pack`; None for others.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     def now(self) -> float:
-        """The time in unix seconds by the clock of the deadlines: the clocks of hosts differ."""
+        """Read the clock of the deadlines: the clocks of hosts differ.
+
+        Returns:
+            Unix seconds.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
     def pixels(self, key: str) -> Pixels | None:
-        """The query image that a gateway has stashed; None when it has expired."""
+        """Read a query image that a gateway has stashed. It can be read more than once.
+
+        Args:
+            key: the key with which the gateway has stashed it.
+
+        Returns:
+            uint8 [height, width, 3]; None when it has expired.
+
+        Raises:
+            ValueError: the image has a format of another version.
+            Unavailable: Redis is away.
+        """
         ...
 
 
@@ -59,11 +80,24 @@ class Inbox(Protocol):
             key: the key with which workers ask for it.
             packed: the image, from `pixels.pack`.
             seconds: the time after which it expires.
+
+        Raises:
+            Unavailable: Redis is away.
         """
         ...
 
     async def receive(self, reply_to: str) -> bytes | None:
-        """Take the next reply from a list; None when none comes within RECEIVE_S seconds."""
+        """Take the next reply from a list. Waits for RECEIVE_S seconds at most.
+
+        Args:
+            reply_to: the list, from `QueryBatch.reply_to`.
+
+        Returns:
+            The reply as a worker has pushed it, for `packed.read_reply`; None when none came.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         ...
 
 

@@ -1,4 +1,7 @@
-"""The store port: keeps embeddings and searches them. It uses no type of a vendor."""
+"""The store port: keeps embeddings and searches them. Names of collections are in the catalogue.
+
+The port uses no type of a vendor.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,42 +118,105 @@ class Store(Protocol):
     """
 
     def create(self, collection: Collection) -> None:
-        """Create an empty collection. The caller creates each generation once."""
+        """Create an empty collection. The caller creates each generation once.
+
+        Args:
+            collection: the collection, whose metric, length of embeddings and fields decide its
+                layout.
+
+        Raises:
+            StoreUnavailable: the store is away or full.
+        """
         ...
 
     def drop(self, collection: Collection) -> None:
-        """Delete a collection with its records. Deleting one that does not exist is no error."""
+        """Delete a collection with its records. Deleting one that does not exist is no error.
+
+        Args:
+            collection: the generation to delete.
+
+        Raises:
+            StoreUnavailable: the store is away or full.
+        """
         ...
 
     def count(
         self, collection: Collection, namespace: str | None = None, where: Filter | None = None
     ) -> int:
-        """Count records.
+        """Count records. Every acknowledged write is seen.
 
         Args:
+            collection: the collection.
             namespace: the namespace of the records; None: all namespaces.
             where: the filter that they pass; None: all records.
+
+        Raises:
+            CollectionGone: the store does not have this generation of the collection.
+            StoreUnavailable: the store is away or full.
         """
         ...
 
     def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
-        """The fingerprints of records, by primary key. Keys without a record are left out."""
+        """Read the fingerprints of records. Every acknowledged write is seen.
+
+        Args:
+            collection: the collection.
+            keys: the primary keys of the records.
+
+        Returns:
+            The fingerprints by primary key. Keys without a record are left out.
+
+        Raises:
+            CollectionGone: the store does not have this generation of the collection.
+            StoreUnavailable: the store is away or full.
+        """
         ...
 
     def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
-        """Records with their embeddings, by primary key. Keys without a record are left out."""
+        """Read records with their embeddings. Every acknowledged write is seen.
+
+        Args:
+            collection: the collection.
+            keys: the primary keys of the records.
+
+        Returns:
+            The records by primary key. Keys without a record are left out.
+
+        Raises:
+            CollectionGone: the store does not have this generation of the collection.
+            StoreUnavailable: the store is away or full.
+        """
         ...
 
     def upsert(self, collection: Collection, records: Sequence[Record]) -> None:
         """Insert records, and replace those with the same primary key.
 
+        The write is acknowledged when the call returns. When the call raises, some of the records
+        may be
+        stored.
+
+        Args:
+            collection: the collection.
+            records: the records, each with an embedding float32 [dim] of the collection's length.
+
         Raises:
-            ValueError: two records have the same key, or an embedding has the wrong length.
+            ValueError: two records have the same key.
+            CollectionGone: the store does not have this generation of the collection.
+            StoreUnavailable: the store is away or full.
         """
         ...
 
     def delete(self, collection: Collection, keys: Sequence[str]) -> None:
-        """Delete records by primary key. Keys without a record are no error."""
+        """Delete records by primary key. Keys without a record are no error.
+
+        Args:
+            collection: the collection.
+            keys: the primary keys of the records.
+
+        Raises:
+            CollectionGone: the store does not have this generation of the collection.
+            StoreUnavailable: the store is away or full.
+        """
         ...
 
     def search(
@@ -168,6 +234,7 @@ class Store(Protocol):
         """Find the nearest records to each vector.
 
         Args:
+            collection: the collection.
             vectors: the queries, float32 [n, dim].
             namespace: the namespace of the records.
             top_k: the number of matches for each vector at most.
@@ -179,6 +246,10 @@ class Store(Protocol):
 
         Returns:
             Row i has the matches for vector i, the nearest first.
+
+        Raises:
+            CollectionGone: the store does not have this generation of the collection.
+            StoreUnavailable: the store is away or full.
         """
         ...
 
@@ -199,12 +270,17 @@ class Store(Protocol):
         meanwhile.
 
         Args:
+            collection: the collection.
             namespace: the namespace of the records; None: all namespaces.
             where: the filter that records pass; None: all records.
             after: the primary key of the last record of the page before; "": the first page.
             limit: the number of records to return. Fewer are returned on the last page only.
             include_values: whether records have embeddings; otherwise these have length 0.
             only_ids: whether records have only `pk` and `id`, which is faster.
+
+        Raises:
+            CollectionGone: the store does not have this generation of the collection.
+            StoreUnavailable: the store is away or full.
 
         Example:
             page = store.scan(collection, limit=1_000)
@@ -214,30 +290,74 @@ class Store(Protocol):
         ...
 
     def missing(self, known: Sequence[Collection]) -> list[Collection]:
-        """Those of the known collections that the store does not have."""
+        """List those of the known collections that the store does not have.
+
+        Args:
+            known: generations from the catalogue.
+
+        Returns:
+            The missing ones, in the order of `known`.
+
+        Raises:
+            StoreUnavailable: the store is away or full.
+        """
         ...
 
     def others(self, known: Sequence[Collection]) -> list[Collection]:
-        """The collections that the store has and that are not among the known ones.
+        """List the collections that the store has and that are not among the known ones.
 
-        Collections of releases before 0.2 are left out: the store has no description of them.
+        Collections of releases before 0.2 are left out: the store has no description of them. So
+        are
+        collections of another version.
+
+        Args:
+            known: generations from the catalogue.
+
+        Raises:
+            StoreUnavailable: the store is away or full.
         """
         ...
 
     def ping(self) -> None:
-        """Make the cheapest call that needs valid credentials."""
+        """Make the cheapest call that needs valid credentials.
+
+        Raises:
+            StoreRefuses: the store rejects our configuration (address, token, TLS, database).
+            StoreUnavailable: the store is away.
+        """
         ...
 
     def version(self) -> str:
-        """The version of the store, as the store gives it."""
+        """Ask for the version of the store.
+
+        Returns:
+            The version as the store gives it, such as "v2.6.1".
+
+        Raises:
+            StoreUnavailable: the store is away or full.
+        """
         ...
 
     def has_mark(self, mark: str) -> bool:
-        """Whether the store has this mark, see `common/process/deployment.py`."""
+        """Whether the store has this mark, see `common/process/deployment.py`.
+
+        Args:
+            mark: the id of a deployment, 16 hex digits.
+
+        Raises:
+            StoreUnavailable: the store is away or full.
+        """
         ...
 
     def set_mark(self, mark: str) -> None:
-        """Leave a mark in the store. Marks of other deployments stay."""
+        """Leave a mark in the store. Marks of other deployments stay.
+
+        Args:
+            mark: the id of a deployment, 16 hex digits.
+
+        Raises:
+            StoreUnavailable: the store is away or full.
+        """
         ...
 
 

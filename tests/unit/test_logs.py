@@ -84,7 +84,7 @@ def test_lines_say_what_they_are_about_within_and_not_after(lines: Written) -> N
         with log_context(chunk_id="j/1"):
             log.info("in")
         log.info("between")
-    log.info("out", extra={"said": {"status": 200}})
+    log.info("out", extra={"fields": {"status": 200}})
     found = [
         {name: line.get(name) for name in ("job_id", "chunk_id", "status")} for line in lines()
     ]
@@ -112,7 +112,7 @@ def test_the_web_servers_lines_are_json_too(lines: Written) -> None:
 
 
 def test_what_cannot_be_json_is_written_as_text(lines: Written) -> None:
-    log.info("odd", extra={"said": {"thing": {1}}})
+    log.info("odd", extra={"fields": {"thing": {1}}})
     assert [line["thing"] for line in lines()] == ["{1}"]
 
 

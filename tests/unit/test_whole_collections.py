@@ -18,9 +18,9 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.identity import primary_key
 from clipfleet.common.imaging.thumbnails import thumbnail_key
-from clipfleet.common.queue.messages import Search
 from clipfleet.common.settings import Limits, Settings
 from clipfleet.common.store import Record, StoreUnavailable
+from clipfleet.common.store.filters import parse_filter
 from clipfleet.testing import MemoryStore, memory_parts
 
 DIM = 1_024
@@ -189,16 +189,12 @@ def test_only_so_many_are_exported_at_once(world: World) -> None:
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
 
 
-def search(world: World, **more: Any) -> Search:
-    told: dict[str, Any] = {"namespace": "default", "top_k": 1, "exact": True, **more}
-    return Search(collection=world.collection, **told)
-
-
 def test_an_exact_search_of_too_many_is_refused_with_both_numbers(world: World) -> None:
     world.put(5)
     world.put(10, namespace="other")
-    asyncio.run(check_exact_rows(search(world), world.gateway))
+    asyncio.run(check_exact_rows(world.collection, "default", None, world.gateway))
     world.put(6)
-    asyncio.run(check_exact_rows(search(world, filter={"id": "1"}), world.gateway))
+    where = parse_filter({"id": "1"}, {})
+    asyncio.run(check_exact_rows(world.collection, "default", where, world.gateway))
     with pytest.raises(InvalidRequest, match="at most 5 images, but 6 match"):
-        asyncio.run(check_exact_rows(search(world), world.gateway))
+        asyncio.run(check_exact_rows(world.collection, "default", None, world.gateway))

@@ -6,11 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from clipfleet.common.errors import NotFound, Unavailable
-from clipfleet.common.ledger import (
-    Claim,
-    Ledger,
-    Unknown,
-)
+from clipfleet.common.ledger import Claim, Ledger, Unknown
 from clipfleet.common.process.logs import log_context
 from clipfleet.common.queue.broker import Publisher
 from clipfleet.common.queue.messages import IngestNudge
@@ -124,6 +120,19 @@ def _context(claim: Claim) -> dict[str, str]:
 
 
 def _work_on(claim: Claim, parts: IngestParts) -> int:
+    """Work on the chunk. 0 images if it could not be finished; then `_settle` has handled it."""
+    try:
+        return _run(claim, parts)
+    except BrokenDevice as error:
+        _hand_back(parts.ledger, claim, count_attempt=False)
+        _set_waiting_reason(parts.ledger, claim, f"{error}; the worker exits and must be restarted")
+        raise
+    except Exception as error:
+        _settle(error, claim, parts)
+        return 0
+
+
+def _run(claim: Claim, parts: IngestParts) -> int:
     settings = parts.settings
     lease = Lease(
         parts.ledger,
@@ -132,40 +141,41 @@ def _work_on(claim: Claim, parts: IngestParts) -> int:
         stall_s=settings.stall_s,
         stopping=parts.stopping,
     )
-    try:
-        with lease:
-            job = parts.ledger.job(claim.job_id)
-            with log_context(collection=job.new.collection):
-                return Chunk(parts, job, claim, lease).run()
-    except CollectionGone:
-        _cancel(parts.ledger, claim, "the collection was deleted")
-    except NotFound:  # the job was deleted while the worker had the chunk
-        return 0
-    except WrongModel as error:
-        _cancel(parts.ledger, claim, str(error))
-    except OtherVersion as error:
-        _hand_back(parts.ledger, claim, count_attempt=False)
-        skip_job(claim.job_id, error.detail, parts.ledger, parts.worker, parts.stopping)
-    except (Interrupted, Unavailable):
-        _hand_back(parts.ledger, claim, count_attempt=False)
-    except BrokenDevice as error:
-        _hand_back(parts.ledger, claim, count_attempt=False)
-        with suppress(Unavailable):
-            parts.ledger.set_waiting_reason(
-                claim.job_id, f"{error}; the worker exits and must be restarted"
-            )
-        raise
-    except Exception:
-        log.exception("chunk %s/%s failed; it will be retried", claim.job_id, claim.index)
-        _hand_back(parts.ledger, claim, count_attempt=True)
-    return 0
+    with lease:
+        job = parts.ledger.job(claim.job_id)
+        with log_context(collection=job.new.collection):
+            return Chunk(parts, job, claim, lease).run()
+
+
+def _settle(error: Exception, claim: Claim, parts: IngestParts) -> None:
+    """Cancel the job, or hand the chunk back, as the error demands. Called while it is handled."""
+    ledger = parts.ledger
+    match error:
+        case CollectionGone():
+            _cancel(ledger, claim, "the collection was deleted")
+        case WrongModel():
+            _cancel(ledger, claim, str(error))
+        case NotFound():  # the job was deleted while the worker had the chunk
+            pass
+        case OtherVersion():
+            _hand_back(ledger, claim, count_attempt=False)
+            skip_job(claim.job_id, error.detail, ledger, parts.worker, parts.stopping)
+        case Interrupted() | Unavailable():
+            _hand_back(ledger, claim, count_attempt=False)
+        case _:
+            log.exception("chunk %s/%s failed; it will be retried", claim.job_id, claim.index)
+            _hand_back(ledger, claim, count_attempt=True)
 
 
 def _cancel(ledger: Ledger, claim: Claim, reason: str) -> None:
-    with suppress(
-        NotFound, Unavailable
-    ):  # deleted; or the next worker of the chunk cancels the job
+    # NotFound: the job was deleted. Unavailable: the next worker of the chunk cancels the job.
+    with suppress(NotFound, Unavailable):
         ledger.cancel(claim.job_id, reason)
+
+
+def _set_waiting_reason(ledger: Ledger, claim: Claim, reason: str) -> None:
+    with suppress(Unavailable):
+        ledger.set_waiting_reason(claim.job_id, reason)
 
 
 def _hand_back(ledger: Ledger, claim: Claim, *, count_attempt: bool) -> None:

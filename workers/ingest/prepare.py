@@ -72,7 +72,14 @@ class Unchanged(Exception):
 
 
 class Parts(Protocol):
-    """The parts of the worker that `Prepare` uses."""
+    """The parts of the worker that `Prepare` uses.
+
+    Attributes:
+        embedder: prepares the pixels.
+        blobs: stores the thumbnails.
+        settings: the limits of images and metadata, and the size of thumbnails.
+        storage: opens the locations of images.
+    """
 
     @property
     def embedder(self) -> Embedder: ...

@@ -21,7 +21,14 @@ from clipfleet.workers.storage.locations import Storage
 
 
 class Parts(Protocol):
-    """The parts of the worker that `Reading` uses."""
+    """The parts of the worker that `Reading` uses.
+
+    Attributes:
+        settings: the limits of fetches.
+        threads: decode images, and read local files and blobs.
+        fetches: reads remote images.
+        storage: opens the locations of images.
+    """
 
     @property
     def settings(self) -> Settings: ...

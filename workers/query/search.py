@@ -5,7 +5,7 @@ from typing import Any
 
 from clipfleet.common.queue.messages import Search
 from clipfleet.common.store import Match, Store, Vectors
-from clipfleet.common.store.filters import parse_filter
+from clipfleet.common.store.filters import Filter, parse_filter
 from clipfleet.workers.query.exact import Bounds, exact_search
 from clipfleet.workers.query.ranking import PageSpec, RankedMatch, Ranking
 
@@ -36,24 +36,31 @@ def search_group(
         NotFound: the collection was deleted.
         Unavailable: the store does not answer.
     """
+    where = parse_filter(search.filter or {}, search.collection.fields)
     spec = _page_spec(search)
     rankings = [Ranking(spec, search.collection.metric) for _ in vectors]
     for size in spec.windows():
         short = [n for n, ranking in enumerate(rankings) if not ranking.is_complete]
         for part in _parts(short, size, search):
-            hits = _search(store, search, vectors[part], size, fresh, exact)
+            hits = _search(store, search, where, vectors[part], size, fresh, exact)
             for n, matches in zip(part, hits, strict=True):
                 rankings[n].add(matches, size)
     return [ranking.page() for ranking in rankings]
 
 
 def _search(
-    store: Store, search: Search, vectors: Vectors, size: int, fresh: bool, exact: Bounds
+    store: Store,
+    search: Search,
+    where: Filter | None,
+    vectors: Vectors,
+    size: int,
+    fresh: bool,
+    exact: Bounds,
 ) -> list[list[Match]]:
     options: dict[str, Any] = {
         "namespace": search.namespace,
         "top_k": size,
-        "where": parse_filter(search.filter or {}, search.collection.fields),
+        "where": where,
         "include_values": _needs_values(search),
     }
     if search.exact:

@@ -1,4 +1,7 @@
-"""Sources list the images of a job. A source is streamed and resumes at a cursor."""
+"""Sources list the images of a job. `storage` opens their bytes, `ingest` reads the images.
+
+A source is streamed and resumes at a cursor.
+"""
 
 from typing import Any, TypeVar
 

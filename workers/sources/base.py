@@ -38,6 +38,9 @@ class Source(Protocol):
         Args:
             after: the cursor of the last item that was listed before; "" for the beginning.
 
+        Returns:
+            An iterator that reads the source as it is used.
+
         Raises:
             SourceError: the source as a whole cannot be read.
             Unavailable: another try may help.
@@ -56,7 +59,13 @@ class Source(Protocol):
         ...
 
     def nothing_found(self) -> str:
-        """The job's error if the source has no items."""
+        """Word the job's error for a source without items.
+
+        Returns:
+            One sentence without a full stop, which names the source and what was looked for. It
+            does not
+            read the source.
+        """
         ...
 
 

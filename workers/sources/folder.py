@@ -6,6 +6,7 @@ from itertools import chain
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from clipfleet.common.auth.source_access import OwnData, SourceAccess, SourceRefused
+from clipfleet.common.errors import reason_of
 from clipfleet.common.http.sources import FolderSource
 from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.imaging.decode import SUFFIXES
@@ -137,7 +138,7 @@ def _why_unread(folder: str, error: OSError | SourceRefused) -> str:
         return f"{printable(folder)} {error.problem}"
     if isinstance(error, NotADirectoryError):
         return f"{printable(folder)} is not a folder"
-    return f"{printable(folder)} cannot be read: {error.strerror}"
+    return f"{printable(folder)} cannot be read: {reason_of(error)}"
 
 
 def _parts(cursor: str) -> tuple[bytes, ...]:

@@ -20,7 +20,7 @@ import fsspec
 
 from clipfleet.common.auth.source_access import SourceAccess, SourceRefused, access_of
 from clipfleet.common.blobs import BlobGone, Blobs
-from clipfleet.common.errors import Unavailable, Unreadable
+from clipfleet.common.errors import Unavailable, Unreadable, reason_of
 from clipfleet.common.fetch import FREE, require_memory
 from clipfleet.common.http import uris
 from clipfleet.common.http.source_grants import SourceGrant
@@ -38,15 +38,37 @@ class Fetches(Protocol):
     """The part of `common.fetch.Fetcher` that `Storage` uses. Raises Unreadable."""
 
     def get(self, url: str, limit_bytes: int) -> bytes:
-        """The body at a URL, or one byte more than the limit."""
+        """Fetch the whole body at a URL.
+
+        Args:
+            url: an http or https URL.
+            limit_bytes: the size of the body at most, bytes.
+
+        Raises:
+            Unreadable: the body cannot be fetched, or is longer; the text gives the reason.
+        """
         ...
 
     def open(self, url: str) -> AbstractContextManager[BinaryIO]:
-        """The body at a URL as a stream that cannot seek."""
+        """Fetch the body at a URL as a stream that cannot seek, of any length.
+
+        Args:
+            url: an http or https URL.
+
+        Raises:
+            Unreadable: the body cannot be fetched; `read` of the stream raises it as well.
+        """
         ...
 
     def refusal(self, url: str) -> str:
-        """The reason why the URL's host is not asked at present; "" for none."""
+        """Why a fetch would be refused at once, because the host failed lately.
+
+        Args:
+            url: an http or https URL.
+
+        Returns:
+            The reason; "" when the host may be asked.
+        """
         ...
 
 
@@ -267,8 +289,7 @@ def _file_errors() -> Iterator[None]:
     except SourceRefused as error:
         raise Unreadable(f"the file {error.problem}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise Unreadable(f"the file cannot be read: {reason}") from error
+        raise Unreadable(f"the file cannot be read: {reason_of(error)}") from error
 
 
 @contextmanager
@@ -278,8 +299,7 @@ def _blob_errors() -> Iterator[None]:
     except BlobGone as error:
         raise Unreadable("the uploaded file is gone") from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise Unavailable(f"the blob store cannot be read: {reason}") from error
+        raise Unavailable(f"the blob store cannot be read: {reason_of(error)}") from error
 
 
 @contextmanager
