@@ -60,15 +60,15 @@ def test_a_body_that_says_it_is_too_large_is_not_read(
 def test_the_limit_of_a_route_does_not_depend_on_what_a_body_is_called(
     world: World, kind: str
 ) -> None:
-    for told in ({"content_length": str(600 * MB)}, {"transfer_encoding": "chunked"}):
+    for headers in ({"content_length": str(600 * MB)}, {"transfer_encoding": "chunked"}):
         pieces = endless(b"\0" * 100_000)
-        seen = spoken(world.app, SEARCH, pieces, "read", content_type=kind, **told)
+        seen = spoken(world.app, SEARCH, pieces, "read", content_type=kind, **headers)
         too_large(seen, "json_bytes")
         assert seen.read <= 1.2 * MB
 
 
 def test_of_a_body_of_unknown_length_no_more_is_read_than_the_route_takes(world: World) -> None:
-    for call, key, most in (
+    for call, key, limit in (
         ("POST /v1/collections/acme/count", "read", 1 * MB),
         ("POST /v1/collections/acme/jobs", "write", 8 * MB),
         (VECTORS, "write", 32 * MB),
@@ -76,7 +76,7 @@ def test_of_a_body_of_unknown_length_no_more_is_read_than_the_route_takes(world:
         pieces = endless(b" " * 100_000)
         seen = spoken(world.app, call, pieces, key, transfer_encoding="chunked", **JSON)
         assert seen.status == 413
-        assert most < seen.read <= most + 100_000
+        assert limit < seen.read <= limit + 100_000
 
 
 def test_who_is_not_admitted_is_answered_before_anything_is_read(world: World) -> None:
@@ -136,8 +136,8 @@ def test_the_meter_counts_what_is_no_long_text() -> None:
 @pytest.mark.parametrize("call", [SEARCH, f"{SEARCH}/image", VECTORS])
 def test_a_body_that_does_not_come_in_is_given_up(tmp_path: Path, call: str) -> None:
     world = limited(tmp_path, body_s=0.05)
-    told = {"content_type": "multipart/form-data; boundary=x"} if "image" in call else JSON
-    seen = spoken(world.app, call, endless(b"-", 2), "admin", content_length="100", **told)
+    headers = {"content_type": "multipart/form-data; boundary=x"} if "image" in call else JSON
+    seen = spoken(world.app, call, endless(b"-", 2), "admin", content_length="100", **headers)
     assert seen.status == 408
     assert "CLIPFLEET_LIMITS__BODY_S" in seen.problem["detail"]
     assert seen.headers["connection"] == "close"

@@ -85,7 +85,7 @@ def arguments(signature: inspect.Signature) -> str:
 def test_the_names_and_arguments_are_these() -> None:
     assert set(clipfleet.__all__) == NAMES
     assert all(getattr(clipfleet, name) is not None for name in NAMES)
-    assert {name: arguments(one) for name, one in methods(Client).items()} == METHODS
+    assert {name: arguments(signature) for name, signature in methods(Client).items()} == METHODS
 
 
 def test_both_clients_take_and_give_the_same() -> None:
@@ -95,8 +95,8 @@ def test_both_clients_take_and_give_the_same() -> None:
         assert signature.parameters == awaited[name].parameters, name
         if name not in ("iter_failures", "iter_ids"):
             assert signature.return_annotation == awaited[name].return_annotation, name
-    made, made_too = inspect.signature(Client), inspect.signature(AsyncClient)
-    assert made.parameters == made_too.parameters
+    plain_signature, awaited_signature = inspect.signature(Client), inspect.signature(AsyncClient)
+    assert plain_signature.parameters == awaited_signature.parameters
 
 
 @pytest.mark.parametrize("name", METHODS)

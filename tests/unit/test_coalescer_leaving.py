@@ -26,7 +26,7 @@ def test_a_cancelled_query_is_not_sent() -> None:
         await settled()
         assert desk.texts() == [["a"], ["c"]]
         desk.answer(desk.sent[1])
-        assert [(await one).detail for one in (first, third)] == ["a", "c"]
+        assert [(await task).detail for task in (first, third)] == ["a", "c"]
 
     played(scene)
 
@@ -57,7 +57,7 @@ def test_a_cancelled_query_gives_its_place_in_the_queue_back() -> None:
         await settled()
         assert desk.texts() == [["a"], ["d"]]
         desk.answer(desk.sent[1])
-        assert [(await one).detail for one in (first, after)] == ["a", "d"]
+        assert [(await task).detail for task in (first, after)] == ["a", "d"]
 
     played(scene)
 
@@ -70,7 +70,7 @@ def test_a_query_sent_but_cancelled_leaves_the_others_of_its_batch_alone() -> No
         await settled()
         await cancelled(second)
         desk.answer(desk.sent[1])
-        assert [(await one).detail for one in (first, third)] == ["a", "c"]
+        assert [(await task).detail for task in (first, third)] == ["a", "c"]
 
     played(scene)
 

@@ -11,8 +11,8 @@ from clipfleet.testing import MemoryService
 from support.services import eventually
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-MOST = 8
-BRIEF = {"header_s": 0.2, "send_s": 0.5, "body_s": 0.2, "connections": MOST}
+MAX_CONNECTIONS = 8
+BRIEF = {"header_s": 0.2, "send_s": 0.5, "body_s": 0.2, "connections": MAX_CONNECTIONS}
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,12 @@ def is_closed(line: socket.socket) -> bool:
     return True
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHo", ASK + b"GET /"])
+@pytest.mark.parametrize("head", [b"", b"GET /healthz HTTP/1.1\r\nHo", ASK + b"GET /"])
 def test_a_request_without_the_end_of_its_header_is_not_waited_for(
-    service: MemoryService, said: bytes
+    service: MemoryService, head: bytes
 ) -> None:
     with closing(connected(service)) as line:
-        line.sendall(said)
+        line.sendall(head)
         assert is_closed(line)
 
 
@@ -79,17 +79,19 @@ def test_a_slow_body_is_answered_and_its_connection_closed(service: MemoryServic
             b"POST /v1/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b'Content-Length: 100\r\n\r\n{"te'
         )
-        found = b""
+        answer = b""
         while piece := line.recv(4_096):
-            found += piece
-    assert found.startswith(b"HTTP/1.1 408")
-    assert b"connection: close" in found
-    assert b"CLIPFLEET_LIMITS__BODY_S" in found
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"connection: close" in answer
+    assert b"CLIPFLEET_LIMITS__BODY_S" in answer
 
 
 def test_those_that_are_idle_make_room_for_others(service: MemoryService) -> None:
     with ExitStack() as stack:
-        lines = [stack.enter_context(closing(connected(service))) for _ in range(3 * MOST)]
+        lines = [
+            stack.enter_context(closing(connected(service))) for _ in range(3 * MAX_CONNECTIONS)
+        ]
         assert answers(lines[-1])
         assert is_closed(lines[0])
 
@@ -99,7 +101,7 @@ def test_slow_bodies_make_room_for_others() -> None:
     head = b"POST /v1/collections/c/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n"
     patient = {**BRIEF, "header_s": 60, "body_s": 60}
     with MemoryService(limits=patient) as service, ExitStack() as lines:
-        slow = [lines.enter_context(closing(connected(service))) for _ in range(MOST)]
+        slow = [lines.enter_context(closing(connected(service))) for _ in range(MAX_CONNECTIONS)]
         for line in slow:
             line.sendall(head + b"Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n{")
             assert line.recv(100).startswith(b"HTTP/1.1 100"), "the gateway reads the body"

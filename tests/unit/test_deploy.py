@@ -97,8 +97,8 @@ def test_every_setting_that_is_named_exists() -> None:
 
 def test_the_guide_names_services_and_files_that_there_are() -> None:
     guide = (ROOT / "docs" / "deploy.md").read_text()
-    said = re.findall(r"--no-deps ([a-z -]+)|--scale ([a-z-]+)=|--rm ([a-z-]+)", guide)
-    named = {name for words in said for word in words for name in word.split()}
+    options = re.findall(r"--no-deps ([a-z -]+)|--scale ([a-z-]+)=|--rm ([a-z-]+)", guide)
+    named = {name for words in options for word in words for name in word.split()}
     assert {"worker-ingest", "planner", "keys"} <= named <= deployment.compose().keys()
     paths = set(re.findall(r"\bdeploy/[\w./-]*\w", guide))
     assert len(paths) > 5
@@ -123,8 +123,8 @@ def env_sh(copy: Path) -> dict[str, str]:
 
 
 def test_the_first_command_makes_every_password_and_no_other_user_reads_them(copy: Path) -> None:
-    made = env_sh(copy)
-    passwords = [value for name, value in made.items() if name.endswith("_PASSWORD")]
+    settings = env_sh(copy)
+    passwords = [value for name, value in settings.items() if name.endswith("_PASSWORD")]
     assert len(set(passwords)) == 4
     assert all(re.fullmatch("[0-9a-f]{48}", password) for password in passwords)
     assert stat.S_IMODE((copy / ".env").stat().st_mode) == 0o600
@@ -144,18 +144,18 @@ def test_what_compose_cannot_do_without_is_in_env(copy: Path) -> None:
 def test_docker_compose_understands_it(copy: Path, profile: str) -> None:
     env_sh(copy)
     command = [deployment.tool("docker-compose"), "--profile", profile, "config", "--quiet"]
-    said = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
+    completed = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_hadolint_finds_nothing() -> None:
-    said = subprocess.run(
+    completed = subprocess.run(
         [deployment.tool("hadolint"), DEPLOY / "Dockerfile"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert said.stdout == ""
+    assert completed.stdout == ""
 
 
 def test_redis_as_compose_starts_it_keeps_what_it_is_given(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def has_blob(workplace: Workplace, key: str) -> bool:
         return False
 
 
-ONE = Deletion(namespace="n", pk=primary_key("n", "a.jpg"))
+ONE_IMAGE = Deletion(namespace="n", pk=primary_key("n", "a.jpg"))
 SOME = Deletion(namespace="n", filter={"label": "church"})
 ALL = Deletion(namespace="n")
 
@@ -55,7 +55,7 @@ ALL = Deletion(namespace="n")
 @pytest.mark.parametrize(
     ("deletion", "stay"),
     [
-        (ONE, ["b.jpg", "c.jpg"]),
+        (ONE_IMAGE, ["b.jpg", "c.jpg"]),
         (SOME, ["c.jpg"]),
         (ALL, []),
         (Deletion(namespace="other"), ["a.jpg", "b.jpg", "c.jpg"]),
@@ -92,7 +92,7 @@ def test_a_deletion_leaves_alone_what_another_job_wrote_since(workplace: Workpla
     """Its embedding is not the chunk's to delete."""
 
     def delete_and_write() -> None:
-        delete(workplace, ONE)
+        delete(workplace, ONE_IMAGE)
         workplace.store.upsert = written  # type: ignore[method-assign]
 
     def written(collection: Collection, records: Sequence[Record]) -> None:
@@ -119,7 +119,7 @@ class Dying(MemoryStore):
 def test_a_deletion_outlives_the_worker_that_had_the_image(workplace: Workplace, way: str) -> None:
     """It wrote the image, and ended before it could take it back. The next holder does."""
     workplace.store.__class__ = Dying
-    workplace.embedder = Meanwhile(lambda: delete(workplace, ONE))
+    workplace.embedder = Meanwhile(lambda: delete(workplace, ONE_IMAGE))
     workplace.plan([workplace.photo("a.jpg", 1), workplace.photo("b.jpg", 2)])
     with pytest.raises(KeyboardInterrupt):
         workplace.work()

@@ -34,9 +34,9 @@ class Calls:
 
 @pytest.fixture
 def calls() -> Iterator[Calls]:
-    made = Calls()
-    yield made
-    made.go.set()
+    hanging = Calls()
+    yield hanging
+    hanging.go.set()
 
 
 def test_a_server_has_so_many_calls_at_once_and_others_go_on(calls: Calls) -> None:

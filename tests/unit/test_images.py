@@ -248,7 +248,7 @@ def test_whatever_the_bytes_it_is_decoded_or_a_bad_image(
 def test_an_image_to_search_by_has_few_pixels_in_memory() -> None:
     """What a JPEG is shrunk by does not count."""
     image = Image.new("RGB", (800, 800))
-    for kind, most, fits in (
+    for kind, limit, fits in (
         ("PNG", 640_000, True),
         ("PNG", 639_999, False),
         ("JPEG", 10_000, True),
@@ -257,8 +257,8 @@ def test_an_image_to_search_by_has_few_pixels_in_memory() -> None:
         file = io.BytesIO()
         image.save(file, kind)
         if fits:
-            assert decode(file.getvalue(), Limits(), edge=20, in_memory=most).width == 800
+            assert decode(file.getvalue(), Limits(), edge=20, in_memory=limit).width == 800
         else:
             with pytest.raises(BadImage, match="CLIPFLEET_LIMITS__QUERY_PIXELS"):
-                decode(file.getvalue(), Limits(), edge=20, in_memory=most)
+                decode(file.getvalue(), Limits(), edge=20, in_memory=limit)
         assert decode(file.getvalue(), Limits(), edge=20).width == 800

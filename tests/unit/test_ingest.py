@@ -52,11 +52,11 @@ def test_good_and_bad_are_told_apart_and_add_up(workplace: Workplace) -> None:
     job = workplace.run([*bad, *good, listed])
     assert counts(job) == ("partial", HashEmbedder().batch + 5, 0, 5)
     assert workplace.store.count(workplace.collection) == HashEmbedder().batch + 5
-    said = workplace.reasons()
-    assert set(said) == {"text.jpg", "empty.jpg", "cut.jpg", "gone.jpg", "x.jpg"}
-    assert said["x.jpg"] == "the name is odd"
-    assert "No such file" in said["gone.jpg"]
-    stages = {one.id: one.stage for one in workplace.ledger.failures("job")}
+    reasons = workplace.reasons()
+    assert set(reasons) == {"text.jpg", "empty.jpg", "cut.jpg", "gone.jpg", "x.jpg"}
+    assert reasons["x.jpg"] == "the name is odd"
+    assert "No such file" in reasons["gone.jpg"]
+    stages = {failure.id: failure.stage for failure in workplace.ledger.failures("job")}
     assert (stages["gone.jpg"], stages["cut.jpg"], stages["x.jpg"]) == ("read", "decode", "list")
 
 
@@ -159,7 +159,7 @@ def test_a_link_that_leads_out_of_the_roots_is_not_read(workplace: Workplace) ->
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "expected"),
     [
         ({"metadata": {"year": "old"}}, "year must be int"),
         ({"metadata": {"year": True}}, "year must be int"),
@@ -176,13 +176,13 @@ def test_a_link_that_leads_out_of_the_roots_is_not_read(workplace: Workplace) ->
     ],
 )
 def test_what_the_store_would_not_take_fails_alone(
-    workplace: Workplace, more: dict[str, Any], said: str
+    workplace: Workplace, more: dict[str, Any], expected: str
 ) -> None:
     assert counts(workplace.run([workplace.photo("a.jpg", **more), workplace.photo("b.jpg")]))[
         1:
     ] == (1, 0, 1)
     (reason,) = workplace.reasons().values()
-    assert said in reason
+    assert expected in reason
 
 
 def test_a_chunk_of_nothing_but_bad_names_says_so_of_each(workplace: Workplace) -> None:

@@ -43,14 +43,14 @@ def breaks(rows: Embeddings, odd: NDArray[np.bool_]) -> None:
         raise RuntimeError(f"out of memory with {len(rows)} images")
 
 
-@pytest.mark.parametrize(("odd", "said"), [(not_finite, "not finite"), (breaks, "out of memory")])
+@pytest.mark.parametrize(("odd", "reason"), [(not_finite, "not finite"), (breaks, "out of memory")])
 def test_an_image_the_model_cannot_do_fails_alone(
-    workplace: Workplace, odd: Callable[[Embeddings, NDArray[np.bool_]], None], said: str
+    workplace: Workplace, odd: Callable[[Embeddings, NDArray[np.bool_]], None], reason: str
 ) -> None:
     workplace.embedder = Odd(odd)
     items = [workplace.photo(f"{n}.jpg", 255 if n == 11 else n) for n in range(20)]
     assert counts(workplace.run(items)) == ("partial", 19, 0, 1)
-    assert said in workplace.reasons()["11.jpg"]
+    assert reason in workplace.reasons()["11.jpg"]
     assert workplace.row("11.jpg") is None
 
 
@@ -60,7 +60,7 @@ def test_images_that_all_fail_on_a_device_that_is_fine_fail_each_for_itself(
     workplace.embedder = Odd(breaks)
     job = workplace.run([workplace.photo(f"{n}.jpg", 255) for n in range(20)])
     assert counts(job) == ("failed", 0, 0, 20)
-    assert all("out of memory" in said for said in workplace.reasons().values())
+    assert all("out of memory" in reason for reason in workplace.reasons().values())
 
 
 class Broken(HashEmbedder):
@@ -147,12 +147,12 @@ class Away(MemoryStore):
 
 
 def test_a_store_that_is_away_is_waited_for_and_the_job_says_so(workplace: Workplace) -> None:
-    said: list[str] = []
-    workplace.store = Away(2, lambda: said.append(workplace.ledger.job("job").waiting))
+    reasons: list[str] = []
+    workplace.store = Away(2, lambda: reasons.append(workplace.ledger.job("job").waiting))
     workplace.store.create(workplace.collection)
     job = workplace.run([workplace.photo("a.jpg")])
     assert counts(job) == ("succeeded", 1, 0, 0)
-    assert said[:3] == ["", "the store is away", "the store is away"]
+    assert reasons[:3] == ["", "the store is away", "the store is away"]
     assert job.waiting == ""
 
 

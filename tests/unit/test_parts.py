@@ -29,8 +29,8 @@ def became(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def ran(*args: str) -> None:
-    found = CliRunner().invoke(app, args)
-    assert isinstance(found.exception, Became), found.output
+    result = CliRunner().invoke(app, args)
+    assert isinstance(result.exception, Became), result.output
 
 
 def test_a_worker_serves_both_lanes_of_its_model(became: list[str]) -> None:

@@ -179,7 +179,7 @@ def test_an_empty_source_fails_the_job_in_words(planning: Planning) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "reason"),
     [
         ({"type": "folder", "path": "/etc"}, "outside the folders"),
         ({"type": "folder"}, "cannot be read"),
@@ -188,14 +188,14 @@ def test_an_empty_source_fails_the_job_in_words(planning: Planning) -> None:
     ],
 )
 def test_a_source_that_cannot_be_read_fails_its_job_in_words(
-    planning: Planning, source: dict[str, object], said: str
+    planning: Planning, source: dict[str, object], reason: str
 ) -> None:
     planning.job_of(source)
     planning.job(3, "fine")
     planning.tick(3)
     job = planning.ledger.job("job")
     assert job.state == "failed"
-    assert said in job.error
+    assert reason in job.error
     assert planning.ledger.job("fine").total == 3
 
 

@@ -35,7 +35,7 @@ def test_what_came_before_the_damage_is_planned_and_the_job_says_so(
     world = Planning(roots=(tmp_path,))
     world.job_of({"type": "archive", "uri": str(tmp_path / "a.tar")})
     job, seen = ended(world)
-    assert [one.partition("#")[2] for one in seen] == [f"{n}.jpg" for n in range(images)]
+    assert [image_id.partition("#")[2] for image_id in seen] == [f"{n}.jpg" for n in range(images)]
     assert (job.state, job.done) == ("failed", images)
     assert "is damaged" in job.error
 

@@ -46,19 +46,19 @@ def test_one_colour_stays_that_colour_to_the_edges(width: int, height: int) -> N
 def test_a_strip_is_never_blown_up_beyond_what_the_crop_can_see(
     size: tuple[int, int], spec: Preprocess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[int, int]] = []
+    sizes: list[tuple[int, int]] = []
     real = Image.Image.resize
 
     def resize(self: Image.Image, to: tuple[int, int], *args: object, **more: object) -> object:
-        asked.append(to)
+        sizes.append(to)
         return real(self, to, *args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Image.Image, "resize", resize)
     pixels = spec.apply(Image.new("RGB", size, "red"))
     assert pixels.shape == (spec.height, spec.width, 3)
-    assert asked
+    assert sizes
     largest = 8 * max(spec.edge(), spec.height, spec.width)
-    assert all(width <= largest and height <= largest for width, height in asked)
+    assert all(width <= largest and height <= largest for width, height in sizes)
 
 
 def test_the_shortest_edge_crops_the_middle_and_squash_keeps_the_ends() -> None:

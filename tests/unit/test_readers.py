@@ -84,10 +84,10 @@ class World(Planning):
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(readers, "HANG_AFTER_S", 0.05)
-    made = World()
-    made.worker()
-    yield made
-    made.source.go.set()
+    created = World()
+    created.worker()
+    yield created
+    created.source.go.set()
 
 
 def test_while_one_source_hangs_other_jobs_are_done(world: World) -> None:
@@ -100,8 +100,8 @@ def test_while_one_source_hangs_other_jobs_are_done(world: World) -> None:
 
 def test_a_job_whose_source_hangs_says_so_until_it_answers(world: World) -> None:
     world.job_of({"type": "ours"}, "hanging")
-    said = services.eventually(lambda: world.waiting("hanging"), 30, "a reason")
-    assert said.startswith("the source has not answered for")
+    reason = services.eventually(lambda: world.waiting("hanging"), 30, "a reason")
+    assert reason.startswith("the source has not answered for")
     world.source.go.set()
     assert services.eventually(lambda: not world.waiting("hanging"), 30, "no reason any more")
     assert sorted(world.finish_one("hanging")) == ["0", "1"]
@@ -260,7 +260,9 @@ def test_the_thread_of_a_source_that_waits_for_the_web_ends_with_its_job(
         world.job_of({"type": "manifest", "uri": f"{there.url}all.csv", "format": "csv"})
         world.tick()
         services.eventually(lambda: there.open == 1, 30, "a connection")
-        (reader,) = (one for one in set(threading.enumerate()) - before if one.name == "reader")
+        (reader,) = (
+            thread for thread in set(threading.enumerate()) - before if thread.name == "reader"
+        )
         world.ledger.cancel("job")
         world.tick()
         reader.join(30)

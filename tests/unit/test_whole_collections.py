@@ -33,11 +33,11 @@ class Store(MemoryStore):
     scans_left = 1_000
     comes_back = False
 
-    def scan(self, *args: Any, **told: Any) -> list[Record]:
+    def scan(self, *args: Any, **kwargs: Any) -> list[Record]:
         self.scans_left -= 1
         if self.scans_left == -1 or (self.scans_left < 0 and not self.comes_back):
             raise StoreUnavailable("the store is away")
-        return super().scan(*args, **told)
+        return super().scan(*args, **kwargs)
 
 
 class World:
@@ -68,11 +68,11 @@ class World:
     def get(self, what: str) -> httpx.Response:
         return self.send("GET", what)
 
-    def send(self, method: str, what: str, **told: Any) -> httpx.Response:
+    def send(self, method: str, what: str, **kwargs: Any) -> httpx.Response:
         async def sent() -> httpx.Response:
             there = httpx.ASGITransport(self.app)
             async with httpx.AsyncClient(transport=there, base_url="http://here") as http:
-                return await http.request(method, f"/v1/collections/c/{what}", **told)
+                return await http.request(method, f"/v1/collections/c/{what}", **kwargs)
 
         return asyncio.run(sent())
 
@@ -190,8 +190,8 @@ def test_only_so_many_are_exported_at_once(world: World) -> None:
 
 
 def search(world: World, **more: Any) -> Search:
-    told: dict[str, Any] = {"namespace": "default", "top_k": 1, "exact": True, **more}
-    return Search(collection=world.collection, **told)
+    options: dict[str, Any] = {"namespace": "default", "top_k": 1, "exact": True, **more}
+    return Search(collection=world.collection, **options)
 
 
 def test_an_exact_search_of_too_many_is_refused_with_both_numbers(world: World) -> None:
