@@ -1,4 +1,4 @@
-"""Who may do what, on every route of a gateway whose parts are in memory."""
+"""Access rules of every route, on a gateway whose parts are in memory."""
 
 import json
 import logging
@@ -37,7 +37,8 @@ def routes() -> list[Any]:
 
 
 def calls() -> dict[str, AuthorizedRoute]:
-    """All of them, as `GET /v1/jobs/{job_id}`, but for the documentation of the interface."""
+    """All routes, written as `GET /v1/jobs/{job_id}`, except those of the interface
+    documentation."""
     return {
         f"{method} {route.path}": route
         for route in routes()

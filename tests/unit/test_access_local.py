@@ -1,4 +1,4 @@
-"""Without keys: who is on this machine, and who only seems to be."""
+"""Without keys: which requests count as local, and which only look local."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def test_what_passed_a_proxy_is_not_of_this_machine(
 
 
 def test_a_client_that_hung_up_is_not_taken_for_local(tmp_path: Path) -> None:
-    """uvicorn knows no address of it, and carries the request out all the same."""
+    """uvicorn does not know the address of such a client, but carries the request out."""
     world = World(tmp_path, keys_file="")
     assert world.ask("GET /v1/jobs", client=None, at="http://127.0.0.1:8000").status_code == 401
 

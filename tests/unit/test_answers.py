@@ -1,4 +1,4 @@
-"""How large an answer may be, and which searches are answered beside the others."""
+"""Limits on the size of an answer, and the choice of searches that run outside the batch."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -81,7 +81,7 @@ def test_what_takes_long_is_answered_beside_the_others(queries: list[Query], asi
 
 
 def test_no_search_for_many_waits_with_those_for_few(web: httpx.Client) -> None:
-    """Text is embedded first, with the others."""
+    """A text query is embedded with the others first."""
     for body in ({"text": "x"}, {"id": "1"}, {"vector": [1.0] * DIM}):
         bare = {"top_k": ROWS, "include_metadata": False}
         assert len(web.post(SEARCH, json={**body, **bare}).json()["matches"]) == ROWS

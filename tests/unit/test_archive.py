@@ -1,4 +1,4 @@
-"""Archives: what belongs together, where members are read, what damage does."""
+"""Archives: which sidecar files belong to an image, where reading resumes, what damage does."""
 
 import io
 import tarfile
@@ -120,7 +120,7 @@ def test_captions_of_a_tar_that_lie_elsewhere_are_not_lost_in_silence(tmp_path: 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path, name: str) -> None:
-    """Nothing is ever unpacked to disk, so they cannot do any harm."""
+    """Members are never unpacked to disk, so their names can do no harm."""
     odd = {
         "../../evil.jpg": b"1",
         "/etc/evil.jpg": b"2",

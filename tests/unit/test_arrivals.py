@@ -1,4 +1,5 @@
-"""Messages and answers of another release: refused at once, with both numbers; nothing is lost."""
+"""Messages of another release are refused at once, the error names both versions, and no query or
+job is lost."""
 
 import asyncio
 import json
@@ -100,7 +101,7 @@ async def _answers_that_are_not_understood() -> None:
 
 
 class Newer(MemoryLedger):
-    """Its only job comes from a newer release, until `understood`."""
+    """A ledger whose only job comes from a newer release, until `understood` is set."""
 
     understood = False
 
@@ -136,7 +137,7 @@ def test_a_job_of_a_newer_release_is_left_to_others_and_says_so(
 
 
 def test_a_worker_that_meets_a_newer_job_does_not_take_every_nudge(workplace: Workplace) -> None:
-    """It pauses, unless it is to end."""
+    """The worker pauses, unless it is about to stop."""
     pauses: list[float] = []
 
     class Stopping(threading.Event):

@@ -1,4 +1,4 @@
-"""Which lines of a manifest fail alone, and what fails the job."""
+"""Which lines of a manifest fail alone, and which faults fail the whole job."""
 
 import gzip
 from pathlib import Path
@@ -147,7 +147,8 @@ SECRETS = {
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_what_a_bad_line_says_is_not_repeated(tmp_path: Path, name: str) -> None:
-    """The file may be none of the caller's: any text can be taken for a manifest."""
+    """The file may not belong to the caller, because a caller can name any text file as a
+    manifest."""
     head = ["uri"] if name.endswith("csv") else []
     images = items(manifest(tmp_path, "\n".join([*head, *SECRETS[name]]), name))
     assert len(images) == len(SECRETS[name])

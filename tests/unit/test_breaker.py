@@ -1,4 +1,4 @@
-"""Which servers are left alone, and until when."""
+"""The circuit breaker: which servers it stops asking, and for how long."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Buckets by any of fsspec's file systems, here the one in memory."""
+"""Buckets through fsspec, here with its file system in memory."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The public names are a promise."""
+"""The public names of the package and their arguments."""
 
 import inspect
 import pickle
@@ -116,7 +116,7 @@ def test_the_package_alone_imports_no_http_client() -> None:
 
 
 def test_client_and_command_line_need_their_four_dependencies_alone() -> None:
-    """As `pip install clipfleet` without extras has it: nothing else can be imported."""
+    """The process can import only what `pip install clipfleet` installs without extras."""
     program = """
 import sys
 for name in ("celery", "fastapi", "fsspec", "kombu", "numpy", "PIL", "prometheus_client",

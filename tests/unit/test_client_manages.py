@@ -1,4 +1,4 @@
-"""What the clients make of answers about many images at once, seen by a real HTTP server."""
+"""How the clients delete, list, export and import many images, against a real HTTP server."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ AWAY = Answer({"detail": "the store is away"}, 503, {"Retry-After": "0"})
 
 
 def a_file(path: Path) -> bytes:
-    """Three rows in two namespaces, as the gateway exports them."""
+    """Write three rows in two namespaces, in the format of the gateway's export."""
     file = ParquetFile(Collection.new("shelf", **SHELF))
     embedding = np.ones(4, np.float32)
     rows = [Record(f"{n:032x}", f"{n}", "ab"[n % 2], "", embedding) for n in range(3)]

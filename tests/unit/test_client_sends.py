@@ -1,4 +1,4 @@
-"""What goes over the wire, seen by a real HTTP server."""
+"""The requests that the clients send, as a real HTTP server receives them."""
 
 import io
 import json
@@ -182,7 +182,7 @@ def test_vectors_go_by_the_thousand_from_any_iterable(client_class: Any) -> None
 
 
 def test_no_request_is_larger_than_the_service_takes() -> None:
-    """However large each vector or image is."""
+    """The limit holds for vectors and images of any size."""
     limits = Limits()
     row, image = np.full(20_000, -1.2345678901234567e-5), bytes(6_000_000)
     vectors = ({"id": f"{n}", "values": row} for n in range(80))

@@ -1,4 +1,5 @@
-"""Waiting queries leave together: at once when idle, growing while others are in flight."""
+"""Queries that wait leave together: at once when idle, in larger batches while others are in
+flight."""
 
 import asyncio
 
@@ -81,7 +82,7 @@ def test_terms_fill_a_batch_as_queries_of_one_do_and_none_is_cut_in_two() -> Non
 
 
 def test_what_answers_take_fills_a_batch_too() -> None:
-    """A query for many matches goes alone, however few queries wait."""
+    """A query for many matches is sent alone, even if few queries wait."""
 
     async def scene() -> None:
         desk = Desk(batch=64, rows=100)

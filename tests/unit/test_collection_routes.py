@@ -1,4 +1,5 @@
-"""Making and deleting a collection when Redis and the store do not agree, or the store is away."""
+"""Creating and deleting a collection while Redis and the store disagree, or the store is
+unavailable."""
 
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def world(tmp_path: Path, store: Store) -> World:
 
 
 def test_put_makes_the_collection_of_a_name_that_has_none(world: World, store: Store) -> None:
-    """Redis forgot that it was deleted."""
+    """Redis lost the record that the collection was deleted."""
     known = world.parts.catalogue.find("acme")
     assert known
     store.drop(known)

@@ -1,4 +1,4 @@
-"""The sum of weighted terms ranks as the sum of what they score."""
+"""The sum of weighted terms ranks images by the sum of the terms' scores."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ WEIGHTS = st.floats(-3, 3).map(lambda weight: round(weight, 2))
 
 
 def rows(seed: int, count: int) -> Vectors:
-    """Of any length."""
+    """Random rows, each of another length."""
     directions = np.random.default_rng(seed).standard_normal((count, 6))
     return np.asarray(directions * np.arange(1, count + 1)[:, None], np.float32)
 

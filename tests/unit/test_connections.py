@@ -1,4 +1,4 @@
-"""Connections that keep a gateway waiting, on a real server in this process."""
+"""Slow and idle connections, to a real server in this process."""
 
 import socket
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def answers(line: socket.socket) -> bool:
 
 
 def is_closed(line: socket.socket) -> bool:
-    """Waits for the end, whatever comes before it."""
+    """Read until the gateway closes the connection, and ignore what it sends before."""
     with suppress(ConnectionResetError):
         while line.recv(1_000):
             pass
@@ -49,12 +49,14 @@ def test_a_request_without_the_end_of_its_header_is_not_waited_for(
 
 
 def test_one_byte_now_and_then_gains_no_time(service: MemoryService) -> None:
-    """On a busy machine the time may be over after one byte, which shows nothing: try again."""
+    """On a busy machine the time limit may pass after one byte, which proves nothing, so the test
+    tries again."""
     eventually(lambda: dripped(service) > 2, 60, "a connection closed between bytes")
 
 
 def dripped(service: MemoryService) -> int:
-    """Bytes sent, one each time that the gateway had time to notice the one before, to the end."""
+    """Send a request byte by byte until the gateway closes the connection; return the number of
+    bytes. Between two bytes the gateway answers another request, so it has seen the first."""
     sent = 0
     with closing(connected(service)) as line, httpx.Client(base_url=service.url) as other:
         try:
@@ -97,7 +99,7 @@ def test_those_that_are_idle_make_room_for_others(service: MemoryService) -> Non
 
 
 def test_slow_bodies_make_room_for_others() -> None:
-    """The oldest is closed; whoever asks next is answered."""
+    """The gateway closes the oldest connection and answers the next request."""
     head = b"POST /v1/collections/c/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n"
     patient = {**BRIEF, "header_s": 60, "body_s": 60}
     with MemoryService(limits=patient) as service, ExitStack() as lines:
@@ -133,7 +135,7 @@ def test_a_client_that_does_not_read_its_answer_is_given_up(service: MemoryServi
 
 
 def has_hung_up(line: socket.socket) -> bool:
-    """Nothing is read: what is sent is refused, or it is not."""
+    """Whether the gateway refuses what is sent; nothing is read."""
     try:
         line.send(b"G")
     except OSError:

@@ -1,4 +1,4 @@
-"""Archives that are damaged, or made to do harm."""
+"""Damaged and malicious archives."""
 
 import gzip
 import io
@@ -70,7 +70,7 @@ def test_what_is_no_archive_says_so(tmp_path: Path, data: bytes, reason: str) ->
 
 
 def test_a_zip_bomb_unpacks_no_further_than_the_limit(tmp_path: Path) -> None:
-    """Its table of contents lies about the size."""
+    """The central directory states a false size."""
     bomb = packed("a.zip", {"1.jpg": b"\0" * 5_000_000})
     lying = bomb.replace((5_000_000).to_bytes(4, "little"), (900).to_bytes(4, "little"))
     (item,) = items(archive(tmp_path, lying, "a.zip", image_bytes=10_000))

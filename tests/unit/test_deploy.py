@@ -1,4 +1,4 @@
-"""docker-compose.yml, the images and their settings, as far as no container engine is needed."""
+"""docker-compose.yml, the images and their settings: every check that needs no container engine."""
 
 import os
 import re
@@ -109,7 +109,7 @@ def test_the_guide_names_services_and_files_that_there_are() -> None:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The files that `sh deploy/env.sh` is started beside."""
+    """A folder with the files that `sh deploy/env.sh` needs."""
     (tmp_path / "deploy").mkdir()
     for name in (".env.example", "docker-compose.yml", "deploy/env.sh"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -159,7 +159,7 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_redis_as_compose_starts_it_keeps_what_it_is_given(tmp_path: Path) -> None:
-    """The very command, with the server of the tests in place of the image's."""
+    """Runs the command of the compose file with the Valkey server of the tests."""
     port = commands.free_port()
     url = commands.valkey_url(port, "secret")
     server = tmp_path / "valkey-server"

@@ -1,4 +1,4 @@
-"""deploy/kubernetes: valid, without rights that it does not need, and consistent with itself."""
+"""deploy/kubernetes: the manifests are valid, consistent, and grant no more rights than needed."""
 
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ def name_of(manifest: dict[str, Any]) -> str:
 
 
 def overlay(tmp_path: Path, components: list[str]) -> Path:
-    """A user's own, beside a copy of ours: overlays/cpu with more components."""
+    """A copy of our manifests with a user's overlay: overlays/cpu with more components."""
     shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
     folder = tmp_path / "kubernetes" / "overlays" / "own"
     folder.mkdir()
@@ -107,7 +107,7 @@ def test_a_pod_is_watched_and_may_end_in_peace(manifest: dict[str, Any]) -> None
 
 
 def test_who_is_scaled_by_somebody_else_says_no_number() -> None:
-    """Or every apply would set it back."""
+    """Otherwise every `kubectl apply` resets the number of replicas."""
     fixed = {
         manifest["metadata"]["name"] for manifest in DEPLOYMENTS if "replicas" in manifest["spec"]
     }

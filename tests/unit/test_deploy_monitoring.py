@@ -1,4 +1,4 @@
-"""Prometheus' configuration and the dashboard: they name metrics and labels that there are."""
+"""The Prometheus configuration and the dashboard name only metrics and labels that exist."""
 
 import json
 import re
@@ -53,7 +53,7 @@ HISTOGRAMS = {
 
 
 class Fleet:
-    """A model with some work."""
+    """An overview of one model with some work."""
 
     def read(self) -> Overview:
         return Overview(
@@ -62,7 +62,7 @@ class Fleet:
 
 
 def registries() -> list[CollectorRegistry]:
-    """Of one part of each kind, which have done a little of everything."""
+    """The registries of one gateway, planner and worker, each with a value for every metric."""
     gateway, planner, worker = GatewayMetrics(), PlannerMetrics(), WorkerMetrics()
     gateway.watch(Fleet(), [], "m")
     gateway.answered("GET", "/v1/jobs", 200, 0.1)
@@ -107,7 +107,7 @@ EXPRESSIONS = [*dashboard(), *(rule["expr"] for rule in alerts()), *selectors()]
 
 
 def metric(name: str) -> str:
-    """Without what a histogram's series have at their end."""
+    """The name of a metric without the suffix of a histogram's series."""
     bare = re.sub(r"_(bucket|sum|count)$", "", name)
     return bare if bare in HISTOGRAMS else name
 

@@ -1,4 +1,4 @@
-"""What `clipfleet doctor` sees before it tries anything."""
+"""What `clipfleet doctor` reports before it runs any probe."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Exact search, block by block, against plain numpy; and what recall makes of it."""
+"""Exact search, block by block, compared with plain numpy; and recall, which builds on it."""
 
 import threading
 from typing import Any

@@ -1,4 +1,4 @@
-"""ExportFile files: whole or not there, and refused in one line when they are not to be used."""
+"""Export files: a file is complete or absent, and a bad file is refused in one line."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ DIM = 4
 
 
 def written(path: Path, count: int = 6, **more: Any) -> Path:
-    """As the gateway makes it, in groups of four rows."""
+    """Write a file as the gateway does, in groups of four rows."""
     fields = {"year": "int", "price": "float", "sold": "bool", "genre": "string"}
     options: Any = {"metric": "cosine", "model": "m", "dim": DIM, "fields": fields}
     collection = Collection.new("shelf", **options)

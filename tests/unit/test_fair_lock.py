@@ -1,4 +1,4 @@
-"""Who comes next at a lock that many want."""
+"""The order in which jobs get a fair lock."""
 
 import threading
 

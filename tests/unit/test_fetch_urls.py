@@ -1,4 +1,4 @@
-"""Whatever is given as a URL, it is fetched or Unreadable; nothing else comes out."""
+"""Any text given as a URL is either fetched or raises Unreadable, and no other error."""
 
 import socket
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ INNER = (
 
 @pytest.fixture(scope="module")
 def fetch() -> Iterator[Fetcher]:
-    """As it is without settings: nothing inside is allowed."""
+    """A fetcher with the default settings, which allow no internal network."""
     fetcher = Fetcher(Fetch(tries=1))
     yield fetcher
     fetcher.close()

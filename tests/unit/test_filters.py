@@ -1,4 +1,4 @@
-"""What a filter may say, what it may not, and that no value speaks the store's language."""
+"""Which filters are valid, and that no value can inject an expression into the store."""
 
 import json
 import re
@@ -218,7 +218,7 @@ OPS = st.sampled_from(["$eq", "$ne", "$gt", "$lte"])
 
 
 def skeleton(expression: str) -> str:
-    """The expression with every well-formed text in quotes taken out of it."""
+    """The expression with every well-formed quoted text removed."""
     return LITERAL.sub("TEXT", expression)
 
 

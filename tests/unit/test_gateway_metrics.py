@@ -1,4 +1,4 @@
-"""What a gateway counts, and how it shows the fleet's numbers."""
+"""What a gateway counts, and how it shows the numbers of the fleet."""
 
 import asyncio
 import logging
@@ -185,7 +185,7 @@ def test_a_route_that_breaks_counts_as_a_500() -> None:
 
 
 def test_the_whole_gateways_routes_are_templates() -> None:
-    """Through all its middlewares, before it is connected to anything."""
+    """The requests pass all middlewares of a gateway that is connected to nothing."""
     app = create_app(Settings(allowed_hosts=("here",)))
     (metrics,) = (
         middleware.kwargs["metrics"]

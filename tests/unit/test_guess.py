@@ -1,4 +1,4 @@
-"""What a name on the command line, or in `client.index`, is taken for."""
+"""How the source type is detected from a name, on the command line and in `client.index`."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""One chunk through the worker: what goes in, what is refused, and what the ledger then says."""
+"""One chunk through a worker: which images are stored, which are refused, what the ledger
+records."""
 
 import os
 from typing import Any
@@ -83,7 +84,7 @@ def test_what_is_unchanged_is_skipped_and_what_changed_is_replaced(workplace: Wo
 
 
 class Forgetful(MemoryLedger):
-    """The first mark never arrives: the rows are in, the ledger does not know."""
+    """A ledger that loses the first mark: the rows are stored, but the ledger does not know."""
 
     forgot = False
 
@@ -126,7 +127,8 @@ def test_of_two_items_with_one_id_the_last_counts(workplace: Workplace) -> None:
 def test_an_item_that_cannot_be_read_does_not_displace_a_good_one_of_its_id(
     workplace: Workplace,
 ) -> None:
-    """A name that is not UTF-8 is shown with escapes, and another file may bear just that name."""
+    """A name that is not UTF-8 is shown with escapes, and another file may have exactly that
+    name."""
     good = workplace.photo("a.jpg", 1)
     job = workplace.run([good, good.model_copy(update={"problem": "id is not valid UTF-8"})])
     assert job.done == 1

@@ -1,4 +1,4 @@
-"""The file of keys: what it says, how it is written, and when it is read again."""
+"""The keys file: its content, how it is written, and when it is read again."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ def a_key(name: str = "shop", secret: str = "s", **more: Any) -> Key:
 
 
 def write(path: Path, *keys: Key) -> None:
-    """As an editor does: no other file, the same inode."""
+    """Overwrite the file in place, as an editor does: the inode stays the same."""
     document = {"v": 1, "keys": [key.model_dump(mode="json", exclude_none=True) for key in keys]}
     path.write_text(json.dumps(document))
 
@@ -159,8 +159,8 @@ def test_a_file_that_was_edited_is_read_a_second_later(file: Path) -> None:
 
 
 def test_a_link_that_points_elsewhere_is_followed(tmp_path: Path) -> None:
-    """keys.json -> ..data/keys.json, and ..data -> a folder of its own for every version: so
-    Kubernetes mounts a Secret. Size and time may be the same."""
+    """Kubernetes mounts a Secret with links: keys.json -> ..data/keys.json, and ..data -> a folder
+    for each version. The new file may have the size and time of the old one."""
     for version, name in (("v1", "old"), ("v2", "new")):
         (tmp_path / version).mkdir()
         write(tmp_path / version / "keys.json", a_key(name))
@@ -237,7 +237,7 @@ def test_a_key_expires_at_a_time(file: Path) -> None:
 
 @pytest.mark.parametrize("never", ["", "2020-01-31", "0001-01-01", "soon"])
 def test_a_key_that_would_be_dead_or_eternal_by_mistake_is_not_made(file: Path, never: str) -> None:
-    """`--expires "$TTL"` without a TTL must not mean for ever."""
+    """`--expires "$TTL"` with an empty TTL must not create a key that never expires."""
     assert run(file, "create", "shop", "--expires", never).exit_code != 0
     assert not file.exists()
 
@@ -254,7 +254,7 @@ def test_a_rotation_is_a_second_key_and_a_revocation(file: Path) -> None:
 
 
 def test_a_file_keeps_its_mode_and_its_link(file: Path) -> None:
-    """So that a gateway of another user goes on reading it."""
+    """A gateway of another user must still be able to read the file."""
     run(file, "create", "shop")
     file.chmod(0o640)
     link = file.with_name("link")

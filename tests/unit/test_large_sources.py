@@ -1,4 +1,5 @@
-"""Zips and folders of any size: the order is that of before, and memory does not grow with them."""
+"""Zips and folders of any size: the order stays that of earlier releases, and memory does not
+grow."""
 
 import io
 import tempfile
@@ -35,7 +36,7 @@ MEMBERS = st.lists(st.builds(str.__add__, NAME, SUFFIX), max_size=20, unique=Tru
 
 
 def by_family(members: list[str]) -> list[str]:
-    """The images in the order that cursors of the release before count in."""
+    """The images in the order that the cursors of earlier releases use."""
     families: dict[str, list[str]] = {}
     for name in members:
         folder, _, last = name.rpartition("/")
@@ -62,7 +63,7 @@ def test_the_images_of_a_zip_come_in_the_order_that_older_cursors_count(members:
 
 
 def many(folder: Path, members: int) -> dict[str, Any]:
-    """A zip of images with a caption each."""
+    """Pack a zip of images with a caption each."""
     path = folder / f"{members}.zip"
     with zipfile.ZipFile(path, "w") as out:
         for n in range(members):
@@ -82,7 +83,7 @@ def test_memory_does_not_grow_with_the_members_of_a_zip(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_images_whose_names_begin_alike(tmp_path: Path) -> None:
-    """They count as one group, as `scan.0001.jpg` and `scan.0002.jpg` do."""
+    """Names such as `scan.0001.jpg` and `scan.0002.jpg` form one group."""
     peaks = []
     for members in (2_000, 8_000):
         data = {f"scan.{n:06}.jpg": b"x" for n in range(members)}
@@ -167,7 +168,7 @@ def test_the_estimate_of_a_large_zip_reads_its_beginning_only(
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder; a handful of entries is more than fits into memory."""
+    """A folder, with the limit of entries in memory set to four."""
     monkeypatch.setattr(scratch, "MAX_IN_MEMORY", 4)
     (tmp_path / "photos").mkdir()
     return tmp_path / "photos"

@@ -1,4 +1,4 @@
-"""Lines for machines: each is JSON, and says what it is about."""
+"""JSON log lines: their fields and the context that they carry."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger("clipfleet.things")
 
 @pytest.fixture
 def whole_logging() -> Iterator[None]:
-    """Put back as it was, for the tests that come after."""
+    """Restore the state of logging after the test."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     root.handlers.clear()  # pytest's own, which would be closed
@@ -39,7 +39,7 @@ def whole_logging() -> Iterator[None]:
 
 
 class Written:
-    """What goes to standard error from where logs are configured on."""
+    """The standard error output since logging was configured."""
 
     def __init__(self, kind: Literal["text", "json"]) -> None:
         with redirect_stderr(StringIO()) as self._stream:

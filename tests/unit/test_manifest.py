@@ -1,4 +1,4 @@
-"""Manifests of lines: what a row becomes, which lines fail alone, where reading goes on."""
+"""Manifests of lines: what a row becomes, which lines fail alone, where reading resumes."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""The service in memory, as people who test their programs against it use it."""
+"""The service in memory, as the tests of other programs use it."""
 
 import asyncio
 import re
@@ -174,7 +174,7 @@ assert "torch" not in sys.modules
 
 
 def test_it_needs_no_torch_and_leaves_nothing_behind() -> None:
-    """In a process of its own: no thread of another test is in the way."""
+    """The code runs in a process of its own, without the threads of other tests."""
     command = [sys.executable, "-c", ALONE, str(SAMPLES / "music"), str(PICTURE)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -1,4 +1,4 @@
-"""docs/metrics.md has every metric with its labels, and no other."""
+"""docs/metrics.md lists every metric with its labels, and no other."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,8 @@ def worker() -> Scrape:
 
 
 def labels_of(seen: Scrape) -> dict[str, set[str]]:
-    """By the name that queries use: counters with _total, histograms without their endings."""
+    """Labels of each metric, by the name used in queries: counters end in _total, histograms have
+    no suffix."""
     labels: dict[str, set[str]] = {}
     for name, family in seen.ours.items():
         whole = f"{name}_total" if family.type == "counter" else name

@@ -1,4 +1,4 @@
-"""The port on which planners and workers show how they are."""
+"""The port on which planners and workers serve their metrics and their health."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ TROUBLE = {"trouble": ""}
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """Of a server. Nobody listens on the port before it."""
+    """The port of a running server. No server listens on the port before it."""
     registry = make_registry()
     Gauge("clipfleet_things", "Things", registry=registry).set(7)
     settings = Settings(metrics_port=second_of_two_free(), metrics_host=commands.LOOPBACK)

@@ -1,4 +1,4 @@
-"""Replies whose matches the gateway passes on as they are."""
+"""Packed replies, whose matches the gateway passes on unparsed."""
 
 import json
 

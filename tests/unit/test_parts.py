@@ -1,4 +1,4 @@
-"""`clipfleet gateway`, `planner` and `worker` turn into the part they name."""
+"""`clipfleet gateway`, `planner` and `worker` replace their process by the part that they name."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ class Became(Exception):
 
 @pytest.fixture
 def became(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command line that took this process' place, had it been let."""
+    """The command line that would have replaced this process."""
     seen: list[str] = []
 
     def execv(program: str, command: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a round costs, and how planners share the jobs."""
+"""The cost of a planning round, and how planners share the jobs."""
 
 from collections import Counter
 from typing import Any
@@ -16,7 +16,7 @@ ITEMS = [{"id": str(n), "uri": "", "read": f"blob:{n}"} for n in range(1_000)]
 
 
 class Counting:
-    """A ledger that counts what it is asked."""
+    """A ledger that counts its calls by method."""
 
     def __init__(self, ledger: MemoryLedger) -> None:
         self._ledger, self.calls = ledger, Counter[str]()
@@ -27,7 +27,7 @@ class Counting:
 
 
 class Opening(Planner):
-    """Notes which sources it opens."""
+    """A planner that counts how often it opens the source of each job."""
 
     opened: Counter[str]
 
@@ -52,7 +52,7 @@ class World(Planning):
         return planner
 
     def settle(self, *planners: Planner) -> None:
-        """Until no planner has a reason for another round."""
+        """Tick until no planner has a reason for another round."""
         for _ in range(200):
             ticked = [planner.tick() for planner in planners]
             if not any(ticked):

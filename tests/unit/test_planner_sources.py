@@ -1,4 +1,4 @@
-"""Sources that break off, and parts that are away, as the planner takes them."""
+"""How the planner handles sources that break off or are unavailable."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_what_came_before_the_damage_is_planned_and_the_job_says_so(
 
 
 class Passing:
-    """A source that is away for its first `times` askings."""
+    """A source that is unavailable for its first `times` reads."""
 
     def __init__(self, error: Unavailable, times: int) -> None:
         self._error, self._times = error, times

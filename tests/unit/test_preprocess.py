@@ -1,4 +1,4 @@
-"""From an image to a model's pixels, and those pixels on their way through Redis."""
+"""From an image to a model's pixels, and from those pixels to bytes for Redis and back."""
 
 import io
 
@@ -119,7 +119,7 @@ def test_pixels_that_do_not_fit_travel_as_a_fine_jpeg() -> None:
 
 @pytest.mark.parametrize("side", [384, 512])
 def test_a_query_image_never_weighs_more_than_the_limit(side: int) -> None:
-    """The worst image there is: noise, which JPEG cannot make small."""
+    """Noise is the worst case, because JPEG cannot compress it."""
     packed = pack(noise(side, side), 256_000)
     assert unpack(packed).shape == (side, side, 3)
     assert len(packed) <= 256_000
@@ -137,7 +137,7 @@ def test_pixels_of_another_version_are_refused_in_words() -> None:
 
 
 def test_a_jpeg_sees_the_same_image_as_the_preprocessing_made() -> None:
-    """Row and column are not swapped on the way."""
+    """Rows and columns are not swapped."""
     pixels = np.zeros((40, 90, 3), np.uint8)
     pixels[:, :45] = (255, 0, 0)
     packed = pack(pixels, 100)

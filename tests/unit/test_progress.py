@@ -1,4 +1,4 @@
-"""What people see of a job while they wait."""
+"""The progress of a job that is shown while a client waits."""
 
 import io
 from typing import Any

@@ -1,4 +1,4 @@
-"""One batch of queries through the worker: everybody gets an answer, their own."""
+"""A batch of queries through a worker: every query gets its own answer."""
 
 import asyncio
 from collections.abc import Sequence
@@ -130,7 +130,8 @@ def test_a_vector_of_another_length_fails_alone(world: World) -> None:
 
 
 def test_query_images_made_for_different_models_fail_no_neighbours(world: World) -> None:
-    """Two gateways may have seen different cards; the stack of pixels would not fit."""
+    """Two gateways may have read different worker cards, so their pixels do not fit into one
+    array."""
     world.replies.images["large"] = np.zeros((9, 9, 3), np.uint8)
     (good, _) = world.ask(world.query(IMAGE), world.query(Term(kind="image", value="large")))
     assert good.error == ""
@@ -187,7 +188,7 @@ def test_a_collection_nobody_ever_wrote_to_is_searched_without_waiting(world: Wo
 
 
 def test_a_score_beyond_all_numbers_does_not_spoil_the_reply_for_the_others(world: World) -> None:
-    """The gateway has to read the reply; JSON knows no infinity."""
+    """JSON has no infinity, and the gateway must be able to read the reply."""
     loud = world.new("loud", "dot")
     vector = np.full(16, 3e38, np.float32)
     world.store.upsert(loud, [Record("k", "k", "n", "k", vector)])

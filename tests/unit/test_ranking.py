@@ -1,4 +1,4 @@
-"""Pages, groups and near-duplicates, cut out of what a store finds."""
+"""Pages, groups and near-duplicates, built from the matches of a store."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def match(name: str, score: float, *numbers: float, **more: Any) -> Match:
 
 
 def shown(matches: Sequence[Match], spec: PageSpec, metric: Metric = "cosine") -> list[RankedMatch]:
-    """As a search goes: window after window until there is enough."""
+    """The page after window after window, until the ranking is complete, as in a search."""
     ranking = Ranking(spec, metric)
     for size in spec.windows():
         if not ranking.is_complete:
@@ -35,7 +35,7 @@ def names(page: Sequence[RankedMatch]) -> str:
 
 
 def labelled(labels: str) -> list[Match]:
-    """Matches a, b, c… with these labels, each further away than the one before."""
+    """Matches a, b, c… with these labels, each with a lower score than the one before."""
     return [match(chr(97 + n), 1 - n / 100, label=label.strip()) for n, label in enumerate(labels)]
 
 
@@ -100,7 +100,7 @@ def test_the_length_of_an_embedding_makes_no_difference_and_zeros_are_near_to_no
 
 
 def test_what_is_left_out_is_always_stood_for_by_something_shown() -> None:
-    """b is left out by its group, so c, near to b alone, is shown."""
+    """The group of b is full, so c, which is near b alone, is shown."""
     matches = [
         replace(turned("a", 9, 0), score=9),
         turned("b", 8, 30),
@@ -149,7 +149,8 @@ RULES = st.fixed_dictionaries(
 
 
 def laid_out(rows: Sequence[tuple[int, str, int]]) -> list[Match]:
-    """In the order a store gives them, ties in any order."""
+    """Matches in descending order of score, as a store returns them. The order of ties is
+    arbitrary."""
     matches = []
     for n, (score, label, degrees) in enumerate(rows):
         candidate = turned(f"{n:03}", float(score), degrees)
@@ -214,7 +215,7 @@ def test_every_match_looked_at_is_shown_or_counted(
 
 
 def test_a_wider_window_that_finds_something_better_repeats_and_drops_nothing() -> None:
-    """As an approximate index may: the first window missed z."""
+    """With an approximate index the first window may miss a match, here z."""
     narrow = [match("b", 0.8), match("c", 0.7)]
     wide = [match("z", 0.9), *narrow, match("d", 0.6)]
 

@@ -1,4 +1,4 @@
-"""A text is embedded once, however often it is asked for."""
+"""The text cache: a text is embedded once, however often it is queried."""
 
 from collections.abc import Sequence
 

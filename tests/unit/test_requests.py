@@ -1,4 +1,4 @@
-"""What requests may say at all, whatever they are about."""
+"""Validation rules that hold for every kind of request."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""A retry's source: the failures, all of them, what could not be listed being looked at again."""
+"""The source of a retry: all failures of a job. A folder that could not be listed is listed
+again."""
 
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from support.worker_harness import Planning
 
 
 def failed(world: Planning, failures: list[Failure], name: str = "job") -> None:
-    """A job that ended with these failures."""
+    """Run a job that ends with these failures."""
     world.job(len(failures), name)
     while world.ledger.active():
         world.tick()
@@ -30,7 +31,7 @@ def broken(number: int) -> Failure:
 
 
 def seen(world: Planning, job: str, rounds: int = 200) -> list[Item]:
-    """Every item of a job that was worked on, with more than one planner at it."""
+    """Every item of a job that is worked on, while two planners take turns."""
     items: list[Item] = []
     planners = [world.planner, world.new_planner("two")]
     for number in range(rounds):
@@ -74,7 +75,7 @@ def test_a_retry_whose_job_is_deleted_meanwhile_fails_in_words(
 
 
 class Forgetful(MemoryLedger):
-    """Redis is away exactly when the second page of failures is read."""
+    """A ledger that is unavailable while the second page of failures is read."""
 
     calls = 0
 

@@ -1,4 +1,4 @@
-"""What people read in a terminal of any width."""
+"""What the command line prints, in a terminal of any width."""
 
 import pytest
 

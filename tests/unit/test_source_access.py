@@ -1,4 +1,4 @@
-"""What jobs may read: roots, buckets, and never the service's own data, by whichever name."""
+"""What jobs may read: roots and buckets, but never the service's own data under any name."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ def refusal(do: Callable[[], Any]) -> SourceRefused:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """With a file below it; beside it lies a folder `outside` with another."""
+    """A root with a file below it. Next to the root is a folder `outside` with another file."""
     folder = tmp_path / "root"
     for name in ("root/sub", "outside"):
         (tmp_path / name).mkdir(parents=True)
@@ -198,8 +198,7 @@ def test_what_two_grants_allow(first: Any, second: Any, both: Any) -> None:
 
 
 def swapped(monkeypatch: pytest.MonkeyPatch, path: Path, target: Path) -> None:
-    """Put a link to `target` in the place of `path` after it was looked at, right before it is
-    opened."""
+    """Replace `path` with a link to `target` after it is checked and right before it is opened."""
     real = os.open
 
     def swap(opened: Any, *args: Any, **kwargs: Any) -> int:
@@ -225,7 +224,7 @@ def test_a_file_that_is_swapped_for_a_link_in_time_is_not_read(
 def test_a_folder_that_is_swapped_for_a_link_in_time_is_neither_read_nor_listed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The link is in the middle of the path, where nothing forbids to follow it."""
+    """The link is a folder in the path, and opening the file follows it."""
     file = root / "sub" / "deep" / "a.jpg"
     file.parent.mkdir()
     file.write_bytes(b"inside")
@@ -257,7 +256,7 @@ def test_no_descriptor_is_left_open_by_a_refusal(
 
 @pytest.fixture
 def own(root: Path) -> Path:
-    """A blob store below the root, which has a thumbnail."""
+    """A blob store with one thumbnail, below the root."""
     store = root / "clipfleet-data" / "blobs"
     (store / "thumbnails").mkdir(parents=True)
     (store / "thumbnails" / "t.jpg").write_bytes(b"their thumbnail")
@@ -365,7 +364,7 @@ def test_the_blob_store_in_a_bucket_is_left_out_of_its_listing() -> None:
 
 
 def bucket(uri: str, where: Storage) -> Bucket:
-    """Requests cannot name `memory://`."""
+    """A bucket source of `memory://`, which requests cannot name."""
     return Bucket(BucketSource.model_construct(uri=uri, label_from_folder=False), where)
 
 

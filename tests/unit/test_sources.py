@@ -1,4 +1,4 @@
-"""Folders as sources: what counts as an image, in which order, and where it goes on."""
+"""Folders as sources: which files count as images, their order, and where reading resumes."""
 
 import os
 import tempfile
@@ -30,7 +30,7 @@ def top(tmp_path: Path) -> Path:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Permissions mean nothing to root."""
+    """Drop the rights of root, for whom file permissions have no effect."""
     if os.geteuid() != 0:
         yield
         return
@@ -200,7 +200,7 @@ def test_a_path_with_a_nul_is_refused_in_words(top: Path) -> None:
 
 
 def open_to_all(path: Path) -> Path:
-    """A folder that somebody without rights can reach (pytest's own they cannot)."""
+    """Make a folder readable for every user, which pytest's own folders are not."""
     path.chmod(0o755)
     return path
 

@@ -1,4 +1,4 @@
-"""Small pictures for people: the right shape, nothing of the original's metadata."""
+"""Thumbnails: their shape, and that they keep no metadata of the original."""
 
 import io
 

@@ -1,5 +1,5 @@
-"""Uploads go into the blob store as they come in, a few at once, and leave nothing when they break
-off."""
+"""Uploads are written to the blob store as they arrive, a limited number at once, and an upload
+that breaks off leaves no files."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -75,7 +75,7 @@ def test_an_upload_becomes_a_job(world: World, tmp_path: Path) -> None:
 
 
 def test_files_are_stored_as_they_come_in(world: World, tmp_path: Path) -> None:
-    """Of all that has come, no more than one piece is held."""
+    """The gateway holds at most one piece in memory."""
     sizes: list[list[int]] = []
     data, piece = bytes(1_000_000), bytes(50_000)
 

@@ -1,4 +1,4 @@
-"""Own vectors are read as any JSON is, but one at a time."""
+"""Vectors in a request are parsed as JSON, one vector at a time."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The routes about many images at once, on a gateway whose parts are in memory."""
+"""The routes for many images at once, on a gateway whose parts are in memory."""
 
 import asyncio
 import io
@@ -28,7 +28,8 @@ GROUP = GROUP_BYTES // (4 * DIM)
 
 
 class Store(MemoryStore):
-    """It may be told to be away from the n-th scan on."""
+    """A store that is unavailable after `scans_left` scans: for one scan if `comes_back`, else for
+    good."""
 
     scans_left = 1_000
     comes_back = False
@@ -53,7 +54,7 @@ class World:
         self.app.state.gateway = self.gateway
 
     def put(self, count: int, namespace: str = "default") -> list[str]:
-        """Their keys."""
+        """Store `count` rows; return their keys."""
         embedding = np.ones(DIM, np.float32)
         keys = [primary_key(namespace, f"{n}") for n in range(count)]
         self.store.upsert(
