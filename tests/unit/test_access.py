@@ -1,4 +1,4 @@
-"""Who may do what, on every route of a gateway whose parts are in memory."""
+"""Access rules of every route, on a gateway whose parts are in memory."""
 
 import json
 import logging
@@ -37,7 +37,8 @@ def routes() -> list[Any]:
 
 
 def calls() -> dict[str, AuthorizedRoute]:
-    """All of them, as `GET /v1/jobs/{job_id}`, but for the documentation of the interface."""
+    """All routes, written as `GET /v1/jobs/{job_id}`, except those of the interface
+    documentation."""
     return {
         f"{method} {route.path}": route
         for route in routes()
@@ -105,7 +106,7 @@ def test_anothers_collection_is_answered_as_one_that_is_not_there(world: World, 
     taken = world.ask(at(call, name="other"), "acme-admin")
     missing = world.ask(at(call, name="other").replace("other", "third"), "acme-admin")
     unknown = world.ask(at("GET /v1/collections/{name}", name="third"), "admin")
-    assert {one.status_code for one in (taken, missing, unknown)} == {404}
+    assert {answer.status_code for answer in (taken, missing, unknown)} == {404}
     assert _same(taken, "other") == _same(missing, "third")
     assert _same(unknown, "third") | {"instance": ""} == _same(taken, "other") | {"instance": ""}
     assert world.parts.catalogue.find("other")
@@ -117,22 +118,22 @@ def test_anothers_job_is_answered_as_one_that_is_not_there(world: World, call: s
     taken = world.ask(at(call, job="job-other"), "acme-admin")
     missing = world.ask(at(call, job="job-third"), "acme-admin")
     unknown = world.ask(at(call, job="job-third"), "admin")
-    assert {one.status_code for one in (taken, missing, unknown)} == {404}
+    assert {answer.status_code for answer in (taken, missing, unknown)} == {404}
     assert _same(taken, "other") == _same(missing, "third") == _same(unknown, "third")
     assert world.parts.ledger.job("job-other") == before
 
 
 def _same(answer: httpx.Response, name: str) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads(answer.text.replace(name, "NAME"))
-    return {key: value for key, value in said.items() if key != "request_id"}
+    body: dict[str, Any] = json.loads(answer.text.replace(name, "NAME"))
+    return {key: value for key, value in body.items() if key != "request_id"}
 
 
 def test_lists_show_what_the_key_sees(world: World) -> None:
     for key, seen in (("acme-read", ["acme"]), ("read", ["acme", "other"])):
-        found = world.ask("GET /v1/collections", key).json()["collections"]
-        assert sorted(one["name"] for one in found) == seen
+        collections = world.ask("GET /v1/collections", key).json()["collections"]
+        assert sorted(collection["name"] for collection in collections) == seen
         jobs = world.ask("GET /v1/jobs", key).json()["jobs"]
-        assert sorted(one["collection"] for one in jobs) == seen
+        assert sorted(job["collection"] for job in jobs) == seen
     assert world.ask("GET /v1/jobs?collection=other", "acme-read").json() == {"jobs": []}
     assert world.ask("GET /v1/jobs?limit=1&offset=1", "acme-read").json() == {"jobs": []}
 
@@ -165,13 +166,13 @@ def test_an_expired_key_is_told_so_and_only_its_holder_is(world: World) -> None:
 
 def test_a_limit_is_told_with_every_answer_and_kept(world: World) -> None:
     answers = [world.ask("GET /v1/jobs", "slow") for _ in range(3)]
-    assert [one.status_code for one in answers] == [200, 200, 429]
-    assert [one.headers["ratelimit"] for one in answers] == [
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.headers["ratelimit"] for answer in answers] == [
         '"key";r=1;t=30',
         '"key";r=0;t=60',
         '"key";r=0;t=60',
     ]
-    assert {one.headers["ratelimit-policy"] for one in answers} == {'"key";q=2;w=60'}
+    assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"key";q=2;w=60'}
     assert answers[2].headers["retry-after"] == "30"
     assert answers[2].json()["type"] == "urn:problem:clipfleet:rate-limited"
     assert "retry-after" not in answers[1].headers
@@ -188,18 +189,22 @@ def test_one_limit_for_all_keys_that_say_nothing_else(tmp_path: Path) -> None:
 
 def test_requests_that_are_refused_count_too_and_say_what_is_left(world: World) -> None:
     answers = [world.ask("DELETE /v1/jobs/job-acme", "slow") for _ in range(3)]
-    assert [one.status_code for one in answers] == [403, 403, 429]
-    assert [one.headers["ratelimit"].split(";")[1] for one in answers] == ["r=1", "r=0", "r=0"]
+    assert [answer.status_code for answer in answers] == [403, 403, 429]
+    assert [answer.headers["ratelimit"].split(";")[1] for answer in answers] == [
+        "r=1",
+        "r=0",
+        "r=0",
+    ]
 
 
 def test_without_redis_each_gateway_counts_for_itself(tmp_path: Path) -> None:
     class Away(MemoryRateLimiter):
-        def take(self, who: str, most: int) -> RateLimit:
-            raise RedisUnavailable(f"cannot count {who} to {most}")
+        def take(self, who: str, limit: int) -> RateLimit:
+            raise RedisUnavailable(f"cannot count {who} to {limit}")
 
     world = World(tmp_path, {"limiter": Away()})
     answers = [world.ask("GET /v1/jobs", "slow") for _ in range(3)]
-    assert [one.status_code for one in answers] == [200, 200, 429]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
 
 
 def test_an_open_service_answers_everybody(tmp_path: Path) -> None:
@@ -230,7 +235,7 @@ def test_no_key_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> Non
 
 def test_what_is_wrong_is_said_without_naming_other_tenants(world: World) -> None:
     assert "acme, other" in world.ask("GET /v1/fleet", "admin").text
-    told = world.ask("GET /v1/fleet", "acme-admin")
-    assert told.status_code == 200
-    assert "(needed by acme)" in told.text
-    assert "other" not in told.text
+    answer = world.ask("GET /v1/fleet", "acme-admin")
+    assert answer.status_code == 200
+    assert "(needed by acme)" in answer.text
+    assert "other" not in answer.text

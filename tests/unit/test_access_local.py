@@ -1,4 +1,4 @@
-"""Without keys: who is on this machine, and who only seems to be."""
+"""Without keys: which requests count as local, and which only look local."""
 
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,12 @@ def test_what_passed_a_proxy_is_not_of_this_machine(
     tmp_path: Path, header: str, client: Any
 ) -> None:
     world = World(tmp_path, keys_file="")
-    told = {header: "127.0.0.1"}
-    assert world.ask("GET /v1/jobs", client=client, headers=told).status_code == 401
+    headers = {header: "127.0.0.1"}
+    assert world.ask("GET /v1/jobs", client=client, headers=headers).status_code == 401
 
 
 def test_a_client_that_hung_up_is_not_taken_for_local(tmp_path: Path) -> None:
-    """uvicorn knows no address of it, and carries the request out all the same."""
+    """uvicorn does not know the address of such a client, but carries the request out."""
     world = World(tmp_path, keys_file="")
     assert world.ask("GET /v1/jobs", client=None, at="http://127.0.0.1:8000").status_code == 401
 
@@ -59,8 +59,8 @@ def test_other_sites_pages_are_not_of_this_machine(tmp_path: Path) -> None:
     assert rebound.status_code == 403
     assert "CLIPFLEET_ALLOWED_HOSTS" in rebound.json()["detail"]
     for origin, status in (("http://evil.example", 403), (here, 204), ("null", 403)):
-        told = {"origin": origin}
-        answer = world.ask("DELETE /v1/collections/acme", at=here, headers=told)
+        headers = {"origin": origin}
+        answer = world.ask("DELETE /v1/collections/acme", at=here, headers=headers)
         assert answer.status_code == status
     listed = World(tmp_path, keys_file="", allowed_hosts=("photos.test",))
     assert listed.ask("GET /v1/jobs", at="http://photos.test:8000").status_code == 200

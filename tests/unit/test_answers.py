@@ -1,4 +1,4 @@
-"""How large an answer may be, and which searches are answered beside the others."""
+"""Limits on the size of an answer, and the choice of searches that run outside the batch."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -41,25 +41,25 @@ def test_an_answer_with_too_many_bytes_says_what_to_lower(web: httpx.Client) -> 
 
 @pytest.mark.parametrize("top_k", [20, ROWS])
 def test_the_answers_of_a_batch_are_bounded_together(web: httpx.Client, top_k: int) -> None:
-    told = {"top_k": top_k, "include_metadata": top_k < ROWS}
-    queries = [{"id": f"{n}", **told} for n in range(64)]
+    options = {"top_k": top_k, "include_metadata": top_k < ROWS}
+    queries = [{"id": f"{n}", **options} for n in range(64)]
     answer = web.post(f"{SEARCH}/batch", json={"queries": queries})
     assert answer.status_code == 200
     assert len(answer.content) < 100_000 + 64 * 1_000
-    found: list[Any] = answer.json()["results"]
-    full = [one for one in found if "problem" not in one]
-    assert {len(one["matches"]) for one in full} == {top_k}
+    results: list[Any] = answer.json()["results"]
+    full = [result for result in results if "problem" not in result]
+    assert {len(result["matches"]) for result in full} == {top_k}
     assert 1 <= len(full) < 64
-    for one in found:
-        if problem := one.get("problem"):
+    for result in results:
+        if problem := result.get("problem"):
             assert problem["status"] == 413
             assert "fewer queries" in problem["detail"]
 
 
 def query(kind: Any, **more: Any) -> Query:
-    told: dict[str, Any] = {"collection": HERE, "namespace": "n", "top_k": 10, **more}
+    options: dict[str, Any] = {"collection": HERE, "namespace": "n", "top_k": 10, **more}
     value = (1.0,) * 4 if kind == "vector" else "x"
-    return Query.of(Term(kind=kind, value=value), Search(**told))
+    return Query.of(Term(kind=kind, value=value), Search(**options))
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def query(kind: Any, **more: Any) -> Query:
     ],
 )
 def test_what_takes_long_is_answered_beside_the_others(queries: list[Query], aside: str) -> None:
-    told: dict[str, Any] = {"model": "m", "batch_id": "b", "reply_to": "r"}
-    batch = QueryBatch(**told, deadlines=(1.0,) * len(queries), queries=tuple(queries))
+    fields: dict[str, Any] = {"model": "m", "batch_id": "b", "reply_to": "r"}
+    batch = QueryBatch(**fields, deadlines=(1.0,) * len(queries), queries=tuple(queries))
     assert batch.aside == aside
 
 
 def test_no_search_for_many_waits_with_those_for_few(web: httpx.Client) -> None:
-    """Text is embedded first, with the others."""
+    """A text query is embedded with the others first."""
     for body in ({"text": "x"}, {"id": "1"}, {"vector": [1.0] * DIM}):
         bare = {"top_k": ROWS, "include_metadata": False}
         assert len(web.post(SEARCH, json={**body, **bare}).json()["matches"]) == ROWS

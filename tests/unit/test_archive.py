@@ -1,4 +1,4 @@
-"""Archives: what belongs together, where members are read, what damage does."""
+"""Archives: which sidecar files belong to an image, where reading resumes, what damage does."""
 
 import io
 import tarfile
@@ -30,23 +30,25 @@ PHOTOS = {f"d/{n}.jpg": bytes([n]) * (500 + n) for n in range(12)}
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_image_is_read_as_it_was_packed(tmp_path: Path, name: str) -> None:
-    found = archive(tmp_path, PHOTOS | {"README.md": b"no image", "d/.hidden.jpg": b"x"}, name)
-    made = items(found)
-    assert names(made) == list(PHOTOS)
-    assert made[0].id == made[0].uri == f"{tmp_path / name}#d/0.jpg"
-    assert {one.id.partition("#")[2]: data_of(tmp_path, one) for one in made} == PHOTOS
-    resumes_everywhere(found)
+    image_source = archive(
+        tmp_path, PHOTOS | {"README.md": b"no image", "d/.hidden.jpg": b"x"}, name
+    )
+    images = items(image_source)
+    assert names(images) == list(PHOTOS)
+    assert images[0].id == images[0].uri == f"{tmp_path / name}#d/0.jpg"
+    assert {image.id.partition("#")[2]: data_of(tmp_path, image) for image in images} == PHOTOS
+    resumes_everywhere(image_source)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_one_from_the_web_is_read_as_well(tmp_path: Path, name: str) -> None:
     url = f"https://h.org/{name}"
     web = Web({url: packed(name, PHOTOS)}, cuts=1)
-    found = source(tmp_path, {"type": "archive", "uri": url}, web)
-    made = items(found)
-    assert made[0].id == f"{url}#d/0.jpg"
-    assert {one.id.partition("#")[2]: data_of(tmp_path, one, web) for one in made} == PHOTOS
-    resumes_everywhere(found)
+    image_source = source(tmp_path, {"type": "archive", "uri": url}, web)
+    images = items(image_source)
+    assert images[0].id == f"{url}#d/0.jpg"
+    assert {image.id.partition("#")[2]: data_of(tmp_path, image, web) for image in images} == PHOTOS
+    resumes_everywhere(image_source)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -54,16 +56,16 @@ def test_one_in_a_bucket_is_read_as_well(tmp_path: Path, name: str) -> None:
     fs = fsspec.filesystem("memory")
     fs.pipe_file(f"/archives/{name}", packed(name, PHOTOS))
     where = storage_at(tmp_path)
-    asked = ArchiveSource.model_construct(uri=f"memory://archives/{name}")
-    found = Archive(asked, where, Copies(where, "job"))
-    made = items(found)
-    assert {one.id.partition("#")[2]: data_of(tmp_path, one) for one in made} == PHOTOS
-    resumes_everywhere(found)
+    request = ArchiveSource.model_construct(uri=f"memory://archives/{name}")
+    image_source = Archive(request, where, Copies(where, "job"))
+    images = items(image_source)
+    assert {image.id.partition("#")[2]: data_of(tmp_path, image) for image in images} == PHOTOS
+    resumes_everywhere(image_source)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_captions_labels_and_metadata_lie_beside_their_images(tmp_path: Path, name: str) -> None:
-    found = archive(
+    image_source = archive(
         tmp_path,
         {
             "x/1.jpg": b"1",
@@ -77,11 +79,11 @@ def test_captions_labels_and_metadata_lie_beside_their_images(tmp_path: Path, na
         },
         name,
     )
-    first, second, third = items(found)
+    first, second, third = items(image_source)
     assert (first.label, first.metadata) == ("7", {"year": 1999, "caption": "ein Hündchen"})
     assert (second.label, second.metadata) == ("cat", {})
     assert (third.label, third.metadata) == ("", {})
-    resumes_everywhere(found)
+    resumes_everywhere(image_source)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -99,26 +101,26 @@ def test_captions_labels_and_metadata_lie_beside_their_images(tmp_path: Path, na
 def test_an_image_with_a_bad_sidecar_fails_alone(
     tmp_path: Path, name: str, sidecar: str, data: bytes, reason: str
 ) -> None:
-    found = archive(tmp_path, {"1.jpg": b"1", sidecar: data, "2.jpg": b"2"}, name)
-    first, second = items(found)
+    image_source = archive(tmp_path, {"1.jpg": b"1", sidecar: data, "2.jpg": b"2"}, name)
+    first, second = items(image_source)
     assert reason in (first.problem or "")
     assert second.problem is None
 
 
 def test_captions_of_a_tar_that_lie_elsewhere_are_not_lost_in_silence(tmp_path: Path) -> None:
     apart = {"images/1.jpg": b"1", "images/2.jpg": b"2", "images/1.txt": b"caption"}
-    found = archive(tmp_path, apart)
-    *images, said = items(found)
+    image_source = archive(tmp_path, apart)
+    *images, notice = items(image_source)
     assert names(images) == ["images/1.jpg", "images/2.jpg"]
-    assert "tar --sort=name" in (said.problem or "")
-    assert listed(found, listed(found)[-1].cursor) == []
+    assert "tar --sort=name" in (notice.problem or "")
+    assert listed(image_source, listed(image_source)[-1].cursor) == []
     in_zip = items(archive(tmp_path, apart, "a.zip"))
     assert in_zip[0].metadata == {"caption": "caption"}
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path, name: str) -> None:
-    """Nothing is ever unpacked to disk, so they cannot do any harm."""
+    """Members are never unpacked to disk, so their names can do no harm."""
     odd = {
         "../../evil.jpg": b"1",
         "/etc/evil.jpg": b"2",
@@ -128,8 +130,8 @@ def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path, name: str) -> 
     }
     below = tmp_path / "deep" / "er"
     below.mkdir(parents=True)
-    made = items(archive(below, odd, name))
-    assert {one.id.partition("#")[2]: data_of(below, one) for one in made} == odd
+    images = items(archive(below, odd, name))
+    assert {image.id.partition("#")[2]: data_of(below, image) for image in images} == odd
     assert list(tmp_path.rglob("evil.jpg")) == []
 
 
@@ -147,15 +149,17 @@ def test_links_and_devices_in_a_tar_do_not_count(tmp_path: Path) -> None:
 
 def test_an_archive_without_images_says_what_was_looked_for(tmp_path: Path) -> None:
     for name in KINDS:
-        found = archive(tmp_path, {"README.txt": b"x"}, name)
-        assert items(found) == []
-        assert ".jpg" in found.nothing_found()
+        image_source = archive(tmp_path, {"README.txt": b"x"}, name)
+        assert items(image_source) == []
+        assert ".jpg" in image_source.nothing_found()
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_member_over_the_limit_fails_alone_without_being_read(tmp_path: Path, name: str) -> None:
-    found = archive(tmp_path, {"1.jpg": b"x" * 5_000, "2.jpg": b"y"}, name, image_bytes=1_000)
-    first, second = items(found)
+    image_source = archive(
+        tmp_path, {"1.jpg": b"x" * 5_000, "2.jpg": b"y"}, name, image_bytes=1_000
+    )
+    first, second = items(image_source)
     assert "5000 bytes; the limit is 1000" in (first.problem or "")
     assert data_of(tmp_path, second) == b"y"
 
@@ -171,13 +175,13 @@ def test_from_every_cursor_comes_exactly_the_rest(
     content: list[tuple[str, bytes]], name: str
 ) -> None:
     members = list(dict(content).items())
-    with tempfile.TemporaryDirectory() as made:
-        found = archive(Path(made), members, name)
+    with tempfile.TemporaryDirectory() as folder:
+        image_source = archive(Path(folder), members, name)
         images = sorted(n for n, _ in members if n.endswith((".jpg", ".png")))
-        seen = [item for item in items(found) if "--sort" not in (item.problem or "")]
+        seen = [item for item in items(image_source) if "--sort" not in (item.problem or "")]
         assert sorted(names(seen)) == images
-        if not any("--sort" in (item.problem or "") for item in items(found)):
-            resumes_everywhere(found)
+        if not any("--sort" in (item.problem or "") for item in items(image_source)):
+            resumes_everywhere(image_source)
 
 
 def test_a_large_tar_costs_no_more_memory_per_member_than_a_hash(tmp_path: Path) -> None:

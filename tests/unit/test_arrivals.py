@@ -1,4 +1,5 @@
-"""Messages and answers of another release: refused at once, with both numbers; nothing is lost."""
+"""Messages of another release are refused at once, the error names both versions, and no query or
+job is lost."""
 
 import asyncio
 import json
@@ -47,15 +48,15 @@ def test_unknown_fields_are_no_reason_to_refuse() -> None:
 
 
 def newer_collection(message: QueryBatch) -> str:
-    said = json.loads(message.model_dump_json())
-    said["queries"][0]["search"]["collection"]["v"] = 2
-    return json.dumps(said)
+    fields = json.loads(message.model_dump_json())
+    fields["queries"][0]["search"]["collection"]["v"] = 2
+    return json.dumps(fields)
 
 
 def newer_kind(message: QueryBatch) -> str:
-    said = json.loads(message.model_dump_json())
-    said["queries"][0]["terms"][0]["kind"] = "sound"
-    return json.dumps(said)
+    fields = json.loads(message.model_dump_json())
+    fields["queries"][0]["terms"][0]["kind"] = "sound"
+    return json.dumps(fields)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +83,11 @@ def test_callers_are_told_of_an_answer_that_is_not_understood() -> None:
 
 async def _answers_that_are_not_understood() -> None:
     desk = Desk(workers=1)
-    (asked,) = await desk.ask("a")
+    (first,) = await desk.ask("a")
     answer = BatchReply(batch_id=desk.sent[0].batch_id, answers=(Answer(),))
     dispatch_reply(written(answer, v=3).encode(), (desk.queries,))
     with pytest.raises(OtherVersion, match=r"answer is in version 3, .* reads version 1: upgrade"):
-        await asked
+        await first
     (again,) = await desk.ask("b")
     answer = BatchReply(batch_id=desk.sent[1].batch_id, answers=(Answer(),))
     dispatch_reply(written(answer, answers=[{"error": "of a new kind"}]).encode(), (desk.queries,))
@@ -100,7 +101,7 @@ async def _answers_that_are_not_understood() -> None:
 
 
 class Newer(MemoryLedger):
-    """Its only job comes from a newer release, until `understood`."""
+    """A ledger whose only job comes from a newer release, until `understood` is set."""
 
     understood = False
 
@@ -136,7 +137,7 @@ def test_a_job_of_a_newer_release_is_left_to_others_and_says_so(
 
 
 def test_a_worker_that_meets_a_newer_job_does_not_take_every_nudge(workplace: Workplace) -> None:
-    """It pauses, unless it is to end."""
+    """The worker pauses, unless it is about to stop."""
     pauses: list[float] = []
 
     class Stopping(threading.Event):

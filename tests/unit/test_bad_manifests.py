@@ -1,4 +1,4 @@
-"""Which lines of a manifest fail alone, and what fails the job."""
+"""Which lines of a manifest fail alone, and which faults fail the whole job."""
 
 import gzip
 from pathlib import Path
@@ -19,8 +19,8 @@ from support.source_helpers import (
 )
 
 
-def problems(found: list[Item]) -> dict[str, str]:
-    return {item.id: item.problem for item in found if item.problem}
+def problems(images: list[Item]) -> dict[str, str]:
+    return {item.id: item.problem for item in images if item.problem}
 
 
 BAD_LINES = {
@@ -48,14 +48,14 @@ BAD_LINES = {
 
 @pytest.mark.parametrize("line", BAD_LINES, ids=range(len(BAD_LINES)))
 def test_a_bad_line_fails_alone_and_is_named_by_its_number(tmp_path: Path, line: str) -> None:
-    found = manifest(tmp_path, f'{{"uri": "a.jpg"}}\n{line}\n{{"uri": "b.jpg"}}\n')
-    first, bad, last = items(found)
+    image_source = manifest(tmp_path, f'{{"uri": "a.jpg"}}\n{line}\n{{"uri": "b.jpg"}}\n')
+    first, bad, last = items(image_source)
     assert (first.problem, last.problem) == (None, None)
     assert bad.id == "line 2"
     assert (bad.problem or "").startswith("line 2: ")
     assert BAD_LINES[line] in (bad.problem or "")
     assert bad.model_dump_json()
-    resumes_everywhere(found)
+    resumes_everywhere(image_source)
 
 
 def test_a_line_that_is_no_utf8_fails_alone(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ def test_a_line_that_is_no_utf8_fails_alone(tmp_path: Path) -> None:
         "m.csv": b"uri\n\xff\nb.jpg\n",
         "m.txt": b"a.jpg\n\xff\nb.jpg",
     }.items():
-        found = items(manifest(tmp_path, text, name))
-        assert list(problems(found)) == ["line 2"], name
-        assert "UTF-8" in problems(found)["line 2"]
+        images = items(manifest(tmp_path, text, name))
+        assert list(problems(images)) == ["line 2"], name
+        assert "UTF-8" in problems(images)["line 2"]
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,16 @@ def test_a_bad_record_fails_alone_and_an_open_quote_swallows_nothing(
     tmp_path: Path, text: str, bad: dict[str, str]
 ) -> None:
     source = manifest(tmp_path, text, "m.csv")
-    found = items(source)
-    assert problems(found).keys() == bad.keys()
+    images = items(source)
+    assert problems(images).keys() == bad.keys()
     for name, reason in bad.items():
-        assert reason in problems(found)[name]
-    assert found[-1].uri == str(tmp_path / "b.jpg")
+        assert reason in problems(images)[name]
+    assert images[-1].uri == str(tmp_path / "b.jpg")
     resumes_everywhere(source)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "reason"),
     [
         ("m.csv", "a.jpg,1\nb.jpg,2\n", "no column 'uri'"),
         ("m.csv", "uri,uri\na,b\n", "two columns"),
@@ -108,9 +108,9 @@ def test_a_bad_record_fails_alone_and_an_open_quote_swallows_nothing(
     ],
 )
 def test_a_manifest_that_is_unreadable_as_a_whole_says_what_to_do(
-    tmp_path: Path, name: str, text: str | bytes, said: str
+    tmp_path: Path, name: str, text: str | bytes, reason: str
 ) -> None:
-    assert said in why_not(manifest(tmp_path, text, name))
+    assert reason in why_not(manifest(tmp_path, text, name))
 
 
 SECRET = "QZXJVK"  # no two letters of it come in our own words
@@ -147,11 +147,12 @@ SECRETS = {
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_what_a_bad_line_says_is_not_repeated(tmp_path: Path, name: str) -> None:
-    """The file may be none of the caller's: any text can be taken for a manifest."""
+    """The file may not belong to the caller, because a caller can name any text file as a
+    manifest."""
     head = ["uri"] if name.endswith("csv") else []
-    found = items(manifest(tmp_path, "\n".join([*head, *SECRETS[name]]), name))
-    assert len(found) == len(SECRETS[name])
-    for number, item in enumerate(found, 1 + len(head)):
+    images = items(manifest(tmp_path, "\n".join([*head, *SECRETS[name]]), name))
+    assert len(images) == len(SECRETS[name])
+    for number, item in enumerate(images, 1 + len(head)):
         if item.problem is None:  # it may be a path
             assert item.row == f"line {number}"
         else:
@@ -172,14 +173,14 @@ def test_what_a_bad_line_says_is_not_repeated(tmp_path: Path, name: str) -> None
 def test_a_manifest_that_is_none_is_refused_without_what_it_says(
     tmp_path: Path, name: str, text: str | bytes
 ) -> None:
-    _, said = until_broken(manifest(tmp_path, text, name))
-    assert not [at for at in range(len(SECRET) - 1) if SECRET[at : at + 2] in said]
+    _, reason = until_broken(manifest(tmp_path, text, name))
+    assert not [at for at in range(len(SECRET) - 1) if SECRET[at : at + 2] in reason]
 
 
 def test_a_parquet_column_is_not_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({SECRET: ["a"]}), tmp_path / "m.parquet")
-    found = source(tmp_path, {"type": "manifest", "uri": str(tmp_path / "m.parquet")})
-    assert why_not(found) == "the manifest has no column 'uri'"
+    image_source = source(tmp_path, {"type": "manifest", "uri": str(tmp_path / "m.parquet")})
+    assert why_not(image_source) == "the manifest has no column 'uri'"
 
 
 def test_an_archive_that_is_damaged_gzip_is_refused_without_its_bytes(tmp_path: Path) -> None:
@@ -187,9 +188,9 @@ def test_an_archive_that_is_damaged_gzip_is_refused_without_its_bytes(tmp_path: 
     path.write_bytes(
         gzip.compress(packed("a.tar", {"1.jpg": b"x"})[:512], mtime=0) + SECRET.encode()
     )
-    _, said = until_broken(source(tmp_path, {"type": "archive", "uri": str(path)}))
-    assert "damaged" in said
-    assert "QZ" not in said
+    _, reason = until_broken(source(tmp_path, {"type": "archive", "uri": str(path)}))
+    assert "damaged" in reason
+    assert "QZ" not in reason
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_a_row_that_need_not_be_a_uri_is_called_by_its_number(
     tmp_path: Path, name: str, unsure: list[str], sure: list[str]
 ) -> None:
     head = ["uri"] if name.endswith("csv") else []
-    found = items(manifest(tmp_path, "\n".join([*head, *unsure, *sure]), name))
-    assert [item.problem for item in found] == [None] * len(found)
+    images = items(manifest(tmp_path, "\n".join([*head, *unsure, *sure]), name))
+    assert [item.problem for item in images] == [None] * len(images)
     names = [f"line {number}" for number in range(1 + len(head), 1 + len(head) + len(unsure))]
-    assert [item.row for item in found] == [*names, *[""] * len(sure)]
+    assert [item.row for item in images] == [*names, *[""] * len(sure)]

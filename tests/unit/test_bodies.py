@@ -1,5 +1,5 @@
-"""What is read of a request's body: after the caller is admitted, as much as its route takes, in
-time, and within what the gateway holds for all requests."""
+"""Request bodies: no body is read before the caller is admitted, and each has a limit of size, of
+time, and of the memory that the gateway shares among all requests."""
 
 import asyncio
 import base64
@@ -60,15 +60,15 @@ def test_a_body_that_says_it_is_too_large_is_not_read(
 def test_the_limit_of_a_route_does_not_depend_on_what_a_body_is_called(
     world: World, kind: str
 ) -> None:
-    for told in ({"content_length": str(600 * MB)}, {"transfer_encoding": "chunked"}):
+    for headers in ({"content_length": str(600 * MB)}, {"transfer_encoding": "chunked"}):
         pieces = endless(b"\0" * 100_000)
-        seen = spoken(world.app, SEARCH, pieces, "read", content_type=kind, **told)
+        seen = spoken(world.app, SEARCH, pieces, "read", content_type=kind, **headers)
         too_large(seen, "json_bytes")
         assert seen.read <= 1.2 * MB
 
 
 def test_of_a_body_of_unknown_length_no_more_is_read_than_the_route_takes(world: World) -> None:
-    for call, key, most in (
+    for call, key, limit in (
         ("POST /v1/collections/acme/count", "read", 1 * MB),
         ("POST /v1/collections/acme/jobs", "write", 8 * MB),
         (VECTORS, "write", 32 * MB),
@@ -76,7 +76,7 @@ def test_of_a_body_of_unknown_length_no_more_is_read_than_the_route_takes(world:
         pieces = endless(b" " * 100_000)
         seen = spoken(world.app, call, pieces, key, transfer_encoding="chunked", **JSON)
         assert seen.status == 413
-        assert most < seen.read <= most + 100_000
+        assert limit < seen.read <= limit + 100_000
 
 
 def test_who_is_not_admitted_is_answered_before_anything_is_read(world: World) -> None:
@@ -97,7 +97,7 @@ def test_a_refused_client_is_not_listened_to_for_ever(world: World) -> None:
 
 
 def test_an_image_counts_for_itself_and_nothing_else_does(world: World) -> None:
-    """What is beside it decides, however it is cut into pieces."""
+    """The bytes outside the image decide, however the body is cut into pieces."""
     image = base64.b64encode(bytes(6 * MB)).decode()
     whole = json.dumps({"image": {"base64": image}, "filter": {"a": "b" * 900_000}}).encode()
     for size in (1_000, 65_536, len(whole)):
@@ -136,15 +136,16 @@ def test_the_meter_counts_what_is_no_long_text() -> None:
 @pytest.mark.parametrize("call", [SEARCH, f"{SEARCH}/image", VECTORS])
 def test_a_body_that_does_not_come_in_is_given_up(tmp_path: Path, call: str) -> None:
     world = limited(tmp_path, body_s=0.05)
-    told = {"content_type": "multipart/form-data; boundary=x"} if "image" in call else JSON
-    seen = spoken(world.app, call, endless(b"-", 2), "admin", content_length="100", **told)
+    headers = {"content_type": "multipart/form-data; boundary=x"} if "image" in call else JSON
+    seen = spoken(world.app, call, endless(b"-", 2), "admin", content_length="100", **headers)
     assert seen.status == 408
     assert "CLIPFLEET_LIMITS__BODY_S" in seen.problem["detail"]
     assert seen.headers["connection"] == "close"
 
 
 async def half_sent(world: World, pieces: int) -> "asyncio.Task[Exchange]":
-    """A request whose body stops after so many pieces of 100,000 bytes, all of which are held."""
+    """Send `pieces` pieces of 100,000 bytes of a longer body; return once the gateway holds them
+    all."""
     request = asyncio.create_task(
         speak(world.app, VECTORS, endless(b" " * 100_000, pieces), "write", **JSON,
               content_length=f"{100_000 * (pieces + 1)}")
@@ -182,7 +183,7 @@ def test_large_bodies_share_what_the_gateway_holds_and_small_ones_need_no_share(
 
 
 def test_the_large_requests_of_one_key_hold_half_of_it_at_most(tmp_path: Path) -> None:
-    """A body may come in slowly for minutes: it must not keep the other keys out."""
+    """A body may take minutes to arrive, and must not keep the other keys out."""
     world = limited(tmp_path, in_hand_bytes=800_000)
 
     async def scene() -> None:

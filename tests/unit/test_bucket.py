@@ -1,4 +1,4 @@
-"""Buckets by any of fsspec's file systems, here the one in memory."""
+"""Buckets through fsspec, here with its file system in memory."""
 
 import sys
 from collections.abc import Iterator
@@ -35,12 +35,12 @@ def fill(*keys: str) -> None:
 
 
 def bucket(top: str = "memory://b", *, label: bool = False) -> Bucket:
-    asked = BucketSource.model_construct(uri=top, label_from_folder=label)
-    return Bucket(asked, storage_at(Path("/nowhere")))
+    request = BucketSource.model_construct(uri=top, label_from_folder=label)
+    return Bucket(request, storage_at(Path("/nowhere")))
 
 
-def keys(found: list[Item]) -> list[str]:
-    return [item.id.removeprefix("memory://b/") for item in found]
+def keys(images: list[Item]) -> list[str]:
+    return [item.id.removeprefix("memory://b/") for item in images]
 
 
 def test_images_come_in_the_order_of_their_keys() -> None:
@@ -88,9 +88,9 @@ def test_an_empty_bucket_says_what_was_looked_for() -> None:
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.get_filesystem_class("memory")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    said = why_not(source(Path("/nowhere"), {"type": "bucket", "uri": "gs://b/photos"}))
-    assert "needs the package gcsfs" in said
-    assert "pip install 'clipfleet[gs]'" in said
+    reason = why_not(source(Path("/nowhere"), {"type": "bucket", "uri": "gs://b/photos"}))
+    assert "needs the package gcsfs" in reason
+    assert "pip install 'clipfleet[gs]'" in reason
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,6 @@ def test_from_every_cursor_comes_exactly_the_rest(tree: set[str]) -> None:
     fs.pseudo_dirs[:] = [""]
     names = {f"{key}.png" for key in tree}
     fill("0.png", *names)
-    found = keys(items(bucket()))
-    assert found == sorted({"0.png", *names})
+    listed_keys = keys(items(bucket()))
+    assert listed_keys == sorted({"0.png", *names})
     resumes_everywhere(bucket())

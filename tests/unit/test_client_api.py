@@ -1,4 +1,4 @@
-"""The public names are a promise."""
+"""The public names of the package and their arguments."""
 
 import inspect
 import pickle
@@ -85,7 +85,7 @@ def arguments(signature: inspect.Signature) -> str:
 def test_the_names_and_arguments_are_these() -> None:
     assert set(clipfleet.__all__) == NAMES
     assert all(getattr(clipfleet, name) is not None for name in NAMES)
-    assert {name: arguments(one) for name, one in methods(Client).items()} == METHODS
+    assert {name: arguments(signature) for name, signature in methods(Client).items()} == METHODS
 
 
 def test_both_clients_take_and_give_the_same() -> None:
@@ -95,8 +95,8 @@ def test_both_clients_take_and_give_the_same() -> None:
         assert signature.parameters == awaited[name].parameters, name
         if name not in ("iter_failures", "iter_ids"):
             assert signature.return_annotation == awaited[name].return_annotation, name
-    made, made_too = inspect.signature(Client), inspect.signature(AsyncClient)
-    assert made.parameters == made_too.parameters
+    plain_signature, awaited_signature = inspect.signature(Client), inspect.signature(AsyncClient)
+    assert plain_signature.parameters == awaited_signature.parameters
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -116,7 +116,7 @@ def test_the_package_alone_imports_no_http_client() -> None:
 
 
 def test_client_and_command_line_need_their_four_dependencies_alone() -> None:
-    """As `pip install clipfleet` without extras has it: nothing else can be imported."""
+    """The process can import only what `pip install clipfleet` installs without extras."""
     program = """
 import sys
 for name in ("celery", "fastapi", "fsspec", "kombu", "numpy", "PIL", "prometheus_client",

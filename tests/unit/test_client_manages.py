@@ -1,4 +1,4 @@
-"""What the clients make of answers about many images at once, seen by a real HTTP server."""
+"""How the clients delete, list, export and import many images, against a real HTTP server."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ AWAY = Answer({"detail": "the store is away"}, 503, {"Retry-After": "0"})
 
 
 def a_file(path: Path) -> bytes:
-    """Three rows in two namespaces, as the gateway exports them."""
+    """Write three rows in two namespaces, in the format of the gateway's export."""
     file = ParquetFile(Collection.new("shelf", **SHELF))
     embedding = np.ones(4, np.float32)
     rows = [Record(f"{n:032x}", f"{n}", "ab"[n % 2], "", embedding) for n in range(3)]
@@ -37,8 +37,8 @@ def test_a_delete_is_said_again_until_there_are_no_more(client_class: Any) -> No
     with service(respond) as there, client_class(there.url) as client:
         assert client.delete("shelf", filter={"year": 1}, namespace="n") == 42
     assert {seen.path for seen in there.seen} == {"/v1/collections/shelf/delete"}
-    told = {"filter": {"year": 1}, "namespace": "n", "all": False}
-    assert [seen.json for seen in there.seen] == [told] * 3
+    body = {"filter": {"year": 1}, "namespace": "n", "all": False}
+    assert [seen.json for seen in there.seen] == [body] * 3
 
 
 def test_ids_are_asked_for_page_by_page(client_class: Any) -> None:
@@ -94,9 +94,12 @@ def test_an_import_makes_the_collection_and_fills_it_by_namespace(
 
     with service(respond) as there, client_class(there.url) as client:
         assert client.import_collection("copy", tmp_path / "x.parquet").count == 3
-    made, *written, shown = there.seen
-    assert (made.method, made.path, made.json) == ("PUT", "/v1/collections/copy", SHELF)
-    sent = [(one.json["namespace"], [v["id"] for v in one.json["vectors"]]) for one in written]
+    created, *written, shown = there.seen
+    assert (created.method, created.path, created.json) == ("PUT", "/v1/collections/copy", SHELF)
+    sent = [
+        (request.json["namespace"], [v["id"] for v in request.json["vectors"]])
+        for request in written
+    ]
     assert sent == [("a", ["0", "2"]), ("b", ["1"])]
     assert (shown.method, shown.path) == ("GET", "/v1/collections/copy")
 

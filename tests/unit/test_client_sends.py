@@ -1,4 +1,4 @@
-"""What goes over the wire, seen by a real HTTP server."""
+"""The requests that the clients send, as a real HTTP server receives them."""
 
 import io
 import json
@@ -25,16 +25,16 @@ def nothing(_: Seen) -> Answer:
     return Answer(NOTHING)
 
 
-@pytest.mark.parametrize("asked", [{}, {"text": "a", "id": "b"}, {"image": b"x", "vector": [1]}])
+@pytest.mark.parametrize("query", [{}, {"text": "a", "id": "b"}, {"image": b"x", "vector": [1]}])
 def test_a_search_by_none_or_two_is_refused_before_it_is_sent(
-    client_class: Any, asked: dict[str, Any]
+    client_class: Any, query: dict[str, Any]
 ) -> None:
     with (
         service(nothing) as there,
         client_class(there.url) as client,
         pytest.raises(ValueError, match="exactly one of text=, image=, id=, vector="),
     ):
-        client.search(**asked)
+        client.search(**query)
     assert there.seen == []
 
 
@@ -139,20 +139,20 @@ def test_many_queries_go_by_the_64_and_errors_come_in_their_places(client_class:
     problem = {**gone, "detail": "there is no x", "instance": "", "request_id": "r"}
 
     def answered(seen: Seen) -> Answer:
-        asked = seen.json["queries"]
-        results = [NOTHING if "text" in one else {"problem": problem} for one in asked]
+        batch = seen.json["queries"]
+        results = [NOTHING if "text" in query else {"problem": problem} for query in batch]
         return Answer({"results": results, "took_ms": 1.0})
 
     queries = [{"text": f"{n}", "top_k": 3} for n in range(99)]
     with service(answered) as there, client_class(there.url) as client:
-        found = client.search_many("photos", [*queries, {"id": "x"}, {"image": b"picture"}])
+        answers = client.search_many("photos", [*queries, {"id": "x"}, {"image": b"picture"}])
         assert client.search_many("images", []) == []
     assert [len(seen.json["queries"]) for seen in there.seen] == [64, 37]
     assert {seen.path for seen in there.seen} == {"/v1/collections/photos/search/batch"}
     assert there.seen[0].json["queries"][0] == {"text": "0", "top_k": 3}
     assert there.seen[1].json["queries"][-1] == {"image": {"base64": "cGljdHVyZQ=="}}
-    assert [one.matches for one in found[:99]] == [[]] * 99
-    assert [(type(one), one.status, str(one)) for one in found[99:]] == [
+    assert [answer.matches for answer in answers[:99]] == [[]] * 99
+    assert [(type(answer), answer.status, str(answer)) for answer in answers[99:]] == [
         (NotFound, 404, "there is no x")
     ] * 2
 
@@ -182,7 +182,7 @@ def test_vectors_go_by_the_thousand_from_any_iterable(client_class: Any) -> None
 
 
 def test_no_request_is_larger_than_the_service_takes() -> None:
-    """However large each vector or image is."""
+    """The limit holds for vectors and images of any size."""
     limits = Limits()
     row, image = np.full(20_000, -1.2345678901234567e-5), bytes(6_000_000)
     vectors = ({"id": f"{n}", "values": row} for n in range(80))
@@ -191,13 +191,13 @@ def test_no_request_is_larger_than_the_service_takes() -> None:
     assert 8_000_000 < max(sizes) < limits.vectors_bytes
 
     queries: list[dict[str, Any]] = [{"image": image}] * 5 + [{"vector": row}] * 9
-    asked = [call.json for call in _requests.search_many("own", queries)]
-    assert [len(one["queries"]) for one in asked] == [2, 2, 4, 5, 1]
+    searches = [call.json for call in _requests.search_many("own", queries)]
+    assert [len(body["queries"]) for body in searches] == [2, 2, 4, 5, 1]
     embedded = [call.json for call in _requests.embed(None, [image] * 5, None)]
-    assert [len(one["images"]) for one in embedded] == [2, 2, 1]
-    for one in (*asked, *embedded):
-        size, text = len(json.dumps(one)), 8_000_000
-        count = json.dumps(one).count("base64")
+    assert [len(body["images"]) for body in embedded] == [2, 2, 1]
+    for body in (*searches, *embedded):
+        size, text = len(json.dumps(body)), 8_000_000
+        count = json.dumps(body).count("base64")
         assert count * text <= limits.inline_bytes / 3 * 4
         assert size - count * text < limits.batch_bytes
 
@@ -231,7 +231,9 @@ def test_all_failures_come_page_by_page(client_class: Any) -> None:
         return Answer({"failures": failed[start : start + size], "total": len(failed)})
 
     with service(page) as there, client_class(there.url) as client:
-        assert [one.id for one in client.iter_failures("j1")] == [one["id"] for one in failed]
+        assert [failure.id for failure in client.iter_failures("j1")] == [
+            failure["id"] for failure in failed
+        ]
     assert len(there.seen) == 3
 
 
@@ -283,8 +285,8 @@ def test_what_cannot_be_uploaded_is_said_before_anything_is_sent(
 
 def test_the_collection_is_made_when_there_is_none(client_class: Any, tmp_path: Path) -> None:
     described = {"name": "new", "metric": "cosine", "model": "m", "dim": 2, "fields": {}}
-    made = Answer({**described, "count": 0, "created_at": 0.0})
-    answers = in_turn(Answer({}, 404), made, Answer(job()))
+    created = Answer({**described, "count": 0, "created_at": 0.0})
+    answers = in_turn(Answer({}, 404), created, Answer(job()))
     with service(answers) as there, client_class(there.url) as client:
         client.index("new", tmp_path / "x" / ".." / "y")
     assert [seen.method for seen in there.seen] == ["GET", "PUT", "POST"]

@@ -1,4 +1,5 @@
-"""Waiting queries leave together: at once when idle, growing while others are in flight."""
+"""Queries that wait leave together: at once when idle, in larger batches while others are in
+flight."""
 
 import asyncio
 
@@ -81,7 +82,7 @@ def test_terms_fill_a_batch_as_queries_of_one_do_and_none_is_cut_in_two() -> Non
 
 
 def test_what_answers_take_fills_a_batch_too() -> None:
-    """A query for many matches goes alone, however few queries wait."""
+    """A query for many matches is sent alone, even if few queries wait."""
 
     async def scene() -> None:
         desk = Desk(batch=64, rows=100)
@@ -89,10 +90,10 @@ def test_what_answers_take_fills_a_batch_too() -> None:
         for top_k in (40, 40, 40, 500, 1, 99):
             search = query("").search
             assert search
-            asked = query(str(top_k)).model_copy(
+            wide_query = query(str(top_k)).model_copy(
                 update={"search": search.model_copy(update={"top_k": top_k})}
             )
-            tasks.append(asyncio.create_task(desk.queries.ask(asked, MODEL)))
+            tasks.append(asyncio.create_task(desk.queries.ask(wide_query, MODEL)))
         await settled()
         while not all(task.done() for task in tasks):
             desk.answer(desk.sent[-1])
@@ -103,19 +104,19 @@ def test_what_answers_take_fills_a_batch_too() -> None:
 
 
 def test_callers_take_turns_and_none_takes_the_whole_queue() -> None:
-    async def asked(desk: Desk, caller: str, *texts: str) -> list["asyncio.Task[PackedAnswer]"]:
+    async def ask_as(desk: Desk, caller: str, *texts: str) -> list["asyncio.Task[PackedAnswer]"]:
         with reserving(MemoryBudget(0), caller):
             return await desk.ask(*texts)
 
     async def scene() -> None:
         desk = Desk(batch=4, queue=8)
-        tasks = await asked(desk, "hog", *"0123456")
+        tasks = await ask_as(desk, "hog", *"0123456")
         with pytest.raises(Overloaded):
             await tasks.pop()
         with pytest.raises(Overloaded):
             await tasks.pop()
-        tasks += await asked(desk, "a", "x", "y")
-        tasks += await asked(desk, "b", "z")
+        tasks += await ask_as(desk, "a", "x", "y")
+        tasks += await ask_as(desk, "b", "z")
         while not all(task.done() for task in tasks):
             desk.answer(desk.sent[-1])
             await settled()
@@ -130,7 +131,7 @@ def test_kinds_and_models_go_in_lanes_of_their_own() -> None:
         tasks = await desk.ask("slow", kind="image") + await desk.ask("word")
         tasks.append(asyncio.create_task(desk.queries.ask(query("word"), "other")))
         await settled()
-        lanes = [(one.model, one.queries[0].encoder) for one in desk.sent]
+        lanes = [(batch.model, batch.queries[0].encoder) for batch in desk.sent]
         assert lanes == [("m", "image"), ("m", "text"), ("other", "text")]
         for batch in list(desk.sent):
             desk.answer(batch)
@@ -168,7 +169,7 @@ def test_a_late_reply_is_dropped_and_so_is_a_double() -> None:
         await settled()
         assert len(desk.sent) == 3
         desk.answer(desk.sent[2])
-        assert [one.detail for one in await asyncio.gather(*tasks)] == ["b", "c"]
+        assert [answer.detail for answer in await asyncio.gather(*tasks)] == ["b", "c"]
         desk.queries.receive(Reply("another gateway's", ()))
 
     played(scene)
@@ -186,6 +187,6 @@ def test_too_many_waiting_are_refused_until_some_have_left() -> None:
         desk.answer(desk.sent[1])
         await settled()
         desk.answer(desk.sent[2])
-        assert [one.detail for one in await asyncio.gather(*tasks)] == ["a", "b", "c", "e"]
+        assert [answer.detail for answer in await asyncio.gather(*tasks)] == ["a", "b", "c", "e"]
 
     played(scene)

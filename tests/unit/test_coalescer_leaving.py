@@ -1,4 +1,4 @@
-"""Who goes away while others wait, and what goes wrong on the way."""
+"""Queries that are cancelled while others wait, and errors of sending and of replies."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ def test_a_cancelled_query_is_not_sent() -> None:
         await settled()
         assert desk.texts() == [["a"], ["c"]]
         desk.answer(desk.sent[1])
-        assert [(await one).detail for one in (first, third)] == ["a", "c"]
+        assert [(await task).detail for task in (first, third)] == ["a", "c"]
 
     played(scene)
 
@@ -44,7 +44,7 @@ def test_when_all_that_waited_have_gone_nothing_is_sent() -> None:
 
 
 def test_a_cancelled_query_gives_its_place_in_the_queue_back() -> None:
-    """Else callers who hung up keep others out for as long as the batch before them hangs."""
+    """Otherwise cancelled queries keep other callers out while the batch before them hangs."""
 
     async def scene() -> None:
         desk = Desk(queue=2)
@@ -57,7 +57,7 @@ def test_a_cancelled_query_gives_its_place_in_the_queue_back() -> None:
         await settled()
         assert desk.texts() == [["a"], ["d"]]
         desk.answer(desk.sent[1])
-        assert [(await one).detail for one in (first, after)] == ["a", "d"]
+        assert [(await task).detail for task in (first, after)] == ["a", "d"]
 
     played(scene)
 
@@ -70,7 +70,7 @@ def test_a_query_sent_but_cancelled_leaves_the_others_of_its_batch_alone() -> No
         await settled()
         await cancelled(second)
         desk.answer(desk.sent[1])
-        assert [(await one).detail for one in (first, third)] == ["a", "c"]
+        assert [(await task).detail for task in (first, third)] == ["a", "c"]
 
     played(scene)
 
@@ -108,7 +108,7 @@ def test_a_reply_of_the_wrong_length_leaves_nobody_waiting() -> None:
 
 
 def test_each_query_travels_with_the_time_its_own_caller_gives_up() -> None:
-    """A worker that embeds for callers who have gone makes those who are there wait."""
+    """A worker that embeds for callers who gave up delays the callers who still wait."""
 
     async def scene() -> None:
         desk = Desk()

@@ -1,4 +1,5 @@
-"""Making and deleting a collection when Redis and the store do not agree, or the store is away."""
+"""Creating and deleting a collection while Redis and the store disagree, or the store is
+unavailable."""
 
 from pathlib import Path
 
@@ -30,15 +31,15 @@ def world(tmp_path: Path, store: Store) -> World:
 
 
 def test_put_makes_the_collection_of_a_name_that_has_none(world: World, store: Store) -> None:
-    """Redis forgot that it was deleted."""
+    """Redis lost the record that the collection was deleted."""
     known = world.parts.catalogue.find("acme")
     assert known
     store.drop(known)
     path, body = "/v1/collections/acme", {"metric": "dot", "model": "m"}
     assert world.ask(f"GET {path}", "admin").status_code == 404
     assert world.ask(f"PUT {path}", "admin", json={**body, "metric": "cosine"}).status_code == 409
-    made = world.ask(f"PUT {path}", "admin", json=body)
-    assert (made.status_code, made.json()["count"]) == (201, 0)
+    created = world.ask(f"PUT {path}", "admin", json=body)
+    assert (created.status_code, created.json()["count"]) == (201, 0)
     again = world.ask(f"PUT {path}", "admin", json=body)
     assert (again.status_code, again.json()["count"]) == (200, 0)
     assert world.parts.catalogue.find("acme") == known

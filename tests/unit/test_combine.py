@@ -1,4 +1,4 @@
-"""The sum of weighted terms ranks as the sum of what they score."""
+"""The sum of weighted terms ranks images by the sum of the terms' scores."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ WEIGHTS = st.floats(-3, 3).map(lambda weight: round(weight, 2))
 
 
 def rows(seed: int, count: int) -> Vectors:
-    """Of any length."""
-    made = np.random.default_rng(seed).standard_normal((count, 6))
-    return np.asarray(made * np.arange(1, count + 1)[:, None], np.float32)
+    """Random rows, each of another length."""
+    directions = np.random.default_rng(seed).standard_normal((count, 6))
+    return np.asarray(directions * np.arange(1, count + 1)[:, None], np.float32)
 
 
 def units(vectors: Any) -> Any:
@@ -34,12 +34,12 @@ def test_a_single_term_stays_as_it_is_to_the_last_bit(metric: Metric) -> None:
 
 
 def test_by_cosine_the_sum_has_unit_length_and_long_terms_count_no_more() -> None:
-    one, other = np.array([1, 0], np.float32), np.array([0, 9], np.float32)
-    found = combine([1, 1], [one, other], "cosine")
-    assert found.dtype == np.float32
-    assert found == pytest.approx([0.5**0.5, 0.5**0.5])
-    assert combine([1, 1], [one, other], "dot") == pytest.approx([1, 9])
-    assert combine([1, 3], [one, other], "euclidean") == pytest.approx([0.25, 6.75])
+    first, second = np.array([1, 0], np.float32), np.array([0, 9], np.float32)
+    mixed = combine([1, 1], [first, second], "cosine")
+    assert mixed.dtype == np.float32
+    assert mixed == pytest.approx([0.5**0.5, 0.5**0.5])
+    assert combine([1, 1], [first, second], "dot") == pytest.approx([1, 9])
+    assert combine([1, 3], [first, second], "euclidean") == pytest.approx([0.25, 6.75])
 
 
 @effort(max_examples=200, deadline=None)
@@ -53,23 +53,23 @@ def test_images_come_in_the_order_of_the_weighted_scores_of_the_terms(
     scale: Any
     if metric == "euclidean":
         each = ((images[:, None] - terms[None]) ** 2).sum(axis=2)
-        scored, wanted = ((images - mixed) ** 2).sum(axis=1), each @ weights
+        scored, expected = ((images - mixed) ** 2).sum(axis=1), each @ weights
         scale = sum(weights)
     else:
         compared = units(images) if metric == "cosine" else images
         scored = compared @ (units(mixed) if metric == "cosine" else mixed)
-        wanted = compared @ (units(terms) if metric == "cosine" else terms).T @ weights
+        expected = compared @ (units(terms) if metric == "cosine" else terms).T @ weights
         scale = np.linalg.norm(np.asarray(weights) @ units(terms)) if metric == "cosine" else 1
     # Equal but for a factor above 0, which says how the scores are to be read, and a constant.
-    moved = scale * scored - wanted
+    moved = scale * scored - expected
     assert np.allclose(moved, moved[0] if metric == "euclidean" else 0, atol=1e-3)
 
 
 def test_a_negative_term_is_moved_away_from() -> None:
     church, night = np.array([1, 0], np.float32), np.array([0.6, 0.8], np.float32)
-    found = combine([1, -0.5], [church, night], "cosine")
-    assert found @ night < church @ night
-    assert found @ church > 0.8
+    mixed = combine([1, -0.5], [church, night], "cosine")
+    assert mixed @ night < church @ night
+    assert mixed @ church > 0.8
 
 
 @pytest.mark.parametrize("metric", METRICS)

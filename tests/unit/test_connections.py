@@ -1,4 +1,4 @@
-"""Connections that keep a gateway waiting, on a real server in this process."""
+"""Slow and idle connections, to a real server in this process."""
 
 import socket
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from clipfleet.testing import MemoryService
 from support.services import eventually
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-MOST = 8
-BRIEF = {"header_s": 0.2, "send_s": 0.5, "body_s": 0.2, "connections": MOST}
+MAX_CONNECTIONS = 8
+BRIEF = {"header_s": 0.2, "send_s": 0.5, "body_s": 0.2, "connections": MAX_CONNECTIONS}
 
 
 @pytest.fixture(scope="module")
@@ -32,29 +32,31 @@ def answers(line: socket.socket) -> bool:
 
 
 def is_closed(line: socket.socket) -> bool:
-    """Waits for the end, whatever comes before it."""
+    """Read until the gateway closes the connection, and ignore what it sends before."""
     with suppress(ConnectionResetError):
         while line.recv(1_000):
             pass
     return True
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHo", ASK + b"GET /"])
+@pytest.mark.parametrize("head", [b"", b"GET /healthz HTTP/1.1\r\nHo", ASK + b"GET /"])
 def test_a_request_without_the_end_of_its_header_is_not_waited_for(
-    service: MemoryService, said: bytes
+    service: MemoryService, head: bytes
 ) -> None:
     with closing(connected(service)) as line:
-        line.sendall(said)
+        line.sendall(head)
         assert is_closed(line)
 
 
 def test_one_byte_now_and_then_gains_no_time(service: MemoryService) -> None:
-    """On a busy machine the time may be over after one byte, which shows nothing: try again."""
+    """On a busy machine the time limit may pass after one byte, which proves nothing, so the test
+    tries again."""
     eventually(lambda: dripped(service) > 2, 60, "a connection closed between bytes")
 
 
 def dripped(service: MemoryService) -> int:
-    """Bytes sent, one each time that the gateway had time to notice the one before, to the end."""
+    """Send a request byte by byte until the gateway closes the connection; return the number of
+    bytes. Between two bytes the gateway answers another request, so it has seen the first."""
     sent = 0
     with closing(connected(service)) as line, httpx.Client(base_url=service.url) as other:
         try:
@@ -79,27 +81,29 @@ def test_a_slow_body_is_answered_and_its_connection_closed(service: MemoryServic
             b"POST /v1/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b'Content-Length: 100\r\n\r\n{"te'
         )
-        found = b""
+        answer = b""
         while piece := line.recv(4_096):
-            found += piece
-    assert found.startswith(b"HTTP/1.1 408")
-    assert b"connection: close" in found
-    assert b"CLIPFLEET_LIMITS__BODY_S" in found
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"connection: close" in answer
+    assert b"CLIPFLEET_LIMITS__BODY_S" in answer
 
 
 def test_those_that_are_idle_make_room_for_others(service: MemoryService) -> None:
     with ExitStack() as stack:
-        lines = [stack.enter_context(closing(connected(service))) for _ in range(3 * MOST)]
+        lines = [
+            stack.enter_context(closing(connected(service))) for _ in range(3 * MAX_CONNECTIONS)
+        ]
         assert answers(lines[-1])
         assert is_closed(lines[0])
 
 
 def test_slow_bodies_make_room_for_others() -> None:
-    """The oldest is closed; whoever asks next is answered."""
+    """The gateway closes the oldest connection and answers the next request."""
     head = b"POST /v1/collections/c/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n"
     patient = {**BRIEF, "header_s": 60, "body_s": 60}
     with MemoryService(limits=patient) as service, ExitStack() as lines:
-        slow = [lines.enter_context(closing(connected(service))) for _ in range(MOST)]
+        slow = [lines.enter_context(closing(connected(service))) for _ in range(MAX_CONNECTIONS)]
         for line in slow:
             line.sendall(head + b"Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n{")
             assert line.recv(100).startswith(b"HTTP/1.1 100"), "the gateway reads the body"
@@ -131,7 +135,7 @@ def test_a_client_that_does_not_read_its_answer_is_given_up(service: MemoryServi
 
 
 def has_hung_up(line: socket.socket) -> bool:
-    """Nothing is read: what is sent is refused, or it is not."""
+    """Whether the gateway refuses what is sent; nothing is read."""
     try:
         line.send(b"G")
     except OSError:

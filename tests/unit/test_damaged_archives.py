@@ -1,4 +1,4 @@
-"""Archives that are damaged, or made to do harm."""
+"""Damaged and malicious archives."""
 
 import gzip
 import io
@@ -22,36 +22,36 @@ def test_what_came_before_the_damage_is_listed_and_then_it_is_said(
     noise = random.Random(1)
     members = {f"{n:03}.jpg": noise.randbytes(3_000) for n in range(60)}
     whole = packed(name, members)
-    found = archive(tmp_path, whole[: len(whole) // 2], name)
-    seen, said = until_broken(found)
-    assert re.search("is damaged .* images before that are indexed", said)
+    image_source = archive(tmp_path, whole[: len(whole) // 2], name)
+    seen, reason = until_broken(image_source)
+    assert re.search("is damaged .* images before that are indexed", reason)
     assert len(seen) > 10
-    good = [one.item for one in seen if one.item.problem is None][:-1]
-    assert [data_of(tmp_path, one) for one in good] == list(members.values())[: len(good)]
+    good = [entry.item for entry in seen if entry.item.problem is None][:-1]
+    assert [data_of(tmp_path, image) for image in good] == list(members.values())[: len(good)]
     with pytest.raises(Exception, match="is damaged"):
-        listed(found, seen[-1].cursor)
+        listed(image_source, seen[-1].cursor)
 
 
 def test_a_header_overwritten_in_the_midst_is_damage_and_not_the_end(tmp_path: Path) -> None:
     raw = bytearray(packed("a.tar", {f"{n}.jpg": b"x" * 512 for n in range(5)}))
     raw[2 * 1024 : 2 * 1024 + 512] = b"\xaa" * 512
-    found = archive(tmp_path, bytes(raw))
-    seen, said = until_broken(found)
-    assert "is damaged" in said
-    assert names([one.item for one in seen]) == ["0.jpg", "1.jpg"]
+    image_source = archive(tmp_path, bytes(raw))
+    seen, reason = until_broken(image_source)
+    assert "is damaged" in reason
+    assert names([entry.item for entry in seen]) == ["0.jpg", "1.jpg"]
 
 
 def test_a_header_that_claims_gigabytes_is_not_believed(tmp_path: Path) -> None:
     info = tarfile.TarInfo("pax")
     info.type, info.size = tarfile.XHDTYPE, (1 << 33) - 1
     raw = packed("a.tar", {"1.jpg": b"x"})[:1024] + info.tobuf() + b"\0" * 2_048
-    found = archive(tmp_path, raw)
+    image_source = archive(tmp_path, raw)
     with pytest.raises(Exception, match="claims to have"):
-        listed(found)
+        listed(image_source)
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason"),
     [
         (b"", "neither a tar nor a zip"),
         (b"<html>no such page</html>" * 100, "neither a tar nor a zip"),
@@ -65,12 +65,12 @@ def test_a_header_that_claims_gigabytes_is_not_believed(tmp_path: Path) -> None:
         "zip",
     ],  # gzip writes the time: ids must be equal in all processes
 )
-def test_what_is_no_archive_says_so(tmp_path: Path, data: bytes, said: str) -> None:
-    assert said in why_not(archive(tmp_path, data))
+def test_what_is_no_archive_says_so(tmp_path: Path, data: bytes, reason: str) -> None:
+    assert reason in why_not(archive(tmp_path, data))
 
 
 def test_a_zip_bomb_unpacks_no_further_than_the_limit(tmp_path: Path) -> None:
-    """Its table of contents lies about the size."""
+    """The central directory states a false size."""
     bomb = packed("a.zip", {"1.jpg": b"\0" * 5_000_000})
     lying = bomb.replace((5_000_000).to_bytes(4, "little"), (900).to_bytes(4, "little"))
     (item,) = items(archive(tmp_path, lying, "a.zip", image_bytes=10_000))

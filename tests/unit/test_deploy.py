@@ -1,4 +1,4 @@
-"""docker-compose.yml, the images and their settings, as far as no container engine is needed."""
+"""docker-compose.yml, the images and their settings: every check that needs no container engine."""
 
 import os
 import re
@@ -97,8 +97,8 @@ def test_every_setting_that_is_named_exists() -> None:
 
 def test_the_guide_names_services_and_files_that_there_are() -> None:
     guide = (ROOT / "docs" / "deploy.md").read_text()
-    said = re.findall(r"--no-deps ([a-z -]+)|--scale ([a-z-]+)=|--rm ([a-z-]+)", guide)
-    named = {name for words in said for word in words for name in word.split()}
+    options = re.findall(r"--no-deps ([a-z -]+)|--scale ([a-z-]+)=|--rm ([a-z-]+)", guide)
+    named = {name for words in options for word in words for name in word.split()}
     assert {"worker-ingest", "planner", "keys"} <= named <= deployment.compose().keys()
     paths = set(re.findall(r"\bdeploy/[\w./-]*\w", guide))
     assert len(paths) > 5
@@ -109,7 +109,7 @@ def test_the_guide_names_services_and_files_that_there_are() -> None:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The files that `sh deploy/env.sh` is started beside."""
+    """A folder with the files that `sh deploy/env.sh` needs."""
     (tmp_path / "deploy").mkdir()
     for name in (".env.example", "docker-compose.yml", "deploy/env.sh"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -123,8 +123,8 @@ def env_sh(copy: Path) -> dict[str, str]:
 
 
 def test_the_first_command_makes_every_password_and_no_other_user_reads_them(copy: Path) -> None:
-    made = env_sh(copy)
-    passwords = [value for name, value in made.items() if name.endswith("_PASSWORD")]
+    settings = env_sh(copy)
+    passwords = [value for name, value in settings.items() if name.endswith("_PASSWORD")]
     assert len(set(passwords)) == 4
     assert all(re.fullmatch("[0-9a-f]{48}", password) for password in passwords)
     assert stat.S_IMODE((copy / ".env").stat().st_mode) == 0o600
@@ -144,22 +144,22 @@ def test_what_compose_cannot_do_without_is_in_env(copy: Path) -> None:
 def test_docker_compose_understands_it(copy: Path, profile: str) -> None:
     env_sh(copy)
     command = [deployment.tool("docker-compose"), "--profile", profile, "config", "--quiet"]
-    said = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
+    completed = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_hadolint_finds_nothing() -> None:
-    said = subprocess.run(
+    completed = subprocess.run(
         [deployment.tool("hadolint"), DEPLOY / "Dockerfile"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert said.stdout == ""
+    assert completed.stdout == ""
 
 
 def test_redis_as_compose_starts_it_keeps_what_it_is_given(tmp_path: Path) -> None:
-    """The very command, with the server of the tests in place of the image's."""
+    """Runs the command of the compose file with the Valkey server of the tests."""
     port = commands.free_port()
     url = commands.valkey_url(port, "secret")
     server = tmp_path / "valkey-server"

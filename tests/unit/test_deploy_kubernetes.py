@@ -1,4 +1,4 @@
-"""deploy/kubernetes: valid, without rights that it does not need, and consistent with itself."""
+"""deploy/kubernetes: the manifests are valid, consistent, and grant no more rights than needed."""
 
 import shutil
 from pathlib import Path
@@ -17,8 +17,8 @@ BASE = [
     for path in sorted((KUBERNETES / "base").glob("*.yaml"))
     if path.name != "kustomization.yaml"
 ]
-MANIFESTS = [one for path in BASE for one in deployment.documents(path)]
-DEPLOYMENTS = [one for one in MANIFESTS if one["kind"] == "Deployment"]
+MANIFESTS = [manifest for path in BASE for manifest in deployment.documents(path)]
+DEPLOYMENTS = [manifest for manifest in MANIFESTS if manifest["kind"] == "Deployment"]
 
 
 def name_of(manifest: dict[str, Any]) -> str:
@@ -26,7 +26,7 @@ def name_of(manifest: dict[str, Any]) -> str:
 
 
 def overlay(tmp_path: Path, components: list[str]) -> Path:
-    """A user's own, beside a copy of ours: overlays/cpu with more components."""
+    """A copy of our manifests with a user's overlay: overlays/cpu with more components."""
     shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
     folder = tmp_path / "kubernetes" / "overlays" / "own"
     folder.mkdir()
@@ -37,7 +37,7 @@ def overlay(tmp_path: Path, components: list[str]) -> Path:
 
 
 def require_valid(manifests: list[dict[str, Any]]) -> None:
-    known = [one for one in manifests if one["kind"] not in OTHERS]
+    known = [manifest for manifest in manifests if manifest["kind"] not in OTHERS]
     assert known
     for manifest in known:
         for version in (OLDEST, NEWEST):
@@ -54,7 +54,9 @@ def test_an_overlay_renders_to_what_kubernetes_knows(name: str) -> None:
     manifests = deployment.rendered(KUBERNETES / "overlays" / name)
     require_valid(manifests)
     images = [
-        pod(one)["containers"][0]["image"] for one in manifests if one["kind"] == "Deployment"
+        pod(manifest)["containers"][0]["image"]
+        for manifest in manifests
+        if manifest["kind"] == "Deployment"
     ]
     assert all(image.startswith("registry.example/") for image in images)
     assert any("-cuda:" in image for image in images) == (name == "gpu")
@@ -64,10 +66,12 @@ def test_every_component_can_be_added(tmp_path: Path) -> None:
     names = ["blobs-volume", "models-volume", "prometheus-operator"]
     manifests = deployment.rendered(overlay(tmp_path, names))
     require_valid(manifests)
-    for one in (one for one in manifests if one["kind"] == "Deployment"):
-        claims = [volume.get("persistentVolumeClaim", {}) for volume in pod(one)["volumes"]]
+    for manifest in (manifest for manifest in manifests if manifest["kind"] == "Deployment"):
+        claims = [volume.get("persistentVolumeClaim", {}) for volume in pod(manifest)["volumes"]]
         assert {"claimName": "blobs"} in claims
-        assert ({"claimName": "models"} in claims) == one["metadata"]["name"].startswith("worker")
+        assert ({"claimName": "models"} in claims) == manifest["metadata"]["name"].startswith(
+            "worker"
+        )
 
 
 def pod(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -103,18 +107,20 @@ def test_a_pod_is_watched_and_may_end_in_peace(manifest: dict[str, Any]) -> None
 
 
 def test_who_is_scaled_by_somebody_else_says_no_number() -> None:
-    """Or every apply would set it back."""
-    fixed = {one["metadata"]["name"] for one in DEPLOYMENTS if "replicas" in one["spec"]}
+    """Otherwise every `kubectl apply` resets the number of replicas."""
+    fixed = {
+        manifest["metadata"]["name"] for manifest in DEPLOYMENTS if "replicas" in manifest["spec"]
+    }
     assert fixed == {"planner"}
 
 
 def test_a_drained_node_leaves_some_of_each() -> None:
     budgets = {
-        one["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"]
-        for one in MANIFESTS
-        if one["kind"] == "PodDisruptionBudget"
+        manifest["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"]
+        for manifest in MANIFESTS
+        if manifest["kind"] == "PodDisruptionBudget"
     }
-    assert budgets == {one["metadata"]["name"] for one in DEPLOYMENTS}
+    assert budgets == {manifest["metadata"]["name"] for manifest in DEPLOYMENTS}
 
 
 def scaled() -> list[dict[str, Any]]:
@@ -128,7 +134,9 @@ def scaled() -> list[dict[str, Any]]:
 def test_keda_reads_the_model_that_the_parts_serve_at_the_gateway_that_there_is() -> None:
     (base,) = deployment.documents(KUBERNETES / "base" / "kustomization.yaml")
     settings = dict(line.split("=", 1) for line in base["configMapGenerator"][0]["literals"])
-    triggers = [trigger for one in scaled() for trigger in one["spec"]["triggers"]]
+    triggers = [
+        trigger for scaled_object in scaled() for trigger in scaled_object["spec"]["triggers"]
+    ]
     read = [trigger["metadata"] for trigger in triggers if trigger["type"] == "metrics-api"]
     assert len(read) == 2
     for metadata in read:
@@ -140,18 +148,19 @@ def test_keda_reads_the_model_that_the_parts_serve_at_the_gateway_that_there_is(
 
 def test_only_ingest_workers_may_go_altogether() -> None:
     least = {
-        one["spec"]["scaleTargetRef"]["name"]: one["spec"]["minReplicaCount"] for one in scaled()
+        scaled_object["spec"]["scaleTargetRef"]["name"]: scaled_object["spec"]["minReplicaCount"]
+        for scaled_object in scaled()
     }
     assert least["worker-ingest"] == 0
     assert least["worker-query"] >= 2
-    assert least.keys() <= {one["metadata"]["name"] for one in DEPLOYMENTS}
+    assert least.keys() <= {manifest["metadata"]["name"] for manifest in DEPLOYMENTS}
 
 
 def test_no_secret_is_carried_along() -> None:
     kinds = {
-        one["kind"]
+        manifest["kind"]
         for path in KUBERNETES.rglob("*.yaml")
         if path.name != "secrets.example.yaml"
-        for one in deployment.documents(path)
+        for manifest in deployment.documents(path)
     }
     assert "Secret" not in kinds

@@ -1,4 +1,4 @@
-"""Prometheus' configuration and the dashboard: they name metrics and labels that there are."""
+"""The Prometheus configuration and the dashboard name only metrics and labels that exist."""
 
 import json
 import re
@@ -53,7 +53,7 @@ HISTOGRAMS = {
 
 
 class Fleet:
-    """A model with some work."""
+    """An overview of one model with some work."""
 
     def read(self) -> Overview:
         return Overview(
@@ -62,7 +62,7 @@ class Fleet:
 
 
 def registries() -> list[CollectorRegistry]:
-    """Of one part of each kind, which have done a little of everything."""
+    """The registries of one gateway, planner and worker, each with a value for every metric."""
     gateway, planner, worker = GatewayMetrics(), PlannerMetrics(), WorkerMetrics()
     gateway.watch(Fleet(), [], "m")
     gateway.answered("GET", "/v1/jobs", 200, 0.1)
@@ -97,7 +97,9 @@ def alerts() -> list[dict[str, Any]]:
 def selectors() -> list[str]:
     triggers = (KUBERNETES / "components" / "keda").glob("*.yaml")
     return [
-        said for path in triggers for said in re.findall(r"valueLocation: (.*)", path.read_text())
+        location
+        for path in triggers
+        for location in re.findall(r"valueLocation: (.*)", path.read_text())
     ]
 
 
@@ -105,7 +107,7 @@ EXPRESSIONS = [*dashboard(), *(rule["expr"] for rule in alerts()), *selectors()]
 
 
 def metric(name: str) -> str:
-    """Without what a histogram's series have at their end."""
+    """The name of a metric without the suffix of a histogram's series."""
     bare = re.sub(r"_(bucket|sum|count)$", "", name)
     return bare if bare in HISTOGRAMS else name
 
@@ -130,7 +132,9 @@ def test_the_dashboard_shows_every_metric() -> None:
     assert set().union(*map(named, dashboard())) == METRICS.keys()
 
 
-@pytest.mark.parametrize("expression", [one for one in EXPRESSIONS if "_total" in one])
+@pytest.mark.parametrize(
+    "expression", [expression for expression in EXPRESSIONS if "_total" in expression]
+)
 def test_a_counter_is_only_read_as_a_rate(expression: str) -> None:
     assert expression.count("_total") == len(re.findall(r"rate\(clipfleet_\w+_total", expression))
 
@@ -150,32 +154,34 @@ def test_panels_do_not_lie_on_each_other() -> None:
 
 
 def test_grafana_is_given_the_source_that_the_dashboard_asks() -> None:
-    (given,) = deployment.documents(DEPLOY / "grafana/provisioning/datasources/prometheus.yml")
-    (source,) = given["datasources"]
+    (provisioning,) = deployment.documents(
+        DEPLOY / "grafana/provisioning/datasources/prometheus.yml"
+    )
+    (source,) = provisioning["datasources"]
     assert {panel["datasource"]["uid"] for panel in DASHBOARD["panels"]} == {source["uid"]}
     assert source["url"] == "http://prometheus:9090"
 
 
 def test_grafana_finds_the_dashboard_where_compose_mounts_it() -> None:
-    (given,) = deployment.documents(DEPLOY / "grafana/provisioning/dashboards/clipfleet.yml")
-    path = given["providers"][0]["options"]["path"]
+    (provisioning,) = deployment.documents(DEPLOY / "grafana/provisioning/dashboards/clipfleet.yml")
+    path = provisioning["providers"][0]["options"]["path"]
     assert f"./deploy/grafana/dashboards:{path}:ro" in deployment.compose()["grafana"]["volumes"]
 
 
 def scraped() -> dict[str, dict[str, Any]]:
     (config,) = deployment.documents(PROMETHEUS / "prometheus.yml")
-    return {one["job_name"]: one["dns_sd_configs"][0] for one in config["scrape_configs"]}
+    return {job["job_name"]: job["dns_sd_configs"][0] for job in config["scrape_configs"]}
 
 
 def test_prometheus_asks_every_part_that_compose_has() -> None:
-    asked = {name for job in scraped().values() for name in job["names"]}
+    hosts = {name for job in scraped().values() for name in job["names"]}
     parts = {
         name
         for name, service in deployment.compose().items()
         if service["image"].startswith("clipfleet-")
     }
-    assert asked == parts - {"keys", "flower"}
-    assert {job: one["port"] for job, one in scraped().items()} == {
+    assert hosts == parts - {"keys", "flower"}
+    assert {job: target["port"] for job, target in scraped().items()} == {
         "gateway": 8000,
         "planner": 9400,
         "workers": 9400,
@@ -190,9 +196,9 @@ def test_every_alert_says_what_to_do() -> None:
 
 def promtool(*arguments: str | Path) -> str:
     command = [deployment.tool("promtool"), *arguments]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stdout + said.stderr
-    return said.stdout
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
 
 
 def test_prometheus_understands_its_configuration() -> None:

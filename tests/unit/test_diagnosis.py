@@ -1,4 +1,4 @@
-"""What `clipfleet doctor` sees before it tries anything."""
+"""What `clipfleet doctor` reports before it runs any probe."""
 
 import asyncio
 from pathlib import Path
@@ -24,7 +24,7 @@ from clipfleet.testing import MemoryStore, memory_parts
 ABOUT = WorkerInfo(version=clipfleet.__version__, torch="2.13.0+cpu", cores=2)
 
 
-def card(number: int = 1, host: str = "one", **said: Any) -> WorkerCard:
+def card(number: int = 1, host: str = "one", **fields: Any) -> WorkerCard:
     plain: dict[str, Any] = {
         "id": f"{host}-{number}-abc",
         "model": "m",
@@ -36,14 +36,14 @@ def card(number: int = 1, host: str = "one", **said: Any) -> WorkerCard:
         "progress_at": 0.0,
         "about": ABOUT,
     }
-    return WorkerCard(**{**plain, **said})
+    return WorkerCard(**{**plain, **fields})
 
 
-def seen(*cards: WorkerCard, **said: Any) -> list[tuple[str, str]]:
-    told: dict[str, Any] = {"planners": ["p"], "collections": [], "waiting": [], "model": "m"}
-    found = diagnose(cards, **{**told, **said})
-    assert all(one.do for one in found)
-    return [(one.severity, f"{one.part}: {one.what}") for one in found]
+def seen(*cards: WorkerCard, **overrides: Any) -> list[tuple[str, str]]:
+    defaults: dict[str, Any] = {"planners": ["p"], "collections": [], "waiting": [], "model": "m"}
+    findings = diagnose(cards, **{**defaults, **overrides})
+    assert all(finding.do for finding in findings)
+    return [(finding.severity, f"{finding.part}: {finding.what}") for finding in findings]
 
 
 def test_nothing_is_wrong_with_a_planner_and_both_lanes() -> None:
@@ -62,12 +62,12 @@ def test_who_is_missing_is_an_error() -> None:
 
 def test_a_collection_of_a_model_that_nobody_has_is_named() -> None:
     other = Collection.new("old", metric="dot", model="another", dim=4, fields={})
-    found = diagnose([card()], ["p"], [other], [], "m")
-    assert [one.what for one in found] == [
+    findings = diagnose([card()], ["p"], [other], [], "m")
+    assert [finding.what for finding in findings] == [
         f"no worker that is alive serves the {lane} lane of model 'another' (needed by old)"
         for lane in LANES
     ]
-    assert all("the workers that are alive have m" in one.do for one in found)
+    assert all("the workers that are alive have m" in finding.do for finding in findings)
 
 
 def test_a_job_that_waits_says_why() -> None:
@@ -92,7 +92,7 @@ def test_more_cpu_workers_than_cores_are_too_many_on_one_host_only() -> None:
     crowded = "host one: 3 ingest workers compute on 2 cores"
     assert seen(*three) == [("warning", crowded)]
     assert seen(*three[:2], card(3, host="two-more")) == []
-    assert seen(*(one.model_copy(update={"device": "cuda"}) for one in three)) == []
+    assert seen(*(worker.model_copy(update={"device": "cuda"}) for worker in three)) == []
 
 
 def test_workers_of_other_versions_are_mentioned() -> None:
@@ -103,8 +103,8 @@ def test_workers_of_other_versions_are_mentioned() -> None:
 
 
 def stages(**alone: float) -> list[doctor_probe.StageRate]:
-    found = [doctor_probe.StageRate(name, 1.0, rate) for name, rate in alone.items()]
-    return sorted(found, key=lambda stage: stage.alone)
+    rates = [doctor_probe.StageRate(name, 1.0, rate) for name, rate in alone.items()]
+    return sorted(rates, key=lambda stage: stage.alone)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_milvus_that_is_away_is_one_finding_among_others() -> None:
 
     settings = Settings(blobs="memory://clipfleet-unit-tests/diagnosis")
     gateway = Gateway(settings, memory_parts(settings, store=Away()))
-    found = asyncio.run(milvus_findings(gateway))
-    assert [str(one) for one in found] == [
+    findings = asyncio.run(milvus_findings(gateway))
+    assert [str(finding) for finding in findings] == [
         "Milvus does not answer just now; check the log of Milvus and CLIPFLEET_MILVUS_URI"
     ]

@@ -1,4 +1,4 @@
-"""Exact search, block by block, against plain numpy; and what recall makes of it."""
+"""Exact search, block by block, compared with plain numpy; and recall, which builds on it."""
 
 import threading
 from typing import Any
@@ -46,8 +46,8 @@ def some(count: int, seed: int = 0) -> Vectors:
 def search(
     store: MemoryStore, collection: Collection, queries: Vectors, **more: Any
 ) -> list[list[Match]]:
-    told: dict[str, Any] = {"namespace": "n", "top_k": 10, **more}
-    return exact_search(store, collection, queries, Bounds(), **told)
+    options: dict[str, Any] = {"namespace": "n", "top_k": 10, **more}
+    return exact_search(store, collection, queries, Bounds(), **options)
 
 
 def ids(matches: list[Match]) -> list[str]:
@@ -62,25 +62,25 @@ def test_it_finds_what_a_store_finds_that_compares_all(metric: Metric, offset: i
     )
     queries = some(5, seed=1)
     where = parse_filter({"label": "odd"}, {})
-    told: dict[str, Any] = {"namespace": "n", "top_k": 9, "offset": offset, "where": where}
-    expected = store.search(collection, queries, **told)
-    for mine, other in zip(search(store, collection, queries, **told), expected, strict=True):
+    options: dict[str, Any] = {"namespace": "n", "top_k": 9, "offset": offset, "where": where}
+    expected = store.search(collection, queries, **options)
+    for mine, other in zip(search(store, collection, queries, **options), expected, strict=True):
         assert ids(mine) == ids(other)
         assert [m.score for m in mine] == pytest.approx([m.score for m in other], abs=1e-5)
 
 
 def test_equal_scores_are_ordered_by_id_across_blocks() -> None:
     store, collection = a_shelf("cosine", np.ones((40, DIM), np.float32))
-    (found,) = search(store, collection, np.ones((1, DIM), np.float32), top_k=12)
-    assert ids(found) == [f"{n:03}" for n in range(12)]
+    (matches,) = search(store, collection, np.ones((1, DIM), np.float32), top_k=12)
+    assert ids(matches) == [f"{n:03}" for n in range(12)]
 
 
 def test_an_image_is_at_no_distance_from_itself() -> None:
     rows = some(20) * 100
     store, collection = a_shelf("euclidean", rows)
-    (found,) = search(store, collection, rows[3:4], top_k=1)
-    assert ids(found) == ["003"]
-    assert found[0].score < 1e-4
+    (matches,) = search(store, collection, rows[3:4], top_k=1)
+    assert ids(matches) == ["003"]
+    assert matches[0].score < 1e-4
 
 
 def test_values_are_there_when_asked_for() -> None:
@@ -94,13 +94,13 @@ def test_values_are_there_when_asked_for() -> None:
 
 def test_nobody_waits_for_longer_than_the_bound_nor_for_a_worker_that_stops() -> None:
     store, collection = a_shelf("dot", some(3))
-    told: dict[str, Any] = {"namespace": "n", "top_k": 1}
+    options: dict[str, Any] = {"namespace": "n", "top_k": 1}
     with pytest.raises(InvalidRequest, match="narrow it with a filter"):
-        exact_search(store, collection, some(1), Bounds(seconds=-1), **told)
+        exact_search(store, collection, some(1), Bounds(seconds=-1), **options)
     over = threading.Event()
     over.set()
     with pytest.raises(Unavailable, match="is stopping"):
-        exact_search(store, collection, some(1), Bounds(60, over), **told)
+        exact_search(store, collection, some(1), Bounds(60, over), **options)
 
 
 def hits(*scored: tuple[str, float]) -> list[ScoredId]:
@@ -129,8 +129,8 @@ def test_an_equally_near_image_stands_for_another() -> None:
 )  # fmt: skip
 def test_recall_of_the_right_answer_is_one(count: int, k: int, metric: Metric, seed: int) -> None:
     store, collection = a_shelf(metric, some(count, seed))
-    (found,) = search(store, collection, some(1, seed)[:1], top_k=k + 1)
-    right = hits(*((match.record.id, match.score) for match in found))
+    (matches,) = search(store, collection, some(1, seed)[:1], top_k=k + 1)
+    right = hits(*((match.record.id, match.score) for match in matches))
     assert recall("000", right, right, k, metric) == 1
     if count > k + 1:  # without the nearest there is a gap, unless the next is as near
         assert recall("000", [m for m in right if m.id == "000"], right, k, metric) == 0

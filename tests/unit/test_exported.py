@@ -1,4 +1,4 @@
-"""ExportFile files: whole or not there, and refused in one line when they are not to be used."""
+"""Export files: a file is complete or absent, and a bad file is refused in one line."""
 
 import json
 from collections.abc import Callable
@@ -21,10 +21,10 @@ DIM = 4
 
 
 def written(path: Path, count: int = 6, **more: Any) -> Path:
-    """As the gateway makes it, in groups of four rows."""
+    """Write a file as the gateway does, in groups of four rows."""
     fields = {"year": "int", "price": "float", "sold": "bool", "genre": "string"}
-    told: Any = {"metric": "cosine", "model": "m", "dim": DIM, "fields": fields}
-    collection = Collection.new("shelf", **told)
+    options: Any = {"metric": "cosine", "model": "m", "dim": DIM, "fields": fields}
+    collection = Collection.new("shelf", **options)
     file = ParquetFile(collection)
     rows = [a_row(f"{n}", n, **more) for n in range(count)]
     groups = [file.group(rows[start : start + 4]) for start in range(0, count, 4)]
@@ -35,7 +35,7 @@ def written(path: Path, count: int = 6, **more: Any) -> Path:
 def a_row(name: str, n: int, **more: Any) -> Record:
     space = "even" if n % 2 == 0 else "odd"
     metadata = {"year": n, "price": 1.5, "sold": False, "genre": "é", "free": [n]} if n else {}
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "embedding": np.arange(DIM, dtype=np.float32) + n,
         "content_hash": "0" * 32,
         "label": "a" if n else "",
@@ -44,7 +44,7 @@ def a_row(name: str, n: int, **more: Any) -> Record:
         "metadata": metadata,
     }
     return Record(
-        pk=primary_key(space, name), id=name, namespace=space, uri="u", **{**told, **more}
+        pk=primary_key(space, name), id=name, namespace=space, uri="u", **{**fields, **more}
     )
 
 
@@ -54,19 +54,19 @@ def changed(path: Path, change: Callable[[pa.Table], pa.Table]) -> Path:
 
 
 def vectors(path: Path) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_namespace: dict[str, list[dict[str, Any]]] = {}
     for namespace, some in ExportFile(path).pieces():
-        found.setdefault(namespace, []).extend(some)
-    return found
+        by_namespace.setdefault(namespace, []).extend(some)
+    return by_namespace
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(NotOurs) as caught:
         vectors(path)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert said.startswith(f"{path} cannot be imported: ")
-    return said
+    reason = str(caught.value)
+    assert "\n" not in reason
+    assert reason.startswith(f"{path} cannot be imported: ")
+    return reason
 
 
 def test_a_file_gives_back_what_went_in(tmp_path: Path) -> None:
@@ -75,14 +75,14 @@ def test_a_file_gives_back_what_went_in(tmp_path: Path) -> None:
     about = exported.description
     assert (about.name, about.metric, about.model, about.dim) == ("shelf", "cosine", "m", DIM)
     assert exported.rows == 6
-    found = vectors(path)
-    assert {space: [one["id"] for one in some] for space, some in found.items()} == {
+    by_namespace = vectors(path)
+    assert {space: [vector["id"] for vector in some] for space, some in by_namespace.items()} == {
         "even": ["0", "2", "4"],
         "odd": ["1", "3", "5"],
     }
-    assert found["even"][0]["metadata"] == {}
-    assert found["even"][0]["label"] is None
-    assert found["odd"][0] == {
+    assert by_namespace["even"][0]["metadata"] == {}
+    assert by_namespace["even"][0]["label"] is None
+    assert by_namespace["odd"][0] == {
         "id": "1",
         "uri": "u",
         "label": "a",
@@ -128,13 +128,13 @@ def test_other_peoples_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_later_version_and_a_broken_description_are_refused(tmp_path: Path) -> None:
-    def told(text: str) -> Callable[[pa.Table], pa.Table]:
+    def describing(text: str) -> Callable[[pa.Table], pa.Table]:
         return lambda table: table.replace_schema_metadata({KEY: text.encode()})
 
-    path = changed(written(tmp_path / "x.parquet"), told(json.dumps({"version": 2})))
+    path = changed(written(tmp_path / "x.parquet"), describing(json.dumps({"version": 2})))
     assert "another version" in refusal(path)
     for text in ("{", "[]", '{"name": 3}'):
-        assert "cannot be understood" in refusal(changed(path, told(text)))
+        assert "cannot be understood" in refusal(changed(path, describing(text)))
 
 
 def test_missing_and_strange_columns_are_named(tmp_path: Path) -> None:
@@ -142,10 +142,10 @@ def test_missing_and_strange_columns_are_named(tmp_path: Path) -> None:
     assert "'uri' is missing" in refusal(changed(path, lambda table: table.drop(["uri"])))
     path = written(tmp_path / "y.parquet")
     place = pq.read_table(path).schema.get_field_index("year")
-    said = refusal(
+    reason = refusal(
         changed(path, lambda t: t.set_column(place, "year", pa.array(["x"] * t.num_rows)))
     )
-    assert "'year' is string, not int64" in said
+    assert "'year' is string, not int64" in reason
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

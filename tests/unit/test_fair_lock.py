@@ -1,4 +1,4 @@
-"""Who comes next at a lock that many want."""
+"""The order in which jobs get a fair lock."""
 
 import threading
 
@@ -25,13 +25,13 @@ def test_a_job_with_many_threads_gets_no_more_turns_than_one_with_a_single_one()
 
 
 def test_one_holds_it_at_a_time_and_an_error_gives_it_back() -> None:
-    lock, inside, most = FairLock(), [0], [0]
+    lock, inside, peak = FairLock(), [0], [0]
 
     def work(key: str) -> None:
         for _ in range(200):
             with lock.turn(key):
                 inside[0] += 1
-                most[0] = max(most[0], inside[0])
+                peak[0] = max(peak[0], inside[0])
                 inside[0] -= 1
 
     threads = [threading.Thread(target=work, args=(f"{n % 3}",)) for n in range(6)]
@@ -39,7 +39,7 @@ def test_one_holds_it_at_a_time_and_an_error_gives_it_back() -> None:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert most[0] == 1
+    assert peak[0] == 1
     try:
         with lock.turn("a"):
             raise KeyError

@@ -1,4 +1,4 @@
-"""What changes while a worker has a chunk in hand: deletions, removed jobs, another holder."""
+"""Changes while a worker holds a chunk: deletions, removed jobs, another holder."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ from support.worker_harness import Workplace, counts
 
 
 class Meanwhile(HashEmbedder):
-    """Something happens as soon as the model has seen the first batch."""
+    """An embedder that calls `happens` once, before it embeds the first batch."""
 
     def __init__(self, happens: Callable[[], object]) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Meanwhile(HashEmbedder):
 
 
 def delete(workplace: Workplace, deletion: Deletion) -> None:
-    """As a gateway does: note it, then delete what is there."""
+    """Record the deletion, then delete the rows, as a gateway does."""
     workplace.catalogue.record_deletion(workplace.collection, deletion)
     rows = workplace.store.scan(workplace.collection, limit=100)
     covers = deletion.covering(workplace.collection)
@@ -47,7 +47,7 @@ def has_blob(workplace: Workplace, key: str) -> bool:
         return False
 
 
-ONE = Deletion(namespace="n", pk=primary_key("n", "a.jpg"))
+ONE_IMAGE = Deletion(namespace="n", pk=primary_key("n", "a.jpg"))
 SOME = Deletion(namespace="n", filter={"label": "church"})
 ALL = Deletion(namespace="n")
 
@@ -55,7 +55,7 @@ ALL = Deletion(namespace="n")
 @pytest.mark.parametrize(
     ("deletion", "stay"),
     [
-        (ONE, ["b.jpg", "c.jpg"]),
+        (ONE_IMAGE, ["b.jpg", "c.jpg"]),
         (SOME, ["c.jpg"]),
         (ALL, []),
         (Deletion(namespace="other"), ["a.jpg", "b.jpg", "c.jpg"]),
@@ -89,10 +89,10 @@ def test_a_deletion_before_the_chunk_was_claimed_does_not_concern_it(workplace: 
 
 
 def test_a_deletion_leaves_alone_what_another_job_wrote_since(workplace: Workplace) -> None:
-    """Its embedding is not the chunk's to delete."""
+    """The worker must not delete an embedding that another job wrote."""
 
     def delete_and_write() -> None:
-        delete(workplace, ONE)
+        delete(workplace, ONE_IMAGE)
         workplace.store.upsert = written  # type: ignore[method-assign]
 
     def written(collection: Collection, records: Sequence[Record]) -> None:
@@ -108,7 +108,7 @@ def test_a_deletion_leaves_alone_what_another_job_wrote_since(workplace: Workpla
 
 
 class Dying(MemoryStore):
-    """The worker ends right after its first write."""
+    """A store whose worker ends right after the first write."""
 
     def upsert(self, collection: Collection, records: Sequence[Record]) -> None:
         super().upsert(collection, records)
@@ -117,9 +117,10 @@ class Dying(MemoryStore):
 
 @pytest.mark.parametrize("way", ["claimed again", "split"])
 def test_a_deletion_outlives_the_worker_that_had_the_image(workplace: Workplace, way: str) -> None:
-    """It wrote the image, and ended before it could take it back. The next holder does."""
+    """The worker wrote the image and ended before it could delete it. The next holder deletes
+    it."""
     workplace.store.__class__ = Dying
-    workplace.embedder = Meanwhile(lambda: delete(workplace, ONE))
+    workplace.embedder = Meanwhile(lambda: delete(workplace, ONE_IMAGE))
     workplace.plan([workplace.photo("a.jpg", 1), workplace.photo("b.jpg", 2)])
     with pytest.raises(KeyboardInterrupt):
         workplace.work()
@@ -150,7 +151,8 @@ def test_a_job_cancelled_while_a_worker_embeds_writes_nothing(workplace: Workpla
 
 
 def test_a_worker_that_paused_does_not_write_over_the_next_holder(workplace: Workplace) -> None:
-    """Its picture is older than the one that the next holder read and marked."""
+    """The paused worker has an older version of the image than the next holder, which read and
+    marked it."""
     item = workplace.photo("a.jpg", 1)
 
     def pause() -> None:
@@ -175,7 +177,7 @@ def test_a_worker_that_paused_does_not_write_over_the_next_holder(workplace: Wor
 
 
 def test_a_rest_was_in_hand_as_long_as_its_chunk(workplace: Workplace) -> None:
-    """An earlier attempt may have written its images, and ended before it counted them."""
+    """An earlier attempt may have written the images and ended before it counted them."""
     items = [workplace.photo("a.jpg", 1), workplace.photo("b.jpg", 2)]
     workplace.plan(items)
     claim = workplace.next_claim()

@@ -1,4 +1,4 @@
-"""Whose turn it is to be read over the network, and on how many threads."""
+"""The fetch pool: the order of reads over the network, and the number of threads."""
 
 import threading
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ from support.services import eventually
 
 
 class Calls:
-    """Calls that hang until they are let go; `running` names those that were begun, in order."""
+    """Calls that hang until `go` is set. `running` holds the names of the calls that began, in
+    order."""
 
     def __init__(self) -> None:
         self.go, self.running = threading.Event(), list[str]()
@@ -34,9 +35,9 @@ class Calls:
 
 @pytest.fixture
 def calls() -> Iterator[Calls]:
-    made = Calls()
-    yield made
-    made.go.set()
+    hanging = Calls()
+    yield hanging
+    hanging.go.set()
 
 
 def test_a_server_has_so_many_calls_at_once_and_others_go_on(calls: Calls) -> None:

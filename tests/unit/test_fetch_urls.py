@@ -1,4 +1,4 @@
-"""Whatever is given as a URL, it is fetched or Unreadable; nothing else comes out."""
+"""Any text given as a URL is either fetched or raises Unreadable, and no other error."""
 
 import socket
 from collections.abc import Iterator
@@ -68,10 +68,10 @@ INNER = (
 
 @pytest.fixture(scope="module")
 def fetch() -> Iterator[Fetcher]:
-    """As it is without settings: nothing inside is allowed."""
-    made = Fetcher(Fetch(tries=1))
-    yield made
-    made.close()
+    """A fetcher with the default settings, which allow no internal network."""
+    fetcher = Fetcher(Fetch(tries=1))
+    yield fetcher
+    fetcher.close()
 
 
 @pytest.mark.parametrize("url", NEVER)
@@ -98,9 +98,9 @@ def nowhere(host: str, port: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def lost() -> Iterator[Fetcher]:
-    made = Fetcher(Fetch(tries=1), look_up=nowhere)
-    yield made
-    made.close()
+    fetcher = Fetcher(Fetch(tries=1), look_up=nowhere)
+    yield fetcher
+    fetcher.close()
 
 
 hosts = from_regex(r"(xn--)?[^/?#]{0,9}(\.[^/?#]{0,9}){0,2}(:\d{0,6})?", fullmatch=True)
@@ -116,6 +116,6 @@ def test_no_text_breaks_it(lost: Fetcher, parts: tuple[str, str, str]) -> None:
 @given(text() | from_regex(r"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d+:\d+:\d+ [+-]?\w*"))
 @example("Mon, 01 Jan 0001 00:00:00 +2359")
 @example("9" * 400)
-def test_no_retry_after_breaks_it(said: str) -> None:
-    seconds = retry_after_s(said)
+def test_no_retry_after_breaks_it(header: str) -> None:
+    seconds = retry_after_s(header)
     assert seconds is None or seconds >= 0

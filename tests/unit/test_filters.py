@@ -1,4 +1,4 @@
-"""What a filter may say, what it may not, and that no value speaks the store's language."""
+"""Which filters are valid, and that no value can inject an expression into the store."""
 
 import json
 import re
@@ -31,9 +31,9 @@ FIELDS: dict[str, FieldType] = {"year": "int", "size_m": "float", "open": "bool"
 
 
 def parsed(raw: dict[str, Any]) -> Filter:
-    found = parse_filter(raw, FIELDS)
-    assert found is not None
-    return found
+    condition = parse_filter(raw, FIELDS)
+    assert condition is not None
+    return condition
 
 
 def refused(raw: Any) -> str:
@@ -83,7 +83,7 @@ def test_a_value_nested_beyond_all_depth_is_refused_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "reason"),
     [
         ({"$nor": [{"year": 1}]}, "unknown operator '$nor'"),
         ({"$where": "1"}, "unknown operator '$where'"),
@@ -133,8 +133,8 @@ def test_a_value_nested_beyond_all_depth_is_refused_too() -> None:
         ({"\ud800": 1}, "cannot name"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_words(raw: dict[str, Any], said: str) -> None:
-    assert said in refused(raw)
+def test_what_cannot_be_meant_is_refused_in_words(raw: dict[str, Any], reason: str) -> None:
+    assert reason in refused(raw)
 
 
 @pytest.mark.parametrize("raw", [["year"], "year", 7, [{"year": 1}]])
@@ -202,9 +202,9 @@ def test_a_prefix_is_of_text_alone_and_letter_by_letter() -> None:
     [("ab", "ac"), ("a\\", "a]"), ('"', "#"), ("\ud7ff", "\ue000"), ("a\U0010ffff", "b")],
 )
 def test_a_prefix_is_a_range_up_to_the_next_text(prefix: str, end: str) -> None:
-    said = search_expression("n", parsed({"town": {"$prefix": prefix}}))
-    assert "f_town >= TEXT and f_town < TEXT" in skeleton(said)
-    assert [json.loads(text) for text in LITERAL.findall(said)][1:3] == [prefix, end]
+    expression = search_expression("n", parsed({"town": {"$prefix": prefix}}))
+    assert "f_town >= TEXT and f_town < TEXT" in skeleton(expression)
+    assert [json.loads(text) for text in LITERAL.findall(expression)][1:3] == [prefix, end]
     assert " < " not in search_expression("n", parsed({"town": {"$prefix": "\U0010ffff"}}))
 
 
@@ -218,7 +218,7 @@ OPS = st.sampled_from(["$eq", "$ne", "$gt", "$lte"])
 
 
 def skeleton(expression: str) -> str:
-    """The expression with every well-formed text in quotes taken out of it."""
+    """The expression with every well-formed quoted text removed."""
     return LITERAL.sub("TEXT", expression)
 
 
@@ -228,11 +228,11 @@ def test_no_value_name_or_namespace_breaks_out_of_its_quotes(
     value: str, name: str, op: str, namespace: str
 ) -> None:
     name = f"x{name}"
-    given_ = {"$or": [{name: {op: value}}, {"town": {op: value}}, {"label": {"$in": [value]}}]}
+    raw = {"$or": [{name: {op: value}}, {"town": {op: value}}, {"label": {"$in": [value]}}]}
     plain = {"$or": [{"xfree": {op: "a"}}, {"town": {op: "a"}}, {"label": {"$in": ["a"]}}]}
-    said = search_expression(namespace, parsed(given_))
-    assert skeleton(said) == skeleton(search_expression("n", parsed(plain)))
-    assert '"' not in skeleton(said)
+    expression = search_expression(namespace, parsed(raw))
+    assert skeleton(expression) == skeleton(search_expression("n", parsed(plain)))
+    assert '"' not in skeleton(expression)
 
 
 @effort(max_examples=200, deadline=None)
@@ -240,19 +240,19 @@ def test_no_value_name_or_namespace_breaks_out_of_its_quotes(
 def test_no_prefix_breaks_out_of_its_quotes(value: str) -> None:
     raw = {"$or": [{"x": {"$prefix": value}}, {"town": {"$prefix": value}}]}
     plain = {"$or": [{"x": {"$prefix": "a"}}, {"town": {"$prefix": "a"}}]}
-    said = skeleton(search_expression("n", parsed(raw)))
-    assert said == skeleton(search_expression("n", parsed(plain)))
+    bare = skeleton(search_expression("n", parsed(raw)))
+    assert bare == skeleton(search_expression("n", parsed(plain)))
 
 
 @effort(max_examples=200, deadline=None)
 @given(TEXT)
 def test_a_text_reads_back_as_itself(value: str) -> None:
-    said = keys_expression([value])
-    (literal,) = LITERAL.findall(said)
+    expression = keys_expression([value])
+    (literal,) = LITERAL.findall(expression)
     plain = {"n": "\n", "r": "\r", "t": "\t"}
-    back = re.sub(r"\\(.)", lambda found: plain.get(found[1], found[1]), literal[1:-1])
+    back = re.sub(r"\\(.)", lambda escape: plain.get(escape[1], escape[1]), literal[1:-1])
     assert back == value
-    assert said == f"pk in [{literal}]"
+    assert expression == f"pk in [{literal}]"
 
 
 def test_a_nul_reaches_no_expression() -> None:
@@ -268,16 +268,16 @@ def test_numbers_and_truth_are_written_bare_and_read_back() -> None:
 
 
 def test_a_declared_field_cannot_be_mistaken_for_one_of_the_services_own() -> None:
-    said = search_expression("n", parsed({"year": 1, "pk": "x", "namespace": "other"}))
-    assert 'metadata["pk"]' in said
-    assert 'metadata["namespace"]' in said
-    assert said.startswith('namespace == "n" and (')
+    expression = search_expression("n", parsed({"year": 1, "pk": "x", "namespace": "other"}))
+    assert 'metadata["pk"]' in expression
+    assert 'metadata["namespace"]' in expression
+    assert expression.startswith('namespace == "n" and (')
     assert set(BUILTIN_FIELDS).isdisjoint(FIELDS)
 
 
 def test_alternatives_never_widen_the_namespace() -> None:
-    said = search_expression("n", parsed({"$or": [{"year": 1}, {"year": 2}]}))
-    scope, _, rest = said.partition(" and ")
+    expression = search_expression("n", parsed({"$or": [{"year": 1}, {"year": 2}]}))
+    scope, _, rest = expression.partition(" and ")
     assert scope == 'namespace == "n"'
     assert rest[0] == "("
     depth, closes = 0, []

@@ -1,4 +1,4 @@
-"""What a gateway counts, and how it shows the fleet's numbers."""
+"""What a gateway counts, and how it shows the numbers of the fleet."""
 
 import asyncio
 import logging
@@ -125,8 +125,8 @@ def test_what_is_turned_away_for_want_of_room_or_workers_is_counted_by_reason() 
         metrics.refused(error)
     metrics.refused(asyncio.run(late()))
     metrics.refused(ValueError("not ours"))
-    found = scraped(metrics.registry).all("clipfleet_refused_total")
-    assert {labels["reason"]: count for labels, count in found} == {
+    refusals = scraped(metrics.registry).all("clipfleet_refused_total")
+    assert {labels["reason"]: count for labels, count in refusals} == {
         "queue_full": 1,
         "memory_full": 1,
         "no_worker": 1,
@@ -135,7 +135,7 @@ def test_what_is_turned_away_for_want_of_room_or_workers_is_counted_by_reason() 
     }
 
 
-def asked(
+def statuses(
     app: FastAPI | AccessLogMiddleware, *requests: tuple[str, str], **headers: str
 ) -> list[int]:
     async def run() -> list[int]:
@@ -164,9 +164,9 @@ def an_app(metrics: GatewayMetrics, lines: bool = False) -> FastAPI:
 
 def test_requests_are_counted_by_route_and_never_by_path() -> None:
     metrics = GatewayMetrics()
-    wanted = [("GET", f"/things/{n}") for n in range(5)]
+    things = [("GET", f"/things/{n}") for n in range(5)]
     others = [("DELETE", "/things/1"), ("GET", "/nowhere/7"), ("BREW", "/nowhere/8")]
-    assert asked(an_app(metrics), *wanted, *others) == [200] * 5 + [405, 404, 404]
+    assert statuses(an_app(metrics), *things, *others) == [200] * 5 + [405, 404, 404]
     seen = scraped(metrics.registry)
     route = "/things/{thing}"
     assert seen.all("clipfleet_requests_total") == [
@@ -180,21 +180,25 @@ def test_requests_are_counted_by_route_and_never_by_path() -> None:
 
 def test_a_route_that_breaks_counts_as_a_500() -> None:
     metrics = GatewayMetrics()
-    assert asked(an_app(metrics), ("GET", "/things/broken")) == [500]
+    assert statuses(an_app(metrics), ("GET", "/things/broken")) == [500]
     assert scraped(metrics.registry).total("clipfleet_requests_total", status="500") == 1
 
 
 def test_the_whole_gateways_routes_are_templates() -> None:
-    """Through all its middlewares, before it is connected to anything."""
+    """The requests pass all middlewares of a gateway that is connected to nothing."""
     app = create_app(Settings(allowed_hosts=("here",)))
-    (metrics,) = (one.kwargs["metrics"] for one in app.user_middleware if "lines" in one.kwargs)
+    (metrics,) = (
+        middleware.kwargs["metrics"]
+        for middleware in app.user_middleware
+        if "lines" in middleware.kwargs
+    )
     assert isinstance(metrics, GatewayMetrics)
-    assert asked(app, ("GET", "/healthz"), ("GET", "/page/main.js"), ("GET", "/no")) == [
+    assert statuses(app, ("GET", "/healthz"), ("GET", "/page/main.js"), ("GET", "/no")) == [
         200, 200, 404,
     ]  # fmt: skip
-    assert asked(app, ("GET", "/healthz"), host="stranger") == [421]
-    found = scraped(metrics.registry).all("clipfleet_requests_total")
-    assert [(labels["route"], labels["status"]) for labels, _ in found] == [
+    assert statuses(app, ("GET", "/healthz"), host="stranger") == [421]
+    requests = scraped(metrics.registry).all("clipfleet_requests_total")
+    assert [(labels["route"], labels["status"]) for labels, _ in requests] == [
         ("/healthz", "200"),
         ("/page/{name}", "200"),
         ("none", "404"),
@@ -207,8 +211,8 @@ def test_a_request_has_a_line_where_logs_are_for_machines(
     lines: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "clipfleet.api.ops.access_log"):
-        asked(an_app(GatewayMetrics(), lines), ("GET", "/things/1?secret=x"))
-    assert [one.getMessage() for one in caplog.records] == ["GET /things/1 200"] * lines
+        statuses(an_app(GatewayMetrics(), lines), ("GET", "/things/1?secret=x"))
+    assert [record.getMessage() for record in caplog.records] == ["GET /things/1 200"] * lines
 
 
 def test_names_keep_to_the_rules() -> None:

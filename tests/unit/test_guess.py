@@ -1,4 +1,4 @@
-"""What a name on the command line, or in `client.index`, is taken for."""
+"""How the source type is detected from a name, on the command line and in `client.index`."""
 
 from pathlib import Path
 
@@ -40,15 +40,15 @@ def test_paths_become_absolute_and_urls_stay() -> None:
 
 def test_a_type_overrides_the_looks_and_a_mapping_says_it_itself() -> None:
     assert source_of("https://h.org/export", kind="archive").type == "archive"
-    said = source_of({"type": "bucket", "uri": "s3://b", "label_from_folder": True})
-    assert said == BucketSource(uri="s3://b", label_from_folder=True)
-    assert source_of(said) == said
+    bucket = source_of({"type": "bucket", "uri": "s3://b", "label_from_folder": True})
+    assert bucket == BucketSource(uri="s3://b", label_from_folder=True)
+    assert source_of(bucket) == bucket
     urls = ["https://h.org/1.jpg", "https://h.org/2.jpg"]
     assert source_of(urls) == UrlsSource(urls=urls)
 
 
 @pytest.mark.parametrize(
-    ("given", "label", "said"),
+    ("value", "label", "reason"),
     [
         ("ftp://h/x", False, "a scheme that cannot be read"),
         ("a.csv", True, "label_from_folder: a source of type manifest has no such option"),
@@ -57,7 +57,9 @@ def test_a_type_overrides_the_looks_and_a_mapping_says_it_itself() -> None:
         (["a.jpg"], False, "for a list of paths, use a manifest"),
     ],
 )
-def test_what_cannot_be_a_source_is_said_in_one_line(given: object, label: bool, said: str) -> None:
-    with pytest.raises(ValueError, match=said) as caught:
-        source_of(given, label_from_folder=label)  # type: ignore[arg-type]
+def test_what_cannot_be_a_source_is_said_in_one_line(
+    value: object, label: bool, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason) as caught:
+        source_of(value, label_from_folder=label)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)

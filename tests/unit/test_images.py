@@ -1,4 +1,4 @@
-"""Bytes to an image, or a reason: every odd file a folder of photos can hold."""
+"""Decoding: each file gives an image or a reason why it is not one."""
 
 import io
 import struct
@@ -36,7 +36,8 @@ def without_adobe_marker(jpeg: bytes) -> bytes:
 
 
 def rgb16_png(colour: tuple[int, int, int]) -> bytes:
-    """4 x 4 pixels of one colour, 16 bits a channel, which Pillow reads but does not write."""
+    """A PNG of 4 x 4 pixels of one colour with 16 bits a channel, which Pillow reads but does not
+    write."""
     row = b"\0" + struct.pack(">HHH", *colour) * 4
     header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
     body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(row * 4))
@@ -92,7 +93,7 @@ def test_a_png_whose_comment_unpacks_to_a_gigabyte_is_still_only_a_decoded_or_a_
 
 
 def test_an_image_with_no_pixels_at_all_is_refused_not_handed_on() -> None:
-    """Or it would get as far as the resize, and fail the images beside it."""
+    """Otherwise the image fails in the resize, together with the images of its batch."""
     gif = bytearray(encoded(Image.new("P", (4, 4)), "GIF"))
     gif[6:10] = bytes(4)
     bmp = bytearray(encoded(Image.new("RGB", (4, 4)), "BMP"))
@@ -108,7 +109,7 @@ def test_an_image_with_no_pixels_at_all_is_refused_not_handed_on() -> None:
 
 @pytest.mark.parametrize("marked", [True, False])
 def test_a_cmyk_jpeg_keeps_its_colours_with_adobes_marker_or_without(marked: bool) -> None:
-    """Stored inverted, 255 for no ink, as Photoshop and Pillow do."""
+    """Photoshop and Pillow store the values inverted: 255 is no ink."""
     data = encoded(halves(64, 64).convert("CMYK"), "JPEG", quality=95)
     data = data if marked else without_adobe_marker(data)
     assert (b"Adobe" in data) is marked
@@ -246,9 +247,9 @@ def test_whatever_the_bytes_it_is_decoded_or_a_bad_image(
 
 
 def test_an_image_to_search_by_has_few_pixels_in_memory() -> None:
-    """What a JPEG is shrunk by does not count."""
+    """The pixels that remain after a JPEG is shrunk on load are what counts."""
     image = Image.new("RGB", (800, 800))
-    for kind, most, fits in (
+    for kind, limit, fits in (
         ("PNG", 640_000, True),
         ("PNG", 639_999, False),
         ("JPEG", 10_000, True),
@@ -257,8 +258,8 @@ def test_an_image_to_search_by_has_few_pixels_in_memory() -> None:
         file = io.BytesIO()
         image.save(file, kind)
         if fits:
-            assert decode(file.getvalue(), Limits(), edge=20, in_memory=most).width == 800
+            assert decode(file.getvalue(), Limits(), edge=20, in_memory=limit).width == 800
         else:
             with pytest.raises(BadImage, match="CLIPFLEET_LIMITS__QUERY_PIXELS"):
-                decode(file.getvalue(), Limits(), edge=20, in_memory=most)
+                decode(file.getvalue(), Limits(), edge=20, in_memory=limit)
         assert decode(file.getvalue(), Limits(), edge=20).width == 800

@@ -1,4 +1,5 @@
-"""One chunk through the worker: what goes in, what is refused, and what the ledger then says."""
+"""One chunk through a worker: which images are stored, which are refused, what the ledger
+records."""
 
 import os
 from typing import Any
@@ -52,11 +53,11 @@ def test_good_and_bad_are_told_apart_and_add_up(workplace: Workplace) -> None:
     job = workplace.run([*bad, *good, listed])
     assert counts(job) == ("partial", HashEmbedder().batch + 5, 0, 5)
     assert workplace.store.count(workplace.collection) == HashEmbedder().batch + 5
-    said = workplace.reasons()
-    assert set(said) == {"text.jpg", "empty.jpg", "cut.jpg", "gone.jpg", "x.jpg"}
-    assert said["x.jpg"] == "the name is odd"
-    assert "No such file" in said["gone.jpg"]
-    stages = {one.id: one.stage for one in workplace.ledger.failures("job")}
+    reasons = workplace.reasons()
+    assert set(reasons) == {"text.jpg", "empty.jpg", "cut.jpg", "gone.jpg", "x.jpg"}
+    assert reasons["x.jpg"] == "the name is odd"
+    assert "No such file" in reasons["gone.jpg"]
+    stages = {failure.id: failure.stage for failure in workplace.ledger.failures("job")}
     assert (stages["gone.jpg"], stages["cut.jpg"], stages["x.jpg"]) == ("read", "decode", "list")
 
 
@@ -83,7 +84,7 @@ def test_what_is_unchanged_is_skipped_and_what_changed_is_replaced(workplace: Wo
 
 
 class Forgetful(MemoryLedger):
-    """The first mark never arrives: the rows are in, the ledger does not know."""
+    """A ledger that loses the first mark: the rows are stored, but the ledger does not know."""
 
     forgot = False
 
@@ -126,7 +127,8 @@ def test_of_two_items_with_one_id_the_last_counts(workplace: Workplace) -> None:
 def test_an_item_that_cannot_be_read_does_not_displace_a_good_one_of_its_id(
     workplace: Workplace,
 ) -> None:
-    """A name that is not UTF-8 is shown with escapes, and another file may bear just that name."""
+    """A name that is not UTF-8 is shown with escapes, and another file may have exactly that
+    name."""
     good = workplace.photo("a.jpg", 1)
     job = workplace.run([good, good.model_copy(update={"problem": "id is not valid UTF-8"})])
     assert job.done == 1
@@ -159,7 +161,7 @@ def test_a_link_that_leads_out_of_the_roots_is_not_read(workplace: Workplace) ->
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "expected"),
     [
         ({"metadata": {"year": "old"}}, "year must be int"),
         ({"metadata": {"year": True}}, "year must be int"),
@@ -176,13 +178,13 @@ def test_a_link_that_leads_out_of_the_roots_is_not_read(workplace: Workplace) ->
     ],
 )
 def test_what_the_store_would_not_take_fails_alone(
-    workplace: Workplace, more: dict[str, Any], said: str
+    workplace: Workplace, more: dict[str, Any], expected: str
 ) -> None:
     assert counts(workplace.run([workplace.photo("a.jpg", **more), workplace.photo("b.jpg")]))[
         1:
     ] == (1, 0, 1)
     (reason,) = workplace.reasons().values()
-    assert said in reason
+    assert expected in reason
 
 
 def test_a_chunk_of_nothing_but_bad_names_says_so_of_each(workplace: Workplace) -> None:

@@ -1,4 +1,4 @@
-"""A chunk when a part fails under it: the model, the store, the collection, the lease."""
+"""Failures during a chunk: of the model, the store, the collection and the lease."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ WHITE = 250
 
 
 class Odd(HashEmbedder):
-    """Does something else for white images."""
+    """An embedder that calls `odd` with its rows and with the mask of the white images."""
 
     def __init__(self, odd: Callable[[Embeddings, NDArray[np.bool_]], None]) -> None:
         super().__init__()
@@ -43,14 +43,14 @@ def breaks(rows: Embeddings, odd: NDArray[np.bool_]) -> None:
         raise RuntimeError(f"out of memory with {len(rows)} images")
 
 
-@pytest.mark.parametrize(("odd", "said"), [(not_finite, "not finite"), (breaks, "out of memory")])
+@pytest.mark.parametrize(("odd", "reason"), [(not_finite, "not finite"), (breaks, "out of memory")])
 def test_an_image_the_model_cannot_do_fails_alone(
-    workplace: Workplace, odd: Callable[[Embeddings, NDArray[np.bool_]], None], said: str
+    workplace: Workplace, odd: Callable[[Embeddings, NDArray[np.bool_]], None], reason: str
 ) -> None:
     workplace.embedder = Odd(odd)
     items = [workplace.photo(f"{n}.jpg", 255 if n == 11 else n) for n in range(20)]
     assert counts(workplace.run(items)) == ("partial", 19, 0, 1)
-    assert said in workplace.reasons()["11.jpg"]
+    assert reason in workplace.reasons()["11.jpg"]
     assert workplace.row("11.jpg") is None
 
 
@@ -60,11 +60,11 @@ def test_images_that_all_fail_on_a_device_that_is_fine_fail_each_for_itself(
     workplace.embedder = Odd(breaks)
     job = workplace.run([workplace.photo(f"{n}.jpg", 255) for n in range(20)])
     assert counts(job) == ("failed", 0, 0, 20)
-    assert all("out of memory" in said for said in workplace.reasons().values())
+    assert all("out of memory" in reason for reason in workplace.reasons().values())
 
 
 class Broken(HashEmbedder):
-    """Works `calls` times, as at the warm-up, and then never again."""
+    """An embedder that works `calls` times, as during the warm-up, and then fails for good."""
 
     device = "cuda"
 
@@ -82,7 +82,8 @@ class Broken(HashEmbedder):
 @pytest.mark.parametrize("attempt", [1, 2])
 @pytest.mark.parametrize("calls", [0, 1])
 def test_a_broken_device_is_no_images_fault(workplace: Workplace, attempt: int, calls: int) -> None:
-    """Also at the second attempt, which takes the images one by one; and another worker does it."""
+    """The same holds at the second attempt, which takes the images one by one. Another worker then
+    completes the chunk."""
     workplace.plan([workplace.photo(f"{n}.jpg", n) for n in range(2 * HashEmbedder().batch)])
     for _ in range(attempt - 1):
         claim = workplace.next_claim()
@@ -125,7 +126,7 @@ def test_work_for_an_earlier_generation_never_lands_in_the_new_one(workplace: Wo
 
 
 class Away(MemoryStore):
-    """Does not answer the next `times` calls; `before` runs ahead of every one."""
+    """A store that fails its next `times` calls. `before` runs ahead of every call."""
 
     def __init__(self, times: int, before: Callable[[], None]) -> None:
         super().__init__()
@@ -147,12 +148,12 @@ class Away(MemoryStore):
 
 
 def test_a_store_that_is_away_is_waited_for_and_the_job_says_so(workplace: Workplace) -> None:
-    said: list[str] = []
-    workplace.store = Away(2, lambda: said.append(workplace.ledger.job("job").waiting))
+    reasons: list[str] = []
+    workplace.store = Away(2, lambda: reasons.append(workplace.ledger.job("job").waiting))
     workplace.store.create(workplace.collection)
     job = workplace.run([workplace.photo("a.jpg")])
     assert counts(job) == ("succeeded", 1, 0, 0)
-    assert said[:3] == ["", "the store is away", "the store is away"]
+    assert reasons[:3] == ["", "the store is away", "the store is away"]
     assert job.waiting == ""
 
 
@@ -208,7 +209,7 @@ def test_a_lost_lease_marks_nothing(workplace: Workplace) -> None:
 
 
 class Startled(MemoryLedger):
-    """The first renewal fails in a way nobody foresaw."""
+    """A ledger whose first renewal raises an unexpected error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +224,7 @@ class Startled(MemoryLedger):
 
 
 def test_a_renewal_that_fails_oddly_does_not_end_the_renewing() -> None:
-    """The same thread watches for a stuck worker: with it gone, nobody would."""
+    """The same thread detects a stuck worker, so it must go on."""
     ledger = Startled()
     claim = Claim("job", "00000001-a", "token", 1, ())
     with Lease(ledger, claim, seconds=0.03, stall_s=60, stopping=threading.Event()):

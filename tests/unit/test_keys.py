@@ -1,4 +1,4 @@
-"""The file of keys: what it says, how it is written, and when it is read again."""
+"""The keys file: its content, how it is written, and when it is read again."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ def a_key(name: str = "shop", secret: str = "s", **more: Any) -> Key:
 
 
 def write(path: Path, *keys: Key) -> None:
-    """As an editor does: no other file, the same inode."""
+    """Overwrite the file in place, as an editor does: the inode stays the same."""
     document = {"v": 1, "keys": [key.model_dump(mode="json", exclude_none=True) for key in keys]}
     path.write_text(json.dumps(document))
 
@@ -60,17 +60,19 @@ def test_a_secret_is_recognisable_and_256_bits_long() -> None:
 
 
 def test_a_key_is_found_by_its_secret_alone() -> None:
-    one, other = a_key("one", "1"), a_key("other", "2")
-    assert find_key("1", [one, other]) is one
-    assert find_key("2", [one, other]) is other
-    for secret in ("", "3", one.hash, hash_of("1"), "é\x80"):
-        assert find_key(secret, [one, other]) is None
+    key, other = a_key("one", "1"), a_key("other", "2")
+    assert find_key("1", [key, other]) is key
+    assert find_key("2", [key, other]) is other
+    for secret in ("", "3", key.hash, hash_of("1"), "é\x80"):
+        assert find_key(secret, [key, other]) is None
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_scope_has_all_that_smaller_ones_have(scope: str) -> None:
     key = a_key(scopes=[scope])
-    assert [key.may(one) for one in SCOPES] == [n <= SCOPES.index(key.scopes[0]) for n in range(3)]
+    assert [key.may(required) for required in SCOPES] == [
+        n <= SCOPES.index(key.scopes[0]) for n in range(3)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +159,8 @@ def test_a_file_that_was_edited_is_read_a_second_later(file: Path) -> None:
 
 
 def test_a_link_that_points_elsewhere_is_followed(tmp_path: Path) -> None:
-    """keys.json -> ..data/keys.json, and ..data -> a folder of its own for every version: so
-    Kubernetes mounts a Secret. Size and time may be the same."""
+    """Kubernetes mounts a Secret with links: keys.json -> ..data/keys.json, and ..data -> a folder
+    for each version. The new file may have the size and time of the old one."""
     for version, name in (("v1", "old"), ("v2", "new")):
         (tmp_path / version).mkdir()
         write(tmp_path / version / "keys.json", a_key(name))
@@ -188,8 +190,8 @@ def test_a_broken_file_is_said_once_and_the_keys_before_stay(
         write(file, a_key("new"))
         clock.now += 1
         assert [key.name for key in ring.active_keys()] == ["new"]
-    said = [record.getMessage() for record in caplog.records]
-    assert [("stay in force" in one, "Invalid JSON" in one) for one in said] == [
+    messages = [record.getMessage() for record in caplog.records]
+    assert [("stay in force" in message, "Invalid JSON" in message) for message in messages] == [
         (True, True),
         (True, False),
         (False, False),
@@ -197,8 +199,8 @@ def test_a_broken_file_is_said_once_and_the_keys_before_stay(
 
 
 def test_the_command_makes_a_file_with_a_hash_that_only_its_owner_reads(file: Path) -> None:
-    made = run(file, "create", "shop", "--scope", "write", "--collection", "shop-*", "--json")
-    document = json.loads(made.stdout)
+    result = run(file, "create", "shop", "--scope", "write", "--collection", "shop-*", "--json")
+    document = json.loads(result.stdout)
     (key,) = read_keys(file)
     assert find_key(document.pop("key"), [key]) is key
     assert document["scopes"] == ["write"]
@@ -208,17 +210,17 @@ def test_the_command_makes_a_file_with_a_hash_that_only_its_owner_reads(file: Pa
 
 
 def test_the_key_is_printed_once_and_alone(file: Path) -> None:
-    made = run(file, "create", "shop")
-    secret = made.stdout.strip()
+    result = run(file, "create", "shop")
+    secret = result.stdout.strip()
     assert re.fullmatch(r"cf_[\w-]{43}", secret)
     assert secret not in file.read_text()
     assert secret not in run(file, "list").output
     assert read_keys(file)[0].scopes == ("read",)
 
 
-@pytest.mark.parametrize(("said", "hours"), [("90d", 2160), ("12h", 12), ("30m", 0.5)])
-def test_a_key_expires_after_a_while(file: Path, said: str, hours: float) -> None:
-    run(file, "create", "shop", "--expires", said)
+@pytest.mark.parametrize(("duration", "hours"), [("90d", 2160), ("12h", 12), ("30m", 0.5)])
+def test_a_key_expires_after_a_while(file: Path, duration: str, hours: float) -> None:
+    run(file, "create", "shop", "--expires", duration)
     (key,) = read_keys(file)
     assert key.expires_at
     assert abs(key.expires_at - datetime.now(UTC) - timedelta(hours=hours)) < timedelta(minutes=5)
@@ -235,7 +237,7 @@ def test_a_key_expires_at_a_time(file: Path) -> None:
 
 @pytest.mark.parametrize("never", ["", "2020-01-31", "0001-01-01", "soon"])
 def test_a_key_that_would_be_dead_or_eternal_by_mistake_is_not_made(file: Path, never: str) -> None:
-    """`--expires "$TTL"` without a TTL must not mean for ever."""
+    """`--expires "$TTL"` with an empty TTL must not create a key that never expires."""
     assert run(file, "create", "shop", "--expires", never).exit_code != 0
     assert not file.exists()
 
@@ -252,7 +254,7 @@ def test_a_rotation_is_a_second_key_and_a_revocation(file: Path) -> None:
 
 
 def test_a_file_keeps_its_mode_and_its_link(file: Path) -> None:
-    """So that a gateway of another user goes on reading it."""
+    """A gateway of another user must still be able to read the file."""
     run(file, "create", "shop")
     file.chmod(0o640)
     link = file.with_name("link")
@@ -282,8 +284,8 @@ def test_a_wrong_command_leaves_no_file(file: Path, wrong: list[str]) -> None:
 
 def test_up_says_who_is_answered_when_others_can_reach_it(file: Path) -> None:
     def warning(host: str, **settings: Any) -> str:
-        given = Settings(**{"keys_file": "", "open": False, **settings})
-        return Options(file.parent, host, 8000, 1, given).warning
+        all_settings = Settings(**{"keys_file": "", "open": False, **settings})
+        return Options(file.parent, host, 8000, 1, all_settings).warning
 
     assert "only clients on this machine are answered" in warning("0.0.0.0")
     assert "CLIPFLEET_KEYS_FILE" in warning("192.0.2.1")
@@ -293,7 +295,7 @@ def test_up_says_who_is_answered_when_others_can_reach_it(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "roots", "buckets"),
+    ("options", "roots", "buckets"),
     [
         ([], None, None),
         (["--root", "/data/a/../b", "--root", "/c"], ("/data/b", "/c"), None),
@@ -302,20 +304,20 @@ def test_up_says_who_is_answered_when_others_can_reach_it(file: Path) -> None:
     ],
 )
 def test_a_key_has_roots_and_buckets_of_its_own(
-    file: Path, asked: list[str], roots: Any, buckets: Any
+    file: Path, options: list[str], roots: Any, buckets: Any
 ) -> None:
-    made = run(file, "create", "shop", *asked)
-    assert made.exit_code == 0, made.exception
+    result = run(file, "create", "shop", *options)
+    assert result.exit_code == 0, result.exception
     (key,) = read_keys(file)
     assert (key.roots, key.buckets) == (roots, buckets)
     shown = run(file, "list").stdout
     for listed in (roots, buckets):
-        assert all(one in shown for one in listed or ())
+        assert all(entry in shown for entry in listed or ())
         assert ("none" if listed == () else "the service's" if listed is None else "") in shown
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "reason"),
     [
         (["--root", "data"], "roots: 'data' is not an absolute path"),
         (["--root", "none", "--root", "/x"], "roots: 'none' is not an absolute path"),
@@ -327,10 +329,10 @@ def test_a_key_has_roots_and_buckets_of_its_own(
     ],
 )
 def test_what_is_no_root_or_bucket_is_refused_in_one_line(
-    file: Path, wrong: list[str], said: str
+    file: Path, wrong: list[str], reason: str
 ) -> None:
     refused = run(file, "create", "shop", *wrong)
-    assert str(refused.exception).startswith(said)
+    assert str(refused.exception).startswith(reason)
     assert not file.exists()
 
 
@@ -338,7 +340,7 @@ SERVICE = SourceGrant(roots=("/data",), buckets=("s3://b/prod",))
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("grant", "reason"),
     [
         ({"roots": ["/database"]}, "`roots` of the key 'shop' has '/database'"),
         ({"roots": ["/data/../etc"]}, "'/etc', which is outside CLIPFLEET_SOURCE_ROOTS (/data)"),
@@ -347,12 +349,12 @@ SERVICE = SourceGrant(roots=("/data",), buckets=("s3://b/prod",))
     ],
 )
 def test_a_key_with_more_than_the_service_has_is_an_error(
-    file: Path, given: dict[str, Any], said: str
+    file: Path, grant: dict[str, Any], reason: str
 ) -> None:
-    write(file, a_key("shop", **given))
+    write(file, a_key("shop", **grant))
     with pytest.raises(StartupError) as caught:
         KeyRing(file, service=SERVICE)
-    assert said in caught.value.detail
+    assert reason in caught.value.detail
     with pytest.raises(StartupError):
         check_keys(str(file), False, SERVICE)
 
@@ -380,7 +382,7 @@ def test_a_change_that_gives_too_much_takes_no_key_away(
 
 
 @pytest.mark.parametrize(
-    ("given", "roots"),
+    ("values", "roots"),
     [
         ({}, (Path("/"),)),
         ({"keys_file": "/keys.json"}, ()),
@@ -389,13 +391,13 @@ def test_a_change_that_gives_too_much_takes_no_key_away(
     ],
 )
 def test_up_reaches_the_whole_disk_only_for_its_own_user(
-    tmp_path: Path, given: dict[str, Any], roots: tuple[Path, ...]
+    tmp_path: Path, values: dict[str, Any], roots: tuple[Path, ...]
 ) -> None:
     private = Path("/private")
-    settings = Settings(**given, private_paths=(private,))
+    settings = Settings(**values, private_paths=(private,))
     stack = Stack(Options(tmp_path, "127.0.0.1", 8000, 1, settings), threading.Event())
-    told = stack.complete("redis://", "http://")
-    assert told.source_roots == roots
-    assert told.private_paths == (private, tmp_path)
+    completed = stack.complete("redis://", "http://")
+    assert completed.source_roots == roots
+    assert completed.private_paths == (private, tmp_path)
     elsewhere = Stack(Options(tmp_path, "0.0.0.0", 8000, 1, settings), threading.Event())
     assert elsewhere.complete("", "").source_roots == settings.source_roots

@@ -1,4 +1,5 @@
-"""Zips and folders of any size: the order is that of before, and memory does not grow with them."""
+"""Zips and folders of any size: the order stays that of earlier releases, and memory does not
+grow."""
 
 import io
 import tempfile
@@ -35,7 +36,7 @@ MEMBERS = st.lists(st.builds(str.__add__, NAME, SUFFIX), max_size=20, unique=Tru
 
 
 def by_family(members: list[str]) -> list[str]:
-    """The images in the order that cursors of the release before count in."""
+    """The images in the order that the cursors of earlier releases use."""
     families: dict[str, list[str]] = {}
     for name in members:
         folder, _, last = name.rpartition("/")
@@ -51,18 +52,18 @@ def by_family(members: list[str]) -> list[str]:
 @effort(max_examples=100, deadline=None)
 @given(MEMBERS)
 def test_the_images_of_a_zip_come_in_the_order_that_older_cursors_count(members: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as folder:
         data = {name: b"{}" for name in members if not name.endswith(".md")}
-        found = archive(Path(made), data, "a.zip")
-        assert names(items(found)) == by_family(list(data))
-        assert [one.cursor for one in listed(found)] == [
-            str(n + 1) for n in range(len(items(found)))
+        image_source = archive(Path(folder), data, "a.zip")
+        assert names(items(image_source)) == by_family(list(data))
+        assert [entry.cursor for entry in listed(image_source)] == [
+            str(n + 1) for n in range(len(items(image_source)))
         ]
-        resumes_everywhere(found)
+        resumes_everywhere(image_source)
 
 
 def many(folder: Path, members: int) -> dict[str, Any]:
-    """A zip of images with a caption each."""
+    """Pack a zip of images with a caption each."""
     path = folder / f"{members}.zip"
     with zipfile.ZipFile(path, "w") as out:
         for n in range(members):
@@ -82,7 +83,7 @@ def test_memory_does_not_grow_with_the_members_of_a_zip(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_images_whose_names_begin_alike(tmp_path: Path) -> None:
-    """They count as one group, as `scan.0001.jpg` and `scan.0002.jpg` do."""
+    """Names such as `scan.0001.jpg` and `scan.0002.jpg` form one group."""
     peaks = []
     for members in (2_000, 8_000):
         data = {f"scan.{n:06}.jpg": b"x" for n in range(members)}
@@ -94,8 +95,8 @@ def test_memory_does_not_grow_with_images_whose_names_begin_alike(tmp_path: Path
 
 def test_an_image_with_too_many_captions_fails_alone(tmp_path: Path) -> None:
     captions = {f"a.{n}.txt": b"x" for n in range(zips.MAX_SIDECARS + 1)}
-    found = archive(tmp_path, {"a.jpg": b"1", **captions, "b.jpg": b"2"}, "a.zip")
-    first, second = items(found)
+    image_source = archive(tmp_path, {"a.jpg": b"1", **captions, "b.jpg": b"2"}, "a.zip")
+    first, second = items(image_source)
     assert "more than 1000" in (first.problem or "")
     assert second.problem is None
 
@@ -107,18 +108,18 @@ def test_a_zip_with_the_fields_of_zip64_is_read(
     data = {f"{n}.jpg": bytes([n]) for n in range(20)}
     raw = packed("a.zip", data)
     assert b"PK\6\6" in raw
-    found = archive(tmp_path, b"#!/bin/sh\n" + raw, "a.zip")
-    assert why_not(found).endswith("is neither a tar nor a zip"), "by its first bytes"
-    found = archive(tmp_path, raw, "a.zip")
-    assert [data_of(tmp_path, one) for one in items(found)] == list(data.values())
-    assert found.count() == 20
+    image_source = archive(tmp_path, b"#!/bin/sh\n" + raw, "a.zip")
+    assert why_not(image_source).endswith("is neither a tar nor a zip"), "by its first bytes"
+    image_source = archive(tmp_path, raw, "a.zip")
+    assert [data_of(tmp_path, image) for image in items(image_source)] == list(data.values())
+    assert image_source.count() == 20
 
 
 def test_what_lies_before_a_zip_shifts_its_members_and_a_comment_does_not() -> None:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as made:
-        made.comment = b"PK\5\6 is how it ends"
-        made.writestr("1.jpg", b"1")
+    with zipfile.ZipFile(out, "w") as zip_file:
+        zip_file.comment = b"PK\5\6 is how it ends"
+        zip_file.writestr("1.jpg", b"1")
     plain = Directory.of(io.BytesIO(out.getvalue()))
     before = io.BytesIO(b"x" * 1_000 + out.getvalue())
     shifted = Directory.of(before)
@@ -128,7 +129,7 @@ def test_what_lies_before_a_zip_shifts_its_members_and_a_comment_does_not() -> N
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "reason"),
     [
         (lambda raw: raw[:-30], "File is not a zip file"),
         (lambda raw: raw.replace(b"PK\1\2", b"PK\1\3", 1), "Bad magic number"),
@@ -138,14 +139,14 @@ def test_what_lies_before_a_zip_shifts_its_members_and_a_comment_does_not() -> N
     ids=["cut off", "directory overwritten", "offset wrong", "size wrong"],
 )
 def test_a_damaged_directory_is_said_or_its_images_fail(
-    tmp_path: Path, damage: Any, said: str
+    tmp_path: Path, damage: Any, reason: str
 ) -> None:
     raw = packed("a.zip", {"1.jpg": b"1", "2.jpg": b"2"})
-    found = archive(tmp_path, damage(raw), "a.zip")
-    if said:
-        assert f"is damaged: {said}" in why_not(found)
+    image_source = archive(tmp_path, damage(raw), "a.zip")
+    if reason:
+        assert f"is damaged: {reason}" in why_not(image_source)
         return
-    assert ["damaged" in (one.problem or "") for one in items(found)] == [True, True]
+    assert ["damaged" in (image.problem or "") for image in items(image_source)] == [True, True]
 
 
 def test_the_estimate_of_a_large_zip_reads_its_beginning_only(
@@ -167,7 +168,7 @@ def test_the_estimate_of_a_large_zip_reads_its_beginning_only(
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder; a handful of entries is more than fits into memory."""
+    """A folder, with the limit of entries in memory set to four."""
     monkeypatch.setattr(scratch, "MAX_IN_MEMORY", 4)
     (tmp_path / "photos").mkdir()
     return tmp_path / "photos"
@@ -179,16 +180,19 @@ def test_a_large_folder_comes_in_the_order_of_its_names_and_from_every_cursor(la
         (large / name).parent.mkdir(exist_ok=True)
         (large / name).touch()
     (large / "link.jpg").symlink_to("/etc/passwd")
-    found = Folder(FolderSource(path=str(large)), access_to(large))
-    seen = [(one.item.id[len(str(large)) + 1 :], one.item.problem) for one in found.stream("")]
+    image_source = Folder(FolderSource(path=str(large)), access_to(large))
+    seen = [
+        (entry.item.id[len(str(large)) + 1 :], entry.item.problem)
+        for entry in image_source.stream("")
+    ]
     below = [f"m/{n}.jpg" for n in range(1, 6)]
     parts = [name.split("/") for name in [*odd, *below, "link.jpg"]]
     assert [name.split("/") for name, _ in seen] == sorted(
         parts, key=lambda path: [part.encode() for part in path]
     )
     assert [name for name, problem in seen if problem] == ["link.jpg"]
-    resumes_everywhere(found)
-    assert found.count() == len(seen)
+    resumes_everywhere(image_source)
+    assert image_source.count() == len(seen)
 
 
 def test_memory_does_not_grow_with_the_files_of_a_folder(
@@ -217,11 +221,11 @@ def test_what_goes_through_a_file_is_sorted_as_in_memory(entries: list[scratch.E
 
 def test_a_temporary_folder_that_is_full_is_said_to_be() -> None:
     def write() -> None:
-        with scratch.scratch() as made:
-            made.execute("PRAGMA max_page_count=3")
-            made.execute("CREATE TABLE entry (name BLOB)")
+        with scratch.scratch() as database:
+            database.execute("PRAGMA max_page_count=3")
+            database.execute("CREATE TABLE entry (name BLOB)")
             for _ in range(100):
-                made.execute("INSERT INTO entry VALUES (zeroblob(4000))")
+                database.execute("INSERT INTO entry VALUES (zeroblob(4000))")
 
     with pytest.raises(ScratchUnavailable, match=r"TMPDIR\): .* is full"):
         write()

@@ -1,4 +1,4 @@
-"""Lines for machines: each is JSON, and says what it is about."""
+"""JSON log lines: their fields and the context that they carry."""
 
 import json
 import logging
@@ -24,22 +24,22 @@ log = logging.getLogger("clipfleet.things")
 
 @pytest.fixture
 def whole_logging() -> Iterator[None]:
-    """Put back as it was, for the tests that come after."""
+    """Restore the state of logging after the test."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     root.handlers.clear()  # pytest's own, which would be closed
     others = {name: logging.getLogger(name) for name in UVICORNS}
-    kept = {name: (list(one.handlers), one.propagate) for name, one in others.items()}
+    kept = {name: (list(logger.handlers), logger.propagate) for name, logger in others.items()}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)
-    for name, one in others.items():
-        one.handlers[:], one.propagate = kept[name]
+    for name, logger in others.items():
+        logger.handlers[:], logger.propagate = kept[name]
 
 
 class Written:
-    """What goes to standard error from where logs are configured on."""
+    """The standard error output since logging was configured."""
 
     def __init__(self, kind: Literal["text", "json"]) -> None:
         with redirect_stderr(StringIO()) as self._stream:
@@ -85,10 +85,10 @@ def test_lines_say_what_they_are_about_within_and_not_after(lines: Written) -> N
             log.info("in")
         log.info("between")
     log.info("out", extra={"fields": {"status": 200}})
-    found = [
+    contexts = [
         {name: line.get(name) for name in ("job_id", "chunk_id", "status")} for line in lines()
     ]
-    assert found == [
+    assert contexts == [
         {"job_id": "j", "chunk_id": "j/1", "status": None},
         {"job_id": "j", "chunk_id": None, "status": None},
         {"job_id": None, "chunk_id": None, "status": 200},
@@ -101,8 +101,8 @@ def test_work_on_other_threads_is_about_the_same(lines: Written) -> None:
             with log_context(job_id=job):
                 threads.submit(in_context(log.info), "for %s", job)
         threads.submit(log.info, "for nobody")
-    said = {line["message"]: line.get("job_id") for line in lines()}
-    assert said == {"for a": "a", "for b": "b", "for c": "c", "for nobody": None}
+    job_ids = {line["message"]: line.get("job_id") for line in lines()}
+    assert job_ids == {"for a": "a", "for b": "b", "for c": "c", "for nobody": None}
 
 
 def test_the_web_servers_lines_are_json_too(lines: Written) -> None:

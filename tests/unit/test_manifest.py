@@ -1,4 +1,4 @@
-"""Manifests of lines: what a row becomes, which lines fail alone, where reading goes on."""
+"""Manifests of lines: what a row becomes, which lines fail alone, where reading resumes."""
 
 import csv
 import gzip
@@ -29,8 +29,8 @@ from support.source_helpers import (
 )
 
 
-def rows(folder: Path, *given: Any) -> list[Item]:
-    return items(manifest(folder, "\n".join(json.dumps(row) for row in given)))
+def rows(folder: Path, *values: Any) -> list[Item]:
+    return items(manifest(folder, "\n".join(json.dumps(row) for row in values)))
 
 
 def test_id_uri_and_label_are_ours_and_all_else_is_metadata(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_a_relative_uri_is_relative_to_the_manifest(
     tmp_path: Path, base: str, uri: str, read: str
 ) -> None:
     where = storage_at(tmp_path)
-    found = where.find(uri.format(top=tmp_path), where.find(base.format(top=tmp_path)))
-    assert found == read.format(top=tmp_path)
+    location = where.find(uri.format(top=tmp_path), where.find(base.format(top=tmp_path)))
+    assert location == read.format(top=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_a_byte_order_mark_windows_line_ends_and_blank_lines_are_no_trouble(
         "m.csv": "uri\r\na.jpg\r\n\r\nb.jpg\r\n",
         "m.txt": "a.jpg\r\n\r\n# no image\r\nb.jpg",
     }.items():
-        found = manifest(tmp_path, b"\xef\xbb\xbf" + text.encode(), name)
-        assert [item.uri for item in items(found)] == [
+        image_source = manifest(tmp_path, b"\xef\xbb\xbf" + text.encode(), name)
+        assert [item.uri for item in items(image_source)] == [
             str(tmp_path / "a.jpg"),
             str(tmp_path / "b.jpg"),
         ]
-        resumes_everywhere(found)
+        resumes_everywhere(image_source)
 
 
 def test_csv_cells_that_read_as_numbers_are_numbers(tmp_path: Path) -> None:
@@ -136,55 +136,55 @@ def test_what_the_service_measures_itself_is_left_out_of_the_metadata(tmp_path: 
 
 def test_a_csv_cell_may_hold_commas_quotes_and_lines(tmp_path: Path) -> None:
     text = 'uri,caption\n"a,b.jpg","one ""two""\r\nthree"\nc.jpg,plain\n'
-    found = manifest(tmp_path, text, "m.csv")
-    first, second = items(found)
+    image_source = manifest(tmp_path, text, "m.csv")
+    first, second = items(image_source)
     assert first.uri == str(tmp_path / "a,b.jpg")
     assert first.metadata == {"caption": 'one "two"\r\nthree'}
     assert second.metadata == {"caption": "plain"}
-    resumes_everywhere(found)
+    resumes_everywhere(image_source)
 
 
 def test_an_empty_manifest_has_no_rows(tmp_path: Path) -> None:
     for name, text in (("m.jsonl", ""), ("m.csv", ""), ("m.csv", "uri\n"), ("m.txt", "\n\n")):
-        found = manifest(tmp_path, text, name)
-        assert items(found) == []
-        assert "has no rows" in found.nothing_found()
+        image_source = manifest(tmp_path, text, name)
+        assert items(image_source) == []
+        assert "has no rows" in image_source.nothing_found()
 
 
 def test_a_manifest_that_is_not_there_or_no_file_or_outside_says_so(tmp_path: Path) -> None:
     (tmp_path / "d.csv").mkdir()
     (tmp_path / "link.csv").symlink_to("/etc/passwd")
-    for name, said in {
+    for name, reason in {
         "none.csv": "No such file",
         "d.csv": "not a regular file",
         "link.csv": "outside the folders",
         "/etc/x.csv": "outside the folders",
     }.items():
         uri = str(tmp_path / name)
-        assert said in why_not(source(tmp_path, {"type": "manifest", "uri": uri}))
+        assert reason in why_not(source(tmp_path, {"type": "manifest", "uri": uri}))
 
 
 def test_a_packed_manifest_reads_as_the_plain_one_does(tmp_path: Path) -> None:
     for name, text in (("m.jsonl", '{"uri": "a.jpg"}\n' * 30), ("m.csv", "uri\n" + "a.jpg\n" * 30)):
         plain = listed(manifest(tmp_path, text, name))
         packed = manifest(tmp_path, gzip.compress(text.encode()), f"{name}.gz")
-        assert [one.item.id for one in listed(packed)] == [one.item.id for one in plain]
+        assert [entry.item.id for entry in listed(packed)] == [entry.item.id for entry in plain]
         resumes_everywhere(packed)
 
 
 def test_of_a_damaged_packed_manifest_what_came_before_is_listed(tmp_path: Path) -> None:
     text = "".join(f'{{"uri": "{n}.jpg", "x": "{n * 7919 % 1000}"}}\n' for n in range(5_000))
-    found = manifest(tmp_path, gzip.compress(text.encode())[:-2_000], "m.jsonl.gz")
-    seen, said = until_broken(found)
-    assert "is damaged" in said
+    image_source = manifest(tmp_path, gzip.compress(text.encode())[:-2_000], "m.jsonl.gz")
+    seen, reason = until_broken(image_source)
+    assert "is damaged" in reason
     assert len(seen) > 1_000
 
 
 def test_a_manifest_from_the_web_goes_on_where_the_connection_broke(tmp_path: Path) -> None:
     text = "".join(f"{n}.jpg\n" for n in range(20_000))
     web = Web({"https://h.org/m.txt": text.encode()}, cuts=2)
-    found = items(source(tmp_path, {"type": "manifest", "uri": "https://h.org/m.txt"}, web))
-    assert [item.uri for item in found] == [f"https://h.org/{n}.jpg" for n in range(20_000)]
+    images = items(source(tmp_path, {"type": "manifest", "uri": "https://h.org/m.txt"}, web))
+    assert [item.uri for item in images] == [f"https://h.org/{n}.jpg" for n in range(20_000)]
     assert web.opened == 3
 
 
@@ -210,11 +210,11 @@ def test_any_csv_that_python_writes_is_read_back_and_resumed(
     writer.writerow(["uri", "caption"])
     writer.writerows((f"{n}.jpg", caption + other) for n, (caption, other) in enumerate(table))
     raw = out.getvalue().encode()
-    with tempfile.TemporaryDirectory() as made:
-        found = manifest(Path(made), gzip.compress(raw) if packed else raw, "m.csv")
-        captions = [item.metadata.get("caption", "") for item in items(found)]
+    with tempfile.TemporaryDirectory() as folder:
+        image_source = manifest(Path(folder), gzip.compress(raw) if packed else raw, "m.csv")
+        captions = [item.metadata.get("caption", "") for item in items(image_source)]
         assert captions == [caption + other for caption, other in table]
-        resumes_everywhere(found)
+        resumes_everywhere(image_source)
 
 
 LINE = st.sampled_from(['{"uri": "a.jpg"}', "", "bad", '{"uri": "é", "n": 1}', "  ", "[]", '"'])
@@ -224,8 +224,8 @@ LINE = st.sampled_from(['{"uri": "a.jpg"}', "", "bad", '{"uri": "é", "n": 1}', 
 @given(st.lists(LINE, max_size=12), st.booleans(), st.sampled_from(["m.jsonl", "m.txt"]))
 def test_from_every_cursor_comes_exactly_the_rest(lines: list[str], ends: bool, name: str) -> None:
     text = "\n".join(['{"uri": "first"}', *lines]) + ("\n" if ends else "")
-    with tempfile.TemporaryDirectory() as made:
-        resumes_everywhere(manifest(Path(made), text, name))
+    with tempfile.TemporaryDirectory() as folder:
+        resumes_everywhere(manifest(Path(folder), text, name))
 
 
 def long_manifest(folder: Path, lines: int) -> Source:
@@ -244,5 +244,5 @@ def test_ten_times_the_lines_cost_no_more_memory(tmp_path: Path) -> None:
 
 
 def test_the_lines_of_a_long_manifest_are_estimated_by_the_first_of_them(tmp_path: Path) -> None:
-    found = long_manifest(tmp_path, 200_000)
-    assert found.count() == pytest.approx(200_000, rel=0.1)
+    image_source = long_manifest(tmp_path, 200_000)
+    assert image_source.count() == pytest.approx(200_000, rel=0.1)

@@ -1,4 +1,4 @@
-"""The service in memory, as people who test their programs against it use it."""
+"""The service in memory, as the tests of other programs use it."""
 
 import asyncio
 import re
@@ -49,7 +49,7 @@ def test_a_folder_is_indexed_and_searched_in_every_way(client: Client) -> None:
     ]
     assert {match.id for match in words} == {str(path) for path in MUSIC}
     results = client.search_many("folder", [{"text": "a"}, {"id": "unknown"}])
-    assert [type(one) for one in results] == [SearchResult, NotFound]
+    assert [type(result) for result in results] == [SearchResult, NotFound]
     assert client.recall("folder", k=5).recall == 1
 
 
@@ -57,7 +57,7 @@ def test_uploads_manifests_and_urls_are_indexed(client: Client, tmp_path: Path) 
     (tmp_path / "bad.jpg").write_text("no image")
     upload = client.upload("upload", [PICTURE, tmp_path / "bad.jpg"], wait=True)
     assert (upload.state, upload.done, upload.failed) == ("partial", 1, 1)
-    assert [one.id for one in client.iter_failures(upload)] == ["bad.jpg"]
+    assert [failure.id for failure in client.iter_failures(upload)] == ["bad.jpg"]
     (tmp_path / "list.csv").write_text(f"uri,label\n{PICTURE},harp\n")
     assert client.index("manifest", tmp_path / "list.csv", wait=True).done == 1
     assert client.count("manifest", filter={"label": "harp"}) == 1
@@ -86,7 +86,7 @@ def test_the_async_client_and_the_state_of_the_service(service: MemoryService) -
     async def names() -> set[str]:
         async with service.async_client() as client:
             await client.create_collection("async")
-            return {one.name for one in await client.collections()}
+            return {collection.name for collection in await client.collections()}
 
     assert "async" in asyncio.run(names())
     assert httpx.get(f"{service.url}/readyz").json()["ready"]
@@ -117,7 +117,7 @@ def test_keys_may_do_what_their_records_say() -> None:
             for name in ("aa", "bb"):
                 client.create_collection(name)
         with service.client(api_key="some") as client:
-            assert [one.name for one in client.collections()] == ["aa"]
+            assert [collection.name for collection in client.collections()] == ["aa"]
             with pytest.raises(ProblemError, match="admin"):
                 client.delete_collection("aa")
         with service.client(api_key="other") as client, pytest.raises(ProblemError) as caught:
@@ -126,10 +126,10 @@ def test_keys_may_do_what_their_records_say() -> None:
 
 
 def test_services_beside_each_other_know_nothing_of_each_other() -> None:
-    with MemoryService() as one, MemoryService() as other:
-        with one.client() as client:
+    with MemoryService() as first, MemoryService() as second:
+        with first.client() as client:
             client.upload("c", [PICTURE], wait=True)
-        with other.client() as client:
+        with second.client() as client:
             assert client.collections() == []
 
 
@@ -174,7 +174,7 @@ assert "torch" not in sys.modules
 
 
 def test_it_needs_no_torch_and_leaves_nothing_behind() -> None:
-    """In a process of its own: no thread of another test is in the way."""
+    """The code runs in a process of its own, without the threads of other tests."""
     command = [sys.executable, "-c", ALONE, str(SAMPLES / "music"), str(PICTURE)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -1,4 +1,4 @@
-"""docs/metrics.md has every metric with its labels, and no other."""
+"""docs/metrics.md lists every metric with its labels, and no other."""
 
 import re
 from pathlib import Path
@@ -16,13 +16,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 def gateway() -> Scrape:
     metrics, desk = GatewayMetrics(), Desk()
-    played(lambda: _asked(desk))
+    played(lambda: _ask(desk))
     metrics.watch(ScriptedOverviews(lambda: SEEN), [desk.queries], MODEL)
     metrics.answered("GET", "/", 200, 0.1)
     return scraped(metrics.registry)
 
 
-async def _asked(desk: Desk) -> None:
+async def _ask(desk: Desk) -> None:
     await desk.ask("a")
 
 
@@ -36,22 +36,23 @@ def worker() -> Scrape:
 
 
 def labels_of(seen: Scrape) -> dict[str, set[str]]:
-    """By the name that queries use: counters with _total, histograms without their endings."""
-    found: dict[str, set[str]] = {}
+    """Labels of each metric, by the name used in queries: counters end in _total, histograms have
+    no suffix."""
+    labels: dict[str, set[str]] = {}
     for name, family in seen.ours.items():
         whole = f"{name}_total" if family.type == "counter" else name
         for sample in family.samples:
-            found.setdefault(whole, set()).update(sample.labels.keys() - {"le"})
-    return found
+            labels.setdefault(whole, set()).update(sample.labels.keys() - {"le"})
+    return labels
 
 
 def test_the_page_has_all_metrics_with_their_labels_and_no_others() -> None:
     rows = [line.split("|")[1] for line in PAGE.read_text().splitlines() if line.startswith("|")]
-    said = re.findall(r"`(clipfleet_\w+)(?:\{([^}]*)\})?`", " ".join(rows))
-    shown = {name: _names(labels) for name, labels in said}
+    documented = re.findall(r"`(clipfleet_\w+)(?:\{([^}]*)\})?`", " ".join(rows))
+    shown = {name: _names(labels) for name, labels in documented}
     planner = labels_of(scraped(PlannerMetrics(make_registry()).registry))
     assert shown == planner | labels_of(gateway()) | labels_of(worker())
 
 
 def _names(labels: str) -> set[str]:
-    return {one.split("=")[0] for one in labels.split(",") if one}
+    return {pair.split("=")[0] for pair in labels.split(",") if pair}

@@ -1,4 +1,4 @@
-"""The port on which planners and workers show how they are."""
+"""The port on which planners and workers serve their metrics and their health."""
 
 import os
 import socket
@@ -26,16 +26,16 @@ from support.prometheus import scrape
 from support.stack import CLEAN, cli
 from support.worker_harness import Planning
 
-SAID = {"trouble": ""}
+TROUBLE = {"trouble": ""}
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """Of a server. Nobody listens on the port before it."""
+    """The port of a running server. No server listens on the port before it."""
     registry = make_registry()
     Gauge("clipfleet_things", "Things", registry=registry).set(7)
     settings = Settings(metrics_port=second_of_two_free(), metrics_host=commands.LOOPBACK)
-    server = serve_metrics(settings, registry, lambda: SAID["trouble"])
+    server = serve_metrics(settings, registry, lambda: TROUBLE["trouble"])
     assert server
     yield settings.metrics_port
     server.shutdown()
@@ -62,7 +62,7 @@ def test_it_shows_metrics_of_ours_and_of_the_process(port: int) -> None:
 
 def test_health_is_the_trouble_that_there_is(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (get(port, "/healthz").status_code, get(port, "/healthz").text) == (200, "ok")
-    monkeypatch.setitem(SAID, "trouble", "nothing moves")
+    monkeypatch.setitem(TROUBLE, "trouble", "nothing moves")
     assert get(port, "/healthz").status_code == 503
     assert get(port, "/healthz?quiet").text == "nothing moves"
     assert get(port, "/").status_code == 404
@@ -74,10 +74,10 @@ def test_a_port_that_is_taken_is_said_with_the_way_out(port: int) -> None:
 
 
 def test_a_planner_does_not_start_without_its_port(port: int) -> None:
-    told = {"CLIPFLEET_METRICS_PORT": str(port), "CLIPFLEET_METRICS_HOST": commands.LOOPBACK}
+    environment = {"CLIPFLEET_METRICS_PORT": str(port), "CLIPFLEET_METRICS_HOST": commands.LOOPBACK}
     done = subprocess.run(
         [sys.executable, "-m", "clipfleet.workers.planner"],
-        env={**CLEAN, **told}, capture_output=True, text=True, timeout=120, check=False,
+        env={**CLEAN, **environment}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == os.EX_CONFIG
     last = done.stderr.splitlines()[-1]

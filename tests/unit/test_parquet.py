@@ -41,24 +41,28 @@ def test_columns_keep_their_types_and_missing_values_are_left_out(tmp_path: Path
 
 
 def test_it_goes_on_within_and_between_row_groups(tmp_path: Path) -> None:
-    found = manifest(tmp_path, pa.table({"uri": [f"{n}.jpg" for n in range(25)]}), rows=10)
-    assert [item.uri for item in items(found)] == [str(tmp_path / f"{n}.jpg") for n in range(25)]
-    assert found.count() == 25
-    resumes_everywhere(found)
+    image_source = manifest(tmp_path, pa.table({"uri": [f"{n}.jpg" for n in range(25)]}), rows=10)
+    assert [item.uri for item in items(image_source)] == [
+        str(tmp_path / f"{n}.jpg") for n in range(25)
+    ]
+    assert image_source.count() == 25
+    resumes_everywhere(image_source)
 
 
 def test_going_on_does_not_read_the_row_groups_before(tmp_path: Path) -> None:
     """The first group's pages are overwritten, so reading them would fail."""
-    found = manifest(tmp_path, pa.table({"uri": [f"{n:09}.jpg" for n in range(30)]}), rows=10)
-    whole = listed(found)
+    image_source = manifest(
+        tmp_path, pa.table({"uri": [f"{n:09}.jpg" for n in range(30)]}), rows=10
+    )
+    whole = listed(image_source)
     path = tmp_path / "m.parquet"
     at = pq.ParquetFile(path).metadata.row_group(0).column(0)
     raw = bytearray(path.read_bytes())
     begin = at.dictionary_page_offset or at.data_page_offset
     raw[begin : begin + at.total_compressed_size] = b"\xff" * at.total_compressed_size
     path.write_bytes(raw)
-    assert "cannot be read" in why_not(found)
-    assert listed(found, whole[9].cursor) == whole[10:]
+    assert "cannot be read" in why_not(image_source)
+    assert listed(image_source, whole[9].cursor) == whole[10:]
 
 
 def test_a_row_without_uri_or_with_broken_text_fails_alone(tmp_path: Path) -> None:
@@ -73,17 +77,20 @@ def test_a_row_without_uri_or_with_broken_text_fails_alone(tmp_path: Path) -> No
 
 def test_a_table_without_the_column_says_so(tmp_path: Path) -> None:
     assert "no column 'uri'" in why_not(manifest(tmp_path, pa.table({"url": ["a"]})))
-    found = manifest(tmp_path, pa.table({"uri": pa.array([], pa.string())}))
-    assert items(found) == []
-    assert "no rows" in found.nothing_found()
+    image_source = manifest(tmp_path, pa.table({"uri": pa.array([], pa.string())}))
+    assert items(image_source) == []
+    assert "no rows" in image_source.nothing_found()
 
 
 def test_one_from_the_web_is_copied_once(tmp_path: Path) -> None:
     pq.write_table(pa.table({"uri": ["a.jpg", "b.jpg"]}), tmp_path / "m")
     web = Web({"https://h.org/m.parquet": (tmp_path / "m").read_bytes()})
-    found = source(tmp_path, {"type": "manifest", "uri": "https://h.org/m.parquet"}, web)
-    assert [item.uri for item in items(found)] == ["https://h.org/a.jpg", "https://h.org/b.jpg"]
-    resumes_everywhere(found)
+    image_source = source(tmp_path, {"type": "manifest", "uri": "https://h.org/m.parquet"}, web)
+    assert [item.uri for item in items(image_source)] == [
+        "https://h.org/a.jpg",
+        "https://h.org/b.jpg",
+    ]
+    resumes_everywhere(image_source)
     assert web.opened == 1
 
 

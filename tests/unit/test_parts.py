@@ -1,4 +1,4 @@
-"""`clipfleet gateway`, `planner` and `worker` turn into the part they name."""
+"""`clipfleet gateway`, `planner` and `worker` replace their process by the part that they name."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ class Became(Exception):
 
 @pytest.fixture
 def became(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command line that took this process' place, had it been let."""
+    """The command line that would have replaced this process."""
     seen: list[str] = []
 
     def execv(program: str, command: list[str]) -> None:
@@ -29,8 +29,8 @@ def became(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def ran(*args: str) -> None:
-    found = CliRunner().invoke(app, args)
-    assert isinstance(found.exception, Became), found.output
+    result = CliRunner().invoke(app, args)
+    assert isinstance(result.exception, Became), result.output
 
 
 def test_a_worker_serves_both_lanes_of_its_model(became: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The planner: a bounded window, nothing lost, nothing doubled, culprits found."""
+"""The planner keeps a bounded window, loses and repeats no image, and isolates failing images."""
 
 from collections.abc import Sequence
 
@@ -47,7 +47,7 @@ def test_a_chunk_holds_what_a_worker_does_in_the_time_it_should_take(
 def test_the_rate_of_a_jobs_own_chunks_counts_once_it_is_known(
     planning: Planning, rate: float, size: int
 ) -> None:
-    """However fast the workers are with other jobs."""
+    """The speed of the workers with other jobs does not matter."""
     planning.worker(rate=100)
     planning.job(5_000)
     planning.tick()
@@ -60,7 +60,7 @@ def test_the_rate_of_a_jobs_own_chunks_counts_once_it_is_known(
 
 
 def test_chunks_of_which_little_is_left_make_room_for_others(planning: Planning) -> None:
-    """One that waits for a slow server, the others of it being done, is small."""
+    """A chunk with one image left, which waits for a slow server, counts as small."""
     planning.job(10_000)
     planning.tick(50)
     assert len(planning.ledger.open_chunks("job")) == 4
@@ -179,7 +179,7 @@ def test_an_empty_source_fails_the_job_in_words(planning: Planning) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "reason"),
     [
         ({"type": "folder", "path": "/etc"}, "outside the folders"),
         ({"type": "folder"}, "cannot be read"),
@@ -188,19 +188,19 @@ def test_an_empty_source_fails_the_job_in_words(planning: Planning) -> None:
     ],
 )
 def test_a_source_that_cannot_be_read_fails_its_job_in_words(
-    planning: Planning, source: dict[str, object], said: str
+    planning: Planning, source: dict[str, object], reason: str
 ) -> None:
     planning.job_of(source)
     planning.job(3, "fine")
     planning.tick(3)
     job = planning.ledger.job("job")
     assert job.state == "failed"
-    assert said in job.error
+    assert reason in job.error
     assert planning.ledger.job("fine").total == 3
 
 
 class Watching(MemoryLedger):
-    """Notes whose chunks are planned, in the order of planning."""
+    """A ledger that records the jobs whose chunks are planned, in the order of planning."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a round costs, and how planners share the jobs."""
+"""The cost of a planning round, and how planners share the jobs."""
 
 from collections import Counter
 from typing import Any
@@ -16,7 +16,7 @@ ITEMS = [{"id": str(n), "uri": "", "read": f"blob:{n}"} for n in range(1_000)]
 
 
 class Counting:
-    """A ledger that counts what it is asked."""
+    """A ledger that counts its calls by method."""
 
     def __init__(self, ledger: MemoryLedger) -> None:
         self._ledger, self.calls = ledger, Counter[str]()
@@ -27,7 +27,7 @@ class Counting:
 
 
 class Opening(Planner):
-    """Notes which sources it opens."""
+    """A planner that counts how often it opens the source of each job."""
 
     opened: Counter[str]
 
@@ -52,7 +52,7 @@ class World(Planning):
         return planner
 
     def settle(self, *planners: Planner) -> None:
-        """Until no planner has a reason for another round."""
+        """Tick until no planner has a reason for another round."""
         for _ in range(200):
             ticked = [planner.tick() for planner in planners]
             if not any(ticked):
@@ -112,37 +112,37 @@ def owned(world: World, *names: str) -> list[int]:
 
 def test_two_planners_share_the_jobs_and_open_each_source_once(world: World) -> None:
     world.worker()
-    one, two = world.opening("one"), world.opening("two")
-    world.settle(one, two)
+    first, second = world.opening("one"), world.opening("two")
+    world.settle(first, second)
     for n in range(40):
         world.job(1_000, f"job{n:02}")
     seen: list[str] = []
     for _ in range(5):
-        world.settle(one, two)
+        world.settle(first, second)
         seen += world.serve_all()
     assert owned(world, "one", "two") == [20, 20]
     assert len(world.opened) == 40
     assert set(world.opened.values()) == {1}
     while world.ledger.active():
-        world.settle(one, two)
+        world.settle(first, second)
         seen += world.serve_all()
     assert sorted(seen) == sorted(f"job{n:02}-{m}" for n in range(40) for m in range(1_000))
 
 
 def test_a_planner_that_joins_gets_its_share_and_no_image_comes_twice(world: World) -> None:
     world.worker()
-    one, two = world.opening("one"), world.opening("two")
+    first, second = world.opening("one"), world.opening("two")
     for n in range(40):
         world.job(150, f"job{n:02}")
-    world.settle(one)
+    world.settle(first)
     assert owned(world, "one", "two") == [40, 0]
-    world.settle(two, one)
-    world.settle(two, one)
+    world.settle(second, first)
+    world.settle(second, first)
     assert owned(world, "one", "two") == [20, 20]
     seen: list[str] = []
     while world.ledger.active():
         seen += world.serve_all()
-        world.settle(one, two)
+        world.settle(first, second)
     assert sorted(seen) == sorted(f"job{n:02}-{m}" for n in range(40) for m in range(150))
     assert max(world.opened.values()) <= 2
 
@@ -151,16 +151,16 @@ def test_the_jobs_of_a_planner_that_died_are_taken_over_when_its_lease_ran_out(
     world: World,
 ) -> None:
     world.worker()
-    one, two = world.opening("one"), world.opening("two")
+    first, second = world.opening("one"), world.opening("two")
     for n in range(10):
         world.job(1_000, f"job{n}")
-    world.settle(one)
-    two.tick()
+    world.settle(first)
+    second.tick()
     world.clock.now += world.settings.plan_lease_s - 1
-    two.tick()
+    second.tick()
     assert owned(world, "one", "two") == [10, 0]
     world.clock.now += 2
-    world.settle(two)
+    world.settle(second)
     assert owned(world, "one", "two") == [0, 10]
 
 

@@ -1,4 +1,4 @@
-"""Sources that break off, and parts that are away, as the planner takes them."""
+"""How the planner handles sources that break off or are unavailable."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +35,13 @@ def test_what_came_before_the_damage_is_planned_and_the_job_says_so(
     world = Planning(roots=(tmp_path,))
     world.job_of({"type": "archive", "uri": str(tmp_path / "a.tar")})
     job, seen = ended(world)
-    assert [one.partition("#")[2] for one in seen] == [f"{n}.jpg" for n in range(images)]
+    assert [image_id.partition("#")[2] for image_id in seen] == [f"{n}.jpg" for n in range(images)]
     assert (job.state, job.done) == ("failed", images)
     assert "is damaged" in job.error
 
 
 class Passing:
-    """A source that is away for its first `times` askings."""
+    """A source that is unavailable for its first `times` reads."""
 
     def __init__(self, error: Unavailable, times: int) -> None:
         self._error, self._times = error, times

@@ -1,4 +1,4 @@
-"""From an image to a model's pixels, and those pixels on their way through Redis."""
+"""From an image to a model's pixels, and from those pixels to bytes for Redis and back."""
 
 import io
 
@@ -46,19 +46,19 @@ def test_one_colour_stays_that_colour_to_the_edges(width: int, height: int) -> N
 def test_a_strip_is_never_blown_up_beyond_what_the_crop_can_see(
     size: tuple[int, int], spec: Preprocess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[int, int]] = []
+    sizes: list[tuple[int, int]] = []
     real = Image.Image.resize
 
     def resize(self: Image.Image, to: tuple[int, int], *args: object, **more: object) -> object:
-        asked.append(to)
+        sizes.append(to)
         return real(self, to, *args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Image.Image, "resize", resize)
     pixels = spec.apply(Image.new("RGB", size, "red"))
     assert pixels.shape == (spec.height, spec.width, 3)
-    assert asked
+    assert sizes
     largest = 8 * max(spec.edge(), spec.height, spec.width)
-    assert all(width <= largest and height <= largest for width, height in asked)
+    assert all(width <= largest and height <= largest for width, height in sizes)
 
 
 def test_the_shortest_edge_crops_the_middle_and_squash_keeps_the_ends() -> None:
@@ -119,7 +119,7 @@ def test_pixels_that_do_not_fit_travel_as_a_fine_jpeg() -> None:
 
 @pytest.mark.parametrize("side", [384, 512])
 def test_a_query_image_never_weighs_more_than_the_limit(side: int) -> None:
-    """The worst image there is: noise, which JPEG cannot make small."""
+    """Noise is the worst case, because JPEG cannot compress it."""
     packed = pack(noise(side, side), 256_000)
     assert unpack(packed).shape == (side, side, 3)
     assert len(packed) <= 256_000
@@ -137,7 +137,7 @@ def test_pixels_of_another_version_are_refused_in_words() -> None:
 
 
 def test_a_jpeg_sees_the_same_image_as_the_preprocessing_made() -> None:
-    """Row and column are not swapped on the way."""
+    """Rows and columns are not swapped."""
     pixels = np.zeros((40, 90, 3), np.uint8)
     pixels[:, :45] = (255, 0, 0)
     packed = pack(pixels, 100)

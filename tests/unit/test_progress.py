@@ -1,4 +1,4 @@
-"""What people see of a job while they wait."""
+"""The progress of a job that is shown while a client waits."""
 
 import io
 from typing import Any
@@ -38,8 +38,8 @@ def test_without_a_terminal_there_is_a_line_at_every_change_and_now_and_then() -
     tell(a_job(total=9, done=1))
     now += LINE_INTERVAL_S
     tell(a_job(total=9, done=2))
-    said = ["j1: queued", "j1: running, 0 of 9 images", "j1: running, 2 of 9 images"]
-    assert out.getvalue().splitlines() == said
+    expected = ["j1: queued", "j1: running, 0 of 9 images", "j1: running, 2 of 9 images"]
+    assert out.getvalue().splitlines() == expected
 
 
 def terminal(out: io.StringIO, kind: str) -> Console:
@@ -83,4 +83,4 @@ def test_a_listener_hears_the_job_itself() -> None:
     heard: list[Job] = []
     with listening(heard.append) as tell:
         tell(a_job("queued"))
-    assert [one.state for one in heard] == ["queued"]
+    assert [update.state for update in heard] == ["queued"]

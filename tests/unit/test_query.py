@@ -1,4 +1,4 @@
-"""One batch of queries through the worker: everybody gets an answer, their own."""
+"""A batch of queries through a worker: every query gets its own answer."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ def world() -> World:
 def test_every_kind_of_term_in_one_batch_finds_its_own(world: World) -> None:
     vector = world.embedder.embed_texts(["a dog"])[0].tolist()
     terms = [TEXT, by_id("dog.jpg"), IMAGE, Term(kind="vector", value=tuple(vector)), TEXT]
-    found = world.ask(*(world.query(term) for term in terms))
-    assert ids(found) == [["church.jpg"], ["dog.jpg"], ["nine.jpg"], ["dog.jpg"], ["church.jpg"]]
-    assert all(answer.matches[0].score == pytest.approx(1, abs=1e-5) for answer in found)
+    answers = world.ask(*(world.query(term) for term in terms))
+    assert ids(answers) == [["church.jpg"], ["dog.jpg"], ["nine.jpg"], ["dog.jpg"], ["church.jpg"]]
+    assert all(answer.matches[0].score == pytest.approx(1, abs=1e-5) for answer in answers)
 
 
 def test_equal_parameters_are_one_search_and_others_their_own(world: World) -> None:
@@ -41,15 +41,15 @@ def test_equal_parameters_are_one_search_and_others_their_own(world: World) -> N
 
 
 def test_filters_offsets_and_namespaces_stay_with_their_query(world: World) -> None:
-    found = world.ask(
+    answers = world.ask(
         world.query(TEXT, filter={"label": "dog"}),
         world.query(TEXT, top_k=5, offset=1),
         world.query(TEXT, namespace="other"),
         world.query(TEXT),
     )
-    assert ids(found)[0] == ["dog.jpg"]
-    assert set(ids(found)[1]) == {"dog.jpg", "nine.jpg"}
-    assert ids(found)[2:] == [[], ["church.jpg"]]
+    assert ids(answers)[0] == ["dog.jpg"]
+    assert set(ids(answers)[1]) == {"dog.jpg", "nine.jpg"}
+    assert ids(answers)[2:] == [[], ["church.jpg"]]
 
 
 def test_values_come_only_when_they_are_asked_for(world: World) -> None:
@@ -59,14 +59,16 @@ def test_values_come_only_when_they_are_asked_for(world: World) -> None:
 
 
 def test_an_unknown_id_fails_alone(world: World) -> None:
-    found = world.ask(world.query(by_id("gone")), world.query(by_id("dog.jpg")), world.query(TEXT))
-    assert [answer.error for answer in found] == ["not-found", "", ""]
-    assert "'gone'" in found[0].detail
+    answers = world.ask(
+        world.query(by_id("gone")), world.query(by_id("dog.jpg")), world.query(TEXT)
+    )
+    assert [answer.error for answer in answers] == ["not-found", "", ""]
+    assert "'gone'" in answers[0].detail
 
 
 def test_an_id_is_looked_up_in_its_own_namespace(world: World) -> None:
-    (found,) = world.ask(world.query(by_id("dog.jpg"), namespace="other"))
-    assert found.error == "not-found"
+    (answer,) = world.ask(world.query(by_id("dog.jpg"), namespace="other"))
+    assert answer.error == "not-found"
 
 
 def test_all_ids_of_a_batch_are_looked_up_at_once(world: World) -> None:
@@ -74,11 +76,11 @@ def test_all_ids_of_a_batch_are_looked_up_at_once(world: World) -> None:
     names = ["dog.jpg", "church.jpg", "gone", "dog.jpg"]
     queries = [world.query(by_id(name)) for name in names]
     queries.append(world.mixed(by_id("nine.jpg"), by_id("dog.jpg")))
-    found = world.ask(*queries, world.query(by_id("dog.jpg"), collection=other))
+    answers = world.ask(*queries, world.query(by_id("dog.jpg"), collection=other))
     assert sorted(world.store.fetched) == [1, 4]
-    errors = [answer.error for answer in found]
+    errors = [answer.error for answer in answers]
     assert errors == ["", "", "not-found", "", "", "not-found"]
-    assert ids(found)[:2] == [["dog.jpg"], ["church.jpg"]]
+    assert ids(answers)[:2] == [["dog.jpg"], ["church.jpg"]]
 
 
 def test_only_a_gateway_that_reads_packed_replies_gets_them(world: World) -> None:
@@ -90,45 +92,46 @@ def test_only_a_gateway_that_reads_packed_replies_gets_them(world: World) -> Non
     world.ask(world.query(TEXT, answer_bytes=10), world.query(TEXT))
     packed = asyncio.run(world.replies.receive("r"))
     assert packed
-    refused, found = read_reply(packed).answers
+    refused, answered = read_reply(packed).answers
     assert refused.error == "too-large"
-    assert found.matches[0].id == "church.jpg"
+    assert answered.matches[0].id == "church.jpg"
 
 
 def test_a_query_image_that_expired_fails_alone(world: World) -> None:
     gone = world.query(Term(kind="image", value="expired"))
-    found = world.ask(gone, world.query(IMAGE), gone)
-    assert [answer.error for answer in found] == ["unavailable", "", "unavailable"]
-    assert "expired" in found[0].detail
-    assert ids(found)[1] == ["nine.jpg"]
+    answers = world.ask(gone, world.query(IMAGE), gone)
+    assert [answer.error for answer in answers] == ["unavailable", "", "unavailable"]
+    assert "expired" in answers[0].detail
+    assert ids(answers)[1] == ["nine.jpg"]
 
 
 def test_a_dropped_collection_fails_only_its_own_queries(world: World) -> None:
     dropped = world.new("dropped")
     world.store.drop(dropped)
-    found = world.ask(
+    answers = world.ask(
         world.query(TEXT, collection=dropped),
         world.query(by_id("x"), collection=dropped),
         world.query(TEXT),
     )
-    assert [answer.error for answer in found] == ["not-found", "not-found", ""]
+    assert [answer.error for answer in answers] == ["not-found", "not-found", ""]
 
 
 def test_a_filter_that_cannot_be_parsed_fails_alone(world: World) -> None:
-    found = world.ask(world.query(TEXT, filter={"$no": 1}), world.query(TEXT))
-    assert [answer.error for answer in found] == ["invalid-request", ""]
+    answers = world.ask(world.query(TEXT, filter={"$no": 1}), world.query(TEXT))
+    assert [answer.error for answer in answers] == ["invalid-request", ""]
 
 
 def test_a_vector_of_another_length_fails_alone(world: World) -> None:
     short = world.query(Term(kind="vector", value=(1.0, 0.0)))
     good = world.query(Term(kind="vector", value=tuple([1.0] * 16)))
-    found = world.ask(short, good)
-    assert found[0].error == "invalid-request"
-    assert [answer.error for answer in found[1:]] == [""]
+    answers = world.ask(short, good)
+    assert answers[0].error == "invalid-request"
+    assert [answer.error for answer in answers[1:]] == [""]
 
 
 def test_query_images_made_for_different_models_fail_no_neighbours(world: World) -> None:
-    """Two gateways may have seen different cards; the stack of pixels would not fit."""
+    """Two gateways may have read different worker cards, so their pixels do not fit into one
+    array."""
     world.replies.images["large"] = np.zeros((9, 9, 3), np.uint8)
     (good, _) = world.ask(world.query(IMAGE), world.query(Term(kind="image", value="large")))
     assert good.error == ""
@@ -136,9 +139,9 @@ def test_query_images_made_for_different_models_fail_no_neighbours(world: World)
 
 def test_with_the_store_away_every_query_is_told(world: World) -> None:
     world.store.away = True
-    found = world.ask(world.query(TEXT), world.query(by_id("gone")), world.query(IMAGE, top_k=2))
-    assert [answer.error for answer in found] == ["unavailable", "not-found", "unavailable"]
-    assert found[0].detail == "the store is away"
+    answers = world.ask(world.query(TEXT), world.query(by_id("gone")), world.query(IMAGE, top_k=2))
+    assert [answer.error for answer in answers] == ["unavailable", "not-found", "unavailable"]
+    assert answers[0].detail == "the store is away"
 
 
 class Broken(HashEmbedder):
@@ -148,9 +151,9 @@ class Broken(HashEmbedder):
 
 def test_when_the_model_breaks_everybody_is_told_and_no_inside_leaks(world: World) -> None:
     world.embedder = Broken()
-    found = world.ask(world.query(TEXT), world.query(TEXT))
-    assert [answer.error for answer in found] == ["internal", "internal"]
-    assert "cuda" not in found[0].detail
+    answers = world.ask(world.query(TEXT), world.query(TEXT))
+    assert [answer.error for answer in answers] == ["internal", "internal"]
+    assert "cuda" not in answers[0].detail
 
 
 def test_after_the_deadline_nothing_is_pushed(world: World) -> None:
@@ -160,11 +163,11 @@ def test_after_the_deadline_nothing_is_pushed(world: World) -> None:
 
 def test_of_a_batch_only_those_who_still_wait_are_searched_for(world: World) -> None:
     dog = world.query(by_id("dog.jpg"))
-    late, found, later = world.ask(
+    late, timely, later = world.ask(
         world.query(by_id("gone")), dog, world.query(TEXT), patience_s=[-1, 60, -1]
     )
-    assert [late.error, found.error, later.error] == ["unavailable", "", "unavailable"]
-    assert ids([found]) == [["dog.jpg"]]
+    assert [late.error, timely.error, later.error] == ["unavailable", "", "unavailable"]
+    assert ids([timely]) == [["dog.jpg"]]
     assert world.store.searches == [(1, False)]
 
 
@@ -185,7 +188,7 @@ def test_a_collection_nobody_ever_wrote_to_is_searched_without_waiting(world: Wo
 
 
 def test_a_score_beyond_all_numbers_does_not_spoil_the_reply_for_the_others(world: World) -> None:
-    """The gateway has to read the reply; JSON knows no infinity."""
+    """JSON has no infinity, and the gateway must be able to read the reply."""
     loud = world.new("loud", "dot")
     vector = np.full(16, 3e38, np.float32)
     world.store.upsert(loud, [Record("k", "k", "n", "k", vector)])
@@ -200,14 +203,14 @@ def test_a_score_beyond_all_numbers_does_not_spoil_the_reply_for_the_others(worl
 
 def test_a_query_without_a_search_is_answered_with_its_embedding(world: World) -> None:
     vector = world.embedder.embed_texts(["a church"])[0]
-    found = world.ask(Query.of(TEXT), world.query(TEXT), Query.of(IMAGE))
-    assert found[0].embedding == pytest.approx(vector.tolist())
-    assert found[0].matches == ()
-    assert found[1].matches[0].id == "church.jpg"
-    assert len(found[2].embedding) == 16
+    answers = world.ask(Query.of(TEXT), world.query(TEXT), Query.of(IMAGE))
+    assert answers[0].embedding == pytest.approx(vector.tolist())
+    assert answers[0].matches == ()
+    assert answers[1].matches[0].id == "church.jpg"
+    assert len(answers[2].embedding) == 16
     assert len(world.store.searches) == 1
 
 
 def test_an_id_means_nothing_without_a_collection(world: World) -> None:
-    found = world.ask(Query.of(by_id("dog.jpg")), Query.of(TEXT))
-    assert found[0].error == "internal"
+    answers = world.ask(Query.of(by_id("dog.jpg")), Query.of(TEXT))
+    assert answers[0].error == "internal"

@@ -36,12 +36,12 @@ def weighted(term: Term, weight: float) -> Term:
 def test_terms_of_all_queries_are_embedded_in_one_pass_and_added_up_by_query(world: World) -> None:
     world.embedder = Counting()
     dog = Term(kind="text", value="a dog")
-    asked = [
+    queries = [
         world.mixed(TEXT, weighted(dog, 2), top_k=3),
         world.mixed(weighted(TEXT, 3), dog, IMAGE, by_id("dog.jpg"), top_k=3),
         world.query(dog),
     ]
-    mixed, other, plain = world.ask(*asked)
+    mixed, other, plain = world.ask(*queries)
     assert world.embedder.passes == [5]
     church, dogs = world.embedder.embed_texts(["a church", "a dog"]).astype(np.float64)
     total = church + 2 * dogs
@@ -55,19 +55,19 @@ def test_terms_of_all_queries_are_embedded_in_one_pass_and_added_up_by_query(wor
 
 def test_one_term_alone_is_answered_as_it_always_was_to_the_last_bit(world: World) -> None:
     vector = world.embedder.embed_texts(["a dog"])[0] * 7
-    (found,) = world.ask(world.query(Term(kind="vector", value=tuple(vector.tolist())), top_k=3))
+    (answer,) = world.ask(world.query(Term(kind="vector", value=tuple(vector.tolist())), top_k=3))
     (expected,) = world.store.search(
         world.collection, vector[None], namespace="n", top_k=3, fresh=True
     )
-    got = [(match.id, match.score) for match in found.matches]
+    got = [(match.id, match.score) for match in answer.matches]
     assert got == [(match.record.id, match.score) for match in expected]
 
 
 def test_a_term_weighed_below_nothing_pushes_its_like_down(world: World) -> None:
     away = world.mixed(TEXT, weighted(by_id("dog.jpg"), -1), top_k=3)
-    (found,) = world.ask(away)
-    assert ids([found])[0][0] == "church.jpg"
-    assert ids([found])[0][-1] == "dog.jpg"
+    (answer,) = world.ask(away)
+    assert ids([answer])[0][0] == "church.jpg"
+    assert ids([answer])[0][-1] == "dog.jpg"
 
 
 def test_a_query_fails_with_the_first_of_its_terms_that_does_and_others_do_not(
@@ -76,7 +76,7 @@ def test_a_query_fails_with_the_first_of_its_terms_that_does_and_others_do_not(
     gone = Term(kind="image", value="expired")
     twice = [by_id("dog.jpg"), weighted(by_id("dog.jpg"), -1)]
     short = Term(kind="vector", value=(1.0, 0.0))
-    found = world.ask(
+    answers = world.ask(
         world.mixed(TEXT, gone),
         world.mixed(TEXT, by_id("unknown"), by_id("unknown too")),
         world.mixed(*twice),
@@ -84,9 +84,9 @@ def test_a_query_fails_with_the_first_of_its_terms_that_does_and_others_do_not(
         world.mixed(TEXT, by_id("dog.jpg")),
     )
     errors = ["unavailable", "not-found", "invalid-request", "invalid-request", ""]
-    assert [answer.error for answer in found] == errors
-    assert "cancel" in found[2].detail
-    assert "2 numbers" in found[3].detail
+    assert [answer.error for answer in answers] == errors
+    assert "cancel" in answers[2].detail
+    assert "2 numbers" in answers[3].detail
 
 
 def test_pages_continue_each_other_whatever_scores_are_equal(world: World) -> None:
@@ -94,10 +94,10 @@ def test_pages_continue_each_other_whatever_scores_are_equal(world: World) -> No
     for n in range(40):
         world.put(f"copy-{n:02}", row)
     pages = [world.query(TEXT, top_k=7, offset=offset) for offset in range(0, 49, 7)]
-    found = [name for page in ids(world.ask(*pages)) for name in page]
-    assert len(found) == len(set(found)) == 43
+    paged = [name for page in ids(world.ask(*pages)) for name in page]
+    assert len(paged) == len(set(paged)) == 43
     (whole,) = ids(world.ask(world.query(TEXT, top_k=43)))
-    assert set(whole) == set(found)
+    assert set(whole) == set(paged)
 
 
 def test_groups_and_duplicates_are_looked_for_until_the_page_is_full(world: World) -> None:
@@ -119,8 +119,8 @@ def test_groups_and_duplicates_are_looked_for_until_the_page_is_full(world: Worl
 
 
 def test_a_score_that_is_asked_for_bounds_the_groups_too(world: World) -> None:
-    (found,) = world.ask(world.query(TEXT, top_k=3, min_score=0.999, group_by="label"))
-    assert ids([found]) == [["church.jpg"]]
+    (answer,) = world.ask(world.query(TEXT, top_k=3, min_score=0.999, group_by="label"))
+    assert ids([answer]) == [["church.jpg"]]
 
 
 def test_metadata_is_left_out_on_request(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Pages, groups and near-duplicates, cut out of what a store finds."""
+"""Pages, groups and near-duplicates, built from the matches of a store."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,12 +21,10 @@ def match(name: str, score: float, *numbers: float, **more: Any) -> Match:
     return Match(Record(name, name, "n", f"/{name}", embedding, **more), score)
 
 
-def shown(
-    matches: Sequence[Match], wanted: PageSpec, metric: Metric = "cosine"
-) -> list[RankedMatch]:
-    """As a search goes: window after window until there is enough."""
-    ranking = Ranking(wanted, metric)
-    for size in wanted.windows():
+def shown(matches: Sequence[Match], spec: PageSpec, metric: Metric = "cosine") -> list[RankedMatch]:
+    """The page after window after window, until the ranking is complete, as in a search."""
+    ranking = Ranking(spec, metric)
+    for size in spec.windows():
         if not ranking.is_complete:
             ranking.add(matches[:size], size)
     return ranking.page()
@@ -37,31 +35,31 @@ def names(page: Sequence[RankedMatch]) -> str:
 
 
 def labelled(labels: str) -> list[Match]:
-    """Matches a, b, c… with these labels, each further away than the one before."""
+    """Matches a, b, c… with these labels, each with a lower score than the one before."""
     return [match(chr(97 + n), 1 - n / 100, label=label.strip()) for n, label in enumerate(labels)]
 
 
 def test_equal_scores_come_in_the_order_of_their_ids() -> None:
-    found = [match("c", 0.5), match("b", 0.5), match("a", 0.4), match("d", 0.6)]
-    assert names(shown(found, PageSpec(top_k=4))) == "dbca"
+    matches = [match("c", 0.5), match("b", 0.5), match("a", 0.4), match("d", 0.6)]
+    assert names(shown(matches, PageSpec(top_k=4))) == "dbca"
 
 
 def test_of_distances_the_least_comes_first() -> None:
-    found = [match("c", 2.0), match("b", 1.0), match("a", 1.0)]
-    assert names(shown(found, PageSpec(top_k=3), "euclidean")) == "abc"
+    matches = [match("c", 2.0), match("b", 1.0), match("a", 1.0)]
+    assert names(shown(matches, PageSpec(top_k=3), "euclidean")) == "abc"
 
 
 def test_what_scores_less_does_not_count_as_a_match() -> None:
-    found = labelled("xxyyzz")
-    assert names(shown(found, PageSpec(top_k=9, min_score=0.97))) == "abcd"
-    assert names(shown(found, PageSpec(top_k=9, offset=3, min_score=0.97))) == "d"
-    assert names(shown(found, PageSpec(top_k=9, min_score=0.97, group_by="label"))) == "ac"
+    matches = labelled("xxyyzz")
+    assert names(shown(matches, PageSpec(top_k=9, min_score=0.97))) == "abcd"
+    assert names(shown(matches, PageSpec(top_k=9, offset=3, min_score=0.97))) == "d"
+    assert names(shown(matches, PageSpec(top_k=9, min_score=0.97, group_by="label"))) == "ac"
 
 
 @pytest.mark.parametrize(("size", "expected"), [(1, "ace"), (2, "abcef"), (9, "abcdefg")])
 def test_of_each_group_so_many_are_shown(size: int, expected: str) -> None:
-    found = labelled("xxyxzzz")
-    assert names(shown(found, PageSpec(top_k=9, group_by="label", group_size=size))) == expected
+    matches = labelled("xxyxzzz")
+    assert names(shown(matches, PageSpec(top_k=9, group_by="label", group_size=size))) == expected
 
 
 def test_images_without_a_label_are_a_group_of_their_own() -> None:
@@ -70,13 +68,13 @@ def test_images_without_a_label_are_a_group_of_their_own() -> None:
 
 def test_groups_may_be_of_any_value_that_metadata_holds() -> None:
     values: list[Any] = [1, 1.0, True, "1", [1], [1], {"a": 1}, {"a": 1}, None, False, 0]
-    found = [match(chr(97 + n), -n, metadata={"x": one}) for n, one in enumerate(values)]
-    assert names(shown(found, PageSpec(top_k=20, group_by="x"))) == "acdegijk"
+    matches = [match(chr(97 + n), -n, metadata={"x": value}) for n, value in enumerate(values)]
+    assert names(shown(matches, PageSpec(top_k=20, group_by="x"))) == "acdegijk"
 
 
 def test_builtin_and_declared_fields_group_as_free_ones_do() -> None:
-    found = [match("a", 3, width=5), match("b", 2, width=5), match("c", 1, width=6)]
-    assert names(shown(found, PageSpec(top_k=9, group_by="width"))) == "ac"
+    matches = [match("a", 3, width=5), match("b", 2, width=5), match("c", 1, width=6)]
+    assert names(shown(matches, PageSpec(top_k=9, group_by="width"))) == "ac"
 
 
 def turned(name: str, score: float, degrees: float) -> Match:
@@ -85,36 +83,36 @@ def turned(name: str, score: float, degrees: float) -> Match:
 
 
 def test_near_duplicates_are_counted_by_the_one_they_are_nearest_to() -> None:
-    found = [turned("a", 9, 0), turned("b", 8, 5), turned("c", 7, 40), turned("d", 6, 33)]
-    page = shown(found, PageSpec(top_k=9, collapse=0.98))  # 11.5 degrees
+    matches = [turned("a", 9, 0), turned("b", 8, 5), turned("c", 7, 40), turned("d", 6, 33)]
+    page = shown(matches, PageSpec(top_k=9, collapse=0.98))  # 11.5 degrees
     assert [(kept.match.record.id, kept.duplicates) for kept in page] == [("a", 1), ("c", 1)]
 
 
 def test_a_threshold_of_one_collapses_copies_only() -> None:
     third = [1 / 3, 0.1, 0.7]
-    found = [match("a", 3, *third), match("b", 2, *third), match("c", 1, 0.34, 0.1, 0.7)]
-    assert names(shown(found, PageSpec(top_k=9, collapse=1.0))) == "ac"
+    matches = [match("a", 3, *third), match("b", 2, *third), match("c", 1, 0.34, 0.1, 0.7)]
+    assert names(shown(matches, PageSpec(top_k=9, collapse=1.0))) == "ac"
 
 
 def test_the_length_of_an_embedding_makes_no_difference_and_zeros_are_near_to_nothing() -> None:
-    found = [match("a", 4, 1, 1), match("b", 3, 5, 5), match("c", 2, 0, 0), match("d", 1, 0, 0)]
-    assert names(shown(found, PageSpec(top_k=9, collapse=0.9), "dot")) == "acd"
+    matches = [match("a", 4, 1, 1), match("b", 3, 5, 5), match("c", 2, 0, 0), match("d", 1, 0, 0)]
+    assert names(shown(matches, PageSpec(top_k=9, collapse=0.9), "dot")) == "acd"
 
 
 def test_what_is_left_out_is_always_stood_for_by_something_shown() -> None:
-    """b is left out by its group, so c, near to b alone, is shown."""
-    found = [
+    """The group of b is full, so c, which is near b alone, is shown."""
+    matches = [
         replace(turned("a", 9, 0), score=9),
         turned("b", 8, 30),
         turned("c", 7, 35),
     ]
     labels = ("x", "x", "y")
-    found = [
-        replace(one, record=replace(one.record, label=label))
-        for one, label in zip(found, labels, strict=True)
+    matches = [
+        replace(candidate, record=replace(candidate.record, label=label))
+        for candidate, label in zip(matches, labels, strict=True)
     ]
-    wanted = PageSpec(top_k=9, group_by="label", collapse=0.98)
-    assert names(shown(found, wanted)) == "ac"
+    spec = PageSpec(top_k=9, group_by="label", collapse=0.98)
+    assert names(shown(matches, spec)) == "ac"
 
 
 def test_one_window_is_asked_for_the_first_page_and_wider_ones_for_later_pages() -> None:
@@ -131,9 +129,9 @@ def test_groups_are_looked_for_in_wider_windows_up_to_the_limit() -> None:
 
 
 def test_at_the_limit_there_are_fewer_matches_and_those_are_right() -> None:
-    found = labelled("xxxxxxxxxxxxy")
-    assert names(shown(found, PageSpec(top_k=2, group_by="label", max_window=12))) == "a"
-    assert names(shown(found, PageSpec(top_k=2, group_by="label", max_window=13))) == "am"
+    matches = labelled("xxxxxxxxxxxxy")
+    assert names(shown(matches, PageSpec(top_k=2, group_by="label", max_window=12))) == "a"
+    assert names(shown(matches, PageSpec(top_k=2, group_by="label", max_window=13))) == "am"
 
 
 RANDOM = st.lists(
@@ -151,12 +149,13 @@ RULES = st.fixed_dictionaries(
 
 
 def laid_out(rows: Sequence[tuple[int, str, int]]) -> list[Match]:
-    """In the order a store gives them, ties in any order."""
-    found = []
+    """Matches in descending order of score, as a store returns them. The order of ties is
+    arbitrary."""
+    matches = []
     for n, (score, label, degrees) in enumerate(rows):
-        one = turned(f"{n:03}", float(score), degrees)
-        found.append(replace(one, record=replace(one.record, label=label.strip())))
-    return sorted(found, key=lambda one: -one.score)
+        candidate = turned(f"{n:03}", float(score), degrees)
+        matches.append(replace(candidate, record=replace(candidate.record, label=label.strip())))
+    return sorted(matches, key=lambda candidate: -candidate.score)
 
 
 @effort(max_examples=300, deadline=None)
@@ -164,17 +163,19 @@ def laid_out(rows: Sequence[tuple[int, str, int]]) -> list[Match]:
 def test_every_page_continues_the_one_before(
     rows: list[tuple[int, str, int]], rules: dict[str, Any], top_k: int
 ) -> None:
-    found = laid_out(rows)
+    matches = laid_out(rows)
     pages: list[str] = []
     for offset in range(0, 126, top_k):
-        page = shown(found, PageSpec(top_k=top_k, offset=offset, **rules))
+        page = shown(matches, PageSpec(top_k=top_k, offset=offset, **rules))
         pages += [kept.match.record.id for kept in page]
         if len(page) < top_k:
             break
     assert len(set(pages)) == len(pages)
     if rules["group_by"] is None and rules["collapse"] is None:
         least = rules["min_score"] or 0
-        assert set(pages) == {one.record.id for one in found if one.score >= least}
+        assert set(pages) == {
+            candidate.record.id for candidate in matches if candidate.score >= least
+        }
 
 
 @effort(max_examples=300, deadline=None)
@@ -182,26 +183,26 @@ def test_every_page_continues_the_one_before(
 def test_what_is_shown_keeps_every_rule_and_what_is_not_has_a_reason(
     rows: list[tuple[int, str, int]], rules: dict[str, Any], top_k: int
 ) -> None:
-    found, wanted = laid_out(rows), PageSpec(top_k=top_k, **rules)
-    page = shown(found, wanted)
-    kept = {one.match.record.id for one in page}
-    groups = Counter(one.match.record.label for one in page)
+    matches, spec = laid_out(rows), PageSpec(top_k=top_k, **rules)
+    page = shown(matches, spec)
+    kept = {ranked.match.record.id for ranked in page}
+    groups = Counter(ranked.match.record.label for ranked in page)
     assert len(page) <= top_k
-    if wanted.group_by:
-        assert not groups or max(groups.values()) <= wanted.group_size
-    if wanted.min_score is not None:
-        assert all(one.match.score >= wanted.min_score for one in page)
+    if spec.group_by:
+        assert not groups or max(groups.values()) <= spec.group_size
+    if spec.min_score is not None:
+        assert all(ranked.match.score >= spec.min_score for ranked in page)
     if len(page) == top_k:
         return
-    for one in found:
-        under = wanted.min_score is not None and one.score < wanted.min_score
-        full = bool(wanted.group_by) and groups[one.record.label] == wanted.group_size
-        near = any(_cosine(one, other.match) >= (wanted.collapse or 2) - 1e-5 for other in page)
-        assert one.record.id in kept or under or full or near
+    for candidate in matches:
+        under = spec.min_score is not None and candidate.score < spec.min_score
+        full = bool(spec.group_by) and groups[candidate.record.label] == spec.group_size
+        near = any(_cosine(candidate, other.match) >= (spec.collapse or 2) - 1e-5 for other in page)
+        assert candidate.record.id in kept or under or full or near
 
 
-def _cosine(one: Match, other: Match) -> float:
-    return float(one.record.embedding @ other.record.embedding)
+def _cosine(first: Match, second: Match) -> float:
+    return float(first.record.embedding @ second.record.embedding)
 
 
 @effort(max_examples=200, deadline=None)
@@ -214,7 +215,7 @@ def test_every_match_looked_at_is_shown_or_counted(
 
 
 def test_a_wider_window_that_finds_something_better_repeats_and_drops_nothing() -> None:
-    """As an approximate index may: the first window missed z."""
+    """With an approximate index the first window may miss a match, here z."""
     narrow = [match("b", 0.8), match("c", 0.7)]
     wide = [match("z", 0.9), *narrow, match("d", 0.6)]
 

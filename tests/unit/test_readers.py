@@ -1,4 +1,4 @@
-"""Sources that hang: the others go on, the job says so, and it can be cancelled."""
+"""Sources that hang: other jobs continue, the job names the reason, and it can be cancelled."""
 
 import threading
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from support.worker_harness import Planning
 
 
 class Hanging:
-    """Two images, between which it hangs until it is let go."""
+    """A source of two images that hangs between them until `go` is set."""
 
     def __init__(self) -> None:
         self.go, self.read = threading.Event(), 0
@@ -38,7 +38,7 @@ class Hanging:
 
 
 class Hung(Planner):
-    """Sources of the kind "ours" hang."""
+    """A planner for which every source of type "ours" hangs."""
 
     source: Source
     opened = 0
@@ -65,7 +65,7 @@ class World(Planning):
         return planner
 
     def finish_one(self, job: str) -> list[str]:
-        """Plan and work until the job has ended; the ids that were worked on."""
+        """Plan and work until the job has ended; return the ids of the images worked on."""
         seen: list[str] = []
 
         def ended() -> bool:
@@ -84,10 +84,10 @@ class World(Planning):
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(readers, "HANG_AFTER_S", 0.05)
-    made = World()
-    made.worker()
-    yield made
-    made.source.go.set()
+    created = World()
+    created.worker()
+    yield created
+    created.source.go.set()
 
 
 def test_while_one_source_hangs_other_jobs_are_done(world: World) -> None:
@@ -100,8 +100,8 @@ def test_while_one_source_hangs_other_jobs_are_done(world: World) -> None:
 
 def test_a_job_whose_source_hangs_says_so_until_it_answers(world: World) -> None:
     world.job_of({"type": "ours"}, "hanging")
-    said = services.eventually(lambda: world.waiting("hanging"), 30, "a reason")
-    assert said.startswith("the source has not answered for")
+    reason = services.eventually(lambda: world.waiting("hanging"), 30, "a reason")
+    assert reason.startswith("the source has not answered for")
     world.source.go.set()
     assert services.eventually(lambda: not world.waiting("hanging"), 30, "no reason any more")
     assert sorted(world.finish_one("hanging")) == ["0", "1"]
@@ -165,7 +165,7 @@ def test_what_a_thread_raises_comes_out_where_the_answer_is_taken() -> None:
 
 
 def test_a_source_that_hangs_again_is_reported_again() -> None:
-    """Also when it hangs for less long than before."""
+    """The second hang is shorter than the first."""
     source, reading = Hanging(), Readers(patience_s=30)
     source.go.set()
 
@@ -187,7 +187,7 @@ def test_a_source_that_hangs_again_is_reported_again() -> None:
 
 
 def hang(world: World, jobs: int, collection: str = "c") -> list[str]:
-    """So many jobs whose sources hang; their names."""
+    """Start this many jobs whose sources hang; return the names of the jobs."""
     names = [f"{collection}-{n}" for n in range(jobs)]
     for name in names:
         world.job_of({"type": "ours"}, name, collection=collection)
@@ -260,7 +260,9 @@ def test_the_thread_of_a_source_that_waits_for_the_web_ends_with_its_job(
         world.job_of({"type": "manifest", "uri": f"{there.url}all.csv", "format": "csv"})
         world.tick()
         services.eventually(lambda: there.open == 1, 30, "a connection")
-        (reader,) = (one for one in set(threading.enumerate()) - before if one.name == "reader")
+        (reader,) = (
+            thread for thread in set(threading.enumerate()) - before if thread.name == "reader"
+        )
         world.ledger.cancel("job")
         world.tick()
         reader.join(30)
@@ -270,7 +272,7 @@ def test_the_thread_of_a_source_that_waits_for_the_web_ends_with_its_job(
 
 
 class Away:
-    """A bucket that does not answer, until `back`; counting hangs until `go`."""
+    """A bucket that does not answer until `back` is set. Its count hangs until `go` is set."""
 
     def __init__(self) -> None:
         self.back, self.counts, self.go = False, 0, threading.Event()
@@ -297,7 +299,7 @@ def test_a_bucket_that_is_away_is_asked_less_and_less_and_counted_once(world: Wo
     world.job_of({"type": "ours"}, "job")
 
     def openings(seconds: float) -> int:
-        """Within so many seconds, of rounds a second apart."""
+        """How often the source is opened in this many seconds, with one round each second."""
         before = planner.opened
         for _ in range(int(seconds)):
             world.tick(seconds=1)

@@ -1,4 +1,4 @@
-"""What requests may say at all, whatever they are about."""
+"""Validation rules that hold for every kind of request."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from clipfleet.common.http.schemas import MAX_FIELDS, EmbedIn, JobIn, VectorsIn
 from clipfleet.common.http.search import SearchIn
 
 
-def faults(kind: type[BaseModel], asked: dict[str, Any]) -> list[str]:
+def faults(kind: type[BaseModel], body: dict[str, Any]) -> list[str]:
     with pytest.raises(ValidationError) as caught:
-        kind.model_validate(asked)
-    return [str(one["loc"][0]) if one["loc"] else "" for one in caught.value.errors()]
+        kind.model_validate(body)
+    return [str(error["loc"][0]) if error["loc"] else "" for error in caught.value.errors()]
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked", "field"),
+    ("kind", "body", "field"),
     [
         (DeleteIn, {"all": "yes"}, "all"),
         (DeleteIn, {"all": 1}, "all"),
@@ -30,9 +30,9 @@ def faults(kind: type[BaseModel], asked: dict[str, Any]) -> list[str]:
     ],
 )
 def test_a_value_of_another_kind_is_not_guessed_at(
-    kind: type[BaseModel], asked: dict[str, Any], field: str
+    kind: type[BaseModel], body: dict[str, Any], field: str
 ) -> None:
-    assert faults(kind, asked) == [field]
+    assert faults(kind, body) == [field]
 
 
 def test_whole_numbers_are_numbers() -> None:
@@ -40,7 +40,7 @@ def test_whole_numbers_are_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked"),
+    ("kind", "body"),
     [
         (SearchIn, {"terms": [{}] * 1_000}),
         (SearchIn, {"vector": ["x"] * 1_000}),
@@ -51,5 +51,5 @@ def test_whole_numbers_are_numbers() -> None:
         (SearchIn, {"text": "x", **{f"unknown {n}": 1 for n in range(MAX_FIELDS)}}),
     ],
 )
-def test_of_a_thousand_faults_one_is_named(kind: type[BaseModel], asked: dict[str, Any]) -> None:
-    assert len(faults(kind, asked)) == 1
+def test_of_a_thousand_faults_one_is_named(kind: type[BaseModel], body: dict[str, Any]) -> None:
+    assert len(faults(kind, body)) == 1

@@ -1,4 +1,5 @@
-"""A retry's source: the failures, all of them, what could not be listed being looked at again."""
+"""The source of a retry: all failures of a job. A folder that could not be listed is listed
+again."""
 
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from support.worker_harness import Planning
 
 
 def failed(world: Planning, failures: list[Failure], name: str = "job") -> None:
-    """A job that ended with these failures."""
+    """Run a job that ends with these failures."""
     world.job(len(failures), name)
     while world.ledger.active():
         world.tick()
@@ -30,7 +31,7 @@ def broken(number: int) -> Failure:
 
 
 def seen(world: Planning, job: str, rounds: int = 200) -> list[Item]:
-    """Every item of a job that was worked on, with more than one planner at it."""
+    """Every item of a job that is worked on, while two planners take turns."""
     items: list[Item] = []
     planners = [world.planner, world.new_planner("two")]
     for number in range(rounds):
@@ -74,13 +75,13 @@ def test_a_retry_whose_job_is_deleted_meanwhile_fails_in_words(
 
 
 class Forgetful(MemoryLedger):
-    """Redis is away exactly when the second page of failures is read."""
+    """A ledger that is unavailable while the second page of failures is read."""
 
-    asked = 0
+    calls = 0
 
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
-        self.asked += 1
-        if self.asked == 2:
+        self.calls += 1
+        if self.calls == 2:
             raise Unavailable("Redis is away")
         return super().failures(job_id, limit, offset)
 
@@ -106,11 +107,11 @@ def again(
 ) -> list[tuple[str, str | None, str]]:
     world = Planning(roots=(folder,))
     failed(world, failures)
-    told = {"folder": {"path": str(folder), "label_from_folder": True}} if listed else {}
-    source = Retry({"job": "job", **told}, world.ledger, access_to(folder))
+    options = {"folder": {"path": str(folder), "label_from_folder": True}} if listed else {}
+    source = Retry({"job": "job", **options}, world.ledger, access_to(folder))
     return [
-        (os.path.relpath(one.item.id, folder), one.item.problem, one.cursor)
-        for one in source.stream(after)
+        (os.path.relpath(entry.item.id, folder), entry.item.problem, entry.cursor)
+        for entry in source.stream(after)
     ]
 
 
@@ -120,38 +121,38 @@ def test_a_folder_that_could_not_be_listed_is_listed_again(tmp_path: Path) -> No
     for name in ("a.jpg", "b.jpg", "deeper/c.jpg", "note.txt"):
         (closed / name).touch()
     failures = [broken(0), unlisted(closed, "the folder cannot be read"), broken(1)]
-    found = again(tmp_path, failures)
-    cursors = [cursor for _, _, cursor in found]
+    entries = again(tmp_path, failures)
+    cursors = [cursor for _, _, cursor in entries]
     assert cursors == ["1", "1:a.jpg", "1:b.jpg", "1:deeper/c.jpg", "3"]
-    assert [name for name, _, _ in found][1:4] == [
+    assert [name for name, _, _ in entries][1:4] == [
         "closed/a.jpg",
         "closed/b.jpg",
         "closed/deeper/c.jpg",
     ]
     for number, cursor in enumerate(cursors, 1):
-        assert again(tmp_path, failures, cursor) == found[number:]
+        assert again(tmp_path, failures, cursor) == entries[number:]
 
 
 def test_a_link_that_leads_inside_by_now_goes_in(tmp_path: Path) -> None:
     (tmp_path / "real.jpg").touch()
     (tmp_path / "mended.jpg").symlink_to("real.jpg")
     (tmp_path / "outside.jpg").symlink_to("/etc/passwd")
-    said = "the link leads outside"
+    reason = "the link leads outside"
     names = ["mended.jpg", "outside.jpg", "gone.jpg", "gone-folder"]
-    found = again(tmp_path, [unlisted(tmp_path / name, said) for name in names])
-    assert [(name, problem) for name, problem, _ in found] == [
+    entries = again(tmp_path, [unlisted(tmp_path / name, reason) for name in names])
+    assert [(name, problem) for name, problem, _ in entries] == [
         ("mended.jpg", None),
-        ("outside.jpg", said),
-        ("gone.jpg", said),
-        ("gone-folder", said),
+        ("outside.jpg", reason),
+        ("gone.jpg", reason),
+        ("gone-folder", reason),
     ]
 
 
 def test_names_that_cannot_be_ids_fail_again_for_the_same_reason(tmp_path: Path) -> None:
     name = os.path.join(*["x" * 200] * 11) + ".jpg"
     problem = "id has more bytes than the limit"
-    (found,) = again(tmp_path, [unlisted(f"{tmp_path}/{name}", problem)])
-    assert found[1] == problem
+    (entry,) = again(tmp_path, [unlisted(f"{tmp_path}/{name}", problem)])
+    assert entry[1] == problem
 
 
 def test_what_a_source_other_than_a_folder_could_not_list_fails_again(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What people read in a terminal of any width."""
+"""What the command line prints, in a terminal of any width."""
 
 import pytest
 
@@ -6,19 +6,19 @@ from clipfleet.cli import show
 from clipfleet.common.http.schemas import MatchOut, SearchOut
 
 LONG = "/home/somebody/Pictures/a folder with a long name/" + "x" * 200 + ".jpg"
-FOUND = SearchOut(
+RESULT = SearchOut(
     matches=[MatchOut(id=LONG, score=0.5, uri=LONG, label="a folder", metadata={})], took_ms=1
 )
 
 
 def test_an_id_is_shown_whole_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    show.matches(FOUND)
+    show.matches(RESULT)
     _, line = capsys.readouterr().out.splitlines()
     assert LONG in line
 
 
 def test_a_picture_is_shown_by_the_name_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
-    show.pictures(FOUND, lambda image_id: image_id[-5:] + "[b]\n")
+    show.pictures(RESULT, lambda image_id: image_id[-5:] + "[b]\n")
     _, line = capsys.readouterr().out.splitlines()
     assert line.split() == ["1", "0.500", "x.jpg[b]\\n", "a", "folder"]
 

@@ -1,4 +1,4 @@
-"""What jobs may read: roots, buckets, and never the service's own data, by whichever name."""
+"""What jobs may read: roots and buckets, but never the service's own data under any name."""
 
 import os
 import subprocess
@@ -45,13 +45,13 @@ def refusal(do: Callable[[], Any]) -> SourceRefused:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """With a file below it; beside it lies a folder `outside` with another."""
-    made = tmp_path / "root"
+    """A root with a file below it. Next to the root is a folder `outside` with another file."""
+    folder = tmp_path / "root"
     for name in ("root/sub", "outside"):
         (tmp_path / name).mkdir(parents=True)
-    (made / "sub" / "a.jpg").write_bytes(b"inside")
+    (folder / "sub" / "a.jpg").write_bytes(b"inside")
     (tmp_path / "outside" / "a.jpg").write_bytes(b"OUTSIDE")
-    return made
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_a_bucket_is_allowed_part_by_part(url: str, allowed: bool) -> None:
     if allowed:
         assert access.require_bucket(url) == url
         return
-    said = refusal(lambda: access.require_bucket(url)).detail
-    assert said.startswith(repr(url))
-    assert "(s3://b/prod, gs://g, az://c/photos); CLIPFLEET_SOURCE_BUCKETS lists them" in said
+    detail = refusal(lambda: access.require_bucket(url)).detail
+    assert detail.startswith(repr(url))
+    assert "(s3://b/prod, gs://g, az://c/photos); CLIPFLEET_SOURCE_BUCKETS lists them" in detail
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_the_blob_store_is_never_a_source(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     access = access_of(Settings(), Blobs(blobs))
-    for one in (access, access.within(SourceGrant(buckets=(blobs, source)))):
+    for source_access in (access, access.within(SourceGrant(buckets=(blobs, source)))):
         if own:
             with pytest.raises(OwnData):
-                one.require_bucket(source)
+                source_access.require_bucket(source)
         else:
-            assert one.require_bucket(source) == source
-        assert one.is_own_object(source) == own
+            assert source_access.require_bucket(source) == source
+        assert source_access.is_own_object(source) == own
 
 
 def test_blobs_behind_a_cache_are_the_same_blobs() -> None:
@@ -133,7 +133,7 @@ def test_blobs_behind_a_cache_are_the_same_blobs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "buckets"),
+    ("values", "buckets"),
     [
         ({}, None),
         ({"keys_file": "/k"}, ()),
@@ -143,9 +143,9 @@ def test_blobs_behind_a_cache_are_the_same_blobs() -> None:
     ],
 )
 def test_without_a_list_all_buckets_are_the_users_and_none_are_others(
-    told: dict[str, Any], buckets: Any
+    values: dict[str, Any], buckets: Any
 ) -> None:
-    assert grant_of_service(Settings(**told)).buckets == buckets
+    assert grant_of_service(Settings(**values)).buckets == buckets
 
 
 @pytest.mark.parametrize("bad", ["b", "/data", "https://h/x", "s3://", "s3://b/../c"])
@@ -159,12 +159,12 @@ def test_a_grant_is_less_than_the_service_has_and_the_refusal_names_it_alone(roo
     access = access_to(root, other, buckets=("s3://b", "s3://c"))
     mine = access.within(SourceGrant(roots=(str(root),), buckets=("s3://b/mine",)))
     assert read(mine, root / "sub" / "a.jpg") == b"inside"
-    for said in (
+    for detail in (
         refusal(lambda: mine.require_path(str(other))).detail,
         refusal(lambda: mine.require_bucket("s3://c/x")).detail,
     ):
-        assert f"({root})" in said or "(s3://b/mine)" in said
-        assert "of the API key" in said
+        assert f"({root})" in detail or "(s3://b/mine)" in detail
+        assert "of the API key" in detail
     assert "leads outside" in refusal(lambda: read(mine, other / "a.jpg")).detail
     too_much = access.within(SourceGrant(roots=("/",), buckets=("s3://a", "s3://b")))
     assert "is outside" in refusal(lambda: too_much.require_path("/etc")).detail
@@ -179,7 +179,7 @@ def test_a_root_of_a_key_that_is_a_link_does_not_lead_out_of_the_service_s(root:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "both"),
+    ("first", "second", "both"),
     [
         (None, None, None),
         (None, ("/a",), ("/a",)),
@@ -189,22 +189,23 @@ def test_a_root_of_a_key_that_is_a_link_does_not_lead_out_of_the_service_s(root:
         ((), ("/a",), ()),
     ],
 )
-def test_what_two_grants_allow(one: Any, other: Any, both: Any) -> None:
-    assert SourceGrant(roots=one).and_only(SourceGrant(roots=other)).roots == both
-    urls = [None if a is None else tuple(f"s3:/{path}" for path in a) for a in (one, other, both)]
+def test_what_two_grants_allow(first: Any, second: Any, both: Any) -> None:
+    assert SourceGrant(roots=first).and_only(SourceGrant(roots=second)).roots == both
+    urls = [
+        None if a is None else tuple(f"s3:/{path}" for path in a) for a in (first, second, both)
+    ]
     assert SourceGrant(buckets=urls[0]).and_only(SourceGrant(buckets=urls[1])).buckets == urls[2]
 
 
 def swapped(monkeypatch: pytest.MonkeyPatch, path: Path, target: Path) -> None:
-    """Put a link to `target` in the place of `path` after it was looked at, right before it is
-    opened."""
+    """Replace `path` with a link to `target` after it is checked and right before it is opened."""
     real = os.open
 
-    def swap(opened: Any, *args: Any, **told: Any) -> int:
+    def swap(opened: Any, *args: Any, **kwargs: Any) -> int:
         monkeypatch.setattr(os, "open", real)
         path.rename(path.with_name("gone"))
         path.symlink_to(target)
-        return real(opened, *args, **told)
+        return real(opened, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", swap)
 
@@ -223,7 +224,7 @@ def test_a_file_that_is_swapped_for_a_link_in_time_is_not_read(
 def test_a_folder_that_is_swapped_for_a_link_in_time_is_neither_read_nor_listed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The link is in the middle of the path, where nothing forbids to follow it."""
+    """The link is a folder in the path, and opening the file follows it."""
     file = root / "sub" / "deep" / "a.jpg"
     file.parent.mkdir()
     file.write_bytes(b"inside")
@@ -238,9 +239,9 @@ def test_a_folder_that_is_swapped_for_a_link_in_time_is_neither_read_nor_listed(
     (root / "gone").rename(root / "sub")
     with monkeypatch.context() as patch:
         swapped(patch, root / "sub", root.parent / "outside")
-        found = open_source({"type": "folder", "path": str(file.parent)}, where, "job")
+        folder_source = open_source({"type": "folder", "path": str(file.parent)}, where, "job")
         with pytest.raises(SourceError, match="leads outside the folders"):
-            list(found.stream(""))
+            list(folder_source.stream(""))
 
 
 def test_no_descriptor_is_left_open_by_a_refusal(
@@ -255,7 +256,7 @@ def test_no_descriptor_is_left_open_by_a_refusal(
 
 @pytest.fixture
 def own(root: Path) -> Path:
-    """A blob store below the root, which has a thumbnail."""
+    """A blob store with one thumbnail, below the root."""
     store = root / "clipfleet-data" / "blobs"
     (store / "thumbnails").mkdir(parents=True)
     (store / "thumbnails" / "t.jpg").write_bytes(b"their thumbnail")
@@ -264,9 +265,9 @@ def own(root: Path) -> Path:
 
 def test_the_blob_store_below_a_root_is_left_out(root: Path, own: Path) -> None:
     where = storage_of(Settings(source_roots=(root,)), Blobs(str(own)))
-    found = open_source({"type": "folder", "path": str(root)}, where, "job")
-    assert [item.id for item in items(found)] == [str(root / "sub" / "a.jpg")]
-    assert found.count() == 1
+    folder_source = open_source({"type": "folder", "path": str(root)}, where, "job")
+    assert [item.id for item in items(folder_source)] == [str(root / "sub" / "a.jpg")]
+    assert folder_source.count() == 1
     for inside in (own, own / "thumbnails"):
         inner = open_source({"type": "folder", "path": str(inside)}, where, "job")
         with pytest.raises(SourceError, match="belongs to the service"):
@@ -288,8 +289,8 @@ def test_the_blob_store_has_no_second_name(root: Path, own: Path) -> None:
     ):
         with pytest.raises(Unreadable, match="belongs to the service"):
             where.read(f"file:{path}", 100)
-    found = open_source({"type": "folder", "path": str(root)}, where, "job")
-    problems = {os.path.basename(item.id): item.problem for item in items(found)}
+    folder_source = open_source({"type": "folder", "path": str(root)}, where, "job")
+    problems = {os.path.basename(item.id): item.problem for item in items(folder_source)}
     assert problems.keys() == {"a.jpg", "link.jpg"}
     assert "belongs to the service" in str(problems["link.jpg"])
 
@@ -348,11 +349,11 @@ def test_the_blob_store_in_a_bucket_is_left_out_of_its_listing() -> None:
         fs.pipe_file(f"/shared/{key}", b"x")
     try:
         where = storage_of(Settings(), Blobs("memory://shared/prod"))
-        found = bucket("memory://shared", where)
-        assert [item.id for item in items(found)] == [
+        bucket_source = bucket("memory://shared", where)
+        assert [item.id for item in items(bucket_source)] == [
             "memory://shared/b.jpg", "memory://shared/production/a.jpg",
         ]  # fmt: skip
-        assert found.count() == 2
+        assert bucket_source.count() == 2
         with pytest.raises(Unreadable, match="belongs to the service"):
             where.read("fs:memory://shared/prod/uploads/j/0.jpg", 100)
         inside = bucket("memory://shared/prod", where)
@@ -363,7 +364,7 @@ def test_the_blob_store_in_a_bucket_is_left_out_of_its_listing() -> None:
 
 
 def bucket(uri: str, where: Storage) -> Bucket:
-    """Requests cannot name `memory://`."""
+    """A bucket source of `memory://`, which requests cannot name."""
     return Bucket(BucketSource.model_construct(uri=uri, label_from_folder=False), where)
 
 

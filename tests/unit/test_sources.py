@@ -1,4 +1,4 @@
-"""Folders as sources: what counts as an image, in which order, and where it goes on."""
+"""Folders as sources: which files count as images, their order, and where reading resumes."""
 
 import os
 import tempfile
@@ -30,7 +30,7 @@ def top(tmp_path: Path) -> Path:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Permissions mean nothing to root."""
+    """Drop the rights of root, for whom file permissions have no effect."""
     if os.geteuid() != 0:
         yield
         return
@@ -53,8 +53,8 @@ def folder(path: Path, *roots: Path, recursive: bool = True, label: bool = False
 
 
 def names(path: Path, *roots: Path, after: str = "", recursive: bool = True) -> list[str]:
-    found = folder(path, *roots, recursive=recursive).stream(after)
-    return [os.path.relpath(one.item.id, path) for one in found]
+    entries = folder(path, *roots, recursive=recursive).stream(after)
+    return [os.path.relpath(entry.item.id, path) for entry in entries]
 
 
 def why_not(path: Path | str, *roots: Path) -> str:
@@ -82,17 +82,17 @@ def test_suffixes_in_capitals_count(top: Path) -> None:
 
 def test_the_label_is_the_name_of_the_images_own_folder(top: Path) -> None:
     touch(top / "a.jpg", top / "church" / "b.jpg", top / "x" / "dög" / "c.jpg")
-    labels = [one.item.label for one in folder(top, label=True).stream("")]
+    labels = [entry.item.label for entry in folder(top, label=True).stream("")]
     assert labels == ["photos", "church", "dög"]
-    assert {one.item.label for one in folder(top).stream("")} == {""}
+    assert {entry.item.label for entry in folder(top).stream("")} == {""}
 
 
 def test_an_item_is_named_and_read_by_its_path(top: Path) -> None:
     touch(top / "a.jpg")
-    (one,) = folder(top).stream("")
+    (entry,) = folder(top).stream("")
     path = str(top / "a.jpg")
-    assert (one.item.id, one.item.uri, one.item.read) == (path, path, f"file:{path}")
-    assert one.item.problem is None
+    assert (entry.item.id, entry.item.uri, entry.item.read) == (path, path, f"file:{path}")
+    assert entry.item.problem is None
 
 
 def test_links_in_a_circle_end(top: Path) -> None:
@@ -120,7 +120,7 @@ def test_names_with_newlines_percents_and_unicode_stay_what_they_are(top: Path) 
     odd = ["a\nb.jpg", "50%2F.jpg", "größe 😀.jpg", '"quoted".jpg', "tab\t.jpg", "cafe\u0301.jpg"]
     touch(*(top / name for name in odd))
     assert sorted(names(top)) == sorted(odd)
-    assert all(one.item.problem is None for one in folder(top).stream(""))
+    assert all(entry.item.problem is None for entry in folder(top).stream(""))
 
 
 def test_a_name_that_is_not_utf8_is_listed_with_its_problem_and_can_be_resumed_at(
@@ -131,11 +131,11 @@ def test_a_name_that_is_not_utf8_is_listed_with_its_problem_and_can_be_resumed_a
             pass
     touch(top / "good.jpg")
     listed = list(folder(top).stream(""))
-    assert [one.item.problem is None for one in listed] == [True, False, False]
+    assert [entry.item.problem is None for entry in listed] == [True, False, False]
     assert "\\xff1.jpg" in listed[1].item.id or "\\udcff1.jpg" in listed[1].item.id
-    for one in listed:
-        one.item.model_dump_json().encode()
-        one.cursor.encode("ascii")
+    for entry in listed:
+        entry.item.model_dump_json().encode()
+        entry.cursor.encode("ascii")
     assert list(folder(top).stream(listed[1].cursor)) == listed[2:]
 
 
@@ -200,30 +200,30 @@ def test_a_path_with_a_nul_is_refused_in_words(top: Path) -> None:
 
 
 def open_to_all(path: Path) -> Path:
-    """A folder that somebody without rights can reach (pytest's own they cannot)."""
+    """Make a folder readable for every user, which pytest's own folders are not."""
     path.chmod(0o755)
     return path
 
 
 def test_a_folder_that_cannot_be_read_fails_the_source_and_a_subfolder_only_itself() -> None:
-    with tempfile.TemporaryDirectory() as made:
-        top = open_to_all(Path(made))
+    with tempfile.TemporaryDirectory() as directory:
+        top = open_to_all(Path(directory))
         touch(top / "a.jpg", top / "closed" / "b.jpg", top / "z.jpg")
         (top / "closed").chmod(0)
         try:
             with unprivileged():
                 listed = list(folder(top).stream(""))
-                said = why_not(top / "closed", top)
+                reason = why_not(top / "closed", top)
         finally:
             (top / "closed").chmod(0o755)
-    assert [os.path.basename(one.item.id) for one in listed] == ["a.jpg", "closed", "z.jpg"]
+    assert [os.path.basename(entry.item.id) for entry in listed] == ["a.jpg", "closed", "z.jpg"]
     assert "Permission denied" in str(listed[1].item.problem)
-    assert "Permission denied" in said
+    assert "Permission denied" in reason
 
 
 def test_a_subfolder_that_cannot_be_read_is_not_listed_again_on_resuming() -> None:
-    with tempfile.TemporaryDirectory() as made:
-        top = open_to_all(Path(made))
+    with tempfile.TemporaryDirectory() as directory:
+        top = open_to_all(Path(directory))
         touch(top / "a.jpg", top / "closed" / "b.jpg", top / "z.jpg")
         (top / "closed").chmod(0)
         try:
@@ -232,7 +232,7 @@ def test_a_subfolder_that_cannot_be_read_is_not_listed_again_on_resuming() -> No
                 rest = list(folder(top).stream(listed[1].cursor))
         finally:
             (top / "closed").chmod(0o755)
-    assert [os.path.basename(one.item.id) for one in rest] == ["z.jpg"]
+    assert [os.path.basename(entry.item.id) for entry in rest] == ["z.jpg"]
 
 
 PART = st.sampled_from(["a", "a b", "a.jpg", "A", "b%", "ä", "a-", "a.", "z\n"])
@@ -242,27 +242,27 @@ TREE = st.sets(st.lists(PART, min_size=1, max_size=4).map(tuple), max_size=14)
 @effort(max_examples=120, deadline=None)
 @given(TREE)
 def test_from_every_cursor_comes_exactly_the_rest(tree: set[tuple[str, ...]]) -> None:
-    with tempfile.TemporaryDirectory() as made:
-        top = Path(made)
+    with tempfile.TemporaryDirectory() as directory:
+        top = Path(directory)
         for parts in tree:
             path = top.joinpath(*parts[:-1], f"{parts[-1]}.jpg")
             if not any(parent.is_file() for parent in path.parents) and not path.is_dir():
                 touch(path)
         listed: list[Listed] = list(folder(top).stream(""))
-        assert sorted(one.item.id for one in listed) == sorted(
+        assert sorted(entry.item.id for entry in listed) == sorted(
             str(path) for path in top.rglob("*.jpg") if path.is_file()
         )
-        order = [os.fsencode(os.path.relpath(one.item.id, top)).split(b"/") for one in listed]
-        assert all(left < right for left, right in pairwise(order))
+        order = [os.fsencode(os.path.relpath(entry.item.id, top)).split(b"/") for entry in listed]
+        assert all(before < after for before, after in pairwise(order))
         assert folder(top).count() == len(listed)
-        for n, one in enumerate(listed):
-            assert list(folder(top).stream(one.cursor)) == listed[n + 1 :]
+        for n, entry in enumerate(listed):
+            assert list(folder(top).stream(entry.cursor)) == listed[n + 1 :]
 
 
 def test_an_upload_goes_on_where_it_was() -> None:
     items = [{"id": str(n), "uri": "", "read": f"blob:{n}"} for n in range(4)]
     listed = list(Upload(items).stream(""))
-    assert [one.item.id for one in listed] == ["0", "1", "2", "3"]
+    assert [entry.item.id for entry in listed] == ["0", "1", "2", "3"]
     assert list(Upload(items).stream(listed[1].cursor)) == listed[2:]
     assert list(Upload(items).stream(listed[-1].cursor)) == []
 

@@ -1,4 +1,4 @@
-"""Small pictures for people: the right shape, nothing of the original's metadata."""
+"""Thumbnails: their shape, and that they keep no metadata of the original."""
 
 import io
 
@@ -11,8 +11,8 @@ from clipfleet.common.imaging.thumbnails import MAX_BYTES, thumbnail, thumbnail_
 from support.worker_harness import Workplace
 
 
-def opened(made: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(made))
+def opened(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
     image.load()
     return image
 

@@ -1,5 +1,5 @@
-"""Uploads go into the blob store as they come in, a few at once, and leave nothing when they break
-off."""
+"""Uploads are written to the blob store as they arrive, a limited number at once, and an upload
+that breaks off leaves no files."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -22,10 +22,10 @@ END = b"--x--\r\n"
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return made(tmp_path)
+    return new_world(tmp_path)
 
 
-def made(folder: Path, blobs: Callable[[str], Blobs] = Blobs, **limits: Any) -> World:
+def new_world(folder: Path, blobs: Callable[[str], Blobs] = Blobs, **limits: Any) -> World:
     url = str(folder / "blobs")
     return World(folder, {"blobs": blobs(url)}, blobs=url, limits=Limits(**limits))
 
@@ -45,8 +45,8 @@ def upload(world: World, *parts: bytes, key: str = "write", **headers: str) -> E
 
 def stored(folder: Path) -> list[int]:
     """The sizes of all files in the blob store."""
-    found = sorted((folder / "blobs").glob("uploads/*/*"), key=lambda path: int(path.name))
-    return [path.stat().st_size for path in found]
+    files = sorted((folder / "blobs").glob("uploads/*/*"), key=lambda path: int(path.name))
+    return [path.stat().st_size for path in files]
 
 
 def nothing_is_left(world: World, folder: Path) -> None:
@@ -57,8 +57,8 @@ def nothing_is_left(world: World, folder: Path) -> None:
 def items(world: World, seen: Exchange) -> list[dict[str, Any]]:
     assert seen.status == 202, seen.content
     whole = world.parts.ledger.whole(seen.headers["location"].rpartition("/")[2])
-    found: list[dict[str, Any]] = whole.source["items"]
-    return found
+    stored_items: list[dict[str, Any]] = whole.source["items"]
+    return stored_items
 
 
 def test_an_upload_becomes_a_job(world: World, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_an_upload_becomes_a_job(world: World, tmp_path: Path) -> None:
 
 
 def test_files_are_stored_as_they_come_in(world: World, tmp_path: Path) -> None:
-    """Of all that has come, no more than one piece is held."""
+    """The gateway holds at most one piece in memory."""
     sizes: list[list[int]] = []
     data, piece = bytes(1_000_000), bytes(50_000)
 
@@ -95,7 +95,7 @@ def test_files_are_stored_as_they_come_in(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "status", "said"),
+    ("parts", "status", "reason"),
     [
         ([file("a.jpg"), file("a.jpg")], 422, "two files"),
         ([file("a.jpg"), file("")], 422, "cannot be used as an id"),
@@ -110,12 +110,12 @@ def test_files_are_stored_as_they_come_in(world: World, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_stays(
-    tmp_path: Path, parts: list[bytes], status: int, said: str
+    tmp_path: Path, parts: list[bytes], status: int, reason: str
 ) -> None:
-    world = made(tmp_path, upload_files=2)
+    world = new_world(tmp_path, upload_files=2)
     seen = upload(world, *parts, END)
     assert seen.status == status, seen.content
-    assert said in seen.problem["detail"]
+    assert reason in seen.problem["detail"]
     nothing_is_left(world, tmp_path)
 
 
@@ -151,7 +151,7 @@ def test_a_client_that_hangs_up_leaves_nothing(world: World, tmp_path: Path) -> 
 
 
 def test_an_upload_that_stalls_leaves_nothing(tmp_path: Path) -> None:
-    world = made(tmp_path, body_s=0.1)
+    world = new_world(tmp_path, body_s=0.1)
 
     async def parts() -> AsyncIterator[bytes]:
         yield file("a.jpg") + file("b.jpg", bytes(1_000_000))[:500]
@@ -163,7 +163,7 @@ def test_an_upload_that_stalls_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_an_upload_that_takes_too_long_leaves_nothing(tmp_path: Path) -> None:
-    world = made(tmp_path, upload_s=0.2)
+    world = new_world(tmp_path, upload_s=0.2)
 
     async def parts() -> AsyncIterator[bytes]:
         yield file("a.jpg", bytes(100_000))[:-9]
@@ -187,7 +187,7 @@ class Full(Blobs):
 
 
 def test_a_full_store_is_said_and_the_first_files_go(tmp_path: Path) -> None:
-    world = made(tmp_path, Full)
+    world = new_world(tmp_path, Full)
     seen = upload(world, file("a.jpg"), file("b.jpg"), END)
     assert seen.status == 503
     assert "No space left" in seen.problem["detail"]
@@ -196,7 +196,7 @@ def test_a_full_store_is_said_and_the_first_files_go(tmp_path: Path) -> None:
 
 
 def test_a_file_over_the_limit_fails_alone_and_is_not_kept(tmp_path: Path) -> None:
-    world = made(tmp_path, image_bytes=1_000)
+    world = new_world(tmp_path, image_bytes=1_000)
     seen = upload(world, file("a.jpg", bytes(1_001)), file("b.jpg", bytes(1_000)), END)
     first, second = items(world, seen)
     assert first["problem"] == "the file has 1001 bytes; the limit is 1000"
@@ -220,16 +220,16 @@ def test_the_same_upload_under_the_same_key_is_stored_once(world: World, tmp_pat
 
 
 def open_files(folder: Path) -> int:
-    found = 0
+    count = 0
     for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            found += str(link.readlink()).startswith(str(folder))
-    return found
+            count += str(link.readlink()).startswith(str(folder))
+    return count
 
 
 def test_of_many_unfinished_uploads_few_are_taken(tmp_path: Path) -> None:
     """One key takes half of the places, all keys together all of them."""
-    world = made(tmp_path, uploads=8)
+    world = new_world(tmp_path, uploads=8)
 
     async def unfinished() -> AsyncIterator[bytes]:
         yield file("a.jpg", bytes(WRITE_BYTES))

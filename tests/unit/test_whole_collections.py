@@ -1,4 +1,4 @@
-"""The routes about many images at once, on a gateway whose parts are in memory."""
+"""The routes for many images at once, on a gateway whose parts are in memory."""
 
 import asyncio
 import io
@@ -28,16 +28,17 @@ GROUP = GROUP_BYTES // (4 * DIM)
 
 
 class Store(MemoryStore):
-    """It may be told to be away from the n-th scan on."""
+    """A store that is unavailable after `scans_left` scans: for one scan if `comes_back`, else for
+    good."""
 
     scans_left = 1_000
     comes_back = False
 
-    def scan(self, *args: Any, **told: Any) -> list[Record]:
+    def scan(self, *args: Any, **kwargs: Any) -> list[Record]:
         self.scans_left -= 1
         if self.scans_left == -1 or (self.scans_left < 0 and not self.comes_back):
             raise StoreUnavailable("the store is away")
-        return super().scan(*args, **told)
+        return super().scan(*args, **kwargs)
 
 
 class World:
@@ -53,7 +54,7 @@ class World:
         self.app.state.gateway = self.gateway
 
     def put(self, count: int, namespace: str = "default") -> list[str]:
-        """Their keys."""
+        """Store `count` rows; return their keys."""
         embedding = np.ones(DIM, np.float32)
         keys = [primary_key(namespace, f"{n}") for n in range(count)]
         self.store.upsert(
@@ -68,11 +69,11 @@ class World:
     def get(self, what: str) -> httpx.Response:
         return self.send("GET", what)
 
-    def send(self, method: str, what: str, **told: Any) -> httpx.Response:
+    def send(self, method: str, what: str, **kwargs: Any) -> httpx.Response:
         async def sent() -> httpx.Response:
             there = httpx.ASGITransport(self.app)
             async with httpx.AsyncClient(transport=there, base_url="http://here") as http:
-                return await http.request(method, f"/v1/collections/c/{what}", **told)
+                return await http.request(method, f"/v1/collections/c/{what}", **kwargs)
 
         return asyncio.run(sent())
 

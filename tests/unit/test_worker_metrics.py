@@ -1,4 +1,4 @@
-"""What workers and planners count, while they do their work in memory."""
+"""What workers and planners count, with all parts in memory."""
 
 import pytest
 
@@ -13,9 +13,9 @@ from support.worker_harness import Planning, Workplace
 
 
 def seconds_in(seen: Scrape, lane: str) -> dict[str, float]:
-    """How often each stage was timed."""
-    found = seen.all("clipfleet_stage_seconds_count", lane=lane)
-    return {labels["stage"]: count for labels, count in found}
+    """How often each stage was timed, by its name."""
+    samples = seen.all("clipfleet_stage_seconds_count", lane=lane)
+    return {labels["stage"]: count for labels, count in samples}
 
 
 def test_a_chunk_is_counted_by_result_and_reason(workplace: Workplace) -> None:
