@@ -34,7 +34,7 @@ class Pretrained:
 
 def config(image_size: int) -> EfficientNetConfig:
     """Say in transformers' words what EfficientNet-Lite0 is; ``image_size`` in pixels."""
-    found = EfficientNetConfig(
+    efficientnet = EfficientNetConfig(
         width_coefficient=1.0,
         depth_coefficient=1.0,
         hidden_dim=POOLED,
@@ -42,8 +42,8 @@ def config(image_size: int) -> EfficientNetConfig:
         batch_norm_eps=1e-3,
         image_size=image_size,
     )
-    found.hidden_size = POOLED
-    return found
+    efficientnet.hidden_size = POOLED
+    return efficientnet
 
 
 def pretrained(image_size: int, device: str = "cpu") -> Pretrained:
