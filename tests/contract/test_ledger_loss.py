@@ -196,5 +196,5 @@ def test_failures_of_the_time_before_are_not_listed_twice(
     assert ledger.failures("j") == []
     plan_all(ledger)
     ledger.mark(claimed(ledger), Outcome(done=2, failures=(failure("c"),)))
-    assert [one.id for one in ledger.failures("j")] == ["c"]
+    assert [failed.id for failed in ledger.failures("j")] == ["c"]
     assert ledger.job("j").state == "partial"

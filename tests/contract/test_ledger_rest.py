@@ -54,10 +54,10 @@ def test_an_attempt_that_gave_a_rest_back_does_not_count_for_it(
     claimed(ledger)
     clock.now += LEASE_S + 1
     requeue(ledger)
-    for left in (2, 1):
+    for remaining in (2, 1):
         claim = claimed(ledger)
         assert claim.attempt == 2, "the attempt that was lost counts, those that went well do not"
-        ledger.mark(claim, Outcome(done=1, rest=claim.items[-left:]))
+        ledger.mark(claim, Outcome(done=1, rest=claim.items[-remaining:]))
     (chunk,) = ledger.open_chunks("j")
     assert (chunk.size, chunk.attempt, chunk.leased, chunk.suspect) == (1, 1, False, None)
 
@@ -93,11 +93,11 @@ class Overtaken(RedisLedger):
     late: Claim | None = None
 
     def items(self, job_id: str, chunk: str) -> tuple[Item, ...]:
-        found = super().items(job_id, chunk)
+        chunk_items = super().items(job_id, chunk)
         if self.late:
             late, self.late = self.late, None
             assert self.mark(late, Outcome(done=1, kept=late.items[1:]))
-        return found
+        return chunk_items
 
 
 def test_a_chunk_that_was_marked_meanwhile_is_not_split(

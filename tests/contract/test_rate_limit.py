@@ -23,11 +23,11 @@ def limiter(request: pytest.FixtureRequest, clock: Clock) -> RateLimiter:
 
 
 def test_a_minutes_requests_may_come_at_once(limiter: RateLimiter) -> None:
-    rations = [limiter.take("shop", 3) for _ in range(5)]
-    assert [one.allowed for one in rations] == [True, True, True, False, False]
-    assert [one.remaining for one in rations] == [2, 1, 0, 0, 0]
-    assert [one.reset_after_s for one in rations] == [20, 40, 60, 60, 60]
-    assert [one.retry_after_s for one in rations[2:]] == [20, 20, 20]
+    limits = [limiter.take("shop", 3) for _ in range(5)]
+    assert [limit.allowed for limit in limits] == [True, True, True, False, False]
+    assert [limit.remaining for limit in limits] == [2, 1, 0, 0, 0]
+    assert [limit.reset_after_s for limit in limits] == [20, 40, 60, 60, 60]
+    assert [limit.retry_after_s for limit in limits[2:]] == [20, 20, 20]
 
 
 def test_who_waits_as_long_as_it_was_told_is_served(limiter: RateLimiter, clock: Clock) -> None:

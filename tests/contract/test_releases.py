@@ -83,10 +83,10 @@ def test_what_is_written_has_every_field_that_the_last_release_reads(name: str) 
 
 def test_rows_of_every_release_are_read(release: Path) -> None:
     row = document(release, "row")
-    found, expected = to_record(releases.COLLECTION, row), releases.RECORD
-    assert np.allclose(found.embedding, expected.embedding)
-    assert found.metadata == expected.metadata
-    assert found.values() == expected.values()
+    record, expected = to_record(releases.COLLECTION, row), releases.RECORD
+    assert np.allclose(record.embedding, expected.embedding)
+    assert record.metadata == expected.metadata
+    assert record.values() == expected.values()
 
 
 def test_rows_fit_the_columns_that_collections_of_the_last_release_have() -> None:

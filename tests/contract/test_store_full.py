@@ -17,8 +17,8 @@ from support.stores import a_collection, a_record
 
 
 def process_on(folder: Path) -> psutil.Process:
-    (one,) = (p for p in psutil.Process().children() if str(folder) in " ".join(p.cmdline()))
-    return one
+    (process,) = (p for p in psutil.Process().children() if str(folder) in " ".join(p.cmdline()))
+    return process
 
 
 def test_what_was_confirmed_before_a_write_failed_is_there_after_the_restart(

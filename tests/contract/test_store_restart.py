@@ -46,10 +46,10 @@ def test_what_milvus_lite_confirmed_outlives_a_power_cut(tmp_path: Path) -> None
         for start in range(0, 6_000, 500):
             store.upsert(collection, records[start : start + 500])
         store.delete(collection, [record.pk for record in records[:100]])
-        left = {path.relative_to(after) for path in after.rglob("*") if path.is_file()}
+        files = {path.relative_to(after) for path in after.rglob("*") if path.is_file()}
         disk = tmp_path / "disk"
         shutil.copytree(after, disk)
-    assert any(path.suffix == ".parquet" for path in left)
+    assert any(path.suffix == ".parquet" for path in files)
     with services.milvus_lite(disk) as uri:
         store = MilvusStore(uri)
         assert store.count(collection) == 5_900
