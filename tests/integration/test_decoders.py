@@ -35,19 +35,19 @@ def test_photos(photos: str) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (127, 129), (320, 240)])
 def test_every_way_to_write_one(subsampling: str, progressive: bool, size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
-    made = io.BytesIO()
+    file = io.BytesIO()
     Image.fromarray(noise).resize(size).save(
-        made, "JPEG", quality=80, subsampling=subsampling, progressive=progressive
+        file, "JPEG", quality=80, subsampling=subsampling, progressive=progressive
     )
-    require_same(made.getvalue())
+    require_same(file.getvalue())
 
 
 def test_one_with_garbage_in_the_middle_is_taken_as_pillow_takes_it() -> None:
     """A warning of libjpeg's: Pillow shows what there is."""
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-    made = io.BytesIO()
-    Image.fromarray(noise).save(made, "JPEG")
-    whole = bytearray(made.getvalue())
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG")
+    whole = bytearray(file.getvalue())
     middle = len(whole) // 2
     whole[middle : middle + 40] = b"\xff\xd5" * 20
     require_same(bytes(whole))

@@ -64,11 +64,11 @@ class Fetching:
 def fetching(memory_bytes: int) -> Iterator[Fetching]:
     memory = Memory(memory_bytes)
     with site(PAGES) as there, fetcher(total_s=0.5) as fetch, ThreadPoolExecutor(8) as pool:
-        made = Fetching(fetch, memory, there.url, pool)
+        files = Fetching(fetch, memory, there.url, pool)
         try:
-            yield made
+            yield files
         finally:
-            made.over.set()
+            files.over.set()
 
 
 @pytest.mark.parametrize("second", ["/large", "/unsaid"])

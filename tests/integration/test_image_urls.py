@@ -13,8 +13,8 @@ from support.webserver import PageRequest, body, site
 
 
 def settings(**fetch: float) -> Settings:
-    given = {"allowed_networks": LOOPBACK, "backoff_s": 0.01, **fetch}
-    return Settings(fetch=Fetch.model_validate(given), limits=Limits(image_bytes=1_000))
+    options = {"allowed_networks": LOOPBACK, "backoff_s": 0.01, **fetch}
+    return Settings(fetch=Fetch.model_validate(options), limits=Limits(image_bytes=1_000))
 
 
 def test_who_finds_all_turns_taken_is_told_to_come_back_and_a_turn_comes_free_again() -> None:

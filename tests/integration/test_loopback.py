@@ -28,7 +28,7 @@ def gateway(
 ) -> Iterator[int]:
     """The port of `listener`. `options`: uvicorn's."""
     nowhere = f"127.0.0.1:{commands.free_port()}"
-    made = Settings(
+    settings = Settings(
         redis_url=f"redis://{nowhere}",
         milvus_uri=f"http://{nowhere}",
         blobs=str(folder / "blobs"),
@@ -36,7 +36,7 @@ def gateway(
         allowed_hosts=(),
         open=is_open,
     )
-    app = create_app(made, connect(made))
+    app = create_app(settings, connect(settings))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, **options))
     thread = threading.Thread(target=server.run, args=([listener] if listener else None,))
     thread.start()
@@ -52,7 +52,7 @@ def everywhere() -> socket.socket:
     return socket.create_server(("0.0.0.0", 0))
 
 
-def asked(url: str, header: str = "", uds: Path | None = None) -> int:
+def status_of(url: str, header: str = "", uds: Path | None = None) -> int:
     transport = httpx.HTTPTransport(uds=str(uds)) if uds else httpx.HTTPTransport()
     headers = {"X-Forwarded-For": header} if header else {}
     with httpx.Client(transport=transport, timeout=30) as http:
@@ -72,8 +72,8 @@ def own_address() -> str:
 def test_from_an_address_that_is_not_loopback(tmp_path: Path, is_open: bool) -> None:
     with gateway(tmp_path, everywhere(), is_open) as port:
         elsewhere = f"http://{own_address()}:{port}"
-        assert asked(f"http://127.0.0.1:{port}") == LET_IN
-        assert asked(elsewhere) == (LET_IN if is_open else SENT_AWAY)
+        assert status_of(f"http://127.0.0.1:{port}") == LET_IN
+        assert status_of(elsewhere) == (LET_IN if is_open else SENT_AWAY)
         assert httpx.get(f"{elsewhere}/healthz").status_code == 200
 
 
@@ -83,9 +83,9 @@ def test_from_both_families_of_addresses_at_once(tmp_path: Path) -> None:
         pytest.skip("this machine has no IPv6")
     listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     with gateway(tmp_path, listener) as port:
-        assert asked(f"http://127.0.0.1:{port}") == LET_IN
-        assert asked(f"http://[::1]:{port}") == LET_IN
-        assert asked(f"http://{own_address()}:{port}") == SENT_AWAY
+        assert status_of(f"http://127.0.0.1:{port}") == LET_IN
+        assert status_of(f"http://[::1]:{port}") == LET_IN
+        assert status_of(f"http://{own_address()}:{port}") == SENT_AWAY
 
 
 @pytest.mark.parametrize("trusted", ["127.0.0.1", "*"])
@@ -93,13 +93,13 @@ def test_a_proxy_on_this_machine_does_not_bring_strangers_in(tmp_path: Path, tru
     """Whether uvicorn takes its word for where the client is, or anybody's."""
     with gateway(tmp_path, everywhere(), forwarded_allow_ips=trusted) as port:
         here = f"http://127.0.0.1:{port}"
-        assert asked(here) == LET_IN
-        assert asked(here, "203.0.113.9") == SENT_AWAY
-        assert asked(f"http://{own_address()}:{port}", "127.0.0.1") == SENT_AWAY
+        assert status_of(here) == LET_IN
+        assert status_of(here, "203.0.113.9") == SENT_AWAY
+        assert status_of(f"http://{own_address()}:{port}", "127.0.0.1") == SENT_AWAY
 
 
 def test_a_unix_socket_is_this_machine_unless_a_proxy_speaks(tmp_path: Path) -> None:
     uds = tmp_path / "s"
     with gateway(tmp_path, uds=str(uds)):
-        assert asked("http://here", uds=uds) == LET_IN
-        assert asked("http://here", "203.0.113.9", uds) == SENT_AWAY
+        assert status_of("http://here", uds=uds) == LET_IN
+        assert status_of("http://here", "203.0.113.9", uds) == SENT_AWAY

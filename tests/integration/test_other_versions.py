@@ -19,8 +19,8 @@ def http(client: "redis.Redis", valkey_url: str, tmp_path: Path) -> Iterator[Tes
     releases.keep(client)
     newer(client, f"clipfleet:job:{releases.JOB.id}", "new")
     newer(client, KEY, "photos")
-    with in_process(tmp_path, valkey_url) as made:
-        yield made
+    with in_process(tmp_path, valkey_url) as http:
+        yield http
 
 
 def newer(client: "redis.Redis", key: str, field: str) -> None:

@@ -45,8 +45,8 @@ def settings(valkey: valkeys.Server) -> Settings:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator["redis.Redis"]:
-    with closing(make_redis(settings)) as made:
-        yield made
+    with closing(make_redis(settings)) as client:
+        yield client
 
 
 @contextmanager

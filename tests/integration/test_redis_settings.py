@@ -27,8 +27,8 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 @pytest.fixture(scope="module")
 def url(signed: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with services.valkey_with_tls(tmp_path_factory.mktemp("valkey"), signed) as made:
-        yield made
+    with services.valkey_with_tls(tmp_path_factory.mktemp("valkey"), signed) as url:
+        yield url
 
 
 def refusal(url: str, authority: object = "") -> str:

@@ -28,8 +28,8 @@ NUDGE = IngestNudge(model="m")
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[valkeys.Watched]:
-    with valkeys.watched(tmp_path_factory.mktemp("watched")) as made:
-        yield made
+    with valkeys.watched(tmp_path_factory.mktemp("watched")) as servers:
+        yield servers
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def settings(watched: valkeys.Watched) -> Settings:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator["redis.Redis"]:
-    made = make_redis(settings)
-    yield made
-    close_redis(made)
+    client = make_redis(settings)
+    yield client
+    close_redis(client)
 
 
 def test_a_client_writes_to_the_primary(client: "redis.Redis", watched: valkeys.Watched) -> None:
@@ -50,7 +50,7 @@ def test_a_client_writes_to_the_primary(client: "redis.Redis", watched: valkeys.
 
 
 def test_the_checks_find_nothing_wrong(settings: Settings, client: "redis.Redis") -> None:
-    errors = [one for one in check_redis(settings, client) if one.severity == "error"]
+    errors = [finding for finding in check_redis(settings, client) if finding.severity == "error"]
     assert errors == []
 
 

@@ -30,9 +30,9 @@ GOOD = 3
 @pytest.fixture
 def workplace(tmp_path: Path) -> Iterator[Workplace]:
     with ThreadPoolExecutor(4) as threads:
-        made = Workplace(tmp_path, threads)
-        fetches(made)
-        yield made
+        place = Workplace(tmp_path, threads)
+        fetches(place)
+        yield place
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_what_is_done_counts_while_the_last_images_are_under_way(
         assert (given_back.size, given_back.leased, given_back.attempt) == (3, False, 0)
         assert nobody.open == 2
     again = workplace.ledger.open_chunks("job")
-    assert sorted((one.size, one.leased, one.attempt) for one in again) == [
+    assert sorted((planned.size, planned.leased, planned.attempt) for planned in again) == [
         (2, False, 0), (3, False, 0),
     ]  # fmt: skip
     eventually(lambda: nobody.open == 0, 60, "the end of the connections")

@@ -76,5 +76,5 @@ def test_its_failures_come_in_at_the_rate_of_its_own_limits(hosts: Silent) -> No
     with MemoryService(fetch=limits) as service, service.client() as client:
         job = stack.finished(client, client.index("slow", urls(hosts, 30)).id)
         assert (job.state, job.failed) == ("failed", 30)
-        reasons = {one.reason for one in client.iter_failures(job)}
+        reasons = {failure.reason for failure in client.iter_failures(job)}
         assert reasons == {"the server did not answer in time (1 tries)"}

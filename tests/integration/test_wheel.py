@@ -15,7 +15,7 @@ def shipped() -> set[str]:
     """What lies in the folders that are packages, under the name that it has when installed."""
     return {
         str(Path("clipfleet", path.relative_to(ROOT)) if room else path.relative_to(ROOT))
-        for folder, room in [(ROOT / "clipfleet", False), *((ROOT / one, True) for one in ROOMS)]
+        for folder, room in [(ROOT / "clipfleet", False), *((ROOT / name, True) for name in ROOMS)]
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
         if room or path.relative_to(folder).parts[0] not in ROOMS
