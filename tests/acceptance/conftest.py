@@ -33,10 +33,10 @@ def service(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     what lies in the temporary folders of the tests.
     """
     port = free_ports(3)
-    told = ["--metrics-port", str(port)]
+    options = ["--metrics-port", str(port)]
     roots = json.dumps([str(tmp_path_factory.getbasetemp())])
     env = {"CLIPFLEET_LOG": "json", "CLIPFLEET_SOURCE_ROOTS": roots, **s3.environment}
-    with up(tmp_path_factory.mktemp("up"), HASH_MODEL, *told, **env) as running:
+    with up(tmp_path_factory.mktemp("up"), HASH_MODEL, *options, **env) as running:
         running.metrics_port = port
         yield running
 
@@ -74,8 +74,8 @@ def flickr() -> list[Path]:
 @pytest.fixture
 def client(service: Up, client_class: Any) -> Iterator[Any]:
     """One of the Python clients, in turn, on the common stack."""
-    with client_class(service.url) as made:
-        yield made
+    with client_class(service.url) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
@@ -105,5 +105,5 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, carried_stack: Up) -> Iterator[Tab]:
     """The web page in a tab of its own; it may not complain in the console."""
-    with tab(browser, carried_stack.url) as made:
-        yield made
+    with tab(browser, carried_stack.url) as page:
+        yield page

@@ -82,21 +82,23 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 
 def manifest(path: Path, images: list[Path]) -> None:
-    rows = [{"id": one.stem, "uri": str(one), "letters": len(one.stem)} for one in images]
+    rows = [{"id": image.stem, "uri": str(image), "letters": len(image.stem)} for image in images]
     path.write_text("\n".join(json.dumps(row) for row in rows))
 
 
 def everything(client: Client) -> dict[str, Any]:
     """All that a user can see."""
-    names = [one.name for one in client.collections()]
+    names = [collection.name for collection in client.collections()]
     ids = {name: sorted(client.iter_ids(name)) for name in names}
     return {
-        "collections": {one.name: one.model_dump() for one in client.collections()},
+        "collections": {
+            collection.name: collection.model_dump() for collection in client.collections()
+        },
         "ids": ids,
-        "jobs": {one.id: one.model_dump() for one in client.jobs()},
+        "jobs": {job.id: job.model_dump() for job in client.jobs()},
         "failures": {
-            one.id: [failure.model_dump() for failure in client.iter_failures(one)]
-            for one in client.jobs()
+            job.id: [failure.model_dump() for failure in client.iter_failures(job)]
+            for job in client.jobs()
         },
         "matches": {
             (name, text): matches(client, name, text=text) for name in names for text in WORDS
@@ -108,9 +110,9 @@ def everything(client: Client) -> dict[str, Any]:
         },
         "filtered": matches(client, "drawings", text="a dog", filter={"letters": {"$gt": 5}}),
         "thumbnails": {
-            (name, one): hashlib.sha256(client.thumbnail(name, one)).hexdigest()
+            (name, image_id): hashlib.sha256(client.thumbnail(name, image_id)).hexdigest()
             for name in names
-            for one in ids[name]
+            for image_id in ids[name]
         },
     }
 
@@ -131,13 +133,13 @@ class Score(float):
 
 
 def matches(client: Client, collection: str, **query: Any) -> list[Any]:
-    found = client.search(collection, **query)
-    return [(one.id, Score(one.score), one.metadata) for one in found.matches]
+    result = client.search(collection, **query)
+    return [(match.id, Score(match.score), match.metadata) for match in result.matches]
 
 
 def partial(client: Client, collection: str) -> Job:
-    (found,) = client.jobs(collection=collection, state="partial")
-    return found
+    (job,) = client.jobs(collection=collection, state="partial")
+    return job
 
 
 def digests(folder: Path) -> dict[str, str]:

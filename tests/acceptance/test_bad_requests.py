@@ -83,12 +83,12 @@ def test_no_number_is_beyond_numbers(web: httpx.Client, number: str) -> None:
         refused(sent(web, body, f"{HOME}/vectors"), 400, 422)
 
 
-@pytest.mark.parametrize("given", [0, -1, 10**9, 2**63, 10**400, "10", 1.5, True, None, [10]])
-def test_a_count_is_a_whole_number_within_its_limits(web: httpx.Client, given: Any) -> None:
-    refused(web.post(SEARCH, json={"text": "x", "top_k": given}))
-    refused(web.post(f"{HOME}/recall", json={"k": given}))
-    if given not in (0, True):
-        refused(web.post(SEARCH, json={"text": "x", "offset": given}))
+@pytest.mark.parametrize("count", [0, -1, 10**9, 2**63, 10**400, "10", 1.5, True, None, [10]])
+def test_a_count_is_a_whole_number_within_its_limits(web: httpx.Client, count: Any) -> None:
+    refused(web.post(SEARCH, json={"text": "x", "top_k": count}))
+    refused(web.post(f"{HOME}/recall", json={"k": count}))
+    if count not in (0, True):
+        refused(web.post(SEARCH, json={"text": "x", "offset": count}))
 
 
 @pytest.mark.parametrize("yes", ["yes", "true", 1, 1.0, [True]])
@@ -117,7 +117,7 @@ def test_no_depth_of_json_gets_further_than_its_check(web: httpx.Client, levels:
 
 def test_a_filter_of_any_size_is_refused_before_the_store_hears_of_it(web: httpx.Client) -> None:
     values = list(range(1_000))
-    for condition, said in (
+    for condition, message in (
         ({"$or": [{"year": n} for n in range(10_000)]}, "conditions"),
         ({"$or": [{"year": {"$in": values}} for _ in range(110)]}, "lists more than"),
         ({"$or": [{"free": {"$nin": [f"{n}" for n in values]}} for _ in range(110)]}, "lists more"),
@@ -127,7 +127,7 @@ def test_a_filter_of_any_size_is_refused_before_the_store_hears_of_it(web: httpx
         ({"year": {"$regex": ".*"}}, "unknown operator"),
         ({"$where": "1 == 1"}, "unknown operator"),
     ):
-        assert said in refused(web.post(SEARCH, json={"text": "x", "filter": condition}))
+        assert message in refused(web.post(SEARCH, json={"text": "x", "filter": condition}))
 
 
 def test_of_many_faults_the_first_is_enough(web: httpx.Client) -> None:

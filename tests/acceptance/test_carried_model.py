@@ -37,8 +37,8 @@ def test_half_of_the_sample_images_are_found_by_their_names(embedder: ClipEmbedd
     images = evaluation.embed_images(paths, embedder, Settings(), lambda *_: None)
     assert len(images.kept) == len(paths)
     names = embedder.embed_texts([path.stem.replace("-", " ") for path in paths])
-    found = evaluation.retrieve(names, images.rows, range(len(paths)), gallery=0)
-    assert found["recall@5"] >= 0.5
+    measured = evaluation.retrieve(names, images.rows, range(len(paths)), gallery=0)
+    assert measured["recall@5"] >= 0.5
 
 
 def test_sample_images_are_many_small_and_of_many_kinds() -> None:
@@ -86,8 +86,11 @@ def test_odd_texts_and_images_get_finite_unit_vectors_whatever_else_is_in_the_ba
     images = [Image.new("RGB", size, "red") for size in ((1, 1), (400, 3), (176, 176))]
     pixels = np.stack([embedder.pixels(image) for image in images])
     for together, alone in (
-        (embedder.embed_texts(texts), [embedder.embed_texts([one])[0] for one in texts]),
-        (embedder.embed_images(pixels), [embedder.embed_images(one[None])[0] for one in pixels]),
+        (embedder.embed_texts(texts), [embedder.embed_texts([text])[0] for text in texts]),
+        (
+            embedder.embed_images(pixels),
+            [embedder.embed_images(picture[None])[0] for picture in pixels],
+        ),
     ):
         assert np.isfinite(together).all()
         assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)

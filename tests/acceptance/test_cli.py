@@ -53,14 +53,14 @@ def test_several_files_go_up_together(service: Up, tmp_path: Path, flickr: list[
     job = document(done)
     assert (job["total"], job["done"], job["failed"]) == (4, 3, 1)
     assert "failed bad.jpg" in done.stderr
-    found = service.cli("search", "--image", str(files[1]), "--collection", "several", "--json")
-    assert document(found)["matches"][0]["id"] == files[1].name
+    searched = service.cli("search", "--image", str(files[1]), "--collection", "several", "--json")
+    assert document(searched)["matches"][0]["id"] == files[1].name
 
 
 def test_folders_and_files_do_not_mix(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     image = str(tmp_path / "a.jpg")
-    for arguments, said in (
+    for arguments, message in (
         ([str(tmp_path), image], "one folder, or files"),
         ([str(tmp_path), str(tmp_path)], "one folder, or files"),
         ([image, str(tmp_path / "b.jpg")], "there is no file"),
@@ -68,7 +68,7 @@ def test_folders_and_files_do_not_mix(tmp_path: Path) -> None:
     ):
         done = cli("index", *arguments, COLUMNS="200")
         assert (done.returncode, done.stdout) == (2, "")
-        assert said in done.stderr.replace(" │\n│ ", " ")
+        assert message in done.stderr.replace(" │\n│ ", " ")
 
 
 def completed(words: str, **env: str) -> list[str]:

@@ -35,13 +35,13 @@ class Demo:
 
     def tables(self) -> list[list[re.Match[str]]]:
         """The rows of each, in the order of the page."""
-        found: list[list[re.Match[str]]] = []
+        tables: list[list[re.Match[str]]] = []
         for line in self.printed.splitlines():
             if line.startswith("#  score  image"):
-                found.append([])
+                tables.append([])
             elif row := ROW.match(line):
-                found[-1].append(row)
-        return found
+                tables[-1].append(row)
+        return tables
 
 
 def make_demo(data: Path, port: int) -> list[str]:
@@ -91,10 +91,14 @@ def fails(*args: str) -> str:
 
 @dataclass
 class First:
-    """A first demo, which has ended. `found`: what was nearest to words and to an image."""
+    """A first demo, which has ended.
+
+    Attributes:
+        nearest: Names of the images nearest to each text and to an image, nearest first.
+    """
 
     demo: Demo
-    found: dict[str | Path, list[str]]
+    nearest: dict[str | Path, list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +109,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(data: Path) -> First:
     with demo(make_demo, data) as running, Client(running.url) as client:
-        found: dict[str | Path, list[str]] = {
+        nearest_ids: dict[str | Path, list[str]] = {
             words: nearest(client.search("demo", text=words, top_k=3)) for words in WORDS
         }
-        return First(running, found | {GUITAR: nearest(client.search("demo", image=GUITAR))})
+        return First(running, nearest_ids | {GUITAR: nearest(client.search("demo", image=GUITAR))})
 
 
 def nearest(result: SearchResult) -> list[str]:
@@ -127,7 +131,7 @@ def test_it_indexes_the_samples_searches_them_and_stays_up(first: First) -> None
     assert float(by_image[0]["score"]) == pytest.approx(1, abs=0.01)
     assert by_image[0]["image"] == "house"
     assert "searched by the image house" in first.demo.printed
-    assert first.found["a strawberry"][0] == "strawberry"
+    assert first.nearest["a strawberry"][0] == "strawberry"
     shown = Demo(START.read_text(), "").tables()
     assert [[row["image"] for row in table] for table in shown] == [
         [row["image"] for row in table] for table in first.demo.tables()
@@ -136,8 +140,8 @@ def test_it_indexes_the_samples_searches_them_and_stays_up(first: First) -> None
 
 def test_samples_answer_to_words_and_to_images(first: First) -> None:
     for words in WORDS:
-        assert words.split()[1] in first.found[words], words
-    assert first.found[GUITAR][0] == "guitar"
+        assert words.split()[1] in first.nearest[words], words
+    assert first.nearest[GUITAR][0] == "guitar"
 
 
 @pytest.mark.usefixtures("first")

@@ -51,8 +51,8 @@ def busy(carried_stack: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def flower(browser: Browser, carried_stack: Up) -> Iterator[Tab]:
-    with tab(browser, f"http://{commands.LOOPBACK}:{carried_stack.flower_port}") as made:
-        yield made
+    with tab(browser, f"http://{commands.LOOPBACK}:{carried_stack.flower_port}") as flower:
+        yield flower
 
 
 @pytest.mark.usefixtures("busy")
@@ -123,5 +123,9 @@ def test_a_task_is_a_batch_and_shows_its_job_but_no_query(
 def test_flower_listens_on_loopback_and_its_command_says_no_password(carried_stack: Up) -> None:
     part = carried_stack.part("flower")
     assert "redis://" not in " ".join(part.cmdline())
-    listening = {one.laddr for one in part.net_connections("tcp") if one.status == "LISTEN"}
+    listening = {
+        connection.laddr
+        for connection in part.net_connections("tcp")
+        if connection.status == "LISTEN"
+    }
     assert listening == {(commands.LOOPBACK, carried_stack.flower_port)}

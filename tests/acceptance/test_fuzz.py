@@ -41,8 +41,8 @@ INSIDE = re.compile(
 
 def says_nothing_of_the_inside(_: Any, response: schemathesis.Response, case: Any) -> None:
     if response.headers.get("content-type") != ["application/vnd.apache.parquet"]:
-        found = INSIDE.search(response.text)
-        assert not found or found[0] in repr(case.as_transport_kwargs()), response.text
+        leak = INSIDE.search(response.text)
+        assert not leak or leak[0] in repr(case.as_transport_kwargs()), response.text
 
 
 def is_a_problem_that_can_be_asked_about(_: Any, response: schemathesis.Response, __: Any) -> None:
@@ -101,8 +101,8 @@ def fill(web: httpx.Client) -> None:
 
 def an_ended_job(web: httpx.Client) -> str:
     """It may be deleted: another one comes after it."""
-    found = web.get("/v1/jobs", params={"collection": LOST, "state": "cancelled"}).json()["jobs"]
-    return str(found[0]["id"]) if found else cancelled(web, start(web).json()["id"])
+    jobs = web.get("/v1/jobs", params={"collection": LOST, "state": "cancelled"}).json()["jobs"]
+    return str(jobs[0]["id"]) if jobs else cancelled(web, start(web).json()["id"])
 
 
 def start(web: httpx.Client) -> httpx.Response:
@@ -146,26 +146,34 @@ def make_sense(case: Any) -> None:
     body = dict(body)
     queries = body.get("queries")
     if isinstance(queries, list):
-        body["queries"] = [sensible(one) if isinstance(one, dict) else one for one in queries]
+        body["queries"] = [
+            sensible(query) if isinstance(query, dict) else query for query in queries
+        ]
     if isinstance(body.get("vectors"), list):
         body["vectors"] = [
-            sensible(one) if isinstance(one, dict) else one for one in body["vectors"]
+            sensible(vector) if isinstance(vector, dict) else vector for vector in body["vectors"]
         ]
     case.body = sensible(body)
 
 
-def sensible(asked: dict[str, Any]) -> dict[str, Any]:
-    made = {name: value for name, value in asked.items() if name not in WAYS}
-    way = next((name for name in WAYS if asked.get(name) is not None), None)
+def sensible(drawn: dict[str, Any]) -> dict[str, Any]:
+    sensible_body = {name: value for name, value in drawn.items() if name not in WAYS}
+    way = next((name for name in WAYS if drawn.get(name) is not None), None)
     if way:
-        made[way] = asked[way]
+        sensible_body[way] = drawn[way]
     for name in ("vector", "values"):
-        if isinstance(made.get(name), list) and made[name]:
-            made[name] = (made[name] * DIM)[:DIM]
-    if isinstance(made.get("filter"), dict):
-        plain = {key: one for key, one in made["filter"].items() if isinstance(one, str | float)}
-        made["filter"] = {key.lstrip("$") or "a": one for key, one in plain.items()}
-    return made
+        if isinstance(sensible_body.get(name), list) and sensible_body[name]:
+            sensible_body[name] = (sensible_body[name] * DIM)[:DIM]
+    if isinstance(sensible_body.get("filter"), dict):
+        plain = {
+            key: operand
+            for key, operand in sensible_body["filter"].items()
+            if isinstance(operand, str | float)
+        }
+        sensible_body["filter"] = {
+            key.lstrip("$") or "a": operand for key, operand in plain.items()
+        }
+    return sensible_body
 
 
 def is_wrong_as_sent(case: Any) -> bool:

@@ -20,17 +20,17 @@ SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 @pytest.fixture
 def folder(carried_stack: Up, request: pytest.FixtureRequest) -> Iterator[Path]:
     """Of the test's own; its name is the collection's, too, which goes at the end."""
-    made = carried_stack.beside(request.node.name.removeprefix("test_")[:60])
-    made.mkdir()
+    path = carried_stack.beside(request.node.name.removeprefix("test_")[:60])
+    path.mkdir()
     with carried_stack.client() as client:
-        client.create_collection(made.name)
-        yield made
-        client.delete_collection(made.name)
+        client.create_collection(path.name)
+        yield path
+        client.delete_collection(path.name)
 
 
 def copies(folder: Path, count: int) -> list[Path]:
-    found = sorted(SAMPLES.rglob("*.png"))[:count]
-    return [Path(shutil.copy(path, folder / path.name)) for path in found]
+    samples = sorted(SAMPLES.rglob("*.png"))[:count]
+    return [Path(shutil.copy(path, folder / path.name)) for path in samples]
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def test_how_a_job_looks_half_way(page: Tab, carried_stack: Up, folder: Path) ->
         lambda route: route.fulfill(body=stream, content_type="text/event-stream"),
     )
     row = page.open(f"/?in={folder.name}&view=jobs").locator(".job")
-    said = "1,010 of 2,000 images · 10 failed · 90 were in · 34 images/s · 29 s left"
-    expect(row.locator(".numbers")).to_have_text(said)
+    numbers = "1,010 of 2,000 images · 10 failed · 90 were in · 34 images/s · 29 s left"
+    expect(row.locator(".numbers")).to_have_text(numbers)
     expect(row.get_by_role("progressbar")).to_have_attribute("max", "2000")
 
 

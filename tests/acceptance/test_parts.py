@@ -131,10 +131,11 @@ class Yardstick:
 
     @classmethod
     def of(cls, model: Path, paths: list[Path]) -> "Yardstick":
-        made = cls(AutoModel.from_pretrained(model), AutoProcessor.from_pretrained(model), [], None)  # type: ignore[arg-type]
-        made.ids = [str(path) for path in paths]
-        made.rows = np.concatenate([made.image(path) for path in paths])
-        return made
+        towers, processor = AutoModel.from_pretrained(model), AutoProcessor.from_pretrained(model)
+        ids = [str(path) for path in paths]
+        yardstick = cls(towers, processor, ids, np.empty((0, 0), np.float32))
+        yardstick.rows = np.concatenate([yardstick.image(path) for path in paths])
+        return yardstick
 
     def image(self, path: Path) -> NDArray[np.float32]:
         pixels = self.processor(images=Image.open(path).convert("RGB"), return_tensors="pt")
@@ -155,20 +156,20 @@ def unit(features: Any) -> NDArray[np.float32]:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
-def same(found: Any, scores: dict[str, float]) -> None:
+def same(result: Any, scores: dict[str, float]) -> None:
     """The nearest images, nearest first, each with its own score. Images whose scores differ by
     less than the rounding of pixels may change places."""
     best = sorted(scores.values(), reverse=True)[:TOP_K]
-    seen = [match.score for match in found.matches]
-    assert len({match.id for match in found.matches}) == TOP_K
+    seen = [match.score for match in result.matches]
+    assert len({match.id for match in result.matches}) == TOP_K
     assert np.allclose(seen, best, rtol=0, atol=ROUNDING)
-    assert np.allclose(seen, [scores[one.id] for one in found.matches], rtol=0, atol=ROUNDING)
+    assert np.allclose(seen, [scores[match.id] for match in result.matches], rtol=0, atol=ROUNDING)
 
 
 def every_mode_agrees(client: Client, collection: str, yardstick: Yardstick) -> None:
     for text in ("two dogs in the snow", "une église la nuit", "🚗"):
-        found = client.search(collection, text=text, top_k=TOP_K)
-        same(found, yardstick.scores(yardstick.text(text)))
+        result = client.search(collection, text=text, top_k=TOP_K)
+        same(result, yardstick.scores(yardstick.text(text)))
     for image_id in yardstick.ids[::20]:
         path = Path(image_id)
         expected = yardstick.scores(yardstick.image(path))
