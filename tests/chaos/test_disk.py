@@ -96,8 +96,8 @@ def count_tries(up: chaos.Up, disk: str, why: str) -> int:
     if disk != "valkey":
         return up.log("worker-ingest-1").count(f"waiting: {why}")
     with chaos.connection(up) as client:
-        told: Any = client.info("errorstats")
-    return sum(int(one["count"]) for name, one in told.items() if "MISCONF" in name)
+        errors: Any = client.info("errorstats")
+    return sum(int(error["count"]) for name, error in errors.items() if "MISCONF" in name)
 
 
 def test_workers_are_started_anew_though_nothing_can_be_logged(

@@ -56,8 +56,8 @@ class Broker:
 class Fleet:
     middle: Host
     front: Host
-    left: Host
-    right: Host
+    left_host: Host
+    right_host: Host
     broker: Broker
     gate: Gate
 
@@ -110,7 +110,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("hosts")
     with ExitStack() as running:
         five = running.enter_context(hosts.hosts("middle", "front", "left", "right", "laptop"))
-        middle, front, left, right, laptop = five
+        middle, front, left_host, right_host, laptop = five
 
         def run(host: Host, name: str, command: list[str], env: dict[str, str]) -> None:
             there = host.command(command)
@@ -126,16 +126,16 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         worker = ["sh", "-c", AGAIN, "sh", commands.script("clipfleet"), "worker"]
         run(front, "gateway", processes.gateway("0.0.0.0", HTTP), direct)
         run(front, "planner", processes.planner(), direct)
-        run(left, "left", worker, direct)
+        run(left_host, "left", worker, direct)
         lines = [f"{port}={middle.address}:{port}" for port in (REDIS, MILVUS, S3)]
-        run(right, "line", [sys.executable, str(BAD_LINE), "7", *lines], {})
-        run(right, "right", worker, settings("127.0.0.1", gate))
+        run(right_host, "line", [sys.executable, str(BAD_LINE), "7", *lines], {})
+        run(right_host, "right", worker, settings("127.0.0.1", gate))
         running.enter_context(laptop.here())
         make_bucket(middle)
-        made = Fleet(middle, front, left, right, broker, gate)
-        services.eventually(lambda: made.workers() == {"left", "right"}, 120, "two workers")
-        services.eventually(made.ready, 60, "the gateway")
-        yield made
+        fleet = Fleet(middle, front, left_host, right_host, broker, gate)
+        services.eventually(lambda: fleet.workers() == {"left", "right"}, 120, "two workers")
+        services.eventually(fleet.ready, 60, "the gateway")
+        yield fleet
 
 
 def milvus(folder: Path) -> list[str]:
@@ -188,14 +188,14 @@ def test_photos_of_one_host_are_found_from_it(fleet: Fleet, photos: list[Path]) 
 def test_a_host_that_was_cut_off_works_again(fleet: Fleet, photos: list[Path]) -> None:
     """The broker is started anew meanwhile: nobody can tell the host that its connections went."""
     with fleet.client() as client:
-        with fleet.left.cut_off(), held_job(fleet, client, "without-left", photos) as job:
+        with fleet.left_host.cut_off(), held_job(fleet, client, "without-left", photos) as job:
             services.eventually(lambda: fleet.workers() == {"right"}, 60, "left is missed")
             fleet.broker.end()
             fleet.broker.start()
             fleet.gate.open()
             require_exact(client, job, "without-left")
         services.eventually(lambda: fleet.workers() == {"left", "right"}, 120, "left is back")
-        with fleet.right.cut_off():
+        with fleet.right_host.cut_off():
             client.create_collection("without-right")
             require_exact(client, client.upload("without-right", photos).id, "without-right")
             services.eventually(

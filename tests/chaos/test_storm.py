@@ -38,9 +38,9 @@ END_S = 60.0 * KILLS
 
 
 def marked() -> bytes:
-    made = io.BytesIO()
-    Image.new("RGB", (32, 32), "red").save(made, "JPEG", comment=MARK)
-    return made.getvalue()
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(file, "JPEG", comment=MARK)
+    return file.getvalue()
 
 
 def folder_of_all_kinds(folder: Path, chance: random.Random) -> tuple[set[str], set[str], set[str]]:
@@ -127,10 +127,10 @@ def test_after_the_storm_every_good_image_is_in_once_and_every_bad_one_has_its_r
         stack.finished(client, job.id, END_S)
         services.eventually(up.ready, 90, "a ready stack")
 
-        reasons = {one.id: one for one in client.iter_failures(job.id)}
+        reasons = {failure.id: failure for failure in client.iter_failures(job.id)}
         assert set(reasons) == bad | killers
-        assert all("quarantined" in reasons[one].reason for one in killers)
-        assert {reasons[one].stage for one in bad} == {"decode"}
+        assert all("quarantined" in reasons[image_id].reason for image_id in killers)
+        assert {reasons[image_id].stage for image_id in bad} == {"decode"}
         assert stored(up, "storm", bad | killers) == set()
         assert stored(up, "storm", good) == good
         assert client.collection("storm").count == len(good)

@@ -76,17 +76,17 @@ def test_what_a_part_waits_for_is_told_while_it_starts(tmp_path: Path) -> None:
     def ready(_: int) -> bool:
         if reasons and (reason := reasons.pop(0)):
             raise Unavailable(reason)
-        return not reasons and len(told) == 2
+        return not reasons and len(reports) == 2
 
-    told: list[str] = []
+    reports: list[str] = []
     sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
     watched = Supervisor(tmp_path, threading.Event())
     try:
         watched.start([Part("part", sleeper, {}, ready)])
-        assert watched.wait(lambda label, _: told.append(label))
+        assert watched.wait(lambda label, _: reports.append(label))
     finally:
         watched.stop()
-    assert told == ["part: Redis does not accept writes at the moment", "part"]
+    assert reports == ["part: Redis does not accept writes at the moment", "part"]
 
 
 def crashing_once_ready(folder: Path) -> tuple[str, Callable[[int], bool]]:
@@ -173,11 +173,11 @@ def test_leftovers_are_gone_when_their_end_is_reported_deaf_or_not(
     monkeypatch.setattr(supervisor, "STOP_S", 1.0)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     program = f"{deaf}; print('deaf', flush=True); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as left:
-        assert left.stdout is not None
-        assert left.stdout.readline() == b"deaf\n"
-        process = psutil.Process(left.pid)
-        listed(tmp_path, left.pid, process.create_time())
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as leftover:
+        assert leftover.stdout is not None
+        assert leftover.stdout.readline() == b"deaf\n"
+        process = psutil.Process(leftover.pid)
+        listed(tmp_path, leftover.pid, process.create_time())
         end_leftovers(tmp_path)
         assert chaos.still_running([process]) == []
 
@@ -208,7 +208,7 @@ def test_a_part_stopped_with_sigstop_still_ends_with_the_stack(tmp_path: Path) -
     watched = Supervisor(tmp_path, threading.Event())
     watched.start([part("import time; time.sleep(600)")])
     watched.wait(lambda *_: None)
-    (child,) = [one for one in psutil.Process().children() if one not in others]
+    (child,) = [process for process in psutil.Process().children() if process not in others]
     child.suspend()
     services.eventually(lambda: child.status() == psutil.STATUS_STOPPED, 10, "the stop")
     watched.stop()

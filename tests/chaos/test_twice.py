@@ -69,8 +69,8 @@ def local_ports(client: "redis.Redis") -> set[int]:
 
 
 def executions(client: "redis.Redis") -> int:
-    found: Any = client.info("commandstats")
-    return int(found["cmdstat_evalsha"]["calls"])
+    stats: Any = client.info("commandstats")
+    return int(stats["cmdstat_evalsha"]["calls"])
 
 
 def test_a_chunk_is_planned_once(ledger: RedisLedger, client: "redis.Redis") -> None:
