@@ -1,4 +1,4 @@
-"""Records of drawings: emoji in several vendors' hands, and Debian's open clip art."""
+"""Records of drawings: emoji of several vendors, and Debian's open clip art."""
 
 import json
 import re
@@ -17,7 +17,7 @@ SKIPPED_CLIPART = {"computer", "shapes", "special", "logos", "buttons", "unsorte
 KEYWORDS = 6
 """Keywords kept of an emoji, beside its name."""
 
-MOST_PIXELS = 4_000_000
+MAX_PIXELS = 4_000_000
 """Size up to which clip art is used; a few files have over a hundred megapixels."""
 
 EXTRA_GROUPS = {"extras-openmoji", "extras-unicode"}
@@ -59,7 +59,7 @@ def _texts(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _plain(code_points: str) -> str:
-    """Leave the variation selector out, which vendors write or not as they please."""
+    """Leave the variation selector out, which only some vendors write."""
     return "-".join(part for part in code_points.upper().split("-") if part != "FE0F")
 
 
@@ -98,7 +98,7 @@ def _is_usable(path: Path) -> bool:
         return False
     try:
         with Image.open(path) as image:
-            return image.width * image.height <= MOST_PIXELS
+            return image.width * image.height <= MAX_PIXELS
     except Image.DecompressionBombError:
         return False
 

@@ -1,4 +1,4 @@
-"""The packaged model as anyone would load it: the auto classes on the folder, nothing else."""
+"""The packaged model as users load it: by the auto classes, from its folder."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -12,7 +12,7 @@ from training.catalogue import training_only, views
 from training.records import Record
 
 SHARES = {"flickr8k": 0.3, "caltech101": 0.15, "imagenet-sample": 0.15, "imagenette": 0.08}
-"""Shares of a batch; drawings divide what is left by their numbers."""
+"""Shares of a batch; drawings share the rest in proportion to their numbers."""
 
 
 @dataclass(frozen=True)

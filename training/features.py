@@ -19,7 +19,7 @@ LOG = logging.getLogger(__name__)
 
 
 def folder(work: Path, source: str, number: int) -> Path:
-    """Say where the shards of one source and view lie."""
+    """Return the folder with the shards of one source and view."""
     return work / "features" / f"{source}-view{number}"
 
 

@@ -21,7 +21,7 @@ def recall(
     """Mean and standard deviation, over galleries, of the share of texts that find their image.
 
     ``texts`` [t, d] belong to images ``owners`` [t]; a gallery is ``gallery`` of ``images``
-    [n, d] drawn at random, and only texts whose image is in it are asked.
+    [n, d] drawn at random, and only texts whose image is in it are used as queries.
     """
     chance = random.Random(seed)
     rounds = GALLERIES if len(images) > gallery else 1

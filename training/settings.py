@@ -1,4 +1,4 @@
-"""What one run is told: folders, sources left out, steps, seed, device."""
+"""Settings of one run: folders, sources left out, steps, seed, device."""
 
 import argparse
 from dataclasses import dataclass

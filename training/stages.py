@@ -1,4 +1,4 @@
-"""The stages of a run, each one call: read what came before, do its part, write it down."""
+"""The stages of a run: each reads earlier results, does its part and writes its own result."""
 
 import json
 from collections.abc import Callable
@@ -104,7 +104,7 @@ def package(settings: Settings) -> None:
 
 
 def measure(settings: Settings) -> None:
-    """Measure the packaged model on what it never saw; print the table and write it down."""
+    """Measure the packaged model on held-out pictures; print the table and write it to a file."""
     encoder = Encoder(settings.model, settings.device)
     results = evaluate.evaluate(encoder, _pictures(settings))
     _write(settings.work / "results.json", evaluate.as_json(results))
@@ -118,7 +118,7 @@ def check(settings: Settings) -> None:
 
 
 def speed(settings: Settings) -> None:
-    """Time the packaged model beside ViT-B/32."""
+    """Time the packaged model and ViT-B/32."""
     encoder = Encoder(settings.model, settings.device)
     rates = asdict(timing.speed(encoder, settings.data / "clip-vit-base-patch32"))
     _write(settings.work / "speed.json", rates)

@@ -38,7 +38,7 @@ def depictable(work: Path) -> list[str]:
 
 
 def glosses(work: Path) -> list[str]:
-    """Return definitions, and examples as texts of their own."""
+    """Return definitions, and their examples as separate texts."""
     texts = []
     for part in PARTS:
         for line in _lines(work, f"data.{part}"):
