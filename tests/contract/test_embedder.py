@@ -1,4 +1,4 @@
-"""What every embedder must do: the fake one and the real one."""
+"""Contract of every embedder, on the hash embedder and on a real CLIP model."""
 
 from typing import Any
 

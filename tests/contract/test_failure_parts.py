@@ -1,4 +1,4 @@
-"""Failures of a job with many: the first in Redis, the others in parts in the blob store."""
+"""Jobs with many failures: Redis keeps the first, the blob store the rest in parts."""
 
 import io
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ def test_failures_with_much_metadata_leave_redis_sooner(
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two failures are more than Redis keeps."""
+    """Let Redis keep one failure of a job, so that two are too many."""
     monkeypatch.setattr(redis_ledger, "KEPT_FAILURES", 1)
 
 
@@ -102,7 +102,7 @@ def test_a_mark_that_is_sent_twice_counts_its_failures_once(
 
 
 class Dying(FailureParts):
-    """A worker that ends after it has written a part."""
+    """Parts of a worker that ends right after it has written one."""
 
     def write(self, job_id: str, name: str, failures: Sequence[Failure]) -> None:
         super().write(job_id, name, failures)
@@ -139,7 +139,7 @@ def test_a_stale_holder_writes_a_part_that_counts_for_nothing(
     planned(ledger, ("a", "b"))
 
     class Slow(FailureParts):
-        """The lease runs out, and another worker is done, while the part is written."""
+        """The lease runs out during the write, and another worker completes the chunk."""
 
         def write(self, job_id: str, name: str, failures: Sequence[Failure]) -> None:
             super().write(job_id, name, failures)
@@ -207,7 +207,7 @@ def test_a_retry_reads_every_failure_from_every_cursor(
 def test_a_part_that_the_blob_store_lost_is_said_and_fails_the_retry(
     ledger: RedisLedger, blobs: Blobs, content: bytes | None
 ) -> None:
-    """All of it, or what was not on disk yet when the power failed."""
+    """The part is missing, empty or cut short, as after a power failure."""
     planned(ledger, ("a", "b"))
     fail(ledger, claimed(ledger))
     (name,) = parts(blobs)

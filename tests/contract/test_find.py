@@ -1,4 +1,4 @@
-"""Groups, near-duplicates and pages are the same whatever the store."""
+"""Groups, near-duplicates and pages: every store gives what a brute-force search gives."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The ledger: both implementations through every order of events, side by side."""
+"""The ledger through every order of events, on both implementations."""
 
 import pytest
 import redis

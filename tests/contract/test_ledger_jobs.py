@@ -1,4 +1,4 @@
-"""The ledger over a job's whole life: keys, lists, retries, removal; both implementations."""
+"""A job's whole life in the ledger (keys, lists, retries, removal), on both implementations."""
 
 from contextlib import suppress
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A chunk that is marked in part: its rest becomes a chunk of its own; both implementations."""
+"""A chunk that is marked in part: its rest becomes a chunk of its own. Both implementations."""
 
 import pytest
 import redis
@@ -88,7 +88,7 @@ def test_an_outcome_with_a_rest_must_add_up(ledger: Ledger) -> None:
 
 
 class Overtaken(RedisLedger):
-    """The late holder of a chunk marks some of it as soon as a planner has read its items."""
+    """A ledger whose late holder marks part of a chunk after a planner has read its items."""
 
     late: Claim | None = None
 
@@ -103,7 +103,7 @@ class Overtaken(RedisLedger):
 def test_a_chunk_that_was_marked_meanwhile_is_not_split(
     client: "redis.Redis", clock: Clock
 ) -> None:
-    """Or what counts already would count again."""
+    """A split would count the marked items again."""
     ledger = Overtaken(client, clock)
     planned(ledger, ("a", "b", "c"))
     claim = claimed(ledger)

@@ -1,5 +1,7 @@
-"""Records in a real Valkey that a neighbouring release wrote: with fields more or less, and with
-another version number."""
+"""Records of a neighbouring release in a real Valkey.
+
+They have more or fewer fields, or another version number.
+"""
 
 import json
 import logging
@@ -30,14 +32,14 @@ LONG_AGO = 100 * 86_400.0
 
 @pytest.fixture
 def client(client: "redis.Redis") -> "redis.Redis":
-    """Redis as this release leaves it: two jobs, a collection."""
+    """Redis as this release leaves it, with two jobs and a collection."""
     warn_once.cache_clear()
     releases.keep(client)
     return client
 
 
 def rewrite(client: "redis.Redis", key: str, field: str, **changes: Any) -> None:
-    """The record as another release would have written it; None: without that field."""
+    """Change fields of a record, as another release would have written it; None removes a field."""
     raw: Any = client.hget(key, field)
     record = {**json.loads(raw), **changes}
     record = {name: value for name, value in record.items() if value is not None}
@@ -212,7 +214,7 @@ def test_a_worker_leaves_the_chunk_of_a_newer_record_as_it_is_and_says_so(
     version: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However often it comes to it: no attempt is counted, so nothing of it is quarantined."""
+    """No attempt is counted, however often the worker reads the record: nothing is quarantined."""
     monkeypatch.setattr(decode, "PAUSE_S", 0.0)
     place.plan([place.photo("a.jpg")])
     rewrite(client, key, field, v=3)

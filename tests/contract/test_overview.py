@@ -1,4 +1,4 @@
-"""The fleet's numbers, read from a real Valkey that real parts have written."""
+"""Numbers of the fleet, read from a real Valkey to which real parts have written."""
 
 import time
 from typing import Any
@@ -24,7 +24,7 @@ def ledger(client: "redis.Redis") -> RedisLedger:
 
 
 def planned(ledger: RedisLedger, job: str, names: str, estimated: int = 0) -> None:
-    """A chunk of a job that has perhaps more to come."""
+    """Plan one chunk of a job and leave its planning open."""
     lease = ledger.lease(job, "p", 60)
     assert lease
     ledger.estimate(job, estimated)

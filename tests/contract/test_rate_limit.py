@@ -1,4 +1,4 @@
-"""How often a key may ask, in memory and on Redis."""
+"""The rate limit of a key, in memory and on Redis."""
 
 import threading
 
@@ -64,7 +64,7 @@ def test_a_clock_that_goes_back_gives_nothing(limiter: RateLimiter, clock: Clock
 
 
 def test_many_at_once_get_no_more_than_there_is(client: "redis.Redis") -> None:
-    """By Redis' own clock, through two limiters, as two gateways have them."""
+    """Redis' clock decides for two limiters, as with two gateways."""
     limiters = [RedisRateLimiter(client), RedisRateLimiter(client)]
     granted: list[bool] = []
 

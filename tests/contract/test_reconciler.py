@@ -1,4 +1,4 @@
-"""Names in Redis and collections in a store that do not agree, and how they do again."""
+"""Reconciling the collection names in Redis with the collections in a store."""
 
 import io
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
-"""What the catalogue, the fleet and the list of unfinished uploads must do, in memory and on
-Redis."""
+"""Contract of the catalogue, the fleet and the list of unfinished uploads.
+
+Each test runs in memory and on Redis.
+"""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What every store must do, on the in-memory one, on milvus-lite and on a real Milvus server."""
+"""Contract of every store: the in-memory one, milvus-lite and a real Milvus server."""
 
 import threading
 from collections.abc import Callable
@@ -178,7 +178,7 @@ STARTS = [
 
 
 def test_a_prefix_is_taken_letter_by_letter(store: Store, photos: Collection) -> None:
-    """Neither `%`, `_` nor a backslash stands for anything but itself."""
+    """`%`, `_` and a backslash stand for themselves."""
     words = [*STARTS, *(f"{start}{more}" for start in STARTS for more in ("x", "%", "\U0010ffff"))]
     for n, word in enumerate(dict.fromkeys(words)):
         metadata = {"genre": word, "free": word}

@@ -1,4 +1,4 @@
-"""Scans, counts and their filters, on every store."""
+"""Scans, counts and their filters on every store."""
 
 import itertools
 import threading

@@ -1,4 +1,4 @@
-"""What parts find when they start, on a real Valkey; and whether they share their stores."""
+"""Checks that parts run at their start, on a real Valkey: settings, addresses, shared stores."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""CLIPFLEET_COMPILE: the same embeddings, and none the less where nothing can be compiled."""
+"""CLIPFLEET_COMPILE gives the same embeddings, also where nothing can be compiled."""
 
 import logging
 import shutil

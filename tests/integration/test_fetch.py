@@ -1,4 +1,4 @@
-"""The fetcher against real web servers on loopback that do what bad ones do."""
+"""The fetcher against misbehaving web servers on loopback."""
 
 import gzip
 import itertools

@@ -1,4 +1,4 @@
-"""Where the fetcher connects to, whatever a URL, a name or a redirect says."""
+"""Addresses that the fetcher connects to, whatever a URL, a name or a redirect says."""
 
 import shutil
 import ssl

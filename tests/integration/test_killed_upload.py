@@ -1,4 +1,4 @@
-"""A gateway that is killed over an upload: the files it stored are found and removed."""
+"""A gateway that is killed during an upload: the housekeeper removes the stored files."""
 
 import socket
 from pathlib import Path

@@ -1,5 +1,7 @@
-"""A gateway without keys, served by uvicorn: this machine reaches it, others do not. It has no
-Redis and no Milvus, so that whoever is let in hears 503."""
+"""A gateway without keys, served by uvicorn: only this machine reaches it.
+
+The gateway has no Redis and no Milvus, so a client that is let in gets 503.
+"""
 
 import socket
 import threading
@@ -26,7 +28,7 @@ LET_IN, SENT_AWAY = 503, 401
 def gateway(
     folder: Path, listener: socket.socket | None = None, is_open: bool = False, **options: Any
 ) -> Iterator[int]:
-    """The port of `listener`. `options`: uvicorn's."""
+    """Run a gateway and yield the port of `listener`; `options` go to uvicorn."""
     nowhere = f"127.0.0.1:{commands.free_port()}"
     settings = Settings(
         redis_url=f"redis://{nowhere}",
@@ -60,7 +62,7 @@ def status_of(url: str, header: str = "", uds: Path | None = None) -> int:
 
 
 def own_address() -> str:
-    """Of this machine, but not loopback: who comes from there is not told from a stranger."""
+    """Return an address of this machine that is not loopback, such as a stranger would have."""
     for cards in psutil.net_if_addrs().values():
         for card in cards:
             if card.family == socket.AF_INET and not card.address.startswith("127."):
@@ -78,7 +80,7 @@ def test_from_an_address_that_is_not_loopback(tmp_path: Path, is_open: bool) -> 
 
 
 def test_from_both_families_of_addresses_at_once(tmp_path: Path) -> None:
-    """`--host ::` sees clients of 127.0.0.1 as ::ffff:127.0.0.1 where both are served."""
+    """With `--host ::`, a client of 127.0.0.1 has the address ::ffff:127.0.0.1."""
     if not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
     listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
@@ -90,7 +92,7 @@ def test_from_both_families_of_addresses_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trusted", ["127.0.0.1", "*"])
 def test_a_proxy_on_this_machine_does_not_bring_strangers_in(tmp_path: Path, trusted: str) -> None:
-    """Whether uvicorn takes its word for where the client is, or anybody's."""
+    """uvicorn trusts the client's address from this proxy alone, or from every proxy."""
     with gateway(tmp_path, everywhere(), forwarded_allow_ips=trusted) as port:
         here = f"http://127.0.0.1:{port}"
         assert status_of(here) == LET_IN

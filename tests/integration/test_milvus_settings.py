@@ -1,4 +1,4 @@
-"""Token, database and TLS of a real Milvus server, and what is said when one of them is wrong."""
+"""Token, database and TLS of a real Milvus server, and the error for each wrong setting."""
 
 from collections.abc import Iterator
 from pathlib import Path

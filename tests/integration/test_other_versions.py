@@ -1,4 +1,4 @@
-"""A real gateway beside records that a newer release wrote: each is refused alone."""
+"""A real gateway with records of a newer release: each record is refused, the others are served."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Queries through real gateways and a real queue; the workers are played by threads of ours."""
+"""Queries through real gateways and a real queue; threads of the test play the workers."""
 
 import json
 import threading
@@ -21,7 +21,7 @@ from support.query_fleet import MODEL, Fleet, answer, begin_search
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
-    """Of a Valkey without consumers: those of the test before may take messages until they end."""
+    """URL of a Valkey of its own: consumers of an earlier test may still take messages."""
     with services.valkey(tmp_path / "valkey") as url:
         yield url
 
@@ -48,7 +48,7 @@ def await_waiting(service: Service, count: int) -> None:
 def test_when_the_queue_is_full_others_are_told_when_and_who_hangs_up_is_never_sent(
     url: str, tmp_path: Path
 ) -> None:
-    """Two are in flight, a worker and one, and one waits."""
+    """Two batches are in flight, one more than there are workers, and one query waits."""
     tight = {"CLIPFLEET_LIMITS__QUERY_QUEUE": "1", "CLIPFLEET_QUERY_TIMEOUT_S": "60"}
     with gateway(tmp_path, url, **tight) as service, Fleet(service, url, 1) as fleet:
         batches = fleet.batches()

@@ -1,4 +1,4 @@
-"""TLS, user, password and database of Redis: queries go their way, and what is wrong is said."""
+"""TLS, user, password and database of Redis: queries work, and wrong settings are named."""
 
 import threading
 from collections.abc import Iterator

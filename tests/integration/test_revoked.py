@@ -1,4 +1,4 @@
-"""Answers that take their time end with the key that they were given to."""
+"""A long answer ends when its API key ends."""
 
 import json
 import threading
@@ -55,7 +55,7 @@ ENDS = pytest.mark.parametrize("end", [revoke, narrow, expire])
 
 
 def waiting_job(service: MemoryService) -> str:
-    """A job that nobody works on."""
+    """Create a job that no worker takes and return its id."""
     mine = service.parts.catalogue.find("mine")
     assert mine
     items = [{"id": "1", "uri": "", "read": "blob:uploads/waits/0"}]

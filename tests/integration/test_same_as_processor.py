@@ -1,4 +1,4 @@
-"""From a file's bytes to the embedding, beside the model's own processor on the whole image."""
+"""Embeddings from the bytes of a file, compared with the model's own image processor."""
 
 import io
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def whole(file: bytes) -> Image.Image:
 
 
 def mosaic(across: int, size: tuple[int, int], kind: str = "JPEG", first: int = 0) -> bytes:
-    """One large image of `across` x `across` photos: the more of them, the finer its detail."""
+    """Build one large image of `across` x `across` photos; more photos give finer detail."""
     width, height = size
     image = Image.new("RGB", size)
     for place in range(across * across):
@@ -114,7 +114,7 @@ def test_large_images_get_the_embeddings_of_the_models_own_processor(
 
 
 def test_clips_own_preprocessing_is_ours_to_a_grey_level(tmp_path: Path) -> None:
-    """Shortest edge 224, centre crop: as published, in front of random weights."""
+    """CLIP as published, with shortest edge 224 and a centre crop, and random weights."""
     from transformers import AutoImageProcessor
 
     embedder = clip_embedder(tiny_clip(tmp_path, image_size=224), device="cpu")
@@ -134,7 +134,7 @@ def test_clips_own_preprocessing_is_ours_to_a_grey_level(tmp_path: Path) -> None
 def test_a_gateway_without_torch_makes_pixels_with_the_same_embedding(
     carried: "ClipEmbedder",
 ) -> None:
-    """A photo that was indexed by a worker is found by itself, with a score of 1."""
+    """A search by a photo that a worker indexed finds that photo with a score of 1."""
     files = [path.read_bytes() for path in spread("flickr8k")] + [mosaic(4, (4000, 3000))]
     edge = carried.preprocess.edge()
     images = [decode(file, Limits(), edge=edge).image for file in files]

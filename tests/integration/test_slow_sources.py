@@ -1,4 +1,4 @@
-"""Jobs whose servers say nothing cost the jobs beside them nothing."""
+"""Jobs with silent servers do not slow other jobs down."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -29,7 +29,7 @@ def urls(hosts: Silent, count: int, host: int = 1) -> list[str]:
 
 
 def require_done(client: Client) -> None:
-    """A job that needs no network."""
+    """Run a job that needs no network and check that it succeeds."""
     job = stack.finished(client, client.index("beside", PICTURES).id)
     assert (job.state, job.done) == ("succeeded", len(list(PICTURES.glob("*.png"))))
 

@@ -1,5 +1,7 @@
-"""What a key's jobs can reach: the table of docs/keys.md, source by source. On a whole service
-whose Redis and Milvus are in memory, with a server that speaks S3."""
+"""What a key's jobs can reach, for each source in the table of docs/keys.md.
+
+The whole service runs with Redis and Milvus in memory and a server that speaks S3.
+"""
 
 import io
 import json
@@ -35,7 +37,7 @@ def picture(shade: int = 0) -> bytes:
 
 
 def table() -> dict[str, dict[str, str]]:
-    """What docs/keys.md says of a source, by its first word, and of a scope."""
+    """Read the table of docs/keys.md: first word of a source, scope, text of the cell."""
     lines = DOCS.read_text().partition("| source | `read`")[2].splitlines()[2:]
     rows = [line.strip("|").split("|") for line in lines[: lines.index("")]]
     return {
@@ -45,7 +47,7 @@ def table() -> dict[str, dict[str, str]]:
 
 
 def listed(form: str, uris: list[str]) -> bytes:
-    """A manifest."""
+    """Return a manifest of some URIs."""
     if form == "parquet":
         out = io.BytesIO()
         pq.write_table(pa.table({"uri": uris}), out)
@@ -58,8 +60,14 @@ def listed(form: str, uris: list[str]) -> bytes:
 
 @dataclass
 class World:
-    """A service with the blob store within what its keys are given. `places`: by word of the table,
-    or by a word for what nobody is given, folders and their like, each full of the same files."""
+    """A service whose blob store is inside the places that its keys may read.
+
+    Attributes:
+        service: The running service.
+        places: Address of each place in the table, and of some that no key may read; all of them
+            hold the same files.
+        secret: A text file inside the keys' root.
+    """
 
     service: MemoryService
     places: Mapping[str, str]
@@ -169,7 +177,7 @@ def world(
 
 
 def sources(kind: str, place: str) -> list[dict[str, Any]]:
-    """All that the kind can name at a place."""
+    """Return every source of a kind that can name a place."""
     match kind:
         case "folder":
             return [{"type": "folder", "path": place}]
@@ -214,7 +222,7 @@ def test_each_source_reaches_what_the_table_says(world: World, kind: str, scope:
 
 
 def refused(world: World, where: str, answer: httpx.Response) -> bool:
-    """Whether nothing was read, and the key's own places are named where it may help."""
+    """Return whether nothing was read and, where it helps, the error names the key's own places."""
     if answer.status_code == 422:  # that kind of source has no such places
         return True
     if answer.status_code == 202:
@@ -270,7 +278,7 @@ def test_an_upload_reaches_its_own_files(world: World, scope: str) -> None:
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_retry_reaches_what_both_keys_do(world: World, scope: str) -> None:
-    """Where the first key could not read, a wider one does not read for it, nor the other way."""
+    """A retry reads what the key of the first job and its own key can both read."""
     documented = table()["retry"][scope]
     name = Path(world.places["its roots"]) / f"late-{scope}.csv"
     late = Path(world.places["another root"]) / f"late-{scope}.png"
@@ -316,7 +324,7 @@ def test_a_key_without_roots_and_buckets_reads_neither(world: World) -> None:
 
 
 def test_what_a_job_may_read_outlives_no_restart_of_the_planner(world: World) -> None:
-    """Planner and workers have it from the job alone."""
+    """Planner and workers take the grant from the stored job alone."""
     started = world.start({"type": "folder", "path": world.places["its roots"]}, "write")
     new = world.service.parts.ledger.job(started.json()["id"]).new
     assert new.grant is not None
