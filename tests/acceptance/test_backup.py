@@ -1,5 +1,7 @@
-"""docs/backup.md on the embedded stack: a copied data folder started elsewhere, and parts of it
-that are of different moments."""
+"""docs/backup.md on the embedded stack: a copied data folder starts elsewhere.
+
+Some copies mix parts of different moments.
+"""
 
 import hashlib
 import json
@@ -24,11 +26,11 @@ WORDS = ("a dog", "a church", "something red")
 
 @dataclass(frozen=True)
 class Kept:
-    """A stopped stack at `first`, and its copy at `here`, which went on and was stopped, too.
+    """A stopped stack at `first`, and its copy at `here`, which ran on and was stopped, too.
 
     `first` has `early` in the collection `drawings`, and two collections with an image that
-    failed: `sketches` of a manifest, `uploads` of an upload. At `here` both failures were tried
-    again, of which the first was mended, `late` went into `drawings`, and `other` was created.
+    failed: `sketches` from a manifest, `uploads` from an upload. At `here`, both failures were
+    retried, of which the first succeeded; `late` went into `drawings`; `other` was created.
     """
 
     first: Path
@@ -87,7 +89,7 @@ def manifest(path: Path, images: list[Path]) -> None:
 
 
 def everything(client: Client) -> dict[str, Any]:
-    """All that a user can see."""
+    """Return all that a user can see."""
     names = [collection.name for collection in client.collections()]
     ids = {name: sorted(client.iter_ids(name)) for name in names}
     return {
@@ -118,13 +120,13 @@ def everything(client: Client) -> dict[str, Any]:
 
 
 def by_picture(client: Client, picture: Path, image_id: str) -> dict[str, dict[str, Any]]:
-    """Every way of searching that is not by words."""
+    """Return one query for each way of searching without text."""
     (vector,) = client.embed(images=[picture])
     return {"image": {"image": picture}, "id": {"id": image_id}, "vector": {"vector": vector}}
 
 
 class Score(float):
-    """Equal to another that differs by rounding: a sum in 32 bits depends on how many are done."""
+    """A score that equals another within rounding: float32 sums depend on the size of the batch."""
 
     __hash__ = float.__hash__
 
@@ -151,7 +153,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def mixed(kept: Kept, where: Path, part: str) -> Path:
-    """The folder, one part of it from the earlier moment."""
+    """Copy `here` to `where` with one part of it taken from `first`."""
     shutil.copytree(kept.here, where)
     shutil.rmtree(where / part)
     shutil.copytree(kept.first / part, where / part)

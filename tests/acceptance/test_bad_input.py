@@ -1,4 +1,4 @@
-"""Bad input of every kind: the good goes in, the bad is named with its reason."""
+"""Bad input of every kind: good images are indexed, bad ones fail with a reason."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Requests that nobody sends by accident: each gets a clear answer, and the next one is served."""
+"""Hostile requests: each gets a clear answer, and the next request is served."""
 
 import base64
 import gzip
@@ -98,7 +98,7 @@ def test_nothing_is_deleted_by_a_guess_at_what_was_meant(web: httpx.Client, yes:
 
 @pytest.mark.parametrize("levels", [20, 150, 250, 900, 10_000])
 def test_no_depth_of_json_gets_further_than_its_check(web: httpx.Client, levels: int) -> None:
-    """Also not one that is read here and cannot be read further on."""
+    """Some depths can be read by the gateway but not by later parts."""
     for opening, closing in (
         ('{"$not":', "}"),
         ('{"$and":[', "]}"),
@@ -149,7 +149,7 @@ ODD = ["\ud800", "a\udfffb", "\0", "\u202e\uffff", "../../etc", '" or pk != "', 
 
 @pytest.mark.parametrize("text", ODD, ids=lambda text: ascii(text[:20]))
 def test_no_text_is_too_odd_for_any_field(real: httpx.Client, text: str) -> None:
-    """What is no text at all is refused, and the rest means only itself."""
+    """A string that is no valid text is refused; any other string stands for itself only."""
     numbers = {"values": VECTOR, "metadata": {}}
     for path, body in (
         (SEARCH, {"text": text}),
@@ -199,7 +199,7 @@ def test_a_body_that_is_not_what_it_is_called_is_said_so(web: httpx.Client) -> N
 
 
 def test_the_real_stack_refuses_as_the_others_do(real: httpx.Client) -> None:
-    """One request of each kind above."""
+    """One request of each kind above, on the real stack."""
     deep = '{"$not":' * 20 + '{"year": 1}' + "}" * 20
     for body in (
         '{"text": "x", "min_score": 1e400}',

@@ -1,5 +1,7 @@
-"""The model that travels with the code: its results make sense, offline. test_demo.py looks at them
-through the whole chain."""
+"""The carried model gives sensible results offline.
+
+test_demo.py checks them through the whole service.
+"""
 
 import json
 from collections import Counter
@@ -32,7 +34,7 @@ def embedder() -> ClipEmbedder:
 
 
 def test_half_of_the_sample_images_are_found_by_their_names(embedder: ClipEmbedder) -> None:
-    """0.55 was measured; chance is 0.01."""
+    """The recall was measured at 0.55; chance is 0.01."""
     paths = sorted(SAMPLES.rglob("*.png"))
     images = evaluation.embed_images(paths, embedder, Settings(), lambda *_: None)
     assert len(images.kept) == len(paths)
@@ -62,7 +64,7 @@ def test_photos_are_named_by_their_nearest_prompt() -> None:
 
 
 def test_captions_find_their_photos() -> None:
-    """Within this process, which has the model already."""
+    """The command runs in this process, which has loaded the model already."""
     captions = data("flickr8k") / "captions.csv"
     options = ("--gallery", "100", "--limit", "100", "--json")
     done = CliRunner().invoke(app, ["evaluate", str(captions), *options], catch_exceptions=False)

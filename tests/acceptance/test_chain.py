@@ -1,4 +1,7 @@
-"""Photos in, photos back: through the whole chain. test_parts.py compares with the model itself."""
+"""Indexing and searching through the whole service.
+
+test_parts.py compares the results with the model's own.
+"""
 
 from pathlib import Path
 from typing import Any

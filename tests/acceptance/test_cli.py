@@ -1,4 +1,4 @@
-"""The command line as people use it: with Ctrl-C, with TAB, with several files."""
+"""The command line with Ctrl-C, with TAB completion and with several files."""
 
 import shlex
 import signal
@@ -72,7 +72,7 @@ def test_folders_and_files_do_not_mix(tmp_path: Path) -> None:
 
 
 def completed(words: str, **env: str) -> list[str]:
-    """What bash would offer at the end of these words."""
+    """Return bash's completions of these words."""
     done = subprocess.run(
         [commands.script("clipfleet")],
         env={
@@ -119,7 +119,7 @@ def test_completion_is_installed_in_the_home_folder(tmp_path: Path) -> None:
 
 
 def in_bash(option: str, home: Path) -> "subprocess.CompletedProcess[str]":
-    """The program finds out which shell it is in from the processes above it."""
+    """Run the program under bash: it detects the shell from its parent processes."""
     program = shlex.quote(commands.script("clipfleet"))
     return subprocess.run(
         ["bash", "-c", f"{program} {option}; exit $?"],

@@ -1,4 +1,4 @@
-"""Both Python clients through all that the service does."""
+"""Both Python clients through every operation of the service."""
 
 import threading
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from support.stack import Up, photos
 
 
 class Gated(HashEmbedder):
-    """It embeds no image before the gate is open."""
+    """An embedder that embeds no image until the gate is open."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,14 +31,14 @@ class Gated(HashEmbedder):
 
 @pytest.fixture
 def client(memory_service: InProcess, client_class: Any) -> Iterator[Any]:
-    """One of the Python clients, in turn, on the service in this process."""
+    """Each of the Python clients in turn, on the service in this process."""
     with client_class(memory_service.url) as client:
         yield client
 
 
 @pytest.fixture
 def mine(client: Any, client_class: Any) -> Iterator[str]:
-    """The name of a collection for this test and client alone."""
+    """The name of a collection of this test and client alone."""
     name = f"clients-{client_class.__name__.lower()}"
     yield name
     if name in {collection.name for collection in client.collections()}:

@@ -1,4 +1,4 @@
-"""A collection as a whole: counted, listed, emptied, measured, exported and imported."""
+"""A whole collection: counting, listing, deleting, recall, export and import."""
 
 import json
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def some_vectors(count: int, dim: int, seed: int = 0) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def client(memory_service: InProcess, client_class: Any) -> Iterator[Any]:
-    """One of the Python clients, in turn, on the service in this process."""
+    """Each of the Python clients in turn, on the service in this process."""
     with client_class(memory_service.url) as client:
         yield client
 
@@ -64,7 +64,7 @@ def emptied(memory_service: InProcess) -> Iterator[str]:
 def test_the_real_stack_counts_lists_searches_measures_exports_and_empties(
     service: Up, flickr: list[Path], tmp_path: Path
 ) -> None:
-    """One call of each kind, of those whose answers the tests below look at in detail."""
+    """One call of each kind; the tests below check the answers in detail."""
     with service.client() as client, service.http() as http:
         fill_shelf(client)
         assert client.count("shelf", filter={"year": {"$exists": False}}) == SIZE / 3

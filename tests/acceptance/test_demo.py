@@ -1,4 +1,4 @@
-"""`clipfleet demo` as a newcomer meets it: tables, names, an address; and the same once more."""
+"""`clipfleet demo` and `make demo`: tables, names, the address, and a second run."""
 
 import os
 import re
@@ -28,13 +28,18 @@ ROW = re.compile(r"^\d+ +(?P<score>-?[01]\.\d{3}) +(?P<image>\S+) +(?P<label>\S+
 
 @dataclass
 class Demo:
-    """What it printed until it was up, and where it answers."""
+    """A running demo.
+
+    Attributes:
+        printed: Its output until it was up.
+        url: Address of the service.
+    """
 
     printed: str
     url: str
 
     def tables(self) -> list[list[re.Match[str]]]:
-        """The rows of each, in the order of the page."""
+        """Return the rows of each table in the order of the output."""
         tables: list[list[re.Match[str]]] = []
         for line in self.printed.splitlines():
             if line.startswith("#  score  image"):
@@ -45,7 +50,7 @@ class Demo:
 
 
 def make_demo(data: Path, port: int) -> list[str]:
-    """As the README says it."""
+    """Return the command that the README shows."""
     root = Path(__file__).parents[2]
     return ["make", "-C", str(root), "demo", f"DATA={data}", f"PORT={port}"]
 
@@ -56,7 +61,7 @@ def clipfleet_demo(data: Path, port: int) -> list[str]:
 
 @contextmanager
 def demo(command: Callable[[Path, int], list[str]], data: Path) -> Iterator[Demo]:
-    """Up on a free port, and ended by Ctrl-C; all that it keeps stays in `data`."""
+    """Run a demo on a free port until Ctrl-C ends it; its files stay in `data`."""
     port = commands.free_port()
     url, out = f"http://127.0.0.1:{port}", data.with_suffix(f".{port}.out")
     with out.open("wb") as printed:
@@ -82,7 +87,7 @@ def demo(command: Callable[[Path, int], list[str]], data: Path) -> Iterator[Demo
 
 
 def fails(*args: str) -> str:
-    """The one line that it fails with."""
+    """Return the only line of the error."""
     done = stack.cli("demo", *args)
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if line.strip()]

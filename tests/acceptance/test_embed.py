@@ -1,4 +1,4 @@
-"""Embeddings over HTTP: the same as the collections hold."""
+"""Embeddings over HTTP equal those that collections hold."""
 
 import base64
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Jobs under control: retried, listed, deleted, sent twice."""
+"""Managing jobs: retrying, listing, deleting, sending one twice."""
 
 import secrets
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from support.stack import Up, document
 
 @pytest.fixture
 def mine(client: Any, client_class: Any) -> Iterator[str]:
-    """The name of a collection for this test and client alone: jobs are listed by it."""
+    """The name of a collection of this test and client alone: jobs are listed by it."""
     name = f"jobs-{client_class.__name__.lower()}-{secrets.token_hex(4)}"
     client.create_collection(name)
     yield name
@@ -29,7 +29,7 @@ def mine(client: Any, client_class: Any) -> Iterator[str]:
 
 
 def photos(folder: Path, good: int, bad: int) -> Path:
-    """Small images, and files that only look like some."""
+    """Write small images, and files that are none."""
     folder.mkdir()
     for n in range(good):
         Image.new("RGB", (20, 20), (n, n, n)).save(folder / f"good{n}.png")
@@ -205,7 +205,7 @@ def test_uploads_under_one_key_at_the_same_moment_are_one_job(service: Up) -> No
 
 
 def uploads(service: Up, collection: str) -> set[str]:
-    """The ids of the jobs in a collection, and of none that are unknown, that have blobs."""
+    """Return the jobs with stored uploads that are in a collection or unknown."""
     with service.client() as client:
         known = {job.id: job.collection for job in client.jobs(1_000)}
     stored = {path.name for path in (service.folder / "blobs" / "uploads").iterdir()}

@@ -1,4 +1,4 @@
-"""A service with API keys: who is refused and why, tenants, limits, rotation, and its web page."""
+"""A service with API keys: refusals, tenants, limits, rotation, and the web page."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def keys(file: Path) -> dict[str, str]:
-    """The key of each name in `OPTIONS`. That of `bygone` is over."""
+    """The key of each name in `OPTIONS`; that of `bygone` has expired."""
     secrets = {}
     for name, options in OPTIONS.items():
         created = CliRunner().invoke(
@@ -86,7 +86,7 @@ def bearer(key: str) -> dict[str, str]:
 
 @pytest.fixture
 def tenant(keyed: Up, keys: dict[str, str]) -> Callable[[str], Client]:
-    """The client of a key that writes what begins with its name."""
+    """Return a client for a key that may write collections with its name as a prefix."""
     return lambda name: client(keyed, keys[name])
 
 
@@ -111,7 +111,7 @@ def test_a_key_that_expires_while_the_service_runs_is_refused(
 
 
 def slug(keyed: Up, key: str) -> str:
-    """Why a key is refused."""
+    """Return why a key is refused."""
     with client(keyed, key) as asking:
         problem = refusal(asking.collections)
     assert problem.status == 401
@@ -164,7 +164,7 @@ def test_tenants_do_not_see_each_other(tenant: Callable[[str], Client]) -> None:
 
 def test_a_key_is_rotated_and_revoked_while_the_service_runs(keyed: Up, file: Path) -> None:
     def create(name: str) -> str:
-        """As an operator types it."""
+        """Create a key as an operator does."""
         created = stack.cli("keys", "create", name, "--file", str(file))
         assert created.returncode == 0, created.stderr
         return created.stdout.strip()
@@ -287,7 +287,7 @@ def sources(page: Page) -> list[str]:
 def test_the_page_follows_a_job_with_its_key(
     shown: Tab, keyed: Up, tenant: Callable[[str], Client], keys: dict[str, str]
 ) -> None:
-    """A stream of events is seen to be asked for with the key, and to be answered."""
+    """The page requests the event stream with the key, and gets an answer."""
     with tenant("stream") as owner:
         owner.create_collection("stream-cats")
         page = shown.open("/?in=stream-cats&view=jobs")

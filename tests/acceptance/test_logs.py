@@ -1,4 +1,4 @@
-"""From a request to the lines of the workers that did what it asked for."""
+"""From a request to the log lines of the workers that carried it out."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from support.stack import Up, finished, photos
 
 
 def lines(service: Up, part: str) -> list[dict[str, Any]]:
-    """A line that is being written just now is not there yet."""
+    """Return the lines of a part's log, without one that is still being written."""
     return [json.loads(line) for line in service.log(part).splitlines() if line.endswith("}")]
 
 
@@ -21,7 +21,7 @@ def about(entries: list[dict[str, Any]], **ids: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def job(service: Up, flickr: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Asked for by a request that has a name."""
+    """A job that was created by a request with an id."""
     folder = tmp_path_factory.mktemp("photos")
     photos(folder, flickr, 3)
     with service.client() as client, service.http() as http:
@@ -74,7 +74,7 @@ def test_an_id_that_could_spoil_a_log_is_replaced(service: Up, request_id: str) 
 
 @pytest.mark.parametrize("part", ["gateway", "planner", "worker-ingest-1", "worker-query"])
 def test_every_line_of_every_part_is_json(service: Up, job: Any, part: str) -> None:  # noqa: ARG001
-    """From the first on: before, Celery warns of a worker that is root."""
+    """Counted from the first JSON line: before it, Celery warns of a worker that runs as root."""
     ours = [_is_ours(line) for line in service.log(part).splitlines()[:-1]]
     assert any(ours)
     assert all(ours[ours.index(True) :])

@@ -1,4 +1,4 @@
-"""Metrics of a running service: gateway, planner and workers, and whether they agree."""
+"""Metrics of a running service: gateway, planner and workers agree with each other."""
 
 from collections import Counter
 from pathlib import Path
@@ -35,7 +35,7 @@ def grown(before: Scrape, after: Scrape, name: str, /, **labels: str) -> float:
 def indexed(
     service: Up, flickr: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[Scrape], list[Scrape], Any]:
-    """Before and after a job with two broken images and five searches, and the job."""
+    """Metrics before and after a job with two broken images and five searches, and the job."""
     folder = tmp_path_factory.mktemp("photos")
     photos(folder, flickr, IMAGES)
     for n in range(BROKEN):
@@ -43,8 +43,10 @@ def indexed(
     with service.client() as client:
 
         def settled() -> list[Scrape] | None:
-            """A worker counts what it did just after the ledger, and a gateway keeps what it read
-            from the ledger for a moment."""
+            """Return the metrics once they agree with the ledger.
+
+            A worker counts just after the ledger, and a gateway caches what it reads from it.
+            """
             seen = scrapes(service)
             ledger = Counter(job.state for job in client.jobs(1_000))
             gauge = {labels["state"]: count for labels, count in seen[0].all("clipfleet_jobs")}

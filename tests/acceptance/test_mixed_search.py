@@ -1,4 +1,4 @@
-"""Mixed queries, groups, near-duplicates, pages and many queries at once, through HTTP."""
+"""Mixed queries, groups, near-duplicates, pages and batches of queries over HTTP."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ MUSIC = "/v1/collections/music/search"
 
 @pytest.fixture(scope="module")
 def music(carried_stack: Up) -> Iterator[Client]:
-    """Drawings of instruments and of buildings, labelled so."""
+    """Drawings of instruments and of buildings, each with its folder's name as label."""
     with carried_stack.client() as client:
         fill(client)
         yield client
@@ -33,7 +33,7 @@ def web(carried_stack: Up) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def here(memory_service: InProcess) -> Iterator[httpx.Client]:
-    """The same collection in this process, for what is refused."""
+    """The same collection in this process, for requests that are refused."""
     with memory_service.client() as client, memory_service.http() as http:
         fill(client)
         yield http
@@ -68,7 +68,7 @@ def test_what_is_weighed_below_nothing_falls_and_the_rest_stays(music: Client) -
 
 
 def test_words_an_image_an_id_and_a_vector_mix(music: Client) -> None:
-    """An image is mostly like itself, so the words have to be heard behind it."""
+    """An image is most similar to itself, so the words change only the ranks after it."""
     guitar = sample("guitar")
     words = {"text": "a church", "weight": 1.5}
     alone = stems(music.search("music", id=guitar, top_k=100))

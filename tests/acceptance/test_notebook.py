@@ -1,4 +1,4 @@
-"""The notebook, executed by a real kernel: its own assertions hold, on either kind of images."""
+"""A real kernel executes the notebook on either kind of images; its own assertions hold."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ NOTEBOOK = Path(__file__).parents[2] / "examples" / "build_image_search.ipynb"
 
 
 def executed(service: Up, images: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Everything the cells printed. Fails with the cell that failed."""
+    """Run the notebook and return all that its cells print; fails where a cell fails."""
     monkeypatch.setenv("CLIPFLEET_URL", service.url)
     monkeypatch.setenv("IMAGES", images)
     monkeypatch.setenv("IPYTHONDIR", str(folder))

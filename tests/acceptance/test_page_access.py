@@ -1,4 +1,4 @@
-"""The web page for everybody: what axe-core finds, in light and dark, from phone to desktop."""
+"""Accessibility of the web page by axe-core, in light and dark, from phone to desktop."""
 
 from collections.abc import Callable
 from typing import Literal

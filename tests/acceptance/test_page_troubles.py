@@ -1,4 +1,4 @@
-"""The web page in a real Chromium when things go wrong: it says what, and what to do."""
+"""Errors on the web page in a real Chromium: it says what is wrong, and what to do."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Manifests, archives, URLs and buckets, through a running service."""
+"""Manifests, archives, URLs and buckets through a running service."""
 
 import gzip
 import io
@@ -35,7 +35,7 @@ def indexed(client: Client, source: AnySource, name: str) -> Job:
 
 
 def matching_ids(client: Client, name: str, **where: object) -> set[str]:
-    """The ids of what a filter leaves."""
+    """Return the ids of the images that pass a filter."""
     matches = client.search(name, text="a photo", top_k=100, filter=where or None).matches
     return {match.id for match in matches}
 
@@ -73,7 +73,7 @@ def test_a_manifest_with_captions_and_years_can_be_filtered_by_them(
 def test_every_failure_of_a_job_with_many_is_listed_retried_and_deleted(
     service: Up, tmp_path: Path
 ) -> None:
-    """More than Redis keeps of one job."""
+    """The job has more failures than Redis keeps."""
     bad = 1_300
     (tmp_path / "bad.jsonl").write_text("nonsense\n" * bad)
     expected = [f"line {n}" for n in range(1, bad + 1)]

@@ -1,5 +1,7 @@
-"""Two tenants of one service whose blob store, ledger and keys lie below a folder that both may
-index: what one of them tries to read of the other."""
+"""Two tenants of one service: what one of them tries to read of the other.
+
+Blob store, ledger and keys are below a folder that both may index.
+"""
 
 import json
 import os
@@ -29,7 +31,7 @@ def create(file: Path, name: str, *options: str) -> str:
 
 @pytest.fixture(scope="module")
 def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of both."""
+    """The root folder of both tenants."""
     return tmp_path_factory.mktemp("tenants")
 
 
@@ -62,7 +64,7 @@ def shared(top: Path, file: Path, keys: dict[str, str]) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def victim(shared: Up, keys: dict[str, str]) -> Iterator[str]:
-    """Who has three pictures; the id of the job."""
+    """The id of a job of a tenant with three pictures."""
     with Client(shared.url, api_key=keys["victim"]) as client:
         client.create_collection("victim-cats")
         job = finished(client, client.upload("victim-cats", PICTURES).id)
@@ -79,7 +81,7 @@ def thief(shared: Up, keys: dict[str, str], victim: str) -> Iterator[Client]:
 
 
 def outcome(client: Client, source: dict[str, Any], collection: str = "thief-cats") -> Any:
-    """How many images a job read, and all that it told."""
+    """Return how many images a job read, and all that the service says about it."""
     try:
         job = finished(client, client.index(collection, source).id)
     except ProblemError as refusal:

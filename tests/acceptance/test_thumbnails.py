@@ -1,4 +1,4 @@
-"""Thumbnails over HTTP: as long as the image is in, and cached as the headers say."""
+"""Thumbnails over HTTP exist as long as their images, and are cached by the headers."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Searching by an image that the service fetches itself."""
+"""Searching by an image that the service fetches from a URL."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_what_cannot_be_searched_by_is_a_422_that_says_why(
 def test_the_services_own_parts_are_refused_alike_whether_somebody_listens_or_not(
     service: Up,
 ) -> None:
-    """Or a stranger could look around inside with it."""
+    """Different answers would let a stranger find out which ports are open."""
     details = set()
     listening, silent = int(service.url.rpartition(":")[2]), commands.free_port()
     with service.client() as client:

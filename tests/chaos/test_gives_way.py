@@ -1,4 +1,4 @@
-"""A part that gives way gets less of the processor than its siblings, after a restart, too."""
+"""A part that gives way gets less of the processor than the others, also after a restart."""
 
 import sys
 import threading
@@ -15,7 +15,7 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 def children() -> dict[int, int]:
-    """The nice value of each, by process."""
+    """Return the nice value of each child process."""
     processes = psutil.Process().children()
     return {
         process.pid: process.nice()
@@ -25,7 +25,7 @@ def children() -> dict[int, int]:
 
 
 def group_nice(pid: int) -> int:
-    """Linux: of the process' session."""
+    """Return the nice value of a process' session (Linux only)."""
     try:
         autogroup = Path(f"/proc/{pid}/autogroup").read_text()
     except OSError:

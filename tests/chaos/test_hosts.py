@@ -1,7 +1,7 @@
-"""Several hosts: what one machine has in common, no part may rely on.
+"""A fleet on several hosts: no part may rely on sharing a machine with another.
 
-`middle` has the broker, the store and the bucket; `front` the gateway and the planner; `left` and
-`right` a worker each, of which `right` reaches the middle over a bad line; the tests are `laptop`.
+`middle` has the broker, the store and the bucket. `front` has the gateway and the planner. `left`
+and `right` have a worker each; `right` reaches `middle` over a bad line. The tests are `laptop`.
 """
 
 import subprocess
@@ -36,7 +36,7 @@ PHOTOS = 64
 
 @dataclass
 class Broker:
-    """Valkey on a host; what it was given is on its disk when it is started again."""
+    """Valkey on a host; its data is on disk when it starts again."""
 
     host: Host
     folder: Path
@@ -65,12 +65,12 @@ class Fleet:
         return Client(f"http://{self.front.address}:{HTTP}")
 
     def workers(self) -> set[str]:
-        """The hosts whose workers say that they are alive."""
+        """Return the hosts whose workers are announced."""
         with redis.Redis.from_url(redis_url(self.middle.address), socket_timeout=5) as client:
             return {card.id.split("-")[0] for card in RedisFleet(client).alive()}
 
     def lost_leases(self, job_id: str) -> bool:
-        """As the middle sees it, whoever it is cut off from."""
+        """Return whether all leases of a job ran out, as seen from `middle`."""
         url = redis_url(commands.LOOPBACK)
         with self.middle.here(), redis.Redis.from_url(url, socket_timeout=5) as client:
             chunks = [chunk for chunk in RedisLedger(client).open_chunks(job_id) if chunk.leased]
@@ -86,7 +86,7 @@ def redis_url(address: str) -> str:
 
 
 def settings(middle: str, gate: Gate) -> dict[str, str]:
-    """`middle`: under which address it is reached."""
+    """Return the environment of a part that reaches `middle` at this address."""
     return {
         **chaos.SETTINGS,
         **gate.environment(**chaos.CONSTANTS, **SHORT_ANNOUNCEMENTS),
@@ -158,7 +158,7 @@ def photos() -> list[Path]:
 
 @contextmanager
 def held_job(fleet: Fleet, client: Client, collection: str, photos: list[Path]) -> Iterator[str]:
-    """The id of an upload of which some is in, and not all, until the gate is opened."""
+    """Yield the id of an upload that is indexed in part until the gate is opened."""
     with fleet.gate.closed(HELD_AFTER):
         client.create_collection(collection)
         job = client.upload(collection, photos)
@@ -186,7 +186,7 @@ def test_photos_of_one_host_are_found_from_it(fleet: Fleet, photos: list[Path]) 
 
 
 def test_a_host_that_was_cut_off_works_again(fleet: Fleet, photos: list[Path]) -> None:
-    """The broker is started anew meanwhile: nobody can tell the host that its connections went."""
+    """The broker restarts meanwhile, so the host does not learn that its connections ended."""
     with fleet.client() as client:
         with fleet.left_host.cut_off(), held_job(fleet, client, "without-left", photos) as job:
             services.eventually(lambda: fleet.workers() == {"right"}, 60, "left is missed")
