@@ -56,7 +56,8 @@ lint: install
 	$(BIN)/mypy
 	MYPYPATH=tests:.:benchmarks $(BIN)/mypy --explicit-package-bases tests training benchmarks examples docs scripts
 	$(BIN)/python scripts/sync_client.py --check
-	$(BIN)/python scripts/check_words.py api workers common clipfleet scripts benchmarks tests/support
+	$(BIN)/python scripts/check_words.py api workers common clipfleet scripts benchmarks \
+		training examples tests
 	$(BIN)/lint-imports --no-logo
 
 fast: install

@@ -1,4 +1,4 @@
-"""Hooks for all tests: tiers, and the end of a run, after which no process and no folder stays."""
+"""Hooks for all tests: tiers, and the end of a run, which leaves no process and no folder."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Everything that this run creates lies in one folder and carries one mark."""
+    """Create one folder for all files of this run, and mark its processes."""
     if hasattr(config, "workerinput"):  # a process of pytest-xdist
         return
     # Also where `nohup` or `&` made us ignore Ctrl-C: the processes of the tests would, too.
@@ -49,7 +49,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_keyboard_interrupt() -> None:
-    """A second Ctrl-C must not stop the ending of processes."""
+    """Ignore a second Ctrl-C, so that all processes are ended."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -58,7 +58,7 @@ def pytest_keyboard_interrupt() -> None:
 def pytest_runtest_makereport(
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows what the parts of the running stacks said last."""
+    """Add the last log lines of the running stacks to the report of a failure."""
     report = yield
     if report.failed:
         report.sections += [(f"end of {name}", end) for name, end in stack.recent_logs(call.start)]
@@ -77,7 +77,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def _end_processes() -> None:
-    """After Ctrl-C fixtures of other processes may not have ended what they started."""
+    """End processes that fixtures could not end, as after Ctrl-C."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.pid != os.getpid() and _of_this_run(process):
@@ -90,14 +90,14 @@ def _of_this_run(process: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a Valkey that the tests of one file share."""
+    """URL of a Valkey that the tests of one file share."""
     with services.valkey(tmp_path_factory.mktemp("valkey")) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Milvus]:
-    """One for all tests: it takes seconds to start."""
+    """One Milvus server for all tests, since it takes seconds to start."""
     with services.milvus_server(tmp_path_factory.mktemp("server")) as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""What a run of the tests took: `python tests/summary.py fast.xml full.xml` (JUnit's form)."""
+"""Duration of the tests: `python tests/summary.py fast.xml full.xml` (JUnit's format)."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ SLOWEST = 20
 
 
 def tier(file: Path) -> str:
-    """One line: tests, results and minutes of a tier."""
+    """Return one line with the tests, results and minutes of a tier."""
     (suite,) = ElementTree.parse(file).getroot().iter("testsuite")
     tests, seconds = int(suite.attrib["tests"]), float(suite.attrib["time"])
     bad = int(suite.attrib["failures"]) + int(suite.attrib["errors"])
@@ -20,7 +20,7 @@ def tier(file: Path) -> str:
 
 
 def durations(file: Path) -> Iterator[tuple[float, str]]:
-    """Seconds and name of each test, with the fixtures that it was the first to need."""
+    """Yield seconds and name of each test; a fixture counts for the test that needs it first."""
     for case in ElementTree.parse(file).getroot().iter("testcase"):
         path = case.attrib["classname"].replace(".", "/")
         yield float(case.attrib["time"]), f"{path}.py::{case.attrib['name']}"

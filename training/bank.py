@@ -30,13 +30,13 @@ class Bank:
 
 def gather(records: Sequence[Record], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Map every text to its wordings: ImageNet's names, then what the records say."""
-    found = {name: _wordings(name, prompts(Kind.PHOTO)) for name in names}
+    wordings = {name: _wordings(name, prompts(Kind.PHOTO)) for name in names}
     for record in records:
         plain = record.source == "flickr8k"
         for text in record.texts:
             templates = ("{}",) if plain or ", " in text else prompts(record.kind)
-            found.setdefault(text, _wordings(text, templates))
-    return found
+            wordings.setdefault(text, _wordings(text, templates))
+    return wordings
 
 
 def _wordings(text: str, templates: Sequence[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ Lister = Callable[[Path, Path], list[Record]]
 
 def _listers() -> dict[str, Lister]:
     """Name every source and the function that lists it, given the data and the work folder."""
-    found: dict[str, Lister] = {
+    listers: dict[str, Lister] = {
         "flickr8k": lambda data, _: photos.flickr(data),
         "imagenet-sample": lambda data, _: photos.imagenet_sample(data),
         "caltech101": lambda data, _: photos.caltech(data),
@@ -27,9 +27,9 @@ def _listers() -> dict[str, Lister]:
         "openclipart": lambda _, work: drawings.clipart(work),
     }
     for vendor in EMOJI_VENDORS:
-        found[f"emoji-{vendor}"] = partial(_emoji, vendor)
-    found["imagenette"] = lambda data, _: photos.imagenette(data)
-    return found
+        listers[f"emoji-{vendor}"] = partial(_emoji, vendor)
+    listers["imagenette"] = lambda data, _: photos.imagenette(data)
+    return listers
 
 
 def _emoji(vendor: str, _: Path, work: Path) -> list[Record]:

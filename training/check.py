@@ -45,10 +45,10 @@ def check(encoder: Encoder) -> dict[str, float]:
 
 def _differences(alone: Mapping[str, Tensor], together: Tensor) -> dict[str, float]:
     """Compare vectors [1, d] made alone with the rows [n, d] made in one batch."""
-    found = {}
+    differences = {}
     for (name, single), row in zip(alone.items(), together, strict=True):
-        found[name] = float((single[0] - row).abs().max())
+        differences[name] = float((single[0] - row).abs().max())
         whole = bool(torch.isfinite(single).all()) and abs(float(single.norm()) - 1) < TOLERANCE
-        if not whole or found[name] > TOLERANCE:
+        if not whole or differences[name] > TOLERANCE:
             raise ValueError(f"{name}: not a unit vector, or it depends on its batch")
-    return found
+    return differences

@@ -144,12 +144,12 @@ def _decay(progress: float) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _loss(found: Tensor, targets: Tensor) -> Tensor:
+def _loss(vectors: Tensor, targets: Tensor) -> Tensor:
     """Cosine distance plus the relational term, both averaged over the batch."""
-    distance = 1 - (found * targets).sum(-1).mean()
-    wanted = softmax(targets @ targets.T / TEMPERATURE, dim=-1)
-    got = log_softmax(found @ targets.T / TEMPERATURE, dim=-1)
-    return distance + RELATION * kl_div(got, wanted, reduction="batchmean")
+    distance = 1 - (vectors * targets).sum(-1).mean()
+    teacher_shares = softmax(targets @ targets.T / TEMPERATURE, dim=-1)
+    student_log_shares = log_softmax(vectors @ targets.T / TEMPERATURE, dim=-1)
+    return distance + RELATION * kl_div(student_log_shares, teacher_shares, reduction="batchmean")
 
 
 def _save(

@@ -1,4 +1,4 @@
-"""Records of drawings: emoji in several vendors' hands, and Debian's open clip art."""
+"""Records of drawings: emoji of several vendors, and Debian's open clip art."""
 
 import json
 import re
@@ -17,7 +17,7 @@ SKIPPED_CLIPART = {"computer", "shapes", "special", "logos", "buttons", "unsorte
 KEYWORDS = 6
 """Keywords kept of an emoji, beside its name."""
 
-MOST_PIXELS = 4_000_000
+MAX_PIXELS = 4_000_000
 """Size up to which clip art is used; a few files have over a hundred megapixels."""
 
 EXTRA_GROUPS = {"extras-openmoji", "extras-unicode"}
@@ -30,13 +30,13 @@ def emoji(work: Path, vendor: str) -> list[Record]:
     root = work / "packages" / source / "package"
     names = emoji_texts(work)
     entries = json.loads((root / "emoji.json").read_text(encoding="utf-8"))
-    found = []
+    records = []
     for entry in sorted(entries, key=lambda entry: str(entry["unified"])):
         path = root / "img" / vendor / "64" / entry["image"]
         if path.exists():
             texts = names.get(_plain(entry["unified"])) or (_spoken(entry),)
-            found.append(_drawing(source, entry["image"], path, texts, source == HELD_VENDOR))
-    return found
+            records.append(_drawing(source, entry["image"], path, texts, source == HELD_VENDOR))
+    return records
 
 
 def _spoken(entry: dict[str, Any]) -> str:
@@ -59,7 +59,7 @@ def _texts(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _plain(code_points: str) -> str:
-    """Leave the variation selector out, which vendors write or not as they please."""
+    """Leave the variation selector out, which only some vendors write."""
     return "-".join(part for part in code_points.upper().split("-") if part != "FE0F")
 
 
@@ -68,28 +68,28 @@ def openmoji(work: Path) -> list[Record]:
     root = work / "packages" / "openmoji" / "package"
     names = emoji_texts(work)
     entries = json.loads((root / "data" / "openmoji.json").read_text(encoding="utf-8"))
-    found = []
+    records = []
     for entry in sorted(entries, key=lambda entry: str(entry["hexcode"])):
         path = root / "color" / "svg" / f"{entry['hexcode']}.svg"
         if not entry["skintone"] and entry["group"] not in EXTRA_GROUPS and path.exists():
             texts = names.get(_plain(entry["hexcode"])) or (str(entry["annotation"]),)
             held = is_held("openmoji", path.name, 0.1)
-            found.append(_drawing("openmoji", path.name, path, texts, held))
-    return found
+            records.append(_drawing("openmoji", path.name, path, texts, held))
+    return records
 
 
 def clipart(work: Path) -> list[Record]:
     """List the clip art whose file name holds at least one English word."""
     root = work / "packages" / "openclipart" / "usr" / "share" / "openclipart" / "png"
     known = lemmas(work)
-    found = []
+    records = []
     for path in sorted(root.rglob("*.png")):
         key = str(path.relative_to(root))
         texts = _clipart_texts(path.relative_to(root), known)
         if texts and key.partition("/")[0] not in SKIPPED_CLIPART and _is_usable(path):
             held = is_held("openclipart", key, 0.1)
-            found.append(_drawing("openclipart", key, path, texts, held))
-    return found
+            records.append(_drawing("openclipart", key, path, texts, held))
+    return records
 
 
 def _is_usable(path: Path) -> bool:
@@ -98,7 +98,7 @@ def _is_usable(path: Path) -> bool:
         return False
     try:
         with Image.open(path) as image:
-            return image.width * image.height <= MOST_PIXELS
+            return image.width * image.height <= MAX_PIXELS
     except Image.DecompressionBombError:
         return False
 

@@ -1,4 +1,4 @@
-"""The packaged model as anyone would load it: the auto classes on the folder, nothing else."""
+"""The packaged model as users load it: by the auto classes, from its folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,15 +33,15 @@ class Encoder:
     def _texts(self, texts: Sequence[str]) -> Tensor:
         """Embed one batch of texts."""
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        found: Tensor = self.model.get_text_features(
+        features: Tensor = self.model.get_text_features(
             input_ids=tokens["input_ids"].to(self.device),
             attention_mask=tokens["attention_mask"].to(self.device),
         ).pooler_output
-        return normalize(found, dim=-1).cpu()
+        return normalize(features, dim=-1).cpu()
 
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """Embed one batch of RGB images: float32 [n, 384], unit length."""
         pixels = self.processor(list(images), return_tensors="pt")["pixel_values"]
-        found: Tensor = self.model.get_image_features(pixels.to(self.device)).pooler_output
-        return normalize(found, dim=-1).cpu()
+        features: Tensor = self.model.get_image_features(pixels.to(self.device)).pooler_output
+        return normalize(features, dim=-1).cpu()

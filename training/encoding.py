@@ -17,10 +17,10 @@ def embed_texts(texts: Sequence[str], tower: TextTower, tokenizer: Any) -> Tenso
     tower.eval()
     device = tower.projection.weight.device
     order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-    found = torch.empty(len(texts), WIDTH)
+    vectors = torch.empty(len(texts), WIDTH)
     for start in range(0, len(order), BATCH):
         places = order[start : start + BATCH]
         chosen = [texts[place] for place in places]
         tokens = tokenizer(chosen, padding=True, truncation=True, return_tensors="pt").to(device)
-        found[places] = tower(tokens["input_ids"], tokens["attention_mask"]).cpu()
-    return found.clone()
+        vectors[places] = tower(tokens["input_ids"], tokens["attention_mask"]).cpu()
+    return vectors.clone()

@@ -36,13 +36,15 @@ class Result:
 
 def evaluate(encoder: Encoder, pictures: Pictures) -> list[Result]:
     """Measure every line whose source is not left out."""
-    held = {name: [record for record in found if record.held] for name, found in pictures.items()}
+    held = {
+        name: [record for record in records if record.held] for name, records in pictures.items()
+    }
     lines: dict[str, Callable[[Encoder, Pictures], list[Result]]] = {
         "imagenette": _imagenette,
         "flickr8k": _flickr,
         HELD_VENDOR: _emoji,
         "openclipart": _samples,
-        "caltech101": lambda model, found: _caltech(model, found, pictures["caltech101"]),
+        "caltech101": lambda model, held_out: _caltech(model, held_out, pictures["caltech101"]),
     }
     return [line for name, run in lines.items() if held.get(name) for line in run(encoder, held)]
 
@@ -83,10 +85,10 @@ def _caltech(encoder: Encoder, held: Pictures, everything: Sequence[Record]) -> 
     """Classify the held-out tenth by prompt among all 101 names."""
     records = held["caltech101"]
     names = sorted({record.texts[0] for record in everything})
-    found = metrics.accuracy(
+    top = metrics.accuracy(
         embed(encoder, records), _prompted(encoder, names), _labels(records, names)
     )
-    return [Result("caltech101, prompt, top-1 of 101", found, 0.80, 0.0, len(records))]
+    return [Result("caltech101, prompt, top-1 of 101", top, 0.80, 0.0, len(records))]
 
 
 def _flickr(encoder: Encoder, held: Pictures) -> list[Result]:

@@ -12,7 +12,7 @@ from training.catalogue import training_only, views
 from training.records import Record
 
 SHARES = {"flickr8k": 0.3, "caltech101": 0.15, "imagenet-sample": 0.15, "imagenette": 0.08}
-"""Shares of a batch; drawings divide what is left by their numbers."""
+"""Shares of a batch; drawings share the rest in proportion to their numbers."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,21 @@ def _complete(records: Sequence[Record], number: int, work: Path) -> bool:
 
 def _source(records: list[Record], number: int, places: dict[str, int], work: Path) -> Examples:
     """Load one view of one source's training pictures."""
-    found = features.load(work, records[0].source, number)
+    activations = features.load(work, records[0].source, number)
     chosen = training_only(records)
     if number == 0:
-        found = found[[not record.held for record in records]]
+        activations = activations[[not record.held for record in records]]
     texts = torch.tensor([_five(record, places) for record in chosen])
     photo = torch.tensor([record.kind == "photo" for record in chosen])
     share = SHARES.get(records[0].source, 0.0) / views(records[0].source)
     weights = torch.full((len(chosen),), share / len(chosen), dtype=torch.double)
-    return Examples(found, texts, photo, weights)
+    return Examples(activations, texts, photo, weights)
 
 
 def _five(record: Record, places: dict[str, int]) -> list[int]:
     """Return five places of a picture's texts, its texts repeated in turn."""
-    found = [places[text] for text in record.texts]
-    return [found[number % len(found)] for number in range(5)]
+    own_places = [places[text] for text in record.texts]
+    return [own_places[number % len(own_places)] for number in range(5)]
 
 
 def _joined(parts: Sequence[Examples]) -> Examples:

@@ -19,7 +19,7 @@ LOG = logging.getLogger(__name__)
 
 
 def folder(work: Path, source: str, number: int) -> Path:
-    """Say where the shards of one source and view lie."""
+    """Return the folder with the shards of one source and view."""
     return work / "features" / f"{source}-view{number}"
 
 
@@ -36,10 +36,10 @@ def compute(
             LOG.info("features %s view %d: %d", records[0].source, number, start + SHARD)
 
 
-def _write(path: Path, found: Tensor) -> None:
+def _write(path: Path, activations: Tensor) -> None:
     """Save a shard so that an interruption leaves none or all of it."""
     part = path.with_suffix(".part")
-    torch.save(found, part)
+    torch.save(activations, part)
     part.replace(path)
 
 
@@ -59,11 +59,11 @@ def _activations(
     records: Sequence[Record], number: int, tower: EfficientNetModel, device: str
 ) -> Tensor:
     """Compute float16 activations [n, 192, g, g]."""
-    found = []
+    batches = []
     with torch.inference_mode():
         for batch in _batches(records, number):
-            found.append(stem(tower, batch.to(device)).half().cpu())
-    return torch.cat(found)
+            batches.append(stem(tower, batch.to(device)).half().cpu())
+    return torch.cat(batches)
 
 
 def _batches(records: Sequence[Record], number: int) -> Iterator[Tensor]:

@@ -168,15 +168,15 @@ def _step(
 
 
 def _loss(
-    model: ImageTower, found: Tensor, texts: Tensor, teaching: Teaching, chosen: Tensor
+    model: ImageTower, vectors: Tensor, texts: Tensor, teaching: Teaching, chosen: Tensor
 ) -> Tensor:
     """Add up the three terms."""
-    positives = teaching.pictures.positives[chosen].to(found.device)
-    photo = teaching.pictures.is_photo[chosen].to(found.device)
-    scores = model.scale.exp().clamp(max=100.0) * found @ texts.T
+    positives = teaching.pictures.positives[chosen].to(vectors.device)
+    photo = teaching.pictures.is_photo[chosen].to(vectors.device)
+    scores = model.scale.exp().clamp(max=100.0) * vectors @ texts.T
     forth = _forth(scores, texts, positives)
     back = _back(scores, texts, positives)
-    opinion = softmax(teaching.opinions[chosen].float().to(found.device), dim=-1)
+    opinion = softmax(teaching.opinions[chosen].float().to(vectors.device), dim=-1)
     kept = kl_div(
         log_softmax(scores[:, teaching.classes.to(scores.device)], dim=-1),
         opinion,
@@ -196,10 +196,10 @@ def _forth(scores: Tensor, texts: Tensor, positives: Tensor) -> Tensor:
 
 def _back(scores: Tensor, texts: Tensor, positives: Tensor) -> Tensor:
     """Contrast one text of each picture with the batch's pictures."""
-    asked = positives[:, int(torch.randint(positives.shape[1], (1,)))]
-    same = texts[asked] @ texts[asked].T > ALIKE
+    drawn = positives[:, int(torch.randint(positives.shape[1], (1,)))]
+    same = texts[drawn] @ texts[drawn].T > ALIKE
     same.fill_diagonal_(False)
-    shares = log_softmax(scores[:, asked].T.masked_fill(same, -1e4), dim=-1)
+    shares = log_softmax(scores[:, drawn].T.masked_fill(same, -1e4), dim=-1)
     return -shares.diagonal().mean()
 
 

@@ -21,14 +21,14 @@ def recall(
     """Mean and standard deviation, over galleries, of the share of texts that find their image.
 
     ``texts`` [t, d] belong to images ``owners`` [t]; a gallery is ``gallery`` of ``images``
-    [n, d] drawn at random, and only texts whose image is in it are asked.
+    [n, d] drawn at random, and only texts whose image is in it are used as queries.
     """
     chance = random.Random(seed)
     rounds = GALLERIES if len(images) > gallery else 1
     size = min(gallery, len(images))
     draws = [chance.sample(range(len(images)), size) for _ in range(rounds)]
-    found = torch.tensor([_recall_once(texts, owners, images, top, draw) for draw in draws])
-    return float(found.mean()), float(found.std(correction=0))
+    shares = torch.tensor([_recall_once(texts, owners, images, top, draw) for draw in draws])
+    return float(shares.mean()), float(shares.std(correction=0))
 
 
 def _recall_once(
@@ -37,10 +37,10 @@ def _recall_once(
     """Share of a gallery's texts whose image is among the ``top`` nearest."""
     place = torch.full((len(images),), -1)
     place[list(gallery)] = torch.arange(len(gallery))
-    asked = place[owners] >= 0
-    scores = texts[asked] @ images[list(gallery)].T
+    in_gallery = place[owners] >= 0
+    scores = texts[in_gallery] @ images[list(gallery)].T
     nearest = scores.topk(min(top, len(gallery)), dim=1).indices
-    return float((nearest == place[owners[asked]][:, None]).any(1).float().mean())
+    return float((nearest == place[owners[in_gallery]][:, None]).any(1).float().mean())
 
 
 def neighbour_accuracy(images: Tensor, labels: Tensor, top: int = 5) -> float:

@@ -44,13 +44,13 @@ def caltech_name(folder: str) -> str:
 def imagenette(data: Path) -> list[Record]:
     """List Imagenette: the training split capped per class, the whole validation half held."""
     root = data / "imagenette2-224"
-    found = []
+    records = []
     for wnid, name in IMAGENETTE.items():
         train = _ranked("imagenette", root, root / "train" / wnid)
         held = _ranked("imagenette", root, root / "val" / wnid)
-        found += [_photo("imagenette", root, path, name, False) for path in train]
-        found += [_photo("imagenette", root, path, name, True) for path in held]
-    return found
+        records += [_photo("imagenette", root, path, name, False) for path in train]
+        records += [_photo("imagenette", root, path, name, True) for path in held]
+    return records
 
 
 def _ranked(source: str, root: Path, folder: Path) -> list[Path]:
@@ -62,21 +62,21 @@ def _ranked(source: str, root: Path, folder: Path) -> list[Path]:
 def caltech(data: Path) -> list[Record]:
     """List Caltech101, a tenth of it held out."""
     root = data / "caltech101-128"
-    found = []
+    records = []
     for path in sorted(root.glob("*/*")):
         held = is_held("caltech101", str(path.relative_to(root)), 0.1)
-        found.append(_photo("caltech101", root, path, caltech_name(path.parent.name), held))
-    return found
+        records.append(_photo("caltech101", root, path, caltech_name(path.parent.name), held))
+    return records
 
 
 def imagenet_sample(data: Path) -> list[Record]:
     """List the one-photo-per-class sample of ImageNet, a tenth of it held out."""
     root = data / "imagenet-1k-sample-128"
-    found = []
+    records = []
     for path in sorted(root.glob("*.jpg")):
         held = is_held("imagenet-sample", path.name, 0.1)
-        found.append(_photo("imagenet-sample", root, path, class_name(path), held))
-    return found
+        records.append(_photo("imagenet-sample", root, path, class_name(path), held))
+    return records
 
 
 def class_name(path: Path) -> str:
@@ -92,11 +92,11 @@ def imagenet_names(data: Path) -> list[str]:
 def flickr(data: Path) -> list[Record]:
     """List Flickr8k with five captions a photo, a fifth of it held out."""
     root = data / "flickr8k" / "images"
-    found = []
+    records = []
     for name, captions in _captions(data / "flickr8k" / "captions.csv").items():
         held = is_held("flickr8k", name, FLICKR_HELD)
-        found.append(Record("flickr8k", name, root / name, captions, Kind.PHOTO, held))
-    return found
+        records.append(Record("flickr8k", name, root / name, captions, Kind.PHOTO, held))
+    return records
 
 
 def _captions(path: Path) -> dict[str, tuple[str, ...]]:

@@ -59,9 +59,9 @@ def _shrunk(image: Image.Image, behind: tuple[int, int, int], chance: random.Ran
 def _cropped(image: Image.Image, chance: random.Random) -> Image.Image:
     """Cut out a rectangle of 70 to 100 % of each side."""
     width, height = (max(1, int(side * chance.uniform(0.7, 1.0))) for side in image.size)
-    left = chance.randint(0, image.width - width)
-    top = chance.randint(0, image.height - height)
-    return image.crop((left, top, left + width, top + height))
+    x = chance.randint(0, image.width - width)
+    y = chance.randint(0, image.height - height)
+    return image.crop((x, y, x + width, y + height))
 
 
 def pixels(image: Image.Image) -> Tensor:

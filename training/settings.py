@@ -1,4 +1,4 @@
-"""What one run is told: folders, sources left out, steps, seed, device."""
+"""Settings of one run: folders, sources left out, steps, seed, device."""
 
 import argparse
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ class Settings:
 
 def parsed(arguments: list[str] | None = None) -> Settings:
     """Read the command line."""
-    found = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     return Settings(
-        data=found.data,
-        work=found.work,
-        model=found.model or found.work / "clipfleet-mini",
-        without=frozenset(found.without),
-        stages=tuple(found.stage or STAGES),
-        text_steps=found.text_steps,
-        joint_steps=found.joint_steps,
-        seed=found.seed,
-        threads=found.threads,
-        device=found.device,
+        data=options.data,
+        work=options.work,
+        model=options.model or options.work / "clipfleet-mini",
+        without=frozenset(options.without),
+        stages=tuple(options.stage or STAGES),
+        text_steps=options.text_steps,
+        joint_steps=options.joint_steps,
+        seed=options.seed,
+        threads=options.threads,
+        device=options.device,
     )
 
 

@@ -1,4 +1,4 @@
-"""The stages of a run, each one call: read what came before, do its part, write it down."""
+"""The stages of a run: each reads earlier results, does its part and writes its own result."""
 
 import json
 from collections.abc import Callable
@@ -32,8 +32,8 @@ def fetch(settings: Settings) -> None:
     """Fetch and check the packages, and count the pictures."""
     packages.fetch(settings.work, settings.without)
     counts = {
-        name: {"all": len(found), "held": sum(record.held for record in found)}
-        for name, found in _pictures(settings).items()
+        name: {"all": len(records), "held": sum(record.held for record in records)}
+        for name, records in _pictures(settings).items()
     }
     _write(settings.work / "counts.json", counts)
 
@@ -69,11 +69,11 @@ def tune(settings: Settings) -> None:
     known = vision.pretrained(IMAGE_SIZE, settings.device)
     before = joint.pooled(known.tower, shown.activations, settings.device)
     classes = torch.tensor([places[name] for name in photos.imagenet_names(settings.data)])
-    found = joint.Teaching(shown, texts, joint.opinions(known, before), classes)
+    joint_teaching = joint.Teaching(shown, texts, joint.opinions(known, before), classes)
     model = joint.ImageTower(known.tower, WIDTH).to(settings.device)
-    joint.begin(model, found, before)
+    joint.begin(model, joint_teaching, before)
     path = _joint_path(settings)
-    joint.train(model, found, path, settings.joint_steps, settings.seed, settings.device)
+    joint.train(model, joint_teaching, path, settings.joint_steps, settings.seed, settings.device)
 
 
 def _text_side(settings: Settings) -> tuple[TextTower, Any]:
@@ -90,7 +90,7 @@ def _joint_path(settings: Settings) -> Path:
 def _bank(settings: Settings, pictures: dict[str, list[Record]]) -> bank.Bank:
     """Embed every text that describes a training picture."""
     tower, tokenizer = _text_side(settings)
-    chosen = [record for found in pictures.values() for record in found if not record.held]
+    chosen = [record for records in pictures.values() for record in records if not record.held]
     return bank.embed(bank.gather(chosen, photos.imagenet_names(settings.data)), tower, tokenizer)
 
 
@@ -104,7 +104,7 @@ def package(settings: Settings) -> None:
 
 
 def measure(settings: Settings) -> None:
-    """Measure the packaged model on what it never saw; print the table and write it down."""
+    """Measure the packaged model on held-out pictures; print the table and write it to a file."""
     encoder = Encoder(settings.model, settings.device)
     results = evaluate.evaluate(encoder, _pictures(settings))
     _write(settings.work / "results.json", evaluate.as_json(results))
@@ -118,16 +118,16 @@ def check(settings: Settings) -> None:
 
 
 def speed(settings: Settings) -> None:
-    """Time the packaged model beside ViT-B/32."""
+    """Time the packaged model and ViT-B/32."""
     encoder = Encoder(settings.model, settings.device)
-    found = asdict(timing.speed(encoder, settings.data / "clip-vit-base-patch32"))
-    _write(settings.work / "speed.json", found)
-    print(json.dumps(found))
+    rates = asdict(timing.speed(encoder, settings.data / "clip-vit-base-patch32"))
+    _write(settings.work / "speed.json", rates)
+    print(json.dumps(rates))
 
 
-def _write(path: Path, found: object) -> None:
+def _write(path: Path, document: object) -> None:
     """Write a JSON document."""
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 BY_NAME: dict[str, Callable[[Settings], None]] = {

@@ -36,11 +36,11 @@ class Teacher:
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Embed texts: float32 [n, 384], unit length, row i for text i."""
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-        found = torch.empty(len(texts), WIDTH)
+        rows = torch.empty(len(texts), WIDTH)
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
-            found[places] = self._embed_batch([texts[place] for place in places])
-        return found
+            rows[places] = self._embed_batch([texts[place] for place in places])
+        return rows
 
     def _embed_batch(self, texts: list[str]) -> Tensor:
         """Embed one batch of texts of like length."""
@@ -66,11 +66,11 @@ def vectors(texts: Sequence[str], work: Path, device: str) -> Tensor:
 
 def _known(folder: Path) -> dict[str, Tensor]:
     """Read every shard: text to vector."""
-    found: dict[str, Tensor] = {}
+    known: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.pt")):
         shard = torch.load(path, weights_only=True)
-        found.update(zip(shard["texts"], shard["vectors"], strict=True))
-    return found
+        known.update(zip(shard["texts"], shard["vectors"], strict=True))
+    return known
 
 
 def _embed_missing(texts: Sequence[str], folder: Path, device: str) -> None:

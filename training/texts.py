@@ -29,11 +29,11 @@ def corpus(pictures: dict[str, list[Record]], data: Path, work: Path, seed: int)
     """Collect every text once, in a fixed order; held-out pictures add none of their captions."""
     chance = random.Random(seed)
     captions = _captions(pictures)
-    found = [*captions, *spliced(captions, SPLICED, chance)]
-    found += _prompted(_names(pictures, data))
-    found += _nouns(work, chance)
-    found += chance.sample(words.glosses(work), GLOSSES)
-    return list(dict.fromkeys(text for text in found if text.strip()))
+    texts = [*captions, *spliced(captions, SPLICED, chance)]
+    texts += _prompted(_names(pictures, data))
+    texts += _nouns(work, chance)
+    texts += chance.sample(words.glosses(work), GLOSSES)
+    return list(dict.fromkeys(text for text in texts if text.strip()))
 
 
 def _captions(pictures: dict[str, list[Record]]) -> list[str]:
@@ -54,11 +54,11 @@ def _names(pictures: dict[str, list[Record]], data: Path) -> list[tuple[str, Kin
 
 def _prompted(names: Iterable[tuple[str, Kind]]) -> list[str]:
     """Put a name into each prompt of its kind; keyword phrases stay as they are."""
-    found = []
+    prompted = []
     for name, kind in names:
         templates = ("{}",) if ", " in name else prompts(kind)
-        found += [template.format(name) for template in templates]
-    return found
+        prompted += [template.format(name) for template in templates]
+    return prompted
 
 
 def _nouns(work: Path, chance: random.Random) -> list[str]:

@@ -21,7 +21,7 @@ GATE_OPEN = 40.0
 """Bias that makes a squeeze-excite gate exactly one in float32 and in float16."""
 
 FIRST_TUNED_BLOCK = 15
-"""The last block is trained, and the convolution behind it; the rest stays as ImageNet left it."""
+"""The last block and the convolution after it are trained; the rest keeps ImageNet's weights."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Pretrained:
 
 
 def config(image_size: int) -> EfficientNetConfig:
-    """Say in transformers' words what EfficientNet-Lite0 is; ``image_size`` in pixels."""
-    found = EfficientNetConfig(
+    """Return the configuration of EfficientNet-Lite0 in transformers; ``image_size`` in pixels."""
+    efficientnet = EfficientNetConfig(
         width_coefficient=1.0,
         depth_coefficient=1.0,
         hidden_dim=POOLED,
@@ -42,8 +42,8 @@ def config(image_size: int) -> EfficientNetConfig:
         batch_norm_eps=1e-3,
         image_size=image_size,
     )
-    found.hidden_size = POOLED
-    return found
+    efficientnet.hidden_size = POOLED
+    return efficientnet
 
 
 def pretrained(image_size: int, device: str = "cpu") -> Pretrained:

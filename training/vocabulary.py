@@ -32,8 +32,8 @@ def chosen(texts: Sequence[str], size: int) -> Vocabulary:
         counts.update(ids)
     names = {number: piece for piece, number in known.items()}
     ranked = sorted(counts, key=lambda number: (-counts[number], number))
-    wanted = [*SPECIAL, *sorted(filter(_is_letter, known)), *(names[number] for number in ranked)]
-    pieces = tuple(dict.fromkeys(wanted))[:size]
+    ordered = [*SPECIAL, *sorted(filter(_is_letter, known)), *(names[number] for number in ranked)]
+    pieces = tuple(dict.fromkeys(ordered))[:size]
     return Vocabulary(pieces, tuple(known[piece] for piece in pieces))
 
 

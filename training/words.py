@@ -14,12 +14,12 @@ def _folder(work: Path) -> Path:
 
 def lemmas(work: Path) -> frozenset[str]:
     """Return every single-word lemma, their regular plurals, and a few function words."""
-    found = set(FUNCTION_WORDS)
+    words = set(FUNCTION_WORDS)
     for part in PARTS:
         for line in _lines(work, f"index.{part}"):
-            found.add(line.partition(" ")[0])
-    plurals = {f"{word}s" for word in found if len(word) > 3}
-    return frozenset(found | plurals)
+            words.add(line.partition(" ")[0])
+    plurals = {f"{word}s" for word in words if len(word) > 3}
+    return frozenset(words | plurals)
 
 
 def noun_phrases(work: Path) -> list[str]:
@@ -38,14 +38,14 @@ def depictable(work: Path) -> list[str]:
 
 
 def glosses(work: Path) -> list[str]:
-    """Return definitions, and examples as texts of their own."""
-    found = []
+    """Return definitions, and their examples as separate texts."""
+    texts = []
     for part in PARTS:
         for line in _lines(work, f"data.{part}"):
             gloss = line.partition("|")[2].strip()
-            found += re.findall(r'"([^"]{12,120})"', gloss)
-            found.append(gloss.partition(";")[0].strip()[:140])
-    return [text for text in found if text]
+            texts += re.findall(r'"([^"]{12,120})"', gloss)
+            texts.append(gloss.partition(";")[0].strip()[:140])
+    return [text for text in texts if text]
 
 
 def _lines(work: Path, name: str) -> list[str]:

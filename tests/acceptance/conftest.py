@@ -27,31 +27,33 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 @pytest.fixture(scope="session")
 def service(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """One stack for all tests that leave it whole; each has a collection of its own.
+    """One stack for all tests that leave it intact; each test has a collection of its own.
 
-    Its embeddings have no meaning, which saves the seconds that torch takes to load. It indexes
-    what lies in the temporary folders of the tests.
+    Its embeddings have no meaning, which saves the seconds that torch takes to load. It indexes the
+    temporary folders of the tests.
     """
     port = free_ports(3)
-    told = ["--metrics-port", str(port)]
+    options = ["--metrics-port", str(port)]
     roots = json.dumps([str(tmp_path_factory.getbasetemp())])
     env = {"CLIPFLEET_LOG": "json", "CLIPFLEET_SOURCE_ROOTS": roots, **s3.environment}
-    with up(tmp_path_factory.mktemp("up"), HASH_MODEL, *told, **env) as running:
+    with up(tmp_path_factory.mktemp("up"), HASH_MODEL, *options, **env) as running:
         running.metrics_port = port
         yield running
 
 
 @pytest.fixture(scope="session")
 def memory_service() -> Iterator[InProcess]:
-    """The same service in this process, for what asks neither Redis nor Milvus."""
+    """The same service in this process, for tests that need neither Redis nor Milvus."""
     with InProcess(dim=32) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def carried_stack(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """The same with the model that travels with the code, whose answers make sense, and with
-    URLs on 127.0.0.1 allowed; Flower beside it."""
+    """A stack with the carried model, whose results make sense, and with Flower.
+
+    It may fetch URLs on 127.0.0.1.
+    """
     port = free_ports(1)
     flower = ["--flower", "--flower-port", str(port)]
     env = {
@@ -73,14 +75,14 @@ def flickr() -> list[Path]:
 
 @pytest.fixture
 def client(service: Up, client_class: Any) -> Iterator[Any]:
-    """One of the Python clients, in turn, on the common stack."""
-    with client_class(service.url) as made:
-        yield made
+    """Each of the Python clients in turn, on `service`."""
+    with client_class(service.url) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
 def drawings(carried_stack: Up) -> str:
-    """A collection of the carried images, with a declared field: how long each name is."""
+    """A collection of the carried images, with the length of each name as a declared field."""
     samples = sorted((Path(str(files("clipfleet"))) / "samples").rglob("*.png"))[::2]
     rows = [
         {"id": path.stem, "uri": str(path), "label": path.parent.name, "letters": len(path.stem)}
@@ -97,13 +99,13 @@ def drawings(carried_stack: Up) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Of one file of tests: Playwright keeps an event loop running as long as it is there."""
+    """One browser for each file of tests: Playwright keeps an event loop running meanwhile."""
     with chromium() as running:
         yield running
 
 
 @pytest.fixture
 def page(browser: Browser, carried_stack: Up) -> Iterator[Tab]:
-    """The web page in a tab of its own; it may not complain in the console."""
-    with tab(browser, carried_stack.url) as made:
-        yield made
+    """The web page in a tab of its own; fails on a message in the browser's console."""
+    with tab(browser, carried_stack.url) as page:
+        yield page

@@ -1,5 +1,7 @@
-"""docs/backup.md on the embedded stack: a copied data folder started elsewhere, and parts of it
-that are of different moments."""
+"""docs/backup.md on the embedded stack: a copied data folder starts elsewhere.
+
+Some copies mix parts of different moments.
+"""
 
 import hashlib
 import json
@@ -24,11 +26,11 @@ WORDS = ("a dog", "a church", "something red")
 
 @dataclass(frozen=True)
 class Kept:
-    """A stopped stack at `first`, and its copy at `here`, which went on and was stopped, too.
+    """A stopped stack at `first`, and its copy at `here`, which ran on and was stopped, too.
 
     `first` has `early` in the collection `drawings`, and two collections with an image that
-    failed: `sketches` of a manifest, `uploads` of an upload. At `here` both failures were tried
-    again, of which the first was mended, `late` went into `drawings`, and `other` was created.
+    failed: `sketches` from a manifest, `uploads` from an upload. At `here`, both failures were
+    retried, of which the first succeeded; `late` went into `drawings`; `other` was created.
     """
 
     first: Path
@@ -82,21 +84,23 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 
 def manifest(path: Path, images: list[Path]) -> None:
-    rows = [{"id": one.stem, "uri": str(one), "letters": len(one.stem)} for one in images]
+    rows = [{"id": image.stem, "uri": str(image), "letters": len(image.stem)} for image in images]
     path.write_text("\n".join(json.dumps(row) for row in rows))
 
 
 def everything(client: Client) -> dict[str, Any]:
-    """All that a user can see."""
-    names = [one.name for one in client.collections()]
+    """Return all that a user can see."""
+    names = [collection.name for collection in client.collections()]
     ids = {name: sorted(client.iter_ids(name)) for name in names}
     return {
-        "collections": {one.name: one.model_dump() for one in client.collections()},
+        "collections": {
+            collection.name: collection.model_dump() for collection in client.collections()
+        },
         "ids": ids,
-        "jobs": {one.id: one.model_dump() for one in client.jobs()},
+        "jobs": {job.id: job.model_dump() for job in client.jobs()},
         "failures": {
-            one.id: [failure.model_dump() for failure in client.iter_failures(one)]
-            for one in client.jobs()
+            job.id: [failure.model_dump() for failure in client.iter_failures(job)]
+            for job in client.jobs()
         },
         "matches": {
             (name, text): matches(client, name, text=text) for name in names for text in WORDS
@@ -108,21 +112,21 @@ def everything(client: Client) -> dict[str, Any]:
         },
         "filtered": matches(client, "drawings", text="a dog", filter={"letters": {"$gt": 5}}),
         "thumbnails": {
-            (name, one): hashlib.sha256(client.thumbnail(name, one)).hexdigest()
+            (name, image_id): hashlib.sha256(client.thumbnail(name, image_id)).hexdigest()
             for name in names
-            for one in ids[name]
+            for image_id in ids[name]
         },
     }
 
 
 def by_picture(client: Client, picture: Path, image_id: str) -> dict[str, dict[str, Any]]:
-    """Every way of searching that is not by words."""
+    """Return one query for each way of searching without text."""
     (vector,) = client.embed(images=[picture])
     return {"image": {"image": picture}, "id": {"id": image_id}, "vector": {"vector": vector}}
 
 
 class Score(float):
-    """Equal to another that differs by rounding: a sum in 32 bits depends on how many are done."""
+    """A score that equals another within rounding: float32 sums depend on the size of the batch."""
 
     __hash__ = float.__hash__
 
@@ -131,13 +135,13 @@ class Score(float):
 
 
 def matches(client: Client, collection: str, **query: Any) -> list[Any]:
-    found = client.search(collection, **query)
-    return [(one.id, Score(one.score), one.metadata) for one in found.matches]
+    result = client.search(collection, **query)
+    return [(match.id, Score(match.score), match.metadata) for match in result.matches]
 
 
 def partial(client: Client, collection: str) -> Job:
-    (found,) = client.jobs(collection=collection, state="partial")
-    return found
+    (job,) = client.jobs(collection=collection, state="partial")
+    return job
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -149,7 +153,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def mixed(kept: Kept, where: Path, part: str) -> Path:
-    """The folder, one part of it from the earlier moment."""
+    """Copy `here` to `where` with one part of it taken from `first`."""
     shutil.copytree(kept.here, where)
     shutil.rmtree(where / part)
     shutil.copytree(kept.first / part, where / part)

@@ -1,4 +1,4 @@
-"""Bad input of every kind: the good goes in, the bad is named with its reason."""
+"""Bad input of every kind: good images are indexed, bad ones fail with a reason."""
 
 import io
 import os
@@ -125,13 +125,13 @@ def require_good_and_bad(rooted: InProcess | Up, folder: Path) -> None:
         job = finished(client, client.index("mixed", folder).id)
         failed = client.failures(job.id)
         assert {f.id.removeprefix(f"{folder}/") for f in failed.failures} == set(BAD)
-        for one in failed.failures:
-            expected = BAD[one.id.removeprefix(f"{folder}/")]
-            assert expected in one.reason, one
+        for failure in failed.failures:
+            expected = BAD[failure.id.removeprefix(f"{folder}/")]
+            assert expected in failure.reason, failure
         assert (job.state, job.done, job.failed) == ("partial", len(GOOD), len(BAD))
         assert job.total == len(GOOD) + len(BAD)
-        found = client.search("mixed", text="noise", top_k=100).matches
-        assert {match.id.removeprefix(f"{folder}/") for match in found} == GOOD
+        matches = client.search("mixed", text="noise", top_k=100).matches
+        assert {match.id.removeprefix(f"{folder}/") for match in matches} == GOOD
 
 
 def test_the_command_line_says_so_with_its_exit_code(rooted: InProcess, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Requests that nobody sends by accident: each gets a clear answer, and the next one is served."""
+"""Hostile requests: each gets a clear answer, and the next request is served."""
 
 import base64
 import gzip
@@ -83,12 +83,12 @@ def test_no_number_is_beyond_numbers(web: httpx.Client, number: str) -> None:
         refused(sent(web, body, f"{HOME}/vectors"), 400, 422)
 
 
-@pytest.mark.parametrize("given", [0, -1, 10**9, 2**63, 10**400, "10", 1.5, True, None, [10]])
-def test_a_count_is_a_whole_number_within_its_limits(web: httpx.Client, given: Any) -> None:
-    refused(web.post(SEARCH, json={"text": "x", "top_k": given}))
-    refused(web.post(f"{HOME}/recall", json={"k": given}))
-    if given not in (0, True):
-        refused(web.post(SEARCH, json={"text": "x", "offset": given}))
+@pytest.mark.parametrize("count", [0, -1, 10**9, 2**63, 10**400, "10", 1.5, True, None, [10]])
+def test_a_count_is_a_whole_number_within_its_limits(web: httpx.Client, count: Any) -> None:
+    refused(web.post(SEARCH, json={"text": "x", "top_k": count}))
+    refused(web.post(f"{HOME}/recall", json={"k": count}))
+    if count not in (0, True):
+        refused(web.post(SEARCH, json={"text": "x", "offset": count}))
 
 
 @pytest.mark.parametrize("yes", ["yes", "true", 1, 1.0, [True]])
@@ -98,7 +98,7 @@ def test_nothing_is_deleted_by_a_guess_at_what_was_meant(web: httpx.Client, yes:
 
 @pytest.mark.parametrize("levels", [20, 150, 250, 900, 10_000])
 def test_no_depth_of_json_gets_further_than_its_check(web: httpx.Client, levels: int) -> None:
-    """Also not one that is read here and cannot be read further on."""
+    """Some depths can be read by the gateway but not by later parts."""
     for opening, closing in (
         ('{"$not":', "}"),
         ('{"$and":[', "]}"),
@@ -117,7 +117,7 @@ def test_no_depth_of_json_gets_further_than_its_check(web: httpx.Client, levels:
 
 def test_a_filter_of_any_size_is_refused_before_the_store_hears_of_it(web: httpx.Client) -> None:
     values = list(range(1_000))
-    for condition, said in (
+    for condition, message in (
         ({"$or": [{"year": n} for n in range(10_000)]}, "conditions"),
         ({"$or": [{"year": {"$in": values}} for _ in range(110)]}, "lists more than"),
         ({"$or": [{"free": {"$nin": [f"{n}" for n in values]}} for _ in range(110)]}, "lists more"),
@@ -127,7 +127,7 @@ def test_a_filter_of_any_size_is_refused_before_the_store_hears_of_it(web: httpx
         ({"year": {"$regex": ".*"}}, "unknown operator"),
         ({"$where": "1 == 1"}, "unknown operator"),
     ):
-        assert said in refused(web.post(SEARCH, json={"text": "x", "filter": condition}))
+        assert message in refused(web.post(SEARCH, json={"text": "x", "filter": condition}))
 
 
 def test_of_many_faults_the_first_is_enough(web: httpx.Client) -> None:
@@ -149,7 +149,7 @@ ODD = ["\ud800", "a\udfffb", "\0", "\u202e\uffff", "../../etc", '" or pk != "', 
 
 @pytest.mark.parametrize("text", ODD, ids=lambda text: ascii(text[:20]))
 def test_no_text_is_too_odd_for_any_field(real: httpx.Client, text: str) -> None:
-    """What is no text at all is refused, and the rest means only itself."""
+    """A string that is no valid text is refused; any other string stands for itself only."""
     numbers = {"values": VECTOR, "metadata": {}}
     for path, body in (
         (SEARCH, {"text": text}),
@@ -199,7 +199,7 @@ def test_a_body_that_is_not_what_it_is_called_is_said_so(web: httpx.Client) -> N
 
 
 def test_the_real_stack_refuses_as_the_others_do(real: httpx.Client) -> None:
-    """One request of each kind above."""
+    """One request of each kind above, on the real stack."""
     deep = '{"$not":' * 20 + '{"year": 1}' + "}" * 20
     for body in (
         '{"text": "x", "min_score": 1e400}',

@@ -1,5 +1,7 @@
-"""The model that travels with the code: its results make sense, offline. test_demo.py looks at them
-through the whole chain."""
+"""The carried model gives sensible results offline.
+
+test_demo.py checks them through the whole service.
+"""
 
 import json
 from collections import Counter
@@ -32,13 +34,13 @@ def embedder() -> ClipEmbedder:
 
 
 def test_half_of_the_sample_images_are_found_by_their_names(embedder: ClipEmbedder) -> None:
-    """0.55 was measured; chance is 0.01."""
+    """The recall was measured at 0.55; chance is 0.01."""
     paths = sorted(SAMPLES.rglob("*.png"))
     images = evaluation.embed_images(paths, embedder, Settings(), lambda *_: None)
     assert len(images.kept) == len(paths)
     names = embedder.embed_texts([path.stem.replace("-", " ") for path in paths])
-    found = evaluation.retrieve(names, images.rows, range(len(paths)), gallery=0)
-    assert found["recall@5"] >= 0.5
+    measured = evaluation.retrieve(names, images.rows, range(len(paths)), gallery=0)
+    assert measured["recall@5"] >= 0.5
 
 
 def test_sample_images_are_many_small_and_of_many_kinds() -> None:
@@ -62,7 +64,7 @@ def test_photos_are_named_by_their_nearest_prompt() -> None:
 
 
 def test_captions_find_their_photos() -> None:
-    """Within this process, which has the model already."""
+    """The command runs in this process, which has loaded the model already."""
     captions = data("flickr8k") / "captions.csv"
     options = ("--gallery", "100", "--limit", "100", "--json")
     done = CliRunner().invoke(app, ["evaluate", str(captions), *options], catch_exceptions=False)
@@ -86,8 +88,11 @@ def test_odd_texts_and_images_get_finite_unit_vectors_whatever_else_is_in_the_ba
     images = [Image.new("RGB", size, "red") for size in ((1, 1), (400, 3), (176, 176))]
     pixels = np.stack([embedder.pixels(image) for image in images])
     for together, alone in (
-        (embedder.embed_texts(texts), [embedder.embed_texts([one])[0] for one in texts]),
-        (embedder.embed_images(pixels), [embedder.embed_images(one[None])[0] for one in pixels]),
+        (embedder.embed_texts(texts), [embedder.embed_texts([text])[0] for text in texts]),
+        (
+            embedder.embed_images(pixels),
+            [embedder.embed_images(picture[None])[0] for picture in pixels],
+        ),
     ):
         assert np.isfinite(together).all()
         assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)

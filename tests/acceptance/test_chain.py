@@ -1,4 +1,7 @@
-"""Photos in, photos back: through the whole chain. test_parts.py compares with the model itself."""
+"""Indexing and searching through the whole service.
+
+test_parts.py compares the results with the model's own.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -53,8 +56,8 @@ def test_an_unchanged_image_is_skipped_a_changed_one_replaced_a_deleted_one_gone
         address = "/v1/collections/changing/images"
         assert http.delete(address, params={"id": str(third)}).json() == {"deleted": 1}
         assert http.get(address, params={"id": str(third)}).status_code == 404
-        left = {match.id for match in client.search("changing", text="x").matches}
-        assert left == {str(first), str(second)}
+        remaining = {match.id for match in client.search("changing", text="x").matches}
+        assert remaining == {str(first), str(second)}
 
 
 def test_an_upload_is_searchable_once_its_job_has_ended(service: Up, flickr: list[Path]) -> None:
@@ -77,6 +80,6 @@ def test_own_vectors_go_in_and_come_back_as_in_the_tutorial(service: Up) -> None
             "/v1/collections/own/images", params={"id": "b", "include_values": True}
         ).json()
         assert shown["values"] == [3, 4, 0]
-        found = client.search("own", vector=[0, 0, 0], include_values=True).matches
-        assert [(match.id, match.score) for match in found] == [("/path/to/img1", 0), ("b", 5)]
-        assert found[0].values == [0, 0, 0]
+        matches = client.search("own", vector=[0, 0, 0], include_values=True).matches
+        assert [(match.id, match.score) for match in matches] == [("/path/to/img1", 0), ("b", 5)]
+        assert matches[0].values == [0, 0, 0]

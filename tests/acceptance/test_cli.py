@@ -1,4 +1,4 @@
-"""The command line as people use it: with Ctrl-C, with TAB, with several files."""
+"""The command line with Ctrl-C, with TAB completion and with several files."""
 
 import shlex
 import signal
@@ -53,14 +53,14 @@ def test_several_files_go_up_together(service: Up, tmp_path: Path, flickr: list[
     job = document(done)
     assert (job["total"], job["done"], job["failed"]) == (4, 3, 1)
     assert "failed bad.jpg" in done.stderr
-    found = service.cli("search", "--image", str(files[1]), "--collection", "several", "--json")
-    assert document(found)["matches"][0]["id"] == files[1].name
+    searched = service.cli("search", "--image", str(files[1]), "--collection", "several", "--json")
+    assert document(searched)["matches"][0]["id"] == files[1].name
 
 
 def test_folders_and_files_do_not_mix(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     image = str(tmp_path / "a.jpg")
-    for arguments, said in (
+    for arguments, message in (
         ([str(tmp_path), image], "one folder, or files"),
         ([str(tmp_path), str(tmp_path)], "one folder, or files"),
         ([image, str(tmp_path / "b.jpg")], "there is no file"),
@@ -68,11 +68,11 @@ def test_folders_and_files_do_not_mix(tmp_path: Path) -> None:
     ):
         done = cli("index", *arguments, COLUMNS="200")
         assert (done.returncode, done.stdout) == (2, "")
-        assert said in done.stderr.replace(" │\n│ ", " ")
+        assert message in done.stderr.replace(" │\n│ ", " ")
 
 
 def completed(words: str, **env: str) -> list[str]:
-    """What bash would offer at the end of these words."""
+    """Return bash's completions of these words."""
     done = subprocess.run(
         [commands.script("clipfleet")],
         env={
@@ -119,7 +119,7 @@ def test_completion_is_installed_in_the_home_folder(tmp_path: Path) -> None:
 
 
 def in_bash(option: str, home: Path) -> "subprocess.CompletedProcess[str]":
-    """The program finds out which shell it is in from the processes above it."""
+    """Run the program under bash: it detects the shell from its parent processes."""
     program = shlex.quote(commands.script("clipfleet"))
     return subprocess.run(
         ["bash", "-c", f"{program} {option}; exit $?"],

@@ -1,4 +1,4 @@
-"""Both Python clients through all that the service does."""
+"""Both Python clients through every operation of the service."""
 
 import threading
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from support.stack import Up, photos
 
 
 class Gated(HashEmbedder):
-    """It embeds no image before the gate is open."""
+    """An embedder that embeds no image until the gate is open."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,17 +31,17 @@ class Gated(HashEmbedder):
 
 @pytest.fixture
 def client(memory_service: InProcess, client_class: Any) -> Iterator[Any]:
-    """One of the Python clients, in turn, on the service in this process."""
+    """Each of the Python clients in turn, on the service in this process."""
     with client_class(memory_service.url) as client:
         yield client
 
 
 @pytest.fixture
 def mine(client: Any, client_class: Any) -> Iterator[str]:
-    """The name of a collection for this test and client alone."""
+    """The name of a collection of this test and client alone."""
     name = f"clients-{client_class.__name__.lower()}"
     yield name
-    if name in {one.name for one in client.collections()}:
+    if name in {collection.name for collection in client.collections()}:
         client.delete_collection(name)
 
 
@@ -102,22 +102,22 @@ def test_an_upload_with_a_bad_file_tells_of_it(
     assert page.total == 1
     assert list(client.iter_failures(job)) == page.failures
     assert page.failures[0].id == "bad.jpg"
-    found = client.search(mine, text="anything", filter={"label": "mine"}).matches
-    assert {match.id for match in found} == {path.name for path in good}
+    matches = client.search(mine, text="anything", filter={"label": "mine"}).matches
+    assert {match.id for match in matches} == {path.name for path in good}
 
 
 def test_own_vectors_of_a_described_collection(client: Any, mine: str) -> None:
-    made = client.create_collection(mine, model="none", dim=2, fields={"year": "int"})
-    assert (made.dim, made.fields) == (2, {"year": "int"})
+    collection = client.create_collection(mine, model="none", dim=2, fields={"year": "int"})
+    assert (collection.dim, collection.fields) == (2, {"year": "int"})
     vectors = (
         {"id": f"v{n}", "values": [n, 1], "metadata": {"year": n}, "label": None}
         for n in range(1_200)
     )
     assert client.upsert(mine, vectors, namespace="own") == 1_200
-    found = client.search(
+    result = client.search(
         mine, vector=[0, 1], filter={"year": {"$gte": 1_198}}, namespace="own", min_score=0
     )
-    assert [match.id for match in found.matches] == ["v1198", "v1199"]
+    assert [match.id for match in result.matches] == ["v1198", "v1199"]
 
 
 def test_no_means_no_with_the_services_own_words(client: Any, mine: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A collection as a whole: counted, listed, emptied, measured, exported and imported."""
+"""A whole collection: counting, listing, deleting, recall, export and import."""
 
 import json
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def some_vectors(count: int, dim: int, seed: int = 0) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def client(memory_service: InProcess, client_class: Any) -> Iterator[Any]:
-    """One of the Python clients, in turn, on the service in this process."""
+    """Each of the Python clients in turn, on the service in this process."""
     with client_class(memory_service.url) as client:
         yield client
 
@@ -64,15 +64,15 @@ def emptied(memory_service: InProcess) -> Iterator[str]:
 def test_the_real_stack_counts_lists_searches_measures_exports_and_empties(
     service: Up, flickr: list[Path], tmp_path: Path
 ) -> None:
-    """One call of each kind, of those whose answers the tests below look at in detail."""
+    """One call of each kind; the tests below check the answers in detail."""
     with service.client() as client, service.http() as http:
         fill_shelf(client)
         assert client.count("shelf", filter={"year": {"$exists": False}}) == SIZE / 3
         require_pages(http, "shelf")
         for by in ({"text": "a dog"}, {"id": "/photos/3 é.jpg"}):
             require_exact_as_index(client, "shelf", by)
-        found = client.recall("shelf", k=5, sample=40)
-        assert (found.recall, found.queries, found.worst) == (1.0, 40, [])
+        measured = client.recall("shelf", k=5, sample=40)
+        assert (measured.recall, measured.queries, measured.worst) == (1.0, 40, [])
         file = client.export_collection("shelf", tmp_path / "shelf.parquet")
         copy = client.import_collection("copied", file)
         assert copy.count == SIZE + 20
@@ -96,8 +96,8 @@ def test_images_are_counted_by_filter_and_namespace(client: Any, shelf: str) -> 
 
 
 def test_ids_come_in_pages_each_once(memory_service: InProcess, client: Any, shelf: str) -> None:
-    wanted = {one["id"] for one in some_vectors(SIZE, 1)}
-    assert sorted(client.iter_ids(shelf)) == sorted(wanted)
+    expected = {vector["id"] for vector in some_vectors(SIZE, 1)}
+    assert sorted(client.iter_ids(shelf)) == sorted(expected)
     with memory_service.http() as http:
         require_pages(http, shelf)
         assert http.get(f"/v1/collections/{shelf}/ids?cursor=x").status_code == 422
@@ -111,29 +111,29 @@ def require_pages(http: httpx.Client, collection: str) -> None:
         page = http.get(f"/v1/collections/{collection}/ids", params=options)
         seen, cursor = seen + page.json()["ids"], page.json()["next"]
         assert len(page.json()["ids"]) <= 70
-    assert sorted(seen) == sorted({one["id"] for one in some_vectors(SIZE, 1)})
+    assert sorted(seen) == sorted({vector["id"] for vector in some_vectors(SIZE, 1)})
 
 
 @pytest.mark.parametrize("by", ["text", "id", "vector"])
 def test_an_exact_search_gives_what_the_index_gives(client: Any, shelf: str, by: str) -> None:
     vector = some_vectors(7, client.collection(shelf).dim, seed=5)[6]["values"]
-    asked: Any = {"text": "a dog", "id": "/photos/3 é.jpg", "vector": vector}[by]
-    require_exact_as_index(client, shelf, {by: asked})
+    value: Any = {"text": "a dog", "id": "/photos/3 é.jpg", "vector": vector}[by]
+    require_exact_as_index(client, shelf, {by: value})
 
 
 def require_exact_as_index(client: Any, collection: str, query: dict[str, Any]) -> None:
-    told = {"top_k": 10, "filter": {"year": {"$gte": 5}}, "include_values": True, **query}
-    right = client.search(collection, exact=True, **told)
-    found = client.search(collection, **told)
-    assert [match.id for match in right.matches] == [match.id for match in found.matches]
-    for mine, other in zip(right.matches, found.matches, strict=True):
+    options = {"top_k": 10, "filter": {"year": {"$gte": 5}}, "include_values": True, **query}
+    exact = client.search(collection, exact=True, **options)
+    indexed = client.search(collection, **options)
+    assert [match.id for match in exact.matches] == [match.id for match in indexed.matches]
+    for mine, other in zip(exact.matches, indexed.matches, strict=True):
         assert mine.score == pytest.approx(other.score, abs=1e-5)
         assert mine.model_copy(update={"score": other.score}) == other
 
 
 def test_the_index_finds_all_of_a_small_collection(client: Any, shelf: str) -> None:
-    found = client.recall(shelf, k=5, sample=40)
-    assert (found.recall, found.k, found.queries, found.worst) == (1.0, 5, 40, [])
+    measured = client.recall(shelf, k=5, sample=40)
+    assert (measured.recall, measured.k, measured.queries, measured.worst) == (1.0, 5, 40, [])
     few = client.recall(shelf, k=500, sample=40, namespace="other", filter={"label": "even"})
     assert (few.recall, few.queries) == (1.0, 10)
     with pytest.raises(ProblemError, match="at least two images; 0 match"):
@@ -151,9 +151,9 @@ def test_a_delete_by_filter_takes_these_images_and_no_others(client: Any, emptie
     assert client.count(emptied, filter={"label": "even"}) == 0
     assert client.count(emptied, namespace="other") == 60
     wrong: list[Any] = [{}, {"filter": {}}, {"filter": {"label": "even"}, "all": True}]
-    for told in wrong:
+    for selection in wrong:
         with pytest.raises(ProblemError, match="give exactly one of them"):
-            client.delete(emptied, **told)
+            client.delete(emptied, **selection)
     assert client.delete(emptied, all=True) == 30
     assert (client.count(emptied), client.count(emptied, namespace="other")) == (0, 60)
 
@@ -168,15 +168,15 @@ def test_deleted_images_take_their_thumbnails_along(
         (first, *others) = [str(path) for path in some]
         assert client.delete(emptied, filter={"id": {"$in": others}}) == 3
         assert client.thumbnail(emptied, first)
-        for one in others:
+        for image_id in others:
             with pytest.raises(NotFound):
-                client.thumbnail(emptied, one)
+                client.thumbnail(emptied, image_id)
 
 
 def answers(client: Any, collection: str) -> list[Any]:
     return [
-        client.search(collection, **told, top_k=30).matches
-        for told in (
+        client.search(collection, **query, top_k=30).matches
+        for query in (
             {"text": "a dog"},
             {"id": "/photos/8 é.jpg", "filter": {"year": {"$lt": 5}}},
             {"text": "a cat", "namespace": "other"},
@@ -198,10 +198,10 @@ def test_a_collection_comes_out_of_its_export_as_it_was(
 ) -> None:
     file = tmp_path / "shelf.parquet"
     assert client.export_collection(shelf, file) == file
-    told: list[tuple[int, int]] = []
-    copy = client.import_collection("copy", file, progress=lambda *now: told.append(now))
+    reports: list[tuple[int, int]] = []
+    copy = client.import_collection("copy", file, progress=lambda *now: reports.append(now))
     try:
-        assert told[-1] == (SIZE + 20, SIZE + 20)
+        assert reports[-1] == (SIZE + 20, SIZE + 20)
         before = client.collection(shelf)
         assert copy == before.model_copy(update={"name": "copy", "created_at": copy.created_at})
         require_same_answers(client, "copy", shelf)

@@ -1,4 +1,4 @@
-"""`clipfleet demo` as a newcomer meets it: tables, names, an address; and the same once more."""
+"""`clipfleet demo` and `make demo`: tables, names, the address, and a second run."""
 
 import os
 import re
@@ -28,24 +28,29 @@ ROW = re.compile(r"^\d+ +(?P<score>-?[01]\.\d{3}) +(?P<image>\S+) +(?P<label>\S+
 
 @dataclass
 class Demo:
-    """What it printed until it was up, and where it answers."""
+    """A running demo.
+
+    Attributes:
+        printed: Its output until it was up.
+        url: Address of the service.
+    """
 
     printed: str
     url: str
 
     def tables(self) -> list[list[re.Match[str]]]:
-        """The rows of each, in the order of the page."""
-        found: list[list[re.Match[str]]] = []
+        """Return the rows of each table in the order of the output."""
+        tables: list[list[re.Match[str]]] = []
         for line in self.printed.splitlines():
             if line.startswith("#  score  image"):
-                found.append([])
+                tables.append([])
             elif row := ROW.match(line):
-                found[-1].append(row)
-        return found
+                tables[-1].append(row)
+        return tables
 
 
 def make_demo(data: Path, port: int) -> list[str]:
-    """As the README says it."""
+    """Return the command that the README shows."""
     root = Path(__file__).parents[2]
     return ["make", "-C", str(root), "demo", f"DATA={data}", f"PORT={port}"]
 
@@ -56,7 +61,7 @@ def clipfleet_demo(data: Path, port: int) -> list[str]:
 
 @contextmanager
 def demo(command: Callable[[Path, int], list[str]], data: Path) -> Iterator[Demo]:
-    """Up on a free port, and ended by Ctrl-C; all that it keeps stays in `data`."""
+    """Run a demo on a free port until Ctrl-C ends it; its files stay in `data`."""
     port = commands.free_port()
     url, out = f"http://127.0.0.1:{port}", data.with_suffix(f".{port}.out")
     with out.open("wb") as printed:
@@ -82,7 +87,7 @@ def demo(command: Callable[[Path, int], list[str]], data: Path) -> Iterator[Demo
 
 
 def fails(*args: str) -> str:
-    """The one line that it fails with."""
+    """Return the only line of the error."""
     done = stack.cli("demo", *args)
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if line.strip()]
@@ -91,10 +96,14 @@ def fails(*args: str) -> str:
 
 @dataclass
 class First:
-    """A first demo, which has ended. `found`: what was nearest to words and to an image."""
+    """A first demo, which has ended.
+
+    Attributes:
+        nearest: Names of the images nearest to each text and to an image, nearest first.
+    """
 
     demo: Demo
-    found: dict[str | Path, list[str]]
+    nearest: dict[str | Path, list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +114,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(data: Path) -> First:
     with demo(make_demo, data) as running, Client(running.url) as client:
-        found: dict[str | Path, list[str]] = {
+        nearest_ids: dict[str | Path, list[str]] = {
             words: nearest(client.search("demo", text=words, top_k=3)) for words in WORDS
         }
-        return First(running, found | {GUITAR: nearest(client.search("demo", image=GUITAR))})
+        return First(running, nearest_ids | {GUITAR: nearest(client.search("demo", image=GUITAR))})
 
 
 def nearest(result: SearchResult) -> list[str]:
@@ -127,7 +136,7 @@ def test_it_indexes_the_samples_searches_them_and_stays_up(first: First) -> None
     assert float(by_image[0]["score"]) == pytest.approx(1, abs=0.01)
     assert by_image[0]["image"] == "house"
     assert "searched by the image house" in first.demo.printed
-    assert first.found["a strawberry"][0] == "strawberry"
+    assert first.nearest["a strawberry"][0] == "strawberry"
     shown = Demo(START.read_text(), "").tables()
     assert [[row["image"] for row in table] for table in shown] == [
         [row["image"] for row in table] for table in first.demo.tables()
@@ -136,8 +145,8 @@ def test_it_indexes_the_samples_searches_them_and_stays_up(first: First) -> None
 
 def test_samples_answer_to_words_and_to_images(first: First) -> None:
     for words in WORDS:
-        assert words.split()[1] in first.found[words], words
-    assert first.found[GUITAR][0] == "guitar"
+        assert words.split()[1] in first.nearest[words], words
+    assert first.nearest[GUITAR][0] == "guitar"
 
 
 @pytest.mark.usefixtures("first")

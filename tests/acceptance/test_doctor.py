@@ -8,20 +8,26 @@ STAGES = {"read", "decode", "model", "store"}
 def test_a_service_in_good_order_is_timed(carried_stack: Up) -> None:
     done = carried_stack.cli("doctor", "--json", "--seconds", "10")
     assert done.returncode == 0, done.stderr
-    told = document(done)
-    assert [one for one in told["fleet"]["findings"] if one["severity"] == "error"] == []
-    assert {lane for one in told["fleet"]["workers"] for lane in one["lanes"]} == {
+    report = document(done)
+    assert [
+        finding for finding in report["fleet"]["findings"] if finding["severity"] == "error"
+    ] == []
+    assert {lane for worker in report["fleet"]["workers"] for lane in worker["lanes"]} == {
         "ingest",
         "query",
     }
-    probe = told["probe"]
+    probe = report["probe"]
     assert probe["images"] > 0
     assert {stage["name"] for stage in probe["stages"]} == STAGES
     alone = [stage["alone"] for stage in probe["stages"]]
     assert alone == sorted(alone)
     assert probe["advice"]
     with carried_stack.client() as client:
-        assert not [one for one in client.collections() if one.name.startswith("doctor-")]
+        assert not [
+            collection
+            for collection in client.collections()
+            if collection.name.startswith("doctor-")
+        ]
 
 
 def test_people_get_it_in_words(carried_stack: Up) -> None:

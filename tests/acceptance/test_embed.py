@@ -1,4 +1,4 @@
-"""Embeddings over HTTP: the same as the collections hold."""
+"""Embeddings over HTTP equal those that collections hold."""
 
 import base64
 from pathlib import Path
@@ -28,8 +28,8 @@ def test_embeddings_are_those_that_the_collection_holds_and_their_cosine_is_the_
         rows = np.asarray(answer["embeddings"])
         assert rows.shape == (3, answer["dim"])
         for path, row in zip(paths, rows, strict=True):
-            found = client.search("embedded", id=str(path), top_k=1, include_values=True)
-            assert np.allclose(found.matches[0].values or (), row, atol=1e-4)
+            result = client.search("embedded", id=str(path), top_k=1, include_values=True)
+            assert np.allclose(result.matches[0].values or (), row, atol=1e-4)
 
         texts = http.post("/v1/embed", json={"texts": ["two dogs", "🚗"]}).json()["embeddings"]
         assert np.allclose(np.linalg.norm(texts, axis=1), 1, atol=1e-5)
@@ -58,8 +58,8 @@ def test_what_cannot_be_embedded_is_refused_and_named(
         ({"texts": ["x"], "model": "none/such"}, 503, "none/such"),
     ]
     with memory_service.http() as http:
-        for body, status, said in refused:
+        for body, status, message in refused:
             answer = http.post("/v1/embed", json=body)
             assert answer.status_code == status, (body, answer.text)
             assert answer.headers["content-type"] == "application/problem+json"
-            assert said in answer.text, answer.text
+            assert message in answer.text, answer.text

@@ -1,4 +1,4 @@
-"""Flower beside the service, in a real Chromium: queues, workers that are busy, tasks by name."""
+"""Flower in a real Chromium: queues, busy workers, tasks by name."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ WORKERS = ("worker-ingest-1@", "worker-query@")
 
 
 def messages(up: Up) -> int:
-    """Messages for the ingest worker that it has not taken."""
+    """Return the number of messages that no ingest worker has taken."""
     settings = Settings(redis_url=redis_url(up))
     with make_redis(settings) as client:
         publisher = CeleryPublisher(make_celery(settings), client)
@@ -32,7 +32,7 @@ def messages(up: Up) -> int:
 
 @pytest.fixture(scope="module")
 def busy(carried_stack: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
-    """A job that goes on until it is cancelled: its images would take the worker minutes."""
+    """A job that runs until it is cancelled: its images take the worker minutes."""
     folder = tmp_path_factory.mktemp("many")
     samples = sorted(SAMPLES.rglob("*.png"))
     for number in range(20_000):
@@ -51,13 +51,13 @@ def busy(carried_stack: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def flower(browser: Browser, carried_stack: Up) -> Iterator[Tab]:
-    with tab(browser, f"http://{commands.LOOPBACK}:{carried_stack.flower_port}") as made:
-        yield made
+    with tab(browser, f"http://{commands.LOOPBACK}:{carried_stack.flower_port}") as flower:
+        yield flower
 
 
 @pytest.mark.usefixtures("busy")
 def test_workers_are_online_while_they_are_busy(flower: Tab, tmp_path: Path) -> None:
-    """A worker tells of what it does every two seconds, and the page does not renew itself."""
+    """A worker reports every two seconds, and the page does not refresh itself."""
 
     def active() -> str | None:
         page = flower.open("/workers")
@@ -72,8 +72,7 @@ def test_workers_are_online_while_they_are_busy(flower: Tab, tmp_path: Path) -> 
 
 
 def opened(flower: Tab, name: str, state: str, picture: Path, text: str = "") -> Page:
-    """The page of the newest such task that has this text; the list of them does not renew
-    itself."""
+    """Open the page of the newest such task with this text; the list does not refresh itself."""
     page = flower.open("/tasks")
     rows = page.locator("#tasks-table tbody tr").filter(has_text=name)
 
@@ -106,7 +105,7 @@ def test_both_queues_are_shown(flower: Tab, tmp_path: Path) -> None:
 def test_a_task_is_a_batch_and_shows_its_job_but_no_query(
     flower: Tab, carried_stack: Up, busy: Job, tmp_path: Path
 ) -> None:
-    """Which chunk it is turns out when the worker claims one: the result says so."""
+    """The worker learns which chunk it is by claiming one, so the task's result names it."""
     with carried_stack.client() as client:
         client.search("watched", text="a secret wish")
         shown = opened(flower, "clipfleet.ingest", "STARTED", tmp_path / "tasks.png")
@@ -123,5 +122,9 @@ def test_a_task_is_a_batch_and_shows_its_job_but_no_query(
 def test_flower_listens_on_loopback_and_its_command_says_no_password(carried_stack: Up) -> None:
     part = carried_stack.part("flower")
     assert "redis://" not in " ".join(part.cmdline())
-    listening = {one.laddr for one in part.net_connections("tcp") if one.status == "LISTEN"}
+    listening = {
+        connection.laddr
+        for connection in part.net_connections("tcp")
+        if connection.status == "LISTEN"
+    }
     assert listening == {(commands.LOOPBACK, carried_stack.flower_port)}

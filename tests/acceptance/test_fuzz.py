@@ -1,5 +1,7 @@
-"""Every operation of the OpenAPI document, asked for what the document allows and for what it does
-not: each answer is one that the document knows, and says nothing of the inside."""
+"""Valid and invalid requests to every operation of the OpenAPI document.
+
+Each answer is one that the document lists, and shows nothing of the internals.
+"""
 
 import re
 import zlib
@@ -41,8 +43,8 @@ INSIDE = re.compile(
 
 def says_nothing_of_the_inside(_: Any, response: schemathesis.Response, case: Any) -> None:
     if response.headers.get("content-type") != ["application/vnd.apache.parquet"]:
-        found = INSIDE.search(response.text)
-        assert not found or found[0] in repr(case.as_transport_kwargs()), response.text
+        leak = INSIDE.search(response.text)
+        assert not leak or leak[0] in repr(case.as_transport_kwargs()), response.text
 
 
 def is_a_problem_that_can_be_asked_about(_: Any, response: schemathesis.Response, __: Any) -> None:
@@ -100,9 +102,9 @@ def fill(web: httpx.Client) -> None:
 
 
 def an_ended_job(web: httpx.Client) -> str:
-    """It may be deleted: another one comes after it."""
-    found = web.get("/v1/jobs", params={"collection": LOST, "state": "cancelled"}).json()["jobs"]
-    return str(found[0]["id"]) if found else cancelled(web, start(web).json()["id"])
+    """Return the id of an ended job; a test may delete it, and the next call creates another."""
+    jobs = web.get("/v1/jobs", params={"collection": LOST, "state": "cancelled"}).json()["jobs"]
+    return str(jobs[0]["id"]) if jobs else cancelled(web, start(web).json()["id"])
 
 
 def start(web: httpx.Client) -> httpx.Response:
@@ -117,12 +119,12 @@ def cancelled(web: httpx.Client, job: str) -> str:
 
 
 def one_in(n: int, drawn: Any) -> bool:
-    """The same for the same: nothing else may be drawn in these tests."""
+    """Return true for about one value in n, and always the same for the same value."""
     return zlib.crc32(repr(drawn).encode()) % n == 0
 
 
 def aim(case: Any, web: httpx.Client) -> None:
-    """At what is there, or nearly all would be answered by 404; some stay as they are."""
+    """Point most requests at existing resources: else nearly every answer would be a 404."""
     path, label = case.path_parameters, case.operation.label
     is_slow = label == "DELETE /v1/collections/{name}"
     if one_in(8, path) or (is_slow and not one_in(4, path)):
@@ -138,40 +140,53 @@ def aim(case: Any, web: httpx.Client) -> None:
 
 
 def make_sense(case: Any) -> None:
-    """Of every other body. What a document cannot say (one way to ask, numbers as many as the
-    model has) would else be all that is ever heard of."""
+    """Mend every other body in ways that the document cannot express.
+
+    Examples are a single kind of query, and as many numbers as the model's dimension. Else most
+    answers would be about these alone.
+    """
     body = case.body
     if not isinstance(body, dict) or one_in(2, body):
         return
     body = dict(body)
     queries = body.get("queries")
     if isinstance(queries, list):
-        body["queries"] = [sensible(one) if isinstance(one, dict) else one for one in queries]
+        body["queries"] = [
+            sensible(query) if isinstance(query, dict) else query for query in queries
+        ]
     if isinstance(body.get("vectors"), list):
         body["vectors"] = [
-            sensible(one) if isinstance(one, dict) else one for one in body["vectors"]
+            sensible(vector) if isinstance(vector, dict) else vector for vector in body["vectors"]
         ]
     case.body = sensible(body)
 
 
-def sensible(asked: dict[str, Any]) -> dict[str, Any]:
-    made = {name: value for name, value in asked.items() if name not in WAYS}
-    way = next((name for name in WAYS if asked.get(name) is not None), None)
+def sensible(drawn: dict[str, Any]) -> dict[str, Any]:
+    sensible_body = {name: value for name, value in drawn.items() if name not in WAYS}
+    way = next((name for name in WAYS if drawn.get(name) is not None), None)
     if way:
-        made[way] = asked[way]
+        sensible_body[way] = drawn[way]
     for name in ("vector", "values"):
-        if isinstance(made.get(name), list) and made[name]:
-            made[name] = (made[name] * DIM)[:DIM]
-    if isinstance(made.get("filter"), dict):
-        plain = {key: one for key, one in made["filter"].items() if isinstance(one, str | float)}
-        made["filter"] = {key.lstrip("$") or "a": one for key, one in plain.items()}
-    return made
+        if isinstance(sensible_body.get(name), list) and sensible_body[name]:
+            sensible_body[name] = (sensible_body[name] * DIM)[:DIM]
+    if isinstance(sensible_body.get("filter"), dict):
+        plain = {
+            key: operand
+            for key, operand in sensible_body["filter"].items()
+            if isinstance(operand, str | float)
+        }
+        sensible_body["filter"] = {
+            key.lstrip("$") or "a": operand for key, operand in plain.items()
+        }
+    return sensible_body
 
 
 def is_wrong_as_sent(case: Any) -> bool:
-    """If it is wrong at all: in a form null is the text "null", and a parameter that is not known
-    counts for nothing. A batch answers a bad query with a problem in its place, and itself with
-    200."""
+    """Return whether an invalid request is still invalid on its way.
+
+    In a form, null is the text "null", and an unknown parameter has no effect. A batch answers 200,
+    with a problem in place of each bad query.
+    """
     is_form = case.media_type == "multipart/form-data"
     is_batch = case.operation.path.endswith("/search/batch")
     known = {parameter.name for parameter in case.operation.query}
@@ -197,7 +212,7 @@ def test_every_answer_is_one_that_the_document_knows(case: Any, web: httpx.Clien
 @DOCUMENT.parametrize()
 @examples(25)
 def test_every_answer_of_the_real_stack_is_one(case: Any, real: httpx.Client) -> None:
-    """In the full tier: support/tiers.py."""
+    """Runs in the full tier only; see support/tiers.py."""
     require_known(case, real)
 
 

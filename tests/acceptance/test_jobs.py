@@ -1,4 +1,4 @@
-"""Jobs under control: retried, listed, deleted, sent twice."""
+"""Managing jobs: retrying, listing, deleting, sending one twice."""
 
 import secrets
 from collections.abc import Iterator
@@ -20,16 +20,16 @@ from support.stack import Up, document
 
 @pytest.fixture
 def mine(client: Any, client_class: Any) -> Iterator[str]:
-    """The name of a collection for this test and client alone: jobs are listed by it."""
+    """The name of a collection of this test and client alone: jobs are listed by it."""
     name = f"jobs-{client_class.__name__.lower()}-{secrets.token_hex(4)}"
     client.create_collection(name)
     yield name
-    if name in {one.name for one in client.collections()}:
+    if name in {collection.name for collection in client.collections()}:
         client.delete_collection(name)
 
 
 def photos(folder: Path, good: int, bad: int) -> Path:
-    """Small images, and files that only look like some."""
+    """Write small images, and files that are none."""
     folder.mkdir()
     for n in range(good):
         Image.new("RGB", (20, 20), (n, n, n)).save(folder / f"good{n}.png")
@@ -39,8 +39,8 @@ def photos(folder: Path, good: int, bad: int) -> Path:
 
 
 @contextmanager
-def refused(status: int, said: str) -> Iterator[None]:
-    with pytest.raises(ProblemError, match=said) as caught:
+def refused(status: int, message: str) -> Iterator[None]:
+    with pytest.raises(ProblemError, match=message) as caught:
         yield
     assert caught.value.status == status
 
@@ -56,13 +56,13 @@ def test_only_what_failed_is_tried_again(client: Any, mine: str, tmp_path: Path)
     assert (retry.state, retry.total, retry.done, retry.failed) == ("partial", 3, 2, 1)
     assert (retry.retry_of, client.job(job).retried_by) == (job.id, retry.id)
     assert client.job(job).failed == 3
-    assert [one.id for one in client.jobs(collection=mine)] == [retry.id, job.id]
+    assert [listed.id for listed in client.jobs(collection=mine)] == [retry.id, job.id]
     assert client.jobs(1, 1, collection=mine, state=["partial", "failed"]) == [client.job(job)]
     assert client.jobs(collection=mine, state="succeeded") == []
     assert client.collection(mine).count == 6
     assert client.image(mine, str(folder / "bad0.png")).label == "photos"
-    (left,) = client.iter_failures(retry)
-    Image.new("RGB", (20, 20)).save(left.id)
+    (remaining,) = client.iter_failures(retry)
+    Image.new("RGB", (20, 20)).save(remaining.id)
     assert client.retry(retry, wait=True).state == "succeeded"
 
 
@@ -76,7 +76,7 @@ def test_a_retry_through_the_command_line(service: Up, tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(folder / "bad0.png")
     assert service.cli("jobs", "retry", job, "--wait").returncode == 0
     shown = service.cli("jobs", "list", "--collection", "jobs-cli", "--state", "failed", "--json")
-    assert [one["id"] for one in document(shown)["jobs"]] == [document(again)["id"]]
+    assert [listed["id"] for listed in document(shown)["jobs"]] == [document(again)["id"]]
     both = service.cli(
         "jobs", "list", "--collection", "jobs-cli", "--state", "partial", "--state", "succeeded"
     )
@@ -205,7 +205,7 @@ def test_uploads_under_one_key_at_the_same_moment_are_one_job(service: Up) -> No
 
 
 def uploads(service: Up, collection: str) -> set[str]:
-    """The ids of the jobs in a collection, and of none that are unknown, that have blobs."""
+    """Return the jobs with stored uploads that are in a collection or unknown."""
     with service.client() as client:
         known = {job.id: job.collection for job in client.jobs(1_000)}
     stored = {path.name for path in (service.folder / "blobs" / "uploads").iterdir()}

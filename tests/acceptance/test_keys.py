@@ -1,4 +1,4 @@
-"""A service with API keys: who is refused and why, tenants, limits, rotation, and its web page."""
+"""A service with API keys: refusals, tenants, limits, rotation, and the web page."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def keys(file: Path) -> dict[str, str]:
-    """The key of each name in `OPTIONS`. That of `bygone` is over."""
+    """The key of each name in `OPTIONS`; that of `bygone` has expired."""
     secrets = {}
     for name, options in OPTIONS.items():
         created = CliRunner().invoke(
@@ -86,7 +86,7 @@ def bearer(key: str) -> dict[str, str]:
 
 @pytest.fixture
 def tenant(keyed: Up, keys: dict[str, str]) -> Callable[[str], Client]:
-    """The client of a key that writes what begins with its name."""
+    """Return a client for a key that may write collections with its name as a prefix."""
     return lambda name: client(keyed, keys[name])
 
 
@@ -111,7 +111,7 @@ def test_a_key_that_expires_while_the_service_runs_is_refused(
 
 
 def slug(keyed: Up, key: str) -> str:
-    """Why a key is refused."""
+    """Return why a key is refused."""
     with client(keyed, key) as asking:
         problem = refusal(asking.collections)
     assert problem.status == 401
@@ -135,7 +135,7 @@ def test_tenants_do_not_see_each_other(tenant: Callable[[str], Client]) -> None:
         acme.create_collection("acme-cats")
         job = finished(acme, acme.upload("acme-cats", PICTURES).id)
         assert job.state == "succeeded"
-        assert [one.name for one in acme.collections()] == ["acme-cats"]
+        assert [collection.name for collection in acme.collections()] == ["acme-cats"]
         assert acme.search(id=PICTURES[0].name, collection="acme-cats").matches
 
         assert rival.collections() == []
@@ -145,10 +145,10 @@ def test_tenants_do_not_see_each_other(tenant: Callable[[str], Client]) -> None:
             (lambda: rival.job(job), lambda: rival.job("0" * 16)),
             (lambda: rival.cancel(job), lambda: rival.cancel("0" * 16)),
         ):
-            said, as_if = refusal(there), refusal(nowhere)
-            assert isinstance(said, NotFound)
-            assert said.problem.keys() == as_if.problem.keys()
-            assert said.title == as_if.title
+            hidden, absent = refusal(there), refusal(nowhere)
+            assert isinstance(hidden, NotFound)
+            assert hidden.problem.keys() == absent.problem.keys()
+            assert hidden.title == absent.title
         assert refusal(lambda: rival.create_collection("acme-cats")).status == 403
         assert refusal(lambda: rival.create_collection("acme-dogs")).status == 403
         assert refusal(lambda: acme.delete_collection("acme-cats")).status == 403
@@ -157,14 +157,14 @@ def test_tenants_do_not_see_each_other(tenant: Callable[[str], Client]) -> None:
         mine = acme.upload("acme-cats", PICTURES[:1], idempotency_key="the-same")
         theirs = rival.upload("rival-cats", PICTURES[:1], idempotency_key="the-same")
         assert mine.id != theirs.id
-        assert [one.id for one in rival.jobs()] == [theirs.id]
-        for one, made in ((acme, mine), (rival, theirs)):
-            finished(one, made.id)
+        assert [listed.id for listed in rival.jobs()] == [theirs.id]
+        for owner, upload in ((acme, mine), (rival, theirs)):
+            finished(owner, upload.id)
 
 
 def test_a_key_is_rotated_and_revoked_while_the_service_runs(keyed: Up, file: Path) -> None:
     def create(name: str) -> str:
-        """As an operator types it."""
+        """Create a key as an operator does."""
         created = stack.cli("keys", "create", name, "--file", str(file))
         assert created.returncode == 0, created.stderr
         return created.stdout.strip()
@@ -199,7 +199,7 @@ def test_a_broken_file_takes_no_key_away(keyed: Up, keys: dict[str, str], file: 
 def test_a_key_that_asks_too_often_waits(keyed: Up, keys: dict[str, str]) -> None:
     with keyed.http() as http:
         answers = [http.get("/v1/jobs", headers=bearer(keys["slow"])) for _ in range(3)]
-    assert [one.status_code for one in answers] == [200, 200, 429]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
     last = answers[-1]
     assert 1 <= int(last.headers["retry-after"]) <= 30
     assert last.headers["ratelimit-policy"] == '"key";q=2;w=60'
@@ -209,19 +209,19 @@ def test_a_key_that_asks_too_often_waits(keyed: Up, keys: dict[str, str]) -> Non
 def test_while_redis_is_away_the_gateway_counts_for_itself(keyed: Up, keys: dict[str, str]) -> None:
     with stopped(keyed.part("valkey")), keyed.http() as http:
         answers = [http.get("/v1/jobs", headers=bearer(keys["patient"])) for _ in range(2)]
-    assert [one.status_code for one in answers] == [503, 429]
+    assert [answer.status_code for answer in answers] == [503, 429]
     eventually(keyed.ready, 60, "the service's coming back")
 
 
 def test_keys_that_cannot_be_used_are_said_at_start(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    told = ("up", "--data", str(folder))
-    missing = stack.cli(*told, CLIPFLEET_KEYS_FILE=str(tmp_path / "none.json"))
+    command = ("up", "--data", str(folder))
+    missing = stack.cli(*command, CLIPFLEET_KEYS_FILE=str(tmp_path / "none.json"))
     assert missing.returncode == 1
     assert "none.json cannot be read: No such file" in missing.stderr
     broken = tmp_path / "broken.json"
     broken.write_text(json.dumps({"keys": [{"name": "a", "key": "cf_secret"}]}))
-    refused = stack.cli(*told, CLIPFLEET_KEYS_FILE=str(broken))
+    refused = stack.cli(*command, CLIPFLEET_KEYS_FILE=str(broken))
     assert refused.returncode == 1
     assert "broken.json cannot be used: keys.0" in refused.stderr
     assert "cf_secret" not in refused.stderr
@@ -230,8 +230,8 @@ def test_keys_that_cannot_be_used_are_said_at_start(tmp_path: Path) -> None:
 
 @pytest.fixture
 def shown(browser: Browser, keyed: Up) -> Iterator[Tab]:
-    with tab(browser, keyed.url) as made:
-        yield made
+    with tab(browser, keyed.url) as shown:
+        yield shown
 
 
 def give(page: Page, key: str) -> None:
@@ -280,14 +280,14 @@ def test_the_page_asks_for_a_key_and_forgets_it(
 
 
 def sources(page: Page) -> list[str]:
-    found: list[str] = page.locator("#grid img").evaluate_all("all => all.map(it => it.src)")
-    return found
+    urls: list[str] = page.locator("#grid img").evaluate_all("all => all.map(it => it.src)")
+    return urls
 
 
 def test_the_page_follows_a_job_with_its_key(
     shown: Tab, keyed: Up, tenant: Callable[[str], Client], keys: dict[str, str]
 ) -> None:
-    """A stream of events is seen to be asked for with the key, and to be answered."""
+    """The page requests the event stream with the key, and gets an answer."""
     with tenant("stream") as owner:
         owner.create_collection("stream-cats")
         page = shown.open("/?in=stream-cats&view=jobs")

@@ -1,4 +1,4 @@
-"""Metrics of a running service: gateway, planner and workers, and whether they agree."""
+"""Metrics of a running service: gateway, planner and workers agree with each other."""
 
 from collections import Counter
 from pathlib import Path
@@ -35,7 +35,7 @@ def grown(before: Scrape, after: Scrape, name: str, /, **labels: str) -> float:
 def indexed(
     service: Up, flickr: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[Scrape], list[Scrape], Any]:
-    """Before and after a job with two broken images and five searches, and the job."""
+    """Metrics before and after a job with two broken images and five searches, and the job."""
     folder = tmp_path_factory.mktemp("photos")
     photos(folder, flickr, IMAGES)
     for n in range(BROKEN):
@@ -43,15 +43,17 @@ def indexed(
     with service.client() as client:
 
         def settled() -> list[Scrape] | None:
-            """A worker counts what it did just after the ledger, and a gateway keeps what it read
-            from the ledger for a moment."""
+            """Return the metrics once they agree with the ledger.
+
+            A worker counts just after the ledger, and a gateway caches what it reads from it.
+            """
             seen = scrapes(service)
             ledger = Counter(job.state for job in client.jobs(1_000))
             gauge = {labels["state"]: count for labels, count in seen[0].all("clipfleet_jobs")}
-            left = seen[0].total("clipfleet_work_left")
-            busy = sum(one.total("clipfleet_in_flight") for one in seen)
+            remaining = seen[0].total("clipfleet_work_left")
+            busy = sum(scraped.total("clipfleet_in_flight") for scraped in seen)
             agree = ledger == {state: count for state, count in gauge.items() if count}
-            return seen if agree and not left and not busy else None
+            return seen if agree and not remaining and not busy else None
 
         before = services.eventually(settled, 30, "the end of all earlier work")
         client.create_collection("measured")
@@ -109,8 +111,8 @@ def test_the_gateway_counted_requests_by_route_and_sees_the_fleet(indexed: Any) 
     before, after, _ = indexed
     old, new = before[0], after[0]
     route = "/v1/collections/{name}/search"
-    said = {"method": "POST", "route": route, "status": "200"}
-    assert grown(old, new, "clipfleet_requests_total", **said) == 5
+    search_labels = {"method": "POST", "route": route, "status": "200"}
+    assert grown(old, new, "clipfleet_requests_total", **search_labels) == 5
     assert grown(old, new, "clipfleet_request_seconds_count", route=route) == 5
     assert grown(old, new, "clipfleet_jobs", state="partial") == 1
     assert new.value("clipfleet_redis_up") == 1
@@ -118,7 +120,7 @@ def test_the_gateway_counted_requests_by_route_and_sees_the_fleet(indexed: Any) 
     assert new.total("clipfleet_workers", lane="query") == 1
     assert new.total("clipfleet_queue_messages") == 0
     assert new.total("clipfleet_queue_age_seconds") == 0
-    assert not any("measured" in str(labels) for one in after for labels in _labels(one))
+    assert not any("measured" in str(labels) for scraped in after for labels in _labels(scraped))
 
 
 def _labels(seen: Scrape) -> list[Any]:

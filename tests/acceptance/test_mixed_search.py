@@ -1,4 +1,4 @@
-"""Mixed queries, groups, near-duplicates, pages and many queries at once, through HTTP."""
+"""Mixed queries, groups, near-duplicates, pages and batches of queries over HTTP."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ MUSIC = "/v1/collections/music/search"
 
 @pytest.fixture(scope="module")
 def music(carried_stack: Up) -> Iterator[Client]:
-    """Drawings of instruments and of buildings, labelled so."""
+    """Drawings of instruments and of buildings, each with its folder's name as label."""
     with carried_stack.client() as client:
         fill(client)
         yield client
@@ -27,13 +27,13 @@ def music(carried_stack: Up) -> Iterator[Client]:
 
 @pytest.fixture
 def web(carried_stack: Up) -> Iterator[httpx.Client]:
-    with carried_stack.http() as made:
-        yield made
+    with carried_stack.http() as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
 def here(memory_service: InProcess) -> Iterator[httpx.Client]:
-    """The same collection in this process, for what is refused."""
+    """The same collection in this process, for requests that are refused."""
     with memory_service.client() as client, memory_service.http() as http:
         fill(client)
         yield http
@@ -46,8 +46,8 @@ def fill(client: Client) -> None:
         assert finished(client, client.index("music", source).id).state == "succeeded"
 
 
-def stems(found: SearchResult) -> list[str]:
-    return [Path(match.id).stem for match in found.matches]
+def stems(result: SearchResult) -> list[str]:
+    return [Path(match.id).stem for match in result.matches]
 
 
 def sample(name: str) -> str:
@@ -68,7 +68,7 @@ def test_what_is_weighed_below_nothing_falls_and_the_rest_stays(music: Client) -
 
 
 def test_words_an_image_an_id_and_a_vector_mix(music: Client) -> None:
-    """An image is mostly like itself, so the words have to be heard behind it."""
+    """An image is most similar to itself, so the words change only the ranks after it."""
     guitar = sample("guitar")
     words = {"text": "a church", "weight": 1.5}
     alone = stems(music.search("music", id=guitar, top_k=100))
@@ -96,8 +96,8 @@ def test_a_single_term_is_the_plain_query(music: Client) -> None:
         plain = music.search("music", **way).matches
         assert music.search("music", terms=[way]).matches == plain
         heavier = music.search("music", terms=[{**way, "weight": 7}]).matches
-        assert [one.id for one in heavier] == [one.id for one in plain]
-        assert [one.score for one in heavier] == pytest.approx([one.score for one in plain])
+        assert [match.id for match in heavier] == [match.id for match in plain]
+        assert [match.score for match in heavier] == pytest.approx([match.score for match in plain])
 
 
 def test_pages_of_any_size_continue_each_other(music: Client) -> None:
@@ -111,10 +111,10 @@ def test_pages_of_any_size_continue_each_other(music: Client) -> None:
 
 
 def test_groups_by_label_and_no_more_than_there_are(music: Client) -> None:
-    found = music.search("music", text="a guitar", group_by="label").matches
-    assert [match.label for match in found] == ["music", "buildings"]
-    found = music.search("music", text="a guitar", group_by="label", group_size=3).matches
-    assert [match.label for match in found].count("buildings") == 3
+    matches = music.search("music", text="a guitar", group_by="label").matches
+    assert [match.label for match in matches] == ["music", "buildings"]
+    matches = music.search("music", text="a guitar", group_by="label", group_size=3).matches
+    assert [match.label for match in matches].count("buildings") == 3
     assert len(music.search("music", text="x", group_by="no such field").matches) == 1
 
 
@@ -124,9 +124,9 @@ def test_near_duplicates_are_shown_once_and_counted(music: Client) -> None:
     music.upsert("music", copies, namespace="copies")
     music.upsert("music", [{"id": "other", "values": [1.0] + [0.0] * 383}], namespace="copies")
     options: Any = {"namespace": "copies", "collapse": 0.97}
-    found = music.search("music", vector=numbers, **options).matches
-    assert [(match.id, match.duplicates) for match in found] == [("copy 0", 2), ("other", 0)]
-    assert found[0].values is None
+    matches = music.search("music", vector=numbers, **options).matches
+    assert [(match.id, match.duplicates) for match in matches] == [("copy 0", 2), ("other", 0)]
+    assert matches[0].values is None
     (second,) = music.search("music", vector=numbers, top_k=1, offset=1, **options).matches
     assert second.id == "other"
 
@@ -134,7 +134,7 @@ def test_near_duplicates_are_shown_once_and_counted(music: Client) -> None:
 def test_the_upload_takes_every_option_and_judges_it_alike(
     music: Client, web: httpx.Client
 ) -> None:
-    found = music.search(
+    matches = music.search(
         "music",
         image=Path(sample("guitar")),
         group_by="label",
@@ -143,10 +143,10 @@ def test_the_upload_takes_every_option_and_judges_it_alike(
         include_metadata=False,
         filter={"label": {"$prefix": "mus"}},
     ).matches
-    assert [match.label for match in found] == ["music", "music"]
-    assert [match.duplicates for match in found] == [0, 0]
+    assert [match.label for match in matches] == ["music", "music"]
+    assert [match.duplicates for match in matches] == [0, 0]
     picture = {"file": ("a.png", Path(sample("guitar")).read_bytes())}
-    for form, said in (
+    for form, message in (
         ({"group_size": "2"}, "group_size needs group_by"),
         ({"collapse": "2"}, "collapse"),
         ({"filter": "["}, "filter is not JSON"),
@@ -155,7 +155,8 @@ def test_the_upload_takes_every_option_and_judges_it_alike(
         ({"unknown": "1"}, "unknown"),
     ):
         refused = web.post(f"{MUSIC}/image", data=form, files=picture)
-        assert (refused.status_code, said in refused.json()["detail"]) == (422, True), refused.text
+        assert refused.status_code == 422, refused.text
+        assert message in refused.json()["detail"], refused.text
     assert web.post(
         f"{MUSIC}/image", data={"min_score": "", "filter": ""}, files=picture
     ).is_success
@@ -184,10 +185,10 @@ WRONG: list[tuple[Any, str]] = [
 
 
 def test_what_cannot_be_searched_for_is_refused_with_the_reason(here: httpx.Client) -> None:
-    for body, said in WRONG:
+    for body, message in WRONG:
         refused = here.post(MUSIC, json=body)
         assert refused.status_code == 422, (body, refused.text)
-        assert said in refused.json()["detail"], refused.text
+        assert message in refused.json()["detail"], refused.text
 
 
 def test_many_queries_at_once_are_answered_each_for_itself(music: Client) -> None:
@@ -226,9 +227,9 @@ def test_a_bad_query_among_many_is_a_problem_of_its_own_and_a_bad_body_everybody
     assert answer.status_code == 200, answer.text
     first, *others = answer.json()["results"]
     assert first["matches"][0]["label"] == "music"
-    for one in others:
-        assert one["problem"]["status"] == 422
-        assert one["problem"]["request_id"] == answer.headers["x-request-id"]
+    for result in others:
+        assert result["problem"]["status"] == 422
+        assert result["problem"]["request_id"] == answer.headers["x-request-id"]
     many = [{"text": "x"}] * 65
     bodies: Sequence[Any] = ({}, {"queries": []}, {"queries": many}, {"queries": "x"}, [])
     for body in bodies:
@@ -255,7 +256,7 @@ def test_no_string_of_a_query_reaches_beyond_itself(music: Client, web: httpx.Cl
             {"filter": {"free": {"$prefix": text}}},
             {"namespace": text},
         ]
-        queries = [{"text": "x", "top_k": 100, **one} for one in conditions]
+        queries = [{"text": "x", "top_k": 100, **condition} for condition in conditions]
         for query in queries:
             answer = web.post(MUSIC, json=query)
             assert (answer.status_code, answer.json().get("matches")) == (200, []), query
@@ -263,15 +264,15 @@ def test_no_string_of_a_query_reaches_beyond_itself(music: Client, web: httpx.Cl
         assert web.post(MUSIC, json={"terms": [{"id": text}, {"text": "x"}]}).status_code == 404
         assert len(music.search("music", text="x", group_by=text).matches) == 1
         together = web.post(f"{MUSIC}/batch", json={"queries": queries}).json()["results"]
-        assert [one["matches"] for one in together] == [[]] * len(queries)
+        assert [result["matches"] for result in together] == [[]] * len(queries)
 
 
 def test_the_command_line_mixes_what_it_is_given(music: Client, carried_stack: Up) -> None:  # noqa: ARG001
     search = partial(run_cli, carried_stack.url, "search", "--collection", "music")
 
     def ids(*args: str) -> list[str]:
-        found = document(search(*args, "--json"))["matches"]
-        return [Path(match["id"]).stem for match in found]
+        matches = document(search(*args, "--json"))["matches"]
+        return [Path(match["id"]).stem for match in matches]
 
     plain = ids("a musical instrument")
     without = ids("a musical instrument", "--not", "a guitar", "--top-k", "60")

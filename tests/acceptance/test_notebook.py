@@ -1,4 +1,4 @@
-"""The notebook, executed by a real kernel: its own assertions hold, on either kind of images."""
+"""A real kernel executes the notebook on either kind of images; its own assertions hold."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ NOTEBOOK = Path(__file__).parents[2] / "examples" / "build_image_search.ipynb"
 
 
 def executed(service: Up, images: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Everything the cells printed. Fails with the cell that failed."""
+    """Run the notebook and return all that its cells print; fails where a cell fails."""
     monkeypatch.setenv("CLIPFLEET_URL", service.url)
     monkeypatch.setenv("IMAGES", images)
     monkeypatch.setenv("IPYTHONDIR", str(folder))
@@ -26,9 +26,9 @@ def executed(service: Up, images: str, folder: Path, monkeypatch: pytest.MonkeyP
 def test_on_the_carried_images(
     carried_stack: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = executed(carried_stack, "", tmp_path, monkeypatch)
-    assert "same images" in said
-    assert "succeeded" in said
+    output = executed(carried_stack, "", tmp_path, monkeypatch)
+    assert "same images" in output
+    assert "succeeded" in output
 
 
 def test_on_imagenette(carried_stack: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,9 +37,9 @@ def test_on_imagenette(carried_stack: Up, tmp_path: Path, monkeypatch: pytest.Mo
         (few / folder.name).mkdir(parents=True)
         for photo in sorted(folder.iterdir())[:12]:
             (few / folder.name / photo.name).symlink_to(photo)
-    said = executed(carried_stack, str(few), tmp_path, monkeypatch)
-    assert "120 images in 10 folders" in said
-    assert "same images" in said
+    output = executed(carried_stack, str(few), tmp_path, monkeypatch)
+    assert "120 images in 10 folders" in output
+    assert "same images" in output
 
 
 def test_it_is_committed_with_its_pictures_and_without_anything_of_this_machine() -> None:

@@ -1,4 +1,4 @@
-"""The web page for everybody: what axe-core finds, in light and dark, from phone to desktop."""
+"""Accessibility of the web page by axe-core, in light and dark, from phone to desktop."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -73,8 +73,8 @@ def test_axe_finds_nothing_serious_and_nothing_sticks_out_at_the_side(
 
 def test_it_speaks_of_what_changed(page: Tab, drawings: str) -> None:
     shown = page.open(f"/?in={drawings}&q=a+guitar")
-    said = shown.locator("#said")
-    expect(said).to_have_text("Images found, nearest first")
+    announcement = shown.locator("#said")
+    expect(announcement).to_have_text("Images found, nearest first")
     shown.get_by_label("Search by words").fill("")
     shown.keyboard.press("Enter")
-    expect(said).to_have_text("Images of the collection")
+    expect(announcement).to_have_text("Images of the collection")

@@ -1,4 +1,4 @@
-"""The web page in a real Chromium: jobs as they go, what failed and why, adding images."""
+"""Jobs on the web page in a real Chromium: progress, failures, and adding images."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,23 +19,23 @@ SAMPLES = Path(__file__).parents[2] / "clipfleet" / "samples"
 
 @pytest.fixture
 def folder(carried_stack: Up, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """Of the test's own; its name is the collection's, too, which goes at the end."""
-    made = carried_stack.beside(request.node.name.removeprefix("test_")[:60])
-    made.mkdir()
+    """A folder of this test alone, and a collection of the same name, deleted at the end."""
+    path = carried_stack.beside(request.node.name.removeprefix("test_")[:60])
+    path.mkdir()
     with carried_stack.client() as client:
-        client.create_collection(made.name)
-        yield made
-        client.delete_collection(made.name)
+        client.create_collection(path.name)
+        yield path
+        client.delete_collection(path.name)
 
 
 def copies(folder: Path, count: int) -> list[Path]:
-    found = sorted(SAMPLES.rglob("*.png"))[:count]
-    return [Path(shutil.copy(path, folder / path.name)) for path in found]
+    samples = sorted(SAMPLES.rglob("*.png"))[:count]
+    return [Path(shutil.copy(path, folder / path.name)) for path in samples]
 
 
 @pytest.fixture
 def held() -> Held:
-    """An image that keeps its job at work for as long as a test needs."""
+    """An image that keeps its job running until the test releases it."""
     return Held(body((SAMPLES / "music" / "guitar.png").read_bytes()))
 
 
@@ -57,7 +57,7 @@ def listing(folder: Path, *uris: str) -> Path:
 def test_progress_while_70_images_go_in(
     page: Tab, carried_stack: Up, folder: Path, held_url: str, held: Held
 ) -> None:
-    """They are more than the page shows at first."""
+    """The page shows fewer images at first."""
     listed = listing(folder, *map(str, sorted(SAMPLES.rglob("*.png"))[:69]), held_url)
     shown = page.open(f"/?in={folder.name}&view=jobs")
     with carried_stack.client() as client:
@@ -78,7 +78,7 @@ def test_progress_while_70_images_go_in(
 
 
 def test_how_a_job_looks_half_way(page: Tab, carried_stack: Up, folder: Path) -> None:
-    """A worker may count 200 images at once, so the service's answer is altered on its way."""
+    """The test changes the service's answer, since a worker may count 200 images at once."""
     copies(folder, 2)
     with carried_stack.client() as client:
         job = finished(client, client.index(folder.name, folder).id)
@@ -101,8 +101,8 @@ def test_how_a_job_looks_half_way(page: Tab, carried_stack: Up, folder: Path) ->
         lambda route: route.fulfill(body=stream, content_type="text/event-stream"),
     )
     row = page.open(f"/?in={folder.name}&view=jobs").locator(".job")
-    said = "1,010 of 2,000 images · 10 failed · 90 were in · 34 images/s · 29 s left"
-    expect(row.locator(".numbers")).to_have_text(said)
+    numbers = "1,010 of 2,000 images · 10 failed · 90 were in · 34 images/s · 29 s left"
+    expect(row.locator(".numbers")).to_have_text(numbers)
     expect(row.get_by_role("progressbar")).to_have_attribute("max", "2000")
 
 
@@ -173,7 +173,7 @@ def planned(client: Client, collection: str) -> list[int]:
 
 
 def test_a_thousand_files_go_in_a_few_jobs(page: Tab, carried_stack: Up, folder: Path) -> None:
-    """A job takes 500. They are no images, so that the workers are soon done with them."""
+    """A job takes 500 files. They are no images, so the workers fail them quickly."""
     shown = page.open(f"/?in={folder.name}")
     shown.evaluate(
         """() => {

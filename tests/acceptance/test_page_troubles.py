@@ -1,4 +1,4 @@
-"""The web page in a real Chromium when things go wrong: it says what, and what to do."""
+"""Errors on the web page in a real Chromium: it says what is wrong, and what to do."""
 
 import json
 from pathlib import Path
@@ -25,15 +25,15 @@ def test_the_service_is_away_and_comes_back(page: Tab, drawings: str) -> None:
 
 
 def test_it_asks_again_by_itself_when_told_to_come_back(page: Tab, drawings: str) -> None:
-    asked = []
+    urls = []
 
     def first_refused(route: Route) -> None:
-        asked.append(route.request.url)
-        if len(asked) > 1:
+        urls.append(route.request.url)
+        if len(urls) > 1:
             route.continue_()
             return
-        said = json.dumps({"detail": "no worker serves the model"})
-        route.fulfill(status=503, body=said, headers={"Retry-After": "1"})
+        problem = json.dumps({"detail": "no worker serves the model"})
+        route.fulfill(status=503, body=problem, headers={"Retry-After": "1"})
 
     page.page.route("**/search", first_refused)
     shown = page.open(f"/?in={drawings}")
@@ -58,20 +58,20 @@ def test_going_away_while_one_scrolls_keeps_what_is_shown(page: Tab, drawings: s
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("damaged.png", "damaged.png: the file is damaged or contains no image of a known format"),
         ("notes.txt", "notes.txt is no image."),
     ],
 )
 def test_a_file_that_is_no_image(
-    page: Tab, drawings: str, tmp_path: Path, name: str, said: str
+    page: Tab, drawings: str, tmp_path: Path, name: str, message: str
 ) -> None:
     (tmp_path / name).write_text("no image")
     shown = page.open(f"/?in={drawings}")
     before = page.names(60)
     page.drop([tmp_path / name], "[data-zone=search]")
-    expect(shown.get_by_role("alert").filter(visible=True)).to_contain_text(said)
+    expect(shown.get_by_role("alert").filter(visible=True)).to_contain_text(message)
     expect(shown.locator(".chip")).to_have_count(0)
     assert page.names(60) == before
 
@@ -91,8 +91,8 @@ def test_nothing_from_data_is_markup(page: Tab, carried_stack: Up) -> None:
         dim = client.collection("evil").dim
         with carried_stack.http() as http:
             own = {"id": "own", "uri": "javascript:alert(4)", "values": [1.0] * dim}
-            made = http.post("/v1/collections/evil/vectors", json={"vectors": [own]})
-            assert made.status_code == 200
+            answer = http.post("/v1/collections/evil/vectors", json={"vectors": [own]})
+            assert answer.status_code == 200
     alerts: list[str] = []
     page.page.on("dialog", lambda dialog: alerts.append(dialog.message))
 

@@ -1,5 +1,7 @@
-"""The parts one by one, as docs/start.md starts them: their answers beside a computation in this
-process, and all of it without a place to write."""
+"""The parts one by one, as docs/start.md starts them, on a read-only root.
+
+Their results are compared with a computation in this process.
+"""
 
 import base64
 import os
@@ -45,7 +47,7 @@ def _contained(hindered: str) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the parts may read."""
+    """The folder that the parts may read."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -53,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(
     tiny: Path, home: Path, hindered: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Client]:
-    """Of the parts, each contained where that is possible."""
+    """A client of the parts; each part runs on a read-only root where that is possible."""
     exports, programs = blocks_in(START)["The parts, one by one", "sh"]
     folder, port = tmp_path_factory.mktemp("parts"), commands.free_port()
     blobs = folder / "blobs"
@@ -87,7 +89,7 @@ def client(
 
 
 def _end_together(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """`services.process` then waits for one after the other."""
+    """Ask all processes to end; `services.process` then waits for one after the other."""
     for process in processes:
         process.terminate()
 
@@ -113,7 +115,7 @@ def test_what_contains_them_holds(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_contained")
 def test_all_of_it_works_on_a_read_only_root(client: Client) -> None:
-    """An upload goes through the gateway's temporary files, the blobs and every part."""
+    """An upload uses the gateway's temporary files, the blob store and every part."""
     job = client.upload("uploaded", sorted(SAMPLES.glob("*.png"))[:12], wait=True)
     assert (job.state, job.done) == ("succeeded", 12)
     first = client.search(text="a dog", top_k=1, collection="uploaded").matches[0]
@@ -122,7 +124,7 @@ def test_all_of_it_works_on_a_read_only_root(client: Client) -> None:
 
 @dataclass
 class Yardstick:
-    """transformers' own model, processor and numpy: nothing of clipfleet."""
+    """The model and processor of transformers, and numpy, without code of clipfleet."""
 
     model: Any
     processor: Any
@@ -131,10 +133,11 @@ class Yardstick:
 
     @classmethod
     def of(cls, model: Path, paths: list[Path]) -> "Yardstick":
-        made = cls(AutoModel.from_pretrained(model), AutoProcessor.from_pretrained(model), [], None)  # type: ignore[arg-type]
-        made.ids = [str(path) for path in paths]
-        made.rows = np.concatenate([made.image(path) for path in paths])
-        return made
+        towers, processor = AutoModel.from_pretrained(model), AutoProcessor.from_pretrained(model)
+        ids = [str(path) for path in paths]
+        yardstick = cls(towers, processor, ids, np.empty((0, 0), np.float32))
+        yardstick.rows = np.concatenate([yardstick.image(path) for path in paths])
+        return yardstick
 
     def image(self, path: Path) -> NDArray[np.float32]:
         pixels = self.processor(images=Image.open(path).convert("RGB"), return_tensors="pt")
@@ -155,20 +158,22 @@ def unit(features: Any) -> NDArray[np.float32]:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
-def same(found: Any, scores: dict[str, float]) -> None:
-    """The nearest images, nearest first, each with its own score. Images whose scores differ by
-    less than the rounding of pixels may change places."""
+def same(result: Any, scores: dict[str, float]) -> None:
+    """Check that the nearest images come first, each with its own score.
+
+    Images whose scores differ by less than the rounding of pixels may change places.
+    """
     best = sorted(scores.values(), reverse=True)[:TOP_K]
-    seen = [match.score for match in found.matches]
-    assert len({match.id for match in found.matches}) == TOP_K
+    seen = [match.score for match in result.matches]
+    assert len({match.id for match in result.matches}) == TOP_K
     assert np.allclose(seen, best, rtol=0, atol=ROUNDING)
-    assert np.allclose(seen, [scores[one.id] for one in found.matches], rtol=0, atol=ROUNDING)
+    assert np.allclose(seen, [scores[match.id] for match in result.matches], rtol=0, atol=ROUNDING)
 
 
 def every_mode_agrees(client: Client, collection: str, yardstick: Yardstick) -> None:
     for text in ("two dogs in the snow", "une église la nuit", "🚗"):
-        found = client.search(collection, text=text, top_k=TOP_K)
-        same(found, yardstick.scores(yardstick.text(text)))
+        result = client.search(collection, text=text, top_k=TOP_K)
+        same(result, yardstick.scores(yardstick.text(text)))
     for image_id in yardstick.ids[::20]:
         path = Path(image_id)
         expected = yardstick.scores(yardstick.image(path))
@@ -185,7 +190,7 @@ def every_mode_agrees(client: Client, collection: str, yardstick: Yardstick) -> 
 def test_photos_are_found_by_every_mode_as_by_the_model_itself(
     client: Client, tiny: Path, home: Path, flickr: list[Path]
 ) -> None:
-    """After a restart, too: test_backup.py."""
+    """test_backup.py does the same after a restart."""
     paths = photos(home / "photos", flickr, PHOTOS)
     client.create_collection("photos")
     job = finished(client, client.index("photos", home / "photos").id)

@@ -1,4 +1,4 @@
-"""Manifests, archives, URLs and buckets, through a running service."""
+"""Manifests, archives, URLs and buckets through a running service."""
 
 import gzip
 import io
@@ -34,8 +34,8 @@ def indexed(client: Client, source: AnySource, name: str) -> Job:
     return job
 
 
-def found(client: Client, name: str, **where: object) -> set[str]:
-    """The ids of what a filter leaves."""
+def matching_ids(client: Client, name: str, **where: object) -> set[str]:
+    """Return the ids of the images that pass a filter."""
     matches = client.search(name, text="a photo", top_k=100, filter=where or None).matches
     return {match.id for match in matches}
 
@@ -59,12 +59,12 @@ def test_a_manifest_with_captions_and_years_can_be_filtered_by_them(
     with service.client() as client:
         job = indexed(client, folder / "photos.jsonl.gz", "manifest")
         assert (job.state, job.total, job.done, job.failed) == ("partial", 9, 6, 3)
-        reasons = {one.id: one.reason for one in client.failures(job).failures}
+        reasons = {failure.id: failure.reason for failure in client.failures(job).failures}
         assert reasons["line 3"].startswith("line 3: it is not JSON")
         assert "No such file" in reasons[str(folder / "missing.jpg")]
-        assert found(client, "manifest") == {f"photo-{n}" for n in range(6)}
-        assert found(client, "manifest", year={"$gte": 2004}) == {"photo-4", "photo-5"}
-        assert found(client, "manifest", caption="no 3") == {"photo-3"}
+        assert matching_ids(client, "manifest") == {f"photo-{n}" for n in range(6)}
+        assert matching_ids(client, "manifest", year={"$gte": 2004}) == {"photo-4", "photo-5"}
+        assert matching_ids(client, "manifest", caption="no 3") == {"photo-3"}
         assert client.image("manifest", "photo-1").uri == str(folder / "1.jpg")
         again = finished(client, client.index("manifest", folder / "photos.jsonl.gz").id)
         assert (again.done, again.skipped) == (0, 6)
@@ -73,19 +73,19 @@ def test_a_manifest_with_captions_and_years_can_be_filtered_by_them(
 def test_every_failure_of_a_job_with_many_is_listed_retried_and_deleted(
     service: Up, tmp_path: Path
 ) -> None:
-    """More than Redis keeps of one job."""
+    """The job has more failures than Redis keeps."""
     bad = 1_300
     (tmp_path / "bad.jsonl").write_text("nonsense\n" * bad)
-    wanted = [f"line {n}" for n in range(1, bad + 1)]
+    expected = [f"line {n}" for n in range(1, bad + 1)]
     with service.client() as client:
         job = indexed(client, tmp_path / "bad.jsonl", "many-failures")
         assert (job.state, job.total, job.failed) == ("failed", bad, bad)
-        listed = [one.id for one in client.iter_failures(job)]
-        assert sorted(listed) == sorted(wanted)
+        listed = [failure.id for failure in client.iter_failures(job)]
+        assert sorted(listed) == sorted(expected)
         page = client.failures(job, limit=200, offset=950)
-        assert [one.id for one in page.failures] == listed[950:1_150]
+        assert [failure.id for failure in page.failures] == listed[950:1_150]
         again = finished(client, client.retry(job).id)
-        assert sorted(one.id for one in client.iter_failures(again)) == sorted(wanted)
+        assert sorted(failure.id for failure in client.iter_failures(again)) == sorted(expected)
         parts = service.folder / "blobs" / "failures" / job.id
         assert list(parts.iterdir())
         client.delete_job(job)
@@ -104,7 +104,7 @@ def test_a_csv_and_a_parquet_say_the_same(service: Up, folder: Path) -> None:
         for name in ("p.csv", "p.parquet"):
             job = indexed(client, folder / name, name.replace(".", "-"))
             assert (job.state, job.done) == ("succeeded", 6)
-            assert found(client, name.replace(".", "-"), label="x", year=2003) == {
+            assert matching_ids(client, name.replace(".", "-"), label="x", year=2003) == {
                 str(folder / "3.jpg")
             }
 
@@ -131,11 +131,11 @@ def test_an_archive_with_captions_beside_its_images(service: Up, tmp_path: Path,
     assert done.returncode == 3, done.stderr
     assert document(done)["done"] == 6
     with service.client() as client:
-        (wanted,) = found(client, name, caption="caption of 2.jpg")
-        assert wanted == f"{path}#2.jpg"
+        (image_id,) = matching_ids(client, name, caption="caption of 2.jpg")
+        assert image_id == f"{path}#2.jpg"
         (failure,) = client.failures(document(done)["id"]).failures
         assert failure.id == f"{path}#broken.jpg"
-        assert client.thumbnail(name, wanted)
+        assert client.thumbnail(name, image_id)
 
 
 def test_of_a_damaged_archive_the_first_part_is_in_and_the_job_says_so(
@@ -153,7 +153,7 @@ def test_of_a_damaged_archive_the_first_part_is_in_and_the_job_says_so(
         assert job.state == "failed"
         assert "is damaged" in (job.error or "")
         assert job.done >= 1
-        assert len(found(client, "damaged")) == job.done
+        assert len(matching_ids(client, "damaged")) == job.done
 
 
 def test_urls_and_a_manifest_from_the_web(carried_stack: Up) -> None:
@@ -167,7 +167,7 @@ def test_urls_and_a_manifest_from_the_web(carried_stack: Up) -> None:
         urls = [f"{web.url}/d/{n}.jpg" for n in range(6)]
         job = indexed(client, urls, "web-urls")
         assert (job.state, job.done) == ("succeeded", 6)
-        assert found(client, "web-urls") == set(urls)
+        assert matching_ids(client, "web-urls") == set(urls)
 
 
 def test_inner_addresses_are_refused_as_manifest_and_as_image(service: Up, folder: Path) -> None:
@@ -187,10 +187,10 @@ def test_a_bucket(s3: S3, service: Up) -> None:
         args = ("s3://photos/2024", "--collection", "bucket", "--label-from-folder", "--json")
         done = service.cli("index", *args)
         assert (done.returncode, document(done)["done"]) == (0, 6), done.stderr
-        assert "s3://photos/2024/1.jpg" in found(client, "bucket", label="2024")
+        assert "s3://photos/2024/1.jpg" in matching_ids(client, "bucket", label="2024")
         job = indexed(client, "s3://photos/m.csv", "bucket-manifest")
         assert job.state == "succeeded"
-        assert found(client, "bucket-manifest", year=1999) == {"s3://photos/2024/3.jpg"}
+        assert matching_ids(client, "bucket-manifest", year=1999) == {"s3://photos/2024/3.jpg"}
 
 
 REFUSED = [
@@ -214,21 +214,21 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("status", "source", "said"), REFUSED, ids=range(len(REFUSED)))
+@pytest.mark.parametrize(("status", "source", "message"), REFUSED, ids=range(len(REFUSED)))
 def test_a_source_that_cannot_be_is_refused_at_once(
-    service: Up, status: int, source: dict[str, object], said: str
+    service: Up, status: int, source: dict[str, object], message: str
 ) -> None:
     with service.http() as http:
         http.put("/v1/collections/refusals")
         answer = http.post("/v1/collections/refusals/jobs", json={"source": source})
     assert answer.status_code == status, answer.text
-    assert said in answer.text
+    assert message in answer.text
     assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_every_kind_has_an_example_in_the_interface(service: Up) -> None:
     with service.http() as http:
-        told: httpx.Response = http.get("/openapi.json")
-    examples = told.json()["components"]["schemas"]["JobIn"]["examples"]
-    kinds = {one["source"]["type"] for one in examples}
+        answer: httpx.Response = http.get("/openapi.json")
+    examples = answer.json()["components"]["schemas"]["JobIn"]["examples"]
+    kinds = {example["source"]["type"] for example in examples}
     assert kinds == {"folder", "manifest", "urls", "archive", "bucket"}

@@ -1,5 +1,7 @@
-"""Two tenants of one service whose blob store, ledger and keys lie below a folder that both may
-index: what one of them tries to read of the other."""
+"""Two tenants of one service: what one of them tries to read of the other.
+
+Blob store, ledger and keys are below a folder that both may index.
+"""
 
 import json
 import os
@@ -22,14 +24,14 @@ PICTURES = sorted(SAMPLES.glob("*.png"))[:3]
 
 
 def create(file: Path, name: str, *options: str) -> str:
-    made = stack.cli("keys", "create", name, "--file", str(file), *options)
-    assert made.returncode == 0, made.stderr
-    return made.stdout.strip()
+    created = stack.cli("keys", "create", name, "--file", str(file), *options)
+    assert created.returncode == 0, created.stderr
+    return created.stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of both."""
+    """The root folder of both tenants."""
     return tmp_path_factory.mktemp("tenants")
 
 
@@ -40,10 +42,15 @@ def file(top: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def keys(file: Path) -> dict[str, str]:
-    told = {"victim": (), "thief": (), "passing": (), "bound": ("--root", str(file.parent / "own"))}
+    options = {
+        "victim": (),
+        "thief": (),
+        "passing": (),
+        "bound": ("--root", str(file.parent / "own")),
+    }
     return {
         name: create(file, name, "--scope", "write", "--collection", f"{name}-*", *more)
-        for name, more in told.items()
+        for name, more in options.items()
     }
 
 
@@ -57,7 +64,7 @@ def shared(top: Path, file: Path, keys: dict[str, str]) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def victim(shared: Up, keys: dict[str, str]) -> Iterator[str]:
-    """Who has three pictures; the id of the job."""
+    """The id of a job of a tenant with three pictures."""
     with Client(shared.url, api_key=keys["victim"]) as client:
         client.create_collection("victim-cats")
         job = finished(client, client.upload("victim-cats", PICTURES).id)
@@ -74,13 +81,13 @@ def thief(shared: Up, keys: dict[str, str], victim: str) -> Iterator[Client]:
 
 
 def outcome(client: Client, source: dict[str, Any], collection: str = "thief-cats") -> Any:
-    """How many images a job read, and all that it told."""
+    """Return how many images a job read, and all that the service says about it."""
     try:
         job = finished(client, client.index(collection, source).id)
     except ProblemError as refusal:
         return 0, str(refusal)
-    told = [failure.model_dump() for failure in client.iter_failures(job.id)]
-    return job.done, f"{job} {told}"
+    failures = [failure.model_dump() for failure in client.iter_failures(job.id)]
+    return job.done, f"{job} {failures}"
 
 
 def test_what_the_service_keeps_is_nobodys_source(
@@ -105,11 +112,11 @@ def test_what_the_service_keeps_is_nobodys_source(
         {"type": "folder", "path": str(data)},
         {"type": "manifest", "uri": str(listed)},
     ):
-        read, told = outcome(thief, source)
+        read, report = outcome(thief, source)
         assert read == 0, source
-        assert "belongs to the service" in told, told
-    read, told = outcome(thief, {"type": "folder", "path": str(top)})
-    assert read == 0, told
+        assert "belongs to the service" in report, report
+    read, report = outcome(thief, {"type": "folder", "path": str(top)})
+    assert read == 0, report
     assert thief.collection("thief-cats").count == 0
 
 
@@ -124,14 +131,14 @@ def test_no_text_of_the_service_comes_back(shared: Up, thief: Client, file: Path
     for path in (conf, file, notes, Path("/etc/passwd")):
         for form in ("txt", "csv", "jsonl", "parquet"):
             source = {"type": "manifest", "uri": str(path), "format": form}
-            read, told = outcome(thief, source)
+            read, report = outcome(thief, source)
             assert read == 0
-            assert not [secret for secret in secrets if secret in told], (path, form)
+            assert not [secret for secret in secrets if secret in report], (path, form)
         for kind in ("archive", "folder"):
             name = {"archive": "uri", "folder": "path"}[kind]
-            read, told = outcome(thief, {"type": kind, name: str(path)})
+            read, report = outcome(thief, {"type": kind, name: str(path)})
             assert read == 0
-            assert not [secret for secret in secrets if secret in told]
+            assert not [secret for secret in secrets if secret in report]
 
 
 def test_the_other_s_thumbnails_and_jobs_are_not_there(thief: Client, victim: str) -> None:
@@ -155,15 +162,15 @@ def test_a_key_with_roots_of_its_own_is_told_these_alone(
     (top / "own" / "way.png").symlink_to(top / "other" / "cat.png")
     with Client(shared.url, api_key=keys["bound"], retries=0) as client:
         client.create_collection("bound-cats")
-        read, told = outcome(client, {"type": "folder", "path": str(top / "own")}, "bound-cats")
+        read, report = outcome(client, {"type": "folder", "path": str(top / "own")}, "bound-cats")
         assert read == 1
-        assert "the link leads outside the folders that may be indexed" in told
-        read, told = outcome(client, {"type": "folder", "path": str(top / "other")}, "bound-cats")
+        assert "the link leads outside the folders that may be indexed" in report
+        read, report = outcome(client, {"type": "folder", "path": str(top / "other")}, "bound-cats")
         assert read == 0
-        assert f"({top / 'own'}); CLIPFLEET_SOURCE_ROOTS and the `roots`" in told
-        read, told = outcome(client, {"type": "bucket", "uri": "s3://any/thing"}, "bound-cats")
+        assert f"({top / 'own'}); CLIPFLEET_SOURCE_ROOTS and the `roots`" in report
+        read, report = outcome(client, {"type": "bucket", "uri": "s3://any/thing"}, "bound-cats")
         assert read == 0
-        assert "(none is configured); CLIPFLEET_SOURCE_BUCKETS and" in told
+        assert "(none is configured); CLIPFLEET_SOURCE_BUCKETS and" in report
 
 
 def test_events_end_with_their_key(shared: Up, keys: dict[str, str], file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Thumbnails over HTTP: as long as the image is in, and cached as the headers say."""
+"""Thumbnails over HTTP exist as long as their images, and are cached by the headers."""
 
 import io
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_a_thumbnail_comes_and_goes_with_its_image(carried_stack: Up, flickr: li
         return {names[path.name] for path in kept.rglob("*.jpg") if path.name in names}
 
     with carried_stack.client() as client, carried_stack.http() as http:
-        made = client.create_collection("small")
+        collection = client.create_collection("small")
         finished(client, client.index("small", folder).id)
         address = "/v1/collections/small/thumbnail"
         answer = http.get(address, params={"id": str(first)})
@@ -45,7 +45,7 @@ def test_a_thumbnail_comes_and_goes_with_its_image(carried_stack: Up, flickr: li
 
         client.delete_collection("small")
         assert http.get(address, params={"id": str(second)}).status_code == 404
-        assert made.count == 0
+        assert collection.count == 0
         assert stored() == set()
 
 

@@ -1,4 +1,4 @@
-"""Searching by an image that the service fetches itself."""
+"""Searching by an image that the service fetches from a URL."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_an_image_at_a_url_is_found(
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("page", "image.url: the server answered with a web page, not an image"),
         ("gone", "image.url: the server answered 410 Gone"),
@@ -67,13 +67,13 @@ def test_an_image_at_a_url_is_found(
     ],
 )
 def test_what_cannot_be_searched_by_is_a_422_that_says_why(
-    carried_stack: Up, photos: str, web: Site, path: str, said: str
+    carried_stack: Up, photos: str, web: Site, path: str, message: str
 ) -> None:
     with carried_stack.http() as http:
         query = {"image": {"url": f"{web.url}/{path}"}}
         answer = http.post(f"/v1/collections/{photos}/search", json=query)
         assert answer.status_code == 422, answer.text
-        assert said in answer.json()["detail"]
+        assert message in answer.json()["detail"]
         images = {"images": [{"url": f"{web.url}/cat"}, query["image"]]}
         answer = http.post("/v1/embed", json=images)
         assert answer.status_code == 422, answer.text
@@ -83,8 +83,8 @@ def test_what_cannot_be_searched_by_is_a_422_that_says_why(
 def test_the_services_own_parts_are_refused_alike_whether_somebody_listens_or_not(
     service: Up,
 ) -> None:
-    """Or a stranger could look around inside with it."""
-    said = set()
+    """Different answers would let a stranger find out which ports are open."""
+    details = set()
     listening, silent = int(service.url.rpartition(":")[2]), commands.free_port()
     with service.client() as client:
         client.create_collection("urls")
@@ -92,9 +92,9 @@ def test_the_services_own_parts_are_refused_alike_whether_somebody_listens_or_no
             with pytest.raises(ProblemError) as caught:
                 client.search("urls", image=f"http://127.0.0.1:{port}/healthz")
             assert caught.value.status == 422
-            said.add(caught.value.problem["detail"])
-    assert len(said) == 1
-    assert "not a public one" in said.pop()
+            details.add(caught.value.problem["detail"])
+    assert len(details) == 1
+    assert "not a public one" in details.pop()
 
 
 def test_an_image_is_either_base64_or_a_url(service: Up) -> None:

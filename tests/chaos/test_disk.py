@@ -1,4 +1,4 @@
-"""Disks that are really full: the job says why it waits, nothing is lost, and it goes on."""
+"""Disks that are full: the job says why it waits, nothing is lost, and it continues."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 
 @contextmanager
 def full(disk: Path) -> Iterator[None]:
-    """Not a byte left, however often somebody else frees some."""
+    """Keep the disk full, also when another process frees some bytes."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as out:
         try:
@@ -57,7 +57,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Up]:
 
 
 def killed(up: chaos.Up, part: str) -> None:
-    """What it wrote on the full disk is read again."""
+    """Kill a part, so that it reads again what it wrote on the full disk."""
     process = up.part(part)
     process.kill()
     chaos.restarted(up, part, process.pid)
@@ -92,12 +92,12 @@ def test_a_job_on_a_full_disk_says_so_waits_and_goes_on(
 
 
 def count_tries(up: chaos.Up, disk: str, why: str) -> int:
-    """Of the worker with a chunk in hand, or of all parts: how often Valkey refused a write."""
+    """Return how often Valkey refused a write of any part, or the busy worker waited for `why`."""
     if disk != "valkey":
         return up.log("worker-ingest-1").count(f"waiting: {why}")
     with chaos.connection(up) as client:
-        told: Any = client.info("errorstats")
-    return sum(int(one["count"]) for name, one in told.items() if "MISCONF" in name)
+        errors: Any = client.info("errorstats")
+    return sum(int(error["count"]) for name, error in errors.items() if "MISCONF" in name)
 
 
 def test_workers_are_started_anew_though_nothing_can_be_logged(

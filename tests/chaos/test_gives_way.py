@@ -1,4 +1,4 @@
-"""A part that gives way gets less of the processor than its siblings, after a restart, too."""
+"""A part that gives way gets less of the processor than the others, also after a restart."""
 
 import sys
 import threading
@@ -15,18 +15,22 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 def children() -> dict[int, int]:
-    """The nice value of each, by process."""
-    found = psutil.Process().children()
-    return {one.pid: one.nice() for one in found if one.status() != psutil.STATUS_ZOMBIE}
+    """Return the nice value of each child process."""
+    processes = psutil.Process().children()
+    return {
+        process.pid: process.nice()
+        for process in processes
+        if process.status() != psutil.STATUS_ZOMBIE
+    }
 
 
 def group_nice(pid: int) -> int:
-    """Linux: of the process' session."""
+    """Return the nice value of a process' session (Linux only)."""
     try:
-        said = Path(f"/proc/{pid}/autogroup").read_text()
+        autogroup = Path(f"/proc/{pid}/autogroup").read_text()
     except OSError:
         pytest.skip("this kernel does not share the processor between sessions")
-    return int(said.split()[-1])
+    return int(autogroup.split()[-1])
 
 
 @pytest.fixture
@@ -41,12 +45,12 @@ def test_only_the_part_that_gives_way_does(tmp_path: Path, stopping: threading.E
     started = Supervisor(tmp_path, stopping)
     try:
         started.start([Part("one", SLEEP, {}, lambda _: True)])
-        (one,) = children().keys() - before.keys()
+        (usual,) = children().keys() - before.keys()
         started.start([Part("bulk", SLEEP, {}, lambda _: True, gives_way=True)])
-        (bulk,) = children().keys() - before.keys() - {one}
+        (bulk,) = children().keys() - before.keys() - {usual}
         here = psutil.Process().nice()
-        assert (children()[one], children()[bulk]) == (here, NICENESS)
-        assert (group_nice(one), group_nice(bulk)) == (0, NICENESS)
+        assert (children()[usual], children()[bulk]) == (here, NICENESS)
+        assert (group_nice(usual), group_nice(bulk)) == (0, NICENESS)
     finally:
         started.stop()
 

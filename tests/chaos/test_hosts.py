@@ -1,7 +1,7 @@
-"""Several hosts: what one machine has in common, no part may rely on.
+"""A fleet on several hosts: no part may rely on sharing a machine with another.
 
-`middle` has the broker, the store and the bucket; `front` the gateway and the planner; `left` and
-`right` a worker each, of which `right` reaches the middle over a bad line; the tests are `laptop`.
+`middle` has the broker, the store and the bucket. `front` has the gateway and the planner. `left`
+and `right` have a worker each; `right` reaches `middle` over a bad line. The tests are `laptop`.
 """
 
 import subprocess
@@ -36,7 +36,7 @@ PHOTOS = 64
 
 @dataclass
 class Broker:
-    """Valkey on a host; what it was given is on its disk when it is started again."""
+    """Valkey on a host; its data is on disk when it starts again."""
 
     host: Host
     folder: Path
@@ -56,8 +56,8 @@ class Broker:
 class Fleet:
     middle: Host
     front: Host
-    left: Host
-    right: Host
+    left_host: Host
+    right_host: Host
     broker: Broker
     gate: Gate
 
@@ -65,12 +65,12 @@ class Fleet:
         return Client(f"http://{self.front.address}:{HTTP}")
 
     def workers(self) -> set[str]:
-        """The hosts whose workers say that they are alive."""
+        """Return the hosts whose workers are announced."""
         with redis.Redis.from_url(redis_url(self.middle.address), socket_timeout=5) as client:
             return {card.id.split("-")[0] for card in RedisFleet(client).alive()}
 
     def lost_leases(self, job_id: str) -> bool:
-        """As the middle sees it, whoever it is cut off from."""
+        """Return whether all leases of a job ran out, as seen from `middle`."""
         url = redis_url(commands.LOOPBACK)
         with self.middle.here(), redis.Redis.from_url(url, socket_timeout=5) as client:
             chunks = [chunk for chunk in RedisLedger(client).open_chunks(job_id) if chunk.leased]
@@ -86,7 +86,7 @@ def redis_url(address: str) -> str:
 
 
 def settings(middle: str, gate: Gate) -> dict[str, str]:
-    """`middle`: under which address it is reached."""
+    """Return the environment of a part that reaches `middle` at this address."""
     return {
         **chaos.SETTINGS,
         **gate.environment(**chaos.CONSTANTS, **SHORT_ANNOUNCEMENTS),
@@ -110,7 +110,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("hosts")
     with ExitStack() as running:
         five = running.enter_context(hosts.hosts("middle", "front", "left", "right", "laptop"))
-        middle, front, left, right, laptop = five
+        middle, front, left_host, right_host, laptop = five
 
         def run(host: Host, name: str, command: list[str], env: dict[str, str]) -> None:
             there = host.command(command)
@@ -126,16 +126,16 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         worker = ["sh", "-c", AGAIN, "sh", commands.script("clipfleet"), "worker"]
         run(front, "gateway", processes.gateway("0.0.0.0", HTTP), direct)
         run(front, "planner", processes.planner(), direct)
-        run(left, "left", worker, direct)
+        run(left_host, "left", worker, direct)
         lines = [f"{port}={middle.address}:{port}" for port in (REDIS, MILVUS, S3)]
-        run(right, "line", [sys.executable, str(BAD_LINE), "7", *lines], {})
-        run(right, "right", worker, settings("127.0.0.1", gate))
+        run(right_host, "line", [sys.executable, str(BAD_LINE), "7", *lines], {})
+        run(right_host, "right", worker, settings("127.0.0.1", gate))
         running.enter_context(laptop.here())
         make_bucket(middle)
-        made = Fleet(middle, front, left, right, broker, gate)
-        services.eventually(lambda: made.workers() == {"left", "right"}, 120, "two workers")
-        services.eventually(made.ready, 60, "the gateway")
-        yield made
+        fleet = Fleet(middle, front, left_host, right_host, broker, gate)
+        services.eventually(lambda: fleet.workers() == {"left", "right"}, 120, "two workers")
+        services.eventually(fleet.ready, 60, "the gateway")
+        yield fleet
 
 
 def milvus(folder: Path) -> list[str]:
@@ -158,7 +158,7 @@ def photos() -> list[Path]:
 
 @contextmanager
 def held_job(fleet: Fleet, client: Client, collection: str, photos: list[Path]) -> Iterator[str]:
-    """The id of an upload of which some is in, and not all, until the gate is opened."""
+    """Yield the id of an upload that is indexed in part until the gate is opened."""
     with fleet.gate.closed(HELD_AFTER):
         client.create_collection(collection)
         job = client.upload(collection, photos)
@@ -186,16 +186,16 @@ def test_photos_of_one_host_are_found_from_it(fleet: Fleet, photos: list[Path]) 
 
 
 def test_a_host_that_was_cut_off_works_again(fleet: Fleet, photos: list[Path]) -> None:
-    """The broker is started anew meanwhile: nobody can tell the host that its connections went."""
+    """The broker restarts meanwhile, so the host does not learn that its connections ended."""
     with fleet.client() as client:
-        with fleet.left.cut_off(), held_job(fleet, client, "without-left", photos) as job:
+        with fleet.left_host.cut_off(), held_job(fleet, client, "without-left", photos) as job:
             services.eventually(lambda: fleet.workers() == {"right"}, 60, "left is missed")
             fleet.broker.end()
             fleet.broker.start()
             fleet.gate.open()
             require_exact(client, job, "without-left")
         services.eventually(lambda: fleet.workers() == {"left", "right"}, 120, "left is back")
-        with fleet.right.cut_off():
+        with fleet.right_host.cut_off():
             client.create_collection("without-right")
             require_exact(client, client.upload("without-right", photos).id, "without-right")
             services.eventually(

@@ -1,5 +1,4 @@
-"""Everything at once: bad images, images that kill, parts that are killed, again and again, and a
-Valkey that comes back without its last seconds.
+"""All faults at once: bad images, killing images, killed parts, and a Valkey that loses seconds.
 
 `make chaos` is the long form.
 """
@@ -27,7 +26,7 @@ KILLS = int(os.environ.get("CLIPFLEET_STORM_KILLS", "30"))
 KILLS_AT_ONCE = 3
 PAUSES = -(-KILLS // KILLS_AT_ONCE)
 FORGOTTEN = -(-KILLS // 10)  # of the kills: Valkey loses what it wrote last
-MOST_FORGOTTEN_S = 3.0
+MAX_FORGOTTEN_S = 3.0
 IMAGES = 20 * KILLS if KILLS < 200 else 100 * KILLS
 BAD, KILLERS = IMAGES // 20, 3
 GOOD = IMAGES - BAD - KILLERS
@@ -38,13 +37,13 @@ END_S = 60.0 * KILLS
 
 
 def marked() -> bytes:
-    made = io.BytesIO()
-    Image.new("RGB", (32, 32), "red").save(made, "JPEG", comment=MARK)
-    return made.getvalue()
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(file, "JPEG", comment=MARK)
+    return file.getvalue()
 
 
 def folder_of_all_kinds(folder: Path, chance: random.Random) -> tuple[set[str], set[str], set[str]]:
-    """The ids of the good, the bad, and those that kill."""
+    """Write images of all kinds; return the ids of the good, the bad and the killing ones."""
     folder.mkdir()
     photos = sorted(data("caltech101-128").glob("*/*.jpg"))[:500]
     kinds = ["killer"] * KILLERS + ["bad"] * BAD + ["good"] * GOOD
@@ -63,8 +62,10 @@ def folder_of_all_kinds(folder: Path, chance: random.Random) -> tuple[set[str], 
 def kill_at_random(
     up: chaos.Up, job: str, log: chaos.Log, chance: random.Random
 ) -> tuple[Counter[str], list[int]]:
-    """How often each part was killed, and how many bytes were forgotten each time. Some parts are
-    killed whenever a worker is held, at a point drawn by lot; all at the first."""
+    """Kill parts at random; return how often each was killed, and the bytes lost each time.
+
+    Each time a worker is held, at a random point, some parts are killed; the first time, all are.
+    """
     killed: Counter[str] = Counter()
     forgotten: list[int] = []
     began = time.monotonic()
@@ -76,7 +77,7 @@ def kill_at_random(
             job_s = time.monotonic() - began - 1  # the job itself is not to be forgotten
             due = len(forgotten) < FORGOTTEN * killed.total() / KILLS and job_s > 0.1
             if part == "valkey" and due:
-                seconds = min(job_s, chance.uniform(0.1, MOST_FORGOTTEN_S))
+                seconds = min(job_s, chance.uniform(0.1, MAX_FORGOTTEN_S))
                 forgotten.append(log.forget(seconds))
             else:
                 services.eventually(partial(kill, up, part), 60, f"the death of {part}")
@@ -88,7 +89,7 @@ def kill_at_random(
 
 
 def hold(up: chaos.Up, chance: random.Random) -> None:
-    """All together, the images between are fewer than the good ones of the job."""
+    """Hold the workers after some images; all pauses together need fewer than the good images."""
     images = chance.randint(chaos.CHUNK, GOOD // PAUSES - 2 * chaos.CHUNK)
     up.gate.hold(images, *chance.choice([(), ("stored",)]))
 
@@ -99,7 +100,7 @@ def kill(up: chaos.Up, part: str) -> bool:
 
 
 def on_its_last_attempt(up: chaos.Up, job: str) -> bool:
-    """Whether a worker has an image in hand that is suspected: a third death convicts it."""
+    """Return whether a worker holds a suspected image: a third death quarantines it."""
 
     def answer() -> tuple[bool]:
         with chaos.ledger(up) as ledger:
@@ -127,10 +128,10 @@ def test_after_the_storm_every_good_image_is_in_once_and_every_bad_one_has_its_r
         stack.finished(client, job.id, END_S)
         services.eventually(up.ready, 90, "a ready stack")
 
-        reasons = {one.id: one for one in client.iter_failures(job.id)}
+        reasons = {failure.id: failure for failure in client.iter_failures(job.id)}
         assert set(reasons) == bad | killers
-        assert all("quarantined" in reasons[one].reason for one in killers)
-        assert {reasons[one].stage for one in bad} == {"decode"}
+        assert all("quarantined" in reasons[image_id].reason for image_id in killers)
+        assert {reasons[image_id].stage for image_id in bad} == {"decode"}
         assert stored(up, "storm", bad | killers) == set()
         assert stored(up, "storm", good) == good
         assert client.collection("storm").count == len(good)
@@ -140,7 +141,7 @@ def test_after_the_storm_every_good_image_is_in_once_and_every_bad_one_has_its_r
 
 
 def stored(up: chaos.Up, name: str, ids: set[str]) -> set[str]:
-    """Which of the ids are in the store, asked directly."""
+    """Return those of the ids that the store has."""
     port = chaos.option(up.part("milvus"), "--port")
     store = MilvusStore(f"http://127.0.0.1:{port}")
     with chaos.connection(up) as valkey:

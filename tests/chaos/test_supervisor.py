@@ -1,4 +1,4 @@
-"""The supervisor on small parts: who is given up, who is not, and what a crash leaves."""
+"""The supervisor on small parts: which ones it gives up, and what a crash leaves."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def part(program: str) -> Part:
 def watch_until_given_up(
     folder: Path, program: str, messages: list[str], ready: Callable[[int], bool]
 ) -> str:
-    """The obituary of a part that keeps ending; fails when it is never given up."""
+    """Return the obituary of a part that keeps ending; fails when it is never given up."""
     stopping = threading.Event()
     give_up = threading.Timer(60, stopping.set)
     give_up.start()
@@ -46,7 +46,7 @@ def watch_until_given_up(
 
 
 def ready_at_first() -> Callable[[int], bool]:
-    """True for the first process only."""
+    """Return a readiness check that is true for the first process only."""
     first: list[int] = []
 
     def ready(pid: int) -> bool:
@@ -59,8 +59,11 @@ def ready_at_first() -> Callable[[int], bool]:
 def test_a_part_that_dies_some_while_after_each_start_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that takes ten seconds to load its model and then dies is no better than one that
-    dies at once: what counts is whether it was ever ready, not how fast it dies."""
+    """The limit depends on whether a part was ever ready, not on how fast it dies.
+
+    A worker that loads its model for ten seconds and then dies is no better than one that dies at
+    once.
+    """
     monkeypatch.setattr(supervisor, "MAX_PAUSE_S", 0.01)
     messages: list[str] = []
     program = "import time; time.sleep(0.3); print('out of luck', flush=True); raise SystemExit(3)"
@@ -76,21 +79,21 @@ def test_what_a_part_waits_for_is_told_while_it_starts(tmp_path: Path) -> None:
     def ready(_: int) -> bool:
         if reasons and (reason := reasons.pop(0)):
             raise Unavailable(reason)
-        return not reasons and len(told) == 2
+        return not reasons and len(reports) == 2
 
-    told: list[str] = []
+    reports: list[str] = []
     sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
     watched = Supervisor(tmp_path, threading.Event())
     try:
         watched.start([Part("part", sleeper, {}, ready)])
-        assert watched.wait(lambda label, _: told.append(label))
+        assert watched.wait(lambda label, _: reports.append(label))
     finally:
         watched.stop()
-    assert told == ["part: Redis does not accept writes at the moment", "part"]
+    assert reports == ["part: Redis does not accept writes at the moment", "part"]
 
 
 def crashing_once_ready(folder: Path) -> tuple[str, Callable[[int], bool]]:
-    """A program that ends when somebody saw that it was ready, and who sees it."""
+    """Return a program that ends once its readiness was checked, and that check."""
 
     def ready(pid: int) -> bool:
         (folder / str(pid)).touch()
@@ -103,7 +106,7 @@ def crashing_once_ready(folder: Path) -> tuple[str, Callable[[int], bool]]:
 def test_a_part_that_keeps_crashing_at_its_work_is_given_more_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few images can kill a worker several times each, until they are found out."""
+    """A few images can kill a worker several times each before they are quarantined."""
     monkeypatch.setattr(supervisor, "MAX_PAUSE_S", 0.01)
     monkeypatch.setattr(supervisor, "MAX_CRASHES", 12)
     messages: list[str] = []
@@ -115,7 +118,7 @@ def test_a_part_that_keeps_crashing_at_its_work_is_given_more_time(
 def test_a_part_that_is_killed_while_it_starts_is_not_one_that_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a busy machine a start takes long, and who kills it may be somebody else, for a while."""
+    """On a busy machine a start is slow, and another process may kill the part for a while."""
     monkeypatch.setattr(supervisor, "MAX_KILLS", 8)
     monkeypatch.setattr(supervisor, "MAX_PAUSE_S", 0.01)
     messages: list[str] = []
@@ -161,7 +164,7 @@ def test_a_part_that_ran_well_in_between_starts_afresh(
 
 
 def listed(folder: Path, pid: int, created: float) -> None:
-    """As a supervisor of this folder does it."""
+    """Write the list of children that a supervisor of this folder writes."""
     content = {"folder": folder.stat().st_ino, "children": [[pid, created]]}
     (folder / "children.json").write_text(json.dumps(content))
 
@@ -169,15 +172,15 @@ def listed(folder: Path, pid: int, created: float) -> None:
 def test_leftovers_are_gone_when_their_end_is_reported_deaf_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They hold locks and ports that their successors are about to take."""
+    """Leftovers hold locks and ports that the new parts need."""
     monkeypatch.setattr(supervisor, "STOP_S", 1.0)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     program = f"{deaf}; print('deaf', flush=True); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as left:
-        assert left.stdout is not None
-        assert left.stdout.readline() == b"deaf\n"
-        process = psutil.Process(left.pid)
-        listed(tmp_path, left.pid, process.create_time())
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as leftover:
+        assert leftover.stdout is not None
+        assert leftover.stdout.readline() == b"deaf\n"
+        process = psutil.Process(leftover.pid)
+        listed(tmp_path, leftover.pid, process.create_time())
         end_leftovers(tmp_path)
         assert chaos.still_running([process]) == []
 
@@ -208,7 +211,7 @@ def test_a_part_stopped_with_sigstop_still_ends_with_the_stack(tmp_path: Path) -
     watched = Supervisor(tmp_path, threading.Event())
     watched.start([part("import time; time.sleep(600)")])
     watched.wait(lambda *_: None)
-    (child,) = [one for one in psutil.Process().children() if one not in others]
+    (child,) = [process for process in psutil.Process().children() if process not in others]
     child.suspend()
     services.eventually(lambda: child.status() == psutil.STATUS_STOPPED, 10, "the stop")
     watched.stop()

@@ -1,4 +1,4 @@
-"""A command whose answer is lost was carried out, and is sent again: nothing may count twice."""
+"""A command is carried out, its answer is lost, and it is sent again: nothing counts twice."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,8 +41,8 @@ def new_job() -> NewJob:
     )
 
 
-def asked_twice(client: "redis.Redis", call: Callable[[], Any]) -> None:
-    """Valkey wakes up between the first try's time-out and the second try's: both arrive."""
+def send_twice(client: "redis.Redis", call: Callable[[], Any]) -> None:
+    """Let Valkey continue between the time-outs of two tries, so that both arrive."""
     (valkey,) = [  # a stack of other tests has one too, but as a grandchild
         child
         for child in psutil.Process().children()
@@ -59,7 +59,7 @@ def asked_twice(client: "redis.Redis", call: Callable[[], Any]) -> None:
 
 
 def local_ports(client: "redis.Redis") -> set[int]:
-    """Of this process' connections to Valkey."""
+    """Return the local ports of this process' connections to Valkey."""
     port = client.get_connection_kwargs()["port"]
     return {
         line.laddr.port
@@ -69,20 +69,20 @@ def local_ports(client: "redis.Redis") -> set[int]:
 
 
 def executions(client: "redis.Redis") -> int:
-    found: Any = client.info("commandstats")
-    return int(found["cmdstat_evalsha"]["calls"])
+    stats: Any = client.info("commandstats")
+    return int(stats["cmdstat_evalsha"]["calls"])
 
 
 def test_a_chunk_is_planned_once(ledger: RedisLedger, client: "redis.Redis") -> None:
     lease = ledger.lease("job", "planner", 60)
     assert lease is not None
-    asked_twice(client, lambda: ledger.plan("job", lease.token, ITEMS, "", "cursor"))
+    send_twice(client, lambda: ledger.plan("job", lease.token, ITEMS, "", "cursor"))
     assert ledger.job("job").total == len(ITEMS)
     assert len(ledger.open_chunks("job")) == 1
 
 
 def test_a_job_is_created_once(ledger: RedisLedger) -> None:
-    """The second creation comes when the first one's job is under way already."""
+    """The second creation arrives when the job is running already."""
     lease = ledger.lease("job", "planner", 60)
     assert lease is not None
     ledger.plan("job", lease.token, ITEMS, "", "cursor")
@@ -93,13 +93,13 @@ def test_a_job_is_created_once(ledger: RedisLedger) -> None:
 
 def test_a_chunk_is_counted_once(ledger: RedisLedger, client: "redis.Redis") -> None:
     claim = claimed(ledger)
-    asked_twice(client, lambda: ledger.mark(claim, Outcome(done=len(ITEMS))))
+    send_twice(client, lambda: ledger.mark(claim, Outcome(done=len(ITEMS))))
     assert ledger.job("job").done == len(ITEMS)
 
 
 def test_the_rest_of_a_chunk_is_planned_once(ledger: RedisLedger, client: "redis.Redis") -> None:
     claim = claimed(ledger)
-    asked_twice(client, lambda: ledger.mark(claim, Outcome(done=4, rest=claim.items[4:])))
+    send_twice(client, lambda: ledger.mark(claim, Outcome(done=4, rest=claim.items[4:])))
     assert ledger.job("job").done == 4
     assert [chunk.size for chunk in ledger.open_chunks("job")] == [2]
 
@@ -108,7 +108,7 @@ def test_a_chunk_handed_back_loses_one_attempt_at_most(
     ledger: RedisLedger, client: "redis.Redis"
 ) -> None:
     claim = claimed(ledger)
-    asked_twice(client, lambda: ledger.release(claim, count_attempt=False))
+    send_twice(client, lambda: ledger.release(claim, count_attempt=False))
     (chunk,) = ledger.open_chunks("job")
     assert (chunk.attempt, chunk.leased) == (0, False)
 
@@ -124,10 +124,10 @@ def test_a_chunk_is_split_once(ledger: RedisLedger) -> None:
 def test_a_claim_whose_answer_was_lost_is_granted(
     ledger: RedisLedger, client: "redis.Redis"
 ) -> None:
-    """Or its chunk lies idle until the lease runs out, and an attempt is spent for nothing."""
+    """Else its chunk waits until the lease runs out, and an attempt is lost."""
     plan(ledger)
     granted: list[Claim | Unknown | None] = []
-    asked_twice(client, lambda: granted.append(ledger.claim("m", "worker", 60, 2)))
+    send_twice(client, lambda: granted.append(ledger.claim("m", "worker", 60, 2)))
     (claim,) = granted
     assert isinstance(claim, Claim)
     assert claim.attempt == 1
@@ -136,7 +136,7 @@ def test_a_claim_whose_answer_was_lost_is_granted(
 
 
 def plan(ledger: RedisLedger) -> None:
-    """Two chunks."""
+    """Plan two chunks."""
     lease = ledger.lease("job", "planner", 60)
     assert lease is not None
     ledger.plan("job", lease.token, ITEMS[:3], "", "half")
@@ -144,7 +144,7 @@ def plan(ledger: RedisLedger) -> None:
 
 
 def claimed(ledger: RedisLedger) -> Claim:
-    """Of a chunk with all items."""
+    """Plan a chunk of all items and claim it."""
     lease = ledger.lease("job", "planner", 60)
     assert lease is not None
     ledger.plan("job", lease.token, ITEMS, "", "cursor")

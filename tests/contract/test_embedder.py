@@ -1,4 +1,4 @@
-"""What every embedder must do: the fake one and the real one."""
+"""Contract of every embedder, on the hash embedder and on a real CLIP model."""
 
 from typing import Any
 
@@ -29,10 +29,10 @@ def test_pixels_are_what_the_announced_preprocessing_gives_but_for_rounding(
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     for size in ((400, 300), (90, 120), (64, 64), (7, 3000)):
         image = Image.fromarray(noise).resize(size)
-        seen, wanted = embedder.pixels(image), embedder.preprocess.apply(image)
-        assert seen.shape == wanted.shape
+        seen, expected = embedder.pixels(image), embedder.preprocess.apply(image)
+        assert seen.shape == expected.shape
         assert seen.dtype == np.uint8
-        assert np.abs(seen.astype(int) - wanted).max() <= 2
+        assert np.abs(seen.astype(int) - expected).max() <= 2
 
 
 def test_rows_are_float32_of_unit_length_and_the_right_width(embedder: Embedder) -> None:

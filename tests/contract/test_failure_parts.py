@@ -1,4 +1,4 @@
-"""Failures of a job with many: the first in Redis, the others in parts in the blob store."""
+"""Jobs with many failures: Redis keeps the first, the blob store the rest in parts."""
 
 import io
 from collections.abc import Sequence
@@ -46,8 +46,8 @@ def chunks(size: int, upto: int = len(IDS)) -> list[tuple[str, ...]]:
     return [tuple(IDS[n : n + size]) for n in range(0, upto, size)]
 
 
-def ids(found: Sequence[Failure]) -> list[str]:
-    return [one.id for one in found]
+def ids(failures: Sequence[Failure]) -> list[str]:
+    return [entry.id for entry in failures]
 
 
 def test_redis_keeps_the_first_failures_and_every_one_is_read(
@@ -73,18 +73,18 @@ def test_failures_with_much_metadata_leave_redis_sooner(
     large = {"text": "x" * 20_000}
     for _ in range(2):
         claim = claimed(ledger)
-        failed = [failure(one.id).model_copy(update={"metadata": large}) for one in claim.items]
+        failed = [failure(item.id).model_copy(update={"metadata": large}) for item in claim.items]
         fail(ledger, claim, failed)
     assert client.llen("clipfleet:job:j:failures") == 0
     assert int(client.memory_usage("clipfleet:job:j:failures:parts") or 0) < 1_000
-    found = ledger.failures("j", 1_000)
-    assert ids(found) == IDS[:200]
-    assert found[199].metadata == large
+    failures = ledger.failures("j", 1_000)
+    assert ids(failures) == IDS[:200]
+    assert failures[199].metadata == large
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two failures are more than Redis keeps."""
+    """Let Redis keep one failure of a job, so that two are too many."""
     monkeypatch.setattr(redis_ledger, "KEPT_FAILURES", 1)
 
 
@@ -102,7 +102,7 @@ def test_a_mark_that_is_sent_twice_counts_its_failures_once(
 
 
 class Dying(FailureParts):
-    """A worker that ends after it has written a part."""
+    """Parts of a worker that ends right after it has written one."""
 
     def write(self, job_id: str, name: str, failures: Sequence[Failure]) -> None:
         super().write(job_id, name, failures)
@@ -139,7 +139,7 @@ def test_a_stale_holder_writes_a_part_that_counts_for_nothing(
     planned(ledger, ("a", "b"))
 
     class Slow(FailureParts):
-        """The lease runs out, and another worker is done, while the part is written."""
+        """The lease runs out during the write, and another worker completes the chunk."""
 
         def write(self, job_id: str, name: str, failures: Sequence[Failure]) -> None:
             super().write(job_id, name, failures)
@@ -196,10 +196,10 @@ def test_a_retry_reads_every_failure_from_every_cursor(
         fail(ledger, claimed(ledger))
     source = Retry({"job": "j"}, ledger, access_to())
     whole = list(source.stream(""))
-    assert [one.item.id for one in whole] == list("abcdefgh")
+    assert [entry.item.id for entry in whole] == list("abcdefgh")
     assert source.count() == 8
-    for n, one in enumerate(whole):
-        assert list(source.stream(one.cursor)) == whole[n + 1 :]
+    for n, entry in enumerate(whole):
+        assert list(source.stream(entry.cursor)) == whole[n + 1 :]
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"id": "a", '])
@@ -207,7 +207,7 @@ def test_a_retry_reads_every_failure_from_every_cursor(
 def test_a_part_that_the_blob_store_lost_is_said_and_fails_the_retry(
     ledger: RedisLedger, blobs: Blobs, content: bytes | None
 ) -> None:
-    """All of it, or what was not on disk yet when the power failed."""
+    """The part is missing, empty or cut short, as after a power failure."""
     planned(ledger, ("a", "b"))
     fail(ledger, claimed(ledger))
     (name,) = parts(blobs)
@@ -273,9 +273,9 @@ def test_a_claim_that_keeps_items_writes_a_part_for_each_of_its_marks(
     claim = claimed(ledger)
     for kept in (8, 4, 0):
         failed = tuple(failure(item.id) for item in claim.items[: len(claim.items) - kept])
-        left = claim.items[len(claim.items) - kept :]
-        assert ledger.mark(claim, Outcome(failures=failed, kept=left))
-        claim = claim.of(left)
+        remaining = claim.items[len(claim.items) - kept :]
+        assert ledger.mark(claim, Outcome(failures=failed, kept=remaining))
+        claim = claim.of(remaining)
     assert len(parts(blobs)) >= 2
     assert ids(ledger.failures("j")) == list("abcdefghijkl")
     assert ids(ledger.failures("j", 3, 5)) == list("fgh")

@@ -1,4 +1,4 @@
-"""Groups, near-duplicates and pages are the same whatever the store."""
+"""Groups, near-duplicates and pages: every store gives what a brute-force search gives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +19,13 @@ from support.stores import DIM
 def shelf() -> list[Record]:
     """Two hundred images in threes that look nearly the same, some with a label, genre or tag."""
     random = np.random.default_rng(7)
-    made = []
+    records = []
     for n in range(200):
         if n % 3 == 0:
             first = random.standard_normal(DIM)
         vector = first + 0.02 * random.standard_normal(DIM)
         metadata: dict[str, Any] = {"genre": f"g{n % 4}"} if n % 5 else {}
-        made.append(
+        records.append(
             Record(
                 pk=primary_key("n", f"{n}"),
                 id=f"{n}",
@@ -36,7 +36,7 @@ def shelf() -> list[Record]:
                 metadata={**metadata, "tags": [n % 3]},
             )
         )
-    return made
+    return records
 
 
 RULES: list[dict[str, Any]] = [
@@ -62,17 +62,17 @@ def test_what_is_found_is_what_brute_force_finds(
     queries = np.random.default_rng(8).standard_normal((3, DIM)).astype(np.float32)
     for rules in RULES:
         for offset in (0, 4):
-            asked = Search(collection=collection, namespace="n", top_k=4, offset=offset, **rules)
-            found, expected = (
+            search = Search(collection=collection, namespace="n", top_k=4, offset=offset, **rules)
+            seen, expected = (
                 [
                     [(kept.match.record.id, kept.duplicates) for kept in page]
-                    for page in search_group(each, asked, queries, fresh=True, exact=Bounds())
+                    for page in search_group(each, search, queries, fresh=True, exact=Bounds())
                 ]
                 for each in (store, yardstick)
             )
-            assert found == expected, (rules, offset)
-            exactly = asked.model_copy(update={"exact": True})
+            assert seen == expected, (rules, offset)
+            exactly = search.model_copy(update={"exact": True})
             pages = search_group(store, exactly, queries, fresh=True, exact=Bounds())
-            found = [[(kept.match.record.id, kept.duplicates) for kept in page] for page in pages]
-            assert found == expected, (rules, offset)
-            assert offset or all(found), rules
+            seen = [[(kept.match.record.id, kept.duplicates) for kept in page] for page in pages]
+            assert seen == expected, (rules, offset)
+            assert offset or all(seen), rules

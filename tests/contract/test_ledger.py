@@ -1,4 +1,4 @@
-"""The ledger: both implementations through every order of events, side by side."""
+"""The ledger through every order of events, on both implementations."""
 
 import pytest
 import redis
@@ -267,11 +267,11 @@ def test_a_chunk_that_kills_workers_is_split_until_the_culprit_is_alone(
     assert (seen.attempt, seen.expired) == (3, True)
     assert ledger.split("j", seen)
     assert not ledger.split("j", seen)
-    left, right = ledger.open_chunks("j")
+    first, second = ledger.open_chunks("j")
     claim = claimed(ledger)
-    assert (claim.chunk, claim.attempt) == (left.name, 3)
+    assert (claim.chunk, claim.attempt) == (first.name, 3)
     ledger.mark(claim, Outcome(done=1))
-    assert claimed(ledger).chunk == right.name
+    assert claimed(ledger).chunk == second.name
     clock.now += LEASE_S + 1
     (seen,) = ledger.open_chunks("j")
     assert ledger.quarantine("j", seen, failure("b"))

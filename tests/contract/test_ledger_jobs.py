@@ -1,4 +1,4 @@
-"""The ledger over a job's whole life: keys, lists, retries, removal; both implementations."""
+"""A job's whole life in the ledger (keys, lists, retries, removal), on both implementations."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -43,9 +43,9 @@ def test_a_failure_keeps_what_is_needed_to_try_again(ledger: Ledger) -> None:
     ledger.finish_planning("j", lease.token, "1")
     failed = Failure.of(item, "read", "it is away", 2)
     ledger.mark(claimed(ledger), Outcome(failures=(failed,)))
-    (found,) = ledger.failures("j")
-    assert found == failed
-    assert found.item() == item
+    (kept,) = ledger.failures("j")
+    assert kept == failed
+    assert kept.item() == item
 
 
 def test_the_job_and_its_retry_know_of_each_other(ledger: Ledger) -> None:
@@ -81,8 +81,8 @@ def test_what_cannot_be_retried_is_said(ledger: Ledger) -> None:
 def test_a_key_says_which_job_it_made(ledger: Ledger) -> None:
     assert ledger.find_by_idempotency_key("key") is None
     ledger.create(a_job(), "key")
-    made = ledger.find_by_idempotency_key("key")
-    assert made == ledger.job("j")
+    job = ledger.find_by_idempotency_key("key")
+    assert job == ledger.job("j")
     ledger.remove("j")
     assert ledger.find_by_idempotency_key("key") is None
     assert ledger.create(a_job("k"), "key").id == "k"
@@ -120,8 +120,8 @@ def test_a_list_by_state_looks_further_than_one_page(
         ledger.create(a_job(f"j{n}"))
         if n % 4 == 0:
             ledger.cancel(f"j{n}")
-    found = [ledger.jobs(1, offset, "", ("cancelled",)) for offset in range(4)]
-    assert [[job.id for job in page] for page in found] == [["j8"], ["j4"], ["j0"], []]
+    pages = [ledger.jobs(1, offset, "", ("cancelled",)) for offset in range(4)]
+    assert [[job.id for job in page] for page in pages] == [["j8"], ["j4"], ["j0"], []]
 
 
 def test_a_list_of_some_collections_leaves_no_gaps(
@@ -134,8 +134,10 @@ def test_a_list_of_some_collections_leaves_no_gaps(
     ledger.cancel("j3")
 
     def listed(limit: int, offset: int, name: str = "", states: Any = ()) -> list[str]:
-        found = ledger.jobs(limit, offset, name, states, sees=lambda one: one in ("a", "b"))
-        return [job.id for job in found]
+        jobs = ledger.jobs(
+            limit, offset, name, states, sees=lambda collection: collection in ("a", "b")
+        )
+        return [job.id for job in jobs]
 
     assert [listed(2, offset) for offset in (0, 2, 4, 6)] == [
         ["j7", "j6"], ["j4", "j3"], ["j1", "j0"], [],

@@ -1,4 +1,4 @@
-"""What the ledger in Redis does when commands come twice and when counts do not add up."""
+"""The ledger in Redis after repeated commands, and with counts that do not add up."""
 
 import pytest
 import redis
@@ -30,8 +30,8 @@ def ledger(client: "redis.Redis", clock: Clock) -> RedisLedger:
     return RedisLedger(client, clock, Names())
 
 
-def same_ask(client: "redis.Redis", clock: Clock) -> RedisLedger:
-    """A ledger that sends each command with the same name, as a client that repeats one."""
+def repeating_ledger(client: "redis.Redis", clock: Clock) -> RedisLedger:
+    """Return a ledger that gives every command the same name, like a client that repeats one."""
     return RedisLedger(client, clock, lambda: "same")
 
 
@@ -39,7 +39,7 @@ def test_a_claim_that_is_sent_twice_gets_the_same_chunk(
     ledger: RedisLedger, client: "redis.Redis", clock: Clock
 ) -> None:
     planned(ledger, ("a",), ("b",))
-    repeating = same_ask(client, clock)
+    repeating = repeating_ledger(client, clock)
     first = claimed(repeating)
     clock.now += LEASE_S / 2
     assert claimed(repeating) == first
@@ -53,7 +53,7 @@ def test_a_claim_that_is_over_leaves_no_answer_for_a_repeated_command(
     ledger: RedisLedger, client: "redis.Redis", clock: Clock, end: str
 ) -> None:
     planned(ledger, ("a",))
-    claim = claimed(same_ask(client, clock))
+    claim = claimed(repeating_ledger(client, clock))
     assert list(client.scan_iter("clipfleet:ask:*")) == [b"clipfleet:ask:same"]
     assert 0 < int(client.ttl("clipfleet:ask:same")) <= LEASE_S
     if end == "marked":
@@ -85,7 +85,7 @@ def test_a_job_of_an_unknown_version_is_left_to_others(
 def test_the_holder_of_a_chunk_that_redis_forgot_counts_for_no_other_chunk(
     client: "redis.Redis",
 ) -> None:
-    """The planner plans anew what was forgotten, in another size, and another worker claims it."""
+    """The planner plans the forgotten items again as a larger chunk; another worker claims it."""
     ledger = RedisLedger(client)
     ids = [f"i{n}" for n in range(1_000)]
     ledger.create(a_job())
@@ -119,7 +119,7 @@ def test_the_holder_of_a_chunk_that_redis_forgot_counts_for_no_other_chunk(
 def test_a_source_that_was_read_to_its_end_before_the_loss_is_read_again(
     ledger: RedisLedger, client: "redis.Redis"
 ) -> None:
-    """The planner saw the end of the source behind a chunk that Redis has forgotten."""
+    """The planner reached the end of the source after a chunk that Redis has forgotten."""
     ledger.create(a_job())
     lease = ledger.lease("j", "p", 30)
     assert lease is not None
@@ -134,7 +134,7 @@ def test_a_source_that_was_read_to_its_end_before_the_loss_is_read_again(
 
 
 def plan_all(ledger: Ledger) -> None:
-    """The whole source in one chunk, as a planner does that finds the job at its start."""
+    """Plan the whole source as one chunk, as a planner does for a job that nobody has planned."""
     lease = ledger.lease("j", "p", 30)
     assert lease is not None
     assert (lease.cursor, lease.planned) == ("", False)
@@ -196,5 +196,5 @@ def test_failures_of_the_time_before_are_not_listed_twice(
     assert ledger.failures("j") == []
     plan_all(ledger)
     ledger.mark(claimed(ledger), Outcome(done=2, failures=(failure("c"),)))
-    assert [one.id for one in ledger.failures("j")] == ["c"]
+    assert [failed.id for failed in ledger.failures("j")] == ["c"]
     assert ledger.job("j").state == "partial"

@@ -1,4 +1,4 @@
-"""A chunk that is marked in part: its rest becomes a chunk of its own; both implementations."""
+"""A chunk that is marked in part: its rest becomes a chunk of its own. Both implementations."""
 
 import pytest
 import redis
@@ -54,10 +54,10 @@ def test_an_attempt_that_gave_a_rest_back_does_not_count_for_it(
     claimed(ledger)
     clock.now += LEASE_S + 1
     requeue(ledger)
-    for left in (2, 1):
+    for remaining in (2, 1):
         claim = claimed(ledger)
         assert claim.attempt == 2, "the attempt that was lost counts, those that went well do not"
-        ledger.mark(claim, Outcome(done=1, rest=claim.items[-left:]))
+        ledger.mark(claim, Outcome(done=1, rest=claim.items[-remaining:]))
     (chunk,) = ledger.open_chunks("j")
     assert (chunk.size, chunk.attempt, chunk.leased, chunk.suspect) == (1, 1, False, None)
 
@@ -88,22 +88,22 @@ def test_an_outcome_with_a_rest_must_add_up(ledger: Ledger) -> None:
 
 
 class Overtaken(RedisLedger):
-    """The late holder of a chunk marks some of it as soon as a planner has read its items."""
+    """A ledger whose late holder marks part of a chunk after a planner has read its items."""
 
     late: Claim | None = None
 
     def items(self, job_id: str, chunk: str) -> tuple[Item, ...]:
-        found = super().items(job_id, chunk)
+        chunk_items = super().items(job_id, chunk)
         if self.late:
             late, self.late = self.late, None
             assert self.mark(late, Outcome(done=1, kept=late.items[1:]))
-        return found
+        return chunk_items
 
 
 def test_a_chunk_that_was_marked_meanwhile_is_not_split(
     client: "redis.Redis", clock: Clock
 ) -> None:
-    """Or what counts already would count again."""
+    """A split would count the marked items again."""
     ledger = Overtaken(client, clock)
     planned(ledger, ("a", "b", "c"))
     claim = claimed(ledger)

@@ -1,5 +1,7 @@
-"""Records in a real Valkey that a neighbouring release wrote: with fields more or less, and with
-another version number."""
+"""Records of a neighbouring release in a real Valkey.
+
+They have more or fewer fields, or another version number.
+"""
 
 import json
 import logging
@@ -30,18 +32,18 @@ LONG_AGO = 100 * 86_400.0
 
 @pytest.fixture
 def client(client: "redis.Redis") -> "redis.Redis":
-    """Redis as this release leaves it: two jobs, a collection."""
+    """Redis as this release leaves it, with two jobs and a collection."""
     warn_once.cache_clear()
     releases.keep(client)
     return client
 
 
 def rewrite(client: "redis.Redis", key: str, field: str, **changes: Any) -> None:
-    """The record as another release would have written it; None: without that field."""
+    """Change fields of a record, as another release would have written it; None removes a field."""
     raw: Any = client.hget(key, field)
-    said = {**json.loads(raw), **changes}
-    said = {name: value for name, value in said.items() if value is not None}
-    client.hset(key, field, json.dumps(said))
+    record = {**json.loads(raw), **changes}
+    record = {name: value for name, value in record.items() if value is not None}
+    client.hset(key, field, json.dumps(record))
 
 
 @pytest.mark.parametrize(
@@ -52,11 +54,11 @@ def test_a_collection_with_fields_more_or_less_is_as_good(
 ) -> None:
     rewrite(client, KEY, "photos", **changes)
     catalogue = RedisCatalogue(client)
-    found = catalogue.find("photos")
-    assert found
-    assert found.generation == releases.COLLECTION.generation
-    assert catalogue.all() == [found]
-    assert catalogue.remove(found)
+    photos = catalogue.find("photos")
+    assert photos
+    assert photos.generation == releases.COLLECTION.generation
+    assert catalogue.all() == [photos]
+    assert catalogue.remove(photos)
     assert catalogue.find("photos") is None
 
 
@@ -82,7 +84,7 @@ def test_items_and_failures_with_fields_more_or_less_are_as_good(client: "redis.
     claim = ledger.claim(releases.MODEL, "w", 15, 2)
     assert isinstance(claim, Claim)
     assert [item.id for item in claim.items] == ["a"]
-    assert [one.id for one in ledger.failures(JOB)] == ["rome/1.jpg", "b"]
+    assert [failure.id for failure in ledger.failures(JOB)] == ["rome/1.jpg", "b"]
 
 
 def test_a_newer_collection_is_refused_alone_and_lists_still_answer(
@@ -96,7 +98,7 @@ def test_a_newer_collection_is_refused_alone_and_lists_still_answer(
     ):
         catalogue.find("photos")
     for _ in range(3):
-        assert [one.name for one in catalogue.all()] == ["other"]
+        assert [collection.name for collection in catalogue.all()] == ["other"]
     assert caplog.text.count("left out of a list: collection 'photos'") == 1
 
 
@@ -212,7 +214,7 @@ def test_a_worker_leaves_the_chunk_of_a_newer_record_as_it_is_and_says_so(
     version: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However often it comes to it: no attempt is counted, so nothing of it is quarantined."""
+    """No attempt is counted, however often the worker reads the record: nothing is quarantined."""
     monkeypatch.setattr(decode, "PAUSE_S", 0.0)
     place.plan([place.photo("a.jpg")])
     rewrite(client, key, field, v=3)
@@ -236,4 +238,6 @@ def test_the_log_level_of_these_is_warning(caplog: pytest.LogCaptureFixture) -> 
     warn_once.cache_clear()
     warn_once("once")
     warn_once("once")
-    assert [(one.levelno, one.message) for one in caplog.records] == [(logging.WARNING, "once")]
+    assert [(record.levelno, record.message) for record in caplog.records] == [
+        (logging.WARNING, "once")
+    ]

@@ -1,4 +1,4 @@
-"""The fleet's numbers, read from a real Valkey that real parts have written."""
+"""Numbers of the fleet, read from a real Valkey to which real parts have written."""
 
 import time
 from typing import Any
@@ -24,7 +24,7 @@ def ledger(client: "redis.Redis") -> RedisLedger:
 
 
 def planned(ledger: RedisLedger, job: str, names: str, estimated: int = 0) -> None:
-    """A chunk of a job that has perhaps more to come."""
+    """Plan one chunk of a job and leave its planning open."""
     lease = ledger.lease(job, "p", 60)
     assert lease
     ledger.estimate(job, estimated)
@@ -114,9 +114,9 @@ def test_the_oldest_of_a_list_is_the_next_to_be_taken(
     overviews = RedisOverviews(client, MODEL, lambda: now[0])
 
     def age() -> float:
-        found = overviews.read().queues["query", MODEL].age_s
-        assert found is not None
-        return found
+        age_s = overviews.read().queues["query", MODEL].age_s
+        assert age_s is not None
+        return age_s
 
     for name in ("first", "second"):
         publisher.publish(
@@ -147,12 +147,12 @@ def test_workers_are_counted_per_lane_and_models_without_any_are_shown(
     overviews = RedisOverviews(client, "default")
     RedisFleet(client).announce(a_card("w1", MODEL))
     RedisFleet(client).announce(a_card("w2", MODEL))
-    wanted = ledger.create(a_job("one").model_copy(update={"model": "nobodys"})).new.model
+    unserved_model = ledger.create(a_job("one").model_copy(update={"model": "nobodys"})).new.model
     assert overviews.read().workers == {
         ("ingest", MODEL): 0,
         ("query", MODEL): 2,
-        ("ingest", wanted): 0,
-        ("query", wanted): 0,
+        ("ingest", unserved_model): 0,
+        ("query", unserved_model): 0,
         ("ingest", "default"): 0,
         ("query", "default"): 0,
     }

@@ -1,4 +1,4 @@
-"""How often a key may ask, in memory and on Redis."""
+"""The rate limit of a key, in memory and on Redis."""
 
 import threading
 
@@ -23,11 +23,11 @@ def limiter(request: pytest.FixtureRequest, clock: Clock) -> RateLimiter:
 
 
 def test_a_minutes_requests_may_come_at_once(limiter: RateLimiter) -> None:
-    rations = [limiter.take("shop", 3) for _ in range(5)]
-    assert [one.allowed for one in rations] == [True, True, True, False, False]
-    assert [one.remaining for one in rations] == [2, 1, 0, 0, 0]
-    assert [one.reset_after_s for one in rations] == [20, 40, 60, 60, 60]
-    assert [one.retry_after_s for one in rations[2:]] == [20, 20, 20]
+    limits = [limiter.take("shop", 3) for _ in range(5)]
+    assert [limit.allowed for limit in limits] == [True, True, True, False, False]
+    assert [limit.remaining for limit in limits] == [2, 1, 0, 0, 0]
+    assert [limit.reset_after_s for limit in limits] == [20, 40, 60, 60, 60]
+    assert [limit.retry_after_s for limit in limits[2:]] == [20, 20, 20]
 
 
 def test_who_waits_as_long_as_it_was_told_is_served(limiter: RateLimiter, clock: Clock) -> None:
@@ -64,7 +64,7 @@ def test_a_clock_that_goes_back_gives_nothing(limiter: RateLimiter, clock: Clock
 
 
 def test_many_at_once_get_no_more_than_there_is(client: "redis.Redis") -> None:
-    """By Redis' own clock, through two limiters, as two gateways have them."""
+    """Redis' clock decides for two limiters, as with two gateways."""
     limiters = [RedisRateLimiter(client), RedisRateLimiter(client)]
     granted: list[bool] = []
 

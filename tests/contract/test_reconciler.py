@@ -1,4 +1,4 @@
-"""Names in Redis and collections in a store that do not agree, and how they do again."""
+"""Reconciling the collection names in Redis with the collections in a store."""
 
 import io
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ class World:
         self.reconciler = Reconciler(self.catalogue, store, blobs)
         self.began: list[Collection] = []
 
-    def made(self, name: str, age_s: float = GRACE_PERIOD_S + 60) -> Collection:
-        """A collection with one image and its thumbnail."""
+    def named(self, name: str, age_s: float = GRACE_PERIOD_S + 60) -> Collection:
+        """Add a collection with a name, one image and its thumbnail."""
         collection = self.unnamed(name, age_s)
         assert self.catalogue.add(collection) == collection
         return collection
@@ -64,7 +64,7 @@ def world(client: "redis.Redis", store: Store, tmp_path: Path) -> Iterator[World
 
 
 def test_collections_that_agree_are_left_alone(world: World) -> None:
-    old, young = world.made("old"), world.made("young", 0)
+    old, young = world.named("old"), world.named("young", 0)
     for _ in range(3):
         world.reconciler.round()
     assert world.catalogue.all() == [old, young]
@@ -73,7 +73,7 @@ def test_collections_that_agree_are_left_alone(world: World) -> None:
 
 
 def test_a_deletion_that_redis_forgot_is_carried_out(world: World) -> None:
-    collection = world.made("photos")
+    collection = world.named("photos")
     on_disk = dumped(world.client)
     world.catalogue.remove(collection)
     world.reconciler.drop(collection)
@@ -89,7 +89,7 @@ def test_a_deletion_that_redis_forgot_is_carried_out(world: World) -> None:
 
 def test_a_deletion_that_was_broken_off_goes_on(world: World) -> None:
     """The gateway ended after the name was freed."""
-    collection, other = world.made("photos"), world.made("others")
+    collection, other = world.named("photos"), world.named("others")
     assert world.catalogue.remove(collection)
     assert world.catalogue.to_drop() == [collection]
     world.reconciler.round()
@@ -118,7 +118,7 @@ def test_a_collection_that_is_being_made_is_left_to_its_maker(world: World) -> N
 def test_of_two_with_one_name_the_empty_one_goes_and_the_full_one_is_told_of(
     world: World, images: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    today = world.made("photos")
+    today = world.named("photos")
     other = world.unnamed("photos", images=images)
     world.reconciler.round()
     assert world.catalogue.find("photos") == today
@@ -144,7 +144,7 @@ def test_a_collection_deleted_during_a_round_gets_no_name(world: World) -> None:
 
 
 def test_what_another_release_wrote_is_left_alone(world: World) -> None:
-    collection = world.made("photos")
+    collection = world.named("photos")
     raw = collection.model_dump_json().replace('"v":1', '"v":2')
     world.client.hset("clipfleet:collections", "photos", raw)
     for _ in range(3):
@@ -154,7 +154,7 @@ def test_what_another_release_wrote_is_left_alone(world: World) -> None:
 
 
 def test_a_store_that_is_away_changes_nothing(world: World) -> None:
-    collection = world.made("photos")
+    collection = world.named("photos")
 
     class Away(World):
         def missing(self, *_: object) -> list[Collection]:

@@ -1,6 +1,6 @@
-"""What every release wrote is read by this one, and what this one writes is read by the last.
+"""This release reads what every release wrote; the last release reads what this one writes.
 
-The golden files are what each release wrote; support/releases.py writes those of the next.
+Each golden file was written by the release in its path; support/releases.py writes the next ones.
 """
 
 import json
@@ -32,7 +32,7 @@ def release(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def client(client: "redis.Redis", release: Path) -> "redis.Redis":
-    """Redis as that release left it."""
+    """Redis as an earlier release left it."""
     releases.load(client, document(release, "redis"))
     return client
 
@@ -42,7 +42,7 @@ def document(release: Path, name: str) -> Any:
 
 
 def missing(old: Any, new: Any, where: str = "") -> Iterator[str]:
-    """Fields that the old has and the new has not."""
+    """Yield the fields that the old document has and the new one lacks."""
     if isinstance(old, dict) and isinstance(new, dict):
         yield from (f"{where}.{key}" for key in old if key not in new)
         for key in old.keys() & new.keys():
@@ -53,7 +53,7 @@ def missing(old: Any, new: Any, where: str = "") -> Iterator[str]:
 
 
 def of_today(name: str) -> str:
-    """What is called so now."""
+    """Return the present name of a kind of document."""
     return "ingest-nudge" if name == "ingest-chunk" else name
 
 
@@ -83,10 +83,10 @@ def test_what_is_written_has_every_field_that_the_last_release_reads(name: str) 
 
 def test_rows_of_every_release_are_read(release: Path) -> None:
     row = document(release, "row")
-    found, expected = to_record(releases.COLLECTION, row), releases.RECORD
-    assert np.allclose(found.embedding, expected.embedding)
-    assert found.metadata == expected.metadata
-    assert found.values() == expected.values()
+    record, expected = to_record(releases.COLLECTION, row), releases.RECORD
+    assert np.allclose(record.embedding, expected.embedding)
+    assert record.metadata == expected.metadata
+    assert record.values() == expected.values()
 
 
 def test_rows_fit_the_columns_that_collections_of_the_last_release_have() -> None:

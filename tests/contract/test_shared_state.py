@@ -1,5 +1,7 @@
-"""What the catalogue, the fleet and the list of unfinished uploads must do, in memory and on
-Redis."""
+"""Contract of the catalogue, the fleet and the list of unfinished uploads.
+
+Each test runs in memory and on Redis.
+"""
 
 import time
 
@@ -36,27 +38,27 @@ def fleet(request: pytest.FixtureRequest) -> Fleet:
 
 
 def test_deletions_are_kept_per_generation_since_a_time(catalogue: Catalogue) -> None:
-    one, other = catalogue.add(a_collection("one")), catalogue.add(a_collection("two"))
+    collection, other = catalogue.add(a_collection("one")), catalogue.add(a_collection("two"))
     begun = time.time()
     first = Deletion(namespace="n", pk="a" * 32)
     second = Deletion(namespace="n", filter={"$or": [{"label": "\u2028"}, {"year": 3}]})
-    assert catalogue.deletions(one, begun) == []
-    catalogue.record_deletion(one, first)
-    catalogue.record_deletion(one, second)
-    assert catalogue.deletions(one, begun) == [first, second]
-    assert catalogue.deletions(one, time.time() + 60) == []
+    assert catalogue.deletions(collection, begun) == []
+    catalogue.record_deletion(collection, first)
+    catalogue.record_deletion(collection, second)
+    assert catalogue.deletions(collection, begun) == [first, second]
+    assert catalogue.deletions(collection, time.time() + 60) == []
     assert catalogue.deletions(other, begun) == []
 
 
 def test_nothing_of_a_removed_collection_stays(client: "redis.Redis") -> None:
     catalogue = RedisCatalogue(client)
-    one = catalogue.add(a_collection())
-    catalogue.record_write(one)
-    catalogue.record_deletion(one, Deletion(namespace="n"))
+    collection = catalogue.add(a_collection())
+    catalogue.record_write(collection)
+    catalogue.record_deletion(collection, Deletion(namespace="n"))
     assert client.dbsize() == 3
-    assert catalogue.remove(one)
-    assert catalogue.to_drop() == [one]
-    catalogue.record_dropped(one)
+    assert catalogue.remove(collection)
+    assert catalogue.to_drop() == [collection]
+    catalogue.record_dropped(collection)
     assert client.dbsize() == 0
 
 
@@ -78,16 +80,16 @@ def test_the_first_generation_to_take_a_name_keeps_it(catalogue: Catalogue) -> N
 def test_collections_are_listed_by_name_and_unknown_ones_said_to_be(catalogue: Catalogue) -> None:
     for name in ("b", "a"):
         catalogue.add(a_collection(name))
-    assert [one.name for one in catalogue.all()] == ["a", "b"]
+    assert [collection.name for collection in catalogue.all()] == ["a", "b"]
     with pytest.raises(NotFound, match="there is no collection 'c'"):
         require(catalogue, "c")
 
 
 def test_the_last_write_is_remembered_per_generation(catalogue: Catalogue) -> None:
-    one, other = a_collection(), a_collection()
-    assert catalogue.seconds_since_write(one) == float("inf")
-    catalogue.record_write(one)
-    assert 0 <= catalogue.seconds_since_write(one) < 60
+    collection, other = a_collection(), a_collection()
+    assert catalogue.seconds_since_write(collection) == float("inf")
+    catalogue.record_write(collection)
+    assert 0 <= catalogue.seconds_since_write(collection) < 60
     assert catalogue.seconds_since_write(other) == float("inf")
 
 

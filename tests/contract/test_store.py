@@ -1,4 +1,4 @@
-"""What every store must do, on the in-memory one, on milvus-lite and on a real Milvus server."""
+"""Contract of every store: the in-memory one, milvus-lite and a real Milvus server."""
 
 import threading
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from clipfleet.common.store.memory import MemoryStore
 from support.stores import DIM, FIELDS, a_collection, a_record
 
 
-def found(store: Store, collection: Collection, raw: dict[str, Any]) -> list[str]:
+def matching_ids(store: Store, collection: Collection, raw: dict[str, Any]) -> list[str]:
     where = parse_filter(raw, collection.fields)
     query = np.ones((1, DIM), np.float32)
     (hits,) = store.search(collection, query, namespace="default", top_k=100, where=where)
@@ -56,7 +56,7 @@ def test_a_null_is_no_value(store: Store, photos: Collection) -> None:
     store.upsert(photos, [record])
     (back,) = store.fetch(photos, [record.pk]).values()
     assert back.metadata == {"deep": {"kept": None}}
-    assert found(store, photos, {"free": {"$exists": False}}) == ["x"]
+    assert matching_ids(store, photos, {"free": {"$exists": False}}) == ["x"]
 
 
 def test_an_upsert_overwrites_and_a_delete_removes(store: Store, photos: Collection) -> None:
@@ -84,7 +84,10 @@ def test_scores_and_order_are_those_of_brute_force(
     collection, yardstick = empty_collection(metric), MemoryStore()
     yardstick.create(collection)
     records = [a_record(f"{n}", n) for n in range(200)]
-    records = [replace(one, embedding=one.embedding * (1 + n % 3)) for n, one in enumerate(records)]
+    records = [
+        replace(record, embedding=record.embedding * (1 + n % 3))
+        for n, record in enumerate(records)
+    ]
     for each in (store, yardstick):
         each.upsert(collection, records)
     queries = np.stack([a_record("", 1_000 + n).embedding for n in range(5)])
@@ -149,8 +152,8 @@ def test_no_text_breaks_out_of_a_filter(store: Store, photos: Collection) -> Non
         store.upsert(photos, [a_record(text, 1, label=text, metadata=metadata)])
     for text in NASTY:
         for raw in ({"id": text}, {"label": text}, {"genre": text}, {"free": text}, {text: 1}):
-            assert found(store, photos, raw) == [text], raw
-        assert found(store, photos, {"genre": {"$in": [text]}}) == [text]
+            assert matching_ids(store, photos, raw) == [text], raw
+        assert matching_ids(store, photos, {"genre": {"$in": [text]}}) == [text]
         query = np.ones((1, DIM), np.float32)
         assert store.search(photos, query, namespace=text, top_k=5) == [[]]
 
@@ -175,7 +178,7 @@ STARTS = [
 
 
 def test_a_prefix_is_taken_letter_by_letter(store: Store, photos: Collection) -> None:
-    """Neither `%`, `_` nor a backslash stands for anything but itself."""
+    """`%`, `_` and a backslash stand for themselves."""
     words = [*STARTS, *(f"{start}{more}" for start in STARTS for more in ("x", "%", "\U0010ffff"))]
     for n, word in enumerate(dict.fromkeys(words)):
         metadata = {"genre": word, "free": word}
@@ -183,7 +186,10 @@ def test_a_prefix_is_taken_letter_by_letter(store: Store, photos: Collection) ->
     for start in ["", *STARTS, "b", "aa"]:
         expected = sorted(word for word in set(words) if word.startswith(start))
         for name in ("genre", "free", "label", "id"):
-            assert found(store, photos, {name: {"$prefix": start}}) == expected, (name, start)
+            assert matching_ids(store, photos, {name: {"$prefix": start}}) == expected, (
+                name,
+                start,
+            )
 
 
 METADATA = [
@@ -257,12 +263,12 @@ def test_a_filter_means_what_it_says(
     where = parse_filter(raw, FIELDS)
     assert where is not None
     expected = [row.id for row in SHELF if matches(where, row.values())]
-    assert found(store, catalog, raw) == expected
+    assert matching_ids(store, catalog, raw) == expected
 
 
 def test_a_nul_in_a_filter_is_refused(store: Store, photos: Collection) -> None:
     with pytest.raises(InvalidRequest):
-        found(store, photos, {"free": "a\0b"})
+        matching_ids(store, photos, {"free": "a\0b"})
 
 
 def test_four_writers_at_once_lose_nothing(store: Store, photos: Collection) -> None:

@@ -1,4 +1,4 @@
-"""milvus-lite on a disk that is full for a while: what was confirmed is there after its restart."""
+"""milvus-lite on a full disk: confirmed rows are there after a restart."""
 
 import errno
 import os
@@ -17,14 +17,14 @@ from support.stores import a_collection, a_record
 
 
 def process_on(folder: Path) -> psutil.Process:
-    (one,) = (p for p in psutil.Process().children() if str(folder) in " ".join(p.cmdline()))
-    return one
+    (process,) = (p for p in psutil.Process().children() if str(folder) in " ".join(p.cmdline()))
+    return process
 
 
 def test_what_was_confirmed_before_a_write_failed_is_there_after_the_restart(
     tmp_path: Path,
 ) -> None:
-    """The limit stands for the full disk: half of what is written fits."""
+    """A limit of the file size stands for a full disk: half of the second write fits."""
     collection, records = a_collection(), [a_record(f"{n}", n) for n in range(1_050)]
     with services.milvus_lite(tmp_path) as uri:
         store = MilvusStore(uri)

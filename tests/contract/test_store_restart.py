@@ -1,4 +1,4 @@
-"""Milvus that is away, and milvus-lite that comes back."""
+"""Milvus that is unavailable, and milvus-lite after a restart."""
 
 import shutil
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_milvus_lite_gives_back_everything_after_a_restart(tmp_path: Path) -> No
 
 
 def test_what_milvus_lite_confirmed_outlives_a_power_cut(tmp_path: Path) -> None:
-    """So many rows that it writes several data files, merges them and builds indexes."""
+    """The rows fill several data files, which are merged, and indexes are built."""
     collection = a_collection()
     records = [a_record(f"{n}", n, metadata={"text": "x" * 400}) for n in range(6_000)]
     on, after = tmp_path / "on", tmp_path / "after"
@@ -46,10 +46,10 @@ def test_what_milvus_lite_confirmed_outlives_a_power_cut(tmp_path: Path) -> None
         for start in range(0, 6_000, 500):
             store.upsert(collection, records[start : start + 500])
         store.delete(collection, [record.pk for record in records[:100]])
-        left = {path.relative_to(after) for path in after.rglob("*") if path.is_file()}
+        files = {path.relative_to(after) for path in after.rglob("*") if path.is_file()}
         disk = tmp_path / "disk"
         shutil.copytree(after, disk)
-    assert any(path.suffix == ".parquet" for path in left)
+    assert any(path.suffix == ".parquet" for path in files)
     with services.milvus_lite(disk) as uri:
         store = MilvusStore(uri)
         assert store.count(collection) == 5_900
@@ -60,7 +60,7 @@ def test_what_milvus_lite_confirmed_outlives_a_power_cut(tmp_path: Path) -> None
 
 
 def test_an_index_that_cannot_be_read_is_built_anew(tmp_path: Path) -> None:
-    """As a power cut may leave one."""
+    """A power cut can leave such an index."""
     collection = a_collection()
     records = [a_record(f"{n}", n, metadata={"text": "x" * 400}) for n in range(3_000)]
     with services.milvus_lite(tmp_path) as uri:

@@ -1,4 +1,4 @@
-"""Scans, counts and their filters, on every store."""
+"""Scans, counts and their filters on every store."""
 
 import itertools
 import threading
@@ -136,8 +136,8 @@ CROWDED = st.lists(st.integers(0, 300).map("{:032x}".format), unique=True, max_s
 def test_ranges_are_complete_however_wrong_the_guess(
     keys: list[str], after: str, limit: int, rows: int, largest: int
 ) -> None:
-    def read(above: str, up_to: str, most: int) -> list[str]:
-        return [key for key in keys if above < key <= up_to][-most:]
+    def read(above: str, up_to: str, count: int) -> list[str]:
+        return [key for key in keys if above < key <= up_to][-count:]
 
-    found = in_order(read, str, after=after, limit=limit, rows=rows, largest=largest)
-    assert found == sorted(key for key in keys if key > after)[:limit]
+    ordered = in_order(read, str, after=after, limit=limit, rows=rows, largest=largest)
+    assert ordered == sorted(key for key in keys if key > after)[:limit]

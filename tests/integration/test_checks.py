@@ -1,4 +1,4 @@
-"""What parts find when they start, on a real Valkey; and whether they share their stores."""
+"""Checks that parts run at their start, on a real Valkey: settings, addresses, shared stores."""
 
 import os
 import subprocess
@@ -70,7 +70,7 @@ def evicting(valkey: "redis.Redis") -> "redis.Redis":
     return valkey
 
 
-def found(url: str, **more: str) -> list[Finding]:
+def findings(url: str, **more: str) -> list[Finding]:
     settings = Settings(redis_url=url, call_timeout_s=1, **more)  # type: ignore[arg-type]
     with closing(make_redis(settings)) as client:
         return check_redis(settings, client)
@@ -80,7 +80,7 @@ def test_a_valkey_as_it_must_be_gives_nothing_to_say(
     valkey_url: str, valkey: "redis.Redis"
 ) -> None:
     assert valkey.ping()
-    assert found(valkey_url) == []
+    assert findings(valkey_url) == []
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -116,8 +116,8 @@ def test_an_address_of_nothing_ends_a_part_with_the_setting_s_name(
     name: str, value: str, valkey_url: str, valkey: "redis.Redis", tmp_path: Path
 ) -> None:
     assert valkey.ping()
-    given = {"CLIPFLEET_REDIS_URL": valkey_url, "CLIPFLEET_BLOBS": str(tmp_path)}
-    env = {**os.environ, **given, f"CLIPFLEET_{name}": value}
+    services_env = {"CLIPFLEET_REDIS_URL": valkey_url, "CLIPFLEET_BLOBS": str(tmp_path)}
+    env = {**os.environ, **services_env, f"CLIPFLEET_{name}": value}
     command = PARTS["planner"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 78, done.stderr
@@ -140,7 +140,7 @@ def test_a_policy_that_cannot_evict_yet_and_a_redis_that_keeps_nothing_are_warne
 ) -> None:
     valkey.config_set("maxmemory-policy", "allkeys-lru")
     valkey.config_set("appendonly", "no")
-    eviction, persistence = found(valkey_url)
+    eviction, persistence = findings(valkey_url)
     assert {eviction.severity, persistence.severity} == {"warning"}
     assert "if maxmemory were set" in eviction.what
     assert persistence.do == "set appendonly yes"
@@ -151,7 +151,7 @@ def test_a_policy_that_evicts_what_expires_leaves_the_jobs_alone(
 ) -> None:
     valkey.config_set("maxmemory", "100mb")
     valkey.config_set("maxmemory-policy", "volatile-lru")
-    (finding,) = found(valkey_url)
+    (finding,) = findings(valkey_url)
     assert finding.severity == "warning"
     assert "announcements of workers" in finding.what
 
@@ -175,15 +175,15 @@ def test_what_takes_a_question_and_does_not_answer_holds_no_part_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(startup, "FIRST_ROUND_TIMEOUT_S", 0.05)
-    asked, answer = threading.Event(), threading.Event()
+    started, answer = threading.Event(), threading.Event()
 
     def hanging() -> list[Finding]:
-        asked.set()
+        started.set()
         answer.wait(60)
         return []
 
     startup.begin_checks("part", [hanging])
-    assert asked.is_set()
+    assert started.is_set()
     answer.set()
 
 
@@ -192,19 +192,19 @@ def test_a_user_who_may_not_ask_for_the_policy_is_warned_that_it_is_not_known(
 ) -> None:
     signed: Certificate = services.certificate(tmp_path / "tls", "localhost")
     with services.valkey_with_tls(tmp_path / "valkey", signed) as url:
-        (finding,) = found(url, redis_ca=str(signed.authority))
+        (finding,) = findings(url, redis_ca=str(signed.authority))
         assert finding.severity == "warning"
         assert "is unknown" in finding.what
-        (finding,) = found(url.replace("rediss", "redis"))
+        (finding,) = findings(url.replace("rediss", "redis"))
         assert "must begin with rediss://" in finding.do
-        (finding,) = found(url.replace("p%40ss", "other"), redis_ca=str(signed.authority))
+        (finding,) = findings(url.replace("p%40ss", "other"), redis_ca=str(signed.authority))
         assert "the password in CLIPFLEET_REDIS_URL" in finding.what
-        (finding,) = found(url, redis_ca=str(tmp_path / "missing.pem"))
+        (finding,) = findings(url, redis_ca=str(tmp_path / "missing.pem"))
         assert finding.what.startswith("CLIPFLEET_REDIS_CA: ")
 
 
 def test_tls_to_a_redis_without_it_is_told_to_say_redis(valkey_url: str) -> None:
-    (finding,) = found(valkey_url.replace("redis:", "rediss:"))
+    (finding,) = findings(valkey_url.replace("redis:", "rediss:"))
     assert "must begin with redis://" in finding.do
 
 
@@ -215,34 +215,34 @@ def test_a_cluster_is_refused(tmp_path: Path) -> None:
     url = commands.valkey_url(port, "secret")
     with services.process(command, tmp_path / "log"), redis.Redis.from_url(url) as client:
         services.eventually(client.ping, 20, "Valkey's answer")
-        (finding,) = found(url)
+        (finding,) = findings(url)
         assert finding.what == "Redis Cluster is not supported"
 
 
 def test_a_redis_that_is_away_is_waited_for() -> None:
     with pytest.raises(RedisUnavailable):
-        found("redis://127.0.0.1:9")
+        findings("redis://127.0.0.1:9")
 
 
 class Versioned(MemoryStore):
-    def __init__(self, said: str) -> None:
+    def __init__(self, version: str) -> None:
         super().__init__()
-        self._said = said
+        self._version = version
 
     def version(self) -> str:
-        return self._said
+        return self._version
 
 
-@pytest.mark.parametrize("said", ["v2.3.5-lite", "2.6.1", "3.0", "milvus_lite 1.2", "a cloud's"])
-def test_milvus_of_a_supported_version_or_of_none_that_can_be_told_is_taken(said: str) -> None:
-    assert check_milvus(Versioned(said)) == []
+@pytest.mark.parametrize("version", ["v2.3.5-lite", "2.6.1", "3.0", "milvus_lite 1.2", "a cloud's"])
+def test_milvus_of_a_supported_version_or_of_none_that_can_be_told_is_taken(version: str) -> None:
+    assert check_milvus(Versioned(version)) == []
 
 
-@pytest.mark.parametrize("said", ["v2.2.16", "1.1.1", "2.0"])
-def test_milvus_of_an_older_version_is_named(said: str) -> None:
-    (finding,) = check_milvus(Versioned(said))
+@pytest.mark.parametrize("version", ["v2.2.16", "1.1.1", "2.0"])
+def test_milvus_of_an_older_version_is_named(version: str) -> None:
+    (finding,) = check_milvus(Versioned(version))
     assert finding.severity == "error"
-    assert finding.what == f"Milvus {said} is too old"
+    assert finding.what == f"Milvus {version} is too old"
     assert finding.do == "use 2.3 or newer"
 
 

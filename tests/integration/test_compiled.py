@@ -1,4 +1,4 @@
-"""CLIPFLEET_COMPILE: the same embeddings, and none the less where nothing can be compiled."""
+"""CLIPFLEET_COMPILE gives the same embeddings, also where nothing can be compiled."""
 
 import logging
 import shutil
@@ -50,6 +50,8 @@ def test_where_nothing_can_be_compiled_the_model_runs_as_it_is_and_says_so(
     monkeypatch.setattr("torch.compile", compiled)
     with caplog.at_level(logging.WARNING):
         embedder = clip_embedder(tiny, compile=True)
-    (line,) = [one.getMessage() for one in caplog.records if one.name.endswith("embedding.clip")]
+    (line,) = [
+        record.getMessage() for record in caplog.records if record.name.endswith("embedding.clip")
+    ]
     assert line == "CLIPFLEET_COMPILE: the model runs uncompiled: no C++ compiler was found"
     assert embedder.embed_images(pixels(embedder, 3)).shape == (3, embedder.dim)

@@ -1,4 +1,4 @@
-"""Small JPEGs by the faster decoder: the pixels that Pillow gives, bit for bit."""
+"""The faster decoder of small JPEGs gives exactly the pixels that Pillow gives."""
 
 import io
 from pathlib import Path
@@ -35,26 +35,26 @@ def test_photos(photos: str) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (127, 129), (320, 240)])
 def test_every_way_to_write_one(subsampling: str, progressive: bool, size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
-    made = io.BytesIO()
+    file = io.BytesIO()
     Image.fromarray(noise).resize(size).save(
-        made, "JPEG", quality=80, subsampling=subsampling, progressive=progressive
+        file, "JPEG", quality=80, subsampling=subsampling, progressive=progressive
     )
-    require_same(made.getvalue())
+    require_same(file.getvalue())
 
 
 def test_one_with_garbage_in_the_middle_is_taken_as_pillow_takes_it() -> None:
-    """A warning of libjpeg's: Pillow shows what there is."""
+    """libjpeg warns, and Pillow returns the pixels that it could read."""
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-    made = io.BytesIO()
-    Image.fromarray(noise).save(made, "JPEG")
-    whole = bytearray(made.getvalue())
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG")
+    whole = bytearray(file.getvalue())
     middle = len(whole) // 2
     whole[middle : middle + 40] = b"\xff\xd5" * 20
     require_same(bytes(whole))
 
 
 def test_the_shared_photos_are_jpegs_of_the_common_kind() -> None:
-    """Or the tests above would compare Pillow with itself."""
+    """With any other kind, the tests above would compare Pillow with itself."""
     some: Path = sorted(data("flickr8k/images").glob("*.jpg"))[0]
     with Image.open(some) as image:
         assert (image.format, image.mode) == ("JPEG", "RGB")

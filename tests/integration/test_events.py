@@ -21,23 +21,23 @@ from support.ledgers import a_job, failure
 
 @pytest.fixture(scope="module")
 def lone_gateway(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with gateway(tmp_path_factory.mktemp("gateway"), valkey_url) as made:
-        yield made
+    with gateway(tmp_path_factory.mktemp("gateway"), valkey_url) as service:
+        yield service
 
 
 def test_a_job_is_told_at_once_at_every_change_and_at_its_end(lone_gateway: Service) -> None:
     claim = lone_gateway.begun("told")
-    with lone_gateway.events("told") as told, lone_gateway.http() as http:
-        first = next(told)
+    with lone_gateway.events("told") as stream, lone_gateway.http() as http:
+        first = next(stream)
         assert (first["event"], first["data"]["state"]) == ("job", "running")
         assert int(first["retry"]) > 0
         lone_gateway.ledger.set_waiting_reason("told", "the store is away")
-        assert next(told)["data"]["waiting"] == "the store is away"
+        assert next(stream)["data"]["waiting"] == "the store is away"
         lone_gateway.ledger.mark(claim, Outcome(done=1, failures=(failure("b"),)))
-        last = next(told)
+        last = next(stream)
         assert last["data"] == http.get("/v1/jobs/told").json()
         assert (last["data"]["state"], last["data"]["failed"]) == ("partial", 1)
-        assert list(told) == []
+        assert list(stream) == []
     assert last["id"] != first["id"]
 
 
@@ -46,8 +46,8 @@ def test_an_ended_job_is_told_once_and_who_knows_it_is_told_to_stay_away(
 ) -> None:
     lone_gateway.begun("over")
     lone_gateway.ledger.cancel("over", "enough")
-    with lone_gateway.events("over") as told:
-        (only,) = told
+    with lone_gateway.events("over") as stream:
+        (only,) = stream
     assert only["data"]["error"] == "enough"
     with lone_gateway.http() as http:
         again = http.get("/v1/jobs/over/events", headers={"Last-Event-ID": only["id"]})
@@ -56,33 +56,33 @@ def test_an_ended_job_is_told_once_and_who_knows_it_is_told_to_stay_away(
 
 def test_who_comes_back_in_the_middle_is_told_where_the_job_is(lone_gateway: Service) -> None:
     lone_gateway.begun("back")
-    with lone_gateway.events("back") as told:
-        seen = next(told)
-    with lone_gateway.events("back", **{"Last-Event-ID": seen["id"]}) as told:
-        assert next(told)["id"] == seen["id"]
+    with lone_gateway.events("back") as stream:
+        seen = next(stream)
+    with lone_gateway.events("back", **{"Last-Event-ID": seen["id"]}) as stream:
+        assert next(stream)["id"] == seen["id"]
     lone_gateway.ledger.cancel("back")
 
 
 def test_a_job_that_is_deleted_ends_its_events(lone_gateway: Service) -> None:
     lone_gateway.begun("deleted")
-    with lone_gateway.events("deleted") as told:
-        next(told)
+    with lone_gateway.events("deleted") as stream:
+        next(stream)
         lone_gateway.ledger.remove("deleted")
-        assert [event["event"] for event in told] == ["deleted"]
+        assert [event["event"] for event in stream] == ["deleted"]
 
 
 def test_a_redis_that_is_away_is_waited_for(lone_gateway: Service) -> None:
     lone_gateway.begun("waits")
-    with lone_gateway.events("waits") as told:
-        next(told)
+    with lone_gateway.events("waits") as stream:
+        next(stream)
         valkey = psutil.Process(lone_gateway.redis.info()["process_id"])
         with stopped(valkey):
-            waiting = next(told)
+            waiting = next(stream)
         assert (waiting["event"], list(waiting["data"])) == ("waiting", ["detail"])
-        back = next(told)
+        back = next(stream)
         assert (back["event"], back["data"]["state"]) == ("job", "running")
         lone_gateway.ledger.cancel("waits")
-        assert next(told)["data"]["state"] == "cancelled"
+        assert next(stream)["data"]["state"] == "cancelled"
 
 
 def test_there_are_so_many_places_and_who_leaves_makes_room(lone_gateway: Service) -> None:
@@ -99,8 +99,8 @@ def test_there_are_so_many_places_and_who_leaves_makes_room(lone_gateway: Servic
         places.pop().__exit__(None, None, None)
 
         def let_in() -> bool:
-            with lone_gateway.events("crowd") as told:
-                return bool(next(told))
+            with lone_gateway.events("crowd") as followed:
+                return bool(next(followed))
 
         services.eventually(let_in, 10, "a free place")
         for place in places:
@@ -112,8 +112,8 @@ def test_there_are_so_many_places_and_who_leaves_makes_room(lone_gateway: Servic
 def test_a_gateway_ends_though_somebody_follows(valkey_url: str, tmp_path: Path) -> None:
     with gateway(tmp_path, valkey_url) as service:
         service.begun("endless")
-        with service.events("endless") as told:
-            next(told)
+        with service.events("endless") as stream:
+            next(stream)
             service.process.send_signal(signal.SIGTERM)
             assert service.process.wait(20) is not None
         service.ledger.cancel("endless")
@@ -126,14 +126,14 @@ def test_silence_is_kept_alive(
 
     async def first_two() -> list[bytes]:
         settings = Settings(redis_url=valkey_url, blobs=str(tmp_path))
-        made = Gateway(settings, connect(settings))
-        made.ledger.create(a_job("silent"))
-        stream = events.events(made.ledger.job("silent"), made)
+        own_gateway = Gateway(settings, connect(settings))
+        own_gateway.ledger.create(a_job("silent"))
+        stream = events.events(own_gateway.ledger.job("silent"), own_gateway)
         seen = [await anext(stream), await anext(stream)]
         await stream.aclose()
-        await made.stop()
+        await own_gateway.stop()
         return seen
 
-    told, comment = asyncio.run(first_two())
-    assert told.startswith(b"event: job\n")
+    event, comment = asyncio.run(first_two())
+    assert event.startswith(b"event: job\n")
     assert comment == b": still here\n\n"

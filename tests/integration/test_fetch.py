@@ -1,4 +1,4 @@
-"""The fetcher against real web servers on loopback that do what bad ones do."""
+"""The fetcher against misbehaving web servers on loopback."""
 
 import gzip
 import itertools
@@ -65,7 +65,7 @@ def test_what_may_get_better_is_tried_again() -> None:
         assert len(there.seen) == 4
     request, *jittered = slept
     assert request == 7
-    assert [pause <= most for pause, most in zip(jittered, (0.02, 0.04), strict=True)] == [True] * 2
+    assert all(pause <= limit for pause, limit in zip(jittered, (0.02, 0.04), strict=True))
 
 
 def test_but_not_for_ever_and_not_later_than_allowed() -> None:
@@ -142,13 +142,13 @@ def test_a_web_page_is_called_one_and_an_image_named_so_is_not() -> None:
 
 def test_no_more_requests_at_once_reach_a_host_than_it_may_have() -> None:
     lock, three_at_once = threading.Lock(), threading.Barrier(3)
-    running, most = 0, 0
+    running, highest = 0, 0
 
     def counting(request: PageRequest) -> None:
-        nonlocal running, most
+        nonlocal running, highest
         with lock:
             running += 1
-            most = max(most, running)
+            highest = max(highest, running)
         three_at_once.wait(30)
         time.sleep(0.02)  # for a fourth
         with lock:
@@ -159,7 +159,7 @@ def test_no_more_requests_at_once_reach_a_host_than_it_may_have() -> None:
         with ThreadPoolExecutor(12) as threads:
             urls = [f"{there.url}/?{n}" for n in range(24)]
             assert list(threads.map(fetch.get, urls, itertools.repeat(LIMIT))) == [b"x"] * 24
-        assert most == 3
+        assert highest == 3
 
 
 def test_waiting_for_a_turn_costs_a_fetch_none_of_its_time() -> None:
@@ -180,13 +180,13 @@ def test_a_long_file_is_read_as_it_comes() -> None:
     more = threading.Event()
 
     def lines(request: PageRequest) -> None:
-        def made() -> Iterator[bytes]:
+        def parts() -> Iterator[bytes]:
             yield b"first\n"
             more.wait(20)
             yield b"second\n"
 
         request.begin()
-        request.pour(made())
+        request.pour(parts())
 
     with (
         site({"/": lines}) as there,

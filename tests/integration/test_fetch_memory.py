@@ -1,4 +1,4 @@
-"""How much memory large files take that are fetched at once."""
+"""Memory that large files take while they are fetched at the same time."""
 
 import threading
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ PAGES: dict[str, Page] = {
 
 
 class Fetching:
-    """Fetches on threads of their own. One keeps its part of the memory until `over`."""
+    """Fetches in threads; `keep` holds its part of the memory until `over` is set."""
 
     def __init__(self, fetch: Fetcher, memory: Memory, url: str, pool: ThreadPoolExecutor) -> None:
         self._fetch, self._memory, self._url, self._pool = fetch, memory, url, pool
@@ -39,7 +39,7 @@ class Fetching:
         self.cancellation = Cancellation()
 
     def keep(self, path: str) -> Future[int]:
-        """Begins, and waits until it has all."""
+        """Begin a fetch and wait until the whole file has arrived."""
         fetched = threading.Event()
         future = self._pool.submit(self._keep, path, fetched)
         assert fetched.wait(30)
@@ -64,11 +64,11 @@ class Fetching:
 def fetching(memory_bytes: int) -> Iterator[Fetching]:
     memory = Memory(memory_bytes)
     with site(PAGES) as there, fetcher(total_s=0.5) as fetch, ThreadPoolExecutor(8) as pool:
-        made = Fetching(fetch, memory, there.url, pool)
+        files = Fetching(fetch, memory, there.url, pool)
         try:
-            yield made
+            yield files
         finally:
-            made.over.set()
+            files.over.set()
 
 
 @pytest.mark.parametrize("second", ["/large", "/unsaid"])

@@ -1,4 +1,4 @@
-"""Where the fetcher connects to, whatever a URL, a name or a redirect says."""
+"""Addresses that the fetcher connects to, whatever a URL, a name or a redirect says."""
 
 import shutil
 import ssl
@@ -17,9 +17,9 @@ from support.webserver import Page, body, site, to
 def test_loopback_is_refused_without_a_connection_unless_allowed() -> None:
     with site({"/": body(b"secret")}) as there:
         for host in ("127.0.0.1", "localhost.", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"):
-            said = refusal(f"http://{host}:{there.port}/", allowed_networks=())
-            assert "not a public one" in said
-            assert "ALLOWED_NETWORKS" in said
+            reason = refusal(f"http://{host}:{there.port}/", allowed_networks=())
+            assert "not a public one" in reason
+            assert "ALLOWED_NETWORKS" in reason
         assert not there.connections
 
 
@@ -43,9 +43,9 @@ def test_a_name_that_resolves_otherwise_the_second_time_gains_nothing() -> None:
 def test_a_name_with_an_inner_address_among_others_is_refused() -> None:
     with site({"/": body(b"x")}) as there:
         both = ["127.0.0.1", "127.0.0.2"]
-        said = refusal(f"http://mixed.example:{there.port}/", look_up=lambda *_: both)
-        assert "mixed.example" in said
-        assert "127.0.0" not in said
+        reason = refusal(f"http://mixed.example:{there.port}/", look_up=lambda *_: both)
+        assert "mixed.example" in reason
+        assert "127.0.0" not in reason
         assert not there.connections
 
 
@@ -69,7 +69,7 @@ def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch
 
 def test_redirects_are_followed_without_cookies_and_not_for_ever() -> None:
     pages: dict[str, Page] = {
-        "/1": lambda asked: asked.answer(b"", 301, Location="2?é", Set_Cookie="a=b"),
+        "/1": lambda request: request.answer(b"", 301, Location="2?é", Set_Cookie="a=b"),
         "/3": body(b"there"),
         "/loop": to("/loop"),
         "/file": to("file:///etc/passwd"),
@@ -79,7 +79,7 @@ def test_redirects_are_followed_without_cookies_and_not_for_ever() -> None:
     with site(pages) as there, fetcher() as fetch:
         pages["/2"] = to(f"//127.0.0.1:{there.port}/3", 308)
         assert fetch.get(f"{there.url}/1", LIMIT) == b"there"
-        assert not any("Cookie" in asked.headers for asked in there.seen)
+        assert not any("Cookie" in request.headers for request in there.seen)
         assert "more than 5 times" in refusal(f"{there.url}/loop")
         assert "only http and https" in refusal(f"{there.url}/file")
         assert "not a valid URL" in refusal(f"{there.url}/bad")
@@ -92,12 +92,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not shutil.which("openssl"):
         missing("there is no openssl to make a certificate with")
     folder = tmp_path_factory.mktemp("tls")
-    key, made = folder / "key.pem", folder / "made.pem"
+    key, signed = folder / "key.pem", folder / "certificate.pem"
     subject = ["-subj", "/CN=images.example", "-addext", "subjectAltName=DNS:images.example"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
-    subprocess.run([*command, "-keyout", key, "-out", made], check=True, capture_output=True)
+    subprocess.run([*command, "-keyout", key, "-out", signed], check=True, capture_output=True)
     both = folder / "both.pem"
-    both.write_bytes(key.read_bytes() + made.read_bytes())
+    both.write_bytes(key.read_bytes() + signed.read_bytes())
     return both
 
 

@@ -1,4 +1,4 @@
-"""How the gateway fetches: few images at once, and nobody waits for ever."""
+"""How the gateway fetches images: few at once, each within a time limit."""
 
 import asyncio
 import threading
@@ -13,8 +13,8 @@ from support.webserver import PageRequest, body, site
 
 
 def settings(**fetch: float) -> Settings:
-    given = {"allowed_networks": LOOPBACK, "backoff_s": 0.01, **fetch}
-    return Settings(fetch=Fetch.model_validate(given), limits=Limits(image_bytes=1_000))
+    options = {"allowed_networks": LOOPBACK, "backoff_s": 0.01, **fetch}
+    return Settings(fetch=Fetch.model_validate(options), limits=Limits(image_bytes=1_000))
 
 
 def test_who_finds_all_turns_taken_is_told_to_come_back_and_a_turn_comes_free_again() -> None:
@@ -37,16 +37,16 @@ def test_who_finds_all_turns_taken_is_told_to_come_back_and_a_turn_comes_free_ag
 
 
 def test_the_event_loop_goes_on_while_a_server_is_slow() -> None:
-    """The server answers only once the loop has done something else meanwhile."""
-    asked_for, went_on = threading.Event(), threading.Event()
+    """The server answers only after the loop has run another task."""
+    reached, went_on = threading.Event(), threading.Event()
 
     def slow(request: PageRequest) -> None:
-        asked_for.set()
+        reached.set()
         assert went_on.wait(30)
         request.answer(b"x")
 
     async def meanwhile() -> None:
-        while not asked_for.is_set():
+        while not reached.is_set():
             await asyncio.sleep(0.01)
         went_on.set()
 

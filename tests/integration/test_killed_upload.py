@@ -1,4 +1,4 @@
-"""A gateway that is killed over an upload: the files it stored are found and removed."""
+"""A gateway that is killed during an upload: the housekeeper removes the stored files."""
 
 import socket
 from pathlib import Path
@@ -46,6 +46,6 @@ def test_of_an_upload_that_became_a_job_no_note_stays(
 ) -> None:
     RedisCatalogue(client).add(Collection.new("c", metric="cosine", model="m", dim=4, fields={}))
     with gateways.in_process(tmp_path, valkey_url) as http:
-        made = http.post("/v1/collections/c/images", files={"files": ("a.jpg", b"bytes")})
-    assert RedisLedger(client).job(made.json()["id"]).state == "queued"
+        answer = http.post("/v1/collections/c/images", files={"files": ("a.jpg", b"bytes")})
+    assert RedisLedger(client).job(answer.json()["id"]).state == "queued"
     assert RedisUnfinished(client).older(0, 10) == []

@@ -1,4 +1,4 @@
-"""Token, database and TLS of a real Milvus server, and what is said when one of them is wrong."""
+"""Token, database and TLS of a real Milvus server, and the error for each wrong setting."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +25,11 @@ def server(milvus_server: Milvus) -> Milvus:
 
 @pytest.fixture
 def database(server: Milvus) -> Iterator[str]:
-    given: Any = {"token": server.token, "server_pem_path": server.authority, "dedicated": True}
-    client = MilvusClient(server.uri, **given)
+    options: Any = {"token": server.token, "server_pem_path": server.authority, "dedicated": True}
+    client = MilvusClient(server.uri, **options)
     client.create_database("ours")
     yield "ours"
-    inside = MilvusClient(server.uri, db_name="ours", **given)
+    inside = MilvusClient(server.uri, db_name="ours", **options)
     for collection in inside.list_collections():
         inside.drop_collection(collection)
     inside.close()
@@ -81,9 +81,9 @@ def test_a_wrong_token_is_named(server: Milvus, token: str) -> None:
 
 @pytest.mark.server
 def test_an_unknown_database_is_named_and_how_to_make_it(server: Milvus) -> None:
-    said = refusal(server.store(database="nope"))
-    assert "'nope'" in said
-    assert "create_database('nope')" in said
+    message = refusal(server.store(database="nope"))
+    assert "'nope'" in message
+    assert "create_database('nope')" in message
 
 
 @pytest.mark.server
@@ -92,37 +92,37 @@ def test_a_certificate_that_nobody_here_trusts_is_told_from_one_for_another_host
 ) -> None:
     other = services.certificate(tmp_path, "localhost")
     for authority in ("", str(other.authority)):
-        said = refusal(server.store(authority=authority))
-        assert "not signed by a trusted authority" in said
-        assert "CLIPFLEET_MILVUS_CA" in said
+        message = refusal(server.store(authority=authority))
+        assert "not signed by a trusted authority" in message
+        assert "CLIPFLEET_MILVUS_CA" in message
     elsewhere = server.uri.replace("localhost", "127.0.0.1")
     assert "for another host name" in refusal(server.store(uri=elsewhere))
 
 
 @pytest.mark.server
 def test_plain_http_to_a_server_that_speaks_tls_is_told_to_say_https(server: Milvus) -> None:
-    said = refusal(server.store(uri=server.uri.replace("https", "http")))
-    assert "must begin with https://" in said
+    message = refusal(server.store(uri=server.uri.replace("https", "http")))
+    assert "must begin with https://" in message
 
 
 def test_https_to_a_server_without_tls_is_told_to_say_http(tmp_path: Path) -> None:
     with services.milvus_lite(tmp_path) as uri:
-        said = refusal(MilvusStore(uri.replace("http", "https"), timeout_s=5))
-    assert "must begin with http://" in said
+        message = refusal(MilvusStore(uri.replace("http", "https"), timeout_s=5))
+    assert "must begin with http://" in message
 
 
 def test_a_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("no certificate")
     for name, why in (("empty.pem", "contains no certificate"), ("missing.pem", "cannot be read")):
         path = str(tmp_path / name)
-        said = refusal(MilvusStore("https://127.0.0.1:9", authority=path))
-        assert said.startswith(f"CLIPFLEET_MILVUS_CA: {path} {why}")
+        message = refusal(MilvusStore("https://127.0.0.1:9", authority=path))
+        assert message.startswith(f"CLIPFLEET_MILVUS_CA: {path} {why}")
 
 
 def test_an_address_of_something_else_is_named_without_its_password() -> None:
-    said = refusal(MilvusStore("redis://user:secret@127.0.0.1:9"))
-    assert "CLIPFLEET_MILVUS_URI" in said
-    assert "secret" not in said
+    message = refusal(MilvusStore("redis://user:secret@127.0.0.1:9"))
+    assert "CLIPFLEET_MILVUS_URI" in message
+    assert "secret" not in message
 
 
 def test_a_milvus_that_is_away_is_no_refusal() -> None:

@@ -1,4 +1,4 @@
-"""A real gateway beside records that a newer release wrote: each is refused alone."""
+"""A real gateway with records of a newer release: each record is refused, the others are served."""
 
 import json
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ def http(client: "redis.Redis", valkey_url: str, tmp_path: Path) -> Iterator[Tes
     releases.keep(client)
     newer(client, f"clipfleet:job:{releases.JOB.id}", "new")
     newer(client, KEY, "photos")
-    with in_process(tmp_path, valkey_url) as made:
-        yield made
+    with in_process(tmp_path, valkey_url) as http:
+        yield http
 
 
 def newer(client: "redis.Redis", key: str, field: str) -> None:

@@ -1,4 +1,4 @@
-"""Queries through real gateways and a real queue; the workers are played by threads of ours."""
+"""Queries through real gateways and a real queue; threads of the test play the workers."""
 
 import json
 import threading
@@ -21,9 +21,9 @@ from support.query_fleet import MODEL, Fleet, answer, begin_search
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
-    """Of a Valkey without consumers: those of the test before may take messages until they end."""
-    with services.valkey(tmp_path / "valkey") as made:
-        yield made
+    """URL of a Valkey of its own: consumers of an earlier test may still take messages."""
+    with services.valkey(tmp_path / "valkey") as url:
+        yield url
 
 
 def texts(batches: Iterable[QueryBatch]) -> list[str]:
@@ -48,7 +48,7 @@ def await_waiting(service: Service, count: int) -> None:
 def test_when_the_queue_is_full_others_are_told_when_and_who_hangs_up_is_never_sent(
     url: str, tmp_path: Path
 ) -> None:
-    """Two are in flight, a worker and one, and one waits."""
+    """Two batches are in flight, one more than there are workers, and one query waits."""
     tight = {"CLIPFLEET_LIMITS__QUERY_QUEUE": "1", "CLIPFLEET_QUERY_TIMEOUT_S": "60"}
     with gateway(tmp_path, url, **tight) as service, Fleet(service, url, 1) as fleet:
         batches = fleet.batches()
@@ -76,10 +76,10 @@ def test_two_gateways_each_get_their_own_answers_from_workers_that_share_the_wor
 ) -> None:
     words = [f"word {n}" for n in range(40)]
     with (
-        gateway(tmp_path, url) as one,
-        gateway(tmp_path, url) as other,
+        gateway(tmp_path, url) as first,
+        gateway(tmp_path, url) as second,
         ThreadPoolExecutor(len(words) + 2) as threads,
-        Fleet(one, url, 2) as fleet,
+        Fleet(first, url, 2) as fleet,
     ):
         fleet.put(words)
         both_have_one = threading.Barrier(2)
@@ -92,12 +92,12 @@ def test_two_gateways_each_get_their_own_answers_from_workers_that_share_the_wor
                 share[batch.reply_to] += fleet.answer(batch)
             return share
 
-        def found(service: Service, word: str) -> str:
+        def best_match(service: Service, word: str) -> str:
             return str(answer(begin_search(service, word))["matches"][0]["id"])
 
         workers = [threads.submit(work) for _ in range(2)]
-        for service in (one, other):
-            assert list(threads.map(partial(found, service), words)) == words
+        for service in (first, second):
+            assert list(threads.map(partial(best_match, service), words)) == words
         fleet.end()
         shares = [worker.result(30) for worker in workers]
         assert all(share.total() for share in shares)

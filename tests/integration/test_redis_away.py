@@ -1,4 +1,4 @@
-"""What our clients make of a Valkey that is away, form by form, and whom they ask afterwards."""
+"""Clients of a Valkey that is unavailable, in every way, and the server that they use next."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -45,13 +45,13 @@ def settings(valkey: valkeys.Server) -> Settings:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator["redis.Redis"]:
-    with closing(make_redis(settings)) as made:
-        yield made
+    with closing(make_redis(settings)) as client:
+        yield client
 
 
 @contextmanager
 def busy(server: valkeys.Server) -> Iterator[None]:
-    """A script that does not end."""
+    """Keep the server busy with a script that does not end."""
     with server.set_to(busy_reply_threshold=1):
         with suppress(redis.TimeoutError), closing(redis.Redis.from_url(server.url)) as other:
             other.connection_pool.connection_kwargs["socket_timeout"] = 0.1
@@ -127,7 +127,7 @@ def test_a_message_that_cannot_be_sent_is_refused_with_the_reason(
 def test_a_refused_write_goes_over_another_connection_the_next_time(
     valkey: valkeys.Server, client: "redis.Redis"
 ) -> None:
-    """Behind a name or a proxy, another server may take writes by then."""
+    """Behind a name or a proxy, another server may accept the next write."""
     before = client.client_id()
     with valkey.read_only():
         assert client.client_id() == before
@@ -178,7 +178,7 @@ def test_a_server_that_loads_its_data_says_so(
 
 @pytest.mark.timeout(60)
 def test_a_sender_is_told_at_once_that_nobody_answers(client: "redis.Redis") -> None:
-    """Not after kombu's own tries, for as long as one call may take."""
+    """kombu would retry for as long as one call may take."""
     nowhere = Settings(redis_url="redis://127.0.0.1:9", call_timeout_s=600)
     publisher = CeleryPublisher(make_celery(nowhere), client)
     with pytest.raises(BrokerUnavailable, match="does not answer"):
@@ -214,7 +214,7 @@ def dispatcher(settings: Settings) -> Iterator[Any]:
     """A worker's dispatcher of events, with a health check before each event."""
     app = make_celery(settings)
     app.events.dispatcher_cls = "clipfleet.workers.queue.consumer:Dispatcher"
-    app.conf.broker_transport_options["health_check_interval"] = 0.001  # s
+    app.conf.broker_transport_options["health_check_interval"] = 1e-9  # s
     with app.connection_for_write() as connection:
         yield app.events.Dispatcher(connection, enabled=True)
 

@@ -1,4 +1,4 @@
-"""TLS, user, password and database of Redis: queries go their way, and what is wrong is said."""
+"""TLS, user, password and database of Redis: queries work, and wrong settings are named."""
 
 import threading
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 @pytest.fixture(scope="module")
 def url(signed: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with services.valkey_with_tls(tmp_path_factory.mktemp("valkey"), signed) as made:
-        yield made
+    with services.valkey_with_tls(tmp_path_factory.mktemp("valkey"), signed) as url:
+        yield url
 
 
 def refusal(url: str, authority: object = "") -> str:

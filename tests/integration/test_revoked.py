@@ -1,4 +1,4 @@
-"""Answers that take their time end with the key that they were given to."""
+"""A long answer ends when its API key ends."""
 
 import json
 import threading
@@ -27,8 +27,8 @@ def service() -> Iterator[MemoryService]:
         with http(running, "stays") as owner:
             assert owner.put("/v1/collections/mine", json={}).status_code == 201
             vectors = [{"id": str(n), "values": [1.0, 0, 0, n]} for n in range(6)]
-            told = owner.post("/v1/collections/mine/vectors", json={"vectors": vectors})
-            assert told.status_code == 200
+            answer = owner.post("/v1/collections/mine/vectors", json={"vectors": vectors})
+            assert answer.status_code == 200
         yield running
 
 
@@ -55,7 +55,7 @@ ENDS = pytest.mark.parametrize("end", [revoke, narrow, expire])
 
 
 def waiting_job(service: MemoryService) -> str:
-    """A job that nobody works on."""
+    """Create a job that no worker takes and return its id."""
     mine = service.parts.catalogue.find("mine")
     assert mine
     items = [{"id": "1", "uri": "", "read": "blob:uploads/waits/0"}]
@@ -91,10 +91,10 @@ def test_an_export_breaks_off(
     monkeypatch.setattr(export, "GROUP_BYTES", 4 * 4)  # one row each
     pages, go_on = service.parts.store.scan, threading.Event()
 
-    def gated(*args: Any, **told: Any) -> Any:
-        if told.get("after"):
+    def gated(*args: Any, **options: Any) -> Any:
+        if options.get("after"):
             assert go_on.wait(60)
-        return pages(*args, **told)
+        return pages(*args, **options)
 
     monkeypatch.setattr(service.parts.store, "scan", gated)
     path = "/v1/collections/mine/export"

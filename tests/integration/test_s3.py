@@ -31,15 +31,15 @@ def test_a_bucket_is_listed_page_by_page_and_goes_on_at_any_key(
     names = ["a/1.jpg", "a/2.jpg", "a b/ü#?.png", "b.jpg", "c/d/e.gif", "c/notes.txt", "z.jpg"]
     s3.fill("photos", {f"top/{name}": name.encode() for name in names})
     s3.fill("photos", {"top2/other.jpg": b"x"})
-    found = bucket("s3://photos/top")
-    made = items(found)
-    assert [one.id.removeprefix("s3://photos/top/") for one in made] == sorted(
+    photos = bucket("s3://photos/top")
+    listing = items(photos)
+    assert [item.id.removeprefix("s3://photos/top/") for item in listing] == sorted(
         name for name in names if not name.endswith("txt")
     )
-    assert [one.label for one in made] == ["a b", "a", "a", "top", "d", "top"]
-    assert read_item(made[0], storage_at(Path("/nowhere"))) == "a b/ü#?.png".encode()
-    resumes_everywhere(found)
-    assert found.count() == 6
+    assert [item.label for item in listing] == ["a b", "a", "a", "top", "d", "top"]
+    assert read_item(listing[0], storage_at(Path("/nowhere"))) == "a b/ü#?.png".encode()
+    resumes_everywhere(photos)
+    assert photos.count() == 6
 
 
 def test_a_bucket_that_is_not_there_says_so(s3: S3) -> None:
@@ -51,23 +51,23 @@ def test_a_bucket_that_is_not_there_says_so(s3: S3) -> None:
 
 def test_a_manifest_in_a_bucket_names_objects_beside_it(s3: S3, tmp_path: Path) -> None:
     s3.fill("manifests", {"d/m.csv": b"uri,year\na.jpg,1999\n../b.jpg,\n", "d/a.jpg": b"A"})
-    found = source(tmp_path, {"type": "manifest", "uri": "s3://manifests/d/m.csv"})
-    first, second = items(found)
+    manifest = source(tmp_path, {"type": "manifest", "uri": "s3://manifests/d/m.csv"})
+    first, second = items(manifest)
     assert (first.uri, first.metadata) == ("s3://manifests/d/a.jpg", {"year": 1999})
     assert second.uri == "s3://manifests/b.jpg"
     assert read_item(first, storage_at(tmp_path)) == b"A"
-    resumes_everywhere(found)
+    resumes_everywhere(manifest)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_an_archive_in_a_bucket_is_read_where_it_lies(s3: S3, tmp_path: Path, name: str) -> None:
     photos = {f"{n}.jpg": bytes([n]) * 3_000 for n in range(5)}
     s3.fill("archives", {name: packed(name, photos)})
-    found = source(tmp_path, {"type": "archive", "uri": f"s3://archives/{name}"})
-    made = items(found)
-    assert made[0].id == f"s3://archives/{name}#0.jpg"
-    assert [read_item(one, storage_at(tmp_path)) for one in made] == list(photos.values())
-    resumes_everywhere(found)
+    archive = source(tmp_path, {"type": "archive", "uri": f"s3://archives/{name}"})
+    listing = items(archive)
+    assert listing[0].id == f"s3://archives/{name}#0.jpg"
+    assert [read_item(item, storage_at(tmp_path)) for item in listing] == list(photos.values())
+    resumes_everywhere(archive)
 
 
 def test_a_server_that_is_away_is_waited_for(
@@ -76,11 +76,11 @@ def test_a_server_that_is_away_is_waited_for(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore's own, pauses between them included
     with s3_server(tmp_path / "s3") as passing:
         passing.fill("photos", {"1.jpg": b"1"})
-        found = source(tmp_path, {"type": "bucket", "uri": "s3://photos"})
-        (item,) = items(found)
+        photos = source(tmp_path, {"type": "bucket", "uri": "s3://photos"})
+        (item,) = items(photos)
         passing.process.terminate()
         passing.process.wait()
         with pytest.raises(Unavailable, match="the bucket does not answer"):
-            listed(found)
+            listed(photos)
         with pytest.raises(Unavailable, match="the bucket does not answer"):
             read_item(item, storage_at(tmp_path))

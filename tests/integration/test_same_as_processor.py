@@ -1,4 +1,4 @@
-"""From a file's bytes to the embedding, beside the model's own processor on the whole image."""
+"""Embeddings from the bytes of a file, compared with the model's own image processor."""
 
 import io
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipfleet.workers.embedding.clip import ClipEmbedder
 
 PHOTOS = {"flickr8k": "images/*.jpg", "imagenette2-224": "val/*/*", "caltech101-128": "*/*.jpg"}
-MOST = 80
+MAX_PHOTOS = 80
 
 Rows = NDArray[np.float32]
 
@@ -38,8 +38,8 @@ def in_torch(model: str | Path) -> "ClipEmbedder":
 
 @cache
 def spread(folder: str) -> list[Path]:
-    found = sorted(data(folder).glob(PHOTOS[folder]))
-    return found[:: max(1, len(found) // MOST)][:MOST]
+    paths = sorted(data(folder).glob(PHOTOS[folder]))
+    return paths[:: max(1, len(paths) // MAX_PHOTOS)][:MAX_PHOTOS]
 
 
 @cache
@@ -53,15 +53,15 @@ def whole(file: bytes) -> Image.Image:
 
 
 def mosaic(across: int, size: tuple[int, int], kind: str = "JPEG", first: int = 0) -> bytes:
-    """One large image of `across` x `across` photos: the more of them, the finer its detail."""
+    """Build one large image of `across` x `across` photos; more photos give finer detail."""
     width, height = size
     image = Image.new("RGB", size)
     for place in range(across * across):
         x, y = place % across, place // across
-        left, right = x * width // across, (x + 1) * width // across
-        top, bottom = y * height // across, (y + 1) * height // across
-        box = (right - left, bottom - top)
-        image.paste(photo(first + place).resize(box, Image.Resampling.BILINEAR), (left, top))
+        x0, x1 = x * width // across, (x + 1) * width // across
+        y0, y1 = y * height // across, (y + 1) * height // across
+        box = (x1 - x0, y1 - y0)
+        image.paste(photo(first + place).resize(box, Image.Resampling.BILINEAR), (x0, y0))
     target = io.BytesIO()
     image.save(target, kind, quality=90, compress_level=1)
     return target.getvalue()
@@ -88,8 +88,8 @@ def features(model: str | Path, pixel_values: Any) -> Rows:
     import torch
 
     with torch.inference_mode():
-        found = in_torch(model).model.get_image_features(pixel_values=pixel_values)
-    rows = getattr(found, "pooler_output", found).numpy()
+        output = in_torch(model).model.get_image_features(pixel_values=pixel_values)
+    rows = getattr(output, "pooler_output", output).numpy()
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
@@ -121,25 +121,27 @@ def test_large_images_get_the_embeddings_of_the_models_own_processor(
 
 
 def test_clips_own_preprocessing_is_ours_to_a_grey_level(tmp_path: Path) -> None:
-    """Shortest edge 224, centre crop: as published, in front of random weights."""
+    """CLIP as published, with shortest edge 224 and a centre crop, and random weights."""
     from transformers import AutoImageProcessor
 
     embedder = clip_embedder(tiny_clip(tmp_path, image_size=224), device="cpu")
     processor = AutoImageProcessor.from_pretrained(data("clip-vit-base-patch32"))
     photos = [path.read_bytes() for path in spread("flickr8k")[:40]]
     large = [mosaic(across, (4000, 3000)) for across in (1, 20)]
-    for files, most in ((photos, 0.1), (large, 1.0)):
+    for files, tolerance in ((photos, 0.1), (large, 1.0)):
         theirs = processor(images=[whole(f) for f in files], do_normalize=False, do_rescale=False)
-        wanted = np.stack([np.asarray(one) for one in theirs["pixel_values"]]).transpose(0, 2, 3, 1)
+        expected = np.stack([np.asarray(image) for image in theirs["pixel_values"]]).transpose(
+            0, 2, 3, 1
+        )
         ours = np.stack([our_pixels(embedder, file) for file in files])
-        assert np.abs(ours - wanted.astype(float)).mean(axis=(1, 2, 3)).max() <= most
+        assert np.abs(ours - expected.astype(float)).mean(axis=(1, 2, 3)).max() <= tolerance
         assert cosines(embedder, tmp_path, files).min() >= 0.999
 
 
 def test_a_gateway_without_torch_makes_pixels_with_the_same_embedding(
     carried: Embedder,
 ) -> None:
-    """A photo that was indexed by a worker is found by itself, with a score of 1."""
+    """A search by a photo that a worker indexed finds that photo with a score of 1."""
     files = [path.read_bytes() for path in spread("flickr8k")] + [mosaic(4, (4000, 3000))]
     edge = carried.preprocess.edge()
     images = [decode(file, Limits(), edge=edge).image for file in files]

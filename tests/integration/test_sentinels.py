@@ -1,4 +1,4 @@
-"""Real Sentinels: every client of ours follows the primary, and what is wrong is said."""
+"""Real Sentinels: every client follows the primary, and wrong settings are named."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,8 +28,8 @@ NUDGE = IngestNudge(model="m")
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[valkeys.Watched]:
-    with valkeys.watched(tmp_path_factory.mktemp("watched")) as made:
-        yield made
+    with valkeys.watched(tmp_path_factory.mktemp("watched")) as servers:
+        yield servers
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def settings(watched: valkeys.Watched) -> Settings:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator["redis.Redis"]:
-    made = make_redis(settings)
-    yield made
-    close_redis(made)
+    client = make_redis(settings)
+    yield client
+    close_redis(client)
 
 
 def test_a_client_writes_to_the_primary(client: "redis.Redis", watched: valkeys.Watched) -> None:
@@ -50,7 +50,7 @@ def test_a_client_writes_to_the_primary(client: "redis.Redis", watched: valkeys.
 
 
 def test_the_checks_find_nothing_wrong(settings: Settings, client: "redis.Redis") -> None:
-    errors = [one for one in check_redis(settings, client) if one.severity == "error"]
+    errors = [finding for finding in check_redis(settings, client) if finding.severity == "error"]
     assert errors == []
 
 
@@ -69,7 +69,7 @@ def test_a_sentinel_that_is_away_is_passed_over(
 
 
 def found_with(settings: Settings, right: str, wrong: str) -> Finding:
-    """What the checks say of an address with this in place of that."""
+    """Return the finding for the address with `right` replaced by `wrong`."""
     address = settings.redis_url.replace(right, wrong)
     changed = settings.model_copy(update={"redis_url": address})
     with closing(make_redis(changed)) as client:
@@ -117,7 +117,7 @@ def test_messages_go_to_the_new_primary(
 
 
 def sent(publisher: CeleryPublisher) -> bool:
-    """What was open to the old primary may fail once."""
+    """Publish a message; raises once where the connection to the old primary is still open."""
     publisher.publish(NUDGE)
     return True
 

@@ -1,4 +1,4 @@
-"""A chunk whose images lie at servers that say nothing, or are away."""
+"""A chunk whose images are on servers that are silent or unavailable."""
 
 import io
 import os
@@ -30,9 +30,9 @@ GOOD = 3
 @pytest.fixture
 def workplace(tmp_path: Path) -> Iterator[Workplace]:
     with ThreadPoolExecutor(4) as threads:
-        made = Workplace(tmp_path, threads)
-        fetches(made)
-        yield made
+        place = Workplace(tmp_path, threads)
+        fetches(place)
+        yield place
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def nobody() -> Iterator[Silent]:
 def fetches(
     workplace: Workplace, lease_s: float = 15.0, stall_s: float = 300.0, **more: Any
 ) -> None:
-    """By default servers are waited for as long as a test takes."""
+    """Set the fetch settings; by default a server may be silent for longer than a test takes."""
     patient = {"read_s": 600.0, "total_s": 600.0, "tries": 1, "allowed_networks": ["127.0.0.0/8"]}
     fetch = workplace.settings.fetch.model_validate({**patient, **more})
     changed = {"fetch": fetch, "lease_s": lease_s, "stall_s": stall_s}
@@ -68,7 +68,7 @@ def at(url: str, count: int, name: str) -> list[Item]:
 
 @contextmanager
 def working(workplace: Workplace, **more: Any) -> Iterator[threading.Thread]:
-    """A worker that has the next remote chunk, until it is told to end."""
+    """Run a worker on the next remote chunk until the block ends."""
     thread = threading.Thread(target=workplace.work, kwargs={"remote": True, **more})
     thread.start()
     try:
@@ -110,7 +110,7 @@ def test_after_some_timeouts_the_images_of_a_silent_host_fail_at_once(
 def test_what_is_done_counts_while_the_last_images_are_under_way(
     workplace: Workplace, web: Site, nobody: Silent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And those that did not get a turn at their server go back, for others to begin with."""
+    """Images that had no slot at their server go back to the ledger for another worker."""
     no_time(monkeypatch)
     fetches(workplace, per_host=2)
     gone = [Item(id="gone", uri="", read=f"url:{web.url}", problem="its name is odd")]
@@ -125,7 +125,7 @@ def test_what_is_done_counts_while_the_last_images_are_under_way(
         assert (given_back.size, given_back.leased, given_back.attempt) == (3, False, 0)
         assert nobody.open == 2
     again = workplace.ledger.open_chunks("job")
-    assert sorted((one.size, one.leased, one.attempt) for one in again) == [
+    assert sorted((planned.size, planned.leased, planned.attempt) for planned in again) == [
         (2, False, 0), (3, False, 0),
     ]  # fmt: skip
     eventually(lambda: nobody.open == 0, 60, "the end of the connections")
@@ -228,7 +228,7 @@ def test_the_second_attempt_waits_for_one_after_the_other_and_can_be_stopped(
 def test_its_rate_is_how_fast_images_could_be_begun(
     workplace: Workplace, nobody: Silent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """How long servers are silent says nothing about how many of them can be waited for."""
+    """The rate depends on the number of slots, not on how long the servers are silent."""
     no_time(monkeypatch, 0.5)
     fetches(workplace, read_s=1.0, total_s=1.0, per_host=2)
     workplace.plan(at(nobody.url, 40, "one-host"))
@@ -252,7 +252,7 @@ class Slow(HashEmbedder):
 
 
 def test_its_rate_is_no_higher_than_that_of_the_model(workplace: Workplace, web: Site) -> None:
-    """Or images would be fetched faster than the model takes them."""
+    """A higher rate would fetch images faster than the model takes them."""
     workplace.embedder = Slow()
     workplace.plan(at(f"{web.url}/", GOOD, "good"))
     workplace.work(remote=True)

@@ -1,4 +1,4 @@
-"""Jobs whose servers say nothing cost the jobs beside them nothing."""
+"""Jobs with silent servers do not slow other jobs down."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -29,7 +29,7 @@ def urls(hosts: Silent, count: int, host: int = 1) -> list[str]:
 
 
 def require_done(client: Client) -> None:
-    """A job that needs no network."""
+    """Run a job that needs no network and check that it succeeds."""
     job = stack.finished(client, client.index("beside", PICTURES).id)
     assert (job.state, job.done) == ("succeeded", len(list(PICTURES.glob("*.png"))))
 
@@ -76,5 +76,5 @@ def test_its_failures_come_in_at_the_rate_of_its_own_limits(hosts: Silent) -> No
     with MemoryService(fetch=limits) as service, service.client() as client:
         job = stack.finished(client, client.index("slow", urls(hosts, 30)).id)
         assert (job.state, job.failed) == ("failed", 30)
-        reasons = {one.reason for one in client.iter_failures(job)}
+        reasons = {failure.reason for failure in client.iter_failures(job)}
         assert reasons == {"the server did not answer in time (1 tries)"}

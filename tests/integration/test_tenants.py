@@ -1,5 +1,7 @@
-"""What a key's jobs can reach: the table of docs/keys.md, source by source. On a whole service
-whose Redis and Milvus are in memory, with a server that speaks S3."""
+"""What a key's jobs can reach, for each source in the table of docs/keys.md.
+
+The whole service runs with Redis and Milvus in memory and a server that speaks S3.
+"""
 
 import io
 import json
@@ -29,13 +31,13 @@ ARCHIVES = ("a.tar", "a.tar.gz", "a.zip")
 
 
 def picture(shade: int = 0) -> bytes:
-    made = io.BytesIO()
-    Image.new("RGB", (16, 16), (shade, shade, shade)).save(made, "PNG")
-    return made.getvalue()
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (shade, shade, shade)).save(file, "PNG")
+    return file.getvalue()
 
 
 def table() -> dict[str, dict[str, str]]:
-    """What docs/keys.md says of a source, by its first word, and of a scope."""
+    """Read the table of docs/keys.md: first word of a source, scope, text of the cell."""
     lines = DOCS.read_text().partition("| source | `read`")[2].splitlines()[2:]
     rows = [line.strip("|").split("|") for line in lines[: lines.index("")]]
     return {
@@ -45,21 +47,27 @@ def table() -> dict[str, dict[str, str]]:
 
 
 def listed(form: str, uris: list[str]) -> bytes:
-    """A manifest."""
+    """Return a manifest of some URIs."""
     if form == "parquet":
         out = io.BytesIO()
         pq.write_table(pa.table({"uri": uris}), out)
         return out.getvalue()
-    head, made = {"csv": "uri\n"}.get(form, ""), uris
+    head, lines = {"csv": "uri\n"}.get(form, ""), uris
     if form == "jsonl":
-        made = [json.dumps({"uri": uri}) for uri in uris]
-    return (head + "\n".join(made) + "\n").encode()
+        lines = [json.dumps({"uri": uri}) for uri in uris]
+    return (head + "\n".join(lines) + "\n").encode()
 
 
 @dataclass
 class World:
-    """A service with the blob store within what its keys are given. `places`: by word of the table,
-    or by a word for what nobody is given, folders and their like, each full of the same files."""
+    """A service whose blob store is inside the places that its keys may read.
+
+    Attributes:
+        service: The running service.
+        places: Address of each place in the table, and of some that no key may read; all of them
+            hold the same files.
+        secret: A text file inside the keys' root.
+    """
 
     service: MemoryService
     places: Mapping[str, str]
@@ -85,13 +93,13 @@ class World:
                 seen = http.get(f"/jobs/{started.json()['id']}").json()
             return seen if seen["finished_at"] else None
 
-        found: dict[str, Any] = eventually(job, 60, "the job's end")
-        return found
+        ended: dict[str, Any] = eventually(job, 60, "the job's end")
+        return ended
 
     def failures(self, job: str) -> list[dict[str, Any]]:
         with self.http("admin") as http:
-            found: list[dict[str, Any]] = http.get(f"/jobs/{job}/failures").json()["failures"]
-        return found
+            failures: list[dict[str, Any]] = http.get(f"/jobs/{job}/failures").json()["failures"]
+        return failures
 
 
 FILES: dict[str, bytes] = {
@@ -148,12 +156,12 @@ def world(
     }
     secret = top / "mine" / "secret.conf"
     secret.write_text("requirepass hunter2\n/hunter2\nhttps://127.0.0.2/hunter2\n")
-    given = {"roots": [str(top / "mine")], "buckets": [f"{bucket}/mine"], "collections": ["mine"]}
+    reach = {"roots": [str(top / "mine")], "buckets": [f"{bucket}/mine"], "collections": ["mine"]}
     keys: dict[str, dict[str, Any]] = {
         "wide": {"name": "wide"},
         "none": {"name": "none", "roots": [], "buckets": []},
     }
-    keys |= {scope: {"name": scope, "scopes": [scope], **given} for scope in SCOPES}
+    keys |= {scope: {"name": scope, "scopes": [scope], **reach} for scope in SCOPES}
     with MemoryService(
         dim=8,
         api_keys=keys,
@@ -162,14 +170,14 @@ def world(
         blobs=blobs[request.param],
         fetch={"allowed_networks": ["127.0.0.1/32"], "connect_s": 2, "tries": 1},
     ) as service:
-        made = World(service, places, secret)
-        with made.http("admin") as http:
+        world = World(service, places, secret)
+        with world.http("admin") as http:
             assert http.put("/collections/mine", json={}).status_code == 201
-        yield made
+        yield world
 
 
 def sources(kind: str, place: str) -> list[dict[str, Any]]:
-    """All that the kind can name at a place."""
+    """Return every source of a kind that can name a place."""
     match kind:
         case "folder":
             return [{"type": "folder", "path": place}]
@@ -210,11 +218,11 @@ def test_each_source_reaches_what_the_table_says(world: World, kind: str, scope:
             assert refused(world, where, answer), (where, answer.text)
     with world.http(scope) as http:
         ids = http.get("/collections/mine/ids").json()["ids"]
-    assert not [one for one in ids if "/blobs/" in one]
+    assert not [image_id for image_id in ids if "/blobs/" in image_id]
 
 
 def refused(world: World, where: str, answer: httpx.Response) -> bool:
-    """Whether nothing was read, and the key's own places are named where it may help."""
+    """Return whether nothing was read and, where it helps, the error names the key's own places."""
     if answer.status_code == 422:  # that kind of source has no such places
         return True
     if answer.status_code == 202:
@@ -229,8 +237,8 @@ def refused(world: World, where: str, answer: httpx.Response) -> bool:
         return "belongs to the service" in detail
     mine = world.places["its buckets" if "bucket" in where else "its roots"]
     setting = "BUCKETS" if "bucket" in where else "ROOTS"
-    told = f"({mine}); CLIPFLEET_SOURCE_{setting} and the "
-    return told in detail
+    hint = f"({mine}); CLIPFLEET_SOURCE_{setting} and the "
+    return hint in detail
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -250,28 +258,28 @@ def test_each_row_of_a_manifest_reaches_what_the_table_says(
     failed = world.failures(job["id"])
     assert len(failed) == job["failed"] == len(rows) - len(good)
     assert "hunter2" not in str(failed)
-    reasons = str([one["reason"] for one in failed])
+    reasons = str([failure["reason"] for failure in failed])
     assert "theirs" not in reasons, "only what this key may index is named"
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_an_upload_reaches_its_own_files(world: World, scope: str) -> None:
-    said = table()["upload"][scope]
+    documented = table()["upload"][scope]
     with world.http(scope) as http:
         files = {"files": (f"{world.places['another root']}/1.png", picture(9))}
         answer = http.post("/collections/mine/images", files=files)
     if scope == "read":
-        assert (said, answer.status_code) == ("no", 403)
+        assert (documented, answer.status_code) == ("no", 403)
         return
-    assert said == "its own files"
+    assert documented == "its own files"
     job = world.ended(answer)
     assert job["done"] + job["skipped"] == 1
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_retry_reaches_what_both_keys_do(world: World, scope: str) -> None:
-    """Where the first key could not read, a wider one does not read for it, nor the other way."""
-    said = table()["retry"][scope]
+    """A retry reads what the key of the first job and its own key can both read."""
+    documented = table()["retry"][scope]
     name = Path(world.places["its roots"]) / f"late-{scope}.csv"
     late = Path(world.places["another root"]) / f"late-{scope}.png"
     name.write_text(f"uri\n{late}\n{name.with_suffix('.png')}\n")
@@ -286,13 +294,13 @@ def test_a_retry_reaches_what_both_keys_do(world: World, scope: str) -> None:
         with world.http("wide" if key == "write" and scope != "read" else scope) as http:
             answer = http.post(f"/jobs/{job['id']}/retry")
         if scope == "read":
-            assert (said, answer.status_code) == ("no", 403)
+            assert (documented, answer.status_code) == ("no", 403)
             continue
-        assert said == "what the first key and this one both reach"
+        assert documented == "what the first key and this one both reach"
         again = world.ended(answer)
         assert (again["done"] + again["skipped"], again["failed"]) == (1, 1)
-        (left,) = world.failures(again["id"])
-        assert "outside" in left["reason"]
+        (failure,) = world.failures(again["id"])
+        assert "outside" in failure["reason"]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -302,10 +310,10 @@ def test_a_text_file_tells_nothing_as_a_manifest(world: World, form: str) -> Non
     assert job["state"] == "failed"
     failed = world.failures(job["id"])
     assert "hunter2" not in f"{job} {failed}"
-    assert {one["id"] for one in failed} == {f"line {n + 1}" for n in range(len(failed))}
+    assert {failure["id"] for failure in failed} == {f"line {n + 1}" for n in range(len(failed))}
     if form == "txt":
         assert len(failed) == 3
-        assert {one["uri"] for one in failed} == {str(world.secret)}
+        assert {failure["uri"] for failure in failed} == {str(world.secret)}
 
 
 def test_a_key_without_roots_and_buckets_reads_neither(world: World) -> None:
@@ -316,7 +324,7 @@ def test_a_key_without_roots_and_buckets_reads_neither(world: World) -> None:
 
 
 def test_what_a_job_may_read_outlives_no_restart_of_the_planner(world: World) -> None:
-    """Planner and workers have it from the job alone."""
+    """Planner and workers take the grant from the stored job alone."""
     started = world.start({"type": "folder", "path": world.places["its roots"]}, "write")
     new = world.service.parts.ledger.job(started.json()["id"]).new
     assert new.grant is not None

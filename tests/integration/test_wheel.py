@@ -1,4 +1,4 @@
-"""The wheel has every file of the tree that an installed clipfleet needs, and no other."""
+"""The wheel has every file that an installed clipfleet needs, and no other."""
 
 import shutil
 import subprocess
@@ -12,10 +12,10 @@ LEFT_OUT = ("__pycache__", "*.egg-info")
 
 
 def shipped() -> set[str]:
-    """What lies in the folders that are packages, under the name that it has when installed."""
+    """Return the files in the folders of the packages, by their installed names."""
     return {
         str(Path("clipfleet", path.relative_to(ROOT)) if room else path.relative_to(ROOT))
-        for folder, room in [(ROOT / "clipfleet", False), *((ROOT / one, True) for one in ROOMS)]
+        for folder, room in [(ROOT / "clipfleet", False), *((ROOT / name, True) for name in ROOMS)]
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
         if room or path.relative_to(folder).parts[0] not in ROOMS
@@ -33,7 +33,7 @@ def copy_of_the_tree(folder: Path) -> Path:
 
 
 def files_in_wheel(source: Path, folder: Path) -> set[str]:
-    """Files in the wheel that pip builds from a folder or a source distribution."""
+    """Return the files of the wheel that pip builds from a folder or a source distribution."""
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "-w", folder, source], check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
