@@ -1,5 +1,6 @@
 """The wheel has every file that an installed clipfleet needs, and no other."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -32,18 +33,35 @@ def copy_of_the_tree(folder: Path) -> Path:
     return folder
 
 
-def files_in_wheel(source: Path, folder: Path) -> set[str]:
-    """Return the files of the wheel that pip builds from a folder or a source distribution."""
+def wheel_of(source: Path, folder: Path) -> Path:
+    """Return the wheel that pip builds from a folder or a source distribution."""
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "-w", folder, source], check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def files_in(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return {name for name in archive.namelist() if not name.startswith("clipfleet-")}
 
 
+def links_of(wheel: Path) -> list[str]:
+    """Return the targets of the links on the page of the package index."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        metadata = archive.read(name).decode()
+    assert "Description-Content-Type: text/markdown" in metadata
+    return re.findall(r"\]\(([^)]+)\)", metadata)
+
+
 def test_the_wheel_is_the_tree(tmp_path: Path) -> None:
     tree = copy_of_the_tree(tmp_path / "tree")
-    assert files_in_wheel(tree, tmp_path) == shipped()
+    wheel = wheel_of(tree, tmp_path)
+    assert files_in(wheel) == shipped()
+    links = links_of(wheel)
+    assert any(link.endswith("/blob/main/docs/start.md") for link in links)
+    assert [link for link in links if "//" not in link and link[0] != "#"] == []
 
 
 def test_a_wheel_from_the_source_distribution_is_the_tree(tmp_path: Path) -> None:
@@ -52,4 +70,4 @@ def test_a_wheel_from_the_source_distribution_is_the_tree(tmp_path: Path) -> Non
     command = [sys.executable, "-c", build, str(tmp_path)]
     subprocess.run(command, cwd=tree, check=True, capture_output=True)
     (source,) = tmp_path.glob("*.tar.gz")
-    assert files_in_wheel(source, tmp_path) == shipped()
+    assert files_in(wheel_of(source, tmp_path)) == shipped()

@@ -80,6 +80,23 @@ def test_an_image_deleted_while_a_worker_has_it_stays_deleted(
         assert has_blob(workplace, key) == there, item.id
 
 
+@pytest.mark.parametrize("ends", ["cancelled", "deleted"])
+def test_a_job_that_ends_with_a_deleted_image_in_hand_leaves_no_thumbnail(
+    workplace: Workplace, ends: str
+) -> None:
+    def end_job() -> None:
+        delete(workplace, ALL)
+        workplace.ledger.cancel("job")
+        if ends == "deleted":
+            workplace.ledger.remove("job")
+
+    workplace.plan([workplace.photo("a.jpg")])
+    workplace.embedder = Meanwhile(end_job)
+    workplace.work()
+    assert workplace.row("a.jpg") is None
+    assert not has_blob(workplace, thumbnail_key(workplace.collection, primary_key("n", "a.jpg")))
+
+
 def test_a_deletion_before_the_chunk_was_claimed_does_not_concern_it(workplace: Workplace) -> None:
     workplace.plan([workplace.photo("a.jpg")])
     delete(workplace, ALL)

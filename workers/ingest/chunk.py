@@ -1,5 +1,6 @@
 """Works on one claimed chunk: read and decode on threads, embed in batches, upsert, mark."""
 
+import io
 import logging
 import threading
 import time
@@ -30,6 +31,7 @@ from clipfleet.common.ledger import (
     any_remote,
 )
 from clipfleet.common.ledger.catalogue import Catalogue
+from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.workers.embedding.guarded import BrokenDevice
@@ -101,6 +103,7 @@ class Chunk:
         self._is_remote = any_remote(claim.items)
         self._began = time.monotonic()
         self._until = self._mark_at = self._began + self._budget_s()
+        self._thumbnails: dict[str, bytes] = {}  # of images that are not stored yet
         self._rest: dict[str, Item] = {}  # not done yet, by primary key
         self._under_way: dict[str, Item] = {}  # part of `_rest` that an early mark keeps
         self._rate = self._model_s = 0.0
@@ -138,6 +141,7 @@ class Chunk:
         """Store the records, mark the chunk, and hand back the images that are not under way."""
         if records:
             self._retry_while_unavailable(self._lease.confirm)
+            self._write_thumbnails(collection, records)
             self._retry_store_call(lambda: self._parts.store.upsert(collection, records))
             self._done += len(records)
             self._stored_keys += [record.pk for record in records]
@@ -156,6 +160,23 @@ class Chunk:
         self._claim, self._rest = self._claim.of(kept), dict(self._under_way)
         self._done, self._skipped, self._failures, self._rate = 0, 0, [], 0.0
         self._stored_keys = []
+
+    def _write_thumbnails(self, collection: Collection, records: Sequence[Record]) -> None:
+        """Write the thumbnails of images that are stored next.
+
+        Not earlier: a thumbnail of an image that is deleted while the worker has it in hand would
+        stay. On threads, since a bucket takes some 30 ms for each.
+        """
+
+        def write(pk: str) -> None:
+            key, small = thumbnail_key(collection, pk), self._thumbnails.pop(pk)
+            self._retry_while_unavailable(lambda: self._parts.blobs.put(key, io.BytesIO(small)))
+
+        keys = [record.pk for record in records if record.pk in self._thumbnails]
+        written = [self._parts.threads.submit(in_context(partial(write, pk))) for pk in keys]
+        for future in written:
+            future.result()
+            self._lease.progress()
 
     def _withdraw(self, collection: Collection) -> None:
         """Delete stored images that a caller deleted while the worker had this chunk.
@@ -432,6 +453,8 @@ class Chunk:
         if not np.isfinite(row).all():
             self._fail(image.item, "embed", "the model returned an embedding that is not finite")
             return None
+        if image.thumbnail:
+            self._thumbnails[image.pk] = image.thumbnail
         return Record(
             pk=image.pk,
             id=image.item.id,
@@ -441,7 +464,7 @@ class Chunk:
             content_hash=image.content_hash,
             job_id=self._job.id,
             label=image.item.label,
-            bytes=image.bytes,
+            bytes=image.file_bytes,
             width=image.width,
             height=image.height,
             indexed_at=int(time.time() * 1000),

@@ -1,18 +1,16 @@
 """Prepares one image for the model, on any thread: read, compare, decode, thumbnail, resize."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection, image_problem
 from clipfleet.common.errors import BadImage, Unreadable
 from clipfleet.common.identity import content_hash
 from clipfleet.common.imaging.decode import Decoded, decode
 from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.imaging.preprocess import Pixels
-from clipfleet.common.imaging.thumbnails import thumbnail, thumbnail_key
+from clipfleet.common.imaging.thumbnails import thumbnail
 from clipfleet.common.ledger import FailureStage, Item, Job
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
@@ -28,20 +26,22 @@ class Ready:
     Attributes:
         pk: the primary key in the store.
         content_hash: the hash of the image, its label and metadata, and the model.
-        bytes: the size of the file.
+        file_bytes: the size of the file.
         width: pixels, before resizing.
         height: pixels, before resizing.
         pixels: the input of the embedder.
+        thumbnail: the bytes of its thumbnail; empty for none.
         timings: the time that reading and decoding took.
     """
 
     item: Item
     pk: str
     content_hash: str
-    bytes: int
+    file_bytes: int
     width: int
     height: int
     pixels: Pixels
+    thumbnail: bytes
     timings: StageTimings
 
 
@@ -76,16 +76,12 @@ class Parts(Protocol):
 
     Attributes:
         embedder: prepares the pixels.
-        blobs: stores the thumbnails.
         settings: the limits of images and metadata, and the size of thumbnails.
         storage: opens the locations of images.
     """
 
     @property
     def embedder(self) -> Embedder: ...
-
-    @property
-    def blobs(self) -> Blobs: ...
 
     @property
     def settings(self) -> Settings: ...
@@ -125,7 +121,7 @@ class Prepare:
     def finish(
         self, pk: str, item: Item, data: bytes, known: Fingerprint | None, timings: StageTimings
     ) -> Ready:
-        """Decode an image, write its thumbnail and resize it; adds the time to `timings`.
+        """Decode an image, make its thumbnail and resize it; adds the time to `timings`.
 
         Args:
             pk: the primary key in the store.
@@ -145,8 +141,10 @@ class Prepare:
         with timings.timed("decode"):
             decoded = self._decode(data)
             pixels = self._parts.embedder.pixels(decoded.image)
-            self._write_thumbnail(pk, decoded)
-        return Ready(item, pk, digest, len(data), decoded.width, decoded.height, pixels, timings)
+            edge = self._parts.settings.thumbnail_edge
+            small = thumbnail(decoded.image, edge) if edge else b""
+        size = (len(data), decoded.width, decoded.height)
+        return Ready(item, pk, digest, *size, pixels, small, timings)
 
     def _check(self, item: Item) -> None:
         limit = self._parts.settings.limits.metadata_bytes
@@ -169,8 +167,3 @@ class Prepare:
             return decode(data, self._parts.settings.limits, edge=edge)
         except BadImage as error:
             raise Failed("decode", error.detail) from error
-
-    def _write_thumbnail(self, pk: str, decoded: Decoded) -> None:
-        if edge := self._parts.settings.thumbnail_edge:
-            key, small = thumbnail_key(self._collection, pk), thumbnail(decoded.image, edge)
-            self._retry_while_unavailable(lambda: self._parts.blobs.put(key, io.BytesIO(small)))
