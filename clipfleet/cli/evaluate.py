@@ -113,7 +113,8 @@ def _embedded(paths: list[Path], settings: Any) -> tuple[Any, Any]:
 
     with _installed():  # torch takes seconds to import, so input is checked before
         from clipfleet.workers.embedding.load import load_embedder
-    embedder = load_embedder(settings)
+    with show.err.status("loading the model (the first time it is converted for OpenVINO)"):
+        embedder = load_embedder(settings)
     with Progress(console=show.err, transient=True) as progress:
         bar = progress.add_task("embedding images", total=len(paths))
         seen = embed_images(

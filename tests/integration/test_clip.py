@@ -1,6 +1,7 @@
 """The embedder on real architectures, against transformers' own way of doing it."""
 
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub.constants
 import numpy as np
@@ -84,8 +85,11 @@ def test_nothing_in_nothing_out(embedder: Embedder) -> None:
     assert embedder.embed_images(np.empty((0, 64, 64, 3), np.uint8)).shape == (0, embedder.dim)
 
 
-def test_a_siglip_loads_and_embeds(tmp_path: Path) -> None:
-    embedder = clip_embedder(tiny_siglip(tmp_path))
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_a_siglip_loads_and_embeds(tmp_path: Path, runtime: Literal["torch", "openvino"]) -> None:
+    embedder = models.embedder(tiny_siglip(tmp_path), runtime)
+    reference = theirs(tmp_path, [Image.open(path) for path in photos(8)])
+    assert (ours(embedder, photos(8)) * reference).sum(axis=1).min() >= 0.999
     rows = embedder.embed_texts(["a", "a much longer text"])
     assert np.allclose(rows[0], embedder.embed_texts(["a"])[0], atol=1e-5)
     assert ours(embedder, photos(2)).shape == (2, embedder.dim)

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,17 @@ def test_a_folder_that_was_cut_short_or_left_by_a_kill_is_replaced(
     assert conversions(caplog) == 2
     assert not abandoned.exists()
     assert load_embedder(settings).embed_texts(["a dog"]).shape == (1, 32)
+
+
+def test_models_that_no_worker_loads_any_more_are_removed(settings: Settings) -> None:
+    cache = Path(settings.model_cache)
+    for name, days in (("old", 91), ("recent", 1)):
+        (cache / name).mkdir(parents=True)
+        os.utime(cache / name, (0, time.time() - days * 24 * 3600))
+    folder, _ = converted_model(settings)
+    assert sorted(path.name for path in cache.iterdir()) == sorted([folder.name, "lock", "recent"])
+    os.utime(folder, (0, 0))
+    assert converted_model(settings)[0].stat().st_mtime > time.time() - 3600
 
 
 def test_another_version_or_another_model_is_converted_for_itself(

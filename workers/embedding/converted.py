@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 RECORD = "model.json"
 PACKAGES = ("openvino", "torch", "transformers", "tokenizers")
+MAX_UNUSED_S = 90 * 24 * 3600.0  # a worker that runs for longer converts at its next start
 FORMAT = 1  # a higher number converts every model again
 Precision = Literal["float32", "bfloat16", "int8"]
 PRECISIONS: dict[str, Precision] = {
@@ -128,12 +129,15 @@ def _read(cache: Path, model: str, precision: Precision) -> tuple[Path, Converte
         record = ConvertedModel.model_validate_json((folder / RECORD).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-    return (folder, record) if sizes(folder) == record.files else None
+    if sizes(folder) != record.files:
+        return None
+    with suppress(PermissionError):  # a cache that another user has filled
+        os.utime(folder)  # `_remove_unused` goes by this time
+    return folder, record
 
 
 def _convert(cache: Path, model: str, precision: Precision) -> tuple[Path, ConvertedModel]:
-    for abandoned in cache.glob("converting-*"):  # by a process that was killed
-        shutil.rmtree(abandoned, ignore_errors=True)
+    _remove_unused(cache)
     staging = Path(tempfile.mkdtemp(prefix="converting-", dir=cache))
     try:
         log.info("converting model %s for OpenVINO; this is done once", model)
@@ -149,6 +153,14 @@ def _convert(cache: Path, model: str, precision: Precision) -> tuple[Path, Conve
         return folder, record
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_unused(cache: Path) -> None:
+    """Remove what killed conversions left, and models that no worker has loaded for long."""
+    too_old = time.time() - MAX_UNUSED_S
+    for folder in cache.iterdir():
+        if folder.is_dir() and (folder.match("converting-*") or folder.stat().st_mtime < too_old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_converter(model: str, precision: Precision, folder: Path) -> ConvertedModel:
