@@ -132,10 +132,8 @@ class Blobs:
             BlobsUnavailable: the blob store is away or full.
         """
         path = self._path(key)
-        with _writing():
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            with self._fs.open(path, "wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+        with _writing(), self._open_for_writing(path) as target:
+            shutil.copyfileobj(source, target, 1 << 20)
 
     def create(self, key: str) -> "BlobWriter":
         """Begin a blob that is written piece by piece. It is complete after `BlobWriter.close`.
@@ -148,8 +146,7 @@ class Blobs:
         """
         path = self._path(key)
         with _writing():
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            return BlobWriter(self._fs.open(path, "wb", block_size=BLOCK_BYTES))
+            return BlobWriter(self._open_for_writing(path, block_size=BLOCK_BYTES))
 
     def get(self, key: str, limit_bytes: int) -> bytes:
         """Read a blob.
@@ -226,6 +223,14 @@ class Blobs:
             self._fs.invalidate_cache()  # in a bucket, cached listings may be outdated
             if self._fs.exists(path):
                 self._fs.rm(path, recursive=True)
+
+    def _open_for_writing(self, path: str, **options: Any) -> Any:
+        """Open a file, and make its folder if that is missing. In a bucket that costs a request."""
+        try:
+            return self._fs.open(path, "wb", **options)
+        except FileNotFoundError:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            return self._fs.open(path, "wb", **options)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
