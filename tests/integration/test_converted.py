@@ -68,6 +68,14 @@ def test_a_model_is_converted_once_and_then_runs_without_torch(
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
 
 
+def test_a_loaded_model_is_warm(settings: Settings) -> None:
+    """Two threads that make the first call of OpenVINO at once can wait for ever."""
+    embedder = load_embedder(settings)
+    assert isinstance(embedder, OpenVinoEmbedder)
+    assert embedder._image.is_warm
+    assert embedder._text.is_warm
+
+
 def test_workers_that_start_together_convert_once(settings: Settings) -> None:
     workers = [start_worker(settings) for _ in range(2)]
     for worker in workers:

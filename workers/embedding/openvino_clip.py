@@ -69,6 +69,11 @@ class OpenVinoEmbedder:
         self._image = _Model(core.compile_model(folder / IMAGE, "CPU", options))
         self._text = _Model(core.compile_model(folder / TEXT, "CPU", options))
         self._tokens = Tokenizer(folder / TOKENIZER, record.inputs)
+        # The first calls must not come from two threads at once: OpenVINO's binding then waits for
+        # ever, one thread for the interpreter and the other for a static variable (2026.4).
+        blank = np.zeros((1, self.preprocess.height, self.preprocess.width, 3), np.uint8)
+        self._image(blank)
+        self._text(*self._tokens(["a photo"]))
 
     def pixels(self, image: Image.Image) -> Pixels:
         """The pixels [height, width, 3] of an image, resized and cropped for the model."""
@@ -86,16 +91,22 @@ class OpenVinoEmbedder:
 
 
 class _Model:
-    """A compiled model. Every thread has a request of its own."""
+    """A compiled model. Every thread has a request of its own.
+
+    Attributes:
+        is_warm: whether it was called before.
+    """
 
     def __init__(self, compiled: Any) -> None:
         self._compiled, self._threads = compiled, threading.local()
+        self.is_warm = False
 
     def __call__(self, *inputs: NDArray[Any]) -> Embeddings:
         request = getattr(self._threads, "request", None)
         if request is None:
             request = self._threads.request = self._compiled.create_infer_request()
         request.infer(list(inputs), share_inputs=True)
+        self.is_warm = True
         return np.array(request.get_output_tensor(0).data, np.float32)
 
 
