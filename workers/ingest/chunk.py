@@ -33,6 +33,7 @@ from clipfleet.common.ledger.catalogue import Catalogue
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.workers.embedding.guarded import BrokenDevice
+from clipfleet.workers.ingest.background import Waits
 from clipfleet.workers.ingest.fair_lock import FairLock
 from clipfleet.workers.ingest.fetch_pool import FetchPool
 from clipfleet.workers.ingest.lease import Interrupted, Lease
@@ -64,6 +65,7 @@ class IngestParts:
         storage: opens the locations of images.
         fetches: reads remote images.
         device: gives chunks turns at the model, by job.
+        waits: called with whether the chunk does nothing but wait for servers of others.
     """
 
     worker: str
@@ -79,6 +81,7 @@ class IngestParts:
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     fetches: FetchPool = field(default_factory=FetchPool)
     device: FairLock = field(default_factory=FairLock)
+    waits: Waits = lambda _: None
 
 
 class WrongModel(Exception):
@@ -275,6 +278,7 @@ class Chunk:
                 break
             taken = self._take_ready(reading)
             ready += taken
+            self._parts.waits(not (self._has_time or ready))
             if is_due := self._is_due(reading):
                 remaining.clear()  # images that were not begun are handed back
                 reading.cancel_waiting()
