@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -268,7 +268,10 @@ class MemoryService:
         def work(message: Message) -> None:
             assert isinstance(message, IngestNudge)
             if background.has_room and (claim := claim_next(ingest, claimed, remote=True)):
-                background.start(partial(work_on, claim, ingest))
+                background.start(
+                    lambda waits: work_on(claim, replace(ingest, waits=waits)),
+                    lambda: claimed(replace(claim, more=True)),
+                )
             ingest_next(ingest, claimed)
 
         self._announce()

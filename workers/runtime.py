@@ -33,7 +33,7 @@ from clipfleet.common.store.milvus import make_store
 from clipfleet.workers.embedding.cached import CachedEmbedder
 from clipfleet.workers.embedding.guarded import BrokenDevice, GuardedEmbedder
 from clipfleet.workers.embedding.proxy import TimedEmbedder
-from clipfleet.workers.ingest.background import Background
+from clipfleet.workers.ingest.background import Background, Waits
 from clipfleet.workers.ingest.chunk import IngestParts
 from clipfleet.workers.ingest.claims import Worked, claim_next, pass_on, work_on
 from clipfleet.workers.ingest.fetch_pool import fetch_pool
@@ -146,17 +146,20 @@ class Runtime:
             return Worked()
         claim = claim_next(self._ingest, self._nudge_next, remote=True)
         if claim:
-            self._background.start(partial(self._work_in_background, claim))
+            more = replace(claim, more=True)
+            self._background.start(
+                partial(self._work_in_background, claim), lambda: self._nudge_next(more)
+            )
         return Worked(claim)
 
-    def _work_in_background(self, claim: Claim) -> None:
-        self._work_on(claim)
+    def _work_in_background(self, claim: Claim, waits: Waits) -> None:
+        self._work_on(claim, waits)
         self._nudge_next(replace(claim, more=True))  # this worker has room for another chunk
 
-    def _work_on(self, claim: Claim) -> Worked:
+    def _work_on(self, claim: Claim, waits: Waits = lambda _: None) -> Worked:
         began, worked = time.monotonic(), Worked(claim)
         with suppress(BrokenDevice), self._metrics.in_flight("ingest"):
-            worked = work_on(claim, self._ingest)
+            worked = work_on(claim, replace(self._ingest, waits=waits))
             took = time.monotonic() - began
             self._metrics.chunk(took)
             with log_context(**worked.context):

@@ -25,16 +25,16 @@ from clipfleet._version import __version__
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch.breaker import Breaker
 from clipfleet.common.fetch.content import PIECE_BYTES, Body, CutShort, content, header, refuse_page
+from clipfleet.common.fetch.fair_slots import FairSlots
 from clipfleet.common.fetch.host_limit import PerHostLimit
+from clipfleet.common.fetch.look_ups import LookUp, LookUpsBusy, look_up
 from clipfleet.common.fetch.memory import FREE, Memory, require_memory
 from clipfleet.common.fetch.network import (
     Backend,
     Cancellation,
     Cancelled,
-    LookUp,
     deadline,
     extend,
-    look_up,
     pause,
 )
 from clipfleet.common.http.retry_after import retry_after_s
@@ -44,7 +44,9 @@ __all__ = [
     "FREE",
     "Cancellation",
     "Cancelled",
+    "FairSlots",
     "Fetcher",
+    "LookUpsBusy",
     "Memory",
     "Unreadable",
     "require_memory",
@@ -107,7 +109,6 @@ class Fetcher:
         self._total_s = total_s or settings.total_s
         self._hosts = PerHostLimit(settings.per_host)
         self._breaker = Breaker(settings.breaker_timeouts, settings.breaker_s)
-        self._backend = Backend(settings.allowed_networks, look_up)
         self._timeouts = {
             "connect": settings.connect_s,
             "read": settings.read_s,
@@ -118,13 +119,12 @@ class Fetcher:
             max_connections=None,  # limited by threads and by slots
             max_keepalive_connections=32,
             keepalive_expiry=15.0,
-            network_backend=self._backend,
+            network_backend=Backend(settings.allowed_networks, look_up),
         )
 
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
-        self._backend.close()
 
     def get(self, url: str, limit_bytes: int) -> bytes:
         """Fetch a whole file.
@@ -136,6 +136,7 @@ class Fetcher:
 
         Raises:
             Unreadable: the file cannot be fetched; the text gives the reason.
+            LookUpsBusy: its host name cannot be looked up now.
         """
         return self._with_retries(partial(self._get, url, limit_bytes))
 
@@ -153,6 +154,7 @@ class Fetcher:
 
         Raises:
             Unreadable: the file cannot be fetched; also raised by `read` of the file.
+            LookUpsBusy: its host name cannot be looked up now.
         """
         connection, response = self._with_retries(partial(self._open, url))
         with connection:

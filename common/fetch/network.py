@@ -9,8 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -19,8 +18,7 @@ import httpcore
 
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch.addresses import Network, may_connect
-
-LookUp = Callable[[str, int], Sequence[str]]
+from clipfleet.common.fetch.look_ups import MAX_LOOK_UPS, LookUp, LookUps
 
 MAX_ADDRESSES = 4  # that are tried of one name
 REFUSED = (
@@ -53,9 +51,14 @@ class Cancelled(Unreadable):
 
 
 class Cancellation:
-    """Cancels fetches from another thread: those inside its `scope`."""
+    """Cancels fetches from another thread: those inside its `scope`.
 
-    def __init__(self) -> None:
+    Args:
+        owner: whom the fetches are for, such as a job; owners share the look-ups of host names.
+    """
+
+    def __init__(self, owner: str = "") -> None:
+        self.owner = owner
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
@@ -130,6 +133,11 @@ def check_cancelled() -> None:
         current.check()
 
 
+def _owner() -> str:
+    current = _cancellation.get()
+    return current.owner if current else ""
+
+
 def _cancellable(stream: httpcore.NetworkStream) -> AbstractContextManager[None]:
     current = _cancellation.get()
     return current.reading(stream) if current else nullcontext()
@@ -161,15 +169,6 @@ def _remaining(timeout: float | None) -> float | None:
     if remaining <= 0:
         raise httpcore.ReadTimeout("the deadline has passed")
     return remaining if timeout is None else min(timeout, remaining)
-
-
-def look_up(host: str, port: int) -> Sequence[str]:
-    """Look up the addresses of a host name.
-
-    Like C, it also accepts numbers: 2130706433 is 127.0.0.1.
-    """
-    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 class Stream(httpcore.NetworkStream):
@@ -227,13 +226,8 @@ class Backend(httpcore.NetworkBackend):
     """
 
     def __init__(self, allowed: Sequence[Network], look_up: LookUp) -> None:
-        self._allowed, self._look_up = allowed, look_up
+        self._allowed, self._look_ups = allowed, LookUps(look_up, MAX_LOOK_UPS)
         self._inner = httpcore.SyncBackend()
-        # A look-up has no timeout. On a thread, the fetch need not wait for it.
-        self._threads = ThreadPoolExecutor(16, "look-up")
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def connect_tcp(
         self,
@@ -266,7 +260,7 @@ class Backend(httpcore.NetworkBackend):
 
     def _addresses(self, host: str, port: int, timeout: float | None) -> Sequence[str]:
         try:
-            addresses = self._threads.submit(self._look_up, host, port).result(timeout)
+            addresses = self._look_ups.addresses(host, port, _owner(), timeout)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(f"the name {host!r} was not looked up in time") from error
         except UnicodeError as error:

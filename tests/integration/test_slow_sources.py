@@ -44,25 +44,35 @@ def test_a_job_beside_one_of_a_silent_host_is_done(hosts: Silent) -> None:
         client.cancel(slow)
 
 
-def test_more_silent_jobs_than_a_worker_can_wait_for_leave_it_to_others(hosts: Silent) -> None:
-    with MemoryService(fetch=PATIENT) as service, service.client() as client:
+def test_more_silent_jobs_than_places_in_the_background_all_begin(hosts: Silent) -> None:
+    with MemoryService(fetch=PATIENT, lease_s=0.6) as service, service.client() as client:
         for host in range(2 * MAX_CHUNKS):
             client.index("slow", urls(hosts, 1, host + 1))
-        eventually(lambda: hosts.open == MAX_CHUNKS, 60, "a full background")
+        eventually(lambda: hosts.open == 2 * MAX_CHUNKS, 60, "connections of all jobs")
         require_done(client)
-        assert hosts.open == MAX_CHUNKS
+        jobs = list(client.jobs(collection="slow", limit=100))
+        assert {job.state for job in jobs} == {"running"}
+
+
+def test_more_silent_jobs_than_a_worker_can_wait_for_leave_it_to_others(hosts: Silent) -> None:
+    with MemoryService(fetch={**PATIENT, "concurrency": 16}) as service, service.client() as client:
+        for host in range(32):
+            client.index("slow", urls(hosts, 1, host + 1))
+        eventually(lambda: hosts.open == 16, 60, "as many connections as there may be")
+        require_done(client)
+        assert hosts.open == 16
         jobs = list(client.jobs(collection="slow", limit=100))
         assert {job.state for job in jobs} == {"running"}
 
 
 def test_when_the_silent_jobs_are_cancelled_their_places_are_free(hosts: Silent) -> None:
     with (
-        MemoryService(fetch=PATIENT, lease_s=0.6) as service,
+        MemoryService(fetch={**PATIENT, "concurrency": 16}, lease_s=0.6) as service,
         service.client() as client,
         silent("127.0.2.1") as last,
     ):
-        jobs = [client.index("slow", urls(hosts, 1, host + 1)) for host in range(MAX_CHUNKS)]
-        eventually(lambda: hosts.open == MAX_CHUNKS, 60, "a full background")
+        jobs = [client.index("slow", urls(hosts, 1, host + 1)) for host in range(16)]
+        eventually(lambda: hosts.open == 16, 60, "as many connections as there may be")
         waiting = client.index("last", [f"{last.url}a.jpg"])
         for job in jobs:
             client.cancel(job)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clipfleet.common.fetch import Fetcher, Unreadable
-from clipfleet.common.fetch.network import LookUp, look_up
+from clipfleet.common.fetch.look_ups import LookUp, look_up
 from clipfleet.common.settings import Fetch
 
 LIMIT = 100_000

@@ -14,6 +14,7 @@ from PIL import Image
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection
 from clipfleet.common.fetch import Fetcher
+from clipfleet.common.fetch.look_ups import LookUp, look_up
 from clipfleet.common.http import uris
 from clipfleet.common.identity import primary_key
 from clipfleet.common.imaging.embedder import Embedder, HashEmbedder
@@ -165,6 +166,7 @@ class Workplace:
         self.blobs = Blobs("memory://clipfleet-unit-tests")
         self.metrics = WorkerMetrics()
         self.settings = Settings(model=MODEL)
+        self.look_up: LookUp = look_up
         self.collection = self.catalogue.add(
             Collection.new("c", metric="cosine", model=MODEL, dim=16, fields={"year": "int"})
         )
@@ -204,7 +206,7 @@ class Workplace:
             remote: one whose images come from others' servers.
         """
         settings = self.settings.model_copy(update={"source_roots": (self.folder,)})
-        with closing(Fetcher(settings.fetch)) as fetcher:
+        with closing(Fetcher(settings.fetch, look_up=self.look_up)) as fetcher:
             storage = storage or Storage(settings, self.blobs, fetcher, BUCKETS)
             parts = IngestParts(
                 "w", self.ledger, self.store, self.catalogue, GuardedEmbedder(self.embedder),

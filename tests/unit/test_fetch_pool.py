@@ -1,6 +1,7 @@
 """The fetch pool: the order of reads over the network, and the number of threads."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import wait
 from functools import partial
@@ -69,6 +70,17 @@ def test_a_job_leaves_half_of_the_threads_to_others(calls: Calls) -> None:
     results = [pool.submit("modest", f"host-{n}", lambda: None) for n in range(20, 40)]
     assert len(wait(results, 30).done) == 20
     assert calls.running == ["greedy"] * 2
+
+
+def test_several_jobs_that_hang_leave_threads_to_others(calls: Calls) -> None:
+    pool = FetchPool(threads=16, per_server=1)
+    for job in range(3):
+        for n in range(20):
+            pool.submit(f"greedy-{job}", f"host-{job}-{n}", calls(f"greedy-{job}"))
+        calls.begun(sum((8, 4, 2)[: job + 1]))
+    results = [pool.submit("modest", f"host-{n}", lambda: None) for n in range(20)]
+    assert len(wait(results, 30).done) == 20
+    assert Counter(calls.running) == {"greedy-0": 8, "greedy-1": 4, "greedy-2": 2}
 
 
 def test_jobs_take_turns_and_so_do_the_servers_of_a_job(calls: Calls) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clipfleet.common.fetch import network
 from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.common.ledger import Item, Job
 from clipfleet.workers.ingest import chunk
@@ -108,3 +109,18 @@ def test_with_time_left_a_chunk_is_done_at_once(
     monkeypatch.setattr(chunk, "MIN_BUDGET_S", 3_600.0)
     job = world.run(photos(world, 2 * BATCH + 3))
     assert (job.state, job.done, job.chunks) == ("succeeded", 2 * BATCH + 3, 1)
+
+
+def test_an_image_whose_host_name_cannot_be_looked_up_now_is_given_back(
+    world: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunk, "REMOTE_BUDGET", 0.0)
+    monkeypatch.setattr(chunk, "MIN_REMOTE_BUDGET_S", 0.1)
+    monkeypatch.setattr(network, "MAX_LOOK_UPS", 0)
+    world.plan([Item(id="a", uri="a", read="url:http://name.test/a.jpg")])
+    assert world.work(remote=True) == 0
+    assert counts(world.ledger.job("job")) == ("running", 1, 0, 0, 0)
+    monkeypatch.setattr(network, "MAX_LOOK_UPS", 2)
+    world.look_up = lambda *_: ["127.0.0.1"]
+    assert world.work(remote=True) == 1
+    assert "not a public one" in world.reasons()["a"]

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from clipfleet.common.fetch import LookUpsBusy
 from clipfleet.common.ledger import Item, NewJob
 from clipfleet.workers.planner import readers
 from clipfleet.workers.planner.planner import Planner
@@ -15,6 +16,9 @@ from clipfleet.workers.storage.locations import BucketAway
 from support import services
 from support.silent import silent
 from support.worker_harness import Planning
+
+LOCAL: dict[str, object] = {"type": "ours"}
+REMOTE: dict[str, object] = {"type": "ours", "uri": "http://silent.test/all.csv"}
 
 
 class Hanging:
@@ -186,11 +190,13 @@ def test_a_source_that_hangs_again_is_reported_again() -> None:
     source.go.set()
 
 
-def hang(world: World, jobs: int, collection: str = "c") -> list[str]:
+def hang(
+    world: World, jobs: int, collection: str = "c", source: dict[str, object] = LOCAL
+) -> list[str]:
     """Start this many jobs whose sources hang; return the names of the jobs."""
     names = [f"{collection}-{n}" for n in range(jobs)]
     for name in names:
-        world.job_of({"type": "ours"}, name, collection=collection)
+        world.job_of(source, name, collection=collection)
     for name in names:
         services.eventually(partial(world.waiting, name), 30, f"a reason of {name}")
     return names
@@ -200,8 +206,7 @@ def test_cancelled_jobs_give_their_places_up_although_their_sources_hang_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "MAX_HANGING", 6)
-    monkeypatch.setattr(readers, "HANGING_DIVISOR", 1)
-    hanging = hang(world, 6)
+    hanging = [*hang(world, 3, "a"), *hang(world, 2, "b"), *hang(world, 1, "c")]
     world.job(3, "good")
     assert world.waiting("good") == readers.TOO_MANY
     for job in hanging:
@@ -213,12 +218,38 @@ def test_the_sources_of_one_collection_leave_places_to_those_of_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "MAX_HANGING", 8)
-    hang(world, 2)
+    hang(world, 2, "third")
+    hang(world, 3)
     world.job(3, "same")
     assert world.waiting("same") == readers.TOO_MANY_OF_OWNER
     world.job(3, "other", collection="other")
     assert world.finish_one("other") == ["other-0", "other-1", "other-2"]
     assert world.ledger.job("same").total == 0
+
+
+def test_remote_sources_that_hang_leave_places_to_local_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "MAX_HANGING", 3)
+    for n in range(3):
+        hang(world, 1, f"c{n}", REMOTE)
+    world.job_of(REMOTE, "remote", collection="other")
+    assert world.waiting("remote") == readers.TOO_MANY
+    world.job(3, "local", collection="other")
+    assert world.finish_one("local") == ["local-0", "local-1", "local-2"]
+
+
+def test_quick_steps_of_remote_sources_leave_places_to_local_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "HANG_AFTER_S", 3_600.0)
+    monkeypatch.setattr(readers, "MAX_STEPS", 3)
+    for n in range(4):
+        world.job_of(REMOTE, f"remote-{n}", collection=f"c{n}")
+    world.tick()
+    assert sum(world.waiting(f"remote-{n}") == readers.TOO_MANY for n in range(4)) == 1
+    world.job(3, "local", collection="other")
+    assert world.finish_one("local") == ["local-0", "local-1", "local-2"]
 
 
 def test_quick_steps_of_one_collection_leave_places_to_those_of_others(
@@ -274,12 +305,13 @@ def test_the_thread_of_a_source_that_waits_for_the_web_ends_with_its_job(
 class Away:
     """A bucket that does not answer until `back` is set. Its count hangs until `go` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error or BucketAway("the bucket does not answer")
         self.back, self.counts, self.go = False, 0, threading.Event()
 
     def stream(self, after: str) -> Iterator[Listed]:  # noqa: ARG002
         if not self.back:
-            raise BucketAway("the bucket does not answer")
+            raise self.error
         yield Listed(Item(id="0", uri="", read="blob:x"), "1")
 
     def count(self) -> int:
@@ -318,12 +350,31 @@ def test_a_bucket_that_is_away_is_asked_less_and_less_and_counted_once(world: Wo
     assert away.counts == 1
 
 
+def test_a_job_whose_host_name_cannot_be_looked_up_now_waits(world: World) -> None:
+    away = Away(LookUpsBusy())
+    assert isinstance(world.planner, Hung)
+    world.planner.source = away
+    world.job_of({"type": "ours"}, "job")
+    reason = services.eventually(lambda: world.waiting("job"), 30, "a reason")
+    assert reason == "too many host names are being looked up and are not answered"
+    world.job(3, "other")
+    assert world.finish_one("other") == ["other-0", "other-1", "other-2"]
+    away.back = True
+    away.go.set()
+
+    def listed() -> int:
+        world.tick(seconds=2)
+        return world.ledger.job("job").total
+
+    services.eventually(listed, 30, "an image")
+
+
 def test_many_jobs_are_estimated_by_a_few_threads(world: World) -> None:
     counting = Away()
     counting.back = True
     assert isinstance(world.planner, Hung)
     world.planner.source = counting
-    for collection in "abc":
+    for collection in "abcd":
         for n in range(20):
             world.job_of({"type": "ours"}, f"{collection}{n}", collection=collection)
 
@@ -335,4 +386,4 @@ def test_many_jobs_are_estimated_by_a_few_threads(world: World) -> None:
     world.tick(5)
     assert counted(readers.ESTIMATES)
     counting.go.set()
-    services.eventually(lambda: counted(60), 30, "all of them")
+    services.eventually(lambda: counted(80), 30, "all of them")

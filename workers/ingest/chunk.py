@@ -35,6 +35,7 @@ from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.workers.embedding.guarded import BrokenDevice
+from clipfleet.workers.ingest.background import Waits
 from clipfleet.workers.ingest.fair_lock import FairLock
 from clipfleet.workers.ingest.fetch_pool import FetchPool
 from clipfleet.workers.ingest.lease import Interrupted, Lease
@@ -66,6 +67,7 @@ class IngestParts:
         storage: opens the locations of images.
         fetches: reads remote images.
         device: gives chunks turns at the model, by job.
+        waits: called with whether the chunk does nothing but wait for servers of others.
     """
 
     worker: str
@@ -81,6 +83,7 @@ class IngestParts:
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     fetches: FetchPool = field(default_factory=FetchPool)
     device: FairLock = field(default_factory=FairLock)
+    waits: Waits = lambda _: None
 
 
 class WrongModel(Exception):
@@ -296,6 +299,7 @@ class Chunk:
                 break
             taken = self._take_ready(reading)
             ready += taken
+            self._parts.waits(not (self._has_time or ready))
             if is_due := self._is_due(reading):
                 remaining.clear()  # images that were not begun are handed back
                 reading.cancel_waiting()

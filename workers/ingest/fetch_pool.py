@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from clipfleet.common.fetch import Memory
+from clipfleet.common.fetch import FairSlots, Memory
 from clipfleet.common.settings import Fetch
 
 T = TypeVar("T")
@@ -33,8 +33,8 @@ class _Call:
 class FetchPool:
     """Runs calls on daemon threads, which are started as needed.
 
-    Jobs take turns, and so do the servers of one job. A job may use at most half of the threads, so
-    that a job whose servers are all silent leaves threads for others.
+    Jobs take turns, and so do the servers of one job. Jobs whose servers are all silent leave
+    threads for others (`FairSlots`).
 
     Args:
         threads: the number of calls that run at once.
@@ -46,12 +46,11 @@ class FetchPool:
         self, threads: int = 256, per_server: int = 8, memory_bytes: int = 512_000_000
     ) -> None:
         self.memory = Memory(memory_bytes)
-        self._max_threads, self._per_server = threads, per_server
-        self._per_job = max(1, threads // 2)
+        self._per_server = per_server
         self._lock = threading.Lock()
         self._waiting: dict[str, dict[str, deque[_Call]]] = {}  # by job and server, next one first
         self._begun: SimpleQueue[_Call] = SimpleQueue()
-        self._running: Counter[str] = Counter()  # by job, including calls in `_begun`
+        self._slots = FairSlots(threads)  # of jobs, including calls in `_begun`
         self._running_at: Counter[str] = Counter()  # by server, likewise
         self._count = self._alive = 0
 
@@ -78,9 +77,9 @@ class FetchPool:
 
     def _begin(self) -> None:
         """Begin all calls that may run now, with a thread for each."""
-        while self._count < self._max_threads and (entry := self._next()):
+        while self._slots.free and (entry := self._next()):
             self._count += 1
-            self._running[entry.job] += 1
+            self._slots.take(entry.job)
             self._running_at[entry.server] += 1
             self._begun.put(entry)
             if self._count > self._alive:
@@ -90,7 +89,7 @@ class FetchPool:
     def _next(self) -> _Call | None:
         """The next call of the job and of the server that had their last turn longest ago."""
         for job, servers in self._waiting.items():
-            if self._running[job] >= self._per_job:
+            if not self._slots.may_take(job):
                 continue
             for server, calls in servers.items():
                 if self._running_at[server] < calls[0].limit:
@@ -114,8 +113,10 @@ class FetchPool:
                 _run(entry)
             with self._lock:
                 self._count -= 1
-                _subtract(self._running, entry.job)
-                _subtract(self._running_at, entry.server)
+                self._slots.give_back(entry.job)
+                self._running_at[entry.server] -= 1
+                if not self._running_at[entry.server]:
+                    del self._running_at[entry.server]
                 self._begin()
 
 
@@ -136,9 +137,3 @@ def _run(entry: _Call) -> None:
         entry.result.set_result(entry.run())
     except BaseException as error:
         entry.result.set_exception(error)
-
-
-def _subtract(counter: Counter[str], key: str) -> None:
-    counter[key] -= 1
-    if counter[key] <= 0:
-        del counter[key]

@@ -80,7 +80,7 @@ class Reading:
     ) -> None:
         self._parts, self._job_id = parts, job_id
         self._prepare, self._known = prepare, known
-        self._cancellation = Cancellation()
+        self._cancellation = Cancellation(job_id)
         self._under_way: dict[str, UnderWay] = {}
         self._ready: SimpleQueue[UnderWay] = SimpleQueue()
         self.begun_at: list[float] = []

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.errors import NotFound, StartupError, Unavailable
-from clipfleet.common.fetch import Fetcher
+from clipfleet.common.fetch import Fetcher, LookUpsBusy
 from clipfleet.common.ledger import Failure, Ledger, Look, NewJob, OpenChunk, PlanLease, Round
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.unfinished import RedisUnfinished
@@ -42,7 +42,13 @@ from clipfleet.workers.planner.chunk_size import chunk_size, room_for
 from clipfleet.workers.planner.housekeeper import Housekeeper
 from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.planner.retry_source import Retry
-from clipfleet.workers.sources import ScratchUnavailable, Source, SourceError, open_source
+from clipfleet.workers.sources import (
+    ScratchUnavailable,
+    Source,
+    SourceError,
+    is_local,
+    open_source,
+)
 from clipfleet.workers.storage.locations import BucketAway, Storage
 
 T = TypeVar("T")
@@ -316,7 +322,9 @@ class Planner:
     def _begin_step(self, job: PlannableJob) -> None:
         new, cursor = job.new, job.lease.cursor
         open_source = partial(self._open_and_estimate, new)
-        refusal = self._readers.begin_step(new.id, cursor, job.size, open_source, new.collection)
+        refusal = self._readers.begin_step(
+            new.id, cursor, job.size, open_source, new.collection, is_local=is_local(new.source)
+        )
         if refusal:
             self._set_waiting_reason(job, refusal)
 
@@ -343,7 +351,7 @@ class Planner:
             listed = reader.result()
         except SourceError as error:
             return self._end_plan(job, str(error))
-        except (BucketAway, BlobsUnavailable, ScratchUnavailable) as error:
+        except (BucketAway, BlobsUnavailable, LookUpsBusy, ScratchUnavailable) as error:
             self._set_waiting_reason(job, error.detail)  # the entries are listed again later
             self._paused.add(job_id)
             self._readers.pause(job_id)

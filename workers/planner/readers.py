@@ -11,16 +11,16 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from itertools import islice
 
-from clipfleet.common.fetch import Cancellation
+from clipfleet.common.fetch import Cancellation, FairSlots
 from clipfleet.workers.ingest.fetch_pool import FetchPool
 from clipfleet.workers.sources import Listed, Source, SourceError
 
 MAX_LISTING_S = 1.0  # a step ends after this long with the items listed so far
 STEP_WAIT_S = 0.1  # how long a round waits for the steps that it began
 HANG_AFTER_S = 5.0  # a step that takes longer counts as hanging and frees its slot
+# Both limits count twice, for local and for remote sources: no server can hold up a local source.
 MAX_STEPS = 32  # running at once: each holds a chunk in memory
 MAX_HANGING = 256  # hanging steps of active jobs
-STEPS_DIVISOR, HANGING_DIVISOR = 2, 4  # one owner may have half of the steps, a quarter of these
 MAX_GIVEN_UP = 1_024  # hanging threads of ended jobs: nothing ends a read of a hung mount or bucket
 ESTIMATES = 8  # at once
 MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0  # for a job whose source is unavailable
@@ -38,12 +38,14 @@ class Step:
     Attributes:
         size: the number of items to list.
         owner: the collection that the job belongs to.
+        is_local: whether no server of others is asked.
         began: when the step began, in monotonic seconds.
         result: the listed items; done when the source has answered.
     """
 
     size: int
     owner: str
+    is_local: bool = False
     began: float = field(default_factory=time.monotonic)
     result: "Future[list[Listed]]" = field(default_factory=Future)
 
@@ -62,23 +64,30 @@ class Reader:
     Attributes:
         cursor: where the current step began; the planner compares it with the ledger's cursor.
         owner: the collection that the job belongs to.
+        is_local: whether no server of others is asked.
         step: the current step, if there is one.
         warned_at_s: the age of the step at the last `hang_warning`; 0 for none.
     """
 
     def __init__(
-        self, open_source: Open, cursor: str, owner: str, listing_s: float = MAX_LISTING_S
+        self,
+        open_source: Open,
+        cursor: str,
+        owner: str,
+        is_local: bool,
+        listing_s: float = MAX_LISTING_S,
     ) -> None:
-        self.cursor, self.owner, self._listing_s = cursor, owner, listing_s
+        self.cursor, self.owner, self.is_local = cursor, owner, is_local
+        self._listing_s = listing_s
         self.step: Step | None = None
         self.warned_at_s = 0.0
-        self._open, self._cancellation = open_source, Cancellation()
+        self._open, self._cancellation = open_source, Cancellation(owner)
         self._source: Source | None = None
         self._listed: Iterator[Listed] = iter(())
 
     def begin(self, size: int) -> Step:
         """Begin a step on a daemon thread, which does not delay the end of the process."""
-        self.step = step = Step(size, self.owner)
+        self.step = step = Step(size, self.owner, self.is_local)
         self.warned_at_s = 0.0
         threading.Thread(target=self._run_step, args=(step,), name="reader", daemon=True).start()
         return step
@@ -186,14 +195,25 @@ class Readers:
             self._given_up.append(reader.step)
             self._under_way = [step for step in self._under_way if step is not reader.step]
 
-    def begin_step(self, job_id: str, cursor: str, size: int, open_source: Open, owner: str) -> str:
+    def begin_step(
+        self,
+        job_id: str,
+        cursor: str,
+        size: int,
+        open_source: Open,
+        owner: str,
+        *,
+        is_local: bool = False,
+    ) -> str:
         """Begin a step for a job, unless one is under way or reading is paused.
 
         Args:
             cursor: where to begin; a reader at another cursor is replaced.
             size: the number of items to list.
             open_source: called on the reader's thread.
-            owner: the job's collection, which may have only a part of the slots.
+            owner: the job's collection, which shares the slots with others (`FairSlots`).
+            is_local: whether the source asks no server of others. Such sources have slots of their
+                own.
 
         Returns:
             The reason why no step can begin now; "" otherwise.
@@ -204,10 +224,10 @@ class Readers:
         reader = self._readers.get(job_id)
         if reader is None or reader.cursor != cursor:
             self.drop(job_id)
-            reader = Reader(open_source, cursor, owner, self._listing_s)
+            reader = Reader(open_source, cursor, owner, is_local, self._listing_s)
             self._readers[job_id] = reader
         if reader.step is None:
-            if refusal := self._refusal(owner):
+            if refusal := self._refusal(owner, is_local):
                 return refusal
             self._under_way.append(reader.begin(size))
         return ""
@@ -226,7 +246,7 @@ class Readers:
         with self._lock:
             if job_id in self._estimates:
                 return
-            cancellation = self._estimates[job_id] = Cancellation()
+            cancellation = self._estimates[job_id] = Cancellation(owner)
 
         def run() -> None:
             if not cancellation.is_cancelled:
@@ -272,18 +292,15 @@ class Readers:
         reader.warned_at_s = age_s
         return f"the source has not answered for {age_s:.0f} s"
 
-    def _refusal(self, owner: str) -> str:
+    def _refusal(self, owner: str, is_local: bool) -> str:
         if trouble := self.trouble():
             return trouble
         self._under_way = [step for step in self._under_way if not step.result.done()]
-        hanging = [step for step in self._under_way if step.hangs()]
-        steps = [step for step in self._under_way if not step.hangs()]
-        if len(hanging) >= MAX_HANGING or len(steps) >= MAX_STEPS:
-            return TOO_MANY
-        own_steps = sum(step.owner == owner for step in steps)
-        own_hanging = sum(step.owner == owner for step in hanging)
-        if own_steps * STEPS_DIVISOR >= MAX_STEPS or own_hanging * HANGING_DIVISOR >= MAX_HANGING:
-            return TOO_MANY_OF_OWNER
+        alike = [step for step in self._under_way if step.is_local == is_local]
+        for limit, hang in ((MAX_STEPS, False), (MAX_HANGING, True)):
+            slots = FairSlots(limit, (step.owner for step in alike if step.hangs() == hang))
+            if not slots.may_take(owner):
+                return TOO_MANY_OF_OWNER if slots.free > 0 else TOO_MANY
         return ""
 
 

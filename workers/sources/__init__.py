@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from clipfleet.common.http import uris
 from clipfleet.common.http.sources import (
     ArchiveSource,
     BucketSource,
@@ -33,6 +34,7 @@ __all__ = [
     "Source",
     "SourceError",
     "Upload",
+    "is_local",
     "open_source",
 ]
 
@@ -67,6 +69,18 @@ def open_source(raw: dict[str, Any], storage: Storage, job_id: str) -> Source:
     fields = raw.get("fields", {})
     request = parse_known_fields(KINDS[kind], raw)
     return _open(request, fields, storage, Copies(storage, job_id))
+
+
+def is_local(raw: dict[str, Any]) -> bool:
+    """Whether the source is listed from local files and the service's own stores alone.
+
+    Args:
+        raw: the source as the gateway stored it.
+    """
+    try:
+        return uris.kind(raw.get("uri", "")) == "path"
+    except uris.BadUri:
+        return False
 
 
 def parse_known_fields(kind: type[T], raw: dict[str, Any]) -> T:

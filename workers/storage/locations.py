@@ -35,7 +35,7 @@ class BucketAway(Unavailable):
 
 
 class Fetches(Protocol):
-    """The part of `common.fetch.Fetcher` that `Storage` uses. Raises Unreadable."""
+    """The part of `common.fetch.Fetcher` that `Storage` uses. Raises Unreadable and Unavailable."""
 
     def get(self, url: str, limit_bytes: int) -> bytes:
         """Fetch the whole body at a URL.
@@ -46,6 +46,7 @@ class Fetches(Protocol):
 
         Raises:
             Unreadable: the body cannot be fetched, or is longer; the text gives the reason.
+            Unavailable: another try may help.
         """
         ...
 
@@ -57,6 +58,7 @@ class Fetches(Protocol):
 
         Raises:
             Unreadable: the body cannot be fetched; `read` of the stream raises it as well.
+            Unavailable: another try may help.
         """
         ...
 

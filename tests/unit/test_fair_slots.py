@@ -1,0 +1,61 @@
+"""The rule by which owners share slots."""
+
+from hypothesis import given
+from hypothesis.strategies import integers, lists
+
+from clipfleet.common.fetch import FairSlots
+
+
+def fill(slots: FairSlots, owner: str) -> int:
+    """Take as many slots as the owner may; return their number."""
+    count = 0
+    while slots.may_take(owner):
+        slots.take(owner)
+        count += 1
+    return count
+
+
+def test_each_greedy_owner_leaves_half_of_the_rest() -> None:
+    slots = FairSlots(256)
+    assert [fill(slots, str(n)) for n in range(10)] == [128, 64, 32, 16, 8, 4, 2, 1, 1, 0]
+    assert slots.free == 0
+
+
+@given(integers(1, 1_000))
+def test_an_owner_alone_reaches_half_of_the_slots(size: int) -> None:
+    slots = FairSlots(size)
+    assert fill(slots, "only") >= size / 2
+    assert size == 1 or slots.free > 0
+
+
+@given(integers(1, 100), lists(integers(0, 3)))
+def test_whoever_holds_nothing_may_take_any_free_slot(size: int, owners: list[int]) -> None:
+    slots = FairSlots(size)
+    for owner in map(str, owners):
+        if slots.may_take(owner):
+            slots.take(owner)
+    assert slots.may_take("new") == (slots.free > 0)
+
+
+def test_slots_that_are_given_back_go_to_whoever_holds_fewer() -> None:
+    slots = FairSlots(30)
+    held = {"old": fill(slots, "old"), "new": fill(slots, "new")}
+    assert held == {"old": 15, "new": 8}
+    for _ in range(20):
+        for owner, other in (("old", "new"), ("new", "old")):
+            slots.give_back(owner)
+            held[owner] -= 1
+            held[other] += fill(slots, other)
+            held[owner] += fill(slots, owner)
+    assert abs(held["old"] - held["new"]) <= 1
+    assert slots.free == 30 - sum(held.values())
+    assert slots.free >= 9
+
+
+def test_slots_may_be_held_from_the_start() -> None:
+    slots = FairSlots(8, ["a", "a", "a", "b"])
+    assert slots.free == 4
+    assert slots.may_take("a")
+    slots.take("a")
+    assert not slots.may_take("a")
+    assert slots.may_take("b")
