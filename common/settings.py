@@ -123,8 +123,8 @@ class Limits(BaseModel):
     )
     query_queue: int = Field(
         1_024,
-        description="Queries that wait in one gateway, for each model and kind of query; one API "
-        "key may use half of them.",
+        description="Queries that wait in one gateway, for each model and kind of query; API keys "
+        "share them.",
     )
     exact_rows: int = Field(100_000, description="Images that one exact search compares with.")
     recall_sample: int = Field(256, description="Queries in one measurement of recall.")

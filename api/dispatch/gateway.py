@@ -42,7 +42,7 @@ THREADS = {"redis": 32, "store": 32, "blobs": 32, "limiter": 8, "publish": 8}
 THREADS |= {"failures": 2, "decode": 4, "export": 2, "parse": 1, "reconciler": 2}
 DECODES_OF_ONE_CALLER = 2  # at once; with API keys there are twice as many slots
 RECONCILE_INTERVAL_S = 60.0
-DECODE_WAIT_S, DECODE_TIMEOUT_S, EXPORT_TIMEOUT_S, PARSE_TIMEOUT_S = 20.0, 10.0, 60.0, 30.0
+DECODE_WAIT_S, DECODE_TIMEOUT_S, EXPORT_TIMEOUT_S, PARSE_TIMEOUT_S = 30.0, 10.0, 60.0, 30.0
 
 
 class Gateway:
