@@ -30,7 +30,9 @@ class Limits(BaseModel):
         100_000_000, description="Largest image that is indexed, pixels before decoding."
     )
     active_jobs: int = Field(
-        1_000, description="Jobs that are queued or running; a request for another gets a 503."
+        1_000,
+        description="Jobs that are queued or running; a request for another gets a 503. API keys "
+        "share them.",
     )
     copied_bytes: int = Field(
         20_000_000_000,
@@ -38,7 +40,7 @@ class Limits(BaseModel):
     )
     upload_files: int = Field(1_000, description="Files in one upload.")
     uploads: int = Field(
-        16, ge=1, description="Uploads at once in one gateway; one API key may use half of them."
+        16, ge=1, description="Uploads at once in one gateway; API keys share them."
     )
     upload_s: float = Field(3_600.0, gt=0, description="Longest duration of one upload, seconds.")
     request_bytes: int = Field(1_000_000_000, description="Largest body of an upload, bytes.")
@@ -107,7 +109,9 @@ class Limits(BaseModel):
     )
     embeds: int = Field(64, description="Texts or images in one embed request.")
     event_streams: int = Field(
-        200, description="Clients of one gateway that follow the events of jobs at once."
+        200,
+        description="Clients of one gateway that follow the events of jobs at once; API keys share "
+        "them.",
     )
     query_batch: int = Field(
         64, description="Queries, or terms of queries, in one message to a worker."
@@ -119,12 +123,14 @@ class Limits(BaseModel):
     )
     query_queue: int = Field(
         1_024,
-        description="Queries that wait in one gateway, for each model and kind of query; one API "
-        "key may use half of them.",
+        description="Queries that wait in one gateway, for each model and kind of query; API keys "
+        "share them.",
     )
     exact_rows: int = Field(100_000, description="Images that one exact search compares with.")
     recall_sample: int = Field(256, description="Queries in one measurement of recall.")
-    exports: int = Field(4, description="Collections that one gateway exports at once.")
+    exports: int = Field(
+        4, description="Collections that one gateway exports at once; API keys share them."
+    )
     requests_per_minute: int = Field(
         0,
         ge=0,
@@ -206,7 +212,10 @@ class Fetch(BaseModel):
         32_000_000, description="Largest file of an image to search by or to embed, bytes."
     )
     queries: int = Field(
-        8, ge=1, description="Images to search by or to embed that one gateway fetches at once."
+        8,
+        ge=1,
+        description="Images to search by or to embed that one gateway fetches at once; API keys "
+        "share them.",
     )
 
 

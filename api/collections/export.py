@@ -29,23 +29,13 @@ router = APIRouter(
 
 PARQUET = "application/vnd.apache.parquet"
 GROUP_BYTES = 3_000_000  # of embeddings in one row group
-RETRY_AFTER_S = 10  # for a gateway with too many exports
 MAX_OUTAGE_S, RETRY_INTERVAL_S = 30.0, 1.0
 
 
 async def _export_slot(gateway: GatewayDep) -> AsyncIterator[None]:
     """Hold one of the gateway's exports until the response has ended."""
-    limit = gateway.settings.limits.exports
-    if gateway.exports >= limit:
-        raise Unavailable(
-            f"this gateway runs {limit} exports already (CLIPFLEET_LIMITS__EXPORTS); try again",
-            retry_after_s=RETRY_AFTER_S,
-        )
-    gateway.exports += 1
-    try:
+    with gateway.exports.hold():
         yield
-    finally:
-        gateway.exports -= 1
 
 
 @router.get(

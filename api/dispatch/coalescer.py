@@ -15,6 +15,7 @@ from clipfleet.api.http.bodies import reservation
 from clipfleet.common.errors import ClipfleetError, Unavailable
 from clipfleet.common.queue.messages import Query, QueryBatch
 from clipfleet.common.queue.packed import PackedAnswer, Reply
+from clipfleet.common.shares import may_take
 
 
 class Overloaded(Unavailable):
@@ -111,7 +112,7 @@ class Coalescer:
         reply_to: the name under which this gateway receives replies.
         batch: terms of one batch at most. A batch of a single query may have more.
         rows: cost of one batch at most, in rows. A batch of a single query may cost more.
-        queue: queries that wait in a lane at most; half as many of one caller that has a key.
+        queue: queries that wait in a lane at most; `may_take` shares them between API keys.
         timeout_s: time for an answer, counted from `ask`.
         clock: unix seconds by the clock against which workers check deadlines.
     """
@@ -178,8 +179,8 @@ class Coalescer:
         return sum(len(sent.waiting) for sent in list(self._sent.values()))
 
     def _is_full(self, lane: _Lane, caller: str) -> bool:
-        share_is_full = bool(caller) and lane.pending.count(caller) >= max(1, self._queue // 2)
-        return share_is_full or len(lane.pending) >= self._queue
+        of_caller = lane.pending.count(caller) if caller else 0
+        return not may_take(of_caller, self._queue - len(lane.pending))
 
     def receive(self, reply: Reply) -> None:
         """Hand the answers of a batch to its queries. A batch that has expired is ignored."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -16,8 +16,8 @@ from clipfleet.api.dispatch.image_urls import RemoteImageLoader
 from clipfleet.api.dispatch.parts import GatewayParts
 from clipfleet.api.dispatch.reconciler import Reconciler
 from clipfleet.api.dispatch.replies import dispatch_reply
+from clipfleet.api.dispatch.slots import SharedSlots
 from clipfleet.api.http.bodies import MemoryBudget
-from clipfleet.api.http.upload_slots import UploadSlots
 from clipfleet.common.auth.source_access import access_of
 from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.collection import Collection
@@ -39,9 +39,10 @@ log = logging.getLogger(__name__)
 
 REFRESH_INTERVAL_S = 1.0  # of the list of workers; also the age of a cached collection at most
 THREADS = {"redis": 32, "store": 32, "blobs": 32, "limiter": 8, "publish": 8}
-THREADS |= {"failures": 2, "decode": 2, "export": 2, "parse": 1, "reconciler": 2}
+THREADS |= {"failures": 2, "decode": 4, "export": 2, "parse": 1, "reconciler": 2}
+DECODES_OF_ONE_CALLER = 2  # at once; with API keys there are twice as many slots
 RECONCILE_INTERVAL_S = 60.0
-DECODE_TIMEOUT_S, EXPORT_TIMEOUT_S, PARSE_TIMEOUT_S = 30.0, 60.0, 30.0
+DECODE_WAIT_S, DECODE_TIMEOUT_S, EXPORT_TIMEOUT_S, PARSE_TIMEOUT_S = 30.0, 10.0, 60.0, 30.0
 
 
 class Gateway:
@@ -58,9 +59,10 @@ class Gateway:
         queries: sends ordinary queries to the workers.
         exact: sends exact searches.
         large: sends searches for many matches.
-        followers: streams of jobs' events that are open now.
-        exports: exports that are running now.
-        uploads: limits the uploads in progress.
+        decodes: the slots for decoding query images.
+        event_streams: the slots for streams of jobs' events.
+        exports: the slots for exports.
+        uploads: the slots for uploads.
         readiness: monotonic seconds of the last readiness check, and the check.
     """
 
@@ -100,9 +102,15 @@ class Gateway:
         sample = settings.limits.recall_sample
         self.exact = self._coalescer(self._all_but_one, self._slow_reply_to, sample, slow_s, 10)
         self.large = self._coalescer(self._all_but_one, self._slow_reply_to, 1, slow_s)
-        self.followers = 0
-        self.exports = 0
-        self.uploads = UploadSlots(settings.limits.uploads)
+        limits, setting = settings.limits, "CLIPFLEET_LIMITS__"
+        decodes = DECODES_OF_ONE_CALLER * (2 if settings.keys_file else 1)
+        self.decodes = SharedSlots(decodes, "decoding query images")
+        self.event_streams = SharedSlots(
+            limits.event_streams, "event streams", setting + "EVENT_STREAMS", 10,
+            "poll GET /v1/jobs/{id} instead",
+        )  # fmt: skip
+        self.exports = SharedSlots(limits.exports, "exports", setting + "EXPORTS", 10)
+        self.uploads = SharedSlots(limits.uploads, "uploads", setting + "UPLOADS", 5)
         self.readiness: tuple[float, asyncio.Task[dict[str, str]] | None] = (0.0, None)
         self._loops: list[asyncio.Task[None]] = []
 
@@ -171,7 +179,9 @@ class Gateway:
 
     async def decode(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function that decodes an image. Few run at once, as each may need much memory."""
-        return await self._run(self._pools["decode"], partial(function, *args), DECODE_TIMEOUT_S)
+        async with self.decodes.turn(DECODE_WAIT_S) as slot:
+            call = slot.call(self._pools["decode"], function, *args)
+            return await _in_time(call, DECODE_TIMEOUT_S)
 
     async def failures(self, job_id: str, limit: int, offset: int) -> list[Failure]:
         """Return failures of a job.
@@ -278,12 +288,8 @@ class Gateway:
         await self._run(self._pools["publish"], partial(self._publisher.publish, batch), 0)
 
     async def _run(self, pool: ThreadPoolExecutor, run: Callable[[], T], timeout_s: float) -> T:
-        timeout_s = timeout_s or self.settings.call_timeout_s + 1.0
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(pool, in_context(run))
-        except TimeoutError as error:
-            raise Unavailable(f"a part did not answer within {timeout_s:g} s; try again") from error
+        call = asyncio.get_running_loop().run_in_executor(pool, in_context(run))
+        return await _in_time(call, timeout_s or self.settings.call_timeout_s + 1.0)
 
     async def _listen(self, reply_to: str) -> None:
         """Read the replies on one of this gateway's lists, for ever."""
@@ -331,3 +337,11 @@ class Gateway:
             except Exception:
                 log.exception("cannot read which workers are alive")
             await asyncio.sleep(REFRESH_INTERVAL_S)
+
+
+async def _in_time(call: Awaitable[T], timeout_s: float) -> T:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await call
+    except TimeoutError as error:
+        raise Unavailable(f"a part did not answer within {timeout_s:g} s; try again") from error

@@ -1,11 +1,10 @@
 """Downloads the images that a request names by URL."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-from clipfleet.common.errors import Unavailable
+from clipfleet.api.dispatch.slots import SharedSlots
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.settings import Settings
 
@@ -23,7 +22,9 @@ class RemoteImageLoader:
         self._slot_timeout_s = 2 * fetch.query_s
         self._fetcher = Fetcher(fetch, total_s=fetch.query_s)
         self._threads = ThreadPoolExecutor(fetch.queries, "fetch")
-        self._slots = asyncio.Semaphore(fetch.queries)
+        self._slots = SharedSlots(
+            fetch.queries, "images that requests name by URL", "CLIPFLEET_FETCH__QUERIES"
+        )
 
     @asynccontextmanager
     async def image(self, url: str) -> AsyncIterator[bytes]:
@@ -32,17 +33,10 @@ class RemoteImageLoader:
         Raises:
             Unreadable: the image cannot be downloaded.
             Unavailable: no slot is free in time.
+            RateLimited: the key of the current request has its share of the slots.
         """
-        try:
-            async with asyncio.timeout(self._slot_timeout_s):
-                await self._slots.acquire()
-        except TimeoutError as error:
-            raise Unavailable("too many images are being fetched by URL; try again") from error
-        try:
-            loop = asyncio.get_running_loop()
-            yield await loop.run_in_executor(self._threads, self._fetcher.get, url, self._max_bytes)
-        finally:
-            self._slots.release()
+        async with self._slots.turn(self._slot_timeout_s) as slot:
+            yield await slot.call(self._threads, self._fetcher.get, url, self._max_bytes)
 
     def close(self) -> None:
         """Close the connections and end the threads without waiting for them."""

@@ -24,23 +24,13 @@ router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class
 POLL_INTERVAL_S = 0.5
 KEEPALIVE_S = 15.0  # proxies close connections that are silent for about a minute
 RECONNECT_MS = 2_000
-RETRY_AFTER_S = 10  # for a gateway with too many event streams
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second one is for nginx
 
 
 async def _stream_slot(gateway: GatewayDep) -> AsyncIterator[None]:
     """Hold one of the gateway's event streams until the response has ended."""
-    if gateway.followers >= gateway.settings.limits.event_streams:
-        detail = (
-            "this gateway has too many event streams (CLIPFLEET_LIMITS__EVENT_STREAMS); "
-            "poll GET /v1/jobs/{id} instead"
-        )
-        raise Unavailable(detail, retry_after_s=RETRY_AFTER_S)
-    gateway.followers += 1
-    try:
+    with gateway.event_streams.hold():
         yield
-    finally:
-        gateway.followers -= 1
 
 
 @router.get(

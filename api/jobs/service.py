@@ -11,24 +11,16 @@ from typing import Any, Literal
 from fastapi import Response
 
 from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.http.bodies import reservation
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import Conflict, InvalidRequest, Unavailable
+from clipfleet.common.errors import Conflict, InvalidRequest
 from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.identity import namespace_problem
-from clipfleet.common.ledger import FINAL, Job, NewJob, brief
+from clipfleet.common.ledger import FINAL, Job, JobRoom, NewJob, brief
 from clipfleet.common.process.logs import log_context
 
 log = logging.getLogger(__name__)
-
-RETRY_AFTER_S = 30  # for a service with too many active jobs
-
-
-class TooManyJobs(Unavailable):
-    """The service has as many active jobs as it accepts."""
-
-    slug = "too-many-jobs"
-    title = "Too many jobs are queued or running"
 
 
 def new_job(
@@ -74,23 +66,18 @@ async def start(new: NewJob, idempotency_key: str, gateway: Gateway, response: R
 
     Raises:
         Conflict: the key was used for another request.
-        TooManyJobs: the service has too many active jobs.
+        TooManyJobs: the service, or the key of the request, has too many active jobs.
     """
-    key = scoped_key(idempotency_key, new)
-    existing = await gateway.call(gateway.ledger.find_by_idempotency_key, key) if key else None
-    if existing is None:
-        await require_job_slot(gateway)
-    return accepted(await gateway.call(gateway.ledger.create, new, key), new, response)
+    key, room = scoped_key(idempotency_key, new), job_room(gateway)
+    return accepted(await gateway.call(gateway.ledger.create, new, key, room), new, response)
 
 
-async def require_job_slot(gateway: Gateway) -> None:
-    """Raise TooManyJobs while the service has as many active jobs as it accepts.
+def job_room(gateway: Gateway) -> JobRoom:
+    """Return the limit on active jobs for the current request.
 
     More active jobs would slow down the planner.
     """
-    active = len(await gateway.call(gateway.ledger.active))
-    if active >= gateway.settings.limits.active_jobs:
-        raise TooManyJobs(f"{active} jobs are queued or running; try again later", RETRY_AFTER_S)
+    return JobRoom(gateway.settings.limits.active_jobs, reservation().caller)
 
 
 def scoped_key(idempotency_key: str, new: NewJob) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -14,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.dependencies import CollectionDep, GatewayDep, IdempotencyKey
 from clipfleet.api.dispatch.gateway import Gateway
-from clipfleet.api.http.bodies import TooSlow, reservation
+from clipfleet.api.http.bodies import TooSlow
 from clipfleet.api.http.disconnect import ClientGone
 from clipfleet.api.http.forms import (
     FormEvent,
@@ -25,13 +26,13 @@ from clipfleet.api.http.forms import (
     form_events,
 )
 from clipfleet.api.http.problems import CONFLICT, RESPONSES
-from clipfleet.api.jobs.service import accepted, new_job, require_job_slot, scoped_key
+from clipfleet.api.jobs.service import accepted, job_room, new_job, scoped_key
 from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.collection import LABEL_BYTES
 from clipfleet.common.errors import InvalidRequest, TooLarge, Unavailable
 from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.identity import DEFAULT_NAMESPACE, id_problem, namespace_problem, text_problem
-from clipfleet.common.ledger import Item, NewJob
+from clipfleet.common.ledger import UNLIMITED, Item, NewJob
 from clipfleet.common.ledger.uploads import uploads_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
@@ -83,18 +84,20 @@ async def upload_images(
     The files are kept as long as the job exists, so that the job can be retried.
     """
     new = new_job(collection, {"type": "upload"}, DEFAULT_NAMESPACE, "skip")
-    key = scoped_key(idempotency_key, new)
-    with gateway.uploads.slot(reservation().caller):
+    key, room = scoped_key(idempotency_key, new), job_room(gateway)
+    with gateway.uploads.hold():
         existing = await gateway.call(gateway.ledger.find_by_idempotency_key, key) if key else None
         if existing:
             upload = _Upload(new, gateway, digests=True, stores=False)
             await upload.read(request)
             return accepted(existing, upload.job(), response)
-        await require_job_slot(gateway)
+        await gateway.call(gateway.ledger.require_room, room)
         upload = _Upload(new, gateway, digests=bool(key))
         async with _recorded_as_unfinished(new, gateway):
             await upload.read(request)
-        job = await gateway.call(gateway.ledger.create, upload.job(), key)
+        # The room was required before the upload: an upload that has arrived is not refused.
+        room = replace(room, limit=UNLIMITED)
+        job = await gateway.call(gateway.ledger.create, upload.job(), key, room)
     if job.id != new.id:  # another request with the same key was faster
         await _delete_files(new, gateway)
     with suppress(Unavailable):  # otherwise the housekeeper sees that the job exists

@@ -15,13 +15,14 @@ from typing import Any, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from clipfleet.common.errors import Conflict, NotFound
+from clipfleet.common.errors import Conflict, NotFound, Unavailable
 from clipfleet.common.http.schemas import JobState
 from clipfleet.common.http.source_grants import SourceGrant
 
 FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled"})
 STATES: tuple[JobState, ...] = get_args(JobState)
 KEEP_IDEMPOTENCY_S = 86_400
+UNLIMITED = 2**53
 LOOK_INTERVAL_S = 10.0  # between two looks at a job of which nothing happened; as in ledger.lua
 OFFER_S = 1.0  # for which a job is offered to one planner only; as in ledger.lua
 
@@ -70,6 +71,46 @@ ARCHIVES = {"part": 2, "zip": 4}  # number of fields before the place of the arc
 def any_remote(items: Sequence[Item]) -> bool:
     """Whether a chunk of these items has to wait for servers outside the service."""
     return any(item.is_remote for item in items)
+
+
+@dataclass(frozen=True)
+class JobRoom:
+    """The limit on active jobs, which `may_take` shares between API keys.
+
+    Attributes:
+        limit: the number of jobs that are queued or running at most.
+        key: the name of the API key that starts a job; "": none, and no share.
+    """
+
+    limit: int = UNLIMITED
+    key: str = ""
+
+
+ANY_ROOM = JobRoom()
+
+
+class TooManyJobs(Unavailable):
+    """The service, or one API key, has as many active jobs as it may have.
+
+    Args:
+        room: the limit, and the key.
+        active: the number of active jobs.
+        of_key: the number of those that the key has started.
+    """
+
+    slug = "too-many-jobs"
+    title = "Too many jobs are queued or running"
+
+    def __init__(self, room: JobRoom, active: int, of_key: int) -> None:
+        detail = f"{active} jobs are queued or running"
+        facts = {"active": active, "limit": room.limit}
+        if room.key:
+            detail += f", {of_key} of them of this key"
+            facts["of_key"] = of_key
+        detail += f"; the limit is {room.limit} (CLIPFLEET_LIMITS__ACTIVE_JOBS)"
+        if active < room.limit:
+            detail += ", and the rest of it is for other keys"
+        super().__init__(f"{detail}; try again later", retry_after_s=30, **facts)
 
 
 FailureStage = Literal["list", "read", "decode", "embed", "store", "worker"]
@@ -342,7 +383,7 @@ class Ledger(Protocol):
     removed like one that has ended.
     """
 
-    def create(self, new: NewJob, idempotency_key: str = "") -> Job:
+    def create(self, new: NewJob, idempotency_key: str = "", room: JobRoom = ANY_ROOM) -> Job:
         """Create a job, unless it exists.
 
         Args:
@@ -350,6 +391,7 @@ class Ledger(Protocol):
             idempotency_key: a second call with this key within KEEP_IDEMPOTENCY_S seconds returns
                 the job
                 of the first; "": no key.
+            room: the limit on active jobs for a new job, and the API key that it counts for.
 
         Returns:
             The new job, the job that the key already created, or, for a retry, the job that is
@@ -358,6 +400,19 @@ class Ledger(Protocol):
         Raises:
             NotFound: the job to retry does not exist.
             Conflict: the job to retry has not ended, or has no failures.
+            TooManyJobs: there is no room for a new job.
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def require_room(self, room: JobRoom) -> None:
+        """Check whether `create` would find room for a new job now.
+
+        Args:
+            room: the limit on active jobs.
+
+        Raises:
+            TooManyJobs: there is no room.
             Unavailable: Redis is away.
         """
         ...

@@ -42,6 +42,7 @@ local function jobs_that_are(state) return JOBS .. ':state:' .. state end
 local function jobs_in_that_are(collection, state)
   return jobs_that_are(state) .. ':in:' .. collection
 end
+local function active_of(key) return ACTIVE .. ':of:' .. key end
 local function due_for(planner) return DUE .. ':' .. planner end
 local function idempotency_key(key) return ROOT .. 'idempotency:' .. key end
 local function chunk_get(chunk, name) return redis.call('HGET', chunk_key(chunk), name) end
@@ -168,12 +169,17 @@ local function keep_in_chunk(chunk, items, size, remote)
   redis.call('HSET', chunk_key(chunk), 'items', items, 'size', size, 'remote', remote)
 end
 
+local function drop_active()
+  redis.call('SREM', ACTIVE, id)
+  redis.call('SREM', active_of(get('api_key') or ''), id)
+end
+
 local function finish(state)
   set_state(state)
   redis.call('HSET', JOB, 'finished_at', stamp(now), 'waiting', '')
   redis.call('UNLINK', SOURCE)
   redis.call('ZREM', due(), id)
-  redis.call('SREM', ACTIVE, id)
+  drop_active()
   redis.call('ZADD', ENDED, stamp(now), id)
 end
 
@@ -214,9 +220,21 @@ end
 
 local operations = {}
 
+-- Returns the numbers of all active jobs and of those of an API key when there is no room for another
+-- job of the key. A key may have a further job while it has fewer than would remain free, as in
+-- `may_take` of shares.py. An older release does not take jobs that ended out of `active_of`.
+local function crowd(limit, key)
+  local active, of_key = redis.call('SCARD', ACTIVE), 0
+  if key ~= '' then of_key = redis.call('SINTERSTORE', active_of(key), active_of(key), ACTIVE) end
+  local free = tonumber(limit) - active
+  if free <= 0 or (of_key > 0 and of_key >= free - 1) then return {active, of_key} end
+end
+
+function operations.crowd(limit, key) return crowd(limit, key) end
+
 -- Returns nil, '!' and the reason when there is nothing to retry, or the id of a retry that has not
 -- ended.
-local function begin_retry(of)
+local function running_retry(of)
   local old = ROOT .. 'job:' .. of
   local state = redis.call('HGET', old, 'state')
   if not state then return '!gone' end
@@ -224,26 +242,29 @@ local function begin_retry(of)
   if redis.call('HGET', old, 'failed') == '0' then return '!nothing' end
   local by = redis.call('HGET', old, 'retried_by')
   if by and redis.call('SISMEMBER', ACTIVE, by) == 1 then return by end
-  redis.call('HSET', old, 'retried_by', id)
 end
 
-function operations.create(fields, whole, version, collection, model, retry_of, key, keep_key_s)
+function operations.create(fields, whole, version, collection, model, retry_of, key, keep_key_s,
+                           limit, api_key)
   local existing = key ~= '' and redis.call('GET', idempotency_key(key))
   if existing then return existing end
   if get('state') then return id end -- it was created, and the answer was lost
-  local instead = retry_of ~= '' and begin_retry(retry_of)
+  local instead = retry_of ~= '' and running_retry(retry_of) or crowd(limit, api_key)
   if instead then return instead end
+  if retry_of ~= '' then redis.call('HSET', ROOT .. 'job:' .. retry_of, 'retried_by', id) end
   if key ~= '' then redis.call('SET', idempotency_key(key), id, 'EX', keep_key_s) end
   if whole ~= '' then redis.call('SET', SOURCE, whole) end
   redis.call('HSET', JOB, 'new', fields, 'created_at', stamp(now),
              'planned', 0, 'total', 0, 'estimated', 0, 'done', 0, 'failed', 0, 'skipped', 0,
              'chunks', 0, 'cursor', '', 'error', '', 'waiting', '',
              'planner', '', 'planner_until', 0, 'planner_token', '', 'version', version,
-             'model', model, 'collection', collection, 'retry_of', retry_of, 'key', key)
+             'model', model, 'collection', collection, 'retry_of', retry_of, 'key', key,
+             'api_key', api_key)
   redis.call('ZADD', JOBS, stamp(now), id)
   redis.call('ZADD', jobs_in(collection), stamp(now), id)
   redis.call('SADD', COLLECTIONS, collection)
   redis.call('SADD', ACTIVE, id)
+  if api_key ~= '' then redis.call('SADD', active_of(api_key), id) end
   set_state('queued')
   look_at(now)
   return id
@@ -264,7 +285,7 @@ function operations.remove()
   end
   redis.call('ZREM', ENDED, id)
   redis.call('ZREM', due(), id)
-  redis.call('SREM', ACTIVE, id)
+  drop_active()
   if get('model') then
     for _, remote in ipairs({'0', '1'}) do redis.call('ZREM', ready_for(get('model'), remote), id) end
   end

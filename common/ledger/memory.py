@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from clipfleet.common.http.schemas import JobState
 from clipfleet.common.ledger import (
+    ANY_ROOM,
     FINAL,
     LOOK_INTERVAL_S,
     OFFER_S,
@@ -17,11 +18,13 @@ from clipfleet.common.ledger import (
     Failure,
     Item,
     Job,
+    JobRoom,
     NewJob,
     OpenChunk,
     Outcome,
     PlanLease,
     Round,
+    TooManyJobs,
     Unknown,
     bisect_items,
     brief,
@@ -31,6 +34,7 @@ from clipfleet.common.ledger import (
     unknown_job,
 )
 from clipfleet.common.ledger.entries import Entry, removed
+from clipfleet.common.shares import may_take
 
 
 class MemoryLedger:
@@ -51,31 +55,39 @@ class MemoryLedger:
         self._keeper = ("", 0.0)
         self._planners: dict[str, float] = {}  # by name: the time until which it counts as alive
 
-    def create(self, new: NewJob, idempotency_key: str = "") -> Job:
+    def create(self, new: NewJob, idempotency_key: str = "", room: JobRoom = ANY_ROOM) -> Job:
         with self._lock:
             if created := self.find_by_idempotency_key(idempotency_key):
                 return created
             if new.id in self._entries:
                 return self.job(new.id)
-            if going_on := new.retry_of and self._begin_retry(new):
+            if going_on := new.retry_of and self._running_retry(new):
                 return self.job(going_on)
+            self.require_room(room)
+            if new.retry_of:
+                old = self._entry(new.retry_of)
+                old.job = replace(old.job, retried_by=new.id)
             if idempotency_key:
                 self._idempotency_keys[idempotency_key] = new.id
             job = Job(new=brief(new), state="queued", created_at=self._clock())
-            self._entries[new.id] = Entry(job, look_at=self._clock(), whole=new)
+            self._entries[new.id] = Entry(job, look_at=self._clock(), whole=new, key=room.key)
             return job
 
-    def _begin_retry(self, new: NewJob) -> str:
-        """Record the retry. Returns the id of another retry that has not ended, or ""."""
+    def require_room(self, room: JobRoom) -> None:
+        with self._lock:
+            active = self.active()
+            of_key = sum(self._entries[job_id].key == room.key for job_id in active)
+            if not may_take(of_key if room.key else 0, room.limit - len(active)):
+                raise TooManyJobs(room, len(active), of_key)
+
+    def _running_retry(self, new: NewJob) -> str:
+        """Return the id of another retry that has not ended, or ""."""
         old = self._entry(new.retry_of)
         if old.job.state not in FINAL:
             raise no_retry(new.retry_of, "running")
         if not old.job.failed:
             raise no_retry(new.retry_of, "nothing")
-        if old.job.retried_by in self.active():
-            return old.job.retried_by
-        old.job = replace(old.job, retried_by=new.id)
-        return ""
+        return old.job.retried_by if old.job.retried_by in self.active() else ""
 
     def find_by_idempotency_key(self, idempotency_key: str) -> Job | None:
         job_id = self._idempotency_keys.get(idempotency_key)

@@ -16,20 +16,24 @@ from pydantic import TypeAdapter
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.http.schemas import JobState
 from clipfleet.common.ledger import (
+    ANY_ROOM,
     KEEP_IDEMPOTENCY_S,
     RATE_WEIGHT,
     STATES,
+    UNLIMITED,
     VERSIONS,
     Claim,
     Failure,
     Item,
     Job,
+    JobRoom,
     Look,
     NewJob,
     OpenChunk,
     Outcome,
     PlanLease,
     Round,
+    TooManyJobs,
     Unknown,
     any_remote,
     bisect_items,
@@ -53,7 +57,6 @@ REINDEX = 500  # jobs in one call of the script
 MEND_PAUSE_S = 60.0  # before the next try, when the indices could not be repaired
 KEPT_FAILURES = 1_000  # of one job in Redis; all others are in the blob store
 KEPT_FAILURE_BYTES = 1_000_000  # likewise
-UNLIMITED = 2**53
 NO_ROOM = WITH_PARTS = 2  # answers of the script: failures do not fit; the job has parts
 ITEMS = TypeAdapter(tuple[Item, ...])
 
@@ -100,16 +103,24 @@ class RedisLedger:
         self._clock = clock
         self._mend_again_at = float("-inf")
 
-    def create(self, new: NewJob, idempotency_key: str = "") -> Job:
+    def create(self, new: NewJob, idempotency_key: str = "", room: JobRoom = ANY_ROOM) -> Job:
         kept = brief(new)
         whole = "" if kept is new else new.model_dump_json()
         fields = (kept.model_dump_json(), whole, kept.v, new.collection, new.model, new.retry_of)
-        answer = _text(self._run("create", new.id, *fields, idempotency_key, KEEP_IDEMPOTENCY_S))
+        idempotency = (idempotency_key, KEEP_IDEMPOTENCY_S)
+        created = self._run("create", new.id, *fields, *idempotency, room.limit, room.key)
+        if isinstance(created, list):
+            raise TooManyJobs(room, *created)
+        answer = _text(created)
         if answer == "!gone":
             raise unknown_job(new.retry_of)
         if answer.startswith("!"):
             raise no_retry(new.retry_of, answer[1:])
         return self.job(answer)
+
+    def require_room(self, room: JobRoom) -> None:
+        if counts := self._run("crowd", "", room.limit, room.key):
+            raise TooManyJobs(room, *counts)
 
     def whole(self, job_id: str) -> NewJob:
         job = self.job(job_id)

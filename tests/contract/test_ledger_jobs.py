@@ -12,8 +12,10 @@ from clipfleet.common.ledger import (
     KEEP_IDEMPOTENCY_S,
     Failure,
     Item,
+    JobRoom,
     Ledger,
     Outcome,
+    TooManyJobs,
     brief,
 )
 from clipfleet.common.ledger.redis import RedisLedger
@@ -244,3 +246,55 @@ def test_a_long_source_goes_with_the_end_of_its_job(client: "redis.Redis") -> No
         with suppress(NotFound):
             ledger.remove("j")
     assert traces(client, "j") == []
+
+
+def test_active_jobs_are_limited_and_shared_between_keys(ledger: Ledger) -> None:
+    """Half of the room is for one key; which collections its jobs are of does not matter."""
+    mine, yours = JobRoom(8, "mine"), JobRoom(8, "yours")
+    for n in range(4):
+        ledger.create(a_job(f"m{n}", f"c{n}"), room=mine)
+    with pytest.raises(TooManyJobs) as refused:
+        ledger.create(a_job("m4", "c4"), "again", mine)
+    assert refused.value.facts == {"active": 4, "of_key": 4, "limit": 8}
+    with pytest.raises(TooManyJobs):
+        ledger.require_room(mine)
+    assert ledger.find_by_idempotency_key("again") is None
+    for n in range(2):
+        ledger.require_room(yours)
+        ledger.create(a_job(f"y{n}"), room=yours)
+    ledger.create(a_job("y2"), room=JobRoom(8))
+    ledger.create(a_job("y3"), room=JobRoom(8, "theirs"))
+    for room in (mine, yours, JobRoom(8, "new"), JobRoom(8)):
+        with pytest.raises(TooManyJobs):
+            ledger.require_room(room)
+    assert ledger.create(a_job("y0"), room=yours).id == "y0"
+    ledger.cancel("m0")
+    ledger.remove("m1")
+    with pytest.raises(TooManyJobs, match="6 jobs are queued or running, 2 of them of this key"):
+        ledger.require_room(mine)
+    ledger.cancel("y3")
+    with pytest.raises(TooManyJobs):
+        ledger.require_room(mine)
+    ledger.cancel("y2")
+    ledger.require_room(mine)
+
+
+def test_a_retry_without_room_is_not_recorded(ledger: Ledger) -> None:
+    ended(ledger)
+    ledger.create(a_job("k"))
+    with pytest.raises(TooManyJobs):
+        ledger.create(a_job("r", retry_of="j"), room=JobRoom(1))
+    assert not ledger.job("j").retried_by
+    assert ledger.create(a_job("r", retry_of="j"), room=JobRoom(2)).id == "r"
+    assert ledger.job("j").retried_by == "r"
+    assert ledger.create(a_job("s", retry_of="j"), room=JobRoom(2)).id == "r"
+
+
+def test_jobs_that_an_older_release_ended_do_not_count(client: "redis.Redis", clock: Clock) -> None:
+    """Its script does not know which jobs are of which key."""
+    ledger, room = RedisLedger(client, clock), JobRoom(4, "mine")
+    for n in range(2):
+        ledger.create(a_job(f"j{n}"), room=room)
+    client.srem("clipfleet:jobs:active", "j0", "j1")
+    ledger.create(a_job("k"), room=room)
+    assert client.smembers("clipfleet:jobs:active:of:mine") == {b"k"}

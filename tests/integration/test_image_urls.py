@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from clipfleet.api.dispatch.image_urls import RemoteImageLoader
+from clipfleet.api.http.bodies import MemoryBudget, reserving
 from clipfleet.common.errors import Unavailable, Unreadable
 from clipfleet.common.settings import Fetch, Limits, Settings
 from support.fetching import LOOPBACK
@@ -22,7 +23,7 @@ def test_who_finds_all_turns_taken_is_told_to_come_back_and_a_turn_comes_free_ag
         urls = RemoteImageLoader(settings(queries=1, query_s=1))
         async with urls.image(url) as first:
             assert first == b"x"
-            with pytest.raises(Unavailable, match="too many"):
+            with pytest.raises(Unavailable, match="all are taken"):
                 async with urls.image(url):
                     pass
         with pytest.raises(Unreadable):
@@ -72,3 +73,33 @@ def test_an_image_may_be_no_larger_than_any_image() -> None:
 
     with site({"/": body(b"x" * 1_001)}) as there:
         asyncio.run(play(f"{there.url}/"))
+
+
+def test_silent_servers_of_one_key_take_no_slot_from_another_key() -> None:
+    """Not even when the requests of the first key are given up before their downloads end."""
+    over, reached = threading.Event(), threading.Semaphore(0)
+
+    def silent(_: PageRequest) -> None:
+        reached.release()
+        over.wait(30)
+
+    async def load(key: str, url: str, urls: RemoteImageLoader) -> bytes:
+        with reserving(MemoryBudget(1), key):
+            async with urls.image(url) as data:
+                return data
+
+    async def play(url: str) -> None:
+        urls = RemoteImageLoader(settings(queries=4, query_s=30))
+        for _ in range(2):
+            tasks = [asyncio.create_task(load("a", f"{url}/silent", urls)) for _ in range(8)]
+            await asyncio.to_thread(reached.acquire, timeout=5)
+            assert await load("b", f"{url}/", urls) == b"x"
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert await load("b", f"{url}/", urls) == b"x"
+        over.set()
+        urls.close()
+
+    with site({"/": body(b"x"), "/silent": silent}) as there:
+        asyncio.run(play(there.url))

@@ -103,11 +103,26 @@ def test_what_answers_take_fills_a_batch_too() -> None:
     played(scene)
 
 
-def test_callers_take_turns_and_none_takes_the_whole_queue() -> None:
-    async def ask_as(desk: Desk, caller: str, *texts: str) -> list["asyncio.Task[PackedAnswer]"]:
-        with reserving(MemoryBudget(0), caller):
-            return await desk.ask(*texts)
+async def ask_as(desk: Desk, caller: str, *texts: str) -> list["asyncio.Task[PackedAnswer]"]:
+    with reserving(MemoryBudget(0), caller):
+        return await desk.ask(*texts)
 
+
+def test_two_callers_do_not_take_the_whole_queue_together() -> None:
+    async def scene() -> None:
+        desk = Desk(queue=8)
+        tasks = await ask_as(desk, "a", *"0123456789") + await ask_as(desk, "b", *"0123456789")
+        assert sum(task.done() for task in tasks) == 5 + 8
+        last = await ask_as(desk, "c", "last")
+        assert not last[0].done()
+        for task in tasks + last:
+            task.cancel()
+        await asyncio.gather(*tasks, *last, return_exceptions=True)
+
+    played(scene)
+
+
+def test_callers_take_turns_and_none_takes_the_whole_queue() -> None:
     async def scene() -> None:
         desk = Desk(batch=4, queue=8)
         tasks = await ask_as(desk, "hog", *"0123456")

@@ -228,7 +228,7 @@ def open_files(folder: Path) -> int:
 
 
 def test_of_many_unfinished_uploads_few_are_taken(tmp_path: Path) -> None:
-    """One key takes half of the places, all keys together all of them."""
+    """The first key takes half of the slots, and the next key half of the others."""
     world = new_world(tmp_path, uploads=8)
 
     async def unfinished() -> AsyncIterator[bytes]:
@@ -240,11 +240,11 @@ def test_of_many_unfinished_uploads_few_are_taken(tmp_path: Path) -> None:
         keys = ["write"] * 100 + ["acme-write"] * 100
         tasks = [asyncio.create_task(speak(world.app, UPLOAD, unfinished(), key, **FORM))
                  for key in keys]  # fmt: skip
-        while len(stored(tmp_path)) < 16 or sum(task.done() for task in tasks) < 192:
+        while len(stored(tmp_path)) < 12 or sum(task.done() for task in tasks) < 194:
             await asyncio.sleep(0.01)
-        assert open_files(tmp_path) <= 8
+        assert open_files(tmp_path) <= 6
         answers = [task.result() for task in tasks if task.done()]
-        assert {answer.status for answer in answers} == {429, 503}
+        assert {answer.status for answer in answers} == {429}
         for answer in answers:
             assert "CLIPFLEET_LIMITS__UPLOADS" in answer.problem["detail"]
             assert int(answer.headers["retry-after"]) > 0

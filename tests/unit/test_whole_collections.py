@@ -154,7 +154,7 @@ def test_an_export_holds_every_row_once_whatever_fits_a_group(world: World, coun
     assert answer.headers["Content-Disposition"] == 'attachment; filename="c.parquet"'
     table = pq.read_table(io.BytesIO(answer.content))
     assert sorted(table["id"].to_pylist(), key=int) == [f"{n}" for n in range(len(keys))]
-    assert world.gateway.exports == 0
+    assert world.gateway.exports.taken == 0
 
 
 def test_an_export_that_cannot_begin_is_a_problem_and_one_that_breaks_has_no_end(
@@ -170,7 +170,7 @@ def test_an_export_that_cannot_begin_is_a_problem_and_one_that_breaks_has_no_end
         ExportFailed, match="the store is away"
     ):  # a real server closes the connection
         world.get("export")
-    assert world.gateway.exports == 0
+    assert world.gateway.exports.taken == 0
 
 
 def test_a_store_that_is_away_for_a_moment_does_not_end_an_export(
@@ -185,8 +185,8 @@ def test_a_store_that_is_away_for_a_moment_does_not_end_an_export(
 
 
 def test_only_so_many_are_exported_at_once(world: World) -> None:
-    world.gateway.exports = 1
-    answer = world.get("export")
+    with world.gateway.exports.hold():
+        answer = world.get("export")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
 
 
