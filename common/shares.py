@@ -1,13 +1,16 @@
-"""The rule by which API keys share a limited number of slots."""
+"""The rule by which owners, such as API keys or jobs, share a limited number of slots."""
 
 
 def may_take(held: int, free: int) -> bool:
-    """Whether a key may take a slot: while it holds fewer than would remain free, or none.
+    """Whether an owner may take a slot: while it holds fewer than are free.
 
-    So one key alone gets half of the slots, and a key that holds none still finds one.
+    So one owner alone gets half of the slots, and an owner that holds none still finds one: 16
+    slots are shared as 8, 4, 2, 1, 1. It is the dynamic threshold that switches use for their
+    shared memory, with the factor 1 (A. Choudhury and E. Hahne, "Dynamic Queue Length Thresholds
+    for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking, 1998).
 
     Args:
-        held: the slots that the key holds. 0 for a caller without a key, which need not share.
+        held: the slots that the owner holds. 0 for a caller without a key, which need not share.
         free: the slots that nobody holds.
     """
-    return free > 0 and (held == 0 or held < free - 1)
+    return held < free

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from clipfleet.common.shares import may_take
+
 
 class FairSlots:
     """A number of slots. An owner may take another one while it holds fewer than are free.
@@ -12,10 +14,6 @@ class FairSlots:
     the slots, the second one a quarter, the third one an eighth. So the next owner finds a free
     slot and need not wait for theirs. Once slots are given back, n owners that want more get
     1/(n + 1) of the slots each. An owner that is alone always reaches half of the slots.
-
-    The rule is the dynamic threshold that switches use for their shared memory, with the factor 1
-    (A. Choudhury and E. Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches",
-    IEEE/ACM Transactions on Networking, 1998).
 
     Not thread-safe: the caller holds a lock.
 
@@ -35,7 +33,7 @@ class FairSlots:
 
     def may_take(self, owner: str) -> bool:
         """Whether the owner may take another slot now."""
-        return self._held[owner] < self._free
+        return may_take(self._held[owner], self._free)
 
     def take(self, owner: str) -> None:
         """Take a slot; ask `may_take` before."""

@@ -227,7 +227,7 @@ local function crowd(limit, key)
   local active, of_key = redis.call('SCARD', ACTIVE), 0
   if key ~= '' then of_key = redis.call('SINTERSTORE', active_of(key), active_of(key), ACTIVE) end
   local free = tonumber(limit) - active
-  if free <= 0 or (of_key > 0 and of_key >= free - 1) then return {active, of_key} end
+  if free <= 0 or (of_key >= free) then return {active, of_key} end
 end
 
 function operations.crowd(limit, key) return crowd(limit, key) end
