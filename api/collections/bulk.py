@@ -1,5 +1,6 @@
 """Routes that count, list or delete all images that match a filter."""
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -27,6 +28,7 @@ router = APIRouter(
 )
 
 DELETE_BATCH = 500
+DELETE_FILTER_BYTES = 32_000  # Redis keeps the filter of a deletion for an hour
 DELETE_BUDGET_S = 20.0  # after that the response says that more images match
 MAX_PAGE = 10_000
 STORE_TIMEOUT_S = 30.0
@@ -82,12 +84,13 @@ async def delete_images(
     """Delete all images of a namespace that match the filter, with their thumbnails.
 
     The source files stay. A request stops after some seconds; `more` is then true, and the client
-    sends the same request again.
+    sends the same request again. The filter may have 32,000 bytes as JSON.
     """
     if bool(body.filter) == body.all:
         contents = "both a filter and all" if body.all else "neither a filter nor all: true"
         raise InvalidRequest(f"the request has {contents}; give exactly one of them")
     where = parse_checked_filter(body, collection)
+    _require_short(body)
     deletion = Deletion(namespace=body.namespace, filter=body.filter or {})
     await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
     until = time.monotonic() + DELETE_BUDGET_S
@@ -108,6 +111,15 @@ def parse_checked_filter(which: Which, collection: Collection) -> Filter | None:
     if problem := namespace_problem(which.namespace):
         raise InvalidRequest(problem)
     return parse_filter(which.filter or {}, collection.fields)
+
+
+def _require_short(which: Which) -> None:
+    size = len(json.dumps(which.filter, ensure_ascii=False).encode())
+    if size > DELETE_FILTER_BYTES:
+        raise InvalidRequest(
+            f"the filter of a deletion has at most {DELETE_FILTER_BYTES} bytes as JSON, and this "
+            f"one has {size}; delete in several requests with shorter lists"
+        )
 
 
 async def _page(

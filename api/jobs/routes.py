@@ -104,7 +104,7 @@ async def delete_job(job_id: JobId, gateway: GatewayDep) -> None:
 
     Images that the job has indexed stay in the collection.
     """
-    job = await gateway.call(gateway.ledger.cancel, job_id, "the job was deleted")
+    job = await gateway.call(gateway.ledger.begin_removal, job_id, "the job was deleted")
     if has_uploads(job.new):  # before the record, which alone names them
         await gateway.call(
             gateway.blobs.delete_below, uploads_of(job_id), timeout_s=DELETE_TIMEOUT_S

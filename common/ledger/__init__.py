@@ -536,6 +536,39 @@ class Ledger(Protocol):
         """
         ...
 
+    def begin_removal(self, job_id: str, reason: str = "") -> Job:
+        """Cancel a job and record that its removal has begun. It cannot be retried any more.
+
+        Call this before the files of a job are deleted, and `remove` afterwards: nothing is deleted
+        while Redis takes no writes, and `removals` lists what was not completed.
+
+        Args:
+            job_id: the id of the job.
+            reason: becomes the job's `error`, unless it has ended.
+
+        Returns:
+            The job as it is then.
+
+        Raises:
+            NotFound: there is no such job.
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def removals(self, limit: int) -> list[str]:
+        """List jobs whose removal has begun and is not complete.
+
+        Args:
+            limit: the number of ids to return at most.
+
+        Returns:
+            The ids, the removal that began first at the beginning.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        ...
+
     def remove(self, job_id: str) -> None:
         """Delete a job with its chunks and failures, whatever its state.
 

@@ -40,7 +40,7 @@ class Deletion(BaseModel):
 
     def covering(self, collection: Collection) -> Callable[[Record], bool]:
         """A function that says whether this deletes a record of the collection."""
-        where = parse_filter(self.filter, collection.fields)
+        where = parse_filter(self.filter, collection.fields, for_store=False)
 
         def covers(record: Record) -> bool:
             if record.namespace != self.namespace:

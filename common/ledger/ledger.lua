@@ -5,6 +5,7 @@
 local op, clock = ARGV[1], ARGV[2]
 local ROOT = 'clipfleet:'
 local ACTIVE, ENDED, JOBS = ROOT .. 'jobs:active', ROOT .. 'jobs:ended', ROOT .. 'jobs'
+local REMOVING = JOBS .. ':removing' -- jobs whose removal has begun, scored by the time
 local KEEPER = ROOT .. 'housekeeper'
 local KEEP_LEASED_S = 3600
 local MAX_REPLANS = 3
@@ -221,13 +222,13 @@ end
 local operations = {}
 
 -- Returns the numbers of all active jobs and of those of an API key when there is no room for another
--- job of the key. A key may have a further job while it has fewer than would remain free, as in
+-- job of the key. A key may have a further job while it has fewer than are free, as in
 -- `may_take` of shares.py. An older release does not take jobs that ended out of `active_of`.
 local function crowd(limit, key)
   local active, of_key = redis.call('SCARD', ACTIVE), 0
   if key ~= '' then of_key = redis.call('SINTERSTORE', active_of(key), active_of(key), ACTIVE) end
   local free = tonumber(limit) - active
-  if free <= 0 or (of_key >= free) then return {active, of_key} end
+  if of_key >= free then return {active, of_key} end
 end
 
 function operations.crowd(limit, key) return crowd(limit, key) end
@@ -237,7 +238,7 @@ function operations.crowd(limit, key) return crowd(limit, key) end
 local function running_retry(of)
   local old = ROOT .. 'job:' .. of
   local state = redis.call('HGET', old, 'state')
-  if not state then return '!gone' end
+  if not state or redis.call('ZSCORE', REMOVING, of) then return '!gone' end
   if redis.call('SISMEMBER', ACTIVE, of) == 1 then return '!running' end
   if redis.call('HGET', old, 'failed') == '0' then return '!nothing' end
   local by = redis.call('HGET', old, 'retried_by')
@@ -270,7 +271,24 @@ function operations.create(fields, whole, version, collection, model, retry_of, 
   return id
 end
 
+-- Cancels a job and records that its removal has begun. Files are deleted after this, so that nothing
+-- is deleted while Redis takes no writes. A full Redis refuses the record, but not `remove`.
+function operations.begin_removal(reason)
+  if not get('state') then return 0 end
+  operations.cancel(reason)
+  local added = redis.pcall('ZADD', REMOVING, 'NX', stamp(now), id)
+  if type(added) == 'table' and added.err and not string.find(added.err, 'OOM', 1, true) then
+    return added
+  end
+  return 1
+end
+
+function operations.removals(limit)
+  return redis.call('ZRANGE', REMOVING, 0, tonumber(limit) - 1)
+end
+
 function operations.remove()
+  redis.call('ZREM', REMOVING, id)
   if not get('state') then return 0 end
   for _, chunk in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do drop_chunk(chunk) end
   local collection = get('collection') or ''

@@ -53,6 +53,7 @@ class MemoryLedger:
         self._entries: dict[str, Entry] = {}
         self._idempotency_keys: dict[str, str] = {}
         self._keeper = ("", 0.0)
+        self._removing: dict[str, float] = {}
         self._planners: dict[str, float] = {}  # by name: the time until which it counts as alive
 
     def create(self, new: NewJob, idempotency_key: str = "", room: JobRoom = ANY_ROOM) -> Job:
@@ -83,6 +84,8 @@ class MemoryLedger:
     def _running_retry(self, new: NewJob) -> str:
         """Return the id of another retry that has not ended, or ""."""
         old = self._entry(new.retry_of)
+        if new.retry_of in self._removing:
+            raise unknown_job(new.retry_of)
         if old.job.state not in FINAL:
             raise no_retry(new.retry_of, "running")
         if not old.job.failed:
@@ -125,8 +128,18 @@ class MemoryLedger:
     def failures(self, job_id: str, limit: int = 100, offset: int = 0) -> list[Failure]:
         return self._find(job_id).failures[offset : offset + limit]
 
+    def begin_removal(self, job_id: str, reason: str = "") -> Job:
+        job = self.cancel(job_id, reason)
+        self._removing.setdefault(job_id, self._clock())
+        return job
+
+    def removals(self, limit: int) -> list[str]:
+        begun = sorted((at, job_id) for job_id, at in list(self._removing.items()))
+        return [job_id for _, job_id in begun][:limit]
+
     def remove(self, job_id: str) -> None:
         with self._lock:
+            self._removing.pop(job_id, None)
             job = self._entry(job_id).job
             del self._entries[job_id]
             self._idempotency_keys = {

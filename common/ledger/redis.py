@@ -237,6 +237,14 @@ class RedisLedger:
         self._run("cancel", job_id, reason)
         return self.job(job_id)
 
+    def begin_removal(self, job_id: str, reason: str = "") -> Job:
+        self.job(job_id)
+        self._run("begin_removal", job_id, reason)
+        return self.job(job_id)
+
+    def removals(self, limit: int) -> list[str]:
+        return [_text(job_id) for job_id in self._run("removals", "", limit)]
+
     def remove(self, job_id: str) -> None:
         """Delete a job; its parts first, since nothing else refers to them."""
         if not JOB_ID.fullmatch(job_id):

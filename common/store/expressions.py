@@ -5,7 +5,7 @@ and comparisons that MISSING would pass exclude it explicitly.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from clipfleet.common.collection import (
     BUILTIN_FIELDS,
@@ -28,25 +28,30 @@ NOTHING = 'pk == ""'
 ANYTHING = 'pk != ""'
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
+Dialect = Literal["server", "lite"]  # only a server has `in` on JSON
+
 
 def column(field_name: str) -> str:
     """The Milvus field of a declared field."""
     return f"f_{field_name}"
 
 
-def search_expression(namespace: str | None, where: Filter | None, *also: str) -> str:
+def search_expression(
+    namespace: str | None, where: Filter | None, *also: str, dialect: Dialect = "server"
+) -> str:
     """The expression for a search or a query; "" when every record passes.
 
     Args:
         namespace: the namespace of the records; None: all namespaces.
         where: the filter that they pass; None: all records.
         also: further expressions that must be true.
+        dialect: whether a server or milvus-lite evaluates it.
     """
     parts = list(also)
     if namespace is not None:
         parts.append(f"namespace == {_literal(namespace)}")
     if where is not None:
-        parts.append(f"({_compile(where)})")
+        parts.append(f"({_compile(where, dialect)})")
     return " and ".join(parts)
 
 
@@ -60,14 +65,14 @@ def keys_expression(keys: Sequence[str]) -> str:
     return f"pk in [{', '.join(_literal(key) for key in keys)}]"
 
 
-def _compile(node: Filter) -> str:
+def _compile(node: Filter, dialect: Dialect) -> str:
     if isinstance(node, AllOf):
-        return " and ".join(f"({_compile(part)})" for part in node.parts)
+        return " and ".join(f"({_compile(part, dialect)})" for part in node.parts)
     if isinstance(node, AnyOf):
-        return " or ".join(f"({_compile(part)})" for part in node.parts)
+        return " or ".join(f"({_compile(part, dialect)})" for part in node.parts)
     if isinstance(node, Not):
-        return f"not ({_compile(node.part)})"
-    return _compile_typed(node) if node.field.kind else _compile_free(node)
+        return f"not ({_compile(node.part, dialect)})"
+    return _compile_typed(node) if node.field.kind else _compile_free(node, dialect)
 
 
 def _compile_typed(node: Compare) -> str:
@@ -99,13 +104,13 @@ def _membership(name: str, node: Compare, kind: FieldType) -> str:
     return listed if node.op == "$in" else f"not ({listed})"
 
 
-def _compile_free(node: Compare) -> str:
+def _compile_free(node: Compare, dialect: Dialect) -> str:
     name = f"metadata[{_literal(node.field.name)}]"
     if node.op == "$exists":
         return f"(exists {name})" if node.value else f"not (exists {name})"
-    if node.op in ("$in", "$nin"):  # milvus-lite has no `in` on JSON
+    if node.op in ("$in", "$nin"):
         assert isinstance(node.value, tuple)
-        listed = " or ".join(f"({_has(name, '==', value)})" for value in node.value) or NOTHING
+        listed = _free_membership(name, node.value, dialect)
         return f"({listed})" if node.op == "$in" else f"not ({listed})"
     assert not isinstance(node.value, tuple)
     if node.op == "$prefix":
@@ -113,6 +118,33 @@ def _compile_free(node: Compare) -> str:
     if node.op == "$ne":
         return f"not ({_has(name, '==', node.value)})"
     return f"({_has(name, _ORDER.get(node.op, '=='), node.value)})"
+
+
+def _free_membership(name: str, values: Sequence[Scalar], dialect: Dialect) -> str:
+    """Whether an existing key has one of these values.
+
+    milvus-lite parses the metadata again for each comparison, but stops when the result is known.
+    So texts are searched for, and what is not text is excluded before.
+    """
+    if not values:
+        return NOTHING
+    texts = sorted({value for value in values if isinstance(value, str)})
+    parts = [f"{name} == {_literal(value)}" for value in values if not isinstance(value, str)]
+    if texts and dialect == "server":
+        parts.append(f"{name} in [{', '.join(map(_literal, texts))}]")
+    elif texts:
+        parts.append(f'({name} like "%") and ({_one_of(name, texts)})')
+    return f"(exists {name}) and ({' or '.join(parts)})"
+
+
+def _one_of(name: str, texts: Sequence[str]) -> str:
+    """Whether a text is among sorted texts, as a binary search."""
+    if len(texts) <= 2:
+        return " or ".join(f"{name} == {_literal(text)}" for text in texts)
+    half = len(texts) // 2
+    middle = _literal(texts[half])
+    below, above = _one_of(name, texts[:half]), _one_of(name, texts[half:])
+    return f"{name} < {middle} and ({below}) or {name} >= {middle} and ({above})"
 
 
 def _starts(name: str, prefix: str) -> str:

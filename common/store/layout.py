@@ -47,6 +47,11 @@ def schema_of(collection: Collection) -> Any:
     return schema
 
 
+def is_lite(version: str) -> bool:
+    """Whether a server that gives this version is milvus-lite."""
+    return version.startswith("milvus_lite")
+
+
 def indexes_of(collection: Collection, version: str) -> Any:
     """The Milvus indexes of a collection: HNSW (Malkov and Yashunin 2016) and one for each field.
 
@@ -61,7 +66,7 @@ def indexes_of(collection: Collection, version: str) -> Any:
         params={"M": 16, "efConstruction": 200},
     )
     # "": the server chooses by the type of the field. milvus-lite has INVERTED only, no default.
-    scalar = "INVERTED" if version.startswith("milvus_lite") else ""
+    scalar = "INVERTED" if is_lite(version) else ""
     for name in ("namespace", "label", *map(column, collection.fields)):
         indexes.add_index(name, index_type=scalar)
     return indexes

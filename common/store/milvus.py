@@ -24,6 +24,7 @@ from clipfleet.common.store import (
     require_distinct,
 )
 from clipfleet.common.store.expressions import (
+    Dialect,
     keys_expression,
     range_expression,
     search_expression,
@@ -35,6 +36,7 @@ from clipfleet.common.store.layout import (
     PREFIX,
     RECORD,
     indexes_of,
+    is_lite,
     marker,
     marker_schema,
     physical,
@@ -110,6 +112,7 @@ class MilvusStore:
         self._uri, self._token, self._database = uri, token, database
         self._authority, self._effort, self._timeout = authority, effort, timeout_s
         self._client: Any = None
+        self._dialect: Dialect = "server"
         self._connecting = threading.Lock()
 
     def create(self, collection: Collection) -> None:
@@ -140,7 +143,7 @@ class MilvusStore:
     def count(
         self, collection: Collection, namespace: str | None = None, where: Filter | None = None
     ) -> int:
-        rows = self._query(collection, search_expression(namespace, where), COUNT)
+        rows = self._query(collection, self._expression(namespace, where), COUNT)
         return int(rows[0]["count(*)"])
 
     def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
@@ -182,12 +185,13 @@ class MilvusStore:
         fresh: bool = True,
     ) -> list[list[Match]]:
         effort = min(max(self._effort, 2 * (offset + top_k)), MAX_EFFORT)
+        expression = self._expression(namespace, where)
         answers = self._call(
             lambda c: c.search(
                 physical(collection),
                 data=vectors.tolist(),
                 anns_field="embedding",
-                filter=search_expression(namespace, where),
+                filter=expression,
                 limit=top_k,
                 offset=offset,
                 output_fields=output_fields(collection, include_values),
@@ -216,7 +220,7 @@ class MilvusStore:
         fields = list(IDS) if only_ids else output_fields(collection, include_values)
 
         def read(above: str, up_to: str, max_rows: int) -> list[Any]:
-            within = search_expression(namespace, where, range_expression(above, up_to))
+            within = self._expression(namespace, where, range_expression(above, up_to))
             return self._query(collection, within, fields, max_rows)
 
         rows = in_order(
@@ -267,6 +271,10 @@ class MilvusStore:
         limit = max(60.0, self._timeout)
         self._call(lambda c: c.create_collection(name, schema=schema, timeout=limit), None)
 
+    def _expression(self, namespace: str | None, where: Filter | None, *also: str) -> str:
+        dialect: Dialect = self._call(lambda _: self._dialect, None) if where else "server"
+        return search_expression(namespace, where, *also, dialect=dialect)
+
     def _query(
         self,
         collection: Collection,
@@ -308,7 +316,10 @@ class MilvusStore:
             raise StoreUnavailable("the vector store cannot be reached; try again")
         try:
             if self._client is None:
-                self._client = self._connect()
+                client = self._connect()
+                if is_lite(client.get_server_version(timeout=self._timeout)):
+                    self._dialect = "lite"
+                self._client = client
             return self._client
         finally:
             self._connecting.release()

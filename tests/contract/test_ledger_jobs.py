@@ -80,6 +80,26 @@ def test_what_cannot_be_retried_is_said(ledger: Ledger) -> None:
     assert ledger.find_by_idempotency_key("key") is None
 
 
+def test_a_job_whose_removal_has_begun_is_listed_until_it_is_removed(
+    ledger: Ledger, clock: Clock
+) -> None:
+    with pytest.raises(NotFound):
+        ledger.begin_removal("j")
+    ended(ledger)
+    ledger.create(a_job("a"))
+    assert ledger.begin_removal("j", "it is removed").state == "partial"
+    clock.now += 1
+    cancelled = ledger.begin_removal("a", "it is removed")
+    assert (cancelled.state, cancelled.error) == ("cancelled", "it is removed")
+    clock.now += 1
+    ledger.begin_removal("j")
+    assert (ledger.removals(9), ledger.removals(1)) == (["j", "a"], ["j"])
+    with pytest.raises(NotFound):
+        ledger.create(a_job("r", retry_of="j"))
+    ledger.remove("j")
+    assert ledger.removals(9) == ["a"]
+
+
 def test_a_key_says_which_job_it_made(ledger: Ledger) -> None:
     assert ledger.find_by_idempotency_key("key") is None
     ledger.create(a_job(), "key")

@@ -302,6 +302,11 @@ class Twins(Work):
             self.both("remove", "j")
             self.removed = True
 
+    @rule(sure=st.integers(0, 9))
+    def begin_removal(self, sure: int) -> None:
+        if sure == 0:
+            self.both("begin_removal", "j", "it is removed")
+
     @rule()
     def retry(self) -> None:
         self.both("create", a_job(f"r{self.retries}", retry_of="j"))
@@ -322,6 +327,7 @@ class Twins(Work):
     @rule(seconds_ago=st.sampled_from([0.0, 10.0]), limit=st.integers(1, 3))
     def look_around(self, seconds_ago: float, limit: int) -> None:
         self.both("ended", seconds_ago, limit)
+        self.both("removals", limit)
         self.both("find_by_idempotency_key", "g1:key")
         for states in ((), ("cancelled",), ("queued", "running")):
             self.both("jobs", limit, 0, "photos", states)

@@ -266,6 +266,44 @@ def test_a_filter_means_what_it_says(
     assert matching_ids(store, catalog, raw) == expected
 
 
+MIXED: list[Any] = [
+    "",
+    "w",
+    "w00",
+    "w07",
+    "w7",
+    "é",
+    "\U0010ffff",
+    7,
+    7.0,
+    2.5,
+    0,
+    ["w00"],
+    {"a": 1},
+]
+LISTS: list[list[Any]] = [
+    ["w00"],
+    ["w07", "w00", "w00"],
+    ["", "\U0010ffff", "é"],
+    [f"w{n:02d}" for n in range(1, 40)],
+    [*(f"w{n:02d}" for n in range(9)), 7, 2.5],
+    [7, 3],
+    ["7"],
+]
+
+
+def test_a_list_may_have_values_of_several_types(store: Store, photos: Collection) -> None:
+    metadata: list[dict[str, Any]] = [{}, *({"free": value} for value in MIXED)]
+    rows = [a_record(f"{n:02d}", n, metadata=each) for n, each in enumerate(metadata)]
+    store.upsert(photos, rows)
+    for listed in LISTS:
+        for raw in ({"free": {"$in": listed}}, {"free": {"$nin": listed}}):
+            where = parse_filter(raw, FIELDS)
+            assert where
+            expected = [row.id for row in rows if matches(where, row.values())]
+            assert matching_ids(store, photos, raw) == expected, raw
+
+
 def test_a_nul_in_a_filter_is_refused(store: Store, photos: Collection) -> None:
     with pytest.raises(InvalidRequest):
         matching_ids(store, photos, {"free": "a\0b"})

@@ -1,7 +1,10 @@
 """What expired goes, all of it: on a real Valkey and a real folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -10,6 +13,7 @@ from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.unfinished import RedisUnfinished
 from clipfleet.workers.planner.housekeeper import DAY_S, Housekeeper
+from support import gateways
 from support.ledgers import Clock, a_job, ended, traces
 
 
@@ -103,6 +107,56 @@ def test_while_the_blob_store_is_away_the_record_stays(house: House) -> None:
     house.blobs = Blobs(str(house.folder))
     assert house.keeper().tidy() == 1
     assert not uploaded.exists()
+
+
+@pytest.mark.parametrize("days", [0, 30])
+def test_a_removal_that_broke_off_is_completed(house: House, days: float) -> None:
+    uploaded = house.upload("sent")
+    house.upload("kept")
+    house.ledger.begin_removal("sent")
+    assert house.keeper(days=days).tidy() == 1
+    assert [job.id for job in house.ledger.jobs()] == ["kept"]
+    assert traces(house.client, "sent") == house.ledger.removals(9) == []
+    assert not uploaded.exists()
+
+
+def test_what_another_release_left_of_a_removal_is_forgotten(house: House) -> None:
+    house.upload("sent")
+    house.ledger.begin_removal("sent")
+    begun: Any = house.client.zrange("clipfleet:jobs:removing", 0, -1, withscores=True)
+    house.ledger.remove("sent")
+    house.client.zadd("clipfleet:jobs:removing", dict(begun))
+    assert house.keeper().tidy() == 0
+    assert house.ledger.removals(9) == []
+
+
+@pytest.mark.parametrize("fault", ["read-only", "full"])
+def test_a_job_is_deleted_with_its_files_or_not_at_all(
+    client: "redis.Redis", valkey_url: str, tmp_path: Path, fault: str
+) -> None:
+    """A full Redis takes no new data, but lets jobs be deleted."""
+    house = House(client, tmp_path / "blobs")
+    uploaded = house.upload("sent")
+    with gateways.in_process(tmp_path, valkey_url) as http:
+        with refusing_writes(client, fault):
+            answer = http.delete("/v1/jobs/sent")
+        refused = fault == "read-only"
+        assert (answer.status_code, uploaded.exists()) == ((503, True) if refused else (204, False))
+        assert http.delete("/v1/jobs/sent").status_code == (204 if refused else 404)
+    assert not uploaded.exists()
+
+
+@contextmanager
+def refusing_writes(client: "redis.Redis", fault: str) -> Iterator[None]:
+    if fault == "full":
+        client.config_set("maxmemory", 1)
+    else:
+        client.replicaof("127.0.0.1", "1")
+    try:
+        yield
+    finally:
+        client.config_set("maxmemory", 0)
+        client.replicaof("NO", "ONE")
 
 
 def left_over(house: House, name: str) -> Path:

@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
+from milvus_lite.search.filter.eval.python_backend import _eval_row
+from milvus_lite.search.filter.parser import parse_expr
 
 from clipfleet.common.collection import BUILTIN_FIELDS, URI_BYTES, FieldType
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.identity import ID_BYTES
-from clipfleet.common.store.expressions import keys_expression, search_expression
+from clipfleet.common.store.expressions import Dialect, keys_expression, search_expression
 from clipfleet.common.store.filters import (
     MAX_DEPTH,
+    MAX_FREE_READS,
     MAX_LIST,
     MAX_LISTED,
     MAX_NODES,
@@ -147,7 +150,7 @@ def test_lists_and_conditions_have_a_limit() -> None:
     assert str(MAX_LIST) in refused({"year": {"$in": list(range(MAX_LIST + 1))}})
     assert parsed({"$or": [{"year": n} for n in range(MAX_NODES - 1)]})
     assert str(MAX_NODES) in refused({"$or": [{"year": n} for n in range(MAX_NODES)]})
-    assert str(MAX_NODES) in refused({f"k{n}": 1 for n in range(100_000)})
+    assert refused({f"k{n}": 1 for n in range(100_000)})
 
 
 def test_a_refusal_quotes_no_megabytes_back() -> None:
@@ -294,3 +297,96 @@ def test_many_lists_are_refused_by_what_they_list_together() -> None:
     assert isinstance(parsed({"$or": fine}), AnyOf)
     one_more = {"free": {"$nin": ["one more"]}}
     assert f"more than {MAX_LISTED} values" in refused({"$and": [{"$or": fine}, one_more]})
+
+
+def words(count: int) -> list[str]:
+    return [f"w{n:04d}" for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("just", "too_much"),
+    [
+        ({f"k{n}": n for n in range(25)}, {f"k{n}": n for n in range(26)}),
+        ({"q": {"$in": list(range(49))}}, {"q": {"$in": list(range(50))}}),
+        ({"q": {"$nin": [*words(512), *range(30)]}}, {"q": {"$nin": [*words(512), *range(31)]}}),
+        (
+            {"$or": [{"q": {"$prefix": f"{n}"}} for n in range(16)]},
+            {"$and": [{"$not": {"q": {"$prefix": f"{n}"}}} for n in range(17)]},
+        ),
+        (
+            {"$and": [{f"k{n}": {"$exists": True}} for n in range(50)]},
+            {"$and": [{f"k{n}": {"$exists": True}} for n in range(51)]},
+        ),
+    ],
+    ids=["equal", "numbers", "texts and numbers", "prefixes", "exists"],
+)
+def test_reads_of_undeclared_fields_have_a_limit(
+    just: dict[str, Any], too_much: dict[str, Any]
+) -> None:
+    assert parsed(just)
+    reason = refused(too_much)
+    assert f"more than {MAX_FREE_READS} times" in reason
+    assert "declare them" in reason
+    assert parse_filter(too_much, FIELDS, for_store=False)
+
+
+def test_declared_fields_may_be_read_as_often_as_conditions_allow() -> None:
+    assert parsed({"$or": [{"year": {"$in": list(range(n, n + 300))}} for n in range(12)]})
+
+
+class Metadata(dict[str, Any]):
+    """Counts how often a key is read."""
+
+    reads = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.reads += 1
+        return super().get(key, default)
+
+
+STORED = [None, 5, -1, [1], {"a": 1}, "", "w", "w0000", "w0499", "w0500", "w0999", "x"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"q": {"$in": words(1)}},
+        {"q": {"$in": words(3)}},
+        {"q": {"$nin": words(1_000)}},
+        {"q": {"$in": [*words(130), *range(5)]}},
+        {"$not": {"q": {"$in": words(130)}}},
+        {"q": {"$prefix": "w05"}},
+        {"q": {"$ne": "w0499"}},
+        {"q": {"$exists": True}},
+    ],
+)
+def test_milvus_lite_reads_an_undeclared_field_as_often_as_is_counted(raw: dict[str, Any]) -> None:
+    where = parsed(raw)
+    expression = parse_expr(search_expression(None, where, dialect="lite"))
+    reads = []
+    for value in STORED:
+        metadata = Metadata({} if value is None else {"q": value})
+        result = _eval_row(expression, {"metadata": metadata})
+        reads.append(metadata.reads)
+        assert (result is True) is matches(where, metadata), value
+    left = 0
+    while accepted({"$and": [raw, *({f"k{n}": {"$exists": True}} for n in range(left + 1))]}):
+        left += 1
+    assert max(reads) <= MAX_FREE_READS - left <= max(reads) + 2
+
+
+def accepted(raw: dict[str, Any]) -> bool:
+    try:
+        return bool(parsed(raw))
+    except InvalidRequest:
+        return False
+
+
+@effort(max_examples=200, deadline=None)
+@given(st.lists(TEXT, min_size=1, max_size=9), st.sampled_from(["server", "lite"]))
+def test_no_listed_text_breaks_out_of_its_quotes(texts: list[str], dialect: Dialect) -> None:
+    where = parsed({"x": {"$in": texts}})
+    expression = search_expression("n", where, dialect=dialect)
+    assert '"' not in skeleton(expression)
+    plain = parsed({"x": {"$in": words(len(set(texts)))}})
+    assert skeleton(expression) == skeleton(search_expression("n", plain, dialect=dialect))

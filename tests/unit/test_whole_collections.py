@@ -133,6 +133,19 @@ def test_it_is_said_what_to_delete_or_nothing_is(world: World, body: dict[str, A
     assert world.store.count(world.collection) == 3
 
 
+def test_the_filter_of_a_deletion_is_short(world: World) -> None:
+    """Redis keeps it for an hour, also when it matches nothing."""
+    world.put(3)
+    short, long = ({"label": {"$in": ["ä" * 100] * count}} for count in (156, 157))
+    assert world.post("delete", filter=short).json() == {"deleted": 0, "more": False}
+    refused = world.post("delete", filter=long)
+    assert refused.status_code == 422
+    assert "at most 32000 bytes as JSON" in refused.json()["detail"]
+    (kept,) = world.gateway.catalogue.deletions(world.collection, 0)
+    assert kept.filter == short
+    assert world.post("count", filter=long).status_code == 200
+
+
 @pytest.mark.parametrize("what", ["count", "delete"])
 def test_what_cannot_be_a_filter_or_a_namespace_is_refused(world: World, what: str) -> None:
     for body in ({"filter": {"$up": 1}}, {"namespace": "a\0b", "all": True}, {"namespace": ""}):

@@ -1,10 +1,11 @@
-"""Deletes expired jobs (with failures and uploads) and abandoned uploads.
+"""Deletes expired jobs (with failures and uploads) and abandoned uploads, and completes deletions.
 
 Runs next to each planner; a lock in the ledger lets one run at a time.
 """
 
 import logging
 import threading
+from contextlib import suppress
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.errors import NotFound, Unavailable
@@ -21,7 +22,7 @@ DAY_S = 86_400.0
 
 
 class Housekeeper:
-    """Deletes expired jobs and abandoned uploads.
+    """Deletes expired jobs and abandoned uploads, and completes deletions that broke off.
 
     Args:
         name: the planner's name, as the owner of the lock.
@@ -47,11 +48,12 @@ class Housekeeper:
         self._ledger.count_jobs()  # may repair the indices; a gateway should not wait for that
         for job_id in self._unfinished.older(DAY_S, MAX_JOBS):
             self._delete_abandoned_upload(job_id)
+        completed = sum(map(self._complete_removal, self._ledger.removals(MAX_JOBS)))
         if not self._days:
-            return 0
+            return completed
         ended = self._ledger.ended(self._days * DAY_S, MAX_JOBS + len(self._other_versions))
         expired = [job_id for job_id in ended if job_id not in self._other_versions]
-        return sum(self._remove(job_id) for job_id in expired[:MAX_JOBS])
+        return completed + sum(self._remove(job_id) for job_id in expired[:MAX_JOBS])
 
     def run(self, stopping: threading.Event) -> None:
         """Run rounds until `stopping` is set. A round that fails is repeated later."""
@@ -65,23 +67,39 @@ class Housekeeper:
                 log.exception("expired jobs cannot be deleted now")
                 removed = 0
             if removed:
-                log.info("deleted %d jobs that ended more than %g days ago", removed, self._days)
-            stopping.wait(1.0 if removed == MAX_JOBS else self._interval_s)
+                log.info("deleted %d jobs that had expired or whose deletion broke off", removed)
+            stopping.wait(1.0 if removed >= MAX_JOBS else self._interval_s)
 
     def _remove(self, job_id: str) -> bool:
-        """Delete a job, its uploads first: only the job's record names them."""
         try:
-            job = self._ledger.job(job_id)
-            if self._is_being_retried(job):
+            if self._is_being_retried(self._ledger.job(job_id)):
                 return False
-            if has_uploads(job.new):
-                self._blobs.delete_below(uploads_of(job_id))
-            self._ledger.remove(job_id)
+            self._delete(job_id)
         except NotFound:  # another process deleted it first
             return False
         except OtherVersion as error:
             warn_once(f"this planner cannot delete the job: {error.detail}")
             self._other_versions.add(job_id)
+            return False
+        return True
+
+    def _delete(self, job_id: str) -> None:
+        """Delete a job, its uploads before its record: only the record names them."""
+        job = self._ledger.begin_removal(job_id)
+        if has_uploads(job.new):
+            self._blobs.delete_below(uploads_of(job_id))
+        self._ledger.remove(job_id)
+
+    def _complete_removal(self, job_id: str) -> bool:
+        """Delete a job whose removal did not come to its end, in a gateway or in a planner."""
+        try:
+            self._delete(job_id)
+        except NotFound:
+            with suppress(NotFound):  # another release deleted the job, and this is left of it
+                self._ledger.remove(job_id)
+            return False
+        except OtherVersion as error:
+            warn_once(f"this planner cannot delete the job: {error.detail}")
             return False
         return True
 
