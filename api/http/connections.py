@@ -22,7 +22,7 @@ STATE = "connections"  # the key of `Connections` in the state of the applicatio
 SPARE_FILES = 256  # descriptors that are not for connections of clients
 AHEAD_BYTES = 32_768  # of requests that a client may send before it has the answer to the first
 UNSENT_BYTES = 65_536  # of an answer in the system's buffer, beyond those on their way
-PAUSE_S = 1.0  # between two requests; closing a connection that is in use may fail a request
+PAUSE_S = 2.0  # between two requests; closing a connection that is in use may fail a request
 
 
 def raise_file_limit() -> None:
@@ -77,7 +77,8 @@ class Connections:
             if found in self.open and now - found.waited_s(now) <= self._sorted_at:
                 return found
         # Of several equal ones, the oldest is the last.
-        waited = {connection: connection.waited_s(now) for connection in reversed(self.open)}
+        _, *others = reversed(self.open)
+        waited = {connection: connection.waited_s(now) for connection in others}
         waiting = (connection for connection, seconds in waited.items() if seconds > -math.inf)
         self._slowest = sorted(waiting, key=waited.__getitem__)
         self._sorted_at = now
