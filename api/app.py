@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.routing import Route
 
 from clipfleet._version import __version__
 from clipfleet.api import assets
@@ -103,6 +106,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
         app.include_router(_require_authorized(feature.router))
     if settings.keys_file:
         _document_api_keys(app)
+    _render_document_once(app)
     app.add_middleware(RequestGuard, settings=settings)
     app.add_middleware(
         AccessLogMiddleware, metrics=gateway_metrics, lines=settings.log == "json"
@@ -129,3 +133,19 @@ def _document_api_keys(app: FastAPI) -> None:
         return document
 
     app.openapi = document_with_keys  # type: ignore[method-assign]
+
+
+def _render_document_once(app: FastAPI) -> None:
+    """Serve the OpenAPI document as bytes. FastAPI renders it for every request, which needs no
+    key and takes milliseconds of the event loop."""
+
+    @cache
+    def rendered(root_path: str) -> bytes:
+        servers = {"servers": [{"url": root_path}]} if root_path else {}
+        return bytes(JSONResponse({**app.openapi(), **servers}).body)
+
+    async def document(request: Request) -> Response:
+        root_path = request.scope.get("root_path", "").rstrip("/")
+        return Response(rendered(root_path), media_type="application/json")
+
+    app.router.routes.insert(0, Route("/openapi.json", document, include_in_schema=False))

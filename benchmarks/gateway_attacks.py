@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import random
+import socket
 import sys
 import tempfile
 import time
@@ -199,11 +200,32 @@ async def _connection(it: Attacker, data: bytes) -> None:
     writer.close()
 
 
+async def slow_readers(it: Attacker) -> None:
+    """Ask for 60 documents on each of 2,100 connections, and read 2,000 bytes of them a second."""
+    until = time.monotonic() + it.seconds
+    await asyncio.gather(*(_read_slowly(it, until) for _ in range(2_100)))
+
+
+async def _read_slowly(it: Attacker, until: float) -> None:
+    loop = asyncio.get_running_loop()
+    while time.monotonic() < until:
+        with suppress(ConnectionError), socket.socket() as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+            line.setblocking(False)
+            await loop.sock_connect(line, ("127.0.0.1", it.port))
+            await loop.sock_sendall(
+                line, b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 60
+            )
+            while time.monotonic() < until and await loop.sock_recv(line, 4_000):
+                await asyncio.sleep(2)
+        it.seen["open" if time.monotonic() >= until else "closed"] += 1
+
+
 ATTACKS: dict[str, Attack] = {
     attack.__name__: attack
     for attack in (
         one_json, false_type, strangers, images, uploads, batches, slow_bodies, slow_headers,
-        idle_connections,
+        idle_connections, slow_readers,
     )
 }  # fmt: skip
 

@@ -78,7 +78,8 @@ class Limits(BaseModel):
     connections: int = Field(
         2_000,
         ge=1,
-        description="Open connections of one gateway; beyond it the idle ones are closed.",
+        description="Open connections of one gateway; beyond it those are closed whose clients "
+        "have kept the gateway waiting for longest.",
     )
     header_s: float = Field(
         10.0, gt=0, description="Longest wait for the header of a request, seconds."
@@ -86,7 +87,11 @@ class Limits(BaseModel):
     send_s: float = Field(
         30.0,
         gt=0,
-        description="Longest time in which a client reads nothing of an answer, seconds.",
+        description="Longest time in which a client reads nothing of an answer, and the time by "
+        "which it may be behind `send_rate`, seconds.",
+    )
+    send_rate: int = Field(
+        10_000, ge=1, description="Bytes a second that a client must read of a large answer."
     )
     answer_bytes: int = Field(
         32_000_000, description="Matches in one answer, to a search or to a batch of them, bytes."

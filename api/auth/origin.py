@@ -13,7 +13,7 @@ from clipfleet.common.process.logs import log_context
 from clipfleet.common.settings import Settings
 
 LINGER_S, LINGER_BYTES = 2.0, 32_000_000  # a refused client may still send so much
-SLICE = 262_144  # bytes of a response handed over at once; then the client has to read
+SLICE = 65_536  # bytes of a response handed over at once; then the client has to read
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 

@@ -4,7 +4,6 @@ import hashlib
 import time
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Header, Query, Response
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
@@ -168,13 +167,16 @@ def _record(
     )
     if problem:
         raise InvalidRequest(f"vector {vector.id[:200]!r}: {problem}")
-    check_vector(vector.values, collection)
+    try:
+        embedding = check_vector(vector.values, collection)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"vector {vector.id[:200]!r}: {error.detail}") from error
     return Record(
         pk=key,
         id=vector.id,
         namespace=namespace,
         uri=vector.uri or vector.id,
-        embedding=np.asarray(vector.values, np.float32),
+        embedding=embedding,
         content_hash=vector.content_hash,
         label=vector.label,
         bytes=vector.bytes,

@@ -1,27 +1,28 @@
-"""Limits on a gateway's connections: their number, and how long a client may stay silent.
+"""Limits on a gateway's connections: their number, and how long a client may keep one waiting.
 
 uvicorn limits neither. A client that sends nothing, or sends a header very slowly, or does not read
 the response, would keep its connection forever. `uvicorn --http` takes `Protocol`.
 """
 
 import asyncio
+import math
 import resource
+import socket
 from contextlib import suppress
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from clipfleet.common.settings import Limits
 
-if TYPE_CHECKING:
-    from uvicorn.protocols.http.h11_impl import H11Protocol as HttpProtocol
-else:
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol as HttpProtocol
-
 STATE = "connections"  # the key of `Connections` in the state of the application's lifespan
 SPARE_FILES = 256  # descriptors that are not for connections of clients
+AHEAD_BYTES = 32_768  # of requests that a client may send before it has the answer to the first
+UNSENT_BYTES = 65_536  # of an answer in the system's buffer, beyond those on their way
+PAUSE_S = 2.0  # between two requests; closing a connection that is in use may fail a request
 
 
 def raise_file_limit() -> None:
@@ -42,7 +43,6 @@ class Connections:
         limit: connections at most; fewer than `limits.connections` when the process may not open
             enough files.
         open: all connections, the oldest first.
-        idle: the connections without a request, the one that is idle for longest first.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -51,24 +51,80 @@ class Connections:
         room = limits.connections if files == resource.RLIM_INFINITY else files - SPARE_FILES
         self.limit = max(1, min(limits.connections, room))
         self.open: dict[Protocol, None] = {}
-        self.idle: dict[Protocol, None] = {}
+        self._slowest: list[Protocol] = []  # the slowest last, as of `_sorted_at`
+        self._sorted_at = 0.0
 
-    def make_room(self) -> None:
+    def make_room(self, now: float) -> None:
         """Close a connection when there are too many.
 
-        This is the connection that is idle for longest; if none is idle, the oldest connection
-        that has not sent its whole request; if there is none either, the newest connection.
+        This is the connection whose client has kept the gateway waiting for longest: for a request,
+        for the rest of one, or to read an answer. If the gateway waits for none of the clients, it
+        is the newest connection.
+
+        Args:
+            now: the time of the event loop, in seconds.
         """
         if len(self.open) <= self.limit:
             return
-        new = next(reversed(self.open))
-        idle = (connection for connection in self.idle if connection is not new)
-        slow = (connection for connection in self.open if connection.is_sending)
-        next(chain(idle, slow, [new])).transport.abort()
+        found = self._next_slowest(now) or next(reversed(self.open))
+        del self.open[found]  # the transport reports the end later, after other connections
+        found.transport.abort()
+
+    def _next_slowest(self, now: float) -> "Protocol | None":
+        """Sorting at each call would take the event loop 2 ms for 2,000 connections."""
+        while self._slowest:
+            found = self._slowest.pop()
+            if found in self.open and now - found.waited_s(now) <= self._sorted_at:
+                return found
+        # Of several equal ones, the oldest is the last.
+        _, *others = reversed(self.open)
+        waited = {connection: connection.waited_s(now) for connection in others}
+        waiting = (connection for connection, seconds in waited.items() if seconds > -math.inf)
+        self._slowest = sorted(waiting, key=waited.__getitem__)
+        self._sorted_at = now
+        return self._slowest.pop() if self._slowest else None
 
 
-class Protocol(HttpProtocol):
-    """One connection, which is closed when the client stays silent for too long."""
+class Lag:
+    """The time by which a client is behind a rate. It never gets ahead of the rate.
+
+    Args:
+        rate: bytes a second.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._behind_s = 0.0
+        self._since: float | None = None
+
+    def start(self, now: float) -> None:
+        """Begin to wait for the client."""
+        if self._since is None:
+            self._since = now
+
+    def stop(self, now: float) -> None:
+        """Cease to wait for the client."""
+        self._behind_s, self._since = self.seconds(now), None
+
+    def moved(self, count: int, now: float) -> None:
+        """Count bytes that the client has sent or read."""
+        waits = self._since is not None
+        self.stop(now)
+        self._behind_s = max(0.0, self._behind_s - count / self._rate)
+        if waits:
+            self.start(now)
+
+    def seconds(self, now: float) -> float:
+        """Return the time by which the client is behind."""
+        return self._behind_s + (0.0 if self._since is None else now - self._since)
+
+
+class Protocol(H11Protocol):
+    """One connection, which is closed when the client keeps it waiting for too long.
+
+    The next request is handled, and read, after the system has taken the whole answer to the one
+    before.
+    """
 
     def __init__(
         self,
@@ -78,66 +134,142 @@ class Protocol(HttpProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.app = self._count_sent(self.app)
         self._all: Connections = app_state.get(STATE) or Connections(Limits())
         self._header: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
+        self._idle_since = self.loop.time()
+        self._body, self._answer = Lag(self._all.limits.body_rate), Lag(self._all.limits.send_rate)
+        self._sent = self._taken = 0  # bytes of answers: all, and those that the system has taken
+        self._ends_later = False  # an answer is complete, but the system has not taken it all
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # writing is paused while any byte waits
+        _limit_unsent(transport.get_extra_info("socket"))
         self._all.open[self] = None
         self._wait_for_header()
-        self._all.make_room()
+        self._all.make_room(self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._all.open.pop(self, None)
-        self._all.idle.pop(self, None)
         self._have_header()
-        self._have_read()
+        if self._unread is not None:
+            self._unread.cancel()
+
+    def waited_s(self, now: float) -> float:
+        """Return for how long the gateway has waited for this client.
+
+        Args:
+            now: the time of the event loop, in seconds.
+
+        Returns:
+            Seconds. The wait for another request begins after PAUSE_S, so it is negative before.
+            Minus infinity while the gateway itself has to do something.
+        """
+        if self.flow.write_paused:
+            self._note_reading(now)
+            return self._answer.seconds(now)
+        if self._has_no_request:
+            return now - self._idle_since - (PAUSE_S if self.cycle else 0.0)
+        is_waiting = self.cycle.more_body and not self.flow.read_paused
+        return self._body.seconds(now) if is_waiting else -math.inf
 
     @property
-    def is_sending(self) -> bool:
-        """Whether a part of the request has not arrived yet."""
-        cycle = self.cycle
-        return cycle is not None and not cycle.response_complete and cycle.more_body
+    def _has_no_request(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
+        before, now = self.cycle, self.loop.time()
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
+        if self._has_no_request:
             self._wait_for_header()
+            return
+        self._have_header()
+        if self.cycle is not before:
+            self._wait_for_body(now)
         else:
-            self._all.idle.pop(self, None)
-            self._have_header()
+            self._body.moved(len(data), now)
+        if not self.cycle.more_body and len(self.conn.trailing_data[0]) > AHEAD_BYTES:
+            self._close()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.cycle.response_complete and not self.transport.is_closing():
-            self._all.idle.setdefault(self)  # uvicorn closes it unless a request follows soon
+        if self.flow.write_paused and not self.transport.is_closing():
+            self._ends_later = True
+            self.flow.pause_reading()
+            return
+        self._idle_since = self.loop.time()  # uvicorn closes it unless a request follows soon
+        self._wait_for_body(self._idle_since)
+        super().on_response_complete()  # begins with the next request, if it was read before
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._answer.start(self.loop.time())
         if self._unread is None:
-            self._unread = self.loop.call_later(self._all.limits.send_s, self._close)
+            self._check_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._have_read()
+        now = self.loop.time()
+        self._note_reading(now)
+        self._answer.stop(now)
+        if self._ends_later:
+            self._ends_later = False
+            self.on_response_complete()
+
+    def _count_sent(self, app: ASGIApp) -> ASGIApp:
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_and_count(message: Message) -> None:
+                await send(message)
+                self._sent += len(message.get("body", b""))
+
+            await app(scope, receive, send_and_count)
+
+        return counted
+
+    def _note_reading(self, now: float) -> None:
+        taken = self._sent - self.transport.get_write_buffer_size()
+        self._answer.moved(max(0, taken - self._taken), now)
+        self._taken = max(taken, self._taken)
+
+    def _check_reading(self) -> None:
+        """Close the connection of a client that is behind by `send_s`."""
+        self._unread = None
+        if not self.flow.write_paused:
+            return
+        now = self.loop.time()
+        self._note_reading(now)
+        remaining_s = self._all.limits.send_s - self._answer.seconds(now)
+        if remaining_s <= 0:
+            self._close()
+        else:
+            self._unread = self.loop.call_later(remaining_s, self._check_reading)
 
     def _wait_for_header(self) -> None:
         """Start the timeout of a header, which does not start again with each byte."""
-        self._all.idle.setdefault(self)
         if self._header is None:
             self._header = self.loop.call_later(self._all.limits.header_s, self._close)
+
+    def _wait_for_body(self, now: float) -> None:
+        self._body = Lag(self._all.limits.body_rate)
+        self._body.start(now)
 
     def _have_header(self) -> None:
         if self._header is not None:
             self._header.cancel()
             self._header = None
 
-    def _have_read(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
-
     def _close(self) -> None:
         self.transport.abort()
+
+
+def _limit_unsent(connection: socket.socket | None) -> None:
+    """Let the system take an answer in small pieces, so that slow reading is seen as it happens.
+
+    Otherwise the system takes nothing until a third of its buffer is free, which can be 1 MB.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if connection is not None and option is not None:
+        with suppress(OSError):  # a UNIX socket has no such option
+            connection.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)

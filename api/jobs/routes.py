@@ -18,7 +18,7 @@ from clipfleet.api.http.problems import CONFLICT, RESPONSES
 from clipfleet.api.jobs.service import job_out, new_job, new_job_id, start
 from clipfleet.common.auth.source_access import SourceAccess
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import Conflict, NotFound
+from clipfleet.common.errors import Conflict, InvalidRequest, NotFound
 from clipfleet.common.http import uris
 from clipfleet.common.http.schemas import FailureList, FailureOut, JobIn, JobList, JobOut, JobState
 from clipfleet.common.http.source_grants import SourceGrant
@@ -43,6 +43,7 @@ PageSize = Annotated[int, Query(ge=1, le=1_000, description="Maximum number of i
 Offset = Annotated[
     int, Query(ge=0, le=10_000_000, description="Number of items to skip at the beginning.")
 ]
+MERGED_OFFSET = 10_000  # jobs of several indices, which are read and merged one by one
 
 
 @router.post(
@@ -84,8 +85,17 @@ async def list_jobs(
     limit: PageSize = 50,
     offset: Offset = 0,
 ) -> JobList:
-    """Return the jobs that the key may see, newest first."""
+    """Return the jobs that the key may see, newest first.
+
+    `offset` is at most 10,000 for a list of several states, or without `collection` for a key that
+    is limited to collections.
+    """
     sees = None if caller.sees_all else caller.sees
+    if offset > MERGED_OFFSET and (len(set(state)) > 1 or (sees and not collection)):
+        raise InvalidRequest(
+            f"offset is over {MERGED_OFFSET}, the limit for a list of several states or "
+            "collections; name one state and one collection"
+        )
     jobs = await gateway.call(gateway.ledger.jobs, limit, offset, collection, state, sees)
     return JobList(jobs=[job_out(job) for job in jobs])
 

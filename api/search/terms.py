@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest, Unreadable
@@ -17,9 +19,11 @@ from clipfleet.common.imaging.decode import decode
 from clipfleet.common.imaging.preprocess import Pixels, Preprocess
 from clipfleet.common.queue.fleet import WorkerCard
 from clipfleet.common.queue.messages import Term
+from clipfleet.common.store import Vectors
 
 PIECE = 1 << 20  # characters of base64, a multiple of four
 MAX_NUMBER = 1e15  # of a vector; its square, summed up, still fits 32 bits
+MIN_LENGTH = 1e-15  # of a vector to compare by cosine; its square still fits 32 bits
 
 
 @dataclass(frozen=True)
@@ -186,17 +190,34 @@ def check_text(text: str, gateway: Gateway) -> None:
         raise InvalidRequest("the text is not valid Unicode") from error
 
 
-def check_vector(vector: Sequence[float], collection: Collection) -> None:
-    """Raise InvalidRequest for a vector that cannot be compared with those of the collection."""
+def check_vector(vector: Sequence[float], collection: Collection) -> Vectors:
+    """Convert a vector to the 32-bit numbers that are stored and compared.
+
+    Args:
+        vector: finite numbers.
+        collection: whose vectors it is compared with.
+
+    Raises:
+        InvalidRequest: the vector cannot be compared with those of the collection.
+    """
     if len(vector) != collection.dim:
         raise InvalidRequest(
             f"the vector has {len(vector)} numbers, those of collection {collection.name!r} "
             f"have {collection.dim}"
         )
-    if collection.metric == "cosine" and not any(vector):
-        raise InvalidRequest("a vector of zeros has no direction to compare by cosine")
-    if any(abs(value) > MAX_NUMBER for value in vector):
+    doubles = np.asarray(vector, np.float64)
+    if np.abs(doubles).max() > MAX_NUMBER:
         raise InvalidRequest(f"a number of the vector is over {MAX_NUMBER:g}")
+    converted = doubles.astype(np.float32)
+    if collection.metric != "cosine":
+        return converted
+    if not converted.any():
+        raise InvalidRequest("a vector of zeros has no direction to compare by cosine")
+    if np.linalg.norm(converted.astype(np.float64)) < MIN_LENGTH:
+        raise InvalidRequest(
+            f"the vector is shorter than {MIN_LENGTH:g}: it has no direction to compare by cosine"
+        )
+    return converted
 
 
 def image_input(image: QueryImage) -> ImageInput:

@@ -279,7 +279,8 @@ class Client:
 
         Args:
             limit: jobs to return, 1 to 1,000.
-            offset: jobs to skip, 0 to 10,000,000.
+            offset: jobs to skip, 0 to 10,000,000. At most 10,000 for several states, or without
+                `collection` for a key that is limited to collections.
             collection: list only jobs of this collection.
             state: list only jobs in this state, or in one of these.
 

@@ -207,6 +207,38 @@ def test_without_redis_each_gateway_counts_for_itself(tmp_path: Path) -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 429]
 
 
+@pytest.mark.parametrize(
+    ("key", "query", "status"),
+    [
+        ("admin", "offset=10000001", 422),
+        ("admin", "offset=10000000", 200),
+        ("admin", "offset=10000000&state=failed&state=failed", 200),
+        ("admin", "offset=10001&state=failed&state=partial", 422),
+        ("admin", "offset=10000&state=failed&state=partial", 200),
+        ("acme-read", "offset=10001", 422),
+        ("acme-read", "offset=10000", 200),
+        ("acme-read", "offset=10001&collection=acme&state=failed", 200),
+    ],
+)
+def test_pages_of_merged_lists_of_jobs_end_sooner(
+    world: World, key: str, query: str, status: int
+) -> None:
+    answer = world.ask(f"GET /v1/jobs?{query}", key)
+    assert answer.status_code == status
+    if "10001" in query and status == 422:
+        assert "name one state and one collection" in answer.json()["detail"]
+
+
+def test_the_interface_document_is_rendered_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = world.ask("GET /openapi.json")
+    monkeypatch.setattr(world.app, "openapi", None)
+    again = world.ask("GET /openapi.json")
+    assert (first.headers["content-type"], first.content) == ("application/json", again.content)
+    assert "/v1/jobs" in again.json()["paths"]
+
+
 def test_an_open_service_answers_everybody(tmp_path: Path) -> None:
     world = World(tmp_path, keys_file="", open=True)
     assert world.ask("GET /v1/jobs", client=ELSEWHERE).status_code == 200

@@ -1,18 +1,59 @@
 """Slow and idle connections, to a real server in this process."""
 
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from clipfleet.api.http.connections import Lag, Protocol
 from clipfleet.testing import MemoryService
 from support.services import eventually
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 MAX_CONNECTIONS = 8
+ASK_DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 BRIEF = {"header_s": 0.2, "send_s": 0.5, "body_s": 0.2, "connections": MAX_CONNECTIONS}
+VECTOR = [1.0] * 64
+BODY = b'{"vector": %s, "top_k": 500}' % str(VECTOR).encode()
+LARGE_SEARCH = (
+    b"POST /v1/collections/large/search HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+)
+LARGE = 14_000_000  # bytes of the answer to it, or a few more
+
+
+@contextmanager
+def large_answers(limits: dict[str, Any]) -> Iterator[MemoryService]:
+    with MemoryService(limits=limits) as service, service.client() as client:
+        client.create_collection("large")
+        vectors = [
+            {"id": str(n), "values": VECTOR, "metadata": {"text": "x" * 30_000}} for n in range(500)
+        ]
+        client.upsert("large", vectors)
+        yield service
+
+
+def read_slowly(service: MemoryService, request: bytes) -> int:
+    """Send a request, and read with a request of another client after each read.
+
+    Returns:
+        The bytes that were read before the gateway closed the connection, or LARGE.
+    """
+    total = 0
+    with closing(slow_reader(service)) as line, httpx.Client(base_url=service.url) as other:
+        line.sendall(request)
+        with suppress(ConnectionResetError):
+            while total < LARGE and (piece := line.recv(30_000)):
+                total += len(piece)
+                assert other.get("/healthz").is_success
+    return total
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +65,16 @@ def service() -> Iterator[MemoryService]:
 def connected(service: MemoryService) -> socket.socket:
     url = httpx.URL(service.url)
     return socket.create_connection((url.host, url.port or 80), timeout=20)
+
+
+def slow_reader(service: MemoryService) -> socket.socket:
+    """A connection for which the system holds little of what the client has not read."""
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    line.settimeout(20)
+    url = httpx.URL(service.url)
+    line.connect((url.host, url.port or 80))
+    return line
 
 
 def answers(line: socket.socket) -> bool:
@@ -111,27 +162,44 @@ def test_slow_bodies_make_room_for_others() -> None:
         assert is_closed(slow[0])
 
 
-def test_a_client_that_does_not_read_its_answer_is_given_up(service: MemoryService) -> None:
-    with service.client() as client:
-        client.create_collection("large")
-        vectors = [
-            {"id": str(n), "values": [1.0] * 64, "metadata": {"text": "x" * 30_000}}
-            for n in range(500)
+def test_unread_answers_make_room_for_others() -> None:
+    """Each client asks for more than the system holds, and reads nothing."""
+    patient = {**BRIEF, "header_s": 60, "send_s": 60}
+    with MemoryService(limits=patient) as service, ExitStack() as lines:
+        unread = [
+            lines.enter_context(closing(slow_reader(service))) for _ in range(MAX_CONNECTIONS)
         ]
-        client.upsert("large", vectors)
-    body = b'{"vector": %s, "top_k": 500}' % str([1.0] * 64).encode()
-    head = (
-        b"POST /v1/collections/large/search HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-    )
+        for line in unread:
+            line.sendall(ASK_DOCUMENT * 60)
+        eventually(lambda: is_answered(service), 20, "the answer to another client")
+        eventually(lambda: any(map(has_hung_up, unread)), 20, "the end of a connection")
+
+
+def is_answered(service: MemoryService) -> bool:
     with closing(connected(service)) as line:
-        line.sendall(head + body)
+        return answers(line)
+
+
+def test_a_client_that_does_not_read_its_answer_is_given_up() -> None:
+    with large_answers(BRIEF) as service, closing(connected(service)) as line:
+        line.sendall(LARGE_SEARCH)
         eventually(lambda: has_hung_up(line), 20, "the end of the connection")
         total = 0
         with suppress(ConnectionResetError):
             while piece := line.recv(1 << 20):
                 total += len(piece)
-        assert total < 14_000_000
+        assert total < LARGE
+
+
+def test_a_client_that_reads_slower_than_the_rate_is_given_up() -> None:
+    """Between two reads the gateway answers another request."""
+    with large_answers({**BRIEF, "send_rate": 10**12}) as service:
+        assert read_slowly(service, LARGE_SEARCH) < LARGE
+
+
+def test_a_client_that_keeps_up_with_the_rate_gets_all_of_its_answer() -> None:
+    with large_answers({**BRIEF, "send_rate": 1}) as service:
+        assert read_slowly(service, LARGE_SEARCH) >= LARGE
 
 
 def has_hung_up(line: socket.socket) -> bool:
@@ -141,3 +209,70 @@ def has_hung_up(line: socket.socket) -> bool:
     except OSError:
         return True
     return False
+
+
+def test_requests_ahead_of_an_unread_answer_are_bounded() -> None:
+    patient = {**BRIEF, "header_s": 60, "send_s": 60}
+    with MemoryService(limits=patient) as service, closing(slow_reader(service)) as line:
+        line.sendall(ASK_DOCUMENT * 2_000)
+        eventually(lambda: has_hung_up(line), 20, "the end of the connection")
+
+
+def test_the_next_request_begins_after_the_answer_before_it_was_taken() -> None:
+    begun: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            begun.append(scope["path"])
+            body = b"x" * (LARGE if scope["path"] == "/large" else 1)
+            await Response(body)(scope, receive, send)
+
+    with served(app) as url, ExitStack() as lines:
+        line, other = (
+            lines.enter_context(closing(socket.create_connection((url.host, url.port or 0), 20)))
+            for _ in range(2)
+        )
+        line.sendall(ask("/large") + ask("/next"))
+        assert line.recv(100).startswith(b"HTTP/1.1 200")
+        other.sendall(ask("/other"))
+        assert other.recv(100).startswith(b"HTTP/1.1 200")
+        assert begun == ["/large", "/other"]
+        answer = b""
+        while not answer.endswith(b"\r\n\r\nx"):
+            answer = answer[-100:] + line.recv(1 << 20)
+        assert begun == ["/large", "/other", "/next"]
+
+
+def ask(path: str) -> bytes:
+    return b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % path.encode()
+
+
+@contextmanager
+def served(app: ASGIApp) -> Iterator[httpx.URL]:
+    """Serve an application with the gateway's protocol."""
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", http=Protocol)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        eventually(lambda: server.started, 20, "the start of the server")
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield httpx.URL(f"http://127.0.0.1:{port}")
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_a_lag_grows_with_waiting_and_shrinks_with_what_comes() -> None:
+    lag = Lag(rate=100)
+    lag.moved(500, 0.0)
+    assert lag.seconds(9.0) == 0.0, "no time is saved up"
+    lag.start(10.0)
+    assert lag.seconds(14.0) == 4.0
+    lag.moved(300, 14.0)
+    assert lag.seconds(15.0) == 2.0
+    lag.stop(15.0)
+    assert lag.seconds(99.0) == 2.0
+    lag.start(100.0)
+    lag.moved(1_000, 101.0)
+    assert lag.seconds(101.5) == 0.5
