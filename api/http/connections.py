@@ -66,16 +66,16 @@ class Connections:
         """
         if len(self.open) <= self.limit:
             return
-        found = self._next_slowest(now) or next(reversed(self.open))
-        del self.open[found]  # the transport reports the end later, after other connections
-        found.transport.abort()
+        slowest = self._next_slowest(now) or next(reversed(self.open))
+        del self.open[slowest]  # the transport reports the end later, after other connections
+        slowest.transport.abort()
 
     def _next_slowest(self, now: float) -> "Protocol | None":
         """Sorting at each call would take the event loop 2 ms for 2,000 connections."""
         while self._slowest:
-            found = self._slowest.pop()
-            if found in self.open and now - found.waited_s(now) <= self._sorted_at:
-                return found
+            slowest = self._slowest.pop()
+            if slowest in self.open and now - slowest.waited_s(now) <= self._sorted_at:
+                return slowest
         # Of several equal ones, the oldest is the last.
         _, *others = reversed(self.open)
         waited = {connection: connection.waited_s(now) for connection in others}
