@@ -182,7 +182,7 @@ class Log:
             services.eventually(lambda: not still_running([valkey]), 30, "the death of Valkey")
             last, until = self._last(), time.monotonic() - seconds
             size = last.stat().st_size
-            kept = [length for at, path, length in self._seen if path == last and at <= until]
+            kept = [length for at, path, length in list(self._seen) if path == last and at <= until]
             os.truncate(last, kept[-1] if kept else 0)
         return size - (kept[-1] if kept else 0)
 
