@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,9 @@ from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.ingest.background import Background
 from clipfleet.workers.ingest.chunk import IngestParts
 from clipfleet.workers.ingest.claims import claim_next, ingest_next, pass_on, work_on
+from clipfleet.workers.ingest.feeders import ThreadFeeders
 from clipfleet.workers.ingest.fetch_pool import fetch_pool
+from clipfleet.workers.ingest.prepare import Kit
 from clipfleet.workers.planner.housekeeper import Housekeeper
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.planner import run as run_planner
@@ -79,6 +81,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+THREADS = 4
 NAME = "memory"  # of the planner and of the worker
 POLL_S = 0.05
 START_TIMEOUT_S = 30.0
@@ -232,6 +235,9 @@ class MemoryService:
 
     def _start_worker(self, stack: ExitStack) -> None:
         parts, settings = self.parts, self.settings
+        storage = self._make_storage(stack)
+        kit = Kit.of(settings, storage.access, self._embedder.preprocess, self._embedder.resize)
+        feeders = stack.enter_context(closing(ThreadFeeders(THREADS, kit)))
         ingest = IngestParts(
             worker=NAME,
             ledger=parts.ledger,
@@ -240,9 +246,10 @@ class MemoryService:
             embedder=self._embedder,
             blobs=parts.blobs,
             settings=settings,
-            threads=_threads(stack, settings.decode_threads, "decode"),
+            threads=_threads(stack, THREADS, "io"),
+            feeders=feeders,
             stopping=self._stopping,
-            storage=self._make_storage(stack),
+            storage=storage,
             fetches=fetch_pool(settings.fetch),
         )
         query = QueryParts(

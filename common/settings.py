@@ -306,7 +306,13 @@ class Settings(BaseSettings):
         description="Folder of the models that were converted for OpenVINO; empty: "
         "clipfleet/models in the user's cache.",
     )
-    decode_threads: int = Field(4, description="Threads of a worker that decode images.")
+    feeders: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Processes of an ingest worker that read and decode images; 0: one for each "
+        "core but one.",
+    )
     thumbnail_edge: int = Field(
         256, ge=0, le=2_048, description="Longest side of a thumbnail, pixels; 0: no thumbnails."
     )

@@ -6,6 +6,7 @@ import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if folder is None:
         return
     _end_processes()
+    util._run_finalizers()  # type: ignore[attr-defined]  # deletes the folder of the fork server
     if config.stash.get(FAILED, False) and not os.environ.get("CI"):
         print(f"\nthe files of this run are kept: {folder}")
     else:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import (
+    celeryd_init,
     setup_logging,
     worker_init,
     worker_ready,
@@ -47,6 +48,9 @@ app.conf.task_queues = [
     for name in (queue_name(lane, settings.model) for lane in LANES)
 ]
 
+# While one chunk is claimed, begun or written, the other one is embedded.
+CHUNKS_IN_HAND = 2
+
 _runtime: list[Runtime] = []
 
 
@@ -65,6 +69,13 @@ def ingest(raw: str) -> str:  # noqa: ARG001  # a nudge has no content, in any r
 def query(raw: str) -> None:
     """Answer a batch of queries."""
     runtime().query(raw)
+
+
+@celeryd_init.connect
+def _set_concurrency(conf: Any, options: Any, **_: Any) -> None:
+    """Take two chunks at once. A worker of queries alone takes one batch at a time."""
+    if list(options.get("queues") or ()) != [queue_name("query", settings.model)]:
+        conf.worker_concurrency = CHUNKS_IN_HAND
 
 
 @setup_logging.connect

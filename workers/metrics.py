@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, get_args
 
@@ -38,11 +38,11 @@ class StageTimings:
             with self._lock:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + took
 
-    def add(self, other: "StageTimings") -> None:
-        """Add the seconds of other images."""
+    def add(self, seconds: Mapping[TimedStage, float]) -> None:
+        """Add the seconds of other images, by stage."""
         with self._lock:
-            for stage, seconds in other.seconds.items():
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+            for stage, more in seconds.items():
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + more
 
 
 class FailureMetrics:

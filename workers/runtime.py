@@ -36,7 +36,9 @@ from clipfleet.workers.embedding.proxy import TimedEmbedder
 from clipfleet.workers.ingest.background import Background, Waits
 from clipfleet.workers.ingest.chunk import IngestParts
 from clipfleet.workers.ingest.claims import Worked, claim_next, pass_on, work_on
+from clipfleet.workers.ingest.feeders import ProcessFeeders, feeder_count
 from clipfleet.workers.ingest.fetch_pool import fetch_pool
+from clipfleet.workers.ingest.prepare import Kit
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.query.batch import QueryParts, answer_batch
 from clipfleet.workers.query.exact import Bounds
@@ -50,7 +52,9 @@ STUCK_AFTER_S = 30.0  # an idle worker without messages is checked after this lo
 RETRY_AFTER_S = 1.0  # from an announcement that failed to the next one
 HAND_BACK_TIMEOUT_S = 8.0  # for chunks in the background, at shutdown
 BROKEN_DEVICE = 72  # exit code; 70 and 71: stuck
-RATE_WEIGHT = 0.3  # weight of the last chunk in the moving average
+IO_THREADS = 8  # read blobs and write thumbnails
+RATE_WEIGHT = 0.3  # weight of the last measurement in the moving average
+RATE_WINDOW_S = 1.0  # shortest measurement while tasks are under way
 
 
 class Runtime:
@@ -76,6 +80,9 @@ class Runtime:
         store = make_store(settings)
         catalogue = RedisCatalogue(client)
         blobs = Blobs(settings.blobs)
+        storage = Storage(settings, blobs, Fetcher(settings.fetch))
+        kit = Kit.of(settings, storage.access, embedder.preprocess, embedder.resize)
+        self._feeders = ProcessFeeders(feeder_count(settings), kit)
         self._ingest = IngestParts(
             worker=self.worker,
             ledger=RedisLedger(client, blobs=blobs),
@@ -84,9 +91,10 @@ class Runtime:
             embedder=TimedEmbedder(embedder, "ingest", metrics),
             blobs=blobs,
             settings=settings,
-            threads=ThreadPoolExecutor(settings.decode_threads, "decode"),
+            threads=ThreadPoolExecutor(IO_THREADS, "io"),
+            feeders=self._feeders,
             stopping=self.stopping,
-            storage=Storage(settings, blobs, Fetcher(settings.fetch)),
+            storage=storage,
             metrics=metrics,
             fetches=fetch_pool(settings.fetch),
         )
@@ -102,6 +110,7 @@ class Runtime:
             Bounds(settings.exact_timeout_s, self.stopping),
             metrics,
         )
+        self._one_batch = threading.Lock()
         self._aside = {name: ThreadPoolExecutor(1, name) for name in ("exact", "large")}
         publisher = CeleryPublisher(celery_app, client)
         self._nudge_next = pass_on(publisher, settings.model)
@@ -112,7 +121,7 @@ class Runtime:
             embedder,
             self.worker,
             settings.stall_s,
-            partial(worker_info, settings.decode_threads, metrics),
+            partial(worker_info, self._feeders.count, metrics),
         )
 
     def trouble(self) -> str:
@@ -176,7 +185,8 @@ class Runtime:
             if batch.aside:  # slow: on a thread of its own, so that other queries do not wait
                 self._aside[batch.aside].submit(in_context(self._answer), batch)
             else:
-                self._answer(batch)
+                with self._one_batch:  # a worker of both lanes takes two messages at once
+                    self._answer(batch)
 
     def _answer(self, batch: QueryBatch) -> None:
         with self._metrics.in_flight("query"), self._heartbeat.busy(answers=True):
@@ -200,6 +210,7 @@ class Runtime:
         """Wait until background chunks are handed back, then deregister the worker."""
         if not self._background.wait(HAND_BACK_TIMEOUT_S):
             log.warning("chunks in the background were not handed back; their leases will expire")
+        self._feeders.close()
         self._heartbeat.end()
 
 
@@ -235,6 +246,7 @@ class Heartbeat:
         self._progress_at = self._started_at = self._seen_at = time.time()
         self._unconsumed = 0  # messages in the queue that do not reach this worker
         self._rate: float | None = None
+        self._images, self._measured_since = 0, 0.0
 
     def begin(self, lanes: tuple[Lane, ...]) -> None:
         """Announce the worker for these lanes, on a thread of its own."""
@@ -263,26 +275,32 @@ class Heartbeat:
     def task_started(self, answers: bool) -> None:
         """Count a running task; arguments as in `busy`."""
         with self._counting:
+            if not self._busy:
+                self._images, self._measured_since = 0, time.monotonic()
             self._busy += 1
             self._answering += answers
             self._progress_at, self._unconsumed = time.time(), 0
 
-    def task_finished(self, answers: bool, images: int, seconds: float) -> None:
+    def task_finished(self, answers: bool, images: int) -> None:
         """Count a finished task and update the worker's rate.
+
+        The rate is that of all tasks together, since chunks overlap.
 
         Args:
             answers: as in `busy`.
             images: the number of images that the task worked on; 0 leaves the rate as it is.
-            seconds: the time that the task took.
         """
         with self._counting:
             self._busy -= 1
             self._answering -= answers
-            self._progress_at = time.time()
-        if images:
-            rate = images / max(seconds, 1e-3)
-            past = rate if self._rate is None else self._rate
-            self._rate = past + RATE_WEIGHT * (rate - past)
+            self._progress_at, now = time.time(), time.monotonic()
+            self._images += images
+            seconds = now - self._measured_since
+            if images and (seconds >= RATE_WINDOW_S or not self._busy):
+                rate = self._images / max(seconds, 1e-3)
+                past = rate if self._rate is None else self._rate
+                self._rate = past + RATE_WEIGHT * (rate - past)
+                self._images, self._measured_since = 0, now
 
     def trouble(self) -> str:
         """The reason why the worker seems stuck, before it ends itself; "" for none."""
@@ -357,9 +375,8 @@ class Busy:
         self.images = 0
 
     def __enter__(self) -> "Busy":
-        self._began = time.monotonic()
         self._heartbeat.task_started(self._answers)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._heartbeat.task_finished(self._answers, self.images, time.monotonic() - self._began)
+        self._heartbeat.task_finished(self._answers, self.images)

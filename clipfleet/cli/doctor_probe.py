@@ -165,7 +165,7 @@ def _stages(before: FleetOut, after: FleetOut) -> list[StageRate]:
     stages = []
     for name in STAGES:
         spent = sum(now.spent.get(name, 0.0) - was.spent.get(name, 0.0) for was, now in pairs)
-        threads = sum(now.decode_threads if name in ("read", "decode") else 1 for _, now in pairs)
+        threads = sum(now.feeders if name in ("read", "decode") else 1 for _, now in pairs)
         if images and spent > 0:
             stages.append(StageRate(name, 1e3 * spent / images, images * threads / spent))
     return sorted(stages, key=lambda stage: stage.alone)
@@ -173,8 +173,8 @@ def _stages(before: FleetOut, after: FleetOut) -> list[StageRate]:
 
 SLOWEST_ADVICE = {
     "read": "reading the sources is the slowest stage: move the images nearer, or raise "
-    "CLIPFLEET_DECODE_THREADS, whose threads wait for them",
-    "decode": "decoding is the slowest stage: raise CLIPFLEET_DECODE_THREADS up to the number of "
+    "CLIPFLEET_FEEDERS, the number of processes that read them",
+    "decode": "decoding is the slowest stage: raise CLIPFLEET_FEEDERS up to the number of "
     "cores, add workers on other machines, or use smaller images",
     "model": "the model is the slowest stage, as expected: add ingest workers, one per GPU",
     "store": "Milvus is the slowest stage: give it more memory, more cores or more data nodes",

@@ -16,6 +16,7 @@ from clipfleet.common.errors import BadImage, InvalidRequest
 from clipfleet.common.imaging.decode import SUFFIXES, decode
 from clipfleet.common.imaging.embedder import Embedder, Embeddings
 from clipfleet.common.imaging.preprocess import Pixels
+from clipfleet.common.process.machine import cores
 from clipfleet.common.settings import Settings
 
 BATCH = 32
@@ -77,7 +78,7 @@ def embed_images(
     """
     rows: list[Embeddings] = []
     kept: list[int] = []
-    with ThreadPoolExecutor(settings.decode_threads) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(paths), BATCH):
             part = paths[start : start + BATCH]
             pixels = list(threads.map(lambda path: _pixels(path, embedder, settings), part))

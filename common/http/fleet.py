@@ -42,7 +42,7 @@ class WorkerOut(BaseModel):
     torch: str = Field(description="Its version of torch.")
     cores: int = Field(description="Processor cores that it may use.")
     gpus: int = Field(description="GPUs that it sees.")
-    decode_threads: int = Field(description="Threads that decode images.")
+    feeders: int = Field(description="Processes that read and decode images.")
     images: int = Field(description="Images that it has embedded for jobs since its start.")
     spent: dict[str, float] = Field(
         description="Seconds that these images took in each stage, summed over its threads."

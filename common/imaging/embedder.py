@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipfleet.common.errors import StartupError
-from clipfleet.common.imaging.preprocess import Pixels, Preprocess
+from clipfleet.common.imaging.preprocess import Pixels, Preprocess, Resize, by_pillow
 
 Embeddings = NDArray[np.float32]  # [n, dim], rows of unit length
 HASH_MODEL = "hash:"  # CLIPFLEET_MODEL=hash:64
@@ -59,6 +59,15 @@ class Embedder(Protocol):
         A call may have any number of images: this is the number for which the caller should wait,
         if it
         can.
+        """
+        ...
+
+    @property
+    def resize(self) -> Resize:
+        """What resizes images in `pixels`.
+
+        Returns:
+            A function of a module. Feeders, which are other processes, import it.
         """
         ...
 
@@ -119,7 +128,7 @@ class HashEmbedder:
     preprocess = Preprocess(shortest=8, height=8, width=8)
 
     def __init__(self, dim: int = 16, batch: int = 32) -> None:
-        self.dim, self.batch = dim, batch
+        self.dim, self.batch, self.resize = dim, batch, by_pillow
 
     @classmethod
     def named(cls, model: str, batch: int = 0) -> "HashEmbedder":

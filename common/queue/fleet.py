@@ -29,7 +29,7 @@ class WorkerInfo(BaseModel):
         torch: its version of torch.
         cores: the number of processor cores that it may use.
         gpus: the number of GPUs that it sees.
-        decode_threads: the number of its threads that decode images.
+        feeders: the number of its feeders, which read and decode images.
         images: the number of images that it has embedded for jobs since its start.
         spent: the seconds that these took in each stage, summed over its threads.
     """
@@ -40,7 +40,7 @@ class WorkerInfo(BaseModel):
     torch: str = ""
     cores: int = 0
     gpus: int = 0
-    decode_threads: int = 1
+    feeders: int = 1
     images: int = 0
     spent: dict[str, float] = {}
 

@@ -37,7 +37,7 @@ def test_a_bucket_is_listed_page_by_page_and_goes_on_at_any_key(
         name for name in names if not name.endswith("txt")
     )
     assert [item.label for item in listing] == ["a b", "a", "a", "top", "d", "top"]
-    assert read_item(listing[0], storage_at(Path("/nowhere"))) == "a b/ü#?.png".encode()
+    assert read_item(listing[0].read, storage_at(Path("/nowhere"))) == "a b/ü#?.png".encode()
     resumes_everywhere(photos)
     assert photos.count() == 6
 
@@ -55,7 +55,7 @@ def test_a_manifest_in_a_bucket_names_objects_beside_it(s3: S3, tmp_path: Path) 
     first, second = items(manifest)
     assert (first.uri, first.metadata) == ("s3://manifests/d/a.jpg", {"year": 1999})
     assert second.uri == "s3://manifests/b.jpg"
-    assert read_item(first, storage_at(tmp_path)) == b"A"
+    assert read_item(first.read, storage_at(tmp_path)) == b"A"
     resumes_everywhere(manifest)
 
 
@@ -66,7 +66,7 @@ def test_an_archive_in_a_bucket_is_read_where_it_lies(s3: S3, tmp_path: Path, na
     archive = source(tmp_path, {"type": "archive", "uri": f"s3://archives/{name}"})
     listing = items(archive)
     assert listing[0].id == f"s3://archives/{name}#0.jpg"
-    assert [read_item(item, storage_at(tmp_path)) for item in listing] == list(photos.values())
+    assert [read_item(item.read, storage_at(tmp_path)) for item in listing] == list(photos.values())
     resumes_everywhere(archive)
 
 
@@ -83,4 +83,4 @@ def test_a_server_that_is_away_is_waited_for(
         with pytest.raises(Unavailable, match="the bucket does not answer"):
             listed(photos)
         with pytest.raises(Unavailable, match="the bucket does not answer"):
-            read_item(item, storage_at(tmp_path))
+            read_item(item.read, storage_at(tmp_path))

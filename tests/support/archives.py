@@ -43,4 +43,4 @@ def names(items: Sequence[Item]) -> list[str]:
 
 
 def data_of(folder: Path, item: Item, web: Web | None = None, **limits: int) -> bytes:
-    return read_item(item, storage_at(folder, web, **limits))
+    return read_item(item.read, storage_at(folder, web, **limits))

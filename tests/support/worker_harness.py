@@ -3,9 +3,10 @@
 import io
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.embedding.guarded import GuardedEmbedder
 from clipfleet.workers.ingest.chunk import IngestParts
 from clipfleet.workers.ingest.claims import ingest_next
+from clipfleet.workers.ingest.feeders import Feeders, ThreadFeeders
 from clipfleet.workers.ingest.fetch_pool import fetch_pool
+from clipfleet.workers.ingest.prepare import Kit
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.readers import Readers
@@ -167,6 +170,7 @@ class Workplace:
         self.metrics = WorkerMetrics()
         self.settings = Settings(model=MODEL)
         self.look_up: LookUp = look_up
+        self.feeders: Callable[[Kit], Feeders] = partial(ThreadFeeders, 4)
         self.collection = self.catalogue.add(
             Collection.new("c", metric="cosine", model=MODEL, dim=16, fields={"year": "int"})
         )
@@ -208,12 +212,15 @@ class Workplace:
         settings = self.settings.model_copy(update={"source_roots": (self.folder,)})
         with closing(Fetcher(settings.fetch, look_up=self.look_up)) as fetcher:
             storage = storage or Storage(settings, self.blobs, fetcher, BUCKETS)
-            parts = IngestParts(
-                "w", self.ledger, self.store, self.catalogue, GuardedEmbedder(self.embedder),
-                self.blobs, settings, self.threads, self.stopping, storage, self.metrics,
-                fetch_pool(settings.fetch),
-            )  # fmt: skip
-            return ingest_next(parts, remote=remote).images
+            embedder = GuardedEmbedder(self.embedder)
+            kit = Kit.of(settings, storage.access, embedder.preprocess, embedder.resize)
+            with closing(self.feeders(kit)) as feeders:
+                parts = IngestParts(
+                    "w", self.ledger, self.store, self.catalogue, embedder, self.blobs, settings,
+                    self.threads, feeders, self.stopping, storage, self.metrics,
+                    fetch_pool(settings.fetch),
+                )  # fmt: skip
+                return ingest_next(parts, remote=remote).images
 
     def run(self, items: Sequence[Item], job: str = "job", **more: Any) -> Job:
         self.plan(items, job, **more)

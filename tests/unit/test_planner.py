@@ -28,7 +28,7 @@ def test_the_window_is_bounded_until_chunks_are_marked(planning: Planning) -> No
     for n in range(3):
         planning.worker(name=f"w{n}")
     planning.tick(50)
-    assert len(planning.ledger.open_chunks("job")) == 8
+    assert len(planning.ledger.open_chunks("job")) == 10
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_chunk_holds_what_a_worker_does_in_the_time_it_should_take(
     planning: Planning, rate: float | None, size: int
 ) -> None:
     planning.worker(rate)
-    planning.job(2_000)
+    planning.job(8_000)
     planning.tick()
     assert [chunk.size for chunk in planning.ledger.open_chunks("job")][:3] == [size] * 3
 
@@ -49,7 +49,7 @@ def test_the_rate_of_a_jobs_own_chunks_counts_once_it_is_known(
 ) -> None:
     """The speed of the workers with other jobs does not matter."""
     planning.worker(rate=100)
-    planning.job(5_000)
+    planning.job(9_000)
     planning.tick()
     while planning.pending():
         claim = planning.take()

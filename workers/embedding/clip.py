@@ -17,14 +17,14 @@ from PIL import Image
 
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.embedder import Embeddings
-from clipfleet.common.imaging.preprocess import REDUCING_GAP, Pixels, Preprocess, by_pillow
+from clipfleet.common.imaging.preprocess import Pixels, Preprocess
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 from clipfleet.workers.embedding.passes import Passes, cpu_passes
+from clipfleet.workers.embedding.torch_resize import by_torch
 
 log = logging.getLogger(__name__)
 
 MAX_TOKENS = 512  # tokenizers without a limit report 10^30
-TORCH_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 PASS_SIZES = {"cpu": 8, "mps": 64, "cuda": 256}  # items in one forward pass
 
 
@@ -62,7 +62,7 @@ class ClipEmbedder:
             torch.set_num_threads(1)
         self.batch = self._passes.batch
         self.token_arguments = _token_arguments(self.model, self.tokenizer)
-        self.preprocess = preprocess_of(processor)
+        self.preprocess, self.resize = preprocess_of(processor), by_torch
         self.factor, self.offset = _normalisation(processor, self.preprocess.width, device)
         _require_same_pixels(self, processor)
         self.device = str(device)
@@ -73,7 +73,7 @@ class ClipEmbedder:
 
     def pixels(self, image: Image.Image) -> Pixels:
         """The pixels [height, width, 3] of an image, resized and cropped for the model."""
-        return self.preprocess.apply(image, resize=_resize)
+        return self.preprocess.apply(image, self.resize)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         """Embed pixels [n, height, width, 3]; returns unit vectors [n, dim]."""
@@ -246,18 +246,6 @@ def _normalisation(processor: Any, width: int, device: Any) -> tuple[Any, Any]:
     rows = (np.tile(three, width).astype(np.float32) for three in (scale / std, -mean / std))
     factor, offset = (torch.from_numpy(row).to(device) for row in rows)
     return factor, offset
-
-
-def _resize(image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Pixels:
-    """Resize as Pillow does, with vector instructions that Pillow does not use."""
-    mode = TORCH_FILTERS.get(resample)
-    huge = min(image.width / width, image.height / height) >= 2 * REDUCING_GAP
-    if mode is None or huge:  # copying so many pixels out of Pillow costs more than it saves
-        return by_pillow(image, width, height, resample)
-    batch = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
-    size = (height, width)
-    small = torch.nn.functional.interpolate(batch, size, mode=mode, antialias=True)
-    return np.asarray(small[0].permute(1, 2, 0).numpy())
 
 
 def _require_same_pixels(embedder: ClipEmbedder, processor: Any) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipfleet.common.imaging.embedder import Embeddings
-from clipfleet.common.imaging.preprocess import Pixels
+from clipfleet.common.imaging.preprocess import Pixels, by_pillow
 from clipfleet.workers.embedding.converted import ConvertedModel, Precision
 from clipfleet.workers.embedding.passes import Passes, cpu_passes
 
@@ -60,7 +60,7 @@ class OpenVinoEmbedder:
     def __init__(self, folder: Path, record: ConvertedModel, batch: int = 0) -> None:
         if record.preprocess is None:
             raise ValueError("a model that was not converted")
-        self.dim, self.preprocess = record.dim, record.preprocess
+        self.dim, self.preprocess, self.resize = record.dim, record.preprocess, by_pillow
         parallel = cpu_passes()
         self._passes = Passes(batch or PASS_SIZE, parallel)
         self.batch = self._passes.batch

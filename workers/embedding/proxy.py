@@ -8,7 +8,7 @@ from PIL import Image
 
 from clipfleet.common.http.fleet import Lane
 from clipfleet.common.imaging.embedder import Embedder, Embeddings
-from clipfleet.common.imaging.preprocess import Pixels, Preprocess
+from clipfleet.common.imaging.preprocess import Pixels, Preprocess, Resize
 from clipfleet.workers.metrics import WorkerMetrics
 
 
@@ -33,6 +33,10 @@ class EmbedderProxy:
     @property
     def batch(self) -> int:
         return self._embedder.batch
+
+    @property
+    def resize(self) -> Resize:
+        return self._embedder.resize
 
     def pixels(self, image: Image.Image) -> Pixels:
         return self._embedder.pixels(image)

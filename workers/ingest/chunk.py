@@ -33,14 +33,15 @@ from clipfleet.common.ledger import (
 from clipfleet.common.ledger.catalogue import Catalogue
 from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
-from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
+from clipfleet.common.store import CollectionGone, Record, Store, Vectors
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.background import Waits
 from clipfleet.workers.ingest.fair_lock import FairLock
+from clipfleet.workers.ingest.feeders import Feeders
 from clipfleet.workers.ingest.fetch_pool import FetchPool
 from clipfleet.workers.ingest.lease import Interrupted, Lease
-from clipfleet.workers.ingest.prepare import Failed, Prepare, Ready, Unchanged
-from clipfleet.workers.ingest.reading import Reading, UnderWay
+from clipfleet.workers.ingest.prepare import Failed, Unchanged
+from clipfleet.workers.ingest.reading import Reading, Ready, Terms, UnderWay
 from clipfleet.workers.metrics import StageTimings, WorkerMetrics
 from clipfleet.workers.storage.locations import Storage
 
@@ -62,7 +63,8 @@ class IngestParts:
 
     Attributes:
         worker: the worker's unique name.
-        threads: decode images, and read local files and blobs.
+        threads: read blobs and write thumbnails.
+        feeders: read local files and prepare images.
         stopping: set when the worker is asked to stop.
         storage: opens the locations of images.
         fetches: reads remote images.
@@ -78,6 +80,7 @@ class IngestParts:
     blobs: Blobs
     settings: Settings
     threads: ThreadPoolExecutor
+    feeders: Feeders
     stopping: threading.Event
     storage: Storage
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
@@ -129,9 +132,9 @@ class Chunk:
         keys = list(items)
         known = self._retry_store_call(lambda: self._parts.store.fingerprints(collection, keys))
         records: list[Record] = []
-        prepare = Prepare(self._parts, self._job, collection, self._retry_until_deadline)
+        self._terms = Terms(self._job, collection, known, self._retry_until_deadline)
         self._rest = dict(items)
-        for batch in self._ready_batches(prepare, items, known):
+        for batch in self._ready_batches(items):
             records += self._embed(batch)
             self._lease.progress()
             if self._under_way:
@@ -266,11 +269,9 @@ class Chunk:
             distinct[pk] = item
         return distinct
 
-    def _ready_batches(
-        self, prepare: Prepare, items: dict[str, Item], known: dict[str, Fingerprint]
-    ) -> Iterator[list[Ready]]:
+    def _ready_batches(self, items: dict[str, Item]) -> Iterator[list[Ready]]:
         """Batches of prepared images; later ones are prepared while the caller embeds a batch."""
-        reading = Reading(self._parts, self._job.id, prepare, known)
+        reading = Reading(self._parts, self._terms)
         try:
             if self._claim.attempt > 1:
                 yield from self._one_by_one(reading, items)
@@ -392,16 +393,17 @@ class Chunk:
 
     def _result(self, image: UnderWay) -> Ready | None:
         try:
-            return image.result.result()
+            return image.ready
         except Interrupted:  # a service is unavailable and the time is over: hand the image back
             return None
-        except Unchanged as unchanged:
-            self._done += unchanged.ours
-            self._stored_keys += [image.pk] if unchanged.ours else []
-            self._skipped += not unchanged.ours
+        except Unchanged:
+            is_ours = self._terms.is_ours(image.pk)
+            self._done += is_ours
+            self._stored_keys += [image.pk] if is_ours else []
+            self._skipped += not is_ours
         except Failed as failed:
             self._fail(image.item, failed.stage, failed.reason)
-        self._timings.add(image.timings)
+        self._timings.add(image.timings.seconds)
         del self._rest[image.pk]
         return None
 
@@ -413,7 +415,7 @@ class Chunk:
                 return []
             for image in batch:
                 del self._rest[image.pk]
-                self._timings.add(image.timings)
+                self._timings.add(image.timings.seconds)
             self._observe_timings()
             return self._through_model(batch)
 
@@ -457,20 +459,21 @@ class Chunk:
         if not np.isfinite(row).all():
             self._fail(image.item, "embed", "the model returned an embedding that is not finite")
             return None
-        if image.thumbnail:
-            self._thumbnails[image.pk] = image.thumbnail
+        prepared = image.prepared
+        if prepared.thumbnail:
+            self._thumbnails[image.pk] = prepared.thumbnail
         return Record(
             pk=image.pk,
             id=image.item.id,
             namespace=self._job.new.namespace,
             uri=image.item.uri,
             embedding=row,
-            content_hash=image.content_hash,
+            content_hash=prepared.content_hash,
             job_id=self._job.id,
             label=image.item.label,
-            bytes=image.file_bytes,
-            width=image.width,
-            height=image.height,
+            bytes=prepared.file_bytes,
+            width=prepared.width,
+            height=prepared.height,
             indexed_at=int(time.time() * 1000),
             metadata=image.item.metadata,
         )

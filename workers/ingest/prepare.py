@@ -1,48 +1,65 @@
-"""Prepares one image for the model, on any thread: read, compare, decode, thumbnail, resize."""
+"""Prepares one image for the model, in a feeder: read, compare, decode, thumbnail, resize."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from clipfleet.common.collection import Collection, image_problem
+from clipfleet.common.auth.source_access import SourceAccess
 from clipfleet.common.errors import BadImage, Unreadable
+from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.identity import content_hash
 from clipfleet.common.imaging.decode import Decoded, decode
-from clipfleet.common.imaging.embedder import Embedder
-from clipfleet.common.imaging.preprocess import Pixels
+from clipfleet.common.imaging.preprocess import Pixels, Preprocess, Resize
 from clipfleet.common.imaging.thumbnails import thumbnail
-from clipfleet.common.ledger import FailureStage, Item, Job
-from clipfleet.common.settings import Settings
-from clipfleet.common.store import Fingerprint
+from clipfleet.common.ledger import FailureStage
+from clipfleet.common.settings import Limits, Settings
 from clipfleet.workers.metrics import StageTimings
 from clipfleet.workers.storage.items import read_item
-from clipfleet.workers.storage.locations import Storage
+from clipfleet.workers.storage.locations import LocalFiles
+
+MAX_SCOPES = 15  # chunks that a feeder remembers, and one more
 
 
 @dataclass(frozen=True)
-class Ready:
-    """An image that is ready for the model.
+class Request:
+    """One image to prepare.
 
     Attributes:
-        pk: the primary key in the store.
+        read: where its bytes are, in a local file or a part of one; see `read_item`.
+        data: its bytes, when the worker has read them.
+        scope: names the chunk. Links and mounts are resolved again for each.
+        grant: what its job may read.
+        fields: its label and metadata, for the content hash.
+        model: the model, for the content hash.
+        known: the content hash with which the image is not prepared again; "": none.
+    """
+
+    read: str
+    data: bytes | None
+    scope: str
+    grant: SourceGrant | None
+    fields: Mapping[str, Any]
+    model: str
+    known: str = ""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image that is ready for the model, without its pixels.
+
+    Attributes:
         content_hash: the hash of the image, its label and metadata, and the model.
         file_bytes: the size of the file.
         width: pixels, before resizing.
         height: pixels, before resizing.
-        pixels: the input of the embedder.
         thumbnail: the bytes of its thumbnail; empty for none.
-        timings: the time that reading and decoding took.
     """
 
-    item: Item
-    pk: str
     content_hash: str
     file_bytes: int
     width: int
     height: int
-    pixels: Pixels
     thumbnail: bytes
-    timings: StageTimings
 
 
 class Failed(Exception):
@@ -54,116 +71,88 @@ class Failed(Exception):
     """
 
     def __init__(self, stage: FailureStage, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(stage, reason)
         self.stage: FailureStage = stage
         self.reason = reason
 
 
 class Unchanged(Exception):
-    """The store holds the same image already.
+    """The image has the content hash `Request.known`."""
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What feeders need to prepare images. It can be pickled.
 
     Attributes:
-        ours: whether this job stored it, in an earlier attempt.
+        access: what the service may read.
+        limits: of files and images.
+        thumbnail_edge: the longest side of a thumbnail, pixels; 0: none.
+        preprocess: how images are resized and cropped for the model.
+        resize: resizes them; a function of a module.
     """
 
-    def __init__(self, *, ours: bool) -> None:
-        super().__init__()
-        self.ours = ours
+    access: SourceAccess
+    limits: Limits
+    thumbnail_edge: int
+    preprocess: Preprocess
+    resize: Resize
+
+    @classmethod
+    def of(
+        cls, settings: Settings, access: SourceAccess, preprocess: Preprocess, resize: Resize
+    ) -> "Kit":
+        """The kit of a worker with these settings."""
+        return cls(access, settings.limits, settings.thumbnail_edge, preprocess, resize)
 
 
-class Parts(Protocol):
-    """The parts of the worker that `Prepare` uses.
-
-    Attributes:
-        embedder: prepares the pixels.
-        settings: the limits of images and metadata, and the size of thumbnails.
-        storage: opens the locations of images.
-    """
-
-    @property
-    def embedder(self) -> Embedder: ...
-
-    @property
-    def settings(self) -> Settings: ...
-
-    @property
-    def storage(self) -> Storage: ...
-
-
+@dataclass
 class Prepare:
-    """Prepares the images of a chunk: `read`, then `finish`.
+    """Prepares images with a kit, on any thread.
 
-    Args:
-        retry_while_unavailable: repeats a call while a service is unavailable.
+    Example: `prepared, pixels = Prepare(kit)(request, timings)`
     """
 
-    def __init__(
-        self,
-        parts: Parts,
-        job: Job,
-        collection: Collection,
-        retry_while_unavailable: Callable[[Callable[[], Any]], Any],
-    ) -> None:
-        self._parts, self._job, self._collection = parts, job, collection
-        self._retry_while_unavailable = retry_while_unavailable
-        self._storage = parts.storage.within(job.new.grant)
+    kit: Kit
+    _files: dict[str, LocalFiles] = field(default_factory=dict)  # by scope
 
-    def read(self, item: Item, timings: StageTimings) -> bytes:
-        """Read the bytes of an image, and add the time to `timings`.
-
-        Raises:
-            Failed: the item is not valid, or its bytes cannot be read.
-        """
-        self._check(item)
-        with timings.timed("read"):
-            return self._read(item)
-
-    def finish(
-        self, pk: str, item: Item, data: bytes, known: Fingerprint | None, timings: StageTimings
-    ) -> Ready:
-        """Decode an image, make its thumbnail and resize it; adds the time to `timings`.
+    def __call__(self, request: Request, timings: StageTimings) -> tuple[Prepared, Pixels]:
+        """Prepare an image; returns it and its pixels, uint8 [height, width, 3].
 
         Args:
-            pk: the primary key in the store.
-            data: the bytes of the image.
-            known: the fingerprint of the stored image with this key, if there is one.
+            timings: the time of each stage is added to it.
 
         Raises:
-            Failed: the image cannot be decoded.
-            Unchanged: the store holds the same image already.
+            Failed: the image cannot be read or decoded.
+            Unchanged: the image has the content hash `request.known`.
         """
-        fields = {"label": item.label, "metadata": item.metadata}
-        digest = content_hash(data, fields, self._collection.model)
-        if known and known.content_hash == digest:
-            ours = known.job_id == self._job.id
-            if ours or self._job.new.on_existing == "skip":
-                raise Unchanged(ours=ours)
+        with timings.timed("read"):
+            data = self._read(request) if request.data is None else request.data
+        digest = content_hash(data, request.fields, request.model)
+        if digest == request.known:
+            raise Unchanged
         with timings.timed("decode"):
             decoded = self._decode(data)
-            pixels = self._parts.embedder.pixels(decoded.image)
-            edge = self._parts.settings.thumbnail_edge
+            pixels = self.kit.preprocess.apply(decoded.image, self.kit.resize)
+            edge = self.kit.thumbnail_edge
             small = thumbnail(decoded.image, edge) if edge else b""
-        size = (len(data), decoded.width, decoded.height)
-        return Ready(item, pk, digest, *size, pixels, small, timings)
+        return Prepared(digest, len(data), decoded.width, decoded.height, small), pixels
 
-    def _check(self, item: Item) -> None:
-        limit = self._parts.settings.limits.metadata_bytes
-        problem = image_problem(
-            self._collection, item.id, item.uri, item.label, item.metadata, limit
-        )
-        if problem:
-            raise Failed("list", problem)
-
-    def _read(self, item: Item) -> bytes:
+    def _read(self, request: Request) -> bytes:
         try:
-            data: bytes = self._retry_while_unavailable(lambda: read_item(item, self._storage))
+            return read_item(request.read, self._files_of(request))
         except Unreadable as error:
             raise Failed("read", str(error)) from error
-        return data
+
+    def _files_of(self, request: Request) -> LocalFiles:
+        files = self._files.get(request.scope)
+        if files is None:
+            files = LocalFiles(self.kit.access.within(request.grant), self.kit.limits)
+            self._files = {**dict(list(self._files.items())[-MAX_SCOPES:]), request.scope: files}
+        return files
 
     def _decode(self, data: bytes) -> Decoded:
-        edge = self._parts.embedder.preprocess.edge()
         try:
-            return decode(data, self._parts.settings.limits, edge=edge)
+            return decode(data, self.kit.limits, edge=self.kit.preprocess.edge())
         except BadImage as error:
             raise Failed("decode", error.detail) from error

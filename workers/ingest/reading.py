@@ -1,4 +1,4 @@
-"""Reading and decoding of a chunk's images, on threads."""
+"""Reading and preparing of a chunk's images, on threads and in feeders."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,27 +6,33 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from clipfleet.common.collection import Collection, image_problem
+from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch import Cancellation
-from clipfleet.common.ledger import Item
+from clipfleet.common.imaging.preprocess import Pixels
+from clipfleet.common.ledger import Item, Job
 from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
+from clipfleet.workers.ingest.feeders import Feeders
 from clipfleet.workers.ingest.fetch_pool import FetchPool
-from clipfleet.workers.ingest.prepare import Failed, Prepare, Ready
+from clipfleet.workers.ingest.prepare import Failed, Prepared, Request
 from clipfleet.workers.metrics import StageTimings
-from clipfleet.workers.storage.locations import Storage
+from clipfleet.workers.storage.items import read_item
+from clipfleet.workers.storage.locations import Storage, is_local
 
 
 class Parts(Protocol):
     """The parts of the worker that `Reading` uses.
 
     Attributes:
-        settings: the limits of fetches.
-        threads: decode images, and read local files and blobs.
+        settings: the limits of fetches and metadata.
+        threads: read blobs.
         fetches: reads remote images.
+        feeders: read local files and prepare images.
         storage: opens the locations of images.
     """
 
@@ -40,7 +46,28 @@ class Parts(Protocol):
     def fetches(self) -> FetchPool: ...
 
     @property
+    def feeders(self) -> Feeders: ...
+
+    @property
     def storage(self) -> Storage: ...
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An image that is ready for the model.
+
+    Attributes:
+        pk: the primary key in the store.
+        prepared: its hash, sizes and thumbnail.
+        pixels: the input of the embedder.
+        timings: the time that reading and decoding took.
+    """
+
+    item: Item
+    pk: str
+    prepared: Prepared
+    pixels: Pixels
+    timings: StageTimings
 
 
 @dataclass
@@ -49,7 +76,7 @@ class UnderWay:
 
     Attributes:
         pk: the primary key in the store.
-        began: when a thread began to read it, in monotonic seconds; None while it waits.
+        began: when a thread began to fetch it, in monotonic seconds; None while it waits.
         result: the prepared image, or Failed, Unchanged or Interrupted.
     """
 
@@ -57,30 +84,63 @@ class UnderWay:
     item: Item
     timings: StageTimings = field(default_factory=StageTimings)
     began: float | None = None
-    result: "Future[Ready]" = field(default_factory=Future)
+    result: "Future[tuple[Prepared, Pixels]]" = field(default_factory=Future)
+
+    @property
+    def ready(self) -> Ready:
+        """The prepared image; raises what `result` raises."""
+        prepared, pixels = self.result.result()
+        return Ready(self.item, self.pk, prepared, pixels, self.timings)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all images of a chunk have in common.
+
+    Attributes:
+        known: fingerprints of stored images, by primary key.
+        retry_while_unavailable: repeats a call while a service is unavailable.
+    """
+
+    job: Job
+    collection: Collection
+    known: Mapping[str, Fingerprint]
+    retry_while_unavailable: Callable[[Callable[[], Any]], Any]
+
+    def unchanged_hash(self, pk: str) -> str:
+        """The content hash with which an image is not embedded again; "": none.
+
+        An image that this job stored, in an earlier attempt, is never embedded again.
+        """
+        known = self.known.get(pk)
+        is_kept = known and (self.is_ours(pk) or self.job.new.on_existing == "skip")
+        return known.content_hash if known and is_kept else ""
+
+    def is_ours(self, pk: str) -> bool:
+        """Whether this job stored the image, in an earlier attempt."""
+        known = self.known.get(pk)
+        return known is not None and known.job_id == self.job.id
 
 
 class Reading:
-    """Prepares images on threads; they are begun in any order and taken as they become ready.
+    """Prepares images; they are begun in any order and taken as they become ready.
 
-    The decoding threads read local files and blobs. The fetch pool reads remote images; its threads
-    then wait for a decoding thread. So no more images are in memory than there are threads, and
-    fewer if they are large.
-
-    Args:
-        known: fingerprints of stored images, by primary key.
+    Feeders read local files and prepare all images. Threads read blobs, and the fetch pool reads
+    remote images; these threads then wait for a feeder. So no more files are in memory than there
+    are threads and feeders, and fewer if they are large. The images of the chunk that began first
+    are prepared first: while it is embedded and written, the next one is prepared.
 
     Attributes:
         begun_at: when the reads of remote images began, in monotonic seconds.
         on_fetched: called before a remote image is decoded.
     """
 
-    def __init__(
-        self, parts: Parts, job_id: str, prepare: Prepare, known: Mapping[str, Fingerprint]
-    ) -> None:
-        self._parts, self._job_id = parts, job_id
-        self._prepare, self._known = prepare, known
-        self._cancellation = Cancellation(job_id)
+    def __init__(self, parts: Parts, terms: Terms) -> None:
+        self._parts, self._terms = parts, terms
+        self._job_id = terms.job.id
+        self._storage = parts.storage.within(terms.job.new.grant)
+        self._priority = time.monotonic()
+        self._cancellation = Cancellation(self._job_id)
         self._under_way: dict[str, UnderWay] = {}
         self._ready: SimpleQueue[UnderWay] = SimpleQueue()
         self.begun_at: list[float] = []
@@ -98,11 +158,21 @@ class Reading:
     def begin(self, pk: str, item: Item) -> None:
         """Begin to prepare an image."""
         under = self._under_way[pk] = UnderWay(pk, item)
-        if item.is_remote:
+        if problem := self._problem(item):
+            under.result.set_exception(Failed("list", problem))
+        elif item.is_remote:
             self._begin_remote(under)
+        elif is_local(item.place):
+            under.result = self._submit(under, None)
         else:
             under.result = self._parts.threads.submit(in_context(self._read), under)
         under.result.add_done_callback(lambda _: self._ready.put(under))
+
+    def _problem(self, item: Item) -> str | None:
+        limit = self._parts.settings.limits.metadata_bytes
+        return image_problem(
+            self._terms.collection, item.id, item.uri, item.label, item.metadata, limit
+        )
 
     def _begin_remote(self, under: UnderWay) -> None:
         server, limit, refusal = self._server(under.item.place)
@@ -122,23 +192,42 @@ class Reading:
         limit = fetch.per_host if kind == "url" else fetch.per_bucket
         return f"{kind}:{name}", limit, refusal
 
-    def _read(self, under: UnderWay) -> Ready:
-        under.began = time.monotonic()
-        data = self._prepare.read(under.item, under.timings)
-        return self._finish(under, data)
+    def _read(self, under: UnderWay) -> tuple[Prepared, Pixels]:
+        return self._submit(under, self._data(under)).result()
 
-    def _fetched(self, under: UnderWay) -> Ready:
+    def _fetched(self, under: UnderWay) -> tuple[Prepared, Pixels]:
         under.began = time.monotonic()
         self.begun_at.append(under.began)
         with self._parts.fetches.memory.share():
             with self._cancellation.scope():
-                data = self._prepare.read(under.item, under.timings)
+                data = self._data(under)
             self.on_fetched()
-            return self._parts.threads.submit(in_context(self._finish), under, data).result()
+            return self._submit(under, data).result()
 
-    def _finish(self, under: UnderWay, data: bytes) -> Ready:
-        known = self._known.get(under.pk)
-        return self._prepare.finish(under.pk, under.item, data, known, under.timings)
+    def _data(self, under: UnderWay) -> bytes:
+        read = under.item.read
+        with under.timings.timed("read"):
+            try:
+                data: bytes = self._terms.retry_while_unavailable(
+                    lambda: read_item(read, self._storage)
+                )
+            except Unreadable as error:
+                raise Failed("read", str(error)) from error
+        return data
+
+    def _submit(self, under: UnderWay, data: bytes | None) -> "Future[tuple[Prepared, Pixels]]":
+        """Give an image to the feeders; `data` are its bytes if they are read already."""
+        item, job = under.item, self._terms.job
+        request = Request(
+            read=item.read,
+            data=data,
+            scope=f"{job.id}/{self._priority}",
+            grant=job.new.grant,
+            fields={"label": item.label, "metadata": item.metadata},
+            model=self._terms.collection.model,
+            known=self._terms.unchanged_hash(under.pk),
+        )
+        return self._parts.feeders.submit(request, under.timings, self._priority)
 
     def take(self, seconds: float) -> list[UnderWay]:
         """Take the images that are ready; waits up to `seconds` for the first one."""

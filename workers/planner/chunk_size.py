@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from clipfleet.common.queue.fleet import WorkerCard
 
-FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 512
+FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 2_048
 
 
 def chunk_size(workers: Sequence[WorkerCard], seconds: float, rate: float = 0.0) -> int:
@@ -33,5 +33,5 @@ def room_for(chunks: int, images: int, workers: int, size: int) -> int:
         workers: the number of live workers of the job's model.
         size: the number of images in a new chunk.
     """
-    window = max(4, 2 * workers + 2)
+    window = max(4, 3 * workers + 1)  # a worker has two in hand
     return max(0, min(4 * window - chunks, ((window - 1) * size - images) // size + 1))

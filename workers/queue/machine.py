@@ -9,12 +9,10 @@ from clipfleet.common.queue.fleet import WorkerInfo
 from clipfleet.workers.metrics import WorkerMetrics
 
 
-def worker_info(decode_threads: int, metrics: WorkerMetrics) -> WorkerInfo:
+def worker_info(feeders: int, metrics: WorkerMetrics) -> WorkerInfo:
     """The details of a worker's card: versions, cores, GPUs, and its work since the start."""
     images, seconds = metrics.totals()
-    return _machine().model_copy(
-        update={"decode_threads": decode_threads, "images": images, "spent": seconds}
-    )
+    return _machine().model_copy(update={"feeders": feeders, "images": images, "spent": seconds})
 
 
 @cache

@@ -24,7 +24,7 @@ from clipfleet.common.errors import Unavailable, Unreadable, reason_of
 from clipfleet.common.fetch import FREE, require_memory
 from clipfleet.common.http import uris
 from clipfleet.common.http.source_grants import SourceGrant
-from clipfleet.common.settings import Settings
+from clipfleet.common.settings import Limits, Settings
 
 BUFFER = 1 << 16
 _AWAY = ("Connection", "Timeout", "SlowDown", "ServiceUnavailable")
@@ -106,6 +106,7 @@ class Storage:
         self.settings, self.blobs = settings, blobs
         self.access = access or access_of(settings, blobs)
         self._fetcher, self._buckets = fetcher, buckets
+        self.image_bytes = settings.limits.image_bytes
 
     def within(self, grant: SourceGrant | None) -> "Storage":
         """The same storage, restricted to what this grant of a job allows."""
@@ -229,6 +230,40 @@ class Storage:
     def _from_web(self, url: str) -> Iterator[BinaryIO]:
         with self._fetcher.open(url) as body:
             yield cast("BinaryIO", io.BufferedReader(_TranslatedFile(body, _untranslated), BUFFER))
+
+
+class LocalFiles:
+    """Reads local files, and nothing else: what feeders read.
+
+    Args:
+        access: what may be read.
+        limits: `image_bytes` is the limit on the size of an image.
+    """
+
+    def __init__(self, access: SourceAccess, limits: Limits) -> None:
+        self._access, self.image_bytes = access, limits.image_bytes
+
+    def read(self, location: str, limit: int) -> bytes:
+        """Read all bytes, or one byte more than the limit."""
+        return self.read_part(location, 0, limit + 1)
+
+    def read_part(self, location: str, offset: int, size: int) -> bytes:
+        """Read `size` bytes from `offset`, or fewer where the bytes end before."""
+        with _file_errors(), _open_file(_path(location), self._access) as file:
+            left = os.fstat(file.fileno()).st_size - offset
+            file.seek(offset)
+            return file.read(min(size, left + 1) if left > 0 else size)
+
+
+def is_local(location: str) -> bool:
+    """Whether `LocalFiles` can read a location."""
+    return location.startswith("file:")
+
+
+def _path(location: str) -> str:
+    if not is_local(location):
+        raise Unreadable(f"unknown kind of location {location.partition(':')[0]!r}")
+    return location.removeprefix("file:")
 
 
 Errors = Callable[[], AbstractContextManager[None]]
