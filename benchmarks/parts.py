@@ -88,12 +88,17 @@ def environment(running: ExitStack, folder: Path, model: str) -> dict[str, str]:
 
 
 @contextmanager
-def sleepers(folder: Path, workers: int) -> Iterator[tuple[Client, str]]:
-    """Run a whole service whose model sleeps, and yield a client and the address of its Redis."""
+def sleepers(folder: Path, workers: int, **more: str) -> Iterator[tuple[Client, str]]:
+    """Run a whole service whose model sleeps, and yield a client and the address of its Redis.
+
+    Args:
+        more: additional environment variables of the processes.
+    """
     with ExitStack() as running:
         env = {
             **environment(running, folder, "sleeper"),
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+            **more,
         }
         port = commands.free_port()
         programs = [processes.gateway(commands.LOOPBACK, port), PLANNER]
@@ -104,7 +109,7 @@ def sleepers(folder: Path, workers: int) -> Iterator[tuple[Client, str]]:
         url = env["CLIPFLEET_REDIS_URL"]
         fleet = RedisFleet(redis.Redis.from_url(url))
         until(lambda: len(fleet.alive()) == workers)
-        client.create_collection("c", model="sleeper", dim=16)
+        client.create_collection("c", model="sleeper", dim=int(more.get("SLEEPER_DIM", "16")))
         yield client, url
 
 

@@ -1,25 +1,38 @@
-"""A worker whose model sleeps: `celery -A sleeper worker`, for benchmarks/scale_out.py."""
+"""A worker whose model sleeps SLEEPER_S an image: `celery -A sleeper worker`.
+
+For benchmarks/scale_out.py and, with FEED_S for its feeders, benchmarks/simulated_host.py.
+"""
 
 import os
 import time
 
 import numpy as np
 from numpy.typing import NDArray
+from sleeping_feeder import FEED_S, resize
 
 from clipfleet.common.imaging.embedder import Embeddings, HashEmbedder
+from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.settings import Settings
 from clipfleet.workers.embedding import load
 
+DIM = int(os.environ.get("SLEEPER_DIM", "16"))
+BATCH = int(os.environ.get("SLEEPER_BATCH", "32"))
 SLEEP_S = float(os.environ.get("SLEEPER_S", "0.05"))
 
 
 class Sleeper(HashEmbedder):
     def __init__(self, _: Settings) -> None:
-        super().__init__()
+        super().__init__(DIM, BATCH)
+        if FEED_S:
+            self.resize = resize
+            self.preprocess = Preprocess(shortest=224, height=224, width=224)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         time.sleep(SLEEP_S * len(pixels))
-        return super().embed_images(pixels)
+        if not FEED_S:
+            return super().embed_images(pixels)
+        rows = np.random.default_rng().standard_normal((len(pixels), self.dim), np.float32)
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
 load.load_embedder = Sleeper  # type: ignore[assignment]

@@ -13,12 +13,14 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.identity import primary_key
 from clipfleet.common.imaging.embedder import Embedder
+from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.imaging.thumbnails import thumbnail_key
 from clipfleet.common.ledger import (
     Claim,
@@ -69,6 +71,7 @@ class IngestParts:
         storage: opens the locations of images.
         fetches: reads remote images.
         device: gives chunks turns at the model, by job.
+        pixels: the input of the model, for the chunk that has the turn.
         waits: called with whether the chunk does nothing but wait for servers of others.
     """
 
@@ -86,7 +89,25 @@ class IngestParts:
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     fetches: FetchPool = field(default_factory=FetchPool)
     device: FairLock = field(default_factory=FairLock)
+    pixels: "PixelBuffer" = field(default_factory=lambda: PixelBuffer())
     waits: Waits = lambda _: None
+
+
+class PixelBuffer:
+    """Memory for the pixels of one batch, which is used again and again.
+
+    Tens of megabytes that are allocated for each batch cost more than the copying, since the kernel
+    clears them.
+    """
+
+    def __init__(self) -> None:
+        self._memory: NDArray[np.uint8] = np.empty((0, 0, 0, 0), np.uint8)
+
+    def stacked(self, images: Sequence[Pixels]) -> NDArray[np.uint8]:
+        """The images as one array [n, height, width, 3], which is valid until the next call."""
+        if len(self._memory) < len(images) or self._memory.shape[1:] != images[0].shape:
+            self._memory = np.empty((len(images), *images[0].shape), np.uint8)
+        return np.stack(images, out=self._memory[: len(images)])
 
 
 class WrongModel(Exception):
@@ -288,9 +309,10 @@ class Chunk:
         any case, so that each claim of a chunk makes progress.
         """
         size, remaining = self._parts.embedder.batch, deque(items)
+        limit = 2 * size + self._parts.feeders.ahead
         ready: list[Ready] = []
         while not self._is_stopping:
-            max_under_way = 2 * size - len(ready)
+            max_under_way = limit - len(ready)
             while remaining and self._may_begin(items, remaining, reading, max_under_way):
                 pk = remaining.popleft()
                 reading.begin(pk, items[pk])
@@ -427,7 +449,8 @@ class Chunk:
     def _through_model(self, batch: Sequence[Ready]) -> list[Record]:
         began = time.monotonic()
         try:
-            rows = self._parts.embedder.embed_images(np.stack([image.pixels for image in batch]))
+            pixels = self._parts.pixels.stacked([image.pixels for image in batch])
+            rows = self._parts.embedder.embed_images(pixels)
         except BrokenDevice:
             raise
         except Exception:

@@ -9,10 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,7 @@ from clipfleet.workers.metrics import StageTimings, TimedStage
 REPORT_SIZE, REPORT_S = 8, 0.01  # results are sent once there are so many, or after this time
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """One request of a batch.
 
     Attributes:
@@ -37,8 +35,7 @@ class Order:
     request: Request
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """The result of one request.
 
     Attributes:

@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import multiprocessing
+import select
 import signal
 import threading
 import time
@@ -47,7 +48,13 @@ class Feeders(Protocol):
     """Prepares images.
 
     Implementations: `ProcessFeeders`, and `ThreadFeeders` for tests and services in memory.
+
+    Attributes:
+        ahead: the number of images under way that keeps all feeders busy.
     """
+
+    @property
+    def ahead(self) -> int: ...
 
     def submit(
         self, request: Request, timings: StageTimings, priority: float = 0.0
@@ -77,6 +84,8 @@ class ThreadFeeders:
     Args:
         count: the number of threads.
     """
+
+    ahead = 0
 
     def __init__(self, count: int, kit: Kit) -> None:
         self._threads, self._prepare = ThreadPoolExecutor(count, "feeder"), Prepare(kit)
@@ -117,7 +126,7 @@ class ProcessFeeders:
     """
 
     def __init__(self, count: int, kit: Kit) -> None:
-        self.count = count
+        self.count, self.ahead = count, CELLS * count
         self._waiting: list[_Entry] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
@@ -249,6 +258,8 @@ class _Feeder:
             return
         theirs.close()
         self._connection, self._process, self._begun.value = ours, process, 0
+        self._poll = select.poll()  # `Connection.poll` makes a selector at each call
+        self._poll.register(ours.fileno(), select.POLLIN)
 
     def _send(self) -> bool:
         """Send what the feeder has room for. Returns whether results are to be received."""
@@ -282,7 +293,7 @@ class _Feeder:
 
     def _receive(self) -> None:
         assert self._connection is not None
-        if self._connection.poll(LOOK_S):
+        if self._poll.poll(1_000 * LOOK_S):
             try:
                 reports = self._connection.recv()
             except (EOFError, OSError):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipfleet.common.auth.source_access import SourceAccess
 from clipfleet.common.errors import BadImage, Unreadable
@@ -20,8 +20,7 @@ from clipfleet.workers.storage.locations import LocalFiles
 MAX_SCOPES = 15  # chunks that a feeder remembers, and one more
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """One image to prepare.
 
     Attributes:
@@ -43,8 +42,7 @@ class Request:
     known: str = ""
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """An image that is ready for the model, without its pixels.
 
     Attributes:

@@ -84,7 +84,7 @@ class UnderWay:
     item: Item
     timings: StageTimings = field(default_factory=StageTimings)
     began: float | None = None
-    result: "Future[tuple[Prepared, Pixels]]" = field(default_factory=Future)
+    result: "Future[tuple[Prepared, Pixels]]" = field(init=False)
 
     @property
     def ready(self) -> Ready:
@@ -159,6 +159,7 @@ class Reading:
         """Begin to prepare an image."""
         under = self._under_way[pk] = UnderWay(pk, item)
         if problem := self._problem(item):
+            under.result = Future()
             under.result.set_exception(Failed("list", problem))
         elif item.is_remote:
             self._begin_remote(under)
@@ -178,6 +179,7 @@ class Reading:
         server, limit, refusal = self._server(under.item.place)
         if refusal:  # without a thread, since many images may be refused
             self.begun_at.append(time.monotonic())
+            under.result = Future()
             under.result.set_exception(Failed("read", refusal))
         else:
             fetch = in_context(lambda: self._fetched(under))

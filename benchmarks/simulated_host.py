@@ -1,0 +1,84 @@
+"""Measures the chain on a simulated host with 16 cores and a GPU: what is left when those sleep.
+
+    python benchmarks/simulated_host.py PHOTOS [--images 60000] [--rounds 3] [--dim 512]
+
+Sixteen feeders sleep 1.6 ms an image, and the device sleeps 0.1 ms an image; both can do 10,000
+images a second. Everything else is real: Valkey, milvus-lite, gateway, planner, one worker. The
+processor time of each part is that of its process and of the processes that it started.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from parts import linked, shown, sleepers
+
+FEEDERS, FEED_S, DEVICE_S = 16, 0.0016, 0.0001
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dim", type=int, default=512)
+    args = parser.parse_args()
+    simulated = {
+        "CLIPFLEET_FEEDERS": str(FEEDERS),
+        "CLIPFLEET_THUMBNAIL_EDGE": "0",
+        "FEED_S": str(FEED_S),
+        "SLEEPER_S": str(DEVICE_S),
+        "SLEEPER_DIM": str(args.dim),
+        "SLEEPER_BATCH": "256",
+    }
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        sleepers(Path(scratch), 1, **simulated) as (client, _),
+    ):
+        client.index("c", linked(args.photos, Path(scratch) / "few", 3_000), wait=True)
+        folder = linked(args.photos, Path(scratch) / "all", args.images)
+        rates = []
+        for number in range(args.rounds):
+            name = f"round-{number}"
+            client.create_collection(name, model="sleeper", dim=args.dim)
+            before, began = cpu_s(), time.monotonic()
+            job = client.index(name, folder, wait=True)
+            assert job.done == args.images, job
+            spent = {part: seconds - before.get(part, 0.0) for part, seconds in cpu_s().items()}
+            rates.append(job.done / ((job.finished_at or 0) - (job.started_at or 0)))
+            each = ", ".join(f"{p} {1e3 * s / job.done:.3f}" for p, s in sorted(spent.items()))
+            print(f"{rates[-1]:.0f} images/s in {time.monotonic() - began:.1f} s", flush=True)
+            print(
+                f"  core-ms an image: {each}, together {1e3 * sum(spent.values()) / job.done:.3f}"
+            )
+        print(f"images/s: {shown(rates, 0)}, median {statistics.median(rates):.0f}")
+
+
+PARTS = {
+    "valkey": "valkey",
+    "milvus": "milvus",
+    "uvicorn": "gateway",
+    "planner": "planner",
+    "forkserver": "feeders",
+    "celery": "worker",
+}
+
+
+def cpu_s() -> dict[str, float]:
+    """Seconds of processor time of each part."""
+    spent: dict[str, float] = {}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            line, times = " ".join(process.cmdline()), process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        part = next((name for word, name in PARTS.items() if word in line), "other")
+        spent[part] = spent.get(part, 0.0) + times.user + times.system
+    return spent
+
+
+if __name__ == "__main__":
+    main()

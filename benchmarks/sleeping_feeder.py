@@ -1,0 +1,35 @@
+"""A feeder that sleeps FEED_S an image in place of its work, for benchmarks/simulated_host.py.
+
+Feeders import this module, since it is the module of `resize`.
+"""
+
+import os
+import time
+
+import numpy as np
+from PIL import Image
+
+from clipfleet.common.identity import content_hash
+from clipfleet.common.imaging.preprocess import Pixels, by_pillow
+from clipfleet.workers.ingest import feeder
+from clipfleet.workers.ingest.prepare import Prepare, Prepared, Request
+from clipfleet.workers.metrics import StageTimings
+
+FEED_S = float(os.environ.get("FEED_S", "0"))
+
+
+def resize(image: Image.Image, width: int, height: int, how: Image.Resampling) -> Pixels:
+    return by_pillow(image, width, height, how)
+
+
+class SleepingPrepare(Prepare):
+    def __call__(self, request: Request, timings: StageTimings) -> tuple[Prepared, Pixels]:
+        with timings.timed("decode"):
+            time.sleep(FEED_S)
+        digest = content_hash(request.read.encode(), request.fields, request.model)
+        spec = self.kit.preprocess
+        return Prepared(digest, 1, 1, 1, b""), np.zeros((spec.height, spec.width, 3), np.uint8)
+
+
+if FEED_S:
+    feeder.Prepare = SleepingPrepare  # type: ignore[misc]
