@@ -50,3 +50,11 @@ def test_every_named_function_exists() -> None:
     pairs += [(path, name) for name, path in re.findall(r"\(`(\w+)` in `(\S+\.py)`\)", text)]
     assert len(pairs) >= 3
     assert [pair for pair in pairs if pair[1] not in (ROOT / pair[0]).read_text()] == []
+
+
+@pytest.mark.parametrize("walk", ["One image, from its folder", "One query, from words"])
+def test_a_walk_passes_as_many_rooms_as_it_says(walk: str) -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    (section,) = [part for part in text.split("\n## ") if part.startswith(walk)]
+    assert "passes ten rooms" in section
+    assert len({path.rpartition("/")[0] for path in named_paths(section)}) == 10
