@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def missing(
-    text: str, leave: set[str], environment: dict[str, str], seen: set[str]
+    text: str, leave: AbstractSet[str], environment: dict[str, str], seen: set[str]
 ) -> Iterator[str]:
     """The names of the packages that a requirement needs, less those in `leave`.
 
