@@ -20,7 +20,6 @@ clipfleet-mini. `--device cpu --small` runs everything in miniature, to test thi
 """
 
 import argparse
-import csv
 import json
 import math
 import multiprocessing
@@ -99,7 +98,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="nothing begins after this time")
     args = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
-    print(f"{_card(args.device)}, {cores()} cores, {platform.platform()}")
+    card = _nvidia_smi("name,memory.total,driver_version")  # torch would begin to use CUDA
+    print(f"{card or args.device}, {cores()} cores, {platform.platform()}")
     print(f"torch {torch.__version__}, transformers {transformers.__version__}", end=", ")
     print(f"numpy {np.__version__}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as scratch:
@@ -433,14 +433,6 @@ class Chain:
         return {"images": sum(card.about.images for card in cards), **sums}
 
 
-def _card(device: str) -> str:
-    """The card's name, from nvidia-smi: torch would begin to use CUDA."""
-    if device == "cpu" or not shutil.which("nvidia-smi"):
-        return device
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def _child(word: str) -> psutil.Process:
     """The child process with a word in its command line."""
     children = psutil.Process().children()
@@ -461,25 +453,39 @@ def _busy(before: Any, after: Any) -> float:
 
 @contextmanager
 def _gpu_samples() -> Iterator[list[list[float]]]:
-    """Rows of [percent in use, MiB, watts] that a thread collects, five a second."""
+    """Rows of [percent in use, MiB, watts] that a thread collects, some three a second."""
     rows: list[list[float]] = []
-    what = "--query-gpu=utilization.gpu,memory.used,power.draw"
-    command = ["nvidia-smi", what, "--format=csv,noheader,nounits", "-lms", "200"]
-    if not shutil.which(command[0]):
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.25):
+            cells = _nvidia_smi("utilization.gpu,memory.used,power.draw").split(",")
+            if len(cells) == 3:
+                rows.append([_number(cell) for cell in cells])
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
         yield rows
-        return
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sampler:
-        assert sampler.stdout
-        lines = csv.reader(sampler.stdout)
-        thread = threading.Thread(
-            target=lambda: rows.extend([float(cell) for cell in row] for row in lines)
-        )
-        thread.start()
-        try:
-            yield rows
-        finally:
-            sampler.terminate()
-            thread.join()
+    finally:
+        over.set()
+        thread.join()
+
+
+def _nvidia_smi(query: str) -> str:
+    """What nvidia-smi says about the first GPU, separated by commas; "" without a GPU."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    command = ["nvidia-smi", "-i", "0", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _number(cell: str) -> float:
+    """A cell of nvidia-smi; 0 when it is not available."""
+    try:
+        return float(cell)
+    except ValueError:
+        return 0.0
 
 
 def _prepare(paths: Sequence[Path]) -> None:
