@@ -113,7 +113,7 @@ class ClipEmbedder:
         return _unit(self.model.get_text_features(**tokens.to(self._placement["device"])))
 
     def _on_host(self, passes: Sequence[torch.Tensor]) -> Embeddings:
-        """The rows of all passes. This is the only place where the host waits for the device."""
+        """The rows of all passes. The host waits for the device here, not after each pass."""
         if not passes:
             return np.empty((0, self.dim), np.float32)
         return np.asarray(torch.cat(list(passes)).cpu().numpy(), np.float32)
