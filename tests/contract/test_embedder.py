@@ -1,5 +1,6 @@
 """Contract of every embedder, on the hash embedder and on a real CLIP model."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -57,3 +58,12 @@ def test_row_i_answers_item_i_whatever_else_is_in_the_batch(embedder: Embedder) 
 def test_nothing_in_nothing_out(embedder: Embedder) -> None:
     assert embedder.embed_texts([]).shape == (0, embedder.dim)
     assert embedder.embed_images(pixels(embedder, 0)).shape == (0, embedder.dim)
+
+
+def test_calls_at_once_get_their_own_rows(embedder: Embedder) -> None:
+    images = pixels(embedder, 40)
+    orders = [np.roll(images, by, 0) for by in range(8)]
+    expected = [embedder.embed_images(order) for order in orders]
+    with ThreadPoolExecutor(4) as threads:
+        rows = list(threads.map(embedder.embed_images, orders))
+    assert np.allclose(rows, expected, atol=1e-5)

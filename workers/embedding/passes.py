@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
-from clipfleet.common.imaging.embedder import Embeddings
 from clipfleet.common.process.machine import cores
+
+T = TypeVar("T")
 
 
 def cpu_passes() -> int:
@@ -36,7 +37,7 @@ class Passes:
         if parallel > 1:
             self._threads = ThreadPoolExecutor(parallel, "model")
 
-    def run(self, embed: Callable[[Any], Embeddings], items: Any) -> list[Embeddings]:
+    def run(self, embed: Callable[[Any], T], items: Any) -> list[T]:
         """Call `embed` with each pass, and return its results in the order of the items."""
         size = min(self.size, -(-len(items) // self._parallel)) or 1
         parts = [items[start : start + size] for start in range(0, len(items), size)]
