@@ -32,4 +32,4 @@ class SleepingPrepare(Prepare):
 
 
 if FEED_S:
-    feeder.Prepare = SleepingPrepare  # type: ignore[misc, attr-defined]
+    feeder.Prepare = SleepingPrepare  # type: ignore[attr-defined]
