@@ -88,15 +88,31 @@ def environment(running: ExitStack, folder: Path, model: str) -> dict[str, str]:
 
 
 @contextmanager
-def sleepers(folder: Path, workers: int, **more: str) -> Iterator[tuple[Client, str]]:
+def sink(folder: Path, env: Mapping[str, str]) -> Iterator[str]:
+    """A proxy in front of the Milvus of an environment that stores nothing."""
+    port = commands.free_port()
+    address = env["CLIPFLEET_MILVUS_URI"].rpartition("/")[2]
+    command = [sys.executable, str(HERE / "upsert_sink.py"), address, str(port)]
+    with process(command, folder / "sink.log"):
+        yield commands.milvus_uri(port)
+
+
+@contextmanager
+def sleepers(
+    folder: Path, workers: int, *, stores: bool = True, **more: str
+) -> Iterator[tuple[Client, str]]:
     """Run a whole service whose model sleeps, and yield a client and the address of its Redis.
 
     Args:
+        stores: whether upserts reach Milvus; see upsert_sink.py.
         more: additional environment variables of the processes.
     """
     with ExitStack() as running:
+        env = environment(running, folder, "sleeper")
+        if not stores:
+            env["CLIPFLEET_MILVUS_URI"] = running.enter_context(sink(folder, env))
         env = {
-            **environment(running, folder, "sleeper"),
+            **env,
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
             **more,
         }

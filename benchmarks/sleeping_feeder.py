@@ -15,6 +15,7 @@ from clipfleet.workers.ingest import feeder
 from clipfleet.workers.ingest.prepare import Prepare, Prepared, Request
 from clipfleet.workers.metrics import StageTimings
 
+THUMBNAIL = bytes(int(os.environ.get("FEED_THUMBNAIL", "0")))
 FEED_S = float(os.environ.get("FEED_S", "0"))
 
 
@@ -28,7 +29,9 @@ class SleepingPrepare(Prepare):
             time.sleep(FEED_S)
         digest = content_hash(request.read.encode(), request.fields, request.model)
         spec = self.kit.preprocess
-        return Prepared(digest, 1, 1, 1, b""), np.zeros((spec.height, spec.width, 3), np.uint8)
+        return Prepared(digest, 1, 1, 1, THUMBNAIL), np.zeros(
+            (spec.height, spec.width, 3), np.uint8
+        )
 
 
 if FEED_S:

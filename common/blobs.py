@@ -93,6 +93,7 @@ class Blobs:
     def __init__(self, url: str) -> None:
         self._fs: Any
         self._fs, self._root = fsspec.core.url_to_fs(url)
+        self._folder = str(self._root) if "file" in self._protocols else ""
 
     @property
     def folder(self) -> str:
@@ -101,7 +102,7 @@ class Blobs:
         Returns:
             The absolute path; "" when the blobs are in a bucket or in memory.
         """
-        return str(self._root) if "file" in self._protocols else ""
+        return self._folder
 
     @property
     def url(self) -> str:
@@ -161,7 +162,7 @@ class Blobs:
             BlobsUnavailable: the blob store is away.
         """
         try:
-            with self._fs.open(self._path(key), "rb") as source:
+            with self._open(self._path(key), "rb") as source:
                 data: bytes = source.read(limit_bytes + 1)
                 return data
         except FileNotFoundError as error:
@@ -180,7 +181,7 @@ class Blobs:
             OSError: it cannot be opened.
         """
         try:
-            file: BinaryIO = self._fs.open(self._path(key), "rb")
+            file: BinaryIO = self._open(self._path(key), "rb")
             return file
         except FileNotFoundError as error:
             raise BlobGone(key) from error
@@ -227,10 +228,14 @@ class Blobs:
     def _open_for_writing(self, path: str, **options: Any) -> Any:
         """Open a file, and make its folder if that is missing. In a bucket that costs a request."""
         try:
-            return self._fs.open(path, "wb", **options)
+            return self._open(path, "wb", **options)
         except FileNotFoundError:
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            return self._fs.open(path, "wb", **options)
+            return self._open(path, "wb", **options)
+
+    def _open(self, path: str, mode: str, **options: Any) -> Any:
+        """Open a file. In a folder without fsspec, which takes ten times as long (0.3 ms)."""
+        return open(path, mode) if self.folder else self._fs.open(path, mode, **options)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"

@@ -56,6 +56,7 @@ REMOTE_BUDGET = 1.0  # times chunk_s
 MIN_REMOTE_BUDGET_S = 2.0
 MIN_MEASURED_S = 0.1  # a shorter time counts as this long in the rate
 CHECK_INTERVAL_S = 0.25  # a worker that waits for images notices within this time that it must stop
+THUMBNAIL_WRITERS = 8  # threads that write the thumbnails of a chunk
 log = logging.getLogger(__name__)
 
 
@@ -195,15 +196,21 @@ class Chunk:
         stay. On threads, since a bucket takes some 30 ms for each.
         """
 
-        def write(pk: str) -> None:
-            key, small = thumbnail_key(collection, pk), self._thumbnails.pop(pk)
-            self._retry_while_unavailable(lambda: self._parts.blobs.put(key, io.BytesIO(small)))
+        def write(keys: Sequence[str]) -> None:
+            for pk in keys:
+                self._write_thumbnail(thumbnail_key(collection, pk), self._thumbnails.pop(pk))
 
         keys = [record.pk for record in records if record.pk in self._thumbnails]
-        written = [self._parts.threads.submit(in_context(partial(write, pk))) for pk in keys]
+        shares = [keys[n::THUMBNAIL_WRITERS] for n in range(THUMBNAIL_WRITERS)]
+        written = [
+            self._parts.threads.submit(in_context(partial(write, share))) for share in shares
+        ]
         for future in written:
             future.result()
             self._lease.progress()
+
+    def _write_thumbnail(self, key: str, small: bytes) -> None:
+        self._retry_while_unavailable(lambda: self._parts.blobs.put(key, io.BytesIO(small)))
 
     def _withdraw(self, collection: Collection) -> None:
         """Delete stored images that a caller deleted while the worker had this chunk.
