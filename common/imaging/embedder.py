@@ -7,7 +7,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.preprocess import Pixels, Preprocess
@@ -62,14 +61,14 @@ class Embedder(Protocol):
         """
         ...
 
-    def pixels(self, image: Image.Image) -> Pixels:
+    def pixels(self, image: Pixels) -> Pixels:
         """Resize and crop an image for the model. Thread-safe.
 
         Args:
-            image: an RGB image of any size.
+            image: an RGB image of any size, uint8 [height, width, 3].
 
         Returns:
-            uint8 [height, width, 3]: the pixels of `preprocess.apply`, except for rounding.
+            uint8 [height, width, 3]: the pixels of `preprocess.apply`.
         """
         ...
 
@@ -140,7 +139,7 @@ class HashEmbedder:
             )
         return cls(dim, batch or 32)
 
-    def pixels(self, image: Image.Image) -> Pixels:
+    def pixels(self, image: Pixels) -> Pixels:
         return self.preprocess.apply(image)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:

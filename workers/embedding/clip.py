@@ -17,14 +17,13 @@ from PIL import Image
 
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.embedder import Embeddings
-from clipfleet.common.imaging.preprocess import REDUCING_GAP, Pixels, Preprocess, by_pillow
+from clipfleet.common.imaging.preprocess import Pixels, Preprocess
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 from clipfleet.workers.embedding.passes import Passes, cpu_passes
 
 log = logging.getLogger(__name__)
 
 MAX_TOKENS = 512  # tokenizers without a limit report 10^30
-TORCH_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 PASS_SIZES = {"cpu": 8, "mps": 64, "cuda": 256}  # items in one forward pass
 
 
@@ -71,9 +70,9 @@ class ClipEmbedder:
         if settings.compile:
             self._compile()
 
-    def pixels(self, image: Image.Image) -> Pixels:
+    def pixels(self, image: Pixels) -> Pixels:
         """The pixels [height, width, 3] of an image, resized and cropped for the model."""
-        return self.preprocess.apply(image, resize=_resize)
+        return self.preprocess.apply(image)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         """Embed pixels [n, height, width, 3]; returns unit vectors [n, dim]."""
@@ -248,18 +247,6 @@ def _normalisation(processor: Any, width: int, device: Any) -> tuple[Any, Any]:
     return factor, offset
 
 
-def _resize(image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Pixels:
-    """Resize as Pillow does, with vector instructions that Pillow does not use."""
-    mode = TORCH_FILTERS.get(resample)
-    huge = min(image.width / width, image.height / height) >= 2 * REDUCING_GAP
-    if mode is None or huge:  # copying so many pixels out of Pillow costs more than it saves
-        return by_pillow(image, width, height, resample)
-    batch = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
-    size = (height, width)
-    small = torch.nn.functional.interpolate(batch, size, mode=mode, antialias=True)
-    return np.asarray(small[0].permute(1, 2, 0).numpy())
-
-
 def _require_same_pixels(embedder: ClipEmbedder, processor: Any) -> None:
     """Compare our pixels with the processor's.
 
@@ -269,7 +256,7 @@ def _require_same_pixels(embedder: ClipEmbedder, processor: Any) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     image = Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC)
     theirs = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
-    ours = embedder.normalised(np.stack([embedder.pixels(image)])).float().cpu()
+    ours = embedder.normalised(np.stack([embedder.pixels(np.asarray(image))])).float().cpu()
     if theirs.shape != ours.shape or (theirs - ours).abs().max() > 0.05:
         raise StartupError(
             f"the model's image processor ({type(processor).__name__}) does something that "

@@ -21,6 +21,7 @@ from PIL import Image
 
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.embedder import Embeddings
+from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.settings import Settings
 from clipfleet.workers.embedding.clip import ClipEmbedder
 from clipfleet.workers.embedding.converted import (
@@ -133,16 +134,15 @@ def nearest(expected: Embeddings, rows: Embeddings, count: int = 10) -> float:
     return float(np.mean(same)) / count
 
 
-def _sample_images() -> list[Image.Image]:
+def _sample_images() -> list[Pixels]:
     paths = sorted(SAMPLES.glob("*/*.png"))
     paths = paths[:: max(1, len(paths) // MAX_SAMPLES)][:MAX_SAMPLES]
-    return [Image.open(path).convert("RGB") for path in paths]
+    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
 
 
-def _noise() -> list[Image.Image]:
+def _noise() -> list[Pixels]:
     """Images with large differences between neighbouring pixels."""
-    noise = np.random.default_rng(0).integers(0, 256, (NOISE, 300, 400, 3), np.uint8)
-    return [Image.fromarray(image) for image in noise]
+    return list(np.random.default_rng(0).integers(0, 256, (NOISE, 300, 400, 3), np.uint8))
 
 
 def _replace_pooling(model: Any) -> None:

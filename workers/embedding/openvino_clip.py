@@ -14,7 +14,6 @@ import numpy as np
 import openvino
 import tokenizers
 from numpy.typing import NDArray
-from PIL import Image
 
 from clipfleet.common.imaging.embedder import Embeddings
 from clipfleet.common.imaging.preprocess import Pixels
@@ -75,7 +74,7 @@ class OpenVinoEmbedder:
         self._image(blank)
         self._text(*self._tokens(["a photo"]))
 
-    def pixels(self, image: Image.Image) -> Pixels:
+    def pixels(self, image: Pixels) -> Pixels:
         """The pixels [height, width, 3] of an image, resized and cropped for the model."""
         return self.preprocess.apply(image)
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from clipfleet.common.http.fleet import Lane
 from clipfleet.common.imaging.embedder import Embedder, Embeddings
@@ -34,7 +33,7 @@ class EmbedderProxy:
     def batch(self) -> int:
         return self._embedder.batch
 
-    def pixels(self, image: Image.Image) -> Pixels:
+    def pixels(self, image: Pixels) -> Pixels:
         return self._embedder.pixels(image)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:

@@ -142,7 +142,7 @@ class Prepare:
             decoded = self._decode(data)
             pixels = self._parts.embedder.pixels(decoded.image)
             edge = self._parts.settings.thumbnail_edge
-            small = thumbnail(decoded.image, edge) if edge else b""
+            small = thumbnail(decoded, edge) if edge else b""
         size = (len(data), decoded.width, decoded.height)
         return Ready(item, pk, digest, *size, pixels, small, timings)
 
