@@ -266,7 +266,7 @@ class Bench:
             edge = embedder.preprocess.edge()
             photos = self._photos[: 16 if self._args.small else 512]
             images = (decode(path.read_bytes(), LIMITS, edge=edge).image for path in photos)
-            pixels = np.stack([embedder.pixels(image) for image in images])
+            pixels = np.stack([embedder.preprocess.apply(image) for image in images])
             exact = embedder.embed_images(pixels)
             embedder = self._embedder(folder, "bfloat16")
             embedder._passes.size = 64
@@ -493,9 +493,9 @@ def _prepare(paths: Sequence[Path]) -> None:
     for path in paths:
         data = path.read_bytes()
         content_hash(data, {}, "")
-        image = decode(data, LIMITS, edge=EDGE).image
-        PREPROCESS.apply(image)
-        thumbnail(image, 256)
+        decoded = decode(data, LIMITS, edge=EDGE)
+        PREPROCESS.apply(decoded.image)
+        thumbnail(decoded, 256)
 
 
 def _random_model(shape: dict[str, Any], folder: Path, device: str) -> None:

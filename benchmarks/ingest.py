@@ -105,8 +105,8 @@ def preparing(paths: Sequence[Path], embedder: Embedder, scratch: Path) -> float
     began = time.process_time()
     for path in paths:
         seen = decode(path.read_bytes(), settings.limits, edge=edge)
-        (scratch / "thumbnail").write_bytes(thumbnail(seen.image, settings.thumbnail_edge))
-        embedder.pixels(seen.image)
+        (scratch / "thumbnail").write_bytes(thumbnail(seen, settings.thumbnail_edge))
+        embedder.preprocess.apply(seen.image)
     return (time.process_time() - began) / len(paths)
 
 

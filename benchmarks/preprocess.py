@@ -92,7 +92,7 @@ def _ratio(ratios: Sequence[float]) -> str:
 
 def _pixels(embedder: ClipEmbedder, path: Path) -> Pixels:
     edge = embedder.preprocess.edge()
-    return embedder.pixels(decode(path.read_bytes(), LIMITS, edge=edge).image)
+    return embedder.preprocess.apply(decode(path.read_bytes(), LIMITS, edge=edge).image)
 
 
 def _milliseconds(way: Way, paths: Sequence[Path]) -> float:

@@ -8,10 +8,9 @@ import time
 
 import numpy as np
 from numpy.typing import NDArray
-from sleeping_feeder import FEED_S, resize
+from sleeping_feeder import FEED_S, SleepingPreprocess
 
 from clipfleet.common.imaging.embedder import Embeddings, HashEmbedder
-from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.settings import Settings
 from clipfleet.workers.embedding import load
 
@@ -24,8 +23,7 @@ class Sleeper(HashEmbedder):
     def __init__(self, _: Settings) -> None:
         super().__init__(DIM, BATCH)
         if FEED_S:
-            self.resize = resize
-            self.preprocess = Preprocess(shortest=224, height=224, width=224)
+            self.preprocess = SleepingPreprocess(shortest=224, height=224, width=224)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         time.sleep(SLEEP_S * len(pixels))

@@ -1,16 +1,15 @@
 """A feeder that sleeps FEED_S an image in place of its work, for benchmarks/simulated_host.py.
 
-Feeders import this module, since it is the module of `resize`.
+Feeders import this module, since it is the module of `SleepingPreprocess`.
 """
 
 import os
 import time
 
 import numpy as np
-from PIL import Image
 
 from clipfleet.common.identity import content_hash
-from clipfleet.common.imaging.preprocess import Pixels, by_pillow
+from clipfleet.common.imaging.preprocess import Pixels, Preprocess
 from clipfleet.workers.ingest import feeder
 from clipfleet.workers.ingest.prepare import Prepare, Prepared, Request
 from clipfleet.workers.metrics import StageTimings
@@ -19,8 +18,8 @@ THUMBNAIL = bytes(int(os.environ.get("FEED_THUMBNAIL", "0")))
 FEED_S = float(os.environ.get("FEED_S", "0"))
 
 
-def resize(image: Image.Image, width: int, height: int, how: Image.Resampling) -> Pixels:
-    return by_pillow(image, width, height, how)
+class SleepingPreprocess(Preprocess):
+    """Its module is imported where it is unpickled: in feeders."""
 
 
 class SleepingPrepare(Prepare):

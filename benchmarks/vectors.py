@@ -35,8 +35,8 @@ def main() -> None:
 
 
 def _embedded(paths: list[Path], embedder: Embedder) -> Embeddings:
-    images = [Image.open(path).convert("RGB") for path in paths]
-    return embedder.embed_images(np.stack([embedder.pixels(image) for image in images]))
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    return embedder.embed_images(np.stack([embedder.preprocess.apply(image) for image in images]))
 
 
 if __name__ == "__main__":

@@ -236,7 +236,7 @@ class MemoryService:
     def _start_worker(self, stack: ExitStack) -> None:
         parts, settings = self.parts, self.settings
         storage = self._make_storage(stack)
-        kit = Kit.of(settings, storage.access, self._embedder.preprocess, self._embedder.resize)
+        kit = Kit.of(settings, storage.access, self._embedder.preprocess)
         feeders = stack.enter_context(closing(ThreadFeeders(THREADS, kit)))
         ingest = IngestParts(
             worker=NAME,

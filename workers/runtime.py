@@ -81,7 +81,7 @@ class Runtime:
         catalogue = RedisCatalogue(client)
         blobs = Blobs(settings.blobs)
         storage = Storage(settings, blobs, Fetcher(settings.fetch))
-        kit = Kit.of(settings, storage.access, embedder.preprocess, embedder.resize)
+        kit = Kit.of(settings, storage.access, embedder.preprocess)
         self._feeders = ProcessFeeders(feeder_count(settings), kit)
         self._ingest = IngestParts(
             worker=self.worker,

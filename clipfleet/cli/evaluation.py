@@ -162,6 +162,8 @@ def _blocks(rows: Embeddings, size: int = 512) -> Iterator[tuple[Embeddings, NDA
 def _pixels(path: Path, embedder: Embedder, settings: Settings) -> Pixels | None:
     edge = embedder.preprocess.edge()
     try:
-        return embedder.pixels(decode(path.read_bytes(), settings.limits, edge=edge).image)
+        return embedder.preprocess.apply(
+            decode(path.read_bytes(), settings.limits, edge=edge).image
+        )
     except (BadImage, OSError):
         return None

@@ -16,6 +16,7 @@ import simplejpeg
 from PIL import ExifTags, Image
 
 from clipfleet.common.errors import BadImage
+from clipfleet.common.imaging.resize import Pixels
 from clipfleet.common.settings import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -50,14 +51,17 @@ class Decoded:
     """A decoded image.
 
     Attributes:
-        image: the image, RGB and upright; smaller than `width` x `height` when it was shrunk.
+        image: the image, RGB and upright, uint8 [height, width, 3]; smaller than `width` x `height`
+            when it was shrunk.
         width: the width of the file's image in pixels, as shown.
         height: the height of the file's image in pixels, as shown.
+        jpeg: the file, if it is an ordinary JPEG that holds exactly `image`; else empty.
     """
 
-    image: Image.Image
+    image: Pixels
     width: int
     height: int
+    jpeg: bytes = b""
 
 
 def decode(data: bytes, limits: Limits, *, edge: int, in_memory: int | None = None) -> Decoded:
@@ -79,10 +83,14 @@ def decode(data: bytes, limits: Limits, *, edge: int, in_memory: int | None = No
         with _open_checked(data, limits) as image, _decoding_slot(image, edge, in_memory):
             orientation = _orientation(image)
             width, height = reversed(image.size) if orientation in SIDEWAYS else image.size
-            upright = _small_jpeg(data, image, edge) or _to_rgb(image, edge)
+            pixels = _plain_jpeg(data, image, edge)
+            is_whole = pixels is not None and pixels.shape[:2] == (image.height, image.width)
+            if pixels is None:
+                pixels = np.asarray(_to_rgb(image, edge))
             if orientation in ROTATIONS:
-                upright = upright.transpose(ROTATIONS[orientation])
-            return Decoded(upright, width, height)
+                turned = Image.fromarray(pixels).transpose(ROTATIONS[orientation])
+                return Decoded(np.asarray(turned), width, height)
+            return Decoded(pixels, width, height, data if is_whole else b"")
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # codecs raise errors of any class
@@ -129,17 +137,20 @@ def _orientation(image: Image.Image) -> object:
     return 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def _small_jpeg(data: bytes, image: Image.Image, edge: int) -> Image.Image | None:
-    """Decode an ordinary small JPEG with the faster decoder: docs/decisions/0008.
+def _plain_jpeg(data: bytes, image: Image.Image, edge: int) -> Pixels | None:
+    """Decode an ordinary JPEG with the faster decoder: docs/decisions/0008.
 
     None for all other images, and for a damaged JPEG: Pillow says what is wrong with it.
     """
-    if image.format != "JPEG" or image.mode != "RGB" or _scale(image, edge) > 1:
+    if image.format != "JPEG" or image.mode != "RGB":
         return None
+    scale = _scale(image, edge)
+    height, width = (image.height // scale, image.width // scale) if scale > 1 else (0, 0)
     try:
-        return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB"))
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError:
         return None
+    return pixels
 
 
 def _scale(image: Image.Image, edge: int) -> int:

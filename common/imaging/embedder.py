@@ -7,10 +7,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from clipfleet.common.errors import StartupError
-from clipfleet.common.imaging.preprocess import Pixels, Preprocess, Resize, by_pillow
+from clipfleet.common.imaging.preprocess import Preprocess
 
 Embeddings = NDArray[np.float32]  # [n, dim], rows of unit length
 HASH_MODEL = "hash:"  # CLIPFLEET_MODEL=hash:64
@@ -62,31 +61,11 @@ class Embedder(Protocol):
         """
         ...
 
-    @property
-    def resize(self) -> Resize:
-        """What resizes images in `pixels`.
-
-        Returns:
-            A function of a module. Feeders, which are other processes, import it.
-        """
-        ...
-
-    def pixels(self, image: Image.Image) -> Pixels:
-        """Resize and crop an image for the model. Thread-safe.
-
-        Args:
-            image: an RGB image of any size.
-
-        Returns:
-            uint8 [height, width, 3]: the pixels of `preprocess.apply`, except for rounding.
-        """
-        ...
-
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         """Embed images.
 
         Args:
-            pixels: uint8 [n, height, width, 3], rows from `pixels`.
+            pixels: uint8 [n, height, width, 3], rows from `preprocess.apply`.
 
         Returns:
             float32 [n, dim], each row of unit length; row i is for image i.
@@ -128,7 +107,7 @@ class HashEmbedder:
     preprocess = Preprocess(shortest=8, height=8, width=8)
 
     def __init__(self, dim: int = 16, batch: int = 32) -> None:
-        self.dim, self.batch, self.resize = dim, batch, by_pillow
+        self.dim, self.batch = dim, batch
 
     @classmethod
     def named(cls, model: str, batch: int = 0) -> "HashEmbedder":
@@ -148,9 +127,6 @@ class HashEmbedder:
                 f"with DIM from 2 to {MAX_HASH_DIM}"
             )
         return cls(dim, batch or 32)
-
-    def pixels(self, image: Image.Image) -> Pixels:
-        return self.preprocess.apply(image)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         return self._rows([image.tobytes() for image in pixels])

@@ -1,31 +1,19 @@
 """Prepares the pixels of a decoded image for a model, on the gateway and on workers alike.
 
 The processor of the model defines how. `workers/embedding/clip.py` reads it, and checks that the
-pixels here are the same. Only the normalisation is done on the device. A worker resizes with a
-faster kernel than Pillow's, to the same pixels except for rounding: docs/decisions/0007.
+pixels here are the same. Only the normalisation is done on the device.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-Pixels = NDArray[np.uint8]  # [height, width, 3]
-
-# (RGB image, width, height, filter) to uint8 [height, width, 3]
-Resize = Callable[[Image.Image, int, int, Image.Resampling], Pixels]
+from clipfleet.common.imaging.resize import Pixels as Pixels
+from clipfleet.common.imaging.resize import resize
 
 MAX_ASPECT = 4.0
-# Pillow first reduces an image by a whole number when it is more than this many times too large.
-REDUCING_GAP = 6.0
-
-
-def by_pillow(image: Image.Image, width: int, height: int, how: Image.Resampling) -> Pixels:
-    """Resize an image with Pillow."""
-    return np.asarray(image.resize((width, height), how, reducing_gap=REDUCING_GAP))
 
 
 class Preprocess(BaseModel):
@@ -52,34 +40,29 @@ class Preprocess(BaseModel):
         """The edge of the model's input in pixels, for `decode`."""
         return self.shortest or max(self.height, self.width)
 
-    def apply(self, image: Image.Image, resize: Resize = by_pillow) -> Pixels:
-        """Resize and crop an RGB image. Returns uint8 [height, width, 3]."""
+    def apply(self, image: Pixels) -> Pixels:
+        """Resize and crop an RGB image, uint8 [height, width, 3]; returns such an image."""
         how = Image.Resampling(self.resample)
         if self.shortest is None:
             return resize(image, self.width, self.height, how)
         image = _without_far_ends(image, self.width, self.height)
-        scaled = resize(image, *_scaled(image.size, self.shortest), how)
+        scaled = resize(image, *_scaled(image, self.shortest), how)
         return _centre(scaled, self.height, self.width)
 
 
-def _scaled(size: tuple[int, int], shortest: int) -> tuple[int, int]:
-    width, height = size
+def _scaled(image: Pixels, shortest: int) -> tuple[int, int]:
+    height, width, _ = image.shape
     if width <= height:
         return shortest, int(shortest * height / width)
     return int(shortest * width / height), shortest
 
 
-def _without_far_ends(image: Image.Image, width: int, height: int) -> Image.Image:
+def _without_far_ends(image: Pixels, width: int, height: int) -> Pixels:
     """Cut parts that the centre crop never uses, so that a 1 x 60,000 strip fits into memory."""
     limit = MAX_ASPECT * max(width / height, height / width)
-    longest = max(1, int(min(image.size) * limit))
-    if max(image.size) <= longest:
-        return image
-    if image.width > image.height:
-        x = (image.width - longest) // 2
-        return image.crop((x, 0, x + longest, image.height))
-    y = (image.height - longest) // 2
-    return image.crop((0, y, image.width, y + longest))
+    longest = max(1, int(min(image.shape[:2]) * limit))
+    y, x = (max(0, (side - longest) // 2) for side in image.shape[:2])
+    return image[y : y + longest, x : x + longest]
 
 
 def _centre(pixels: Pixels, height: int, width: int) -> Pixels:

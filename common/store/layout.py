@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from pymilvus import DataType, MilvusClient
-
 from clipfleet.common.collection import STRING_BYTES, Collection, FieldType
+from clipfleet.common.store.driver import DataType, MilvusClient
 from clipfleet.common.store.expressions import column
 from clipfleet.common.store.rows import TEXT, WHOLE
 

@@ -8,8 +8,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import grpc
-from pymilvus import MilvusClient
-from pymilvus.exceptions import MilvusException
 
 from clipfleet.common.collection import Collection
 from clipfleet.common.settings import Settings
@@ -23,6 +21,7 @@ from clipfleet.common.store import (
     Vectors,
     require_distinct,
 )
+from clipfleet.common.store.driver import MilvusClient, MilvusException
 from clipfleet.common.store.expressions import (
     Dialect,
     keys_expression,

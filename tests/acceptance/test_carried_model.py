@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from clipfleet.cli import app, evaluation
@@ -85,8 +84,8 @@ def test_odd_texts_and_images_get_finite_unit_vectors_whatever_else_is_in_the_ba
     embedder: ClipEmbedder,
 ) -> None:
     texts = ["", "a dog", "word " * 10_000, "日本の教会", "🐕", "\x01\x02"]
-    images = [Image.new("RGB", size, "red") for size in ((1, 1), (400, 3), (176, 176))]
-    pixels = np.stack([embedder.pixels(image) for image in images])
+    images = [np.full((*size, 3), (255, 0, 0), np.uint8) for size in ((1, 1), (3, 400), (176, 176))]
+    pixels = np.stack([embedder.preprocess.apply(image) for image in images])
     for together, alone in (
         (embedder.embed_texts(texts), [embedder.embed_texts([text])[0] for text in texts]),
         (

@@ -40,7 +40,7 @@ def theirs(model: Path, images: list[Image.Image]) -> np.ndarray:
 def ours(embedder: Embedder, paths: list[Path]) -> np.ndarray:
     limits, edge = Settings().limits, embedder.preprocess.edge()
     images = [decode(path.read_bytes(), limits, edge=edge).image for path in paths]
-    return embedder.embed_images(np.stack([embedder.pixels(image) for image in images]))
+    return embedder.embed_images(np.stack([embedder.preprocess.apply(image) for image in images]))
 
 
 def test_images_get_the_embeddings_that_the_models_own_processor_gives(

@@ -1,4 +1,4 @@
-"""The faster decoder of small JPEGs gives exactly the pixels that Pillow gives."""
+"""The faster decoder of JPEGs gives exactly the pixels that Pillow gives."""
 
 import io
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfleet.common.imaging.decode import decode
+from clipfleet.common.imaging.decode import OVERSAMPLING, decode
 from clipfleet.common.settings import Limits
 from support.models import data
 
@@ -17,7 +17,7 @@ EDGE = 224
 def require_same(whole: bytes) -> None:
     ours = decode(whole, Limits(), edge=EDGE).image
     theirs = Image.open(io.BytesIO(whole)).convert("RGB")
-    assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+    assert np.array_equal(ours, np.asarray(theirs))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,24 @@ def test_every_way_to_write_one(subsampling: str, progressive: bool, size: tuple
         file, "JPEG", quality=80, subsampling=subsampling, progressive=progressive
     )
     require_same(file.getvalue())
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_large_ones_are_shrunk_as_pillow_shrinks_them(
+    scale: int, subsampling: str, progressive: bool
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    file, size = io.BytesIO(), (104 * scale, 80 * scale)
+    Image.fromarray(noise).resize(size).save(
+        file, "JPEG", quality=80, subsampling=subsampling, progressive=progressive
+    )
+    ours = decode(file.getvalue(), Limits(), edge=80 // OVERSAMPLING).image
+    theirs = Image.open(file)
+    theirs.draft(None, (104, 80))
+    assert theirs.size == (104, 80)
+    assert np.array_equal(ours, np.asarray(theirs))
 
 
 def test_one_with_garbage_in_the_middle_is_taken_as_pillow_takes_it() -> None:

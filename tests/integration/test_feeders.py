@@ -18,9 +18,11 @@ from clipfleet.workers.ingest import feeders as module
 from clipfleet.workers.ingest.feeders import ThreadFeeders
 from clipfleet.workers.ingest.prepare import Failed, Unchanged
 from clipfleet.workers.metrics import StageTimings
-from support.bad_resize import BUG, CRASH, FULL, HANG, KILL, resize
-from support.feeding import feeding, kit, photo, request, submit
+from support.bad_preprocess import BUG, CRASH, FULL, HANG, KILL, BadPreprocess
+from support.feeding import SPEC, feeding, kit, photo, request, submit
 from support.services import eventually
+
+BAD = BadPreprocess(**SPEC.model_dump())
 
 
 def test_feeders_prepare_as_threads_do(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_damaged_missing_and_forbidden_files_fail_with_reasons(tmp_path: Path) -
 
 def test_an_unexpected_error_is_raised_and_the_feeder_goes_on(tmp_path: Path) -> None:
     bad, good = photo(tmp_path / "bad.png", BUG), photo(tmp_path / "good.png")
-    with feeding(tmp_path, 1, resize) as feeders:
+    with feeding(tmp_path, 1, BAD) as feeders:
         with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
             submit(feeders, bad).result(60)
         assert submit(feeders, good).result(60)
@@ -88,7 +90,7 @@ def test_an_image_that_ends_its_feeder_fails_and_the_others_do_not(
 ) -> None:
     paths = [photo(tmp_path / f"{n}.png") for n in range(60)]
     bad = photo(tmp_path / "bad.png", width)
-    with feeding(tmp_path, 2, resize) as feeders:
+    with feeding(tmp_path, 2, BAD) as feeders:
         results = [submit(feeders, path) for path in [*paths[:30], bad, *paths[30:]]]
         with pytest.raises(Failed, match=reason) as failed:
             results.pop(30).result(60)
@@ -99,7 +101,7 @@ def test_an_image_that_ends_its_feeder_fails_and_the_others_do_not(
 def test_a_decoder_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TIMEOUT_S", 2.0)
     bad, good = photo(tmp_path / "bad.png", HANG), photo(tmp_path / "good.png")
-    with feeding(tmp_path, 1, resize) as feeders:
+    with feeding(tmp_path, 1, BAD) as feeders:
         results = [submit(feeders, good), submit(feeders, bad), submit(feeders, good)]
         with pytest.raises(Failed, match="not read and decoded within 2 s"):
             results.pop(1).result(60)
@@ -128,7 +130,7 @@ def test_an_idle_feeder_that_was_killed_is_replaced(tmp_path: Path) -> None:
 
 def test_an_image_that_waits_can_be_cancelled(tmp_path: Path) -> None:
     slow, path = photo(tmp_path / "slow.png", HANG), photo(tmp_path / "a.png")
-    with feeding(tmp_path, 1, resize) as feeders:
+    with feeding(tmp_path, 1, BAD) as feeders:
         hanging = submit(feeders, slow)
         eventually(hanging.running, 30, "the image is begun")
         waiting = [submit(feeders, path) for _ in range(100)]
@@ -156,12 +158,12 @@ WORKER = """
 import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-from support.bad_resize import HANG, resize
+from support.bad_preprocess import HANG, BadPreprocess
 from support.feeding import feeding, photo, submit
 
 if __name__ == "__main__":
     folder = Path({folder!r})
-    with feeding(folder, 2, resize) as feeders:
+    with feeding(folder, 2, BadPreprocess(shortest=8, height=8, width=8)) as feeders:
         submit(feeders, photo(folder / "a.png")).result(60)
         submit(feeders, photo(folder / "hangs.png", HANG))
         print(*feeders.pids, flush=True)

@@ -81,7 +81,7 @@ def our_embeddings(embedder: Embedder, files: Sequence[bytes]) -> Rows:
 
 
 def our_pixels(embedder: Embedder, file: bytes) -> NDArray[np.uint8]:
-    return embedder.pixels(decode(file, Limits(), edge=embedder.preprocess.edge()).image)
+    return embedder.preprocess.apply(decode(file, Limits(), edge=embedder.preprocess.edge()).image)
 
 
 def features(model: str | Path, pixel_values: Any) -> Rows:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from clipfleet.common.auth.source_access import access_of
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.imaging.preprocess import Preprocess, Resize, by_pillow
+from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.settings import Settings
 from clipfleet.workers.ingest.feeders import Fed, Feeders, ProcessFeeders
 from clipfleet.workers.ingest.prepare import Kit, Request
@@ -18,14 +18,14 @@ from clipfleet.workers.metrics import StageTimings
 SPEC = Preprocess(shortest=8, height=8, width=8)
 
 
-def kit(folder: Path, how: Resize = by_pillow) -> Kit:
+def kit(folder: Path, spec: Preprocess = SPEC) -> Kit:
     settings = Settings(source_roots=(folder,), blobs=str(folder / "blobs"))
-    return Kit.of(settings, access_of(settings, Blobs(settings.blobs)), SPEC, how)
+    return Kit.of(settings, access_of(settings, Blobs(settings.blobs)), spec)
 
 
 @contextmanager
-def feeding(folder: Path, count: int = 2, how: Resize = by_pillow) -> Iterator[ProcessFeeders]:
-    with closing(ProcessFeeders(count, kit(folder, how))) as feeders:
+def feeding(folder: Path, count: int = 2, spec: Preprocess = SPEC) -> Iterator[ProcessFeeders]:
+    with closing(ProcessFeeders(count, kit(folder, spec))) as feeders:
         yield feeders
 
 

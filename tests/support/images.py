@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from clipfleet.common.imaging.decode import Decoded, decode
+from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.settings import Limits
 
 LIMITS = Limits()
@@ -22,7 +23,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def decoded(data: bytes, edge: int = EDGE) -> Decoded:
     seen = decode(data, LIMITS, edge=edge)
-    assert seen.image.mode == "RGB"
+    assert seen.image.shape[2:] == (3,)
     return seen
 
 
@@ -33,8 +34,8 @@ def halves(width: int, height: int) -> Image.Image:
     return image
 
 
-def near(image: Image.Image, at: tuple[int, int], colour: tuple[int, int, int]) -> bool:
-    seen = np.asarray(image)[at[1], at[0]].astype(int)
+def near(image: Pixels, at: tuple[int, int], colour: tuple[int, int, int]) -> bool:
+    seen = image[at[1], at[0]].astype(int)
     return bool(np.abs(seen - np.array(colour)).max() <= 12)
 
 

@@ -213,7 +213,7 @@ class Workplace:
         with closing(Fetcher(settings.fetch, look_up=self.look_up)) as fetcher:
             storage = storage or Storage(settings, self.blobs, fetcher, BUCKETS)
             embedder = GuardedEmbedder(self.embedder)
-            kit = Kit.of(settings, storage.access, embedder.preprocess, embedder.resize)
+            kit = Kit.of(settings, storage.access, embedder.preprocess)
             with closing(self.feeders(kit)) as feeders:
                 parts = IngestParts(
                     "w", self.ledger, self.store, self.catalogue, embedder, self.blobs, settings,

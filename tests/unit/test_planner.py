@@ -38,7 +38,7 @@ def test_a_chunk_holds_what_a_worker_does_in_the_time_it_should_take(
     planning: Planning, rate: float | None, size: int
 ) -> None:
     planning.worker(rate)
-    planning.job(8_000)
+    planning.job(12_000)
     planning.tick()
     assert [chunk.size for chunk in planning.ledger.open_chunks("job")][:3] == [size] * 3
 

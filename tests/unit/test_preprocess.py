@@ -1,6 +1,7 @@
 """From an image to a model's pixels, and from those pixels to bytes for Redis and back."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipfleet.common.imaging import preprocess
-from clipfleet.common.imaging.preprocess import Preprocess
+from clipfleet.common.imaging import resize as resizing
+from clipfleet.common.imaging.preprocess import Pixels, Preprocess
+from clipfleet.common.imaging.resize import by_pillow, resize
 from clipfleet.common.queue.pixels import pack, unpack
 
 CLIP = Preprocess(shortest=224, height=224, width=224)
@@ -18,15 +21,65 @@ SQUASH = Preprocess(height=64, width=48)
 SIDE = st.integers(1, 700)
 
 
-def noise(height: int, width: int) -> preprocess.Pixels:
+def noise(height: int, width: int) -> Pixels:
     random = np.random.default_rng(7)
     return random.integers(0, 256, (height, width, 3), np.uint8)
+
+
+def coloured(size: tuple[int, int], colour: str) -> Pixels:
+    return np.asarray(Image.new("RGB", size, colour))
+
+
+FILTERS = [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS]
+SIZES = [(224, 224), (500, 333), (1_000, 700), (90, 120), (176, 300), (300, 176), (7, 2_500)]
+
+
+@pytest.mark.parametrize("how", FILTERS)
+@pytest.mark.parametrize("size", SIZES)
+def test_an_image_is_resized_to_what_pillow_makes_of_it_except_for_rounding(
+    size: tuple[int, int], how: Image.Resampling
+) -> None:
+    """Rows first, which Pillow chooses for most images: two of its calls."""
+    image = noise(*size)
+    rows = Image.fromarray(image).resize((176, size[0]), how)
+    expected = np.asarray(rows.resize((176, 176), how))
+    difference = np.abs(resize(image, 176, 176, how).astype(int) - expected)
+    assert difference.max() <= 2
+    assert difference.mean() <= 0.02
+
+
+def test_an_image_of_several_bands_is_resized_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise(701, 900)
+    whole = resize(image, 176, 150, Image.Resampling.BICUBIC)
+    monkeypatch.setattr(resizing, "BAND_BYTES", 3 * 900 * 100)
+    assert np.array_equal(resize(image, 176, 150, Image.Resampling.BICUBIC), whole)
+
+
+@pytest.mark.parametrize("how", [Image.Resampling.HAMMING, Image.Resampling.NEAREST])
+def test_other_filters_and_platforms_without_the_resizer_have_pillow(
+    how: Image.Resampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = noise(60, 50)
+    assert np.array_equal(resize(image, 31, 33, how), by_pillow(image, 31, 33, how))
+    monkeypatch.setattr(resizing, "fast", None)
+    expected = by_pillow(image, 31, 33, Image.Resampling.BICUBIC)
+    assert np.array_equal(resize(image, 31, 33, Image.Resampling.BICUBIC), expected)
+
+
+def test_threads_resize_at_the_same_time() -> None:
+    """A resizer that two threads share refuses the call of the second."""
+    images = [noise(900 + n, 1_200) for n in range(8)]
+    expected = [CLIP.apply(image) for image in images]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(3):
+            for seen, alone in zip(threads.map(CLIP.apply, images), expected, strict=True):
+                assert np.array_equal(seen, alone)
 
 
 @effort(max_examples=60, deadline=None)
 @given(SIDE, SIDE)
 def test_any_size_comes_out_in_the_models_shape(width: int, height: int) -> None:
-    image = Image.new("RGB", (width, height), "teal")
+    image = np.full((height, width, 3), (0, 128, 128), np.uint8)
     for spec in (CLIP, SQUASH, Preprocess(shortest=32, height=48, width=16)):
         pixels = spec.apply(image)
         assert pixels.shape == (spec.height, spec.width, 3)
@@ -36,7 +89,7 @@ def test_any_size_comes_out_in_the_models_shape(width: int, height: int) -> None
 @effort(max_examples=60, deadline=None)
 @given(SIDE, SIDE)
 def test_one_colour_stays_that_colour_to_the_edges(width: int, height: int) -> None:
-    image = Image.new("RGB", (width, height), (10, 120, 230))
+    image = np.full((height, width, 3), (10, 120, 230), np.uint8)
     for spec in (CLIP, SQUASH):
         assert (spec.apply(image) == (10, 120, 230)).all()
 
@@ -47,14 +100,13 @@ def test_a_strip_is_never_blown_up_beyond_what_the_crop_can_see(
     size: tuple[int, int], spec: Preprocess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[tuple[int, int]] = []
-    real = Image.Image.resize
 
-    def resize(self: Image.Image, to: tuple[int, int], *args: object, **more: object) -> object:
-        sizes.append(to)
-        return real(self, to, *args, **more)  # type: ignore[arg-type]
+    def noted(image: Pixels, width: int, height: int, how: Image.Resampling) -> Pixels:
+        sizes.append((width, height))
+        return resize(image, width, height, how)
 
-    monkeypatch.setattr(Image.Image, "resize", resize)
-    pixels = spec.apply(Image.new("RGB", size, "red"))
+    monkeypatch.setattr(preprocess, "resize", noted)
+    pixels = spec.apply(coloured(size, "red"))
     assert pixels.shape == (spec.height, spec.width, 3)
     assert sizes
     largest = 8 * max(spec.edge(), spec.height, spec.width)
@@ -66,9 +118,9 @@ def test_the_shortest_edge_crops_the_middle_and_squash_keeps_the_ends() -> None:
     image.paste("red", (0, 0, 100, 100))
     image.paste("lime", (100, 0, 200, 100))
     image.paste("blue", (200, 0, 300, 100))
-    cropped = Preprocess(shortest=100, height=100, width=100).apply(image)
+    cropped = Preprocess(shortest=100, height=100, width=100).apply(np.asarray(image))
     assert (cropped[:, 5:95] == (0, 255, 0)).all()
-    squashed = Preprocess(height=90, width=90).apply(image)
+    squashed = Preprocess(height=90, width=90).apply(np.asarray(image))
     assert (squashed[:, 2] == (255, 0, 0)).all()
     assert (squashed[:, 87] == (0, 0, 255)).all()
 
@@ -76,13 +128,13 @@ def test_the_shortest_edge_crops_the_middle_and_squash_keeps_the_ends() -> None:
 def test_the_middle_of_a_strip_stays_its_middle() -> None:
     image = Image.new("RGB", (6_000, 10), "red")
     image.paste("lime", (2_990, 0, 3_010, 10))
-    seen = Preprocess(shortest=10, height=10, width=10).apply(image)
+    seen = Preprocess(shortest=10, height=10, width=10).apply(np.asarray(image))
     assert (seen[:, 1:9] == (0, 255, 0)).all()
 
 
 def test_a_crop_larger_than_the_resized_image_is_padded_with_black() -> None:
     spec = Preprocess(shortest=10, height=20, width=20)
-    seen = spec.apply(Image.new("RGB", (50, 50), "white"))
+    seen = spec.apply(coloured((50, 50), "white"))
     assert seen.shape == (20, 20, 3)
     assert (seen[5:15, 5:15] == 255).all()
     assert seen.sum() == 10 * 10 * 3 * 255

@@ -17,10 +17,9 @@ from PIL import Image
 
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.embedder import Embeddings
-from clipfleet.common.imaging.preprocess import Pixels, Preprocess
+from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 from clipfleet.workers.embedding.passes import Passes, cpu_passes
-from clipfleet.workers.embedding.torch_resize import by_torch
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class ClipEmbedder:
         self._pins = device.type == "cuda"
         self.batch = self._passes.batch * (CUDA_PASSES if self._pins else 1)
         self.token_arguments = _token_arguments(self.model, self.tokenizer)
-        self.preprocess, self.resize = preprocess_of(processor), by_torch
+        self.preprocess = preprocess_of(processor)
         self.factor, self.offset = _normalisation(processor, self.preprocess.width, device)
         _require_same_pixels(self, processor)
         self.device = str(device)
@@ -72,10 +71,6 @@ class ClipEmbedder:
         self.dim = self._warm_up(settings.model)
         if settings.compile:
             self._compile()
-
-    def pixels(self, image: Image.Image) -> Pixels:
-        """The pixels [height, width, 3] of an image, resized and cropped for the model."""
-        return self.preprocess.apply(image, self.resize)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         """Embed pixels [n, height, width, 3]; returns unit vectors [n, dim]."""
@@ -269,7 +264,9 @@ def _require_same_pixels(embedder: ClipEmbedder, processor: Any) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     image = Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC)
     theirs = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
-    ours = embedder.normalised(np.stack([embedder.pixels(image)])).float().cpu()
+    ours = (
+        embedder.normalised(np.stack([embedder.preprocess.apply(np.asarray(image))])).float().cpu()
+    )
     if theirs.shape != ours.shape or (theirs - ours).abs().max() > 0.05:
         raise StartupError(
             f"the model's image processor ({type(processor).__name__}) does something that "

@@ -21,6 +21,7 @@ from PIL import Image
 
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.embedder import Embeddings
+from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.settings import Settings
 from clipfleet.workers.embedding.clip import ClipEmbedder
 from clipfleet.workers.embedding.converted import (
@@ -93,11 +94,11 @@ def convert(model: str, precision: Precision, folder: Path) -> ConvertedModel:
     """
     embedder = ClipEmbedder(Settings(model=model, device="cpu", dtype="float32"))
     images = [*_sample_images(), *_noise()]
-    expected = embedder.embed_images(np.stack([embedder.pixels(image) for image in images]))
+    pixels = np.stack([embedder.preprocess.apply(image) for image in images])
+    expected = embedder.embed_images(pixels)
     expected_texts = embedder.embed_texts(TEXTS)
     inputs = _save_tokenizer(embedder, folder / TOKENIZER)
     _replace_pooling(embedder.model)
-    pixels = np.stack([embedder.preprocess.apply(image) for image in images])
     image_model, text_model = _image_model(embedder, pixels[:2]), _text_model(embedder, inputs)
     if precision == "int8":
         image_model, text_model = _quantized(image_model, text_model, pixels[:-NOISE])
@@ -133,16 +134,15 @@ def nearest(expected: Embeddings, rows: Embeddings, count: int = 10) -> float:
     return float(np.mean(same)) / count
 
 
-def _sample_images() -> list[Image.Image]:
+def _sample_images() -> list[Pixels]:
     paths = sorted(SAMPLES.glob("*/*.png"))
     paths = paths[:: max(1, len(paths) // MAX_SAMPLES)][:MAX_SAMPLES]
-    return [Image.open(path).convert("RGB") for path in paths]
+    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
 
 
-def _noise() -> list[Image.Image]:
+def _noise() -> list[Pixels]:
     """Images with large differences between neighbouring pixels."""
-    noise = np.random.default_rng(0).integers(0, 256, (NOISE, 300, 400, 3), np.uint8)
-    return [Image.fromarray(image) for image in noise]
+    return list(np.random.default_rng(0).integers(0, 256, (NOISE, 300, 400, 3), np.uint8))
 
 
 def _replace_pooling(model: Any) -> None:

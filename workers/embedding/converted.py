@@ -21,7 +21,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import try_to_load_from_cache
 from pydantic import BaseModel, ValidationError
 
 from clipfleet.common.errors import StartupError
@@ -188,6 +187,8 @@ def model_folder(model: str) -> Path | None:
     path = Path(model).expanduser()
     if path.is_dir():
         return path
+    from huggingface_hub import try_to_load_from_cache  # 0.1 s, for models of the hub alone
+
     with suppress(ValueError):  # no name of a model on the hub
         config = try_to_load_from_cache(model, "config.json")
         return Path(config).parent if isinstance(config, str) else None

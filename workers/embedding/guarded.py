@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from clipfleet.common.imaging.embedder import Embedder, Embeddings
 from clipfleet.workers.embedding.proxy import EmbedderProxy
@@ -31,8 +30,8 @@ class GuardedEmbedder(EmbedderProxy):
     def __init__(self, embedder: Embedder) -> None:
         super().__init__(embedder)
         self.broken = ""
-        blank = Image.new("RGB", (64, 64), "grey")
-        self._known_good = np.stack([embedder.pixels(blank)])
+        blank = np.full((64, 64, 3), 128, np.uint8)
+        self._known_good = np.stack([embedder.preprocess.apply(blank)])
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         return self._guarded(lambda: self._embedder.embed_images(pixels))

@@ -14,10 +14,8 @@ import numpy as np
 import openvino
 import tokenizers
 from numpy.typing import NDArray
-from PIL import Image
 
 from clipfleet.common.imaging.embedder import Embeddings
-from clipfleet.common.imaging.preprocess import Pixels, by_pillow
 from clipfleet.workers.embedding.converted import ConvertedModel, Precision
 from clipfleet.workers.embedding.passes import Passes, cpu_passes
 
@@ -60,7 +58,7 @@ class OpenVinoEmbedder:
     def __init__(self, folder: Path, record: ConvertedModel, batch: int = 0) -> None:
         if record.preprocess is None:
             raise ValueError("a model that was not converted")
-        self.dim, self.preprocess, self.resize = record.dim, record.preprocess, by_pillow
+        self.dim, self.preprocess = record.dim, record.preprocess
         parallel = cpu_passes()
         self._passes = Passes(batch or PASS_SIZE, parallel)
         self.batch = self._passes.batch
@@ -74,10 +72,6 @@ class OpenVinoEmbedder:
         blank = np.zeros((1, self.preprocess.height, self.preprocess.width, 3), np.uint8)
         self._image(blank)
         self._text(*self._tokens(["a photo"]))
-
-    def pixels(self, image: Image.Image) -> Pixels:
-        """The pixels [height, width, 3] of an image, resized and cropped for the model."""
-        return self.preprocess.apply(image)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         """Embed pixels [n, height, width, 3]; returns unit vectors [n, dim]."""

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from clipfleet.common.http.fleet import Lane
 from clipfleet.common.imaging.embedder import Embedder, Embeddings
-from clipfleet.common.imaging.preprocess import Pixels, Preprocess, Resize
+from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.workers.metrics import WorkerMetrics
 
 
@@ -33,13 +32,6 @@ class EmbedderProxy:
     @property
     def batch(self) -> int:
         return self._embedder.batch
-
-    @property
-    def resize(self) -> Resize:
-        return self._embedder.resize
-
-    def pixels(self, image: Image.Image) -> Pixels:
-        return self._embedder.pixels(image)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         return self._embedder.embed_images(pixels)

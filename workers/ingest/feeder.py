@@ -5,7 +5,6 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -77,8 +76,6 @@ def serve(connection: Connection, memory: Any, begun: Any, kit: Kit) -> None:
     """Prepare batches of orders until the connection is closed or the worker has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when its feeders end
     threading.Thread(target=_end_with_worker, daemon=True).start()
-    if torch := sys.modules.get("torch"):  # it resizes; the other cores have feeders of their own
-        torch.set_num_threads(1)
     spec = kit.preprocess
     shared = Shared(memory, begun, (spec.height, spec.width, 3))
     prepare = Prepare(kit)

@@ -207,7 +207,7 @@ class _Feeder:
             "forkserver" if "forkserver" in methods else "spawn"
         )
         if "forkserver" in methods:
-            context.set_forkserver_preload([serve.__module__, kit.resize.__module__])
+            context.set_forkserver_preload([serve.__module__])
         self._pool, self._kit, self._context = pool, kit, context
         shape = (kit.preprocess.height, kit.preprocess.width, 3)
         self._memory = context.RawArray(ctypes.c_ubyte, CELLS * math.prod(shape))

@@ -9,7 +9,7 @@ from clipfleet.common.errors import BadImage, Unreadable
 from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.identity import content_hash
 from clipfleet.common.imaging.decode import Decoded, decode
-from clipfleet.common.imaging.preprocess import Pixels, Preprocess, Resize
+from clipfleet.common.imaging.preprocess import Pixels, Preprocess
 from clipfleet.common.imaging.thumbnails import thumbnail
 from clipfleet.common.ledger import FailureStage
 from clipfleet.common.settings import Limits, Settings
@@ -87,21 +87,17 @@ class Kit:
         limits: of files and images.
         thumbnail_edge: the longest side of a thumbnail, pixels; 0: none.
         preprocess: how images are resized and cropped for the model.
-        resize: resizes them; a function of a module.
     """
 
     access: SourceAccess
     limits: Limits
     thumbnail_edge: int
     preprocess: Preprocess
-    resize: Resize
 
     @classmethod
-    def of(
-        cls, settings: Settings, access: SourceAccess, preprocess: Preprocess, resize: Resize
-    ) -> "Kit":
+    def of(cls, settings: Settings, access: SourceAccess, preprocess: Preprocess) -> "Kit":
         """The kit of a worker with these settings."""
-        return cls(access, settings.limits, settings.thumbnail_edge, preprocess, resize)
+        return cls(access, settings.limits, settings.thumbnail_edge, preprocess)
 
 
 @dataclass
@@ -131,9 +127,9 @@ class Prepare:
             raise Unchanged
         with timings.timed("decode"):
             decoded = self._decode(data)
-            pixels = self.kit.preprocess.apply(decoded.image, self.kit.resize)
+            pixels = self.kit.preprocess.apply(decoded.image)
             edge = self.kit.thumbnail_edge
-            small = thumbnail(decoded.image, edge) if edge else b""
+            small = thumbnail(decoded, edge) if edge else b""
         return Prepared(digest, len(data), decoded.width, decoded.height, small), pixels
 
     def _read(self, request: Request) -> bytes:
