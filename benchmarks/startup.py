@@ -4,8 +4,8 @@
 
 The parts start one after the other, with a real Valkey and milvus-lite. A first start, which is not
 counted, converts the model for OpenVINO and fills the caches of the system. A worker and a planner
-are ready when they announce themselves, a gateway when `/healthz` answers. Processor time is that of
-the part and its children.
+are ready when they announce themselves, a gateway when `/healthz` answers. Processor time and
+memory are those of the part and its children.
 """
 
 import argparse
