@@ -60,8 +60,8 @@ def measured(
         until(lambda: _answers(is_ready))
         seconds = time.monotonic() - began
         family = [part, *part.children(recursive=True)]
-        spent = sum(sum(one.cpu_times()[:2]) for one in family)
-        memory = sum(one.memory_info().rss for one in family) / 1e6
+        spent = sum(sum(member.cpu_times()[:2]) for member in family)
+        memory = sum(member.memory_info().rss for member in family) / 1e6
     return seconds, spent, memory
 
 

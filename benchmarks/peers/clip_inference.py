@@ -41,10 +41,10 @@ def _define_operators() -> None:
 
 def _without_the_rest() -> None:
     """The package itself imports its server and its index, which the inference does not use."""
-    found = importlib.util.find_spec("clip_retrieval")
-    assert found is not None
+    spec = importlib.util.find_spec("clip_retrieval")
+    assert spec is not None
     package = ModuleType("clip_retrieval")
-    package.__path__ = list(found.submodule_search_locations or ())
+    package.__path__ = list(spec.submodule_search_locations or ())
     sys.modules["clip_retrieval"] = package
 
 
