@@ -4,8 +4,8 @@
 
 The parts start one after the other, with a real Valkey and milvus-lite. A first start, which is not
 counted, converts the model for OpenVINO and fills the caches of the system. A worker and a planner
-are ready when they announce themselves, a gateway when `/healthz` answers. Processor time is that
-of the part and its children.
+are ready when they announce themselves, a gateway when `/healthz` answers. Processor time and
+memory are those of the part and its children.
 """
 
 import argparse
@@ -60,8 +60,8 @@ def measured(
         until(lambda: _answers(is_ready))
         seconds = time.monotonic() - began
         family = [part, *part.children(recursive=True)]
-        spent = sum(sum(one.cpu_times()[:2]) for one in family)
-        memory = sum(one.memory_info().rss for one in family) / 1e6
+        spent = sum(sum(member.cpu_times()[:2]) for member in family)
+        memory = sum(member.memory_info().rss for member in family) / 1e6
     return seconds, spent, memory
 
 
