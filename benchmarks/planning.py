@@ -38,7 +38,7 @@ from clipfleet.embedded import commands, processes
 
 MODEL = "benchmark"
 RATE = 128.0  # images a second that the worker claims to do: chunks of 512
-WINDOW = 4  # chunks of a job that a planner keeps open for one worker
+PAUSE_S = 0.01  # between two looks for chunks
 MB = 1e6
 
 
@@ -88,11 +88,10 @@ def work(
     peaks, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, images // 5
     while ledger.job(job.id).state not in FINAL:
         served.delete(*queue_keys(queue_name("ingest", MODEL)))  # as a worker takes its messages
-        for _ in range(WINDOW):
-            claim = ledger.claim(MODEL, "w", 60, 2)
-            if isinstance(claim, Claim):
-                ledger.mark(claim, Outcome(done=len(claim.items)))
-                done += len(claim.items)
+        while isinstance(claim := ledger.claim(MODEL, "w", 60, 2), Claim):
+            ledger.mark(claim, Outcome(done=len(claim.items)))
+            done += len(claim.items)
+        time.sleep(PAUSE_S)
         for name, process_ in watched.items():
             peaks[name] = max(peaks[name], process_.memory_info().rss / MB)
         if time.monotonic() - announced > 2:
