@@ -1,8 +1,12 @@
-"""Measures the memory of planner, gateway and Redis while a large source is planned.
+"""Measures memory and processor time of planner, gateway and Redis while a source is planned.
 
-    python benchmarks/planning.py [--images 10000000] [--source manifest|zip|folder]
+    python benchmarks/planning.py [--images 10000000] [--source manifest|csv|tar|zip|folder|links]
 
-The zip has one member per image, the folder one file per image and no folder below it.
+An archive has one member per image. The folder has one file per image and no folder below it; with
+`links`, each file is a link to one picture.
+
+Processor time is that of the process from the request of the job to its end, in milliseconds an
+image. That of Redis includes the claims and marks of this program.
 
 Valkey, the planner and a gateway are real. This program acts as a worker that marks a chunk as done
 at once, so that the planner is the slowest part.
@@ -10,6 +14,7 @@ at once, so that the planner is the slowest part.
 
 import argparse
 import os
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -33,7 +38,7 @@ from clipfleet.embedded import commands, processes
 
 MODEL = "benchmark"
 RATE = 128.0  # images a second that the worker claims to do: chunks of 512
-WINDOW = 4  # chunks of a job that a planner keeps open for one worker
+PAUSE_S = 0.01  # between two looks for chunks
 MB = 1e6
 
 
@@ -75,17 +80,18 @@ def work(
 ) -> None:
     ledger, fleet = RedisLedger(served), RedisFleet(served)
     before = int(served.info("memory")["used_memory"])
+    watched["Redis"] = psutil.Process(int(served.info("server")["process_id"]))
+    times = {name: spent_s(process_) for name, process_ in watched.items()}
     began = time.monotonic()
     fleet.announce(card())
     job = client.index("c", source, create=False)
     peaks, announced, done, mark = dict.fromkeys(watched, 0.0), began, 0, images // 5
     while ledger.job(job.id).state not in FINAL:
         served.delete(*queue_keys(queue_name("ingest", MODEL)))  # as a worker takes its messages
-        for _ in range(WINDOW):
-            claim = ledger.claim(MODEL, "w", 60, 2)
-            if isinstance(claim, Claim):
-                ledger.mark(claim, Outcome(done=len(claim.items)))
-                done += len(claim.items)
+        while isinstance(claim := ledger.claim(MODEL, "w", 60, 2), Claim):
+            ledger.mark(claim, Outcome(done=len(claim.items)))
+            done += len(claim.items)
+        time.sleep(PAUSE_S)
         for name, process_ in watched.items():
             peaks[name] = max(peaks[name], process_.memory_info().rss / MB)
         if time.monotonic() - announced > 2:
@@ -99,7 +105,18 @@ def work(
             print(f"{done:,} images, {rate:,.0f}/s; most so far: {shown}; Redis +{grown:.1f} MB")
     ended = ledger.job(job.id)
     assert (ended.state, ended.done) == ("succeeded", images), ended
+    cost = ", ".join(
+        f"{name} {1e3 * (spent_s(process_) - times[name]) / images:.4f}"
+        for name, process_ in watched.items()
+    )
+    print(f"core-milliseconds an image: {cost}")
     print(f"load {os.getloadavg()[0]:.1f}; {ended.chunks:,} chunks")
+
+
+def spent_s(watched: psutil.Process) -> float:
+    """The processor time of a process so far, in seconds."""
+    times = watched.cpu_times()
+    return float(times.user + times.system)
 
 
 def card() -> WorkerCard:
@@ -127,6 +144,24 @@ def manifest_of(folder: Path, lines: int) -> Path:
     return path
 
 
+def csv_of(folder: Path, lines: int) -> Path:
+    path = folder / "manifest.csv"
+    with path.open("w", encoding="utf-8") as out:
+        out.write("id,uri,year\n")
+        for number in range(lines):
+            name = f"{number:09d}"
+            out.write(f"{name},photos/{name}.jpg,{number % 50}\n")
+    return path
+
+
+def tar_of(folder: Path, members: int) -> Path:
+    path = folder / "photos.tar"
+    with tarfile.open(path, "w") as out:
+        for number in range(members):
+            out.addfile(tarfile.TarInfo(f"photos/{number:09d}.jpg"))
+    return path
+
+
 def zip_of(folder: Path, members: int) -> Path:
     path = folder / "photos.zip"
     with zipfile.ZipFile(path, "w") as out:
@@ -143,7 +178,23 @@ def folder_of(folder: Path, files: int) -> Path:
     return path
 
 
-SOURCES = {"manifest": manifest_of, "zip": zip_of, "folder": folder_of}
+def links_of(folder: Path, links: int) -> Path:
+    path, photo = folder / "photos", folder / "photo.jpg"
+    path.mkdir()
+    photo.touch()
+    for number in range(links):
+        (path / f"{number:09d}.jpg").symlink_to(photo)
+    return path
+
+
+SOURCES = {
+    "manifest": manifest_of,
+    "csv": csv_of,
+    "tar": tar_of,
+    "zip": zip_of,
+    "folder": folder_of,
+    "links": links_of,
+}
 
 
 if __name__ == "__main__":

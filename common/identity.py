@@ -43,6 +43,8 @@ def text_problem(what: str, text: str, limit_bytes: int, *, empty: bool = False)
         limit_bytes: its size at most, bytes of UTF-8.
         empty: whether it may be empty.
     """
+    if text.isascii() and 0 < len(text) <= limit_bytes and "\0" not in text:
+        return None
     try:
         size = len(text.encode())
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Runs milvus-lite with two changes for durability, and short turns for its threads.
+"""Runs milvus-lite with two changes for durability, cheap writes, and short turns for its threads.
 
     python -m clipfleet.embedded.milvus_lite server ...
 
@@ -31,6 +31,7 @@ from milvus_lite.storage.segment import Segment
 from milvus_lite.storage.wal import WAL
 
 from clipfleet.common.process.interpreter import prepare_interpreter
+from clipfleet.embedded.bulk_writes import make_bulk_writes_cheap
 
 MIN_FREE_BYTES = 16_000_000  # before another start is worthwhile
 POLL_S = 0.5
@@ -132,6 +133,7 @@ def _free(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    make_bulk_writes_cheap()
     make_durable()
     guard(Log(Path(sys.argv[sys.argv.index("--data-dir") + 1])))
     prepare_interpreter()

@@ -94,6 +94,7 @@ class SourceAccess:
         self, service: SourceGrant, own: OwnPlaces, grant: SourceGrant | None = None
     ) -> None:
         self._service, self._own, self._grant = service, own, grant or SourceGrant()
+        self._last_target = ("", "")  # the folder of a link's target, and where that really is
         self._last_foreign_folder = ""  # the last folder that was found not to be in an own one
 
     def within(self, grant: SourceGrant | None) -> "SourceAccess":
@@ -115,6 +116,15 @@ class SourceAccess:
         if _any_contains(self._own.paths, normal):
             raise OwnData(path)
         return normal
+
+    def own_names(self, folder: str) -> frozenset[str]:
+        """The names in a folder that `require_path` refuses as data of the service.
+
+        Args:
+            folder: absolute and normalised.
+        """
+        parts = map(os.path.split, self._own.paths)
+        return frozenset(name for above, name in parts if above == folder)
 
     def require_bucket(self, url: str) -> str:
         """Check the URL of a bucket, a prefix or an object, and return it.
@@ -161,6 +171,27 @@ class SourceAccess:
         real = os.path.realpath(path)
         self._require_inside(real, path)
         return real
+
+    def require_real_link(self, link: str) -> None:
+        """Check where a link leads, as `require_real` does for the caller who lists a folder.
+
+        The folder of the last link's target is not resolved again. Whoever opens the link resolves
+        everything: see `open_file`.
+
+        Raises:
+            SourceRefused: it leads outside the roots, or to data of the service.
+        """
+        try:
+            target = os.path.join(os.path.dirname(link), os.readlink(link))
+            folder, name = os.path.split(target)
+            if folder != self._last_target[0]:
+                self._last_target = (folder, os.path.realpath(folder))
+            real = os.path.join(self._last_target[1], name)
+            if name in ("", os.curdir, os.pardir) or os.path.islink(real):
+                real = os.path.realpath(link)
+        except OSError:
+            real = os.path.realpath(link)
+        self._require_inside(real, link)
 
     def _open(self, path: str, flags: int) -> int:
         descriptor = os.open(self.require_real(path), flags)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from clipfleet.common.errors import Conflict, NotFound, Unavailable
 from clipfleet.common.http.schemas import JobState
@@ -48,7 +48,7 @@ class Item(BaseModel):
     uri: str
     read: str
     label: str = ""
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field(default_factory=dict)  # pydantic copies `{}` deeply each time
     problem: str | None = None
     row: str = ""
 
@@ -70,7 +70,7 @@ ARCHIVES = {"part": 2, "zip": 4}  # number of fields before the place of the arc
 
 def any_remote(items: Sequence[Item]) -> bool:
     """Whether a chunk of these items has to wait for servers outside the service."""
-    return any(item.is_remote for item in items)
+    return any(item.is_remote for item in items if "url:" in item.read or "fs:" in item.read)
 
 
 @dataclass(frozen=True)

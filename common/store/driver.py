@@ -53,4 +53,7 @@ def pandas_later() -> Iterator[None]:
 with pandas_later():
     from pymilvus import DataType as DataType
     from pymilvus import MilvusClient as MilvusClient
+    from pymilvus.client.prepare import Prepare as Prepare
     from pymilvus.exceptions import MilvusException as MilvusException
+    from pymilvus.grpc_gen import milvus_pb2 as milvus_pb2
+    from pymilvus.grpc_gen import schema_pb2 as schema_pb2

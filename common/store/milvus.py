@@ -42,6 +42,7 @@ from clipfleet.common.store.layout import (
     schema_of,
 )
 from clipfleet.common.store.refusals import translated
+from clipfleet.common.store.request import Upsert
 from clipfleet.common.store.rows import (
     IDS,
     bare,
@@ -50,7 +51,6 @@ from clipfleet.common.store.rows import (
     rows_per_message,
     to_match,
     to_record,
-    to_row,
 )
 from clipfleet.common.store.scan import in_order
 from clipfleet.common.tls import UnusableAuthority, require_authority
@@ -161,8 +161,8 @@ class MilvusStore:
     def upsert(self, collection: Collection, records: Sequence[Record]) -> None:
         require_distinct(records)
         for part in batches(records, collection.dim):
-            rows = [to_row(collection, record) for record in part]
-            self._call(partial(_upsert, physical(collection), rows, self._timeout), collection)
+            upsert = Upsert(collection, part)
+            self._call(partial(_upsert, physical(collection), upsert, self._timeout), collection)
 
     def delete(self, collection: Collection, keys: Sequence[str]) -> None:
         if keys:
@@ -340,5 +340,5 @@ class MilvusStore:
         )
 
 
-def _upsert(name: str, rows: list[dict[str, Any]], timeout_s: float, client: Any) -> None:
-    client.upsert(name, rows, timeout=timeout_s)
+def _upsert(name: str, upsert: Upsert, timeout_s: float, client: Any) -> None:
+    client.upsert(name, upsert, timeout=timeout_s)

@@ -7,6 +7,7 @@ import pytest
 
 from clipfleet.common.store import StoreUnavailable
 from clipfleet.common.store.milvus import MilvusStore
+from clipfleet.embedded.bulk_writes import EXACT_ROWS
 from support import services
 from support.power import sitecustomize as power
 from support.stores import a_collection, a_record
@@ -60,9 +61,10 @@ def test_what_milvus_lite_confirmed_outlives_a_power_cut(tmp_path: Path) -> None
 
 
 def test_an_index_that_cannot_be_read_is_built_anew(tmp_path: Path) -> None:
-    """A power cut can leave such an index."""
+    """A power cut can leave such an index. Small data files have none."""
     collection = a_collection()
-    records = [a_record(f"{n}", n, metadata={"text": "x" * 400}) for n in range(3_000)]
+    count = 2 * EXACT_ROWS
+    records = [a_record(f"{n}", n % 3_000) for n in range(count)]
     with services.milvus_lite(tmp_path) as uri:
         store = MilvusStore(uri)
         store.create(collection)
@@ -72,9 +74,28 @@ def test_an_index_that_cannot_be_read_is_built_anew(tmp_path: Path) -> None:
         index.write_bytes(index.read_bytes()[: index.stat().st_size // 2])
     with services.milvus_lite(tmp_path) as uri:
         store = MilvusStore(uri)
-        assert store.count(collection) == 3_000
+        assert store.count(collection) == count
         (hits,) = store.search(collection, records[7].embedding[None], namespace="default", top_k=1)
-        assert hits[0].record.id == "7"
+        assert int(hits[0].record.id) % 3_000 == 7
+
+
+def test_milvus_lite_reads_by_itself_what_it_wrote_with_our_changes(tmp_path: Path) -> None:
+    collection, records = a_collection(), [a_record(f"{n}", n) for n in range(5_000)]
+    with services.milvus_lite(tmp_path) as uri:
+        store = MilvusStore(uri)
+        store.create(collection)
+        store.upsert(collection, records)
+        store.upsert(collection, [a_record("7", 7, label="again")])
+    with services.plain_milvus_lite(tmp_path) as uri:
+        store = MilvusStore(uri)
+        assert store.count(collection) == 5_000
+        (hits,) = store.search(collection, records[7].embedding[None], namespace="default", top_k=1)
+        assert (hits[0].record.id, hits[0].record.label) == ("7", "again")
+    with services.milvus_lite(tmp_path) as uri:  # and the other way round
+        (hits,) = MilvusStore(uri).search(
+            collection, records[8].embedding[None], namespace="default", top_k=1
+        )
+        assert hits[0].record.id == "8"
 
 
 def indexes(folder: Path) -> list[Path]:

@@ -112,6 +112,17 @@ def milvus_lite(folder: Path, **environment: str) -> Iterator[str]:
         yield _answering(commands.milvus_uri(port), 60)
 
 
+@contextmanager
+def plain_milvus_lite(folder: Path) -> Iterator[str]:
+    """Run milvus-lite without the changes of clipfleet.embedded."""
+    port = commands.free_port()
+    code = "import sys; from milvus_lite.cmdline import main; sys.exit(main())"
+    options = ["--data-dir", str(folder / "data"), "--host", commands.LOOPBACK]
+    command = [sys.executable, "-c", code, "server", *options, "--port", str(port)]
+    with process(command, folder / "plain.log"):
+        yield _answering(commands.milvus_uri(port), 60)
+
+
 @dataclass(frozen=True)
 class Milvus:
     """A Milvus server. One that the tests start has TLS and a password."""

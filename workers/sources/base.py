@@ -1,8 +1,7 @@
 """The protocol that every kind of source implements."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from clipfleet.common.ledger import Item
 
@@ -15,8 +14,7 @@ class Interrupted(SourceError):
     """Reading broke off; resuming at the last cursor may help."""
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(NamedTuple):
     """An item of a source.
 
     Attributes:
@@ -67,6 +65,15 @@ class Source(Protocol):
             read the source.
         """
         ...
+
+
+def ending_of(name: str) -> str:
+    """The ending of a file's name in small letters, with its dot; "" if there is none.
+
+    Unlike `os.path.splitext`, it takes a hidden file to be nothing but an ending.
+    """
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot >= 0 else ""
 
 
 MAX_TRIES = 4  # without an item in between

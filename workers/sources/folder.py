@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain
+from typing import TypeAlias
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from clipfleet.common.auth.source_access import OwnData, SourceAccess, SourceRefused
@@ -11,10 +13,27 @@ from clipfleet.common.http.sources import FolderSource
 from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
-from clipfleet.workers.sources.base import Listed, SourceError
+from clipfleet.workers.sources.base import Listed, SourceError, ending_of
 from clipfleet.workers.sources.scratch import Entry, in_order
 
+Entries: TypeAlias = "Iterator[Listed | Entries]"  # what `Folder._entries` returns
 FILE, LINK, FOLDER = range(3)
+
+
+class Place:
+    """A folder below the top.
+
+    Args:
+        folder: its path.
+        cursor: the beginning of the cursors of its entries: its path below the top, quoted.
+
+    Attributes:
+        prefix: the beginning of the paths of its entries.
+    """
+
+    def __init__(self, folder: str, cursor: str = "") -> None:
+        self.folder, self.cursor = folder, cursor
+        self.prefix = folder if folder.endswith(os.sep) else folder + os.sep
 
 
 class Folder:
@@ -28,13 +47,29 @@ class Folder:
 
     def stream(self, after: str) -> Iterator[Listed]:
         top = self._top()
-        begin = _parts(after)
-        for path, problem in self._walk(top, begin):
-            cursor = quote_from_bytes(os.fsencode(os.path.relpath(path, top)))
-            yield Listed(self._item(path, problem), cursor)
+        stack = [self._entries(Place(top), _parts(after), at_top=True)]
+        while stack:
+            for entry in stack[-1]:
+                if isinstance(entry, Listed):
+                    yield entry
+                else:
+                    stack.append(entry)
+                    break
+            else:
+                stack.pop()
 
     def count(self) -> int:
-        return sum(1 for _ in self._walk(self._top(), ()))
+        """Count the images. Unlike `stream`, this does not sort them."""
+        found, folders = 0, [self._top()]
+        while folders:
+            folder = folders.pop()
+            with suppress(OSError, SourceRefused), self._scanned(folder) as entries:
+                for name, kind in self._counted(entries, ()):
+                    if kind == FOLDER:
+                        folders.append(os.path.join(folder, os.fsdecode(name)))
+                    else:
+                        found += 1
+        return found
 
     def nothing_found(self) -> str:
         suffixes = " ".join(sorted(SUFFIXES))
@@ -50,35 +85,15 @@ class Folder:
             raise SourceError(f"{printable(self._source.path)} cannot be read: {error}") from error
         return top
 
-    def _walk(self, top: str, begin: tuple[bytes, ...]) -> Iterator[tuple[str, str | None]]:
-        """(path, problem) after `begin`, in the order of the paths' parts."""
-        stack = [self._entries(top, begin, at_top=True)]
-        depth_names: list[bytes] = []
-        while stack:
-            entry = next(stack[-1], None)
-            if entry is None:
-                stack.pop()
-                if depth_names:
-                    depth_names.pop()
-                continue
-            path, is_folder, problem = entry
-            if not is_folder:
-                yield path, problem
-                continue
-            depth_names.append(os.fsencode(os.path.basename(path)))
-            same = begin[: len(depth_names)] == tuple(depth_names)
-            rest = begin[len(depth_names) :] if same else ()
-            stack.append(self._entries(path, rest, was_listed=same and not rest))
-
     def _entries(
         self,
-        folder: str,
+        place: "Place",
         begin: tuple[bytes, ...],
         *,
         at_top: bool = False,
         was_listed: bool = False,
-    ) -> Iterator[tuple[str, bool, str | None]]:
-        """(path, is a folder, problem) of the images and folders in one folder, sorted by name.
+    ) -> "Iterator[Listed | Entries]":
+        """The images in one folder, sorted by name, and in their place the entries of folders.
 
         Args:
             begin: the parts of the cursor below this folder.
@@ -86,23 +101,40 @@ class Folder:
             was_listed: the problem of this folder is the item at the cursor.
         """
         try:
-            descriptor = self._access.open_folder(folder)
-            try:
-                with os.scandir(descriptor) as scanned:
-                    # The folder is read whole before the first entry comes out.
-                    entries = in_order(self._counted(scanned, begin))
-                    first = next(entries, None)
-            finally:
-                os.close(descriptor)
+            with self._scanned(place.folder) as scanned:
+                # The folder is read whole before the first entry comes out.
+                entries = in_order(self._counted(scanned, begin))
+                first = next(entries, None)
         except (OSError, SourceRefused) as error:
             if at_top:
-                raise SourceError(_why_unread(folder, error)) from error
+                raise SourceError(_why_unread(place.folder, error)) from error
             if not was_listed and not isinstance(error, OwnData):
-                yield folder, False, _why_unread("the folder", error)
+                above = os.path.basename(os.path.dirname(place.folder))
+                item = self._item(place.folder, above, _why_unread("the folder", error))
+                yield Listed(item, place.cursor.removesuffix("/"))
             return
+        label = os.path.basename(place.folder)
         for name, kind in chain([first] if first else [], entries):
-            path = os.path.join(folder, os.fsdecode(name))
-            yield path, kind == FOLDER, self._problem(path) if kind == LINK else None
+            path = place.prefix + os.fsdecode(name)
+            if kind == FOLDER:
+                same = begin[:1] == (name,)
+                rest = begin[1:] if same else ()
+                below = Place(path, f"{place.cursor}{quote_from_bytes(name)}/")
+                yield self._entries(below, rest, was_listed=same and not rest)
+            else:
+                problem = self._problem(path) if kind == LINK else None
+                cursor = place.cursor + quote_from_bytes(name)
+                yield Listed(self._item(path, label, problem), cursor)
+
+    @contextmanager
+    def _scanned(self, folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """The entries of a folder, unsorted. OSError or SourceRefused if it cannot be read."""
+        descriptor = self._access.open_folder(folder)
+        try:
+            with os.scandir(descriptor) as entries:
+                yield entries
+        finally:
+            os.close(descriptor)
 
     def _counted(
         self, entries: Iterable[os.DirEntry[str]], begin: tuple[bytes, ...]
@@ -115,20 +147,18 @@ class Folder:
             if entry.is_dir(follow_symlinks=False):
                 if self._source.recursive:
                     yield name, FOLDER
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (name,) != begin:
+            elif ending_of(entry.name) in SUFFIXES and (name,) != begin:
                 yield name, LINK if entry.is_symlink() else FILE
 
     def _problem(self, link: str) -> str | None:
         try:
-            self._access.require_real(link)
+            self._access.require_real_link(link)
         except SourceRefused as error:
             return f"the link {error.problem}"
         return None
 
-    def _item(self, path: str, problem: str | None) -> Item:
-        problem = problem or id_problem(path)
-        shown = printable(path)
-        folder = os.path.basename(os.path.dirname(path))
+    def _item(self, path: str, folder: str, problem: str | None) -> Item:
+        problem, shown = problem or id_problem(path), printable(path)
         label = printable(folder) if self._source.label_from_folder else ""
         return Item(id=shown, uri=shown, read=f"file:{shown}", label=label, problem=problem)
 

@@ -1,15 +1,13 @@
 """Splits a stream into numbered lines; longer lines than the limit are not held in memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 MAX_LINE_BYTES = 1_000_000
 BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """A position between two lines.
 
     Attributes:
@@ -30,8 +28,7 @@ class Mark:
         return f"{self.offset}:{self.lines}"
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A line of a stream.
 
     Attributes:

@@ -13,6 +13,11 @@ from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import SourceError
 from clipfleet.workers.storage.locations import BadLocation, Storage
 
+BYTES_OF_ESCAPE = 6  # of a character in JSON at most: \u0000
+MAX_PLAIN_INT, BYTES_OF_INT = 10**15, 16
+BYTES_BETWEEN = 13  # quotes, colon, comma and spaces of one entry, and `false`
+_ENDINGS = tuple(SUFFIXES)
+
 
 class BadRow(Exception):
     """The row cannot become an item; the text is the reason."""
@@ -76,7 +81,7 @@ class Rows:
 
     def _is_uri(self, text: str) -> bool:
         """Whether a text is meant as a URI, and is not a line of some other file."""
-        if text.lower().endswith(tuple(SUFFIXES)):
+        if text.lower().endswith(_ENDINGS):
             return True
         return not self._plain and bool(uris.scheme(text))
 
@@ -84,7 +89,7 @@ class Rows:
 def _text(row: Mapping[str, Any], name: str) -> str:
     """The text of a field; numbers are turned into text, and null or NaN into ""."""
     value = row.get(name)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if not _is_present(value) or value == "":
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise BadRow(f"{name} must be text, not {type(value).__name__}")
@@ -103,6 +108,8 @@ def metadata_of(row: Mapping[str, Any], limit: int) -> dict[str, Any]:
     kept = {
         name: value for name, value in row.items() if name not in RESERVED and _is_present(value)
     }
+    if _most_bytes(kept) <= limit:
+        return kept
     try:
         _check_depth(kept, METADATA_DEPTH)
         size = len(json.dumps(kept, ensure_ascii=False, allow_nan=False).encode())
@@ -115,9 +122,25 @@ def metadata_of(row: Mapping[str, Any], limit: int) -> dict[str, Any]:
     return kept
 
 
+def _most_bytes(metadata: Mapping[str, Any]) -> float:
+    """The size of metadata as JSON at most; infinity if it may be invalid or nested."""
+    size = 2
+    for name, value in metadata.items():
+        if not name.isascii():
+            return math.inf
+        if type(value) is str and value.isascii():
+            size += len(value) * BYTES_OF_ESCAPE
+        elif type(value) is int and abs(value) < MAX_PLAIN_INT:
+            size += BYTES_OF_INT
+        elif value is not True and value is not False:
+            return math.inf
+        size += len(name) * BYTES_OF_ESCAPE + BYTES_BETWEEN
+    return size
+
+
 def _is_present(value: Any) -> bool:
     """Whether a cell has a value; tables write a missing number as NaN."""
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
+    return value is not None and (not isinstance(value, float) or not math.isnan(value))
 
 
 def _check_depth(value: Any, levels: int) -> None:

@@ -6,7 +6,7 @@
 import json
 import posixpath
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clipfleet.common.errors import Unreadable
@@ -14,12 +14,13 @@ from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.common.settings import Limits
+from clipfleet.workers.sources.base import ending_of
 from clipfleet.workers.sources.rows import BadRow, metadata_of
 
 SIDECARS = (".txt", ".json", ".cls")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Member:
     """A file in an archive.
 
@@ -29,6 +30,10 @@ class Member:
         read: returns the `read` of the file's item, from which a worker reads it.
         data: returns the first bytes of the file, as many as its argument.
         problem: the reason why the file cannot be read, if there is one.
+        group: the path up to the first dot of the name, which members of one group share.
+        suffix: the ending of the name in small letters.
+        is_image: whether that is the ending of an image.
+        is_sidecar: whether that is the ending of a caption, of metadata or of a label.
     """
 
     name: str
@@ -36,31 +41,31 @@ class Member:
     read: Callable[[], str]
     data: Callable[[int], bytes]
     problem: str | None = None
+    group: str = field(init=False)
+    suffix: str = field(init=False)
+    is_image: bool = field(init=False)
+    is_sidecar: bool = field(init=False)
 
-    @property
-    def group(self) -> str:
-        """The path up to the first dot of the name, which members of one group share."""
+    def __post_init__(self) -> None:
         folder, _, last = self.name.rpartition("/")
-        return f"{folder}/{last.partition('.')[0]}"
-
-    @property
-    def suffix(self) -> str:
-        return posixpath.splitext(self.name)[1].lower()
-
-    @property
-    def is_image(self) -> bool:
-        return self.suffix in SUFFIXES
-
-    @property
-    def is_sidecar(self) -> bool:
-        return self.suffix in SIDECARS
+        self.group = f"{folder}/{last.partition('.')[0]}"
+        self.suffix = suffix = _suffix(last)
+        self.is_image, self.is_sidecar = suffix in SUFFIXES, suffix in SIDECARS
 
 
 def counts(name: str) -> bool:
     """Whether a member is an image or a sidecar and is not hidden (macOS adds `._name` files)."""
-    hidden = any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
-    suffix = posixpath.splitext(name)[1].lower()
-    return not hidden and "__MACOSX" not in name and (suffix in SUFFIXES or suffix in SIDECARS)
+    suffix = _suffix(name.rpartition("/")[2])
+    if not (suffix in SUFFIXES or suffix in SIDECARS) or "__MACOSX" in name:
+        return False
+    if not name.startswith(".") and "/." not in name:
+        return True
+    return not any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+
+
+def _suffix(last: str) -> str:
+    """The ending of the last part of a path; a name that begins with its only dot has none."""
+    return posixpath.splitext(last)[1].lower() if last.startswith(".") else ending_of(last)
 
 
 @dataclass
@@ -74,6 +79,8 @@ class SidecarData:
 
 def sidecar_data(sidecars: list[Member], limits: Limits) -> SidecarData:
     """Read the sidecars of one group."""
+    if not sidecars:
+        return SidecarData()
     fields: dict[str, Any] = {}
     label = ""
     try:

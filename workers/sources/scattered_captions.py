@@ -29,8 +29,8 @@ class ScatteredCaptions:
     def add(self, members: list[Member]) -> None:
         """Add neighbouring members of one group."""
         group = hash(members[0].group)
-        images = any(member.is_image for member in members)
-        sidecars = any(member.is_sidecar for member in members)
+        images = True in [member.is_image for member in members]
+        sidecars = True in [member.is_sidecar for member in members]
         if images and sidecars:
             return
         if group in (self._sidecars if images else self._images):

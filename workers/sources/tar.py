@@ -4,7 +4,7 @@ import gzip
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from clipfleet.common.identity import printable
 from clipfleet.common.ledger import Item
@@ -24,6 +24,31 @@ Refer = Callable[[tarfile.TarInfo, Callable[[], bytes]], str]
 
 class Damaged(Exception):
     """The archive cannot be read beyond this point."""
+
+
+class Header(tarfile.TarInfo):
+    """A header of a tar. Of a plain file, only what is used here is read: name and size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> Self:  # type: ignore[override]
+        try:
+            header = cls._plain_file(buf, encoding, errors)
+        except ValueError:  # a number that is not octal
+            header = None
+        return header or super().frombuf(buf, encoding, errors)
+
+    @classmethod
+    def _plain_file(cls, buf: bytes, encoding: str, errors: str) -> Self | None:
+        """The header of a plain file; None for all others, which tarfile reads."""
+        if len(buf) != BLOCK or buf[156:157] != tarfile.REGTYPE or buf[345]:  # a longer name
+            return None
+        checksum = int(buf[148:156].rstrip(b"\0 "), 8)
+        if sum(buf[:148]) + 8 * ord(" ") + sum(buf[156:]) != checksum:
+            return None
+        header = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
+        header.size = int(buf[124:136].rstrip(b"\0 "), 8)
+        header.chksum = checksum
+        return header if header.size >= 0 else None
 
 
 class Forward:
@@ -118,7 +143,7 @@ class Tar:
 
     def _members(self) -> Iterator[tuple[int, Member]]:
         begin = self._file.tell()
-        with tarfile.TarFile(fileobj=self._file, mode="r") as tar:  # type: ignore[arg-type]
+        with tarfile.TarFile(fileobj=self._file, mode="r", tarinfo=Header) as tar:  # type: ignore[arg-type]
             while info := tar.next():
                 self.nothing_read = False
                 tar.members.clear()  # type: ignore[attr-defined]  # or every member of the archive would stay in memory
@@ -137,7 +162,8 @@ class Tar:
         if problem or info.size > self._limits.image_bytes:
             return member
         read = self._refer(info, lambda: self._data(info, info.size))
-        return Member(name, info.size, lambda: read, lambda _: b"", problem)
+        member.read, member.data = lambda: read, lambda _: b""  # the stream moves on
+        return member
 
     def _data(self, info: tarfile.TarInfo, limit: int) -> bytes:
         self._file.seek(info.offset_data)

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic_core import from_json
+
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import Listed, SourceError
 from clipfleet.workers.sources.lines import MAX_LINE_BYTES, Line, Mark
@@ -31,7 +33,7 @@ def json_items(lines: Iterator[Line], rows: Rows) -> Iterator[Listed]:
 
 def _json_item(text: bytes, rows: Rows, name: str) -> Item:
     try:
-        row = json.loads(text.decode())
+        row = _parsed(text)
     except UnicodeDecodeError:
         return rows.bad(name, "it is not valid UTF-8")
     except (ValueError, RecursionError) as error:
@@ -39,6 +41,14 @@ def _json_item(text: bytes, rows: Rows, name: str) -> Item:
     if not isinstance(row, dict):
         return rows.bad(name, "it is not a JSON object")
     return rows.item(row, name)
+
+
+def _parsed(text: bytes) -> Any:
+    """The value of a JSON text. Errors are those of `json`, which also reads what JSON forbids."""
+    try:
+        return from_json(text, cache_strings="keys")
+    except ValueError:
+        return json.loads(text.decode())
 
 
 def plain_items(lines: Iterator[Line], rows: Rows) -> Iterator[Listed]:

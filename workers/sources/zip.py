@@ -30,6 +30,7 @@ IMAGES = (
     " FROM (SELECT *, min(number) OVER (PARTITION BY family) AS first FROM member)"
     " WHERE is_image ORDER BY first, number LIMIT -1 OFFSET ?"
 )
+ANY_SIDECAR = "SELECT EXISTS (SELECT 1 FROM member WHERE NOT is_image)"
 SIDECARS = (
     "SELECT name, size, spot, problem FROM member WHERE family = ? AND NOT is_image"
     f" ORDER BY number LIMIT {MAX_SIDECARS + 1}"
@@ -55,9 +56,10 @@ class Zip:
         skip = int(after or 0)
         with scratch() as db:
             self._read_into(db)
-            family, sidecars = None, SidecarData()
+            family, sidecars = None, sidecar_data([], self._limits)
+            (has_sidecars,) = db.execute(ANY_SIDECAR).fetchone()
             for number, (first, name, *row) in enumerate(db.execute(IMAGES, [skip]), skip + 1):
-                if first != family:
+                if has_sidecars and first != family:
                     family, sidecars = first, self._sidecars_of(db, name)
                 image = self._member(*row)
                 yield Listed(item_of(self._uri, image, sidecars, self._limits), str(number))

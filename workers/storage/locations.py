@@ -13,6 +13,7 @@ import posixpath
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import urljoin
 
@@ -86,6 +87,25 @@ class BadLocation(Unreadable):
         self.problem = error.problem
 
 
+@dataclass(frozen=True)
+class _Folder:
+    """The last folder in which a file was found. Its other files need no check of their own.
+
+    Attributes:
+        of: the base, the folder as the URI names it, and the slash after it.
+        location: the location of the folder, with a slash.
+        own: names in the folder that no job may read.
+    """
+
+    of: tuple[str, str, str] = ("", "", "no slash")
+    location: str = ""
+    own: frozenset[str] = frozenset()
+
+    def holds(self, name: str) -> bool:
+        """Whether a name is that of a file in the folder, which may be read."""
+        return name not in ("", ".", "..") and name not in self.own
+
+
 class Storage:
     """Finds and opens the locations that jobs read.
 
@@ -107,6 +127,7 @@ class Storage:
         self.access = access or access_of(settings, blobs)
         self._fetcher, self._buckets = fetcher, buckets
         self.image_bytes = settings.limits.image_bytes
+        self._last_folder = _Folder()
 
     def within(self, grant: SourceGrant | None) -> "Storage":
         """The same storage, restricted to what this grant of a job allows."""
@@ -123,10 +144,28 @@ class Storage:
         Raises:
             BadLocation: the URI is not valid, or the job may not read it.
         """
+        folder, slash, name = uri.rpartition("/")
+        known = self._last_folder
+        if (base, folder, slash) == known.of and known.holds(name):
+            return known.location + name
         try:
-            return self._find(uri, base)
+            location = self._find(uri, base)
+            self._last_folder = self._folder_of(location, name, (base, folder, slash))
         except (SourceRefused, uris.BadUri) as error:
             raise BadLocation(error) from error
+        return location
+
+    def _folder_of(self, location: str, name: str, of: tuple[str, str, str]) -> "_Folder":
+        """What holds for all files of the folder that contains a location."""
+        kind, _, path = location.partition(":")
+        is_uri = "://" in f"{of[1]}/"
+        if kind != "file" or is_uri or path != os.path.join(os.path.dirname(path), name):
+            return _Folder()
+        try:
+            folder = self.access.require_path(os.path.dirname(path))
+        except SourceRefused:  # the file itself is a root
+            return _Folder()
+        return _Folder(of, f"file:{os.path.join(folder, '')}", self.access.own_names(folder))
 
     def _find(self, uri: str, base: str) -> str:
         name = uris.scheme(uri)
