@@ -1,11 +1,13 @@
 """Measures the memory of planner, gateway and Redis while a large source is planned.
 
-    python benchmarks/planning.py [--images 10000000] [--source manifest|zip|folder]
+    python benchmarks/planning.py [--images 10000000] [--source manifest|bad-lines|zip|folder]
 
-The zip has one member per image, the folder one file per image and no folder below it.
+The zip has one member per image, the folder one file per image and no folder below it. No line of
+bad-lines is JSON, so each fails.
 
 Valkey, the planner and a gateway are real. This program acts as a worker that marks a chunk as done
-at once, so that the planner is the slowest part.
+at once, so that the planner is the slowest part. Items that the source says are bad are marked as
+failed, as a worker does, and their failures are written to the blob store.
 """
 
 import argparse
@@ -21,9 +23,10 @@ import redis
 from parts import PLANNER, process, until, valkey
 
 from clipfleet import Client
+from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection
 from clipfleet.common.imaging.preprocess import Preprocess
-from clipfleet.common.ledger import FINAL, Claim, Outcome
+from clipfleet.common.ledger import FINAL, Claim, Failure, Outcome
 from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.queue.broker import queue_keys
@@ -63,17 +66,19 @@ def main() -> None:
         RedisCatalogue(served).add(
             Collection.new("c", metric="cosine", model=MODEL, dim=4, fields={})
         )
-        work(client, served, source, {"planner": planner, "gateway": gateway}, images)
+        ledger = RedisLedger(served, blobs=Blobs(str(folder / "blobs")))
+        work(client, served, ledger, source, {"planner": planner, "gateway": gateway}, images)
 
 
 def work(
     client: Client,
     served: "redis.Redis",
+    ledger: RedisLedger,
     source: Path,
     watched: dict[str, psutil.Process],
     images: int,
 ) -> None:
-    ledger, fleet = RedisLedger(served), RedisFleet(served)
+    fleet = RedisFleet(served)
     before = int(served.info("memory")["used_memory"])
     began = time.monotonic()
     fleet.announce(card())
@@ -84,7 +89,7 @@ def work(
         for _ in range(WINDOW):
             claim = ledger.claim(MODEL, "w", 60, 2)
             if isinstance(claim, Claim):
-                ledger.mark(claim, Outcome(done=len(claim.items)))
+                ledger.mark(claim, outcome(claim))
                 done += len(claim.items)
         for name, process_ in watched.items():
             peaks[name] = max(peaks[name], process_.memory_info().rss / MB)
@@ -98,8 +103,24 @@ def work(
             rate = done / (time.monotonic() - began)
             print(f"{done:,} images, {rate:,.0f}/s; most so far: {shown}; Redis +{grown:.1f} MB")
     ended = ledger.job(job.id)
-    assert (ended.state, ended.done) == ("succeeded", images), ended
+    assert (ended.total, ended.done + ended.failed) == (images, images), ended
     print(f"load {os.getloadavg()[0]:.1f}; {ended.chunks:,} chunks")
+    print(f"state {ended.state}, done {ended.done:,}, failed {ended.failed:,}; {ended.error}")
+    print(
+        f"Redis, highest since its start: {served.info('memory')['used_memory_peak'] / MB:.1f} MB"
+    )
+    for offset in (0, ended.failed // 2, max(0, ended.failed - 1_000)):
+        sent = time.monotonic()
+        page = client.failures(job.id, 1_000, offset)
+        taken = 1_000 * (time.monotonic() - sent)
+        print(f"{len(page.failures)} of {page.total:,} failures at {offset:,}: {taken:.0f} ms")
+
+
+def outcome(claim: Claim) -> Outcome:
+    """What a worker marks that finds no fault in the images."""
+    bad = [item for item in claim.items if item.problem]
+    failures = tuple(Failure.of(item, "list", str(item.problem), 1) for item in bad)
+    return Outcome(done=len(claim.items) - len(bad), failures=failures)
 
 
 def card() -> WorkerCard:
@@ -127,6 +148,14 @@ def manifest_of(folder: Path, lines: int) -> Path:
     return path
 
 
+def bad_lines_of(folder: Path, lines: int) -> Path:
+    path = folder / "manifest.jsonl"
+    with path.open("w", encoding="utf-8") as out:
+        for number in range(lines):
+            out.write(f"photos/{number:09d}.jpg, no line of JSON\n")
+    return path
+
+
 def zip_of(folder: Path, members: int) -> Path:
     path = folder / "photos.zip"
     with zipfile.ZipFile(path, "w") as out:
@@ -143,7 +172,12 @@ def folder_of(folder: Path, files: int) -> Path:
     return path
 
 
-SOURCES = {"manifest": manifest_of, "zip": zip_of, "folder": folder_of}
+SOURCES = {
+    "manifest": manifest_of,
+    "bad-lines": bad_lines_of,
+    "zip": zip_of,
+    "folder": folder_of,
+}
 
 
 if __name__ == "__main__":
