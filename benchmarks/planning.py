@@ -1,15 +1,16 @@
 """Measures memory and processor time of planner, gateway and Redis while a source is planned.
 
-    python benchmarks/planning.py [--images 10000000] [--source manifest|csv|tar|zip|folder|links]
+    python benchmarks/planning.py [--images 10000000] [--source manifest|bad-lines|...]
 
 An archive has one member per image. The folder has one file per image and no folder below it; with
-`links`, each file is a link to one picture.
+`links`, each file is a link to one picture. No line of bad-lines is JSON, so each fails.
 
 Processor time is that of the process from the request of the job to its end, in milliseconds an
 image. That of Redis includes the claims and marks of this program.
 
 Valkey, the planner and a gateway are real. This program acts as a worker that marks a chunk as done
-at once, so that the planner is the slowest part.
+at once, so that the planner is the slowest part. Items that the source says are bad are marked as
+failed, as a worker does, and their failures are written to the blob store.
 """
 
 import argparse
@@ -26,9 +27,10 @@ import redis
 from parts import PLANNER, process, until, valkey
 
 from clipfleet import Client
+from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection
 from clipfleet.common.imaging.preprocess import Preprocess
-from clipfleet.common.ledger import FINAL, Claim, Outcome
+from clipfleet.common.ledger import FINAL, Claim, Failure, Outcome
 from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.queue.broker import queue_keys
@@ -68,17 +70,19 @@ def main() -> None:
         RedisCatalogue(served).add(
             Collection.new("c", metric="cosine", model=MODEL, dim=4, fields={})
         )
-        work(client, served, source, {"planner": planner, "gateway": gateway}, images)
+        ledger = RedisLedger(served, blobs=Blobs(str(folder / "blobs")))
+        work(client, served, ledger, source, {"planner": planner, "gateway": gateway}, images)
 
 
 def work(
     client: Client,
     served: "redis.Redis",
+    ledger: RedisLedger,
     source: Path,
     watched: dict[str, psutil.Process],
     images: int,
 ) -> None:
-    ledger, fleet = RedisLedger(served), RedisFleet(served)
+    fleet = RedisFleet(served)
     before = int(served.info("memory")["used_memory"])
     watched["Redis"] = psutil.Process(int(served.info("server")["process_id"]))
     times = {name: spent_s(process_) for name, process_ in watched.items()}
@@ -89,7 +93,7 @@ def work(
     while ledger.job(job.id).state not in FINAL:
         served.delete(*queue_keys(queue_name("ingest", MODEL)))  # as a worker takes its messages
         while isinstance(claim := ledger.claim(MODEL, "w", 60, 2), Claim):
-            ledger.mark(claim, Outcome(done=len(claim.items)))
+            ledger.mark(claim, outcome(claim))
             done += len(claim.items)
         time.sleep(PAUSE_S)
         for name, process_ in watched.items():
@@ -104,13 +108,29 @@ def work(
             rate = done / (time.monotonic() - began)
             print(f"{done:,} images, {rate:,.0f}/s; most so far: {shown}; Redis +{grown:.1f} MB")
     ended = ledger.job(job.id)
-    assert (ended.state, ended.done) == ("succeeded", images), ended
+    assert (ended.total, ended.done + ended.failed) == (images, images), ended
     cost = ", ".join(
         f"{name} {1e3 * (spent_s(process_) - times[name]) / images:.4f}"
         for name, process_ in watched.items()
     )
     print(f"core-milliseconds an image: {cost}")
     print(f"load {os.getloadavg()[0]:.1f}; {ended.chunks:,} chunks")
+    print(f"state {ended.state}, done {ended.done:,}, failed {ended.failed:,}; {ended.error}")
+    print(
+        f"Redis, highest since its start: {served.info('memory')['used_memory_peak'] / MB:.1f} MB"
+    )
+    for offset in (0, ended.failed // 2, max(0, ended.failed - 1_000)):
+        sent = time.monotonic()
+        page = client.failures(job.id, 1_000, offset)
+        taken = 1_000 * (time.monotonic() - sent)
+        print(f"{len(page.failures)} of {page.total:,} failures at {offset:,}: {taken:.0f} ms")
+
+
+def outcome(claim: Claim) -> Outcome:
+    """What a worker marks that finds no fault in the images."""
+    bad = [item for item in claim.items if item.problem]
+    failures = tuple(Failure.of(item, "list", str(item.problem), 1) for item in bad)
+    return Outcome(done=len(claim.items) - len(bad), failures=failures)
 
 
 def spent_s(watched: psutil.Process) -> float:
@@ -162,6 +182,14 @@ def tar_of(folder: Path, members: int) -> Path:
     return path
 
 
+def bad_lines_of(folder: Path, lines: int) -> Path:
+    path = folder / "manifest.jsonl"
+    with path.open("w", encoding="utf-8") as out:
+        for number in range(lines):
+            out.write(f"photos/{number:09d}.jpg, no line of JSON\n")
+    return path
+
+
 def zip_of(folder: Path, members: int) -> Path:
     path = folder / "photos.zip"
     with zipfile.ZipFile(path, "w") as out:
@@ -189,6 +217,7 @@ def links_of(folder: Path, links: int) -> Path:
 
 SOURCES = {
     "manifest": manifest_of,
+    "bad-lines": bad_lines_of,
     "csv": csv_of,
     "tar": tar_of,
     "zip": zip_of,

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope
 
 from clipfleet.common.errors import ClipfleetError, TooLarge, Unavailable
 from clipfleet.common.settings import Limits
+from clipfleet.common.shares import may_take
 
 Kind = Literal["json", "search", "batch", "picture", "vectors", "job", "upload"]
 
@@ -126,20 +127,23 @@ class Reservation:
 
         Raises:
             MemoryFull: all requests together would hold more than the budget, or several of one
-                key more than half of it. A single request may hold more than half, because it may
-                be as large as its route allows.
+                key more than would remain (`may_take`). A single request may hold more, because it
+                may be as large as its route allows.
         """
         more = max(0, self._held + count - UNCOUNTED) - self._reserved
-        if more > 0 and self._budget.used + more > self._budget.limit:
+        remaining = self._budget.limit - self._budget.used - more
+        if more > 0 and remaining < 0:
             raise MemoryFull(
                 f"large requests and answers fill the {self._budget.limit} bytes that this gateway "
                 "has for them (CLIPFLEET_LIMITS__IN_HAND_BYTES); try again"
             )
         of_key = self._budget.held_by[self.caller]
-        if more > 0 and of_key > self._reserved and of_key + more > self._budget.limit // 2:
+        is_only = of_key <= self._reserved
+        if more > 0 and not is_only and not may_take(of_key + more, remaining + 1):
             raise MemoryFull(
-                f"large requests and answers of this key fill half of the {self._budget.limit} "
-                "bytes that this gateway has for them (CLIPFLEET_LIMITS__IN_HAND_BYTES); try again"
+                "large requests and answers of this key fill its share of the "
+                f"{self._budget.limit} bytes that this gateway has for them "
+                "(CLIPFLEET_LIMITS__IN_HAND_BYTES); try again"
             )
         self._held += count
         self._reserve(more)

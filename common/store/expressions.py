@@ -2,9 +2,15 @@
 
 Milvus before 2.5 has no NULL, so a declared field that an image does not have is stored as MISSING,
 and comparisons that MISSING would pass exclude it explicitly.
+
+milvus-lite compares free-form metadata as Python does: true equals 1, and false equals 0. None of
+its operators tells a truth value from a number. The order of a number and a value of another type
+is NULL, of which `not` is NULL, too. So the records on which it may err are found by the text of
+their metadata (`doubtful_expression`), and the store compares these records itself.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from clipfleet.common.collection import (
@@ -41,6 +47,8 @@ def search_expression(
 ) -> str:
     """The expression for a search or a query; "" when every record passes.
 
+    On milvus-lite, records that do not match may pass, too, if they pass `doubtful_expression`.
+
     Args:
         namespace: the namespace of the records; None: all namespaces.
         where: the filter that they pass; None: all records.
@@ -52,7 +60,14 @@ def search_expression(
         parts.append(f"namespace == {_literal(namespace)}")
     if where is not None:
         parts.append(f"({_compile(where, dialect)})")
+        if dialect == "lite" and (missed := _with_values(_doubts(where), negated=True)):
+            parts[-1] = f"({parts[-1]} or {missed})"
     return " and ".join(parts)
+
+
+def doubtful_expression(where: Filter, dialect: Dialect = "server") -> str:
+    """The expression for records on which the store may err with a filter; "": on none."""
+    return _with_values(_doubts(where)) if dialect == "lite" else ""
 
 
 def range_expression(above: str, up_to: str) -> str:
@@ -65,14 +80,16 @@ def keys_expression(keys: Sequence[str]) -> str:
     return f"pk in [{', '.join(_literal(key) for key in keys)}]"
 
 
-def _compile(node: Filter, dialect: Dialect) -> str:
+def _compile(node: Filter, dialect: Dialect, negated: bool = False) -> str:
     if isinstance(node, AllOf):
-        return " and ".join(f"({_compile(part, dialect)})" for part in node.parts)
+        return " and ".join(f"({_compile(part, dialect, negated)})" for part in node.parts)
     if isinstance(node, AnyOf):
-        return " or ".join(f"({_compile(part, dialect)})" for part in node.parts)
+        return " or ".join(f"({_compile(part, dialect, negated)})" for part in node.parts)
     if isinstance(node, Not):
-        return f"not ({_compile(node.part, dialect)})"
-    return _compile_typed(node) if node.field.kind else _compile_free(node, dialect)
+        return f"not ({_compile(node.part, dialect, negated=True)})"
+    if node.field.kind:
+        return _compile_typed(node)
+    return _compile_free(node, dialect, negated)
 
 
 def _compile_typed(node: Compare) -> str:
@@ -104,7 +121,7 @@ def _membership(name: str, node: Compare, kind: FieldType) -> str:
     return listed if node.op == "$in" else f"not ({listed})"
 
 
-def _compile_free(node: Compare, dialect: Dialect) -> str:
+def _compile_free(node: Compare, dialect: Dialect, negated: bool) -> str:
     name = f"metadata[{_literal(node.field.name)}]"
     if node.op == "$exists":
         return f"(exists {name})" if node.value else f"not (exists {name})"
@@ -113,11 +130,59 @@ def _compile_free(node: Compare, dialect: Dialect) -> str:
         listed = _free_membership(name, node.value, dialect)
         return f"({listed})" if node.op == "$in" else f"not ({listed})"
     assert not isinstance(node.value, tuple)
-    if node.op == "$prefix":
-        return f"((exists {name}) and {_starts(name, str(node.value))})"
     if node.op == "$ne":
         return f"not ({_has(name, '==', node.value)})"
-    return f"({_has(name, _ORDER.get(node.op, '=='), node.value)})"
+    if node.op in _ORDER and isinstance(node.value, bool):
+        return NOTHING
+    # The order of a text and another value is NULL in milvus-lite, which only matters below `not`.
+    is_null = dialect == "lite" and negated and isinstance(node.value, str) and node.op != "$eq"
+    is_text = f'({name} like "%") and ' if is_null else ""
+    if node.op == "$prefix":
+        return f"((exists {name}) and {is_text}{_starts(name, str(node.value))})"
+    if node.op == "$eq":
+        return f"({_has(name, '==', node.value)})"
+    return f"((exists {name}) and {is_text}({name} {_ORDER[node.op]} {_literal(node.value)}))"
+
+
+# A field and how, as JSON, the values begin that a comparison may confuse with its own. The last
+# part says whether the comparison is below `not`, so that milvus-lite may miss such records.
+_Doubt = tuple[str, tuple[str, ...], bool]
+
+
+def _doubts(node: Filter, negated: bool = False) -> Iterator[_Doubt]:
+    if isinstance(node, AllOf | AnyOf):
+        for part in node.parts:
+            yield from _doubts(part, negated)
+    elif isinstance(node, Not):
+        yield from _doubts(node.part, negated=True)
+    elif node.field.kind is None and node.op not in ("$exists", "$prefix"):
+        if node.op in _ORDER:
+            if not isinstance(node.value, str | bool):
+                yield node.field.name, ("true", "false", '"', "[", "{"), negated
+            return
+        for value in node.value if isinstance(node.value, tuple) else (node.value,):
+            if not isinstance(value, str) and value in (0, 1):
+                number = ("1",) if value else ("0", "-0")
+                begins = number if isinstance(value, bool) else ("true" if value else "false",)
+                yield node.field.name, begins, negated or node.op in ("$ne", "$nin")
+
+
+def _with_values(doubts: Iterator[_Doubt], *, negated: bool = False) -> str:
+    """The expression for records with a doubtful value, by the text of their metadata.
+
+    Others may pass, too: those with such a value in a deeper object, and those whose field has
+    another name, as `like` cannot take `%` and `_` for themselves.
+
+    Args:
+        negated: whether to consider only comparisons below `not`.
+    """
+    patterns = {
+        f"%{json.dumps(name, ensure_ascii=False)}: {begin}%": None
+        for name, begins, is_negated in doubts
+        for begin in begins
+        if is_negated or not negated
+    }
+    return " or ".join(f"(metadata like {_literal(pattern)})" for pattern in patterns)
 
 
 def _free_membership(name: str, values: Sequence[Scalar], dialect: Dialect) -> str:

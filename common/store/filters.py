@@ -4,7 +4,7 @@
 the values of an image. `expressions.py` compiles the tree for Milvus.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -120,7 +120,7 @@ def matches(node: Filter, values: Mapping[str, Any]) -> bool:
 class _Parser:
     def __init__(self, fields: Mapping[str, FieldType], max_free_reads: int | None) -> None:
         self._fields = {**fields, **BUILTIN_FIELDS}
-        self._nodes = self._listed = self._free_reads = 0
+        self._nodes = self._listed = self._free_reads = self._negations = 0
         self._max_free_reads = max_free_reads
 
     def tree(self, raw: Any, depth: int = 0) -> Filter:
@@ -140,7 +140,7 @@ class _Parser:
             parts = [self.tree(part, depth + 1) for part in value]
             return _all_of(parts) if key == "$and" else AnyOf(tuple(parts))
         if key == "$not":
-            return Not(self.tree(value, depth + 1))
+            return self._not(lambda: self.tree(value, depth + 1))
         if key.startswith("$"):
             raise InvalidRequest(f"unknown operator {_short(key)} in the filter")
         return self._field(key, value, depth)
@@ -165,11 +165,17 @@ class _Parser:
             raise InvalidRequest(f"$not takes a condition, like {{'$gt': 1}}, not {_short(value)}")
         if depth >= MAX_DEPTH:
             raise InvalidRequest(f"the filter is nested deeper than {MAX_DEPTH} levels")
-        return Not(self._field(field.name, value, depth + 1))
+        return self._not(lambda: self._field(field.name, value, depth + 1))
+
+    def _not(self, parse: Callable[[], Filter]) -> Not:
+        self._negations += 1
+        node = Not(parse())
+        self._negations -= 1
+        return node
 
     def _counted(self, node: Compare) -> Compare:
         if node.field.kind is None and self._max_free_reads is not None:
-            self._free_reads += _reads(node)
+            self._free_reads += _reads(node, negated=self._negations > 0)
             if self._free_reads > self._max_free_reads:
                 raise InvalidRequest(
                     "the filter reads metadata fields that the collection does not declare, such "
@@ -198,15 +204,19 @@ class _Parser:
         return Compare(field, op, _scalar(field, value))
 
 
-def _reads(node: Compare) -> int:
+def _reads(node: Compare, *, negated: bool) -> int:
     """How often a comparison reads its undeclared field, for one image at most.
 
     `expressions.py` first tests whether the field exists. It searches a list of texts in halves.
+    Below `$not`, an order or a prefix also tests the type of the value: for the order of numbers,
+    this takes the time of two reads.
     """
     if node.op == "$exists":
         return 1
+    if node.op == "$prefix":
+        return 4 if negated else 3
     if not isinstance(node.value, tuple):
-        return 3 if node.op == "$prefix" else 2
+        return 4 if negated and node.op not in ("$eq", "$ne") else 2
     texts = len({value for value in node.value if isinstance(value, str)})
     others = sum(not isinstance(value, str) for value in node.value)
     halvings = (texts - 1).bit_length() if texts else 0

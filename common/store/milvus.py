@@ -1,6 +1,7 @@
 """The store on Milvus: a server, or `milvus-lite server`."""
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,11 +25,12 @@ from clipfleet.common.store import (
 from clipfleet.common.store.driver import MilvusClient, MilvusException
 from clipfleet.common.store.expressions import (
     Dialect,
+    doubtful_expression,
     keys_expression,
     range_expression,
     search_expression,
 )
-from clipfleet.common.store.filters import Filter
+from clipfleet.common.store.filters import Filter, matches
 from clipfleet.common.store.layout import (
     DEPLOYMENT,
     METRICS,
@@ -142,8 +144,16 @@ class MilvusStore:
     def count(
         self, collection: Collection, namespace: str | None = None, where: Filter | None = None
     ) -> int:
-        rows = self._query(collection, self._expression(namespace, where), COUNT)
-        return int(rows[0]["count(*)"])
+        doubt = self._doubt(where)
+        if where is None or not doubt:
+            return self._counted(collection, self._expression(namespace, where))
+        certain = self._counted(collection, self._expression(namespace, where, f"not ({doubt})"))
+        doubtful = self._expression(namespace, where, f"({doubt})")
+        if not (limit := self._counted(collection, doubtful)):
+            return certain
+        fields = output_fields(collection, include_values=False)
+        rows = self._in_order(collection, doubtful, fields, after="", limit=limit)
+        return certain + sum(matches(where, to_record(collection, row).values()) for row in rows)
 
     def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
         if not keys:
@@ -183,8 +193,42 @@ class MilvusStore:
         include_values: bool = False,
         fresh: bool = True,
     ) -> list[list[Match]]:
-        effort = min(max(self._effort, 2 * (offset + top_k)), MAX_EFFORT)
+        search = partial(
+            self._nearest, collection, vectors, include_values=include_values, fresh=fresh
+        )
         expression = self._expression(namespace, where)
+        if where is None or not self._doubt(where):
+            return search(expression, top_k, offset)
+        needed = offset + top_k
+        answers = search(expression, needed, 0)
+        kept = [
+            [match for match in nearest if matches(where, match.record.values())]
+            for nearest in answers
+        ]
+        if any(
+            len(those) < needed == len(nearest)
+            for those, nearest in zip(kept, answers, strict=True)
+        ):  # others that match may be farther away
+            rows = self.scan(
+                collection, namespace=namespace, where=where, limit=sys.maxsize, only_ids=True
+            )
+            if rows:
+                again = search(keys_expression([row.pk for row in rows]), needed, 0)
+                kept = [max(pair, key=len) for pair in zip(again, kept, strict=True)]
+        return [those[offset:] for those in kept]
+
+    def _nearest(
+        self,
+        collection: Collection,
+        vectors: Vectors,
+        expression: str,
+        top_k: int,
+        offset: int,
+        *,
+        include_values: bool,
+        fresh: bool,
+    ) -> list[list[Match]]:
+        effort = min(max(self._effort, 2 * (offset + top_k)), MAX_EFFORT)
         answers = self._call(
             lambda c: c.search(
                 physical(collection),
@@ -216,21 +260,46 @@ class MilvusStore:
         include_values: bool = False,
         only_ids: bool = False,
     ) -> list[Record]:
-        fields = list(IDS) if only_ids else output_fields(collection, include_values)
+        doubtful = bool(self._doubt(where))
+        bare_rows = only_ids and not doubtful
+        fields = list(IDS) if bare_rows else output_fields(collection, include_values)
+        expression = self._expression(namespace, where)
+        records: list[Record] = []
+        while len(records) < limit:
+            rows = self._in_order(
+                collection, expression, fields, after=after, limit=limit, values=include_values
+            )
+            for row in rows:
+                record = bare(row) if bare_rows else to_record(collection, row)
+                if where is None or not doubtful or matches(where, record.values()):
+                    records.append(bare(row) if only_ids else record)
+            if len(rows) < limit or not doubtful:
+                break
+            after = str(rows[-1]["pk"])
+        return records[:limit]
 
+    def _in_order(
+        self,
+        collection: Collection,
+        expression: str,
+        fields: list[str],
+        *,
+        after: str,
+        limit: int,
+        values: bool = False,
+    ) -> list[Any]:
         def read(above: str, up_to: str, max_rows: int) -> list[Any]:
-            within = self._expression(namespace, where, range_expression(above, up_to))
+            within = " and ".join(filter(None, (range_expression(above, up_to), expression)))
             return self._query(collection, within, fields, max_rows)
 
-        rows = in_order(
+        return in_order(
             read,
             lambda row: str(row["pk"]),
             after=after,
             limit=limit,
-            rows=int(self._query(collection, "", COUNT, fresh=False)[0]["count(*)"]),
-            largest=rows_per_message(collection.dim if include_values else 0),
+            rows=self._counted(collection, "", fresh=False),
+            largest=rows_per_message(collection.dim if values else 0),
         )
-        return [bare(row) if only_ids else to_record(collection, row) for row in rows]
 
     def missing(self, known: Sequence[Collection]) -> list[Collection]:
         names = set(self._names())
@@ -271,8 +340,18 @@ class MilvusStore:
         self._call(lambda c: c.create_collection(name, schema=schema, timeout=limit), None)
 
     def _expression(self, namespace: str | None, where: Filter | None, *also: str) -> str:
+        return search_expression(namespace, where, *also, dialect=self._dialect_for(where))
+
+    def _doubt(self, where: Filter | None) -> str:
+        """The expression for records that this program compares itself; "": for none."""
+        return doubtful_expression(where, self._dialect_for(where)) if where else ""
+
+    def _dialect_for(self, where: Filter | None) -> Dialect:
         dialect: Dialect = self._call(lambda _: self._dialect, None) if where else "server"
-        return search_expression(namespace, where, *also, dialect=dialect)
+        return dialect
+
+    def _counted(self, collection: Collection, expression: str, *, fresh: bool = True) -> int:
+        return int(self._query(collection, expression, COUNT, fresh=fresh)[0]["count(*)"])
 
     def _query(
         self,

@@ -200,17 +200,24 @@ METADATA = [
     {"genre": "zz", "year": 2**40, "price": 1e300, "sold": True, "free": 2.5},
     {"sold": False},
     {"genre": None, "free": None, "word": None},
+    {"free": True, "word": False},
+    {"free": False, "word": 1},
+    {"free": 1.0, "word": "1"},
+    {"free": -0.0, "word": ["a"]},
+    {"free": "1", "word": {"word": True}},
+    {"free": [1], "word": 0},
+    {"free": {"free": 1}, "word": True},
+    {"free": 1, "deep": {"free": True, "word": 1}},
+    {"free": False, "word": 2.5, "deep": [{"free": 0, "word": "a"}]},
+    {"word": '"free": true', "deep": {"word": False}},
 ]
-# One type per free-form key: in JSON, milvus-lite takes true for 1 and a comparison across
-# types for NULL, which `$not` leaves NULL. docs/filters.md says so.
-
 _VALUES: dict[str, list[Any]] = {
     "genre": ["rock", "", "a", "m"],
     "year": [1999, 0, -5, 7],
     "price": [9.5, 0.0, -1.5, 3],
     "sold": [True, False],
-    "free": [1, 0, 2.5, 2],
-    "word": ["a", "", "m"],
+    "free": [1, 0, 2.5, 2, True, False, "1"],
+    "word": ["a", "", "m", 1, 0, True, False],
     "label": ["l1", "none"],
 }
 _TEXTS = ("genre", "word", "label")
@@ -228,7 +235,8 @@ def conditions(draw: st.DrawFn) -> dict[str, Any]:
         return {name: {op: draw(st.booleans())}}
     if op in ("$in", "$nin"):
         return {name: {op: draw(st.lists(values, max_size=3))}}
-    condition = {op: draw(values)}
+    texts = st.sampled_from([value for value in _VALUES[name] if isinstance(value, str)] or [""])
+    condition = {op: draw(texts if op == "$prefix" else values)}
     return {name: {"$not": condition} if draw(st.booleans()) else condition}
 
 
@@ -262,8 +270,50 @@ def test_a_filter_means_what_it_says(
 ) -> None:
     where = parse_filter(raw, FIELDS)
     assert where is not None
-    expected = [row.id for row in SHELF if matches(where, row.values())]
+    expected = sorted(row.id for row in SHELF if matches(where, row.values()))
     assert matching_ids(store, catalog, raw) == expected
+    scanned: list[str] = []
+    after = ""
+    while rows := store.scan(catalog, where=where, after=after, limit=3, only_ids=True):
+        scanned, after = [*scanned, *(row.id for row in rows)], rows[-1].pk
+    assert sorted(scanned) == expected
+    assert store.count(catalog, "default", where) == len(expected)
+
+
+KEYS = ["k", "a_b", "a%b", 'a"b', "a\\b", "é", "a: b", "_", "tab\t"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_truth_value_is_no_number_whatever_the_name_of_its_field(
+    store: Store, photos: Collection, key: str
+) -> None:
+    values: dict[str, Any] = {"one": 1, "zero": 0, "true": True, "false": False, "float": 1.0}
+    store.upsert(photos, [a_record(name, metadata={key: value}) for name, value in values.items()])
+    for value, same in ((1, ["float", "one"]), (0, ["zero"]), (True, ["true"]), (False, ["false"])):
+        others = sorted({*values} - {*same})
+        assert matching_ids(store, photos, {key: value}) == same
+        assert matching_ids(store, photos, {key: {"$ne": value}}) == others
+        assert matching_ids(store, photos, {key: {"$in": [value, "x"]}}) == same
+    assert matching_ids(store, photos, {key: {"$gte": 0}}) == ["float", "one", "zero"]
+    assert matching_ids(store, photos, {key: {"$not": {"$gte": 0}}}) == ["false", "true"]
+    assert matching_ids(store, photos, {key: {"$gte": False}}) == []
+
+
+def test_a_match_is_found_behind_nearer_images_that_only_seem_to_match(
+    store: Store, photos: Collection
+) -> None:
+    near = np.ones(DIM, np.float32)
+    far = np.concatenate([near[:5], -near[5:]])
+    rows = [a_record(f"{n}", embedding=near, metadata={"k": 1}) for n in range(30)]
+    rows += [a_record("far", embedding=far, metadata={"k": True})]
+    rows += [a_record("farther", embedding=-near, metadata={"k": True})]
+    store.upsert(photos, rows)
+    where = parse_filter({"k": True}, FIELDS)
+    for offset, expected in enumerate((["far"], ["farther"], [])):
+        (nearest,) = store.search(
+            photos, near[None], namespace="default", top_k=1, offset=offset, where=where
+        )
+        assert [match.record.id for match in nearest] == expected
 
 
 MIXED: list[Any] = [

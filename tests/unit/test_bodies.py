@@ -4,12 +4,22 @@ time, and of the memory that the gateway shares among all requests."""
 import asyncio
 import base64
 import json
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipfleet.api.http.bodies import LONG_TEXT, RULES, UNCOUNTED, Meter
+from clipfleet.api.http.bodies import (
+    LONG_TEXT,
+    RULES,
+    UNCOUNTED,
+    MemoryBudget,
+    MemoryFull,
+    Meter,
+    Reservation,
+)
 from clipfleet.common.settings import Limits
 from support.asgi import Exchange, endless, speak, spoken
 from support.gateway_harness import World
@@ -192,7 +202,7 @@ def test_the_large_requests_of_one_key_hold_half_of_it_at_most(tmp_path: Path) -
         refused = await speak(world.app, VECTORS, [b" " * 200_000], "write", **JSON,
                               content_length="200000")  # fmt: skip
         assert refused.status == 503
-        assert "of this key fill half" in refused.problem["detail"]
+        assert "of this key fill its share" in refused.problem["detail"]
         served = await speak(world.app, VECTORS, [b" " * 400_000], "admin", **JSON,
                              content_length="400000")  # fmt: skip
         assert served.status == 422  # read, and found to say nothing
@@ -204,6 +214,31 @@ def test_the_large_requests_of_one_key_hold_half_of_it_at_most(tmp_path: Path) -
         assert memory.held_by == {}
 
     asyncio.run(scene())
+
+
+def test_keys_share_it_so_that_a_new_key_finds_room() -> None:
+    """Two keys together cannot fill it with many requests."""
+    budget, piece = MemoryBudget(16_000), 1_000
+    held: Counter[str] = Counter()
+    for key in ("a", "b", "c", "d"):
+        with suppress(MemoryFull):
+            while True:
+                Reservation(budget, key).add(UNCOUNTED + piece)
+                held[key] += 1
+    assert held == {"a": 8, "b": 4, "c": 2, "d": 1}
+    Reservation(budget, "new").add(UNCOUNTED + piece)
+    with pytest.raises(MemoryFull, match="fill the 16000 bytes"):
+        Reservation(budget, "late").add(UNCOUNTED + piece)
+
+
+def test_a_single_request_of_a_key_may_hold_all_that_is_free() -> None:
+    budget = MemoryBudget(16_000)
+    Reservation(budget, "a").add(UNCOUNTED + 9_000)
+    only = Reservation(budget, "b")
+    only.add(UNCOUNTED + 4_000)
+    only.add(3_000)
+    with pytest.raises(MemoryFull):
+        only.add(1)
 
 
 def test_every_rule_names_a_limit() -> None:

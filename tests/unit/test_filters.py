@@ -311,14 +311,30 @@ def words(count: int) -> list[str]:
         ({"q": {"$nin": [*words(512), *range(30)]}}, {"q": {"$nin": [*words(512), *range(31)]}}),
         (
             {"$or": [{"q": {"$prefix": f"{n}"}} for n in range(16)]},
-            {"$and": [{"$not": {"q": {"$prefix": f"{n}"}}} for n in range(17)]},
+            {"$and": [{"q": {"$prefix": f"{n}"}} for n in range(17)]},
+        ),
+        (
+            {"$and": [{"$not": {"q": {"$prefix": f"{n}"}}} for n in range(12)]},
+            {"$and": [{"q": {"$not": {"$prefix": f"{n}"}}} for n in range(13)]},
+        ),
+        (
+            {"$not": {f"k{n}": {"$gt": n} for n in range(12)}},
+            {"$not": {f"k{n}": {"$gt": n} for n in range(13)}},
         ),
         (
             {"$and": [{f"k{n}": {"$exists": True}} for n in range(50)]},
             {"$and": [{f"k{n}": {"$exists": True}} for n in range(51)]},
         ),
     ],
-    ids=["equal", "numbers", "texts and numbers", "prefixes", "exists"],
+    ids=[
+        "equal",
+        "numbers",
+        "texts and numbers",
+        "prefixes",
+        "prefixes below not",
+        "orders below not",
+        "exists",
+    ],
 )
 def test_reads_of_undeclared_fields_have_a_limit(
     just: dict[str, Any], too_much: dict[str, Any]
@@ -356,7 +372,10 @@ STORED = [None, 5, -1, [1], {"a": 1}, "", "w", "w0000", "w0499", "w0500", "w0999
         {"q": {"$in": [*words(130), *range(5)]}},
         {"$not": {"q": {"$in": words(130)}}},
         {"q": {"$prefix": "w05"}},
+        {"q": {"$not": {"$prefix": "w05"}}},
         {"q": {"$ne": "w0499"}},
+        {"q": {"$lt": "w0499"}},
+        {"q": {"$not": {"$lt": "w0499"}}},
         {"q": {"$exists": True}},
     ],
 )
