@@ -21,6 +21,7 @@ from clipfleet.common.errors import StartupError, Unavailable
 LOG_LINES = 15
 MAX_DEATHS = 5  # in a row, of a part that was not ready in between
 MAX_KILLS = 20  # the same, by signals, such as the kernel's when memory is short
+DESCENDANTS_S = 3.0  # for processes that parts have started
 MAX_CRASHES = 300  # of a part that was ready: each image that kills workers costs three
 FORGET_CRASHES_AFTER_S = 60.0  # without a crash, their count begins again
 MAX_PAUSE_S = 8.0
@@ -136,14 +137,19 @@ class Supervisor:
     def stop(self) -> None:
         """End the groups, the last one first, so that no part loses what it depends on.
 
-        A part that does not end within STOP_S is killed.
+        A part that does not end within STOP_S is killed. So is what parts have started and what
+        does not end by itself shortly after: feeders, and the server that forks them.
         """
+        started = [each for child in self._children for each in _descendants(child.process.pid)]
         for number in sorted({child.group for child in self._children}, reverse=True):
             group = [child.process for child in self._children if child.group == number]
             for process in group:
                 _terminate(process)
             for process in group:
                 _end(process)
+        for left in psutil.wait_procs(started, timeout=DESCENDANTS_S)[1]:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
         self._list.unlink(missing_ok=True)
 
     def _revive(self, child: _Child, report: Callable[[str], None]) -> None:
@@ -232,6 +238,12 @@ def end_leftovers(folder: Path) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(remaining, timeout=STOP_S)  # they hold locks on files that the new parts open
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
 
 
 def _listed(folder: Path) -> list[tuple[int, float]]:
