@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import (
-    celeryd_init,
     setup_logging,
     worker_init,
     worker_ready,
@@ -37,19 +36,19 @@ from clipfleet.workers.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
+CHUNKS_IN_HAND = 2  # while one is claimed, begun or written, the other one is embedded
+
 settings = Settings()
 app = make_celery(settings)
 # The thread pool answers pings while busy. The solo pool does not; prefork breaks CUDA and gRPC.
 app.conf.worker_pool = "clipfleet.workers.queue.pool:TaskPool"
+app.conf.worker_concurrency = CHUNKS_IN_HAND  # queries take turns all the same: `Runtime.query`
 app.conf.worker_consumer = "clipfleet.workers.queue.consumer:Consumer"
 app.events.dispatcher_cls = "clipfleet.workers.queue.consumer:Dispatcher"
 app.conf.task_queues = [
     Queue(name, Exchange(name, type="direct"), routing_key=name)
     for name in (queue_name(lane, settings.model) for lane in LANES)
 ]
-
-# While one chunk is claimed, begun or written, the other one is embedded.
-CHUNKS_IN_HAND = 2
 
 _runtime: list[Runtime] = []
 
@@ -69,13 +68,6 @@ def ingest(raw: str) -> str:  # noqa: ARG001  # a nudge has no content, in any r
 def query(raw: str) -> None:
     """Answer a batch of queries."""
     runtime().query(raw)
-
-
-@celeryd_init.connect
-def _set_concurrency(conf: Any, options: Any, **_: Any) -> None:
-    """Take two chunks at once. A worker of queries alone takes one batch at a time."""
-    if list(options.get("queues") or ()) != [queue_name("query", settings.model)]:
-        conf.worker_concurrency = CHUNKS_IN_HAND
 
 
 @setup_logging.connect

@@ -36,6 +36,8 @@ def worker(name: str, lanes: Sequence[Lane], model: str, *, task_events: bool = 
         "--without-mingle",
         "--without-gossip",
     ]  # without them a start is 1 s faster; they are not used
+    # A worker of queries that took the next batch early would keep it from an idle worker.
+    quick += ["--concurrency", "1"] if list(lanes) == ["query"] else []
     events = ["-E"] if task_events else []
     return [sys.executable, "-m", *celery, "--loglevel", "WARNING", *quick, *events]
 

@@ -22,7 +22,10 @@ from clipfleet.workers.embedding.passes import Passes, cpu_passes
 log = logging.getLogger(__name__)
 
 IMAGE, TEXT, TOKENIZER = "image.xml", "text.xml", "tokenizer.json"
-PASS_SIZE = 8  # items in one forward pass
+PASS_SIZE = (
+    4  # images in one forward pass: clipfleet-mini is 6 % faster than with 8, ViT-B/32 equal
+)
+TEXT_PASS_SIZE = 8
 PARTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
@@ -50,7 +53,7 @@ class OpenVinoEmbedder:
     Args:
         folder: the folder of the converted model.
         record: its record.
-        batch: the number of items in one forward pass; 0: the default.
+        batch: the number of images in one forward pass; 0: the default.
     """
 
     device = "cpu"
@@ -80,7 +83,7 @@ class OpenVinoEmbedder:
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """Embed n texts; returns unit vectors [n, dim]."""
-        rows = self._passes.run(lambda part: self._text(*self._tokens(part)), texts)
+        rows = self._passes.run(lambda part: self._text(*self._tokens(part)), texts, TEXT_PASS_SIZE)
         return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
 
 

@@ -37,9 +37,13 @@ class Passes:
         if parallel > 1:
             self._threads = ThreadPoolExecutor(parallel, "model")
 
-    def run(self, embed: Callable[[Any], T], items: Any) -> list[T]:
-        """Call `embed` with each pass, and return its results in the order of the items."""
-        size = min(self.size, -(-len(items) // self._parallel)) or 1
+    def run(self, embed: Callable[[Any], T], items: Any, size: int = 0) -> list[T]:
+        """Call `embed` with each pass, and return its results in the order of the items.
+
+        Args:
+            size: the number of items in a pass at most; 0: that of the constructor.
+        """
+        size = min(size or self.size, -(-len(items) // self._parallel)) or 1
         parts = [items[start : start + size] for start in range(0, len(items), size)]
         if self._parallel == 1 or len(parts) < 2:
             return [embed(part) for part in parts]

@@ -13,14 +13,12 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.identity import primary_key
 from clipfleet.common.imaging.embedder import Embedder
-from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.imaging.thumbnails import thumbnail_key
 from clipfleet.common.ledger import (
     Claim,
@@ -38,7 +36,7 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Record, Store, Vectors
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.background import Waits
-from clipfleet.workers.ingest.fair_lock import FairLock
+from clipfleet.workers.ingest.device import Device, PixelBuffer
 from clipfleet.workers.ingest.feeders import Feeders
 from clipfleet.workers.ingest.fetch_pool import FetchPool
 from clipfleet.workers.ingest.lease import Interrupted, Lease
@@ -72,7 +70,6 @@ class IngestParts:
         storage: opens the locations of images.
         fetches: reads remote images.
         device: gives chunks turns at the model, by job.
-        pixels: the input of the model, for the chunk that has the turn.
         waits: called with whether the chunk does nothing but wait for servers of others.
     """
 
@@ -89,26 +86,8 @@ class IngestParts:
     storage: Storage
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     fetches: FetchPool = field(default_factory=FetchPool)
-    device: FairLock = field(default_factory=FairLock)
-    pixels: "PixelBuffer" = field(default_factory=lambda: PixelBuffer())
+    device: Device = field(default_factory=Device)
     waits: Waits = lambda _: None
-
-
-class PixelBuffer:
-    """Memory for the pixels of one batch, which is used again and again.
-
-    Tens of megabytes that are allocated for each batch cost more than the copying, since the kernel
-    clears them.
-    """
-
-    def __init__(self) -> None:
-        self._memory: NDArray[np.uint8] = np.empty((0, 0, 0, 0), np.uint8)
-
-    def stacked(self, images: Sequence[Pixels]) -> NDArray[np.uint8]:
-        """The images as one array [n, height, width, 3], which is valid until the next call."""
-        if len(self._memory) < len(images) or self._memory.shape[1:] != images[0].shape:
-            self._memory = np.empty((len(images), *images[0].shape), np.uint8)
-        return np.stack(images, out=self._memory[: len(images)])
 
 
 class WrongModel(Exception):
@@ -439,24 +418,24 @@ class Chunk:
     def _embed(self, batch: Sequence[Ready]) -> list[Record]:
         if not batch:
             return []
-        with self._parts.device.turn(self._job.id):
+        with self._parts.device.turn(self._job.id) as buffer:
             if self._is_stopping:  # noticed after the wait for the turn: hand the images back
                 return []
             for image in batch:
                 del self._rest[image.pk]
                 self._timings.add(image.timings.seconds)
             self._observe_timings()
-            return self._through_model(batch)
+            return self._through_model(batch, buffer)
 
     def _observe_timings(self) -> None:
         """Observe the timings of a batch, and of failed and unchanged images before it."""
         self._parts.metrics.observe_timings("ingest", self._timings)
         self._timings = StageTimings()
 
-    def _through_model(self, batch: Sequence[Ready]) -> list[Record]:
+    def _through_model(self, batch: Sequence[Ready], buffer: PixelBuffer) -> list[Record]:
         began = time.monotonic()
         try:
-            pixels = self._parts.pixels.stacked([image.pixels for image in batch])
+            pixels = buffer.stacked([image.pixels for image in batch])
             rows = self._parts.embedder.embed_images(pixels)
         except BrokenDevice:
             raise
