@@ -46,7 +46,7 @@ def test_only_the_part_that_gives_way_does(tmp_path: Path, stopping: threading.E
     try:
         started.start([Part("one", SLEEP, {}, lambda _: True)])
         (usual,) = children().keys() - before.keys()
-        started.start([Part("bulk", SLEEP, {}, lambda _: True, gives_way=True)])
+        started.start([Part("bulk", SLEEP, {}, lambda _: True, niceness=NICENESS)])
         (bulk,) = children().keys() - before.keys() - {usual}
         here = psutil.Process().nice()
         assert (children()[usual], children()[bulk]) == (here, NICENESS)
@@ -59,7 +59,7 @@ def test_it_gives_way_again_after_a_restart(tmp_path: Path, stopping: threading.
     before = children()
     started = Supervisor(tmp_path, stopping)
     try:
-        started.start([Part("bulk", SLEEP, {}, lambda _: True, gives_way=True)])
+        started.start([Part("bulk", SLEEP, {}, lambda _: True, niceness=NICENESS)])
         started.wait(lambda *_: None)
         (first,) = children().keys() - before.keys()
         watching = threading.Thread(target=started.watch, args=(lambda _: None,))
