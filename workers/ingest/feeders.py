@@ -15,7 +15,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -27,7 +27,8 @@ from clipfleet.common.process.machine import cores
 from clipfleet.common.settings import Settings
 from clipfleet.workers.ingest.feeder import Order, Report, Shared, serve
 from clipfleet.workers.ingest.prepare import Failed, Kit, Prepare, Prepared, Request
-from clipfleet.workers.metrics import StageTimings
+from clipfleet.workers.ingest.shared_memory import require_room
+from clipfleet.workers.metrics import RestartReason, StageTimings
 
 log = logging.getLogger(__name__)
 
@@ -123,15 +124,28 @@ class ProcessFeeders:
 
     Args:
         count: the number of feeders.
+        restarted: called when a feeder ended and another one takes its place.
     """
 
-    def __init__(self, count: int, kit: Kit) -> None:
+    def __init__(
+        self, count: int, kit: Kit, restarted: Callable[[RestartReason], None] = lambda _: None
+    ) -> None:
         self.count, self.ahead = count, CELLS * count
+        self.restarted, self._kit = restarted, kit
         self._waiting: list[_Entry] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._is_closed = False
-        self._feeders = [_Feeder(self, kit) for _ in range(count)]
+        self._feeders: list[_Feeder] = []
+
+    def start(self) -> None:
+        """Start the feeders. Images that wait by then are prepared, too.
+
+        Raises:
+            StartupError: there is no room for the shared memory.
+        """
+        require_room(self.count, _Feeder.memory_bytes(self._kit))
+        self._feeders = [_Feeder(self, self._kit) for _ in range(self.count)]
         for feeder in self._feeders:
             threading.Thread(target=feeder.run, name="feeder", daemon=True).start()
 
@@ -210,7 +224,7 @@ class _Feeder:
             context.set_forkserver_preload([serve.__module__])
         self._pool, self._kit, self._context = pool, kit, context
         shape = (kit.preprocess.height, kit.preprocess.width, 3)
-        self._memory = context.RawArray(ctypes.c_ubyte, CELLS * math.prod(shape))
+        self._memory = context.RawArray(ctypes.c_ubyte, self.memory_bytes(kit))
         self._begun = context.RawValue(ctypes.c_uint64, 0)
         self._shared = Shared(self._memory, self._begun, shape)
         self._process: Any = None
@@ -219,6 +233,11 @@ class _Feeder:
         self._sent: dict[int, tuple[_Entry, int]] = {}  # entry and cell, by number of the order
         self._free = list(range(CELLS))
         self._looks = self._begun_before = 0
+
+    @staticmethod
+    def memory_bytes(kit: Kit) -> int:
+        """The size of the memory that one feeder shares with the worker."""
+        return CELLS * kit.preprocess.height * kit.preprocess.width * 3
 
     @property
     def pid(self) -> int:
@@ -337,6 +356,7 @@ class _Feeder:
             return
         code = process.exitcode if process is not None else None
         log.warning("a feeder is started anew: %s (exit code %s)", why, code)
+        self._pool.restarted(_cause(code, has_hung))
         for number, entry in ended:
             if number == begun:
                 self._judge(entry, _reason(code, has_hung), at_once=has_hung or _is_crash(code))
@@ -355,6 +375,12 @@ class _Feeder:
 def feeder_count(settings: Settings) -> int:
     """The number of feeders of a worker; by default, all cores but one, which the device needs."""
     return settings.feeders or max(1, cores() - 1)
+
+
+def _cause(code: int | None, has_hung: bool) -> RestartReason:
+    if has_hung:
+        return "hung"
+    return "killed" if code is not None and code < 0 and not _is_crash(code) else "crash"
 
 
 def _is_crash(code: int | None) -> bool:
