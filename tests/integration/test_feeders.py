@@ -141,6 +141,22 @@ def test_an_idle_feeder_that_was_killed_is_replaced(tmp_path: Path) -> None:
         assert submit(feeders, path).result(60)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_few_images_are_not_all_given_to_one_feeder(tmp_path: Path, number: int) -> None:
+    path = photo(tmp_path / "a.png")
+    with feeding(tmp_path, 2) as feeders:
+        eventually(lambda: len(feeders.pids) == 2, 30, "both feeders")
+        processes = [psutil.Process(pid) for pid in feeders.pids]
+        for process in processes:
+            process.suspend()
+        results = [submit(feeders, path) for _ in range(8)]
+        eventually(lambda: all(result.running() for result in results), 30, "all are taken")
+        processes[number].resume()
+        eventually(lambda: sum(result.done() for result in results) >= 4, 30, "half is done")
+        processes[1 - number].resume()
+        assert all(result.result(60) for result in results)
+
+
 def test_an_image_that_waits_can_be_cancelled(tmp_path: Path) -> None:
     slow, path = photo(tmp_path / "slow.png", HANG), photo(tmp_path / "a.png")
     with feeding(tmp_path, 1, BAD) as feeders:

@@ -180,23 +180,25 @@ class ProcessFeeders:
         """The process ids of the feeders that run."""
         return [pid for feeder in self._feeders if (pid := feeder.pid)]
 
-    def take(self, *, block: bool) -> list[_Entry]:
-        """Take the next images for one feeder, at most BATCH; fewer when few wait.
+    def take(self, held: int) -> list[_Entry]:
+        """Take the next images for one feeder, at most BATCH, and no more than its share of all
+        images that wait or are held: a few large images are not all given to one feeder.
 
         Args:
-            block: wait for an image; otherwise the feeder is busy, and gets no image whose bytes
-                have to be sent.
+            held: the number of images that the feeder has. Without any, it waits for an image;
+                otherwise it is busy, and gets no image whose bytes have to be sent.
 
         Returns:
             Images whose futures are running; none when `close` was called.
         """
         with self._changed:
-            if block:
+            if not held:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
             taken: list[_Entry] = []
-            limit = min(BATCH, math.ceil(len(self._waiting) / self.count))
+            under_way = len(self._waiting) + sum(feeder.held for feeder in self._feeders)
+            limit = min(BATCH, math.ceil(under_way / self.count) - held)
             while self._waiting and len(taken) < limit:
-                if not block and self._waiting[0].request.data is not None:
+                if held and self._waiting[0].request.data is not None:
                     break
                 entry = heapq.heappop(self._waiting)
                 if entry.future.running() or entry.future.set_running_or_notify_cancel():
@@ -212,7 +214,7 @@ class ProcessFeeders:
 
 
 class _Feeder:
-    """One feeder, and what the worker knows about it. Only the thread of `run` uses it."""
+    """One feeder, and what the worker knows about it. Only the thread of `run` changes it."""
 
     def __init__(self, pool: ProcessFeeders, kit: Kit) -> None:
         methods = multiprocessing.get_all_start_methods()
@@ -244,6 +246,11 @@ class _Feeder:
         """The id of the process; 0 while there is none."""
         process = self._process
         return process.pid or 0 if process is not None else 0
+
+    @property
+    def held(self) -> int:
+        """The number of images that the feeder was sent and has not reported; on any thread."""
+        return len(self._sent)
 
     def kill(self) -> None:
         """End the process at once."""
@@ -285,7 +292,7 @@ class _Feeder:
         assert self._connection is not None
         while len(self._free) >= BATCH:
             is_idle = not self._sent
-            entries = self._pool.take(block=is_idle)
+            entries = self._pool.take(self.held)
             if not entries:
                 break
             if is_idle:
