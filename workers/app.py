@@ -32,7 +32,7 @@ from clipfleet.common.queue.messages import IngestNudge, QueryBatch, queue_name
 from clipfleet.common.settings import Settings
 from clipfleet.workers.embedding.load import load_embedder
 from clipfleet.workers.metrics import WorkerMetrics
-from clipfleet.workers.runtime import Runtime
+from clipfleet.workers.runtime import CHUNKS_IN_HAND, Runtime
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,10 @@ def _serve(sender: Any, **_: Any) -> None:
         log.warning("the embeddings of model %s have no meaning; use it for tests", settings.model)
     if "ingest" in lanes:  # queries do not read blobs
         begin_checks("worker", blob_checks(settings))
-    runtime().serve(lanes)
+    try:
+        runtime().serve(lanes)
+    except StartupError as error:
+        _exit_unusable(error.detail)
 
 
 @worker_shutting_down.connect

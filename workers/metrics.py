@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -13,7 +13,8 @@ from prometheus_client.registry import Collector
 from clipfleet.common.http.fleet import LANES, Lane
 from clipfleet.common.ledger import Outcome
 
-TimedStage = Literal["read", "decode", "model", "store"]
+TimedStage = Literal["fetch", "blob", "read", "decode", "model", "store"]
+RestartReason = Literal["crash", "killed", "hung"]
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 CHUNK_SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 30, 60, 120, 300)
@@ -68,6 +69,9 @@ class WorkerMetrics(FailureMetrics):
 
     Args:
         registry: where the metrics are registered; a registry of their own by default.
+
+    Attributes:
+        concurrency: what `set_concurrency` was called with.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -88,14 +92,35 @@ class WorkerMetrics(FailureMetrics):
             "clipfleet_chunk_seconds", "Seconds from a chunk's claim to its end",
             buckets=CHUNK_SECONDS, registry=registry,
         )  # fmt: skip
+        self._concurrency = Gauge(
+            "clipfleet_stage_concurrency",
+            "Images, passes or chunks that a stage of indexing works on at once", ["stage"],
+            registry=registry,
+        )  # fmt: skip
+        self._restarts = Counter(
+            "clipfleet_feeder_restarts", "Feeders that ended and were replaced", ["reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.concurrency: dict[TimedStage, int] = {}
+        self._starved = _Starved()
+        registry.register(self._starved)
+        for reason in get_args(RestartReason):
+            self._restarts.labels(reason)
         for result in ("done", "skipped", "failed"):
             self.images.labels(result)
         for lane in LANES:
             self._in_flight.labels(lane)
 
-    def timed(self, lane: Lane, stage: TimedStage) -> AbstractContextManager[object]:
+    @contextmanager
+    def timed(self, lane: Lane, stage: TimedStage) -> Iterator[None]:
         """Observe the time of a `with` block as time of a stage."""
-        return self._stages.labels(lane, stage).time()
+        passes = 1 if (lane, stage) == ("ingest", "model") else 0
+        self._starved.change(passes=passes)
+        try:
+            with self._stages.labels(lane, stage).time():
+                yield
+        finally:
+            self._starved.change(passes=-passes)
 
     def observe_timings(self, lane: Lane, timings: StageTimings) -> None:
         """Observe the seconds that one batch spent in each stage."""
@@ -113,21 +138,39 @@ class WorkerMetrics(FailureMetrics):
         for failure in outcome.failures:
             self.failed(failure.stage)
 
-    def in_flight(self, lane: Lane) -> AbstractContextManager[object]:
+    @contextmanager
+    def in_flight(self, lane: Lane) -> Iterator[None]:
         """Count a chunk or a batch as in flight during a `with` block."""
-        return self._in_flight.labels(lane).track_inprogress()
+        chunks = 1 if lane == "ingest" else 0
+        self._starved.change(chunks=chunks)
+        try:
+            with self._in_flight.labels(lane).track_inprogress():
+                yield
+        finally:
+            self._starved.change(chunks=-chunks)
 
     def chunk(self, seconds: float) -> None:
         """Observe the time from a chunk's claim to its end."""
         self._chunks.observe(seconds)
+
+    def set_concurrency(self, counts: Mapping[TimedStage, int]) -> None:
+        """Export how many images, passes or chunks each stage of indexing works on at once."""
+        self.concurrency = dict(counts)
+        for stage, count in counts.items():
+            self._concurrency.labels(stage).set(count)
+
+    def feeder_restarted(self, reason: RestartReason) -> None:
+        """Count a feeder that ended and is replaced."""
+        self._restarts.labels(reason).inc()
 
     def totals(self) -> tuple[int, dict[str, float]]:
         """Images embedded for jobs, and the seconds of each ingest stage, since the start."""
         value, lane = self.registry.get_sample_value, {"lane": "ingest"}
         images = value("clipfleet_batch_size_sum", lane) or 0.0
         seconds = {
-            stage: value("clipfleet_stage_seconds_sum", {**lane, "stage": stage}) or 0.0
+            stage: spent
             for stage in get_args(TimedStage)
+            if (spent := value("clipfleet_stage_seconds_sum", {**lane, "stage": stage}))
         }
         return int(images), seconds
 
@@ -140,6 +183,37 @@ class WorkerMetrics(FailureMetrics):
             misses: returns the number of misses since the start.
         """
         self.registry.register(_Cache(name, hits, misses))
+
+
+class _Starved(Collector):
+    """Seconds in which chunks were in hand and the model computed nothing for them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._chunks = self._passes = 0
+        self._seconds, self._since = 0.0, time.monotonic()
+
+    def change(self, *, chunks: int = 0, passes: int = 0) -> None:
+        """Count chunks or passes that begin or end."""
+        with self._lock:
+            self._count()
+            self._chunks, self._passes = self._chunks + chunks, self._passes + passes
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        if self._chunks and not self._passes:
+            self._seconds += now - self._since
+        self._since = now
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        with self._lock:
+            self._count()
+            seconds = self._seconds
+        yield CounterMetricFamily(
+            "clipfleet_device_starved_seconds",
+            "Seconds in which chunks were in hand and the model computed nothing for them",
+            seconds,
+        )
 
 
 class _Cache(Collector):

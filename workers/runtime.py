@@ -53,6 +53,8 @@ RETRY_AFTER_S = 1.0  # from an announcement that failed to the next one
 HAND_BACK_TIMEOUT_S = 8.0  # for chunks in the background, at shutdown
 BROKEN_DEVICE = 72  # exit code; 70 and 71: stuck
 IO_THREADS = 8  # read blobs and write thumbnails
+# While one chunk is claimed, begun or written, the other one is embedded.
+CHUNKS_IN_HAND = 2
 RATE_WEIGHT = 0.3  # weight of the last measurement in the moving average
 RATE_WINDOW_S = 1.0  # shortest measurement while tasks are under way
 
@@ -82,7 +84,7 @@ class Runtime:
         blobs = Blobs(settings.blobs)
         storage = Storage(settings, blobs, Fetcher(settings.fetch))
         kit = Kit.of(settings, storage.access, embedder.preprocess)
-        self._feeders = ProcessFeeders(feeder_count(settings), kit)
+        self._feeders = ProcessFeeders(feeder_count(settings), kit, metrics.feeder_restarted)
         self._ingest = IngestParts(
             worker=self.worker,
             ledger=RedisLedger(client, blobs=blobs),
@@ -121,7 +123,7 @@ class Runtime:
             embedder,
             self.worker,
             settings.stall_s,
-            partial(worker_info, self._feeders.count, metrics),
+            partial(worker_info, metrics),
         )
 
     def trouble(self) -> str:
@@ -129,8 +131,24 @@ class Runtime:
         return self._heartbeat.trouble()
 
     def serve(self, lanes: tuple[Lane, ...]) -> None:
-        """Announce the worker for these lanes."""
+        """Start what these lanes need, and announce the worker for them.
+
+        Raises:
+            StartupError: there is no room for the feeders' shared memory.
+        """
         prepare_interpreter()
+        if "ingest" in lanes:
+            self._feeders.start()
+            self._metrics.set_concurrency(
+                {
+                    "fetch": self._ingest.settings.fetch.concurrency,
+                    "blob": IO_THREADS,
+                    "read": self._feeders.count,
+                    "decode": self._feeders.count,
+                    "model": 1,
+                    "store": CHUNKS_IN_HAND,
+                }
+            )
         self._heartbeat.begin(lanes)
 
     def ingest(self) -> str:

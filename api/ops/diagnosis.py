@@ -83,20 +83,28 @@ def _unused_gpus(cards: Sequence[WorkerCard]) -> list[Finding]:
 
 
 def _crowded_hosts(cards: Sequence[WorkerCard]) -> list[Finding]:
-    """Hosts with more ingest workers than cores. Each worker uses all cores that it may use."""
+    """Hosts whose ingest workers, or the feeders of several of them, are more than the cores."""
     hosts: dict[str, list[WorkerCard]] = defaultdict(list)
     for card in cards:
-        if card.device == "cpu" and "ingest" in card.lanes and card.about.cores:
+        if "ingest" in card.lanes and card.about.cores:
             hosts[host_of(card)].append(card)
-    return [
-        _warning(
-            f"host {host}",
-            f"{len(workers)} ingest workers compute on {workers[0].about.cores} cores",
-            "more workers there do not index faster; run fewer, or run them elsewhere",
-        )
-        for host, workers in hosts.items()
-        if len(workers) > workers[0].about.cores
-    ]
+    findings = []
+    for host, workers in hosts.items():
+        cores, feeders = workers[0].about.cores, sum(card.about.feeders for card in workers)
+        computing = sum(card.device == "cpu" for card in workers)
+        if computing > cores:
+            what = f"{computing} ingest workers compute on {cores} cores"
+            do = "more workers there do not index faster; run fewer, or run them elsewhere"
+            findings.append(_warning(f"host {host}", what, do))
+        elif feeders > max(cores, len(workers)) and len(workers) > 1:
+            what = f"{len(workers)} ingest workers have {feeders} feeders on {cores} cores"
+            share = max(1, cores // len(workers))
+            do = (
+                f"set CLIPFLEET_FEEDERS={share} for each of them, and OMP_NUM_THREADS={share} for "
+                "those that compute on the CPU"
+            )
+            findings.append(_warning(f"host {host}", what, do))
+    return findings
 
 
 def _other_versions(cards: Sequence[WorkerCard]) -> list[Finding]:

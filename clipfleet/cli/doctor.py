@@ -129,6 +129,8 @@ def _show_probe(result: doctor_probe.Probe | None) -> None:
     if result.stages:
         table = Table("stage", "ms an image", "images/s of this stage alone")
         for stage in result.stages:
-            table.add_row(stage.name, f"{stage.ms:.1f}", f"{stage.alone:.0f}")
+            parts = ", ".join(f"{part} {ms:.1f}" for part, ms in stage.parts.items())
+            shown = f"{stage.ms:.1f} ({parts})" if len(stage.parts) > 1 else f"{stage.ms:.1f}"
+            table.add_row(stage.name, shown, f"{stage.alone:.0f}")
         show.out.print(table)
     show.out.print(f"advice: {escape(result.advice)}")

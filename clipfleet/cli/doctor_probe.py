@@ -3,13 +3,14 @@
 import secrets
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipfleet.client import Client
-from clipfleet.common.http.fleet import FleetOut
+from clipfleet.common.http.fleet import FleetOut, WorkerOut
 from clipfleet.errors import Error
 from clipfleet.results import ENDED, Job
 
@@ -17,7 +18,14 @@ SEARCHES = 20
 GRACE_S = 60.0  # extra time if no image is done by then: the machine is very busy
 POLL_S = 0.5
 SETTLE_S = 8.0  # workers report their counts every few seconds
-STAGES = ("read", "decode", "model", "store")
+# The stages of indexing, and what workers time of each: feeders read and decode.
+STAGES = {
+    "fetch": ("fetch",),
+    "blobs": ("blob",),
+    "feeders": ("read", "decode"),
+    "device": ("model",),
+    "store": ("store",),
+}
 
 
 @dataclass(frozen=True)
@@ -26,13 +34,15 @@ class StageRate:
 
     Attributes:
         name: one of STAGES.
-        ms: milliseconds of a worker's thread per image.
+        ms: milliseconds of a worker's thread or feeder per image.
         alone: images/s of all workers if there were no other stage.
+        parts: milliseconds per image of what is timed in the stage, by STAGES.
     """
 
     name: str
     ms: float
     alone: float
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,16 +100,19 @@ def probe(
     indexed = job.done if before.work_left else max(job.done, _images(after) - _images(before))
     if job.failed and not indexed:
         raise ValueError(f"all {job.failed} images failed: {_first_reason(client, job)}")
-    stages = _stages(before, after)
+    rates = stages(before, after)
     return Probe(
         images=indexed,
         seconds=took,
         rate=indexed / took,
         search_ms=statistics.median(times),
         search_p95_ms=sorted(times)[int(0.95 * len(times))],
-        stages=stages,
+        stages=rates,
         advice=advice(
-            stages, indexed / took, on_gpu=any(w.device != "cpu" for w in before.workers)
+            rates,
+            indexed / took,
+            on_gpu=any(worker.device != "cpu" for worker in before.workers),
+            spare_cores=has_spare_cores(before.workers),
         ),
     )
 
@@ -156,29 +169,68 @@ def _images(fleet: FleetOut) -> int:
     return sum(worker.images for worker in fleet.workers)
 
 
-def _stages(before: FleetOut, after: FleetOut) -> list[StageRate]:
-    """Stages of the workers that were alive at both times, slowest first."""
+def stages(before: FleetOut, after: FleetOut) -> list[StageRate]:
+    """The rates of the stages between two looks at a fleet, slowest first.
+
+    Args:
+        before: the first look.
+        after: the second look. Workers that were not alive at both times do not count.
+    """
     old = {worker.id: worker for worker in before.workers}
     pairs = [(old[worker.id], worker) for worker in after.workers if worker.id in old]
     pairs = [(was, now) for was, now in pairs if now.images > was.images]
     images = sum(now.images - was.images for was, now in pairs)
-    stages = []
-    for name in STAGES:
-        spent = sum(now.spent.get(name, 0.0) - was.spent.get(name, 0.0) for was, now in pairs)
-        threads = sum(now.feeders if name in ("read", "decode") else 1 for _, now in pairs)
+    rates = []
+    for name, timed in STAGES.items():
+        parts = {
+            part: sum(now.spent.get(part, 0.0) - was.spent.get(part, 0.0) for was, now in pairs)
+            for part in timed
+        }
+        spent = sum(parts.values())
         if images and spent > 0:
-            stages.append(StageRate(name, 1e3 * spent / images, images * threads / spent))
-    return sorted(stages, key=lambda stage: stage.alone)
+            at_once = sum(_concurrency(now, timed[-1]) for _, now in pairs)
+            each = {part: 1e3 * seconds / images for part, seconds in parts.items() if seconds}
+            rates.append(StageRate(name, 1e3 * spent / images, images * at_once / spent, each))
+    return sorted(rates, key=lambda stage: stage.alone)
 
 
+def _concurrency(worker: WorkerOut, timed: str) -> int:
+    """How much of a stage a worker does at once; older workers announce their feeders alone."""
+    return worker.concurrency.get(timed, worker.feeders if timed == "decode" else 1)
+
+
+def has_spare_cores(workers: Sequence[WorkerOut]) -> bool:
+    """Whether a host with GPUs has cores without a feeder, beside one for each of its workers."""
+    hosts: dict[str, list[WorkerOut]] = defaultdict(list)
+    for worker in workers:
+        if "ingest" in worker.lanes:
+            hosts[worker.host].append(worker)
+    return any(
+        sum(worker.feeders + 1 for worker in there) < there[0].cores
+        for there in hosts.values()
+        if all(worker.device != "cpu" for worker in there)
+    )
+
+
+STARVED = "the device is starved"
 SLOWEST_ADVICE = {
-    "read": "reading the sources is the slowest stage: move the images nearer, or raise "
-    "CLIPFLEET_FEEDERS, the number of processes that read them",
-    "decode": "decoding is the slowest stage: raise CLIPFLEET_FEEDERS up to the number of "
-    "cores, add workers on other machines, or use smaller images",
-    "model": "the model is the slowest stage, as expected: add ingest workers, one per GPU",
-    "store": "Milvus is the slowest stage: give it more memory, more cores or more data nodes",
+    "fetch": "servers of others are the slowest stage: raise CLIPFLEET_FETCH__PER_HOST, "
+    "CLIPFLEET_FETCH__PER_BUCKET or CLIPFLEET_FETCH__CONCURRENCY if they permit it",
+    "blobs": "reading uploads from the blob store is the slowest stage: move CLIPFLEET_BLOBS "
+    "nearer to the workers, or add ingest workers",
+    "read": "reading the files in the feeders is the slowest stage: move the images nearer, or "
+    "raise CLIPFLEET_FEEDERS, also beyond the number of cores",
+    "decode": "decoding in the feeders is the slowest stage: use smaller images, or add ingest "
+    "workers on other hosts",
+    "device": "the device is busy and the slowest stage, as it should be: add ingest workers, one "
+    "per GPU",
+    "store": "the store is behind: Milvus is the slowest stage: give it more memory, more cores or "
+    "more data nodes",
 }
+MORE_FEEDERS_ADVICE = (
+    "decoding in the feeders is the slowest stage, and cores have no feeder: raise "
+    "CLIPFLEET_FEEDERS up to the number of cores"
+)
 MODEL_ON_CPU_ADVICE = (
     "the model is the slowest stage: use a GPU, which is many times faster, add ingest workers on "
     "other machines, or use a smaller model"
@@ -193,21 +245,28 @@ NO_IMAGE_ADVICE = (
 )
 
 
-def advice(stages: Sequence[StageRate], rate: float, *, on_gpu: bool) -> str:
+def advice(
+    rates: Sequence[StageRate], rate: float, *, on_gpu: bool, spare_cores: bool = False
+) -> str:
     """What to change first.
 
     Args:
-        stages: stages of indexing, slowest first.
+        rates: those of the stages of indexing, slowest first.
         rate: images/s that were measured.
         on_gpu: a worker has a GPU.
+        spare_cores: what `has_spare_cores` returns.
     """
-    if not stages:
+    if not rates:
         return NO_IMAGE_ADVICE
-    slowest = stages[0]
+    slowest = rates[0]
     if rate < slowest.alone / 3:
         return IDLE_ADVICE
-    if slowest.name == "model" and not on_gpu:
+    if slowest.name == "device" and not on_gpu:
         return MODEL_ON_CPU_ADVICE
-    if slowest.name != "model" and on_gpu:
-        return f"the GPU is idle part of the time: {SLOWEST_ADVICE[slowest.name]}"
-    return SLOWEST_ADVICE[slowest.name]
+    if slowest.name in ("device", "store"):
+        return SLOWEST_ADVICE[slowest.name]
+    name = slowest.name
+    if name == "feeders":
+        name = max(slowest.parts, key=lambda part: slowest.parts[part])
+    is_decode = name == "decode" and spare_cores
+    return f"{STARVED}: {MORE_FEEDERS_ADVICE if is_decode else SLOWEST_ADVICE[name]}"

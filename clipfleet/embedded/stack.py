@@ -21,12 +21,13 @@ from clipfleet.common.auth.source_access import grant_of_service
 from clipfleet.common.errors import StartupError, reason_of
 from clipfleet.common.http.fleet import LANES, Lane
 from clipfleet.common.process.checks import NO_ADDRESS
+from clipfleet.common.process.machine import cores, shares
 from clipfleet.common.process.probe import RedisProbe
 from clipfleet.common.queue.fleet import RedisFleet
 from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import LOOPBACK_NAMES, Settings
 from clipfleet.embedded import commands, processes
-from clipfleet.embedded.supervisor import Part, Supervisor, end_leftovers
+from clipfleet.embedded.supervisor import Part, Supervisor, bulk_niceness, end_leftovers
 
 # Users of `up` do not need the log lines of the checks whether a part has started.
 logging.getLogger("clipfleet").addHandler(logging.NullHandler())
@@ -168,7 +169,7 @@ class Stack:
             env = commands.MILVUS_LITE_ENVIRONMENT
             supervisor.start([Part("milvus", command, env, lambda _: _listens(port))])
         self._settings = self.complete(redis_url, milvus_uri)
-        supervisor.start(self._own_parts())
+        supervisor.start(self.own_parts())
         return supervisor.wait(waiting)
 
     def complete(self, redis_url: str, milvus_uri: str) -> Settings:
@@ -188,7 +189,8 @@ class Stack:
         private = (*self._settings.private_paths, self._options.data)
         return self._settings.model_copy(update={**filled, "private_paths": private})
 
-    def _own_parts(self) -> list[Part]:
+    def own_parts(self) -> list[Part]:
+        """The parts of clipfleet itself: planner, workers, gateway, and Flower if it is wanted."""
         env = {**_environment(self._settings), **QUIET_LIBRARIES}
         try:
             client = make_redis(self._settings)
@@ -201,19 +203,19 @@ class Stack:
             """The environment of a part with metrics: each has the next port."""
             return {**env, "CLIPFLEET_METRICS_PORT": str(next(ports))}
 
-        def worker(name: str, lane: Lane) -> Part:
-            task_events, gives_way = bool(self._options.flower_port), lane == "ingest"
-            model = self._settings.model
+        def worker(name: str, lane: Lane, share: Mapping[str, str], niceness: int = 0) -> Part:
+            task_events, model = bool(self._options.flower_port), self._settings.model
             command = processes.worker(name, [lane], model, task_events=task_events)
             return Part(
                 name,
                 command,
-                with_metrics_port(),
+                {**with_metrics_port(), **share},
                 lambda pid: _serves(fleet, probe, pid),
-                gives_way,
+                niceness,
             )
 
-        numbers = range(1, self._options.workers + 1)
+        bulk = shares(cores(), self._options.workers)
+        niceness = bulk_niceness(len(bulk))
         gateway = processes.gateway(self._options.host, self._options.port)
         return [
             Part(
@@ -222,8 +224,16 @@ class Stack:
                 with_metrics_port(),
                 lambda pid: _plans(fleet, probe, pid),
             ),
-            *[worker(f"worker-ingest-{n}", LANES[0]) for n in numbers],
-            worker("worker-query", LANES[1]),
+            *[
+                worker(
+                    f"worker-ingest-{number}",
+                    LANES[0],
+                    share_variables(share, self._settings),
+                    niceness,
+                )
+                for number, share in enumerate(bulk, 1)
+            ],
+            worker("worker-query", LANES[1], {}),
             Part("gateway", gateway, env, lambda _: _answers(f"{self._options.url}/healthz")),
             *self._flower(env),
         ]
@@ -234,6 +244,16 @@ class Stack:
         health = f"http://{commands.LOOPBACK}:{port}/healthcheck"
         command = processes.flower(commands.LOOPBACK, port)
         return [Part("flower", command, env, lambda _: _answers(health))]
+
+
+def share_variables(share: int, settings: Settings) -> dict[str, str]:
+    """Variables with which an ingest worker uses so many cores, where the user has set none."""
+    variables = {}
+    if not os.environ.get("OMP_NUM_THREADS"):
+        variables["OMP_NUM_THREADS"] = str(share)
+    if not settings.feeders:
+        variables["CLIPFLEET_FEEDERS"] = str(max(1, share - 1))
+    return variables
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 import os
 import signal
 import subprocess
@@ -27,7 +28,10 @@ FORGET_CRASHES_AFTER_S = 60.0  # without a crash, their count begins again
 MAX_PAUSE_S = 8.0
 STOP_S = 25.0
 POLL_S = 0.1
-NICENESS = 10
+NICENESS = 10  # a tenth of the weight of a process with 0
+MAX_NICENESS = 19
+NICENESS_STEP = 1.25  # each number more divides the weight by it (sched(7))
+LOWER_TRIES, LOWER_PAUSE_S = 20, 0.1
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,14 @@ class Part:
         env: variables that are added to the environment.
         ready: says for a process id whether the part answers. May raise while it does not;
             Unavailable tells what the part waits for.
-        gives_way: run the part with low priority.
+        niceness: its nice value, from 0 (as usual) to MAX_NICENESS.
     """
 
     name: str
     command: Sequence[str]
     env: Mapping[str, str]
     ready: Callable[[int], bool]
-    gives_way: bool = False
+    niceness: int = 0
 
 
 @dataclass
@@ -183,8 +187,8 @@ class Supervisor:
                 start_new_session=True,  # only this process gets Ctrl-C, and ends parts in order
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
-        if part.gives_way:
-            _lower_priority(process.pid)
+        if part.niceness:
+            _lower_priority(process.pid, part.niceness)
         return process
 
     def _require_alive(self) -> None:
@@ -275,16 +279,28 @@ def _exit_cause(code: int | None) -> str:
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def _lower_priority(pid: int) -> None:
-    """Give a process a tenth of the processor while others are busy, and all of it otherwise.
+def bulk_niceness(parts: int) -> int:
+    """The nice value with which several parts together have the weight of one with NICENESS."""
+    return min(MAX_NICENESS, NICENESS + round(math.log(parts, NICENESS_STEP)))
+
+
+def _lower_priority(pid: int, niceness: int) -> None:
+    """Give a process less of the processor while others are busy, and all of it otherwise.
 
     Linux shares the processor between sessions first, and each part is a session (sched(7), "The
-    autogroup feature"): the nice value of a process counts only within its session.
+    autogroup feature"): the nice value of a process counts only within its session. Users who are
+    not root may change the value of one session in a tenth of a second: EAGAIN otherwise.
     """
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
-    with suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(NICENESS))
+        os.setpriority(os.PRIO_PROCESS, pid, niceness)
+    for _ in range(LOWER_TRIES):
+        try:
+            Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
+            return
+        except BlockingIOError:
+            time.sleep(LOWER_PAUSE_S)
+        except OSError:  # it has ended, or this kernel has no such groups
+            return
 
 
 def _die_with_parent() -> None:

@@ -43,6 +43,10 @@ class WorkerOut(BaseModel):
     cores: int = Field(description="Processor cores that it may use.")
     gpus: int = Field(description="GPUs that it sees.")
     feeders: int = Field(description="Processes that read and decode images.")
+    concurrency: dict[str, int] = Field(
+        {},
+        description="Images, passes or chunks that each stage of indexing works on at once.",
+    )
     images: int = Field(description="Images that it has embedded for jobs since its start.")
     spent: dict[str, float] = Field(
         description="Seconds that these images took in each stage, summed over its threads."

@@ -30,6 +30,7 @@ class WorkerInfo(BaseModel):
         cores: the number of processor cores that it may use.
         gpus: the number of GPUs that it sees.
         feeders: the number of its feeders, which read and decode images.
+        concurrency: the number of images, passes or chunks that each stage works on at once.
         images: the number of images that it has embedded for jobs since its start.
         spent: the seconds that these took in each stage, summed over its threads.
     """
@@ -41,6 +42,7 @@ class WorkerInfo(BaseModel):
     cores: int = 0
     gpus: int = 0
     feeders: int = 1
+    concurrency: dict[str, int] = {}
     images: int = 0
     spent: dict[str, float] = {}
 

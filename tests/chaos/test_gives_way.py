@@ -1,5 +1,7 @@
 """A part that gives way gets less of the processor than the others, also after a restart."""
 
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -46,7 +48,7 @@ def test_only_the_part_that_gives_way_does(tmp_path: Path, stopping: threading.E
     try:
         started.start([Part("one", SLEEP, {}, lambda _: True)])
         (usual,) = children().keys() - before.keys()
-        started.start([Part("bulk", SLEEP, {}, lambda _: True, gives_way=True)])
+        started.start([Part("bulk", SLEEP, {}, lambda _: True, niceness=NICENESS)])
         (bulk,) = children().keys() - before.keys() - {usual}
         here = psutil.Process().nice()
         assert (children()[usual], children()[bulk]) == (here, NICENESS)
@@ -59,7 +61,7 @@ def test_it_gives_way_again_after_a_restart(tmp_path: Path, stopping: threading.
     before = children()
     started = Supervisor(tmp_path, stopping)
     try:
-        started.start([Part("bulk", SLEEP, {}, lambda _: True, gives_way=True)])
+        started.start([Part("bulk", SLEEP, {}, lambda _: True, niceness=NICENESS)])
         started.wait(lambda *_: None)
         (first,) = children().keys() - before.keys()
         watching = threading.Thread(target=started.watch, args=(lambda _: None,))
@@ -76,3 +78,31 @@ def test_it_gives_way_again_after_a_restart(tmp_path: Path, stopping: threading.
         watching.join()
     finally:
         started.stop()
+
+
+SEVERAL = """
+import sys, threading
+sys.path[:0] = {path!r}
+from pathlib import Path
+import psutil
+from clipfleet.embedded.supervisor import NICENESS, Part, Supervisor
+
+started = Supervisor(Path({folder!r}), threading.Event())
+try:
+    sleep = {sleep!r}
+    parts = [Part(f"bulk-{{n}}", sleep, {{}}, lambda _: True, niceness=NICENESS) for n in range(3)]
+    started.start(parts)
+    for child in psutil.Process().children():
+        print(Path(f"/proc/{{child.pid}}/autogroup").read_text().split()[-1])
+finally:
+    started.stop()
+"""
+
+
+def test_several_that_give_way_all_do_without_the_rights_of_root(tmp_path: Path) -> None:
+    group_nice(os.getpid())
+    ordinary = ["setpriv", "--bounding-set=-sys_admin"] if os.geteuid() == 0 else []
+    script = SEVERAL.format(path=sys.path, folder=str(tmp_path), sleep=SLEEP)
+    command = [*ordinary, sys.executable, "-c", script]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.split() == [str(NICENESS)] * 3

@@ -2,12 +2,16 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import psutil
@@ -17,7 +21,7 @@ from PIL import Image
 from clipfleet.workers.ingest import feeders as module
 from clipfleet.workers.ingest.feeders import ThreadFeeders
 from clipfleet.workers.ingest.prepare import Failed, Unchanged
-from clipfleet.workers.metrics import StageTimings
+from clipfleet.workers.metrics import RestartReason, StageTimings
 from support.bad_preprocess import BUG, CRASH, FULL, HANG, KILL, BadPreprocess
 from support.feeding import SPEC, feeding, kit, photo, request, submit
 from support.services import eventually
@@ -83,29 +87,38 @@ def test_an_unexpected_error_is_raised_and_the_feeder_goes_on(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("width", "reason"), [(CRASH, "SIGSEGV"), (KILL, "SIGKILL"), (FULL, "too little memory")]
+    ("width", "reason", "restarts"),
+    [
+        (CRASH, "SIGSEGV", ["crash"]),
+        (KILL, "SIGKILL", ["killed"] * module.MAX_DEATHS),
+        (FULL, "too little memory", []),
+    ],
 )
 def test_an_image_that_ends_its_feeder_fails_and_the_others_do_not(
-    tmp_path: Path, width: int, reason: str
+    tmp_path: Path, width: int, reason: str, restarts: list[str]
 ) -> None:
+    seen: list[RestartReason] = []
     paths = [photo(tmp_path / f"{n}.png") for n in range(60)]
     bad = photo(tmp_path / "bad.png", width)
-    with feeding(tmp_path, 2, BAD) as feeders:
+    with feeding(tmp_path, 2, BAD, seen.append) as feeders:
         results = [submit(feeders, path) for path in [*paths[:30], bad, *paths[30:]]]
         with pytest.raises(Failed, match=reason) as failed:
             results.pop(30).result(60)
         assert failed.value.stage == "decode"
         assert all(result.result(60) for result in results)
+    assert seen == restarts
 
 
 def test_a_decoder_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TIMEOUT_S", 2.0)
     bad, good = photo(tmp_path / "bad.png", HANG), photo(tmp_path / "good.png")
-    with feeding(tmp_path, 1, BAD) as feeders:
+    seen: list[RestartReason] = []
+    with feeding(tmp_path, 1, BAD, seen.append) as feeders:
         results = [submit(feeders, good), submit(feeders, bad), submit(feeders, good)]
         with pytest.raises(Failed, match="not read and decoded within 2 s"):
             results.pop(1).result(60)
         assert all(result.result(60) for result in results)
+    assert seen == ["hung"]
 
 
 def test_feeders_that_are_killed_cost_no_image(tmp_path: Path) -> None:
@@ -126,6 +139,22 @@ def test_an_idle_feeder_that_was_killed_is_replaced(tmp_path: Path) -> None:
         process.kill()
         eventually(lambda: not _runs(process), 30, "the process ends")
         assert submit(feeders, path).result(60)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_few_images_are_not_all_given_to_one_feeder(tmp_path: Path, number: int) -> None:
+    path = photo(tmp_path / "a.png")
+    with feeding(tmp_path, 2) as feeders:
+        eventually(lambda: len(feeders.pids) == 2, 30, "both feeders")
+        processes = [psutil.Process(pid) for pid in feeders.pids]
+        for process in processes:
+            process.suspend()
+        results = [submit(feeders, path) for _ in range(8)]
+        eventually(lambda: all(result.running() for result in results), 30, "all are taken")
+        processes[number].resume()
+        eventually(lambda: sum(result.done() for result in results) >= 4, 30, "half is done")
+        processes[1 - number].resume()
+        assert all(result.result(60) for result in results)
 
 
 def test_an_image_that_waits_can_be_cancelled(tmp_path: Path) -> None:
@@ -169,6 +198,69 @@ if __name__ == "__main__":
         print(*feeders.pids, flush=True)
         time.sleep(3_600)
 """
+
+
+@pytest.fixture
+def small_folders() -> Iterator[Callable[[str, str], list[str]]]:
+    """The beginning of a command that has so much room in /dev/shm and in TMPDIR."""
+
+    def begin(shm: str, temporary: str) -> list[str]:
+        mounts = (
+            f"mount -t tmpfs -o size={shm} tmpfs /dev/shm && "
+            f"mount -t tmpfs -o size={temporary} tmpfs {folder} && "
+            f'export TMPDIR={folder} && exec "$@"'
+        )
+        command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounts, "sh"]
+        if not which("unshare") or subprocess.run([*command, "true"], check=False).returncode:
+            pytest.skip("this user may not mount folders")
+        return command
+
+    # Not tmp_path: the path of a socket in it would be too long.
+    with tempfile.TemporaryDirectory(prefix="small-") as folder:
+        yield begin
+
+
+SMALL = """
+import logging, sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from clipfleet.common.errors import StartupError
+from support.feeding import feeding, photo, submit
+
+if __name__ == "__main__":
+    folder = Path({folder!r})
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    try:
+        with feeding(folder, 2) as feeders:
+            for _ in range(200):
+                submit(feeders, photo(folder / "a.png")).result(60)
+            print("outside:", Path("/proc/self/maps").read_text().count("/pymp-"))
+    except StartupError as error:
+        print("no start:", error.detail)
+"""
+
+
+@pytest.mark.parametrize(
+    ("shm", "temporary", "expected"),
+    [
+        ("1m", "1m", "^outside: 0$"),
+        ("4k", "1m", r"lie in .*/small-\w+, which may be a disk; make /dev/shm larger .*=1\n"),
+        ("4k", "1m", "^outside: [1-9]"),
+        ("4k", "4k", r"^no start: 2 feeders share .*/dev/shm has 0.0 MB free, .*/small-\w+ 0.0 MB"),
+    ],
+)
+def test_a_small_dev_shm_is_noticed(
+    tmp_path: Path,
+    small_folders: Callable[[str, str], list[str]],
+    shm: str,
+    temporary: str,
+    expected: str,
+) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(SMALL.format(path=sys.path, folder=str(tmp_path)))
+    command = [*small_folders(shm, temporary), sys.executable, str(script)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert re.search(expected, done.stdout, re.M), done.stdout
 
 
 def test_a_killed_worker_leaves_no_process_and_no_memory(tmp_path: Path) -> None:

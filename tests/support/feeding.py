@@ -1,6 +1,6 @@
 """Feeders, and images for them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,7 +13,7 @@ from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.settings import Settings
 from clipfleet.workers.ingest.feeders import Fed, Feeders, ProcessFeeders
 from clipfleet.workers.ingest.prepare import Kit, Request
-from clipfleet.workers.metrics import StageTimings
+from clipfleet.workers.metrics import RestartReason, StageTimings
 
 SPEC = Preprocess(shortest=8, height=8, width=8)
 
@@ -24,8 +24,14 @@ def kit(folder: Path, spec: Preprocess = SPEC) -> Kit:
 
 
 @contextmanager
-def feeding(folder: Path, count: int = 2, spec: Preprocess = SPEC) -> Iterator[ProcessFeeders]:
-    with closing(ProcessFeeders(count, kit(folder, spec))) as feeders:
+def feeding(
+    folder: Path,
+    count: int = 2,
+    spec: Preprocess = SPEC,
+    restarted: Callable[[RestartReason], None] = lambda _: None,
+) -> Iterator[ProcessFeeders]:
+    with closing(ProcessFeeders(count, kit(folder, spec), restarted)) as feeders:
+        feeders.start()
         yield feeders
 
 

@@ -39,6 +39,9 @@ METRICS = {
     "clipfleet_cache_misses_total": {"cache"},
     "clipfleet_in_flight": {"lane"},
     "clipfleet_chunk_seconds": set(),
+    "clipfleet_stage_concurrency": {"stage"},
+    "clipfleet_device_starved_seconds_total": set(),
+    "clipfleet_feeder_restarts_total": {"reason"},
     "clipfleet_planned_items_total": set(),
     "clipfleet_nudges_sent_total": set(),
     "clipfleet_chunks_requeued_total": set(),
@@ -70,6 +73,7 @@ def registries() -> list[CollectorRegistry]:
         worker.batch("ingest", 3)
     worker.chunk(1.0)
     worker.failed("decode")
+    worker.set_concurrency({"decode": 3})
     worker.watch_cache("text", lambda: 1, lambda: 1)
     return [gateway.registry, planner.registry, worker.registry]
 

@@ -30,6 +30,7 @@ def worker() -> Scrape:
     metrics = WorkerMetrics(make_registry())
     metrics.watch_cache("text", int, int)
     metrics.batch("query", 1)
+    metrics.set_concurrency({"decode": 3})
     with metrics.timed("query", "model"):
         metrics.marked(Outcome(failures=(Failure(id="", uri="", reason="", stage="read"),)))
     return scraped(metrics.registry)

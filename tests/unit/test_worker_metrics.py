@@ -6,6 +6,7 @@ from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.workers.embedding.cached import CachedEmbedder
 from clipfleet.workers.embedding.proxy import TimedEmbedder
 from clipfleet.workers.metrics import PlannerMetrics, WorkerMetrics
+from clipfleet.workers.queue.machine import worker_info
 from support.ledgers import LEASE_S
 from support.prometheus import Scrape, faults, scraped
 from support.query_harness import TEXT, World
@@ -50,6 +51,49 @@ def test_every_stage_of_every_batch_is_timed(workplace: Workplace) -> None:
     assert counted == images
     assert min(spent.values()) > 0
     assert seen.total("clipfleet_stage_seconds_sum", lane="ingest") > 0
+
+
+def test_reading_an_upload_is_no_time_of_the_feeders(workplace: Workplace) -> None:
+    photo = workplace.photo("a.jpg", read="blob:up/a.jpg")
+    with (workplace.folder / "a.jpg").open("rb") as data:
+        workplace.blobs.put("up/a.jpg", data)
+    workplace.run([photo])
+    assert seconds_in(scraped(workplace.metrics.registry), "ingest").keys() >= {"blob", "decode"}
+    assert "read" not in seconds_in(scraped(workplace.metrics.registry), "ingest")
+
+
+def test_a_device_is_starved_while_a_chunk_is_in_hand_and_no_pass_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("clipfleet.workers.metrics.time.monotonic", lambda: now)
+    metrics = WorkerMetrics()
+
+    def starved() -> float:
+        seen = scraped(metrics.registry).value("clipfleet_device_starved_seconds_total")
+        assert seen is not None
+        return seen
+
+    now = 5.0  # no chunk
+    with metrics.in_flight("ingest"):
+        now = 7.0
+        assert starved() == 2
+        with metrics.in_flight("ingest"), metrics.timed("ingest", "model"):
+            now = 10.0
+        with metrics.timed("query", "model"), metrics.timed("ingest", "store"):
+            now = 11.0
+    now = 20.0
+    assert starved() == 3
+
+
+def test_the_card_of_a_worker_tells_what_each_stage_does_at_once() -> None:
+    metrics = WorkerMetrics()
+    assert worker_info(metrics).feeders == 0  # a worker of queries has none
+    metrics.set_concurrency({"decode": 3, "model": 1})
+    info = worker_info(metrics)
+    assert (info.feeders, info.concurrency) == (3, {"decode": 3, "model": 1})
+    seen = scraped(metrics.registry)
+    assert seen.value("clipfleet_stage_concurrency", stage="decode") == 3
 
 
 def test_a_nudge_without_a_chunk_counts_nothing(workplace: Workplace) -> None:

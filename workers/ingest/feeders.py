@@ -15,7 +15,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -27,7 +27,8 @@ from clipfleet.common.process.machine import cores
 from clipfleet.common.settings import Settings
 from clipfleet.workers.ingest.feeder import Order, Report, Shared, serve
 from clipfleet.workers.ingest.prepare import Failed, Kit, Prepare, Prepared, Request
-from clipfleet.workers.metrics import StageTimings
+from clipfleet.workers.ingest.shared_memory import require_room
+from clipfleet.workers.metrics import RestartReason, StageTimings
 
 log = logging.getLogger(__name__)
 
@@ -123,15 +124,28 @@ class ProcessFeeders:
 
     Args:
         count: the number of feeders.
+        restarted: called when a feeder ended and another one takes its place.
     """
 
-    def __init__(self, count: int, kit: Kit) -> None:
+    def __init__(
+        self, count: int, kit: Kit, restarted: Callable[[RestartReason], None] = lambda _: None
+    ) -> None:
         self.count, self.ahead = count, CELLS * count
+        self.restarted, self._kit = restarted, kit
         self._waiting: list[_Entry] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._is_closed = False
-        self._feeders = [_Feeder(self, kit) for _ in range(count)]
+        self._feeders: list[_Feeder] = []
+
+    def start(self) -> None:
+        """Start the feeders. Images that wait by then are prepared, too.
+
+        Raises:
+            StartupError: there is no room for the shared memory.
+        """
+        require_room(self.count, _Feeder.memory_bytes(self._kit))
+        self._feeders = [_Feeder(self, self._kit) for _ in range(self.count)]
         for feeder in self._feeders:
             threading.Thread(target=feeder.run, name="feeder", daemon=True).start()
 
@@ -166,23 +180,25 @@ class ProcessFeeders:
         """The process ids of the feeders that run."""
         return [pid for feeder in self._feeders if (pid := feeder.pid)]
 
-    def take(self, *, block: bool) -> list[_Entry]:
-        """Take the next images for one feeder, at most BATCH; fewer when few wait.
+    def take(self, held: int) -> list[_Entry]:
+        """Take the next images for one feeder, at most BATCH, and no more than its share of all
+        images that wait or are held: a few large images are not all given to one feeder.
 
         Args:
-            block: wait for an image; otherwise the feeder is busy, and gets no image whose bytes
-                have to be sent.
+            held: the number of images that the feeder has. Without any, it waits for an image;
+                otherwise it is busy, and gets no image whose bytes have to be sent.
 
         Returns:
             Images whose futures are running; none when `close` was called.
         """
         with self._changed:
-            if block:
+            if not held:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
             taken: list[_Entry] = []
-            limit = min(BATCH, math.ceil(len(self._waiting) / self.count))
+            under_way = len(self._waiting) + sum(feeder.held for feeder in self._feeders)
+            limit = min(BATCH, math.ceil(under_way / self.count) - held)
             while self._waiting and len(taken) < limit:
-                if not block and self._waiting[0].request.data is not None:
+                if held and self._waiting[0].request.data is not None:
                     break
                 entry = heapq.heappop(self._waiting)
                 if entry.future.running() or entry.future.set_running_or_notify_cancel():
@@ -198,7 +214,7 @@ class ProcessFeeders:
 
 
 class _Feeder:
-    """One feeder, and what the worker knows about it. Only the thread of `run` uses it."""
+    """One feeder, and what the worker knows about it. Only the thread of `run` changes it."""
 
     def __init__(self, pool: ProcessFeeders, kit: Kit) -> None:
         methods = multiprocessing.get_all_start_methods()
@@ -210,7 +226,7 @@ class _Feeder:
             context.set_forkserver_preload([serve.__module__])
         self._pool, self._kit, self._context = pool, kit, context
         shape = (kit.preprocess.height, kit.preprocess.width, 3)
-        self._memory = context.RawArray(ctypes.c_ubyte, CELLS * math.prod(shape))
+        self._memory = context.RawArray(ctypes.c_ubyte, self.memory_bytes(kit))
         self._begun = context.RawValue(ctypes.c_uint64, 0)
         self._shared = Shared(self._memory, self._begun, shape)
         self._process: Any = None
@@ -220,11 +236,21 @@ class _Feeder:
         self._free = list(range(CELLS))
         self._looks = self._begun_before = 0
 
+    @staticmethod
+    def memory_bytes(kit: Kit) -> int:
+        """The size of the memory that one feeder shares with the worker."""
+        return CELLS * kit.preprocess.height * kit.preprocess.width * 3
+
     @property
     def pid(self) -> int:
         """The id of the process; 0 while there is none."""
         process = self._process
         return process.pid or 0 if process is not None else 0
+
+    @property
+    def held(self) -> int:
+        """The number of images that the feeder was sent and has not reported; on any thread."""
+        return len(self._sent)
 
     def kill(self) -> None:
         """End the process at once."""
@@ -266,7 +292,7 @@ class _Feeder:
         assert self._connection is not None
         while len(self._free) >= BATCH:
             is_idle = not self._sent
-            entries = self._pool.take(block=is_idle)
+            entries = self._pool.take(self.held)
             if not entries:
                 break
             if is_idle:
@@ -337,6 +363,7 @@ class _Feeder:
             return
         code = process.exitcode if process is not None else None
         log.warning("a feeder is started anew: %s (exit code %s)", why, code)
+        self._pool.restarted(_cause(code, has_hung))
         for number, entry in ended:
             if number == begun:
                 self._judge(entry, _reason(code, has_hung), at_once=has_hung or _is_crash(code))
@@ -355,6 +382,12 @@ class _Feeder:
 def feeder_count(settings: Settings) -> int:
     """The number of feeders of a worker; by default, all cores but one, which the device needs."""
     return settings.feeders or max(1, cores() - 1)
+
+
+def _cause(code: int | None, has_hung: bool) -> RestartReason:
+    if has_hung:
+        return "hung"
+    return "killed" if code is not None and code < 0 and not _is_crash(code) else "crash"
 
 
 def _is_crash(code: int | None) -> bool:

@@ -120,8 +120,10 @@ class Prepare:
             Failed: the image cannot be read or decoded.
             Unchanged: the image has the content hash `request.known`.
         """
-        with timings.timed("read"):
-            data = self._read(request) if request.data is None else request.data
+        data = request.data
+        if data is None:
+            with timings.timed("read"):
+                data = self._read(request)
         digest = content_hash(data, request.fields, request.model)
         if digest == request.known:
             raise Unchanged

@@ -208,7 +208,7 @@ class Reading:
 
     def _data(self, under: UnderWay) -> bytes:
         read = under.item.read
-        with under.timings.timed("read"):
+        with under.timings.timed("fetch" if under.item.is_remote else "blob"):
             try:
                 data: bytes = self._terms.retry_while_unavailable(
                     lambda: read_item(read, self._storage)

@@ -9,10 +9,17 @@ from clipfleet.common.queue.fleet import WorkerInfo
 from clipfleet.workers.metrics import WorkerMetrics
 
 
-def worker_info(feeders: int, metrics: WorkerMetrics) -> WorkerInfo:
+def worker_info(metrics: WorkerMetrics) -> WorkerInfo:
     """The details of a worker's card: versions, cores, GPUs, and its work since the start."""
     images, seconds = metrics.totals()
-    return _machine().model_copy(update={"feeders": feeders, "images": images, "spent": seconds})
+    concurrency = metrics.concurrency
+    changing = {
+        "feeders": concurrency.get("decode", 0),
+        "concurrency": concurrency,
+        "images": images,
+        "spent": seconds,
+    }
+    return _machine().model_copy(update=changing)
 
 
 @cache
