@@ -36,6 +36,7 @@ from clipfleet.workers.embedding.proxy import TimedEmbedder
 from clipfleet.workers.ingest.background import Background, Waits
 from clipfleet.workers.ingest.chunk import IngestParts
 from clipfleet.workers.ingest.claims import Worked, claim_next, pass_on, work_on
+from clipfleet.workers.ingest.device import TURNS
 from clipfleet.workers.ingest.feeders import ProcessFeeders, feeder_count
 from clipfleet.workers.ingest.fetch_pool import fetch_pool
 from clipfleet.workers.ingest.prepare import Kit
@@ -145,7 +146,7 @@ class Runtime:
                     "blob": IO_THREADS,
                     "read": self._feeders.count,
                     "decode": self._feeders.count,
-                    "model": 1,
+                    "model": TURNS,
                     "store": CHUNKS_IN_HAND,
                 }
             )
