@@ -36,8 +36,6 @@ from clipfleet.workers.runtime import CHUNKS_IN_HAND, Runtime
 
 log = logging.getLogger(__name__)
 
-CHUNKS_IN_HAND = 2  # while one is claimed, begun or written, the other one is embedded
-
 settings = Settings()
 app = make_celery(settings)
 # The thread pool answers pings while busy. The solo pool does not; prefork breaks CUDA and gRPC.

@@ -54,7 +54,8 @@ REMOTE_BUDGET = 1.0  # times chunk_s
 MIN_REMOTE_BUDGET_S = 2.0
 MIN_MEASURED_S = 0.1  # a shorter time counts as this long in the rate
 CHECK_INTERVAL_S = 0.25  # a worker that waits for images notices within this time that it must stop
-THUMBNAIL_WRITERS = 8  # threads that write the thumbnails of a chunk
+THUMBNAIL_WRITERS = 8  # threads that write the thumbnails of a chunk into a bucket
+THUMBNAILS_AT_ONCE = 64  # written into a folder between two looks at the lease
 log = logging.getLogger(__name__)
 
 
@@ -180,6 +181,11 @@ class Chunk:
                 self._write_thumbnail(thumbnail_key(collection, pk), self._thumbnails.pop(pk))
 
         keys = [record.pk for record in records if record.pk in self._thumbnails]
+        if self._parts.blobs.folder:  # more threads would only wait for the interpreter's lock
+            for start in range(0, len(keys), THUMBNAILS_AT_ONCE):
+                write(keys[start : start + THUMBNAILS_AT_ONCE])
+                self._lease.progress()
+            return
         shares = [keys[n::THUMBNAIL_WRITERS] for n in range(THUMBNAIL_WRITERS)]
         written = [
             self._parts.threads.submit(in_context(partial(write, share))) for share in shares
@@ -453,7 +459,7 @@ class Chunk:
         records: list[Record] = []
         for image in batch:
             try:
-                (row,) = self._parts.embedder.embed_images(image.pixels[None])
+                (row,) = self._parts.embedder.embed_images(image.pixels[None].copy())
             except BrokenDevice:
                 raise
             except Exception as error:
