@@ -15,6 +15,7 @@ from clipfleet.workers.ingest.prepare import Prepare, Prepared, Request
 from clipfleet.workers.metrics import StageTimings
 
 THUMBNAIL = bytes(int(os.environ.get("FEED_THUMBNAIL", "0")))
+PIXELS = np.zeros((224, 224, 3), np.uint8)
 FEED_S = float(os.environ.get("FEED_S", "0"))
 
 

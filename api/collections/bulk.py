@@ -15,7 +15,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.http.collections import Count, DeletedSome, DeleteIn, IdPage, Which
 from clipfleet.common.identity import DEFAULT_NAMESPACE, namespace_problem
-from clipfleet.common.imaging.thumbnails import thumbnail_key
+from clipfleet.common.imaging.thumbnails import thumbnail_keys
 from clipfleet.common.ledger.catalogue import Deletion
 from clipfleet.common.store import Record
 from clipfleet.common.store.filters import Filter, parse_filter
@@ -150,7 +150,7 @@ async def _delete(rows: Sequence[Record], collection: Collection, gateway: Gatew
     if not rows:
         return 0
     pks = [row.pk for row in rows]
-    thumbnails = [thumbnail_key(collection, pk) for pk in pks]
+    thumbnails = thumbnail_keys(collection, pks)
     await gateway.call(gateway.blobs.delete_all, thumbnails, timeout_s=STORE_TIMEOUT_S)
     await gateway.call(gateway.store.delete, collection, pks, timeout_s=STORE_TIMEOUT_S)
     await gateway.call(gateway.catalogue.record_write, collection)

@@ -21,7 +21,7 @@ from clipfleet.common.identity import (
     namespace_problem,
     primary_key,
 )
-from clipfleet.common.imaging.thumbnails import MAX_BYTES, thumbnail_key
+from clipfleet.common.imaging.thumbnails import read_thumbnail, thumbnail_keys
 from clipfleet.common.ledger.catalogue import Deletion
 from clipfleet.common.settings import Limits
 from clipfleet.common.store import Record
@@ -93,9 +93,9 @@ async def get_thumbnail(
 
     The response has an ETag and may be cached.
     """
-    key = thumbnail_key(collection, key_of(namespace, image_id))
+    key = key_of(namespace, image_id)
     try:
-        small = await gateway.call(gateway.blobs.get, key, MAX_BYTES)
+        small = await gateway.call(read_thumbnail, gateway.blobs, collection, key)
     except BlobGone as error:
         detail = (
             f"there is no thumbnail of {image_id[:200]!r}; the image is not indexed, "
@@ -127,7 +127,7 @@ async def delete_image(
         raise _no_image(image_id)
     deletion = Deletion(namespace=namespace, pk=key)
     await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
-    await gateway.call(gateway.blobs.delete, thumbnail_key(collection, key))
+    await gateway.call(gateway.blobs.delete_all, thumbnail_keys(collection, [key]))
     await gateway.call(gateway.store.delete, collection, [key])
     await gateway.call(gateway.catalogue.record_write, collection)
     return Deleted(deleted=1)

