@@ -43,10 +43,10 @@ def main() -> None:
         until(lambda: store.version())
         rounds = [written(store, server, args) for _ in range(args.rounds)]
     print("core-milliseconds a row:")
-    print(f"  client: {shown([one.client for one in rounds], 3)}")
-    print(f"  server, until the last answer: {shown([one.server for one in rounds], 3)}")
-    print(f"  server, {AFTER_S:g} s after it: {shown([one.after for one in rounds], 3)}")
-    print(f"milliseconds a search: {shown([one.search for one in rounds])}")
+    print(f"  client: {shown([each.client for each in rounds], 3)}")
+    print(f"  server, until the last answer: {shown([each.server for each in rounds], 3)}")
+    print(f"  server, {AFTER_S:g} s after it: {shown([each.after for each in rounds], 3)}")
+    print(f"milliseconds a search: {shown([each.search for each in rounds])}")
     print(f"load {os.getloadavg()[0]:.1f}")
 
 

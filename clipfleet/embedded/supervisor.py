@@ -151,9 +151,9 @@ class Supervisor:
                 _terminate(process)
             for process in group:
                 _end(process)
-        for left in psutil.wait_procs(started, timeout=DESCENDANTS_S)[1]:
+        for remaining in psutil.wait_procs(started, timeout=DESCENDANTS_S)[1]:
             with suppress(psutil.NoSuchProcess):
-                left.kill()
+                remaining.kill()
         self._list.unlink(missing_ok=True)
 
     def _revive(self, child: _Child, report: Callable[[str], None]) -> None:

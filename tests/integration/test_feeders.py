@@ -34,8 +34,8 @@ def test_feeders_prepare_as_threads_do(tmp_path: Path) -> None:
     with feeding(tmp_path) as feeders, closing(ThreadFeeders(2, kit(tmp_path))) as threads:
         ours = [submit(feeders, path) for path in paths]
         theirs = [submit(threads, path) for path in paths]
-        for one, other in zip(ours, theirs, strict=True):
-            (prepared, pixels), (expected, rows) = one.result(60), other.result(60)
+        for fed, expected_fed in zip(ours, theirs, strict=True):
+            (prepared, pixels), (expected, rows) = fed.result(60), expected_fed.result(60)
             assert prepared == expected
             np.testing.assert_array_equal(pixels, rows)
 
@@ -44,9 +44,9 @@ def test_bytes_that_the_worker_has_read_are_prepared(tmp_path: Path) -> None:
     data = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (1_000, 1_000, 3), np.uint8)
     Image.fromarray(noise).save(data, "PNG")  # 3 MB each: more than a pipe holds
-    asked = request(tmp_path, data=data.getvalue())
+    query = request(tmp_path, data=data.getvalue())
     with feeding(tmp_path) as feeders:
-        results = [feeders.submit(asked, StageTimings()) for _ in range(40)]
+        results = [feeders.submit(query, StageTimings()) for _ in range(40)]
         assert {result.result(60)[0].file_bytes for result in results} == {len(data.getvalue())}
 
 

@@ -39,7 +39,7 @@ def a_storage() -> Storage:
     return Storage(Settings(), Blobs("file:///data/private/blobs"), Web(), access=access)
 
 
-def found(storage: Storage, uri: str, base: str) -> str:
+def location(storage: Storage, uri: str, base: str) -> str:
     try:
         return storage.find(uri, base)
     except Unreadable as error:
@@ -51,7 +51,7 @@ def found(storage: Storage, uri: str, base: str) -> str:
 def test_a_location_does_not_depend_on_those_found_before(base: str, names: list[str]) -> None:
     storage = a_storage()
     for uri in names:
-        assert found(storage, uri, base) == found(a_storage(), uri, base)
+        assert location(storage, uri, base) == location(a_storage(), uri, base)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_a_location_does_not_depend_on_those_found_before(base: str, names: list
 )
 def test_what_is_refused_is_refused_after_its_neighbour_too(first: str, then: str) -> None:
     storage = a_storage()
-    assert found(storage, first, "") == f"file:{first}"
-    assert found(storage, then, "").startswith("refused")
+    assert location(storage, first, "") == f"file:{first}"
+    assert location(storage, then, "").startswith("refused")
 
 
 LINKS = {

@@ -185,9 +185,9 @@ def feeders(**parts: float) -> list[doctor_probe.StageRate]:
 def test_the_larger_part_of_a_feeders_time_says_what_to_do(
     parts: dict[str, float], spare_cores: bool, word: str
 ) -> None:
-    told = doctor_probe.advice(feeders(**parts), 90, on_gpu=True, spare_cores=spare_cores)
-    assert told.startswith("the device is starved: ")
-    assert word in told
+    advice = doctor_probe.advice(feeders(**parts), 90, on_gpu=True, spare_cores=spare_cores)
+    assert advice.startswith("the device is starved: ")
+    assert word in advice
 
 
 @pytest.mark.parametrize(

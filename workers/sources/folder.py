@@ -60,7 +60,7 @@ class Folder:
 
     def count(self) -> int:
         """Count the images. Unlike `stream`, this does not sort them."""
-        found, folders = 0, [self._top()]
+        images, folders = 0, [self._top()]
         while folders:
             folder = folders.pop()
             with suppress(OSError, SourceRefused), self._scanned(folder) as entries:
@@ -68,8 +68,8 @@ class Folder:
                     if kind == FOLDER:
                         folders.append(os.path.join(folder, os.fsdecode(name)))
                     else:
-                        found += 1
-        return found
+                        images += 1
+        return images
 
     def nothing_found(self) -> str:
         suffixes = " ".join(sorted(SUFFIXES))

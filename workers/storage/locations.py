@@ -289,9 +289,9 @@ class LocalFiles:
     def read_part(self, location: str, offset: int, size: int) -> bytes:
         """Read `size` bytes from `offset`, or fewer where the bytes end before."""
         with _file_errors(), _open_file(_path(location), self._access) as file:
-            left = os.fstat(file.fileno()).st_size - offset
+            remaining = os.fstat(file.fileno()).st_size - offset
             file.seek(offset)
-            return file.read(min(size, left + 1) if left > 0 else size)
+            return file.read(min(size, remaining + 1) if remaining > 0 else size)
 
 
 def is_local(location: str) -> bool:
