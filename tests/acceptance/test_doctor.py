@@ -2,7 +2,7 @@
 
 from support.stack import Up, cli, document
 
-STAGES = {"read", "decode", "model", "store"}
+STAGES = {"blobs", "feeders", "device", "store"}
 
 
 def test_a_service_in_good_order_is_timed(carried_stack: Up) -> None:
