@@ -83,7 +83,7 @@ def test_the_queue_does_not_grow_while_workers_are_busy(
         return len(rounds) > 10
 
     with chaos.held_job(slow_stack, "bounded", photos) as job:
-        services.eventually(lambda: RedisLedger(client).pending(HASH_MODEL, 3) == 3, 60, "a window")
+        services.eventually(lambda: RedisLedger(client).pending(HASH_MODEL, 3) == 2, 60, "a window")
         services.eventually(has_looked_ten_times, 60, "ten rounds of the planner")
         assert lengths <= {1, 2}
     chaos.require_exact(slow_stack, job, "bounded")

@@ -94,7 +94,7 @@ def test_a_silent_worker_that_comes_back_counts_nothing_twice(
         chaos.held_job(slow_stack, "silent-worker", photos) as job,
         chaos.ledger(slow_stack) as ledger,
     ):
-        (chunk,) = [chunk for chunk in ledger.open_chunks(job) if chunk.leased]
+        chunk = next(chunk for chunk in ledger.open_chunks(job) if chunk.leased)
         with chaos.stopped(slow_stack.part("worker-ingest-1")):
 
             def is_pending_again() -> bool:

@@ -1,11 +1,15 @@
 """Milvus that is unavailable, and milvus-lite after a restart."""
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from clipfleet.common.store import StoreUnavailable
+from clipfleet.common.collection import Collection
+from clipfleet.common.store import Record, StoreUnavailable
 from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.embedded.bulk_writes import EXACT_ROWS
 from support import services
@@ -29,6 +33,32 @@ def test_milvus_lite_gives_back_everything_after_a_restart(tmp_path: Path) -> No
         (hits,) = store.search(collection, records[7].embedding[None], namespace="default", top_k=1)
         assert hits[0].record.id == "7"
         assert store.count(collection) == 50
+
+
+def _write(
+    at_once: threading.Barrier, collection: Collection, store: MilvusStore, records: list[Record]
+) -> None:
+    at_once.wait()
+    store.upsert(collection, records)
+
+
+def test_requests_that_come_at_once_after_a_restart_lose_nothing(tmp_path: Path) -> None:
+    """The first request opens the collection, and it is opened once."""
+    collection, writers = a_collection(), 8
+    with services.milvus_lite(tmp_path) as uri:
+        MilvusStore(uri).create(collection)
+    for number in range(3):
+        records = [a_record(f"{number}-{n}", n) for n in range(8 * writers)]
+        with services.milvus_lite(tmp_path) as uri, ThreadPoolExecutor(writers) as threads:
+            stores = [MilvusStore(uri) for _ in range(writers)]
+            for store in stores:
+                store.ping()
+            at_once = threading.Barrier(writers)
+            shares = [records[n::writers] for n in range(writers)]
+            write = partial(_write, at_once, collection)
+            list(threads.map(write, stores, shares))
+    with services.milvus_lite(tmp_path) as uri:
+        assert MilvusStore(uri).count(collection) == 3 * 8 * writers
 
 
 def test_what_milvus_lite_confirmed_outlives_a_power_cut(tmp_path: Path) -> None:

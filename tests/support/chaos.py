@@ -92,7 +92,7 @@ def require_exact(up: Up, job_id: str, collection: str, count: int = PHOTOS) -> 
         (held,) = services.eventually(
             lambda: (client.collection(collection).count,), 90, "the store's answer"
         )
-        assert held == count
+        assert held == count, (held, count)
         result = client.search(collection, text="a dog runs", top_k=5)
         assert len(result.matches) == 5
 
