@@ -4,6 +4,7 @@ For benchmarks/scale_out.py and, with FEED_S for its feeders, benchmarks/simulat
 """
 
 import os
+import threading
 import time
 
 import numpy as np
@@ -22,11 +23,13 @@ SLEEP_S = float(os.environ.get("SLEEPER_S", "0.05"))
 class Sleeper(HashEmbedder):
     def __init__(self, _: Settings) -> None:
         super().__init__(DIM, BATCH)
+        self._device = threading.Lock()
         if FEED_S:
             self.preprocess = SleepingPreprocess(shortest=224, height=224, width=224)
 
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
-        time.sleep(SLEEP_S * len(pixels))
+        with self._device:  # one device, whatever the number of turns
+            time.sleep(SLEEP_S * len(pixels))
         if not FEED_S:
             return super().embed_images(pixels)
         rows = np.random.default_rng().standard_normal((len(pixels), self.dim), np.float32)
