@@ -11,8 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from parts import linked, shown, sleepers
-from simulated_host import cpu_s
+from parts import linked, shown, sleepers, timed_jobs
 
 
 def main() -> None:
@@ -36,17 +35,9 @@ def main() -> None:
     ):
         client.index("c", linked(args.photos, Path(scratch) / "few", 2_000), wait=True)
         folder = linked(args.photos, Path(scratch) / "all", args.images)
-        rates = []
-        for number in range(args.rounds):
-            name = f"round-{number}"
-            client.create_collection(name, model="sleeper", dim=args.dim)
-            before = cpu_s()
-            job = client.index(name, folder, wait=True)
-            assert job.done == args.images == client.collection(name).count, job
-            spent = {part: seconds - before.get(part, 0.0) for part, seconds in cpu_s().items()}
-            rates.append(job.done / ((job.finished_at or 0) - (job.started_at or 0)))
-            each = ", ".join(f"{p} {1e3 * s / job.done:.3f}" for p, s in sorted(spent.items()))
-            print(f"{rates[-1]:.0f} images/s; core-ms an image: {each}", flush=True)
+        rates = timed_jobs(client, folder, args.images, args.rounds, args.dim)
+        counts = [client.collection(f"round-{n}").count for n in range(args.rounds)]
+        assert counts == [args.images] * args.rounds, counts
         for name in ("c", *(f"round-{number}" for number in range(args.rounds))):
             client.delete_collection(name)
         print(f"images/s: {shown(rates, 0)}; load {os.getloadavg()[0]:.1f}")

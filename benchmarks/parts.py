@@ -191,6 +191,53 @@ def fill(client: Client, collection: str, vectors: Path) -> None:
     time.sleep(12)
 
 
+PROGRAMS = {
+    "valkey": "valkey",
+    "upsert_sink": "sink",
+    "milvus": "milvus",
+    "uvicorn": "gateway",
+    "planner": "planner",
+    "forkserver": "feeders",
+    "celery": "worker",
+}
+
+
+def cpu_s() -> dict[str, float]:
+    """Seconds of processor time of each part."""
+    spent: dict[str, float] = {}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            line, times = " ".join(process.cmdline()), process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        part = next((name for word, name in PROGRAMS.items() if word in line), "other")
+        spent[part] = spent.get(part, 0.0) + times.user + times.system
+    return spent
+
+
+def timed_jobs(client: Client, folder: Path, images: int, rounds: int, dim: int) -> list[float]:
+    """Index a folder into new collections; prints the processor time of each part.
+
+    Returns:
+        Images per second of each round, from the start of the job to its end.
+    """
+    rates = []
+    for number in range(rounds):
+        name = f"round-{number}"
+        client.create_collection(name, model="sleeper", dim=dim)
+        before = cpu_s()
+        job = client.index(name, folder, wait=True)
+        assert job.done == images, job
+        spent = {part: seconds - before.get(part, 0.0) for part, seconds in cpu_s().items()}
+        rates.append(job.done / ((job.finished_at or 0) - (job.started_at or 0)))
+        each = ", ".join(f"{p} {1e3 * s / job.done:.3f}" for p, s in sorted(spent.items()))
+        total = 1e3 * sum(spent.values()) / job.done
+        print(
+            f"{rates[-1]:.0f} images/s; core-ms an image: {each}, together {total:.3f}", flush=True
+        )
+    return rates
+
+
 def shown(values: Sequence[float], digits: int = 1) -> str:
     """The median, the minimum and the maximum as text."""
     least, middle, greatest = min(values), statistics.median(values), max(values)

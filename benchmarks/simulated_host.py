@@ -9,13 +9,10 @@ with --stores they are. The processor time of a part is that of its processes.
 """
 
 import argparse
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
-import psutil
-from parts import linked, shown, sleepers
+from parts import linked, shown, sleepers, timed_jobs
 
 FEEDERS, FEED_S, DEVICE_S = 16, 0.0016, 0.0001
 
@@ -43,45 +40,8 @@ def main() -> None:
     ):
         client.index("c", linked(args.photos, Path(scratch) / "few", 3_000), wait=True)
         folder = linked(args.photos, Path(scratch) / "all", args.images)
-        rates = []
-        for number in range(args.rounds):
-            name = f"round-{number}"
-            client.create_collection(name, model="sleeper", dim=args.dim)
-            before, began = cpu_s(), time.monotonic()
-            job = client.index(name, folder, wait=True)
-            assert job.done == args.images, job
-            spent = {part: seconds - before.get(part, 0.0) for part, seconds in cpu_s().items()}
-            rates.append(job.done / ((job.finished_at or 0) - (job.started_at or 0)))
-            each = ", ".join(f"{p} {1e3 * s / job.done:.3f}" for p, s in sorted(spent.items()))
-            print(f"{rates[-1]:.0f} images/s in {time.monotonic() - began:.1f} s", flush=True)
-            print(
-                f"  core-ms an image: {each}, together {1e3 * sum(spent.values()) / job.done:.3f}"
-            )
-        print(f"images/s: {shown(rates, 0)}, median {statistics.median(rates):.0f}")
-
-
-PARTS = {
-    "valkey": "valkey",
-    "upsert_sink": "sink",
-    "milvus": "milvus",
-    "uvicorn": "gateway",
-    "planner": "planner",
-    "forkserver": "feeders",
-    "celery": "worker",
-}
-
-
-def cpu_s() -> dict[str, float]:
-    """Seconds of processor time of each part."""
-    spent: dict[str, float] = {}
-    for process in psutil.Process().children(recursive=True):
-        try:
-            line, times = " ".join(process.cmdline()), process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        part = next((name for word, name in PARTS.items() if word in line), "other")
-        spent[part] = spent.get(part, 0.0) + times.user + times.system
-    return spent
+        rates = timed_jobs(client, folder, args.images, args.rounds, args.dim)
+        print(f"images/s: {shown(rates, 0)}")
 
 
 if __name__ == "__main__":

@@ -104,11 +104,11 @@ class ExactIndex(VectorIndex):  # type: ignore[misc]  # milvus-lite has no types
         return rows, np.where(rows < 0, np.float32(np.inf), distances)
 
     def save(self, path: str) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("an exact index has no file; it is built from its rows")
 
     @classmethod
     def load(cls, path: str, metric: str, dim: int) -> "ExactIndex":
-        raise NotImplementedError
+        raise NotImplementedError("an exact index has no file; it is built from its rows")
 
 
 def _prepared(vectors: Numbers, metric: str) -> Numbers:
