@@ -39,6 +39,8 @@ from support.ledgers import (
 
 JOBS = st.sampled_from(["j", "j", "k"])
 PLACES = st.sampled_from(["file", "url", "part:0:1:url", "part:0:1:file"])
+# What the memory ledger has in place of Redis.
+KEPT_IN_REDIS = {"_entries", "_idempotency_keys", "_keeper", "_removing", "_planners"}
 
 
 @dataclass
@@ -165,10 +167,11 @@ class Work(RuleBasedStateMachine):
 
     def present(self) -> Moment:
         keys = dumped(self.client)
+        assert vars(self.memory).keys() >= KEPT_IN_REDIS
         entries = {
             name: deepcopy(value)
             for name, value in vars(self.memory).items()
-            if name in ("_entries", "_made", "_keeper", "_planners")
+            if name in KEPT_IN_REDIS
         }
         counted, granted = dict(self.counted), set(self.granted)
         return Moment(keys, entries, counted, dict(self.totals), self.removed, granted)
