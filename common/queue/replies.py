@@ -191,7 +191,8 @@ class MemoryReplies:
                 return waiting.popleft()
             arrival = self._arrivals[reply_to] = Future[None]()
         try:
-            await asyncio.wait_for(asyncio.wrap_future(arrival), RECEIVE_S)
+            async with asyncio.timeout(RECEIVE_S):  # wait_for of Python 3.11 can lose a cancel
+                await asyncio.wrap_future(arrival)
         except TimeoutError:
             return None
         with self._lock:

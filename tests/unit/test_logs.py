@@ -2,11 +2,11 @@
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -144,7 +144,9 @@ def test_an_outage_is_told_when_it_begins_when_its_reason_changes_and_when_it_en
 
 def test_a_long_outage_is_told_again(lines: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter((1000.0, 1059.0, 1060.0, 1119.0, 1125.0))
-    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    # Only the clock of this module: event loops of other threads would sleep by the wrong one.
+    clock = SimpleNamespace(monotonic=lambda: next(times))
+    monkeypatch.setattr("clipfleet.common.process.logs.time", clock)
     outage = OutageLog(log, "waiting")
     for _ in range(4):
         outage.away("no answer")

@@ -1,5 +1,8 @@
 """What workers and planners count, with all parts in memory."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from clipfleet.common.imaging.embedder import HashEmbedder
@@ -66,7 +69,9 @@ def test_a_device_is_starved_while_a_chunk_is_in_hand_and_no_pass_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("clipfleet.workers.metrics.time.monotonic", lambda: now)
+    # Only the clock of this module: event loops of other threads would sleep by the wrong one.
+    clock = SimpleNamespace(monotonic=lambda: now, perf_counter=time.perf_counter)
+    monkeypatch.setattr("clipfleet.workers.metrics.time", clock)
     metrics = WorkerMetrics()
 
     def starved() -> float:
