@@ -15,7 +15,6 @@ from typing import Any
 
 
 def main(folder: str, output: str, model: str, batch: str, workers: str) -> None:
-    _define_operators()
     inference: Any = import_module("clip_retrieval.clip_inference.main")
     inference.main(
         input_dataset=folder,
@@ -29,7 +28,7 @@ def main(folder: str, output: str, model: str, batch: str, workers: str) -> None
     print(json.dumps({"images": stats["sample_count"], "seconds": stats["total_duration"]}))
 
 
-def _define_operators() -> None:
+def _define_operators() -> Any:
     """PyPI has torchvision for CUDA alone. Beside torch for CPUs it lacks its operators, and its
     import fails where it describes two of them. No image passes them here."""
     library: Any = import_module("torch").library
@@ -37,6 +36,7 @@ def _define_operators() -> None:
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import_module("torchvision")
+    return operators  # they are gone with this object
 
 
 def _without_the_rest() -> None:
@@ -48,7 +48,8 @@ def _without_the_rest() -> None:
     sys.modules["clip_retrieval"] = package
 
 
-_without_the_rest()  # also in the processes that write its log
+_OPERATORS = _define_operators()  # as the next line: also in the process that writes the log
+_without_the_rest()
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
