@@ -25,6 +25,7 @@ def main(folder: str, output: str, model: str, batch: str, workers: str) -> None
         clip_model=f"hf_clip:{model}",
     )
     stats = json.loads((Path(output) / "stats" / "0.json").read_text())
+    print()  # after its progress
     print(json.dumps({"images": stats["sample_count"], "seconds": stats["total_duration"]}))
 
 

@@ -76,6 +76,11 @@ class ExactIndex(VectorIndex):  # type: ignore[misc]  # milvus-lite has no types
         index.add(_prepared(vectors, metric))
         return cls(index, metric)
 
+    def add(self, vectors: Numbers) -> None:
+        """Add rows behind the others."""
+        self._index.add(_prepared(vectors, self.metric))
+        self.num_vectors = self._index.ntotal
+
     def search(
         self,
         queries: Numbers,

@@ -1,0 +1,145 @@
+"""Cheap searches of milvus-lite give what the package gives by itself."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from milvus_lite.schema.arrow_builder import build_wal_data_schema, build_wal_delta_schema
+from milvus_lite.schema.types import CollectionSchema, DataType, FieldSchema
+from milvus_lite.search.executor_indexed import execute_search_with_index
+from milvus_lite.search.filter import compile_expr, parse_expr
+from milvus_lite.storage.delta_index import DeltaIndex
+from milvus_lite.storage.memtable import MemTable
+from milvus_lite.storage.segment import Segment
+
+from clipfleet.embedded import cheap_searches
+from clipfleet.embedded.bulk_writes import ExactIndex
+
+DIM = 4
+SCHEMA = CollectionSchema(
+    [
+        FieldSchema("pk", DataType.VARCHAR, is_primary=True, max_length=32),
+        FieldSchema("label", DataType.VARCHAR, max_length=3),
+        FieldSchema("embedding", DataType.FLOAT_VECTOR, dim=DIM),
+    ],
+    enable_dynamic_field=True,
+)
+FILTER = compile_expr(parse_expr('label == "b"'), SCHEMA)
+
+
+class Shelf:
+    """A collection of milvus-lite to which random things happen, without its files."""
+
+    def __init__(self, seed: int, metric: str) -> None:
+        self.random, self.metric, self.seq = np.random.default_rng(seed), metric, 0
+        self.segments: list[Segment] = []
+        self.deleted = DeltaIndex("pk")
+        self.memtable = MemTable(SCHEMA)
+
+    def keys(self) -> list[str]:
+        return [f"k{n}" for n in self.random.choice(40, self.random.integers(1, 8), replace=False)]
+
+    def insert(self) -> None:
+        keys = self.keys()
+        columns = {
+            "_seq": list(range(self.seq, self.seq + len(keys))),
+            "_partition": ["_default"] * len(keys),
+            "pk": keys,
+            "label": list(self.random.choice(["a", "b"], len(keys))),
+            "embedding": list(self.random.standard_normal((len(keys), DIM)).astype(np.float32)),
+            "$meta": [f'{{"n": {n}}}' for n in range(len(keys))],
+        }
+        self.seq += len(keys)
+        schema = build_wal_data_schema(SCHEMA)
+        self.memtable.apply_insert(pa.RecordBatch.from_pydict(columns, schema=schema))
+
+    def delete(self) -> None:
+        keys = self.keys()
+        columns = {
+            "pk": keys,
+            "_seq": [self.seq] * len(keys),
+            "_partition": ["_default"] * len(keys),
+        }
+        self.seq += 1
+        schema = build_wal_delta_schema(SCHEMA)
+        columns = {name: columns[name] for name in schema.names}
+        self.memtable.apply_delete(pa.RecordBatch.from_pydict(columns, schema=schema))
+
+    def flush(self) -> None:
+        table = self.memtable.to_search_snapshot("embedding", include_table=True)[4]
+        for key, (seq, _) in self.memtable.delete_index_snapshot().items():
+            self.deleted._map[key] = seq
+        if table is not None and table.num_rows:
+            vectors = np.array(table.column("embedding").to_pylist(), np.float32)
+            pks, seqs = (table.column(name).to_pylist() for name in ("pk", "_seq"))
+            segment = Segment(
+                "", "_default", "pk", "embedding", pks, np.array(seqs, np.uint64), vectors, table
+            )
+            segment.attach_index(ExactIndex.build(vectors, self.metric))
+            self.segments.append(segment)
+        self.memtable = MemTable(SCHEMA)
+
+    def forget(self) -> None:
+        """A segment goes, as when files are merged."""
+        if self.segments:
+            self.segments.pop(self.random.integers(len(self.segments)))
+
+    def answers(self, top_k: int, compiled: Any, fields: list[str] | None) -> tuple[Any, Any]:
+        """Those of clipfleet and of milvus-lite to the same queries."""
+        queries = self.random.standard_normal((3, DIM)).astype(np.float32)
+        ours, theirs = (
+            search(
+                queries,
+                tuple(self.segments),
+                self.memtable,
+                self.deleted.frozen_copy(),
+                top_k,
+                self.metric,
+                "pk",
+                "embedding",
+                None,
+                compiled,
+                fields,
+                None,
+                lambda record: {
+                    name: value for name, value in record.items() if name in (fields or record)
+                },
+            )
+            for search in (cheap_searches.search, execute_search_with_index)
+        )
+        return ours, theirs
+
+
+@pytest.fixture(autouse=True)
+def noting_memtables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("apply_insert", "apply_delete"):
+        monkeypatch.setattr(MemTable, name, cheap_searches._noted(getattr(MemTable, name)))
+
+
+def require_same(ours: Any, theirs: Any) -> int:
+    """The number of matches, which are the same in both."""
+    for some, others in zip(ours, theirs, strict=True):
+        assert [hit["id"] for hit in some] == [hit["id"] for hit in others]
+        for hit, other in zip(some, others, strict=True):
+            assert hit["distance"] == pytest.approx(other["distance"], abs=1e-5)
+            assert hit["entity"] == other["entity"]
+    return sum(map(len, ours))
+
+
+@pytest.mark.parametrize("metric", ["COSINE", "IP", "L2"])
+@pytest.mark.parametrize("seed", range(6))
+def test_every_search_finds_the_current_rows(seed: int, metric: str) -> None:
+    shelf = Shelf(seed, metric)
+    found = 0
+    for _ in range(40):
+        step = shelf.random.choice(
+            ["insert", "delete", "flush", "forget", "none"], p=[0.5, 0.2, 0.15, 0.05, 0.1]
+        )
+        getattr(shelf, step, lambda: None)()
+        top_k = int(shelf.random.integers(1, 50))
+        for compiled in (None, FILTER):
+            for fields in (["pk", "label"], ["label", "embedding"]):
+                ours, theirs = shelf.answers(top_k, compiled, fields)
+                found += require_same(ours, theirs)
+    assert found > 500
