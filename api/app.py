@@ -98,8 +98,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     )
     app.state.access, app.state.metrics = access, gateway_metrics
     problems.register_handlers(app)
-    features = (
-        collections, bulk, recall, export, jobs, events, uploads, search, embed, images, health,
+    features = (  # the first ones are found first
+        search, embed, collections, bulk, recall, export, jobs, events, uploads, images, health,
         fleet, metrics, assets,
     )  # fmt: skip
     for feature in features:

@@ -1,4 +1,7 @@
-"""FastAPI dependencies and parameters that several routes share."""
+"""FastAPI dependencies and parameters that several routes share.
+
+All are coroutines: FastAPI runs a plain function on a thread, which costs a request 0.1 ms.
+"""
 
 from typing import Annotated
 
@@ -10,25 +13,25 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.http.source_grants import SourceGrant
 
 
-def get_gateway(request: Request) -> Gateway:
+async def get_gateway(request: Request) -> Gateway:
     """Return the gateway of this application."""
     gateway: Gateway = request.app.state.gateway
     return gateway
 
 
-def get_caller(request: Request) -> Caller:
+async def get_caller(request: Request) -> Caller:
     """Return the caller that `AuthorizedRoute` has admitted."""
     caller: Caller = request.state.caller
     return caller
 
 
-def get_access(request: Request) -> Access:
+async def get_access(request: Request) -> Access:
     """Return the access rules of this application."""
     access: Access = request.app.state.access
     return access
 
 
-def get_grant(caller: "CallerDep", access: "AccessDep") -> SourceGrant | None:
+async def get_grant(caller: "CallerDep", access: "AccessDep") -> SourceGrant | None:
     """Return the sources that the caller's jobs may read."""
     return access.grant(caller)
 

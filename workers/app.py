@@ -40,7 +40,7 @@ settings = Settings()
 app = make_celery(settings)
 # The thread pool answers pings while busy. The solo pool does not; prefork breaks CUDA and gRPC.
 app.conf.worker_pool = "clipfleet.workers.queue.pool:TaskPool"
-app.conf.worker_concurrency = CHUNKS_IN_HAND  # queries take turns all the same: `Runtime.query`
+app.conf.worker_concurrency = CHUNKS_IN_HAND  # and two batches of queries: `QueryParts.model`
 app.conf.worker_consumer = "clipfleet.workers.queue.consumer:Consumer"
 app.events.dispatcher_cls = "clipfleet.workers.queue.consumer:Dispatcher"
 app.conf.task_queues = [

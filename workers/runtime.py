@@ -113,7 +113,6 @@ class Runtime:
             Bounds(settings.exact_timeout_s, self.stopping),
             metrics,
         )
-        self._one_batch = threading.Lock()
         self._aside = {name: ThreadPoolExecutor(1, name) for name in ("exact", "large")}
         publisher = CeleryPublisher(celery_app, client)
         self._nudge_next = pass_on(publisher, settings.model)
@@ -204,8 +203,7 @@ class Runtime:
             if batch.aside:  # slow: on a thread of its own, so that other queries do not wait
                 self._aside[batch.aside].submit(in_context(self._answer), batch)
             else:
-                with self._one_batch:  # a worker of both lanes takes two messages at once
-                    self._answer(batch)
+                self._answer(batch)
 
     def _answer(self, batch: QueryBatch) -> None:
         with self._metrics.in_flight("query"), self._heartbeat.busy(answers=True):

@@ -88,7 +88,7 @@ class Gateway:
         self._cards: list[WorkerCard] = []
         self._redis_error = ""  # why Redis accepts no writes; "" while it does
         self._clock_skew_s = 0.0  # seconds by which Redis' clock is ahead of ours
-        self._collections_cache: dict[str, tuple[float, Collection]] = {}
+        self._collections: dict[str, tuple[float, asyncio.Task[Collection]]] = {}
         # Small replies have a list and a connection of their own: a large one takes 20 ms to read.
         self._reply_to = f"clipfleet:replies:{secrets.token_hex(8)}"
         self._slow_reply_to = f"{self._reply_to}:slow"
@@ -207,19 +207,26 @@ class Gateway:
     async def collection(self, name: str) -> Collection:
         """Return the collection of a name, as it was at most REFRESH_INTERVAL_S ago.
 
+        It is read again once within this time, however many requests ask for it.
+
         Raises:
             NotFound: there is no such collection.
         """
-        read_at, collection = self._collections_cache.get(name, (0.0, None))
-        if collection is None or time.monotonic() - read_at > REFRESH_INTERVAL_S:
-            self._collections_cache.pop(name, None)
-            collection = await self.call(require, self.catalogue, name)
-            self._collections_cache[name] = (time.monotonic(), collection)
-        return collection
+        read_at, reading = self._collections.get(name, (0.0, None))
+        if reading is None or (reading.done() and time.monotonic() - read_at > REFRESH_INTERVAL_S):
+            reading = asyncio.create_task(self.call(require, self.catalogue, name))
+            self._collections[name] = (time.monotonic(), reading)
+            reading.add_done_callback(partial(self._keep_found, name))
+        return await asyncio.shield(reading)
+
+    def _keep_found(self, name: str, reading: "asyncio.Task[Collection]") -> None:
+        failed = reading.cancelled() or reading.exception() is not None
+        if failed and self._collections.get(name, (0.0, None))[1] is reading:
+            del self._collections[name]
 
     def forget(self, name: str) -> None:
         """Read the collection of this name again at its next use."""
-        self._collections_cache.pop(name, None)
+        self._collections.pop(name, None)
 
     async def worker(self, lane: Lane, model: str, *, any_model: bool = False) -> WorkerCard:
         """Return a worker that is alive and serves a lane of a model.

@@ -2,6 +2,9 @@
 
 uvicorn limits neither. A client that sends nothing, or sends a header very slowly, or does not read
 the response, would keep its connection forever. `uvicorn --http` takes `Protocol`.
+
+Requests are parsed by httptools, which takes a fifth of a gateway's processor time less than h11.
+Without httptools, and for requests that offer another protocol, it is h11.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
@@ -20,7 +24,9 @@ from clipfleet.common.settings import Limits
 
 STATE = "connections"  # the key of `Connections` in the state of the application's lifespan
 SPARE_FILES = 256  # descriptors that are not for connections of clients
+HEADER_BYTES = 65_536  # of one request
 AHEAD_BYTES = 32_768  # of requests that a client may send before it has the answer to the first
+AHEAD_REQUESTS = 16  # of these; httptools reads them all
 UNSENT_BYTES = 65_536  # of an answer in the system's buffer, beyond those on their way
 PAUSE_S = 2.0  # between two requests; closing a connection that is in use may fail a request
 
@@ -50,8 +56,8 @@ class Connections:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = limits.connections if files == resource.RLIM_INFINITY else files - SPARE_FILES
         self.limit = max(1, min(limits.connections, room))
-        self.open: dict[Protocol, None] = {}
-        self._slowest: list[Protocol] = []  # the slowest last, as of `_sorted_at`
+        self.open: dict[_Limited, None] = {}
+        self._slowest: list[_Limited] = []  # the slowest last, as of `_sorted_at`
         self._sorted_at = 0.0
 
     def make_room(self, now: float) -> None:
@@ -70,7 +76,7 @@ class Connections:
         del self.open[slowest]  # the transport reports the end later, after other connections
         slowest.transport.abort()
 
-    def _next_slowest(self, now: float) -> "Protocol | None":
+    def _next_slowest(self, now: float) -> "_Limited | None":
         """Sorting at each call would take the event loop 2 ms for 2,000 connections."""
         while self._slowest:
             slowest = self._slowest.pop()
@@ -119,12 +125,17 @@ class Lag:
         return self._behind_s + (0.0 if self._since is None else now - self._since)
 
 
-class Protocol(H11Protocol):
+class _Limited:
     """One connection, which is closed when the client keeps it waiting for too long.
 
-    The next request is handled, and read, after the system has taken the whole answer to the one
-    before.
+    It goes before a protocol of uvicorn among the bases of a class. The next request is handled
+    after the system has taken the whole answer to the one before.
     """
+
+    cycle: Any
+    flow: Any
+    loop: asyncio.AbstractEventLoop
+    transport: Any
 
     def __init__(
         self,
@@ -133,8 +144,9 @@ class Protocol(H11Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.app = self._count_sent(self.app)
+        super().__init__(config, server_state, app_state, _loop)  # type: ignore[call-arg]
+        self.app = self._count_sent(config.loaded_app)
+        self._start = (config, server_state, app_state, _loop)
         self._all: Connections = app_state.get(STATE) or Connections(Limits())
         self._header: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -143,8 +155,8 @@ class Protocol(H11Protocol):
         self._sent = self._taken = 0  # bytes of answers: all, and those that the system has taken
         self._ends_later = False  # an answer is complete, but the system has not taken it all
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)  # type: ignore[misc]
         transport.set_write_buffer_limits(0)  # writing is paused while any byte waits
         _limit_unsent(transport.get_extra_info("socket"))
         self._all.open[self] = None
@@ -152,7 +164,7 @@ class Protocol(H11Protocol):
         self._all.make_room(self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
+        super().connection_lost(exc)  # type: ignore[misc]
         self._all.open.pop(self, None)
         self._have_header()
         if self._unread is not None:
@@ -182,7 +194,7 @@ class Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         before, now = self.cycle, self.loop.time()
-        super().data_received(data)
+        super().data_received(data)  # type: ignore[misc]
         if self._has_no_request:
             self._wait_for_header()
             return
@@ -191,8 +203,16 @@ class Protocol(H11Protocol):
             self._wait_for_body(now)
         else:
             self._body.moved(len(data), now)
-        if not self.cycle.more_body and len(self.conn.trailing_data[0]) > AHEAD_BYTES:
+        if not self.cycle.more_body and self._ahead(len(data)) > AHEAD_BYTES:
             self._close()
+
+    def _ahead(self, received: int) -> int:
+        """Return the bytes of requests whose turn has not come.
+
+        Args:
+            received: the bytes that came last.
+        """
+        raise NotImplementedError
 
     def on_response_complete(self) -> None:
         if self.flow.write_paused and not self.transport.is_closing():
@@ -201,16 +221,16 @@ class Protocol(H11Protocol):
             return
         self._idle_since = self.loop.time()  # uvicorn closes it unless a request follows soon
         self._wait_for_body(self._idle_since)
-        super().on_response_complete()  # begins with the next request, if it was read before
+        super().on_response_complete()  # type: ignore[misc]  # begins with the next request, if it was read before
 
     def pause_writing(self) -> None:
-        super().pause_writing()
+        super().pause_writing()  # type: ignore[misc]
         self._answer.start(self.loop.time())
         if self._unread is None:
             self._check_reading()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        super().resume_writing()  # type: ignore[misc]
         now = self.loop.time()
         self._note_reading(now)
         self._answer.stop(now)
@@ -262,6 +282,68 @@ class Protocol(H11Protocol):
 
     def _close(self) -> None:
         self.transport.abort()
+
+
+class PatientProtocol(_Limited, H11Protocol):
+    """A connection whose requests are parsed by h11."""
+
+    def _ahead(self, received: int) -> int:  # noqa: ARG002
+        return len(self.conn.trailing_data[0])
+
+
+class QuickProtocol(_Limited, AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """A connection whose requests are parsed by httptools.
+
+    httptools limits neither the length of a header nor the requests that a client sends ahead. It
+    drops the body of a request that offers another protocol, as each first request of Java's
+    HttpClient offers HTTP/2 (httptools #124, uvicorn #2722). h11 takes over such a connection.
+    """
+
+    _ahead_bytes = _header_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        if self._has_no_request and b"upgrade:" in data[:HEADER_BYTES].lower():
+            self._hand_over(data)
+            return
+        super().data_received(data)
+
+    def _hand_over(self, data: bytes) -> None:
+        """Let h11 parse this request and all later ones."""
+        patient = PatientProtocol(*self._start)
+        self.connections.discard(self)
+        self._all.open.pop(self, None)
+        self._have_header()
+        self._unset_keepalive_if_required()
+        self.transport.set_protocol(patient)
+        patient.connection_made(self.transport)
+        patient.data_received(data)
+
+    def _ahead(self, received: int) -> int:
+        self._ahead_bytes = self._ahead_bytes + received if self.pipeline else 0
+        return self._ahead_bytes
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= AHEAD_REQUESTS:
+            self._close()
+            raise ValueError("requests ahead")  # ends the parsing; the connection is closed
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_header(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_header(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count_header(self, count: int) -> None:
+        self._header_bytes += count
+        if self._header_bytes > HEADER_BYTES:
+            raise ValueError("the header is too long")  # uvicorn answers 400
+
+
+Protocol = PatientProtocol if issubclass(AutoHTTPProtocol, H11Protocol) else QuickProtocol
 
 
 def _limit_unsent(connection: socket.socket | None) -> None:

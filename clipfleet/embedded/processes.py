@@ -32,12 +32,8 @@ def worker(name: str, lanes: Sequence[Lane], model: str, *, task_events: bool = 
     queues = ",".join(queue_name(lane, model) for lane in lanes)
     celery = ["celery", "-q", "-A", "clipfleet.workers.app"]  # -q: no banner in the log
     celery += ["worker", "-Q", queues, "-n", f"{name}@%h"]
-    quick = [
-        "--without-mingle",
-        "--without-gossip",
-    ]  # without them a start is 1 s faster; they are not used
-    # A worker of queries that took the next batch early would keep it from an idle worker.
-    quick += ["--concurrency", "1"] if list(lanes) == ["query"] else []
+    # A start is 1 s faster without these, which are not used.
+    quick = ["--without-mingle", "--without-gossip"]
     events = ["-E"] if task_events else []
     return [sys.executable, "-m", *celery, "--loglevel", "WARNING", *quick, *events]
 

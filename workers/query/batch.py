@@ -4,6 +4,7 @@ One pass through the model per kind of term, one search per group of queries wit
 """
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -40,6 +41,7 @@ class QueryParts:
     Attributes:
         replies: where answers are sent, and where query images are read.
         exact: the bounds of exact searches.
+        model: held while a batch is embedded. Another batch searches meanwhile.
     """
 
     embedder: Embedder
@@ -48,6 +50,7 @@ class QueryParts:
     replies: Replies
     exact: Bounds = field(default_factory=Bounds)
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
+    model: threading.Lock = field(default_factory=threading.Lock)
 
 
 Position = tuple[int, int]  # index of a query in the batch, index of a term in the query
@@ -120,10 +123,11 @@ def _answer_the_rest(work: _Work, answer: Answer) -> None:
 def _embed(work: _Work, parts: QueryParts) -> None:
     for position, value in work.of_kind("vector").items():
         work.terms[position] = np.asarray(value, np.float32)
-    if texts := work.of_kind("text"):
-        rows = parts.embedder.embed_texts([str(text) for text in texts.values()])
-        work.terms.update(zip(texts, rows, strict=True))
-    _embed_images(work, parts)
+    with parts.model:
+        if texts := work.of_kind("text"):
+            rows = parts.embedder.embed_texts([str(text) for text in texts.values()])
+            work.terms.update(zip(texts, rows, strict=True))
+        _embed_images(work, parts)
     _look_up(work, parts)
 
 

@@ -65,7 +65,8 @@ def _search(
     }
     if search.exact:
         return exact_search(store, search.collection, vectors, exact, **options)
-    return store.search(search.collection, vectors, fresh=fresh, **options)
+    brief = search.group_by is None  # else by any field of a record
+    return store.search(search.collection, vectors, fresh=fresh, brief=brief, **options)
 
 
 def _page_spec(search: Search) -> PageSpec:
