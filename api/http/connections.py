@@ -136,6 +136,7 @@ class Protocol(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self.app = self._count_sent(self.app)
         self._all: Connections = app_state.get(STATE) or Connections(Limits())
+        self.timeout_keep_alive = self._all.limits.keep_alive_s  # type: ignore[assignment]
         self._header: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._idle_since = self.loop.time()
