@@ -70,7 +70,7 @@ async function nextPage() {
   }
 }
 
-function show({ matches, took_ms }, first) {
+function show({ matches, took_ms, timing }, first) {
   const scored = !asksNothing(state);
   const fresh = matches.filter(({ id }) => !shown.ids.has(id));
   const tiles = fresh.map((match, place) => tile(match, { scored, lazy: !first || place > 23, focusable: first && place === 0 }));
@@ -82,12 +82,13 @@ function show({ matches, took_ms }, first) {
   else grid.append(...tiles);
   grid.removeAttribute("aria-busy");
   shown.done = matches.length < PAGE || !fresh.length || shown.ids.size >= WINDOW;
-  if (first) summarise(matches, took_ms, scored);
+  if (first) summarise(matches, took_ms, timing, scored);
   more.replaceChildren(...(shown.done ? end() : [el("span", { class: "spinner" })]));
   watch();
 }
 
-function summarise(matches, took, scored) {
+function summarise(matches, took, timing, scored) {
+  $("summary").title = scored ? timing.map(([stage, ms]) => `${stage} ${ms.toFixed(1)} ms`).join(" · ") : "";
   const all = collections.current().count;
   const narrowed = state.where.length > 0 || state.namespace !== "default";
   const said = scored && matches.length ? [`nearest first · ${Math.max(1, Math.round(took))} ms`] : [];

@@ -16,6 +16,7 @@ from clipfleet.client import Client
 from clipfleet.client._config import DEFAULT_URL
 from clipfleet.common.http.schemas import CollectionOut, JobOut, SearchOut
 from clipfleet.errors import ProblemError, Unreachable
+from clipfleet.results import Timing
 
 # emoji=False: Rich would print the file name `a:x:.jpg` with a picture in its middle.
 out = Console(soft_wrap=True, emoji=False, highlight=False)
@@ -120,6 +121,13 @@ def pictures(result: SearchOut, name: Callable[[str], str]) -> None:
 def _print_matches(table: Table, result: SearchOut) -> None:
     _wide.print(table if result.matches else "no matches")
     err.print(f"[dim]{len(result.matches)} matches in {result.took_ms:.0f} ms[/]")
+
+
+def timing(timing: Timing | None) -> None:
+    """Print where the time of a request went, on standard error."""
+    stages = {} if timing is None else timing.model_dump(exclude_none=True)
+    shown = ", ".join(f"{stage} {milliseconds:.1f}" for stage, milliseconds in stages.items())
+    err.print(f"{shown} ms" if shown else "the service does not say where its time went")
 
 
 def jobs(listed: list[JobOut]) -> None:

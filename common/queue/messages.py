@@ -230,6 +230,8 @@ class BatchReply(BaseModel):
         v: the version of the reply.
         batch_id: the id of the batch.
         answers: the answers, in the order of the queries.
+        times: how long the worker embedded, searched, and worked on the batch in all,
+            microseconds; later releases may add numbers. Empty from workers of earlier releases.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -237,3 +239,4 @@ class BatchReply(BaseModel):
     v: Literal[1] = 1
     batch_id: str
     answers: tuple[Answer, ...]
+    times: tuple[int, ...] = ()

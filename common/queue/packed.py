@@ -5,6 +5,7 @@ the JSON that a client gets. `read_reply` also reads a plain `BatchReply`: worke
 release send those, and gateways of an earlier release get them.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -34,6 +35,7 @@ class _PackedReply(BaseModel):
     v: Literal[2] = 2
     batch_id: str
     answers: tuple[_Head, ...]
+    times: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ class PackedAnswer:
         embedding: the embedding of a query without a search.
         error: the kind of error; "": none.
         detail: the text of the error.
+        times: the times of its batch, see `BatchReply.times`.
     """
 
     json: bytes = _EMPTY
     embedding: tuple[float, ...] = ()
     error: ErrorKind = ""
     detail: str = ""
+    times: tuple[int, ...] = ()
 
     @property
     def matches(self) -> tuple[MatchOut, ...]:
@@ -79,6 +83,7 @@ def pack(reply: BatchReply, limits: Sequence[int]) -> bytes:
             is also the limit of all answers together. When they do not fit, the small ones have
             precedence, and an answer that does not fit becomes an error that says what to change.
     """
+    began = time.perf_counter()
     answers = list(reply.answers)
     parts = [_MATCHES.dump_json(answer.matches) if answer.matches else _EMPTY for answer in answers]
     remaining = max(limits, default=0)
@@ -93,7 +98,10 @@ def pack(reply: BatchReply, limits: Sequence[int]) -> bytes:
         _Head(size=len(part), **answer.model_dump(exclude={"matches"}))
         for answer, part in zip(answers, parts, strict=True)
     )
-    head = _PackedReply(batch_id=reply.batch_id, answers=heads)
+    times = list(reply.times)
+    if times:
+        times[2] += int(1e6 * (time.perf_counter() - began))
+    head = _PackedReply(batch_id=reply.batch_id, answers=heads, times=tuple(times))
     return b"\n".join([head.model_dump_json().encode(), b"".join(parts)])
 
 
@@ -116,16 +124,18 @@ def read_reply(raw: bytes) -> Reply:
     end = raw.find(b"\n")
     if end < 0:
         plain = parse_versioned(BatchReply, raw, "a worker's answer")
-        return Reply(plain.batch_id, [_of(answer) for answer in plain.answers])
+        return Reply(plain.batch_id, [_of(answer, plain.times) for answer in plain.answers])
     head = parse_versioned(_PackedReply, raw[:end], "a worker's answer")
     answers, start = [], end + 1
     for header in head.answers:
         part = raw[start : start + header.size]
-        answers.append(PackedAnswer(part, header.embedding, header.error, header.detail))
+        answers.append(
+            PackedAnswer(part, header.embedding, header.error, header.detail, head.times)
+        )
         start += header.size
     return Reply(head.batch_id, answers)
 
 
-def _of(answer: Answer) -> PackedAnswer:
+def _of(answer: Answer, times: tuple[int, ...]) -> PackedAnswer:
     json = _MATCHES.dump_json(answer.matches)
-    return PackedAnswer(json, answer.embedding, answer.error, answer.detail)
+    return PackedAnswer(json, answer.embedding, answer.error, answer.detail, times)

@@ -52,6 +52,13 @@ def test_words_typed_while_the_page_loads_stay(page: Tab, shown: Page) -> None:
     expect(shown.locator("#grid a").first).to_have_accessible_name(re.compile("guitar.*score"))
 
 
+def test_the_time_of_a_search_says_where_it_went(shown: Page) -> None:
+    search(shown, "a guitar")
+    expect(shown.locator("#summary")).to_have_text(re.compile(r"nearest first · \d+ ms"))
+    stages = re.compile(r"^queue [0-9.]+ ms · embed [0-9.]+ ms · search [0-9.]+ ms · total [0-9.]+")
+    expect(shown.locator("#summary")).to_have_attribute("title", stages)
+
+
 def test_scrolling_brings_more_until_all_are_there(page: Tab, shown: Page) -> None:
     page.names(60)
     assert not shown.get_by_text("All 242 images").count()

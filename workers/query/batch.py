@@ -4,6 +4,7 @@ One pass through the model per kind of term, one search per group of queries wit
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -94,8 +95,11 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
         return 0
     parts.metrics.batch("query", len(in_time))
     work = _Work([batch.queries[n] for n in in_time])
+    began = embedded = time.perf_counter()
     try:
         _embed(work, parts)
+        embedded = time.perf_counter()
+        _look_up(work, parts)
         _combine(work)
         _search(work, parts)
     except Unavailable as error:
@@ -103,10 +107,12 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
     except Exception:
         log.exception("a batch of %d queries failed", len(batch.queries))
         _answer_the_rest(work, Answer(error="internal", detail="the search failed"))
+    ended = time.perf_counter()
+    times = tuple(int(1e6 * s) for s in (embedded - began, ended - embedded, ended - began))
     answers = [TOO_LATE] * len(batch.queries)
     for position, n in enumerate(in_time):
         answers[n] = work.answers[position]
-    reply = BatchReply(batch_id=batch.batch_id, answers=tuple(answers))
+    reply = BatchReply(batch_id=batch.batch_id, answers=tuple(answers), times=times)
     limits = [query.search.answer_bytes if query.search else 0 for query in batch.queries]
     parts.replies.push(batch.reply_to, reply, limits if batch.packed else None)
     return len(in_time)
@@ -124,7 +130,6 @@ def _embed(work: _Work, parts: QueryParts) -> None:
         rows = parts.embedder.embed_texts([str(text) for text in texts.values()])
         work.terms.update(zip(texts, rows, strict=True))
     _embed_images(work, parts)
-    _look_up(work, parts)
 
 
 def _embed_images(work: _Work, parts: QueryParts) -> None:
