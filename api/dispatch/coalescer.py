@@ -114,6 +114,7 @@ class Coalescer:
         rows: cost of one batch at most, in rows. A batch of a single query may cost more.
         queue: queries that wait in a lane at most; `may_take` shares them between API keys.
         timeout_s: time for an answer, counted from `ask`.
+        reply_bytes: size of the matches in one reply at most.
         clock: unix seconds by the clock against which workers check deadlines.
     """
 
@@ -127,11 +128,13 @@ class Coalescer:
         rows: int,
         queue: int,
         timeout_s: float,
+        reply_bytes: int = 32_000_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._publish, self._workers = publish, workers
         self._reply_to, self._batch, self._rows, self._queue = reply_to, batch, rows, queue
         self._timeout_s, self._clock = timeout_s, clock
+        self._reply_bytes = reply_bytes
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._sent: dict[str, _SentBatch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -229,6 +232,7 @@ class Coalescer:
             deadlines=tuple(waiting.expires_at for waiting in queries),
             queries=tuple(waiting.query for waiting in queries),
             packed=True,
+            reply_bytes=self._reply_bytes,
         )
         loop = asyncio.get_running_loop()
         expiry = loop.call_later(self._timeout_s, self.fail, batch.batch_id, self._timeout_error())

@@ -39,6 +39,7 @@ router = APIRouter(
     route_class=AuthorizedRoute,
 )
 
+MAX_PARTS = 4  # into which the bytes of an answer are divided between the queries of a batch
 LARGE_AT_ONCE = 4  # queries for many matches of one request that wait for a worker at once
 
 
@@ -121,7 +122,7 @@ async def search_batch(
     timing = Timing()
     queries = [_validate_query(raw) for raw in body.queries]
     _check_images(queries, gateway)
-    shared = _SharedLimits(gateway)
+    shared = _SharedLimits(gateway, len(queries))
     timings = [Timing() for _ in queries]
     searches = (
         _search_in_batch(query, collection, gateway, shared, own)
@@ -149,12 +150,19 @@ def _refused_json(problem: Problem) -> bytes:
 class _SharedLimits:
     """Limits that all queries of one request share.
 
+    Args:
+        gateway: has the settings.
+        queries: the number of queries.
+
     Attributes:
+        answer_bytes: the size of the answer to one query at most, so that no query of a batch
+            takes the room of all others.
         fetch_slots: images that are fetched at once.
         large_slots: searches for many matches at once.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, queries: int = 1) -> None:
+        self.answer_bytes = gateway.settings.limits.answer_bytes // min(queries, MAX_PARTS)
         self.fetch_slots = asyncio.Semaphore(gateway.settings.fetch.queries)
         self.large_slots = asyncio.Semaphore(LARGE_AT_ONCE)
         self._max_bytes = gateway.settings.limits.answer_bytes
@@ -234,7 +242,7 @@ async def _search(
     search = Search(
         collection=collection,
         candidates=gateway.settings.limits.candidates,
-        answer_bytes=gateway.settings.limits.answer_bytes,
+        answer_bytes=shared.answer_bytes,
         **{name: getattr(body, name) for name in SearchOptions.model_fields},
     )
     if body.exact:
@@ -242,7 +250,9 @@ async def _search(
     asked_s = timing.seconds()
     answer = await _ask(Query(terms=terms, search=search), worker.model, gateway, shared)
     timing.answered(timing.seconds() - asked_s, answer.times)
-    return b'{"matches":%b,"took_ms":%b}' % (answer.json, _milliseconds(timing))
+    truncated = json.dumps(answer.truncated or None).encode()
+    fields = (answer.json, _milliseconds(timing), truncated)
+    return b'{"matches":%b,"took_ms":%b,"truncated":%b}' % fields
 
 
 async def _ask(query: Query, model: str, gateway: Gateway, shared: _SharedLimits) -> PackedAnswer:

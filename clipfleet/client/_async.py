@@ -501,7 +501,9 @@ class AsyncClient:
 
         Returns:
             The matches, nearest first. A higher score is nearer; with the metric "euclidean" a
-            lower one is. `timing` says where the service's time went.
+            lower one is. `timing` says where the service's time went. `truncated` names the limit
+            that cut the matches short, if one did. After "answer_bytes", the same search with
+            `offset + len(matches)` goes on.
 
         Raises:
             ValueError: not exactly one kind of query is given, or an argument is out of range.

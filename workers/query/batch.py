@@ -114,7 +114,8 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
         answers[n] = work.answers[position]
     reply = BatchReply(batch_id=batch.batch_id, answers=tuple(answers), times=times)
     limits = [query.search.answer_bytes if query.search else 0 for query in batch.queries]
-    parts.replies.push(batch.reply_to, reply, limits if batch.packed else None)
+    packed = limits if batch.packed else None
+    parts.replies.push(batch.reply_to, reply, packed, batch.reply_bytes)
     return len(in_time)
 
 
@@ -220,9 +221,10 @@ def _search_group(work: _Work, search: Search, members: Sequence[int], parts: Qu
     vectors = np.stack([work.vectors[n] for n in members])
     fresh = _written_lately(search.collection, parts)
     with parts.metrics.timed("query", "store"):
-        pages = search_group(parts.store, search, vectors, fresh=fresh, exact=parts.exact)
-    for n, page in zip(members, pages, strict=True):
-        work.answers[n] = Answer(matches=tuple(match_out(ranked, search) for ranked in page))
+        rankings = search_group(parts.store, search, vectors, fresh=fresh, exact=parts.exact)
+    for n, ranking in zip(members, rankings, strict=True):
+        matches = tuple(match_out(ranked, search) for ranked in ranking.page())
+        work.answers[n] = Answer(matches=matches, truncated=ranking.truncated)
 
 
 def _written_lately(collection: Collection, parts: QueryParts) -> bool:
