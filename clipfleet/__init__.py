@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Match,
         Recall,
         SearchResult,
+        Timing,
     )
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ProblemError",
     "Recall",
     "SearchResult",
+    "Timing",
     "Unreachable",
     "__version__",
 ]

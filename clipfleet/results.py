@@ -1,5 +1,7 @@
 """Results of the clients. They are the schemas of the HTTP API under shorter names."""
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from clipfleet.common.http.collections import RecallOut as Recall
 from clipfleet.common.http.fleet import FleetOut as Fleet
 from clipfleet.common.http.schemas import CollectionOut as Collection
@@ -8,7 +10,7 @@ from clipfleet.common.http.schemas import FailureOut as Failure
 from clipfleet.common.http.schemas import ImageOut as Image
 from clipfleet.common.http.schemas import JobOut as Job
 from clipfleet.common.http.schemas import MatchOut as Match
-from clipfleet.common.http.schemas import SearchOut as SearchResult
+from clipfleet.common.http.schemas import SearchOut
 
 __all__ = [
     "Collection",
@@ -20,7 +22,31 @@ __all__ = [
     "Match",
     "Recall",
     "SearchResult",
+    "Timing",
 ]
+
+
+class Timing(BaseModel):
+    """Where the time of a request went, in milliseconds, from the header `Server-Timing`.
+
+    A stage is None if the service does not name it: its workers are of an earlier release.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    queue: float | None = Field(None, description="Waiting for a worker.")
+    embed: float | None = Field(None, description="Embedding texts and images.")
+    search: float | None = Field(None, description="Searching the collection.")
+    total: float = Field(description="All of the service's time.")
+
+
+class SearchResult(SearchOut):
+    """The answer to a search."""
+
+    timing: Timing | None = Field(
+        None, description="Where the time of the request went; null if the service does not say."
+    )
+
 
 # states of a job that has ended
 ENDED = ("succeeded", "partial", "failed", "cancelled")

@@ -84,6 +84,12 @@ class Limits(BaseModel):
     header_s: float = Field(
         10.0, gt=0, description="Longest wait for the header of a request, seconds."
     )
+    keep_alive_s: float = Field(
+        5.0,
+        gt=0,
+        description="Time for which a connection without a request stays open after an answer, "
+        "seconds.",
+    )
     send_s: float = Field(
         30.0,
         gt=0,

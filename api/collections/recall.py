@@ -18,7 +18,7 @@ from clipfleet.api.dispatch.replies import error_of
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.search.exact import check_exact_rows
 from clipfleet.common.collection import Collection, Metric
-from clipfleet.common.errors import InvalidRequest
+from clipfleet.common.errors import InvalidRequest, TooLarge
 from clipfleet.common.http.collections import QueryRecall, RecallIn, RecallOut
 from clipfleet.common.queue.messages import LARGE_ROWS, Query, Search, Term
 from clipfleet.common.queue.packed import PackedAnswer
@@ -161,6 +161,10 @@ async def _search(
     answers = await asyncio.gather(*(queue.ask(Query.of(term, search), model) for term in terms))
     if failed := next((answer for answer in answers if answer.error), None):
         raise error_of(failed)
+    if any(answer.truncated for answer in answers):
+        raise TooLarge(
+            "the matches of the sample have more bytes than one answer may have; lower k or sample"
+        )
     return [await gateway.parse(_scored_ids, answer) for answer in answers]
 
 

@@ -95,13 +95,13 @@ class _Lane:
 
     Attributes:
         in_flight: batches that are sent and not answered.
-        asked: the queries of these batches.
+        queries: the queries of these batches.
     """
 
     model: str
     pending: _Pending = field(default_factory=_Pending)
     in_flight: int = 0
-    asked: int = 0
+    queries: int = 0
 
 
 @dataclass
@@ -124,6 +124,7 @@ class Coalescer:
         rows: cost of one batch at most, in rows. A batch of a single query may cost more.
         queue: queries that wait in a lane at most; `may_take` shares them between API keys.
         timeout_s: time for an answer, counted from `ask`.
+        reply_bytes: size of the matches in one reply at most.
         clock: unix seconds by the clock against which workers check deadlines.
     """
 
@@ -137,11 +138,13 @@ class Coalescer:
         rows: int,
         queue: int,
         timeout_s: float,
+        reply_bytes: int = 32_000_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._publish, self._workers = publish, workers
         self._reply_to, self._batch, self._rows, self._queue = reply_to, batch, rows, queue
         self._timeout_s, self._clock = timeout_s, clock
+        self._reply_bytes = reply_bytes
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._sent: dict[str, _SentBatch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -210,27 +213,27 @@ class Coalescer:
         """Send batches until the workers of the lane have enough."""
         workers = self._workers(lane.model)
         while lane.pending and lane.in_flight <= workers:
-            all_queries = len(lane.pending) + lane.asked
+            all_queries = len(lane.pending) + lane.queries
             share = min(self._batch, -(-all_queries // (workers + 1)))
             if lane.in_flight == workers and len(lane.pending) < share:
                 break
             queries = self._take(lane, share)
             if queries:
                 lane.in_flight += 1
-                lane.asked += len(queries)
+                lane.queries += len(queries)
                 task = asyncio.create_task(self._send(lane, queries))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    def _take(self, lane: _Lane, most: int) -> list[_WaitingQuery]:
+    def _take(self, lane: _Lane, limit: int) -> list[_WaitingQuery]:
         """Take the next queries whose callers still wait: at least one, then as many as fit.
 
         Args:
-            most: queries at most.
+            limit: queries at most.
         """
         queries: list[_WaitingQuery] = []
         terms, rows = self._batch, self._rows
-        while lane.pending and len(queries) < most:
+        while lane.pending and len(queries) < limit:
             query = lane.pending.next
             if queries and (len(query.terms) > terms or query.cost > rows):
                 break
@@ -249,6 +252,7 @@ class Coalescer:
             deadlines=tuple(waiting.expires_at for waiting in queries),
             queries=tuple(waiting.query for waiting in queries),
             packed=True,
+            reply_bytes=self._reply_bytes,
         )
         loop = asyncio.get_running_loop()
         expiry = loop.call_later(self._timeout_s, self.fail, batch.batch_id, self._timeout_error())
@@ -276,7 +280,7 @@ class Coalescer:
         if sent is not None:
             sent.expiry.cancel()
             sent.lane.in_flight -= 1
-            sent.lane.asked -= len(sent.waiting)
+            sent.lane.queries -= len(sent.waiting)
         return sent
 
     def _timeout_error(self) -> QueryTimeout:

@@ -131,6 +131,7 @@ class Gateway:
             rows=rows * limits.query_rows,
             queue=limits.query_queue,
             timeout_s=timeout_s,
+            reply_bytes=limits.answer_bytes,
             clock=self._clock,
         )
 

@@ -133,6 +133,7 @@ class _Limited:
     """
 
     cycle: Any
+    timeout_keep_alive: Any
     flow: Any
     loop: asyncio.AbstractEventLoop
     transport: Any
@@ -148,6 +149,7 @@ class _Limited:
         self.app = self._count_sent(config.loaded_app)
         self._start = (config, server_state, app_state, _loop)
         self._all: Connections = app_state.get(STATE) or Connections(Limits())
+        self.timeout_keep_alive = self._all.limits.keep_alive_s
         self._header: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._idle_since = self.loop.time()

@@ -30,8 +30,8 @@ class AccessLogMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {})["refused"] = self._metrics.refused
         status, began = CLIENT_GONE, time.perf_counter()
+        scope.setdefault("state", {}).update(refused=self._metrics.refused, began=began)
 
         async def send_and_watch(message: Message) -> None:
             nonlocal status
@@ -50,6 +50,9 @@ class AccessLogMiddleware:
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = route_of(scope)
         self._metrics.answered(scope["method"], route, status, seconds)
+        state = scope["state"]
+        if durations := state.get("durations"):
+            self._metrics.timed(route, durations, state.get("request_id", ""))
         if self._lines:
             fields = {
                 "method": scope["method"],

@@ -5,7 +5,7 @@ docs/metrics.md describes each metric.
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import APIRouter, Request, Response
@@ -26,6 +26,7 @@ from clipfleet.common.queue.overview import Overviews
 router = APIRouter(include_in_schema=False, route_class=AuthorizedRoute)
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+STAGE_SECONDS = (0.001, 0.0025, *SECONDS)
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 REASONS: dict[type[ClipfleetError], str] = {
     Overloaded: "queue_full",
@@ -55,6 +56,10 @@ class GatewayMetrics:
         self._seconds = Histogram(
             "clipfleet_request_seconds", "Seconds to the end of the response", ["route"],
             buckets=SECONDS, registry=self.registry,
+        )  # fmt: skip
+        self._stages = Histogram(
+            "clipfleet_query_seconds", "Seconds of searches and embeddings", ["route", "stage"],
+            buckets=STAGE_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._refused = Counter(
             "clipfleet_refused", "Requests that were refused", ["reason"], registry=self.registry
@@ -86,6 +91,18 @@ class GatewayMetrics:
         label = method if method in METHODS else "other"
         self._requests.labels(label, route, status).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def timed(self, route: str, durations: Mapping[str, float], request_id: str) -> None:
+        """Observe the stages of an answer.
+
+        Args:
+            route: the template of the route.
+            durations: seconds by stage.
+            request_id: the exemplar of the buckets, which OpenMetrics shows.
+        """
+        exemplar = {"request_id": request_id} if request_id else None
+        for stage, seconds in durations.items():
+            self._stages.labels(route, stage).observe(seconds, exemplar)
 
     def refused(self, error: BaseException) -> None:
         """Count an error that means overload, a rate limit or missing workers; ignore others."""

@@ -24,7 +24,8 @@ export class Problem extends Error {
 
 export const AWAY = "The service does not answer. Is clipfleet still running?";
 
-export async function call(path, { method = "GET", json, signal } = {}) {
+/** `seen` gets the headers of an answer that is no problem. */
+export async function call(path, { method = "GET", json, signal, seen } = {}) {
   const body = json === undefined ? undefined : JSON.stringify(json);
   const tried = key.now();
   const headers = { ...key.headers(), ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
@@ -36,9 +37,10 @@ export async function call(path, { method = "GET", json, signal } = {}) {
     throw new Problem(AWAY);
   }
   const text = await answer.text();
+  if (answer.ok) seen?.(answer.headers);
   if (answer.ok) return text ? JSON.parse(text) : null;
   const wrong = problem(answer.status, text, answer.headers.get("Retry-After"));
-  if (wrong.wantsKey && (await key.ask(tried, wrong.message))) return call(path, { method, json, signal });
+  if (wrong.wantsKey && (await key.ask(tried, wrong.message))) return call(path, { method, json, signal, seen });
   throw wrong;
 }
 
@@ -57,7 +59,17 @@ const at = (name, rest = "") => `/v1/collections/${encodeURIComponent(name)}${re
 
 export const collections = async () => (await call("/v1/collections")).collections;
 export const makeCollection = (name) => call(at(name), { method: "PUT" });
-export const search = (name, json, signal) => call(at(name, "/search"), { method: "POST", json, signal });
+
+/** The answer has `timing` as well: what the service says of its stages, as [[name, milliseconds], …]. */
+export async function search(name, json, signal) {
+  let timing = [];
+  const seen = (headers) => {
+    timing = [...(headers.get("Server-Timing") ?? "").matchAll(/([a-z]+);dur=([0-9.]+)/g)].map(([, stage, ms]) => [stage, Number(ms)]);
+  };
+  const answer = await call(at(name, "/search"), { method: "POST", json, signal, seen });
+  return { ...answer, timing };
+}
+
 export const countImages = async (name, json, signal) => (await call(at(name, "/count"), { method: "POST", json, signal })).count;
 export const uploadPath = (name) => at(name, "/images");
 

@@ -70,7 +70,7 @@ async function nextPage() {
   }
 }
 
-function show({ matches, took_ms }, first) {
+function show({ matches, took_ms, timing, truncated }, first) {
   const scored = !asksNothing(state);
   const fresh = matches.filter(({ id }) => !shown.ids.has(id));
   const tiles = fresh.map((match, place) => tile(match, { scored, lazy: !first || place > 23, focusable: first && place === 0 }));
@@ -81,13 +81,16 @@ function show({ matches, took_ms }, first) {
   if (first) grid.replaceChildren(...tiles);
   else grid.append(...tiles);
   grid.removeAttribute("aria-busy");
-  shown.done = matches.length < PAGE || !fresh.length || shown.ids.size >= WINDOW;
-  if (first) summarise(matches, took_ms, scored);
+  const cut = truncated === "answer_bytes"; // the next page goes on where this one ends
+  shown.done = (matches.length < PAGE && !cut) || !fresh.length || shown.ids.size >= WINDOW;
+  shown.truncated = shown.done ? truncated : null;
+  if (first) summarise(matches, took_ms, timing, scored);
   more.replaceChildren(...(shown.done ? end() : [el("span", { class: "spinner" })]));
   watch();
 }
 
-function summarise(matches, took, scored) {
+function summarise(matches, took, timing, scored) {
+  $("summary").title = scored ? timing.map(([stage, ms]) => `${stage} ${ms.toFixed(1)} ms`).join(" · ") : "";
   const all = collections.current().count;
   const narrowed = state.where.length > 0 || state.namespace !== "default";
   const said = scored && matches.length ? [`nearest first · ${Math.max(1, Math.round(took))} ms`] : [];
@@ -109,6 +112,7 @@ async function sayHowManyPass(say, all) {
 function end() {
   if (!shown.ids.size) return [nothing()];
   if (shown.ids.size >= WINDOW) return [`The first ${count(WINDOW)}. Filters narrow the search.`];
+  if (shown.truncated) return [`The service shows no more than ${many(shown.ids.size, "image")} (limit: ${shown.truncated}). There may be more; filters narrow the search.`];
   return shown.ids.size > 24 ? [`All ${many(shown.ids.size, "image")}`] : [];
 }
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.dependencies import GatewayDep
@@ -11,6 +11,7 @@ from clipfleet.api.dispatch.replies import error_of
 from clipfleet.api.http.disconnect import WHILE_CONNECTED
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.search.terms import check_text, image_input, load_image_term
+from clipfleet.api.search.timing import DOCUMENTED, Timing, timed_response
 from clipfleet.common.errors import BadImage, InvalidRequest, TooLarge, Unreadable
 from clipfleet.common.http.schemas import EmbedIn, EmbedOut, QueryImage
 from clipfleet.common.queue.fleet import WorkerCard
@@ -25,25 +26,30 @@ router = APIRouter(
 )
 
 
-@router.post("", summary="Embed texts or images")
+@router.post("", summary="Embed texts or images", response_model=EmbedOut, responses=DOCUMENTED)
 @needs("read", body="batch")
-async def embed(body: EmbedIn, gateway: GatewayDep) -> EmbedOut:
+async def embed(body: EmbedIn, gateway: GatewayDep, request: Request) -> Response:
     """Return the embeddings of texts or of images, computed with the model of the collections.
 
     Row i of the embeddings belongs to item i of the request.
     """
+    timing = Timing()
     limit = gateway.settings.limits.embeds
     if len(body.texts or body.images or ()) > limit:
         raise TooLarge(f"the request has more than {limit} items")
     worker = await gateway.worker("query", body.model or gateway.settings.model)
     terms = await _terms(body, worker, gateway)
     queries = (gateway.queries.ask(Query.of(term), worker.model) for term in terms)
+    asked_s = timing.seconds()
     answers = await asyncio.gather(*queries)
+    times = max((answer.times for answer in answers), key=sum)  # of the batch with most work
+    timing.answered(timing.seconds() - asked_s, times, searched=False)
     for answer in answers:
         if answer.error:
             raise error_of(answer)
     rows = [list(answer.embedding) for answer in answers]
-    return EmbedOut(model=worker.model, dim=worker.dim, embeddings=rows)
+    content = EmbedOut(model=worker.model, dim=worker.dim, embeddings=rows).model_dump_json()
+    return timed_response(content.encode(), timing, request)
 
 
 async def _terms(body: EmbedIn, worker: WorkerCard, gateway: Gateway) -> list[Term]:

@@ -1,5 +1,7 @@
 """Slow searches: each kind has its own queue, and exact ones have a limit."""
 
+from dataclasses import replace
+
 from clipfleet.api.dispatch.coalescer import Coalescer
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
@@ -23,17 +25,23 @@ async def embed_and_ask(
         queue: the queue of this kind of search.
 
     Returns:
-        The answer to the search; the answer to an embedding, if that has an error.
+        The answer to the search, with the times of all batches together; the answer to an
+        embedding, if that has an error.
     """
-    terms = []
+    terms: list[Term] = []
+    times: list[tuple[int, ...]] = []
     for term in query.terms:
         if term.kind in ("text", "image"):
             embedded = await gateway.queries.ask(Query.of(term), model)
             if embedded.error:
                 return embedded
+            times.append(embedded.times)
             term = Term(kind="vector", value=embedded.embedding, weight=term.weight)
         terms.append(term)
-    return await queue.ask(Query(terms=tuple(terms), search=query.search), model)
+    answer = await queue.ask(Query(terms=tuple(terms), search=query.search), model)
+    times.append(answer.times)
+    total = tuple(sum(numbers) for numbers in zip(*times, strict=False)) if all(times) else ()
+    return replace(answer, times=total)
 
 
 async def check_exact_rows(

@@ -5,7 +5,6 @@ The matches are sent as the worker wrote them: the gateway does not parse an ans
 
 import asyncio
 import json
-import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from clipfleet.api.http.disconnect import WHILE_CONNECTED
 from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.search.exact import check_exact_rows, embed_and_ask
 from clipfleet.api.search.terms import ImageTerm, QueryTerms
+from clipfleet.api.search.timing import DOCUMENTED, Timing, longest, timed_response
 from clipfleet.common.collection import BUILTIN_FIELDS, RESERVED, Collection
 from clipfleet.common.errors import InvalidRequest, TooLarge, Unavailable
 from clipfleet.common.http.schemas import Problem, SearchOptions, SearchOut
@@ -39,6 +39,7 @@ router = APIRouter(
     route_class=AuthorizedRoute,
 )
 
+MAX_PARTS = 4  # into which the bytes of an answer are divided between the queries of a batch
 LARGE_AT_ONCE = 4  # queries for many matches of one request that wait for a worker at once
 
 
@@ -67,28 +68,47 @@ class UploadedImage(SearchOptions):
         return {name: value for name, value in form.items() if value != ""}
 
 
-@router.post("", summary="Search a collection", response_model=SearchOut)
+@router.post("", summary="Search a collection", response_model=SearchOut, responses=DOCUMENTED)
 @needs("read", body="search")
-async def search(body: SearchIn, collection: CollectionDep, gateway: GatewayDep) -> Response:
+async def search(
+    body: SearchIn, collection: CollectionDep, gateway: GatewayDep, request: Request
+) -> Response:
     """Return the images nearest to the query, nearest first."""
+    timing = Timing()
     terms = QueryTerms.parse(body, collection, gateway)
-    return _json(await _search(terms, body, collection, gateway, _SharedLimits(gateway)))
+    content = await _search(terms, body, collection, gateway, _SharedLimits(gateway), timing)
+    return timed_response(content, timing, request)
 
 
-@router.post("/image", summary="Search by an uploaded image", response_model=SearchOut)
+@router.post(
+    "/image",
+    summary="Search by an uploaded image",
+    response_model=SearchOut,
+    responses=DOCUMENTED,
+)
 @needs("read", body="picture")
 async def search_by_upload(
-    form: Annotated[UploadedImage, File()], collection: CollectionDep, gateway: GatewayDep
+    form: Annotated[UploadedImage, File()],
+    collection: CollectionDep,
+    gateway: GatewayDep,
+    request: Request,
 ) -> Response:
     """Return the images nearest to an uploaded image, nearest first."""
+    timing = Timing()
     limit = min(gateway.settings.limits.image_bytes, gateway.settings.limits.inline_bytes)
     if (form.file.size or 0) > limit:
         raise TooLarge(f"the image has {form.file.size} bytes; the limit is {limit}")
     terms = QueryTerms([ImageTerm(await form.file.read())])
-    return _json(await _search(terms, form, collection, gateway, _SharedLimits(gateway)))
+    content = await _search(terms, form, collection, gateway, _SharedLimits(gateway), timing)
+    return timed_response(content, timing, request)
 
 
-@router.post("/batch", summary="Run several searches", response_model=SearchBatchOut)
+@router.post(
+    "/batch",
+    summary="Run several searches",
+    response_model=SearchBatchOut,
+    responses=DOCUMENTED,
+)
 @needs("read", body="batch")
 async def search_batch(
     body: SearchBatchIn, collection: CollectionDep, gateway: GatewayDep, request: Request
@@ -96,12 +116,18 @@ async def search_batch(
     """Answer up to 64 queries at once. A query that cannot be answered has a `problem` instead.
 
     The response is 503 when no query can be answered because a part is unavailable.
+
+    `Server-Timing` has the stages of the query that took longest, and the total of the request.
     """
-    began = time.perf_counter()
+    timing = Timing()
     queries = [_validate_query(raw) for raw in body.queries]
     _check_images(queries, gateway)
-    shared = _SharedLimits(gateway)
-    searches = (_search_in_batch(query, collection, gateway, shared) for query in queries)
+    shared = _SharedLimits(gateway, len(queries))
+    timings = [Timing() for _ in queries]
+    searches = (
+        _search_in_batch(query, collection, gateway, shared, own)
+        for query, own in zip(queries, timings, strict=True)
+    )
     answers = await asyncio.gather(*searches, return_exceptions=True)
     outages = [answer for answer in answers if isinstance(answer, Unavailable)]
     if len(outages) == len(answers):
@@ -112,27 +138,31 @@ async def search_batch(
         else _refused_json(problems.problem_for(request.scope, answer))
         for answer in answers
     )
-    took = json.dumps(_ms_since(began)).encode()
-    return _json(b'{"results":[%b],"took_ms":%b}' % (b",".join(results), took))
+    content = b'{"results":[%b],"took_ms":%b}' % (b",".join(results), _milliseconds(timing))
+    timing.stages = longest(timings)
+    return timed_response(content, timing, request)
 
 
 def _refused_json(problem: Problem) -> bytes:
     return Refused(problem=problem).model_dump_json().encode()
 
 
-def _json(content: bytes) -> Response:
-    return Response(content, media_type="application/json")
-
-
 class _SharedLimits:
     """Limits that all queries of one request share.
 
+    Args:
+        gateway: has the settings.
+        queries: the number of queries.
+
     Attributes:
+        answer_bytes: the size of the answer to one query at most, so that no query of a batch
+            takes the room of all others.
         fetch_slots: images that are fetched at once.
         large_slots: searches for many matches at once.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, queries: int = 1) -> None:
+        self.answer_bytes = gateway.settings.limits.answer_bytes // min(queries, MAX_PARTS)
         self.fetch_slots = asyncio.Semaphore(gateway.settings.fetch.queries)
         self.large_slots = asyncio.Semaphore(LARGE_AT_ONCE)
         self._max_bytes = gateway.settings.limits.answer_bytes
@@ -188,11 +218,12 @@ async def _search_in_batch(
     collection: Collection,
     gateway: Gateway,
     shared: _SharedLimits,
+    timing: Timing,
 ) -> bytes:
     if isinstance(query, ValidationError):
         raise query
     terms = QueryTerms.parse(query, collection, gateway)
-    return await _search(terms, query, collection, gateway, shared)
+    return await _search(terms, query, collection, gateway, shared, timing)
 
 
 async def _search(
@@ -201,9 +232,9 @@ async def _search(
     collection: Collection,
     gateway: Gateway,
     shared: _SharedLimits,
+    timing: Timing,
 ) -> bytes:
-    """Return the answer as JSON."""
-    began = time.perf_counter()
+    """Return the answer as JSON, and set the stages of its timing."""
     where = _check_options(body, collection, gateway)
     any_model = not query_terms.needs_model
     worker = await gateway.worker("query", collection.model, any_model=any_model)
@@ -211,14 +242,17 @@ async def _search(
     search = Search(
         collection=collection,
         candidates=gateway.settings.limits.candidates,
-        answer_bytes=gateway.settings.limits.answer_bytes,
+        answer_bytes=shared.answer_bytes,
         **{name: getattr(body, name) for name in SearchOptions.model_fields},
     )
     if body.exact:
         await check_exact_rows(collection, body.namespace, where, gateway)
+    asked_s = timing.seconds()
     answer = await _ask(Query(terms=terms, search=search), worker.model, gateway, shared)
-    took = json.dumps(_ms_since(began)).encode()
-    return b'{"matches":%b,"took_ms":%b}' % (answer.json, took)
+    timing.answered(timing.seconds() - asked_s, answer.times)
+    truncated = json.dumps(answer.truncated or None).encode()
+    fields = (answer.json, _milliseconds(timing), truncated)
+    return b'{"matches":%b,"took_ms":%b,"truncated":%b}' % fields
 
 
 async def _ask(query: Query, model: str, gateway: Gateway, shared: _SharedLimits) -> PackedAnswer:
@@ -239,8 +273,8 @@ async def _ask(query: Query, model: str, gateway: Gateway, shared: _SharedLimits
     return answer
 
 
-def _ms_since(began: float) -> float:
-    return round(1000 * (time.perf_counter() - began), 2)
+def _milliseconds(timing: Timing) -> bytes:
+    return json.dumps(round(1e3 * timing.seconds(), 2)).encode()
 
 
 def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway) -> Filter | None:

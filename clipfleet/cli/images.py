@@ -67,6 +67,9 @@ Collapse = Annotated[
     ),
 ]
 SearchedNamespace = Annotated[str, typer.Option(help="Namespace to search.")]
+ShowTiming = Annotated[
+    bool, typer.Option("--timing", help="Show where the service's time went, in milliseconds.")
+]
 Exact = Annotated[
     bool,
     typer.Option("--exact", help="Compare with every image instead of using the index. Slow."),
@@ -147,6 +150,7 @@ def search(
     collapse: Collapse = None,
     namespace: SearchedNamespace = "default",
     exact: Exact = False,
+    timing: ShowTiming = False,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
@@ -178,6 +182,8 @@ def search(
             exact=exact,
         )
     show.document(result) if json else show.matches(result, first=offset + 1)
+    if timing:
+        show.timing(result.timing)
 
 
 def _positive_terms(text: str | None, images: list[str], ids: list[str]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from clipfleet.client import Client
 from clipfleet.client._config import DEFAULT_URL
 from clipfleet.common.http.schemas import CollectionOut, JobOut, SearchOut
 from clipfleet.errors import ProblemError, Unreachable
+from clipfleet.results import Timing
 
 # emoji=False: Rich would print the file name `a:x:.jpg` with a picture in its middle.
 out = Console(soft_wrap=True, emoji=False, highlight=False)
@@ -100,7 +101,7 @@ def matches(result: SearchOut, first: int = 1) -> None:
         others = [f"+{match.duplicates}" if match.duplicates else ""] if collapsed else []
         label, name = escape(one_line(match.label or "")), escape(one_line(match.id))
         table.add_row(str(rank), f"{match.score:.3f}", *others, label, name)
-    _print_matches(table, result)
+    _print_matches(table, result, first)
 
 
 def pictures(result: SearchOut, name: Callable[[str], str]) -> None:
@@ -117,9 +118,29 @@ def pictures(result: SearchOut, name: Callable[[str], str]) -> None:
     _print_matches(table, result)
 
 
-def _print_matches(table: Table, result: SearchOut) -> None:
+_TRUNCATED = {
+    "answer_bytes": "an answer has no room for more bytes (CLIPFLEET_LIMITS__ANSWER_BYTES); go on "
+    "with --offset {next}",
+    "candidates": "the service examines no more matches (CLIPFLEET_LIMITS__CANDIDATES); --filter "
+    "reaches others",
+    "window": "the service ranks no more matches; --filter reaches others",
+}
+
+
+def _print_matches(table: Table, result: SearchOut, first: int = 1) -> None:
     _wide.print(table if result.matches else "no matches")
     err.print(f"[dim]{len(result.matches)} matches in {result.took_ms:.0f} ms[/]")
+    if result.truncated:
+        reason = _TRUNCATED.get(result.truncated, f"of the limit {result.truncated}")
+        reason = reason.format(next=first - 1 + len(result.matches))
+        err.print(f"[yellow]There may be more:[/] {escape(reason)}.")
+
+
+def timing(timing: Timing | None) -> None:
+    """Print where the time of a request went, on standard error."""
+    stages = {} if timing is None else timing.model_dump(exclude_none=True)
+    shown = ", ".join(f"{stage} {milliseconds:.1f}" for stage, milliseconds in stages.items())
+    err.print(f"{shown} ms" if shown else "the service does not say where its time went")
 
 
 def jobs(listed: list[JobOut]) -> None:

@@ -4,6 +4,7 @@ Sends nothing, so `Client` and `AsyncClient` share this module.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ from clipfleet.common.http.schemas import (
 )
 from clipfleet.common.http.search import BATCH, Refused, SearchBatchOut, SearchIn
 from clipfleet.errors import ProblemError, Unreachable, problem_error, problem_of
-from clipfleet.results import Collection, Failures, Image, Job, SearchResult
+from clipfleet.results import Collection, Failures, Image, Job, SearchResult, Timing
 
 T = TypeVar("T")
 
@@ -50,6 +51,7 @@ MAX_VECTORS, MAX_VECTORS_BYTES = 1_000, 16_000_000  # in one request
 MAX_EMBEDS, MAX_EMBEDS_BYTES = 64, 3_000_000  # texts or images in one request
 MAX_SEARCH_BATCH_BYTES = 3_000_000  # of queries in one request
 IDS_PER_PAGE = 10_000
+STAGE = re.compile(r"(?:^|,)\s*(queue|embed|search|total)\s*;\s*dur=([0-9]+(?:\.[0-9]+)?)")
 RECALL_TIMEOUT_S = 120.0
 AnyFilter = Mapping[str, Any] | None
 SearchOutcomes = list[SearchResult | ProblemError]
@@ -70,6 +72,7 @@ class ApiRequest(Generic[T]):
         headers: further headers.
         repeatable: the request changes nothing more when it is carried out twice.
         timeout_s: seconds. Default: the client's timeout.
+        complete: adds to the result what the headers of the response say.
     """
 
     method: str
@@ -82,6 +85,7 @@ class ApiRequest(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
     timeout_s: float | None = None
+    complete: Callable[[T, httpx.Headers], T] | None = None
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of httpx's `request`."""
@@ -112,7 +116,8 @@ class ApiRequest(Generic[T]):
         if not outcome.is_success:
             raise problem_of(outcome)
         try:
-            return self.read(outcome.content)
+            result = self.read(outcome.content)
+            return self.complete(result, outcome.headers) if self.complete else result
         except ValidationError as error:
             reason = f"the response to {self.method} {self.path} has another schema"
             raise Unreachable(f"no clipfleet of this version answers at {url}: {reason}") from error
@@ -329,7 +334,7 @@ def search(
         return _search_image(collection, payloads.image_bytes(image), options)
     where = _path("collections", collection, "search")
     body = _body({**query, **options.model_dump()})
-    return ApiRequest("POST", where, _read(SearchResult), json=body)
+    return ApiRequest("POST", where, _read(SearchResult), json=body, complete=_timed)
 
 
 def _search_image(
@@ -340,7 +345,17 @@ def _search_image(
         form["filter"] = json.dumps(form["filter"])
     where = _path("collections", collection, "search", "image")
     part = ("file", ("query", image, "application/octet-stream"))
-    return ApiRequest("POST", where, _read(SearchResult), form=form, files=[part])
+    return ApiRequest("POST", where, _read(SearchResult), form=form, files=[part], complete=_timed)
+
+
+def _timed(result: SearchResult, headers: httpx.Headers) -> SearchResult:
+    return result.model_copy(update={"timing": timing(headers)})
+
+
+def timing(headers: httpx.Headers) -> Timing | None:
+    """The timing in the headers of a response. A proxy may have added stages of its own."""
+    stages = dict(STAGE.findall(headers.get("Server-Timing", "")))
+    return Timing.model_validate(stages) if "total" in stages else None
 
 
 def search_many(
@@ -350,7 +365,7 @@ def search_many(
     where = _path("collections", collection, "search", "batch")
     bodies = (_body(query) for query in queries)
     for batch in payloads.batches(bodies, BATCH, payloads.json_bytes, MAX_SEARCH_BATCH_BYTES):
-        yield ApiRequest("POST", where, _outcomes, json={"queries": batch})
+        yield ApiRequest("POST", where, _outcomes, json={"queries": batch}, complete=_all_timed)
 
 
 def _outcomes(body: bytes) -> SearchOutcomes:
@@ -358,8 +373,15 @@ def _outcomes(body: bytes) -> SearchOutcomes:
     return [
         problem_error(result.problem.model_dump(exclude_none=True))
         if isinstance(result, Refused)
-        else result
+        else SearchResult.model_construct(**dict(result))
         for result in results
+    ]
+
+
+def _all_timed(outcomes: SearchOutcomes, headers: httpx.Headers) -> SearchOutcomes:
+    return [
+        _timed(outcome, headers) if isinstance(outcome, SearchResult) else outcome
+        for outcome in outcomes
     ]
 
 

@@ -498,7 +498,9 @@ class Client:
 
         Returns:
             The matches, nearest first. A higher score is nearer; with the metric "euclidean" a
-            lower one is.
+            lower one is. `timing` says where the service's time went. `truncated` names the limit
+            that cut the matches short, if one did. After "answer_bytes", the same search with
+            `offset + len(matches)` goes on.
 
         Raises:
             ValueError: not exactly one kind of query is given, or an argument is out of range.
@@ -539,7 +541,8 @@ class Client:
 
         Returns:
             One result for each query, in their order. A query that the service refuses has its
-            ProblemError in the place of the result.
+            ProblemError in the place of the result. `timing` is that of the query of the same
+            request that took longest.
 
         Raises:
             pydantic.ValidationError: a query has an unknown or wrong argument.

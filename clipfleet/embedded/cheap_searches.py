@@ -77,7 +77,7 @@ def search(
             project_record_fn, search_params,
         )  # fmt: skip
     live = _live_rows(memtable, pk_field, vector_field, metric_type)
-    found: list[tuple[Rows, Numbers]] = []
+    hits: list[tuple[Rows, Numbers]] = []
     tables: list[pa.Table] = []
     with live.lock:
         masks, batches = live.update(segments, delta_index)
@@ -94,20 +94,20 @@ def search(
         if index is None:
             index = ExactIndex.build(segment.vector_data(vector_field)[0], metric_type)
         valid = None if mask.all() else mask
-        found.append(index.search(query_vectors, top_k, valid_mask=valid, params=search_params))
+        hits.append(index.search(query_vectors, top_k, valid_mask=valid, params=search_params))
         tables.append(segment.table)
     if recent is not None:
-        found.append(recent)
+        hits.append(recent)
         tables.append(pa.Table.from_batches(batches))
-    if not found:
+    if not hits:
         return [[] for _ in query_vectors]
     wants_vectors = output_fields is None or bool({"*", vector_field} & set(output_fields))
     unwanted = INTERNAL if wants_vectors else INTERNAL | {vector_field}
-    return _nearest(found, tables, top_k, pk_field, unwanted, project_record_fn)
+    return _nearest(hits, tables, top_k, pk_field, unwanted, project_record_fn)
 
 
 def _nearest(
-    found: Sequence[tuple[Rows, Numbers]],
+    hits: Sequence[tuple[Rows, Numbers]],
     tables: Sequence[pa.Table],
     top_k: int,
     pk_field: str,
@@ -117,12 +117,12 @@ def _nearest(
     """The nearest rows of all tables for each query, with their fields.
 
     Args:
-        found: for each table, rows and distances [queries, n]; row -1 fills up.
+        hits: for each table, rows and distances [queries, n]; row -1 fills up.
         unwanted: columns that are not read.
     """
-    rows = np.concatenate([ids for ids, _ in found], axis=1)
-    distances = np.concatenate([far for _, far in found], axis=1)
-    sources = np.repeat(np.arange(len(found)), [ids.shape[1] for ids, _ in found])
+    rows = np.concatenate([ids for ids, _ in hits], axis=1)
+    distances = np.concatenate([far for _, far in hits], axis=1)
+    sources = np.repeat(np.arange(len(hits)), [ids.shape[1] for ids, _ in hits])
     sources = np.broadcast_to(sources, rows.shape)
     order = np.lexsort((rows, sources, np.where(rows < 0, np.inf, distances)), axis=1)[:, :top_k]
     rows, distances, sources = (
@@ -130,20 +130,20 @@ def _nearest(
     )
     records: dict[tuple[int, int], tuple[Any, dict[str, Any]]] = {}
     for source, table in enumerate(tables):
-        wanted = np.unique(rows[(sources == source) & (rows >= 0)])
+        winners = np.unique(rows[(sources == source) & (rows >= 0)])
         names = [name for name in table.schema.names if name not in unwanted]
-        columns = table.select(names).take(wanted).to_pydict()
-        for n, row in enumerate(wanted.tolist()):
+        columns = table.select(names).take(winners).to_pydict()
+        for n, row in enumerate(winners.tolist()):
             record = {name: columns[name][n] for name in names}
             records[source, row] = record[pk_field], project(record)
     answers: list[list[dict[str, Any]]] = []
     for query in range(len(rows)):
         places = zip(sources[query].tolist(), rows[query].tolist(), strict=True)
-        hits = zip(places, distances[query].tolist(), strict=True)
+        nearest = zip(places, distances[query].tolist(), strict=True)
         answers.append(
             [
                 {"id": records[place][0], "distance": far, "entity": dict(records[place][1])}
-                for place, far in hits
+                for place, far in nearest
                 if place in records
             ]
         )
@@ -240,8 +240,8 @@ class _Live:
         return self.index.search(queries, top_k, valid_mask=None if mask.all() else mask)
 
 
-def _is(one: Any, other: Any) -> bool:
-    return one is other
+def _is(segment: Any, other: Any) -> bool:
+    return segment is other
 
 
 def _live_rows(memtable: Any, pk_field: str, vector_field: str, metric: str) -> _Live:

@@ -271,6 +271,12 @@ class SearchOut(BaseModel):
 
     matches: list[MatchOut] = Field(description="The matches, the nearest first.")
     took_ms: float = Field(description="Duration, milliseconds.")
+    truncated: str | None = Field(
+        None,
+        description="The limit that cut the matches short, so that there may be more: "
+        "`answer_bytes` (go on with a larger `offset`), `candidates` or `window`; null: none.",
+        examples=["candidates"],
+    )
 
 
 class VectorIn(Request):

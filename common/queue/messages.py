@@ -173,6 +173,9 @@ class QueryBatch(Message):
             clock.
         queries: the queries.
         packed: whether the gateway reads packed replies, see `packed.py`.
+        reply_bytes: the size of the matches in the reply at most, bytes, if the gateway passes
+            `Answer.truncated` on. 0: it does not, and matches that are too large are an error: no
+            client may take a part of a page for all of it.
     """
 
     task: ClassVar[str] = "clipfleet.query"
@@ -183,6 +186,7 @@ class QueryBatch(Message):
     deadlines: tuple[float, ...]
     queries: tuple[Query, ...]
     packed: bool = False
+    reply_bytes: int = 0
 
     @property
     def shown(self) -> str:
@@ -213,6 +217,7 @@ class Answer(BaseModel):
         embedding: the embedding of a query without a search.
         error: the kind of error; "": none.
         detail: the text of the error.
+        truncated: the limit that cut the page of matches short, as in `SearchOut`; "": none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -221,6 +226,7 @@ class Answer(BaseModel):
     embedding: tuple[float, ...] = ()
     error: ErrorKind = ""
     detail: str = ""
+    truncated: str = ""
 
 
 class BatchReply(BaseModel):
@@ -230,6 +236,8 @@ class BatchReply(BaseModel):
         v: the version of the reply.
         batch_id: the id of the batch.
         answers: the answers, in the order of the queries.
+        times: how long the worker embedded, searched, and worked on the batch in all,
+            microseconds; later releases may add numbers. Empty from workers of earlier releases.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -237,3 +245,4 @@ class BatchReply(BaseModel):
     v: Literal[1] = 1
     batch_id: str
     answers: tuple[Answer, ...]
+    times: tuple[int, ...] = ()

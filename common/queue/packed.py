@@ -5,8 +5,11 @@ the JSON that a client gets. `read_reply` also reads a plain `BatchReply`: worke
 release send those, and gateways of an earlier release get them.
 """
 
+import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -26,6 +29,7 @@ class _Head(BaseModel):
     embedding: tuple[float, ...] = ()
     error: ErrorKind = ""
     detail: str = ""
+    truncated: str = ""
 
 
 class _PackedReply(BaseModel):
@@ -34,6 +38,7 @@ class _PackedReply(BaseModel):
     v: Literal[2] = 2
     batch_id: str
     answers: tuple[_Head, ...]
+    times: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,16 @@ class PackedAnswer:
         embedding: the embedding of a query without a search.
         error: the kind of error; "": none.
         detail: the text of the error.
+        times: the times of its batch, see `BatchReply.times`.
+        truncated: the limit that cut the page of matches short; "": none.
     """
 
     json: bytes = _EMPTY
     embedding: tuple[float, ...] = ()
     error: ErrorKind = ""
     detail: str = ""
+    times: tuple[int, ...] = ()
+    truncated: str = ""
 
     @property
     def matches(self) -> tuple[MatchOut, ...]:
@@ -71,30 +80,50 @@ class Reply:
     answers: Sequence[PackedAnswer]
 
 
-def pack(reply: BatchReply, limits: Sequence[int]) -> bytes:
+def pack(reply: BatchReply, limits: Sequence[int], reply_bytes: int = 0) -> bytes:
     """Pack a reply.
 
     Args:
-        limits: for each answer, the size of its matches at most, bytes. The largest of the limits
-            is also the limit of all answers together. When they do not fit, the small ones have
-            precedence, and an answer that does not fit becomes an error that says what to change.
+        reply: the reply.
+        limits: for each answer, the size of its matches at most, bytes.
+        reply_bytes: the size of all matches together at most, bytes. Small pages stay whole and
+            large ones share the rest. A page ends before its first match without room; a page
+            of which no match has room becomes an error that says what to change. 0: every page
+            without room becomes an error, and the largest of the limits is that of all together.
     """
+    began = time.perf_counter()
     answers = list(reply.answers)
     parts = [_MATCHES.dump_json(answer.matches) if answer.matches else _EMPTY for answer in answers]
-    remaining = max(limits, default=0)
-    for i in sorted(range(len(parts)), key=lambda i: len(parts[i])):
-        if not answers[i].matches:
-            continue
-        if len(parts[i]) <= min(limits[i], remaining):
-            remaining -= len(parts[i])
+    remaining = reply_bytes or max(limits, default=0)
+    pages = [i for i, answer in enumerate(answers) if answer.matches]
+    pages.sort(key=lambda i: min(len(parts[i]), limits[i]))
+    for count, i in zip(range(len(pages), 0, -1), pages, strict=True):
+        limit = min(limits[i], remaining)
+        share, size = min(limit, remaining // count), len(parts[i])
+        if reply_bytes and size > share:
+            parts[i] = _cut(answers[i].matches, share)
+            if len(parts[i]) < size:
+                answers[i] = answers[i].model_copy(update={"truncated": "answer_bytes"})
+        if len(parts[i]) > limit:
+            answers[i], parts[i] = _too_large(size, limits[i]), _EMPTY
         else:
-            answers[i], parts[i] = _too_large(len(parts[i]), limits[i]), _EMPTY
+            remaining -= len(parts[i])
     heads = tuple(
         _Head(size=len(part), **answer.model_dump(exclude={"matches"}))
         for answer, part in zip(answers, parts, strict=True)
     )
-    head = _PackedReply(batch_id=reply.batch_id, answers=heads)
+    times = list(reply.times)
+    if times:
+        times[2] += int(1e6 * (time.perf_counter() - began))
+    head = _PackedReply(batch_id=reply.batch_id, answers=heads, times=tuple(times))
     return b"\n".join([head.model_dump_json().encode(), b"".join(parts)])
+
+
+def _cut(matches: Sequence[MatchOut], size: int) -> bytes:
+    """The first matches, as many as fit into `size` bytes, but at least one."""
+    parts = [_MATCHES.dump_json((match,))[1:-1] for match in matches]
+    ends = list(accumulate(len(part) + 1 for part in parts))  # with a comma or bracket each
+    return b"[" + b",".join(parts[: max(1, bisect_right(ends, size - 1))]) + b"]"
 
 
 def _too_large(size: int, limit: int) -> Answer:
@@ -116,16 +145,22 @@ def read_reply(raw: bytes) -> Reply:
     end = raw.find(b"\n")
     if end < 0:
         plain = parse_versioned(BatchReply, raw, "a worker's answer")
-        return Reply(plain.batch_id, [_of(answer) for answer in plain.answers])
+        return Reply(plain.batch_id, [_of(answer, plain.times) for answer in plain.answers])
     head = parse_versioned(_PackedReply, raw[:end], "a worker's answer")
     answers, start = [], end + 1
     for header in head.answers:
         part = raw[start : start + header.size]
-        answers.append(PackedAnswer(part, header.embedding, header.error, header.detail))
+        answers.append(
+            PackedAnswer(
+                part, header.embedding, header.error, header.detail, head.times, header.truncated
+            )
+        )
         start += header.size
     return Reply(head.batch_id, answers)
 
 
-def _of(answer: Answer) -> PackedAnswer:
+def _of(answer: Answer, times: tuple[int, ...]) -> PackedAnswer:
     json = _MATCHES.dump_json(answer.matches)
-    return PackedAnswer(json, answer.embedding, answer.error, answer.detail)
+    return PackedAnswer(
+        json, answer.embedding, answer.error, answer.detail, times, answer.truncated
+    )

@@ -30,13 +30,20 @@ PIXELS = "clipfleet:pixels:"
 class Replies(Protocol):
     """The side of the workers. Every call raises Unavailable when Redis is away."""
 
-    def push(self, reply_to: str, reply: BatchReply, limits: Sequence[int] | None = None) -> None:
+    def push(
+        self,
+        reply_to: str,
+        reply: BatchReply,
+        limits: Sequence[int] | None = None,
+        reply_bytes: int = 0,
+    ) -> None:
         """Send a reply to a gateway. The list expires KEEP_S seconds after its last reply.
 
         Args:
             reply_to: the list of the gateway, from `QueryBatch.reply_to`.
             reply: the reply.
             limits: for a gateway that reads packed replies, see `packed.pack`; None for others.
+            reply_bytes: see `packed.pack`.
 
         Raises:
             Unavailable: Redis is away.
@@ -101,8 +108,10 @@ class Inbox(Protocol):
         ...
 
 
-def _written(reply: BatchReply, limits: Sequence[int] | None) -> bytes:
-    return reply.model_dump_json().encode() if limits is None else pack(reply, limits)
+def _written(reply: BatchReply, limits: Sequence[int] | None, reply_bytes: int) -> bytes:
+    if limits is None:
+        return reply.model_dump_json().encode()
+    return pack(reply, limits, reply_bytes)
 
 
 class RedisReplies:
@@ -111,8 +120,14 @@ class RedisReplies:
     def __init__(self, client: "redis.Redis") -> None:
         self._redis = client
 
-    def push(self, reply_to: str, reply: BatchReply, limits: Sequence[int] | None = None) -> None:
-        raw = _written(reply, limits)
+    def push(
+        self,
+        reply_to: str,
+        reply: BatchReply,
+        limits: Sequence[int] | None = None,
+        reply_bytes: int = 0,
+    ) -> None:
+        raw = _written(reply, limits, reply_bytes)
         with translating_redis_errors():
             pipe = self._redis.pipeline()
             pipe.rpush(reply_to, raw)
@@ -165,8 +180,14 @@ class MemoryReplies:
         self._lists: dict[str, deque[bytes]] = defaultdict(deque)
         self._arrivals: dict[str, Future[None]] = {}
 
-    def push(self, reply_to: str, reply: BatchReply, limits: Sequence[int] | None = None) -> None:
-        raw = _written(reply, limits)
+    def push(
+        self,
+        reply_to: str,
+        reply: BatchReply,
+        limits: Sequence[int] | None = None,
+        reply_bytes: int = 0,
+    ) -> None:
+        raw = _written(reply, limits, reply_bytes)
         with self._lock:
             self.pushed.append(reply)
             self._lists[reply_to].append(raw)

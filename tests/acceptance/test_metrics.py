@@ -114,6 +114,10 @@ def test_the_gateway_counted_requests_by_route_and_sees_the_fleet(indexed: Any) 
     search_labels = {"method": "POST", "route": route, "status": "200"}
     assert grown(old, new, "clipfleet_requests_total", **search_labels) == 5
     assert grown(old, new, "clipfleet_request_seconds_count", route=route) == 5
+    for stage in ("queue", "embed", "search", "total"):
+        labels = {"route": route, "stage": stage}
+        assert grown(old, new, "clipfleet_query_seconds_count", **labels) == 5
+        assert grown(old, new, "clipfleet_query_seconds_sum", **labels) > 0
     assert grown(old, new, "clipfleet_jobs", state="partial") == 1
     assert new.value("clipfleet_redis_up") == 1
     assert new.total("clipfleet_workers", lane="ingest") == 1

@@ -52,6 +52,41 @@ def test_words_typed_while_the_page_loads_stay(page: Tab, shown: Page) -> None:
     expect(shown.locator("#grid a").first).to_have_accessible_name(re.compile("guitar.*score"))
 
 
+def test_the_time_of_a_search_says_where_it_went(shown: Page) -> None:
+    search(shown, "a guitar")
+    expect(shown.locator("#summary")).to_have_text(re.compile(r"nearest first · \d+ ms"))
+    stages = re.compile(r"^queue [0-9.]+ ms · embed [0-9.]+ ms · search [0-9.]+ ms · total [0-9.]+")
+    expect(shown.locator("#summary")).to_have_attribute("title", stages)
+
+
+def cut_answers(shown: Page, count: int, limit: str) -> None:
+    """From now on the answers end after `count` matches, because of a limit."""
+
+    def cut(route: Route) -> None:
+        response = route.fetch()
+        answer = response.json()
+        if len(answer["matches"]) > count:
+            answer |= {"matches": answer["matches"][:count], "truncated": limit}
+        route.fulfill(response=response, json=answer)
+
+    shown.route("**/search", cut)
+
+
+def test_after_an_answer_without_room_for_more_bytes_the_page_goes_on(shown: Page) -> None:
+    cut_answers(shown, 20, "answer_bytes")
+    shown.reload()
+    while not shown.get_by_text("All 242 images").count():
+        shown.mouse.wheel(0, 2_000)
+        shown.wait_for_timeout(50)
+    assert shown.locator("#grid a").count() == 242
+
+
+def test_an_answer_that_another_limit_cut_says_so(shown: Page) -> None:
+    cut_answers(shown, 20, "window")
+    shown.reload()
+    expect(shown.get_by_text("no more than 20 images (limit: window)")).to_be_visible()
+
+
 def test_scrolling_brings_more_until_all_are_there(page: Tab, shown: Page) -> None:
     page.names(60)
     assert not shown.get_by_text("All 242 images").count()

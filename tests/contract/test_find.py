@@ -65,14 +65,15 @@ def test_what_is_found_is_what_brute_force_finds(
             search = Search(collection=collection, namespace="n", top_k=4, offset=offset, **rules)
             seen, expected = (
                 [
-                    [(kept.match.record.id, kept.duplicates) for kept in page]
-                    for page in search_group(each, search, queries, fresh=True, exact=Bounds())
+                    [(kept.match.record.id, kept.duplicates) for kept in ranking.page()]
+                    for ranking in search_group(each, search, queries, fresh=True, exact=Bounds())
                 ]
                 for each in (store, yardstick)
             )
             assert seen == expected, (rules, offset)
             exactly = search.model_copy(update={"exact": True})
-            pages = search_group(store, exactly, queries, fresh=True, exact=Bounds())
+            rankings = search_group(store, exactly, queries, fresh=True, exact=Bounds())
+            pages = [ranking.page() for ranking in rankings]
             seen = [[(kept.match.record.id, kept.duplicates) for kept in page] for page in pages]
             assert seen == expected, (rules, offset)
             assert offset or all(seen), rules

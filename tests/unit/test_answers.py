@@ -1,5 +1,6 @@
 """Limits on the size of an answer, and the choice of searches that run outside the batch."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,14 +27,17 @@ def web() -> Iterator[httpx.Client]:
             yield http
 
 
-def test_an_answer_with_too_many_bytes_says_what_to_lower(web: httpx.Client) -> None:
+def test_an_answer_with_too_many_bytes_ends_before_the_first_match_without_room(
+    web: httpx.Client,
+) -> None:
     for top_k in (99, ROWS):  # with others, and aside
-        refused = web.post(SEARCH, json={"id": "1", "top_k": top_k})
-        assert refused.status_code == 413
-        for word in ("top_k", "include_metadata", "CLIPFLEET_LIMITS__ANSWER_BYTES"):
-            assert word in refused.json()["detail"]
+        answer = web.post(SEARCH, json={"id": "1", "top_k": top_k})
+        assert answer.json()["truncated"] == "answer_bytes"
+        assert 80 < len(answer.json()["matches"]) < 99
+        assert 98_000 < len(answer.content) < 100_200
     fewer = web.post(SEARCH, json={"id": "1", "top_k": 50})
     assert len(fewer.json()["matches"]) == 50
+    assert fewer.json()["truncated"] is None
     assert fewer.json()["matches"][0]["metadata"] == {"text": CAPTION}
     bare = web.post(SEARCH, json={"id": "1", "top_k": ROWS, "include_metadata": False})
     assert len(bare.json()["matches"]) == ROWS
@@ -48,8 +52,10 @@ def test_the_answers_of_a_batch_are_bounded_together(web: httpx.Client, top_k: i
     assert len(answer.content) < 100_000 + 64 * 1_000
     results: list[Any] = answer.json()["results"]
     full = [result for result in results if "problem" not in result]
-    assert {len(result["matches"]) for result in full} == {top_k}
-    assert 1 <= len(full) < 64
+    for result in full:
+        assert result["truncated"] == (None if len(result["matches"]) == top_k else "answer_bytes")
+        assert len(json.dumps(result)) < 100_000 / 4 + 5_000, "a quarter, and spaces"
+    assert 4 <= len(full) < 64
     for result in results:
         if problem := result.get("problem"):
             assert problem["status"] == 413

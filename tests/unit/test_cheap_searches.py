@@ -131,7 +131,7 @@ def require_same(ours: Any, theirs: Any) -> int:
 @pytest.mark.parametrize("seed", range(6))
 def test_every_search_finds_the_current_rows(seed: int, metric: str) -> None:
     shelf = Shelf(seed, metric)
-    found = 0
+    matches = 0
     for _ in range(40):
         step = shelf.random.choice(
             ["insert", "delete", "flush", "forget", "none"], p=[0.5, 0.2, 0.15, 0.05, 0.1]
@@ -141,5 +141,5 @@ def test_every_search_finds_the_current_rows(seed: int, metric: str) -> None:
         for compiled in (None, FILTER):
             for fields in (["pk", "label"], ["label", "embedding"]):
                 ours, theirs = shelf.answers(top_k, compiled, fields)
-                found += require_same(ours, theirs)
-    assert found > 500
+                matches += require_same(ours, theirs)
+    assert matches > 500

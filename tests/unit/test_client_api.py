@@ -27,6 +27,7 @@ NAMES = {
     "ProblemError",
     "Recall",
     "SearchResult",
+    "Timing",
     "Unreachable",
     "__version__",
 }

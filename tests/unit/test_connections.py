@@ -149,6 +149,18 @@ def test_a_slow_body_is_answered_and_its_connection_closed(service: MemoryServic
     assert b"CLIPFLEET_LIMITS__BODY_S" in answer
 
 
+def test_a_connection_stays_open_after_an_answer_for_as_long_as_the_setting_says() -> None:
+    brief = {"keep_alive_s": 0.2}
+    with MemoryService(limits=brief) as service, closing(connected(service)) as line:
+        line.settimeout(4)  # uvicorn's own default is 5 s
+        line.sendall(ASK)
+        answer = b""
+        while piece := line.recv(4_096):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" not in answer
+
+
 def test_those_that_are_idle_make_room_for_others(service: MemoryService) -> None:
     with ExitStack() as stack:
         lines = [

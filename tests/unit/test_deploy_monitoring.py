@@ -28,6 +28,7 @@ METRICS = {
     "clipfleet_workers": {"lane", "model"},
     "clipfleet_requests_total": {"method", "route", "status"},
     "clipfleet_request_seconds": {"route"},
+    "clipfleet_query_seconds": {"route", "stage"},
     "clipfleet_queries_waiting": {"model"},
     "clipfleet_queries_in_flight": set(),
     "clipfleet_refused_total": {"reason"},
@@ -49,6 +50,7 @@ METRICS = {
 }
 HISTOGRAMS = {
     "clipfleet_request_seconds",
+    "clipfleet_query_seconds",
     "clipfleet_stage_seconds",
     "clipfleet_batch_size",
     "clipfleet_chunk_seconds",
@@ -69,6 +71,7 @@ def registries() -> list[CollectorRegistry]:
     gateway, planner, worker = GatewayMetrics(), PlannerMetrics(), WorkerMetrics()
     gateway.watch(Fleet(), [], "m")
     gateway.answered("GET", "/v1/jobs", 200, 0.1)
+    gateway.timed("/v1/embed", {"total": 0.1}, "request")
     with worker.timed("ingest", "read"):
         worker.batch("ingest", 3)
     worker.chunk(1.0)

@@ -5,7 +5,9 @@ One pass through the model per kind of term, one search per group of queries wit
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,6 +83,11 @@ class _Work:
             if term.kind == kind
         }
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether a query has to be embedded."""
+        return any(query.encoder != "none" for query in self.queries)
+
 
 def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
     """Answer the queries of a batch whose deadlines have not passed, and send one reply.
@@ -97,8 +104,13 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
         return 0
     parts.metrics.batch("query", len(in_time))
     work = _Work([batch.queries[n] for n in in_time])
+    began = embedded = time.perf_counter()
     try:
-        _embed(work, parts)
+        with parts.model if work.needs_model else nullcontext():
+            began = time.perf_counter()
+            _embed(work, parts)
+            embedded = time.perf_counter()
+        _look_up(work, parts)
         _combine(work)
         _search(work, parts)
     except Unavailable as error:
@@ -106,12 +118,15 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
     except Exception:
         log.exception("a batch of %d queries failed", len(batch.queries))
         _answer_the_rest(work, Answer(error="internal", detail="the search failed"))
+    ended = time.perf_counter()
+    times = tuple(int(1e6 * s) for s in (embedded - began, ended - embedded, ended - began))
     answers = [TOO_LATE] * len(batch.queries)
     for position, n in enumerate(in_time):
         answers[n] = work.answers[position]
-    reply = BatchReply(batch_id=batch.batch_id, answers=tuple(answers))
+    reply = BatchReply(batch_id=batch.batch_id, answers=tuple(answers), times=times)
     limits = [query.search.answer_bytes if query.search else 0 for query in batch.queries]
-    parts.replies.push(batch.reply_to, reply, limits if batch.packed else None)
+    packed = limits if batch.packed else None
+    parts.replies.push(batch.reply_to, reply, packed, batch.reply_bytes)
     return len(in_time)
 
 
@@ -123,12 +138,10 @@ def _answer_the_rest(work: _Work, answer: Answer) -> None:
 def _embed(work: _Work, parts: QueryParts) -> None:
     for position, value in work.of_kind("vector").items():
         work.terms[position] = np.asarray(value, np.float32)
-    with parts.model:
-        if texts := work.of_kind("text"):
-            rows = parts.embedder.embed_texts([str(text) for text in texts.values()])
-            work.terms.update(zip(texts, rows, strict=True))
-        _embed_images(work, parts)
-    _look_up(work, parts)
+    if texts := work.of_kind("text"):
+        rows = parts.embedder.embed_texts([str(text) for text in texts.values()])
+        work.terms.update(zip(texts, rows, strict=True))
+    _embed_images(work, parts)
 
 
 def _embed_images(work: _Work, parts: QueryParts) -> None:
@@ -219,9 +232,10 @@ def _search_group(work: _Work, search: Search, members: Sequence[int], parts: Qu
     vectors = np.stack([work.vectors[n] for n in members])
     fresh = _written_lately(search.collection, parts)
     with parts.metrics.timed("query", "store"):
-        pages = search_group(parts.store, search, vectors, fresh=fresh, exact=parts.exact)
-    for n, page in zip(members, pages, strict=True):
-        work.answers[n] = Answer(matches=tuple(match_out(ranked, search) for ranked in page))
+        rankings = search_group(parts.store, search, vectors, fresh=fresh, exact=parts.exact)
+    for n, ranking in zip(members, rankings, strict=True):
+        matches = tuple(match_out(ranked, search) for ranked in ranking.page())
+        work.answers[n] = Answer(matches=matches, truncated=ranking.truncated)
 
 
 def _written_lately(collection: Collection, parts: QueryParts) -> bool:

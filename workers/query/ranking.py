@@ -112,6 +112,16 @@ class Ranking:
         """Whether a wider window would not change the page."""
         return self._ended or len(self._kept) >= self.spec.end
 
+    @property
+    def truncated(self) -> str:
+        """The limit that ended the windows before the page was full, as in `SearchOut`; "": none.
+
+        The widest window may have all matches that there are: nobody has looked further.
+        """
+        if self.is_complete:
+            return ""
+        return "candidates" if self.spec.sifts else "window"
+
     def page(self) -> list[RankedMatch]:
         """The matches on the page, nearest first."""
         return self._kept[self.spec.offset : self.spec.end]

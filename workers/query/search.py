@@ -7,7 +7,7 @@ from clipfleet.common.queue.messages import Search
 from clipfleet.common.store import Match, Store, Vectors
 from clipfleet.common.store.filters import Filter, parse_filter
 from clipfleet.workers.query.exact import Bounds, exact_search
-from clipfleet.workers.query.ranking import PageSpec, RankedMatch, Ranking
+from clipfleet.workers.query.ranking import PageSpec, Ranking
 
 MAX_WINDOW = 10_000  # matches, without grouping or collapsing; Milvus allows 16,384
 MAX_NUMBERS = 4_000_000  # in embeddings of one store response: 16 MB of the 64 MB that gRPC allows
@@ -20,7 +20,7 @@ def search_group(
     *,
     fresh: bool,
     exact: Bounds,
-) -> list[list[RankedMatch]]:
+) -> list[Ranking]:
     """Search for all vectors together, in windows that grow for rankings that are not complete.
 
     Args:
@@ -29,7 +29,7 @@ def search_group(
         exact: the bounds, if the search is exact.
 
     Returns:
-        A page for each vector, in their order.
+        The ranking of each vector, in their order.
 
     Raises:
         InvalidRequest: the filter is not valid, or an exact search takes too long.
@@ -45,7 +45,7 @@ def search_group(
             hits = _search(store, search, where, vectors[part], size, fresh, exact)
             for n, matches in zip(part, hits, strict=True):
                 rankings[n].add(matches, size)
-    return [ranking.page() for ranking in rankings]
+    return rankings
 
 
 def _search(
