@@ -1,6 +1,7 @@
 """The ports of replies: workers push to a Redis list for each gateway, the gateway receives."""
 
 import asyncio
+import math
 import threading
 import time
 from collections import defaultdict, deque
@@ -23,6 +24,7 @@ from clipfleet.common.redis.client import (
 )
 
 KEEP_S = 60  # after which a list of replies that no gateway reads expires
+CLOCK_S = 10.0  # after which a worker reads Redis' clock again; each time costs 0.5 ms
 RECEIVE_S = 2  # for which `receive` waits
 PIXELS = "clipfleet:pixels:"
 
@@ -119,6 +121,7 @@ class RedisReplies:
 
     def __init__(self, client: "redis.Redis") -> None:
         self._redis = client
+        self._ahead, self._read_at = 0.0, -math.inf  # of Redis' clock to time.monotonic, seconds
 
     def push(
         self,
@@ -129,13 +132,16 @@ class RedisReplies:
     ) -> None:
         raw = _written(reply, limits, reply_bytes)
         with translating_redis_errors():
-            pipe = self._redis.pipeline()
+            pipe = self._redis.pipeline(transaction=False)
             pipe.rpush(reply_to, raw)
             pipe.expire(reply_to, KEEP_S)
             pipe.execute()
 
     def now(self) -> float:
-        return redis_time(self._redis)
+        now = time.monotonic()
+        if now - self._read_at > CLOCK_S:
+            self._ahead, self._read_at = redis_time(self._redis) - now, now
+        return now + self._ahead
 
     def pixels(self, key: str) -> Pixels | None:
         with translating_redis_errors():

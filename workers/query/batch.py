@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -44,6 +45,7 @@ class QueryParts:
         replies: where answers are sent, and where query images are read.
         exact: the bounds of exact searches.
         model: held while a batch is embedded. Another batch searches meanwhile.
+        lookups: reads from the catalogue while a batch is embedded.
     """
 
     embedder: Embedder
@@ -53,6 +55,7 @@ class QueryParts:
     exact: Bounds = field(default_factory=Bounds)
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     model: threading.Lock = field(default_factory=threading.Lock)
+    lookups: Executor = field(default_factory=lambda: ThreadPoolExecutor(2, "lookups"))
 
 
 Position = tuple[int, int]  # index of a query in the batch, index of a term in the query
@@ -67,12 +70,14 @@ class _Work:
         terms: the embeddings of terms, by position.
         vectors: the combined vectors, by index of the query.
         answers: the answers so far, by index of the query.
+        fresh: whether a collection was written lately, by its generation.
     """
 
     queries: Sequence[Query]
     terms: dict[Position, Vectors] = field(default_factory=dict)
     vectors: dict[int, Vectors] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)
+    fresh: dict[str, Future[bool]] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> dict[Position, str | tuple[float, ...]]:
         """The values of the terms of one kind, by position."""
@@ -105,6 +110,10 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
     parts.metrics.batch("query", len(in_time))
     work = _Work([batch.queries[n] for n in in_time])
     began = embedded = time.perf_counter()
+    for query in work.queries:
+        if query.search and query.search.collection.generation not in work.fresh:
+            look_up = parts.lookups.submit(_written_lately, query.search.collection, parts)
+            work.fresh[query.search.collection.generation] = look_up
     try:
         with parts.model if work.needs_model else nullcontext():
             began = time.perf_counter()
@@ -230,7 +239,7 @@ def _search(work: _Work, parts: QueryParts) -> None:
 
 def _search_group(work: _Work, search: Search, members: Sequence[int], parts: QueryParts) -> None:
     vectors = np.stack([work.vectors[n] for n in members])
-    fresh = _written_lately(search.collection, parts)
+    fresh = work.fresh[search.collection.generation].result()
     with parts.metrics.timed("query", "store"):
         rankings = search_group(parts.store, search, vectors, fresh=fresh, exact=parts.exact)
     for n, ranking in zip(members, rankings, strict=True):
