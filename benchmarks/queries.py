@@ -1,11 +1,13 @@
 """Measures text queries over HTTP: 64 clients at once, and one client alone.
 
-    python benchmarks/queries.py VECTORS.npz [--rounds 5] [--seconds 6]
+    python benchmarks/queries.py VECTORS.npz [--rounds 5] [--seconds 6] [--before CHECKOUT]
 
 Uses clipfleet-mini, the vectors of benchmarks/vectors.py, and texts that are never repeated. Two
 gateways with the same queue, worker and store take turns: one with defaults, one with batches of
 one query (CLIPFLEET_LIMITS__QUERY_BATCH=1). The client alone takes turns with the same work in
 process: embed one text, search for it.
+
+With --before, a service of another checkout takes turns as well, on the same Python packages.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, chdir
 from pathlib import Path
 
 from callers import Caller, at_once, texts
@@ -34,8 +37,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--alone", type=int, default=60, help="queries of one client, per round")
+    parser.add_argument("--before", type=Path, help="a checkout of another commit")
     args = parser.parse_args()
     words = texts()
+    if args.before:
+        beside_another(args, words)
+        return
     gateways: list[dict[str, str]] = [{}, {"CLIPFLEET_LIMITS__QUERY_BATCH": "1"}]
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -54,6 +61,31 @@ def main() -> None:
     print(f"  HTTP {shown([a for a, _ in pairs])}, in process {shown([b for _, b in pairs])}")
     print(f"  difference {shown([a - b for a, b in pairs])}")
     print(f"load {os.getloadavg()[0]:.1f}")
+
+
+def beside_another(args: argparse.Namespace, words: Iterator[str]) -> None:
+    """Searches a second of this commit and of another one, in turns."""
+    with ExitStack() as running:
+        services, vectors = [], args.vectors.resolve()
+        for checkout in (Path(__file__).resolve().parents[1], args.before.resolve()):
+            scratch = Path(running.enter_context(tempfile.TemporaryDirectory()))
+            # `python -m` and Celery import from the current folder first.
+            running.enter_context(chdir(scratch))
+            os.environ |= {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
+            services.append(running.enter_context(searchable(scratch, vectors, [{}])))
+        del os.environ["PYTHONPATH"], os.environ["PYTHONSAFEPATH"]
+        for service in services:
+            asyncio.run(at_once(CLIENTS, 2, service.ports[0], PATH, words))
+        rounds = [
+            [
+                asyncio.run(at_once(CLIENTS, args.seconds, service.ports[0], PATH, words))
+                for service in services
+            ]
+            for _ in range(args.rounds)
+        ]
+    print(f"{CLIENTS} clients, searches a second:")
+    print(f"  now {shown([a for a, _ in rounds])}, before {shown([b for _, b in rounds])}")
+    print(f"  ratio {shown([a / b for a, b in rounds], 2)}")
 
 
 def crowd(service: Searchable, seconds: float, words: Iterator[str]) -> tuple[float, float]:

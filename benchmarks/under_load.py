@@ -1,9 +1,11 @@
-"""Measures a text query on an idle service, and during a bulk job that does not end.
+"""Measures text queries on an idle service, and during a bulk job that does not end.
 
-    python benchmarks/under_load.py PHOTOS VECTORS.npz [--rounds 3] [--queries 300]
+    python benchmarks/under_load.py PHOTOS VECTORS.npz [--rounds 1] [--rate 20] [--seconds 60]
 
 Runs `clipfleet up` with clipfleet-mini on this machine. The job writes into the collection that is
-searched, which holds the vectors of benchmarks/vectors.py. Limit: twice the p99.
+searched, which holds the vectors of benchmarks/vectors.py. Queries are sent at times that are fixed
+in advance (see load.py). The images that the job has done meanwhile are counted: at least
+MIN_IMAGES, or the run does not count. Limit: 1.5 times the p99.
 """
 
 import argparse
@@ -11,69 +13,69 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from callers import Caller, texts
+import load
 from parts import fill, linked, shown, until, up
 
 from clipfleet import Client
 
-IMAGES = 20_000
+IMAGES = 40_000
+MIN_IMAGES = 500
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("photos", type=Path)
     parser.add_argument("vectors", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
     args = parser.parse_args()
-    words = texts()
     with tempfile.TemporaryDirectory() as scratch, up(Path(scratch) / "data") as (client, port):
         client.create_collection("c")
         fill(client, "c", args.vectors)
         photos = linked(args.photos, Path(scratch) / "photos", IMAGES)
+        url = f"http://127.0.0.1:{port}"
+        options = ["--url", url, "--collection", "c", "--rate", str(args.rate)]
+        queries = load.arguments([*options, "--seconds", str(args.seconds)])
         rounds = []
         for number in range(args.rounds):
-            alone = asyncio.run(waits(port, args.queries, words))
-            loaded, rate = beside_a_job(client, port, photos, args.queries, words)
-            rounds.append((alone, loaded))
-            message = f"idle {percentiles(alone)}, beside a job {percentiles(loaded)} ms"
-            message += f"; {rate:.1f} images/s, load {os.getloadavg()[0]:.1f}"
-            print(f"round {number}: {message}", flush=True)
-    for point in (50, 99):
-        idle, beside = ([float(np.percentile(pair[n], point)) for pair in rounds] for n in (0, 1))
-        ratios = [b / a for a, b in zip(idle, beside, strict=True)]
-        print(f"p{point}: idle {shown(idle)}, beside a job {shown(beside)} ms")
-        print(f"  ratio {shown(ratios, 2)}")
+            idle = measured(queries)
+            beside, images = beside_a_job(client, photos, queries)
+            rounds.append((idle["latency_ms"], beside["latency_ms"]))
+            print(f"round {number}: idle {idle['latency_ms']} ms")
+            print(f"  beside a job {beside['latency_ms']} ms, {images} images done meanwhile")
+            print(f"  stages {beside['server_ms']}, load {os.getloadavg()[0]:.1f}", flush=True)
+    for point in ("p50", "p99"):
+        ratios = [beside[point] / idle[point] for idle, beside in rounds]
+        print(f"{point}: beside a job / idle {shown(ratios, 2)}")
 
 
-async def waits(port: int, queries: int, words: Iterator[str]) -> list[float]:
-    """Milliseconds of queries that follow each other."""
-    async with Caller(port, "/v1/collections/c/search") as caller:
-        return [1e3 * await caller.search(next(words)) for _ in range(queries)]
+def measured(queries: argparse.Namespace) -> dict[str, Any]:
+    """The report of load.py; every query must have been answered."""
+    result = asyncio.run(load.measure(queries))
+    assert result["answers"] == result["requests"] > 0, result["errors"]
+    return result
 
 
 def beside_a_job(
-    client: Client, port: int, photos: Path, queries: int, words: Iterator[str]
-) -> tuple[list[float], float]:
+    client: Client, photos: Path, queries: argparse.Namespace
+) -> tuple[dict[str, Any], int]:
+    """The report, and the images that the job did while the queries ran."""
     job = client.index("c", photos, on_existing="replace")
     until(lambda: client.job(job).done)
-    began, done = time.monotonic(), client.job(job).done
-    measured = asyncio.run(waits(port, queries, words))
+    done = client.job(job).done
+    result = measured(queries)
     now = client.job(job)
     assert now.finished_at is None, "the job was too short"
+    images = now.done - done
+    assert images >= MIN_IMAGES, f"the job did only {images} images meanwhile"
     client.cancel(job)
     client.wait(job)
-    rate = (now.done - done) / (time.monotonic() - began)
     time.sleep(12)  # what was written is then older than Milvus' staleness, as before
-    return measured, rate
-
-
-def percentiles(values: list[float]) -> str:
-    return "p50 {:.0f}, p95 {:.0f}, p99 {:.0f}".format(*np.percentile(values, (50, 95, 99)))
+    return result, images
 
 
 if __name__ == "__main__":
