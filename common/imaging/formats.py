@@ -7,10 +7,12 @@ comments) is kept away from Pillow, which refuses a whole file for damage in it.
 import importlib
 import io
 import re
+import struct
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +45,9 @@ HEIF_BRANDS = (
 )
 PILLOW = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "AVIF")  # what it opens here
 XMP = ("xmp", "XML:com.adobe.xmp")
+JPEG = b"\xff\xd8\xff"
+START_OF_SCAN = 0xDA
+APPLICATIONS = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})  # segments; the last holds a comment
 # In the directory of an AVIF or HEIF file: an item of EXIF, with its number of 2 or 4 bytes.
 EXIF_ITEM = re.compile(rb"(infe[\x02\x03]...(?:..|....)..)Exif", re.DOTALL)
 
@@ -139,9 +144,44 @@ def _image(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except Exception as error:
-        if data[4:8] == b"ftyp" and (bare := EXIF_ITEM.sub(rb"\1free", data)) != data:
-            return _image(bare)
+        if bare := _without_metadata(data):
+            image = _image(bare.data)
+            image.info["exif"] = bare.exif or image.info.get("exif", b"")
+            return image
         raise BadImage(_reason(data, formats)) from error
+
+
+class Bare(NamedTuple):
+    """A file without the parts that are not needed to decode it, and its EXIF."""
+
+    data: bytes
+    exif: bytes = b""
+
+
+def _without_metadata(data: bytes) -> Bare | None:
+    """The file without its EXIF and what else Pillow may stumble over; None if there is nothing to
+    leave out."""
+    if data[4:8] == b"ftyp":
+        bare = Bare(EXIF_ITEM.sub(rb"\1free", data))
+    elif data.startswith(JPEG):
+        bare = _bare_jpeg(data)
+    else:
+        return None
+    return bare if bare.data != data else None
+
+
+def _bare_jpeg(data: bytes) -> Bare:
+    """A JPEG without the segments of applications but Adobe's, which is about colours."""
+    kept, exif, place = [data[:2]], b"", 2
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != START_OF_SCAN:
+        kind, length = struct.unpack_from(">BH", data, place + 1)
+        body = data[place + 4 : place + 2 + length]
+        if kind == 0xE1 and body.startswith(b"Exif\0\0"):
+            exif = exif or body
+        if kind not in APPLICATIONS:
+            kept.append(data[place : place + 2 + length])
+        place += 2 + length
+    return Bare(b"".join((*kept, data[place:])), exif)
 
 
 @cache

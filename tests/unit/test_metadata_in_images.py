@@ -122,6 +122,40 @@ def test_exif_as_imagemagick_writes_it_into_a_png_turns_it() -> None:
     assert decoded(plain[:33] + damaged + plain[33:]).width == 96
 
 
+@pytest.mark.parametrize(
+    "segment",
+    [
+        (0xE0, b"JFIF\0\1"),
+        (0xE0, b"JFIF\0"),
+        (0xE1, b"Exif\0\0II*"),
+        (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x"),
+        (0xE2, b"ICC_PROFILE\0"),
+        (0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"),
+        (0xED, b"Photoshop 3.0\x008BIM"),
+        (0xFE, b""),
+    ],
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_a_damaged_segment_beside_the_pixels_does_not_cost_the_jpeg(
+    segment: tuple[int, bytes], first: bool
+) -> None:
+    plain = encoded(halves(96, 64), "JPEG", quality=95, exif=exif(6))
+    marker, body = segment
+    damaged = bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+    at = 2 if first else plain.index(b"\xff\xdb")
+    seen = decoded(plain[:at] + damaged + plain[at:])
+    assert sorted((seen.width, seen.height)) == [64, 96]
+    assert near(seen.image, (8, 8), (255, 0, 0))
+    if marker != 0xE1:
+        assert (seen.width, seen.height) == (64, 96)
+
+
+def test_a_cmyk_jpeg_with_a_damaged_segment_keeps_its_colours() -> None:
+    plain = encoded(halves(96, 64).convert("CMYK"), "JPEG", quality=95)
+    seen = decoded(plain[:2] + b"\xff\xe0\0\x08JFIF\0\1" + plain[2:])
+    assert near(seen.image, (8, 8), (255, 0, 0))
+
+
 LARGE = zlib.compress(bytes(3_000_000))
 
 
