@@ -48,12 +48,14 @@ class Decoded:
             when it was shrunk.
         width: the width of the file's image in pixels, as shown.
         height: the height of the file's image in pixels, as shown.
+        exif: its EXIF, as `exif_fields` takes it.
         jpeg: the file, if it is an ordinary JPEG that holds exactly `image`; else empty.
     """
 
     image: Pixels
     width: int
     height: int
+    exif: bytes = b""
     jpeg: bytes = b""
 
 
@@ -82,8 +84,8 @@ def decode(data: bytes, limits: Limits, *, edge: int, in_memory: int | None = No
                 pixels = np.asarray(_to_rgb(file, edge))
             if file.orientation in ROTATIONS:
                 turned = Image.fromarray(pixels).transpose(ROTATIONS[file.orientation])
-                return Decoded(np.asarray(turned), width, height)
-            return Decoded(pixels, width, height, data if is_whole else b"")
+                return Decoded(np.asarray(turned), width, height, file.exif)
+            return Decoded(pixels, width, height, file.exif, data if is_whole else b"")
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # codecs raise errors of any class

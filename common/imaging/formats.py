@@ -83,6 +83,7 @@ class Opened:
         size: width and height in pixels, as stored.
         orientation: as in EXIF, 1 to 8.
         load: decodes the image, not turned. A JPEG may be shrunk to the size given.
+        exif: its EXIF, which may be damaged; the file itself if it is a TIFF; empty for none.
     """
 
     format: str
@@ -90,6 +91,7 @@ class Opened:
     size: tuple[int, int]
     orientation: int
     load: Callable[[tuple[int, int] | None], Image.Image]
+    exif: bytes = b""
 
 
 def opened(data: bytes, limits: Limits) -> Opened:
@@ -108,12 +110,8 @@ def opened(data: bytes, limits: Limits) -> Opened:
     image = _image(packed.data if packed else data)
     for name in XMP:  # browsers ignore an orientation in XMP, and Pillow does not
         image.info.pop(name, None)
-    if packed:
-        orientation = _orientation(packed.exif)
-    elif image.format == "HEIF":  # libheif has turned it
-        orientation = 1
-    else:
-        orientation = _orientation(image.info.get("exif", b""))
+    exif: bytes = packed.exif if packed else image.info.get("exif") or b""
+    orientation = 1 if image.format == "HEIF" else _orientation(exif)  # libheif has turned it
 
     def load(size: tuple[int, int] | None) -> Image.Image:
         if size and image.format in ("JPEG", "MPO"):
@@ -126,7 +124,7 @@ def opened(data: bytes, limits: Limits) -> Opened:
             return image.convert("RGB") if empty else image
         return image
 
-    return Opened(image.format or "", image.mode, image.size, orientation, load)
+    return Opened(image.format or "", image.mode, image.size, orientation, load, exif)
 
 
 def _tiff(data: bytes, limits: Limits) -> Opened:
@@ -135,7 +133,7 @@ def _tiff(data: bytes, limits: Limits) -> Opened:
         raise BadImage("the TIFF is damaged or cut short (it names no width and height)")
     max_bytes = tiff.BYTES_PER_PIXEL * limits.image_pixels
     orientation = file.orientation if 1 <= file.orientation <= 8 else 1
-    return Opened("TIFF", "", file.size, orientation, lambda _: file.image(max_bytes))
+    return Opened("TIFF", "", file.size, orientation, lambda _: file.image(max_bytes), data)
 
 
 def _image(data: bytes) -> Image.Image:
