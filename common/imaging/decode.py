@@ -75,7 +75,7 @@ def decode(data: bytes, limits: Limits, *, edge: int, in_memory: int | None = No
         BadImage: the bytes are not a whole image of an accepted format within the limits.
     """
     try:
-        file = _open_checked(data, limits)
+        file = _open_checked(data, limits, in_memory or limits.image_pixels)
         with _decoding_slot(file, edge, in_memory):
             width, height = file.size[::-1] if file.orientation in SIDEWAYS else file.size
             pixels = _plain_jpeg(data, file, edge)
@@ -92,12 +92,12 @@ def decode(data: bytes, limits: Limits, *, edge: int, in_memory: int | None = No
         raise BadImage(f"the image is damaged or cut short ({_summary(error)})") from error
 
 
-def _open_checked(data: bytes, limits: Limits) -> Opened:
+def _open_checked(data: bytes, limits: Limits, max_pixels: int) -> Opened:
     if not data:
         raise BadImage("the file is empty")
     if len(data) > limits.image_bytes:
         raise BadImage(f"the file has {len(data)} bytes; the limit is {limits.image_bytes}")
-    file = opened(data, limits)
+    file = opened(data, max_pixels)
     width, height = file.size
     if width * height > limits.image_pixels:
         raise BadImage(f"the image has {width}x{height} pixels; the limit is {limits.image_pixels}")

@@ -20,7 +20,6 @@ from PIL import ExifTags, Image
 
 from clipfleet.common.errors import BadImage
 from clipfleet.common.imaging import png, tiff
-from clipfleet.common.settings import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 SUFFIXES = frozenset(
@@ -94,18 +93,18 @@ class Opened:
     exif: bytes = b""
 
 
-def opened(data: bytes, limits: Limits) -> Opened:
+def opened(data: bytes, max_pixels: int) -> Opened:
     """Open an image file.
 
     Args:
         data: the bytes of the file.
-        limits: the limit of pixels.
+        max_pixels: bounds the samples of a TIFF: eight bytes for each. The caller checks `size`.
 
     Raises:
         BadImage: it is none, or of a kind that is not read.
     """
     if data.startswith(tiff.MAGIC):
-        return _tiff(data, limits)
+        return _tiff(data, max_pixels)
     packed = png.read(data) if data.startswith(png.MAGIC) else None
     image = _image(packed.data if packed else data)
     for name in XMP:  # browsers ignore an orientation in XMP, and Pillow does not
@@ -127,11 +126,11 @@ def opened(data: bytes, limits: Limits) -> Opened:
     return Opened(image.format or "", image.mode, image.size, orientation, load, exif)
 
 
-def _tiff(data: bytes, limits: Limits) -> Opened:
+def _tiff(data: bytes, max_pixels: int) -> Opened:
     file = tiff.Tiff.read(data)
     if min(file.size) <= 0:
         raise BadImage("the TIFF is damaged or cut short (it names no width and height)")
-    max_bytes = tiff.BYTES_PER_PIXEL * limits.image_pixels
+    max_bytes = tiff.BYTES_PER_PIXEL * max_pixels
     orientation = file.orientation if 1 <= file.orientation <= 8 else 1
     return Opened("TIFF", "", file.size, orientation, lambda _: file.image(max_bytes), data)
 

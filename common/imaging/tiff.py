@@ -46,14 +46,15 @@ BYTEWISE = (1, 5, 8, 32773, 32946, 34925, 50000)
 # Those that libtiff reads: these, CCITT, and JPEG.
 COMPRESSIONS = (*BYTEWISE, 2, 3, 4, 6, 7)
 NAMES = {34712: "JPEG 2000", 34887: "LERC", 50001: "WebP", 50002: "JPEG XL", 34676: "SGILog"}
-COLOURS = {0: 1, 1: 1, 2: 3, 5: 4}  # samples of a pixel, by photometric interpretation
+COLOURS = {0: 1, 1: 1, 2: 3, 5: 4, 8: 3}  # samples of a pixel, by photometric interpretation
+CMYK, LAB = 5, 8
 KINDS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "Lab"}
 KINDS |= {9: "Lab", 10: "Lab", 32803: "camera sensor", 32844: "LogL", 32845: "LogLuv"}
 KINDS |= {34892: "camera sensor"}
 UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4
 NUMBERS = {UNSIGNED: "whole", SIGNED: "signed", FLOAT: "floating-point", UNDEFINED: "whole"}
 PREMULTIPLIED, STRAIGHT, COREL = 1, 2, 999
-BYTES_PER_PIXEL = 8  # of samples at most, on average over `limits.image_pixels`
+BYTES_PER_PIXEL = 8  # of samples at most, if the image has as many pixels as it may
 BAND = 4_000_000  # samples that are converted at once
 
 Samples = NDArray[Any]  # [height, width, samples of a pixel]
@@ -187,7 +188,8 @@ class Tiff:
     ) -> Image.Image:
         depth, number = bits[0], numbers[0] if numbers[0] != UNDEFINED else UNSIGNED
         kind = self._kind()
-        if photometric not in COLOURS or (photometric == 5 and self.value(INK_SET, 1) != 1):
+        is_other_ink = photometric == CMYK and self.value(INK_SET, 1) != 1
+        if photometric not in COLOURS or is_other_ink or (photometric == LAB and depth != 8):
             raise BadImage(f"{kind}: such colours are not read")
         if len({*bits}) > 1 or len({*numbers}) > 1:
             raise BadImage(f"{kind}: samples of different kinds in a pixel are not read")
@@ -210,6 +212,9 @@ class Tiff:
         seen = _eight_bits(stored[..., :colours], depth, number)
         if photometric == 0:
             seen = 255 - seen
+        if photometric == LAB:
+            raw = np.ascontiguousarray(seen).tobytes()
+            seen = np.asarray(Image.frombytes("LAB", self.size, raw, "raw", "LAB").convert("RGB"))
         extra = self.values(EXTRA_SAMPLES)
         kinds = extra if EXTRA_SAMPLES in self.entries else (STRAIGHT,)
         alphas = [n for n, what in enumerate(kinds) if what in (PREMULTIPLIED, STRAIGHT, COREL)]

@@ -7,9 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
+from clipfleet.common.errors import BadImage
+from clipfleet.common.imaging.decode import decode
 from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.settings import Limits
-from support.images import decoded, encoded, halves, near, refused
+from support.images import EDGE, LIMITS, decoded, encoded, halves, near, refused
 from support.tiffs import packed, tiff
 
 WIDTH, HEIGHT = 37, 11
@@ -211,6 +213,9 @@ def test_damage_in_tags_that_no_image_needs_does_not_matter() -> None:
 def test_the_samples_of_a_tiff_are_bounded() -> None:
     data = tiff_of(COLOUR, 64, number=3, photometric=2)
     assert "more than" in refused(data, Limits(image_pixels=WIDTH * HEIGHT))
+    with pytest.raises(BadImage, match="its samples have more than"):
+        decode(data, LIMITS, edge=EDGE, in_memory=WIDTH * HEIGHT)
+    assert decode(data, LIMITS, edge=EDGE, in_memory=3 * WIDTH * HEIGHT).width == WIDTH
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
@@ -221,6 +226,11 @@ def test_a_tiff_that_is_cut_short_is_refused(bits: int) -> None:
     short = bytearray(data)
     short[4:8] = struct.pack("<I", len(data) - 6)
     assert "cut short" in refused(bytes(short))
+
+
+def test_lab_in_planes_has_the_colours_of_lab_together() -> None:
+    together = decoded(tiff_of(COLOUR, 8, photometric=8)).image
+    assert (decoded(tiff_of(COLOUR, 8, photometric=8, planes=True)).image == together).all()
 
 
 def test_lab_and_ink_of_eight_bits_keep_their_colours() -> None:
