@@ -43,7 +43,7 @@ def image_file(image: PillowImage) -> bytes:
         ValueError: Pillow has read a TIFF wrongly; its path or its bytes can be given instead.
     """
     clear = _transparency(image)
-    image.load()  # which turns a TIFF, so its orientation is read afterwards
+    _load(image)
     options = {"exif": _exif(_orientation(image)), "icc_profile": None, **clear}
     tags = getattr(image, "tag_v2", {})
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -55,6 +55,16 @@ def image_file(image: PillowImage) -> bytes:
     if image.mode == "RGBA" and _has_padding(image, tags):
         return _png(image.convert("RGB"), options)
     return _png(image, options)
+
+
+def _load(image: Any) -> None:
+    """Load the image, and turn a TIFF as its tag says. Pillow turns it as XMP says, too."""
+    xmp = image.info.pop("xmp", None) if hasattr(image, "tag_v2") else None
+    try:
+        image.load()
+    finally:
+        if xmp is not None:
+            image.info["xmp"] = xmp
 
 
 def _png(image: PillowImage, options: Mapping[str, Any]) -> bytes:

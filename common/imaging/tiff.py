@@ -387,5 +387,6 @@ def _finite(samples: Samples) -> NDArray[np.float64]:
 
 def _rgb(seen: Bytes) -> Image.Image:
     if seen.shape[2] == 4:
-        return Image.fromarray(seen, "CMYK").convert("RGB")
+        height, width, _ = seen.shape
+        return Image.frombytes("CMYK", (width, height), seen.tobytes()).convert("RGB")
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(seen, (*seen.shape[:2], 3))))

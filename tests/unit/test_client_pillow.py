@@ -138,10 +138,18 @@ def test_neither_damaged_exif_nor_xmp_turns_what_is_sent() -> None:
     for exif in (b"Exif\0\0XXXXnot a TIFF header at all", b"Exif\0\0II*\0\1"):
         file = encoded(halves(96, 64), "JPEG", exif=exif, dpi=(72, 72))
         assert sent(Image.open(io.BytesIO(file))).shape == (64, 96, 3)
+    xmp = b'<x tiff:Orientation="6"/>'
     info = PngImagePlugin.PngInfo()
-    info.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
-    file = encoded(halves(96, 64), "PNG", pnginfo=info)
-    assert sent(Image.open(io.BytesIO(file))).shape == (64, 96, 3)
+    info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    options: dict[str, dict[str, Any]] = {
+        "PNG": {"pnginfo": info},
+        "TIFF": {"tiffinfo": {700: xmp}},
+        "JPEG": {"xmp": xmp},
+    }
+    for kind, more in options.items():
+        opened = Image.open(io.BytesIO(encoded(halves(96, 64), kind, **more)))
+        assert sent(opened).shape == (64, 96, 3), kind
+        assert xmp.decode() in str(opened.info), "the caller's image stays as it was"
 
 
 def test_only_the_orientation_of_exif_is_sent() -> None:
