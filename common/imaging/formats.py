@@ -213,8 +213,8 @@ def _reason(data: bytes, formats: Sequence[str]) -> str:
         if beginning.match(data[:1_000]):
             return f"the file is {what}, and contains no image of a known format ({known})"
     for name in formats:
-        factory, accepts = Image.OPEN[name]
-        if name == "DIB" or accepts is None or accepts(data[:16]) is not True:
+        factory, accepts = Image.OPEN.get(name, (None, None))
+        if name == "DIB" or factory is None or accepts is None or accepts(data[:16]) is not True:
             continue
         try:
             factory(io.BytesIO(data), "").close()

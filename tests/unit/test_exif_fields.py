@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
+from typer.testing import CliRunner
 
+from clipfleet.cli import app
 from clipfleet.common.imaging.exif import exif_fields
+from clipfleet.testing import MemoryService
 from support.images import decoded, encoded, halves
 from support.worker_harness import Workplace
 
@@ -146,6 +149,22 @@ def test_metadata_that_would_be_too_large_stays_without_the_fields(
     item = workplace.item(photo, metadata=mine)
     assert workplace.run([item], exif=True).done == 1
     assert metadata(workplace, "a.jpg") == mine
+
+
+def test_a_command_with_exif_asks_for_the_fields_of_folders_and_of_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(halves(64, 48), "JPEG", exif=exif()))
+    with MemoryService() as service, service.client() as client:
+        for name, source, option in (
+            ("plain", tmp_path, []),
+            ("folder", tmp_path, ["--exif"]),
+            ("file", path, ["--exif"]),
+        ):
+            command = ["index", str(source), "--collection", name, "--url", service.url, *option]
+            done = CliRunner().invoke(app, command)
+            assert done.exit_code == 0, done.output
+            (image_id,) = client.iter_ids(name)
+            assert client.image(name, image_id).metadata == (FIELDS if option else {})
 
 
 def metadata(workplace: Workplace, image_id: str) -> dict[str, Any]:
