@@ -16,7 +16,7 @@ from PIL import Image
 from clipfleet.common.errors import BadImage
 from clipfleet.common.imaging.formats import FORMATS as FORMATS
 from clipfleet.common.imaging.formats import SUFFIXES as SUFFIXES
-from clipfleet.common.imaging.formats import Opened, opened
+from clipfleet.common.imaging.formats import Opened, opened, without_quotes
 from clipfleet.common.imaging.resize import Pixels
 from clipfleet.common.settings import Limits
 
@@ -181,4 +181,4 @@ def _to_eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:200]
+    return without_quotes(f"{type(error).__name__}: {error}")

@@ -70,8 +70,14 @@ OTHERS = (
     ("a JPEG XL image", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")),
     ("a Photoshop document", re.compile(rb"8BPS")),
     ("an icon (ICO)", re.compile(rb"\0\0[\x01\x02]\0")),
-    ("an SVG drawing", re.compile(rb"\s*(<\?xml[^>]*>)?\s*(<!--.*?-->\s*)*(<!DOCTYPE svg|<svg)")),
-    ("a web page", re.compile(rb"\s*<(!doctype html|html|head|body)", re.IGNORECASE)),
+    (
+        "an SVG drawing",
+        re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>)?\s*(<!--.*?-->\s*)*(<!DOCTYPE svg|<svg)"),
+    ),
+    (
+        "a web page",
+        re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)", re.IGNORECASE),
+    ),
     ("a PDF document", re.compile(rb"%PDF-")),
     (
         "a video",
@@ -84,6 +90,9 @@ OTHERS = (
     ("a zip archive", re.compile(rb"PK\x03\x04")),
     ("a Git LFS pointer, not the file itself", re.compile(rb"version https://git-lfs")),
 )
+
+
+QUOTED = re.compile(r"b?(['\"]).*?\1", re.DOTALL)  # parts of a file, which no error may contain
 
 
 @dataclass(frozen=True)
@@ -219,7 +228,7 @@ def _reason(data: bytes, formats: Sequence[str]) -> str:
         try:
             factory(io.BytesIO(data), "").close()
         except Exception as error:  # codecs raise errors of any class
-            why = str(error)[:200]
+            why = without_quotes(str(error))
             if name == "AVIF" and data[8:12] in HEIF_BRANDS:
                 continue
             return f"the {name} is damaged, cut short, or of a kind that is not read ({why})"
@@ -229,6 +238,11 @@ def _reason(data: bytes, formats: Sequence[str]) -> str:
             "extra `heif`: pip install 'clipfleet[heif]', on gateways and workers"
         )
     return f"the file is damaged or contains no image of a known format ({known})"
+
+
+def without_quotes(message: str) -> str:
+    """The message of a decoder, shortened, and without what it quotes of the file."""
+    return QUOTED.sub("…", message)[:200]
 
 
 def _orientation(exif: bytes) -> int:

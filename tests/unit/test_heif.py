@@ -101,6 +101,13 @@ def test_what_is_not_read_is_called_by_its_name(beginning: bytes, name: str) -> 
     assert "JPEG, PNG, WEBP" in reason
 
 
+def test_no_reason_quotes_the_file() -> None:
+    data = encoded(halves(64, 48), "PNG")
+    reason = refused(data[:33] + b"\0\0\0\4s3c!et" + data[33:])
+    assert "the PNG is damaged" in reason
+    assert "s3c" not in reason
+
+
 def test_a_jpeg_of_a_kind_that_is_not_read_says_so() -> None:
     data = bytearray(encoded(halves(64, 48), "JPEG"))
     frame = data.index(b"\xff\xc0")
