@@ -67,7 +67,7 @@ async def start_job(
     message names the folders and buckets that may be read.
     """
     source = _planner_source(body.source, collection, gateway.sources.within(grant))
-    new = new_job(collection, source, body.namespace, body.on_existing, grant)
+    new = new_job(collection, source, body.namespace, body.on_existing, grant, exif=body.exif)
     return await start(new, idempotency_key, gateway, response)
 
 

@@ -29,6 +29,8 @@ def new_job(
     namespace: str,
     on_existing: Literal["skip", "replace"],
     grant: SourceGrant | None = None,
+    *,
+    exif: bool = False,
 ) -> NewJob:
     """Describe a job that the ledger does not have yet.
 
@@ -38,6 +40,7 @@ def new_job(
         namespace: the namespace of the images.
         on_existing: whether an image that is already indexed is skipped or replaced.
         grant: the sources that the job may read; None: the same as the service.
+        exif: whether fields from the EXIF of the images become metadata.
 
     Raises:
         InvalidRequest: the namespace is not valid.
@@ -52,6 +55,7 @@ def new_job(
         namespace=namespace,
         source=source,
         on_existing=on_existing,
+        exif=exif,
         grant=grant,
     )
 

@@ -51,6 +51,11 @@ class UploadFields(BaseModel):
     on_existing: Literal["skip", "replace"] = Field(
         "skip", description="Whether images whose ids are already indexed are skipped or replaced."
     )
+    exif: bool = Field(
+        False,
+        description="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, "
+        "altitude.",
+    )
 
 
 class _UploadForm(UploadFields):
@@ -177,7 +182,8 @@ class _Upload:
             source["digest"] = digest.hexdigest()
         source["items"] = [item.model_dump() for item in items]
         changes = {
-            "namespace": fields.namespace, "on_existing": fields.on_existing, "source": source
+            "namespace": fields.namespace, "on_existing": fields.on_existing, "source": source,
+            "exif": fields.exif,
         }  # fmt: skip
         return self._new.model_copy(update=changes)
 

@@ -30,6 +30,13 @@ LabelFromFolder = Annotated[
 SourceKind = Annotated[
     Kind | None, typer.Option("--type", help="Kind of SOURCE. Default: guessed from its name.")
 ]
+Exif = Annotated[
+    bool,
+    typer.Option(
+        "--exif",
+        help="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, altitude.",
+    ),
+]
 Wait = Annotated[bool, typer.Option(help="Show progress until the job has ended.")]
 
 Text = Annotated[str | None, typer.Argument(help="Words to search by.")]
@@ -82,6 +89,7 @@ def index(
     namespace: TargetNamespace = "default",
     label_from_folder: LabelFromFolder = False,
     kind: SourceKind = None,
+    exif: Exif = False,
     wait: Wait = True,
     url: Url = URL,
     api_key: ApiKey = None,
@@ -100,9 +108,9 @@ def index(
     with show.client(url, api_key) as client:
         if source is None:
             with show.err.status("sending"):
-                job = client.upload(collection, files, namespace=namespace)
+                job = client.upload(collection, files, namespace=namespace, exif=exif)
         else:
-            job = client.index(collection, source, namespace=namespace)
+            job = client.index(collection, source, namespace=namespace, exif=exif)
         show_and_exit(client, job, wait=wait, json=json)
 
 

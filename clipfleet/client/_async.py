@@ -176,6 +176,7 @@ class AsyncClient:
         namespace: str = "default",
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
+        exif: bool = False,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -192,6 +193,8 @@ class AsyncClient:
             namespace: the part of the collection that the images go into.
             label_from_folder: the name of an image's folder becomes its label.
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
+            exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
+                altitude).
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -213,7 +216,7 @@ class AsyncClient:
         """
         require_wait(wait, progress)
         request = _requests.index(
-            collection, source, namespace, label_from_folder, on_existing, idempotency_key
+            collection, source, namespace, label_from_folder, on_existing, idempotency_key, exif
         )
         return await self._start(request, collection, wait, progress, create)
 
@@ -225,6 +228,7 @@ class AsyncClient:
         namespace: str = "default",
         label: str = "",
         on_existing: OnExisting = "skip",
+        exif: bool = False,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -241,6 +245,8 @@ class AsyncClient:
             namespace: the part of the collection that the images go into.
             label: the label of all of them.
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
+            exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
+                altitude).
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -264,7 +270,7 @@ class AsyncClient:
         """
         require_wait(wait, progress)
         request = _requests.upload(
-            collection, files, namespace, label, on_existing, idempotency_key
+            collection, files, namespace, label, on_existing, idempotency_key, exif
         )
         return await self._start(request, collection, wait, progress, create)
 

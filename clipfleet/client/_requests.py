@@ -165,16 +165,17 @@ def index(
     label_from_folder: bool,
     on_existing: OnExisting,
     idempotency_key: str | None,
+    exif: bool,
 ) -> ApiRequest[Job]:
     body = JobIn(
         source=source_of(source, label_from_folder=label_from_folder),
         namespace=namespace,
         on_existing=on_existing,
+        exif=exif,
     )
     where = _path("collections", collection, "jobs")
-    return ApiRequest(
-        "POST", where, _read(Job), json=body.model_dump(), headers=_key(idempotency_key)
-    )
+    json = body.model_dump(exclude=set() if exif else {"exif"})  # which 0.1 does not know
+    return ApiRequest("POST", where, _read(Job), json=json, headers=_key(idempotency_key))
 
 
 def _key(key: str | None = None) -> dict[str, str]:
@@ -189,12 +190,14 @@ def upload(
     label: str,
     on_existing: OnExisting,
     idempotency_key: str | None,
+    exif: bool,
 ) -> ApiRequest[Job]:
+    more = {"exif": "true"} if exif else {}
     return ApiRequest(
         "POST",
         _path("collections", collection, "images"),
         _read(Job),
-        form={"namespace": namespace, "label": label, "on_existing": on_existing},
+        form={"namespace": namespace, "label": label, "on_existing": on_existing, **more},
         files=payloads.file_parts(files),
         headers=_key(idempotency_key),
     )

@@ -1,26 +1,18 @@
 """Converts arguments (paths, bytes, open files, Pillow images, arrays) to JSON and forms."""
 
 import base64
-import io
 import mimetypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
+from typing import Any, BinaryIO, Protocol, TypeVar
+
+from clipfleet.client.pillow import PillowImage, image_file
 
 T = TypeVar("T")
 
 _LONG_TEXT = 65_536  # characters: the service counts a longer text as an image
 _NUMBER_BYTES = 25  # of a number in JSON, with its comma
-
-
-@runtime_checkable
-class PillowImage(Protocol):
-    """The methods of `PIL.Image.Image` that are used, so that Pillow need not be imported."""
-
-    def save(self, fp: Any, **params: Any) -> None: ...
-
-    def getexif(self) -> Any: ...
 
 
 class Array(Protocol):
@@ -48,7 +40,7 @@ def image_bytes(image: ImageInput) -> bytes:
         return image
     if isinstance(image, str | Path):
         return Path(image).expanduser().read_bytes()
-    data = _png(image) if isinstance(image, PillowImage) else image.read()
+    data = image_file(image) if isinstance(image, PillowImage) else image.read()
     if not isinstance(data, bytes):
         raise TypeError("an image must be opened in binary mode")
     return data
@@ -59,12 +51,6 @@ def image(value: ImageInput) -> dict[str, str]:
     if url := image_url(value):
         return {"url": url}
     return {"base64": base64.b64encode(image_bytes(value)).decode()}
-
-
-def _png(image: PillowImage) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format="PNG", exif=image.getexif())  # EXIF holds the orientation
-    return file.getvalue()
 
 
 def numbers(values: Numbers) -> Any:

@@ -90,6 +90,11 @@ class JobIn(Request):
     on_existing: Literal["skip", "replace"] = Field(
         "skip", description="What to do with an image that is indexed and has not changed."
     )
+    exif: bool = Field(
+        False,
+        description="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, "
+        "altitude.",
+    )
 
     @field_validator("source", mode="before")
     @classmethod

@@ -1,28 +1,24 @@
 """Decodes image files to RGB.
 
 The orientation from EXIF is applied; transparent images get a white background; the first frame of
-an animation is used; 16-bit and floating-point grey values are scaled to 8 bits. docs/images.md
+an animation is used; 16-bit and floating-point values are scaled to 8 bits. docs/images.md
 describes this for users.
 """
 
-import io
 import threading
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import Image
 
 from clipfleet.common.errors import BadImage
+from clipfleet.common.imaging.formats import FORMATS as FORMATS
+from clipfleet.common.imaging.formats import SUFFIXES as SUFFIXES
+from clipfleet.common.imaging.formats import Opened, opened, without_quotes
 from clipfleet.common.imaging.resize import Pixels
 from clipfleet.common.settings import Limits
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-)
 
 # Decoding may shrink an image to this many times the edge of the model's input. With less, the
 # embeddings change noticeably: docs/decisions/0007.
@@ -42,9 +38,6 @@ ROTATIONS = {  # by EXIF orientation
 }
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
-Image.MAX_IMAGE_PIXELS = None  # `limits.image_pixels` is checked in its place, before decoding
-warnings.filterwarnings("ignore", module="PIL")  # about damaged EXIF, for example
-
 
 @dataclass(frozen=True)
 class Decoded:
@@ -55,12 +48,14 @@ class Decoded:
             when it was shrunk.
         width: the width of the file's image in pixels, as shown.
         height: the height of the file's image in pixels, as shown.
+        exif: its EXIF, as `exif_fields` takes it.
         jpeg: the file, if it is an ordinary JPEG that holds exactly `image`; else empty.
     """
 
     image: Pixels
     width: int
     height: int
+    exif: bytes = b""
     jpeg: bytes = b""
 
 
@@ -80,72 +75,62 @@ def decode(data: bytes, limits: Limits, *, edge: int, in_memory: int | None = No
         BadImage: the bytes are not a whole image of an accepted format within the limits.
     """
     try:
-        with _open_checked(data, limits) as image, _decoding_slot(image, edge, in_memory):
-            orientation = _orientation(image)
-            width, height = reversed(image.size) if orientation in SIDEWAYS else image.size
-            pixels = _plain_jpeg(data, image, edge)
-            is_whole = pixels is not None and pixels.shape[:2] == (image.height, image.width)
+        file = _open_checked(data, limits, in_memory or limits.image_pixels)
+        with _decoding_slot(file, edge, in_memory):
+            width, height = file.size[::-1] if file.orientation in SIDEWAYS else file.size
+            pixels = _plain_jpeg(data, file, edge)
+            is_whole = pixels is not None and pixels.shape[:2] == file.size[::-1]
             if pixels is None:
-                pixels = np.asarray(_to_rgb(image, edge))
-            if orientation in ROTATIONS:
-                turned = Image.fromarray(pixels).transpose(ROTATIONS[orientation])
-                return Decoded(np.asarray(turned), width, height)
-            return Decoded(pixels, width, height, data if is_whole else b"")
+                pixels = np.asarray(_to_rgb(file, edge))
+            if file.orientation in ROTATIONS:
+                turned = Image.fromarray(pixels).transpose(ROTATIONS[file.orientation])
+                return Decoded(np.asarray(turned), width, height, file.exif)
+            return Decoded(pixels, width, height, file.exif, data if is_whole else b"")
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # codecs raise errors of any class
         raise BadImage(f"the image is damaged or cut short ({_summary(error)})") from error
 
 
-def _open_checked(data: bytes, limits: Limits) -> Image.Image:
+def _open_checked(data: bytes, limits: Limits, max_pixels: int) -> Opened:
     if not data:
         raise BadImage("the file is empty")
     if len(data) > limits.image_bytes:
         raise BadImage(f"the file has {len(data)} bytes; the limit is {limits.image_bytes}")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Exception as error:
-        known = ", ".join(FORMATS)
-        raise BadImage(
-            f"the file is damaged or contains no image of a known format ({known})"
-        ) from error
-    width, height = image.size
+    file = opened(data, max_pixels)
+    width, height = file.size
     if width * height > limits.image_pixels:
         raise BadImage(f"the image has {width}x{height} pixels; the limit is {limits.image_pixels}")
-    return image
+    return file
 
 
 def _decoding_slot(
-    image: Image.Image, edge: int, max_pixels: int | None
+    file: Opened, edge: int, max_pixels: int | None
 ) -> AbstractContextManager[object]:
     """A context for decoding the image. BadImage when it has more than `max_pixels`."""
     if max_pixels is None:
         return nullcontext()
-    scale = _scale(image, edge) if image.format in ("JPEG", "MPO") else 1
-    pixels = image.width * image.height // scale**2
+    width, height = file.size
+    scale = _scale(file.size, edge) if file.format in ("JPEG", "MPO") else 1
+    pixels = width * height // scale**2
     if pixels > max_pixels:
         raise BadImage(
-            f"the image has {image.width}x{image.height} pixels; the limit for an image to search "
+            f"the image has {width}x{height} pixels; the limit for an image to search "
             f"by or to embed is {max_pixels} (CLIPFLEET_LIMITS__QUERY_PIXELS), and higher for a "
             "JPEG whose sides are multiples of 8"
         )
     return _large_images if pixels > LARGE_PIXELS else nullcontext()
 
 
-def _orientation(image: Image.Image) -> object:
-    """The orientation from EXIF. Always 1 for a TIFF, which Pillow rotates while it loads it."""
-    return 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def _plain_jpeg(data: bytes, image: Image.Image, edge: int) -> Pixels | None:
+def _plain_jpeg(data: bytes, file: Opened, edge: int) -> Pixels | None:
     """Decode an ordinary JPEG with the faster decoder: docs/decisions/0008.
 
     None for all other images, and for a damaged JPEG: Pillow says what is wrong with it.
     """
-    if image.format != "JPEG" or image.mode != "RGB":
+    if file.format != "JPEG" or file.mode != "RGB":
         return None
-    scale = _scale(image, edge)
-    height, width = (image.height // scale, image.width // scale) if scale > 1 else (0, 0)
+    scale = _scale(file.size, edge)
+    width, height = (side // scale for side in file.size) if scale > 1 else (0, 0)
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError:
@@ -153,27 +138,29 @@ def _plain_jpeg(data: bytes, image: Image.Image, edge: int) -> Pixels | None:
     return pixels
 
 
-def _scale(image: Image.Image, edge: int) -> int:
+def _scale(size: tuple[int, int], edge: int) -> int:
     """The factor by which the decoder may shrink a JPEG: 8, 4, 2 or 1.
 
     The factor divides both sides. Otherwise the last column covers fewer pixels than the others,
     which stretches the whole image.
     """
     for scale in (8, 4, 2):
-        fits = min(image.size) >= scale * OVERSAMPLING * edge
-        if fits and not (image.width % scale or image.height % scale):
+        fits = min(size) >= scale * OVERSAMPLING * edge
+        if fits and not (size[0] % scale or size[1] % scale):
             return scale
     return 1
 
 
-def _to_rgb(image: Image.Image, edge: int) -> Image.Image:
-    if image.format in ("JPEG", "MPO") and (scale := _scale(image, edge)) > 1:
-        image.draft(None, (image.width // scale, image.height // scale))
-    image.load()
+def _to_rgb(file: Opened, edge: int) -> Image.Image:
+    width, height = file.size
+    scale = _scale(file.size, edge)
+    image = file.load((width // scale, height // scale) if scale > 1 else None)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         image = _to_eight_bit(image)
     if image.mode in ("1", "P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.mode in ("La", "RGBa"):  # premultiplied; Pillow converts only to the same colours
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     image = _reduced(image, edge).convert("RGBA")
@@ -189,14 +176,9 @@ def _reduced(image: Image.Image, edge: int) -> Image.Image:
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:
-    if image.mode != "F":
-        whole = np.asarray(image)
-        return Image.fromarray((np.clip(whole, 0, 65_535) // 257).astype(np.uint8))
-    grey = np.array(image)
-    grey[~np.isfinite(grey)] = 0
-    grey *= 255.0 / max(1.0, float(grey.max()))
-    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+    whole = np.asarray(image)
+    return Image.fromarray((np.clip(whole, 0, 65_535) // 257).astype(np.uint8))
 
 
 def _summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:200]
+    return without_quotes(f"{type(error).__name__}: {error}")

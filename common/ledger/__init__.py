@@ -152,6 +152,7 @@ class NewJob(BaseModel):
         namespace: the namespace of the images.
         source: where the images come from; only the planner interprets it.
         on_existing: what to do with an image that is stored and unchanged.
+        exif: fields from the EXIF of the images become metadata.
         retry_of: the id of the job whose failures this job retries; "": none.
         grant: what the API key lets the job read. None: as much as the service, which also holds
             for jobs of releases without grants.
@@ -167,6 +168,7 @@ class NewJob(BaseModel):
     namespace: str
     source: dict[str, Any]
     on_existing: Literal["skip", "replace"] = "skip"
+    exif: bool = False
     retry_of: str = ""
     grant: SourceGrant | None = None
 

@@ -5,8 +5,10 @@ import struct
 import zlib
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 
+from clipfleet.common.errors import BadImage
 from clipfleet.common.imaging.decode import Decoded, decode
 from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.settings import Limits
@@ -16,6 +18,8 @@ EDGE = 224
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    if kind == "HEIF":
+        pillow_heif.register_heif_opener()
     target = io.BytesIO()
     image.save(target, kind, **options)
     return target.getvalue()
@@ -39,14 +43,32 @@ def near(image: Pixels, at: tuple[int, int], colour: tuple[int, int, int]) -> bo
     return bool(np.abs(seen - np.array(colour)).max() <= 12)
 
 
+def refused(data: bytes, limits: Limits = LIMITS) -> str:
+    """Why a file is refused."""
+    try:
+        decode(data, limits, edge=EDGE)
+    except BadImage as error:
+        return error.detail
+    raise AssertionError("the file is decoded")
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    sum_ = zlib.crc32(kind + body)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", sum_)
+
+
+def png(width: int, height: int, depth: int, colours: int, rows: bytes, *chunks: bytes) -> bytes:
+    """A PNG of rows without their filter bytes. Pillow does not write all kinds that it reads."""
+    size = len(rows) // height
+    filtered = b"".join(b"\0" + rows[at : at + size] for at in range(0, len(rows), size))
+    header = struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)
+    body = (png_chunk(b"IHDR", header), *chunks, png_chunk(b"IDAT", zlib.compress(filtered)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body) + png_chunk(b"IEND", b"")
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG whose header claims a size, with almost no data."""
-
-    def part(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     rows = zlib.compress(b"\0" * 100)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", size) + part(b"IDAT", rows) + part(b"IEND", b"")
+    chunks = png_chunk(b"IHDR", size), png_chunk(b"IDAT", rows), png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

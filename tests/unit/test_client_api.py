@@ -47,7 +47,7 @@ METHODS = {
     "fleet": "()",
     "image": "(collection, id, *, namespace, include_values)",
     "import_collection": "(collection, file, *, progress)",
-    "index": "(collection, source, *, namespace, label_from_folder, on_existing, "
+    "index": "(collection, source, *, namespace, label_from_folder, on_existing, exif, "
     "idempotency_key, wait, progress, create)",
     "iter_failures": "(job)",
     "iter_ids": "(collection, *, namespace)",
@@ -59,7 +59,7 @@ METHODS = {
     "group_by, group_size, collapse, namespace, include_values, include_metadata, exact)",
     "search_many": "(collection, queries)",
     "thumbnail": "(collection, id, *, namespace)",
-    "upload": "(collection, files, *, namespace, label, on_existing, "
+    "upload": "(collection, files, *, namespace, label, on_existing, exif, "
     "idempotency_key, wait, progress, create)",
     "upsert": "(collection, vectors, *, namespace)",
     "wait": "(job, *, progress, every_s)",

@@ -268,6 +268,20 @@ def test_many_files_need_few_descriptors(client_class: Any, tmp_path: Path) -> N
     assert b'name="label"\r\n\r\ncat\r\n' in seen.body
 
 
+def test_the_fields_of_exif_are_asked_for_only_if_wanted(client_class: Any, tmp_path: Path) -> None:
+    """A service of 0.1 does not know the option."""
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    with service(lambda _: Answer(job())) as there, client_class(there.url) as client:
+        for exif in (False, True):
+            client.index("images", tmp_path, exif=exif, create=False)
+            client.upload("images", tmp_path / "a.jpg", exif=exif, create=False)
+    plain, plain_upload, request, upload = there.seen
+    assert "exif" not in plain.json
+    assert b'name="exif"' not in plain_upload.body
+    assert request.json["exif"] is True
+    assert b'name="exif"\r\n\r\ntrue\r\n' in upload.body
+
+
 def test_what_cannot_be_uploaded_is_said_before_anything_is_sent(
     client_class: Any, tmp_path: Path
 ) -> None:

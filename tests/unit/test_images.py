@@ -15,33 +15,23 @@ from clipfleet.common.errors import BadImage
 from clipfleet.common.imaging.decode import FORMATS, decode
 from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.settings import Limits
-from support.images import EDGE, LIMITS, decoded, encoded, halves, near
-
-
-def refused(data: bytes, limits: Limits = LIMITS) -> str:
-    with pytest.raises(BadImage) as caught:
-        decode(data, limits, edge=EDGE)
-    return caught.value.detail
-
-
-def png_chunk(kind: bytes, body: bytes) -> bytes:
-    sum_ = zlib.crc32(kind + body)
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", sum_)
+from support.images import (
+    EDGE,
+    LIMITS,
+    decoded,
+    encoded,
+    halves,
+    near,
+    png,
+    png_chunk,
+    refused,
+)
 
 
 def without_adobe_marker(jpeg: bytes) -> bytes:
     at = jpeg.index(b"\xff\xee")
     length = int.from_bytes(jpeg[at + 2 : at + 4], "big")
     return jpeg[:at] + jpeg[at + 2 + length :]
-
-
-def rgb16_png(colour: tuple[int, int, int]) -> bytes:
-    """A PNG of 4 x 4 pixels of one colour with 16 bits a channel, which Pillow reads but does not
-    write."""
-    row = b"\0" + struct.pack(">HHH", *colour) * 4
-    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
-    body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(row * 4))
-    return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b"")
 
 
 def png_claiming(width: int, height: int, rows: bytes = b"") -> bytes:
@@ -81,15 +71,11 @@ def test_a_png_bomb_is_refused_by_its_pixels() -> None:
     assert "the limit is" in refused(small_on_disk)
 
 
-def test_a_png_whose_comment_unpacks_to_a_gigabyte_is_still_only_a_decoded_or_a_bad_image() -> None:
+def test_a_comment_in_a_png_is_not_unpacked_whatever_its_size() -> None:
     plain = encoded(halves(8, 8), "PNG")
     text = b"Comment\0\0" + zlib.compress(bytes(80_000_000), 9)
     data = plain[:33] + png_chunk(b"zTXt", text) + plain[33:]
-    try:
-        seen = decoded(data)
-    except BadImage:
-        return
-    assert seen.width == 8
+    assert decoded(data).width == 8
 
 
 def test_an_image_with_no_pixels_at_all_is_refused_not_handed_on() -> None:
@@ -145,7 +131,11 @@ def test_a_sixteen_bit_grey_png_keeps_its_shades() -> None:
 
 
 def test_a_sixteen_bit_colour_png_keeps_its_colour() -> None:
-    assert near(decoded(rgb16_png((65_535, 32_768, 0))).image, (1, 1), (255, 128, 0))
+    assert near(
+        decoded(png(1, 4, 16, 2, struct.pack(">HHH", 65_535, 32_768, 0) * 4)).image,
+        (0, 1),
+        (255, 128, 0),
+    )
 
 
 def test_a_palette_and_one_bit_images_get_their_colours() -> None:
@@ -189,14 +179,6 @@ def test_a_floating_point_tiff_with_holes_keeps_its_other_pixels(odd: float) -> 
     assert near(seen.image, (2, 2), (127, 127, 127))
 
 
-def test_damaged_exif_does_not_cost_the_photo() -> None:
-    plain = encoded(halves(64, 32), "JPEG")
-    body = b"Exif\0\0XXXXnot a TIFF header at all"
-    segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
-    seen = decoded(plain[:2] + segment + plain[2:])
-    assert (seen.width, seen.height) == (64, 32)
-
-
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_accepted_format_is_read(kind: str) -> None:
     seen = decoded(encoded(halves(64, 48), kind))
@@ -223,10 +205,7 @@ def test_the_pixel_limit_itself_is_still_allowed() -> None:
     assert "10x10" in refused(data, Limits(image_pixels=99))
 
 
-SEEDS = [
-    encoded(Image.effect_noise((24, 16), 60).convert("RGB"), kind)
-    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-]
+SEEDS = [encoded(Image.effect_noise((24, 16), 60).convert("RGB"), kind) for kind in FORMATS]
 CHANGE = st.tuples(st.integers(0, 10_000), st.integers(0, 255))
 
 

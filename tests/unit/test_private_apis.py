@@ -70,6 +70,12 @@ NAMES = {  # by the file that needs them: module and name
         "milvus_lite.storage.wal:WAL.write_delete",
         "milvus_lite.storage.wal:WAL.write_insert",
     ),
+    "common/imaging/formats.py": ("PIL.Image:OPEN",),
+    "common/imaging/png.py": ("PIL.ImageFile:_Tile._replace",),
+    "common/imaging/tiff.py": (
+        "PIL.TiffImagePlugin:READ_LIBTIFF",
+        "PIL.TiffImagePlugin:TiffImageFile",
+    ),
     "common/redis/client.py": (
         "redis.asyncio.connection:ConnectionPool.reset",
         "redis.connection:DefaultParser.EXCEPTION_CLASSES",
@@ -127,6 +133,7 @@ ATTRIBUTES = {  # by the file that relies on them: a function, and what its sour
     "common/store/answer.py": (
         ("pymilvus.client.grpc_handler:GrpcHandler._execute_search", "return SearchResult("),
     ),
+    "common/imaging/tiff.py": (("PIL.TiffImagePlugin:TiffImageFile._setup", "READ_LIBTIFF or"),),
     "clipfleet/embedded/milvus_lite.py": (("milvus_lite.storage.wal:WAL.__init__", "sync_mode"),),
     "common/queue/broker.py": (
         ("kombu.connection:Connection._extract_failover_opts", "max_retries"),

@@ -101,6 +101,7 @@ def test_files_are_stored_as_they_come_in(world: World, tmp_path: Path) -> None:
         ([file("a.jpg"), file("")], 422, "cannot be used as an id"),
         ([file("a.jpg"), field("namespace", "\0")], 422, "namespace"),
         ([file("a.jpg"), field("on_existing", "maybe")], 422, "on_existing"),
+        ([file("a.jpg"), field("exif", "maybe")], 422, "exif"),
         ([file("a.jpg"), field("label", "x" * 20_000)], 413, "label"),
         ([file("a.jpg"), file("b.jpg"), file("c.jpg")], 413, "CLIPFLEET_LIMITS__UPLOAD_FILES"),
         ([file("a.jpg"), field("files", "text")], 422, "files"),
@@ -117,6 +118,21 @@ def test_what_is_wrong_is_said_and_nothing_stays(
     assert seen.status == status, seen.content
     assert reason in seen.problem["detail"]
     nothing_is_left(world, tmp_path)
+
+
+def test_an_upload_may_ask_for_the_fields_of_exif(world: World) -> None:
+    for parts, exif in ([], False), ([field("exif", "true")], True):
+        seen = upload(world, file("a.jpg"), *parts, END)
+        job = world.parts.ledger.whole(seen.headers["location"].rpartition("/")[2])
+        assert job.exif is exif
+
+
+def test_a_job_may_ask_for_the_fields_of_exif(world: World) -> None:
+    source = {"type": "urls", "urls": ["https://example.org/a.jpg"]}
+    for more, exif in ({}, False), ({"exif": True}, True):
+        seen = world.ask("POST /v1/collections/acme/jobs", "write", json={"source": source, **more})
+        assert seen.status_code == 202, seen.text
+        assert world.parts.ledger.whole(seen.json()["id"]).exif is exif
 
 
 def test_a_form_without_its_end_is_no_upload(world: World, tmp_path: Path) -> None:

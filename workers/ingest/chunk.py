@@ -474,7 +474,7 @@ class Chunk:
         if not np.isfinite(row).all():
             self._fail(image.item, "embed", "the model returned an embedding that is not finite")
             return None
-        prepared = image.prepared
+        prepared, limit = image.prepared, self._parts.settings.limits.metadata_bytes
         if prepared.thumbnail:
             self._thumbnails[image.pk] = prepared.thumbnail
         return Record(
@@ -490,7 +490,7 @@ class Chunk:
             width=prepared.width,
             height=prepared.height,
             indexed_at=int(time.time() * 1000),
-            metadata=image.item.metadata,
+            metadata=image.metadata(self._terms.collection, limit),
         )
 
     def _fail(self, item: Item, stage: FailureStage, reason: str) -> None:

@@ -9,6 +9,7 @@ from clipfleet.common.errors import BadImage, Unreadable
 from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.identity import content_hash
 from clipfleet.common.imaging.decode import Decoded, decode
+from clipfleet.common.imaging.exif import exif_fields
 from clipfleet.common.imaging.preprocess import Pixels, Preprocess
 from clipfleet.common.imaging.thumbnails import thumbnail
 from clipfleet.common.ledger import FailureStage
@@ -17,6 +18,7 @@ from clipfleet.workers.metrics import StageTimings
 from clipfleet.workers.storage.items import read_item
 from clipfleet.workers.storage.locations import LocalFiles
 
+NO_FIELDS: Mapping[str, str | float] = {}
 MAX_SCOPES = 15  # chunks that a feeder remembers, and one more
 
 
@@ -31,6 +33,7 @@ class Request(NamedTuple):
         fields: its label and metadata, for the content hash.
         model: the model, for the content hash.
         known: the content hash with which the image is not prepared again; "": none.
+        exif: read fields from its EXIF.
     """
 
     read: str
@@ -40,6 +43,7 @@ class Request(NamedTuple):
     fields: Mapping[str, Any]
     model: str
     known: str = ""
+    exif: bool = False
 
 
 class Prepared(NamedTuple):
@@ -51,6 +55,7 @@ class Prepared(NamedTuple):
         width: pixels, before resizing.
         height: pixels, before resizing.
         thumbnail: the bytes of its thumbnail; empty for none.
+        exif: the fields of its EXIF, with `Request.exif`.
     """
 
     content_hash: str
@@ -58,6 +63,7 @@ class Prepared(NamedTuple):
     width: int
     height: int
     thumbnail: bytes
+    exif: Mapping[str, str | float] = NO_FIELDS
 
 
 class Failed(Exception):
@@ -132,7 +138,8 @@ class Prepare:
             pixels = self.kit.preprocess.apply(decoded.image)
             edge = self.kit.thumbnail_edge
             small = thumbnail(decoded, edge) if edge else b""
-        return Prepared(digest, len(data), decoded.width, decoded.height, small), pixels
+            exif = exif_fields(decoded.exif) if request.exif else NO_FIELDS
+        return Prepared(digest, len(data), decoded.width, decoded.height, small, exif), pixels
 
     def _read(self, request: Request) -> bytes:
         try:

@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from clipfleet.common.collection import Collection, image_problem
+from clipfleet.common.collection import Collection, field_problem, image_problem
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch import Cancellation
 from clipfleet.common.imaging.preprocess import Pixels
@@ -68,6 +68,28 @@ class Ready:
     prepared: Prepared
     pixels: Pixels
     timings: StageTimings
+
+    def metadata(self, collection: Collection, limit: int) -> dict[str, Any]:
+        """The metadata of the image, and of its EXIF what fits beside it into the collection.
+
+        Args:
+            limit: the size of the metadata as JSON at most, bytes.
+        """
+        item, declared = self.item, collection.fields
+        if not self.prepared.exif:
+            return item.metadata
+        fields: dict[str, Any] = {
+            name: value
+            for name, value in self.prepared.exif.items()
+            if name not in declared or not field_problem(name, value, declared[name])
+        }
+        fields |= {
+            name: value
+            for name, value in item.metadata.items()
+            if value is not None or name not in fields
+        }
+        problem = image_problem(collection, item.id, item.uri, item.label, fields, limit)
+        return item.metadata if problem else fields
 
 
 @dataclass
@@ -220,14 +242,16 @@ class Reading:
     def _submit(self, under: UnderWay, data: bytes | None) -> "Future[tuple[Prepared, Pixels]]":
         """Give an image to the feeders; `data` are its bytes if they are read already."""
         item, job = under.item, self._terms.job
+        fields = {"label": item.label, "metadata": item.metadata}
         request = Request(
             read=item.read,
             data=data,
             scope=f"{job.id}/{self._priority}",
             grant=job.new.grant,
-            fields={"label": item.label, "metadata": item.metadata},
+            fields={**fields, "exif": True} if job.new.exif else fields,
             model=self._terms.collection.model,
             known=self._terms.unchanged_hash(under.pk),
+            exif=job.new.exif,
         )
         return self._parts.feeders.submit(request, under.timings, self._priority)
 
