@@ -102,3 +102,25 @@ def test_two_gateways_each_get_their_own_answers_from_workers_that_share_the_wor
         shares = [worker.result(30) for worker in workers]
         assert all(share.total() for share in shares)
         assert sorted(sum(shares, Counter[str]()).values()) == [len(words)] * 2
+
+
+def test_a_worker_that_dies_with_a_batch_in_hand_costs_its_callers_alone(
+    url: str, tmp_path: Path
+) -> None:
+    short = {"CLIPFLEET_QUERY_TIMEOUT_S": "3"}
+    with gateway(tmp_path, url, **short) as service, Fleet(service, url, 1) as fleet:
+        batches = fleet.batches()
+        lost = begin_search(service, "lost"), next(batches)  # nobody answers it
+        for word in ("one", "two", "three"):
+            asking = begin_search(service, word)
+            fleet.answer(next(batches))
+            answer(asking)
+        with closing(lost[0]) as asking:
+            response = asking.getresponse()
+            assert response.status == 503
+            assert int(response.headers["retry-after"]) > 0
+            assert "no worker answered within 3 s" in json.load(response)["detail"]
+        fleet.answer(lost[1])  # too late: an answer to nobody harms nobody
+        asking = begin_search(service, "four")
+        fleet.answer(next(batches))
+        answer(asking)

@@ -229,3 +229,27 @@ def test_two_batches_of_a_worker_share_the_queries_of_many_callers() -> None:
         await asyncio.gather(*callers, return_exceptions=True)
 
     played(scene)
+
+
+def test_two_floods_share_each_batch_and_a_single_query_is_in_the_next_one() -> None:
+    async def scene() -> None:
+        desk = Desk(workers=1, batch=8, queue=1_000)
+        tasks = await ask_as(desk, "a", *(f"a{n}" for n in range(100)))
+        tasks += await ask_as(desk, "b", *(f"b{n}" for n in range(100)))
+        for batch in range(4):
+            desk.answer(desk.sent[batch])
+            await settled()
+        before = len(desk.sent)
+        tasks += await ask_as(desk, "c", "c")
+        assert len(desk.sent) == before, "two batches are in flight"
+        for batch in range(4, 12):
+            desk.answer(desk.sent[batch])
+            await settled()
+        shares = [sorted(text[0] for text in texts) for texts in desk.texts()[before : before + 6]]
+        assert shares[0] in (list("aaaabbbc"), list("aaabbbbc"))
+        assert all(share == list("aaaabbbb") for share in shares[1:])
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    played(scene)
