@@ -1,10 +1,16 @@
 """Cheap searches of milvus-lite give what the package gives by itself."""
 
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from milvus_lite.engine.collection import Collection
+from milvus_lite.engine.compaction import CompactionManager
 from milvus_lite.schema.arrow_builder import build_wal_data_schema, build_wal_delta_schema
 from milvus_lite.schema.types import CollectionSchema, DataType, FieldSchema
 from milvus_lite.search.executor_indexed import execute_search_with_index
@@ -112,9 +118,8 @@ class Shelf:
 
 
 @pytest.fixture(autouse=True)
-def noting_memtables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("apply_insert", "apply_delete"):
-        monkeypatch.setattr(MemTable, name, cheap_searches._noted(getattr(MemTable, name)))
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap_searches.make_searches_cheap(monkeypatch.setattr)
 
 
 def require_same(ours: Any, theirs: Any) -> int:
@@ -143,3 +148,38 @@ def test_every_search_finds_the_current_rows(seed: int, metric: str) -> None:
                 ours, theirs = shelf.answers(top_k, compiled, fields)
                 matches += require_same(ours, theirs)
     assert matches > 500
+
+
+def rows(keys: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"pk": key, "label": "a", "embedding": [float(len(key)), 1, 1, 1]} for key in keys]
+
+
+def test_a_search_goes_on_while_files_are_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merging, merged = threading.Event(), threading.Event()
+
+    def merge(*_: Any) -> None:
+        merging.set()
+        assert merged.wait(60)
+
+    monkeypatch.setattr(CompactionManager, "maybe_compact", merge)
+    shelf = Collection("c", str(tmp_path), SCHEMA)
+    shelf.create_index("embedding", {"index_type": "HNSW", "metric_type": "COSINE"})
+    shelf.load()
+    try:
+        shelf.insert(rows(["a", "bb"]))
+        shelf.flush()
+        assert merging.wait(30)
+        shelf.insert(rows(["ccc"]))
+        with ThreadPoolExecutor(1) as threads:
+            search = threads.submit(shelf.search, [[1, 1, 1, 1]], top_k=5, output_fields=["label"])
+            try:
+                (hits,) = search.result(20)
+            finally:
+                merged.set()
+        assert [hit["id"] for hit in hits] == ["a", "bb", "ccc"]
+        assert shelf.num_entities == 3
+    finally:
+        merged.set()
+        shelf.close()

@@ -40,6 +40,9 @@ NAMES = {  # by the file that needs them: module and name
         "milvus_lite.storage.segment:Segment.vector_data",
     ),
     "clipfleet/embedded/cheap_searches.py": (
+        "milvus_lite.engine.collection:Collection._read_snapshot",
+        "milvus_lite.engine.collection:Collection._refresh_segment_cache",
+        "milvus_lite.engine.collection:Collection._trigger_flush",
         "milvus_lite.engine.collection:execute_search_with_index",
         "milvus_lite.search.executor_indexed:execute_search_with_index",
         "milvus_lite.search.filter:evaluate_mask",
@@ -125,6 +128,15 @@ ATTRIBUTES = {  # by the file that relies on them: a function, and what its sour
     ),
     "clipfleet/embedded/cheap_searches.py": (
         ("milvus_lite.engine.collection:Collection.search", "execute_search_with_index("),
+        (
+            "milvus_lite.engine.collection:Collection._bg_compact_and_index",
+            "_refresh_segment_cache",
+        ),
+        (
+            "milvus_lite.engine.collection:Collection._trigger_flush",
+            "self._refresh_segment_cache()",
+        ),
+        ("milvus_lite.engine.collection:Collection.__init__", "self._maintenance_lock"),
         ("milvus_lite.storage.delta_index:DeltaIndex.__init__", "self._map"),
         ("milvus_lite.storage.memtable:MemTable.__init__", "self._delete_index"),
         ("milvus_lite.storage.memtable:MemTable.__init__", "self._pk_index"),
