@@ -169,7 +169,7 @@ def test_a_search_goes_on_while_files_are_merged(
     shelf.load()
     try:
         shelf.insert(rows(["a", "bb"]))
-        shelf.flush()
+        shelf._trigger_flush()  # `flush` waits for the merge
         assert merging.wait(30)
         shelf.insert(rows(["ccc"]))
         with ThreadPoolExecutor(1) as threads:
