@@ -20,6 +20,7 @@ from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.dispatch.parts import GatewayParts, connect
 from clipfleet.api.http import problems
 from clipfleet.api.http.connections import STATE, Connections, raise_file_limit
+from clipfleet.api.http.head import HeadMiddleware
 from clipfleet.api.jobs import events, uploads
 from clipfleet.api.jobs import routes as jobs
 from clipfleet.api.ops import fleet, health, metrics
@@ -42,6 +43,7 @@ Index images in bulk and search them by text or by image.
 3. `POST /v1/collections/{name}/search` finds images.
 
 Errors are RFC 9457 problem+json documents. A 503 response has a Retry-After header.
+HEAD is answered wherever GET is.
 """
 TAGS = [
     {"name": "collections", "description": "Create, list, export and delete collections."},
@@ -107,6 +109,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     if settings.keys_file:
         _document_api_keys(app)
     _render_document_once(app)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestGuard, settings=settings)
     app.add_middleware(
         AccessLogMiddleware, metrics=gateway_metrics, lines=settings.log == "json"
