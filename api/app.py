@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from clipfleet._version import __version__
@@ -53,6 +54,16 @@ TAGS = [
     {"name": "images", "description": "Get or delete single images; write own vectors."},
     {"name": "health", "description": "State of the gateway, the service and the fleet."},
 ]
+
+# What pages of CLIPFLEET_CORS_ORIGINS may send and read, beside what every page may.
+CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+CORS_REQUEST_HEADERS = (
+    "Authorization", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "X-Request-Id",
+)  # fmt: skip
+CORS_ANSWER_HEADERS = (
+    "ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing",
+    "X-Request-Id",
+)  # fmt: skip
 
 
 def create_app(settings: Settings | None = None, parts: GatewayParts | None = None) -> FastAPI:
@@ -111,6 +122,14 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     _render_document_once(app)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestGuard, settings=settings)
+    if settings.cors_origins:  # outside of RequestGuard: a page reads why it was refused
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=CORS_METHODS,
+            allow_headers=CORS_REQUEST_HEADERS,
+            expose_headers=CORS_ANSWER_HEADERS,
+        )
     app.add_middleware(
         AccessLogMiddleware, metrics=gateway_metrics, lines=settings.log == "json"
     )  # added last, so that it also sees the requests that RequestGuard refuses

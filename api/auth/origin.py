@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -47,7 +48,8 @@ class RequestGuard:
             refusal = problem(scope, 421, "misdirected", "Misdirected request", text)
             await refusal(scope, receive, send)
             return
-        if self._settings.allowed_hosts and from_another_site(scope["method"], headers):
+        allowed = self._settings.cors_origins
+        if self._settings.allowed_hosts and from_another_site(scope["method"], headers, allowed):
             text = "requests from pages of other sites are refused"
             await problem(scope, 403, "forbidden", "Not allowed", text)(scope, receive, send)
             return
@@ -62,10 +64,20 @@ def host_name(host: str) -> str:
     return re.sub(r":\d+$", "", host)
 
 
-def from_another_site(method: str, headers: dict[bytes, bytes]) -> bool:
+def from_another_site(
+    method: str, headers: dict[bytes, bytes], allowed: Sequence[str] = ()
+) -> bool:
     """Whether a page of another site makes this request. Browsers name the site in Origin when a
-    page sends a form or a file."""
+    page sends a form or a file.
+
+    Args:
+        method: the method of the request; one that changes nothing is of no site.
+        headers: the headers of the request.
+        allowed: origins that count as this site; "*": all.
+    """
     origin = headers.get(b"origin", b"")
+    if "*" in allowed or origin.decode("latin-1") in allowed:
+        return False
     safe = method in ("GET", "HEAD", "OPTIONS")
     return bool(origin) and not safe and origin.partition(b"://")[2] != headers.get(b"host")
 

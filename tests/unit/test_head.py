@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,11 +15,12 @@ from support.gateway_harness import World
 from support.services import eventually
 
 CHANGING = {"content-length", "x-request-id", "date", "etag"}  # from one answer to the next
+ROUTES: list[Any] = [route.original_route for route in iter_route_contexts(create_app().routes)]
 PATHS = sorted(
     {
-        route.original_route.path.replace("{name}", "acme").replace("{job_id}", "job-acme")
-        for route in iter_route_contexts(create_app().routes)
-        if "GET" in (route.original_route.methods or ())
+        route.path.replace("{name}", "acme").replace("{job_id}", "job-acme")
+        for route in ROUTES
+        if "GET" in (route.methods or ())
     }
 )
 
