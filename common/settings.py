@@ -295,6 +295,12 @@ class Settings(BaseSettings):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="JSON list of host names that requests may name; empty: any."
     )
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path below which a reverse proxy serves the gateway, such as /clipfleet; "
+        "empty: its root.",
+    )
     cors_origins: tuple[Origin, ...] = Field(
         (),
         description="JSON list of origins, such as https://app.example.org, whose pages may use "

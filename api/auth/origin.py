@@ -22,6 +22,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 class RequestGuard:
     """Gives every request an id and refuses hosts that are not in `settings.allowed_hosts`.
 
+    Below a prefix (`settings.root_path`), paths are understood with it and without it.
+
     This keeps pages of other web sites from a service on loopback (DNS rebinding).
     """
 
@@ -36,8 +38,10 @@ class RequestGuard:
         header = headers.get(b"x-request-id", b"")
         request_id = header.decode() if _REQUEST_ID.fullmatch(header) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
+        if self._settings.root_path:
+            scope["root_path"] = self._settings.root_path
         with log_context(request_id=request_id):
-            exchange = _Exchange(headers, receive, _add_headers(send, scope["state"]))
+            exchange = _Exchange(headers, receive, _add_headers(send, scope))
             await self._handle_allowed(scope, headers, exchange.receive, exchange.send)
 
     async def _handle_allowed(
@@ -132,12 +136,19 @@ class _Exchange:
             drained += len((await self.receive()).get("body", b""))
 
 
-def _add_headers(send: Send, state: dict[str, Any]) -> Send:
-    """Add the request id and the rate limit of the key, where there is one, to every response."""
+def _add_headers(send: Send, scope: Scope) -> Send:
+    """Add the request id and the rate limit of the key, where there is one, to every response.
+
+    A Location below a prefix (CLIPFLEET_ROOT_PATH) gets the prefix.
+    """
+    state, prefix = scope["state"], scope.get("root_path", "").rstrip("/").encode()
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers: list[Any] = list(message.get("headers", []))
+            headers: list[Any] = [
+                (name, prefix + value if name == b"location" and value[:1] == b"/" else value)
+                for name, value in message.get("headers", [])
+            ]
             if not any(name == b"x-request-id" for name, _ in headers):
                 headers.append((b"x-request-id", state["request_id"].encode()))
             if rate_limit := state.get("rate_limit"):

@@ -53,9 +53,9 @@ export function problem(status, text, retryAfter) {
   return new Problem(detail, status, Number(retryAfter) || 0, type);
 }
 
-const at = (name, rest = "") => `/v1/collections/${encodeURIComponent(name)}${rest}`;
+const at = (name, rest = "") => `v1/collections/${encodeURIComponent(name)}${rest}`;
 
-export const collections = async () => (await call("/v1/collections")).collections;
+export const collections = async () => (await call("v1/collections")).collections;
 export const makeCollection = (name) => call(at(name), { method: "PUT" });
 export const search = (name, json, signal) => call(at(name, "/search"), { method: "POST", json, signal });
 export const countImages = async (name, json, signal) => (await call(at(name, "/count"), { method: "POST", json, signal })).count;
@@ -70,7 +70,7 @@ export const thumbnail = (name, id, namespace) =>
 /** The embedding of an image file: with it a search can go on page by page without the file. */
 export async function embed(file, model) {
   const json = { images: [{ base64: await base64(file) }], model };
-  return (await call("/v1/embed", { method: "POST", json })).embeddings[0];
+  return (await call("v1/embed", { method: "POST", json })).embeddings[0];
 }
 
 function base64(file) {
@@ -82,9 +82,9 @@ function base64(file) {
   });
 }
 
-const job = (id, rest = "") => `/v1/jobs/${encodeURIComponent(id)}${rest}`;
+const job = (id, rest = "") => `v1/jobs/${encodeURIComponent(id)}${rest}`;
 
-export const jobs = async (limit, offset) => (await call(`/v1/jobs?limit=${limit}&offset=${offset}`)).jobs;
+export const jobs = async (limit, offset) => (await call(`v1/jobs?limit=${limit}&offset=${offset}`)).jobs;
 export const failures = (id, offset) => call(job(id, `/failures?limit=50&offset=${offset}`));
 export const cancelJob = (id) => call(job(id, "/cancel"), { method: "POST" });
 export const retryJob = (id) => call(job(id, "/retry"), { method: "POST" });

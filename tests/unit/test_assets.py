@@ -51,7 +51,7 @@ def test_nothing_else_is_served(http: TestClient, name: str) -> None:
 
 def test_every_script_is_fetched_ahead_and_used() -> None:
     markup = (FOLDER / "index.html").read_text()
-    ahead = re.findall(r'modulepreload" href="/page/([\w.]+)"', markup)
+    ahead = re.findall(r'modulepreload" href="page/([\w.]+)"', markup)
     assert sorted([*ahead, "main.js"]) == SCRIPTS
     used = {
         name
