@@ -107,6 +107,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
         version=__version__,
         description=DESCRIPTION,
         openapi_tags=TAGS,
+        docs_url=None,  # `assets` serves it, without files of other hosts
+        redoc_url=None,
         lifespan=lifespan,
     )
     app.state.access, app.state.metrics = access, gateway_metrics
