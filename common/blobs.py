@@ -1,6 +1,5 @@
 """The blob store: files in a folder or a bucket, such as uploads and thumbnails."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -12,6 +11,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from clipfleet.common.errors import ClipfleetError, Unavailable, reason_of
 
+PIECE_BYTES = 1 << 20  # that `put` reads and writes at once
 BLOCK_BYTES = 5 << 20  # buffer of a blob that is written to a bucket: the smallest part in S3
 S3_DELETIONS = 1_000  # in one request
 DELETERS = 16  # threads that delete from a bucket without such requests
@@ -148,14 +148,22 @@ class Blobs:
         Args:
             key: the key of the blob, with slashes between its parts. A blob with this key is
                 replaced.
-            source: the bytes, read from the current position to the end.
+            source: the bytes, read from the current position to the end. Its errors pass through.
 
         Raises:
             BlobsUnavailable: the blob store is away or full.
         """
         path = self._path(key)
-        with _writing(), self._open_for_writing(path) as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+        with _writing():
+            target = BlobWriter(self._open_for_writing(path))
+        try:
+            while data := source.read(PIECE_BYTES):
+                target.write(data)
+        except BaseException:
+            with suppress(BlobsUnavailable):
+                target.discard()
+            raise
+        target.close()
 
     def create(self, key: str) -> "BlobWriter":
         """Begin a blob that is written piece by piece. It is complete after `BlobWriter.close`.
