@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from clipfleet._version import __version__
@@ -20,6 +21,7 @@ from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.dispatch.parts import GatewayParts, connect
 from clipfleet.api.http import problems
 from clipfleet.api.http.connections import STATE, Connections, raise_file_limit
+from clipfleet.api.http.head import HeadMiddleware
 from clipfleet.api.jobs import events, uploads
 from clipfleet.api.jobs import routes as jobs
 from clipfleet.api.ops import fleet, health, metrics
@@ -42,6 +44,7 @@ Index images in bulk and search them by text or by image.
 3. `POST /v1/collections/{name}/search` finds images.
 
 Errors are RFC 9457 problem+json documents. A 503 response has a Retry-After header.
+HEAD is answered wherever GET is.
 """
 TAGS = [
     {"name": "collections", "description": "Create, list, export and delete collections."},
@@ -51,6 +54,16 @@ TAGS = [
     {"name": "images", "description": "Get or delete single images; write own vectors."},
     {"name": "health", "description": "State of the gateway, the service and the fleet."},
 ]
+
+# What pages of CLIPFLEET_CORS_ORIGINS may send and read, beside what every page may.
+CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+CORS_REQUEST_HEADERS = (
+    "Authorization", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "X-Request-Id",
+)  # fmt: skip
+CORS_ANSWER_HEADERS = (
+    "ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing",
+    "X-Request-Id",
+)  # fmt: skip
 
 
 def create_app(settings: Settings | None = None, parts: GatewayParts | None = None) -> FastAPI:
@@ -94,6 +107,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
         version=__version__,
         description=DESCRIPTION,
         openapi_tags=TAGS,
+        docs_url=None,  # `assets` serves it, without files of other hosts
+        redoc_url=None,
         lifespan=lifespan,
     )
     app.state.access, app.state.metrics = access, gateway_metrics
@@ -107,7 +122,16 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     if settings.keys_file:
         _document_api_keys(app)
     _render_document_once(app)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestGuard, settings=settings)
+    if settings.cors_origins:  # outside of RequestGuard: a page reads why it was refused
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=CORS_METHODS,
+            allow_headers=CORS_REQUEST_HEADERS,
+            expose_headers=CORS_ANSWER_HEADERS,
+        )
     app.add_middleware(
         AccessLogMiddleware, metrics=gateway_metrics, lines=settings.log == "json"
     )  # added last, so that it also sees the requests that RequestGuard refuses

@@ -1,16 +1,20 @@
 """The blob store: files in a folder or a bucket, such as uploads and thumbnails."""
 
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, BinaryIO
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from clipfleet.common.errors import Unavailable, reason_of
+from clipfleet.common.errors import ClipfleetError, Unavailable, reason_of
 
+PIECE_BYTES = 1 << 20  # that `put` reads and writes at once
 BLOCK_BYTES = 5 << 20  # buffer of a blob that is written to a bucket: the smallest part in S3
+S3_DELETIONS = 1_000  # in one request
+DELETERS = 16  # threads that delete from a bucket without such requests
 
 
 class BlobsUnavailable(Unavailable):
@@ -22,11 +26,28 @@ class BlobGone(Exception):
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def using_blobs(what: str) -> Iterator[None]:
+    """Context of a call of the file system: BlobsUnavailable for any error of it.
+
+    A library for buckets raises errors of its own when the bucket does not answer, which are no
+    OSError. Their texts may contain keys, and are not shown.
+
+    Args:
+        what: "read" or "written".
+    """
     try:
         yield
+    except (ClipfleetError, BlobGone):
+        raise
     except OSError as error:
-        raise BlobsUnavailable(f"the blob store cannot be written: {reason_of(error)}") from error
+        raise BlobsUnavailable(f"the blob store cannot be {what}: {reason_of(error)}") from error
+    except Exception as error:
+        name = type(error).__name__
+        raise BlobsUnavailable(f"the blob store cannot be {what}: {name}") from error
+
+
+def _writing() -> AbstractContextManager[None]:
+    return using_blobs("written")
 
 
 class BlobWriter:
@@ -127,14 +148,22 @@ class Blobs:
         Args:
             key: the key of the blob, with slashes between its parts. A blob with this key is
                 replaced.
-            source: the bytes, read from the current position to the end.
+            source: the bytes, read from the current position to the end. Its errors pass through.
 
         Raises:
             BlobsUnavailable: the blob store is away or full.
         """
         path = self._path(key)
-        with _writing(), self._open_for_writing(path) as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+        with _writing():
+            target = BlobWriter(self._open_for_writing(path))
+        try:
+            while data := source.read(PIECE_BYTES):
+                target.write(data)
+        except BaseException:
+            with suppress(BlobsUnavailable):
+                target.discard()
+            raise
+        target.close()
 
     def create(self, key: str) -> "BlobWriter":
         """Begin a blob that is written piece by piece. It is complete after `BlobWriter.close`.
@@ -161,30 +190,31 @@ class Blobs:
             BlobGone: there is no such blob.
             BlobsUnavailable: the blob store is away.
         """
-        try:
-            with self._open(self._path(key), "rb") as source:
-                data: bytes = source.read(limit_bytes + 1)
-                return data
-        except FileNotFoundError as error:
-            raise BlobGone(key) from error
-        except OSError as error:
-            raise BlobsUnavailable(f"the blob store cannot be read: {reason_of(error)}") from error
+        with using_blobs("read"):
+            try:
+                with self._open(self._path(key), "rb") as source:
+                    data: bytes = source.read(limit_bytes + 1)
+                    return data
+            except FileNotFoundError as error:
+                raise BlobGone(key) from error
 
     def open(self, key: str) -> BinaryIO:
-        """Open a blob as a seekable file, whose calls raise OSError.
+        """Open a blob as a seekable file. Its calls raise what the file system raises; see
+        `using_blobs`.
 
         Args:
             key: the key of the blob.
 
         Raises:
             BlobGone: there is no such blob.
-            OSError: it cannot be opened.
+            BlobsUnavailable: the blob store is away.
         """
-        try:
-            file: BinaryIO = self._open(self._path(key), "rb")
-            return file
-        except FileNotFoundError as error:
-            raise BlobGone(key) from error
+        with using_blobs("read"):
+            try:
+                file: BinaryIO = self._open(self._path(key), "rb")
+                return file
+            except FileNotFoundError as error:
+                raise BlobGone(key) from error
 
     def delete(self, key: str) -> None:
         """Delete a blob. A key without a blob is no error.
@@ -199,16 +229,42 @@ class Blobs:
             self._fs.rm_file(self._path(key))
 
     def delete_all(self, keys: Sequence[str]) -> None:
-        """Delete blobs one after the other, as `delete` does.
+        """Delete blobs, in S3 up to S3_DELETIONS with each request.
 
         Args:
-            keys: the keys of the blobs.
+            keys: the keys of the blobs. A key without a blob is no error.
 
         Raises:
-            BlobsUnavailable: the blob store is away; earlier keys are deleted.
+            BlobsUnavailable: the blob store is away, or refuses to delete some; others are deleted.
         """
+        if len(keys) > 1 and hasattr(self._fs, "call_s3"):
+            keys = self._delete_from_s3(keys)
+        if len(keys) > 1 and isinstance(self._fs, AsyncFileSystem):
+            with ThreadPoolExecutor(DELETERS, "delete") as threads:
+                list(threads.map(self.delete, keys))
+            return
         for key in keys:
             self.delete(key)
+
+    def _delete_from_s3(self, keys: Sequence[str]) -> list[str]:
+        """Delete blobs with as few requests as possible; return the keys that were refused.
+
+        Not with `rm` of s3fs, which hides refusals.
+        """
+        refused: list[str] = []
+        for start in range(0, len(keys), S3_DELETIONS):
+            paths = {self._path(key): key for key in keys[start : start + S3_DELETIONS]}
+            bucket = self._root.partition("/")[0]
+            names = {path.removeprefix(f"{bucket}/"): key for path, key in paths.items()}
+            delete = {"Objects": [{"Key": name} for name in names], "Quiet": True}
+            with _writing():
+                try:
+                    answer = self._fs.call_s3("delete_objects", Bucket=bucket, Delete=delete)
+                except OSError:  # a server that does not know this request, or refuses all
+                    refused += names.values()
+                else:
+                    refused += [names[error["Key"]] for error in answer.get("Errors", ())]
+        return refused
 
     def delete_below(self, prefix: str) -> None:
         """Delete all blobs whose key begins with `prefix` and a slash.

@@ -3,18 +3,32 @@
 Nested settings take two underscores: `CLIPFLEET_LIMITS__IMAGE_BYTES=10000000`.
 """
 
+import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from clipfleet.common.http.source_grants import BucketUrl
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 CARRIED_MODEL = "clipfleet-mini"
+ORIGIN = re.compile(r"https?://[a-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?|\*")
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+
+def _require_origin(text: str) -> str:
+    if not ORIGIN.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not an origin: a scheme, a host in lower case and maybe a port, and no "
+            "path, such as https://app.example.org"
+        )
+    return text
+
+
+Origin = Annotated[str, AfterValidator(_require_origin)]
 
 
 class Limits(BaseModel):
@@ -286,6 +300,17 @@ class Settings(BaseSettings):
     )
     allowed_hosts: tuple[str, ...] = Field(
         (), description="JSON list of host names that requests may name; empty: any."
+    )
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path below which a reverse proxy serves the gateway, such as /clipfleet; "
+        "empty: its root.",
+    )
+    cors_origins: tuple[Origin, ...] = Field(
+        (),
+        description="JSON list of origins, such as https://app.example.org, whose pages may use "
+        "the HTTP interface from a browser; *: all, with API keys only.",
     )
     keys_file: str = Field(
         "", description="File of API keys; empty: only requests from this machine are answered."

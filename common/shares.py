@@ -1,7 +1,30 @@
 """The rule by which owners, such as API keys or jobs, share a limited number of slots."""
 
+from dataclasses import dataclass
 
-def may_take(held: int, free: int) -> bool:
+
+@dataclass(frozen=True)
+class Owner:
+    """Whom a slot is for: keys share slots, and then the jobs of a key share its part.
+
+    Attributes:
+        key: the name of the API key; "": none.
+        name: what the slot is for, such as the id of a job or the name of a collection.
+    """
+
+    key: str = ""
+    name: str = ""
+
+    @property
+    def group(self) -> "Owner":
+        """The key, or the owner itself when it has none."""
+        return Owner(self.key) if self.key else self
+
+
+NOBODY = Owner()
+
+
+def may_take(held: int, free: int, factor: int = 1) -> bool:
     """Whether an owner may take a slot: while it holds fewer than are free.
 
     So one owner alone gets half of the slots, and an owner that holds none still finds one: 16
@@ -12,5 +35,7 @@ def may_take(held: int, free: int) -> bool:
     Args:
         held: the slots that the owner holds. 0 for a caller without a key, which need not share.
         free: the slots that nobody holds.
+        factor: how many times the free slots an owner may hold. With 3, one owner alone gets three
+            quarters.
     """
-    return held < free
+    return held < factor * free

@@ -39,6 +39,7 @@ from clipfleet.common.errors import (
     ClipfleetError,
     Forbidden,
     RateLimited,
+    StartupError,
     Unauthorized,
     Unavailable,
 )
@@ -283,9 +284,14 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         self._open, self._default_rate = settings.open, settings.limits.requests_per_minute
-        self._allowed_hosts = settings.allowed_hosts
+        self._allowed_hosts, self._cors_origins = settings.allowed_hosts, settings.cors_origins
         self._local_limiter = MemoryRateLimiter()
         path = keys.keys_path(settings.keys_file, settings.open)
+        if not path and "*" in self._cors_origins:
+            raise StartupError(
+                "CLIPFLEET_CORS_ORIGINS allows the pages of every site (*), which needs API keys: "
+                "without keys any page in a browser on this machine could use the service"
+            )
         self._service = grant_of_service(settings)
         self._ring = KeyRing(path, service=self._service) if path else None
 
@@ -333,7 +339,7 @@ class Access:
             return
         name = host_name(headers.get(b"host", b"").decode("latin-1"))
         if name not in (self._allowed_hosts or LOOPBACK_NAMES) or from_another_site(
-            scope["method"], headers
+            scope["method"], headers, self._cors_origins
         ):
             raise Forbidden(NO_PAGES)
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +22,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 class RequestGuard:
     """Gives every request an id and refuses hosts that are not in `settings.allowed_hosts`.
 
+    Below a prefix (`settings.root_path`), paths are understood with it and without it.
+
     This keeps pages of other web sites from a service on loopback (DNS rebinding).
     """
 
@@ -35,8 +38,10 @@ class RequestGuard:
         header = headers.get(b"x-request-id", b"")
         request_id = header.decode() if _REQUEST_ID.fullmatch(header) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
+        if self._settings.root_path:
+            scope["root_path"] = self._settings.root_path
         with log_context(request_id=request_id):
-            exchange = _Exchange(headers, receive, _add_headers(send, scope["state"]))
+            exchange = _Exchange(headers, receive, _add_headers(send, scope))
             await self._handle_allowed(scope, headers, exchange.receive, exchange.send)
 
     async def _handle_allowed(
@@ -47,7 +52,8 @@ class RequestGuard:
             refusal = problem(scope, 421, "misdirected", "Misdirected request", text)
             await refusal(scope, receive, send)
             return
-        if self._settings.allowed_hosts and from_another_site(scope["method"], headers):
+        allowed = self._settings.cors_origins
+        if self._settings.allowed_hosts and from_another_site(scope["method"], headers, allowed):
             text = "requests from pages of other sites are refused"
             await problem(scope, 403, "forbidden", "Not allowed", text)(scope, receive, send)
             return
@@ -62,10 +68,20 @@ def host_name(host: str) -> str:
     return re.sub(r":\d+$", "", host)
 
 
-def from_another_site(method: str, headers: dict[bytes, bytes]) -> bool:
+def from_another_site(
+    method: str, headers: dict[bytes, bytes], allowed: Sequence[str] = ()
+) -> bool:
     """Whether a page of another site makes this request. Browsers name the site in Origin when a
-    page sends a form or a file."""
+    page sends a form or a file.
+
+    Args:
+        method: the method of the request; one that changes nothing is of no site.
+        headers: the headers of the request.
+        allowed: origins that count as this site; "*": all.
+    """
     origin = headers.get(b"origin", b"")
+    if "*" in allowed or origin.decode("latin-1") in allowed:
+        return False
     safe = method in ("GET", "HEAD", "OPTIONS")
     return bool(origin) and not safe and origin.partition(b"://")[2] != headers.get(b"host")
 
@@ -120,12 +136,19 @@ class _Exchange:
             drained += len((await self.receive()).get("body", b""))
 
 
-def _add_headers(send: Send, state: dict[str, Any]) -> Send:
-    """Add the request id and the rate limit of the key, where there is one, to every response."""
+def _add_headers(send: Send, scope: Scope) -> Send:
+    """Add the request id and the rate limit of the key, where there is one, to every response.
+
+    A Location below a prefix (CLIPFLEET_ROOT_PATH) gets the prefix.
+    """
+    state, prefix = scope["state"], scope.get("root_path", "").rstrip("/").encode()
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers: list[Any] = list(message.get("headers", []))
+            headers: list[Any] = [
+                (name, prefix + value if name == b"location" and value[:1] == b"/" else value)
+                for name, value in message.get("headers", [])
+            ]
             if not any(name == b"x-request-id" for name, _ in headers):
                 headers.append((b"x-request-id", state["request_id"].encode()))
             if rate_limit := state.get("rate_limit"):

@@ -55,9 +55,9 @@ export function problem(status, text, retryAfter) {
   return new Problem(detail, status, Number(retryAfter) || 0, type);
 }
 
-const at = (name, rest = "") => `/v1/collections/${encodeURIComponent(name)}${rest}`;
+const at = (name, rest = "") => `v1/collections/${encodeURIComponent(name)}${rest}`;
 
-export const collections = async () => (await call("/v1/collections")).collections;
+export const collections = async () => (await call("v1/collections")).collections;
 export const makeCollection = (name) => call(at(name), { method: "PUT" });
 
 /** The answer has `timing` as well: what the service says of its stages, as [[name, milliseconds], …]. */
@@ -82,7 +82,7 @@ export const thumbnail = (name, id, namespace) =>
 /** The embedding of an image file: with it a search can go on page by page without the file. */
 export async function embed(file, model) {
   const json = { images: [{ base64: await base64(file) }], model };
-  return (await call("/v1/embed", { method: "POST", json })).embeddings[0];
+  return (await call("v1/embed", { method: "POST", json })).embeddings[0];
 }
 
 function base64(file) {
@@ -94,9 +94,9 @@ function base64(file) {
   });
 }
 
-const job = (id, rest = "") => `/v1/jobs/${encodeURIComponent(id)}${rest}`;
+const job = (id, rest = "") => `v1/jobs/${encodeURIComponent(id)}${rest}`;
 
-export const jobs = async (limit, offset) => (await call(`/v1/jobs?limit=${limit}&offset=${offset}`)).jobs;
+export const jobs = async (limit, offset) => (await call(`v1/jobs?limit=${limit}&offset=${offset}`)).jobs;
 export const failures = (id, offset) => call(job(id, `/failures?limit=50&offset=${offset}`));
 export const cancelJob = (id) => call(job(id, "/cancel"), { method: "POST" });
 export const retryJob = (id) => call(job(id, "/retry"), { method: "POST" });

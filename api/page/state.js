@@ -40,7 +40,7 @@ export function href(changes = {}) {
   for (const { field, op, value } of shown.where) params.append(`where.${field}.${op}`, value);
   if (shown.image) params.set("image", shown.image);
   const query = params.toString();
-  return query ? `/?${query}` : "/";
+  return query ? `./?${query}` : "./"; // relative: the page may be below a prefix
 }
 
 export function readAddress() {

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import httpx
 
 from clipfleet.client import _requests
-from clipfleet.client._config import DEFAULT_URL, OUTAGE_S, PAGE, http_options, require_wait
+from clipfleet.client._config import DEFAULT_URL, OUTAGE_S, PAGE, http_client, require_wait
 from clipfleet.client._requests import AnyFilter, ApiRequest, OnExisting
 from clipfleet.client._retries import Outcome, poll_intervals_s, retry_delay_s
 from clipfleet.client.export_file import ExportFile, is_complete, new_file
@@ -72,7 +72,7 @@ class AsyncClient:
         retries: int = 3,
     ) -> None:
         self.url = url or os.environ.get("CLIPFLEET_URL") or DEFAULT_URL
-        self._http = httpx.AsyncClient(**http_options(self.url, api_key, timeout_s))
+        self._http = http_client(httpx.AsyncClient, self.url, api_key, timeout_s)
         self._retries = retries
 
     async def __aenter__(self) -> "AsyncClient":

@@ -15,6 +15,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from clipfleet.client import payloads
+from clipfleet.client._config import proxy_hint
 from clipfleet.client._retries import Outcome
 from clipfleet.client.payloads import Files, ImageInput, Part, StoredFile
 from clipfleet.client.source_detection import AnySource, source_of
@@ -112,7 +113,9 @@ class ApiRequest(Generic[T]):
         """
         if isinstance(outcome, httpx.RequestError):
             reason = str(outcome) or type(outcome).__name__
-            raise Unreachable(f"no clipfleet service answers at {url} ({reason})") from outcome
+            raise Unreachable(
+                f"no clipfleet service answers at {url} ({reason}){proxy_hint(url)}"
+            ) from outcome
         if not outcome.is_success:
             raise problem_of(outcome)
         try:

@@ -191,7 +191,7 @@ class Stack:
 
     def own_parts(self) -> list[Part]:
         """The parts of clipfleet itself: planner, workers, gateway, and Flower if it is wanted."""
-        env = {**_environment(self._settings), **QUIET_LIBRARIES}
+        env = {**environment_of(self._settings), **QUIET_LIBRARIES}
         try:
             client = make_redis(self._settings)
         except ValueError as error:
@@ -256,16 +256,15 @@ def share_variables(share: int, settings: Settings) -> dict[str, str]:
     return variables
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment_of(settings: Settings) -> dict[str, str]:
     """The settings that differ from the defaults, as environment variables of the parts.
 
     Nested settings are inherited from the environment of this process.
     """
     plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits", "fetch"})
-    lists = ("source_roots", "source_buckets", "private_paths", "allowed_hosts")
     plain["model"] = settings.model  # also the default: it has precedence over the environment
     return {
-        f"CLIPFLEET_{name.upper()}": json.dumps(value) if name in lists else str(value)
+        f"CLIPFLEET_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
         for name, value in plain.items()
     }
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.fetch.fair_slots import FairSlots
+from clipfleet.common.shares import Owner
 
 LookUp = Callable[[str, int], Sequence[str]]
 
@@ -47,7 +48,7 @@ class LookUps:
         self._slots = FairSlots(slots)
         self._under_way: dict[tuple[str, int], Future[Sequence[str]]] = {}
 
-    def addresses(self, host: str, port: int, owner: str, timeout: float | None) -> Sequence[str]:
+    def addresses(self, host: str, port: int, owner: Owner, timeout: float | None) -> Sequence[str]:
         """The addresses of a host. A name that is being looked up is not looked up once more.
 
         A fetch does not queue for a slot, so no time limit runs while it waits for the look-ups of
@@ -55,7 +56,7 @@ class LookUps:
 
         Args:
             host: a name, or an address, which needs no slot.
-            owner: whose slot the look-up takes, such as a job.
+            owner: whose slot the look-up takes; see `FairSlots`.
             timeout: seconds to wait for the answer; None: no limit.
 
         Raises:
@@ -67,7 +68,7 @@ class LookUps:
             return _addresses(host, port, socket.AI_NUMERICHOST)
         return self._begin(host, port, owner).result(timeout)
 
-    def _begin(self, host: str, port: int, owner: str) -> "Future[Sequence[str]]":
+    def _begin(self, host: str, port: int, owner: Owner) -> "Future[Sequence[str]]":
         with self._lock:
             if under_way := self._under_way.get((host, port)):
                 return under_way
@@ -82,7 +83,7 @@ class LookUps:
             self._under_way[host, port] = result
         return result
 
-    def _run(self, host: str, port: int, owner: str, result: "Future[Sequence[str]]") -> None:
+    def _run(self, host: str, port: int, owner: Owner, result: "Future[Sequence[str]]") -> None:
         try:
             addresses = self._look_up_and_free(host, port, owner)
         except BaseException as error:
@@ -90,7 +91,7 @@ class LookUps:
         else:
             result.set_result(addresses)
 
-    def _look_up_and_free(self, host: str, port: int, owner: str) -> Sequence[str]:
+    def _look_up_and_free(self, host: str, port: int, owner: Owner) -> Sequence[str]:
         try:
             return self._look_up(host, port)
         finally:

@@ -19,6 +19,7 @@ import httpcore
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch.addresses import Network, may_connect
 from clipfleet.common.fetch.look_ups import MAX_LOOK_UPS, LookUp, LookUps
+from clipfleet.common.shares import NOBODY, Owner
 
 MAX_ADDRESSES = 4  # that are tried of one name
 REFUSED = (
@@ -54,10 +55,10 @@ class Cancellation:
     """Cancels fetches from another thread: those inside its `scope`.
 
     Args:
-        owner: whom the fetches are for, such as a job; owners share the look-ups of host names.
+        owner: whom the fetches are for; owners share the look-ups of host names.
     """
 
-    def __init__(self, owner: str = "") -> None:
+    def __init__(self, owner: Owner = NOBODY) -> None:
         self.owner = owner
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
@@ -133,9 +134,9 @@ def check_cancelled() -> None:
         current.check()
 
 
-def _owner() -> str:
+def _owner() -> Owner:
     current = _cancellation.get()
-    return current.owner if current else ""
+    return current.owner if current else NOBODY
 
 
 def _cancellable(stream: httpcore.NetworkStream) -> AbstractContextManager[None]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from clipfleet.common.errors import Conflict, NotFound, Unavailable
 from clipfleet.common.http.schemas import JobState
 from clipfleet.common.http.source_grants import SourceGrant
+from clipfleet.common.shares import Owner
 
 FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled"})
 STATES: tuple[JobState, ...] = get_args(JobState)
@@ -211,6 +212,7 @@ class Job:
         waiting: why the job waits; "" when it does not.
         retried_by: the id of the last job that retried its failures; "": none.
         rate: images per second of its last chunks, each in one worker; 0 when it is not known.
+        key: the name of the API key that started it; "": none.
     """
 
     new: NewJob
@@ -229,10 +231,16 @@ class Job:
     waiting: str = ""
     retried_by: str = ""
     rate: float = 0.0
+    key: str = ""
 
     @property
     def id(self) -> str:
         return self.new.id
+
+    @property
+    def owner(self) -> Owner:
+        """Whom its share of a worker is for."""
+        return Owner(self.key, self.id)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,6 @@ class Entry:
         whole: the request, with its whole source.
         served_at: when one of its chunks was claimed last, unix seconds; 0: never.
         look_at: when its planner should look at it next, unix seconds.
-        key: the name of the API key that started it; "": none.
     """
 
     job: Job
@@ -79,7 +78,6 @@ class Entry:
     whole: NewJob | None = None
     served_at: float = 0.0
     look_at: float = 0.0
-    key: str = ""
 
     @property
     def running(self) -> bool:

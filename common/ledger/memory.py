@@ -70,14 +70,14 @@ class MemoryLedger:
                 old.job = replace(old.job, retried_by=new.id)
             if idempotency_key:
                 self._idempotency_keys[idempotency_key] = new.id
-            job = Job(new=brief(new), state="queued", created_at=self._clock())
-            self._entries[new.id] = Entry(job, look_at=self._clock(), whole=new, key=room.key)
+            job = Job(new=brief(new), state="queued", created_at=self._clock(), key=room.key)
+            self._entries[new.id] = Entry(job, look_at=self._clock(), whole=new)
             return job
 
     def require_room(self, room: JobRoom) -> None:
         with self._lock:
             active = self.active()
-            of_key = sum(self._entries[job_id].key == room.key for job_id in active)
+            of_key = sum(self._entries[job_id].job.key == room.key for job_id in active)
             if not may_take(of_key if room.key else 0, room.limit - len(active)):
                 raise TooManyJobs(room, len(active), of_key)
 

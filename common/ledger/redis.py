@@ -487,6 +487,7 @@ def _job(row: dict[bytes, bytes]) -> Job:
         waiting=text["waiting"],
         retried_by=text.get("retried_by", ""),
         rate=float(text.get("rate", 0)),
+        key=text.get("api_key", ""),
         **{name: int(text[name]) for name in counts},
     )
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import grpc
 
 from clipfleet.common.collection import Collection
+from clipfleet.common.http.loopback import is_loopback
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import (
     CollectionGone,
@@ -67,6 +68,7 @@ COUNT = ["count(*)"]
 
 # pymilvus pings every 10 s, and milvus-lite disconnects such clients (GOAWAY too_many_pings).
 GRPC_OPTIONS = {"grpc.keepalive_time_ms": 600_000}
+NO_PROXY = {"grpc.enable_http_proxy": 0}
 
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
 
@@ -416,7 +418,7 @@ class MilvusStore:
             db_name=self._database,
             server_pem_path=self._authority,
             timeout=self._timeout,
-            grpc_options=GRPC_OPTIONS,
+            grpc_options=GRPC_OPTIONS | (NO_PROXY if is_loopback(self._uri) else {}),
             dedicated=True,  # pymilvus shares connections by address and token, whatever the CA is
         )
 

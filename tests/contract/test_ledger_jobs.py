@@ -19,6 +19,7 @@ from clipfleet.common.ledger import (
     brief,
 )
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.shares import Owner
 from support.ledgers import (
     LEASE_S,
     MODEL,
@@ -294,6 +295,19 @@ def test_active_jobs_are_limited_and_shared_between_keys(ledger: Ledger) -> None
         ledger.require_room(mine)
     ledger.cancel("y3")
     ledger.require_room(mine)
+
+
+def test_a_job_names_the_key_that_started_it(ledger: Ledger) -> None:
+    assert ledger.create(a_job("a"), room=JobRoom(8, "mine")).key == "mine"
+    assert ledger.job("a").owner == Owner("mine", "a")
+    assert ledger.create(a_job("b")).key == ""
+
+
+def test_a_job_of_a_release_without_the_keys_of_jobs_has_none(client: "redis.Redis") -> None:
+    ledger = RedisLedger(client)
+    ledger.create(a_job(), room=JobRoom(8, "mine"))
+    client.hdel("clipfleet:job:j", "api_key")
+    assert ledger.job("j").key == ""
 
 
 def test_a_retry_without_room_is_not_recorded(ledger: Ledger) -> None:

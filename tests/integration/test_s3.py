@@ -1,17 +1,27 @@
 """Sources in a bucket, on a server that speaks S3."""
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import fsspec
+import httpx
 import pytest
 
+from clipfleet.common.blobs import BlobGone, Blobs, BlobsUnavailable
 from clipfleet.common.errors import Unavailable
+from clipfleet.common.settings import Settings
+from clipfleet.testing import MemoryService
 from clipfleet.workers.sources import Source
 from clipfleet.workers.sources import bucket as paging
 from clipfleet.workers.storage.items import read_item
+from support import stack
 from support.archives import KINDS, packed
+from support.chaos import many_photos
 from support.s3 import S3, s3_server
 from support.source_helpers import items, listed, resumes_everywhere, source, storage_at, why_not
+from support.worker_harness import storage_of
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +78,91 @@ def test_an_archive_in_a_bucket_is_read_where_it_lies(s3: S3, tmp_path: Path, na
     assert listing[0].id == f"s3://archives/{name}#0.jpg"
     assert [read_item(item.read, storage_at(tmp_path)) for item in listing] == list(photos.values())
     resumes_everywhere(archive)
+
+
+def test_many_blobs_are_deleted_with_one_request(s3: S3) -> None:
+    s3.fill("blobs", {"other": b"x"})
+    blobs = Blobs("s3://blobs/clipfleet")
+    keys = [f"thumbnails/{n:02x}/{n}" for n in range(30)]
+    for key in keys:
+        blobs.put(key, io.BytesIO(b"x"))
+    seen = len(s3.requests())
+    blobs.delete_all([*keys, *(f"no/such/{n}" for n in range(30))])
+    assert s3.requests()[seen:] == ["POST /blobs?delete"]
+    for key in keys:
+        with pytest.raises(BlobGone):
+            blobs.get(key, 1)
+    assert fsspec.filesystem("s3").cat_file("blobs/other") == b"x"
+
+
+def test_a_service_deletes_thumbnails_with_one_request_and_says_when_the_bucket_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    photos = many_photos(tmp_path / "photos", 20)
+    with s3_server(tmp_path / "s3") as passing:
+        passing.fill("blobs", {"other": b"x"})
+        with MemoryService(blobs="s3://blobs/clipfleet") as service, service.client() as client:
+            for name in ("first", "second"):
+                stack.finished(client, client.index(name, photos).id)
+            seen = len(passing.requests())
+            deleted = httpx.post(f"{service.url}/v1/collections/first/delete", json={"all": True})
+            assert deleted.json() == {"deleted": 20, "more": False}
+            assert passing.requests()[seen:] == ["POST /blobs?delete"]
+            passing.process.terminate()
+            passing.process.wait()
+            url = f"{service.url}/v1/collections/second/delete"
+            refused = httpx.post(url, json={"all": True}, timeout=60)
+            assert refused.status_code == 503
+            assert "the blob store cannot be" in refused.json()["detail"]
+
+
+def test_blobs_that_a_request_for_many_leaves_are_deleted_one_by_one(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.fill("blobs", {"other": b"x"})
+    blobs, filesystem = Blobs("s3://blobs/clipfleet"), fsspec.filesystem("s3")
+    keys = [f"left/{n}" for n in range(5)]
+
+    def unknown(*_: Any, **__: Any) -> None:
+        raise OSError("A header you provided implies functionality that is not implemented")
+
+    def refusing(*_: Any, **__: Any) -> dict[str, Any]:
+        return {"Errors": [{"Key": f"clipfleet/{key}", "Code": "SlowDown"} for key in keys]}
+
+    for answer in (unknown, refusing):
+        for key in keys:
+            blobs.put(key, io.BytesIO(b"x"))
+        with monkeypatch.context() as patch:
+            patch.setattr(filesystem, "call_s3", answer)
+            blobs.delete_all(keys)
+        for key in keys:
+            with pytest.raises(BlobGone):
+                blobs.get(key, 1)
+
+
+def test_a_blob_store_that_is_away_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with s3_server(tmp_path / "s3") as passing:
+        passing.fill("blobs", {"other": b"x"})
+        blobs = Blobs("s3://blobs/clipfleet")
+        blobs.put("key", io.BytesIO(b"x"))
+        storage = storage_of(Settings(), blobs)
+        assert read_item("blob:key", storage) == b"x"
+        passing.process.terminate()
+        passing.process.wait()
+        calls: list[Callable[[], Any]] = [
+            lambda: blobs.put("key", io.BytesIO(b"x")),
+            lambda: blobs.get("key", 1),
+            lambda: blobs.delete_all(["key", "other"]),
+        ]
+        for call in calls:
+            with pytest.raises(BlobsUnavailable, match="the blob store cannot be"):
+                call()
+        with pytest.raises(BlobsUnavailable, match="the blob store cannot be read"):
+            read_item("blob:key", storage)
 
 
 def test_a_server_that_is_away_is_waited_for(

@@ -1,8 +1,10 @@
 """Jobs with silent servers do not slow other jobs down."""
 
 from collections.abc import Iterator
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from clipfleet.workers.ingest.background import MAX_CHUNKS
 from support import stack
 from support.services import eventually
 from support.silent import Silent, silent
+from support.webserver import body, site
 
 PICTURES = Path(str(files("clipfleet"))) / "samples" / "music"
 PATIENT = {"allowed_networks": ["127.0.0.0/8"], "read_s": 600, "total_s": 600}
@@ -23,9 +26,14 @@ def hosts() -> Iterator[Silent]:
         yield there
 
 
-def urls(hosts: Silent, count: int, host: int = 1) -> list[str]:
+def urls(hosts: Silent, count: int, host: int = 1, network: int = 1) -> list[str]:
     port = hosts.url.rpartition(":")[2]
-    return [f"http://127.0.1.{host}:{port}{n}.jpg" for n in range(count)]
+    return [f"http://127.0.{network}.{host}:{port}{n}.jpg" for n in range(count)]
+
+
+def all_running(client: Client, count: int) -> bool:
+    jobs = list(client.jobs(collection="slow", limit=100))
+    return [job.state for job in jobs] == ["running"] * count
 
 
 def require_done(client: Client) -> None:
@@ -63,6 +71,31 @@ def test_more_silent_jobs_than_a_worker_can_wait_for_leave_it_to_others(hosts: S
         assert hosts.open == 16
         jobs = list(client.jobs(collection="slow", limit=100))
         assert {job.state for job in jobs} == {"running"}
+
+
+def test_many_silent_jobs_of_one_key_leave_threads_to_another_key(hosts: Silent) -> None:
+    """16 threads: 20 silent jobs of a key have 8 of them, and the job of the other key is done."""
+    picture = next(PICTURES.glob("*.png")).read_bytes()
+    keys: dict[str, dict[str, Any]] = {"greedy": {}, "modest": {}}
+    with (
+        MemoryService(api_keys=keys, fetch={**PATIENT, "concurrency": 16}) as service,
+        service.client("greedy") as greedy,
+        service.client("modest") as modest,
+        site({f"/{n}.png": body(picture) for n in range(30)}) as web,
+    ):
+        jobs = [
+            greedy.index("slow", [urls(hosts, 1, host, job + 1)[0] for host in range(1, 31)])
+            for job in range(20)
+        ]
+        running = partial(all_running, greedy, len(jobs))
+        eventually(running, 60, "all silent jobs")
+        eventually(lambda: hosts.open >= 8, 60, "connections of the silent jobs")
+        good = modest.index("good", [f"{web.url}/{n}.png" for n in range(30)])
+        done = stack.finished(modest, good.id)
+        assert (done.state, done.done) == ("succeeded", 30)
+        assert hosts.open == 8
+        for job in jobs:
+            greedy.cancel(job)
 
 
 def test_when_the_silent_jobs_are_cancelled_their_places_are_free(hosts: Silent) -> None:

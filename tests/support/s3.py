@@ -1,6 +1,7 @@
 """A server with the S3 protocol, and the configuration of its clients."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,12 @@ from support import services
 class S3:
     url: str
     process: Any
+    log: Path
+
+    def requests(self) -> list[str]:
+        """The requests so far, such as "GET /bucket/key", without colours and versions."""
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text()).splitlines()
+        return [line.split('"')[1].removesuffix(" HTTP/1.1") for line in lines if '"' in line]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,7 +54,7 @@ def s3_server(folder: Path) -> Iterator[S3]:
     url = f"http://127.0.0.1:{port}"
     with services.process(command, folder / "log") as process:
         services.eventually(lambda: httpx.get(url, trust_env=False).status_code, 60, "S3")
-        there = S3(url, process)
+        there = S3(url, process, folder / "log")
         before = {name: os.environ.get(name) for name in there.environment}
         os.environ.update(there.environment)
         fsspec.get_filesystem_class("s3").clear_instance_cache()

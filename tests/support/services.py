@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import redis
@@ -25,7 +25,7 @@ from clipfleet.embedded import commands
 IN_CI = bool(os.environ.get("CI"))
 
 
-def missing(reason: str) -> None:
+def missing(reason: str) -> NoReturn:
     """Skip the test, or fail it in CI, where a missing service would hide untested code."""
     if IN_CI:
         pytest.fail(reason)

@@ -20,7 +20,7 @@ from clipfleet.common.http import uris
 from clipfleet.common.identity import primary_key
 from clipfleet.common.imaging.embedder import Embedder, HashEmbedder
 from clipfleet.common.imaging.preprocess import Preprocess
-from clipfleet.common.ledger import Claim, Item, Job, NewJob, OpenChunk, Outcome, Unknown
+from clipfleet.common.ledger import Claim, Item, Job, JobRoom, NewJob, OpenChunk, Outcome, Unknown
 from clipfleet.common.ledger.catalogue import MemoryCatalogue
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.queue.broker import MemoryPublisher
@@ -87,9 +87,10 @@ class Planning:
         )  # fmt: skip
         self.fleet.announce(card)
 
-    def job(self, images: int, name: str = "job", collection: str = "c") -> str:
+    def job(self, images: int, name: str = "job", collection: str = "c", key: str = "") -> str:
         items = [{"id": f"{name}-{n}", "uri": "", "read": f"blob:{n}"} for n in range(images)]
-        return self.job_of({"type": "upload", "items": items}, name, collection=collection)
+        source: dict[str, object] = {"type": "upload", "items": items}
+        return self.job_of(source, name, collection=collection, key=key)
 
     def job_of(
         self,
@@ -98,12 +99,13 @@ class Planning:
         retry_of: str = "",
         collection: str = "c",
         model: str = MODEL,
+        key: str = "",
     ) -> str:
         new = NewJob(
             id=name, collection=collection, generation="g", model=model, namespace="n",
             source=source, retry_of=retry_of,
         )  # fmt: skip
-        return self.ledger.create(new).id
+        return self.ledger.create(new, room=JobRoom(key=key)).id
 
     def tick(self, times: int = 1, planner: Planner | None = None, seconds: float = 0) -> None:
         for _ in range(times):

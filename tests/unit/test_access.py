@@ -22,8 +22,11 @@ from clipfleet.common.settings import Limits
 from support.gateway_harness import World
 
 ELSEWHERE = ("192.0.2.7", 1)
-DOCS = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
-FREE = {"GET /healthz", "GET /readyz", "GET /metrics", "GET /", "GET /page/{name}"}
+DOCS = {"/openapi.json"}
+FREE = {
+    "GET /healthz", "GET /readyz", "GET /metrics", "GET /", "GET /page/{name}", "GET /docs",
+    "GET /docs/{name}", "GET /redoc",
+}  # fmt: skip
 OF_ALL = {"GET /v1/fleet", "GET /v1/collections", "GET /v1/jobs", "POST /v1/embed"}
 
 

@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from clipfleet.api.app import create_app
-from clipfleet.api.assets import FOLDER
+from clipfleet.api.assets import FOLDER, REFERENCE_FILES
 
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.js"))
 
@@ -37,11 +37,27 @@ def test_only_scripts_and_styles_of_ours_are_run(http: TestClient) -> None:
     assert "unsafe" not in policy
 
 
-def test_the_interface_documentation_is_untouched(http: TestClient) -> None:
+def test_the_interface_documentation_takes_nothing_from_other_hosts(http: TestClient) -> None:
     answer = http.get("/docs")
-    assert answer.status_code == 200
-    assert "content-security-policy" not in answer.headers
-    assert all("/page" not in path for path in http.get("/openapi.json").json()["paths"])
+    names = re.findall(r'(?:href|src)="docs/([^"]+)"', answer.text)
+    assert sorted(names) == sorted(REFERENCE_FILES)
+    assert "//" not in answer.text
+    for address in ("/docs", *(f"/docs/{name}" for name in names)):
+        served = http.get(address)
+        assert served.status_code == 200
+        policy = served.headers["content-security-policy"]
+        parts = dict(part.split(" ", 1) for part in policy.split("; "))
+        assert parts["default-src"] == "'none'"
+        assert {parts["script-src"], parts["connect-src"]} == {"'self'"}
+    assert http.get("/docs/oauth2-redirect").status_code == 404
+    paths = http.get("/openapi.json").json()["paths"]
+    assert not [path for path in paths if path.startswith(("/page", "/docs", "/redoc"))]
+
+
+def test_the_page_of_earlier_releases_leads_to_the_interface_documentation(
+    http: TestClient,
+) -> None:
+    assert str(http.get("/redoc").url).endswith("/docs")
 
 
 @pytest.mark.parametrize("name", ["nothing.js", "..%2fapp.py", "%2e%2e/app.py", "__init__.py"])
@@ -51,7 +67,7 @@ def test_nothing_else_is_served(http: TestClient, name: str) -> None:
 
 def test_every_script_is_fetched_ahead_and_used() -> None:
     markup = (FOLDER / "index.html").read_text()
-    ahead = re.findall(r'modulepreload" href="/page/([\w.]+)"', markup)
+    ahead = re.findall(r'modulepreload" href="page/([\w.]+)"', markup)
     assert sorted([*ahead, "main.js"]) == SCRIPTS
     used = {
         name

@@ -1,13 +1,15 @@
 """The rule by which owners share slots."""
 
 from hypothesis import given
-from hypothesis.strategies import integers, lists
+from hypothesis.strategies import integers, lists, sampled_from, tuples
 
 from clipfleet.common.fetch import FairSlots
+from clipfleet.common.shares import Owner
 
 
-def fill(slots: FairSlots, owner: str) -> int:
+def fill(slots: FairSlots, name: str, key: str = "") -> int:
     """Take as many slots as the owner may; return their number."""
+    owner = Owner(key, name)
     count = 0
     while slots.may_take(owner):
         slots.take(owner)
@@ -31,10 +33,10 @@ def test_an_owner_alone_reaches_half_of_the_slots(size: int) -> None:
 @given(integers(1, 100), lists(integers(0, 3)))
 def test_whoever_holds_nothing_may_take_any_free_slot(size: int, owners: list[int]) -> None:
     slots = FairSlots(size)
-    for owner in map(str, owners):
+    for owner in (Owner(name=str(n)) for n in owners):
         if slots.may_take(owner):
             slots.take(owner)
-    assert slots.may_take("new") == (slots.free > 0)
+    assert slots.may_take(Owner(name="new")) == (slots.free > 0)
 
 
 def test_slots_that_are_given_back_go_to_whoever_holds_fewer() -> None:
@@ -43,7 +45,7 @@ def test_slots_that_are_given_back_go_to_whoever_holds_fewer() -> None:
     assert held == {"old": 15, "new": 8}
     for _ in range(20):
         for owner, other in (("old", "new"), ("new", "old")):
-            slots.give_back(owner)
+            slots.give_back(Owner(name=owner))
             held[owner] -= 1
             held[other] += fill(slots, other)
             held[owner] += fill(slots, owner)
@@ -53,9 +55,45 @@ def test_slots_that_are_given_back_go_to_whoever_holds_fewer() -> None:
 
 
 def test_slots_may_be_held_from_the_start() -> None:
-    slots = FairSlots(8, ["a", "a", "a", "b"])
+    a, b = Owner(name="a"), Owner(name="b")
+    slots = FairSlots(8, [a, a, a, b])
     assert slots.free == 4
-    assert slots.may_take("a")
-    slots.take("a")
-    assert not slots.may_take("a")
-    assert slots.may_take("b")
+    assert slots.may_take(a)
+    slots.take(a)
+    assert not slots.may_take(a)
+    assert slots.may_take(b)
+
+
+def test_all_jobs_of_a_key_leave_half_of_the_slots_to_other_keys() -> None:
+    slots = FairSlots(256)
+    assert [fill(slots, str(n), "a") for n in range(6)] == [96, 24, 6, 2, 0, 0]
+    assert slots.free == 128
+    assert [fill(slots, str(n), "b") for n in range(6)] == [48, 12, 3, 1, 0, 0]
+    assert fill(slots, "without a key") == 32
+    assert slots.free == 32
+
+
+def test_jobs_of_a_key_converge_to_equal_parts_of_it() -> None:
+    slots = FairSlots(256)
+    held = {str(n): fill(slots, str(n), "a") for n in range(4)}
+    for _ in range(200):
+        for name in held:
+            for _ in range(min(held[name], 4)):
+                slots.give_back(Owner("a", name))
+                held[name] -= 1
+            for other in sorted(held, key=lambda name: held[name]):
+                held[other] += fill(slots, other, "a")
+    assert max(held.values()) - min(held.values()) <= 1
+    assert 118 <= sum(held.values()) <= 120, "each holds three times what its key may still take"
+
+
+@given(integers(1, 100), lists(tuples(sampled_from(["", "a", "b"]), integers(0, 3))))
+def test_a_key_without_slots_may_take_any_free_slot(
+    size: int, owners: list[tuple[str, int]]
+) -> None:
+    slots = FairSlots(size)
+    for key, n in owners:
+        owner = Owner(key, str(n))
+        if slots.may_take(owner):
+            slots.take(owner)
+    assert slots.may_take(Owner("new", "0")) == (slots.free > 0)

@@ -8,6 +8,7 @@ import pytest
 
 from clipfleet.common.fetch import LookUpsBusy
 from clipfleet.common.ledger import Item, NewJob
+from clipfleet.common.shares import Owner
 from clipfleet.workers.planner import readers
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.readers import Readers, Step
@@ -17,6 +18,7 @@ from support import services
 from support.silent import silent
 from support.worker_harness import Planning
 
+OWNER = Owner(name="c")
 LOCAL: dict[str, object] = {"type": "ours"}
 REMOTE: dict[str, object] = {"type": "ours", "uri": "http://silent.test/all.csv"}
 
@@ -160,7 +162,7 @@ def test_what_a_thread_raises_comes_out_where_the_answer_is_taken() -> None:
         raise SourceError("there is no such thing")
 
     some = Readers(patience_s=30)
-    assert some.begin_step("job", "", 8, missing, "c") == ""
+    assert some.begin_step("job", "", 8, missing, OWNER) == ""
     some.wait()
     reader = some.take_finished("job")
     assert reader is not None
@@ -174,7 +176,7 @@ def test_a_source_that_hangs_again_is_reported_again() -> None:
     source.go.set()
 
     def begin(cursor: str) -> Step:
-        assert reading.begin_step("job", cursor, 8, lambda: source, "c") == ""
+        assert reading.begin_step("job", cursor, 8, lambda: source, OWNER) == ""
         step = reading._readers["job"].step
         assert step
         return step
@@ -191,12 +193,16 @@ def test_a_source_that_hangs_again_is_reported_again() -> None:
 
 
 def hang(
-    world: World, jobs: int, collection: str = "c", source: dict[str, object] = LOCAL
+    world: World,
+    jobs: int,
+    collection: str = "c",
+    source: dict[str, object] = LOCAL,
+    key: str = "",
 ) -> list[str]:
     """Start this many jobs whose sources hang; return the names of the jobs."""
     names = [f"{collection}-{n}" for n in range(jobs)]
     for name in names:
-        world.job_of(source, name, collection=collection)
+        world.job_of(source, name, collection=collection, key=key)
     for name in names:
         services.eventually(partial(world.waiting, name), 30, f"a reason of {name}")
     return names
@@ -223,6 +229,19 @@ def test_the_sources_of_one_collection_leave_places_to_those_of_others(
     world.job(3, "same")
     assert world.waiting("same") == readers.TOO_MANY_OF_OWNER
     world.job(3, "other", collection="other")
+    assert world.finish_one("other") == ["other-0", "other-1", "other-2"]
+    assert world.ledger.job("same").total == 0
+
+
+def test_the_sources_of_one_key_leave_places_to_those_of_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "MAX_HANGING", 8)
+    for n in range(4):
+        hang(world, 1, f"c{n}", key="mine")
+    world.job(3, "same", collection="c9", key="mine")
+    assert world.waiting("same") == readers.TOO_MANY_OF_OWNER
+    world.job(3, "other", key="yours")
     assert world.finish_one("other") == ["other-0", "other-1", "other-2"]
     assert world.ledger.job("same").total == 0
 
@@ -345,7 +364,7 @@ def test_a_bucket_that_is_away_is_asked_less_and_less_and_counted_once(world: Wo
     away.back = True
     services.eventually(lambda: openings(60) and world.ledger.job("job").total, 30, "an image")
     away.go.set()
-    waits_for_its_turn = world.planner._readers._estimators.submit("c", "job", lambda: None)
+    waits_for_its_turn = world.planner._readers._estimators.submit(OWNER, "job", lambda: None)
     waits_for_its_turn.result(30)
     assert away.counts == 1
 

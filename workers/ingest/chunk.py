@@ -70,7 +70,7 @@ class IngestParts:
         stopping: set when the worker is asked to stop.
         storage: opens the locations of images.
         fetches: reads remote images.
-        device: gives chunks turns at the model, by job.
+        device: gives chunks turns at the model, by API key and job.
         waits: called with whether the chunk does nothing but wait for servers of others.
     """
 
@@ -424,7 +424,7 @@ class Chunk:
     def _embed(self, batch: Sequence[Ready]) -> list[Record]:
         if not batch:
             return []
-        with self._parts.device.turn(self._job.id) as buffer:
+        with self._parts.device.turn(self._job.owner) as buffer:
             if self._is_stopping:  # noticed after the wait for the turn: hand the images back
                 return []
             for image in batch:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.common.imaging.preprocess import Pixels
+from clipfleet.common.shares import Owner
 
 TURNS = 2  # at once: the device has the next batch before one ends, which is 10 % more on a CPU
 
@@ -37,9 +38,10 @@ class PixelBuffer:
 
 
 class Device:
-    """A few turns at a device. A turn goes next to the waiting job whose last one is longest ago.
+    """A few turns at a device, for API keys in turn and for the jobs of each key in turn.
 
-    The number of threads that wait for a job does not matter.
+    A turn goes next to whoever waits and had the last one longest ago. The number of jobs of a key
+    does not matter, nor does the number of threads that wait for a job.
 
     Args:
         turns: the number of turns at once.
@@ -48,22 +50,22 @@ class Device:
     def __init__(self, turns: int = TURNS) -> None:
         self._changed = Condition()
         self._free = [PixelBuffer() for _ in range(turns)]
-        self._waiting: Counter[str] = Counter()
-        self._last_turns: dict[str, int] = {}
+        self._waiting: Counter[Owner] = Counter()
+        self._last_turns: dict[Owner, int] = {}
         self._turns = 0
 
     @contextmanager
-    def turn(self, job: str) -> Iterator[PixelBuffer]:
+    def turn(self, owner: Owner) -> Iterator[PixelBuffer]:
         """Wait for a turn and hold it during the `with` block; yields memory for the batch."""
         with self._changed:
-            self._waiting[job] += 1
-            self._changed.wait_for(lambda: self._free and self._next() == job)
-            self._waiting[job] -= 1
-            if not self._waiting[job]:
-                del self._waiting[job]
+            self._waiting[owner] += 1
+            self._changed.wait_for(lambda: self._free and self._next() == owner)
+            self._waiting[owner] -= 1
+            if not self._waiting[owner]:
+                del self._waiting[owner]
             buffer = self._free.pop()
             self._turns += 1
-            self._last_turns[job] = self._turns
+            self._last_turns[owner.group] = self._last_turns[owner] = self._turns
             self._forget()
             self._changed.notify_all()  # another turn may be free
         try:
@@ -73,12 +75,14 @@ class Device:
                 self._free.append(buffer)
                 self._changed.notify_all()
 
-    def _next(self) -> str:
-        return min(self._waiting, key=lambda job: self._last_turns.get(job, 0))
+    def _next(self) -> Owner:
+        last = self._last_turns
+        return min(self._waiting, key=lambda owner: (last.get(owner.group, 0), last.get(owner, 0)))
 
     def _forget(self) -> None:
-        """Drop the turns of jobs without waiting threads, once there are many."""
+        """Drop the turns of keys and jobs without waiting threads, once there are many."""
         if len(self._last_turns) > 100:
+            kept = self._waiting.keys() | {owner.group for owner in self._waiting}
             self._last_turns = {
-                job: turn for job, turn in self._last_turns.items() if job in self._waiting
+                owner: turn for owner, turn in self._last_turns.items() if owner in kept
             }

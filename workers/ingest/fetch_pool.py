@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 
 from clipfleet.common.fetch import FairSlots, Memory
 from clipfleet.common.settings import Fetch
+from clipfleet.common.shares import Owner
 
 T = TypeVar("T")
+K = TypeVar("K")
 V = TypeVar("V", bound=Sized)
 
 IDLE_S = 10.0  # after this long without a call, a thread ends
@@ -23,7 +25,7 @@ IDLE_S = 10.0  # after this long without a call, a thread ends
 
 @dataclass(frozen=True)
 class _Call:
-    job: str
+    owner: Owner
     server: str
     limit: int
     run: Callable[[], Any]
@@ -33,8 +35,9 @@ class _Call:
 class FetchPool:
     """Runs calls on daemon threads, which are started as needed.
 
-    Jobs take turns, and so do the servers of one job. Jobs whose servers are all silent leave
-    threads for others (`FairSlots`).
+    API keys take turns, so do the jobs of one key, and so do the servers of one job. Jobs whose
+    servers are all silent leave threads for other jobs, and keys of such jobs for other keys
+    (`FairSlots`).
 
     Args:
         threads: the number of calls that run at once.
@@ -48,9 +51,10 @@ class FetchPool:
         self.memory = Memory(memory_bytes)
         self._per_server = per_server
         self._lock = threading.Lock()
-        self._waiting: dict[str, dict[str, deque[_Call]]] = {}  # by job and server, next one first
+        # By key, job and server; the next one is the first.
+        self._waiting: dict[Owner, dict[Owner, dict[str, deque[_Call]]]] = {}
         self._begun: SimpleQueue[_Call] = SimpleQueue()
-        self._slots = FairSlots(threads)  # of jobs, including calls in `_begun`
+        self._slots = FairSlots(threads)  # of keys and jobs, including calls in `_begun`
         self._running_at: Counter[str] = Counter()  # by server, likewise
         self._count = self._alive = 0
 
@@ -60,18 +64,19 @@ class FetchPool:
         return self._alive
 
     def submit(
-        self, job: str, server: str, call: Callable[[], T], limit: int | None = None
+        self, owner: Owner, server: str, call: Callable[[], T], limit: int | None = None
     ) -> "Future[T]":
         """Queue a call; the future can be cancelled until the call begins.
 
         Args:
-            job: the job that the call counts for.
+            owner: the key and the job that the call counts for.
             server: the host or bucket that the call reads from.
             limit: the number of calls that may run at once for this server.
         """
-        entry = _Call(job, server, limit or self._per_server, call)
+        entry = _Call(owner, server, limit or self._per_server, call)
         with self._lock:
-            self._waiting.setdefault(job, {}).setdefault(server, deque()).append(entry)
+            servers = self._waiting.setdefault(owner.group, {}).setdefault(owner, {})
+            servers.setdefault(server, deque()).append(entry)
             self._begin()
         return entry.result
 
@@ -79,7 +84,7 @@ class FetchPool:
         """Begin all calls that may run now, with a thread for each."""
         while self._slots.free and (entry := self._next()):
             self._count += 1
-            self._slots.take(entry.job)
+            self._slots.take(entry.owner)
             self._running_at[entry.server] += 1
             self._begun.put(entry)
             if self._count > self._alive:
@@ -87,15 +92,22 @@ class FetchPool:
                 threading.Thread(target=self._work, name="fetch", daemon=True).start()
 
     def _next(self) -> _Call | None:
-        """The next call of the job and of the server that had their last turn longest ago."""
-        for job, servers in self._waiting.items():
-            if not self._slots.may_take(job):
+        """The next call of the key, job and server that had their last turn longest ago."""
+        for group, owners in self._waiting.items():
+            if entry := self._next_of(owners):
+                _last(self._waiting, group)
+                return entry
+        return None
+
+    def _next_of(self, owners: dict[Owner, dict[str, deque[_Call]]]) -> _Call | None:
+        for owner, servers in owners.items():
+            if not self._slots.may_take(owner):
                 continue
             for server, calls in servers.items():
                 if self._running_at[server] < calls[0].limit:
                     entry = calls.popleft()
                     _last(servers, server)
-                    _last(self._waiting, job)
+                    _last(owners, owner)
                     return entry
         return None
 
@@ -113,7 +125,7 @@ class FetchPool:
                 _run(entry)
             with self._lock:
                 self._count -= 1
-                self._slots.give_back(entry.job)
+                self._slots.give_back(entry.owner)
                 self._running_at[entry.server] -= 1
                 if not self._running_at[entry.server]:
                     del self._running_at[entry.server]
@@ -125,7 +137,7 @@ def fetch_pool(settings: Fetch) -> FetchPool:
     return FetchPool(settings.concurrency, settings.per_host, settings.memory_bytes)
 
 
-def _last(turns: dict[str, V], key: str) -> None:
+def _last(turns: dict[K, V], key: K) -> None:
     """Move a key to the end of the turns, or drop it if nothing waits under it."""
     value = turns.pop(key)
     if value:

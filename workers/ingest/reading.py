@@ -159,10 +159,10 @@ class Reading:
 
     def __init__(self, parts: Parts, terms: Terms) -> None:
         self._parts, self._terms = parts, terms
-        self._job_id = terms.job.id
+        self._owner = terms.job.owner
         self._storage = parts.storage.within(terms.job.new.grant)
         self._priority = time.monotonic()
-        self._cancellation = Cancellation(self._job_id)
+        self._cancellation = Cancellation(self._owner)
         self._under_way: dict[str, UnderWay] = {}
         self._ready: SimpleQueue[UnderWay] = SimpleQueue()
         self.begun_at: list[float] = []
@@ -205,7 +205,7 @@ class Reading:
             under.result.set_exception(Failed("read", refusal))
         else:
             fetch = in_context(lambda: self._fetched(under))
-            under.result = self._parts.fetches.submit(self._job_id, server, fetch, limit)
+            under.result = self._parts.fetches.submit(self._owner, server, fetch, limit)
 
     def _server(self, location: str) -> tuple[str, int, str]:
         """(host or bucket of a location, its limit of reads at once, why it is not asked now)."""

@@ -24,7 +24,7 @@ from typing import TypeVar
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.errors import NotFound, StartupError, Unavailable
 from clipfleet.common.fetch import Fetcher, LookUpsBusy
-from clipfleet.common.ledger import Failure, Ledger, Look, NewJob, OpenChunk, PlanLease, Round
+from clipfleet.common.ledger import Failure, Job, Ledger, Look, NewJob, OpenChunk, PlanLease, Round
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.unfinished import RedisUnfinished
 from clipfleet.common.process.checks import blob_checks, service_checks
@@ -36,6 +36,7 @@ from clipfleet.common.queue.fleet import CARD_S, Fleet, RedisFleet, WorkerCard, 
 from clipfleet.common.queue.messages import IngestNudge, queue_name
 from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
+from clipfleet.common.shares import Owner
 from clipfleet.common.versions import OtherVersion, warn_once
 from clipfleet.workers.metrics import PlannerMetrics
 from clipfleet.workers.planner.chunk_size import chunk_size, room_for
@@ -70,6 +71,7 @@ class PlannableJob:
 
     Attributes:
         new: what the caller asked for.
+        owner: whom the place of its source is for.
         lease: the planner's lease of the job, with the source's cursor.
         room: the number of chunks that may be planned.
         size: the number of images in each chunk.
@@ -78,6 +80,7 @@ class PlannableJob:
     """
 
     new: NewJob
+    owner: Owner
     lease: PlanLease
     room: int
     size: int
@@ -111,7 +114,7 @@ class Planner:
         self._publisher, self._settings, self._storage = publisher, settings, storage
         self._readers, self._metrics = readers or Readers(), metrics or PlannerMetrics()
         self._clock = clock
-        self._owned: dict[str, NewJob] = {}
+        self._owned: dict[str, Job] = {}
         self._plannable: dict[str, PlannableJob] = {}
         self._paused: set[str] = set()  # jobs whose source was unavailable in this round
         self._recheck: set[str] = set()  # jobs to check in the next round, whatever happens
@@ -150,11 +153,11 @@ class Planner:
         """Mark jobs as due whose model has more or fewer workers than in the last round."""
         self._workers, self._exit_reasons = {}, {}
         self._cards = self._fleet.alive() if self._owned else None
-        models = {new.model for new in self._owned.values()}
+        models = {job.new.model for job in self._owned.values()}
         counts = {model: len(self._serving(model)) for model in models}
         changed = {model for model in models if counts[model] != self._worker_counts.get(model)}
         self._worker_counts |= counts
-        self._recheck |= {job_id for job_id, new in self._owned.items() if new.model in changed}
+        self._recheck |= {job_id for job_id, job in self._owned.items() if job.new.model in changed}
 
     def _serving(self, model: str) -> list[WorkerCard]:
         if self._cards is None:
@@ -194,7 +197,7 @@ class Planner:
     def _take_over(self, job_id: str) -> None:
         job = self._ledger.job(job_id)  # before the lease: OtherVersion leaves it to other planners
         if self._ledger.lease(job_id, self._name, self._settings.plan_lease_s):
-            self._owned[job_id] = job.new
+            self._owned[job_id] = job
 
     def _keep_only(self, jobs: Collection[str]) -> None:
         """Drop all other jobs: they ended, or another planner leases them now."""
@@ -219,7 +222,7 @@ class Planner:
         return planned
 
     def _nudge_all(self) -> None:
-        for model in {new.model for new in self._owned.values()}:
+        for model in {job.new.model for job in self._owned.values()}:
             self._nudge(model, len(self._serving(model)), self._new_chunks[model])
         self._new_chunks.clear()
 
@@ -292,8 +295,9 @@ class Planner:
     def _check_job(self, look: Look) -> None:
         job_id = look.job_id
         if job_id not in self._owned:  # Redis lost the record that it was released
-            self._owned[job_id] = self._ledger.job(job_id).new
-        new = self._owned[job_id]
+            self._owned[job_id] = self._ledger.job(job_id)
+        job = self._owned[job_id]
+        new, owner = job.new, Owner(job.key, job.new.collection)
         workers = self._serving(new.model)
         waiting = look.waiting
         if not workers:
@@ -310,7 +314,9 @@ class Planner:
             self._readers.drop(job_id)
         elif room > 0:
             is_empty = look.total == 0
-            self._plannable[job_id] = PlannableJob(new, look.lease, room, size, is_empty, waiting)
+            self._plannable[job_id] = PlannableJob(
+                new, owner, look.lease, room, size, is_empty, waiting
+            )
 
     def _no_worker_reason(self, model: str) -> str:
         if model not in self._exit_reasons:
@@ -321,9 +327,9 @@ class Planner:
 
     def _begin_step(self, job: PlannableJob) -> None:
         new, cursor = job.new, job.lease.cursor
-        open_source = partial(self._open_and_estimate, new)
+        open_source = partial(self._open_and_estimate, new, job.owner)
         refusal = self._readers.begin_step(
-            new.id, cursor, job.size, open_source, new.collection, is_local=is_local(new.source)
+            new.id, cursor, job.size, open_source, job.owner, is_local=is_local(new.source)
         )
         if refusal:
             self._set_waiting_reason(job, refusal)
@@ -391,10 +397,10 @@ class Planner:
         self._plannable.pop(job_id, None)
         self._recheck.add(job_id)
 
-    def _open_and_estimate(self, new: NewJob) -> Source:
+    def _open_and_estimate(self, new: NewJob, owner: Owner) -> Source:
         source = self._open(new)
         count = partial(self._estimate, new.id, source)
-        self._readers.estimate(new.id, new.collection, count)
+        self._readers.estimate(new.id, owner, count)
         return source
 
     def _open(self, new: NewJob) -> Source:

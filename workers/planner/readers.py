@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from clipfleet.common.fetch import Cancellation, FairSlots
+from clipfleet.common.shares import Owner
 from clipfleet.workers.ingest.fetch_pool import FetchPool
 from clipfleet.workers.sources import Listed, Source, SourceError
 
@@ -26,7 +27,9 @@ ESTIMATES = 8  # at once
 MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0  # for a job whose source is unavailable
 
 TOO_MANY = "too many sources of other jobs are being read and do not answer"
-TOO_MANY_OF_OWNER = "too many sources of the job's collection are being read and do not answer"
+TOO_MANY_OF_OWNER = (
+    "too many sources of the job's key or collection are being read and do not answer"
+)
 
 Open = Callable[[], Source]
 
@@ -37,14 +40,14 @@ class Step:
 
     Attributes:
         size: the number of items to list.
-        owner: the collection that the job belongs to.
+        owner: the key and the collection that the job belongs to.
         is_local: whether no server of others is asked.
         began: when the step began, in monotonic seconds.
         result: the listed items; done when the source has answered.
     """
 
     size: int
-    owner: str
+    owner: Owner
     is_local: bool = False
     began: float = field(default_factory=time.monotonic)
     result: "Future[list[Listed]]" = field(default_factory=Future)
@@ -63,7 +66,7 @@ class Reader:
 
     Attributes:
         cursor: where the current step began; the planner compares it with the ledger's cursor.
-        owner: the collection that the job belongs to.
+        owner: the key and the collection that the job belongs to.
         is_local: whether no server of others is asked.
         step: the current step, if there is one.
         warned_at_s: the age of the step at the last `hang_warning`; 0 for none.
@@ -73,7 +76,7 @@ class Reader:
         self,
         open_source: Open,
         cursor: str,
-        owner: str,
+        owner: Owner,
         is_local: bool,
         listing_s: float = MAX_LISTING_S,
     ) -> None:
@@ -201,7 +204,7 @@ class Readers:
         cursor: str,
         size: int,
         open_source: Open,
-        owner: str,
+        owner: Owner,
         *,
         is_local: bool = False,
     ) -> str:
@@ -211,7 +214,7 @@ class Readers:
             cursor: where to begin; a reader at another cursor is replaced.
             size: the number of items to list.
             open_source: called on the reader's thread.
-            owner: the job's collection, which shares the slots with others (`FairSlots`).
+            owner: the job's key and collection, which share the slots with others (`FairSlots`).
             is_local: whether the source asks no server of others. Such sources have slots of their
                 own.
 
@@ -241,7 +244,7 @@ class Readers:
         seconds = min(2 * previous.seconds, MAX_PAUSE_S) if previous else MIN_PAUSE_S
         self._pauses[job_id] = Pause(seconds, self._clock() + seconds)
 
-    def estimate(self, job_id: str, owner: str, count: Callable[[], None]) -> None:
+    def estimate(self, job_id: str, owner: Owner, count: Callable[[], None]) -> None:
         """Run `count` in the background, once for each job."""
         with self._lock:
             if job_id in self._estimates:
@@ -292,7 +295,7 @@ class Readers:
         reader.warned_at_s = age_s
         return f"the source has not answered for {age_s:.0f} s"
 
-    def _refusal(self, owner: str, is_local: bool) -> str:
+    def _refusal(self, owner: Owner, is_local: bool) -> str:
         if trouble := self.trouble():
             return trouble
         self._under_way = [step for step in self._under_way if not step.result.done()]

@@ -20,7 +20,7 @@ from urllib.parse import urljoin
 import fsspec
 
 from clipfleet.common.auth.source_access import SourceAccess, SourceRefused, access_of
-from clipfleet.common.blobs import BlobGone, Blobs
+from clipfleet.common.blobs import BlobGone, Blobs, using_blobs
 from clipfleet.common.errors import Unavailable, Unreadable, reason_of
 from clipfleet.common.fetch import FREE, require_memory
 from clipfleet.common.http import uris
@@ -371,11 +371,10 @@ def _file_errors() -> Iterator[None]:
 @contextmanager
 def _blob_errors() -> Iterator[None]:
     try:
-        yield
+        with using_blobs("read"):
+            yield
     except BlobGone as error:
         raise Unreadable("the uploaded file is gone") from error
-    except OSError as error:
-        raise Unavailable(f"the blob store cannot be read: {reason_of(error)}") from error
 
 
 @contextmanager

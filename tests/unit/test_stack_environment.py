@@ -1,0 +1,31 @@
+"""The parts of `clipfleet up` have the settings of the stack."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipfleet.common.settings import Settings
+from clipfleet.embedded.stack import environment_of
+
+GIVEN: dict[str, Any] = {
+    "source_roots": (Path("/a b"), Path("/c")),
+    "source_buckets": ("s3://bucket/prefix",),
+    "private_paths": (Path("/private"),),
+    "allowed_hosts": ("localhost", "[::1]"),
+    "cors_origins": ("http://localhost:3000", "https://app.example.org"),
+    "root_path": "/clip",
+    "model": "hash:32",
+    "compile": True,
+    "feeders": 3,
+    "lease_s": 12.5,
+}
+
+
+def test_every_setting_reaches_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(**GIVEN)
+    for name, value in environment_of(settings).items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+    lists = {name for name, value in dict(Settings()).items() if isinstance(value, tuple)}
+    assert lists <= GIVEN.keys(), "settings that are lists are all tried here"
