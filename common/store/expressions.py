@@ -5,12 +5,17 @@ and comparisons that MISSING would pass exclude it explicitly.
 
 milvus-lite compares free-form metadata as Python does: true equals 1, and false equals 0. None of
 its operators tells a truth value from a number. The order of a number and a value of another type
-is NULL, of which `not` is NULL, too. So the records on which it may err are found by the text of
-their metadata (`doubtful_expression`), and the store compares these records itself.
+is NULL, of which `not` is NULL, too.
+
+Milvus has no expression for the order of the elements of a list, or for their prefixes.
+
+The records on which a store may err are found by `doubtful_expression`, on milvus-lite by the text
+of their metadata, and the store compares these records itself.
 """
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from clipfleet.common.collection import (
@@ -47,7 +52,7 @@ def search_expression(
 ) -> str:
     """The expression for a search or a query; "" when every record passes.
 
-    On milvus-lite, records that do not match may pass, too, if they pass `doubtful_expression`.
+    Records that do not match may pass, too, if they pass `doubtful_expression`.
 
     Args:
         namespace: the namespace of the records; None: all namespaces.
@@ -60,14 +65,14 @@ def search_expression(
         parts.append(f"namespace == {_literal(namespace)}")
     if where is not None:
         parts.append(f"({_compile(where, dialect)})")
-        if dialect == "lite" and (missed := _with_values(_doubts(where), negated=True)):
+        if missed := _doubtful(where, dialect, missed=True):
             parts[-1] = f"({parts[-1]} or {missed})"
     return " and ".join(parts)
 
 
 def doubtful_expression(where: Filter, dialect: Dialect = "server") -> str:
     """The expression for records on which the store may err with a filter; "": on none."""
-    return _with_values(_doubts(where)) if dialect == "lite" else ""
+    return _doubtful(where, dialect)
 
 
 def range_expression(above: str, up_to: str) -> str:
@@ -122,75 +127,130 @@ def _membership(name: str, node: Compare, kind: FieldType) -> str:
 
 
 def _compile_free(node: Compare, dialect: Dialect, negated: bool) -> str:
-    name = f"metadata[{_literal(node.field.name)}]"
+    name = _free(node.field.name)
     if node.op == "$exists":
         return f"(exists {name})" if node.value else f"not (exists {name})"
     if node.op in ("$in", "$nin"):
-        assert isinstance(node.value, tuple)
-        listed = _free_membership(name, node.value, dialect)
+        listed = _free_membership(node, dialect)
         return f"({listed})" if node.op == "$in" else f"not ({listed})"
     assert not isinstance(node.value, tuple)
-    if node.op == "$ne":
-        return f"not ({_has(name, '==', node.value)})"
+    if node.op in ("$eq", "$ne"):
+        equal = f"{name} == {_literal(node.value)} or {_contains(node, (node.value,), dialect)}"
+        has = f"(exists {name}) and ({equal})"
+        return f"({has})" if node.op == "$eq" else f"not ({has})"
     if node.op in _ORDER and isinstance(node.value, bool):
         return NOTHING
     # The order of a text and another value is NULL in milvus-lite, which only matters below `not`.
-    is_null = dialect == "lite" and negated and isinstance(node.value, str) and node.op != "$eq"
+    is_null = dialect == "lite" and negated and isinstance(node.value, str)
     is_text = f'({name} like "%") and ' if is_null else ""
     if node.op == "$prefix":
         return f"((exists {name}) and {is_text}{_starts(name, str(node.value))})"
-    if node.op == "$eq":
-        return f"({_has(name, '==', node.value)})"
     return f"((exists {name}) and {is_text}({name} {_ORDER[node.op]} {_literal(node.value)}))"
 
 
-# A field and how, as JSON, the values begin that a comparison may confuse with its own. The last
-# part says whether the comparison is below `not`, so that milvus-lite may miss such records.
-_Doubt = tuple[str, tuple[str, ...], bool]
+@dataclass(frozen=True)
+class _Doubt:
+    """Values on which a store may err when it compares an undeclared field.
+
+    Attributes:
+        name: the name of the field.
+        begins: how such values begin as JSON.
+        missed: whether the store may miss records that match, as well as find others.
+    """
+
+    name: str
+    begins: tuple[str, ...]
+    missed: bool
 
 
-def _doubts(node: Filter, negated: bool = False) -> Iterator[_Doubt]:
+def _doubts(node: Filter, dialect: Dialect, negated: bool = False) -> Iterator[_Doubt]:
     if isinstance(node, AllOf | AnyOf):
         for part in node.parts:
-            yield from _doubts(part, negated)
+            yield from _doubts(part, dialect, negated)
     elif isinstance(node, Not):
-        yield from _doubts(node.part, negated=True)
-    elif node.field.kind is None and node.op not in ("$exists", "$prefix"):
-        if node.op in _ORDER:
-            if not isinstance(node.value, str | bool):
-                yield node.field.name, ("true", "false", '"', "[", "{"), negated
-            return
-        for value in node.value if isinstance(node.value, tuple) else (node.value,):
-            if not isinstance(value, str) and value in (0, 1):
-                number = ("1",) if value else ("0", "-0")
-                begins = number if isinstance(value, bool) else ("true" if value else "false",)
-                yield node.field.name, begins, negated or node.op in ("$ne", "$nin")
+        yield from _doubts(node.part, dialect, negated=True)
+    elif node.field.kind is None and node.op != "$exists":
+        if (node.op in _ORDER or node.op == "$prefix") and not isinstance(node.value, bool):
+            yield _Doubt(node.field.name, ("[",), missed=True)
+        if dialect == "lite":
+            yield from _doubts_of_lite(node, negated)
 
 
-def _with_values(doubts: Iterator[_Doubt], *, negated: bool = False) -> str:
-    """The expression for records with a doubtful value, by the text of their metadata.
+def _doubts_of_lite(node: Compare, negated: bool) -> Iterator[_Doubt]:
+    if node.op in _ORDER:
+        if not isinstance(node.value, str | bool):
+            yield _Doubt(node.field.name, ("true", "false", '"', "{"), negated)
+        return
+    if node.op == "$prefix":
+        return
+    for value in node.value if isinstance(node.value, tuple) else (node.value,):
+        if not isinstance(value, str) and value in (0, 1):
+            number = ("1",) if value else ("0", "-0")
+            begins = number if isinstance(value, bool) else ("true" if value else "false",)
+            missed = negated or node.op in ("$ne", "$nin")
+            yield _Doubt(node.field.name, (*begins, "["), missed)
 
-    Others may pass, too: those with such a value in a deeper object, and those whose field has
-    another name, as `like` cannot take `%` and `_` for themselves.
+
+def _doubtful(where: Filter, dialect: Dialect, *, missed: bool = False) -> str:
+    """The expression for records with a doubtful value; "" when there can be none.
+
+    On milvus-lite others may pass, too: those with such a value in a deeper object, and those whose
+    field has another name, as `like` cannot take `%` and `_` for themselves.
 
     Args:
-        negated: whether to consider only comparisons below `not`.
+        missed: whether to take only those records that the store may miss.
     """
-    patterns = {
-        f"%{json.dumps(name, ensure_ascii=False)}: {begin}%": None
-        for name, begins, is_negated in doubts
-        for begin in begins
-        if is_negated or not negated
-    }
-    return " or ".join(f"(metadata like {_literal(pattern)})" for pattern in patterns)
+    doubts = [doubt for doubt in _doubts(where, dialect) if doubt.missed or not missed]
+    if dialect == "server":
+        tests = [f"(array_length({_free(doubt.name)}) != 0)" for doubt in doubts]
+    else:
+        tests = [_begins(doubt.name, begin) for doubt in doubts for begin in doubt.begins]
+    return " or ".join(dict.fromkeys(tests))
 
 
-def _free_membership(name: str, values: Sequence[Scalar], dialect: Dialect) -> str:
-    """Whether an existing key has one of these values.
+def _begins(name: str, begin: str) -> str:
+    """Whether a field begins like this in the text of the metadata, on milvus-lite."""
+    return f"(metadata like {_literal(f'%{json.dumps(name, ensure_ascii=False)}: {begin}%')})"
+
+
+def _contains(node: Compare, values: Sequence[Scalar], dialect: Dialect) -> str:
+    """Whether an existing field is a list with one of these elements."""
+    name = _free(node.field.name)
+    texts = sorted({value for value in values if isinstance(value, str)})
+    others = [value for value in values if not isinstance(value, str)]
+    if dialect == "lite":  # its json_contains_any reads the text of a list as a list
+        listed = ", ".join(map(_literal, [*texts, *others]))
+        is_list = f'{_begins(node.field.name, "[")} and not ({name} like "%")'
+        return f"({is_list} and json_contains_any({name}, [{listed}]))"
+    parts = [f"json_contains_any({name}, [{', '.join(map(_literal, texts))}])"] if texts else []
+    parts += [
+        f"json_contains({name}, {_literal(twin)})" for value in others for twin in _twins(value)
+    ]
+    return f"({' or '.join(parts)})"
+
+
+def _twins(value: int | float | bool) -> Sequence[Scalar]:
+    """The number as an int and as a float: in lists, a server compares numbers of one type."""
+    if isinstance(value, bool):
+        return (value,)
+    if isinstance(value, float):
+        return (int(value), value) if value.is_integer() and abs(value) <= INT_LIMIT else (value,)
+    return (value, float(value))
+
+
+def _free(name: str) -> str:
+    """The Milvus expression of an undeclared field."""
+    return f"metadata[{_literal(name)}]"
+
+
+def _free_membership(node: Compare, dialect: Dialect) -> str:
+    """Whether an existing key has one of these values, or is a list with one of them.
 
     milvus-lite parses the metadata again for each comparison, but stops when the result is known.
     So texts are searched for, and what is not text is excluded before.
     """
+    name, values = _free(node.field.name), node.value
+    assert isinstance(values, tuple)
     if not values:
         return NOTHING
     texts = sorted({value for value in values if isinstance(value, str)})
@@ -199,6 +259,7 @@ def _free_membership(name: str, values: Sequence[Scalar], dialect: Dialect) -> s
         parts.append(f"{name} in [{', '.join(map(_literal, texts))}]")
     elif texts:
         parts.append(f'({name} like "%") and ({_one_of(name, texts)})')
+    parts.append(_contains(node, values, dialect))
     return f"(exists {name}) and ({' or '.join(parts)})"
 
 
@@ -230,14 +291,6 @@ def _after(prefix: str) -> str | None:
         return None
     code = ord(stem[-1]) + 1
     return stem[:-1] + chr(0xE000 if code == 0xD800 else code)  # no surrogates in UTF-8
-
-
-def _has(name: str, operator: str, value: Scalar) -> str:
-    """A comparison of an existing key.
-
-    A comparison with an absent key is NULL in milvus-lite and false in a server.
-    """
-    return f"(exists {name}) and ({name} {operator} {_literal(value)})"
 
 
 def _typed(value: Any, kind: FieldType) -> str:

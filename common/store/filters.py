@@ -2,6 +2,9 @@
 
 `parse_filter` checks the filter of a request and returns a tree; `matches` evaluates the tree on
 the values of an image. `expressions.py` compiles the tree for Milvus.
+
+As in MongoDB, a comparison with a list is true when it is true of one of its elements. `$ne` and
+`$nin` are the opposites of `$eq` and `$in`, so they are true when no element is equal.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +31,7 @@ MAX_LIST = 1_000
 MAX_LISTED = 4_000  # values in all lists of a filter: the duration of a search grows with them
 # How often a filter may read undeclared fields of one image. milvus-lite parses the metadata each
 # time, 4 microseconds for 400 bytes.
-MAX_FREE_READS = 50
+MAX_FREE_READS = 100
 _OPS: tuple[Op, ...] = get_args(Op)
 
 
@@ -207,20 +210,22 @@ class _Parser:
 def _reads(node: Compare, *, negated: bool) -> int:
     """How often a comparison reads its undeclared field, for one image at most.
 
-    `expressions.py` first tests whether the field exists. It searches a list of texts in halves.
-    Below `$not`, an order or a prefix also tests the type of the value: for the order of numbers,
-    this takes the time of two reads.
+    `expressions.py` first tests whether the field exists, and last whether it is a list with an
+    equal element. It searches a list of texts in halves. Below `$not`, an order or a prefix also
+    tests the type of the value: for the order of numbers, this takes the time of two reads.
     """
     if node.op == "$exists":
         return 1
     if node.op == "$prefix":
         return 4 if negated else 3
     if not isinstance(node.value, tuple):
-        return 4 if negated and node.op not in ("$eq", "$ne") else 2
+        if node.op in ("$eq", "$ne"):
+            return 4
+        return 4 if negated else 2
     texts = len({value for value in node.value if isinstance(value, str)})
     others = sum(not isinstance(value, str) for value in node.value)
     halvings = (texts - 1).bit_length() if texts else 0
-    return 1 + others + (1 + max(1, 2 * halvings) if texts else 0)
+    return 3 + others + (1 + max(1, 2 * halvings) if texts else 0)
 
 
 def _all_of(parts: list[Filter]) -> Filter:
@@ -249,15 +254,14 @@ def _scalar(field: Field, value: Any) -> Scalar:
 def _compare(op: Op, stored: Any, value: Any) -> bool:
     if op == "$exists":
         return (stored is not None) is value
-    if op in ("$ne", "$nin"):
-        values = value if op == "$nin" else (value,)
-        return not any(_equal(stored, element) for element in values)
-    if op in ("$eq", "$in"):
-        values = value if op == "$in" else (value,)
-        return any(_equal(stored, element) for element in values)
+    candidates = stored if isinstance(stored, list) else (stored,)
+    if op in ("$eq", "$in", "$ne", "$nin"):
+        values = value if isinstance(value, tuple) else (value,)
+        has_equal = any(_equal(mine, other) for mine in candidates for other in values)
+        return has_equal == (op in ("$eq", "$in"))
     if op == "$prefix":
-        return isinstance(stored, str) and stored.startswith(value)
-    return _order(op, stored, value) if _ordered(stored, value) else False
+        return any(isinstance(mine, str) and mine.startswith(value) for mine in candidates)
+    return any(_ordered(mine, value) and _order(op, mine, value) for mine in candidates)
 
 
 def _equal(stored: Any, value: Any) -> bool:

@@ -169,7 +169,7 @@ def test_a_whole_float_is_an_int_where_an_int_is_declared() -> None:
     assert repr(node.value) == "1900"
 
 
-@pytest.mark.parametrize("mine", [None, [1], {"a": 1}, "1", True])
+@pytest.mark.parametrize("mine", [None, ["1"], [[0]], {"a": 1}, "1", True])
 def test_a_number_is_not_compared_with_what_is_none(mine: Any) -> None:
     for op in ("$gt", "$gte", "$lt", "$lte", "$eq"):
         assert matches(parsed({"free": {op: 0}}), {"free": mine}) is False
@@ -194,7 +194,8 @@ def test_not_denies_a_condition_as_it_does_a_filter() -> None:
 def test_a_prefix_is_of_text_alone_and_letter_by_letter() -> None:
     node = parsed({"free": {"$prefix": "a%"}})
     assert matches(node, {"free": "a%b"})
-    for other in ("axb", "A%b", 1, True, None, ["a%"]):
+    assert matches(node, {"free": ["b", "a%b"]})
+    for other in ("axb", "A%b", 1, True, None, ["axb"], [["a%"]]):
         assert not matches(node, {"free": other})
     assert matches(parsed({"town": {"$prefix": ""}}), {"town": "x"})
     assert not matches(parsed({"town": {"$prefix": ""}}), {})
@@ -307,23 +308,23 @@ def words(count: int) -> list[str]:
     ("just", "too_much"),
     [
         ({f"k{n}": n for n in range(25)}, {f"k{n}": n for n in range(26)}),
-        ({"q": {"$in": list(range(49))}}, {"q": {"$in": list(range(50))}}),
-        ({"q": {"$nin": [*words(512), *range(30)]}}, {"q": {"$nin": [*words(512), *range(31)]}}),
+        ({"q": {"$in": list(range(97))}}, {"q": {"$in": list(range(98))}}),
+        ({"q": {"$nin": [*words(512), *range(78)]}}, {"q": {"$nin": [*words(512), *range(79)]}}),
         (
-            {"$or": [{"q": {"$prefix": f"{n}"}} for n in range(16)]},
-            {"$and": [{"q": {"$prefix": f"{n}"}} for n in range(17)]},
+            {"$or": [{"q": {"$prefix": f"{n}"}} for n in range(33)]},
+            {"$and": [{"q": {"$prefix": f"{n}"}} for n in range(34)]},
         ),
         (
-            {"$and": [{"$not": {"q": {"$prefix": f"{n}"}}} for n in range(12)]},
-            {"$and": [{"q": {"$not": {"$prefix": f"{n}"}}} for n in range(13)]},
+            {"$and": [{"$not": {"q": {"$prefix": f"{n}"}}} for n in range(25)]},
+            {"$and": [{"q": {"$not": {"$prefix": f"{n}"}}} for n in range(26)]},
         ),
         (
-            {"$not": {f"k{n}": {"$gt": n} for n in range(12)}},
-            {"$not": {f"k{n}": {"$gt": n} for n in range(13)}},
+            {"$not": {f"k{n}": {"$gt": n} for n in range(25)}},
+            {"$not": {f"k{n}": {"$gt": n} for n in range(26)}},
         ),
         (
-            {"$and": [{f"k{n}": {"$exists": True}} for n in range(50)]},
-            {"$and": [{f"k{n}": {"$exists": True}} for n in range(51)]},
+            {"$and": [{f"k{n}": {"$exists": True}} for n in range(100)]},
+            {"$and": [{f"k{n}": {"$exists": True}} for n in range(101)]},
         ),
     ],
     ids=[
@@ -350,17 +351,18 @@ def test_declared_fields_may_be_read_as_often_as_conditions_allow() -> None:
     assert parsed({"$or": [{"year": {"$in": list(range(n, n + 300))}} for n in range(12)]})
 
 
-class Metadata(dict[str, Any]):
-    """Counts how often a key is read."""
+class Metadata(str):
+    """The text of metadata, which counts how often it is parsed."""
 
     reads = 0
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def startswith(self, *args: Any) -> bool:  # json.loads looks for a byte order mark
         self.reads += 1
-        return super().get(key, default)
+        return super().startswith(*args)
 
 
-STORED = [None, 5, -1, [1], {"a": 1}, "", "w", "w0000", "w0499", "w0500", "w0999", "x"]
+STORED: list[Any] = [None, 5, -1, [1], {"a": 1}, "", "w", "w0000", "w0499", "w0500", "w0999", "x"]
+STORED += [["w0499", 1], ["x"], [], ["w0500"]]
 
 
 @pytest.mark.parametrize(
@@ -384,10 +386,12 @@ def test_milvus_lite_reads_an_undeclared_field_as_often_as_is_counted(raw: dict[
     expression = parse_expr(search_expression(None, where, dialect="lite"))
     reads = []
     for value in STORED:
-        metadata = Metadata({} if value is None else {"q": value})
+        values = {} if value is None else {"q": value}
+        metadata = Metadata(json.dumps(values))
         result = _eval_row(expression, {"metadata": metadata})
         reads.append(metadata.reads)
-        assert (result is True) is matches(where, metadata), value
+        if matches(where, values) or not isinstance(value, list):  # lists are compared again
+            assert (result is True) is matches(where, values), value
     spare = 0
     while accepted({"$and": [raw, *({f"k{n}": {"$exists": True}} for n in range(spare + 1))]}):
         spare += 1
