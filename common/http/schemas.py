@@ -112,6 +112,14 @@ class JobOut(BaseModel):
     done: int = Field(description="Images that were indexed.")
     failed: int = Field(description="Images that failed.")
     skipped: int = Field(description="Images that were indexed before and have not changed.")
+    left_out: dict[str, int] = Field(
+        {},
+        description="Files of the source that are no images, by their suffix: how many were left "
+        'out. "" counts files without a suffix, "*" those of rare suffixes.',
+    )
+    remarks: dict[str, int] = Field(
+        {}, description="What was changed or not read while the source was listed: how often."
+    )
     rate: float | None = Field(description="Images per second; null when it is not known.")
     eta_s: float | None = Field(description="Estimated seconds to its end; null when not known.")
     created_at: float = Field(description="When it was created, unix time in seconds.")

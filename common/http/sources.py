@@ -14,6 +14,8 @@ FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "jsonl",
     ".parquet": "parquet",
     ".txt": "txt",
 }
