@@ -1,7 +1,12 @@
-"""Archives: tar, tar.gz, zip, and tar.zst since Python 3.14; local, on the web or in a bucket."""
+"""Archives: tar, packed with gzip, xz, bzip2 or (since Python 3.14) zstd, and zip.
 
+They are local, on the web or in a bucket.
+"""
+
+import bz2
 import gzip
 import importlib
+import io
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +21,13 @@ from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, res
 from clipfleet.workers.sources.copies import Copies
 from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.sources.tar import Damaged, Refer, Tar
+from clipfleet.workers.sources.unxz import Unxz
 from clipfleet.workers.sources.values import Values
 from clipfleet.workers.sources.zip import Zip
 from clipfleet.workers.storage.locations import Storage
 
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", (b"PK\3\4", b"PK\5\6")
+XZ, BZIP2 = b"\xfd7zX", b"BZh"  # the first bytes; of xz the first four
 END = "end"  # the cursor after the item that reports scattered captions
 
 
@@ -111,6 +118,11 @@ def _unpacked(file: BinaryIO, begin: bytes) -> Iterator[BinaryIO]:
     elif begin[:2] == GZIP:
         with gzip.GzipFile(fileobj=file) as unpacked:
             yield cast("BinaryIO", unpacked)
+    elif begin == XZ:
+        yield cast("BinaryIO", io.BufferedReader(Unxz(file)))
+    elif begin[:3] == BZIP2:
+        with bz2.BZ2File(file) as unbzipped:
+            yield cast("BinaryIO", unbzipped)
     else:
         yield file
 

@@ -4,6 +4,7 @@ import gzip
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from lzma import LZMAError
 from typing import BinaryIO, Self
 
 from clipfleet.common.identity import printable
@@ -155,7 +156,7 @@ class Tar:
                 if not group:
                     start = offset
                 group.append(member)
-        except (tarfile.TarError, Damaged, EOFError, zlib.error, OSError) as error:
+        except (tarfile.TarError, Damaged, EOFError, zlib.error, OSError, LZMAError) as error:
             if group:
                 yield start, group
             raise Damaged(_brief(error)) from error
