@@ -1,5 +1,6 @@
 """`clipfleet index` and `clipfleet search`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,8 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="A folder, image files, a manifest (.jsonl .csv .parquet .txt), an archive "
-        "(.tar .tar.gz .tar.zst .zip), image URLs, or a bucket (s3://...).",
+        help="A folder, image files, a manifest (.jsonl .csv .tsv .parquet .txt), an archive "
+        "(.tar .tar.gz .tar.xz .tar.bz2 .tar.zst .zip), image URLs, or a bucket (s3://...).",
     ),
 ]
 TargetNamespace = Annotated[
@@ -29,6 +30,10 @@ LabelFromFolder = Annotated[
 ]
 SourceKind = Annotated[
     Kind | None, typer.Option("--type", help="Kind of SOURCE. Default: guessed from its name.")
+]
+FileIds = Annotated[
+    list[str] | None,
+    typer.Option("--id", help="Id of a file, one for each. Default: its path. Repeatable."),
 ]
 Wait = Annotated[bool, typer.Option(help="Show progress until the job has ended.")]
 
@@ -79,12 +84,16 @@ def index(
     namespace: TargetNamespace = "default",
     label_from_folder: LabelFromFolder = False,
     kind: SourceKind = None,
+    image_id: FileIds = None,
     wait: Wait = True,
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
     """Index images: a source that the service can read, or image files of this machine.
+
+    The id of a file of this machine is its path as given: holiday/1.jpg and rome/1.jpg are two
+    images.
 
     The exit code is 0 if all images were indexed, 3 if some failed, 1 if the job failed.
 
@@ -93,14 +102,25 @@ def index(
     files = [] if kind else _files(sources)
     if files and label_from_folder:
         raise typer.BadParameter("--label-from-folder needs a folder or a bucket")
+    if image_id and len(image_id) != len(files):
+        raise typer.BadParameter(f"give one --id for each file: {len(files)} files")
     source = None if files else _source(sources, kind, label_from_folder)
     with show.client(url, api_key) as client:
         if source is None:
             with show.err.status("sending"):
-                job = client.upload(collection, files, namespace=namespace)
+                try:
+                    ids = image_id or [_id_of(source) for source in sources]
+                    job = client.upload(collection, files, ids=ids, namespace=namespace)
+                except ValueError as error:
+                    raise typer.BadParameter(str(error)) from error
         else:
             job = client.index(collection, source, namespace=namespace)
         show_and_exit(client, job, wait=wait, json=json)
+
+
+def _id_of(path: str) -> str:
+    """The path of a file as it was given, without `./`."""
+    return os.path.normpath(path).replace(os.sep, "/")
 
 
 def _files(sources: list[str]) -> list[Path]:

@@ -184,13 +184,14 @@ def upload(
     label: str,
     on_existing: OnExisting,
     idempotency_key: str | None,
+    ids: Sequence[str] | None,
 ) -> ApiRequest[Job]:
     return ApiRequest(
         "POST",
         _path("collections", collection, "images"),
         _read(Job),
         form={"namespace": namespace, "label": label, "on_existing": on_existing},
-        files=payloads.file_parts(files),
+        files=payloads.file_parts(files, ids),
         headers=_key(idempotency_key),
     )
 

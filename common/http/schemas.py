@@ -168,7 +168,9 @@ class CollectionList(BaseModel):
 class QueryImage(Request):
     """An image to search by or to embed: exactly one of `base64` and `url`."""
 
-    base64: str | None = Field(None, min_length=1, description="The image file as base64.")
+    base64: str | None = Field(
+        None, min_length=1, description="The image file as base64, or as a data URI."
+    )
     url: str | None = Field(
         None,
         min_length=1,

@@ -100,7 +100,17 @@ class Bucket:
         url = printable(self._url(key))
         folder = key.rpartition("/")[0].rpartition("/")[2]
         label = printable(folder) if self._source.label_from_folder else ""
-        return Item(id=url, uri=url, read=f"fs:{url}", label=label, problem=id_problem(url))
+        problem = id_problem(url) or _key_problem(url)
+        return Item(id=url, uri=url, read=f"fs:{url}", label=label, problem=problem)
+
+
+def _key_problem(url: str) -> str | None:
+    """Why an object cannot be read because of its key; None when it can."""
+    try:
+        uris.require_bucket(url)
+    except uris.BadUri as error:
+        return f"it {error.problem}"
+    return None
 
 
 def _is_image(key: str) -> bool:
@@ -109,4 +119,7 @@ def _is_image(key: str) -> bool:
 
 def _is_hidden(key: str) -> bool:
     """Whether a key below the prefix is hidden, or names no object but a folder."""
-    return key.endswith("/") or any(part.startswith(".") for part in key.split("/"))
+    parts = key.split("/")
+    return key.endswith("/") or any(
+        part.startswith(".") and part not in (".", "..") for part in parts
+    )
