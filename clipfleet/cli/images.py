@@ -101,7 +101,7 @@ def index(
     """
     files = [] if kind else _files(sources)
     if files and label_from_folder:
-        raise typer.BadParameter("--label-from-folder needs a folder or a bucket")
+        raise typer.BadParameter("--label-from-folder needs a folder, an archive or a bucket")
     if image_id and len(image_id) != len(files):
         raise typer.BadParameter(f"give one --id for each file: {len(files)} files")
     source = None if files else _source(sources, kind, label_from_folder)

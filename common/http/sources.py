@@ -122,6 +122,10 @@ class ArchiveSource(_Source):
 
     type: Literal["archive"] = "archive"
     uri: Uri
+    label_from_folder: bool = Field(
+        False,
+        description="Use the name of the folder of each image as its label, unless it has one.",
+    )
 
 
 class BucketSource(_Source):

@@ -58,7 +58,7 @@ METHODS = {
     "group_by, group_size, collapse, namespace, include_values, include_metadata, exact)",
     "search_many": "(collection, queries)",
     "thumbnail": "(collection, id, *, namespace)",
-    "upload": "(collection, files, *, namespace, label, on_existing, "
+    "upload": "(collection, files, *, ids, namespace, label, on_existing, "
     "idempotency_key, wait, progress, create)",
     "upsert": "(collection, vectors, *, namespace)",
     "wait": "(job, *, progress, every_s)",

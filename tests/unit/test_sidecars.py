@@ -170,3 +170,18 @@ def test_what_img2dataset_writes_is_read(tmp_path: Path, name: str) -> None:
     assert second.metadata["uid"] == 5
     assert image_source.notes.take() == {"numbers over 64 bits were kept as text": 3}
     assert names([first, second]) == ["00.jpg", "01.jpg"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_folder_in_an_archive_may_be_the_label(tmp_path: Path, name: str) -> None:
+    members = {
+        "./cat/1.jpg": b"1",
+        "a/dog/1.jpg": b"1",
+        "a/dog/2.cls": b"wolf",
+        "a/dog/2.jpg": b"1",
+        "top.jpg": b"1",
+    }
+    archive(tmp_path, members, name)
+    raw = {"type": "archive", "uri": str(tmp_path / name), "label_from_folder": True}
+    assert [item.label for item in items(source(tmp_path, raw))] == ["cat", "dog", "wolf", ""]
+    assert [item.label for item in items(archive(tmp_path, members, name))] == ["", "", "wolf", ""]

@@ -20,6 +20,7 @@ from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, resuming
 from clipfleet.workers.sources.copies import Copies
 from clipfleet.workers.sources.notes import Notes
+from clipfleet.workers.sources.samples import ArchivePlace
 from clipfleet.workers.sources.tar import Damaged, Refer, Tar
 from clipfleet.workers.sources.unxz import Unxz
 from clipfleet.workers.sources.values import Values
@@ -44,7 +45,7 @@ class Archive:
         self.notes = Notes()
         self._values = Values(fields, self.notes, storage.settings.limits.metadata_bytes)
         self._uri, self._storage, self._copies = source.uri, storage, copies
-        self._shown = printable(source.uri)
+        self._shown, self._has_labels = printable(source.uri), source.label_from_folder
 
     def stream(self, after: str) -> Iterator[Listed]:
         return resuming(self._stream, after, self.notes) if after != END else iter(())
@@ -62,7 +63,9 @@ class Archive:
                     return
             local = self._copies.ensure_local(location)
             with self._storage.open(local) as file:
-                yield from Zip(file, local, shown, self._storage, self._values).stream(after)
+                yield from Zip(file, local, self._place(shown), self._storage, self._values).stream(
+                    after
+                )
         except Unreadable as error:
             kind = Interrupted if opened else SourceError
             raise kind(f"{self._shown} cannot be read: {error}") from error
@@ -79,7 +82,7 @@ class Archive:
         with _unpacked(file, begin) as plain:
             at_random = plain is file and file.seekable()
             refer = _part_of(location) if at_random else self._copied
-            tar = Tar(plain, uri, self._storage.settings.limits, refer, self._values)
+            tar = Tar(plain, self._place(uri), self._storage.settings.limits, refer, self._values)
             try:
                 yield from tar.stream(after)
             except Damaged as error:
@@ -100,7 +103,11 @@ class Archive:
         with self._storage.open(location) as file:
             if file.peek(4)[:4] not in ZIP:  # type: ignore[attr-defined]
                 return 0
-            return Zip(file, location, self._uri, self._storage, self._values).count()
+            place = self._place(self._uri)
+            return Zip(file, location, place, self._storage, self._values).count()
+
+    def _place(self, uri: str) -> ArchivePlace:
+        return ArchivePlace(uri, self._has_labels)
 
     def nothing_found(self) -> str:
         return f"no images in {self._shown} (looked for {' '.join(sorted(SUFFIXES))})"

@@ -132,6 +132,25 @@ def best_of(image: Member, candidates: Iterable[Member]) -> tuple[list[Member], 
     return [sidecar for _, _, sidecar in best.values()], several
 
 
+@dataclass(frozen=True)
+class ArchivePlace:
+    """An archive, as its images are named.
+
+    Attributes:
+        uri: the archive's URI.
+        label_from_folder: whether the folder of an image is its label, unless it has another one.
+    """
+
+    uri: str
+    label_from_folder: bool = False
+
+
+def folder_of(name: str) -> str:
+    """The name of the folder of a member; "" at the top of the archive."""
+    folders = [part for part in name.split("/")[:-1] if part not in ("", ".")]
+    return folders[-1] if folders and folders[-1] != ".." else ""
+
+
 @dataclass
 class SidecarData:
     """The label and metadata from the sidecars of one image, or their problem."""
@@ -161,7 +180,9 @@ def sidecar_data(sidecars: Sequence[Member], limits: Limits, values: Values) -> 
         return SidecarData(problem=str(error))
 
 
-def items(uri: str, members: list[Member], limits: Limits, values: Values) -> Iterator[Item]:
+def items(
+    place: ArchivePlace, members: list[Member], limits: Limits, values: Values
+) -> Iterator[Item]:
     """The images of one group, each with the data of its sidecars.
 
     Sidecars of no image are counted as left out.
@@ -178,7 +199,7 @@ def items(uri: str, members: list[Member], limits: Limits, values: Values) -> It
         used.update(map(id, candidates))
         if several:
             values.notes.remark(SEVERAL)
-        yield item_of(uri, image, sidecar_data(chosen, limits, values), limits)
+        yield item_of(place, image, sidecar_data(chosen, limits, values), limits)
     for sidecar in sidecars:
         if id(sidecar) not in used:
             values.notes.leave_out(sidecar.suffix)
@@ -197,9 +218,9 @@ def _by_stem(images: list[Member], sidecars: list[Member]) -> defaultdict[str, l
     return by_stem
 
 
-def item_of(uri: str, image: Member, sidecars: SidecarData, limits: Limits) -> Item:
-    """The item of an image in an archive at `uri`."""
-    item_id = printable(f"{uri}#{image.name}")
+def item_of(place: ArchivePlace, image: Member, sidecars: SidecarData, limits: Limits) -> Item:
+    """The item of an image in an archive."""
+    item_id = printable(f"{place.uri}#{image.name}")
     problem = image.problem or sidecars.problem or id_problem(item_id)
     if image.size > limits.image_bytes:
         problem = f"it has {image.size} bytes; the limit is {limits.image_bytes}"
@@ -207,7 +228,7 @@ def item_of(uri: str, image: Member, sidecars: SidecarData, limits: Limits) -> I
         id=item_id,
         uri=item_id,
         read="" if problem else image.read(),
-        label=sidecars.label,
+        label=sidecars.label or (folder_of(image.name) if place.label_from_folder else ""),
         metadata=sidecars.metadata or {},
         problem=problem,
     )

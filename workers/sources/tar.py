@@ -12,6 +12,7 @@ from clipfleet.common.ledger import Item
 from clipfleet.common.settings import Limits
 from clipfleet.workers.sources.base import Listed
 from clipfleet.workers.sources.samples import (
+    ArchivePlace,
     Member,
     ending,
     is_hidden,
@@ -99,7 +100,7 @@ class Tar:
     """The images in a tar. The cursor is the offset of a group and the number of its images listed.
 
     Args:
-        uri: the archive's URI.
+        place: the archive, as its images are named.
         refer: decides where workers read a member.
         values: reads the sidecars, and counts what is left out.
 
@@ -108,11 +109,11 @@ class Tar:
     """
 
     def __init__(
-        self, file: BinaryIO, uri: str, limits: Limits, refer: Refer, values: Values
+        self, file: BinaryIO, place: ArchivePlace, limits: Limits, refer: Refer, values: Values
     ) -> None:
         self._values, self._passed = values, list[str]()  # endings since the last item
-        self._file, self._uri, self._limits, self._refer = Forward(file), uri, limits, refer
-        self._scattered = ScatteredCaptions(uri)
+        self._file, self._place, self._limits, self._refer = Forward(file), place, limits, refer
+        self._scattered = ScatteredCaptions(place.uri)
         self.nothing_read = True
 
     def stream(self, after: str) -> Iterator[Listed]:
@@ -138,7 +139,7 @@ class Tar:
 
     def _items(self, members: list[Member]) -> Iterator[Item]:
         self._scattered.add(members)
-        yield from items(self._uri, members, self._limits, self._values)
+        yield from items(self._place, members, self._limits, self._values)
 
     @property
     def scattered(self) -> ScatteredCaptions:

@@ -12,6 +12,7 @@ from clipfleet.common.identity import printable
 from clipfleet.workers.sources.base import Listed
 from clipfleet.workers.sources.samples import (
     SEVERAL,
+    ArchivePlace,
     Member,
     SidecarData,
     best_of,
@@ -70,16 +71,16 @@ class Zip:
 
     Args:
         location: the archive's location.
-        uri: the archive's URI.
+        place: the archive, as its images are named.
         values: reads the sidecars, and counts what is left out.
     """
 
     def __init__(
-        self, file: BinaryIO, location: str, uri: str, storage: Storage, values: Values
+        self, file: BinaryIO, location: str, place: ArchivePlace, storage: Storage, values: Values
     ) -> None:
         self._values = values
         self._last = ("", list[Member]())  # a stem, and the sidecars with further words for it
-        self._file, self._location, self._uri, self._storage = file, location, uri, storage
+        self._file, self._location, self._place, self._storage = file, location, place, storage
         self._limits = storage.settings.limits
 
     def stream(self, after: str) -> Iterator[Listed]:
@@ -97,7 +98,7 @@ class Zip:
                     if names != [sidecar.name for sidecar in sidecars]:
                         names = [sidecar.name for sidecar in sidecars]
                         data = sidecar_data(sidecars, self._limits, self._values)
-                yield Listed(item_of(self._uri, image, data, self._limits), str(number))
+                yield Listed(item_of(self._place, image, data, self._limits), str(number))
 
     def count(self) -> int:
         """Estimate the images from the number of members and the share of images in a sample."""
