@@ -26,7 +26,16 @@ from clipfleet.common.collection import (
     FieldType,
 )
 from clipfleet.common.errors import InvalidRequest
-from clipfleet.common.store.filters import AllOf, AnyOf, Compare, Filter, Not, Scalar
+from clipfleet.common.store.filters import (
+    AllOf,
+    AnyOf,
+    Compare,
+    Field,
+    Filter,
+    Not,
+    Scalar,
+    path_of,
+)
 
 MISSING: dict[FieldType, Scalar] = {
     "string": MISSING_STRING,
@@ -35,6 +44,7 @@ MISSING: dict[FieldType, Scalar] = {
     "bool": -1,
 }
 LAST = chr(0x10FFFF)
+EXACT_FLOAT = 2**53  # below, a float holds every whole number
 NOTHING = 'pk == ""'
 ANYTHING = 'pk != ""'
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
@@ -126,26 +136,59 @@ def _membership(name: str, node: Compare, kind: FieldType) -> str:
     return listed if node.op == "$in" else f"not ({listed})"
 
 
+@dataclass(frozen=True)
+class _Key:
+    """A place in the metadata: the keys of objects in each other."""
+
+    path: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The Milvus expression of its value."""
+        return "metadata" + "".join(f"[{_literal(key)}]" for key in self.path)
+
+    def begins(self, begin: str) -> str:
+        """Whether the text of the metadata has such a value, on milvus-lite.
+
+        Args:
+            begin: how the value begins as JSON.
+        """
+        name = json.dumps(self.path[-1], ensure_ascii=False)
+        return f"(metadata like {_literal(f'%{name}: {begin}%')})"
+
+
+def _keys(field: Field) -> list[_Key]:
+    """The places of an undeclared field: its name and, if there is no such key, its path."""
+    path = path_of(field)
+    return [_Key((field.name,)), *([_Key(path)] if path else [])]
+
+
 def _compile_free(node: Compare, dialect: Dialect, negated: bool) -> str:
-    name = _free(node.field.name)
+    keys = _keys(node.field)
+    parts = [_compile_key(node, key, dialect, negated) for key in keys]
+    if len(parts) > 1:
+        parts = [f"{parts[0]} or ((not (exists {keys[0]})) and {parts[1]})"]
+    is_opposite = node.op in ("$ne", "$nin") or (node.op == "$exists" and not node.value)
+    return f"not ({parts[0]})" if is_opposite else f"({parts[0]})"
+
+
+def _compile_key(node: Compare, key: _Key, dialect: Dialect, negated: bool) -> str:
+    """The comparison of one place; of `$ne`, `$nin` and `{$exists: false}` the opposite."""
     if node.op == "$exists":
-        return f"(exists {name})" if node.value else f"not (exists {name})"
+        return f"(exists {key})"
     if node.op in ("$in", "$nin"):
-        listed = _free_membership(node, dialect)
-        return f"({listed})" if node.op == "$in" else f"not ({listed})"
+        return f"({_free_membership(node, key, dialect)})"
     assert not isinstance(node.value, tuple)
     if node.op in ("$eq", "$ne"):
-        equal = f"{name} == {_literal(node.value)} or {_contains(node, (node.value,), dialect)}"
-        has = f"(exists {name}) and ({equal})"
-        return f"({has})" if node.op == "$eq" else f"not ({has})"
+        equal = f"{key} == {_literal(node.value)} or {_contains(key, (node.value,), dialect)}"
+        return f"((exists {key}) and ({equal}))"
     if node.op in _ORDER and isinstance(node.value, bool):
         return NOTHING
     # The order of a text and another value is NULL in milvus-lite, which only matters below `not`.
     is_null = dialect == "lite" and negated and isinstance(node.value, str)
-    is_text = f'({name} like "%") and ' if is_null else ""
+    is_text = f'({key} like "%") and ' if is_null else ""
     if node.op == "$prefix":
-        return f"((exists {name}) and {is_text}{_starts(name, str(node.value))})"
-    return f"((exists {name}) and {is_text}({name} {_ORDER[node.op]} {_literal(node.value)}))"
+        return f"((exists {key}) and {is_text}{_starts(str(key), str(node.value))})"
+    return f"((exists {key}) and {is_text}({key} {_ORDER[node.op]} {_literal(node.value)}))"
 
 
 @dataclass(frozen=True)
@@ -153,14 +196,21 @@ class _Doubt:
     """Values on which a store may err when it compares an undeclared field.
 
     Attributes:
-        name: the name of the field.
+        key: the place of the field.
         begins: how such values begin as JSON.
         missed: whether the store may miss records that match, as well as find others.
     """
 
-    name: str
+    key: _Key
     begins: tuple[str, ...]
     missed: bool
+
+    def tests(self, dialect: Dialect) -> list[str]:
+        """Expressions, one of which is true if there may be such a value."""
+        if dialect == "lite":
+            return [self.key.begins(begin) for begin in self.begins]
+        is_list = f"(array_length({self.key}) != 0)"
+        return [is_list if begin == "[" else f"(exists {self.key})" for begin in self.begins]
 
 
 def _doubts(node: Filter, dialect: Dialect, negated: bool = False) -> Iterator[_Doubt]:
@@ -169,26 +219,33 @@ def _doubts(node: Filter, dialect: Dialect, negated: bool = False) -> Iterator[_
             yield from _doubts(part, dialect, negated)
     elif isinstance(node, Not):
         yield from _doubts(node.part, dialect, negated=True)
-    elif node.field.kind is None and node.op != "$exists":
-        if (node.op in _ORDER or node.op == "$prefix") and not isinstance(node.value, bool):
-            yield _Doubt(node.field.name, ("[",), missed=True)
-        if dialect == "lite":
-            yield from _doubts_of_lite(node, negated)
+    elif node.field.kind is None:
+        for key in _keys(node.field):
+            yield from _doubts_of_key(node, key, dialect, negated)
 
 
-def _doubts_of_lite(node: Compare, negated: bool) -> Iterator[_Doubt]:
+def _doubts_of_key(node: Compare, key: _Key, dialect: Dialect, negated: bool) -> Iterator[_Doubt]:
+    if (node.op in _ORDER or node.op == "$prefix") and not isinstance(node.value, bool):
+        yield _Doubt(key, ("[",), missed=True)
+    if dialect == "lite":
+        yield from _doubts_of_lite(node, key, negated)
+    elif node.op == "$exists" and len(key.path) > 1:  # for a server, a key with null exists
+        yield _Doubt(key, ("null",), missed=True)
+
+
+def _doubts_of_lite(node: Compare, key: _Key, negated: bool) -> Iterator[_Doubt]:
     if node.op in _ORDER:
         if not isinstance(node.value, str | bool):
-            yield _Doubt(node.field.name, ("true", "false", '"', "{"), negated)
+            yield _Doubt(key, ("true", "false", '"', "{"), negated)
         return
-    if node.op == "$prefix":
+    if node.op in ("$prefix", "$exists"):
         return
     for value in node.value if isinstance(node.value, tuple) else (node.value,):
         if not isinstance(value, str) and value in (0, 1):
             number = ("1",) if value else ("0", "-0")
             begins = number if isinstance(value, bool) else ("true" if value else "false",)
             missed = negated or node.op in ("$ne", "$nin")
-            yield _Doubt(node.field.name, (*begins, "["), missed)
+            yield _Doubt(key, (*begins, "["), missed)
 
 
 def _doubtful(where: Filter, dialect: Dialect, *, missed: bool = False) -> str:
@@ -201,55 +258,39 @@ def _doubtful(where: Filter, dialect: Dialect, *, missed: bool = False) -> str:
         missed: whether to take only those records that the store may miss.
     """
     doubts = [doubt for doubt in _doubts(where, dialect) if doubt.missed or not missed]
-    if dialect == "server":
-        tests = [f"(array_length({_free(doubt.name)}) != 0)" for doubt in doubts]
-    else:
-        tests = [_begins(doubt.name, begin) for doubt in doubts for begin in doubt.begins]
+    tests = [test for doubt in doubts for test in doubt.tests(dialect)]
     return " or ".join(dict.fromkeys(tests))
 
 
-def _begins(name: str, begin: str) -> str:
-    """Whether a field begins like this in the text of the metadata, on milvus-lite."""
-    return f"(metadata like {_literal(f'%{json.dumps(name, ensure_ascii=False)}: {begin}%')})"
-
-
-def _contains(node: Compare, values: Sequence[Scalar], dialect: Dialect) -> str:
+def _contains(key: _Key, values: Sequence[Scalar], dialect: Dialect) -> str:
     """Whether an existing field is a list with one of these elements."""
-    name = _free(node.field.name)
     texts = sorted({value for value in values if isinstance(value, str)})
     others = [value for value in values if not isinstance(value, str)]
     if dialect == "lite":  # its json_contains_any reads the text of a list as a list
         listed = ", ".join(map(_literal, [*texts, *others]))
-        is_list = f'{_begins(node.field.name, "[")} and not ({name} like "%")'
-        return f"({is_list} and json_contains_any({name}, [{listed}]))"
-    parts = [f"json_contains_any({name}, [{', '.join(map(_literal, texts))}])"] if texts else []
+        is_list = f'{key.begins("[")} and not ({key} like "%")'
+        return f"({is_list} and json_contains_any({key}, [{listed}]))"
+    parts = [f"json_contains_any({key}, [{', '.join(map(_literal, texts))}])"] if texts else []
     parts += [
-        f"json_contains({name}, {_literal(twin)})" for value in others for twin in _twins(value)
+        f"json_contains({key}, {_literal(twin)})" for value in others for twin in _twins(value)
     ]
     return f"({' or '.join(parts)})"
 
 
 def _twins(value: int | float | bool) -> Sequence[Scalar]:
     """The number as an int and as a float: in lists, a server compares numbers of one type."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or abs(value) >= EXACT_FLOAT or not float(value).is_integer():
         return (value,)
-    if isinstance(value, float):
-        return (int(value), value) if value.is_integer() and abs(value) <= INT_LIMIT else (value,)
-    return (value, float(value))
+    return (int(value), float(value))
 
 
-def _free(name: str) -> str:
-    """The Milvus expression of an undeclared field."""
-    return f"metadata[{_literal(name)}]"
-
-
-def _free_membership(node: Compare, dialect: Dialect) -> str:
+def _free_membership(node: Compare, key: _Key, dialect: Dialect) -> str:
     """Whether an existing key has one of these values, or is a list with one of them.
 
     milvus-lite parses the metadata again for each comparison, but stops when the result is known.
     So texts are searched for, and what is not text is excluded before.
     """
-    name, values = _free(node.field.name), node.value
+    name, values = str(key), node.value
     assert isinstance(values, tuple)
     if not values:
         return NOTHING
@@ -259,7 +300,7 @@ def _free_membership(node: Compare, dialect: Dialect) -> str:
         parts.append(f"{name} in [{', '.join(map(_literal, texts))}]")
     elif texts:
         parts.append(f'({name} like "%") and ({_one_of(name, texts)})')
-    parts.append(_contains(node, values, dialect))
+    parts.append(_contains(key, values, dialect))
     return f"(exists {name}) and ({' or '.join(parts)})"
 
 

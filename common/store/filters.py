@@ -5,16 +5,20 @@ the values of an image. `expressions.py` compiles the tree for Milvus.
 
 As in MongoDB, a comparison with a list is true when it is true of one of its elements. `$ne` and
 `$nin` are the opposites of `$eq` and `$in`, so they are true when no element is equal.
+
+`cam.make` is the field `make` of the object `cam`, unless the metadata has a key `cam.make`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from clipfleet.common.collection import (
     BUILTIN_BYTES,
     BUILTIN_FIELDS,
     INT_LIMIT,
+    METADATA_DEPTH,
     STRING_BYTES,
     FieldType,
     field_problem,
@@ -117,7 +121,28 @@ def matches(node: Filter, values: Mapping[str, Any]) -> bool:
         return any(matches(part, values) for part in node.parts)
     if isinstance(node, Not):
         return not matches(node.part, values)
-    return _compare(node.op, values.get(node.field.name), node.value)
+    return _compare(node.op, _stored(values, node.field), node.value)
+
+
+@lru_cache(maxsize=1_000)
+def path_of(field: Field) -> tuple[str, ...]:
+    """The keys of the objects that an undeclared field with dots may be in; () for none.
+
+    Numbers are no keys: Milvus takes them for places in a list.
+    """
+    keys = tuple(field.name.split("."))
+    is_path = len(keys) > 1 and all(key and not key.isdigit() for key in keys)
+    return keys if field.kind is None and is_path and len(keys) <= METADATA_DEPTH else ()
+
+
+def _stored(values: Mapping[str, Any], field: Field) -> Any:
+    value = values.get(field.name)
+    if value is not None or not (path := path_of(field)):
+        return value
+    value = values
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 class _Parser:
@@ -210,10 +235,14 @@ class _Parser:
 def _reads(node: Compare, *, negated: bool) -> int:
     """How often a comparison reads its undeclared field, for one image at most.
 
+    A field with dots is looked for by its name and, if there is none, by its path.
+
     `expressions.py` first tests whether the field exists, and last whether it is a list with an
     equal element. It searches a list of texts in halves. Below `$not`, an order or a prefix also
     tests the type of the value: for the order of numbers, this takes the time of two reads.
     """
+    if path_of(node.field):
+        return 2 + _reads(Compare(Field("plain", None), node.op, node.value), negated=negated)
     if node.op == "$exists":
         return 1
     if node.op == "$prefix":

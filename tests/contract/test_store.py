@@ -216,6 +216,11 @@ METADATA = [
     {"free": [0, 2.0], "word": [True]},
     {"free": [2, False, None], "word": '["a"]', "deep": {"word": ["a"]}},
     {"free": "[1]", "word": ' ["m"]', "deep": {"word": ["m"]}},
+    {"deep": {"word": "m", "free": 2.5}},
+    {"deep.word": "a", "deep": {"word": "m", "free": None}},
+    {"deep": {"word": None}, "deep.free": 1},
+    {"deep": {"word": {"word": "a"}, "free": [0, "x"]}},
+    {"deep": "word", "word": {"free": 1}},
 ]
 _VALUES: dict[str, list[Any]] = {
     "genre": ["rock", "", "a", "m"],
@@ -225,8 +230,10 @@ _VALUES: dict[str, list[Any]] = {
     "free": [1, 0, 2.5, 2, True, False, "1"],
     "word": ["a", "", "m", 1, 0, True, False],
     "label": ["l1", "none"],
+    "deep.free": [1, 0, 2.5, True],
+    "deep.word": ["a", "m", 1, False],
 }
-_TEXTS = ("genre", "word", "label")
+_TEXTS = ("genre", "word", "label", "deep.word")
 _ORDERED = ("$gt", "$gte", "$lt", "$lte")
 
 

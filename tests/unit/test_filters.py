@@ -28,6 +28,7 @@ from clipfleet.common.store.filters import (
     Filter,
     matches,
     parse_filter,
+    path_of,
 )
 
 FIELDS: dict[str, FieldType] = {"year": "int", "size_m": "float", "open": "bool", "town": "string"}
@@ -227,7 +228,7 @@ def skeleton(expression: str) -> str:
 
 
 @effort(max_examples=300, deadline=None)
-@given(TEXT, TEXT.filter(lambda name: bool(name) and not name.startswith("$")), OPS, TEXT)
+@given(TEXT, TEXT.filter(lambda name: bool(name) and "." not in name), OPS, TEXT)
 def test_no_value_name_or_namespace_breaks_out_of_its_quotes(
     value: str, name: str, op: str, namespace: str
 ) -> None:
@@ -379,6 +380,9 @@ STORED += [["w0499", 1], ["x"], [], ["w0500"]]
         {"q": {"$lt": "w0499"}},
         {"q": {"$not": {"$lt": "w0499"}}},
         {"q": {"$exists": True}},
+        {"q.r": "w0499"},
+        {"q.r": {"$in": [*words(130), *range(5)]}},
+        {"q.r": {"$not": {"$prefix": "w05"}}},
     ],
 )
 def test_milvus_lite_reads_an_undeclared_field_as_often_as_is_counted(raw: dict[str, Any]) -> None:
@@ -386,7 +390,8 @@ def test_milvus_lite_reads_an_undeclared_field_as_often_as_is_counted(raw: dict[
     expression = parse_expr(search_expression(None, where, dialect="lite"))
     reads = []
     for value in STORED:
-        values = {} if value is None else {"q": value}
+        name, inner = next(iter(where_names(raw))), {} if value is None else {"r": value}
+        values = ({} if value is None else {"q": value}) if name == "q" else {"q": inner}
         metadata = Metadata(json.dumps(values))
         result = _eval_row(expression, {"metadata": metadata})
         reads.append(metadata.reads)
@@ -396,6 +401,34 @@ def test_milvus_lite_reads_an_undeclared_field_as_often_as_is_counted(raw: dict[
     while accepted({"$and": [raw, *({f"k{n}": {"$exists": True}} for n in range(spare + 1))]}):
         spare += 1
     assert max(reads) <= MAX_FREE_READS - spare <= max(reads) + 2
+
+
+def where_names(raw: dict[str, Any]) -> list[str]:
+    """The names of the fields that a filter of these tests compares."""
+    return [name for key in raw for name in (where_names(raw[key]) if key == "$not" else [key])]
+
+
+def test_a_name_with_dots_is_a_path_unless_it_is_a_key() -> None:
+    where = parsed({"cam.make": "Canon"})
+    assert matches(where, {"cam": {"make": "Canon"}})
+    assert matches(where, {"cam": {"make": ["Nikon", "Canon"]}})
+    assert matches(where, {"cam.make": "Canon", "cam": {"make": "Nikon"}})
+    assert not matches(where, {"cam.make": "Nikon", "cam": {"make": "Canon"}})
+    for cam in ("Canon", ["make"], [{"make": "Canon"}], {"make": None}, {}, None):
+        assert not matches(where, {"cam": cam})
+    for name in ("cam.", ".make", "cam..make", "cam.0", ".".join("x" * 17), "."):
+        assert path_of(Field(name, None)) == ()
+    assert path_of(Field("a.b", "string")) == ()
+
+
+@effort(max_examples=200, deadline=None)
+@given(TEXT, TEXT, st.sampled_from(["server", "lite"]))
+def test_no_path_breaks_out_of_its_quotes(first: str, second: str, dialect: Dialect) -> None:
+    first, second = (f"x{part}".replace(".", "") for part in (first, second))
+    expression = search_expression("n", parsed({f"{first}.{second}": "v"}), dialect=dialect)
+    assert '"' not in skeleton(expression)
+    plain = search_expression("n", parsed({"xa.xb": "v"}), dialect=dialect)
+    assert skeleton(expression) == skeleton(plain)
 
 
 def accepted(raw: dict[str, Any]) -> bool:
