@@ -9,6 +9,7 @@ As in MongoDB, a comparison with a list is true when it is true of one of its el
 `cam.make` is the field `make` of the object `cam`, unless the metadata has a key `cam.make`.
 """
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -226,10 +227,29 @@ class _Parser:
             self._listed += len(value)
             if self._listed > MAX_LISTED:
                 raise InvalidRequest(f"the filter lists more than {MAX_LISTED} values")
-            return Compare(field, op, tuple(_scalar(field, element) for element in value))
+            scalars = [_scalar(field, element) for element in value]
+            return Compare(
+                field, op, tuple(form for each in scalars for form in _forms(field, each))
+            )
         if op == "$prefix" and (not isinstance(value, str) or field.kind not in ("string", None)):
             raise InvalidRequest(f"$prefix is for text; {field.name!r} or its value is not text")
-        return Compare(field, op, _scalar(field, value))
+        scalar = _scalar(field, value)
+        forms = _forms(field, scalar)
+        if len(forms) > 1 and op in ("$eq", "$ne"):
+            return Compare(field, "$in" if op == "$eq" else "$nin", forms)
+        return Compare(field, op, scalar)
+
+
+def _forms(field: Field, value: Scalar) -> tuple[Scalar, ...]:
+    """A value as it may be stored. A label may be in another normal form of Unicode.
+
+    macOS decomposes letters in the names of folders, which become labels: "é" is then two
+    characters.
+    """
+    if field.name != "label" or not isinstance(value, str) or value.isascii():
+        return (value,)
+    forms = (value, unicodedata.normalize("NFC", value), unicodedata.normalize("NFD", value))
+    return tuple(dict.fromkeys(forms))
 
 
 def _reads(node: Compare, *, negated: bool) -> int:

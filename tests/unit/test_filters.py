@@ -233,8 +233,8 @@ def test_no_value_name_or_namespace_breaks_out_of_its_quotes(
     value: str, name: str, op: str, namespace: str
 ) -> None:
     name = f"x{name}"
-    raw = {"$or": [{name: {op: value}}, {"town": {op: value}}, {"label": {"$in": [value]}}]}
-    plain = {"$or": [{"xfree": {op: "a"}}, {"town": {op: "a"}}, {"label": {"$in": ["a"]}}]}
+    raw = {"$or": [{name: {op: value}}, {"town": {op: value}}, {"uri": {"$in": [value]}}]}
+    plain = {"$or": [{"xfree": {op: "a"}}, {"town": {op: "a"}}, {"uri": {"$in": ["a"]}}]}
     expression = search_expression(namespace, parsed(raw))
     assert skeleton(expression) == skeleton(search_expression("n", parsed(plain)))
     assert '"' not in skeleton(expression)
@@ -406,6 +406,20 @@ def test_milvus_lite_reads_an_undeclared_field_as_often_as_is_counted(raw: dict[
 def where_names(raw: dict[str, Any]) -> list[str]:
     """The names of the fields that a filter of these tests compares."""
     return [name for key in raw for name in (where_names(raw[key]) if key == "$not" else [key])]
+
+
+def test_a_label_is_found_in_each_normal_form() -> None:
+    composed, decomposed = "église", "e\u0301glise"
+    for asked in (composed, decomposed):
+        for stored in (composed, decomposed):
+            assert matches(parsed({"label": asked}), {"label": stored})
+            assert matches(parsed({"label": {"$in": ["x", asked]}}), {"label": stored})
+            assert not matches(parsed({"label": {"$ne": asked}}), {"label": stored})
+            assert not matches(parsed({"label": {"$nin": [asked]}}), {"label": stored})
+        for name in ("id", "uri", "town", "free"):
+            other = composed if asked == decomposed else decomposed
+            assert not matches(parsed({name: asked}), {name: other})
+    assert parsed({"label": "a"}) == Compare(Field("label", "string"), "$eq", "a")
 
 
 def test_a_name_with_dots_is_a_path_unless_it_is_a_key() -> None:
