@@ -189,6 +189,9 @@ def items(
     """
     images = [member for member in members if member.is_image]
     sidecars = [member for member in members if member.is_sidecar]
+    if len(images) == 1 and _are_all_its_own(images[0], sidecars):  # the most frequent case
+        yield item_of(place, images[0], sidecar_data(sidecars, limits, values), limits)
+        return
     by_stem = _by_stem(images, sidecars)
     used = set[int]()
     for image in images:
@@ -203,6 +206,12 @@ def items(
     for sidecar in sidecars:
         if id(sidecar) not in used:
             values.notes.leave_out(sidecar.suffix)
+
+
+def _are_all_its_own(image: Member, sidecars: list[Member]) -> bool:
+    """Whether the sidecars have the name of the image, and there is one of each kind at most."""
+    suffixes = {sidecar.suffix for sidecar in sidecars if sidecar.stem == image.stem}
+    return len(suffixes) == len(sidecars)
 
 
 def _by_stem(images: list[Member], sidecars: list[Member]) -> defaultdict[str, list[Member]]:

@@ -62,12 +62,8 @@ class Values:
             BadRow: the value is no text.
         """
         value = row.get(name)
-        if isinstance(value, bytes):
-            try:
-                value = value.decode()
-            except UnicodeDecodeError as error:
-                raise BadRow(f"{name} is not valid UTF-8") from error
-        value = self._plain(value)
+        if type(value) is not str:
+            value = self._plain_text(name, value)
         if value is None or value == "":
             return ""
         if isinstance(value, float) and value.is_integer():
@@ -87,8 +83,14 @@ class Values:
         Raises:
             BadRow: the metadata is not valid, is nested too deep, or has too many bytes.
         """
-        read = {name: self._value(name, row[name]) for name in row if name not in RESERVED}
-        kept = {name: value for name, value in read.items() if value is not None}
+        kept: dict[str, Any] = {}
+        for name, value in row.items():
+            if name in RESERVED:
+                continue
+            is_plain = type(value) is str and name not in self._fields
+            read = value if is_plain else self._value(name, value)
+            if read is not None:
+                kept[name] = read
         limit = self._metadata_bytes
         if _most_bytes(kept) <= limit:
             return kept
@@ -116,10 +118,18 @@ class Values:
         number = float(text) if match[2] or match[3] else int(text)
         return number if math.isfinite(number) else cell
 
+    def _plain_text(self, name: str, value: Any) -> Any:
+        if isinstance(value, bytes):
+            try:
+                return value.decode()
+            except UnicodeDecodeError as error:
+                raise BadRow(f"{name} is not valid UTF-8") from error
+        return self._plain(value)
+
     def _value(self, name: str, value: Any) -> Any:
         kind = self._fields.get(name)
         if kind is None:
-            return value if type(value) is str else self._plain(value)
+            return self._plain(value)
         if isinstance(value, bytes):
             value = _decoded(value)
             if value is None:

@@ -38,8 +38,8 @@ MAX_SIDECARS = 1_000  # of one image that are looked at
 TABLES = (
     "CREATE TABLE member (number INTEGER PRIMARY KEY, family TEXT, stem TEXT, is_image INTEGER,"
     " name TEXT, size INTEGER, spot TEXT, problem TEXT)",
-    "CREATE INDEX stems ON member (stem, is_image)",
 )
+INDEX = "CREATE INDEX stems ON member (stem, is_image)"
 IMAGES = (
     "SELECT name, size, spot, problem"
     " FROM (SELECT *, min(number) OVER (PARTITION BY family) AS first FROM member)"
@@ -47,19 +47,19 @@ IMAGES = (
 )
 ANY_SIDECAR = "SELECT EXISTS (SELECT 1 FROM member WHERE NOT is_image)"
 SIDECARS = (
-    "SELECT name, size, spot, problem FROM member WHERE NOT is_image AND stem IN (%s)"
-    f" ORDER BY number LIMIT {MAX_SIDECARS}"
+    "SELECT name, size, spot, problem FROM member WHERE stem IN (%s) AND is_image = 0"
+    f" LIMIT {MAX_SIDECARS}"
 )
 WITH_WORDS = (
-    "SELECT name, size, spot, problem FROM member WHERE NOT is_image AND stem > ? AND stem < ?"
-    f" ORDER BY number LIMIT {MAX_SIDECARS}"
+    "SELECT name, size, spot, problem FROM member WHERE stem > ? AND stem < ? AND is_image = 0"
+    f" ORDER BY stem LIMIT {MAX_SIDECARS}"
 )
-IS_IMAGE = "SELECT EXISTS (SELECT 1 FROM member WHERE is_image AND stem = ?)"
-IS_IMAGE_NAME = "SELECT EXISTS (SELECT 1 FROM member WHERE is_image AND stem = ? AND name = ?)"
-IS_BELOW = "SELECT EXISTS (SELECT 1 FROM member WHERE is_image AND stem > ? AND stem < ?)"
+IS_IMAGE = "SELECT EXISTS (SELECT 1 FROM member WHERE stem = ? AND is_image = 1)"
+IS_IMAGE_NAME = "SELECT EXISTS (SELECT 1 FROM member WHERE stem = ? AND is_image = 1 AND name = ?)"
+IS_BELOW = "SELECT EXISTS (SELECT 1 FROM member WHERE stem > ? AND stem < ? AND is_image = 1)"
 LONELY = (
-    "SELECT name FROM member AS sidecar WHERE NOT is_image AND NOT EXISTS"
-    " (SELECT 1 FROM member WHERE is_image AND stem = sidecar.stem)"
+    "SELECT name FROM member AS sidecar WHERE is_image = 0 AND NOT EXISTS"
+    " (SELECT 1 FROM member WHERE stem = sidecar.stem AND is_image = 1)"
 )
 
 
@@ -79,6 +79,7 @@ class Zip:
         self, file: BinaryIO, location: str, place: ArchivePlace, storage: Storage, values: Values
     ) -> None:
         self._values = values
+        self._has_lonely = False  # whether a sidecar has another name than any image
         self._last = ("", list[Member]())  # a stem, and the sidecars with further words for it
         self._file, self._location, self._place, self._storage = file, location, place, storage
         self._limits = storage.settings.limits
@@ -88,6 +89,9 @@ class Zip:
         with scratch() as db:
             self._read_into(db, is_counted=not after)
             (has_sidecars,) = db.execute(ANY_SIDECAR).fetchone()
+            if has_sidecars:
+                db.execute(INDEX)
+                self._has_lonely = db.execute(LONELY).fetchone() is not None
             if has_sidecars and not after:
                 self._count_lonely(db)
             names, data = list[str](), SidecarData()
@@ -135,10 +139,10 @@ class Zip:
                 self._values.notes.leave_out(ending(info.filename.rpartition("/")[2]))
 
     def _sidecars_of(self, db: sqlite3.Connection, image: Member) -> list[Member]:
-        stems = stems_for(image)
+        stems = stems_for(image) if self._has_lonely else stems_for(image)[1:]
         rows = db.execute(SIDECARS % ", ".join("?" * len(stems)), stems).fetchall()
         candidates = [self._member(*row) for row in rows]
-        if image.stem != self._last[0]:
+        if self._has_lonely and image.stem != self._last[0]:
             self._last = (image.stem, self._with_words(db, image.stem))
         candidates += self._last[1]
         chosen, several = best_of(image, candidates)
