@@ -35,6 +35,7 @@ from clipfleet.common.queue.overview import RedisOverviews
 from clipfleet.common.settings import Settings
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.sources import Listed, Source
+from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.storage.locations import Storage
 
 MODEL = "benchmark"
@@ -45,6 +46,9 @@ MB = 1e6
 
 class Endless:
     """A source that never ends."""
+
+    def __init__(self) -> None:
+        self.notes = Notes()
 
     def stream(self, after: str) -> Iterator[Listed]:
         for number in count(int(after or 0)):

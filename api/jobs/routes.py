@@ -198,7 +198,9 @@ def _planner_source(source: Source, collection: Collection, access: SourceAccess
         case BucketSource() | ArchiveSource() | ManifestSource():
             record["uri"] = _require_readable(source.uri, access)
     if isinstance(source, ManifestSource):
-        record |= {"format": source.table(), "fields": dict(collection.fields)}
+        record["format"] = source.table()
+    if isinstance(source, ArchiveSource | ManifestSource):
+        record["fields"] = dict(collection.fields)
     return record
 
 

@@ -18,6 +18,7 @@ from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.identity import namespace_problem
 from clipfleet.common.ledger import FINAL, Job, JobRoom, NewJob, brief
+from clipfleet.common.ledger.notes import left_out, remarks
 from clipfleet.common.process.logs import log_context
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,8 @@ def job_out(job: Job) -> JobOut:
         done=job.done,
         failed=job.failed,
         skipped=job.skipped,
+        left_out=left_out(job.notes),
+        remarks=remarks(job.notes),
         rate=rate,
         eta_s=eta_s,
         created_at=job.created_at,

@@ -45,7 +45,7 @@ export function jobRow(id, changed) {
     if (job.total) [bar.max, bar.value] = [job.total, finished];
     else bar.removeAttribute("value");
     numbers.textContent = isActive(job) ? progress(job, finished) : outcome(job, finished);
-    said.textContent = job.error ?? job.waiting ?? (job.retry_of ? `tries the failures of ${job.retry_of} again` : "");
+    said.textContent = job.error ?? job.waiting ?? notes(job);
     said.classList.toggle("wrong", Boolean(job.error));
     failures.show(job.failed);
     images.href = href({ view: "search", collection: job.collection, namespace: job.namespace, text: "", terms: [], image: "",
@@ -56,6 +56,19 @@ export function jobRow(id, changed) {
   }
 
   return { node, update };
+}
+
+function notes(job) {
+  const parts = job.retry_of ? [`tries the failures of ${job.retry_of} again`] : [];
+  const names = { "": "without suffix", "*": "others" };
+  const files = Object.entries(job.left_out);
+  if (files.length) {
+    const total = files.reduce((sum, [, number]) => sum + number, 0);
+    const counts = files.map(([suffix, number]) => `${count(number)} ${names[suffix] ?? suffix}`);
+    parts.push(`${many(total, "file")} left out: ${counts.join(", ")}`);
+  }
+  parts.push(...Object.entries(job.remarks).map(([text, number]) => `${text} (${count(number)})`));
+  return parts.join(" · ");
 }
 
 function progress(job, finished) {

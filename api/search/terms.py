@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -174,7 +174,7 @@ async def load_image_term(image: ImageInput, worker: WorkerCard, gateway: Gatewa
 
 
 def _pixels(image: bytes | Base64, spec: Preprocess, gateway: Gateway) -> Pixels:
-    data = _from_base64(image.text) if isinstance(image, Base64) else image
+    data = from_base64(image.text) if isinstance(image, Base64) else image
     limits, edge = gateway.settings.limits, spec.edge()
     return spec.apply(decode(data, limits, edge=edge, in_memory=limits.query_pixels).image)
 
@@ -225,13 +225,34 @@ def image_input(image: QueryImage) -> ImageInput:
     return ImageUrl(image.url) if image.url is not None else Base64(image.base64 or "")
 
 
-def _from_base64(text: str) -> bytes:
-    """Decode in pieces: one call for the whole text would block the event loop from its thread."""
-    start = text.find(",") + 1 if text.startswith("data:") else 0
+def from_base64(text: str) -> bytes:
+    """Decode base64, also of a data URI, with line breaks, for URLs, or without padding.
+
+    It is decoded in pieces: one call for the whole text would block the event loop from its thread.
+    """
+    start = text.find(",") + 1 if text[:5].lower() == "data:" else 0
     try:
-        return b"".join(
-            base64.b64decode(text[at : at + PIECE], validate=True)
-            for at in range(start, len(text), PIECE)
-        )
+        return b"".join(_decoded_pieces(text, start))
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest("the base64 of an image is not valid") from error
+
+
+def _decoded_pieces(text: str, start: int) -> Iterator[bytes]:
+    rest, has_ended = b"", False
+    for at in range(start, len(text), PIECE):
+        piece = text[at : at + PIECE].encode("ascii").translate(_PLAIN_BASE64, _BLANKS)
+        data = rest + piece
+        if has_ended or b"=" in data:
+            stem = data.rstrip(b"=")
+            if b"=" in stem or (has_ended and stem != rest):
+                raise ValueError("it continues after its padding")
+            rest, has_ended = stem, True
+        else:
+            whole = len(data) // 4 * 4
+            yield base64.b64decode(data[:whole], validate=True)
+            rest = data[whole:]
+    yield base64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True)
+
+
+_PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
+_BLANKS = b" \t\r\n"

@@ -1,6 +1,5 @@
 """`clipfleet evaluate`: measures a model on images of your own."""
 
-import csv
 import json as json_module
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,5 +131,10 @@ def _spread(labelled: list[tuple[Path, str]], limit: int) -> list[tuple[Path, st
 def _names(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
-    with path.open(newline="", encoding="utf-8") as lines:
-        return {row["label"]: row["name"] for row in csv.DictReader(lines)}
+    from clipfleet.cli.evaluation import table_rows
+    from clipfleet.common.errors import InvalidRequest
+
+    rows = table_rows(path)
+    if not rows or not {"label", "name"} <= rows[0].keys():
+        raise InvalidRequest(f"{path} needs the columns label and name")
+    return {row["label"]: row["name"] for row in rows}

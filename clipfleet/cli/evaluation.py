@@ -54,8 +54,7 @@ def captioned_images(captions: Path) -> tuple[list[Path], list[tuple[int, str]]]
     Returns:
         The paths of the images, and the captions as (index of the image, text).
     """
-    with captions.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
+    rows = table_rows(captions)
     if not rows or not {"image", "caption"} <= rows[0].keys():
         raise InvalidRequest(f"{captions} needs the columns image and caption")
     names = list(dict.fromkeys(row["image"] for row in rows))
@@ -63,6 +62,34 @@ def captioned_images(captions: Path) -> tuple[list[Path], list[tuple[int, str]]]
     base = captions.parent
     base = base / "images" if (base / "images").is_dir() else base
     return [base / name for name in names], [(index[r["image"]], r["caption"]) for r in rows]
+
+
+def table_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, by the names in its first line.
+
+    A byte order mark and blanks after a separator do not count. Semicolons or tabs separate the
+    cells if the first line has no comma. Rows with fewer or more cells than the first line are
+    refused.
+
+    Raises:
+        InvalidRequest: the file is not valid CSV in UTF-8.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            first = lines.readline()
+            lines.seek(0)
+            separators = [mark for mark in (",", ";", "\t") if mark in first]
+            delimiter = separators[0] if separators else ","
+            cells = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+            header = [name.strip() for name in next(cells, [])]
+            rows = [row for row in cells if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidRequest(f"{path} is not a CSV file in UTF-8: {error}") from error
+    for row in rows:
+        if len(row) != len(header):
+            detail = f"a row of {path} has {len(row)} cells; its first line has {len(header)}"
+            raise InvalidRequest(detail)
+    return [dict(zip(header, map(str.strip, row), strict=True)) for row in rows]
 
 
 def embed_images(

@@ -1,5 +1,6 @@
 """`clipfleet index` and `clipfleet search`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,8 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="A folder, image files, a manifest (.jsonl .csv .parquet .txt), an archive "
-        "(.tar .tar.gz .tar.zst .zip), image URLs, or a bucket (s3://...).",
+        help="A folder, image files, a manifest (.jsonl .csv .tsv .parquet .txt), an archive "
+        "(.tar .tar.gz .tar.xz .tar.bz2 .tar.zst .zip), image URLs, or a bucket (s3://...).",
     ),
 ]
 TargetNamespace = Annotated[
@@ -36,6 +37,10 @@ Exif = Annotated[
         "--exif",
         help="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, altitude.",
     ),
+]
+FileIds = Annotated[
+    list[str] | None,
+    typer.Option("--id", help="Id of a file, one for each. Default: its path. Repeatable."),
 ]
 Wait = Annotated[bool, typer.Option(help="Show progress until the job has ended.")]
 
@@ -90,6 +95,7 @@ def index(
     label_from_folder: LabelFromFolder = False,
     kind: SourceKind = None,
     exif: Exif = False,
+    image_id: FileIds = None,
     wait: Wait = True,
     url: Url = URL,
     api_key: ApiKey = None,
@@ -97,21 +103,35 @@ def index(
 ) -> None:
     """Index images: a source that the service can read, or image files of this machine.
 
+    The id of a file of this machine is its path as given: holiday/1.jpg and rome/1.jpg are two
+    images.
+
     The exit code is 0 if all images were indexed, 3 if some failed, 1 if the job failed.
 
     Ctrl-C does not stop the job. `clipfleet jobs show ID --follow` shows its progress again.
     """
     files = [] if kind else _files(sources)
     if files and label_from_folder:
-        raise typer.BadParameter("--label-from-folder needs a folder or a bucket")
+        raise typer.BadParameter("--label-from-folder needs a folder, an archive or a bucket")
+    if image_id and len(image_id) != len(files):
+        raise typer.BadParameter(f"give one --id for each file: {len(files)} files")
     source = None if files else _source(sources, kind, label_from_folder)
     with show.client(url, api_key) as client:
         if source is None:
             with show.err.status("sending"):
-                job = client.upload(collection, files, namespace=namespace, exif=exif)
+                try:
+                    ids = image_id or [_id_of(source) for source in sources]
+                    job = client.upload(collection, files, ids=ids, namespace=namespace, exif=exif)
+                except ValueError as error:
+                    raise typer.BadParameter(str(error)) from error
         else:
             job = client.index(collection, source, namespace=namespace, exif=exif)
         show_and_exit(client, job, wait=wait, json=json)
+
+
+def _id_of(path: str) -> str:
+    """The path of a file as it was given, without `./`."""
+    return os.path.normpath(path).replace(os.sep, "/")
 
 
 def _files(sources: list[str]) -> list[Path]:

@@ -156,6 +156,8 @@ def job(job: JobOut) -> None:
     """Print one job and what its table row has no room for."""
     jobs([job])
     for what, text in (
+        ("left out", left_out(job)),
+        ("note", "; ".join(f"{text} ({count})" for text, count in job.remarks.items())),
         ("error", job.error),
         ("waiting", job.waiting),
         ("retry of", job.retry_of),
@@ -163,6 +165,16 @@ def job(job: JobOut) -> None:
     ):
         if text:
             out.print(f"{what}: {escape(one_line(text))}")
+
+
+def left_out(job: JobOut) -> str:
+    """The files that a job left out, by suffix: "12 files (10 .heic, 2 .mov)"; "" for none."""
+    if not job.left_out:
+        return ""
+    names = {"": "without suffix", "*": "others"}
+    counts = ", ".join(f"{count} {names.get(key, key)}" for key, count in job.left_out.items())
+    total = sum(job.left_out.values())
+    return f"{total} {'file' if total == 1 else 'files'} ({counts})"
 
 
 def state(job: JobOut) -> str:

@@ -194,6 +194,7 @@ def upload(
     on_existing: OnExisting,
     idempotency_key: str | None,
     exif: bool,
+    ids: Sequence[str] | None,
 ) -> ApiRequest[Job]:
     more = {"exif": "true"} if exif else {}
     return ApiRequest(
@@ -201,7 +202,7 @@ def upload(
         _path("collections", collection, "images"),
         _read(Job),
         form={"namespace": namespace, "label": label, "on_existing": on_existing, **more},
-        files=payloads.file_parts(files),
+        files=payloads.file_parts(files, ids),
         headers=_key(idempotency_key),
     )
 

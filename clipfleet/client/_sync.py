@@ -224,6 +224,7 @@ class Client:
         collection: str,
         files: Files,
         *,
+        ids: Sequence[str] | None = None,
         namespace: str = "default",
         label: str = "",
         on_existing: OnExisting = "skip",
@@ -233,7 +234,7 @@ class Client:
         progress: Progress = False,
         create: bool = True,
     ) -> Job:
-        """Start a job that indexes files of this machine. The name of a file becomes its id.
+        """Start a job that indexes files of this machine.
 
         Sends one request, which streams all files. `create` adds one or two, `wait` one for every
         look at the job.
@@ -241,6 +242,8 @@ class Client:
         Args:
             collection: the collection that the images go into.
             files: the path of a file, or several paths.
+            ids: the ids of the images, one for each file. Default: the names of the files, without
+                their folders. An image with the same id is replaced.
             namespace: the part of the collection that the images go into.
             label: the label of all of them.
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
@@ -256,12 +259,13 @@ class Client:
             The job, as it was when it was started or, with `wait`, when it ended.
 
         Raises:
-            ValueError: there are no files, one is a folder, or `progress` is given without `wait`.
+            ValueError: there are no files, one is a folder, there are not as many ids as files,
+                two files have the same id, or `progress` is given without `wait`.
             OSError: a file cannot be read.
             NotFound: there is no such collection, and `create` is False.
             ProblemError: `idempotency_key` was used for another job (409), there are more than
-                1,000 files or 1 GB (413), two files have the same name (422), or too many jobs or
-                uploads are under way (429, 503).
+                1,000 files or 1 GB (413), an id is not valid (422), or too many jobs or uploads are
+                under way (429, 503).
             JobFailed: with `wait`, the job failed as a whole.
 
         Example:
@@ -269,7 +273,7 @@ class Client:
         """
         require_wait(wait, progress)
         request = _requests.upload(
-            collection, files, namespace, label, on_existing, idempotency_key, exif
+            collection, files, namespace, label, on_existing, idempotency_key, exif, ids
         )
         return self._start(request, collection, wait, progress, create)
 

@@ -141,11 +141,16 @@ class StoredFile:
         return self._file
 
 
-def file_parts(files: Files) -> list[Part]:
+def file_parts(files: Files, ids: Sequence[str] | None = None) -> list[Part]:
     """The files as parts of a form. Nothing is read yet.
 
+    Args:
+        files: the files.
+        ids: the id of each of them. Default: their names.
+
     Raises:
-        ValueError: there are no files, or one is a folder.
+        ValueError: there are no files, one is a folder, there are fewer or more ids than files, or
+            two files have the same id.
         FileNotFoundError: a file does not exist.
     """
     listed = [files] if isinstance(files, str | Path) else files
@@ -155,7 +160,18 @@ def file_parts(files: Files) -> list[Part]:
             raise ValueError(f"{path} is a folder: index() takes folders, upload() takes files")
     if not paths:
         raise ValueError("there are no files to upload")
-    return [("files", (path.name, StoredFile(path), _media_type(path))) for path in paths]
+    names = [path.name for path in paths] if ids is None else list(ids)
+    if len(names) != len(paths):
+        raise ValueError(f"there are {len(names)} ids for {len(paths)} files")
+    if len({*names}) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"two files have the id {double!r}, so one would replace the other; give other ids"
+        )
+    return [
+        ("files", (name, StoredFile(path), _media_type(path)))
+        for name, path in zip(names, paths, strict=True)
+    ]
 
 
 def _media_type(path: Path) -> str:

@@ -12,7 +12,9 @@ from clipfleet.common.http.sources import Source, format_of
 Kind = Literal["folder", "manifest", "urls", "archive", "bucket"]
 AnySource = str | Path | Mapping[str, Any] | Source | Sequence[str]
 
-ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip")
+ARCHIVES = (
+    ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz", ".tar.zst", ".zip"
+)  # fmt: skip
 _source: TypeAdapter[Source] = TypeAdapter(Source)
 
 

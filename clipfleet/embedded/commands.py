@@ -60,9 +60,21 @@ def valkey(folder: Path, port: int, password: str) -> list[str]:
     config.write_text(
         f"bind {LOOPBACK}\nport {port}\nrequirepass {password}\n"
         'save ""\nappendonly yes\nappendfsync everysec\nmaxmemory-policy noeviction\n'
-        f'dir "{folder}"\n'
+        f"dir {_quoted(str(folder))}\n"
     )
     return [str(get_binary_path()), str(config)]
+
+
+def _quoted(text: str) -> str:
+    """A value of Valkey's configuration, whose quotes know the escapes of C."""
+    special: dict[str, str | int | None] = {
+        "\\": "\\\\",
+        '"': '\\"',
+        "\n": "\\n",
+        "\r": "\\r",
+        "\t": "\\t",
+    }
+    return f'"{text.translate(str.maketrans(special))}"'
 
 
 def valkey_url(port: int, password: str) -> str:

@@ -271,6 +271,8 @@ def _parse_url(text: str | httpx.URL) -> httpx.URL:
 
 
 def _redirect_target(url: httpx.URL, location: str) -> httpx.URL:
+    if not location:
+        raise Unreadable("the server redirects without a Location, so to nowhere")
     try:
         target = _parse_url(url.join(location))
     except (httpx.InvalidURL, ValueError) as error:

@@ -12,12 +12,16 @@ from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch.memory import FREE, require_memory
 
 PIECE_BYTES = 1 << 16
+# Content-Encodings that leave the bytes as they are. Servers, and objects in buckets, have names
+# there that are no encodings.
+UNCHANGED = ("", "identity", "none", "utf-8", "utf8", "binary", "8bit", "7bit", "aws-chunked")
+ZLIB_HEADER_BYTES = 2
 _PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html[\s>])", re.IGNORECASE)
 _MARKUP = re.compile(rb"(\xef\xbb\xbf)?\s*<")
 
 
 class CutShort(Exception):
-    """The body is shorter than its Content-Length, or its gzip is incomplete."""
+    """The body is shorter than its Content-Length, or its compressed data is incomplete."""
 
 
 def header(response: httpcore.Response, name: bytes) -> str:
@@ -44,12 +48,17 @@ def content(response: httpcore.Response, limit_bytes: int | None = None) -> Iter
     if limit_bytes is not None and length.isdigit():
         require_memory(int(length))
     raw = _counted(response.iter_stream(), limit_bytes)
-    encoding = header(response, b"content-encoding").lower()
-    if encoding in ("", "identity"):
-        return raw
-    if encoding in ("gzip", "x-gzip"):
-        return _counted(_gunzipped(raw), limit_bytes)
-    raise Unreadable(f"the server sent it in an encoding that was not requested ({encoding[:40]})")
+    named = header(response, b"content-encoding").lower().split(",")
+    encodings = [encoding for name in named if (encoding := name.strip()) not in UNCHANGED]
+    match encodings:
+        case []:
+            return raw
+        case ["gzip" | "x-gzip"]:
+            return _counted(_gunzipped(raw), limit_bytes)
+        case ["deflate"]:
+            return _counted(_inflated(raw), limit_bytes)
+    names = ", ".join(encodings)[:40]
+    raise Unreadable(f"the server sent it in an encoding that was not requested ({names})")
 
 
 def refuse_page(data: bytes, response: httpcore.Response) -> None:
@@ -91,6 +100,27 @@ def _gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 unzip, begun = zlib.decompressobj(wbits=31), False
     if begun:
         raise CutShort("the gzip is incomplete")
+
+
+def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Decompress deflate, with the header of zlib or, as some servers send it, without."""
+    unzip: Any = None
+    begin = b""
+    for piece in pieces:
+        data = begin + piece
+        if unzip is None and len(data) < ZLIB_HEADER_BYTES:
+            begin = data
+            continue
+        if unzip is None:
+            has_header = data[0] & 15 == zlib.DEFLATED and int.from_bytes(data[:2], "big") % 31 == 0
+            unzip = zlib.decompressobj(wbits=15 if has_header else -15)
+            begin = b""
+        try:
+            yield from _decompressed(unzip, data)
+        except zlib.error as error:
+            raise Unreadable("the server sent damaged deflate") from error
+    if begin or (unzip is not None and not unzip.eof):
+        raise CutShort("the deflate is incomplete")
 
 
 def _decompressed(unzip: Any, data: bytes) -> Iterator[bytes]:

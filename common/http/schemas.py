@@ -117,6 +117,14 @@ class JobOut(BaseModel):
     done: int = Field(description="Images that were indexed.")
     failed: int = Field(description="Images that failed.")
     skipped: int = Field(description="Images that were indexed before and have not changed.")
+    left_out: dict[str, int] = Field(
+        {},
+        description="Files of the source that are no images, by their suffix: how many were left "
+        'out. "" counts files without a suffix, "*" those of rare suffixes.',
+    )
+    remarks: dict[str, int] = Field(
+        {}, description="What was changed or not read while the source was listed: how often."
+    )
     rate: float | None = Field(description="Images per second; null when it is not known.")
     eta_s: float | None = Field(description="Estimated seconds to its end; null when not known.")
     created_at: float = Field(description="When it was created, unix time in seconds.")
@@ -165,7 +173,9 @@ class CollectionList(BaseModel):
 class QueryImage(Request):
     """An image to search by or to embed: exactly one of `base64` and `url`."""
 
-    base64: str | None = Field(None, min_length=1, description="The image file as base64.")
+    base64: str | None = Field(
+        None, min_length=1, description="The image file as base64, or as a data URI."
+    )
     url: str | None = Field(
         None,
         min_length=1,

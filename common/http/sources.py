@@ -14,6 +14,8 @@ FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "jsonl",
     ".parquet": "parquet",
     ".txt": "txt",
 }
@@ -120,6 +122,10 @@ class ArchiveSource(_Source):
 
     type: Literal["archive"] = "archive"
     uri: Uri
+    label_from_folder: bool = Field(
+        False,
+        description="Use the name of the folder of each image as its label, unless it has one.",
+    )
 
 
 class BucketSource(_Source):

@@ -116,6 +116,10 @@ def require_bucket(url: str) -> str:
         raise BadUri(url, "has a bucket name that is not valid")
     if any(unquote(part) in (".", "..") for part in key.split("/")):
         raise BadUri(url, "has a part . or .. in its key")
+    if "?versionId=" in key:
+        raise BadUri(
+            url, "names a version of an object, which is not supported; leave ?versionId= out"
+        )
     return url
 
 

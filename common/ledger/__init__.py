@@ -9,8 +9,8 @@ names. So no name and no token is used twice, even when Redis loses the writes o
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -213,6 +213,7 @@ class Job:
         retried_by: the id of the last job that retried its failures; "": none.
         rate: images per second of its last chunks, each in one worker; 0 when it is not known.
         key: the name of the API key that started it; "": none.
+        notes: what was left out or changed while the source was listed, see `notes.py`.
     """
 
     new: NewJob
@@ -232,6 +233,7 @@ class Job:
     retried_by: str = ""
     rate: float = 0.0
     key: str = ""
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -722,7 +724,13 @@ class Ledger(Protocol):
         ...
 
     def plan(
-        self, job_id: str, token: str, items: Sequence[Item], after: str, cursor: str
+        self,
+        job_id: str,
+        token: str,
+        items: Sequence[Item],
+        after: str,
+        cursor: str,
+        notes: Mapping[str, int] | None = None,
     ) -> str | None:
         """Add a chunk to a job and move its cursor, in one step.
 
@@ -732,6 +740,7 @@ class Ledger(Protocol):
             items: the items of the source between `after` and `cursor`.
             after: the cursor that the job must have.
             cursor: the cursor that the job has then.
+            notes: what was left out or changed on the way, to be added to the job's notes.
 
         Returns:
             The name of the chunk; None, without a change, when the job has another cursor, when
@@ -742,7 +751,14 @@ class Ledger(Protocol):
         """
         ...
 
-    def finish_planning(self, job_id: str, token: str, after: str, error: str = "") -> bool:
+    def finish_planning(
+        self,
+        job_id: str,
+        token: str,
+        after: str,
+        error: str = "",
+        notes: Mapping[str, int] | None = None,
+    ) -> bool:
         """Record that the source has no more items.
 
         The job ends with its last chunk if its counts then add up: `total = done + failed +
@@ -753,6 +769,7 @@ class Ledger(Protocol):
             token: the token of the planner's lease.
             after: the cursor that the job must have.
             error: why the rest of the source cannot be read; the job then ends as "failed".
+            notes: what was left out or changed since `after`, to be added to the job's notes.
 
         Returns:
             False, without a change, when the job has another cursor, when the lease is lost, or

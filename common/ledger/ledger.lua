@@ -9,6 +9,7 @@ local REMOVING = JOBS .. ':removing' -- jobs whose removal has begun, scored by 
 local KEEPER = ROOT .. 'housekeeper'
 local KEEP_LEASED_S = 3600
 local MAX_REPLANS = 3
+local MAX_NOTES = 60 -- keys, as in notes.py
 local STATES = {'queued', 'running', 'succeeded', 'partial', 'failed', 'cancelled'}
 local COLLECTIONS = JOBS .. ':collections' -- that have jobs
 local DUE = JOBS .. ':due' -- jobs without a planner, scored by the time of the next look
@@ -192,7 +193,7 @@ local function replan()
   end
   redis.call('DEL', FAILURES, PARTS)
   redis.call('HSET', JOB, 'planned', 0, 'failed_bytes', 0, 'cursor', '', 'total', 0, 'done', 0, 'failed', 0,
-             'skipped', 0, 'waiting', 'its counts do not add up; it is planned again from its start')
+             'skipped', 0, 'notes', '{}', 'waiting', 'its counts do not add up; it is planned again from its start')
 end
 
 local function settle()
@@ -484,18 +485,33 @@ local function may_plan(token)
   return get('state') == 'running' and get('planner_token') == token and get('planned') == '0'
 end
 
-function operations.plan(token, unique, items, size, remote, after, cursor)
+-- Adds counts, by the suffix of files or by a remark, as `added` of notes.py does.
+local function add_notes(json)
+  if not json or json == '' then return end -- an older planner counts nothing
+  local notes, size = cjson.decode(get('notes') or '{}'), 0
+  for _ in pairs(notes) do size = size + 1 end
+  for key, count in pairs(cjson.decode(json)) do
+    if not notes[key] and size >= MAX_NOTES and string.sub(key, 1, 1) == '.' then key = '.*' end
+    if not notes[key] then size = size + 1 end
+    notes[key] = (notes[key] or 0) + count
+  end
+  redis.call('HSET', JOB, 'notes', cjson.encode(notes))
+end
+
+function operations.plan(token, unique, items, size, remote, after, cursor, notes)
   if not may_plan(token) or get('cursor') ~= after then return nil end
   redis.call('HINCRBY', JOB, 'total', size)
   redis.call('HSET', JOB, 'cursor', cursor)
+  add_notes(notes)
   local chunk = add_chunk(unique, items, size, 0, remote)
   index()
   return chunk
 end
 
-function operations.finish_planning(token, after, error)
+function operations.finish_planning(token, after, error, notes)
   if not may_plan(token) or get('cursor') ~= after then return 0 end
   redis.call('HSET', JOB, 'planned', 1, 'error', error)
+  add_notes(notes)
   settle()
   look_at(now)
   index()

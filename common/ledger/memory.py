@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from clipfleet.common.http.schemas import JobState
@@ -34,6 +34,7 @@ from clipfleet.common.ledger import (
     unknown_job,
 )
 from clipfleet.common.ledger.entries import Entry, removed
+from clipfleet.common.ledger.notes import added
 from clipfleet.common.shares import may_take
 
 
@@ -267,22 +268,40 @@ class MemoryLedger:
             entry.job = replace(entry.job, estimated=images)
 
     def plan(
-        self, job_id: str, token: str, items: Sequence[Item], after: str, cursor: str
+        self,
+        job_id: str,
+        token: str,
+        items: Sequence[Item],
+        after: str,
+        cursor: str,
+        notes: Mapping[str, int] | None = None,
     ) -> str | None:
         with self._lock:
             entry, unique = self._find(job_id), self._unique()
             if not entry.may_plan(token) or entry.cursor != after:
                 return None
             entry.cursor = cursor
-            entry.job = replace(entry.job, total=entry.job.total + len(items))
+            entry.job = replace(
+                entry.job,
+                total=entry.job.total + len(items),
+                notes=added(entry.job.notes, notes or {}),
+            )
             return entry.add(unique, items)
 
-    def finish_planning(self, job_id: str, token: str, after: str, error: str = "") -> bool:
+    def finish_planning(
+        self,
+        job_id: str,
+        token: str,
+        after: str,
+        error: str = "",
+        notes: Mapping[str, int] | None = None,
+    ) -> bool:
         with self._lock:
             entry = self._find(job_id)
             if not entry.may_plan(token) or entry.cursor != after:
                 return False
-            entry.job = replace(entry.job, planned=True, error=error)
+            sums = added(entry.job.notes, notes or {})
+            entry.job = replace(entry.job, planned=True, error=error, notes=sums)
             self._settle(entry)
             entry.look_by(self._clock())
             return True

@@ -1,9 +1,10 @@
 """The ledger on Redis. Redis Cluster is not supported: the script computes its keys."""
 
+import json
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import count, islice
@@ -295,14 +296,27 @@ class RedisLedger:
         self._run("estimate", job_id, images)
 
     def plan(
-        self, job_id: str, token: str, items: Sequence[Item], after: str, cursor: str
+        self,
+        job_id: str,
+        token: str,
+        items: Sequence[Item],
+        after: str,
+        cursor: str,
+        notes: Mapping[str, int] | None = None,
     ) -> str | None:
         chunk = (self._unique(), _json(items), len(items), _remote(items))
-        name = self._run("plan", job_id, token, *chunk, after, cursor)
+        name = self._run("plan", job_id, token, *chunk, after, cursor, _notes(notes))
         return None if name is None else _text(name)
 
-    def finish_planning(self, job_id: str, token: str, after: str, error: str = "") -> bool:
-        return bool(self._run("finish_planning", job_id, token, after, error))
+    def finish_planning(
+        self,
+        job_id: str,
+        token: str,
+        after: str,
+        error: str = "",
+        notes: Mapping[str, int] | None = None,
+    ) -> bool:
+        return bool(self._run("finish_planning", job_id, token, after, error, _notes(notes)))
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
         rows = self._run("open", job_id)
@@ -430,6 +444,10 @@ def _json(items: Sequence[Item]) -> str:
     return ITEMS.dump_json(tuple(items)).decode()
 
 
+def _notes(notes: Mapping[str, int] | None) -> str:
+    return json.dumps(notes) if notes else ""
+
+
 def _remote(items: Sequence[Item]) -> int:
     return int(any_remote(items))
 
@@ -488,6 +506,7 @@ def _job(row: dict[bytes, bytes]) -> Job:
         retried_by=text.get("retried_by", ""),
         rate=float(text.get("rate", 0)),
         key=text.get("api_key", ""),
+        notes=json.loads(text.get("notes", "{}")),
         **{name: int(text[name]) for name in counts},
     )
 

@@ -2,16 +2,24 @@
 
 `parse_filter` checks the filter of a request and returns a tree; `matches` evaluates the tree on
 the values of an image. `expressions.py` compiles the tree for Milvus.
+
+As in MongoDB, a comparison with a list is true when it is true of one of its elements. `$ne` and
+`$nin` are the opposites of `$eq` and `$in`, so they are true when no element is equal.
+
+`cam.make` is the field `make` of the object `cam`, unless the metadata has a key `cam.make`.
 """
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from clipfleet.common.collection import (
     BUILTIN_BYTES,
     BUILTIN_FIELDS,
     INT_LIMIT,
+    METADATA_DEPTH,
     STRING_BYTES,
     FieldType,
     field_problem,
@@ -28,7 +36,7 @@ MAX_LIST = 1_000
 MAX_LISTED = 4_000  # values in all lists of a filter: the duration of a search grows with them
 # How often a filter may read undeclared fields of one image. milvus-lite parses the metadata each
 # time, 4 microseconds for 400 bytes.
-MAX_FREE_READS = 50
+MAX_FREE_READS = 100
 _OPS: tuple[Op, ...] = get_args(Op)
 
 
@@ -114,7 +122,28 @@ def matches(node: Filter, values: Mapping[str, Any]) -> bool:
         return any(matches(part, values) for part in node.parts)
     if isinstance(node, Not):
         return not matches(node.part, values)
-    return _compare(node.op, values.get(node.field.name), node.value)
+    return _compare(node.op, _stored(values, node.field), node.value)
+
+
+@lru_cache(maxsize=1_000)
+def path_of(field: Field) -> tuple[str, ...]:
+    """The keys of the objects that an undeclared field with dots may be in; () for none.
+
+    Numbers are no keys: Milvus takes them for places in a list.
+    """
+    keys = tuple(field.name.split("."))
+    is_path = len(keys) > 1 and all(key and not key.isdigit() for key in keys)
+    return keys if field.kind is None and is_path and len(keys) <= METADATA_DEPTH else ()
+
+
+def _stored(values: Mapping[str, Any], field: Field) -> Any:
+    value = values.get(field.name)
+    if value is not None or not (path := path_of(field)):
+        return value
+    value = values
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 class _Parser:
@@ -198,29 +227,54 @@ class _Parser:
             self._listed += len(value)
             if self._listed > MAX_LISTED:
                 raise InvalidRequest(f"the filter lists more than {MAX_LISTED} values")
-            return Compare(field, op, tuple(_scalar(field, element) for element in value))
+            scalars = [_scalar(field, element) for element in value]
+            return Compare(
+                field, op, tuple(form for each in scalars for form in _forms(field, each))
+            )
         if op == "$prefix" and (not isinstance(value, str) or field.kind not in ("string", None)):
             raise InvalidRequest(f"$prefix is for text; {field.name!r} or its value is not text")
-        return Compare(field, op, _scalar(field, value))
+        scalar = _scalar(field, value)
+        forms = _forms(field, scalar)
+        if len(forms) > 1 and op in ("$eq", "$ne"):
+            return Compare(field, "$in" if op == "$eq" else "$nin", forms)
+        return Compare(field, op, scalar)
+
+
+def _forms(field: Field, value: Scalar) -> tuple[Scalar, ...]:
+    """A value as it may be stored. A label may be in another normal form of Unicode.
+
+    macOS decomposes letters in the names of folders, which become labels: "é" is then two
+    characters.
+    """
+    if field.name != "label" or not isinstance(value, str) or value.isascii():
+        return (value,)
+    forms = (value, unicodedata.normalize("NFC", value), unicodedata.normalize("NFD", value))
+    return tuple(dict.fromkeys(forms))
 
 
 def _reads(node: Compare, *, negated: bool) -> int:
     """How often a comparison reads its undeclared field, for one image at most.
 
-    `expressions.py` first tests whether the field exists. It searches a list of texts in halves.
-    Below `$not`, an order or a prefix also tests the type of the value: for the order of numbers,
-    this takes the time of two reads.
+    A field with dots is looked for by its name and, if there is none, by its path.
+
+    `expressions.py` first tests whether the field exists, and last whether it is a list with an
+    equal element. It searches a list of texts in halves. Below `$not`, an order or a prefix also
+    tests the type of the value: for the order of numbers, this takes the time of two reads.
     """
+    if path_of(node.field):
+        return 2 + _reads(Compare(Field("plain", None), node.op, node.value), negated=negated)
     if node.op == "$exists":
         return 1
     if node.op == "$prefix":
         return 4 if negated else 3
     if not isinstance(node.value, tuple):
-        return 4 if negated and node.op not in ("$eq", "$ne") else 2
+        if node.op in ("$eq", "$ne"):
+            return 4
+        return 4 if negated else 2
     texts = len({value for value in node.value if isinstance(value, str)})
     others = sum(not isinstance(value, str) for value in node.value)
     halvings = (texts - 1).bit_length() if texts else 0
-    return 1 + others + (1 + max(1, 2 * halvings) if texts else 0)
+    return 3 + others + (1 + max(1, 2 * halvings) if texts else 0)
 
 
 def _all_of(parts: list[Filter]) -> Filter:
@@ -249,15 +303,14 @@ def _scalar(field: Field, value: Any) -> Scalar:
 def _compare(op: Op, stored: Any, value: Any) -> bool:
     if op == "$exists":
         return (stored is not None) is value
-    if op in ("$ne", "$nin"):
-        values = value if op == "$nin" else (value,)
-        return not any(_equal(stored, element) for element in values)
-    if op in ("$eq", "$in"):
-        values = value if op == "$in" else (value,)
-        return any(_equal(stored, element) for element in values)
+    candidates = stored if isinstance(stored, list) else (stored,)
+    if op in ("$eq", "$in", "$ne", "$nin"):
+        values = value if isinstance(value, tuple) else (value,)
+        has_equal = any(_equal(mine, other) for mine in candidates for other in values)
+        return has_equal == (op in ("$eq", "$in"))
     if op == "$prefix":
-        return isinstance(stored, str) and stored.startswith(value)
-    return _order(op, stored, value) if _ordered(stored, value) else False
+        return any(isinstance(mine, str) and mine.startswith(value) for mine in candidates)
+    return any(_ordered(mine, value) and _order(op, mine, value) for mine in candidates)
 
 
 def _equal(stored: Any, value: Any) -> bool:

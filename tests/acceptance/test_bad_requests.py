@@ -121,8 +121,8 @@ def test_a_filter_of_any_size_is_refused_before_the_store_hears_of_it(web: httpx
         ({"$or": [{"year": n} for n in range(10_000)]}, "conditions"),
         ({"$or": [{"year": {"$in": values}} for _ in range(110)]}, "lists more than"),
         (
-            {"$or": [{"free": {"$nin": [f"{n}" for n in values]}} for _ in range(110)]},
-            "more than 50 times",
+            {"$or": [{"free": {"$nin": [f"{n}" for n in values[:500]]}} for _ in range(5)]},
+            "more than 100 times",
         ),
         ({"free": {"$in": [*values, 1]}}, "at most 1000"),
         ({"free": "x" * 1_000_000}, "1000000 bytes"),

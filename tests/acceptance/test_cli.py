@@ -1,9 +1,12 @@
 """The command line with Ctrl-C, with TAB completion and with several files."""
 
 import shlex
+import shutil
 import signal
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from clipfleet.embedded import commands
 from support.chaos import stopped
@@ -52,9 +55,29 @@ def test_several_files_go_up_together(service: Up, tmp_path: Path, flickr: list[
     assert done.returncode == 3, done.stderr
     job = document(done)
     assert (job["total"], job["done"], job["failed"]) == (4, 3, 1)
-    assert "failed bad.jpg" in done.stderr
+    assert f"failed {tmp_path / 'bad.jpg'}" in done.stderr
     searched = service.cli("search", "--image", str(files[1]), "--collection", "several", "--json")
-    assert document(searched)["matches"][0]["id"] == files[1].name
+    assert document(searched)["matches"][0]["id"] == str(files[1])
+
+
+def test_two_files_of_one_name_in_two_folders_are_two_images(
+    service: Up, tmp_path: Path, flickr: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, photo in (("holiday", flickr[0]), ("rome", flickr[1])):
+        (tmp_path / folder).mkdir()
+        shutil.copy(photo, tmp_path / folder / "IMG_0001.jpg")
+    monkeypatch.chdir(tmp_path)
+    for path in ("holiday/IMG_0001.jpg", "./rome/IMG_0001.jpg"):
+        done = service.cli("index", path, "--collection", "same-name")
+        assert done.returncode == 0, done.stderr
+    both = ["holiday/IMG_0001.jpg", "rome/IMG_0001.jpg"]
+    done = service.cli("index", *both, "--id", "a", "--id", "b", "--collection", "same-name")
+    assert done.returncode == 0, done.stderr
+    ids = service.cli("collections", "ids", "same-name").stdout.split()
+    assert sorted(ids) == ["a", "b", *both]
+    for options in (["--id", "a"], ["--id", "a", "--id", "a"]):
+        done = service.cli("index", *both, *options, "--collection", "same-name")
+        assert done.returncode == 2
 
 
 def test_folders_and_files_do_not_mix(tmp_path: Path) -> None:

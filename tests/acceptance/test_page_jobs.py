@@ -150,6 +150,17 @@ def test_a_job_that_failed_says_why(page: Tab, carried_stack: Up, folder: Path) 
     expect(row.locator(".said, .failures").filter(visible=True)).not_to_have_count(0)
 
 
+def test_a_job_says_what_it_left_out(page: Tab, carried_stack: Up, folder: Path) -> None:
+    copies(folder, 1)
+    for name in ("a.heic", "b.HEIC", "c.mov", "notes"):
+        (folder / name).write_bytes(b"x")
+    with carried_stack.client() as client:
+        started = client.index(folder.name, folder, wait=True)
+        assert started.left_out == {".heic": 2, "": 1, ".mov": 1}
+    row = page.open(f"/?in={folder.name}&view=jobs").locator(f'[data-job="{started.id}"]')
+    expect(row).to_contain_text("4 files left out: 2 .heic, 1 without suffix, 1 .mov")
+
+
 def test_a_dropped_folder_goes_in_with_its_names_as_labels(page: Tab, folder: Path) -> None:
     for label in ("animals", "music"):
         (folder / label).mkdir()

@@ -18,6 +18,7 @@ from clipfleet.common.ledger import (
     TooManyJobs,
     brief,
 )
+from clipfleet.common.ledger.notes import MAX_NOTES, left_out, remarks
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.shares import Owner
 from support.ledgers import (
@@ -33,6 +34,30 @@ from support.ledgers import (
     planned,
     traces,
 )
+
+
+def test_what_was_left_out_is_counted_with_the_cursor_behind_it(ledger: Ledger) -> None:
+    ledger.create(a_job())
+    lease = ledger.lease("j", "p", 30)
+    assert lease
+    assert ledger.job("j").notes == {}
+    assert ledger.plan("j", lease.token, items("a"), "", "1", {".heic": 2, "changed": 1})
+    assert ledger.plan("j", lease.token, items("a"), "", "1", {".heic": 2}) is None
+    assert ledger.plan("j", lease.token, items("b"), "1", "2")
+    assert ledger.plan("j", lease.token, items("c"), "2", "3", {".mov": 1, "changed": 3})
+    many = {f".{n}": 1 for n in range(2 * MAX_NOTES)}
+    assert ledger.finish_planning("j", lease.token, "3", "", {".heic": 5})
+    assert ledger.job("j").notes == {".heic": 7, ".mov": 1, "changed": 4}
+    assert left_out(ledger.job("j").notes) == {".heic": 7, ".mov": 1}
+    assert remarks(ledger.job("j").notes) == {"changed": 4}
+    ledger.create(a_job("k"))
+    lease = ledger.lease("k", "p", 30)
+    assert lease
+    assert ledger.finish_planning("k", lease.token, "", "", many)
+    notes = ledger.job("k").notes
+    assert sum(notes.values()) == 2 * MAX_NOTES
+    assert len(notes) <= MAX_NOTES + 1
+    assert left_out(notes)["*"] == MAX_NOTES
 
 
 def test_a_failure_keeps_what_is_needed_to_try_again(ledger: Ledger) -> None:

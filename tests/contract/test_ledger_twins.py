@@ -115,7 +115,8 @@ class Work(RuleBasedStateMachine):
         ids = [f"i{first + n}" for n in range(size)]
         cursor = str(first + size)
         planned = items(*ids, place=place)
-        if self.both("plan", job, token, planned, lease.cursor, cursor) is not None:
+        notes = {".heic": size, "a remark": 1}
+        if self.both("plan", job, token, planned, lease.cursor, cursor, notes) is not None:
             self.totals[job] += size
             self.leases[job] = replace(lease, cursor=cursor)
 

@@ -210,6 +210,17 @@ METADATA = [
     {"free": 1, "deep": {"free": True, "word": 1}},
     {"free": False, "word": 2.5, "deep": [{"free": 0, "word": "a"}]},
     {"word": '"free": true', "deep": {"word": False}},
+    {"free": [1, "a"], "word": ["m", "zz"]},
+    {"free": [], "word": ["", 0]},
+    {"free": [True, 2.5], "word": [["a"], {"word": "a"}]},
+    {"free": [0, 2.0], "word": [True]},
+    {"free": [2, False, None], "word": '["a"]', "deep": {"word": ["a"]}},
+    {"free": "[1]", "word": ' ["m"]', "deep": {"word": ["m"]}},
+    {"deep": {"word": "m", "free": 2.5}},
+    {"deep.word": "a", "deep": {"word": "m", "free": None}},
+    {"deep": {"word": None}, "deep.free": 1},
+    {"deep": {"word": {"word": "a"}, "free": [0, "x"]}},
+    {"deep": "word", "word": {"free": 1}},
 ]
 _VALUES: dict[str, list[Any]] = {
     "genre": ["rock", "", "a", "m"],
@@ -219,8 +230,10 @@ _VALUES: dict[str, list[Any]] = {
     "free": [1, 0, 2.5, 2, True, False, "1"],
     "word": ["a", "", "m", 1, 0, True, False],
     "label": ["l1", "none"],
+    "deep.free": [1, 0, 2.5, True],
+    "deep.word": ["a", "m", 1, False],
 }
-_TEXTS = ("genre", "word", "label")
+_TEXTS = ("genre", "word", "label", "deep.word")
 _ORDERED = ("$gt", "$gte", "$lt", "$lte")
 
 
@@ -330,6 +343,10 @@ MIXED: list[Any] = [
     0,
     ["w00"],
     {"a": 1},
+    ["w", 7, "x"],
+    [2.5],
+    [7.0, True],
+    [],
 ]
 LISTS: list[list[Any]] = [
     ["w00"],
@@ -352,6 +369,41 @@ def test_a_list_may_have_values_of_several_types(store: Store, photos: Collectio
             assert where
             expected = [row.id for row in rows if matches(where, row.values())]
             assert matching_ids(store, photos, raw) == expected, raw
+
+
+def test_a_comparison_with_a_list_is_one_with_its_elements(
+    store: Store, photos: Collection
+) -> None:
+    tags: dict[str, Any] = {
+        "both": ["red", "blue"],
+        "one": ["red"],
+        "none": [],
+        "text": "red",
+        "other": ["blue", 3],
+        "json": '["red"]',
+        "deep": [["red"]],
+    }
+    store.upsert(photos, [a_record(name, metadata={"tags": tags[name]}) for name in tags])
+    store.upsert(photos, [a_record("absent")])
+    for condition, expected in (
+        ("red", ["both", "one", "text"]),
+        ({"$ne": "red"}, ["absent", "deep", "json", "none", "other"]),
+        ({"$in": ["blue", "x"]}, ["both", "other"]),
+        ({"$nin": ["blue", "x"]}, ["absent", "deep", "json", "none", "one", "text"]),
+        ({"$nin": ["red", 3]}, ["absent", "deep", "json", "none"]),
+        ({"$gte": "red"}, ["both", "one", "text"]),
+        ({"$gt": 2}, ["other"]),
+        ({"$not": {"$gt": 2}}, sorted({*tags, "absent"} - {"other"})),
+        ({"$prefix": "bl"}, ["both", "other"]),
+        ({"$not": {"$prefix": "bl"}}, sorted({*tags, "absent"} - {"both", "other"})),
+        ({"$exists": True}, sorted(tags)),
+    ):
+        raw = {"tags": condition}
+        where = parse_filter(raw, FIELDS)
+        assert matching_ids(store, photos, raw) == expected, raw
+        assert store.count(photos, None, where) == len(expected), raw
+        rows = store.scan(photos, where=where, limit=100, only_ids=True)
+        assert sorted(row.id for row in rows) == expected, raw
 
 
 def test_a_nul_in_a_filter_is_refused(store: Store, photos: Collection) -> None:

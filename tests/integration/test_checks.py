@@ -76,6 +76,12 @@ def findings(url: str, **more: str) -> list[Finding]:
         return check_redis(settings, client)
 
 
+@pytest.mark.parametrize("name", ['a "b"', "a'b", "a\\b", "a # b", "ä  b"])
+def test_valkey_keeps_its_data_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    with services.valkey(tmp_path / name) as url, closing(redis.Redis.from_url(url)) as client:
+        assert client.config_get("dir") == {"dir": str(tmp_path / name)}
+
+
 def test_a_valkey_as_it_must_be_gives_nothing_to_say(
     valkey_url: str, valkey: "redis.Redis"
 ) -> None:

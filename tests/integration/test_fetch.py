@@ -4,6 +4,7 @@ import gzip
 import itertools
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ import pytest
 
 from clipfleet.common.errors import Unreadable
 from support.fetching import LIMIT, fetcher, refusal
-from support.webserver import Page, PageRequest, body, in_turn, site, status
+from support.webserver import Page, PageRequest, body, in_turn, site, status, to
 
 
 def endless(request: PageRequest) -> None:
@@ -106,6 +107,7 @@ def test_gzip_that_nobody_asked_for_is_unpacked_and_its_bombs_do_not_go_off() ->
         "/cut": body(several[:-9], Content_Encoding="gzip"),
         "/bad": body(b"no gzip", Content_Encoding="gzip"),
         "/other": body(b"?", Content_Encoding="br"),
+        "/twice": body(b"?", Content_Encoding="gzip, gzip"),
     }
     with site(pages) as there, fetcher() as fetch:
         assert fetch.get(f"{there.url}/good", LIMIT) == b"ab" + b"c" * 70_000
@@ -113,7 +115,56 @@ def test_gzip_that_nobody_asked_for_is_unpacked_and_its_bombs_do_not_go_off() ->
         assert "the limit" in refusal(f"{there.url}/many")
         assert "broke off" in refusal(f"{there.url}/cut")
         assert "damaged gzip" in refusal(f"{there.url}/bad")
-        assert "encoding" in refusal(f"{there.url}/other")
+        assert "not requested (br)" in refusal(f"{there.url}/other")
+        assert "not requested (gzip, gzip)" in refusal(f"{there.url}/twice")
+
+
+NO_ENCODINGS = ["none", "utf-8", "UTF-8", "binary", "aws-chunked", "identity", "", "aws-chunked,"]
+
+
+def test_an_encoding_that_is_none_leaves_the_file_as_it_is() -> None:
+    pages = {f"/{n}": body(b"x", Content_Encoding=name) for n, name in enumerate(NO_ENCODINGS)}
+    packed = gzip.compress(b"x")
+    pages["/both"] = body(packed, Content_Encoding="aws-chunked, gzip")
+    with site(pages) as there, fetcher() as fetch:
+        for path in pages:
+            assert fetch.get(f"{there.url}{path}", LIMIT) == b"x", path
+
+
+def test_deflate_is_unpacked_with_and_without_its_header() -> None:
+    data = bytes(range(256)) * 300
+    bare = zlib.compressobj(wbits=-15)
+    raw = bare.compress(data) + bare.flush()
+
+    def slowly(packed: bytes) -> Page:
+        def page(request: PageRequest) -> None:
+            request.begin(Content_Encoding="deflate", Content_Length=str(len(packed)))
+            request.pour(packed[n : n + 1] for n in range(len(packed)))
+
+        return page
+
+    pages = {
+        "/zlib": body(zlib.compress(data), Content_Encoding="deflate"),
+        "/raw": body(raw, Content_Encoding="deflate"),
+        "/slow": slowly(zlib.compress(data)),
+        "/bomb": body(zlib.compress(bytes(50_000_000)), Content_Encoding="deflate"),
+        "/cut": body(raw[:-9], Content_Encoding="deflate"),
+        "/bad": body(b"\xff\xff no deflate", Content_Encoding="deflate"),
+    }
+    with site(pages) as there, fetcher() as fetch:
+        for name in ("zlib", "raw", "slow"):
+            assert fetch.get(f"{there.url}/{name}", LIMIT) == data
+        assert "more than" in refusal(f"{there.url}/bomb")
+        assert "broke off" in refusal(f"{there.url}/cut")
+        assert "damaged deflate" in refusal(f"{there.url}/bad")
+
+
+def test_a_redirect_to_nowhere_says_so() -> None:
+    pages = {"/none": status(302), "/empty": to("")}
+    with site(pages) as there:
+        for path in pages:
+            assert "without a Location" in refusal(f"{there.url}{path}")
+        assert len(there.seen) == 2
 
 
 def test_a_body_that_ends_early_is_no_file() -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from clipfleet.common.blobs import BlobGone, Blobs, BlobsUnavailable
-from clipfleet.common.errors import Unavailable
+from clipfleet.common.errors import Unavailable, Unreadable
 from clipfleet.common.settings import Settings
 from clipfleet.testing import MemoryService
 from clipfleet.workers.sources import Source
@@ -67,6 +67,36 @@ def test_a_manifest_in_a_bucket_names_objects_beside_it(s3: S3, tmp_path: Path) 
     assert second.uri == "s3://manifests/b.jpg"
     assert read_item(first.read, storage_at(tmp_path)) == b"A"
     resumes_everywhere(manifest)
+
+
+def test_an_object_without_bytes_is_an_empty_file(s3: S3, tmp_path: Path) -> None:
+    s3.fill("empty", {"0.jpg": b"", "1.jpg": b"1", "m.csv": b"", "a.tar": b""})
+    storage = storage_at(tmp_path)
+    assert [read_item(item.read, storage) for item in items(bucket("s3://empty"))] == [b"", b"1"]
+    assert storage.read_part("fs:s3://empty/1.jpg", 1, 10) == b""
+    assert items(source(tmp_path, {"type": "manifest", "uri": "s3://empty/m.csv"})) == []
+    with pytest.raises(Unreadable, match="no such"):
+        storage.read("fs:s3://empty/2.jpg", 10)
+
+
+def test_a_key_with_dots_as_parts_fails_by_name(s3: S3) -> None:
+    s3.fill("dots", {"1.jpg": b"1"})
+    fs = fsspec.filesystem("s3")
+    for key in ("./x.jpg", "../x.jpg", "a/./y.jpg", "a/../z.jpg", ".hidden/x.jpg"):
+        fs.call_s3("put_object", Bucket="dots", Key=key, Body=b"x")
+    listing = items(bucket("s3://dots"))
+    assert {item.id.removeprefix("s3://dots/"): item.problem for item in listing} == {
+        "1.jpg": None,
+        **dict.fromkeys(
+            ("./x.jpg", "../x.jpg", "a/./y.jpg", "a/../z.jpg"), "it has a part . or .. in its key"
+        ),
+    }
+
+
+def test_a_version_of_an_object_is_refused_in_words(s3: S3, tmp_path: Path) -> None:
+    s3.fill("versions", {"m.jsonl": b'{"uri": "1.jpg?versionId=x"}\n', "1.jpg": b"1"})
+    (item,) = items(source(tmp_path, {"type": "manifest", "uri": "s3://versions/m.jsonl"}))
+    assert "?versionId=" in (item.problem or "")
 
 
 @pytest.mark.parametrize("name", KINDS)

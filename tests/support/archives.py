@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources import Source
@@ -12,7 +13,7 @@ from clipfleet.workers.storage.items import read_item
 from support.source_helpers import Web, source, storage_at
 
 Members = Mapping[str, bytes] | Sequence[tuple[str, bytes]]
-KINDS = ["a.tar", "a.tar.gz", "a.zip"]
+KINDS = ["a.tar", "a.tar.gz", "a.tar.xz", "a.tar.bz2", "a.zip"]
 
 
 def packed(name: str, members: Members) -> bytes:
@@ -24,7 +25,9 @@ def packed(name: str, members: Members) -> bytes:
             for member, data in pairs:
                 archive.writestr(member, data)
         return out.getvalue()
-    with tarfile.open(fileobj=out, mode="w:gz" if name.endswith("gz") else "w") as tar:
+    packing = name.rpartition(".")[2]
+    mode: Any = "w" if packing == "tar" else f"w:{packing.replace('tgz', 'gz')}"
+    with tarfile.open(fileobj=out, mode=mode) as tar:
         for member, data in pairs:
             info = tarfile.TarInfo(member)
             info.size = len(data)

@@ -57,7 +57,7 @@ def test_one_in_a_bucket_is_read_as_well(tmp_path: Path, name: str) -> None:
     fs.pipe_file(f"/archives/{name}", packed(name, PHOTOS))
     where = storage_at(tmp_path)
     request = ArchiveSource.model_construct(uri=f"memory://archives/{name}")
-    image_source = Archive(request, where, Copies(where, "job"))
+    image_source = Archive(request, where, Copies(where, "job"), {})
     images = items(image_source)
     assert {image.id.partition("#")[2]: data_of(tmp_path, image) for image in images} == PHOTOS
     resumes_everywhere(image_source)
@@ -95,7 +95,9 @@ def test_captions_labels_and_metadata_lie_beside_their_images(tmp_path: Path, na
         ("1.json", b"[" * 20_000, "not JSON"),
         ("1.txt", b"\xff\xfe", "UTF-8"),
         ("1.txt", b"x" * 40_000, "40000 bytes"),
-        ("1.json", b'{"x": 1e999}', "not finite"),
+        ("1.json", b'{"label": true}', "label must be text, not bool"),
+        ("1.json", b'{"label": ["cat", "dog"]}', "label must be text, not list"),
+        ("1.json", b'{"label": {"name": "cat"}}', "label must be text, not dict"),
     ],
 )
 def test_an_image_with_a_bad_sidecar_fails_alone(

@@ -36,7 +36,6 @@ BAD_LINES = {
     '{"uri": "a", "id": true}': "id must be text",
     '{"uri": "a", "id": "x\\u0000"}': "NUL",
     '{"uri": "a", "x": "\\ud800"}': "not valid UTF-8",
-    '{"uri": "a", "x": 1e999}': "not finite",
     '{"uri": "a", "x": ' + "9" * 5_000 + "}": "not JSON",
     '{"uri": "a", "x": ' + "[" * 40 + "]" * 40 + "}": "nested",
     "[" * 100_000: "not JSON",

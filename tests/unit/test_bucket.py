@@ -48,6 +48,9 @@ def test_images_come_in_the_order_of_their_keys() -> None:
     assert keys(items(bucket())) == ["a.gif", "b-c/2.png", "b.jpg", "b/1.jpg"]
     resumes_everywhere(bucket())
     assert bucket().count() == 4
+    listing = bucket()
+    items(listing)
+    assert listing.notes.take() == {".txt": 1, ".": 1}
 
 
 def test_a_prefix_is_a_folder() -> None:

@@ -59,7 +59,7 @@ METHODS = {
     "group_by, group_size, collapse, namespace, include_values, include_metadata, exact)",
     "search_many": "(collection, queries)",
     "thumbnail": "(collection, id, *, namespace)",
-    "upload": "(collection, files, *, namespace, label, on_existing, exif, "
+    "upload": "(collection, files, *, ids, namespace, label, on_existing, exif, "
     "idempotency_key, wait, progress, create)",
     "upsert": "(collection, vectors, *, namespace)",
     "wait": "(job, *, progress, every_s)",

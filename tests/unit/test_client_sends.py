@@ -282,6 +282,17 @@ def test_the_fields_of_exif_are_asked_for_only_if_wanted(client_class: Any, tmp_
     assert b'name="exif"\r\n\r\ntrue\r\n' in upload.body
 
 
+def test_a_file_has_the_id_that_it_is_given(client_class: Any, tmp_path: Path) -> None:
+    files = [tmp_path / "1.jpg", tmp_path / "2.jpg"]
+    for file in files:
+        file.write_bytes(b"x")
+    with service(lambda _: Answer(job())) as there, client_class(there.url) as client:
+        client.upload("images", files, ids=["rome/1", "é"], create=False)
+    (seen,) = there.seen
+    assert b'filename="rome/1"' in seen.body
+    assert 'filename="é"'.encode() in seen.body
+
+
 def test_what_cannot_be_uploaded_is_said_before_anything_is_sent(
     client_class: Any, tmp_path: Path
 ) -> None:
@@ -292,6 +303,16 @@ def test_what_cannot_be_uploaded_is_said_before_anything_is_sent(
             client.upload("images", [tmp_path])
         with pytest.raises(ValueError, match="no files"):
             client.upload("images", [])
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "1.jpg").write_bytes(b"x")
+        both = [tmp_path / "a" / "1.jpg", tmp_path / "b" / "1.jpg"]
+        with pytest.raises(ValueError, match=r"two files have the id '1\.jpg'"):
+            client.upload("images", both)
+        with pytest.raises(ValueError, match="two files have the id 'x'"):
+            client.upload("images", both, ids=["x", "x"])
+        with pytest.raises(ValueError, match="1 ids for 2 files"):
+            client.upload("images", both, ids=["x"])
         with pytest.raises(ValueError, match="wait=True"):
             client.index("images", tmp_path, progress=True)
     assert there.seen == []

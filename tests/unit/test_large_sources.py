@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from clipfleet.common.http.sources import FolderSource
 from clipfleet.workers.sources import Folder, scratch
 from clipfleet.workers.sources import zip as zips
+from clipfleet.workers.sources.samples import SEVERAL
 from clipfleet.workers.sources.scratch import ScratchUnavailable, in_order
 from clipfleet.workers.sources.zip_directory import Directory
 from support.archives import archive, data_of, names, packed
@@ -93,12 +94,13 @@ def test_memory_does_not_grow_with_images_whose_names_begin_alike(tmp_path: Path
     assert (peaks[1] - peaks[0]) / 6_000 < 50, "bytes a member"
 
 
-def test_an_image_with_too_many_captions_fails_alone(tmp_path: Path) -> None:
-    captions = {f"a.{n}.txt": b"x" for n in range(zips.MAX_SIDECARS + 1)}
+def test_of_too_many_captions_an_image_has_the_first(tmp_path: Path) -> None:
+    captions = {f"a.w{n:04d}.txt": f"{n}".encode() for n in range(zips.MAX_SIDECARS + 1)}
     image_source = archive(tmp_path, {"a.jpg": b"1", **captions, "b.jpg": b"2"}, "a.zip")
     first, second = items(image_source)
-    assert "more than 1000" in (first.problem or "")
-    assert second.problem is None
+    assert first.metadata == {"caption": "0"}
+    assert (second.problem, second.metadata) == (None, {})
+    assert image_source.notes.take() == {SEVERAL: 1}
 
 
 def test_a_zip_with_the_fields_of_zip64_is_read(
@@ -154,13 +156,13 @@ def test_the_estimate_of_a_large_zip_reads_its_beginning_only(
 ) -> None:
     monkeypatch.setattr(zips, "SAMPLE", 202)
     looked: list[str] = []
-    real = zips._counts
+    real = zips._is_listed
 
     def counting(info: zipfile.ZipInfo) -> bool:
         looked.append(info.filename)
         return real(info)
 
-    monkeypatch.setattr(zips, "_counts", counting)
+    monkeypatch.setattr(zips, "_is_listed", counting)
     assert source(tmp_path, many(tmp_path, 5_000)).count() == 5_000
     assert len(looked) == 202
     assert source(tmp_path, many(tmp_path, 100)).count() == 100

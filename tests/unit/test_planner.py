@@ -1,6 +1,6 @@
 """The planner keeps a bounded window, loses and repeats no image, and isolates failing images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -207,10 +207,16 @@ class Watching(MemoryLedger):
         self.turns: list[str] = []
 
     def plan(
-        self, job_id: str, token: str, items: Sequence[Item], after: str, cursor: str
+        self,
+        job_id: str,
+        token: str,
+        items: Sequence[Item],
+        after: str,
+        cursor: str,
+        notes: Mapping[str, int] | None = None,
     ) -> str | None:
         self.turns.append(job_id)
-        return super().plan(job_id, token, items, after, cursor)
+        return super().plan(job_id, token, items, after, cursor, notes)
 
 
 def test_the_windows_of_two_jobs_are_filled_in_one_round_turn_by_turn() -> None:

@@ -11,6 +11,7 @@ from clipfleet.common.ledger import Item, Job, NewJob
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.sources import Listed, Source
+from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.storage.locations import BucketAway
 from support.archives import packed
 from support.worker_harness import Planning
@@ -40,11 +41,29 @@ def test_what_came_before_the_damage_is_planned_and_the_job_says_so(
     assert "is damaged" in job.error
 
 
+def test_a_job_counts_what_it_leaves_out(tmp_path: Path) -> None:
+    for name in [*(f"{n:03d}.jpg" for n in range(100)), "0.heic", "050.mov", "z.heic"]:
+        (tmp_path / name).write_bytes(b"1")
+    world = Planning(roots=(tmp_path,))
+    world.job_of({"type": "folder", "path": str(tmp_path)})
+    job, seen = ended(world)
+    assert len(seen) == 100
+    assert job.notes == {".heic": 2, ".mov": 1}
+
+
+def test_a_job_of_other_files_alone_fails_and_counts_them(tmp_path: Path) -> None:
+    (tmp_path / "0.heic").write_bytes(b"1")
+    world = Planning(roots=(tmp_path,))
+    world.job_of({"type": "folder", "path": str(tmp_path)})
+    job, _ = ended(world)
+    assert (job.state, job.notes) == ("failed", {".heic": 1})
+
+
 class Passing:
     """A source that is unavailable for its first `times` reads."""
 
     def __init__(self, error: Unavailable, times: int) -> None:
-        self._error, self._times = error, times
+        self._error, self._times, self.notes = error, times, Notes()
 
     def stream(self, after: str) -> Iterator[Listed]:
         for n in range(int(after or 0), 5):

@@ -1,6 +1,6 @@
 """Planning while parts are away or broken."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -18,12 +18,18 @@ class Flaky(MemoryLedger):
         self.calls, self.failing = 0, failing
 
     def plan(
-        self, job_id: str, token: str, items: Sequence[Item], after: str, cursor: str
+        self,
+        job_id: str,
+        token: str,
+        items: Sequence[Item],
+        after: str,
+        cursor: str,
+        notes: Mapping[str, int] | None = None,
     ) -> str | None:
         self.calls += 1
         if self.calls == self.failing:
             raise Unavailable("Redis is away")
-        return super().plan(job_id, token, items, after, cursor)
+        return super().plan(job_id, token, items, after, cursor, notes)
 
 
 def test_images_listed_while_redis_was_away_are_not_lost() -> None:
@@ -39,11 +45,18 @@ class Deaf(MemoryLedger):
 
     heard = False
 
-    def finish_planning(self, job_id: str, token: str, after: str, error: str = "") -> bool:
+    def finish_planning(
+        self,
+        job_id: str,
+        token: str,
+        after: str,
+        error: str = "",
+        notes: Mapping[str, int] | None = None,
+    ) -> bool:
         if not self.heard:
             self.heard = True
             raise Unavailable("Redis is away")
-        return super().finish_planning(job_id, token, after, error)
+        return super().finish_planning(job_id, token, after, error, notes)
 
 
 def test_a_source_that_breaks_midway_never_counts_as_all_of_it() -> None:

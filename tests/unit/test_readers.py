@@ -13,6 +13,7 @@ from clipfleet.workers.planner import readers
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.readers import Readers, Step
 from clipfleet.workers.sources import Listed, Source, SourceError
+from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.storage.locations import BucketAway
 from support import services
 from support.silent import silent
@@ -27,7 +28,7 @@ class Hanging:
     """A source of two images that hangs between them until `go` is set."""
 
     def __init__(self) -> None:
-        self.go, self.read = threading.Event(), 0
+        self.go, self.read, self.notes = threading.Event(), 0, Notes()
 
     def stream(self, after: str) -> Iterator[Listed]:
         for n in range(int(after or 0), 2):
@@ -327,6 +328,7 @@ class Away:
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error or BucketAway("the bucket does not answer")
         self.back, self.counts, self.go = False, 0, threading.Event()
+        self.notes = Notes()
 
     def stream(self, after: str) -> Iterator[Listed]:  # noqa: ARG002
         if not self.back:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -16,6 +17,7 @@ from clipfleet.common.errors import Forbidden
 from clipfleet.common.http.sources import FolderSource
 from clipfleet.common.settings import Settings
 from clipfleet.workers.sources import Folder, Listed, SourceError, Upload, open_source
+from clipfleet.workers.sources.notes import MAX_KEYS
 from support.source_helpers import access_to
 from support.worker_harness import storage_of
 
@@ -73,6 +75,33 @@ def test_hidden_files_and_folders_and_other_kinds_do_not_count(top: Path) -> Non
     touch(top / ".a.jpg", top / ".git" / "b.jpg", top / "notes.txt", top / "jpg", top / "a.jpg")
     (top / "folder.jpg").mkdir()
     assert names(top) == ["a.jpg"]
+    assert folder(top).count() == 1
+
+
+def test_files_of_other_kinds_are_counted_by_their_suffix_from_every_cursor(top: Path) -> None:
+    touch(*(top / name for name in ("0.HEIC", "a.jpg", "b.heic", "b.jpg", "jpg", "x.mov")))
+    touch(*(top / "sub" / name for name in ("a.heic", "b.jpg", "c.heic", "d.x" + "x" * 20)))
+    touch(top / ".DS_Store", top / ".git" / "a.heic")
+    everything = {".heic": 4, ".": 1, ".mov": 1, ".*": 1}
+    whole = folder(top)
+    cursors = [entry.cursor for entry in whole.stream("")]
+    assert whole.notes.take() == everything
+    for number, cursor in enumerate(cursors, 1):
+        first, rest = folder(top), folder(top)
+        for _ in zip(range(number), first.stream(""), strict=False):
+            pass
+        counts = Counter(first.notes.take())
+        list(rest.stream(cursor))
+        assert counts + Counter(rest.notes.take()) == everything
+
+
+def test_a_folder_of_a_million_suffixes_is_counted_by_few(top: Path) -> None:
+    touch(*(top / f"a.x{n}" for n in range(100)))
+    listing = folder(top)
+    assert list(listing.stream("")) == []
+    counts = listing.notes.take()
+    assert sum(counts.values()) == 100
+    assert len(counts) == MAX_KEYS + 1
 
 
 def test_suffixes_in_capitals_count(top: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from clipfleet.common.settings import Settings
 from clipfleet.embedded.stack import environment_of
 
-GIVEN: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "source_roots": (Path("/a b"), Path("/c")),
     "source_buckets": ("s3://bucket/prefix",),
     "private_paths": (Path("/private"),),
@@ -23,9 +23,9 @@ GIVEN: dict[str, Any] = {
 
 
 def test_every_setting_reaches_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(**GIVEN)
+    settings = Settings(**SETTINGS)
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
     lists = {name for name, value in dict(Settings()).items() if isinstance(value, tuple)}
-    assert lists <= GIVEN.keys(), "settings that are lists are all tried here"
+    assert lists <= SETTINGS.keys(), "settings that are lists are all tried here"

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -356,7 +356,7 @@ class Planner:
         try:
             listed = reader.result()
         except SourceError as error:
-            return self._end_plan(job, str(error))
+            return self._end_plan(job, str(error), reader.notes)
         except (BucketAway, BlobsUnavailable, LookUpsBusy, ScratchUnavailable) as error:
             self._set_waiting_reason(job, error.detail)  # the entries are listed again later
             self._paused.add(job_id)
@@ -372,9 +372,10 @@ class Planner:
         if reader.warned_at_s:
             self._set_waiting_reason(job, "")
         if not listed:
-            return self._end_plan(job, reader.nothing_found() if job.is_empty else "")
+            nothing_found = reader.nothing_found() if job.is_empty else ""
+            return self._end_plan(job, nothing_found, reader.notes)
         items, cursor = [entry.item for entry in listed], listed[-1].cursor
-        chunk = self._ledger.plan(job_id, token, items, reader.cursor, cursor)
+        chunk = self._ledger.plan(job_id, token, items, reader.cursor, cursor, reader.notes)
         if chunk is None:  # the job ended, has another planner, or Redis lost a part of it
             self._recheck_next_round(job_id)
             return True
@@ -387,9 +388,11 @@ class Planner:
             self._plannable.pop(job_id, None)
         return True
 
-    def _end_plan(self, job: PlannableJob, error: str) -> bool:
+    def _end_plan(
+        self, job: PlannableJob, error: str, notes: Mapping[str, int] | None = None
+    ) -> bool:
         lease = job.lease
-        ended = self._ledger.finish_planning(job.new.id, lease.token, lease.cursor, error)
+        ended = self._ledger.finish_planning(job.new.id, lease.token, lease.cursor, error, notes)
         self._recheck_next_round(job.new.id)
         return ended
 

@@ -42,6 +42,7 @@ class Step:
         size: the number of items to list.
         owner: the key and the collection that the job belongs to.
         is_local: whether no server of others is asked.
+        notes: what the source left out or changed meanwhile, once the result is done.
         began: when the step began, in monotonic seconds.
         result: the listed items; done when the source has answered.
     """
@@ -49,6 +50,7 @@ class Step:
     size: int
     owner: Owner
     is_local: bool = False
+    notes: dict[str, int] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     result: "Future[list[Listed]]" = field(default_factory=Future)
 
@@ -99,6 +101,11 @@ class Reader:
         """The items of the finished step; raises the step's error."""
         return self.step.result.result() if self.step else []
 
+    @property
+    def notes(self) -> dict[str, int]:
+        """What the source left out or changed in the finished step."""
+        return self.step.notes if self.step else {}
+
     def nothing_found(self) -> str:
         """The reason to give when the source has no items."""
         return self._source.nothing_found() if self._source else ""
@@ -113,7 +120,10 @@ class Reader:
                 if self._source is None:
                     self._source = self._open()
                     self._listed = self._source.stream(self.cursor)
-                entries = self._next_entries(step.size)
+                try:
+                    entries = self._next_entries(step.size)
+                finally:
+                    step.notes = self._source.notes.take()
             step.result.set_result(entries)
         except BaseException as error:
             step.result.set_exception(error)

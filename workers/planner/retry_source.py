@@ -12,6 +12,7 @@ from clipfleet.common.identity import id_problem
 from clipfleet.common.ledger import Failure, Item, Job, Ledger
 from clipfleet.common.ledger.failure_parts import FailuresLost
 from clipfleet.workers.sources import Folder, Listed, SourceError, parse_known_fields
+from clipfleet.workers.sources.notes import Notes
 
 PAGE = 500
 
@@ -31,6 +32,7 @@ class Retry:
 
     def __init__(self, source: dict[str, Any], ledger: Ledger, access: SourceAccess) -> None:
         self._job_id, self._ledger, self._access = str(source["job"]), ledger, access
+        self.notes = Notes()
         folder = source.get("folder")
         self._folder = parse_known_fields(FolderSource, folder) if folder else None
 
@@ -74,6 +76,7 @@ class Retry:
     def _list_folder(self, path: str, number: int, within: str) -> Iterator[Listed]:
         assert self._folder is not None
         folder = Folder(self._folder.model_copy(update={"path": path}), self._access)
+        folder.notes = self.notes
         try:
             for listed in folder.stream(within):
                 yield Listed(listed.item, f"{number}:{listed.cursor}")

@@ -53,8 +53,8 @@ def open_source(raw: dict[str, Any], storage: Storage, job_id: str) -> Source:
     """Open the source of a job.
 
     Args:
-        raw: the source as the gateway stored it: the caller's request, and for a manifest the
-            collection's `fields`. Fields that a newer gateway added are ignored.
+        raw: the source as the gateway stored it: the caller's request, and for a manifest or an
+            archive the collection's `fields`. Fields that a newer gateway added are ignored.
         storage: opens locations as far as the job may read them.
         job_id: the job, which owns copies of what cannot be read in place.
 
@@ -99,8 +99,8 @@ def _open(
         case BucketSource():
             return Bucket(request, storage)
         case ArchiveSource():
-            return Archive(request, storage, copies)
+            return Archive(request, storage, copies, fields)
         case ManifestSource():
             if request.table() == "parquet":
-                return Parquet(request, storage, copies)
+                return Parquet(request, storage, copies, fields)
             return Lines(request, storage, fields)

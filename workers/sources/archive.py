@@ -1,10 +1,15 @@
-"""Archives: tar, tar.gz, zip, and tar.zst since Python 3.14; local, on the web or in a bucket."""
+"""Archives: tar, packed with gzip, xz, bzip2 or (since Python 3.14) zstd, and zip.
 
+They are local, on the web or in a bucket.
+"""
+
+import bz2
 import gzip
 import importlib
+import io
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
@@ -14,23 +19,36 @@ from clipfleet.common.identity import printable
 from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, resuming
 from clipfleet.workers.sources.copies import Copies
+from clipfleet.workers.sources.notes import Notes
+from clipfleet.workers.sources.samples import ArchivePlace
 from clipfleet.workers.sources.tar import Damaged, Refer, Tar
+from clipfleet.workers.sources.unxz import Unxz
+from clipfleet.workers.sources.values import Values
 from clipfleet.workers.sources.zip import Zip
 from clipfleet.workers.storage.locations import Storage
 
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", (b"PK\3\4", b"PK\5\6")
+XZ, BZIP2 = b"\xfd7zX", b"BZh"  # the first bytes; of xz the first four
 END = "end"  # the cursor after the item that reports scattered captions
 
 
 class Archive:
     """The images in an archive. An image's id is the archive's URI, `#`, and the member's name."""
 
-    def __init__(self, source: ArchiveSource, storage: Storage, copies: Copies) -> None:
+    def __init__(
+        self,
+        source: ArchiveSource,
+        storage: Storage,
+        copies: Copies,
+        fields: Mapping[str, str],
+    ) -> None:
+        self.notes = Notes()
+        self._values = Values(fields, self.notes, storage.settings.limits.metadata_bytes)
         self._uri, self._storage, self._copies = source.uri, storage, copies
-        self._shown = printable(source.uri)
+        self._shown, self._has_labels = printable(source.uri), source.label_from_folder
 
     def stream(self, after: str) -> Iterator[Listed]:
-        return resuming(self._stream, after) if after != END else iter(())
+        return resuming(self._stream, after, self.notes) if after != END else iter(())
 
     def _stream(self, after: str) -> Iterator[Listed]:
         opened = False
@@ -45,7 +63,9 @@ class Archive:
                     return
             local = self._copies.ensure_local(location)
             with self._storage.open(local) as file:
-                yield from Zip(file, local, shown, self._storage).stream(after)
+                yield from Zip(file, local, self._place(shown), self._storage, self._values).stream(
+                    after
+                )
         except Unreadable as error:
             kind = Interrupted if opened else SourceError
             raise kind(f"{self._shown} cannot be read: {error}") from error
@@ -62,7 +82,7 @@ class Archive:
         with _unpacked(file, begin) as plain:
             at_random = plain is file and file.seekable()
             refer = _part_of(location) if at_random else self._copied
-            tar = Tar(plain, uri, self._storage.settings.limits, refer)
+            tar = Tar(plain, self._place(uri), self._storage.settings.limits, refer, self._values)
             try:
                 yield from tar.stream(after)
             except Damaged as error:
@@ -83,7 +103,11 @@ class Archive:
         with self._storage.open(location) as file:
             if file.peek(4)[:4] not in ZIP:  # type: ignore[attr-defined]
                 return 0
-            return Zip(file, location, self._uri, self._storage).count()
+            place = self._place(self._uri)
+            return Zip(file, location, place, self._storage, self._values).count()
+
+    def _place(self, uri: str) -> ArchivePlace:
+        return ArchivePlace(uri, self._has_labels)
 
     def nothing_found(self) -> str:
         return f"no images in {self._shown} (looked for {' '.join(sorted(SUFFIXES))})"
@@ -101,6 +125,11 @@ def _unpacked(file: BinaryIO, begin: bytes) -> Iterator[BinaryIO]:
     elif begin[:2] == GZIP:
         with gzip.GzipFile(fileobj=file) as unpacked:
             yield cast("BinaryIO", unpacked)
+    elif begin == XZ:
+        yield cast("BinaryIO", io.BufferedReader(Unxz(file)))
+    elif begin[:3] == BZIP2:
+        with bz2.BZ2File(file) as unbzipped:
+            yield cast("BinaryIO", unbzipped)
     else:
         yield file
 

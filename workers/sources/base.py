@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from clipfleet.common.ledger import Item
+from clipfleet.workers.sources.notes import Notes
 
 
 class SourceError(Exception):
@@ -26,7 +27,13 @@ class Listed(NamedTuple):
 
 
 class Source(Protocol):
-    """A source of a job's images."""
+    """A source of a job's images.
+
+    Attributes:
+        notes: counts what `stream` leaves out or changes, as far as it was read.
+    """
+
+    notes: Notes
 
     def stream(self, after: str) -> Iterator[Listed]:
         """List the items in a fixed order.
@@ -79,16 +86,25 @@ def ending_of(name: str) -> str:
 MAX_TRIES = 4  # without an item in between
 
 
-def resuming(stream: Callable[[str], Iterator[Listed]], after: str) -> Iterator[Listed]:
-    """Resume a stream where it broke off, until it fails MAX_TRIES times without an item."""
+def resuming(
+    stream: Callable[[str], Iterator[Listed]], after: str, notes: Notes
+) -> Iterator[Listed]:
+    """Resume a stream where it broke off, until it fails MAX_TRIES times without an item.
+
+    Args:
+        notes: the counts of the stream; what is listed again is counted once.
+    """
     tries = 0
     while True:
+        counts = notes.copy()
         try:
             for entry in stream(after):
                 after, tries = entry.cursor, 0
                 yield entry
+                counts = notes.copy()
             return
         except Interrupted:
+            notes.restore(counts)
             tries += 1
             if tries >= MAX_TRIES:
                 raise

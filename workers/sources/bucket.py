@@ -9,7 +9,8 @@ from clipfleet.common.http.sources import BucketSource
 from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
-from clipfleet.workers.sources.base import Listed, SourceError
+from clipfleet.workers.sources.base import Listed, SourceError, ending_of
+from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.storage.locations import BadLocation, Storage, bucket_errors
 
 PAGE = 1_000
@@ -24,35 +25,39 @@ class Bucket:
     """
 
     def __init__(self, source: BucketSource, storage: Storage) -> None:
-        self._source, self._storage = source, storage
+        self._source, self._storage, self.notes = source, storage, Notes()
         self._scheme, _, path = source.uri.partition("://")
         self._bucket, _, prefix = path.partition("/")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
 
     def stream(self, after: str) -> Iterator[Listed]:
         try:
-            for key in self._images(after):
-                yield Listed(self._item(key), key)
+            for key in self._keys(after):
+                if _is_image(key):
+                    yield Listed(self._item(key), key)
+                else:
+                    self.notes.leave_out(ending_of(key.rpartition("/")[2]))
         except BadLocation as error:
             raise SourceError(str(error)) from error
         except Unreadable as error:
             raise SourceError(f"{printable(self._source.uri)} cannot be listed: {error}") from error
 
     def count(self) -> int:
-        return sum(1 for _ in self._images(""))
+        return sum(map(_is_image, self._keys("")))
 
     def nothing_found(self) -> str:
         suffixes = " ".join(sorted(SUFFIXES))
         return f"no images below {printable(self._source.uri)}/ (looked for {suffixes})"
 
-    def _images(self, after: str) -> Iterator[str]:
+    def _keys(self, after: str) -> Iterator[str]:
+        """The keys of the objects below the prefix, without hidden ones and the service's own."""
         fs = self._storage.bucket(self._source.uri)
         s3 = uris.scheme(self._source.uri) == "s3"
         keys = self._pages(fs, after) if s3 else self._walk(fs, self._prefix, after)
         return (
             key
             for key in keys
-            if _is_image(key.removeprefix(self._prefix))
+            if not _is_hidden(key.removeprefix(self._prefix))
             and not self._storage.access.is_own_object(self._url(key))
         )
 
@@ -95,11 +100,26 @@ class Bucket:
         url = printable(self._url(key))
         folder = key.rpartition("/")[0].rpartition("/")[2]
         label = printable(folder) if self._source.label_from_folder else ""
-        return Item(id=url, uri=url, read=f"fs:{url}", label=label, problem=id_problem(url))
+        problem = id_problem(url) or _key_problem(url)
+        return Item(id=url, uri=url, read=f"fs:{url}", label=label, problem=problem)
+
+
+def _key_problem(url: str) -> str | None:
+    """Why an object cannot be read because of its key; None when it can."""
+    try:
+        uris.require_bucket(url)
+    except uris.BadUri as error:
+        return f"it {error.problem}"
+    return None
 
 
 def _is_image(key: str) -> bool:
-    """Whether a key below the prefix is an image; hidden files and folders do not count."""
-    name = key.rpartition("/")[2]
-    hidden = any(part.startswith(".") for part in key.split("/"))
-    return not hidden and f".{name.rpartition('.')[2].lower()}" in SUFFIXES and "." in name
+    return ending_of(key.rpartition("/")[2]) in SUFFIXES
+
+
+def _is_hidden(key: str) -> bool:
+    """Whether a key below the prefix is hidden, or names no object but a folder."""
+    parts = key.split("/")
+    return key.endswith("/") or any(
+        part.startswith(".") and part not in (".", "..") for part in parts
+    )

@@ -14,10 +14,11 @@ from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import Listed, SourceError, ending_of
+from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.sources.scratch import Entry, in_order
 
 Entries: TypeAlias = "Iterator[Listed | Entries]"  # what `Folder._entries` returns
-FILE, LINK, FOLDER = range(3)
+FILE, LINK, FOLDER, OTHER = range(4)
 
 
 class Place:
@@ -43,7 +44,7 @@ class Folder:
     """
 
     def __init__(self, source: FolderSource, access: SourceAccess) -> None:
-        self._source, self._access = source, access
+        self._source, self._access, self.notes = source, access, Notes()
 
     def stream(self, after: str) -> Iterator[Listed]:
         top = self._top()
@@ -67,7 +68,7 @@ class Folder:
                 for name, kind in self._counted(entries, ()):
                     if kind == FOLDER:
                         folders.append(os.path.join(folder, os.fsdecode(name)))
-                    else:
+                    elif kind != OTHER:
                         images += 1
         return images
 
@@ -121,6 +122,8 @@ class Folder:
                 rest = begin[1:] if same else ()
                 below = Place(path, f"{place.cursor}{quote_from_bytes(name)}/")
                 yield self._entries(below, rest, was_listed=same and not rest)
+            elif kind == OTHER:
+                self.notes.leave_out(ending_of(os.fsdecode(name)))
             else:
                 problem = self._problem(path) if kind == LINK else None
                 cursor = place.cursor + quote_from_bytes(name)
@@ -139,7 +142,7 @@ class Folder:
     def _counted(
         self, entries: Iterable[os.DirEntry[str]], begin: tuple[bytes, ...]
     ) -> Iterator[Entry]:
-        """(name, kind) of the images and folders after the cursor."""
+        """(name, kind) of the files and folders after the cursor, without hidden ones."""
         for entry in entries:
             name = os.fsencode(entry.name)
             if name.startswith(b".") or (begin and name < begin[0]):
@@ -147,8 +150,12 @@ class Folder:
             if entry.is_dir(follow_symlinks=False):
                 if self._source.recursive:
                     yield name, FOLDER
-            elif ending_of(entry.name) in SUFFIXES and (name,) != begin:
+            elif (name,) == begin:
+                continue
+            elif ending_of(entry.name) in SUFFIXES:
                 yield name, LINK if entry.is_symlink() else FILE
+            else:
+                yield name, OTHER
 
     def _problem(self, link: str) -> str | None:
         try:

@@ -8,6 +8,7 @@ from clipfleet.common.http.sources import UrlsSource
 from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import Listed
+from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.storage.locations import Storage
 
 
@@ -15,7 +16,7 @@ class Upload:
     """Files that were uploaded over HTTP into the blob store. The cursor is their number."""
 
     def __init__(self, items: Sequence[dict[str, Any]]) -> None:
-        self._items = items
+        self._items, self.notes = items, Notes()
 
     def stream(self, after: str) -> Iterator[Listed]:
         for number in range(int(after or 0), len(self._items)):
@@ -32,7 +33,7 @@ class Urls:
     """Images by URL, which is also the id. The cursor is the number of URLs."""
 
     def __init__(self, source: UrlsSource, storage: Storage) -> None:
-        self._urls, self._storage = source.urls, storage
+        self._urls, self._storage, self.notes = source.urls, storage, Notes()
 
     def stream(self, after: str) -> Iterator[Listed]:
         for number in range(int(after or 0), len(self._urls)):

@@ -11,6 +11,7 @@ from clipfleet.common.http.sources import ManifestSource
 from clipfleet.common.identity import printable
 from clipfleet.workers.sources.base import Interrupted, Listed, SourceError, resuming
 from clipfleet.workers.sources.lines import Mark, lines
+from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.sources.rows import Rows
 from clipfleet.workers.sources.text import Records, csv_header, csv_items, json_items, plain_items
 from clipfleet.workers.storage.locations import Storage
@@ -30,17 +31,18 @@ class Lines:
 
     def __init__(self, source: ManifestSource, storage: Storage, fields: Mapping[str, str]) -> None:
         self._format, self._storage, self._fields = source.table(), storage, fields
-        self._uri = source.uri
+        self._uri, self.notes = source.uri, Notes()
         self._shown = printable(source.uri)
 
     def stream(self, after: str) -> Iterator[Listed]:
-        return resuming(self._stream, after)
+        return resuming(self._stream, after, self.notes)
 
     def _stream(self, after: str) -> Iterator[Listed]:
         opened = False
         try:
             location = self._storage.find(self._uri)
-            rows = Rows(self._storage, location, self._uri, plain=self._format == "txt")
+            plain = self._format == "txt"
+            rows = Rows(self._storage, location, self._uri, self._fields, self.notes, plain=plain)
             with self._storage.open(location) as raw, _plain(raw) as file:
                 opened = True
                 yield from self._items(file, Mark.read(after), rows)
@@ -59,8 +61,8 @@ class Lines:
             begin = records.after
             if mark.offset > begin.offset:
                 _go_to(file, mark.offset, begin.offset)
-                records = Records(lines(file, mark))
-            return csv_items(records, names, rows, self._fields)
+                records = Records(lines(file, mark), records.delimiter)
+            return csv_items(records, names, rows)
         _go_to(file, mark.offset, 0)
         parse = json_items if self._format == "jsonl" else plain_items
         return parse(lines(file, mark), rows)

@@ -1,26 +1,34 @@
 """Parquet manifests, read row group by row group."""
 
-import math
-from collections.abc import Iterator
-from datetime import date, datetime, time
-from decimal import Decimal
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.http.sources import ManifestSource
 from clipfleet.common.identity import printable
+from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.base import Listed, SourceError
 from clipfleet.workers.sources.copies import Copies
+from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.sources.rows import Rows, require_distinct
 from clipfleet.workers.storage.locations import Storage
 
 BATCH = 512
+MAX_MEAN_BYTES = 4_096  # of a column of bytes that may be text
+COLUMNS_OF_BYTES = "columns of bytes were not read"
 
 
 class Parquet:
     """A Parquet manifest. The cursor is a row group and a row: resuming reads one group at most."""
 
-    def __init__(self, source: ManifestSource, storage: Storage, copies: Copies) -> None:
+    def __init__(
+        self,
+        source: ManifestSource,
+        storage: Storage,
+        copies: Copies,
+        fields: Mapping[str, str],
+    ) -> None:
+        self._fields, self.notes = fields, Notes()
         self._uri, self._storage, self._copies = source.uri, storage, copies
         self._shown = printable(source.uri)
 
@@ -29,7 +37,7 @@ class Parquet:
 
         try:
             location = self._storage.find(self._uri)
-            rows = Rows(self._storage, location, self._uri)
+            rows = Rows(self._storage, location, self._uri, self._fields, self.notes)
             with self._storage.open(self._copies.ensure_local(location)) as file:
                 yield from self._items(file, after, rows)
         except Unreadable as error:
@@ -43,7 +51,7 @@ class Parquet:
         from pyarrow.parquet import ParquetFile
 
         table = ParquetFile(file)
-        columns = _columns(table.schema_arrow)
+        columns = _columns(table, self._fields, Notes() if after else self.notes)
         group, _, row = after.partition(":")
         begin, skip = (int(group), int(row)) if after else (0, 0)
         if after and skip >= table.metadata.row_group(begin).num_rows:
@@ -69,49 +77,54 @@ class Parquet:
         return f"the manifest {self._shown} has no rows"
 
 
-def _columns(schema: Any) -> list[str]:
-    """The columns to read: all except columns of bytes, such as images, which are no metadata."""
+def _columns(table: Any, fields: Mapping[str, str], notes: Notes) -> list[str]:
+    """The columns to read: all except columns of long bytes, such as images."""
+    schema = table.schema_arrow
     names = list(schema.names)
     if "uri" not in names:
         raise SourceError("the manifest has no column 'uri'")
     require_distinct(names)
-    return [field.name for field in schema if "binary" not in str(field.type)]
+    expected = {"id", "uri", "label", *fields}
+    columns = []
+    for field in schema:
+        is_bytes = "binary" in str(field.type)
+        is_text = "<" not in str(field.type) and (
+            field.name in expected or _mean_bytes(table.metadata, field.name) <= MAX_MEAN_BYTES
+        )
+        if is_bytes and not is_text:
+            notes.remark(COLUMNS_OF_BYTES)
+        else:
+            columns.append(field.name)
+    return columns
 
 
-def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any] | None]:
-    """The rows of a group; None for a row whose text is not UTF-8."""
+def _mean_bytes(metadata: Any, name: str) -> float:
+    """The mean size of a column's values."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == name)
+    return float(size / max(1, metadata.num_rows))
+
+
+def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any] | str]:
+    """The rows of a group; the reason for a row that cannot be read."""
     for batch in table.iter_batches(BATCH, row_groups=[group], columns=columns):
         try:
             yield from batch.to_pylist()
-        except UnicodeDecodeError:
+        except (ValueError, OverflowError):
             for index in range(batch.num_rows):
                 yield _single_row(batch.slice(index, 1))
 
 
-def _single_row(batch: Any) -> dict[str, Any] | None:
+def _single_row(batch: Any) -> dict[str, Any] | str:
     try:
         row: dict[str, Any] = batch.to_pylist()[0]
         return row
     except UnicodeDecodeError:
-        return None
+        return "it is not valid UTF-8"
+    except (ValueError, OverflowError):
+        return "a date or a time of it is not in the years 1 to 9999"
 
 
-def _item(row: dict[str, Any] | None, name: str, rows: Rows) -> Any:
-    if row is None:
-        return rows.bad(name, "it is not valid UTF-8")
-    return rows.item({key: _plain(value) for key, value in row.items()}, name)
-
-
-def _plain(value: Any) -> Any:
-    """A value of JSON: times in ISO format, decimals as numbers, NaN as None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return [_plain(member) for member in value]
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, date | datetime | time):
-        return value.isoformat()
-    if value is None or isinstance(value, str | bool | int | float):
-        return None if isinstance(value, float) and math.isnan(value) else value
-    return str(value)
+def _item(row: dict[str, Any] | str, name: str, rows: Rows) -> Item:
+    return rows.bad(name, row) if isinstance(row, str) else rows.item(row, name)

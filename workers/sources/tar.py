@@ -4,18 +4,27 @@ import gzip
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from lzma import LZMAError
 from typing import BinaryIO, Self
 
 from clipfleet.common.identity import printable
 from clipfleet.common.ledger import Item
 from clipfleet.common.settings import Limits
 from clipfleet.workers.sources.base import Listed
-from clipfleet.workers.sources.samples import Member, counts, items
+from clipfleet.workers.sources.samples import (
+    ArchivePlace,
+    Member,
+    ending,
+    is_hidden,
+    is_part_of_sample,
+    items,
+)
 from clipfleet.workers.sources.scattered_captions import ScatteredCaptions
+from clipfleet.workers.sources.values import Values
 
 DROPPED = 1 << 20  # bytes skipped at once in a stream
 MAX_HEADER_BYTES = 16 << 20  # a header that claims more is damaged or hostile
-MAX_GROUP_MEMBERS = 1_000  # a larger group is split
+MAX_GROUP_MEMBERS = 1_000  # a larger group is split, between two stems if it can be
 BLOCK = 512  # bytes of a header
 
 Refer = Callable[[tarfile.TarInfo, Callable[[], bytes]], str]
@@ -91,16 +100,20 @@ class Tar:
     """The images in a tar. The cursor is the offset of a group and the number of its images listed.
 
     Args:
-        uri: the archive's URI.
+        place: the archive, as its images are named.
         refer: decides where workers read a member.
+        values: reads the sidecars, and counts what is left out.
 
     Attributes:
         nothing_read: whether no header was read so far.
     """
 
-    def __init__(self, file: BinaryIO, uri: str, limits: Limits, refer: Refer) -> None:
-        self._file, self._uri, self._limits, self._refer = Forward(file), uri, limits, refer
-        self._scattered = ScatteredCaptions(uri)
+    def __init__(
+        self, file: BinaryIO, place: ArchivePlace, limits: Limits, refer: Refer, values: Values
+    ) -> None:
+        self._values, self._passed = values, list[str]()  # endings since the last item
+        self._file, self._place, self._limits, self._refer = Forward(file), place, limits, refer
+        self._scattered = ScatteredCaptions(place.uri)
         self.nothing_read = True
 
     def stream(self, after: str) -> Iterator[Listed]:
@@ -108,14 +121,25 @@ class Tar:
         offset, _, listed = after.partition(":")
         begin, skip = (int(offset), int(listed)) if after else (0, 0)
         self._file.seek(begin)
+        notes = self._values.notes
+        counts = notes.copy()
         for start, members in self._groups():
+            self._count_passed()
             for number, item in enumerate(self._items(members), 1):
                 if start > begin or number > skip:
                     yield Listed(item, f"{start}:{number}")
+                elif number == skip:
+                    notes.restore(counts.copy())  # they were counted before the cursor
+        self._count_passed()
+
+    def _count_passed(self) -> None:
+        for suffix in self._passed:
+            self._values.notes.leave_out(suffix)
+        self._passed.clear()
 
     def _items(self, members: list[Member]) -> Iterator[Item]:
         self._scattered.add(members)
-        yield from items(self._uri, members, self._limits)
+        yield from items(self._place, members, self._limits, self._values)
 
     @property
     def scattered(self) -> ScatteredCaptions:
@@ -127,14 +151,13 @@ class Tar:
         start, group = 0, list[Member]()
         try:
             for offset, member in self._members():
-                same = group and group[0].group == member.group and len(group) < MAX_GROUP_MEMBERS
-                if group and not same:
+                if group and not _joins(group, member):
                     yield start, group
                     group = []
                 if not group:
                     start = offset
                 group.append(member)
-        except (tarfile.TarError, Damaged, EOFError, zlib.error, OSError) as error:
+        except (tarfile.TarError, Damaged, EOFError, zlib.error, OSError, LZMAError) as error:
             if group:
                 yield start, group
             raise Damaged(_brief(error)) from error
@@ -147,8 +170,12 @@ class Tar:
             while info := tar.next():
                 self.nothing_read = False
                 tar.members.clear()  # type: ignore[attr-defined]  # or every member of the archive would stay in memory
-                if (info.isreg() or info.issparse()) and counts(info.name):
+                if not (info.isreg() or info.issparse()) or is_hidden(info.name):
+                    continue
+                if is_part_of_sample(info.name):
                     yield info.offset, self._member(info)
+                else:
+                    self._passed.append(ending(info.name.rpartition("/")[2]))
         if self._file.last.strip(b"\0") and self._file.tell() > begin:
             raise Damaged(f"there is no header at byte {self._file.tell() - BLOCK}")
 
@@ -171,6 +198,13 @@ class Tar:
         if len(data) < min(info.size, limit):
             raise Damaged(f"the archive ends inside {printable(info.name)!r}")
         return data
+
+
+def _joins(group: list[Member], member: Member) -> bool:
+    """Whether a member belongs to the group of those before it."""
+    if group[0].group != member.group or len(group) >= 2 * MAX_GROUP_MEMBERS:
+        return False
+    return len(group) < MAX_GROUP_MEMBERS or group[-1].stem == member.stem
 
 
 def _brief(error: Exception) -> str:

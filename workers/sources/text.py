@@ -2,9 +2,8 @@
 
 import csv
 import json
-import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic_core import from_json
@@ -15,7 +14,7 @@ from clipfleet.workers.sources.lines import MAX_LINE_BYTES, Line, Mark
 from clipfleet.workers.sources.rows import Rows, require_distinct
 
 TOO_LONG = f"the line has more than {MAX_LINE_BYTES} bytes"
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
+DELIMITERS = ",\t;"  # the first one is taken unless another one tells the column `uri` apart
 
 
 def json_items(lines: Iterator[Line], rows: Rows) -> Iterator[Listed]:
@@ -69,12 +68,18 @@ class Records:
     A record that is not valid ends at its first line, so that an open quote does not swallow the
     valid records after it.
 
+    Blanks at the beginning of a cell do not count, even in front of a quote.
+
+    Args:
+        delimiter: what separates the cells; "" until the header shows it.
+
     Attributes:
         after: the position after the last record.
     """
 
-    def __init__(self, lines: Iterator[Line]) -> None:
+    def __init__(self, lines: Iterator[Line], delimiter: str = "") -> None:
         self._lines, self._again = lines, deque[Line]()
+        self.delimiter = delimiter
         self._taken: list[Line] = []
         self.after = Mark()
 
@@ -84,7 +89,7 @@ class Records:
             self._taken = []
             cells: list[str] | str | None
             try:
-                cells = next(csv.reader(self._texts(), strict=True), None)
+                cells = next(self._reader(), None)
             except csv.Error as error:
                 cells = TOO_LONG if self._taken[0].raw is None else f"it is not CSV: {error}"
                 while len(self._taken) > 1:
@@ -94,6 +99,10 @@ class Records:
             self.after = self._taken[-1].after
             if cells:
                 yield cells, self._taken[0], self._taken[-1]
+
+    def _reader(self) -> Iterator[list[str]]:
+        delimiter = self.delimiter or DELIMITERS[0]
+        return csv.reader(self._texts(), strict=True, skipinitialspace=True, delimiter=delimiter)
 
     def _texts(self) -> Iterator[str]:
         while line := self._next():
@@ -109,6 +118,8 @@ class Records:
 def csv_header(records: Records) -> list[str]:
     """The column names from the first record; none if the file is empty.
 
+    It also shows what separates the cells: a comma, a tab or a semicolon.
+
     Raises:
         SourceError: the first record does not name the columns.
     """
@@ -119,56 +130,40 @@ def csv_header(records: Records) -> list[str]:
     if isinstance(cells, str):
         raise SourceError(f"the first line must name the columns, but {cells}")
     names = [cell.strip() for cell in cells]
+    for delimiter in DELIMITERS[1:]:
+        if "uri" not in names and len(names) == 1 and delimiter in names[0]:
+            others = [cell.strip() for cell in next(csv.reader(names, delimiter=delimiter))]
+            if "uri" in others:
+                names, records.delimiter = others, delimiter
     if "uri" not in names:
         raise SourceError("the manifest has no column 'uri'; its first line must name the columns")
     require_distinct(names)
     return names
 
 
-def csv_items(
-    records: Records, names: Sequence[str], rows: Rows, fields: Mapping[str, str]
-) -> Iterator[Listed]:
+def csv_items(records: Records, names: Sequence[str], rows: Rows) -> Iterator[Listed]:
     """Items of CSV records.
 
     Args:
         names: the column names.
-        fields: the collection's fields, by name, with their types.
     """
     for cells, first, last in records:
-        yield Listed(_csv_item(cells, names, rows, fields, first.name), str(last.after))
+        yield Listed(_csv_item(cells, names, rows, first.name), str(last.after))
 
 
-def _csv_item(
-    cells: list[str] | str, names: Sequence[str], rows: Rows, fields: Mapping[str, str], name: str
-) -> Item:
+def _csv_item(cells: list[str] | str, names: Sequence[str], rows: Rows, name: str) -> Item:
     if isinstance(cells, str):
         return rows.bad(name, cells)
     if len(cells) != len(names):
         return rows.bad(name, f"it has {len(cells)} cells; the first line has {len(names)}")
     row = {
-        column: cell if column in ("id", "uri", "label") else typed(cell, fields.get(column))
+        column: (
+            cell.strip() if column in ("id", "uri", "label") else rows.values.cell(column, cell)
+        )
         for column, cell in zip(names, cells, strict=True)
         if column and cell
     }
     return rows.item(row, name)
-
-
-def typed(cell: str, kind: str | None) -> Any:
-    """The value of a cell: a number or a boolean if JSON would read it as one, else text.
-
-    Args:
-        kind: the type of the collection's field, if there is one; `string` keeps the text.
-    """
-    if kind == "string":
-        return cell
-    if cell in ("true", "false"):
-        return cell == "true"
-    if kind == "bool" and cell in ("True", "False"):
-        return cell == "True"
-    number = _NUMBER.fullmatch(cell)
-    if not number:
-        return cell
-    return float(cell) if number[2] or number[3] else int(cell)
 
 
 def _bad(rows: Rows, line: Line, problem: str) -> Listed:

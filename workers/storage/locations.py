@@ -237,10 +237,7 @@ class Storage:
         if kind == "fs":  # an open file would read ahead by megabytes
             require_memory(size)
             with bucket_errors():
-                data: bytes = self._bucket(where).cat_file(
-                    _key(where), start=offset, end=offset + size
-                )
-                return data
+                return _range_of(self._bucket(where), _key(where), offset, size)
         with self.open(location) as file:
             file.seek(offset)
             return file.read(size)
@@ -395,6 +392,17 @@ def bucket_errors() -> Iterator[None]:
         ):
             raise BucketAway(f"the bucket does not answer: {message}") from error
         raise Unreadable(f"the bucket cannot be read: {message}") from error
+
+
+def _range_of(fs: Any, key: str, offset: int, size: int) -> bytes:
+    """Bytes of an object. A store refuses a range that begins at the end of the object or later."""
+    try:
+        data: bytes = fs.cat_file(key, start=offset, end=offset + size)
+    except Exception:
+        if size and int(fs.info(key)["size"]) <= offset:
+            return b""
+        raise
+    return data
 
 
 def _key(url: str) -> str:
