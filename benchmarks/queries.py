@@ -7,11 +7,14 @@ gateways with the same queue, worker and store take turns: one with defaults, on
 one query (CLIPFLEET_LIMITS__QUERY_BATCH=1). The client alone takes turns with the same work in
 process: embed one text, search for it.
 
+Last, one client searches by an uploaded JPEG of 3 megapixels, another one each time.
+
 With --before, a service of another checkout takes turns as well, on the same Python packages.
 """
 
 import argparse
 import asyncio
+import io
 import os
 import statistics
 import tempfile
@@ -20,8 +23,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, chdir
 from pathlib import Path
 
+import httpx
+import numpy as np
 from callers import Caller, at_once, texts
 from parts import Searchable, searchable, shown
+from PIL import Image
 
 from clipfleet.common.settings import CARRIED_MODEL, Settings
 from clipfleet.common.store.milvus import MilvusStore
@@ -52,6 +58,7 @@ def main() -> None:
         rounds = [crowd(service, args.seconds, words) for _ in range(args.rounds)]
         alone = InProcess(service)
         pairs = [one_alone(service, alone, args.alone, words) for _ in range(args.rounds)]
+        photos = [by_photos(service) for _ in range(args.rounds)]
     print(f"{CLIENTS} clients, searches a second:")
     print(
         f"  together {shown([a for a, _ in rounds])}, one a message {shown([b for _, b in rounds])}"
@@ -60,6 +67,7 @@ def main() -> None:
     print("one client, p50 in ms:")
     print(f"  HTTP {shown([a for a, _ in pairs])}, in process {shown([b for _, b in pairs])}")
     print(f"  difference {shown([a - b for a, b in pairs])}")
+    print(f"by a photo of 3 megapixels, p50 in ms: {shown(photos)}")
     print(f"load {os.getloadavg()[0]:.1f}")
 
 
@@ -124,6 +132,24 @@ def one_alone(
     over = asyncio.run(over_http())
     inside = [alone.search(next(words)) for _ in range(queries)]
     return 1e3 * statistics.median(over), 1e3 * statistics.median(inside)
+
+
+def by_photos(service: Searchable, queries: int = 20) -> float:
+    """Median milliseconds of searches by uploaded photos."""
+    took = []
+    with httpx.Client(base_url=f"http://127.0.0.1:{service.ports[0]}") as http:
+        for number in range(queries + 2):
+            small = np.random.default_rng(number).integers(0, 256, (96, 128, 3), np.uint8)
+            photo = io.BytesIO()
+            Image.fromarray(small).resize((2048, 1536), Image.Resampling.BICUBIC).save(
+                photo, "JPEG", quality=90
+            )
+            files = {"file": ("photo.jpg", photo.getvalue(), "image/jpeg")}
+            began = time.perf_counter()
+            answer = http.post(f"{PATH}/image", files=files)
+            took.append(time.perf_counter() - began)
+            assert len(answer.json()["matches"]) == 10, answer.text
+    return 1e3 * statistics.median(took[2:])
 
 
 if __name__ == "__main__":

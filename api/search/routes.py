@@ -23,7 +23,7 @@ from clipfleet.api.search.exact import check_exact_rows, embed_and_ask
 from clipfleet.api.search.terms import ImageTerm, QueryTerms
 from clipfleet.api.search.timing import DOCUMENTED, Timing, longest, timed_response
 from clipfleet.common.collection import BUILTIN_FIELDS, RESERVED, Collection
-from clipfleet.common.errors import InvalidRequest, TooLarge, Unavailable
+from clipfleet.common.errors import InvalidRequest, NotFound, TooLarge, Unavailable
 from clipfleet.common.http.schemas import Problem, SearchOptions, SearchOut
 from clipfleet.common.http.search import Refused, SearchBatchIn, SearchBatchOut, SearchIn
 from clipfleet.common.identity import namespace_problem, text_problem
@@ -245,10 +245,18 @@ async def _search(
         answer_bytes=shared.answer_bytes,
         **{name: getattr(body, name) for name in SearchOptions.model_fields},
     )
-    if body.exact:
-        await check_exact_rows(collection, body.namespace, where, gateway)
-    asked_s = timing.seconds()
-    answer = await _ask(Query(terms=terms, search=search), worker.model, gateway, shared)
+    try:
+        if body.exact:
+            await check_exact_rows(collection, body.namespace, where, gateway)
+        asked_s = timing.seconds()
+        answer = await _ask(Query(terms=terms, search=search), worker.model, gateway, shared)
+    except NotFound:
+        gateway.forget(collection.name)
+        current = await gateway.collection(collection.name)
+        if current.generation == collection.generation:
+            raise
+        # Another gateway has deleted the collection and created it again.
+        return await _search(query_terms, body, current, gateway, shared, timing)
     timing.answered(timing.seconds() - asked_s, answer.times)
     truncated = json.dumps(answer.truncated or None).encode()
     fields = (answer.json, _milliseconds(timing), truncated)
@@ -267,7 +275,6 @@ async def _ask(query: Query, model: str, gateway: Gateway, shared: _SharedLimits
     else:
         answer = await gateway.queries.ask(query, model)
     if answer.error:
-        gateway.forget(query.search.collection.name)
         raise error_of(answer)
     shared.add(answer)
     return answer
