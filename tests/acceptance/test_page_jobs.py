@@ -152,13 +152,13 @@ def test_a_job_that_failed_says_why(page: Tab, carried_stack: Up, folder: Path) 
 
 def test_a_job_says_what_it_left_out(page: Tab, carried_stack: Up, folder: Path) -> None:
     copies(folder, 1)
-    for name in ("a.heic", "b.HEIC", "c.mov", "notes"):
+    for name in ("a.psd", "b.PSD", "c.mov", "notes"):
         (folder / name).write_bytes(b"x")
     with carried_stack.client() as client:
         started = client.index(folder.name, folder, wait=True)
-        assert started.left_out == {".heic": 2, "": 1, ".mov": 1}
+        assert started.left_out == {".psd": 2, "": 1, ".mov": 1}
     row = page.open(f"/?in={folder.name}&view=jobs").locator(f'[data-job="{started.id}"]')
-    expect(row).to_contain_text("4 files left out: 2 .heic, 1 without suffix, 1 .mov")
+    expect(row).to_contain_text("4 files left out: 2 .psd, 1 without suffix, 1 .mov")
 
 
 def test_a_dropped_folder_goes_in_with_its_names_as_labels(page: Tab, folder: Path) -> None:

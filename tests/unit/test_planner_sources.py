@@ -42,21 +42,21 @@ def test_what_came_before_the_damage_is_planned_and_the_job_says_so(
 
 
 def test_a_job_counts_what_it_leaves_out(tmp_path: Path) -> None:
-    for name in [*(f"{n:03d}.jpg" for n in range(100)), "0.heic", "050.mov", "z.heic"]:
+    for name in [*(f"{n:03d}.jpg" for n in range(100)), "0.psd", "050.mov", "z.psd"]:
         (tmp_path / name).write_bytes(b"1")
     world = Planning(roots=(tmp_path,))
     world.job_of({"type": "folder", "path": str(tmp_path)})
     job, seen = ended(world)
     assert len(seen) == 100
-    assert job.notes == {".heic": 2, ".mov": 1}
+    assert job.notes == {".psd": 2, ".mov": 1}
 
 
 def test_a_job_of_other_files_alone_fails_and_counts_them(tmp_path: Path) -> None:
-    (tmp_path / "0.heic").write_bytes(b"1")
+    (tmp_path / "0.psd").write_bytes(b"1")
     world = Planning(roots=(tmp_path,))
     world.job_of({"type": "folder", "path": str(tmp_path)})
     job, _ = ended(world)
-    assert (job.state, job.notes) == ("failed", {".heic": 1})
+    assert (job.state, job.notes) == ("failed", {".psd": 1})
 
 
 class Passing:

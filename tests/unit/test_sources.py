@@ -79,10 +79,10 @@ def test_hidden_files_and_folders_and_other_kinds_do_not_count(top: Path) -> Non
 
 
 def test_files_of_other_kinds_are_counted_by_their_suffix_from_every_cursor(top: Path) -> None:
-    touch(*(top / name for name in ("0.HEIC", "a.jpg", "b.heic", "b.jpg", "jpg", "x.mov")))
-    touch(*(top / "sub" / name for name in ("a.heic", "b.jpg", "c.heic", "d.x" + "x" * 20)))
-    touch(top / ".DS_Store", top / ".git" / "a.heic")
-    everything = {".heic": 4, ".": 1, ".mov": 1, ".*": 1}
+    touch(*(top / name for name in ("0.PSD", "a.jpg", "b.psd", "b.jpg", "jpg", "x.mov")))
+    touch(*(top / "sub" / name for name in ("a.psd", "b.jpg", "c.psd", "d.x" + "x" * 20)))
+    touch(top / ".DS_Store", top / ".git" / "a.psd")
+    everything = {".psd": 4, ".": 1, ".mov": 1, ".*": 1}
     whole = folder(top)
     cursors = [entry.cursor for entry in whole.stream("")]
     assert whole.notes.take() == everything
