@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 50  # that are listed for one request
+NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")
 UNEXPECTED = "the service failed to handle this request; its log has the error"
 DOCUMENTED = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -137,7 +138,23 @@ async def _handle_clipfleet_error(request: Request, error: Exception) -> JSONRes
 
 async def _handle_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return problem(request.scope, 422, InvalidRequest.slug, **_faults(error.errors()))
+    faults = [_with_format(fault, error.body, request) for fault in error.errors()]
+    return problem(request.scope, 422, InvalidRequest.slug, **_faults(faults))
+
+
+def _with_format(fault: Any, body: Any, request: Request) -> Any:
+    """The fault, which says where a body is no JSON, or that its content type is missing."""
+    if fault["type"] == "json_invalid":
+        reason, place = fault["ctx"]["error"], int(fault["loc"][1])
+        if isinstance(body, str) and body:
+            line, column = body.count("\n", 0, place) + 1, place - body.rfind("\n", 0, place)
+            reason += f" at line {line}, column {column}"
+        return {**fault, "loc": ("body",), "msg": f"not JSON: {reason}"}
+    sent = request.headers.get("content-type", "")
+    if fault["loc"] == ("body",) and "json" not in sent and fault["type"] in NO_OBJECT:
+        kind = f"the content type {sent!r}" if sent else "no content type"
+        return {**fault, "msg": f"it has {kind}; send Content-Type: application/json"}
+    return fault
 
 
 def _faults(faults: Sequence[Any]) -> dict[str, Any]:

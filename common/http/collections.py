@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from clipfleet.common.http.schemas import Deleted, Namespace, Request
+from clipfleet.common.http.request import Request
+from clipfleet.common.http.schemas import Deleted, Namespace
 
 
 class Which(Request):

@@ -12,30 +12,14 @@ from pydantic import (
 )
 
 from clipfleet.common.collection import FieldType, Metric
+from clipfleet.common.http.request import Request
 from clipfleet.common.http.sources import EXAMPLES, Source
 
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 
-MAX_FIELDS = 100  # fields of a request, known or unknown
-
 Namespace = Annotated[str, Field(min_length=1, max_length=256)]
 Text = Annotated[str, Field(min_length=1)]
 Values = Annotated[list[FiniteFloat], Field(min_length=1, max_length=32_768, fail_fast=True)]
-
-
-class Request(BaseModel):
-    """The base of requests. Unknown fields are errors, and so are values of another type: nothing
-    is deleted because of a guess."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _few_fields(cls, data: Any) -> Any:
-        """Limit the number of fields: every wrong field is reported, and a million take long."""
-        if isinstance(data, dict) and len(data) > MAX_FIELDS:
-            raise ValueError(f"there are {len(data)} fields; the limit is {MAX_FIELDS}")
-        return data
 
 
 class CollectionIn(Request):

@@ -4,10 +4,10 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, model_validator
 
+from clipfleet.common.http.request import Request
 from clipfleet.common.http.schemas import (
     Problem,
     QueryImage,
-    Request,
     SearchOptions,
     SearchOut,
     Values,

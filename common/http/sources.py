@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from clipfleet.common.http import uris
+from clipfleet.common.http.request import Request
 
 MAX_URLS = 10_000
 Format = Literal["jsonl", "csv", "parquet", "txt"]
@@ -66,11 +67,7 @@ Url = Annotated[str, Field(min_length=1, max_length=4_096), AfterValidator(_remo
 BucketUri = Annotated[str, Field(min_length=1, max_length=4_096), AfterValidator(_bucket)]
 
 
-class _Source(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class FolderSource(_Source):
+class FolderSource(Request):
     """The images in a folder that the workers can read, below the configured roots."""
 
     type: Literal["folder"] = "folder"
@@ -81,7 +78,7 @@ class FolderSource(_Source):
     )
 
 
-class ManifestSource(_Source):
+class ManifestSource(Request):
     """The images in a table with a column `uri`. The columns `id` and `label` are optional; all
     other columns are metadata."""
 
@@ -107,7 +104,7 @@ class ManifestSource(_Source):
         return table_format
 
 
-class UrlsSource(_Source):
+class UrlsSource(Request):
     """Images by URL. The URL of an image is its id. For more URLs, use a manifest."""
 
     type: Literal["urls"] = "urls"
@@ -116,7 +113,7 @@ class UrlsSource(_Source):
     )
 
 
-class ArchiveSource(_Source):
+class ArchiveSource(Request):
     """The images in a tar or zip file. As in webdataset, the files `NAME.txt`, `NAME.json` and
     `NAME.cls` are the caption, the metadata and the label of the image `NAME`."""
 
@@ -128,7 +125,7 @@ class ArchiveSource(_Source):
     )
 
 
-class BucketSource(_Source):
+class BucketSource(Request):
     """The images below a prefix of a bucket. The prefix is read like a folder."""
 
     type: Literal["bucket"] = "bucket"

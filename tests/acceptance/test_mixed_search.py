@@ -167,7 +167,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"terms": [{"text": "x"}], "text": "x"}, "exactly one"),
     ({"terms": [{"text": "x", "id": "y"}]}, "exactly one"),
     ({"terms": [{"weight": 1}]}, "exactly one"),
-    ({"terms": [{"terms": []}]}, "Extra inputs"),
+    ({"terms": [{"terms": []}]}, "unknown field"),
     ({"terms": [{"text": "x"}] * 17}, "limit is 16"),
     ({"terms": [{"text": "x", "weight": 0}]}, "have the weight 0"),
     ({"terms": [{"text": "x", "weight": 1e9}]}, "1000"),
