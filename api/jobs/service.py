@@ -6,7 +6,9 @@ No route is here. The work of a job is in `workers`.
 import logging
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from fastapi import Response
 
@@ -22,6 +24,8 @@ from clipfleet.common.ledger.notes import left_out, remarks
 from clipfleet.common.process.logs import log_context
 
 log = logging.getLogger(__name__)
+
+SHOWN_CHARS = 1_000  # of a source
 
 
 def new_job(
@@ -133,6 +137,7 @@ def job_out(job: Job) -> JobOut:
         id=job.id,
         collection=job.new.collection,
         namespace=job.new.namespace,
+        source=_shown_source(job.new.source),
         state=job.state,
         total=total,
         done=job.done,
@@ -150,3 +155,22 @@ def job_out(job: Job) -> JobOut:
         retry_of=job.new.retry_of or None,
         retried_by=job.retried_by or None,
     )
+
+
+def _shown_source(source: Mapping[str, Any]) -> str:
+    """A source in words. An address may be a secret of who started the job: it loses its user, its
+    query and its fragment."""
+    match source.get("type"):
+        case "upload":
+            return "uploaded files"
+        case "retry":
+            return f"the failures of {source.get('job', 'another job')}"
+        case "urls":
+            return "a list of URLs"
+    place = str(source.get("path") or source.get("uri") or "")
+    if "://" not in place:
+        return place[:SHOWN_CHARS]
+    parts = urlsplit(place)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))[
+        :SHOWN_CHARS
+    ]

@@ -59,7 +59,7 @@ export function jobRow(id, changed) {
 }
 
 function notes(job) {
-  const parts = job.retry_of ? [`tries the failures of ${job.retry_of} again`] : [];
+  const parts = job.retry_of ? [`tries the failures of ${job.retry_of} again`] : job.source ? [`from ${job.source}`] : [];
   const names = { "": "without suffix", "*": "others" };
   const files = Object.entries(job.left_out);
   if (files.length) {

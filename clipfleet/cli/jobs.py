@@ -62,8 +62,11 @@ def show_job(
 def cancel_job(job_id: JobId, url: Url = URL, api_key: ApiKey = None, json: Json = False) -> None:
     """Stop a job. Images that are indexed stay in the collection."""
     with show.client(url, api_key) as client:
+        was_over = client.job(job_id).finished_at is not None
         job = client.cancel(job_id)
     show.document(job) if json else show.job(job)
+    if was_over:
+        show.err.print(f"The job had ended before ({job.state}); nothing was cancelled.")
 
 
 @app.command("retry")

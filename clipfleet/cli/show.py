@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -155,7 +156,12 @@ def jobs(listed: list[JobOut]) -> None:
 def job(job: JobOut) -> None:
     """Print one job and what its table row has no room for."""
     jobs([job])
+    took = job.finished_at and job.started_at and job.finished_at - job.started_at
     for what, text in (
+        ("source", job.source),
+        ("started", _moment(job.started_at or job.created_at)),
+        ("took", f"{took:.1f} s" if took else ""),
+        ("rate", f"{job.rate:.1f} images/s" if job.rate else ""),
         ("left out", left_out(job)),
         ("note", "; ".join(f"{text} ({count})" for text, count in job.remarks.items())),
         ("error", job.error),
@@ -165,6 +171,11 @@ def job(job: JobOut) -> None:
     ):
         if text:
             out.print(f"{what}: {escape(one_line(text))}")
+
+
+def _moment(unix_s: float) -> str:
+    """A time of this machine's time zone, to the second."""
+    return f"{datetime.fromtimestamp(unix_s).astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 def left_out(job: JobOut) -> str:

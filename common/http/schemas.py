@@ -94,6 +94,10 @@ class JobOut(BaseModel):
     id: str = Field(description="Id of the job.")
     collection: str = Field(description="Name of its collection.")
     namespace: str = Field(description="Namespace of its images.")
+    source: str = Field(
+        "",
+        description="Where its images come from: a path, or an address without its user and query.",
+    )
     state: JobState = Field(
         description="queued, running, or how it ended. partial: some images failed."
     )
