@@ -125,7 +125,7 @@ def search(
     hits: list[tuple[Rows, Numbers]] = []
     tables: list[pa.Table] = []
     with live.lock:
-        masks, batches = live.update(segments, delta_index)
+        masks, batches = live.update(memtable, segments, delta_index)
         mask = live.mask
         if compiled_filter is not None and batches:
             mask = mask & evaluate_mask(compiled_filter, pa.Table.from_batches(batches))
@@ -199,15 +199,14 @@ def _nearest(
 class _Live:
     """Which rows of a collection are its current ones: not replaced, and not deleted.
 
-    It belongs to a memtable, which holds the rows that are not in a data file yet. `lock` protects
-    all of it.
+    It belongs to a memtable, which holds the rows that are not in a data file yet. It does not
+    refer to the memtable, so that both go when a flush is over. `lock` protects all of it.
 
     Attributes:
         index: the embeddings of the memtable, one for each row of its batches.
         mask: which of these rows are current.
     """
 
-    memtable: Any
     pk_field: str
     vector_field: str
     metric: str
@@ -222,7 +221,7 @@ class _Live:
     _places: dict[Any, int] = field(default_factory=dict)  # current rows in `mask`, by key
 
     def update(
-        self, segments: tuple[Any, ...], delta_index: Any
+        self, memtable: Any, segments: tuple[Any, ...], delta_index: Any
     ) -> tuple[list[Mask], list[pa.RecordBatch]]:
         """Take in what was written since the last call.
 
@@ -231,15 +230,15 @@ class _Live:
         """
         same = len(segments) == len(self._segments) and all(map(_is, segments, self._segments))
         same &= self._deleted == delta_index._map
-        with self.memtable._lock:
-            batches = list(self.memtable._insert_batches)
-            changes = list(self.memtable.__dict__.get("changes", ())[self._seen :])
+        with memtable._lock:
+            batches = list(memtable._insert_batches)
+            changes = list(memtable.__dict__.get("changes", ())[self._seen :])
             current = dict.fromkeys(
                 key for batch in changes for key in batch.column(self.pk_field).to_pylist()
             )
             for key in current:
-                current[key] = self.memtable._pk_index.get(key)
-            every = () if same else (*self.memtable._pk_index, *self.memtable._delete_index)
+                current[key] = memtable._pk_index.get(key)
+            every = () if same else (*memtable._pk_index, *memtable._delete_index)
         self._seen += len(changes)
         self._add(batches[len(self._begins) - 1 :])
         for key, place in current.items():
@@ -292,7 +291,7 @@ def _is(segment: Any, other: Any) -> bool:
 def _live_rows(memtable: Any, pk_field: str, vector_field: str, metric: str) -> _Live:
     with memtable._lock:
         live: _Live = memtable.__dict__.setdefault(
-            f"live {vector_field} {metric}", _Live(memtable, pk_field, vector_field, metric)
+            f"live {vector_field} {metric}", _Live(pk_field, vector_field, metric)
         )
     return live
 
