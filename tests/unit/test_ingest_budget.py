@@ -51,6 +51,20 @@ def test_claim_after_claim_every_image_counts_once(world: Workplace) -> None:
     assert world.store.count(world.collection) == 2 * BATCH + 3
 
 
+def test_a_chunk_ends_after_so_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        world = Workplace(tmp_path, threads)
+        items = photos(world, 4 * BATCH)
+        size = (world.folder / "0000.jpg").stat().st_size
+        monkeypatch.setattr(chunk, "CHUNK_BYTES", size * BATCH // 2)
+        world.plan(items)
+        worked = world.work()
+        assert BATCH // 2 <= worked < 4 * BATCH
+        while world.work():
+            pass
+        assert counts(world.ledger.job("job")) == ("succeeded", 4 * BATCH, 4 * BATCH, 0, 0)
+
+
 def test_items_that_need_no_work_count_once_and_are_not_given_back(world: Workplace) -> None:
     good = photos(world, BATCH + 2)
     bad = [world.item(world.folder / "x.jpg", problem="the name is odd")]

@@ -52,6 +52,8 @@ MIN_BUDGET_S = 10.0
 # The same for a chunk of remote images. Images whose server has begun to answer continue.
 REMOTE_BUDGET = 1.0  # times chunk_s
 MIN_REMOTE_BUDGET_S = 2.0
+# The same after so many bytes of image files. The planner knows the rate of a job, not the sizes.
+CHUNK_BYTES = 1 << 30
 MIN_MEASURED_S = 0.1  # a shorter time counts as this long in the rate
 CHECK_INTERVAL_S = 0.25  # a worker that waits for images notices within this time that it must stop
 THUMBNAIL_WRITERS = 8  # threads that write the thumbnails of a chunk into a bucket
@@ -106,7 +108,7 @@ class Chunk:
         self._parts, self._job, self._claim, self._lease = parts, job, claim, lease
         self._failures: list[Failure] = []
         self._stored_keys: list[str] = []  # primary keys of the images that `_done` counts
-        self._done = self._skipped = self._worked = 0
+        self._done = self._skipped = self._worked = self._file_bytes = 0
         self._timings = StageTimings()
         self._is_remote = any_remote(claim.items)
         self._began = time.monotonic()
@@ -398,6 +400,9 @@ class Chunk:
         else:
             self._lease.check()
         ready = [image for entry in taken if (image := self._result(entry))]
+        self._file_bytes += sum(image.prepared.file_bytes for image in ready)
+        if self._file_bytes >= CHUNK_BYTES:
+            self._until = min(self._until, time.monotonic())
         if self._is_remote and len(ready) < len(taken):
             reading.refuse_waiting()
         return ready
