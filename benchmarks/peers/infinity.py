@@ -9,7 +9,7 @@ version of constraints.txt. It runs with its defaults, on torch and the processo
 
 The two take turns; both run all the time. Each client sends one text, waits for its embedding and
 sends the next one. No text is sent twice. At the end the embeddings of both are compared, and
-clipfleet's model embeds texts alone, on all cores: no service around it can be faster.
+clipfleet's model embeds texts without a service, in batches on all cores.
 """
 
 import argparse
