@@ -68,8 +68,8 @@ async def at_once(
     """Answers per second to several clients, each of which sends the next text at once."""
     async with asyncio.TaskGroup() as group:
         until = time.perf_counter() + seconds
-        asking = (_ask_on(port, path, words, until, ask) for _ in range(callers))
-        tasks = [group.create_task(one) for one in asking]
+        calls = (_ask_on(port, path, words, until, ask) for _ in range(callers))
+        tasks = [group.create_task(call) for call in calls]
     return sum(task.result() for task in tasks) / seconds
 
 

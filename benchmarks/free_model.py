@@ -43,7 +43,7 @@ def main() -> None:
             server += rates(args, 1, uri)
     report("milvus-lite", lite)
     report("Milvus server", server)
-    ratios = [one / other for one, other in zip(server, lite, strict=True)]
+    ratios = [served / embedded for served, embedded in zip(server, lite, strict=True)]
     print(f"Milvus server / milvus-lite: {shown(ratios, 2)}")
 
 

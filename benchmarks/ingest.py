@@ -102,12 +102,12 @@ def several_workers(
         clients.append(client)
     rounds = []
     for number in range(args.rounds):
-        several, one = (indexing(client, folder, f"round-{number}") for client in clients)
-        rounds.append(several / one)
+        several, single = (indexing(client, folder, f"round-{number}") for client in clients)
+        rounds.append(several / single)
         load = os.getloadavg()[0]
-        print(f"{args.workers} workers {several:.1f} images/s, one {one:.1f}, load {load:.1f}")
-    middle, least, most = statistics.median(rounds), min(rounds), max(rounds)
-    print(f"{args.workers} workers / one: {middle:.2f} ({least:.2f} to {most:.2f})")
+        print(f"{args.workers} workers {several:.1f} images/s, one {single:.1f}, load {load:.1f}")
+    spread = f"{min(rounds):.2f} to {max(rounds):.2f}"
+    print(f"{args.workers} workers / one: {statistics.median(rounds):.2f} ({spread})")
 
 
 def with_weights(model: str, folder: Path) -> str:
