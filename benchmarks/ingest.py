@@ -1,11 +1,14 @@
 """Compares bulk indexing with the limit of its parts, and with a loop as in a tutorial.
 
-    python benchmarks/ingest.py PHOTOS [--images 600] [--rounds 3] [--model FOLDER]
+    python benchmarks/ingest.py PHOTOS [--images 600] [--rounds 3] [--model FOLDER] [--workers N]
 
 The limit is cores / (core-seconds per image of reading, decoding, thumbnail and resizing + of the
 model + of the store), each measured alone in this run. The loop takes one image at a time: open it,
 run the model's own processor and `get_image_features`, upsert one row, as in the notebook tutorial.
 A model folder without weights gets random weights, which take the same time.
+
+With --workers, `clipfleet up --workers N` and `--workers 1` take turns, and nothing else is
+measured. Both run all the time.
 """
 
 import argparse
@@ -52,6 +55,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default=CARRIED_MODEL)
+    parser.add_argument("--workers", type=int)
     args = parser.parse_args()
     photos = sorted(
         path for path in args.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")
@@ -61,9 +65,12 @@ def main() -> None:
     with ExitStack() as running:
         scratch = running.enter_context(tempfile.TemporaryDirectory())
         model = with_weights(args.model, Path(scratch) / "model")
+        folder = linked(paths, Path(scratch) / "photos")
+        if args.workers:
+            several_workers(running, Path(scratch), model, folder, args)
+            return
         embedder, tutorial = load_embedder(Settings(model=model)), Tutorial(model)
         client, milvus = running.enter_context(up(Path(scratch) / "data", model))
-        folder = linked(paths, Path(scratch) / "photos")
         client.index("warm-up", folder, wait=True)
         rounds = []
         for number in range(args.rounds):
@@ -81,6 +88,26 @@ def main() -> None:
         ("chain / the tutorial's loop", [chain / loop for _, chain, loop in rounds]),
     ):
         print(f"  {name}: {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})")
+
+
+def several_workers(
+    running: ExitStack, scratch: Path, model: str, folder: Path, args: argparse.Namespace
+) -> None:
+    """Compare N workers with one, in turns."""
+    clients = []
+    for workers in (args.workers, 1):
+        data, option = scratch / str(workers), ["--workers", str(workers)]
+        client, _ = running.enter_context(up(data, model, option))
+        client.index("warm-up", folder, wait=True)
+        clients.append(client)
+    rounds = []
+    for number in range(args.rounds):
+        several, single = (indexing(client, folder, f"round-{number}") for client in clients)
+        rounds.append(several / single)
+        load = os.getloadavg()[0]
+        print(f"{args.workers} workers {several:.1f} images/s, one {single:.1f}, load {load:.1f}")
+    spread = f"{min(rounds):.2f} to {max(rounds):.2f}"
+    print(f"{args.workers} workers / one: {statistics.median(rounds):.2f} ({spread})")
 
 
 def with_weights(model: str, folder: Path) -> str:
@@ -187,11 +214,13 @@ def linked(paths: Sequence[Path], folder: Path) -> Path:
 
 
 @contextmanager
-def up(data: Path, model: str) -> Iterator[tuple[Client, tuple[str, psutil.Process]]]:
+def up(
+    data: Path, model: str, options: Sequence[str] = ()
+) -> Iterator[tuple[Client, tuple[str, psutil.Process]]]:
     """Run a stack and yield a client and its Milvus."""
     port = str(commands.free_port())
     command = [commands.script("clipfleet"), "up", "--data", str(data), "--port", port]
-    with subprocess.Popen([*command, "--model", model]) as process:
+    with subprocess.Popen([*command, "--model", model, *options]) as process:
         try:
             with Client(f"http://127.0.0.1:{port}") as client:
                 _until_ready(client)

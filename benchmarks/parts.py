@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -22,6 +22,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.ledger.catalogue import RedisCatalogue
 from clipfleet.common.queue.fleet import RedisFleet
 from clipfleet.common.settings import CARRIED_MODEL
+from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.embedded import commands, processes
 
 HERE = Path(__file__).parent
@@ -62,11 +63,38 @@ def milvus(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def up(data: Path) -> Iterator[tuple[Client, int]]:
-    """Run `clipfleet up` with clipfleet-mini and yield a client and the port."""
+def milvus_server(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """Run the server of the wheel `milvus`, and yield its address and its process."""
+    port = commands.free_port()
+    command = [commands.script("milvus-server"), "--data", str(folder), "--proxy-port", str(port)]
+    uri, nodes = commands.milvus_uri(port), []
+    try:
+        with process(command, folder / "log") as launcher:
+            try:
+                until(partial(_answers, uri))
+                yield uri, launcher.children()[0]
+            finally:
+                nodes = launcher.children()
+    finally:  # after the launcher, which neither ends its child nor waits for it
+        for node in nodes:
+            with suppress(psutil.NoSuchProcess):
+                node.terminate()
+        for slow in psutil.wait_procs(nodes, timeout=30)[1]:
+            slow.kill()
+            slow.wait(30)
+
+
+def _answers(uri: str) -> bool:
+    MilvusStore(uri, timeout_s=5).ping()
+    return True
+
+
+@contextmanager
+def up(data: Path, model: str = CARRIED_MODEL) -> Iterator[tuple[Client, int]]:
+    """Run `clipfleet up` and yield a client and the port."""
     port = commands.free_port()
     command = [commands.script("clipfleet"), "up", "--data", str(data), "--port", str(port)]
-    child = subprocess.Popen([*command, "--model", CARRIED_MODEL])
+    child = subprocess.Popen([*command, "--model", model])
     try:
         with Client(f"http://{commands.LOOPBACK}:{port}") as client:
             until(lambda: client.create_collection("ready"))

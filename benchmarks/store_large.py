@@ -15,8 +15,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,13 @@ from typing import Any
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from parts import process, shown, until
+from parts import milvus_server, shown, until
 from pymilvus import MilvusClient
 
 from clipfleet.common.collection import Collection
 from clipfleet.common.identity import primary_key
 from clipfleet.common.store import Match, Record, Vectors
 from clipfleet.common.store.milvus import MilvusStore
-from clipfleet.embedded import commands
 
 DIM = 512
 K = 10
@@ -61,10 +59,10 @@ def main() -> None:
     rows, queries = np.concatenate([real, between]) @ turn, queries @ turn
     collection = Collection.new("benchmark", metric="cosine", model="m", dim=DIM, fields={})
     with tempfile.TemporaryDirectory() as folder:
-        with server(Path(folder)) as (uri, child):
+        with milvus_server(Path(folder)) as (uri, child):
             fill(uri, child, collection, rows)
             measure(uri, child, collection, rows, queries, args.rounds)
-        with server(Path(folder)) as (uri, child):  # nothing left of the writing
+        with milvus_server(Path(folder)) as (uri, child):  # nothing left of the writing
             until(partial(searched, MilvusStore(uri), collection, queries[:64]))
             time.sleep(30)
             print(f"memory: {megabytes(child)} after a restart, for searching alone")
@@ -104,28 +102,6 @@ def nearest(of: Vectors, among: Vectors, count: int) -> NDArray[np.intp]:
 def unit(rows: Vectors) -> Vectors:
     normal: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return normal
-
-
-@contextmanager
-def server(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    port = commands.free_port()
-    command = [commands.script("milvus-server"), "--data", str(folder), "--proxy-port", str(port)]
-    with process(command, folder / "log") as child:
-        uri = commands.milvus_uri(port)
-        until(partial(answers, uri))
-        try:
-            yield uri, child.children()[0]
-        finally:  # the launcher does not wait for it
-            for node in child.children():
-                node.terminate()
-                for slow in psutil.wait_procs([node], timeout=30)[1]:
-                    slow.kill()
-                    slow.wait(30)
-
-
-def answers(uri: str) -> bool:
-    MilvusStore(uri, timeout_s=5).ping()
-    return True
 
 
 def fill(uri: str, child: psutil.Process, collection: Collection, rows: Vectors) -> None:

@@ -32,11 +32,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ingest import indexing, linked, up, with_weights
+from peers.environment import environment
 
 from clipfleet import Client
 
 HERE = Path(__file__).parent
-CONSTRAINTS = HERE.parents[1] / "constraints.txt"
 # transformers 5 returns features that clip-retrieval cannot read; setuptools 81 has no
 # pkg_resources, which clip-anytorch imports.
 PINNED = (
@@ -61,7 +61,7 @@ def main() -> None:
     args = parser.parse_args()
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    python = environment(work / "clip-retrieval")
+    python = environment(work / "clip-retrieval", ["--no-deps", *PINNED], NEEDED)
     model = work / "model"  # kept, because clipfleet converts a model that it does not know
     if not model.exists():
         model = Path(with_weights(str(args.clip), model))
@@ -99,23 +99,6 @@ def main() -> None:
             )
         print(f"lowest cosine of 20 embeddings: {lowest_cosine(client, folder, output):.4f}")
     print(f"{statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})")
-
-
-def environment(folder: Path) -> Path:
-    """Create the virtual environment, unless it is there, and return its Python."""
-    python, done = folder / "bin" / "python", folder / "complete"
-    if not done.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        install = [str(python), "-m", "pip", "install", "-q"]
-        for packages in (
-            ["-c", str(CONSTRAINTS), "torch"],
-            ["--no-deps", *PINNED],
-            NEEDED,
-        ):
-            subprocess.run([*install, *packages], check=True)
-        done.touch()
-    return python
 
 
 def inference(command: Sequence[str]) -> float:
