@@ -59,6 +59,24 @@ def test_the_rate_of_a_jobs_own_chunks_counts_once_it_is_known(
     assert [chunk.size for chunk in planning.ledger.open_chunks("job")][:3] == [size] * 3
 
 
+def test_chunks_grow_with_the_job_where_several_workers_share_it(planning: Planning) -> None:
+    """However fast the workers are, each has many chunks, so that they end together."""
+    for n in range(3):
+        planning.worker(rate=9e9, name=f"w{n}")
+    planning.job(9_000)
+    sizes = []
+    while planning.ledger.job("job").state in ("queued", "running"):
+        planning.tick()
+        while planning.pending():
+            claim = planning.take()
+            sizes.append(len(claim.items))
+            planning.ledger.mark(claim, Outcome(done=len(claim.items)))
+    assert sizes[:10] == [FIRST_CHUNK] * 10
+    assert max(sizes) <= 9_000 / 48
+    assert max(sizes) > 4 * FIRST_CHUNK
+    assert sum(sizes) == 9_000
+
+
 def test_chunks_of_which_little_is_left_make_room_for_others(planning: Planning) -> None:
     """A chunk with one image left, which waits for a slow server, counts as small."""
     planning.job(10_000)

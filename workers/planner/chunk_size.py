@@ -5,21 +5,32 @@ from collections.abc import Sequence
 from clipfleet.common.queue.fleet import WorkerCard
 
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 2_048
+CHUNKS_PER_WORKER = 16  # that a job has at least, where several share it
 
 
-def chunk_size(workers: Sequence[WorkerCard], seconds: float, rate: float = 0.0) -> int:
+def chunk_size(
+    workers: Sequence[WorkerCard], seconds: float, rate: float = 0.0, planned: int = 0
+) -> int:
     """The number of images that a worker indexes in the time that a chunk should take.
+
+    Several workers share a job of unknown length. A chunk is at most a sixteenth of each worker's
+    part of what has been planned so far, so chunks grow with the job and the workers end their
+    last ones at about the same time.
 
     Args:
         workers: the live workers of the job's model.
         seconds: the time that a chunk should take.
         rate: images per second of the job's last chunks. While it is 0 (unknown), the slowest
             worker's own rate counts.
+        planned: the number of the job's images that have been planned so far.
     """
     rates = [rate] if rate else [worker.rate for worker in workers if worker.rate]
     if not rates:
         return FIRST_CHUNK
-    return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(min(rates) * seconds)))
+    largest = LARGEST_CHUNK
+    if len(workers) > 1:  # by rate alone, two workers took 1.6 times as long as one
+        largest = min(largest, max(FIRST_CHUNK, planned // (CHUNKS_PER_WORKER * len(workers))))
+    return max(SMALLEST_CHUNK, min(largest, int(min(rates) * seconds)))
 
 
 def room_for(chunks: int, images: int, workers: int, size: int) -> int:

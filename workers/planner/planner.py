@@ -307,7 +307,7 @@ class Planner:
         if waiting != look.waiting:
             self._ledger.set_waiting_reason(job_id, waiting)
         self._retry_or_split(new, look.troubled)
-        size = chunk_size(workers, self._settings.chunk_s, look.rate)
+        size = chunk_size(workers, self._settings.chunk_s, look.rate, look.total)
         room = room_for(look.open, look.open_images, len(workers), size)
         self._plannable.pop(job_id, None)
         if look.lease.planned:
