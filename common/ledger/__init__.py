@@ -879,8 +879,8 @@ class Ledger(Protocol):
     ) -> Claim | Unknown | None:
         """Claim the next pending chunk of a model.
 
-        Of several jobs, the one with the fewest claimed chunks comes first, then the one whose
-        last claim is the longest ago.
+        API keys take turns: the one with the fewest claimed chunks comes first, then the one that
+        was served least recently. So do the jobs of one key. A job without a key counts as a key.
 
         Args:
             model: the name of the model.

@@ -8,6 +8,7 @@ local ACTIVE, ENDED, JOBS = ROOT .. 'jobs:active', ROOT .. 'jobs:ended', ROOT ..
 local REMOVING = JOBS .. ':removing' -- jobs whose removal has begun, scored by the time
 local KEEPER = ROOT .. 'housekeeper'
 local KEEP_LEASED_S = 3600
+local KEEP_SERVED_S = 3600 -- as in memory.py
 local MAX_REPLANS = 3
 local MAX_NOTES = 60 -- keys, as in notes.py
 local STATES = {'queued', 'running', 'succeeded', 'partial', 'failed', 'cancelled'}
@@ -48,7 +49,15 @@ local function active_of(key) return ACTIVE .. ':of:' .. key end
 local function due_for(planner) return DUE .. ':' .. planner end
 local function idempotency_key(key) return ROOT .. 'idempotency:' .. key end
 local function chunk_get(chunk, name) return redis.call('HGET', chunk_key(chunk), name) end
-local function ready_for(model, remote)
+-- Indices of pending chunks: one for remote chunks and one for all others. Owners wait in `turns`, and
+-- the jobs of each owner in a set of its own.
+local function turns(model, remote)
+  return ROOT .. (remote == '1' and 'turns-remote:' or 'turns:') .. model
+end
+local function turns_of(owner, model, remote) return turns(model, remote) .. ':of:' .. owner end
+local function in_hand_of(owner, model) return ROOT .. 'in-hand:' .. model .. ':of:' .. owner end
+local function served(model) return ROOT .. 'served:' .. model end -- keys, scored by their last claim
+local function ready_before(model, remote) -- the index of the release before: jobs, whoever owns them
   return ROOT .. (remote == '1' and 'ready-remote:' or 'ready:') .. model
 end
 local function ask_key(token) return ROOT .. 'ask:' .. token end
@@ -123,21 +132,76 @@ local function pending_kinds()
   return has
 end
 
--- Adds the job to the index of its model while one of its chunks is pending, or removes it. There is
--- one index for remote chunks and one for all others. The job with the fewest leased chunks comes
--- first, then the job whose last claim is the longest ago. A chunk whose lease expired counts as
--- leased until `requeue`, so that only writes change the order.
+-- The API key of the job, or the job itself when it has none.
+local function owner()
+  local key = get('api_key') or ''
+  return key ~= '' and 'key:' .. key or 'job:' .. id
+end
+
+-- The leased chunks of an owner's jobs. Jobs that a release without this count has ended are dropped.
+local function count_in_hand(key)
+  local total, counts = 0, redis.call('HGETALL', key)
+  for i = 1, #counts, 2 do
+    if redis.call('SISMEMBER', ACTIVE, counts[i]) == 1 then
+      total = total + tonumber(counts[i + 1])
+    else
+      redis.call('HDEL', key, counts[i])
+    end
+  end
+  return total
+end
+
+-- Adds the job to the indices of its model while one of its chunks is pending, or removes it. The
+-- owner with the fewest leased chunks comes first, then the owner whose last claim is the longest ago.
+-- So do the jobs of one owner. A chunk whose lease expired counts as leased until `requeue`, so that
+-- only writes change the order.
 local function index()
   local model = get('model')
   if not model then return end -- a job of an older release: `lease` writes the field
-  local has = pending_kinds()
-  local in_hand = redis.call('ZCOUNT', OPEN, '(0', '+inf')
+  local has, who, in_hand = pending_kinds(), owner(), 0
+  if get('state') == 'running' then in_hand = redis.call('ZCOUNT', OPEN, '(0', '+inf') end
+  local hands = in_hand_of(who, model)
+  if in_hand > 0 then redis.call('HSET', hands, id, in_hand) else redis.call('HDEL', hands, id) end
   local served_at = tonumber(get('served_at') or get('created_at'))
+  local owner_served_at = served_at
+  if who ~= 'job:' .. id then
+    owner_served_at = tonumber(redis.call('ZSCORE', served(model), who) or '0')
+  end
+  local first = stamp(count_in_hand(hands) * 1e10 + owner_served_at)
   for _, remote in ipairs({'0', '1'}) do
+    local jobs = turns_of(who, model, remote)
+    redis.call('ZREM', ready_before(model, remote), id)
     if has[remote] then
-      redis.call('ZADD', ready_for(model, remote), stamp(in_hand * 1e10 + served_at), id)
+      redis.call('ZADD', jobs, stamp(in_hand * 1e10 + served_at), id)
     else
-      redis.call('ZREM', ready_for(model, remote), id)
+      redis.call('ZREM', jobs, id)
+    end
+    if redis.call('EXISTS', jobs) == 1 then
+      redis.call('ZADD', turns(model, remote), first, who)
+    else
+      redis.call('ZREM', turns(model, remote), who)
+    end
+  end
+end
+
+-- Moves jobs from the index of the release before, whose planners and workers may still write it.
+local function adopt_ready(model, remote)
+  for _, job in ipairs(redis.call('ZRANGE', ready_before(model, remote), 0, -1)) do
+    use(job)
+    index()
+    redis.call('ZREM', ready_before(model, remote), job)
+  end
+end
+
+-- Calls `visit` for each job with pending chunks, in the order of their turns, until it returns a value.
+-- limit: the number of owners, and of jobs of each, that are read; 0: all.
+local function each_turn(model, remote, limit, visit)
+  adopt_ready(model, remote)
+  for _, who in ipairs(redis.call('ZRANGE', turns(model, remote), 0, limit - 1)) do
+    for _, job in ipairs(redis.call('ZRANGE', turns_of(who, model, remote), 0, limit - 1)) do
+      use(job)
+      local value = visit(job)
+      if value then return value end
     end
   end
 end
@@ -305,9 +369,7 @@ function operations.remove()
   redis.call('ZREM', ENDED, id)
   redis.call('ZREM', due(), id)
   drop_active()
-  if get('model') then
-    for _, remote in ipairs({'0', '1'}) do redis.call('ZREM', ready_for(get('model'), remote), id) end
-  end
+  index()
   local idempotency = idempotency_key(get('key') or '')
   if redis.call('GET', idempotency) == id then redis.call('DEL', idempotency) end
   local old = ROOT .. 'job:' .. (get('retry_of') or '')
@@ -623,22 +685,21 @@ end
 function operations.pending(model, limit)
   local count, seen = 0, {}
   for _, remote in ipairs({'0', '1'}) do
-    for _, job in ipairs(redis.call('ZRANGE', ready_for(model, remote), 0, tonumber(limit) - 1)) do
+    each_turn(model, remote, tonumber(limit), function(job)
       if not seen[job] then
         seen[job] = true
-        use(job)
         count = count + redis.call('ZCOUNT', OPEN, 0, 0)
-        if count >= tonumber(limit) then return tonumber(limit) end
       end
-    end
+      return count >= tonumber(limit) or nil
+    end)
   end
-  return count
+  return math.min(count, tonumber(limit))
 end
 
 local function row_of(chunk)
   return {id, chunk, chunk_get(chunk, 'token'), chunk_get(chunk, 'attempt'),
           chunk_get(chunk, 'items'),
-          redis.call('ZCARD', ready_for(get('model'), is_remote(chunk))),
+          redis.call('ZCARD', turns(get('model'), is_remote(chunk))),
           chunk_get(chunk, 'since') or stamp(now)}
 end
 
@@ -664,27 +725,27 @@ function operations.claim(model, worker, seconds, ask, max_attempts, versions, r
     return holds(before[2], ask) and row_of(before[2]) or nil
   end
   local unknown
-  for _, job in ipairs(redis.call('ZRANGE', ready_for(model, remote), 0, -1)) do
-    use(job)
+  local row = each_turn(model, remote, 0, function(job)
     local known = understood(versions)
     local chunk = known and first_pending(tonumber(max_attempts), remote)
     if not known then unknown = unknown or job end
-    if chunk then
-      forget_claim(chunk)
-      redis.call('HINCRBY', chunk_key(chunk), 'attempt', 1)
-      redis.call('HSET', chunk_key(chunk), 'token', ask, 'worker', worker)
-      redis.call('HSETNX', chunk_key(chunk), 'since', stamp(now))
-      redis.call('HDEL', chunk_key(chunk), 'suspect')
-      redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), chunk)
-      redis.call('HSET', JOB, 'served_at', stamp(now))
-      redis.call('HSET', request, 'job', job, 'chunk', chunk)
-      redis.call('EXPIRE', request, math.ceil(tonumber(seconds)))
-      look_at(now + tonumber(seconds))
-      index()
-      return row_of(chunk)
-    end
-  end
-  return unknown
+    if not chunk then return nil end
+    forget_claim(chunk)
+    redis.call('HINCRBY', chunk_key(chunk), 'attempt', 1)
+    redis.call('HSET', chunk_key(chunk), 'token', ask, 'worker', worker)
+    redis.call('HSETNX', chunk_key(chunk), 'since', stamp(now))
+    redis.call('HDEL', chunk_key(chunk), 'suspect')
+    redis.call('ZADD', OPEN, stamp(now + tonumber(seconds)), chunk)
+    redis.call('HSET', JOB, 'served_at', stamp(now))
+    redis.call('ZREMRANGEBYSCORE', served(model), '-inf', stamp(now - KEEP_SERVED_S))
+    if owner() ~= 'job:' .. id then redis.call('ZADD', served(model), stamp(now), owner()) end
+    redis.call('HSET', request, 'job', job, 'chunk', chunk)
+    redis.call('EXPIRE', request, math.ceil(tonumber(seconds)))
+    look_at(now + tonumber(seconds))
+    index()
+    return row_of(chunk)
+  end)
+  return row or unknown
 end
 
 function operations.renew(chunk, token, seconds)

@@ -35,7 +35,9 @@ from clipfleet.common.ledger import (
 )
 from clipfleet.common.ledger.entries import Entry, removed
 from clipfleet.common.ledger.notes import added
-from clipfleet.common.shares import may_take
+from clipfleet.common.shares import Owner, may_take
+
+KEEP_SERVED_S = 3600  # as in ledger.lua
 
 
 class MemoryLedger:
@@ -55,6 +57,7 @@ class MemoryLedger:
         self._idempotency_keys: dict[str, str] = {}
         self._keeper = ("", 0.0)
         self._removing: dict[str, float] = {}
+        self._served: dict[tuple[str, str], float] = {}  # by model and key: the last claim
         self._planners: dict[str, float] = {}  # by name: the time until which it counts as alive
 
     def create(self, new: NewJob, idempotency_key: str = "", room: JobRoom = ANY_ROOM) -> Job:
@@ -374,6 +377,7 @@ class MemoryLedger:
                     chunk.lease_until, chunk.suspect = now + seconds, None
                     chunk.since = chunk.since or now
                     entry.served_at = now
+                    self._serve(entry, now)
                     entry.look_by(now + seconds)
                     return Claim(
                         entry.job.id,
@@ -386,20 +390,37 @@ class MemoryLedger:
                     )
             return None
 
+    def _serve(self, entry: Entry, now: float) -> None:
+        self._served = {owner: at for owner, at in self._served.items() if at > now - KEEP_SERVED_S}
+        if entry.job.key:
+            self._served[entry.job.new.model, entry.job.key] = now
+
     def _ready(self, model: str, remote: bool) -> list[Entry]:
         """The entries with pending chunks of that kind, the one to serve next first."""
-        entries = [
+        running = [
             entry
             for entry in self._entries.values()
-            if entry.job.new.model == model
-            and any(entry.open[name].remote == remote for name in entry.pending)
+            if entry.job.new.model == model and entry.running
         ]
+        in_hand = Counter[Owner]()
+        for entry in running:
+            in_hand[entry.job.owner.group] += entry.in_hand
 
-        def turn(entry: Entry) -> tuple[int, float, str]:
-            served_at = entry.served_at or entry.job.created_at
-            return entry.in_hand, served_at, entry.job.id
+        def turn(entry: Entry) -> tuple[int, float, str, int, float, str]:
+            job = entry.job
+            served_at = owner_served_at = entry.served_at or job.created_at
+            if job.key:
+                owner_served_at = self._served.get((model, job.key), 0.0)
+            name = f"key:{job.key}" if job.key else f"job:{job.id}"
+            first = in_hand[job.owner.group], owner_served_at, name
+            return *first, entry.in_hand, served_at, job.id
 
-        return sorted(entries, key=turn)
+        ready = [
+            entry
+            for entry in running
+            if any(entry.open[name].remote == remote for name in entry.pending)
+        ]
+        return sorted(ready, key=turn)
 
     def renew(self, claim: Claim, seconds: float) -> bool:
         with self._lock:

@@ -200,6 +200,50 @@ def test_jobs_with_as_many_chunks_in_hand_take_turns(ledger: Ledger, clock: Cloc
     assert [sorted(order[turn : turn + 3]) for turn in (0, 3, 6)] == [["one", "three", "two"]] * 3
 
 
+def test_keys_take_turns_however_many_jobs_each_has(ledger: Ledger, clock: Clock) -> None:
+    """A hundred jobs of one key delay another key's job by one chunk."""
+    for n in range(100):
+        clock.now += 1
+        planned(ledger, ("a",), ("b",), job=f"many-{n:03d}", key="many")
+    clock.now += 1
+    planned(ledger, ("a",), ("b",), ("c",), job="other", key="other")
+    claims = []
+    for _ in range(6):  # a single worker
+        clock.now += 1
+        claims.append(claimed(ledger))
+        ledger.mark(claims[-1], Outcome(done=1))
+    order = [claim.job_id for claim in claims]
+    assert order == ["many-000", "other", "many-001", "other", "many-002", "other"]
+
+
+def test_the_key_with_the_fewest_chunks_in_hand_comes_first(ledger: Ledger, clock: Clock) -> None:
+    for n in range(4):
+        planned(ledger, ("a",), ("b",), job=f"many-{n}", key="many")
+    first = [claimed(ledger).job_id for _ in range(3)]
+    assert first == ["many-0", "many-1", "many-2"]
+    clock.now += 1
+    planned(ledger, *((f"other-{n}",) for n in range(9)), job="other", key="other")
+    assert [claimed(ledger).job_id for _ in range(3)] == ["other"] * 3
+
+
+def test_the_turn_of_a_key_does_not_depend_on_a_job_that_was_removed(
+    ledger: Ledger, clock: Clock
+) -> None:
+    """What a removed or cancelled job had in hand counts no more."""
+    planned(ledger, ("a",), ("b",), job="gone", key="one")
+    planned(ledger, ("a",), ("b",), job="cancelled", key="one")
+    for _ in range(4):
+        claimed(ledger)
+    ledger.remove("gone")
+    ledger.cancel("cancelled", "")
+    planned(ledger, ("a",), job="later", key="one")
+    planned(ledger, ("a",), ("b",), job="other", key="other")
+    clock.now += 1
+    assert claimed(ledger).job_id == "other"
+    assert claimed(ledger).job_id == "later"
+    assert claimed(ledger).job_id == "other"
+
+
 def test_an_expired_lease_counts_as_in_hand_until_the_chunk_is_pending_again(
     ledger: Ledger, clock: Clock
 ) -> None:

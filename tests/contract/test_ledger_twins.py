@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.errors import ClipfleetError, NotFound
-from clipfleet.common.ledger import FINAL, Claim, Ledger, Outcome, PlanLease
+from clipfleet.common.ledger import FINAL, Claim, JobRoom, Ledger, Outcome, PlanLease
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.redis import RedisLedger
 from support.ledgers import (
@@ -40,7 +40,9 @@ from support.ledgers import (
 JOBS = st.sampled_from(["j", "j", "k"])
 PLACES = st.sampled_from(["file", "url", "part:0:1:url", "part:0:1:file"])
 # What the memory ledger has in place of Redis.
-KEPT_IN_REDIS = {"_entries", "_idempotency_keys", "_keeper", "_removing", "_planners"}
+KEPT_IN_REDIS = {
+    "_entries", "_idempotency_keys", "_keeper", "_removing", "_planners", "_served",
+}  # fmt: skip
 
 
 @dataclass
@@ -92,11 +94,11 @@ class Work(RuleBasedStateMachine):
         assert first == second, (method, first, second)
         return first
 
-    @initialize()
-    def create(self) -> None:
+    @initialize(keys=st.sampled_from([("", ""), ("a", ""), ("a", "a"), ("a", "b")]))
+    def create(self, keys: tuple[str, str]) -> None:
         """`j` goes through everything. `k` is a neighbour whose planning never ends."""
-        self.both("create", a_job(), "g1:key")
-        self.both("create", a_job("k", "maps"))
+        self.both("create", a_job(), "g1:key", JobRoom(key=keys[0]))
+        self.both("create", a_job("k", "maps"), "", JobRoom(key=keys[1]))
         for job in self.totals:
             self.leases[job] = self.both("lease", job, "p1", 20.0)
         self.moment = self.present()

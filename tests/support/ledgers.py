@@ -5,7 +5,16 @@ from typing import Any
 
 import redis
 
-from clipfleet.common.ledger import Claim, Failure, Item, Ledger, NewJob, Outcome, Unknown
+from clipfleet.common.ledger import (
+    Claim,
+    Failure,
+    Item,
+    JobRoom,
+    Ledger,
+    NewJob,
+    Outcome,
+    Unknown,
+)
 from clipfleet.common.ledger.redis import _text
 
 MODEL = "m"
@@ -90,9 +99,9 @@ def items(*ids: str, place: str = "file") -> list[Item]:
     return [Item(id=name, uri=name, read=f"{place}:{name}", label="é") for name in ids]
 
 
-def planned(ledger: Ledger, *chunks: tuple[str, ...], job: str = "j") -> list[str]:
+def planned(ledger: Ledger, *chunks: tuple[str, ...], job: str = "j", key: str = "") -> list[str]:
     """Create a running job that is completely planned, and return the names of its chunks."""
-    ledger.create(a_job(job))
+    ledger.create(a_job(job), room=JobRoom(key=key))
     lease = ledger.lease(job, "p", 30)
     assert lease
     ends = ["", *(chunk[-1] for chunk in chunks)]
