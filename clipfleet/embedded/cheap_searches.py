@@ -1,10 +1,14 @@
-"""Makes searches of milvus-lite cheap, with the same results.
+"""Makes searches of milvus-lite cheap. They find what they found before, and what they missed.
 
 milvus-lite 3.2 looks at every row of a collection in Python for each search, to leave out rows that
 were replaced or deleted. It reads the embedding of every match, whether it is asked for or not, and
 makes Python numbers of all embeddings that are not in a data file yet. At 10,000 rows that was half
 of the processor time of a search. Here all of this is kept between searches, and brought up to date
 with what was written since.
+
+A walk through an HNSW graph ends after `ef` steps, however few rows on its way pass a filter: of 20
+rows that passed among 40,000 it found 0 to 2, with `ef` 64. Here up to EXACT_ROWS rows that pass
+are compared one by one. 9,000 embeddings of 128 numbers take 2 ms.
 
 A search also waited while files of its collection were merged, for 0.1 to 0.7 s. Here it reads the
 files as they were before. It still waits for a flush, so that no row is missed on its way from
@@ -26,7 +30,7 @@ from milvus_lite.search.indexed_filter import evaluate_segment_filter
 from milvus_lite.storage.memtable import MemTable
 from numpy.typing import NDArray
 
-from clipfleet.embedded.bulk_writes import ExactIndex
+from clipfleet.embedded.bulk_writes import EXACT_ROWS, ExactIndex
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
@@ -139,7 +143,13 @@ def search(
         if index is None:
             index = ExactIndex.build(segment.vector_data(vector_field)[0], metric_type)
         valid = None if mask.all() else mask
-        hits.append(index.search(query_vectors, top_k, valid_mask=valid, params=search_params))
+        places = np.flatnonzero(mask)
+        if len(places) <= EXACT_ROWS and not isinstance(index, ExactIndex):
+            vectors = segment.vector_data(vector_field)[0][places]
+            few, far = ExactIndex.build(vectors, metric_type).search(query_vectors, top_k)
+            hits.append((np.where(few < 0, -1, places[few]), far))
+        else:
+            hits.append(index.search(query_vectors, top_k, valid_mask=valid, params=search_params))
         tables.append(segment.table)
     if recent is not None:
         hits.append(recent)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from milvus_lite.engine.collection import Collection
 from milvus_lite.engine.compaction import CompactionManager
+from milvus_lite.index.faiss_hnsw import FaissHnswIndex
 from milvus_lite.schema.arrow_builder import build_wal_data_schema, build_wal_delta_schema
 from milvus_lite.schema.types import CollectionSchema, DataType, FieldSchema
 from milvus_lite.search.executor_indexed import execute_search_with_index
@@ -20,7 +21,7 @@ from milvus_lite.storage.memtable import MemTable
 from milvus_lite.storage.segment import Segment
 
 from clipfleet.embedded import cheap_searches
-from clipfleet.embedded.bulk_writes import ExactIndex
+from clipfleet.embedded.bulk_writes import EXACT_ROWS, ExactIndex
 
 DIM = 4
 SCHEMA = CollectionSchema(
@@ -130,6 +131,28 @@ def require_same(ours: Any, theirs: Any) -> int:
             assert hit["distance"] == pytest.approx(other["distance"], abs=1e-5)
             assert hit["entity"] == other["entity"]
     return sum(map(len, ours))
+
+
+@pytest.mark.parametrize("metric", ["COSINE", "IP", "L2"])
+def test_a_filter_that_few_rows_of_a_graph_pass_leaves_none_of_them_out(metric: str) -> None:
+    shelf, count = Shelf(0, metric), 2 * EXACT_ROWS
+    vectors = shelf.random.standard_normal((count, DIM)).astype(np.float32)
+    labels = ["b" if n % 1_000 == 7 else "a" for n in range(count)]
+    table = pa.table({
+        "pk": [f"k{n}" for n in range(count)], "_seq": range(count), "label": labels,
+        "embedding": pa.FixedSizeListArray.from_arrays(vectors.ravel(), DIM),
+        "$meta": ["{}"] * count,
+    })  # fmt: skip
+    pks, seqs = table.column("pk").to_pylist(), np.arange(count, dtype=np.uint64)
+    segment = Segment("", "_default", "pk", "embedding", pks, seqs, vectors, table)
+    segment.attach_index(FaissHnswIndex.build(vectors, metric, {"M": 16, "efConstruction": 64}))
+    shelf.segments.append(segment)
+    ours, theirs = shelf.answers(30, FILTER, ["label"])
+    assert [len(hits) for hits in ours] == [20] * 3
+    assert [len(hits) for hits in theirs] < [20] * 3, "milvus-lite finds them all by itself"
+    segment.indexes["embedding"] = ExactIndex.build(vectors, metric)
+    exact, _ = shelf.answers(30, FILTER, ["label"])
+    assert {hit["id"] for hit in ours[0]} == {hit["id"] for hit in exact[0]}
 
 
 @pytest.mark.parametrize("metric", ["COSINE", "IP", "L2"])
