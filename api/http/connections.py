@@ -28,6 +28,7 @@ HEADER_BYTES = 65_536  # of one request
 AHEAD_BYTES = 32_768  # of requests that a client may send before it has the answer to the first
 AHEAD_REQUESTS = 16  # of these; httptools reads them all
 UNSENT_BYTES = 65_536  # of an answer in the system's buffer, beyond those on their way
+VANISHED_S = 60.0  # without a word that what was sent has arrived
 PAUSE_S = 2.0  # between two requests; closing a connection that is in use may fail a request
 
 
@@ -160,7 +161,7 @@ class _Limited:
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)  # type: ignore[misc]
         transport.set_write_buffer_limits(0)  # writing is paused while any byte waits
-        _limit_unsent(transport.get_extra_info("socket"))
+        set_options(transport.get_extra_info("socket"))
         self._all.open[self] = None
         self._wait_for_header()
         self._all.make_room(self.loop.time())
@@ -348,12 +349,18 @@ class QuickProtocol(_Limited, AutoHTTPProtocol):  # type: ignore[misc, valid-typ
 Protocol = PatientProtocol if issubclass(AutoHTTPProtocol, H11Protocol) else QuickProtocol
 
 
-def _limit_unsent(connection: socket.socket | None) -> None:
-    """Let the system take an answer in small pieces, so that slow reading is seen as it happens.
+def set_options(connection: socket.socket | None) -> None:
+    """Let the system take an answer in small pieces, and give up a client that has vanished.
 
-    Otherwise the system takes nothing until a third of its buffer is free, which can be 1 MB.
+    Otherwise the system takes nothing until a third of its buffer is free, which can be 1 MB, and
+    the event stream of a client that lost its network stays open for a quarter of an hour.
+
+    Args:
+        connection: a TCP connection. One of another kind, or None, is left as it is.
     """
-    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-    if connection is not None and option is not None:
-        with suppress(OSError):  # a UNIX socket has no such option
-            connection.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)
+    options = {"TCP_NOTSENT_LOWAT": UNSENT_BYTES, "TCP_USER_TIMEOUT": int(1e3 * VANISHED_S)}
+    for name, value in options.items():
+        option = getattr(socket, name, None)
+        if connection is not None and option is not None:
+            with suppress(OSError):  # a UNIX socket has no such option
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -357,3 +357,14 @@ def test_a_lag_grows_with_waiting_and_shrinks_with_what_comes() -> None:
     lag.start(100.0)
     lag.moved(1_000, 101.0)
     assert lag.seconds(101.5) == 0.5
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this limit")
+def test_a_client_that_vanished_is_given_up_after_a_minute() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+        server.accept()[0] as line,
+    ):
+        connections.set_options(line)
+        assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
