@@ -103,7 +103,7 @@ class Assistant:
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[MemoryService]:
+def animals() -> Iterator[MemoryService]:
     """A service that sees colours, with a collection of animals and one of a vector alone."""
     with MemoryService(embedder=PixelEmbedder()) as running, running.client() as client:
         client.create_collection("pets", fields={"legs": "int"})
@@ -116,13 +116,13 @@ def service() -> Iterator[MemoryService]:
 
 
 @pytest.fixture(params=["auto", "legacy"])
-def assistant(request: pytest.FixtureRequest, service: MemoryService, tmp_path: Path) -> Assistant:
-    return Assistant(service.url, tmp_path / "stderr", request.param)
+def assistant(request: pytest.FixtureRequest, animals: MemoryService, tmp_path: Path) -> Assistant:
+    return Assistant(animals.url, tmp_path / "stderr", request.param)
 
 
 @pytest.fixture
-def modern(service: MemoryService, tmp_path: Path) -> Assistant:
-    return Assistant(service.url, tmp_path / "stderr")
+def modern(animals: MemoryService, tmp_path: Path) -> Assistant:
+    return Assistant(animals.url, tmp_path / "stderr")
 
 
 def test_it_says_what_it_can_do(assistant: Assistant) -> None:
@@ -188,8 +188,8 @@ def test_images_are_shown_by_their_ids(modern: Assistant) -> None:
     assert len(answer.pictures) == 2
 
 
-def test_collections_and_jobs_are_listed(modern: Assistant, service: MemoryService) -> None:
-    with service.client() as client, pytest.raises(JobFailed) as failure:
+def test_collections_and_jobs_are_listed(modern: Assistant, animals: MemoryService) -> None:
+    with animals.client() as client, pytest.raises(JobFailed) as failure:
         client.upload("pets", [Path(__file__)], wait=True)
     bad = failure.value.job
     listed, jobs, succeeded, job = modern.calls(
@@ -208,16 +208,16 @@ def test_collections_and_jobs_are_listed(modern: Assistant, service: MemoryServi
     assert job.document["failures"][0]["id"] == "test_mcp.py"
 
 
-def test_pictures_are_bounded(service: MemoryService, modern: Assistant) -> None:
+def test_pictures_are_bounded(animals: MemoryService, modern: Assistant) -> None:
     """Thumbnails of noise: 20 of them are more than an answer has room for."""
-    folder = service.folder / "noise"
+    folder = animals.folder / "noise"
     folder.mkdir()
     for number in range(20):
         noise = Image.frombytes("L", (256, 256), os.urandom(65_536))
         Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180))).save(
             folder / f"{number}.png"
         )
-    with service.client() as client:
+    with animals.client() as client:
         client.index("noise", folder, wait=True)
         ids = list(client.iter_ids("noise"))
     answer = modern.call("images", {"ids": ids, "collection": "noise"})
