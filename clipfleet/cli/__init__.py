@@ -9,7 +9,18 @@ import typer
 from pydantic import ValidationError
 
 from clipfleet._version import __version__
-from clipfleet.cli import collections, demo, doctor, evaluate, images, jobs, keys, parts, up
+from clipfleet.cli import (
+    collections,
+    demo,
+    doctor,
+    evaluate,
+    images,
+    jobs,
+    keys,
+    mcp,
+    parts,
+    up,
+)
 from clipfleet.cli.show import fail
 from clipfleet.errors import Error
 
@@ -25,6 +36,7 @@ app.command()(images.index)
 app.command()(images.search)
 app.command()(evaluate.evaluate)
 app.command()(doctor.doctor)
+app.command()(mcp.mcp)
 for part in (parts.gateway, parts.planner, parts.worker):
     app.command(rich_help_panel="Parts of a cluster, configured by CLIPFLEET_* variables")(part)
 app.add_typer(jobs.app, name="jobs")
