@@ -44,7 +44,20 @@ class ProblemError(Error):
 
 
 class NotFound(ProblemError):
-    """There is no such collection, job or image."""
+    """There is no such collection, job or image.
+
+    Attributes:
+        collection: the name of the collection, if that is what does not exist; else "".
+    """
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        super().__init__(status, problem)
+        self.collection = str(problem.get("collection") or "")
+        if self.collection:
+            self.detail = (
+                f"there is no collection {self.collection!r}: create_collection() creates it, and "
+                "collections() lists those that there are"
+            )
 
 
 class InvalidRequest(ProblemError, ValueError):
@@ -84,15 +97,54 @@ class JobFailed(Error):
         return f"job {self.job.id} failed: {self.job.error or 'no reason given'}"
 
 
-def problem_of(response: httpx.Response) -> ProblemError:
-    """The error for a response with an error status. A proxy may have sent it."""
+def problem_of(response: httpx.Response) -> Error:
+    """The error for a response with an error status.
+
+    A server or a proxy that is not clipfleet may have sent it. Its text is not shown: it may be a
+    page for browsers.
+    """
     try:
         problem = response.json()
     except ValueError:
         problem = None
-    if not isinstance(problem, dict):
-        problem = {"status": response.status_code, "detail": response.text[:300]}
-    return problem_error(problem, response.status_code)
+    if isinstance(problem, dict):
+        return problem_error(problem, response.status_code)
+    return _foreign_error(response)
+
+
+def _foreign_error(response: httpx.Response) -> Error:
+    status, address = response.status_code, _address(response)
+    sender = response.headers.get("Server", "")[:60]
+    by = f" ({sender})" if sender.isprintable() and sender else ""
+    if response.has_redirect_location:
+        target = response.headers["Location"][:200]
+        return Unreachable(f"{address}{by} redirects to {target}: give that address instead")
+    if status in _FOREIGN:
+        detail = f"a server before clipfleet{by} answered {status}: {_FOREIGN[status]}"
+        return ProblemError(status, {"status": status, "detail": detail})
+    return Unreachable(
+        f"no clipfleet service answers at {address}: another server{by} is there, whose answer is "
+        f"{status} {response.reason_phrase}".rstrip()
+    )
+
+
+# What proxies answer in the place of clipfleet, and what to do.
+_FOREIGN = {
+    401: "it asks for credentials of its own",
+    403: "it does not allow this",
+    408: "the request took too long",
+    413: "the body is too large for it; in nginx client_max_body_size is the limit",
+    429: "too many requests; try again later",
+    500: "its log says why",
+    502: "it does not reach clipfleet",
+    503: "it does not reach clipfleet now",
+    504: "clipfleet did not answer it in time; in nginx proxy_read_timeout is the limit",
+}
+
+
+def _address(response: httpx.Response) -> str:
+    url = response.request.url
+    return f"{url.scheme}://{url.netloc.decode()}"
 
 
 def problem_error(problem: Mapping[str, Any], status: int | None = None) -> ProblemError:

@@ -29,15 +29,16 @@ def service_url(url: str | None) -> str:
     Raises:
         InvalidRequest: the address is not valid.
     """
-    given = arguments.text("url", url or os.environ.get("CLIPFLEET_URL") or DEFAULT_URL).strip()
-    address = given if "://" in given else f"http://{given}"
+    value = arguments.text("url", url or os.environ.get("CLIPFLEET_URL") or DEFAULT_URL).strip()
+    address = value if "://" in value else f"http://{value}"
     try:
         parsed = httpx.URL(address)
-        is_valid = parsed.scheme in ("http", "https") and bool(parsed.host)
+        has_blanks = any(c.isspace() for c in address)
+        is_valid = parsed.scheme in ("http", "https") and bool(parsed.host) and not has_blanks
     except httpx.InvalidURL:
         is_valid = False
     if not is_valid:
-        raise invalid_argument("url", f"{given!r} is no address such as {DEFAULT_URL}")
+        raise invalid_argument("url", f"{value!r} is no address such as {DEFAULT_URL}")
     return address
 
 

@@ -160,8 +160,8 @@ def create_collection(
     fields: Mapping[str, FieldType] | None,
 ) -> ApiRequest[Collection]:
     declared = arguments.mapping("fields", fields or {}, 'a mapping such as {"year": "int"}')
-    given = {"metric": metric, "model": model, "dim": dim, "fields": declared}
-    body = CollectionIn.model_validate(_plain_options(given))
+    described = {"metric": metric, "model": model, "dim": dim, "fields": declared}
+    body = CollectionIn.model_validate(_plain_options(described))
     return ApiRequest("PUT", _path("collections", name), _read(Collection), json=body.model_dump())
 
 

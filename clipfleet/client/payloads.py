@@ -24,7 +24,7 @@ class Array(Protocol):
     def tolist(self) -> Any: ...
 
 
-ImageInput = str | Path | bytes | BinaryIO | PillowImage
+ImageInput = str | Path | bytes | bytearray | memoryview | BinaryIO | PillowImage
 Numbers = Sequence[float] | Array
 Files = str | Path | Iterable[str | Path]
 Part = tuple[str, tuple[str, Any, str]]
@@ -203,8 +203,8 @@ def file_parts(files: Files, ids: Sequence[str] | None = None) -> list[Part]:
             or two files have the same id.
         FileNotFoundError: a file does not exist.
     """
-    one = isinstance(files, str | Path)
-    listed = [files] if one else arguments.items("files", files, "a path or a list of paths")
+    is_single = isinstance(files, str | Path)
+    listed = [files] if is_single else arguments.items("files", files, "a path or a list of paths")
     paths = [Path(arguments.text(f"files.{n}", file)).expanduser() for n, file in enumerate(listed)]
     for path in paths:
         if path.is_dir():

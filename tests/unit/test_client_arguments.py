@@ -16,7 +16,7 @@ from PIL import Image
 
 import clipfleet
 from clipfleet import Client, InvalidRequest
-from clipfleet.client import _requests
+from clipfleet.client import _requests, payloads
 from clipfleet.testing import MemoryService
 from support.clients import Answer, client_class, service
 
@@ -221,7 +221,8 @@ def test_metadata_without_a_value_is_left_out(nothing: Any) -> None:
 
 def test_what_is_clear_is_taken_by_every_method(url: str, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
-    with Client(url) as client:
+    with Client(url) as typed:
+        client: Any = typed
         row = {"id": Path("/photos/b.jpg"), "values": np.array(VECTOR, np.float16)}
         assert client.upsert("images", [{**row, "metadata": {"year": np.int32(7)}}]) == 1
         assert client.image("images", Path("/photos/b.jpg")).metadata == {"year": 7}
@@ -246,7 +247,7 @@ def test_what_is_clear_is_taken_by_every_method(url: str, tmp_path: Path) -> Non
 def test_an_image_may_be_a_data_uri(url: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(file, "PNG")
-    uri = _requests.payloads.image(file.getvalue())["base64"]
+    uri = payloads.image(file.getvalue())["base64"]
     with Client(url) as client:
         assert client.search(image=f"data:image/png;base64,{uri}").matches
         with pytest.raises(InvalidRequest, match="base64"):
