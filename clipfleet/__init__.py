@@ -7,7 +7,14 @@ from clipfleet._version import __version__
 
 if TYPE_CHECKING:
     from clipfleet.client import AsyncClient, Client
-    from clipfleet.errors import Error, JobFailed, NotFound, ProblemError, Unreachable
+    from clipfleet.errors import (
+        Error,
+        InvalidRequest,
+        JobFailed,
+        NotFound,
+        ProblemError,
+        Unreachable,
+    )
     from clipfleet.results import (
         Collection,
         Failure,
@@ -30,6 +37,7 @@ __all__ = [
     "Failures",
     "Fleet",
     "Image",
+    "InvalidRequest",
     "Job",
     "JobFailed",
     "Match",
@@ -55,4 +63,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)

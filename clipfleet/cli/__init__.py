@@ -3,7 +3,9 @@
 Results go to standard output. Progress, notes and errors go to standard error.
 """
 
+import re
 import sys
+from collections.abc import Sequence
 
 import typer
 from pydantic import ValidationError
@@ -60,10 +62,22 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # without this, Python complains at exit about the reader that is gone
         sys.exit(1)
-    except ValidationError as error:
-        fail(ValueError(error.errors()[0]["msg"]))
+    except ValidationError as error:  # of the settings
+        fault = error.errors(include_url=False)[0]
+        message = fault["msg"].removeprefix("Value error, ")
+        fail(ValueError(f"{_variable(fault['loc'])}: {message}"))
     except (Error, ValueError, OSError) as error:
+        if type(error).__name__ == "SettingsError" and (match := _FIELD.search(str(error))):
+            error = ValueError(f'{_variable(match.groups())} is not JSON, such as ["..."]')
         fail(error)
+
+
+_FIELD = re.compile('field "([a-z0-9_]+)"')
+
+
+def _variable(location: Sequence[str | int]) -> str:
+    """The environment variable of a setting."""
+    return "CLIPFLEET_" + "__".join(str(part).upper() for part in location[:2])
 
 
 if __name__ == "__main__":

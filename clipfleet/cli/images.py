@@ -209,7 +209,10 @@ def search(
             namespace=namespace,
             exact=exact,
         )
-    show.document(result) if json else show.matches(result, first=offset + 1)
+        show.document(result) if json else show.matches(result, first=offset + 1)
+        if not result.matches and not json:
+            limits = (where, min_score, offset, namespace != "default")
+            show.no_matches(client, collection, filtered=any(map(bool, limits)))
     if timing:
         show.timing(result.timing)
 

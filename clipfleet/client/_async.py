@@ -1,7 +1,6 @@
 """The asynchronous client. `_sync.py` is generated from this file by `scripts/sync_client.py`."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from itertools import count
@@ -11,15 +10,16 @@ from typing import Any, TypeVar
 import httpx
 
 from clipfleet.client import _requests
-from clipfleet.client._config import DEFAULT_URL, OUTAGE_S, PAGE, http_client, require_wait
+from clipfleet.client._config import OUTAGE_S, PAGE, http_client, require_wait, service_url
 from clipfleet.client._requests import AnyFilter, ApiRequest, OnExisting
 from clipfleet.client._retries import Outcome, poll_intervals_s, retry_delay_s
+from clipfleet.client.arguments import seconds, whole
 from clipfleet.client.export_file import ExportFile, is_complete, new_file
 from clipfleet.client.payloads import Files, ImageInput, Numbers
 from clipfleet.client.progress import Listener, Progress, listening
 from clipfleet.client.source_detection import AnySource
 from clipfleet.common.collection import FieldType, Metric
-from clipfleet.common.http.schemas import JobState, SearchOptions
+from clipfleet.common.http.schemas import JobState
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.results import (
     ENDED,
@@ -42,15 +42,20 @@ class AsyncClient:
     Every method sends one HTTP request unless its documentation says otherwise. Every method
     raises `Unreachable` when no service answers, and `ProblemError` when the service refuses the
     request. `NotFound` is the `ProblemError` for a collection, job or image that does not exist
-    or that the API key may not see.
+    or that the API key may not see. `InvalidRequest` is the one for arguments that are not valid,
+    whether the client finds that before it sends anything, or the service: it names the argument
+    in `field`, and is a ValueError, too.
+
+    Numbers and arrays of numpy, torch and pandas are taken wherever numbers are, dates and times in
+    filters and metadata, and `pathlib.Path` for files, folders and ids.
 
     A request is sent again after a refused connection, and after a 429 or 503 with a Retry-After
     of at most 30 seconds. A request that can be repeated safely is also sent again when the
     connection breaks. The delay is Retry-After, or else 0.1 s, doubled at each further attempt.
 
     Args:
-        url: address of the gateway. Default: the environment's CLIPFLEET_URL, then
-            http://127.0.0.1:8000.
+        url: address of the gateway. `http://` may be left out. Default: the environment's
+            CLIPFLEET_URL, then http://127.0.0.1:8000.
         api_key: sent as a bearer token. Default: the environment's CLIPFLEET_API_KEY, then none.
         timeout_s: seconds that the client waits for a connection, and for each read and write.
         retries: how often a request is sent again at most.
@@ -71,9 +76,9 @@ class AsyncClient:
         timeout_s: float = 60.0,
         retries: int = 3,
     ) -> None:
-        self.url = url or os.environ.get("CLIPFLEET_URL") or DEFAULT_URL
+        self.url = service_url(url)
         self._http = http_client(httpx.AsyncClient, self.url, api_key, timeout_s)
-        self._retries = retries
+        self._retries = whole("retries", retries)
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -143,9 +148,9 @@ class AsyncClient:
             The collection.
 
         Raises:
-            pydantic.ValidationError: `metric`, `dim` or the type of a field is not valid.
-            ProblemError: a collection of this name exists and differs (409), a name or `dim` is
-                refused (422), or `dim` is not given and no worker has the model (503).
+            InvalidRequest: `name`, `metric`, `dim` or the type of a field is not valid.
+            ProblemError: a collection of this name exists and differs (409), or `dim` is not given
+                and no worker has the model (503).
 
         Example:
             await client.create_collection("photos", fields={"year": "int"})
@@ -205,7 +210,7 @@ class AsyncClient:
             The job, as it was when it was started or, with `wait`, when it ended.
 
         Raises:
-            ValueError: the source is not valid, or `progress` is given without `wait`.
+            InvalidRequest: the source is not valid, or `progress` is given without `wait`.
             NotFound: there is no such collection, and `create` is False.
             ProblemError: the service may not read the source (403), `idempotency_key` was used
                 for another job (409), or too many jobs are queued or running (503).
@@ -260,13 +265,13 @@ class AsyncClient:
             The job, as it was when it was started or, with `wait`, when it ended.
 
         Raises:
-            ValueError: there are no files, one is a folder, there are not as many ids as files,
-                two files have the same id, or `progress` is given without `wait`.
+            InvalidRequest: there are no files, one is a folder, there are not as many ids as
+                files, an id is not valid, two files have the same id, or `progress` is given
+                without `wait`.
             OSError: a file cannot be read.
             NotFound: there is no such collection, and `create` is False.
             ProblemError: `idempotency_key` was used for another job (409), there are more than
-                1,000 files or 1 GB (413), an id is not valid (422), or too many jobs or uploads are
-                under way (429, 503).
+                1,000 files or 1 GB (413), or too many jobs or uploads are under way (429, 503).
             JobFailed: with `wait`, the job failed as a whole.
 
         Example:
@@ -299,7 +304,7 @@ class AsyncClient:
             The jobs.
 
         Raises:
-            ProblemError: `limit`, `offset` or `state` is not valid (422).
+            InvalidRequest: `limit`, `offset` or `state` is not valid.
 
         Example:
             running = await client.jobs(collection="photos", state=["queued", "running"])
@@ -355,7 +360,7 @@ class AsyncClient:
             The new job. If an earlier retry of the same job has not ended: that retry.
 
         Raises:
-            ValueError: `progress` is given without `wait`.
+            InvalidRequest: `progress` is given without `wait`.
             NotFound: there is no such job, or its collection was deleted.
             ProblemError: the job has not ended, nothing failed in it, or its collection was
                 deleted and created again since (409).
@@ -409,6 +414,7 @@ class AsyncClient:
         Example:
             ended = await client.wait(job, progress=True)
         """
+        every_s = seconds("every_s", every_s)
         with listening(progress) as listener:
             ended = await self._wait_until_ended(job, listener, every_s)
         if ended.state == "failed":
@@ -428,7 +434,7 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such job.
-            ProblemError: `limit` or `offset` is not valid (422).
+            InvalidRequest: `limit` or `offset` is not valid.
 
         Example:
             total = (await client.failures(job, limit=1)).total
@@ -516,29 +522,29 @@ class AsyncClient:
             `offset + len(matches)` goes on.
 
         Raises:
-            ValueError: not exactly one kind of query is given, or an argument is out of range.
+            InvalidRequest: not exactly one kind of query is given, an argument is not valid or is
+                over a limit of the service, or the collection does not allow the query.
             OSError: the image file cannot be read.
             NotFound: there is no such collection, or no image with this `id`.
-            ProblemError: the service's limits or the collection do not allow the query (422), or
-                no worker has the model (503).
+            ProblemError: no worker has the model (503).
 
         Example:
             result = await client.search("photos", text="a dog in the snow", top_k=5)
         """
         query = {"text": text, "image": image, "id": id, "vector": vector, "terms": terms}
-        options = SearchOptions(
-            top_k=top_k,
-            offset=offset,
-            filter=None if filter is None else dict(filter),
-            min_score=min_score,
-            group_by=group_by,
-            group_size=group_size,
-            collapse=collapse,
-            namespace=namespace,
-            include_values=include_values,
-            include_metadata=include_metadata,
-            exact=exact,
-        )
+        options = {
+            "top_k": top_k,
+            "offset": offset,
+            "filter": filter,
+            "min_score": min_score,
+            "group_by": group_by,
+            "group_size": group_size,
+            "collapse": collapse,
+            "namespace": namespace,
+            "include_values": include_values,
+            "include_metadata": include_metadata,
+            "exact": exact,
+        }
         return await self._request(_requests.search(collection, query, options))
 
     async def search_many(
@@ -558,7 +564,7 @@ class AsyncClient:
             request that took longest.
 
         Raises:
-            pydantic.ValidationError: a query has an unknown or wrong argument.
+            InvalidRequest: a query has an unknown or wrong argument.
             NotFound: there is no such collection.
             ProblemError: no query of a request can be answered now (503).
 
@@ -591,8 +597,9 @@ class AsyncClient:
             dimension, of unit length.
 
         Raises:
-            ValueError: not exactly one of `texts` and `images` is given.
-            ProblemError: an item cannot be embedded (422), or no worker has the model (503).
+            InvalidRequest: not exactly one of `texts` and `images` is given, or an item cannot be
+                embedded.
+            ProblemError: no worker has the model (503).
 
         Example:
             (embedding,) = await client.embed(texts=["a dog"])
@@ -681,7 +688,8 @@ class AsyncClient:
         Args:
             collection: the collection, which has to exist.
             vectors: `{"id", "values", "label"?, "metadata"?, "uri"?}` each. `values` has as many
-                numbers as the collection's dimension.
+                numbers as the collection's dimension. In the metadata, dates and times become text
+                in ISO format, and NaN is no value.
             namespace: the part of the collection that the vectors go into.
 
         Returns:
@@ -689,10 +697,9 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such collection.
-            pydantic.ValidationError: a vector has no id or no values, an unknown field, or a
-                number that is not finite.
-            ProblemError: the length of a vector is not the collection's dimension, or an id is
-                twice in one request (422).
+            InvalidRequest: a vector has no id or no values, an unknown field, a number that is not
+                finite, or another length than the collection's dimension, or an id is twice in one
+                request.
 
         Example:
             await client.upsert("photos", [{"id": "a.jpg", "values": embedding, "label": "cat"}])
@@ -717,7 +724,7 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such collection.
-            ProblemError: the filter is not valid (422).
+            InvalidRequest: the filter is not valid.
 
         Example:
             cats = await client.count("photos", filter={"label": "cat"})
@@ -774,8 +781,8 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such collection.
-            ProblemError: neither or both of `filter` and `all` are given, or the filter is not
-                valid (422). An empty filter counts as none.
+            InvalidRequest: neither or both of `filter` and `all` are given, or the filter is not
+                valid. An empty filter counts as none.
 
         Example:
             deleted = await client.delete("photos", filter={"label": "cat"})
@@ -815,8 +822,8 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such collection.
-            ProblemError: `k` or `sample` is too large, or fewer than two or more than 100,000
-                images pass the filter (422).
+            InvalidRequest: `k` or `sample` is too large, or fewer than two or more than 100,000
+                images pass the filter.
 
         Example:
             print((await client.recall("photos")).recall)
@@ -895,8 +902,7 @@ class AsyncClient:
         Raises:
             ImportError: pyarrow is not installed.
             FileNotFoundError: there is no such file.
-            clipfleet.common.http.exchange.NotOurs: the file is not an export, or is damaged. This
-                is a ValueError.
+            InvalidRequest: the file is not an export, or is damaged.
             ProblemError: the existing collection has another metric, model, dimension or fields
                 (409).
 

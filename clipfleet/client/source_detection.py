@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from clipfleet.common.http import uris
 from clipfleet.common.http.sources import Source, format_of
@@ -36,11 +36,18 @@ def source_of(
 
 def _as_mapping(value: AnySource, kind: Kind | None, label: bool) -> Any:
     if isinstance(value, str | Path):
+        if not str(value).strip():
+            raise ValueError("it is empty: give a path or an address")
         return _from_name(str(value), kind or kind_of(str(value)), label)
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        if any(isinstance(item, Path) for item in value):
+            raise ValueError("a list has URLs of images; upload() takes a list of files")
         return {"type": "urls", "urls": list(value)}
+    if not isinstance(value, BaseModel):
+        kind_of_value = type(value).__name__
+        raise ValueError(f"expected a path, an address, a list or a mapping, not {kind_of_value}")
     return value.model_dump()
 
 

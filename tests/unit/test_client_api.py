@@ -20,6 +20,7 @@ NAMES = {
     "Failures",
     "Fleet",
     "Image",
+    "InvalidRequest",
     "Job",
     "JobFailed",
     "Match",
@@ -87,6 +88,10 @@ def test_the_names_and_arguments_are_these() -> None:
     assert set(clipfleet.__all__) == NAMES
     assert all(getattr(clipfleet, name) is not None for name in NAMES)
     assert {name: arguments(signature) for name, signature in methods(Client).items()} == METHODS
+
+
+def test_the_package_shows_its_public_names_alone() -> None:
+    assert set(dir(clipfleet)) == NAMES
 
 
 def test_both_clients_take_and_give_the_same() -> None:

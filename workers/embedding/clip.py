@@ -19,6 +19,7 @@ from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.embedder import Embeddings
 from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
+from clipfleet.workers.embedding.hub import first_line, no_model, require_model
 from clipfleet.workers.embedding.passes import Passes, cpu_passes
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class ClipEmbedder:
                 self._image_batch(self._blank(count))
         except Exception as error:
             self._features, self._compiled = plain, False
-            log.warning("CLIPFLEET_COMPILE: the model runs uncompiled: %s", _first_line(error))
+            log.warning("CLIPFLEET_COMPILE: the model runs uncompiled: %s", first_line(error))
 
     def _blank(self, count: int) -> NDArray[np.uint8]:
         return np.zeros((count, self.preprocess.height, self.preprocess.width, 3), np.uint8)
@@ -156,13 +157,17 @@ def preprocess_of(processor: Any) -> Preprocess:
 
 
 def _load(name: str, dtype: Any) -> tuple[Any, Any, Any]:
-    source = _source(name)
+    require_model(name)
+    source = str(carried_model()) if name == CARRIED_MODEL else str(Path(name).expanduser())
+    if not Path(source).is_dir():
+        source = name
     try:
-        model = transformers.AutoModel.from_pretrained(source, dtype=dtype)
-        processor = transformers.AutoImageProcessor.from_pretrained(source)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        try:  # of the cache alone: the hub may be silent, and is asked about each file
+            model, processor, tokenizer = _pretrained(source, dtype, local_files_only=True)
+        except OSError:
+            model, processor, tokenizer = _pretrained(source, dtype, local_files_only=False)
     except (OSError, ValueError, KeyError) as error:
-        raise StartupError(_no_model(name, error)) from error
+        raise _no_model(name, error) from error
     for method in ("get_image_features", "get_text_features"):
         if not hasattr(model, method):
             raise StartupError(
@@ -172,34 +177,20 @@ def _load(name: str, dtype: Any) -> tuple[Any, Any, Any]:
     return model, processor, tokenizer
 
 
-def _source(name: str) -> str:
-    """The path of the carried model or of a folder, or else a hub id, for `from_pretrained`."""
-    if name == CARRIED_MODEL:
-        return str(carried_model())
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.is_absolute() or name.startswith("."):
-        raise StartupError(
-            f"there is no model folder {name!r}; name another with CLIPFLEET_MODEL or --model"
-        )
-    return name
-
-
-def _no_model(name: str, error: Exception) -> str:
-    if Path(name).expanduser().is_dir():
-        return f"the folder {name!r} does not contain a complete model: {_first_line(error)}"
-    return (
-        f"model {name!r} is neither on this machine nor available from the model hub. Connect this "
-        "machine to the hub once (or set HF_ENDPOINT to a mirror), or put the model into a folder "
-        "and set CLIPFLEET_MODEL=/path/to/folder. "
-        f"CLIPFLEET_MODEL={CARRIED_MODEL} is included and needs no download. "
-        f"Reason: {_first_line(error)}"
+def _pretrained(source: str, dtype: Any, *, local_files_only: bool) -> tuple[Any, Any, Any]:
+    model = transformers.AutoModel.from_pretrained(
+        source, dtype=dtype, local_files_only=local_files_only
     )
+    options = {"local_files_only": local_files_only}
+    processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
+    return model, processor, transformers.AutoTokenizer.from_pretrained(source, **options)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _no_model(name: str, error: Exception) -> StartupError:
+    if Path(name).expanduser().is_dir():
+        detail = f"the folder {name!r} does not contain a complete model: {first_line(error)}"
+        return StartupError(detail)
+    return no_model(name, first_line(error))
 
 
 def _device(name: str) -> Any:
@@ -207,7 +198,7 @@ def _device(name: str) -> Any:
         try:
             return torch.zeros(1, device=name).device
         except (RuntimeError, AssertionError, ValueError) as error:
-            message = f"CLIPFLEET_DEVICE={name} cannot be used: {_first_line(error)}"
+            message = f"CLIPFLEET_DEVICE={name} cannot be used: {first_line(error)}"
             raise StartupError(message) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
