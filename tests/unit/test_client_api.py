@@ -86,12 +86,19 @@ def arguments(signature: inspect.Signature) -> str:
 
 def test_the_names_and_arguments_are_these() -> None:
     assert set(clipfleet.__all__) == NAMES
+    assert dir(clipfleet) == sorted(NAMES)
     assert all(getattr(clipfleet, name) is not None for name in NAMES)
     assert {name: arguments(signature) for name, signature in methods(Client).items()} == METHODS
 
 
 def test_the_package_shows_its_public_names_alone() -> None:
     assert set(dir(clipfleet)) == NAMES
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    kinds = {name: getattr(clipfleet, name) for name in NAMES - {"__version__"}}
+    assert [name for name, kind in kinds.items() if not vars(kind).get("__doc__")] == []
+    assert [name for name in METHODS if not getattr(Client, name).__doc__] == []
 
 
 def test_both_clients_take_and_give_the_same() -> None:
