@@ -143,6 +143,7 @@ def job_out(job: Job) -> JobOut:
         done=job.done,
         failed=job.failed,
         skipped=job.skipped,
+        replaced=job.replaced,
         left_out=left_out(job.notes),
         remarks=remarks(job.notes),
         rate=rate,
@@ -162,7 +163,8 @@ def _shown_source(source: Mapping[str, Any]) -> str:
     query and its fragment."""
     match source.get("type"):
         case "upload":
-            return "uploaded files"
+            name = source.get("name")
+            return f"{name} (uploaded)" if name else "uploaded files"
         case "retry":
             return f"the failures of {source.get('job', 'another job')}"
         case "urls":

@@ -1,6 +1,7 @@
 """Converts arguments (paths, bytes, open files, Pillow images, arrays) to JSON and forms."""
 
 import base64
+import json
 import mimetypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -172,6 +173,46 @@ def file_parts(files: Files, ids: Sequence[str] | None = None) -> list[Part]:
         ("files", (name, StoredFile(path), _media_type(path)))
         for name, path in zip(names, paths, strict=True)
     ]
+
+
+def upload_items(
+    parts: Sequence[Part],
+    labels: Sequence[str] | None,
+    metadata: Sequence[Mapping[str, Any] | None] | None,
+) -> str:
+    """What an upload says of each file, as JSON; "" for nothing.
+
+    Args:
+        parts: the files.
+        labels: the label of each of them.
+        metadata: the metadata of each of them.
+
+    Raises:
+        ValueError: there are fewer or more labels or metadata than files, or they are no texts and
+            mappings that JSON can hold.
+    """
+    if labels is None and metadata is None:
+        return ""
+    if isinstance(labels, str):
+        raise ValueError("labels= has to be a list with a text for each file; label= is for all")
+    if isinstance(metadata, Mapping):
+        raise ValueError("metadata= has to be a list with a mapping for each file")
+    items: list[dict[str, Any]] = [{"id": name} for _, (name, _, _) in parts]
+    for what, values in (("labels", labels), ("metadata", metadata)):
+        if values is not None and len(values) != len(parts):
+            raise ValueError(f"there are {len(values)} {what} for {len(parts)} files")
+    for item, label in zip(items, labels or (), strict=False):
+        if label is not None and not isinstance(label, str):
+            raise ValueError(f"the label of {item['id']!r} is no text: {label!r}")
+        item |= {} if label is None else {"label": label}
+    for item, fields in zip(items, metadata or (), strict=False):
+        if fields is not None and not isinstance(fields, Mapping):
+            raise ValueError(f"the metadata of {item['id']!r} are no mapping: {fields!r}"[:300])
+        item |= {"metadata": dict(fields)} if fields else {}
+    try:
+        return json.dumps(items, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the metadata cannot be sent as JSON: {error}") from error
 
 
 def _media_type(path: Path) -> str:

@@ -105,6 +105,11 @@ class JobOut(BaseModel):
     done: int = Field(description="Images that were indexed.")
     failed: int = Field(description="Images that failed.")
     skipped: int = Field(description="Images that were indexed before and have not changed.")
+    replaced: int = Field(
+        0,
+        description="Images among `done` that took the place of one with the same id and another "
+        "content, label or metadata.",
+    )
     left_out: dict[str, int] = Field(
         {},
         description="Files of the source that are no images, by their suffix: how many were left "

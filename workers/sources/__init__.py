@@ -21,7 +21,7 @@ from clipfleet.workers.sources.base import Listed, Source, SourceError
 from clipfleet.workers.sources.bucket import Bucket
 from clipfleet.workers.sources.copies import Copies
 from clipfleet.workers.sources.folder import Folder
-from clipfleet.workers.sources.inline import Upload, Urls
+from clipfleet.workers.sources.inline import Upload, UploadInParts, Urls
 from clipfleet.workers.sources.manifest import Lines
 from clipfleet.workers.sources.parquet import Parquet
 from clipfleet.workers.sources.scratch import ScratchUnavailable
@@ -63,7 +63,9 @@ def open_source(raw: dict[str, Any], storage: Storage, job_id: str) -> Source:
     """
     kind = raw.get("type")
     if kind == "upload":
-        return Upload(raw["items"])
+        if "items" in raw:
+            return Upload(raw["items"])
+        return UploadInParts(raw, storage.blobs, job_id)
     if kind not in KINDS:
         raise SourceError(f"unknown kind of source {kind!r}")
     fields = raw.get("fields", {})
