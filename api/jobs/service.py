@@ -169,6 +169,13 @@ def _shown_source(source: Mapping[str, Any]) -> str:
             return f"the failures of {source.get('job', 'another job')}"
         case "urls":
             return "a list of URLs"
+        case "list":
+            return str(source.get("name", ""))[:SHOWN_CHARS]
+    return shown_place(source)
+
+
+def shown_place(source: Mapping[str, Any]) -> str:
+    """The path or the address of a source, which loses its user, its query and its fragment."""
     place = str(source.get("path") or source.get("uri") or "")
     if "://" not in place:
         return place[:SHOWN_CHARS]

@@ -14,7 +14,9 @@ from clipfleet.client import Client
 from clipfleet.client.payloads import image_url
 from clipfleet.client.progress import sending
 from clipfleet.client.source_detection import Kind, kind_of, source_of
+from clipfleet.common.http.patterns import Pattern
 from clipfleet.common.http.sources import Source
+from clipfleet.common.http.suffixes import SUFFIXES, ending_of
 from clipfleet.errors import Unreachable
 from clipfleet.results import Job
 
@@ -22,8 +24,9 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="A folder, image files, a manifest (.jsonl .csv .tsv .parquet .txt), an archive "
-        "(.tar .tar.gz .tar.xz .tar.bz2 .tar.zst .zip), image URLs, or a bucket (s3://...).",
+        help="Folders, image files, manifests (.jsonl .csv .tsv .parquet .txt), archives "
+        "(.tar .tar.gz .tar.xz .tar.bz2 .tar.zst .zip), image URLs, or buckets (s3://...). "
+        "Several are one job. In quotes, a pattern: 'shards/{000..999}.tar', 'photos/**/*.jpg'.",
     ),
 ]
 TargetNamespace = Annotated[
@@ -203,30 +206,36 @@ def _id_of(path: str) -> str:
 
 
 def _files(sources: list[str]) -> list[Path]:
-    """The files to upload. Empty if the service is to read the source itself."""
-    if all("://" in source for source in sources):
-        return []
-    files = [Path(source).expanduser() for source in sources]
-    if len(files) == 1 and (not files[0].is_file() or kind_of(sources[0]) != "folder"):
-        return []
-    for file, source in zip(files, sources, strict=True):
-        if "://" in source:
-            raise typer.BadParameter("give URLs or files, not both")
-        if file.is_dir():
-            raise typer.BadParameter(f"{source} is a folder: give one folder, or files only")
-        if not file.exists():
+    """The files to upload. Empty if the service is to read the sources itself."""
+    files = [source for source in sources if _is_image_file(source)]
+    if len(files) == len(sources):
+        return [Path(source).expanduser() for source in files]
+    for source in sources if len(sources) > 1 else ():
+        if "://" in source or Path(source).expanduser().exists() or Pattern(source).is_pattern:
+            continue
+        if ending_of(source) in SUFFIXES:
             raise typer.BadParameter(f"there is no file {source}")
-    return files
+    if files:
+        others = [source for source in sources if source not in files]
+        raise typer.BadParameter(
+            f"{files[0]} is an image file of this machine, and {others[0]} is not: give files, or "
+            "sources that the service reads. --upload sends files and folders of this machine"
+        )
+    return []
+
+
+def _is_image_file(source: str) -> bool:
+    is_file = "://" not in source and Path(source).expanduser().is_file()
+    return is_file and kind_of(source) == "folder"
 
 
 def _source(sources: list[str], kind: Kind | None, label_from_folder: bool) -> Source:
-    if len(sources) > 1 and kind not in (None, "urls"):
-        raise typer.BadParameter(f"give one {kind} at a time")
     value = sources[0] if len(sources) == 1 else sources
     try:
         return source_of(value, kind=kind, label_from_folder=label_from_folder)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        message = str(error).replace("label_from_folder", "--label-from-folder")
+        raise typer.BadParameter(message) from error
 
 
 def search(

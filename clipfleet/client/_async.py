@@ -191,7 +191,8 @@ class AsyncClient:
         Args:
             collection: the collection that the images go into.
             source: a path or URI that the service can read (folder, manifest, archive, bucket,
-                image URL), a list of image URLs, or a mapping as in docs/sources.md.
+                image URL), a pattern such as `/data/shards/{000..999}.tar` or
+                `/data/2024-*/**/*.jpg`, a list of all these, or a mapping as in docs/sources.md.
             namespace: the part of the collection that the images go into.
             label_from_folder: the name of an image's folder becomes its label.
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.

@@ -84,7 +84,9 @@ class JobIn(Request):
     @classmethod
     def _has_a_type(cls, source: Any) -> Any:
         if isinstance(source, dict) and "type" not in source:
-            raise ValueError("a source needs a type: folder, manifest, urls, archive or bucket")
+            raise ValueError(
+                "a source needs a type: folder, manifest, urls, archive, bucket or list"
+            )
         return source
 
 

@@ -10,7 +10,7 @@ from clipfleet.common.http.sources import UrlsSource
 from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.ledger import Item
 from clipfleet.common.ledger.uploads import part_of, parts_of
-from clipfleet.workers.sources.base import Listed, SourceError
+from clipfleet.workers.sources.base import Listed, SourceError, ending_of
 from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.storage.locations import Storage
 
@@ -30,6 +30,30 @@ class Upload:
 
     def nothing_found(self) -> str:
         return "the upload was empty"
+
+
+class Single:
+    """One image, or one file that is none.
+
+    Args:
+        name: the path or address.
+        item: its item; None for a file that is no image.
+    """
+
+    def __init__(self, name: str, item: Item | None) -> None:
+        self._name, self._item, self.notes = name, item, Notes()
+
+    def stream(self, after: str) -> Iterator[Listed]:
+        if self._item is None:
+            self.notes.leave_out(ending_of(self._name.rpartition("/")[2]))
+        elif not after:
+            yield Listed(self._item, "1")
+
+    def count(self) -> int:
+        return 1
+
+    def nothing_found(self) -> str:
+        return f"{printable(self._name)} is no image"
 
 
 class UploadInParts:
