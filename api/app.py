@@ -22,7 +22,7 @@ from clipfleet.api.dispatch.parts import GatewayParts, connect
 from clipfleet.api.http import problems
 from clipfleet.api.http.connections import STATE, Connections, raise_file_limit
 from clipfleet.api.http.head import HeadMiddleware
-from clipfleet.api.jobs import events, uploads
+from clipfleet.api.jobs import events, open_uploads, uploads
 from clipfleet.api.jobs import routes as jobs
 from clipfleet.api.ops import fleet, health, metrics
 from clipfleet.api.ops.access_log import AccessLogMiddleware
@@ -114,8 +114,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     app.state.access, app.state.metrics = access, gateway_metrics
     problems.register_handlers(app)
     features = (  # the first ones are found first
-        search, embed, collections, bulk, recall, export, jobs, events, uploads, images, health,
-        fleet, metrics, assets,
+        search, embed, collections, bulk, recall, export, jobs, events, uploads,
+        open_uploads, images, health, fleet, metrics, assets,
     )  # fmt: skip
     for feature in features:
         app.include_router(_require_authorized(feature.router))

@@ -52,11 +52,24 @@ class Limits(BaseModel):
         20_000_000_000,
         description="Largest zip or Parquet file that is copied from the web to be read, bytes.",
     )
-    upload_files: int = Field(1_000, description="Files in one upload.")
+    upload_files: int = Field(1_000, description="Files in one request of an upload.")
     uploads: int = Field(
         16, ge=1, description="Uploads at once in one gateway; API keys share them."
     )
-    upload_s: float = Field(3_600.0, gt=0, description="Longest duration of one upload, seconds.")
+    open_uploads: int = Field(
+        20,
+        ge=1,
+        description="Uploads in several requests that are open at once; API keys share them.",
+    )
+    open_upload_images: int = Field(
+        1_000_000, description="Images in one upload in several requests."
+    )
+    open_upload_bytes: int = Field(
+        2_000_000_000_000, description="Files of one upload in several requests, bytes."
+    )
+    upload_s: float = Field(
+        3_600.0, gt=0, description="Longest duration of one request of an upload, seconds."
+    )
     request_bytes: int = Field(1_000_000_000, description="Largest body of an upload, bytes.")
     json_bytes: int = Field(
         1_000_000, description="Largest JSON body, not counting the images in it, bytes."

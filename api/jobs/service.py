@@ -143,6 +143,7 @@ def job_out(job: Job) -> JobOut:
         done=job.done,
         failed=job.failed,
         skipped=job.skipped,
+        replaced=job.replaced,
         left_out=left_out(job.notes),
         remarks=remarks(job.notes),
         rate=rate,
@@ -162,11 +163,19 @@ def _shown_source(source: Mapping[str, Any]) -> str:
     query and its fragment."""
     match source.get("type"):
         case "upload":
-            return "uploaded files"
+            name = source.get("name")
+            return f"{name} (uploaded)" if name else "uploaded files"
         case "retry":
             return f"the failures of {source.get('job', 'another job')}"
         case "urls":
             return "a list of URLs"
+        case "list":
+            return str(source.get("name", ""))[:SHOWN_CHARS]
+    return shown_place(source)
+
+
+def shown_place(source: Mapping[str, Any]) -> str:
+    """The path or the address of a source, which loses its user, its query and its fragment."""
     place = str(source.get("path") or source.get("uri") or "")
     if "://" not in place:
         return place[:SHOWN_CHARS]

@@ -71,7 +71,11 @@ export async function search(name, json, signal) {
 }
 
 export const countImages = async (name, json, signal) => (await call(at(name, "/count"), { method: "POST", json, signal })).count;
-export const uploadPath = (name) => at(name, "/images");
+
+export const openUpload = (name) => call(at(name, "/uploads"), { method: "POST", json: {} });
+export const uploadPath = (name, id) => at(name, `/uploads/${encodeURIComponent(id)}/images`);
+export const startUpload = (name, id, json) => call(at(name, `/uploads/${encodeURIComponent(id)}/job`), { method: "POST", json });
+export const deleteUpload = (name, id) => call(at(name, `/uploads/${encodeURIComponent(id)}`), { method: "DELETE" });
 
 export const image = (name, id, namespace, signal) =>
   call(at(name, `/images?${new URLSearchParams({ id, namespace })}`), { signal });
@@ -97,6 +101,7 @@ function base64(file) {
 const job = (id, rest = "") => `v1/jobs/${encodeURIComponent(id)}${rest}`;
 
 export const jobs = async (limit, offset) => (await call(`v1/jobs?limit=${limit}&offset=${offset}`)).jobs;
+export const oneJob = (id) => call(job(id));
 export const failures = (id, offset) => call(job(id, `/failures?limit=50&offset=${offset}`));
 export const cancelJob = (id) => call(job(id, "/cancel"), { method: "POST" });
 export const retryJob = (id) => call(job(id, "/retry"), { method: "POST" });

@@ -35,5 +35,8 @@ async function children(reader) {
   }
 }
 
+/** `.jpg` of `fox.JPG`; nothing for a name without a dot. */
+export const endingOf = (name) => (name.includes(".") ? name.slice(name.lastIndexOf(".")).toLowerCase() : "");
+
 /** `animals` of `photos/animals/fox.png`; nothing for a file in no folder. */
 export const folderOf = (path) => path.split("/").slice(-2, -1)[0] ?? "";

@@ -247,6 +247,7 @@ def job(job: JobOut) -> None:
         ("started", _moment(job.started_at or job.created_at)),
         ("took", f"{took:.1f} s" if took else ""),
         ("rate", f"{job.rate:.1f} images/s" if job.rate else ""),
+        ("replaced", f"{job.replaced} (other content than before)" if job.replaced else ""),
         ("left out", left_out(job)),
         ("note", "; ".join(f"{text} ({count})" for text, count in job.remarks.items())),
         ("error", job.error),

@@ -15,11 +15,13 @@ from clipfleet.client._requests import AnyFilter, ApiRequest, OnExisting
 from clipfleet.client._retries import Outcome, poll_intervals_s, retry_delay_s
 from clipfleet.client.arguments import seconds, whole
 from clipfleet.client.export_file import ExportFile, is_complete, new_file
+from clipfleet.client.folder_upload import Folders, FolderUpload, LocalFolders, Outgoing, Sent
 from clipfleet.client.payloads import Files, ImageInput, Numbers
-from clipfleet.client.progress import Listener, Progress, listening
+from clipfleet.client.progress import Listener, Progress, listening, sending
 from clipfleet.client.source_detection import AnySource
 from clipfleet.common.collection import FieldType, Metric
 from clipfleet.common.http.schemas import JobState
+from clipfleet.common.http.uploads import UploadOut
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.results import (
     ENDED,
@@ -194,7 +196,8 @@ class AsyncClient:
         Args:
             collection: the collection that the images go into.
             source: a path or URI that the service can read (folder, manifest, archive, bucket,
-                image URL), a list of image URLs, or a mapping as in docs/sources.md.
+                image URL), a pattern such as `/data/shards/{000..999}.tar` or
+                `/data/2024-*/**/*.jpg`, a list of all these, or a mapping as in docs/sources.md.
             namespace: the part of the collection that the images go into.
             label_from_folder: the name of an image's folder becomes its label.
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
@@ -231,6 +234,8 @@ class AsyncClient:
         files: Files,
         *,
         ids: Sequence[str] | None = None,
+        labels: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
         namespace: str = "default",
         label: str = "",
         on_existing: OnExisting = "skip",
@@ -250,6 +255,8 @@ class AsyncClient:
             files: the path of a file, or several paths.
             ids: the ids of the images, one for each file. Default: the names of the files, without
                 their folders. An image with the same id is replaced.
+            labels: the labels of the images, one for each file. Default: `label` for all.
+            metadata: the metadata of the images, one mapping for each file. Default: none.
             namespace: the part of the collection that the images go into.
             label: the label of all of them.
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
@@ -265,13 +272,14 @@ class AsyncClient:
             The job, as it was when it was started or, with `wait`, when it ended.
 
         Raises:
-            InvalidRequest: there are no files, one is a folder, there are not as many ids as
-                files, an id is not valid, two files have the same id, or `progress` is given
-                without `wait`.
+            InvalidRequest: there are no files, one is a folder, there are not as many ids, labels
+                or metadata as files, an id, a label or metadata are not valid, two files have the
+                same id, or `progress` is given without `wait`.
             OSError: a file cannot be read.
             NotFound: there is no such collection, and `create` is False.
             ProblemError: `idempotency_key` was used for another job (409), there are more than
-                1,000 files or 1 GB (413), or too many jobs or uploads are under way (429, 503).
+                1,000 files or 1 GB (413; `upload_folder` takes more), or too many jobs or uploads
+                are under way (429, 503).
             JobFailed: with `wait`, the job failed as a whole.
 
         Example:
@@ -279,9 +287,110 @@ class AsyncClient:
         """
         require_wait(wait, progress)
         request = _requests.upload(
-            collection, files, namespace, label, on_existing, idempotency_key, exif, ids
-        )
+            collection, files, namespace, label, on_existing, idempotency_key, exif, ids, labels,
+            metadata,
+        )  # fmt: skip
         return await self._start(request, collection, wait, progress, create)
+
+    async def upload_folder(
+        self,
+        collection: str,
+        folders: Folders,
+        *,
+        label_from_folder: bool = False,
+        label: str = "",
+        recursive: bool = True,
+        namespace: str = "default",
+        on_existing: OnExisting = "skip",
+        exif: bool = False,
+        wait: bool = False,
+        progress: Progress = False,
+        sent: Callable[[Sent], None] | None = None,
+        create: bool = True,
+    ) -> Job:
+        """Start one job that indexes the images in folders of this machine.
+
+        The id of an image is its path below the folder, such as `rome/IMG_0001.jpg`. With several
+        folders or files it is the path below the folder that contains all of them. Hidden files and
+        links to folders are left out, as when the service reads a folder. A file that cannot be
+        read fails alone.
+
+        An upload that broke off goes on when the method is called again with the same arguments on
+        the same machine: only files that the service does not have are sent. Images that the
+        collection has, and that have not changed, are not sent either.
+
+        Sends two requests for every 1,000 images, more for large ones (32 MB or 500 images each),
+        and three more. The client reads the files in the calling thread.
+
+        Args:
+            collection: the collection that the images go into.
+            folders: the path of a folder, or several paths of folders and image files.
+            label_from_folder: the name of an image's folder becomes its label.
+            label: the label of all of them otherwise.
+            recursive: include the folders in the folders.
+            namespace: the part of the collection that the images go into.
+            on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
+            exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
+                altitude).
+            wait: return when the job has ended.
+            progress: True shows the progress of the upload and, with `wait`, of the job. A function
+                is called with the job, as in `wait`.
+            sent: called with the progress of the upload after every request.
+            create: create the collection if it does not exist.
+
+        Returns:
+            The job, as it was when it was started or, with `wait`, when it ended.
+
+        Raises:
+            InvalidRequest: there are no images in the folders.
+            OSError: a folder does not exist, or cannot be listed.
+            NotFound: there is no such collection, and `create` is False; or the upload was deleted
+                in the meantime.
+            ProblemError: the upload would have too many images or bytes (413), or too many uploads
+                or jobs are under way (429, 503).
+            JobFailed: with `wait`, the job failed as a whole.
+
+        Example:
+            job = await client.upload_folder("photos", "~/Pictures", label_from_folder=True)
+        """
+        local = LocalFolders(folders, recursive, label_from_folder, label)
+        plan = FolderUpload(local, exif=exif, skips=on_existing == "skip")
+        described = await self._require_collection(collection, create)
+        plan.model = described.model
+        key = local.key(namespace, on_existing, str(exif))
+        upload = await self._request(
+            _requests.open_upload(collection, namespace, on_existing, exif, key)
+        )
+        asks = bool(upload.images or described.count)
+        with sending(progress is True, sent) as tell:
+            tell(plan.sent)
+            for page in plan.pages():
+                ids = [image.id for image in page]
+                known = None
+                if asks:
+                    known = await self._request_through_outage(_requests.known(upload, ids))
+                for batch in plan.batches(page, known):
+                    await self._add_images(upload, batch, plan)
+                    tell(plan.sent)
+                tell(plan.sent)
+        job = await self._request_through_outage(
+            _requests.start_upload(upload, plan.left_out, local.name)
+        )
+        return await self.wait(job, progress=progress) if wait else job
+
+    async def _add_images(
+        self, upload: UploadOut, images: list[Outgoing], plan: FolderUpload
+    ) -> None:
+        """Send images in one request, or in several when one is too large for a server."""
+        pending = [images]
+        while pending:
+            batch = pending.pop()
+            try:
+                await self._request_through_outage(_requests.add_images(upload, batch))
+            except ProblemError as error:
+                pending += plan.smaller(batch, error)
+            else:
+                plan.count(batch)
 
     async def jobs(
         self,
@@ -949,12 +1058,18 @@ class AsyncClient:
         create: bool,
     ) -> Job:
         if create:
-            try:
-                await self.collection(collection)
-            except NotFound:
-                await self.create_collection(collection)
+            await self._require_collection(collection, create)
         job = await self._request(request)
         return await self.wait(job, progress=progress) if wait else job
+
+    async def _require_collection(self, name: str, create: bool) -> Collection:
+        """The collection, which is created if it does not exist and `create` is set."""
+        try:
+            return await self.collection(name)
+        except NotFound:
+            if not create:
+                raise
+            return await self.create_collection(name)
 
     async def _wait_until_ended(self, job: Job | str, listener: Listener, every_s: float) -> Job:
         seen_at, intervals_s = time.monotonic(), poll_intervals_s(every_s)

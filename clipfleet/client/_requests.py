@@ -18,6 +18,7 @@ from clipfleet.client import arguments, payloads
 from clipfleet.client._config import proxy_hint
 from clipfleet.client._retries import Outcome
 from clipfleet.client.arguments import checking
+from clipfleet.client.folder_upload import Outgoing, form_parts
 from clipfleet.client.payloads import Files, ImageInput, Part, StoredFile
 from clipfleet.client.source_detection import AnySource, source_of
 from clipfleet.common.collection import FieldType, Metric
@@ -41,6 +42,7 @@ from clipfleet.common.http.schemas import (
     Upserted,
 )
 from clipfleet.common.http.search import BATCH, Refused, SearchBatchOut, SearchIn
+from clipfleet.common.http.uploads import KnownOut, UploadEnd, UploadIn, UploadOut
 from clipfleet.errors import (
     ProblemError,
     Unreachable,
@@ -208,6 +210,8 @@ def upload(
     idempotency_key: str | None,
     exif: bool,
     ids: Sequence[str] | None,
+    labels: Sequence[str] | None,
+    metadata: Sequence[Mapping[str, Any] | None] | None,
 ) -> ApiRequest[Job]:
     form = {
         "namespace": arguments.text("namespace", namespace),
@@ -215,14 +219,44 @@ def upload(
         "on_existing": arguments.text("on_existing", on_existing),
         **({"exif": "true"} if exif else {}),
     }
+    parts = payloads.file_parts(files, ids)
+    if items := payloads.upload_items(parts, labels, metadata):
+        form["items"] = items
     return ApiRequest(
         "POST",
         _path("collections", collection, "images"),
         _read(Job),
         form=form,
-        files=payloads.file_parts(files, ids),
+        files=parts,
         headers=_key(idempotency_key),
     )
+
+
+def open_upload(
+    collection: str, namespace: str, on_existing: OnExisting, exif: bool, key: str
+) -> ApiRequest[UploadOut]:
+    body = UploadIn(namespace=namespace, on_existing=on_existing, exif=exif, key=key)
+    where = _path("collections", collection, "uploads")
+    return ApiRequest("POST", where, _read(UploadOut), json=body.model_dump())
+
+
+def known(upload: UploadOut, ids: Sequence[str]) -> ApiRequest[KnownOut]:
+    where = _path("collections", upload.collection, "uploads", upload.id, "known")
+    return ApiRequest("POST", where, _read(KnownOut), json={"ids": list(ids)})
+
+
+def add_images(upload: UploadOut, batch: Sequence[Outgoing]) -> ApiRequest[UploadOut]:
+    form, files = form_parts(batch)
+    where = _path("collections", upload.collection, "uploads", upload.id, "images")
+    # Without a file, httpx would not send the form as a multipart one.
+    parts: list[Part] = files or [("none", ("", b"", "application/octet-stream"))]
+    return ApiRequest("POST", where, _read(UploadOut), form=form, files=parts)
+
+
+def start_upload(upload: UploadOut, left_out: Mapping[str, int], name: str) -> ApiRequest[Job]:
+    body = UploadEnd(left_out=dict(left_out), name=name[:1_000])
+    where = _path("collections", upload.collection, "uploads", upload.id, "job")
+    return ApiRequest("POST", where, _read(Job), json=body.model_dump())
 
 
 def jobs(

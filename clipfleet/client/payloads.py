@@ -1,6 +1,7 @@
 """Converts arguments (paths, bytes, open files, Pillow images, arrays) to JSON and forms."""
 
 import base64
+import json
 import mimetypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -229,6 +230,46 @@ def file_parts(files: Files, ids: Sequence[str] | None = None) -> list[Part]:
 def _ids(ids: Sequence[str]) -> list[str]:
     listed = arguments.items("ids", ids, "a list of ids")
     return [arguments.text(f"ids.{n}", name) for n, name in enumerate(listed)]
+
+
+def upload_items(
+    parts: Sequence[Part],
+    labels: Sequence[str] | None,
+    metadata: Sequence[Mapping[str, Any] | None] | None,
+) -> str:
+    """What an upload says of each file, as JSON; "" for nothing.
+
+    Args:
+        parts: the files.
+        labels: the label of each of them.
+        metadata: the metadata of each of them.
+
+    Raises:
+        InvalidRequest: there are fewer or more labels or metadata than files, or they are no texts
+            and mappings that JSON can hold.
+    """
+    if labels is None and metadata is None:
+        return ""
+    items: list[dict[str, Any]] = [{"id": name} for _, (name, _, _) in parts]
+    for n, (item, label) in enumerate(_one_each("labels", labels, items, "a list of texts")):
+        if label is not None:
+            item["label"] = arguments.text(f"labels.{n}", label, empty=True)
+    every = _one_each("metadata", metadata, items, "a list with a mapping for each file")
+    for n, (item, fields) in enumerate(every):
+        if fields:
+            item["metadata"] = arguments.as_metadata(f"metadata.{n}", fields)
+    return json.dumps(items, allow_nan=False)
+
+
+def _one_each(
+    name: str, values: Any, items: Sequence[dict[str, Any]], what: str
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Each file with its value. InvalidRequest if there are fewer or more values than files."""
+    listed = [] if values is None else list(arguments.items(name, values, what))
+    if values is not None and len(listed) != len(items):
+        message = f"there are {len(listed)} {name} for {len(items)} files"
+        raise invalid_argument(name, message, is_sentence=True)
+    return zip(items, listed, strict=False)
 
 
 def _media_type(path: Path) -> str:

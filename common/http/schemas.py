@@ -84,7 +84,9 @@ class JobIn(Request):
     @classmethod
     def _has_a_type(cls, source: Any) -> Any:
         if isinstance(source, dict) and "type" not in source:
-            raise ValueError("a source needs a type: folder, manifest, urls, archive or bucket")
+            raise ValueError(
+                "a source needs a type: folder, manifest, urls, archive, bucket or list"
+            )
         return source
 
 
@@ -105,6 +107,11 @@ class JobOut(BaseModel):
     done: int = Field(description="Images that were indexed.")
     failed: int = Field(description="Images that failed.")
     skipped: int = Field(description="Images that were indexed before and have not changed.")
+    replaced: int = Field(
+        0,
+        description="Images among `done` that took the place of one with the same id and another "
+        "content, label or metadata.",
+    )
     left_out: dict[str, int] = Field(
         {},
         description="Files of the source that are no images, by their suffix: how many were left "

@@ -174,20 +174,26 @@ class NewJob(BaseModel):
     grant: SourceGrant | None = None
 
 
-LONG = ("urls", "items")  # the fields of a source that may be long; only the planner needs them
+LONG = (
+    "urls",
+    "items",
+    "sources",
+)  # the fields of a source that may be long, for the planner alone
 
 
 def brief(new: NewJob) -> NewJob:
     """The job without the images in its source, for all readers but the planner.
 
-    A list of URLs is replaced by its `digest`: two lists are the same if their digests are.
+    A list of URLs or of sources is replaced by its `digest`: two lists are the same if their
+    digests are.
     """
     if not any(name in new.source for name in LONG):
         return new
     rest = {name: value for name, value in new.source.items() if name not in LONG}
-    if "urls" in new.source:
-        raw = json.dumps(new.source["urls"]).encode()
-        rest["digest"] = hashlib.blake2b(raw, digest_size=16).hexdigest()
+    for name in ("urls", "sources"):
+        if name in new.source:
+            raw = json.dumps(new.source[name]).encode()
+            rest["digest"] = hashlib.blake2b(raw, digest_size=16).hexdigest()
     return new.model_copy(update={"v": 2, "source": rest})
 
 
@@ -207,6 +213,7 @@ class Job:
         done: the number of images stored.
         failed: the number of images that failed.
         skipped: the number of images that were stored already.
+        replaced: how many of those that are done replaced an image with other content.
         chunks: the number of chunks planned so far.
         error: why the job failed or was cancelled; "" otherwise.
         waiting: why the job waits; "" when it does not.
@@ -234,6 +241,7 @@ class Job:
     rate: float = 0.0
     key: str = ""
     notes: Mapping[str, int] = field(default_factory=dict)
+    replaced: int = 0
 
     @property
     def id(self) -> str:
@@ -376,6 +384,7 @@ class Outcome:
             not count.
         rate: images per second; 0 when it is not known.
         kept: the items that are still being worked on; they stay in the chunk under this claim.
+        replaced: how many of `done` replaced an image with other content.
     """
 
     done: int = 0
@@ -384,6 +393,7 @@ class Outcome:
     rest: tuple[Item, ...] = ()
     rate: float = 0.0
     kept: tuple[Item, ...] = ()
+    replaced: int = 0
 
 
 class Ledger(Protocol):

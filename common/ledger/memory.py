@@ -454,6 +454,7 @@ class MemoryLedger:
                 entry.job,
                 done=entry.job.done + outcome.done,
                 skipped=entry.job.skipped + outcome.skipped,
+                replaced=entry.job.replaced + outcome.replaced,
                 failed=entry.job.failed + len(outcome.failures),
                 waiting="",
                 rate=_averaged(entry.job.rate, outcome.rate),

@@ -375,12 +375,13 @@ class RedisLedger:
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         check_outcome(claim, outcome)
-        counts = (len(claim.items), outcome.done, outcome.skipped, outcome.rate, RATE_WEIGHT)
+        counts = (len(claim.items), outcome.done, outcome.skipped, outcome.replaced)
+        rate = (outcome.rate, RATE_WEIGHT)
         chunk = (self._unique(), _json(outcome.rest), len(outcome.rest), claim.attempt - 1)
         rest = (*chunk, _remote(outcome.rest))
         kept = (_json(outcome.kept), len(outcome.kept), _remote(outcome.kept))
         args: tuple[str | int | float, ...]
-        args = (claim.chunk, claim.token, *counts, *rest, *kept, len(outcome.failures))
+        args = (claim.chunk, claim.token, *counts, *rate, *rest, *kept, len(outcome.failures))
 
         def mark(part: str, *failures: str | int) -> int:
             return int(self._run("mark", claim.job_id, *args, part, *failures))
@@ -507,6 +508,7 @@ def _job(row: dict[bytes, bytes]) -> Job:
         rate=float(text.get("rate", 0)),
         key=text.get("api_key", ""),
         notes=json.loads(text.get("notes", "{}")),
+        replaced=int(text.get("replaced", 0)),
         **{name: int(text[name]) for name in counts},
     )
 

@@ -13,4 +13,14 @@ def has_uploads(new: NewJob) -> bool:
 
     Manifests and archives are copied there to be read. A retry uses the files of the first job.
     """
-    return new.source.get("type") in ("upload", "archive", "manifest") and not new.retry_of
+    return new.source.get("type") in ("upload", "archive", "manifest", "list") and not new.retry_of
+
+
+def parts_of(upload_id: str) -> str:
+    """The key of the blob that lists the parts of an upload in several requests."""
+    return f"{uploads_of(upload_id)}/parts.json"
+
+
+def part_of(upload_id: str, part: str) -> str:
+    """The key of the blob with the items of one part."""
+    return f"{uploads_of(upload_id)}/{part}/items.json"

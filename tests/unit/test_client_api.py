@@ -60,8 +60,10 @@ METHODS = {
     "group_by, group_size, collapse, namespace, include_values, include_metadata, exact)",
     "search_many": "(collection, queries)",
     "thumbnail": "(collection, id, *, namespace)",
-    "upload": "(collection, files, *, ids, namespace, label, on_existing, exif, "
-    "idempotency_key, wait, progress, create)",
+    "upload": "(collection, files, *, ids, labels, metadata, namespace, label, on_existing, "
+    "exif, idempotency_key, wait, progress, create)",
+    "upload_folder": "(collection, folders, *, label_from_folder, label, recursive, namespace, "
+    "on_existing, exif, wait, progress, sent, create)",
     "upsert": "(collection, vectors, *, namespace)",
     "wait": "(job, *, progress, every_s)",
 }

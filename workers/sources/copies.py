@@ -1,5 +1,6 @@
 """Copies in the blob store of sources that cannot be read at random, below the job's own prefix."""
 
+import hashlib
 import io
 import secrets
 from contextlib import suppress
@@ -14,10 +15,15 @@ KEY_BYTES = 200  # more than any key has
 
 
 class Copies:
-    """The copies that a job has in the blob store; they are deleted with the job."""
+    """The copies that a job has in the blob store; they are deleted with the job.
 
-    def __init__(self, storage: Storage, job_id: str) -> None:
-        self._storage, self._prefix = storage, uploads_of(job_id)
+    Args:
+        part: which of several sources of the job the copies are of; "": of its only one.
+    """
+
+    def __init__(self, storage: Storage, job_id: str, part: str = "") -> None:
+        self._storage = storage
+        self._prefix = uploads_of(job_id) + (f"/{_short(part)}" if part else "")
 
     def keep(self, name: str, data: bytes) -> str:
         """Store a copy and return its location; a copy of the same name is replaced."""
@@ -50,6 +56,10 @@ class Copies:
     @property
     def _blobs(self) -> Blobs:
         return self._storage.blobs
+
+
+def _short(part: str) -> str:
+    return hashlib.blake2b(part.encode(), digest_size=8).hexdigest()
 
 
 class _Bounded:
