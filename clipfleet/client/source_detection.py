@@ -42,6 +42,8 @@ def _as_mapping(value: AnySource, kind: Kind | None, label: bool) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        if wrong := [type(item).__name__ for item in value if not isinstance(item, str | Path)]:
+            raise ValueError(f"expected a list of paths or addresses; one of them is {wrong[0]}")
         return _list_of(list(map(str, value)), kind, label)
     if not isinstance(value, BaseModel):
         kind_of_value = type(value).__name__

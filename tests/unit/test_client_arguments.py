@@ -99,7 +99,7 @@ WRONG: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = [
     ("source", "index", ("images", 5), {}),
     ("source", "index", ("images", ""), {}),
     ("source", "index", ("images", b"/photos"), {}),
-    ("source", "index", ("images", [Path("a.jpg")]), {}),
+    ("source", "index", ("images", [3]), {}),
     ("source", "index", ("images", {"type": "folders"}), {}),
     ("on_existing", "index", ("images", "/photos"), {"on_existing": "keep"}),
     ("idempotency_key", "index", ("images", "/photos"), {"idempotency_key": "é"}),
