@@ -132,7 +132,14 @@ class Limits(BaseModel):
     metadata_bytes: int = Field(
         32_000, description="Largest metadata of one image, bytes of its JSON."
     )
-    embeds: int = Field(64, description="Texts or images in one embed request.")
+    embeds: int = Field(
+        64,
+        description="Texts or images in one request to /v1/embed, and images in one to "
+        "/v1/embeddings.",
+    )
+    embedding_inputs: int = Field(
+        2_048, ge=1, description="Texts and images in one request to /v1/embeddings."
+    )
     event_streams: int = Field(
         200,
         description="Clients of one gateway that follow the events of jobs at once; API keys share "
