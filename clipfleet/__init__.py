@@ -7,7 +7,14 @@ from clipfleet._version import __version__
 
 if TYPE_CHECKING:
     from clipfleet.client import AsyncClient, Client
-    from clipfleet.errors import Error, JobFailed, NotFound, ProblemError, Unreachable
+    from clipfleet.errors import (
+        Error,
+        JobFailed,
+        NotFound,
+        ProblemError,
+        Unreachable,
+        WebhookError,
+    )
     from clipfleet.results import (
         Collection,
         Failure,
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
         SearchResult,
         Timing,
     )
+    from clipfleet.webhooks import WebhookEvent, verify_webhook
 
 __all__ = [
     "AsyncClient",
@@ -39,10 +47,13 @@ __all__ = [
     "SearchResult",
     "Timing",
     "Unreachable",
+    "WebhookError",
+    "WebhookEvent",
     "__version__",
+    "verify_webhook",
 ]
 
-_HOMES = ("clipfleet.errors", "clipfleet.results", "clipfleet.client")
+_HOMES = ("clipfleet.errors", "clipfleet.results", "clipfleet.client", "clipfleet.webhooks")
 
 
 def __getattr__(name: str) -> Any:

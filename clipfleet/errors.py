@@ -4,7 +4,8 @@ Error
 ├── ProblemError      the service refused the request; `problem` is its RFC 9457 document
 │   └── NotFound      404: no such collection, job or image
 ├── Unreachable       no clipfleet answers at the address, or the connection broke
-└── JobFailed         `wait` saw a job end as `failed`; `job` is its last state
+├── JobFailed         `wait` saw a job end as `failed`; `job` is its last state
+└── WebhookError      a request is not a webhook that the service has signed
 """
 
 from collections.abc import Mapping
@@ -63,6 +64,10 @@ class JobFailed(Error):
 
     def __str__(self) -> str:
         return f"job {self.job.id} failed: {self.job.error or 'no reason given'}"
+
+
+class WebhookError(Error):
+    """A request is not a webhook that the service has signed with the secret a moment ago."""
 
 
 def problem_of(response: httpx.Response) -> ProblemError:

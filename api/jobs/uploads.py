@@ -26,13 +26,21 @@ from clipfleet.api.http.forms import (
     form_events,
 )
 from clipfleet.api.http.problems import CONFLICT, RESPONSES
-from clipfleet.api.jobs.service import accepted, job_room, new_job, scoped_key
+from clipfleet.api.jobs.service import (
+    accepted,
+    job_room,
+    new_job,
+    require_webhook_url,
+    scoped_key,
+    webhook_of,
+)
 from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.collection import LABEL_BYTES
 from clipfleet.common.errors import InvalidRequest, TooLarge, Unavailable
 from clipfleet.common.http.schemas import JobOut
+from clipfleet.common.http.webhooks import WebhookIn
 from clipfleet.common.identity import DEFAULT_NAMESPACE, id_problem, namespace_problem, text_problem
-from clipfleet.common.ledger import UNLIMITED, Item, NewJob
+from clipfleet.common.ledger import UNLIMITED, Item, NewJob, Webhook
 from clipfleet.common.ledger.uploads import uploads_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
@@ -56,6 +64,20 @@ class UploadFields(BaseModel):
         description="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, "
         "altitude.",
     )
+    webhook_url: str = Field(
+        "",
+        max_length=2_048,
+        description="Address to which the end of the job is sent; empty: none.",
+    )
+    webhook_secret: str = Field(
+        "", repr=False, description="Secret for its signature; empty: that of the service."
+    )
+
+    def webhook(self) -> WebhookIn | None:
+        """The webhook; ValidationError when the secret is not one."""
+        if not self.webhook_url:
+            return None
+        return WebhookIn(url=self.webhook_url, secret=self.webhook_secret or None)
 
 
 class _UploadForm(UploadFields):
@@ -150,6 +172,7 @@ class _Upload:
         self._fields: dict[str, str] = {}
         self._names: set[str] = set()
         self._items: list[Item] = []
+        self._webhook: Webhook | None = None
 
     async def read(self, request: Request) -> None:
         """Read the whole form. An error is raised at the part that causes it, not at the end.
@@ -183,7 +206,7 @@ class _Upload:
         source["items"] = [item.model_dump() for item in items]
         changes = {
             "namespace": fields.namespace, "on_existing": fields.on_existing, "source": source,
-            "exif": fields.exif,
+            "exif": fields.exif, "webhook": self._webhook,
         }  # fmt: skip
         return self._new.model_copy(update=changes)
 
@@ -201,6 +224,8 @@ class _Upload:
                     await self._read_part(event, events)
         if not self._items:
             raise _invalid("files", "Field required")
+        webhook = _parse_fields(self._fields).webhook()
+        self._webhook = webhook_of(webhook, self._gateway.settings)
 
     async def _read_part(self, part: PartBegin, events: AsyncIterator[FormEvent]) -> None:
         if part.name == "files":
@@ -228,6 +253,12 @@ class _Upload:
             raise InvalidRequest(problem)
         if problem := text_problem("label", fields.label, LABEL_BYTES, empty=True):
             raise InvalidRequest(problem)
+        try:
+            webhook = fields.webhook()
+        except ValidationError as error:
+            raise _invalid("webhook_secret", error.errors()[0]["msg"]) from None
+        if webhook:
+            require_webhook_url(webhook.url, self._gateway.settings)
 
     async def _read_file(self, name: str, events: AsyncIterator[FormEvent]) -> None:
         self._require_new(name)

@@ -38,6 +38,18 @@ Exif = Annotated[
         help="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, altitude.",
     ),
 ]
+WebhookUrl = Annotated[
+    str | None,
+    typer.Option("--webhook", help="Address to which the service sends the end of the job."),
+]
+WebhookSecret = Annotated[
+    str | None,
+    typer.Option(
+        envvar="CLIPFLEET_WEBHOOK_SECRET",
+        help="Secret that signs the webhook (whsec_...). Default: that of the service.",
+        show_envvar=True,
+    ),
+]
 FileIds = Annotated[
     list[str] | None,
     typer.Option("--id", help="Id of a file, one for each. Default: its path. Repeatable."),
@@ -96,6 +108,8 @@ def index(
     kind: SourceKind = None,
     exif: Exif = False,
     image_id: FileIds = None,
+    webhook: WebhookUrl = None,
+    webhook_secret: WebhookSecret = None,
     wait: Wait = True,
     url: Url = URL,
     api_key: ApiKey = None,
@@ -116,16 +130,32 @@ def index(
     if image_id and len(image_id) != len(files):
         raise typer.BadParameter(f"give one --id for each file: {len(files)} files")
     source = None if files else _source(sources, kind, label_from_folder)
+    secret = webhook_secret if webhook else None
     with show.client(url, api_key) as client:
         if source is None:
             with show.err.status("sending"):
                 try:
                     ids = image_id or [_id_of(source) for source in sources]
-                    job = client.upload(collection, files, ids=ids, namespace=namespace, exif=exif)
+                    job = client.upload(
+                        collection,
+                        files,
+                        ids=ids,
+                        namespace=namespace,
+                        exif=exif,
+                        webhook=webhook,
+                        webhook_secret=secret,
+                    )
                 except ValueError as error:
                     raise typer.BadParameter(str(error)) from error
         else:
-            job = client.index(collection, source, namespace=namespace, exif=exif)
+            job = client.index(
+                collection,
+                source,
+                namespace=namespace,
+                exif=exif,
+                webhook=webhook,
+                webhook_secret=secret,
+            )
         show_and_exit(client, job, wait=wait, json=json)
 
 

@@ -177,6 +177,8 @@ class AsyncClient:
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -195,6 +197,8 @@ class AsyncClient:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -218,6 +222,7 @@ class AsyncClient:
         request = _requests.index(
             collection, source, namespace, label_from_folder, on_existing, idempotency_key, exif
         )
+        request = _requests.with_webhook(request, webhook, webhook_secret)
         return await self._start(request, collection, wait, progress, create)
 
     async def upload(
@@ -230,6 +235,8 @@ class AsyncClient:
         label: str = "",
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -250,6 +257,8 @@ class AsyncClient:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -276,6 +285,7 @@ class AsyncClient:
         request = _requests.upload(
             collection, files, namespace, label, on_existing, idempotency_key, exif, ids
         )
+        request = _requests.with_webhook(request, webhook, webhook_secret)
         return await self._start(request, collection, wait, progress, create)
 
     async def jobs(

@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -42,6 +42,7 @@ from clipfleet.common.http.schemas import (
     VectorsIn,
 )
 from clipfleet.common.http.search import BATCH, Refused, SearchBatchOut, SearchIn
+from clipfleet.common.http.webhooks import key_of
 from clipfleet.errors import ProblemError, Unreachable, problem_error, problem_of
 from clipfleet.results import Collection, Failures, Image, Job, SearchResult, Timing
 
@@ -177,7 +178,8 @@ def index(
         exif=exif,
     )
     where = _path("collections", collection, "jobs")
-    json = body.model_dump(exclude=set() if exif else {"exif"})  # which 0.1 does not know
+    # `with_webhook` adds the webhook; 0.1 does not know `exif`
+    json = body.model_dump(exclude={"webhook"} if exif else {"webhook", "exif"})
     return ApiRequest("POST", where, _read(Job), json=json, headers=_key(idempotency_key))
 
 
@@ -205,6 +207,23 @@ def upload(
         files=payloads.file_parts(files, ids),
         headers=_key(idempotency_key),
     )
+
+
+def with_webhook(request: ApiRequest[Job], url: str | None, secret: str | None) -> ApiRequest[Job]:
+    """The request of a job that reports its end. ValueError for a secret that is not one."""
+    if url is None:
+        if secret is not None:
+            raise ValueError("webhook_secret= needs webhook=")
+        return request
+    if secret is not None:
+        key_of(secret)
+    if request.form is None:
+        webhook = {"url": url} if secret is None else {"url": url, "secret": secret}
+        return replace(request, json={**request.json, "webhook": webhook})
+    fields = {"webhook_url": url} if secret is None else {
+        "webhook_url": url, "webhook_secret": secret
+    }  # fmt: skip
+    return replace(request, form={**request.form, **fields})
 
 
 def jobs(

@@ -176,6 +176,8 @@ class Client:
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -194,6 +196,8 @@ class Client:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -217,6 +221,7 @@ class Client:
         request = _requests.index(
             collection, source, namespace, label_from_folder, on_existing, idempotency_key, exif
         )
+        request = _requests.with_webhook(request, webhook, webhook_secret)
         return self._start(request, collection, wait, progress, create)
 
     def upload(
@@ -229,6 +234,8 @@ class Client:
         label: str = "",
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -249,6 +256,8 @@ class Client:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -275,6 +284,7 @@ class Client:
         request = _requests.upload(
             collection, files, namespace, label, on_existing, idempotency_key, exif, ids
         )
+        request = _requests.with_webhook(request, webhook, webhook_secret)
         return self._start(request, collection, wait, progress, create)
 
     def jobs(

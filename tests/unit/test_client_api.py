@@ -29,7 +29,10 @@ NAMES = {
     "SearchResult",
     "Timing",
     "Unreachable",
+    "WebhookError",
+    "WebhookEvent",
     "__version__",
+    "verify_webhook",
 }
 METHODS = {
     "cancel": "(job)",
@@ -48,7 +51,7 @@ METHODS = {
     "image": "(collection, id, *, namespace, include_values)",
     "import_collection": "(collection, file, *, progress)",
     "index": "(collection, source, *, namespace, label_from_folder, on_existing, exif, "
-    "idempotency_key, wait, progress, create)",
+    "webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "iter_failures": "(job)",
     "iter_ids": "(collection, *, namespace)",
     "job": "(job)",
@@ -60,7 +63,7 @@ METHODS = {
     "search_many": "(collection, queries)",
     "thumbnail": "(collection, id, *, namespace)",
     "upload": "(collection, files, *, ids, namespace, label, on_existing, exif, "
-    "idempotency_key, wait, progress, create)",
+    "webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "upsert": "(collection, vectors, *, namespace)",
     "wait": "(job, *, progress, every_s)",
 }
