@@ -1,6 +1,6 @@
 """Receives webhooks of a clipfleet service: `verify_webhook` checks that a request is one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +25,7 @@ class WebhookEvent(BaseModel):
 def verify_webhook(
     body: bytes | str,
     headers: Mapping[str, Any],
-    secret: str,
+    secret: str | Sequence[str],
     *,
     tolerance_s: float = webhooks.TOLERANCE_S,
 ) -> WebhookEvent:
@@ -36,7 +36,8 @@ def verify_webhook(
     Args:
         body: the body of the request as it arrived, not parsed.
         headers: its headers, as a web framework has them.
-        secret: the secret of the job or of the service, such as "whsec_...".
+        secret: the secret of the job or of the service, such as "whsec_...". Of several, one has to
+            fit: while a secret is replaced, give both.
         tolerance_s: how old the request may be, seconds.
 
     Raises:
@@ -51,7 +52,8 @@ def verify_webhook(
         raise TypeError("body= has to be the body as it arrived: bytes, or a text")
     raw = body.encode() if isinstance(body, str) else body
     try:
-        message_id = webhooks.verify(secret, _plain(headers), raw, tolerance_s=tolerance_s)
+        secrets = [secret] if isinstance(secret, str) else secret
+        message_id = webhooks.verify(secrets, _plain(headers), raw, tolerance_s=tolerance_s)
         return _Event.model_validate_json(raw).event(message_id)
     except webhooks.BadSignature as error:
         raise WebhookError(str(error)) from None

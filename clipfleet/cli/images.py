@@ -1,6 +1,8 @@
 """`clipfleet index` and `clipfleet search`."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,8 @@ from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url, W
 from clipfleet.client.payloads import image_url
 from clipfleet.client.source_detection import Kind, kind_of, source_of
 from clipfleet.common.http.sources import Source
+from clipfleet.common.http.webhooks import key_of
+from clipfleet.errors import ProblemError
 
 Sources = Annotated[
     list[str],
@@ -100,6 +104,28 @@ Exact = Annotated[
 ]
 
 
+def _webhook_secret(text: str | None) -> str | None:
+    """The value of --webhook-secret. BadParameter, without the value, if it is not a secret."""
+    try:
+        if text:
+            key_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--webhook-secret: {error}") from None
+    return text or None
+
+
+@contextmanager
+def _naming_options() -> Iterator[None]:
+    """Name the options in place of the fields of the request in an error about the webhook."""
+    try:
+        yield
+    except ProblemError as error:
+        for field, option in (("webhook.url", "--webhook"), ("webhook.secret", "--webhook-secret")):
+            if error.detail.startswith(field):
+                raise typer.BadParameter(error.detail.replace(field, option, 1)) from error
+        raise
+
+
 def index(
     sources: Sources,
     collection: Collection = COLLECTION,
@@ -130,8 +156,8 @@ def index(
     if image_id and len(image_id) != len(files):
         raise typer.BadParameter(f"give one --id for each file: {len(files)} files")
     source = None if files else _source(sources, kind, label_from_folder)
-    secret = webhook_secret if webhook else None
-    with show.client(url, api_key) as client:
+    secret = _webhook_secret(webhook_secret) if webhook else None
+    with show.client(url, api_key) as client, _naming_options():
         if source is None:
             with show.err.status("sending"):
                 try:

@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -69,7 +69,7 @@ def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 def verify(
-    secret: str,
+    secrets: Sequence[str],
     headers: Mapping[str, str],
     body: bytes,
     *,
@@ -79,7 +79,7 @@ def verify(
     """Check the signature of a webhook, and return its id.
 
     Args:
-        secret: the secret that sender and receiver share.
+        secrets: the secrets of which the sender has one.
         headers: the headers of the request, with names in small letters.
         body: the body of the request, as it arrived.
         tolerance_s: how far the time of the try may be from now, seconds.
@@ -87,7 +87,7 @@ def verify(
 
     Raises:
         BadSignature: the webhook is not authentic, or too old.
-        ValueError: the secret is not one.
+        ValueError: a secret is not one.
     """
     for name in (ID, TIMESTAMP, SIGNATURE):
         if not headers.get(name):
@@ -96,11 +96,9 @@ def verify(
     if not (text.isascii() and text.isdigit()):
         raise BadSignature(f"the header {TIMESTAMP} is not a number of seconds")
     timestamp = int(text)
-    expected = signature(secret, headers[ID], timestamp, body)
-    if not any(
-        hmac.compare_digest(expected.encode(), candidate.encode("utf-8", "replace"))
-        for candidate in headers[SIGNATURE].split()
-    ):
+    candidates = [text.encode("utf-8", "replace") for text in headers[SIGNATURE].split()]
+    expected = [signature(secret, headers[ID], timestamp, body).encode() for secret in secrets]
+    if not any(hmac.compare_digest(a, b) for a in expected for b in candidates):
         raise BadSignature("the signature is not that of this secret and this body")
     age_s = (time.time() if now is None else now) - timestamp
     if abs(age_s) > tolerance_s:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from standardwebhooks import Webhook as StandardWebhook
+from typer.testing import CliRunner
 
 import clipfleet
 from clipfleet import Client, ProblemError, WebhookError, verify_webhook
-from clipfleet.cli import show
+from clipfleet.cli import app, show
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.fetch.post import Poster, Reply
 from clipfleet.common.http.webhooks import key_of, signature
@@ -98,6 +99,9 @@ def test_another_body_secret_or_time_is_refused() -> None:
         verify_webhook(raw + b" ", signed(raw), SECRET)
     with pytest.raises(WebhookError, match="this secret"):
         verify_webhook(raw, signed(raw), OTHER_SECRET)
+    with pytest.raises(WebhookError, match="this secret"):
+        verify_webhook(raw, signed(raw), [])
+    assert verify_webhook(raw, signed(raw), [OTHER_SECRET, SECRET]).id == "job_1"
     now = int(datetime.now(UTC).timestamp())
     for at, word in ((now - 400, "too old"), (now + 400, "too far in the future")):
         with pytest.raises(WebhookError, match=word):
@@ -307,6 +311,31 @@ def test_the_command_line_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
     for state, line in (("pending", "webhook: pending\n"), (None, "")):
         show.job(job.model_copy(update={"webhook": state}))
         assert ("webhook" in capsys.readouterr().out) == bool(line)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--webhook", "https://a.example"], "--webhook-secret is missing"),
+        (["--webhook", "http://10.0.0.1"], "--webhook: the address of '10.0.0.1'"),
+        (["--webhook", "a.example"], "--webhook: it must begin with https://"),
+        (
+            ["--webhook", "https://a.example", "--webhook-secret", "abc-def-ghi"],
+            "--webhook-secret: a",
+        ),
+    ],
+)
+def test_the_command_line_names_its_options(options: Sequence[str], message: str) -> None:
+    with MemoryService() as service:
+        for source in (MUSIC, PICTURE):
+            done = CliRunner().invoke(
+                app, ["index", str(source), "--no-wait", *options, "--url", service.url],
+                env={"COLUMNS": "1000", "CLIPFLEET_WEBHOOK_SECRET": ""},
+            )  # fmt: skip
+            assert done.exit_code == 2
+            assert message in done.stderr
+            assert "abc-def-ghi" not in done.stderr
+            assert not service.parts.ledger.jobs()
 
 
 # The sender
