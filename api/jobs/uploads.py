@@ -224,7 +224,10 @@ class _Upload:
                     await self._read_part(event, events)
         if not self._items:
             raise _invalid("files", "Field required")
-        webhook = _parse_fields(self._fields).webhook()
+        fields_of_form = _parse_fields(self._fields)
+        if fields_of_form.webhook_secret and not fields_of_form.webhook_url:
+            raise _invalid("webhook_secret", "it needs webhook_url")
+        webhook = fields_of_form.webhook()
         self._webhook = webhook_of(webhook, self._gateway.settings)
 
     async def _read_part(self, part: PartBegin, events: AsyncIterator[FormEvent]) -> None:

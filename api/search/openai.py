@@ -39,7 +39,7 @@ router = APIRouter(prefix="/v1", tags=["embed"], responses=RESPONSES, route_clas
 Input = str | ImageInput  # a text, or an image
 URL_CHARS = 8_192
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
-_IMAGE_URI = re.compile(r"data:image/[^,\s]*;base64,", re.IGNORECASE)
+_IMAGE_URI = re.compile(r"data:image/[^,\s]*,", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 AS_TEXT = '; to embed it as a text, send "modality": "text"'
@@ -147,9 +147,11 @@ def _parse_input(item: Any, modality: Modality, where: str) -> Input:
             return _image(item, where)
         case {"type": "text", "text": str() as text, **others} if not others:
             return _text(text, where)
-        case {"type": "image_url", "image_url": {"url": str() as url, **others}, **more} if not (
-            others or more
+        case {"type": "image_url", "image_url": {"url": str() as url, **others}, **more} if (
+            others.keys() <= {"detail"} and not more
         ):
+            return _image(url, where)
+        case {"type": "image_url", "image_url": str() as url, **others} if not others:
             return _image(url, where)
     raise InvalidRequest(f"{where} cannot be embedded: {FORMS}", param=where)
 
@@ -164,8 +166,9 @@ def _image(text: str, where: str) -> ImageInput:
     if _DATA_URI.match(text):
         return Base64(text)
     if not _URL.fullmatch(text):
+        kind = "a data URI without base64" if _IMAGE_URI.match(text) else "no image"
         raise InvalidRequest(
-            f"{where} is neither a data URI (data:image/jpeg;base64,...) nor an http(s) URL",
+            f"{where} is {kind}: give a data URI (data:image/jpeg;base64,...) or an http(s) URL",
             param=where,
         )
     if len(text) > URL_CHARS:

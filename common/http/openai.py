@@ -17,10 +17,18 @@ IMAGE_PART = {
     "properties": {
         "type": {"const": "image_url"},
         "image_url": {
-            "type": "object",
-            "properties": {"url": {"type": "string", "minLength": 1}},
-            "required": ["url"],
-            "additionalProperties": False,
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {
+                    "type": "object",
+                    "properties": {
+                        "url": {"type": "string", "minLength": 1},
+                        "detail": {"description": "Is ignored."},
+                    },
+                    "required": ["url"],
+                    "additionalProperties": False,
+                },
+            ]
         },
     },
     "required": ["type", "image_url"],

@@ -84,6 +84,15 @@ class JobIn(Request):
         None, description="Where the end of the job is reported; absent: nowhere."
     )
 
+    @field_validator("webhook", mode="before")
+    @classmethod
+    def _is_an_object(cls, webhook: Any) -> Any:
+        if isinstance(webhook, str):
+            raise ValueError(
+                'a webhook is an object: {"url": "https://...", "secret": "whsec_..."}'
+            )
+        return webhook
+
     @field_validator("source", mode="before")
     @classmethod
     def _has_a_type(cls, source: Any) -> Any:

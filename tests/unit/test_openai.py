@@ -100,9 +100,10 @@ def test_a_whole_data_uri_or_url_is_an_image_and_any_other_string_a_text(
 
         parts: Any = [
             {"type": "text", "text": url},
-            {"type": "image_url", "image_url": {"url": data_uri(first)}},
+            {"type": "image_url", "image_url": {"url": data_uri(first), "detail": "low"}},
+            {"type": "image_url", "image_url": url},
         ]
-        expected = [own.embed(texts=[url])[0], images[0]]
+        expected = [own.embed(texts=[url])[0], *images]
         answer = client.embeddings.create(model=MODEL, input=parts)
         assert np.array_equal(rows(answer), np.asarray(expected, np.float32))
 
@@ -148,7 +149,9 @@ REFUSED: list[tuple[dict[str, Any], type[openai.APIStatusError], str, str, str |
     ({"input": "http://10.0.0.1/a.png"}, openai.BadRequestError, "invalid_request",
      "not a public one", "input[0]"),
     ({"extra_body": {"modality": "image"}}, openai.BadRequestError, "invalid_request",
-     "neither a data URI", "input"),
+     "is no image", "input"),
+    ({"input": "data:image/svg+xml,<svg>"}, openai.BadRequestError, "invalid_request",
+     "without base64", "input"),
     ({"input": ["a"] * 2_049}, openai.APIStatusError, "too_large",
      "CLIPFLEET_LIMITS__EMBEDDING_INPUTS", "input"),
     ({"input": [IMAGE] * 65}, openai.APIStatusError, "too_large", "CLIPFLEET_LIMITS__EMBEDS",

@@ -267,7 +267,15 @@ def test_a_secret_is_needed_and_never_shown(caplog: pytest.LogCaptureFixture) ->
         assert refused.status_code == 422
         assert "24 to 64 random bytes" in refused.text
         assert '"body.webhook.secret"' in refused.text
+        plain = {**wrong, "webhook": url}
+        refused_text = http.post("/v1/collections/music/jobs", json=plain)
+        assert "a webhook is an object" in refused_text.text
+        lonely = {"webhook_secret": SECRET}
+        parts = {"files": ("a.png", b"x")}
+        upload = http.post("/v1/collections/music/images", data=lonely, files=parts)
+        assert "it needs webhook_url" in upload.text
         shown = [
+            upload.text,
             *answers,
             refused.text,
             caplog.text,
