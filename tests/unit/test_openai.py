@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from clipfleet import ProblemError
 from clipfleet.common.imaging.embedder import Embeddings
 from clipfleet.testing import HashEmbedder, MemoryService
 from support.gateway_harness import World
@@ -236,19 +237,30 @@ def test_a_model_without_a_worker_is_a_503_if_the_service_uses_it(tmp_path: Path
 
 
 class _Broken(HashEmbedder):
-    """A model whose numbers are not finite."""
+    """A model whose numbers for one text are not finite."""
 
-    def embed_texts(self, texts: Any) -> Embeddings:
-        return np.full((len(texts), self.dim), np.nan, np.float32)
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        rows = super().embed_texts(texts)
+        rows[[text == "broken" for text in texts]] = np.nan
+        return rows
 
 
-def test_numbers_that_are_not_finite_are_never_an_answer() -> None:
+def test_numbers_that_are_not_finite_are_an_error_of_their_request_alone() -> None:
     with (
-        MemoryService(embedder=_Broken(64), query_timeout_s=1.0) as service,
+        MemoryService(embedder=_Broken(64)) as service,
         connect(service) as client,
-        pytest.raises(openai.InternalServerError),
+        service.client() as own,
     ):
-        client.embeddings.create(model=MODEL, input="a")
+        requests: list[Callable[[], Any]] = [
+            lambda: client.embeddings.create(model=MODEL, input=["fine", "broken"]),
+            lambda: own.embed(texts=["fine", "broken"]),
+        ]
+        for ask in requests:
+            with pytest.raises((openai.InternalServerError, ProblemError)) as failed:
+                ask()
+            status: Any = failed.value
+            assert getattr(status, "status_code", getattr(status, "status", 0)) == 500
+        assert len(client.embeddings.create(model=MODEL, input="fine").data) == 1
 
 
 def test_the_shape_is_that_of_its_paths_alone_also_below_a_prefix() -> None:
