@@ -27,7 +27,7 @@ from clipfleet.api.jobs import routes as jobs
 from clipfleet.api.ops import fleet, health, metrics
 from clipfleet.api.ops.access_log import AccessLogMiddleware
 from clipfleet.api.ops.metrics import GatewayMetrics
-from clipfleet.api.search import embed
+from clipfleet.api.search import embed, openai
 from clipfleet.api.search import routes as search
 from clipfleet.common.process.checks import blob_checks, service_checks
 from clipfleet.common.process.interpreter import prepare_interpreter
@@ -114,7 +114,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     app.state.access, app.state.metrics = access, gateway_metrics
     problems.register_handlers(app)
     features = (  # the first ones are found first
-        search, embed, collections, bulk, recall, export, jobs, events, uploads,
+        search, embed, openai, collections, bulk, recall, export, jobs, events, uploads,
         open_uploads, images, health, fleet, metrics, assets,
     )  # fmt: skip
     for feature in features:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         NotFound,
         ProblemError,
         Unreachable,
+        WebhookError,
     )
     from clipfleet.results import (
         Collection,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         SearchResult,
         Timing,
     )
+    from clipfleet.webhooks import WebhookEvent, verify_webhook
 
 __all__ = [
     "AsyncClient",
@@ -47,10 +49,13 @@ __all__ = [
     "SearchResult",
     "Timing",
     "Unreachable",
+    "WebhookError",
+    "WebhookEvent",
     "__version__",
+    "verify_webhook",
 ]
 
-_HOMES = ("clipfleet.errors", "clipfleet.results", "clipfleet.client")
+_HOMES = ("clipfleet.errors", "clipfleet.results", "clipfleet.client", "clipfleet.webhooks")
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,8 @@ Error
 │   ├── NotFound      404: no such collection, job or image
 │   └── InvalidRequest  422: an argument is not valid, whether the client or the service found it
 ├── Unreachable       no clipfleet answers at the address, or the connection broke
-└── JobFailed         `wait` saw a job end as `failed`; `job` is its last state
+├── JobFailed         `wait` saw a job end as `failed`; `job` is its last state
+└── WebhookError      a request is not a webhook that the service has signed
 """
 
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,10 @@ class JobFailed(Error):
 
     def __str__(self) -> str:
         return f"job {self.job.id} failed: {self.job.error or 'no reason given'}"
+
+
+class WebhookError(Error):
+    """A request is not a webhook that the service has signed with the secret a moment ago."""
 
 
 def problem_of(response: httpx.Response) -> Error:

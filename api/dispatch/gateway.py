@@ -253,6 +253,12 @@ class Gateway:
             raise NoWorker(lane, model)
         return cards[0]
 
+    async def query_workers(self) -> list[WorkerCard]:
+        """Return the workers that answer queries, as they were at most REFRESH_INTERVAL_S ago."""
+        if not self._cards:
+            self._cards = await self.call(self.fleet.alive)
+        return [card for card in self._cards if "query" in card.lanes]
+
     async def stash_query_image(self, pixels: Pixels) -> str:
         """Store a query image for the workers until it expires, and return its key."""
         key = secrets.token_hex(12)

@@ -16,7 +16,7 @@ from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.dependencies import CallerDep, CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import CONFLICT, RESPONSES
-from clipfleet.api.jobs.service import accepted, job_room, new_job, new_job_id
+from clipfleet.api.jobs.service import accepted, job_room, new_job, new_job_id, webhook_of
 from clipfleet.api.jobs.upload_form import BLOB_TIMEOUT_S, Image, UploadForm, details_of
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest, NotFound, Unavailable
@@ -230,6 +230,7 @@ async def start_upload(
         if started is None or not _is_of(started, collection, caller.name):
             raise
         return accepted(started, started.new, response)
+    webhook = webhook_of(end.webhook, gateway.settings)
     await gateway.call(gateway.ledger.require_room, job_room(gateway))
     await gateway.call(gateway.unfinished.close, upload.id)
     received = await gateway.call(gateway.unfinished.received, upload.id)
@@ -238,7 +239,9 @@ async def start_upload(
         "type": "upload", "images": received.images, "resent": received.resent,
         "name": printable(end.name), "notes": _notes(end.left_out),
     }  # fmt: skip
-    new = new_job(collection, source, upload.namespace, upload.on_existing, exif=upload.exif)
+    new = new_job(
+        collection, source, upload.namespace, upload.on_existing, exif=upload.exif, webhook=webhook
+    )
     new = new.model_copy(update={"id": upload.id})
     job = await gateway.call(gateway.ledger.create, new, "", job_room(gateway))
     with suppress(Unavailable):  # otherwise the housekeeper sees that the job exists

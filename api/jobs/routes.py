@@ -15,7 +15,7 @@ from clipfleet.api.dependencies import (
     JobId,
 )
 from clipfleet.api.http.problems import CONFLICT, RESPONSES
-from clipfleet.api.jobs.service import job_out, new_job, new_job_id, shown_place, start
+from clipfleet.api.jobs.service import new_job, new_job_id, start, webhook_of
 from clipfleet.common.auth.source_access import SourceAccess
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict, InvalidRequest, NotFound
@@ -35,6 +35,7 @@ from clipfleet.common.http.sources import (
 from clipfleet.common.identity import printable
 from clipfleet.common.ledger import Failure, Job
 from clipfleet.common.ledger.catalogue import require
+from clipfleet.common.ledger.shown import job_out, shown_place
 from clipfleet.common.ledger.uploads import has_uploads, uploads_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
@@ -70,9 +71,20 @@ async def start_job(
 
     The response is 403 for a folder or a bucket that the key or the service may not read. The
     message names the folders and buckets that may be read.
+
+    With `webhook`, the service sends a signed POST request when the job has ended, as
+    docs/webhooks.md describes.
     """
     source = _planner_source(body.source, collection, gateway.sources.within(grant))
-    new = new_job(collection, source, body.namespace, body.on_existing, grant, exif=body.exif)
+    new = new_job(
+        collection,
+        source,
+        body.namespace,
+        body.on_existing,
+        grant,
+        exif=body.exif,
+        webhook=webhook_of(body.webhook, gateway.settings),
+    )
     return await start(new, idempotency_key, gateway, response)
 
 

@@ -24,12 +24,14 @@ from clipfleet.api.http.forms import (
     decoded,
     form_events,
 )
+from clipfleet.api.jobs.service import require_webhook_url, webhook_of
 from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.collection import LABEL_BYTES, Collection, image_problem
 from clipfleet.common.errors import InvalidRequest, TooLarge, Unavailable
 from clipfleet.common.http.uploads import UploadItem
+from clipfleet.common.http.webhooks import WebhookIn
 from clipfleet.common.identity import DEFAULT_NAMESPACE, id_problem, namespace_problem, text_problem
-from clipfleet.common.ledger import Item
+from clipfleet.common.ledger import Item, Webhook
 
 BLOB_TIMEOUT_S = 600.0  # for one call to the blob store
 WRITE_BYTES = 262_144  # of a file are collected in memory before each write
@@ -51,6 +53,20 @@ class UploadFields(BaseModel):
         description="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, "
         "altitude.",
     )
+    webhook_url: str = Field(
+        "",
+        max_length=2_048,
+        description="Address to which the end of the job is sent; empty: none.",
+    )
+    webhook_secret: str = Field(
+        "", repr=False, description="Secret for its signature; empty: that of the service."
+    )
+
+    def webhook(self) -> WebhookIn | None:
+        """The webhook; ValidationError when the secret is not one."""
+        if not self.webhook_url:
+            return None
+        return WebhookIn(url=self.webhook_url, secret=self.webhook_secret or None)
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,7 @@ class UploadForm:
 
     Attributes:
         images: the images, in the order of the form.
+        webhook: where their job reports its end, once the form is read.
     """
 
     def __init__(
@@ -98,6 +115,7 @@ class UploadForm:
         self._ahead: Iterator[UploadItem] = iter(())  # those that come next
         self._files = 0
         self.images: list[Image] = []
+        self.webhook: Webhook | None = None
 
     async def read(self, request: Request) -> None:
         """Read the whole form. An error is raised at the part that causes it, not at the end.
@@ -160,6 +178,9 @@ class UploadForm:
             )
         if not self.images:
             raise _invalid("files", "Field required")
+        if self.fields.webhook_secret and not self.fields.webhook_url:
+            raise _invalid("webhook_secret", "it needs webhook_url")
+        self.webhook = webhook_of(self.fields.webhook(), self._gateway.settings)
 
     def _without_file(self) -> str | None:
         """Take the items without a file that come next. Return the name of one that misses it."""
@@ -197,6 +218,12 @@ class UploadForm:
             raise InvalidRequest(problem)
         if problem := text_problem("label", fields.label, LABEL_BYTES, empty=True):
             raise InvalidRequest(problem)
+        try:
+            webhook = fields.webhook()
+        except ValidationError as error:
+            raise _invalid("webhook_secret", error.errors()[0]["msg"]) from None
+        if webhook:
+            require_webhook_url(webhook.url, self._gateway.settings)
 
     async def _read_items(self, events: AsyncIterator[FormEvent]) -> None:
         if self._items is not None or self._files:

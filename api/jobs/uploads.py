@@ -99,7 +99,7 @@ def _job(new: NewJob, form: UploadForm, *, digests: bool) -> NewJob:
     source["items"] = [item.model_dump() for item in form.labelled_items]
     changes = {
         "namespace": fields.namespace, "on_existing": fields.on_existing, "source": source,
-        "exif": fields.exif,
+        "exif": fields.exif, "webhook": form.webhook,
     }  # fmt: skip
     return new.model_copy(update=changes)
 

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +19,8 @@ from clipfleet.client.source_detection import Kind, kind_of, source_of
 from clipfleet.common.http.patterns import Pattern
 from clipfleet.common.http.sources import Source
 from clipfleet.common.http.suffixes import SUFFIXES, ending_of
-from clipfleet.errors import Unreachable
+from clipfleet.common.http.webhooks import key_of
+from clipfleet.errors import ProblemError, Unreachable
 from clipfleet.results import Job
 
 Sources = Annotated[
@@ -44,6 +47,18 @@ Exif = Annotated[
     typer.Option(
         "--exif",
         help="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, altitude.",
+    ),
+]
+WebhookUrl = Annotated[
+    str | None,
+    typer.Option("--webhook", help="Address to which the service sends the end of the job."),
+]
+WebhookSecret = Annotated[
+    str | None,
+    typer.Option(
+        envvar="CLIPFLEET_WEBHOOK_SECRET",
+        help="Secret that signs the webhook (whsec_...). Default: that of the service.",
+        show_envvar=True,
     ),
 ]
 FileIds = Annotated[
@@ -103,6 +118,28 @@ Exact = Annotated[
 ]
 
 
+def _webhook_secret(text: str | None) -> str | None:
+    """The value of --webhook-secret. BadParameter, without the value, if it is not a secret."""
+    try:
+        if text:
+            key_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--webhook-secret: {error}") from None
+    return text or None
+
+
+@contextmanager
+def _naming_options() -> Iterator[None]:
+    """Name the options in place of the fields of the request in an error about the webhook."""
+    try:
+        yield
+    except ProblemError as error:
+        for field, option in (("webhook.url", "--webhook"), ("webhook.secret", "--webhook-secret")):
+            if error.detail.startswith(field):
+                raise typer.BadParameter(error.detail.replace(field, option, 1)) from error
+        raise
+
+
 def index(
     sources: Sources,
     collection: Collection = COLLECTION,
@@ -112,6 +149,8 @@ def index(
     exif: Exif = False,
     image_id: FileIds = None,
     upload: UploadFlag = False,
+    webhook: WebhookUrl = None,
+    webhook_secret: WebhookSecret = None,
     wait: Wait = True,
     url: Url = URL,
     api_key: ApiKey = None,
@@ -127,29 +166,54 @@ def index(
 
     Ctrl-C does not stop the job. `clipfleet jobs show ID --follow` shows its progress again.
     """
+    secret = _webhook_secret(webhook_secret) if webhook else None
     if upload and (folders := _folders(sources, kind)):
         if image_id:
             raise typer.BadParameter("--id is for files; in a folder, the id is the path")
-        with show.client(url, api_key) as client:
-            job = _upload_folders(client, collection, folders, namespace, label_from_folder, exif)
+        with show.client(url, api_key) as client, _naming_options():
+            job = _upload_folders(
+                client,
+                collection,
+                folders,
+                namespace=namespace,
+                label_from_folder=label_from_folder,
+                exif=exif,
+                webhook=webhook,
+                webhook_secret=secret,
+            )
             show_and_exit(client, job, wait=wait, json=json)
     files = [] if kind else _files(sources)
     if image_id and len(image_id) != len(files):
         raise typer.BadParameter(f"give one --id for each file: {len(files)} files")
     source = None if files else _source(sources, kind, label_from_folder)
-    with show.client(url, api_key) as client:
+    with show.client(url, api_key) as client, _naming_options():
         if source is None:
             with show.err.status("sending"):
                 try:
                     ids = image_id or [_id_of(source) for source in sources]
                     labels = [_folder_name(file) for file in files] if label_from_folder else None
-                    job = client.upload(
-                        collection, files, ids=ids, labels=labels, namespace=namespace, exif=exif
-                    )
+                    with _naming_options():
+                        job = client.upload(
+                            collection,
+                            files,
+                            ids=ids,
+                            labels=labels,
+                            namespace=namespace,
+                            exif=exif,
+                            webhook=webhook,
+                            webhook_secret=secret,
+                        )
                 except ValueError as error:
                     raise typer.BadParameter(str(error)) from error
         else:
-            job = client.index(collection, source, namespace=namespace, exif=exif)
+            job = client.index(
+                collection,
+                source,
+                namespace=namespace,
+                exif=exif,
+                webhook=webhook,
+                webhook_secret=secret,
+            )
         show_and_exit(client, job, wait=wait, json=json)
 
 
@@ -168,26 +232,13 @@ def _folders(sources: list[str], kind: Kind | None) -> list[Path]:
     return paths if any(path.is_dir() for path in paths) else []
 
 
-def _upload_folders(
-    client: Client,
-    collection: str,
-    folders: list[Path],
-    namespace: str,
-    label_from_folder: bool,
-    exif: bool,
-) -> Job:
+def _upload_folders(client: Client, collection: str, folders: list[Path], **options: Any) -> Job:
     """Send the folders with a progress bar. Ctrl-C exits, and so does an error."""
     again = "The same command goes on where the upload stopped."
+    paths = folders if len(folders) > 1 else folders[0]
     try:
         with sending(True, console=show.err) as tell:
-            return client.upload_folder(
-                collection,
-                folders if len(folders) > 1 else folders[0],
-                label_from_folder=label_from_folder,
-                namespace=namespace,
-                exif=exif,
-                sent=tell,
-            )
+            return client.upload_folder(collection, paths, sent=tell, **options)
     except KeyboardInterrupt:
         show.err.print(again)
         sys.exit(INTERRUPTED)

@@ -252,6 +252,7 @@ def job(job: JobOut) -> None:
         ("note", "; ".join(f"{text} ({count})" for text, count in job.remarks.items())),
         ("error", job.error),
         ("waiting", job.waiting),
+        ("webhook", job.webhook),
         ("retry of", job.retry_of),
         ("retried by", job.retried_by),
     ):

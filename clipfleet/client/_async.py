@@ -184,6 +184,8 @@ class AsyncClient:
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -203,6 +205,8 @@ class AsyncClient:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -226,6 +230,7 @@ class AsyncClient:
         request = _requests.index(
             collection, source, namespace, label_from_folder, on_existing, idempotency_key, exif
         )
+        request = _requests.with_webhook(request, webhook, webhook_secret)
         return await self._start(request, collection, wait, progress, create)
 
     async def upload(
@@ -240,6 +245,8 @@ class AsyncClient:
         label: str = "",
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -262,6 +269,8 @@ class AsyncClient:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -290,6 +299,7 @@ class AsyncClient:
             collection, files, namespace, label, on_existing, idempotency_key, exif, ids, labels,
             metadata,
         )  # fmt: skip
+        request = _requests.with_webhook(request, webhook, webhook_secret)
         return await self._start(request, collection, wait, progress, create)
 
     async def upload_folder(
@@ -303,6 +313,8 @@ class AsyncClient:
         namespace: str = "default",
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         wait: bool = False,
         progress: Progress = False,
         sent: Callable[[Sent], None] | None = None,
@@ -332,6 +344,8 @@ class AsyncClient:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             wait: return when the job has ended.
             progress: True shows the progress of the upload and, with `wait`, of the job. A function
                 is called with the job, as in `wait`.
@@ -353,6 +367,7 @@ class AsyncClient:
         Example:
             job = await client.upload_folder("photos", "~/Pictures", label_from_folder=True)
         """
+        _requests.require_webhook(webhook, webhook_secret)
         local = LocalFolders(folders, recursive, label_from_folder, label)
         plan = FolderUpload(local, exif=exif, skips=on_existing == "skip")
         described = await self._require_collection(collection, create)
@@ -373,9 +388,9 @@ class AsyncClient:
                     await self._add_images(upload, batch, plan)
                     tell(plan.sent)
                 tell(plan.sent)
-        job = await self._request_through_outage(
-            _requests.start_upload(upload, plan.left_out, local.name)
-        )
+        start = _requests.start_upload(upload, plan.left_out, local.name)
+        start = _requests.with_webhook(start, webhook, webhook_secret)
+        job = await self._request_through_outage(start)
         return await self.wait(job, progress=progress) if wait else job
 
     async def _add_images(

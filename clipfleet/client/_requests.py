@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -43,6 +43,7 @@ from clipfleet.common.http.schemas import (
 )
 from clipfleet.common.http.search import BATCH, Refused, SearchBatchOut, SearchIn
 from clipfleet.common.http.uploads import KnownOut, UploadEnd, UploadIn, UploadOut
+from clipfleet.common.http.webhooks import key_of
 from clipfleet.errors import (
     ProblemError,
     Unreachable,
@@ -190,7 +191,8 @@ def index(
     options = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
     body = JobIn.model_validate({"source": checked, **_plain_options(options)})
     where = _path("collections", collection, "jobs")
-    json = body.model_dump(exclude=set() if exif else {"exif"})  # which 0.1 does not know
+    # `with_webhook` adds the webhook; 0.1 does not know `exif`
+    json = body.model_dump(exclude={"webhook"} if exif else {"webhook", "exif"})
     return ApiRequest("POST", where, _read(Job), json=json, headers=_key(idempotency_key))
 
 
@@ -256,7 +258,34 @@ def add_images(upload: UploadOut, batch: Sequence[Outgoing]) -> ApiRequest[Uploa
 def start_upload(upload: UploadOut, left_out: Mapping[str, int], name: str) -> ApiRequest[Job]:
     body = UploadEnd(left_out=dict(left_out), name=name[:1_000])
     where = _path("collections", upload.collection, "uploads", upload.id, "job")
-    return ApiRequest("POST", where, _read(Job), json=body.model_dump())
+    return ApiRequest("POST", where, _read(Job), json=body.model_dump(exclude={"webhook"}))
+
+
+def require_webhook(url: str | None, secret: str | None) -> dict[str, str]:
+    """A webhook as JSON; {} for none. InvalidRequest for a secret that is not one."""
+    if url is None:
+        if secret is not None:
+            raise invalid_argument("webhook_secret", "it needs webhook=")
+        return {}
+    webhook = {"url": arguments.text("webhook", url)}
+    if secret is not None:
+        webhook["secret"] = arguments.text("webhook_secret", secret)
+        try:
+            key_of(secret)
+        except ValueError as error:
+            raise invalid_argument("webhook_secret", str(error), is_sentence=True) from None
+    return webhook
+
+
+def with_webhook(request: ApiRequest[Job], url: str | None, secret: str | None) -> ApiRequest[Job]:
+    """The request of a job that reports its end. InvalidRequest for a secret that is not one."""
+    webhook = require_webhook(url, secret)
+    if not webhook:
+        return request
+    if request.form is None:
+        return replace(request, json={**request.json, "webhook": webhook})
+    fields = {f"webhook_{name}": value for name, value in webhook.items()}
+    return replace(request, form={**request.form, **fields})
 
 
 def jobs(

@@ -183,6 +183,8 @@ class Client:
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -202,6 +204,8 @@ class Client:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -225,6 +229,7 @@ class Client:
         request = _requests.index(
             collection, source, namespace, label_from_folder, on_existing, idempotency_key, exif
         )
+        request = _requests.with_webhook(request, webhook, webhook_secret)
         return self._start(request, collection, wait, progress, create)
 
     def upload(
@@ -239,6 +244,8 @@ class Client:
         label: str = "",
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -261,6 +268,8 @@ class Client:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -289,6 +298,7 @@ class Client:
             collection, files, namespace, label, on_existing, idempotency_key, exif, ids, labels,
             metadata,
         )  # fmt: skip
+        request = _requests.with_webhook(request, webhook, webhook_secret)
         return self._start(request, collection, wait, progress, create)
 
     def upload_folder(
@@ -302,6 +312,8 @@ class Client:
         namespace: str = "default",
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         wait: bool = False,
         progress: Progress = False,
         sent: Callable[[Sent], None] | None = None,
@@ -331,6 +343,8 @@ class Client:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             wait: return when the job has ended.
             progress: True shows the progress of the upload and, with `wait`, of the job. A function
                 is called with the job, as in `wait`.
@@ -352,6 +366,7 @@ class Client:
         Example:
             job = client.upload_folder("photos", "~/Pictures", label_from_folder=True)
         """
+        _requests.require_webhook(webhook, webhook_secret)
         local = LocalFolders(folders, recursive, label_from_folder, label)
         plan = FolderUpload(local, exif=exif, skips=on_existing == "skip")
         described = self._require_collection(collection, create)
@@ -370,9 +385,9 @@ class Client:
                     self._add_images(upload, batch, plan)
                     tell(plan.sent)
                 tell(plan.sent)
-        job = self._request_through_outage(
-            _requests.start_upload(upload, plan.left_out, local.name)
-        )
+        start = _requests.start_upload(upload, plan.left_out, local.name)
+        start = _requests.with_webhook(start, webhook, webhook_secret)
+        job = self._request_through_outage(start)
         return self.wait(job, progress=progress) if wait else job
 
     def _add_images(self, upload: UploadOut, images: list[Outgoing], plan: FolderUpload) -> None:

@@ -15,6 +15,7 @@ from typing import IO
 
 import httpx
 import redis
+from pydantic import BaseModel
 
 from clipfleet.common.auth.keys import check_keys
 from clipfleet.common.auth.source_access import grant_of_service
@@ -286,7 +287,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
     Nested settings are inherited from the environment of this process.
     """
-    plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits", "fetch"})
+    nested = {name for name, value in settings if isinstance(value, BaseModel)}
+    plain = settings.model_dump(mode="json", exclude_defaults=True, exclude=nested)
     plain["model"] = settings.model  # also the default: it has precedence over the environment
     return {
         f"CLIPFLEET_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)

@@ -14,6 +14,7 @@ from pydantic import (
 from clipfleet.common.collection import FieldType, Metric
 from clipfleet.common.http.request import Request
 from clipfleet.common.http.sources import EXAMPLES, Source
+from clipfleet.common.http.webhooks import WebhookIn
 
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 
@@ -79,6 +80,18 @@ class JobIn(Request):
         description="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, "
         "altitude.",
     )
+    webhook: WebhookIn | None = Field(
+        None, description="Where the end of the job is reported; absent: nowhere."
+    )
+
+    @field_validator("webhook", mode="before")
+    @classmethod
+    def _is_an_object(cls, webhook: Any) -> Any:
+        if isinstance(webhook, str):
+            raise ValueError(
+                'a webhook is an object: {"url": "https://...", "secret": "whsec_..."}'
+            )
+        return webhook
 
     @field_validator("source", mode="before")
     @classmethod
@@ -130,6 +143,11 @@ class JobOut(BaseModel):
     retry_of: str | None = Field(None, description="Id of the job whose failures it retries.")
     retried_by: str | None = Field(
         None, description="Id of the last job that retried its failures."
+    )
+    webhook: str | None = Field(
+        None,
+        description='State of its webhook: "pending", "delivered" or "failed", and after a colon '
+        "why the last try failed; null: it has none.",
     )
 
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from clipfleet.common.http.request import Request
 from clipfleet.common.http.schemas import Namespace
+from clipfleet.common.http.webhooks import WebhookIn
 
 MAX_ASKED = 1_000  # images in one request for digests
 NAMED_SUFFIXES = 60
@@ -112,4 +113,7 @@ class UploadEnd(Request):
         "",
         max_length=1_000,
         description="What was uploaded, such as the name of a folder: the job shows it.",
+    )
+    webhook: WebhookIn | None = Field(
+        None, description="Where the job reports its end; absent: nowhere."
     )

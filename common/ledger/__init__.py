@@ -12,12 +12,14 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from clipfleet.common.errors import Conflict, NotFound, Unavailable
 from clipfleet.common.http.schemas import JobState
 from clipfleet.common.http.source_grants import SourceGrant
+from clipfleet.common.http.webhooks import WebhookState
 from clipfleet.common.shares import Owner
 
 FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled"})
@@ -141,6 +143,29 @@ class Failure(Item):
         return Item.model_validate(self.model_dump())
 
 
+class Webhook(BaseModel):
+    """Where a job reports its end.
+
+    Attributes:
+        url: the address.
+        secret: signs the reports. No answer and no log line contains it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str
+    secret: str = Field(repr=False)
+
+    @property
+    def host(self) -> str:
+        """The host of the URL, without a blank; never empty."""
+        try:
+            host = urlsplit(self.url).hostname or ""
+        except ValueError:
+            host = ""
+        return "".join(host.split()) or "?"
+
+
 class NewJob(BaseModel):
     """The request for a job.
 
@@ -157,6 +182,7 @@ class NewJob(BaseModel):
         retry_of: the id of the job whose failures this job retries; "": none.
         grant: what the API key lets the job read. None: as much as the service, which also holds
             for jobs of releases without grants.
+        webhook: where the job reports its end; None: nowhere.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -172,13 +198,10 @@ class NewJob(BaseModel):
     exif: bool = False
     retry_of: str = ""
     grant: SourceGrant | None = None
+    webhook: Webhook | None = None
 
 
-LONG = (
-    "urls",
-    "items",
-    "sources",
-)  # the fields of a source that may be long, for the planner alone
+LONG = ("urls", "items", "sources")  # the fields of a source that may be long, for planners alone
 
 
 def brief(new: NewJob) -> NewJob:
@@ -221,6 +244,9 @@ class Job:
         rate: images per second of its last chunks, each in one worker; 0 when it is not known.
         key: the name of the API key that started it; "": none.
         notes: what was left out or changed while the source was listed, see `notes.py`.
+        webhook: the state of its webhook; "": it has none.
+        webhook_reason: why the last try of the webhook failed; "": it did not.
+        webhook_tries: how often the webhook was sent.
     """
 
     new: NewJob
@@ -242,10 +268,18 @@ class Job:
     key: str = ""
     notes: Mapping[str, int] = field(default_factory=dict)
     replaced: int = 0
+    webhook: WebhookState | Literal[""] = ""
+    webhook_reason: str = ""
+    webhook_tries: int = 0
 
     @property
     def id(self) -> str:
         return self.new.id
+
+    @property
+    def webhook_host(self) -> str:
+        """The host of its webhook; "": it has none."""
+        return self.new.webhook.host if self.new.webhook else ""
 
     @property
     def owner(self) -> Owner:

@@ -15,6 +15,7 @@ local STATES = {'queued', 'running', 'succeeded', 'partial', 'failed', 'cancelle
 local COLLECTIONS = JOBS .. ':collections' -- that have jobs
 local DUE = JOBS .. ':due' -- jobs without a planner, scored by the time of the next look
 local PLANNERS = JOBS .. ':planners' -- scored by the time until which they count as alive
+local WEBHOOKS = ROOT .. 'webhooks:' -- see webhooks.lua
 local LOOK_INTERVAL_S = 10 -- between two looks of a planner at a job of which nothing happened
 local OFFER_S = 1 -- for which a job is offered to one planner only
 
@@ -311,7 +312,7 @@ local function running_retry(of)
 end
 
 function operations.create(fields, whole, version, collection, model, retry_of, key, keep_key_s,
-                           limit, api_key)
+                           limit, api_key, webhook_host)
   local existing = key ~= '' and redis.call('GET', idempotency_key(key))
   if existing then return existing end
   if get('state') then return id end -- it was created, and the answer was lost
@@ -331,6 +332,10 @@ function operations.create(fields, whole, version, collection, model, retry_of, 
   redis.call('SADD', COLLECTIONS, collection)
   redis.call('SADD', ACTIVE, id)
   if api_key ~= '' then redis.call('SADD', active_of(api_key), id) end
+  if webhook_host and webhook_host ~= '' then
+    redis.call('HSET', JOB, 'webhook', 'pending', 'webhook_host', webhook_host)
+    redis.call('SADD', WEBHOOKS .. 'jobs', id)
+  end
   set_state('queued')
   look_at(now)
   return id
@@ -374,6 +379,11 @@ function operations.remove()
   if redis.call('GET', idempotency) == id then redis.call('DEL', idempotency) end
   local old = ROOT .. 'job:' .. (get('retry_of') or '')
   if redis.call('HGET', old, 'retried_by') == id then redis.call('HDEL', old, 'retried_by') end
+  local host = get('webhook_host')
+  if host then
+    redis.call('SREM', WEBHOOKS .. 'jobs', id)
+    redis.call('ZREM', WEBHOOKS .. 'queue:' .. host .. ' ' .. (get('api_key') or ''), id)
+  end
   local has_parts = get('has_parts')
   redis.call('UNLINK', JOB, OPEN, FAILURES, PARTS, SOURCE)
   return has_parts and 2 or 1

@@ -109,7 +109,8 @@ class RedisLedger:
         whole = "" if kept is new else new.model_dump_json()
         fields = (kept.model_dump_json(), whole, kept.v, new.collection, new.model, new.retry_of)
         idempotency = (idempotency_key, KEEP_IDEMPOTENCY_S)
-        created = self._run("create", new.id, *fields, *idempotency, room.limit, room.key)
+        host = new.webhook.host if new.webhook else ""
+        created = self._run("create", new.id, *fields, *idempotency, room.limit, room.key, host)
         if isinstance(created, list):
             raise TooManyJobs(room, *created)
         answer = _text(created)
@@ -509,6 +510,9 @@ def _job(row: dict[bytes, bytes]) -> Job:
         key=text.get("api_key", ""),
         notes=json.loads(text.get("notes", "{}")),
         replaced=int(text.get("replaced", 0)),
+        webhook=text.get("webhook", ""),  # type: ignore[arg-type]
+        webhook_reason=text.get("webhook_reason", ""),
+        webhook_tries=int(text.get("webhook_tries", 0)),
         **{name: int(text[name]) for name in counts},
     )
 

@@ -30,7 +30,10 @@ NAMES = {
     "SearchResult",
     "Timing",
     "Unreachable",
+    "WebhookError",
+    "WebhookEvent",
     "__version__",
+    "verify_webhook",
 }
 METHODS = {
     "cancel": "(job)",
@@ -49,7 +52,7 @@ METHODS = {
     "image": "(collection, id, *, namespace, include_values)",
     "import_collection": "(collection, file, *, progress)",
     "index": "(collection, source, *, namespace, label_from_folder, on_existing, exif, "
-    "idempotency_key, wait, progress, create)",
+    "webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "iter_failures": "(job)",
     "iter_ids": "(collection, *, namespace)",
     "job": "(job)",
@@ -61,9 +64,9 @@ METHODS = {
     "search_many": "(collection, queries)",
     "thumbnail": "(collection, id, *, namespace)",
     "upload": "(collection, files, *, ids, labels, metadata, namespace, label, on_existing, "
-    "exif, idempotency_key, wait, progress, create)",
+    "exif, webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "upload_folder": "(collection, folders, *, label_from_folder, label, recursive, namespace, "
-    "on_existing, exif, wait, progress, sent, create)",
+    "on_existing, exif, webhook, webhook_secret, wait, progress, sent, create)",
     "upsert": "(collection, vectors, *, namespace)",
     "wait": "(job, *, progress, every_s)",
 }

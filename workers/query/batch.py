@@ -192,11 +192,17 @@ def _look_up(work: _Work, parts: QueryParts) -> None:
                 work.answers[n] = Answer(error="not-found", detail=detail)
 
 
+NOT_FINITE = "the model returned numbers that are not finite"
+
+
 def _combine(work: _Work) -> None:
     for n, query in enumerate(work.queries):
         if n in work.answers:
             continue
         rows = [work.terms[n, t] for t in range(len(query.terms))]
+        if not all(np.isfinite(row).all() for row in rows):  # JSON has no name for such numbers
+            work.answers[n] = Answer(error="internal", detail=NOT_FINITE)
+            continue
         try:
             if query.search:
                 _check_lengths(rows, query.search.collection.dim)
