@@ -2,7 +2,7 @@
 
 Error
 ├── ProblemError      the service refused the request; `problem` is its RFC 9457 document
-│   └── NotFound      404: no such collection, job or image
+│   └── NotFound      404, 410: no such collection, job or image, or not any more
 ├── Unreachable       no clipfleet answers at the address, or the connection broke
 └── JobFailed         `wait` saw a job end as `failed`; `job` is its last state
 """
@@ -43,7 +43,7 @@ class ProblemError(Error):
 
 
 class NotFound(ProblemError):
-    """There is no such collection, job or image."""
+    """There is no such collection, job or image, or its original is not there any more."""
 
 
 class Unreachable(Error):
@@ -84,5 +84,5 @@ def problem_error(problem: Mapping[str, Any], status: int | None = None) -> Prob
         status: HTTP status of the response. Default: the status in the document.
     """
     code = int(problem.get("status", 0)) if status is None else status
-    kind = NotFound if code == 404 else ProblemError
+    kind = NotFound if code in (404, 410) else ProblemError
     return kind(code, problem)

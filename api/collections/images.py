@@ -23,7 +23,7 @@ from clipfleet.common.identity import (
 )
 from clipfleet.common.imaging.thumbnails import read_thumbnail, thumbnail_keys
 from clipfleet.common.ledger.catalogue import Deletion
-from clipfleet.common.settings import Limits
+from clipfleet.common.settings import Limits, Settings
 from clipfleet.common.store import Record
 
 router = APIRouter(
@@ -69,7 +69,7 @@ async def get_image(
     key = key_of(namespace, image_id)
     records = await gateway.call(gateway.store.fetch, collection, [key])
     if key not in records:
-        raise _no_image(image_id)
+        raise no_image(image_id)
     return _image_out(records[key], include_values)
 
 
@@ -104,6 +104,7 @@ async def get_thumbnail(
         raise NotFound(detail) from error
     tag = f'"{hashlib.blake2b(small, digest_size=12).hexdigest()}"'
     headers = {
+        **resource_policy(gateway.settings),
         "ETag": tag,
         "Cache-Control": f"private, max-age={MAX_AGE_S}",
         "Vary": "Authorization",
@@ -124,7 +125,7 @@ async def delete_image(
     """Delete an image from the collection, with its thumbnail. The source file stays."""
     key = key_of(namespace, image_id)
     if key not in await gateway.call(gateway.store.fingerprints, collection, [key]):
-        raise _no_image(image_id)
+        raise no_image(image_id)
     deletion = Deletion(namespace=namespace, pk=key)
     await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
     await gateway.call(gateway.blobs.delete_all, thumbnail_keys(collection, [key]))
@@ -202,5 +203,16 @@ def _image_out(record: Record, include_values: bool) -> ImageOut:
     )
 
 
-def _no_image(image_id: str) -> NotFound:
+def resource_policy(settings: Settings) -> dict[str, str]:
+    """The header that keeps pages of other sites from showing the answer as their image.
+
+    Pages of the origins in CLIPFLEET_CORS_ORIGINS may; the header cannot name them.
+    """
+    if settings.cors_origins:
+        return {}
+    return {"Cross-Origin-Resource-Policy": "same-origin"}
+
+
+def no_image(image_id: str) -> NotFound:
+    """The error for an image that is not in the collection."""
     return NotFound(f"there is no image {image_id[:200]!r} in the collection")

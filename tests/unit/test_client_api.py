@@ -58,6 +58,8 @@ METHODS = {
     "search": "(collection, *, text, image, id, vector, terms, top_k, offset, filter, min_score, "
     "group_by, group_size, collapse, namespace, include_values, include_metadata, exact)",
     "search_many": "(collection, queries)",
+    "original": "(collection, id, *, namespace)",
+    "preview": "(collection, id, *, namespace)",
     "thumbnail": "(collection, id, *, namespace)",
     "upload": "(collection, files, *, ids, namespace, label, on_existing, exif, "
     "idempotency_key, wait, progress, create)",
