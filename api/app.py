@@ -24,7 +24,7 @@ from clipfleet.api.http.connections import STATE, Connections, raise_file_limit
 from clipfleet.api.http.head import HeadMiddleware
 from clipfleet.api.jobs import events, uploads
 from clipfleet.api.jobs import routes as jobs
-from clipfleet.api.ops import fleet, health, metrics
+from clipfleet.api.ops import fleet, health, key, metrics
 from clipfleet.api.ops.access_log import AccessLogMiddleware
 from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.api.search import embed
@@ -115,7 +115,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     problems.register_handlers(app)
     features = (  # the first ones are found first
         search, embed, collections, bulk, recall, export, jobs, events, uploads, images, originals,
-        health, fleet, metrics, assets,
+        health, key, fleet, metrics, assets,
     )  # fmt: skip
     for feature in features:
         app.include_router(_require_authorized(feature.router))

@@ -41,6 +41,16 @@ export async function refresh() {
   await collections.load().then(changed, fail);
 }
 
+/** These images are not in the collection any more. */
+export function forget(gone) {
+  for (const id of gone) {
+    shown.ids.delete(id);
+    grid.querySelector(`a.tile[data-id="${CSS.escape(id)}"]`)?.closest("li").remove();
+  }
+  collections.load().catch(() => {});
+  if (!shown.ids.size) refresh();
+}
+
 function start() {
   asking.abort();
   clearTimeout(waiting);

@@ -27,7 +27,7 @@ FREE = {
     "GET /healthz", "GET /readyz", "GET /metrics", "GET /", "GET /page/{name}", "GET /docs",
     "GET /docs/{name}", "GET /redoc",
 }  # fmt: skip
-OF_ALL = {"GET /v1/fleet", "GET /v1/collections", "GET /v1/jobs", "POST /v1/embed"}
+OF_ALL = {"GET /v1/fleet", "GET /v1/key", "GET /v1/collections", "GET /v1/jobs", "POST /v1/embed"}
 
 
 @pytest.fixture
