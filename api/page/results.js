@@ -47,8 +47,15 @@ export function forget(gone) {
     shown.ids.delete(id);
     grid.querySelector(`a.tile[data-id="${CSS.escape(id)}"]`)?.closest("li").remove();
   }
-  collections.load().catch(() => {});
-  if (!shown.ids.size) refresh();
+  const first = grid.querySelector("a.tile");
+  if (first && !grid.querySelector('a.tile[tabindex="0"]')) first.tabIndex = 0;
+  if (!shown.ids.size) return refresh();
+  return collections.load().then(sayHowMany, () => {});
+}
+
+function sayHowMany() {
+  if (asksNothing(state) && !state.where.length) $("summary").textContent = many(collections.current().count, "image");
+  if (shown.done) more.replaceChildren(...end());
 }
 
 function start() {

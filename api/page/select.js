@@ -25,8 +25,7 @@ const active = () => selected.size > 0;
 
 /** Another query has other images. */
 onChange(() => {
-  const { collection, namespace, text, terms, where } = state;
-  const query = JSON.stringify([collection, namespace, text, terms, where]);
+  const query = JSON.stringify({ ...state, image: "", view: "" });
   if (query === of) return;
   of = query;
   clear();
@@ -120,7 +119,7 @@ const rows = button("Export", exportRows);
 const trash = button("Remove", remove, { class: "button needs-write" });
 const stop = button("Stop", () => working?.abort());
 const close = el("button", { type: "button", class: "plain", "aria-label": "Select nothing", title: "Select nothing (Esc)", onclick: clear }, icon("close"));
-bar.append(text, el("span", { class: "actions" }, all, download, rows, trash, stop), close, progress);
+bar.append(text, all, el("span", { class: "actions" }, download, rows, trash, stop), close, progress);
 
 function render() {
   bar.hidden = !active();
@@ -203,6 +202,7 @@ async function remove() {
     const removed = await api.deleteImages(state.collection, chosen, state.namespace);
     selected.clear();
     forget(chosen);
+    grid.querySelector('a[tabindex="0"]')?.focus({ preventScroll: true });
     announce(`${many(removed, "image")} removed`);
   });
 }
