@@ -2,7 +2,7 @@
 
 Error
 ├── ProblemError      the service refused the request; `problem` is its RFC 9457 document
-│   ├── NotFound      404: no such collection, job or image
+│   ├── NotFound      404, 410: no such collection, job or image, or not any more
 │   └── InvalidRequest  422: an argument is not valid, whether the client or the service found it
 ├── Unreachable       no clipfleet answers at the address, or the connection broke
 ├── JobFailed         `wait` saw a job end as `failed`; `job` is its last state
@@ -45,7 +45,7 @@ class ProblemError(Error):
 
 
 class NotFound(ProblemError):
-    """There is no such collection, job or image.
+    """There is no such collection, job or image, or its original is not there any more.
 
     Attributes:
         collection: the name of the collection, if that is what does not exist; else "".
@@ -160,7 +160,8 @@ def problem_error(problem: Mapping[str, Any], status: int | None = None) -> Prob
         status: HTTP status of the response. Default: the status in the document.
     """
     code = int(problem.get("status", 0)) if status is None else status
-    kind = {404: NotFound, 422: InvalidRequest}.get(code, ProblemError)
+    kinds = {404: NotFound, 410: NotFound, 422: InvalidRequest}
+    kind = kinds.get(code, ProblemError)
     return kind(code, problem)
 
 

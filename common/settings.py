@@ -178,6 +178,11 @@ class Limits(BaseModel):
     exports: int = Field(
         4, description="Collections that one gateway exports at once; API keys share them."
     )
+    originals: int = Field(
+        64,
+        ge=1,
+        description="Original images that one gateway sends at once; API keys share them.",
+    )
     requests_per_minute: int = Field(
         0,
         ge=0,

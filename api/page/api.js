@@ -58,7 +58,8 @@ export function problem(status, text, retryAfter) {
 const at = (name, rest = "") => `v1/collections/${encodeURIComponent(name)}${rest}`;
 
 export const collections = async () => (await call("v1/collections")).collections;
-export const makeCollection = (name) => call(at(name), { method: "PUT" });
+export const makeCollection = (name, json) => call(at(name), { method: "PUT", json });
+export const deleteCollection = (name) => call(at(name), { method: "DELETE" });
 
 /** The answer has `timing` as well: what the service says of its stages, as [[name, milliseconds], …]. */
 export async function search(name, json, signal) {
@@ -82,6 +83,72 @@ export const image = (name, id, namespace, signal) =>
 
 export const thumbnail = (name, id, namespace) =>
   at(name, `/thumbnail?${new URLSearchParams(namespace === "default" ? { id } : { id, namespace })}`);
+
+const of = (id, namespace, more = {}) => new URLSearchParams({ id, ...(namespace === "default" ? {} : { namespace }), ...more });
+
+/** The file that an image was made of; `more`: {download: true}. */
+export const original = (name, id, namespace, more) => at(name, `/images/original?${of(id, namespace, more)}`);
+
+/** A JPEG of a thousand pixels, made of it. */
+export const preview = (name, id, namespace) => at(name, `/images/preview?${of(id, namespace)}`);
+
+/** The answer itself; a Problem where the service refuses. */
+export async function open(path, { headers = {}, signal } = {}) {
+  let answer;
+  try {
+    answer = await fetch(path, { headers: { ...key.headers(), ...headers }, signal, redirect: "manual" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(AWAY);
+  }
+  if (answer.ok) return answer;
+  if (answer.type === "opaqueredirect") throw new Problem("It is on another server, which this page does not ask.", 307);
+  throw problem(answer.status, await answer.text(), answer.headers.get("Retry-After"));
+}
+
+/** What there is of an original, without fetching it: {type, bytes}. */
+export async function originalAbout(name, id, namespace, signal) {
+  const { headers } = await open(original(name, id, namespace), { headers: { Range: "bytes=0-0" }, signal });
+  return { type: headers.get("Content-Type"), bytes: Number(headers.get("Content-Range")?.split("/").pop()) || 0 };
+}
+
+export const deleteImage = (name, id, namespace) => call(at(name, `/images?${of(id, namespace)}`), { method: "DELETE" });
+
+/** Delete by ids; each request names as many as it may. */
+export async function deleteImages(name, ids, namespace) {
+  let deleted = 0;
+  for (const some of inParts(ids)) {
+    const json = { filter: { id: { $in: some } }, namespace };
+    for (let more = true; more;) {
+      const answer = await call(at(name, "/delete"), { method: "POST", json });
+      deleted += answer.deleted;
+      ({ more } = answer);
+    }
+  }
+  return deleted;
+}
+
+const LARGEST_FILTER = 24_000; // bytes of the ids in one deletion; the service takes 32,000 of the whole
+const MOST_IDS = 200;
+
+/** Ids in lists that are short enough for a filter. */
+export function inParts(ids) {
+  const parts = [[]];
+  let size = 0;
+  for (const id of ids) {
+    const more = new TextEncoder().encode(JSON.stringify(id)).length + 2;
+    if (parts.at(-1).length && (size + more > LARGEST_FILTER || parts.at(-1).length >= MOST_IDS)) {
+      parts.push([]);
+      size = 0;
+    }
+    parts.at(-1).push(id);
+    size += more;
+  }
+  return parts;
+}
+
+/** What the key may do: {scopes, collections}. */
+export const ownKey = () => call("v1/key");
 
 /** The embedding of an image file: with it a search can go on page by page without the file. */
 export async function embed(file, model) {

@@ -16,13 +16,14 @@ export function jobRow(id, changed) {
   const bar = el("progress", { "aria-label": "Progress" });
   const numbers = el("p", { class: "numbers" });
   const said = el("p", { class: "said" });
+  const about = el("p", { class: "said" });
   const failures = failuresOf(id);
   const images = el("a", { class: "button quiet", "data-view": "search" }, "Show images");
   const cancel = button("Cancel", () => ask(api.cancelJob));
   const retry = button("Retry the failures", () => ask(api.retryJob));
   const node = el("li", { class: "job", "data-job": id },
     el("div", { class: "job-head" }, badge, title, el("code", { class: "muted" }, id), time, el("span", { class: "actions" }, images, retry, cancel)),
-    bar, numbers, said, failures.details);
+    bar, numbers, said, about, failures.details);
 
   async function ask(request) {
     cancel.disabled = retry.disabled = true;
@@ -45,7 +46,8 @@ export function jobRow(id, changed) {
     if (job.total) [bar.max, bar.value] = [job.total, finished];
     else bar.removeAttribute("value");
     numbers.textContent = isActive(job) ? progress(job, finished) : outcome(job, finished);
-    said.textContent = job.error ?? job.waiting ?? notes(job);
+    said.textContent = job.error ?? job.waiting ?? "";
+    about.textContent = notes(job);
     said.classList.toggle("wrong", Boolean(job.error));
     failures.show(job.failed);
     images.href = href({ view: "search", collection: job.collection, namespace: job.namespace, text: "", terms: [], image: "",

@@ -1,5 +1,6 @@
 // Starts the page: who is told of a change, the views, the keys.
 
+import * as access from "./access.js";
 import * as bar from "./bar.js";
 import * as collections from "./collections.js";
 import * as detail from "./detail.js";
@@ -9,15 +10,16 @@ import * as filters from "./filters.js";
 import * as jobs from "./jobs.js";
 import * as results from "./results.js";
 import { asksNothing } from "./query.js";
-import { go, href, onChange, readAddress, state } from "./state.js";
+import * as manage from "./manage.js";
+import "./select.js";
+import { go, href, onChange, readAddress, state, VIEWS } from "./state.js";
 import "./upload.js";
 
 let view = "";
 
 function renderView() {
-  $("search-view").hidden = state.view !== "search";
-  $("jobs-view").hidden = state.view !== "jobs";
-  for (const name of ["search", "jobs"]) {
+  for (const name of VIEWS) {
+    $(`${name}-view`).hidden = state.view !== name;
     const link = $(`to-${name}`);
     link.href = href({ view: name, image: "" });
     if (state.view === name) link.setAttribute("aria-current", "page");
@@ -28,10 +30,12 @@ function renderView() {
   if (state.view === view) return;
   view = state.view;
   if (view === "jobs") jobs.look();
+  if (view === "collections") manage.look();
 }
 
 function titleOf() {
   if (state.view === "jobs") return "Jobs · clipfleet";
+  if (state.view === "collections") return "Collections · clipfleet";
   return [state.text, state.collection, "clipfleet"].filter(Boolean).join(" · ");
 }
 
@@ -40,6 +44,7 @@ onChange(() => {
   collections.render();
   bar.render();
   filters.render();
+  manage.render();
   jobs.render();
   if (state.view === "search") results.render();
   detail.render();
@@ -47,7 +52,7 @@ onChange(() => {
 
 /** Links to our own views change the page without loading it. */
 document.addEventListener("click", (event) => {
-  const link = event.target.closest("#to-search, #to-jobs, #home, a[data-view]");
+  const link = event.target.closest("#to-search, #to-collections, #to-jobs, #home, a[data-view]");
   if (!link || event.defaultPrevented || event.metaKey || event.ctrlKey || event.shiftKey) return;
   event.preventDefault();
   history.pushState(history.state, "", link.href);
@@ -84,6 +89,7 @@ jobs.onEnd(async (job) => {
 });
 
 readAddress();
+access.load();
 await results.refresh();
 go({}, { replace: true }); // the address names the collection that was chosen
 jobs.look();

@@ -41,6 +41,23 @@ export async function refresh() {
   await collections.load().then(changed, fail);
 }
 
+/** These images are not in the collection any more. */
+export function forget(gone) {
+  for (const id of gone) {
+    shown.ids.delete(id);
+    grid.querySelector(`a.tile[data-id="${CSS.escape(id)}"]`)?.closest("li").remove();
+  }
+  const first = grid.querySelector("a.tile");
+  if (first && !grid.querySelector('a.tile[tabindex="0"]')) first.tabIndex = 0;
+  if (!shown.ids.size) return refresh();
+  return collections.load().then(sayHowMany, () => {});
+}
+
+function sayHowMany() {
+  if (asksNothing(state) && !state.where.length) $("summary").textContent = many(collections.current().count, "image");
+  if (shown.done) more.replaceChildren(...end());
+}
+
 function start() {
   asking.abort();
   clearTimeout(waiting);

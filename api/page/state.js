@@ -10,6 +10,8 @@ const EMPTY = { view: "search", collection: "", namespace: "default", text: "", 
 const TERM = /^(text|id|dropped)(?:\*(-?\d+(?:\.\d+)?))?$/;
 const WHERE = /^where\.(.+)\.(eq|ne|gte|lte|exists)$/s;
 
+export const VIEWS = ["search", "collections", "jobs"];
+
 export const state = { ...EMPTY };
 
 const listeners = [];
@@ -47,7 +49,7 @@ export function readAddress() {
   const params = new URLSearchParams(location.search);
   const dropped = [...(history.state?.dropped ?? [])];
   Object.assign(state, EMPTY, {
-    view: params.get("view") === "jobs" ? "jobs" : "search",
+    view: VIEWS.includes(params.get("view")) ? params.get("view") : "search",
     collection: params.get("in") ?? "",
     namespace: params.get("namespace") || "default",
     text: params.get("q") ?? "",

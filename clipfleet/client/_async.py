@@ -797,6 +797,50 @@ class AsyncClient:
         """
         return await self._request(_requests.thumbnail(collection, id, namespace))
 
+    async def original(self, collection: str, id: str, *, namespace: str = "default") -> bytes:
+        """Get the original file of an image: a file or an object that the service may read, a file
+        of a tar or zip, or an upload as long as its job exists.
+
+        An image of the web is fetched from its own server, without the API key: a second request.
+
+        Args:
+            collection: the collection that the image is in.
+            id: the image's id.
+            namespace: the part of the collection that the image is in.
+
+        Returns:
+            The bytes of the file, as they are now.
+
+        Raises:
+            NotFound: there is no such image, it was written as a vector, or its file is not there
+                any more. The message says which.
+            ProblemError: the API key may not read the file (403).
+
+        Example:
+            Path("a.jpg").write_bytes(await client.original("photos", "a.jpg"))
+        """
+        return await self._request(_requests.original(collection, id, namespace))
+
+    async def preview(self, collection: str, id: str, *, namespace: str = "default") -> bytes:
+        """Get a preview of an image, made of its original file.
+
+        Args:
+            collection: the collection that the image is in.
+            id: the image's id.
+            namespace: the part of the collection that the image is in.
+
+        Returns:
+            A JPEG with a longest side of at most 1,000 pixels, without EXIF metadata.
+
+        Raises:
+            NotFound: there is no such image, or no original that the service has.
+            ProblemError: the API key may not read the file (403), or it is too large (413, 422).
+
+        Example:
+            Path("a.preview.jpg").write_bytes(await client.preview("photos", "a.jpg"))
+        """
+        return await self._request(_requests.preview(collection, id, namespace))
+
     async def upsert(
         self,
         collection: str,

@@ -81,6 +81,7 @@ class ApiRequest(Generic[T]):
         headers: further headers.
         repeatable: the request changes nothing more when it is carried out twice.
         timeout_s: seconds. Default: the client's timeout.
+        follows: a redirect leads to another server, which is asked without the API key.
         complete: adds to the result what the headers of the response say.
     """
 
@@ -94,6 +95,7 @@ class ApiRequest(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
     timeout_s: float | None = None
+    follows: bool = False
     complete: Callable[[T, httpx.Headers], T] | None = None
 
     def options(self) -> dict[str, Any]:
@@ -106,6 +108,7 @@ class ApiRequest(Generic[T]):
             "data": self.form,
             "files": self.files,
             "headers": self.headers,
+            "follow_redirects": self.follows,
         }
 
     def result(self, outcome: Outcome, url: str) -> T:
@@ -357,6 +360,20 @@ def delete_image(collection: str, id: str, namespace: str) -> ApiRequest[None]:
 def thumbnail(collection: str, id: str, namespace: str) -> ApiRequest[bytes]:
     params = _image_params(id, namespace)
     return ApiRequest("GET", _path("collections", collection, "thumbnail"), bytes, params=params)
+
+
+def original(collection: str, id: str, namespace: str) -> ApiRequest[bytes]:
+    where, params = _path("collections", collection, "images", "original"), _id(id, namespace)
+    return ApiRequest("GET", where, bytes, params=params, follows=True)
+
+
+def preview(collection: str, id: str, namespace: str) -> ApiRequest[bytes]:
+    where = _path("collections", collection, "images", "preview")
+    return ApiRequest("GET", where, bytes, params=_id(id, namespace))
+
+
+def _id(id: str, namespace: str) -> dict[str, str]:
+    return {"id": id, "namespace": namespace}
 
 
 def embed(

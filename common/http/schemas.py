@@ -370,6 +370,21 @@ class ImageOut(BaseModel):
     )
 
 
+class KeyOut(BaseModel):
+    """What an API key may do."""
+
+    name: str | None = Field(description="Name of the key; null in a service without keys.")
+    scopes: list[Literal["read", "write", "admin"]] = Field(
+        description="What it may do: read (search), write (index, delete images), admin."
+    )
+    collections: list[str] | None = Field(
+        description="Collections that it may use, by name or by pattern with *; null: all."
+    )
+    expires_at: float | None = Field(
+        description="When it expires, unix time in seconds; null: never."
+    )
+
+
 class Health(BaseModel):
     """The answer of a gateway that runs."""
 

@@ -28,7 +28,10 @@ FREE = {
     "GET /docs/{name}", "GET /redoc",
 }  # fmt: skip
 OF_OPENAI = {"POST /v1/embeddings", "GET /v1/models", "GET /v1/models/{model:path}"}
-OF_ALL = {"GET /v1/fleet", "GET /v1/collections", "GET /v1/jobs", "POST /v1/embed", *OF_OPENAI}
+OF_ALL = {
+    "GET /v1/fleet", "GET /v1/key", "GET /v1/collections", "GET /v1/jobs", "POST /v1/embed",
+    *OF_OPENAI,
+}  # fmt: skip
 
 
 @pytest.fixture

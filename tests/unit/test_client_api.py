@@ -62,6 +62,8 @@ METHODS = {
     "search": "(collection, *, text, image, id, vector, terms, top_k, offset, filter, min_score, "
     "group_by, group_size, collapse, namespace, include_values, include_metadata, exact)",
     "search_many": "(collection, queries)",
+    "original": "(collection, id, *, namespace)",
+    "preview": "(collection, id, *, namespace)",
     "thumbnail": "(collection, id, *, namespace)",
     "upload": "(collection, files, *, ids, labels, metadata, namespace, label, on_existing, "
     "exif, webhook, webhook_secret, idempotency_key, wait, progress, create)",
