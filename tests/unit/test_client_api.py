@@ -104,7 +104,11 @@ def test_the_package_shows_its_public_names_alone() -> None:
 
 def test_every_public_name_has_a_docstring() -> None:
     kinds = {name: getattr(clipfleet, name) for name in NAMES - {"__version__"}}
-    assert [name for name, kind in kinds.items() if not vars(kind).get("__doc__")] == []
+    docs = {
+        name: vars(kind).get("__doc__") if isinstance(kind, type) else kind.__doc__
+        for name, kind in kinds.items()
+    }
+    assert [name for name, doc in docs.items() if not doc] == []
     assert [name for name in METHODS if not getattr(Client, name).__doc__] == []
 
 

@@ -60,7 +60,7 @@ class World:
         self.storage = Storage(options, blobs, Fetcher(Fetch()))
 
     def items(self, source: dict[str, Any], after: str = "") -> list[tuple[Item, str]]:
-        return list(open_source(source, self.storage, "j").stream(after))  # type: ignore[arg-type]
+        return list(open_source(source, self.storage, "j").stream(after))
 
 
 @pytest.fixture
