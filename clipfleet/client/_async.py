@@ -369,7 +369,7 @@ class AsyncClient:
                     tell(plan.sent)
                 tell(plan.sent)
         job = await self._request_through_outage(
-            _requests.start_upload(upload, plan.left_out, local.name)
+            _requests.start_upload(upload, plan.sent.done, plan.left_out, local.name)
         )
         return await self.wait(job, progress=progress) if wait else job
 

@@ -366,7 +366,7 @@ class Client:
                     tell(plan.sent)
                 tell(plan.sent)
         job = self._request_through_outage(
-            _requests.start_upload(upload, plan.left_out, local.name)
+            _requests.start_upload(upload, plan.sent.done, plan.left_out, local.name)
         )
         return self.wait(job, progress=progress) if wait else job
 

@@ -126,8 +126,8 @@ class LocalFolders:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        given = [self.paths] if isinstance(self.paths, str | Path) else list(self.paths)
-        self._roots = [os.path.abspath(os.path.expanduser(path)) for path in given]
+        paths = [self.paths] if isinstance(self.paths, str | Path) else list(self.paths)
+        self._roots = [os.path.abspath(os.path.expanduser(path)) for path in paths]
         if not self._roots:
             raise ValueError("there are no folders to upload")
         for root in self._roots:
@@ -190,7 +190,7 @@ class LocalFolders:
 
     def _entries(self, folder: str) -> list[tuple[str, bool, bool]]:
         """(path, whether it is a folder, whether it is a link) of the images and folders in one."""
-        found: list[tuple[bytes, str, bool, bool]] = []
+        rows: list[tuple[bytes, str, bool, bool]] = []
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
@@ -198,12 +198,12 @@ class LocalFolders:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     if self.recursive:
-                        found.append((name, entry.path, True, False))
+                        rows.append((name, entry.path, True, False))
                 elif ending_of(entry.name) in SUFFIXES:
-                    found.append((name, entry.path, False, entry.is_symlink()))
+                    rows.append((name, entry.path, False, entry.is_symlink()))
                 else:
                     self.left_out[ending_of(entry.name)] += 1
-        return [tuple_[1:] for tuple_ in sorted(found)]
+        return [row[1:] for row in sorted(rows)]
 
     @staticmethod
     def _link_problem(path: str, root: str) -> str | None:

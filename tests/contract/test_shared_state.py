@@ -164,7 +164,7 @@ A, B, C, D = (digit * 32 for digit in "abcd")
 def an_upload(name: str, **fields: str) -> OpenUpload:
     return OpenUpload(
         id=name, collection="c", generation="g", model="m", namespace="n", created_at=1.0,
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )  # fmt: skip
 
 
