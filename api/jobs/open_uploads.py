@@ -19,7 +19,7 @@ from clipfleet.api.http.problems import CONFLICT, RESPONSES
 from clipfleet.api.jobs.service import accepted, job_room, new_job, new_job_id, webhook_of
 from clipfleet.api.jobs.upload_form import BLOB_TIMEOUT_S, Image, UploadForm, details_of
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import InvalidRequest, NotFound, Unavailable
+from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.http.uploads import KnownIn, KnownOut, UploadEnd, UploadIn, UploadOut
 from clipfleet.common.identity import id_problem, namespace_problem, primary_key, printable
@@ -115,7 +115,7 @@ async def delete_upload(
 
 
 @router.post(f"{AT}/known", summary="Ask what need not be sent")
-@needs("write", body="batch")
+@needs("write", body="job")
 async def get_known(
     body: KnownIn,
     upload_id: UploadId,
@@ -204,11 +204,16 @@ async def _add(upload: OpenUpload, part: str, form: UploadForm, gateway: Gateway
 
 def _digest(image: Image, label: str) -> str:
     """The digest of a file, and of what the form says of it."""
-    said = details_of(image.labelled(label)).encode()
-    return image.digest + hashlib.blake2b(said, digest_size=8).hexdigest()
+    details = details_of(image.labelled(label)).encode()
+    return image.digest + hashlib.blake2b(details, digest_size=8).hexdigest()
 
 
-@router.post(f"{AT}/job", status_code=202, summary="Start the job of an upload")
+@router.post(
+    f"{AT}/job",
+    status_code=202,
+    summary="Start the job of an upload",
+    responses={409: CONFLICT},
+)
 @needs("write")
 async def start_upload(
     upload_id: UploadId,
@@ -232,6 +237,13 @@ async def start_upload(
         return accepted(started, started.new, response)
     webhook = webhook_of(end.webhook, gateway.settings)
     await gateway.call(gateway.ledger.require_room, job_room(gateway))
+    received = await gateway.call(gateway.unfinished.received, upload.id)
+    if received.images < end.images:
+        raise Conflict(
+            f"the upload has {received.images} images, not {end.images}: the service has lost "
+            "some, or they were not sent. Send what is missing, and start the job again",
+            images=received.images,
+        )
     await gateway.call(gateway.unfinished.close, upload.id)
     received = await gateway.call(gateway.unfinished.received, upload.id)
     await _put(parts_of(upload.id), received.parts, gateway)

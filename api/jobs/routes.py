@@ -209,7 +209,9 @@ def _planner_source(source: Source, collection: Collection, access: SourceAccess
     match source:
         case ListSource():
             record["name"] = _names(source)
-            record["sources"] = [_planner_source(one, collection, access) for one in source.sources]
+            record["sources"] = [
+                _planner_source(part, collection, access) for part in source.sources
+            ]
         case FolderSource():
             record["path"] = _require_pattern(source.path, access)
         case UrlsSource():
@@ -259,7 +261,7 @@ def _require_pattern(text: str, access: SourceAccess) -> str:
 
 def _names(source: ListSource) -> str:
     """The sources of a list in words."""
-    places = [shown_place(one.model_dump()) for one in source.sources[:MAX_NAMED]]
+    places = [shown_place(part.model_dump()) for part in source.sources[:MAX_NAMED]]
     more = len(source.sources) - len(places)
     return ", ".join(places) + (f" and {more} more" if more else "")
 

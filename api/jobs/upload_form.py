@@ -238,10 +238,10 @@ class UploadForm:
                 )
         items = await self._gateway.parse(_parse_items, bytes(text))
         self._items = items
-        most = self._gateway.settings.limits.upload_files
-        if len(items) > most:
+        max_files = self._gateway.settings.limits.upload_files
+        if len(items) > max_files:
             raise TooLarge(
-                f"there are {len(items)} items; the limit is {most} "
+                f"there are {len(items)} items; the limit is {max_files} "
                 "(CLIPFLEET_LIMITS__UPLOAD_FILES)"
             )
         self._ahead = iter(items)
@@ -257,22 +257,22 @@ class UploadForm:
         rows = sum(item.has_file for item in self._items)
         raise _invalid("items", f"there are {rows} items, and more files than that")
 
-    def _add_without_file(self, said: UploadItem) -> None:
-        item = self._described(said)
-        if said.content_hash:
-            item = item.model_copy(update={"read": f"stored:{said.content_hash}"})
-        self._append(item.model_copy(update={"problem": said.problem}), _no_file(said), 0, said)
+    def _add_without_file(self, entry: UploadItem) -> None:
+        item = self._described(entry)
+        if entry.content_hash:
+            item = item.model_copy(update={"read": f"stored:{entry.content_hash}"})
+        self._append(item.model_copy(update={"problem": entry.problem}), _no_file(entry), 0, entry)
 
-    def _append(self, item: Item, digest: str, size: int, said: UploadItem) -> None:
-        self.images.append(Image(item, digest, size, said.label is not None))
+    def _append(self, item: Item, digest: str, size: int, entry: UploadItem) -> None:
+        self.images.append(Image(item, digest, size, entry.label is not None))
 
-    def _described(self, said: UploadItem, number: str = "") -> Item:
+    def _described(self, entry: UploadItem, number: str = "") -> Item:
         """The item of an image, without where its file is.
 
         Raises:
             InvalidRequest: its id, label or metadata is not valid, or the form has its id already.
         """
-        name = said.id or ""
+        name = entry.id or ""
         if problem := id_problem(name):
             called = (
                 "a file name cannot be used as an id" if self._items is None else repr(name[:200])
@@ -286,7 +286,7 @@ class UploadForm:
             )
         self._ids.add(name)
         uri = f"upload:{self._prefix.removeprefix('uploads/')}/{number}" if number else name
-        item = Item(id=name, uri=uri, read="", label=said.label or "", metadata=said.metadata)
+        item = Item(id=name, uri=uri, read="", label=entry.label or "", metadata=entry.metadata)
         limit = self._gateway.settings.limits.metadata_bytes
         problem = image_problem(self._collection, name, uri, item.label, item.metadata, limit)
         if problem:
@@ -300,9 +300,9 @@ class UploadForm:
                 f"the upload has more than {limits.upload_files} files "
                 "(CLIPFLEET_LIMITS__UPLOAD_FILES)"
             )
-        said = self._next_item(name)
+        entry = self._next_item(name)
         number, size = self._files, 0
-        item = self._described(said, str(number))
+        item = self._described(entry, str(number))
         self._files += 1
         key = f"{self._prefix}/{number}"
         digest = hashlib.blake2b(digest_size=16)
@@ -318,7 +318,7 @@ class UploadForm:
             item = item.model_copy(update={"problem": problem})
             if self._stores:
                 await self._gateway.call(self._gateway.blobs.delete, key)
-        self._append(item, digest.hexdigest(), size, said)
+        self._append(item, digest.hexdigest(), size, entry)
 
 
 def details_of(item: Item) -> str:
@@ -326,9 +326,9 @@ def details_of(item: Item) -> str:
     return json.dumps([item.label, item.metadata], sort_keys=True)
 
 
-def _no_file(said: UploadItem) -> str:
+def _no_file(entry: UploadItem) -> str:
     """What stands in place of the digest of a file."""
-    text = said.content_hash or said.problem or ""
+    text = entry.content_hash or entry.problem or ""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

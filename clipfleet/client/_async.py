@@ -388,7 +388,7 @@ class AsyncClient:
                     await self._add_images(upload, batch, plan)
                     tell(plan.sent)
                 tell(plan.sent)
-        start = _requests.start_upload(upload, plan.left_out, local.name)
+        start = _requests.start_upload(upload, plan.sent.done, plan.left_out, local.name)
         start = _requests.with_webhook(start, webhook, webhook_secret)
         job = await self._request_through_outage(start)
         return await self.wait(job, progress=progress) if wait else job

@@ -258,8 +258,10 @@ def add_images(upload: UploadOut, batch: Sequence[Outgoing]) -> ApiRequest[Uploa
     return ApiRequest("POST", where, _read(UploadOut), form=form, files=parts)
 
 
-def start_upload(upload: UploadOut, left_out: Mapping[str, int], name: str) -> ApiRequest[Job]:
-    body = UploadEnd(left_out=dict(left_out), name=name[:1_000])
+def start_upload(
+    upload: UploadOut, images: int, left_out: Mapping[str, int], name: str
+) -> ApiRequest[Job]:
+    body = UploadEnd(images=images, left_out=dict(left_out), name=name[:1_000])
     where = _path("collections", upload.collection, "uploads", upload.id, "job")
     return ApiRequest("POST", where, _read(Job), json=body.model_dump(exclude={"webhook"}))
 

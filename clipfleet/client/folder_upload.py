@@ -194,7 +194,7 @@ class LocalFolders:
 
     def _entries(self, folder: str) -> list[tuple[str, bool, bool]]:
         """(path, whether it is a folder, whether it is a link) of the images and folders in one."""
-        found: list[tuple[bytes, str, bool, bool]] = []
+        rows: list[tuple[bytes, str, bool, bool]] = []
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
@@ -202,12 +202,12 @@ class LocalFolders:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     if self.recursive:
-                        found.append((name, entry.path, True, False))
+                        rows.append((name, entry.path, True, False))
                 elif ending_of(entry.name) in SUFFIXES:
-                    found.append((name, entry.path, False, entry.is_symlink()))
+                    rows.append((name, entry.path, False, entry.is_symlink()))
                 else:
                     self.left_out[ending_of(entry.name)] += 1
-        return [tuple_[1:] for tuple_ in sorted(found)]
+        return [row[1:] for row in sorted(rows)]
 
     @staticmethod
     def _link_problem(path: str, root: str) -> str | None:

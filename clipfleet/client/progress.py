@@ -56,10 +56,10 @@ def sending(
         return
     console = console or _standard_error()
     if not console.is_terminal or console.is_dumb_terminal:
-        told = _sent_lines(console)
+        print_line = _sent_lines(console)
 
         def tell(sent: Sent) -> None:
-            told(sent)
+            print_line(sent)
             also(sent)
 
         yield tell

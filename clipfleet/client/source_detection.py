@@ -54,11 +54,13 @@ def _as_mapping(value: AnySource, kind: Kind | None, label: bool) -> Any:
 def _list_of(names: Sequence[str], kind: Kind | None, label: bool) -> Any:
     """URLs of images as one source, and anything else as a list of sources."""
     kinds = [kind or kind_of(name) for name in names]
-    if all(one == "urls" for one in kinds):
+    if all(name_kind == "urls" for name_kind in kinds):
         return {"type": "urls", "urls": list(names)}
     if len(names) == 1:
         return _from_name(names[0], kinds[0], label)
-    sources = [_from_name(name, one, label) for name, one in zip(names, kinds, strict=True)]
+    sources = [
+        _from_name(name, name_kind, label) for name, name_kind in zip(names, kinds, strict=True)
+    ]
     return {"type": "list", "sources": sources}
 
 

@@ -191,6 +191,6 @@ class Wild:
 
 def _values(text: str) -> "list[str] | _Range | None":
     """What braces with this text stand for; None when they are ordinary characters."""
-    if found := _RANGE.fullmatch(text):
-        return _Range(*found.groups())
+    if numbers := _RANGE.fullmatch(text):
+        return _Range(*numbers.groups())
     return text.split(",") if "," in text else None

@@ -103,6 +103,12 @@ class KnownOut(BaseModel):
 class UploadEnd(Request):
     """A request to start the job of an upload."""
 
+    images: int = Field(
+        0,
+        ge=0,
+        description="Images that the upload should have got at least. If it has fewer, because "
+        "Redis has lost its last second, the answer is 409: ask with `known` what is missing.",
+    )
     left_out: dict[str, Annotated[int, Field(ge=1)]] = Field(
         {},
         max_length=NAMED_SUFFIXES,

@@ -444,8 +444,8 @@ class RedisUnfinished:
         if not keys:
             return []
         with translating_redis_errors():
-            found: Any = self._redis.hmget(_keys(upload_id)[2], list(map(bytes.fromhex, keys)))
-        return [digest.hex() if digest else "" for digest in found]
+            rows: Any = self._redis.hmget(_keys(upload_id)[2], list(map(bytes.fromhex, keys)))
+        return [digest.hex() if digest else "" for digest in rows]
 
     def add(
         self, upload_id: str, part: str, digests: Mapping[str, str], size: int, room: UploadRoom

@@ -138,8 +138,8 @@ def test_folders_and_images_by_pattern(world: World, tmp_path: Path) -> None:
     (tmp_path / "2024-b" / "notes.txt").write_text("x")
 
     def ids(pattern: str, **more: Any) -> list[str]:
-        found = world.items(folder(tmp_path / pattern, **more))
-        return [item.id.removeprefix(f"{tmp_path}/") for item, _ in found]
+        listed = world.items(folder(tmp_path / pattern, **more))
+        return [item.id.removeprefix(f"{tmp_path}/") for item, _ in listed]
 
     assert ids("2024-*") == ["2024-a/1.png", "2024-b/deep/2.png"]
     assert ids("**/*.png") == ["2023-a/1.png", "2024-a/1.png", "2024-b/deep/2.png"]

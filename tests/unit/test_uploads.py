@@ -286,8 +286,8 @@ def test_of_many_unfinished_uploads_few_are_taken(tmp_path: Path) -> None:
 
 
 def test_a_form_says_what_each_file_is(world: World) -> None:
-    said = '[{"id": "x/1.jpg", "label": "cat", "metadata": {"year": 1}}, {}, {"id": "y/1.jpg"}]'
-    parts = (field("items", said), field("label", "all"), file("1.jpg"), file("2.jpg"))
+    details = '[{"id": "x/1.jpg", "label": "cat", "metadata": {"year": 1}}, {}, {"id": "y/1.jpg"}]'
+    parts = (field("items", details), field("label", "all"), file("1.jpg"), file("2.jpg"))
     first, second, third = items(world, upload(world, *parts, file("1.jpg"), END, key="write"))
     assert [item["id"] for item in (first, second, third)] == ["x/1.jpg", "2.jpg", "y/1.jpg"]
     assert [item["label"] for item in (first, second, third)] == ["cat", "all", "all"]

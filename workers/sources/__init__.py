@@ -130,8 +130,8 @@ def _matches(
                 return Single(name, Bucket(request, storage).item(name) if is_image else None)
             case _:
                 copies = Copies(storage, job_id, f"{part}/{position}")
-                one = request.model_copy(update={"uri": name})
-                return _open(one, fields, storage, copies)
+                matched = request.model_copy(update={"uri": name})
+                return _open(matched, fields, storage, copies)
 
     takes_folders = isinstance(request, FolderSource | BucketSource)
     return Matches(place, open_, takes_folders, storage).source()

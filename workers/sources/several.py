@@ -156,11 +156,11 @@ class Matches:
             if number < begin:
                 continue
             after = os.fsdecode(unquote_to_bytes(quoted)) if number == begin else ""
-            found = False
-            for path, is_folder in self._found(value, after):
-                found = True
+            has_match = False
+            for path, is_folder in self._matches(value, after):
+                has_match = True
                 yield self._part(number, path, is_folder)
-            if not found and not after:
+            if not has_match and not after:
                 yield self._missing(number, value)
 
     def _values(self) -> Iterator[str]:
@@ -186,10 +186,10 @@ class Matches:
 
         return Part(f"{number}:", value, fails)
 
-    def _found(self, value: str, after: str) -> Iterator[tuple[str, bool]]:
+    def _matches(self, value: str, after: str) -> Iterator[tuple[str, bool]]:
         """(path or address, whether it is a folder) of the matches of a value, in their order."""
         if uris.scheme(value) not in ("", "file"):
-            yield from self._found_remote(value, after)
+            yield from self._remote_matches(value, after)
             return
         path = uris.local_path(value)
         access = self._storage.access
@@ -200,7 +200,7 @@ class Matches:
         begin = tuple(os.fsencode(after).split(b"/"))
         yield from self._walk(wild, wild.base, wild.start(), begin if after else ())
 
-    def _found_remote(self, value: str, after: str) -> Iterator[tuple[str, bool]]:
+    def _remote_matches(self, value: str, after: str) -> Iterator[tuple[str, bool]]:
         if uris.scheme(value) in ("http", "https") or not Pattern(value).is_wild:
             yield value, False
             return
