@@ -40,6 +40,7 @@ from clipfleet.common.imaging.decode import OVERSAMPLING, decode
 from clipfleet.common.imaging.decode import SUFFIXES as IMAGE_SUFFIXES
 from clipfleet.common.imaging.thumbnails import thumbnail
 from clipfleet.common.settings import Settings
+from clipfleet.common.versions import OtherVersion
 
 router = APIRouter(
     prefix="/v1/collections/{name}/images",
@@ -227,8 +228,24 @@ async def _origin(
 
 
 async def _opened(origin: Origin, grant: SourceGrant | None, gateway: Gateway) -> Content:
-    access = gateway.sources.within(grant)
+    access = gateway.sources.within(await _both_grants(origin, grant, gateway))
     return await gateway.read_original(gateway.originals.open, origin, access)
+
+
+async def _both_grants(
+    origin: Origin, grant: SourceGrant | None, gateway: Gateway
+) -> SourceGrant | None:
+    """What both the caller and the job that read the file may read, as long as the job is known.
+
+    Otherwise a link that is swapped after the job would lead a key without roots to files that the
+    key of the job could not index.
+    """
+    if origin.job_id:
+        with suppress(NotFound, OtherVersion):
+            job = await gateway.call(gateway.ledger.job, origin.job_id)
+            if job.new.grant is not None:
+                return job.new.grant.and_only(grant or SourceGrant())
+    return grant
 
 
 class _ContentResponse(StreamingResponse):

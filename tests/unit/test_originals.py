@@ -70,7 +70,8 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     root = tmp_path_factory.mktemp("root").resolve()
     options: dict[str, Any] = {"fetch": {"allowed_networks": ["127.0.0.1/32"]}}
-    with MemoryService(api_keys=KEYS, source_roots=[root], **options) as service:
+    own = {"name": "own", "scopes": ["write"], "roots": [str(root / "own")]}
+    with MemoryService(api_keys={**KEYS, "own": own}, source_roots=[root], **options) as service:
         yield Place(service, root)
 
 
@@ -231,6 +232,17 @@ def test_a_link_that_leads_outside_since_is_not_followed(place: Place, tmp_path:
     path.parent.rmdir()
     path.parent.symlink_to(secret.parent)  # the folder instead of the file
     assert place.problem("swapped", str(path))[0] == 403
+
+
+def test_a_link_leads_no_further_than_the_key_of_the_job(place: Place) -> None:
+    path, others = picture(place.root / "own" / "x.jpg"), picture(place.root / "others" / "y.jpg")
+    with place.service.client("own") as client:
+        job = client.index("linked", path.parent, wait=True)
+    assert job.done == 1
+    assert place.get("linked", str(path)).status_code == 200
+    path.unlink()
+    path.symlink_to(others)
+    assert place.problem("linked", str(path))[0] == 403
 
 
 def test_a_key_gets_originals_of_its_collections_and_roots_alone(place: Place, cat: Path) -> None:
