@@ -259,8 +259,9 @@ async def _search(
         return await _search(query_terms, body, current, gateway, shared, timing)
     timing.answered(timing.seconds() - asked_s, answer.times)
     truncated = json.dumps(answer.truncated or None).encode()
-    fields = (answer.json, _milliseconds(timing), truncated)
-    return b'{"matches":%b,"took_ms":%b,"truncated":%b}' % fields
+    cut_texts = json.dumps(answer.truncated_texts).encode()
+    fields = (answer.json, _milliseconds(timing), truncated, cut_texts)
+    return b'{"matches":%b,"took_ms":%b,"truncated":%b,"truncated_texts":%b}' % fields
 
 
 async def _ask(query: Query, model: str, gateway: Gateway, shared: _SharedLimits) -> PackedAnswer:

@@ -216,6 +216,9 @@ def no_matches(client: Client, collection: str, filtered: bool) -> None:
 def _print_matches(table: Table, result: SearchOut, first: int = 1) -> None:
     _wide.print(table if result.matches else "no matches")
     err.print(f"[dim]{len(result.matches)} matches in {result.took_ms:.0f} ms[/]")
+    if result.truncated_texts:
+        what = "A text is" if len(result.truncated_texts) == 1 else "Several texts are"
+        err.print(f"[yellow]{what} longer than the model reads:[/] only the beginning counts.")
     if result.truncated:
         reason = _TRUNCATED.get(result.truncated, f"of the limit {result.truncated}")
         reason = reason.format(next=first - 1 + len(result.matches))

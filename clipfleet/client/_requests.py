@@ -6,8 +6,10 @@ Sends nothing, so `Client` and `AsyncClient` share this module.
 import json
 import re
 import secrets
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -145,6 +147,7 @@ class ApiRequest(Generic[T]):
 
 class _Embeddings(BaseModel):
     embeddings: list[list[float]]
+    truncated_texts: list[int] = []
 
 
 def collections() -> ApiRequest[list[Collection]]:
@@ -399,11 +402,26 @@ def embed(
 def _embed(
     what: str, items: Iterable[Any], model: str | None
 ) -> Iterator[ApiRequest[list[list[float]]]]:
+    start = 0
     for batch in payloads.batches(items, MAX_EMBEDS, payloads.json_bytes, MAX_EMBEDS_BYTES):
         body = {what: batch} if model is None else {what: batch, "model": model}
-        yield ApiRequest(
-            "POST", "/v1/embed", lambda body: _read(_Embeddings)(body).embeddings, json=body
-        )
+        yield ApiRequest("POST", "/v1/embed", partial(_embeddings, start), json=body)
+        start += len(batch)
+
+
+def _embeddings(start: int, body: bytes) -> list[list[float]]:
+    """The embeddings in a response, with a warning about texts that the model has cut.
+
+    Args:
+        start: the index of the first item of the request.
+        body: the response.
+    """
+    answer = _read(_Embeddings)(body)
+    if answer.truncated_texts:
+        places = ", ".join(f"texts[{start + n}]" for n in answer.truncated_texts[:10])
+        message = f"{places}: longer than the model reads; only the beginning counts"
+        warnings.warn(message, stacklevel=6)
+    return answer.embeddings
 
 
 @checking()

@@ -636,7 +636,8 @@ class Client:
             The matches, nearest first. A higher score is nearer; with the metric "euclidean" a
             lower one is. `timing` says where the service's time went. `truncated` names the limit
             that cut the matches short, if one did. After "answer_bytes", the same search with
-            `offset + len(matches)` goes on.
+            `offset + len(matches)` goes on. `truncated_texts` has the positions of texts that are
+            longer than the model reads: only their beginning counts.
 
         Raises:
             InvalidRequest: not exactly one kind of query is given, an argument is not valid or is
@@ -709,7 +710,8 @@ class Client:
 
         Returns:
             One embedding for each item, in their order: a list of as many floats as the model's
-            dimension, of unit length.
+            dimension, of unit length. A text that is longer than the model reads is a UserWarning:
+            only its beginning counts.
 
         Raises:
             InvalidRequest: not exactly one of `texts` and `images` is given, or an item cannot be

@@ -164,7 +164,7 @@ def _nested(name: str, value: Any, nan: bool, levels: int) -> Any:
         }
     if isinstance(value, set | frozenset):
         value = sorted(value, key=repr)  # in the same order at every call
-    elif hasattr(value, "dtype"):
+    elif hasattr(value, "dtype") and hasattr(value, "tolist"):
         value = _of_numpy(value)
         if not isinstance(value, list):
             return as_json(name, value, nan=nan, levels=levels - 1)

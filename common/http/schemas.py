@@ -273,6 +273,11 @@ class EmbedOut(BaseModel):
     embeddings: list[list[float]] = Field(
         description="One row for each text or image, in their order, each of unit length."
     )
+    truncated_texts: list[int] = Field(
+        [],
+        description="Positions of the texts that are longer than the model reads: only the "
+        "beginning of each counts.",
+    )
 
 
 class MatchOut(BaseModel):
@@ -304,6 +309,11 @@ class SearchOut(BaseModel):
         description="The limit that cut the matches short, so that there may be more: "
         "`answer_bytes` (go on with a larger `offset`), `candidates` or `window`; null: none.",
         examples=["candidates"],
+    )
+    truncated_texts: list[int] = Field(
+        [],
+        description="Texts that are longer than the model reads, so that only their beginning "
+        "counts: 0 for `text`, or positions in `terms`.",
     )
 
 

@@ -218,6 +218,7 @@ class Answer(BaseModel):
         error: the kind of error; "": none.
         detail: the text of the error.
         truncated: the limit that cut the page of matches short, as in `SearchOut`; "": none.
+        truncated_texts: the indices of the terms whose texts are longer than the model's context.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -227,6 +228,7 @@ class Answer(BaseModel):
     error: ErrorKind = ""
     detail: str = ""
     truncated: str = ""
+    truncated_texts: tuple[int, ...] = ()
 
 
 class BatchReply(BaseModel):

@@ -96,6 +96,14 @@ class ClipEmbedder:
         rows = rows.mul_(self.factor).add_(self.offset).to(self._placement["dtype"])
         return rows.view(count, height, width, 3).permute(0, 3, 1, 2)
 
+    def cut_texts(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text has more tokens than the model reads."""
+        if not texts:
+            return []
+        tokens = self.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
+        limit = self.token_arguments["max_length"]
+        return [len(row) > limit for row in tokens["input_ids"]]
+
     @torch.inference_mode()
     def _image_batch(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
         count = len(pixels)

@@ -30,6 +30,12 @@ PARTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids
 HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
+def may_be_cut(text: str, limit: int) -> bool:
+    """Whether a text may have more tokens than `limit`. A token has a character at least, and the
+    tokens for the beginning, the end and a blank have none."""
+    return not text.isascii() or len(text) + 3 > limit
+
+
 class Tokenizer:
     """Texts to the arrays of a text model's inputs, int64 [n, length].
 
@@ -41,6 +47,18 @@ class Tokenizer:
     def __init__(self, path: Path, inputs: Sequence[str]) -> None:
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         self._parts = [PARTS[name] for name in inputs]
+
+    def cuts(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text has more tokens than the model reads."""
+        limit = int((self._tokenizer.truncation or {}).get("max_length", 0))
+        cut = [False] * len(texts)
+        if limit:
+            long = [n for n, text in enumerate(texts) if may_be_cut(text, limit)]
+            for n, encoding in zip(
+                long, self._tokenizer.encode_batch([texts[n] for n in long]), strict=True
+            ):
+                cut[n] = bool(encoding.overflowing)
+        return cut
 
     def __call__(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         encoded = self._tokenizer.encode_batch(list(texts))
@@ -93,6 +111,10 @@ class OpenVinoEmbedder:
         if parts:
             rows[order] = np.concatenate(parts)
         return rows
+
+    def cut_texts(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text has more tokens than the model reads."""
+        return self._tokens.cuts(texts)
 
 
 class _Model:
