@@ -92,7 +92,7 @@ def test_the_names_and_arguments_are_these() -> None:
 
 def test_every_public_name_has_a_docstring() -> None:
     kinds = {name: getattr(clipfleet, name) for name in NAMES - {"__version__"}}
-    assert [name for name, kind in kinds.items() if not vars(kind).get("__doc__")] == []
+    assert [name for name, kind in kinds.items() if not kind.__doc__] == []
     assert [name for name in METHODS if not getattr(Client, name).__doc__] == []
 
 
