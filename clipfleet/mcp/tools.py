@@ -275,8 +275,9 @@ def _job(job: Job) -> dict[str, Any]:
     fields = {
         name: value for name, value in job.model_dump().items() if value not in (None, "", {})
     }
-    moments = {name: fields[name] for name in MOMENTS & fields.keys()}
-    return {**fields, **{name: _moment(unix_s) for name, unix_s in moments.items()}}
+    moments = {name: _moment(fields[name]) for name in MOMENTS & fields.keys()}
+    rate = {"rate": round(job.rate, 1)} if job.rate else {}
+    return {**fields, **moments, **rate}
 
 
 def _moment(unix_s: float) -> str:

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -316,3 +317,28 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
 def test_it_ends_with_its_input_and_prints_nothing() -> None:
     done = ended()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_person_who_starts_it_is_told_what_it_is_and_ends_it_with_ctrl_c() -> None:
+    terminal, own_end = os.openpty()
+    process = subprocess.Popen(
+        [commands.script("clipfleet"), "mcp"],
+        env=stack.CLEAN,
+        stdin=own_end,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        assert b"Ctrl-C ends it" in process.stderr.readline()
+        os.write(terminal, b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
+        assert json.loads(process.stdout.readline())["id"] == 1  # so it reads the next line
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out, err) == (-signal.SIGINT, b"", b"")
+    finally:
+        process.kill()
+        os.close(terminal)
+        os.close(own_end)
