@@ -60,7 +60,7 @@ def test_what_is_sent_twice_is_in_once(world: World, tmp_path: Path) -> None:
 def test_the_job_starts_once_and_the_upload_is_over(world: World) -> None:
     upload = opened(world, namespace="of mine", on_existing="replace", exif=True)
     sent(world, upload, {"a": b"1"}, label="x")
-    body = {"images": 1, "left_out": {".mov": 2, "": 1, "odd": 3}, "name": "~/Pictures"}
+    body: Any = {"images": 1, "left_out": {".mov": 2, "": 1, "odd": 3}, "name": "~/Pictures"}
     first, again = started(world, upload, **body), started(world, upload, **body)
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json()["id"] == again.json()["id"] == upload
