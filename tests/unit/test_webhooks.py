@@ -151,14 +151,16 @@ def test_a_receiver_gets_the_end_of_each_kind_of_job(
         jobs = [
             client.index("music", MUSIC, **options),
             client.upload("music", [tmp_path / "bad.png", *MUSIC.glob("*.png")], **options),
+            client.upload_folder("music", MUSIC, namespace="of a folder", **options),
         ]
         retry = client.retry(jobs[1])
         assert settled(client, retry) == "delivered"
-        assert [settled(client, job) for job in jobs] == ["delivered"] * 2
+        assert [settled(client, job) for job in jobs] == ["delivered"] * 3
         assert {request.path for request in web.seen} == {"/hook?of=mine"}
         events = [verify_webhook(r.sent, headers_of(r), SECRET) for r in web.seen]
         assert {event.job.id: event.type for event in events} == {
             jobs[0].id: "job.succeeded", jobs[1].id: "job.partial", retry.id: "job.failed",
+            jobs[2].id: "job.succeeded",
         }  # fmt: skip
         for event in events:
             now = client.job(event.job.id).model_dump(exclude={"webhook", "retried_by"})
@@ -335,9 +337,9 @@ def test_the_command_line_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_the_command_line_names_its_options(options: Sequence[str], message: str) -> None:
     with MemoryService() as service:
-        for source in (MUSIC, PICTURE):
+        for source in ([str(MUSIC)], [str(PICTURE)], [str(MUSIC), "--upload"]):
             done = CliRunner().invoke(
-                app, ["index", str(source), "--no-wait", *options, "--url", service.url],
+                app, ["index", *source, "--no-wait", *options, "--url", service.url],
                 env={"COLUMNS": "1000", "CLIPFLEET_WEBHOOK_SECRET": ""},
             )  # fmt: skip
             assert done.exit_code == 2
