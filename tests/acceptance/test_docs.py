@@ -36,6 +36,8 @@ NOT_RUN = {
     ("backup.md", None): "the same is done in test_backup.py; export and import in collections.md",
     ("start.md", None): "its commands are run in test_start.py and test_parts.py",
     ("index.md", None): "the first commands of start.md: test_start.py",
+    ("openai.md", None): "its Python is run in tests/unit/test_openai.py",
+    ("webhooks.md", None): "the same is done in tests/chaos/test_webhooks.py",
     ("benchmarks.md", None): "speed is measured by hand, on a machine that is known",
 }
 

@@ -270,3 +270,18 @@ def test_the_shape_is_that_of_its_paths_alone_also_below_a_prefix() -> None:
         for path in ("/v1/embed", "/v1/collections/models/jobs", "/v1/embeddings-of", "/v1"):
             answer = httpx.get(service.url + path)
             assert answer.headers["content-type"] == "application/problem+json", path
+
+
+def test_the_example_of_the_documentation_works(service: MemoryService) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "openai.md").read_text()
+    example = page.split("```python\n")[1].split("```")[0]
+    with site({"/church.jpg": body(PICTURES[0].read_bytes())}) as web:
+        for theirs, ours in (
+            ("http://localhost:8000", service.url), ("https://example.org", web.url),
+        ):  # fmt: skip
+            assert theirs in example
+            example = example.replace(theirs, ours)
+        names: dict[str, Any] = {}
+        exec(example, names)
+        names["client"].close()
+    assert len(names["text"]) == len(names["image"]) == 64

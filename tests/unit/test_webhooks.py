@@ -124,6 +124,16 @@ def test_what_is_no_secret_is_refused_without_being_shown(text: str) -> None:
         assert key_of(f"whsec_{plain}") == key_of(plain) == key_of(plain.rstrip("=")) == raw
 
 
+def test_the_receiver_of_the_documentation_works() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
+    names: dict[str, Any] = {"SECRET": SECRET, "__name__": __name__}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    receiver, raw = names["app"].test_client(), an_event()
+    for secret, code in ((SECRET, 204), (OTHER_SECRET, 400)):
+        answer = receiver.post("/hooks/clipfleet", data=raw, headers=signed(raw, secret))
+        assert answer.status_code == code
+
+
 # From a job to its receiver
 
 
