@@ -43,7 +43,7 @@ def mcp(
         from clipfleet.mcp.pictures import LocalImages
         from clipfleet.mcp.server import create_server
     except ImportError as error:
-        message = f"clipfleet mcp needs packages that are missing or too old ({error}): "
+        message = f"the command mcp needs packages that are missing or too old ({error}): "
         show.fail(ValueError(f"{message}pip install 'clipfleet[mcp]'"))
     from clipfleet.client import AsyncClient
 
