@@ -75,7 +75,8 @@ class InvalidRequest(ProblemError, ValueError):
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
         super().__init__(status, problem)
         errors = problem.get("errors") or [{}]
-        self.field = _without_location(str(errors[0].get("field") or ""))
+        named = errors[0].get("field") or problem.get("field") or ""
+        self.field = _without_location(str(named))
         self.detail = _without_location(self.detail)
 
 

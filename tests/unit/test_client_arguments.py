@@ -45,7 +45,9 @@ WRONG: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = [
     ("top_k", "search", (), {"text": "x", "top_k": "5"}),
     ("top_k", "search", (), {"text": "x", "top_k": 2.5}),
     ("top_k", "search", (), {"text": "x", "top_k": None}),
-    ("", "search", (), {"text": "x", "top_k": 100_000}),
+    ("top_k", "search", (), {"text": "x", "top_k": 100_000}),
+    ("offset", "search", (), {"text": "x", "offset": 100_000}),
+    ("group_by", "search", (), {"text": "x", "group_by": "embedding"}),
     ("", "search", (), {}),
     ("offset", "search", (), {"text": "x", "offset": -1}),
     ("min_score", "search", (), {"text": "x", "min_score": NAN}),
@@ -146,7 +148,13 @@ WRONG: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = [
     ("file", "import_collection", ("images", __file__), {}),
 ]
 
-SENTENCES = ("file", "files", "ids", "progress")  # arguments whose errors need no name before them
+SENTENCES = (
+    "file",
+    "files",
+    "ids",
+    "progress",
+    "group_by",
+)  # arguments whose errors need no name before them
 
 
 @pytest.mark.parametrize(("field", "method", "args", "options"), WRONG)
