@@ -25,6 +25,8 @@ from clipfleet.common.http.collections import (
     DeletedSome,
     DeleteIn,
     IdPage,
+    OrderedIds,
+    OrderIn,
     RecallIn,
     RecallOut,
     Which,
@@ -296,6 +298,19 @@ def ids(collection: str, cursor: str, namespace: str) -> ApiRequest[IdPage]:
     return ApiRequest("GET", _path("collections", collection, "ids"), _read(IdPage), params=params)
 
 
+def ordered_ids(
+    collection: str, order_by: str, descending: bool, filter: AnyFilter, namespace: str
+) -> ApiRequest[list[str]]:
+    body = OrderIn(
+        order_by=order_by,
+        descending=descending,
+        filter=_plain_filter(filter),
+        namespace=namespace,
+    ).model_dump()
+    where = _path("collections", collection, "ids")
+    return ApiRequest("POST", where, lambda body: _read(OrderedIds)(body).ids, json=body)
+
+
 def delete(
     collection: str, filter: AnyFilter, namespace: str, all: bool
 ) -> ApiRequest[DeletedSome]:
@@ -340,14 +355,14 @@ def search(
     if image is not None and not payloads.image_url(image):
         return _search_image(collection, payloads.image_bytes(image), options)
     where = _path("collections", collection, "search")
-    body = _body({**query, **options.model_dump()})
+    body = _body({**query, **options.model_dump(exclude_defaults=True)})
     return ApiRequest("POST", where, _read(SearchResult), json=body, complete=_timed)
 
 
 def _search_image(
     collection: str, image: bytes, options: SearchOptions
 ) -> ApiRequest[SearchResult]:
-    form = {name: value for name, value in options.model_dump().items() if value is not None}
+    form = options.model_dump(exclude_defaults=True)
     if "filter" in form:
         form["filter"] = json.dumps(form["filter"])
     where = _path("collections", collection, "search", "image")

@@ -206,6 +206,7 @@ class SearchOptions(Request):
     )
     include_values: bool = Field(False, description="Return the embeddings of matches.")
     include_metadata: bool = Field(True, description="Return the metadata of matches.")
+    include_size: bool = Field(False, description="Return the width and height of matches.")
     exact: bool = Field(False, description="Compare with every image, without the index.")
 
     @model_validator(mode="after")
@@ -263,6 +264,12 @@ class MatchOut(BaseModel):
     metadata: dict[str, Any] = Field(description="Metadata of the image.")
     values: list[float] | None = Field(
         None, description="Embedding of the image, with `include_values`."
+    )
+    width: int | None = Field(
+        None, description="Width, pixels, with `include_size`; 0: unknown, as for own vectors."
+    )
+    height: int | None = Field(
+        None, description="Height, pixels, with `include_size`; 0: unknown, as for own vectors."
     )
     duplicates: int | None = Field(
         None, description="Number of examined matches that `collapse` left out for this one."
@@ -342,6 +349,21 @@ class ImageOut(BaseModel):
     indexed_at: int = Field(description="When it was indexed, unix time in milliseconds.")
     values: list[float] | None = Field(
         None, description="Embedding of the image, with `include_values`."
+    )
+
+
+class KeyOut(BaseModel):
+    """What an API key may do."""
+
+    name: str | None = Field(description="Name of the key; null in a service without keys.")
+    scopes: list[Literal["read", "write", "admin"]] = Field(
+        description="What it may do: read (search), write (index, delete images), admin."
+    )
+    collections: list[str] | None = Field(
+        description="Collections that it may use, by name or by pattern with *; null: all."
+    )
+    expires_at: float | None = Field(
+        description="When it expires, unix time in seconds; null: never."
     )
 
 
