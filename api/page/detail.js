@@ -3,9 +3,9 @@
 import * as api from "./api.js";
 import { current } from "./collections.js";
 import { $, button, bytes, el, icon, nameOf, when } from "./dom.js";
-import { ids } from "./results.js";
+import { focusOn, ids } from "./results.js";
 import { go, state } from "./state.js";
-import { addTerm, moreLike } from "./terms.js";
+import { addTerm, avoid, moreLike } from "./terms.js";
 import { thumbnail, tile, withKeys } from "./tiles.js";
 
 const NEIGHBOURS = 12;
@@ -13,6 +13,7 @@ const NEIGHBOURS = 12;
 const dialog = $("detail");
 
 let shown = "";
+let looked = ""; // the id of the image that is shown
 let asking = new AbortController();
 
 export function render() {
@@ -20,8 +21,11 @@ export function render() {
   if (wanted === shown) return;
   asking.abort();
   shown = wanted;
+  const last = looked;
+  looked = state.image;
   if (!wanted) {
     dialog.close();
+    focusOn(last);
     return;
   }
   show(state.image);
@@ -47,7 +51,7 @@ function show(id) {
 async function fill(known, neighbours, id, signal) {
   try {
     known.replaceChildren(...facts(await api.image(state.collection, id, state.namespace, signal)));
-    const body = { id, top_k: NEIGHBOURS + 1, namespace: state.namespace };
+    const body = { id, top_k: NEIGHBOURS + 1, namespace: state.namespace, include_size: true };
     const { matches } = await api.search(state.collection, body, signal);
     const others = matches.filter((match) => match.id !== id).slice(0, NEIGHBOURS);
     neighbours.replaceChildren(...others.map((match, place) => tile(match, { lazy: false, focusable: !place })));
@@ -77,7 +81,7 @@ function actions(id) {
   return el("p", { class: "actions" },
     button("More like this", () => moreLike(id), { class: "button main" }),
     button("Add to the search", () => addTerm(term)),
-    button("Not like this", () => addTerm({ ...term, weight: -1 })));
+    button("Not like this", () => avoid(term)));
 }
 
 function facts(image) {

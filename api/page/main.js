@@ -11,10 +11,12 @@ import * as results from "./results.js";
 import { asksNothing } from "./query.js";
 import { go, href, onChange, readAddress, state } from "./state.js";
 import "./upload.js";
+import * as viewing from "./view.js";
 
 let view = "";
 
 function renderView() {
+  if (view === "search" && state.view !== "search") results.leave();
   $("search-view").hidden = state.view !== "search";
   $("jobs-view").hidden = state.view !== "jobs";
   for (const name of ["search", "jobs"]) {
@@ -26,6 +28,7 @@ function renderView() {
   $("home").href = href({ view: "search", text: "", terms: [], where: [], image: "" });
   document.title = titleOf();
   if (state.view === view) return;
+  if (view && state.view === "search") results.comeBack();
   view = state.view;
   if (view === "jobs") jobs.look();
 }
@@ -35,13 +38,14 @@ function titleOf() {
   return [state.text, state.collection, "clipfleet"].filter(Boolean).join(" · ");
 }
 
-onChange(() => {
+onChange((how) => {
   renderView();
   collections.render();
   bar.render();
   filters.render();
+  viewing.render();
   jobs.render();
-  if (state.view === "search") results.render();
+  if (state.view === "search") results.render(how);
   detail.render();
 });
 
@@ -62,8 +66,7 @@ document.addEventListener("keydown", (event) => {
     $("words").focus();
     $("words").select();
   } else if (event.key === "?" && !typing) {
-    $("keys").showModal();
-    $("keys-title").focus();
+    showHelp();
   } else if (event.key === "ArrowDown" && (event.target === $("words") || event.target === document.body)) {
     event.preventDefault();
     document.querySelector('#grid a[tabindex="0"], #grid a')?.focus();
@@ -72,6 +75,12 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+function showHelp() {
+  $("keys").showModal();
+  $("keys-title").focus();
+}
+
+$("help").addEventListener("click", showHelp);
 for (const dialog of [$("keys"), $("upload"), $("api-key")]) {
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
@@ -83,6 +92,7 @@ jobs.onEnd(async (job) => {
   else await collections.load().catch(results.fail);
 });
 
+jobs.onNews(results.jobsChanged);
 readAddress();
 await results.refresh();
 go({}, { replace: true }); // the address names the collection that was chosen
