@@ -60,7 +60,7 @@ export function nameOf(id) {
 
 /** The end of a name differs more often than its middle: two elements, the first of which is cut off. */
 export function cutInTheMiddle(name) {
-  const kept = Math.min(8, Math.floor(name.length / 2));
+  const kept = Math.min(6, Math.floor(name.length / 2));
   const at = name.length - kept;
   return [el("span", { class: "start" }, name.slice(0, at)), el("span", { class: "end" }, name.slice(at))];
 }

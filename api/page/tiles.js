@@ -9,6 +9,7 @@ import { addTerm, avoid, moreLike } from "./terms.js";
 const EDGE = 256;
 const NARROWEST = 0.64; // width to height of a tile; the rest of the picture is cut off
 const WIDEST = 2.6;
+const NARROW = 0.9;
 
 /** `lazy`: fetch the thumbnail only when it is about to be seen. */
 export function tile(match, { scored = true, lazy = true, focusable = false } = {}) {
@@ -43,7 +44,10 @@ function caption(match, name, scored) {
 const duplicates = (number) => el("span", { class: "duplicates", title: `${number} near-duplicates are left out` }, `+${number}`,
   el("span", { class: "unseen" }, " near-duplicates"));
 
-const shape = (item, ratio) => item.style.setProperty("--ratio", Math.min(WIDEST, Math.max(NARROWEST, ratio)).toFixed(3));
+function shape(item, ratio) {
+  item.style.setProperty("--ratio", Math.min(WIDEST, Math.max(NARROWEST, ratio)).toFixed(3));
+  item.classList.toggle("narrow", ratio < NARROW);
+}
 
 /** A size that nobody knew (workers of the release before do not tell it): known once the picture is there.
  * Rows above the view stay as they are. */

@@ -24,7 +24,7 @@ export function render() {
 /** Answers to a query are sorted by how near they are: there is nothing to choose. */
 function renderSort() {
   const free = asksNothing(state) && !state.group && !state.collapse;
-  $("sort-row").hidden = !free || !current();
+  $("sort-row").hidden = !free || !current()?.count;
   if (!free || !current()) return;
   const others = sortable().flatMap((name) => [name, `-${name}`]);
   choose($("sort"), [...Object.keys(NAMES), ...others].map((sort) => [sort, nameOfSort(sort)]), state.sort);
