@@ -4,11 +4,18 @@ import * as key from "./key.js";
 
 /** What the service says is wrong; `status` 0 when it does not answer at all. */
 export class Problem extends Error {
-  constructor(detail, status = 0, retryAfter = 0, type = "") {
+  constructor(detail, status = 0, retryAfter = 0, { type = "", title = "", model = "" } = {}) {
     super(detail);
     this.status = status;
     this.retryAfter = retryAfter;
     this.type = type;
+    this.title = title;
+    this.model = model;
+  }
+
+  /** The service itself is there, and nobody answers queries yet, or any more. */
+  get lacksWorker() {
+    return this.status === 503 && Boolean(this.model);
   }
 
   /** Another key may be welcome; a service without keys wants none. */
@@ -46,13 +53,13 @@ export async function call(path, { method = "GET", json, signal, seen } = {}) {
 
 export function problem(status, text, retryAfter) {
   let detail = `The service answered with status ${status}.`;
-  let type = "";
+  let more = {};
   try {
-    ({ detail = detail, type = "" } = JSON.parse(text));
+    ({ detail = detail, ...more } = JSON.parse(text));
   } catch {
     // Not ours: a proxy's page, perhaps.
   }
-  return new Problem(detail, status, Number(retryAfter) || 0, type);
+  return new Problem(detail, status, Number(retryAfter) || 0, more);
 }
 
 const at = (name, rest = "") => `v1/collections/${encodeURIComponent(name)}${rest}`;
@@ -147,14 +154,20 @@ export function inParts(ids) {
   return parts;
 }
 
+/** The ids of all images that pass the filter, in the order of a field. */
+export const orderedIds = async (name, json, signal) => (await call(at(name, "/ids"), { method: "POST", json, signal })).ids;
+
 /** What the key may do: {scopes, collections}. */
 export const ownKey = () => call("v1/key");
 
 /** The embedding of an image file: with it a search can go on page by page without the file. */
-export async function embed(file, model) {
-  const json = { images: [{ base64: await base64(file) }], model };
-  return (await call("v1/embed", { method: "POST", json })).embeddings[0];
-}
+export const embed = async (file, model) => embedding({ base64: await base64(file) }, model);
+
+/** The embedding of the image at an address: so it is fetched once. */
+export const embedUrl = (url, model, signal) => embedding({ url }, model, signal);
+
+const embedding = async (image, model, signal) =>
+  (await call("v1/embed", { method: "POST", json: { images: [image], model }, signal })).embeddings[0];
 
 function base64(file) {
   return new Promise((resolve, reject) => {

@@ -3,10 +3,10 @@
 import * as api from "./api.js";
 import { current } from "./collections.js";
 import { $, button, bytes, el, icon, nameOf, when } from "./dom.js";
-import { forget, ids } from "./results.js";
-import { go, state } from "./state.js";
-import { addTerm, moreLike } from "./terms.js";
 import { filePart, pictureOf, showLarger } from "./original.js";
+import { focusOn, forget, ids } from "./results.js";
+import { go, state } from "./state.js";
+import { addTerm, avoid, moreLike } from "./terms.js";
 import { tile, withKeys } from "./tiles.js";
 
 const NEIGHBOURS = 12;
@@ -14,6 +14,7 @@ const NEIGHBOURS = 12;
 const dialog = $("detail");
 
 let shown = "";
+let looked = ""; // the id of the image that is shown
 let asking = new AbortController();
 
 export function render() {
@@ -21,8 +22,11 @@ export function render() {
   if (wanted === shown) return;
   asking.abort();
   shown = wanted;
+  const last = looked;
+  looked = state.image;
   if (!wanted) {
     dialog.close();
+    focusOn(last);
     return;
   }
   show(state.image);
@@ -53,7 +57,7 @@ async function fill({ picture, known, file, neighbours, search, below }, id, sig
     known.replaceChildren(...facts(image));
     filePart(file, image, { signal, removed });
     showLarger(picture, image, signal);
-    const body = { id, top_k: NEIGHBOURS + 1, namespace: state.namespace };
+    const body = { id, top_k: NEIGHBOURS + 1, namespace: state.namespace, include_size: true };
     const { matches } = await api.search(state.collection, body, signal);
     const others = matches.filter((match) => match.id !== id).slice(0, NEIGHBOURS);
     neighbours.replaceChildren(...others.map((match, place) => tile(match, { lazy: false, focusable: !place })));
@@ -97,7 +101,7 @@ function actions(id) {
   return el("p", { class: "actions" },
     button("More like this", () => moreLike(id), { class: "button main" }),
     button("Add to the search", () => addTerm(term)),
-    button("Not like this", () => addTerm({ ...term, weight: -1 })));
+    button("Not like this", () => avoid(term)));
 }
 
 function facts(image) {

@@ -1,5 +1,6 @@
 // One job as a row that is brought up to date in place, so that focus and open parts stay.
 
+import { may } from "./access.js";
 import * as api from "./api.js";
 import { ago, button, count, el, many, seconds, when } from "./dom.js";
 import { failuresOf } from "./failures.js";
@@ -53,8 +54,8 @@ export function jobRow(id, changed) {
     images.href = href({ view: "search", collection: job.collection, namespace: job.namespace, text: "", terms: [], image: "",
       where: [{ field: "job_id", op: "eq", value: id }] });
     images.hidden = !job.done;
-    cancel.hidden = !isActive(job);
-    retry.hidden = isActive(job) || !job.failed || Boolean(job.retried_by);
+    cancel.hidden = !isActive(job) || !may("write");
+    retry.hidden = isActive(job) || !may("write") || !job.failed || Boolean(job.retried_by);
   }
 
   return { node, update };

@@ -1,6 +1,5 @@
 // Starts the page: who is told of a change, the views, the keys.
 
-import * as access from "./access.js";
 import * as bar from "./bar.js";
 import * as collections from "./collections.js";
 import * as detail from "./detail.js";
@@ -14,10 +13,12 @@ import * as manage from "./manage.js";
 import "./select.js";
 import { go, href, onChange, readAddress, state, VIEWS } from "./state.js";
 import "./upload.js";
+import * as viewing from "./view.js";
 
 let view = "";
 
 function renderView() {
+  if (view === "search" && state.view !== "search") results.leave();
   for (const name of VIEWS) {
     $(`${name}-view`).hidden = state.view !== name;
     const link = $(`to-${name}`);
@@ -28,6 +29,7 @@ function renderView() {
   $("home").href = href({ view: "search", text: "", terms: [], where: [], image: "" });
   document.title = titleOf();
   if (state.view === view) return;
+  if (view && state.view === "search") results.comeBack();
   view = state.view;
   if (view === "jobs") jobs.look();
   if (view === "collections") manage.look();
@@ -39,14 +41,15 @@ function titleOf() {
   return [state.text, state.collection, "clipfleet"].filter(Boolean).join(" · ");
 }
 
-onChange(() => {
+onChange((how) => {
   renderView();
   collections.render();
   bar.render();
   filters.render();
+  viewing.render();
   manage.render();
   jobs.render();
-  if (state.view === "search") results.render();
+  if (state.view === "search") results.render(how);
   detail.render();
 });
 
@@ -67,8 +70,7 @@ document.addEventListener("keydown", (event) => {
     $("words").focus();
     $("words").select();
   } else if (event.key === "?" && !typing) {
-    $("keys").showModal();
-    $("keys-title").focus();
+    showHelp();
   } else if (event.key === "ArrowDown" && (event.target === $("words") || event.target === document.body)) {
     event.preventDefault();
     document.querySelector('#grid a[tabindex="0"], #grid a')?.focus();
@@ -77,6 +79,12 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+function showHelp() {
+  $("keys").showModal();
+  $("keys-title").focus();
+}
+
+$("help").addEventListener("click", showHelp);
 for (const dialog of [$("keys"), $("upload"), $("api-key")]) {
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
@@ -88,8 +96,8 @@ jobs.onEnd(async (job) => {
   else await collections.load().catch(results.fail);
 });
 
+jobs.onNews(results.jobsChanged);
 readAddress();
-access.load();
 await results.refresh();
 go({}, { replace: true }); // the address names the collection that was chosen
 jobs.look();

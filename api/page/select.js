@@ -141,7 +141,7 @@ async function work(what) {
   try {
     await what(chosen, mine.signal);
   } catch (error) {
-    if (error.name !== "AbortError") notify(error.message);
+    if (error.name !== "AbortError") notify(error.message, { wrong: true });
   }
   if (working === mine) working = null;
   render();

@@ -1,7 +1,7 @@
 // An upload on its way: one request after the other, then its one job, with a tray that says how far it is.
 
 import * as api from "./api.js";
-import { $, announce, button, count, el, icon, many, seconds } from "./dom.js";
+import { $, announce, button, count, el, icon, many, seconds, sentence } from "./dom.js";
 import { isActive } from "./jobrow.js";
 import * as jobs from "./jobs.js";
 import * as key from "./key.js";
@@ -65,7 +65,7 @@ async function patiently(upload, files, request, signal = upload.stopped.signal)
         return null;
       }
       const pause = error.retryAfter || wait;
-      upload.wait = `${error.message} Tried again in ${seconds(pause)}.`;
+      upload.wait = `${sentence(error.message)} Tried again in ${seconds(pause)}.`;
       render();
       await paused(pause, signal);
       upload.wait = "";
@@ -138,7 +138,7 @@ function render(loaded = 0) {
 function renderEnd({ done, files, refused, collection, stopped }, job) {
   const close = el("button", { type: "button", class: "plain", "aria-label": "Close this message", onclick: () => ($("tray").hidden = true) }, icon("close"));
   const title = stopped.signal.aborted ? `Stopped: ${count(done)} of ${many(files, "image")} sent` : `${many(done, "image")} sent to ${collection}`;
-  const problems = refused.map(({ reason, files: some }) => el("p", { class: "wrong" }, `${many(some, "image")} refused: ${reason}`));
+  const problems = refused.map(({ reason, files: some }) => el("p", { class: "wrong" }, `${many(some, "image")} refused: ${sentence(reason)}`));
   const look = el("a", { href: href({ view: "jobs", image: "" }), "data-view": "jobs" }, "Show jobs");
   $("tray").replaceChildren(el("p", { class: "tray-title" }, el("b", {}, title), close), ...problems,
     job ? el("p", {}, el("span", { class: "tray-job" }, "Being indexed in 1 job. "), look) : "");

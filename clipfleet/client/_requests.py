@@ -29,6 +29,8 @@ from clipfleet.common.http.collections import (
     DeletedSome,
     DeleteIn,
     IdPage,
+    OrderedIds,
+    OrderIn,
     RecallIn,
     RecallOut,
     Which,
@@ -368,17 +370,16 @@ def thumbnail(collection: str, id: str, namespace: str) -> ApiRequest[bytes]:
 
 
 def original(collection: str, id: str, namespace: str) -> ApiRequest[bytes]:
-    where, params = _path("collections", collection, "images", "original"), _id(id, namespace)
+    where, params = (
+        _path("collections", collection, "images", "original"),
+        _image_params(id, namespace),
+    )
     return ApiRequest("GET", where, bytes, params=params, follows=True)
 
 
 def preview(collection: str, id: str, namespace: str) -> ApiRequest[bytes]:
     where = _path("collections", collection, "images", "preview")
-    return ApiRequest("GET", where, bytes, params=_id(id, namespace))
-
-
-def _id(id: str, namespace: str) -> dict[str, str]:
-    return {"id": id, "namespace": namespace}
+    return ApiRequest("GET", where, bytes, params=_image_params(id, namespace))
 
 
 def embed(
@@ -439,6 +440,21 @@ def ids(collection: str, cursor: str, namespace: str) -> ApiRequest[IdPage]:
 
 
 @checking()
+def ordered_ids(
+    collection: str, order_by: str, descending: bool, filter: AnyFilter, namespace: str
+) -> ApiRequest[list[str]]:
+    chosen = {
+        "order_by": order_by,
+        "descending": descending,
+        "filter": arguments.as_filter(filter),
+        "namespace": namespace,
+    }
+    body = OrderIn.model_validate(_plain_options(chosen)).model_dump()
+    where = _path("collections", collection, "ids")
+    return ApiRequest("POST", where, lambda body: _read(OrderedIds)(body).ids, json=body)
+
+
+@checking()
 def delete(
     collection: str, filter: AnyFilter, namespace: str, all: bool
 ) -> ApiRequest[DeletedSome]:
@@ -494,7 +510,7 @@ def search(
     if image is not None and not payloads.is_address(image):
         return _search_image(collection, payloads.image_bytes(image), checked)
     where = _path("collections", collection, "search")
-    body = _body({**query, **checked.model_dump()})
+    body = _body({**query, **checked.model_dump(exclude_defaults=True)})
     return ApiRequest("POST", where, _read(SearchResult), json=body, complete=_timed)
 
 
@@ -512,7 +528,7 @@ def _query_options(options: Mapping[str, Any], name: str = "") -> dict[str, Any]
 def _search_image(
     collection: str, image: bytes, options: SearchOptions
 ) -> ApiRequest[SearchResult]:
-    form = {name: value for name, value in options.model_dump().items() if value is not None}
+    form = options.model_dump(exclude_defaults=True)
     if "filter" in form:
         form["filter"] = json.dumps(form["filter"])
     where = _path("collections", collection, "search", "image")

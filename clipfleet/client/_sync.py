@@ -604,6 +604,7 @@ class Client:
         namespace: str = "default",
         include_values: bool = False,
         include_metadata: bool = True,
+        include_size: bool = False,
         exact: bool = False,
     ) -> SearchResult:
         """Find the images that are nearest to a query. docs/search.md explains each argument.
@@ -629,6 +630,7 @@ class Client:
             namespace: the part of the collection to search.
             include_values: return the embeddings of the matches.
             include_metadata: return metadata.
+            include_size: return width and height.
             exact: compare the query with every image instead of using the index. Slow, and for at
                 most 100,000 images.
 
@@ -661,6 +663,7 @@ class Client:
             "namespace": namespace,
             "include_values": include_values,
             "include_metadata": include_metadata,
+            "include_size": include_size,
             "exact": exact,
         }
         return self._request(_requests.search(collection, query, options))
@@ -914,6 +917,39 @@ class Client:
             for image_id in page.ids:
                 yield image_id
             cursor = page.next
+
+    def ordered_ids(
+        self,
+        collection: str = "images",
+        *,
+        order_by: str = "id",
+        descending: bool = False,
+        filter: AnyFilter = None,
+        namespace: str = "default",
+    ) -> list[str]:
+        """List the ids of images in the order of a field: at most 10,000.
+
+        Args:
+            collection: the collection.
+            order_by: "id", "indexed_at", "label" or another built-in, declared or metadata field.
+                Text is compared without regard to case, numbers in it by their value.
+            descending: the largest value comes first.
+            filter: metadata filter. Default: all images.
+            namespace: the part of the collection to look at.
+
+        Returns:
+            The ids. Images without a value come last.
+
+        Raises:
+            NotFound: there is no such collection.
+            ProblemError: the filter is not valid, or more than 10,000 images pass it (422).
+
+        Example:
+            newest = (client.ordered_ids("photos", order_by="taken_at", descending=True))[:10]
+        """
+        return self._request(
+            _requests.ordered_ids(collection, order_by, descending, filter, namespace)
+        )
 
     def delete(
         self,

@@ -231,6 +231,7 @@ class SearchOptions(Request):
     )
     include_values: bool = Field(False, description="Return the embeddings of matches.")
     include_metadata: bool = Field(True, description="Return the metadata of matches.")
+    include_size: bool = Field(False, description="Return the width and height of matches.")
     exact: bool = Field(False, description="Compare with every image, without the index.")
 
     @model_validator(mode="after")
@@ -293,6 +294,12 @@ class MatchOut(BaseModel):
     metadata: dict[str, Any] = Field(description="Metadata of the image.")
     values: list[float] | None = Field(
         None, description="Embedding of the image, with `include_values`."
+    )
+    width: int | None = Field(
+        None, description="Width, pixels, with `include_size`; 0: unknown, as for own vectors."
+    )
+    height: int | None = Field(
+        None, description="Height, pixels, with `include_size`; 0: unknown, as for own vectors."
     )
     duplicates: int | None = Field(
         None, description="Number of examined matches that `collapse` left out for this one."

@@ -88,6 +88,8 @@ class Search(BaseModel):
             `collapse`.
         include_values: whether matches have embeddings.
         include_metadata: whether matches have metadata.
+        include_size: whether matches have a width and a height. Workers of the release before
+            return none.
         exact: whether to compare with every image.
         answer_bytes: the size of the matches as JSON at most, bytes.
     """
@@ -106,6 +108,7 @@ class Search(BaseModel):
     candidates: int = 2_000
     include_values: bool = False
     include_metadata: bool = True
+    include_size: bool = False
     exact: bool = False
     answer_bytes: int = 32_000_000
 

@@ -268,6 +268,36 @@ def test_the_documentation_asks_for_a_key_where_there_are_keys(world: World) -> 
     assert "security" not in create_app().openapi()
 
 
+@pytest.mark.parametrize(
+    ("key", "scopes", "collections"),
+    [
+        ("read", ["read"], None),
+        ("acme-write", ["read", "write"], ["acme*"]),
+        ("admin", ["read", "write", "admin"], None),
+    ],
+)
+def test_a_key_is_told_what_it_may_do(
+    world: World, key: str, scopes: list[str], collections: list[str] | None
+) -> None:
+    answer = world.ask("GET /v1/key", key).json()
+    assert answer == {
+        "name": key,
+        "scopes": scopes,
+        "collections": collections,
+        "expires_at": None,
+    }
+
+
+def test_without_keys_everybody_may_do_everything(tmp_path: Path) -> None:
+    answer = World(tmp_path, keys_file="", open=True).ask("GET /v1/key").json()
+    assert answer == {
+        "name": None,
+        "scopes": ["read", "write", "admin"],
+        "collections": None,
+        "expires_at": None,
+    }
+
+
 def test_no_key_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         for key in ("read", "acme-read", "old", "unknown-key", "slow"):

@@ -57,10 +57,12 @@ METHODS = {
     "iter_ids": "(collection, *, namespace)",
     "job": "(job)",
     "jobs": "(limit, offset, *, collection, state)",
+    "ordered_ids": "(collection, *, order_by, descending, filter, namespace)",
     "recall": "(collection, *, k, sample, filter, namespace, seed)",
     "retry": "(job, *, wait, progress)",
     "search": "(collection, *, text, image, id, vector, terms, top_k, offset, filter, min_score, "
-    "group_by, group_size, collapse, namespace, include_values, include_metadata, exact)",
+    "group_by, group_size, collapse, namespace, include_values, include_metadata, "
+    "include_size, exact)",
     "search_many": "(collection, queries)",
     "original": "(collection, id, *, namespace)",
     "preview": "(collection, id, *, namespace)",

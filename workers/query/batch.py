@@ -278,5 +278,7 @@ def match_out(ranked: RankedMatch, search: Search) -> MatchOut:
         label=record.label or None,
         metadata=record.metadata if search.include_metadata else {},
         values=record.embedding.tolist() if search.include_values else None,
+        width=record.width if search.include_size else None,
+        height=record.height if search.include_size else None,
         duplicates=None if search.collapse is None else ranked.duplicates,
     )
