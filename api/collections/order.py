@@ -29,6 +29,7 @@ router = APIRouter(
 )
 
 READ = 2_000  # records at once; the metadata of one may have 64 kB
+READ_IDS = 10_000
 _NUMBERS = re.compile(r"(\d+)")
 
 Key = tuple[Any, ...]
@@ -51,16 +52,16 @@ async def order_ids(body: OrderIn, collection: CollectionDep, gateway: GatewayDe
     await _require_few(body, where, collection, gateway)
     with_value: list[tuple[Key, Key, str]] = []
     without: list[tuple[None, Key, str]] = []
-    after = ""
+    after, limit = "", READ_IDS if body.order_by == "id" else READ
     while True:
-        records = await _read(body, where, after, collection, gateway)
+        records = await _read(body, where, after, limit, collection, gateway)
         for record in records:
             key, name = _key(_value(record, body.order_by)), _natural(record.id)
             if key is None:
                 without.append((None, name, record.id))
             else:
                 with_value.append((key, name, record.id))
-        if len(records) < READ:
+        if len(records) < limit:
             break
         after = records[-1].pk
     ids = await gateway.parse(_sorted, with_value, without, body.descending)
@@ -82,7 +83,12 @@ async def _require_few(
 
 
 async def _read(
-    body: OrderIn, where: Filter | None, after: str, collection: Collection, gateway: Gateway
+    body: OrderIn,
+    where: Filter | None,
+    after: str,
+    limit: int,
+    collection: Collection,
+    gateway: Gateway,
 ) -> list[Record]:
     return await gateway.call(
         gateway.store.scan,
@@ -90,7 +96,7 @@ async def _read(
         namespace=body.namespace,
         where=where,
         after=after,
-        limit=READ,
+        limit=limit,
         only_ids=body.order_by == "id",
         timeout_s=STORE_TIMEOUT_S,
     )

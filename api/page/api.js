@@ -1,5 +1,6 @@
 // The service, as docs/ and /docs describe it.
 
+import * as early from "./early.js";
 import * as key from "./key.js";
 
 /** What the service says is wrong; `status` 0 when it does not answer at all. */
@@ -38,7 +39,7 @@ export async function call(path, { method = "GET", json, signal, seen } = {}) {
   const headers = { ...key.headers(), ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
   let answer;
   try {
-    answer = await fetch(path, { method, headers, body, signal });
+    answer = (method === "GET" && (await early.take(path))) || (await fetch(path, { method, headers, body, signal }));
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(AWAY);
@@ -156,6 +157,9 @@ export function inParts(ids) {
 
 /** The ids of all images that pass the filter, in the order of a field. */
 export const orderedIds = async (name, json, signal) => (await call(at(name, "/ids"), { method: "POST", json, signal })).ids;
+
+/** Some ids as they are stored, and the cursor of the next ones; null at the end. */
+export const idsFrom = (name, params, signal) => call(early.idsPath(name, params), { signal });
 
 /** What the key may do: {scopes, collections}. */
 export const ownKey = () => call("v1/key");

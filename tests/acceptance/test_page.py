@@ -83,7 +83,7 @@ def test_after_an_answer_without_room_for_more_bytes_the_page_goes_on(shown: Pag
 
 def test_an_answer_that_another_limit_cut_says_so(shown: Page) -> None:
     cut_answers(shown, 20, "window")
-    shown.reload()
+    search(shown, "a guitar")
     expect(shown.get_by_text("no more than 20 images (limit: window)")).to_be_visible()
 
 

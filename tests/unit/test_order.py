@@ -58,11 +58,13 @@ def test_images_come_in_the_order_of_a_field_and_those_without_it_last(
     assert ask(service, **order).json() == {"ids": ids}
 
 
+@pytest.mark.parametrize("field", ["id", "uri"])
 def test_images_are_ordered_over_all_pages_of_the_store(
-    service: MemoryService, monkeypatch: pytest.MonkeyPatch
+    service: MemoryService, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    monkeypatch.setattr("clipfleet.api.collections.order.READ", 3)
-    answer = ask(service, "many", order_by="id", filter={"id": {"$ne": "100"}})
+    for name in ("READ", "READ_IDS"):
+        monkeypatch.setattr(f"clipfleet.api.collections.order.{name}", 3)
+    answer = ask(service, "many", order_by=field, filter={"id": {"$ne": "100"}})
     assert answer.json() == {"ids": [str(n) for n in range(100)]}
 
 
