@@ -231,4 +231,4 @@ def test_every_kind_has_an_example_in_the_interface(service: Up) -> None:
         answer: httpx.Response = http.get("/openapi.json")
     examples = answer.json()["components"]["schemas"]["JobIn"]["examples"]
     kinds = {example["source"]["type"] for example in examples}
-    assert kinds == {"folder", "manifest", "urls", "archive", "bucket"}
+    assert kinds == {"folder", "manifest", "urls", "archive", "bucket", "list"}
