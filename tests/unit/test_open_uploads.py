@@ -103,13 +103,13 @@ def test_an_upload_is_deleted_by_its_caller_or_after_a_day(world: World, tmp_pat
     sent(world, upload, {"a": b"1"})
     assert world.ask(f"DELETE {UPLOADS}/{upload}", "write").status_code == 204
     assert files_of(tmp_path, upload) == 0
-    left = opened(world)
-    sent(world, left, {"a": b"1"})
+    abandoned = opened(world)
+    sent(world, abandoned, {"a": b"1"})
     parts = world.parts
     parts.unfinished._clock = lambda: 1e12 + DAY_S  # type: ignore[attr-defined]
     Housekeeper("p", parts.ledger, parts.unfinished, parts.blobs, 0).tidy()
-    assert files_of(tmp_path, left) == 0
-    assert world.ask(f"GET {UPLOADS}/{left}", "write").status_code == 404
+    assert files_of(tmp_path, abandoned) == 0
+    assert world.ask(f"GET {UPLOADS}/{abandoned}", "write").status_code == 404
 
 
 @pytest.mark.parametrize(
