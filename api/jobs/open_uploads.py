@@ -5,8 +5,8 @@ import io
 import json
 import secrets
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -19,7 +19,7 @@ from clipfleet.api.http.problems import CONFLICT, RESPONSES
 from clipfleet.api.jobs.service import accepted, job_room, new_job, new_job_id, webhook_of
 from clipfleet.api.jobs.upload_form import BLOB_TIMEOUT_S, Image, UploadForm, details_of
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, TooLarge, Unavailable
 from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.http.uploads import KnownIn, KnownOut, UploadEnd, UploadIn, UploadOut
 from clipfleet.common.identity import id_problem, namespace_problem, primary_key, printable
@@ -171,14 +171,25 @@ async def add_images(
     with gateway.uploads.hold():
         await gateway.call(gateway.unfinished.begin, upload.id)  # it goes on
         form = UploadForm(collection, gateway, prefix)
-        try:
+        async with _deleted_on_error(prefix, gateway, BaseException):
             await form.read(request)
+        # After another error the part may have been added: its files are deleted with the upload.
+        async with _deleted_on_error(prefix, gateway, NotFound, TooLarge):
             await _add(upload, part, form, gateway)
-        except BaseException:
-            with suppress(Unavailable):  # the files go with the upload at the latest
-                await gateway.call(gateway.blobs.delete_below, prefix, timeout_s=BLOB_TIMEOUT_S)
-            raise
     return await _shown(upload, gateway)
+
+
+@asynccontextmanager
+async def _deleted_on_error(
+    prefix: str, gateway: Gateway, *errors: type[BaseException]
+) -> AsyncIterator[None]:
+    """Delete the files of a part when the block raises one of these errors."""
+    try:
+        yield
+    except errors:
+        with suppress(Unavailable):  # they are deleted with the upload at the latest
+            await gateway.call(gateway.blobs.delete_below, prefix, timeout_s=BLOB_TIMEOUT_S)
+        raise
 
 
 async def _add(upload: OpenUpload, part: str, form: UploadForm, gateway: Gateway) -> None:

@@ -320,6 +320,7 @@ class MemoryUnfinished:
             for entry in entries if upload.key else ():
                 if entry.upload.resumes == upload.resumes:
                     entry.upload.require_same(upload)
+                    self.begin(entry.upload.id)
                     return entry.upload
             room.require_slot([entry.upload.caller for entry in self._open.values()], upload.caller)
             self.begin(upload.id)
