@@ -9,7 +9,7 @@ import { go, state } from "./state.js";
 const LARGEST = 10;
 
 // Measured (docs/search.md): with more, an image drowns what is searched for, and words lose their effect.
-const AVOIDED = { text: -0.5, image: -0.25 };
+const AVOIDED = { text: -0.5, image: -0.2 };
 
 const avoidedWeight = ({ kind }) => (kind === "text" ? AVOIDED.text : AVOIDED.image);
 

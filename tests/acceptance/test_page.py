@@ -230,7 +230,7 @@ def test_one_image_with_what_is_known_of_it_and_its_neighbours(page: Tab, shown:
     shown.goto(f"{page.url}/?in=drawings&image={name}")
     shown.get_by_role("button", name="Not like this").click()
     expect(shown.locator(".chip.avoided .what")).to_have_text(name)
-    expect(shown.get_by_label(f"Weight of {name}")).to_have_value("0.25")
+    expect(shown.get_by_label(f"Weight of {name}")).to_have_value("0.2")
 
 
 def test_everything_by_keyboard(page: Tab, shown: Page) -> None:
