@@ -5,8 +5,8 @@ import io
 import json
 import secrets
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -19,7 +19,7 @@ from clipfleet.api.http.problems import CONFLICT, RESPONSES
 from clipfleet.api.jobs.service import accepted, job_room, new_job, new_job_id, webhook_of
 from clipfleet.api.jobs.upload_form import BLOB_TIMEOUT_S, Image, UploadForm, details_of
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from clipfleet.common.errors import Conflict, InvalidRequest, NotFound, TooLarge, Unavailable
 from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.http.uploads import KnownIn, KnownOut, UploadEnd, UploadIn, UploadOut
 from clipfleet.common.identity import id_problem, namespace_problem, primary_key, printable
@@ -171,18 +171,38 @@ async def add_images(
     with gateway.uploads.hold():
         await gateway.call(gateway.unfinished.begin, upload.id)  # it goes on
         form = UploadForm(collection, gateway, prefix)
-        try:
+        async with _deleting_on(BaseException, prefix, gateway):
             await form.read(request)
-            await _add(upload, part, form, gateway)
-        except BaseException:
-            with suppress(Unavailable):  # the files go with the upload at the latest
-                await gateway.call(gateway.blobs.delete_below, prefix, timeout_s=BLOB_TIMEOUT_S)
-            raise
+            new, size = await _stored(upload, part, form, gateway)
+        if new:
+            # After any other error the part may have been added, and then its files are needed.
+            async with _deleting_on((NotFound, TooLarge), prefix, gateway):
+                room = _room(gateway)
+                await gateway.call(gateway.unfinished.add, upload.id, part, new, size, room)
     return await _shown(upload, gateway)
 
 
-async def _add(upload: OpenUpload, part: str, form: UploadForm, gateway: Gateway) -> None:
-    """Add what is new in a form that was read."""
+@asynccontextmanager
+async def _deleting_on(
+    errors: type[BaseException] | tuple[type[BaseException], ...], prefix: str, gateway: Gateway
+) -> AsyncIterator[None]:
+    """Delete the files of a part when the block raises one of these errors."""
+    try:
+        yield
+    except errors:
+        with suppress(Unavailable):  # the files go with the upload at the latest
+            await gateway.call(gateway.blobs.delete_below, prefix, timeout_s=BLOB_TIMEOUT_S)
+        raise
+
+
+async def _stored(
+    upload: OpenUpload, part: str, form: UploadForm, gateway: Gateway
+) -> tuple[dict[str, str], int]:
+    """Store the list of what is new in a form that was read.
+
+    Returns:
+        The digests of the new images by primary key, and the bytes of their files.
+    """
     label, namespace = form.fields.label, upload.namespace
     digests = {
         primary_key(namespace, image.item.id): _digest(image, label) for image in form.images
@@ -195,11 +215,10 @@ async def _add(upload: OpenUpload, part: str, form: UploadForm, gateway: Gateway
     if not images:
         prefix = f"{uploads_of(upload.id)}/{part}"
         await gateway.call(gateway.blobs.delete_below, prefix, timeout_s=BLOB_TIMEOUT_S)
-        return
+        return {}, 0
     items = [image.labelled(label).model_dump(exclude_defaults=True) for image in images]
     await _put(part_of(upload.id, part), items, gateway)
-    size = sum(image.size for image in images)
-    await gateway.call(gateway.unfinished.add, upload.id, part, new, size, _room(gateway))
+    return new, sum(image.size for image in images)
 
 
 def _digest(image: Image, label: str) -> str:
