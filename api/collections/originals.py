@@ -224,7 +224,23 @@ async def _origin(
             f"{image_id[:200]!r} was written as a vector, and the service has read no file for it; "
             "what its uri names is shown to keys with the scope write"
         )
+    if origin.upload not in ("", record.job_id):
+        await _require_upload(origin.upload, collection, gateway)
     return origin
+
+
+async def _require_upload(job_id: str, collection: Collection, gateway: Gateway) -> None:
+    """Check that another job than that of the record uploaded into this collection.
+
+    The job of the record is a retry, or the record is a vector whose uri a client wrote.
+    """
+    try:
+        new = (await gateway.call(gateway.ledger.job, job_id)).new
+    except NotFound as error:
+        detail = "the uploaded file is not there any more: it is kept as long as its job"
+        raise Gone(detail) from error
+    if (new.collection, new.generation) != (collection.name, collection.generation):
+        raise NotFound("the uploaded file does not belong to this collection")
 
 
 async def _opened(origin: Origin, grant: SourceGrant | None, gateway: Gateway) -> Content:

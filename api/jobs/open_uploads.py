@@ -171,29 +171,38 @@ async def add_images(
     with gateway.uploads.hold():
         await gateway.call(gateway.unfinished.begin, upload.id)  # it goes on
         form = UploadForm(collection, gateway, prefix)
-        async with _deleted_on_error(prefix, gateway, BaseException):
+        async with _deleting_on(BaseException, prefix, gateway):
             await form.read(request)
-        # After another error the part may have been added: its files are deleted with the upload.
-        async with _deleted_on_error(prefix, gateway, NotFound, TooLarge):
-            await _add(upload, part, form, gateway)
+            new, size = await _stored(upload, part, form, gateway)
+        if new:
+            # After any other error the part may have been added, and then its files are needed.
+            async with _deleting_on((NotFound, TooLarge), prefix, gateway):
+                room = _room(gateway)
+                await gateway.call(gateway.unfinished.add, upload.id, part, new, size, room)
     return await _shown(upload, gateway)
 
 
 @asynccontextmanager
-async def _deleted_on_error(
-    prefix: str, gateway: Gateway, *errors: type[BaseException]
+async def _deleting_on(
+    errors: type[BaseException] | tuple[type[BaseException], ...], prefix: str, gateway: Gateway
 ) -> AsyncIterator[None]:
     """Delete the files of a part when the block raises one of these errors."""
     try:
         yield
     except errors:
-        with suppress(Unavailable):  # they are deleted with the upload at the latest
+        with suppress(Unavailable):  # the files go with the upload at the latest
             await gateway.call(gateway.blobs.delete_below, prefix, timeout_s=BLOB_TIMEOUT_S)
         raise
 
 
-async def _add(upload: OpenUpload, part: str, form: UploadForm, gateway: Gateway) -> None:
-    """Add what is new in a form that was read."""
+async def _stored(
+    upload: OpenUpload, part: str, form: UploadForm, gateway: Gateway
+) -> tuple[dict[str, str], int]:
+    """Store the list of what is new in a form that was read.
+
+    Returns:
+        The digests of the new images by primary key, and the bytes of their files.
+    """
     label, namespace = form.fields.label, upload.namespace
     digests = {
         primary_key(namespace, image.item.id): _digest(image, label) for image in form.images
@@ -206,11 +215,10 @@ async def _add(upload: OpenUpload, part: str, form: UploadForm, gateway: Gateway
     if not images:
         prefix = f"{uploads_of(upload.id)}/{part}"
         await gateway.call(gateway.blobs.delete_below, prefix, timeout_s=BLOB_TIMEOUT_S)
-        return
+        return {}, 0
     items = [image.labelled(label).model_dump(exclude_defaults=True) for image in images]
     await _put(part_of(upload.id, part), items, gateway)
-    size = sum(image.size for image in images)
-    await gateway.call(gateway.unfinished.add, upload.id, part, new, size, _room(gateway))
+    return new, sum(image.size for image in images)
 
 
 def _digest(image: Image, label: str) -> str:

@@ -248,7 +248,7 @@ def _require_pattern(text: str, access: SourceAccess) -> str:
     if not pattern.is_pattern:
         return access.require_path(text)
     for example in pattern.examples():
-        place = Wild(example).base if Pattern(example).is_wild else example
+        place = (Wild(example).base if Pattern(example).is_wild else "") or example
         match uris.kind(place):
             case "path":
                 access.require_path(uris.local_path(place))

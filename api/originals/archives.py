@@ -54,7 +54,7 @@ class _Names:
     def __init__(self, archive: Content) -> None:
         self._lock = threading.Lock()
         self._names: dict[str, Spot] = {}
-        self._rest = _members(archive)
+        self._archive, self._rest = archive, _members(archive)
 
     def find(self, name: str, shown: str) -> Spot | None:
         """The spot of a member; None if there is none. Raises Unavailable when that takes long."""
@@ -63,21 +63,27 @@ class _Names:
             raise _takes_long(shown)
         try:
             while name not in self._names:
-                for member, spot in self._rest:
-                    self._names[member] = spot
-                    if member == name or time.monotonic() > until:
-                        break
-                else:
-                    return None
+                if time.monotonic() > until:
+                    raise _takes_long(shown)
                 if len(self._names) > MAX_NAMES:
                     raise NotFound(f"{shown} has more than {MAX_NAMES} files: too many to look in")
-                if name not in self._names:
-                    raise _takes_long(shown)
+                if (following := self._next()) is None:
+                    return None
+                member, spot = following
+                self._names[member] = spot
             return self._names[name]
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
             raise Gone(f"{shown} is damaged, or no tar or zip any more") from error
         finally:
             self._lock.release()
+
+    def _next(self) -> tuple[str, Spot] | None:
+        """The member that comes next; after an error the next call begins anew."""
+        try:
+            return next(self._rest, None)
+        except BaseException:
+            self._rest = _members(self._archive)
+            raise
 
 
 class Archives:

@@ -5,13 +5,14 @@
 | `/data/cat.jpg` | a local file |
 | `/data/photos.zip#cat.jpg` | a member of a local archive |
 | `s3://photos/cat.jpg`, `s3://photos/all.tar#cat.jpg` | an object, a member of one |
-| `upload:JOB/3` | an uploaded file, kept as long as its job |
+| `upload:JOB/3`, `upload:JOB/PART/3` | an uploaded file, kept as long as its job |
 | `https://example.org/all.zip#cat.jpg` | a member of a zip, whose copy is kept as long as its job |
 | `https://example.org/cat.jpg` | on another server: the client asks there itself |
 """
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,9 +27,9 @@ from clipfleet.common.auth.source_access import SourceAccess
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.errors import Gone, NotFound
 from clipfleet.common.http import uris
-from clipfleet.common.ledger.uploads import uploads_of
+from clipfleet.common.ledger.uploads import copies_of, uploads_of
 
-UPLOAD = re.compile(r"upload:([A-Za-z0-9_-]{1,64})/([0-9]{1,9})")
+UPLOAD = re.compile(r"upload:([A-Za-z0-9_-]{1,64})/((?:[0-9a-f]{1,32}/)?[0-9]{1,9})")
 ARCHIVE = re.compile(r"\.(tar|zip|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 MAX_HASHES = 8  # in a path, of which any may be the one before a member's name
 NOTE_BYTES = 200  # more than any key has
@@ -52,6 +53,12 @@ class Origin:
         if uris.scheme(self.uri) not in ("http", "https") or self._web_archive:
             return ""
         return self.uri
+
+    @property
+    def upload(self) -> str:
+        """The job whose upload the original is; "" for any other one."""
+        upload = UPLOAD.fullmatch(self.uri)
+        return upload[1] if upload else ""
 
     @property
     def name(self) -> str:
@@ -133,15 +140,16 @@ class Originals:
         shown = f"the copy of the archive {archive[:500]!r}"
         if not origin.job_id:
             raise NotFound(f"this image is in an archive on another server: {archive[:500]}")
-        try:
-            note = self._blobs.get(f"{uploads_of(origin.job_id)}/whole", NOTE_BYTES)
-        except BlobGone as error:
-            raise NotFound(
-                f"this image is in an archive on another server, {archive[:500]}, of which no copy "
-                "is kept: of a zip it is kept as long as its job, of a tar never"
-            ) from error
-        reopen = partial(BlobContent, self._blobs, note.decode(), shown)
-        return self._archives.member(reopen, member, shown)
+        for address in ("", archive):
+            with suppress(BlobGone):
+                note = f"{copies_of(origin.job_id, address)}/whole"
+                key = self._blobs.get(note, NOTE_BYTES).decode()
+                reopen = partial(BlobContent, self._blobs, key, shown)
+                return self._archives.member(reopen, member, shown)
+        raise NotFound(
+            f"this image is in an archive on another server, {archive[:500]}, of which no copy "
+            "is kept: of a zip it is kept as long as its job, of a tar never"
+        )
 
 
 def _splits(uri: str) -> Iterator[tuple[str, str]]:

@@ -11,8 +11,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from clipfleet.common.errors import Unavailable
 from clipfleet.testing import MemoryService
 from clipfleet.workers.planner.housekeeper import DAY_S, Housekeeper
+from clipfleet.workers.sources.inline import UploadInParts
 from support.gateway_harness import World
 
 UPLOADS = "/v1/collections/acme/uploads"
@@ -110,6 +112,43 @@ def test_an_upload_is_deleted_by_its_caller_or_after_a_day(world: World, tmp_pat
     Housekeeper("p", parts.ledger, parts.unfinished, parts.blobs, 0).tidy()
     assert files_of(tmp_path, abandoned) == 0
     assert world.ask(f"GET {UPLOADS}/{abandoned}", "write").status_code == 404
+
+
+def test_files_stay_when_it_is_not_known_whether_they_were_added(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, unfinished = opened(world), world.parts.unfinished
+    add = unfinished.add
+
+    def add_and_lose_the_answer(*args: Any) -> None:
+        add(*args)
+        raise Unavailable("Redis has not answered in time")
+
+    with monkeypatch.context() as faults:
+        faults.setattr(unfinished, "add", add_and_lose_the_answer)
+        assert sent(world, upload, {"a": b"1"}).status_code == 503
+    assert sent(world, upload, {"a": b"1"}).json()["images"] == 1
+    assert files_of(tmp_path, upload) == 2  # with the list of its items
+    new = started(world, upload, images=1).json()
+    source = UploadInParts({"images": 1}, world.parts.blobs, new["id"])
+    (listed,) = source.stream("")
+    with world.parts.blobs.open(listed.item.read.removeprefix("blob:")) as file:
+        assert file.read() == b"1"
+
+
+def test_files_go_when_the_upload_is_over_before_they_are_added(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, unfinished = opened(world), world.parts.unfinished
+    add = unfinished.add
+
+    def close_and_add(*args: Any) -> None:
+        unfinished.close(upload)
+        add(*args)
+
+    monkeypatch.setattr(unfinished, "add", close_and_add)
+    assert sent(world, upload, {"a": b"1"}).status_code == 404
+    assert files_of(tmp_path, upload) == 0
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from clipfleet.api.originals.archives import Archives
+from clipfleet.common.errors import Unavailable
 from clipfleet.testing import MemoryService
 from support.images import encoded, halves
 from support.in_process import InProcess
@@ -294,6 +296,36 @@ def test_an_upload_is_kept_as_long_as_its_job(place: Place, tmp_path: Path) -> N
     assert (status, "uploaded file is not there any more" in detail) == (410, True)
 
 
+def test_an_upload_in_several_requests_has_originals(place: Place, tmp_path: Path) -> None:
+    data = picture(tmp_path / "sent" / "in" / "y.png", "PNG").read_bytes()
+    (tmp_path / "sent" / "bad.png").write_bytes(b"no image")
+    with place.service.client("admin-key") as client:
+        job = client.upload_folder("folder", tmp_path / "sent", wait=True)
+        assert (job.done, job.failed) == (1, 1)
+        answer = place.get("folder", "in/y.png")
+        assert (answer.status_code, answer.content) == (200, data)
+        assert place.get("folder", "in/y.png", what="preview").status_code == 200
+        client.delete_job(job)
+    assert place.problem("folder", "in/y.png")[0] == 410
+
+
+def test_the_uri_of_a_vector_opens_no_upload_into_another_collection(
+    place: Place, tmp_path: Path
+) -> None:
+    path = picture(tmp_path / "mine.png", "PNG")
+    with place.service.client("admin-key") as client:
+        job = client.upload("a", path, wait=True)
+        for name in ("a", "foreign"):
+            if name not in {collection.name for collection in client.collections()}:
+                client.create_collection(name)
+            vector = {"id": "taken", "values": [1.0] * 64, "uri": f"upload:{job.id}/0"}
+            client.upsert(name, [vector])
+        assert place.get("a", "taken").content == path.read_bytes()
+        status, detail = place.problem("foreign", "taken")
+        assert (status, "does not belong to this collection" in detail) == (404, True)
+        client.delete_image("a", "taken")
+
+
 def archives(folder: Path, files: dict[str, bytes]) -> dict[str, Path]:
     folder.mkdir(parents=True)
     with tarfile.open(folder / "a.tar", "w") as tar:
@@ -381,6 +413,57 @@ def test_an_image_of_the_web_is_a_redirect_and_its_archive_a_copy(place: Place) 
         assert "Authorization" not in server.seen[-1].headers
     assert place.get("web", f"{server.url}/all.zip#in.png").content == data  # the server is away
     assert place.problem("web", f"{server.url}/x.png", what="preview")[0] == 404
+
+
+def test_archives_of_the_web_in_a_list_have_copies_of_their_own(place: Place) -> None:
+    files = {f"/{n}.zip": encoded(halves(60, 40 + n), "PNG") for n in (1, 2)}
+    routes = {}
+    for path, data in files.items():
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as zipped:
+            zipped.writestr("in.png", data)
+        routes[path] = body(buffer.getvalue())
+    with site(routes) as server:
+        place.index("web-list", [f"{server.url}/1.zip", f"{server.url}/2.zip"])
+        place.index("web-braces", f"{server.url}/{{1..2}}.zip")
+    for collection in ("web-list", "web-braces"):
+        for path, data in files.items():
+            answer = place.get(collection, f"{server.url}{path}#in.png")
+            assert (answer.status_code, answer.content) == (200, data), answer.text
+
+
+class AwayOnce:
+    """An archive whose store is away for the third read."""
+
+    tag, modified = "away", 0.0
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self.size, self.reads = data, len(data), 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        self.reads += 1
+        if self.reads == 3:
+            raise Unavailable("the bucket is away")
+        return self._data[offset : offset + size]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_search_that_broke_off_begins_anew() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in ("a.png", "b.png"):
+            info = tarfile.TarInfo(name)
+            info.size = 200_000
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    listed, opened = AwayOnce(buffer.getvalue()), AwayOnce(buffer.getvalue())
+    opened.reads = 3
+    handed_out = iter((opened, listed, opened))
+    known = Archives()
+    with pytest.raises(Unavailable):
+        known.member(lambda: next(handed_out), "b.png", "the archive")
+    assert known.member(lambda: next(handed_out), "b.png", "the archive").size == 200_000
 
 
 def test_a_preview_is_a_jpeg_of_a_thousand_pixels(place: Place, cat: Path) -> None:

@@ -2,9 +2,12 @@
 
 import io
 import os
+import resource
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +190,36 @@ def test_no_match_leads_out_of_the_roots_or_to_the_services_data(tmp_path: Path)
         assert good <= {f"{inside}/1.tar#1.png"}
 
 
+def test_a_pattern_looks_into_folders_however_deep(world: World, tmp_path: Path) -> None:
+    depth = 300
+    folders = [os.open(tmp_path, os.O_RDONLY)]
+    try:
+        for _ in range(depth):
+            os.mkdir("d", dir_fd=folders[-1])
+            folders.append(os.open("d", os.O_RDONLY, dir_fd=folders[-1]))
+            os.close(folders.pop(-2))
+        file = os.open("1.png", os.O_WRONLY | os.O_CREAT, dir_fd=folders[-1])
+        os.close(file)
+        with few_descriptors():
+            ((item, cursor),) = world.items(folder(tmp_path / "**" / "*.png"))
+            assert world.items(folder(tmp_path / "**" / "*.png"), cursor) == []
+        assert item.id == f"{tmp_path}/{'d/' * depth}1.png"
+    finally:
+        os.close(folders[-1])
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # shutil.rmtree is recursive
+
+
+@contextmanager
+def few_descriptors() -> Iterator[None]:
+    """A limit of open files that is reached when each folder above stays open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_the_copies_of_two_shards_are_two(world: World, tmp_path: Path) -> None:
     for name in "ab":
         with tarfile.open(tmp_path / f"{name}.tar.gz", "w:gz") as tar:
@@ -222,6 +255,8 @@ def test_a_pattern_outside_the_roots_is_refused_at_once(tmp_path: Path) -> None:
     inside = tmp_path / "in"
     picture(inside / "1.png")
     with MemoryService(source_roots=[inside]) as service, service.client() as client:
+        with pytest.raises(ProblemError, match=r"'\*' is not an absolute path"):
+            client.index("c", {"type": "folder", "path": "*"})
         for path in ("/etc/*", f"{tmp_path}/{{in,out}}/*", f"{inside}/../*"):
             with pytest.raises(ProblemError, match="outside the folders") as refused:
                 client.index("c", path)

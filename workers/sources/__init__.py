@@ -52,7 +52,9 @@ KINDS: dict[str, type[SourceRequest]] = {
 T = TypeVar("T", bound=BaseModel)
 
 
-def open_source(raw: dict[str, Any], storage: Storage, job_id: str, part: str = "") -> Source:
+def open_source(
+    raw: dict[str, Any], storage: Storage, job_id: str, *, is_part: bool = False
+) -> Source:
     """Open the source of a job.
 
     Args:
@@ -60,7 +62,7 @@ def open_source(raw: dict[str, Any], storage: Storage, job_id: str, part: str = 
             archive the collection's `fields`. Fields that a newer gateway added are ignored.
         storage: opens locations as far as the job may read them.
         job_id: the job, which owns copies of what cannot be read in place.
-        part: which of several sources of the job it is; "": the only one.
+        is_part: whether it is one of several sources of the job.
 
     Raises:
         SourceError: the kind of the source is unknown.
@@ -69,7 +71,7 @@ def open_source(raw: dict[str, Any], storage: Storage, job_id: str, part: str = 
     if kind == "list":
         return in_list(
             raw["sources"],
-            lambda record, position: open_source(record, storage, job_id, f"{part}/{position}"),
+            lambda record: open_source(record, storage, job_id, is_part=True),
             raw.get("name", ""),
         )
     if kind == "upload":
@@ -82,8 +84,8 @@ def open_source(raw: dict[str, Any], storage: Storage, job_id: str, part: str = 
     request = parse_known_fields(KINDS[kind], raw)
     place = getattr(request, "path", "") or getattr(request, "uri", "")
     if Pattern(place).is_pattern:
-        return _matches(request, place, fields, storage, job_id, part)
-    return _open(request, fields, storage, Copies(storage, job_id, part))
+        return _matches(request, place, fields, storage, job_id)
+    return _open(request, fields, storage, Copies(storage, job_id, place if is_part else ""))
 
 
 def is_local(raw: dict[str, Any]) -> bool:
@@ -111,11 +113,10 @@ def _matches(
     fields: dict[str, str],
     storage: Storage,
     job_id: str,
-    part: str,
 ) -> Source:
     """What the pattern in the place of a path or an address stands for."""
 
-    def open_(name: str, position: str, is_folder: bool) -> Source:
+    def open_(name: str, is_folder: bool) -> Source:
         match request:
             case FolderSource():
                 folder = Folder(request.model_copy(update={"path": name}), storage.access)
@@ -129,7 +130,7 @@ def _matches(
                     return Bucket(request.model_copy(update={"uri": name}), storage)
                 return Single(name, Bucket(request, storage).item(name) if is_image else None)
             case _:
-                copies = Copies(storage, job_id, f"{part}/{position}")
+                copies = Copies(storage, job_id, name)
                 matched = request.model_copy(update={"uri": name})
                 return _open(matched, fields, storage, copies)
 

@@ -1,6 +1,5 @@
 """Copies in the blob store of sources that cannot be read at random, below the job's own prefix."""
 
-import hashlib
 import io
 import secrets
 from contextlib import suppress
@@ -8,7 +7,7 @@ from typing import BinaryIO, cast
 
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.errors import Unreadable
-from clipfleet.common.ledger.uploads import uploads_of
+from clipfleet.common.ledger.uploads import copies_of
 from clipfleet.workers.storage.locations import Storage
 
 KEY_BYTES = 200  # more than any key has
@@ -18,12 +17,11 @@ class Copies:
     """The copies that a job has in the blob store; they are deleted with the job.
 
     Args:
-        part: which of several sources of the job the copies are of; "": of its only one.
+        address: which of several sources of the job the copies are of; "": of its only one.
     """
 
-    def __init__(self, storage: Storage, job_id: str, part: str = "") -> None:
-        self._storage = storage
-        self._prefix = uploads_of(job_id) + (f"/{_short(part)}" if part else "")
+    def __init__(self, storage: Storage, job_id: str, address: str = "") -> None:
+        self._storage, self._prefix = storage, copies_of(job_id, address)
 
     def keep(self, name: str, data: bytes) -> str:
         """Store a copy and return its location; a copy of the same name is replaced."""
@@ -56,10 +54,6 @@ class Copies:
     @property
     def _blobs(self) -> Blobs:
         return self._storage.blobs
-
-
-def _short(part: str) -> str:
-    return hashlib.blake2b(part.encode(), digest_size=8).hexdigest()
 
 
 class _Bounded:

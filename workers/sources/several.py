@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -101,13 +103,13 @@ class Several:
 
 
 def in_list(
-    records: list[dict[str, Any]], open_: Callable[[dict[str, Any], str], Source], name: str
+    records: list[dict[str, Any]], open_: Callable[[dict[str, Any]], Source], name: str
 ) -> Several:
     """The sources of a list.
 
     Args:
         records: the sources as the gateway stored them.
-        open_: opens one of them, given its position.
+        open_: opens one of them.
         name: what they are together.
     """
 
@@ -115,7 +117,7 @@ def in_list(
         for number in range(int(position or 0), len(records)):
             record = records[number]
             place = record.get("path") or record.get("uri") or "a list of URLs"
-            yield Part(str(number), place, lambda r=record, n=number: open_(r, str(n)))  # type: ignore[misc]
+            yield Part(str(number), place, partial(open_, record))
 
     return Several(parts, name)
 
@@ -125,8 +127,7 @@ class Matches:
 
     Args:
         text: the pattern.
-        open_: opens a match, given its path or address, its position, and whether it is a folder;
-            None for a match that is left out.
+        open_: opens a match, given its path or address, and whether it is a folder.
         takes_folders: whether a folder that matches is a source, so that nothing below it matches
             again; otherwise only files match.
         storage: lists folders and buckets, as far as the job may.
@@ -135,7 +136,7 @@ class Matches:
     def __init__(
         self,
         text: str,
-        open_: Callable[[str, str, bool], Source],
+        open_: Callable[[str, bool], Source],
         takes_folders: bool,
         storage: Storage,
     ) -> None:
@@ -173,7 +174,7 @@ class Matches:
 
     def _part(self, number: int, path: str, is_folder: bool) -> Part:
         position = f"{number}:{quote_from_bytes(os.fsencode(path))}"
-        return Part(position, path, lambda: self._open(path, position, is_folder))
+        return Part(position, path, partial(self._open, path, is_folder))
 
     def _missing(self, number: int, value: str) -> Part:
         what = "no folder or file" if self._takes_folders else "no file"
@@ -197,8 +198,7 @@ class Matches:
             yield path, os.path.isdir(path)
             return
         wild = Wild(os.path.normpath(path))
-        begin = tuple(os.fsencode(after).split(b"/"))
-        yield from self._walk(wild, wild.base, wild.start(), begin if after else ())
+        yield from self._walk(wild, tuple(os.fsencode(after).split(b"/")) if after else ())
 
     def _remote_matches(self, value: str, after: str) -> Iterator[tuple[str, bool]]:
         if uris.scheme(value) in ("http", "https") or not Pattern(value).is_wild:
@@ -216,10 +216,15 @@ class Matches:
             if wild.ends(positions) and url >= after:
                 yield url, False
 
-    def _walk(
-        self, wild: Wild, folder: str, positions: frozenset[int], begin: tuple[bytes, ...]
-    ) -> Iterator[tuple[str, bool]]:
-        for name, kind in self._entries(folder):
+    def _walk(self, wild: Wild, begin: tuple[bytes, ...]) -> Iterator[tuple[str, bool]]:
+        stack = [(wild.base, wild.start(), self._entries(wild.base))]
+        while stack:
+            folder, positions, entries = stack[-1]
+            entry = next(entries, None)
+            if entry is None:
+                stack.pop()
+                continue
+            name, kind = entry
             positions_after = wild.step(positions, os.fsdecode(name), is_link=kind == LINK)
             path = os.path.join(folder, os.fsdecode(name))
             key = tuple(os.fsencode(path).split(b"/"))
@@ -230,9 +235,10 @@ class Matches:
             if ends and key >= begin and self._may_read(path):
                 yield path, is_folder
             if is_folder and wild.goes_on(positions_after) and not (ends and self._takes_folders):
-                yield from self._walk(wild, path, positions_after, begin)
+                stack.append((path, positions_after, self._entries(path)))
 
     def _entries(self, folder: str) -> Iterator[tuple[bytes, int]]:
+        """(name, kind) of what is in a folder. It is read whole and closed before the first one."""
         try:
             descriptor = self._storage.access.open_folder(folder)
         except OwnData:
@@ -244,9 +250,10 @@ class Matches:
         try:
             with os.scandir(descriptor) as entries:
                 listed = in_order((os.fsencode(entry.name), _kind(entry)) for entry in entries)
-                yield from listed
+                first = next(listed, None)
         finally:
             os.close(descriptor)
+        yield from chain([first] if first else [], listed)
 
     def _may_read(self, path: str) -> bool:
         try:
