@@ -206,7 +206,7 @@ async function embeddingOf(url, signal) {
   return embedded.get(name);
 }
 
-function show({ matches, took_ms: took, timing }, first) {
+function show({ matches, took_ms: took, timing, truncated_texts: cut = [] }, first) {
   const scored = !asksNothing(state);
   const new_ = matches.filter(({ id }) => !shown.ids.has(id));
   const tiles = new_.map((match, place) => tile(match, { scored, lazy: !first || place > 23, focusable: first && place === 0 }));
@@ -217,7 +217,7 @@ function show({ matches, took_ms: took, timing }, first) {
   else grid.append(...tiles);
   grid.removeAttribute("aria-busy");
   if (first) {
-    shown.said = { found: matches.length, took, timing, scored };
+    shown.said = { found: matches.length, took, timing, scored, isCut: cut.length > 0 };
     summarise(shown.said);
     view.render();
   }
@@ -238,11 +238,12 @@ export function focusOn(id) {
   if (link) focus(link);
 }
 
-function summarise({ found, took, timing, scored }) {
+function summarise({ found, took, timing, scored, isCut }) {
   $("summary").title = scored ? timing.map(([stage, ms]) => `${stage} ${ms.toFixed(1)} ms`).join(" · ") : "";
   const all = collections.current().count;
   const narrowed = state.where.length > 0 || state.namespace !== "default";
   const said = scored && found ? [`nearest first · ${Math.max(1, Math.round(took))} ms`] : [];
+  if (isCut) said.push("the model reads only the beginning of these words");
   const say = (...first) => {
     $("summary").textContent = [...first, ...said].join(" · ");
   };

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -524,6 +524,27 @@ JOB = {
     "rate": None, "eta_s": None, "created_at": 1.0, "started_at": 1.0, "finished_at": None,
     "error": None, "waiting": None, "retry_of": None, "retried_by": None,
 }  # fmt: skip
+
+
+class ShortSighted(PixelEmbedder):
+    """Reads 40 characters of a text."""
+
+    def cut_texts(self, texts: Sequence[str]) -> list[bool]:
+        return [len(text) > 40 for text in texts]
+
+
+def test_words_that_are_longer_than_the_model_reads_are_said(browser: Browser) -> None:
+    with MemoryService(embedder=ShortSighted()) as service, service.client() as client:
+        dim = client.create_collection("vectors").dim
+        client.upsert("vectors", [row(n, dim) for n in range(3)])
+        with tab(browser, service.url) as page:
+            shown = page.open("/?in=vectors")
+            summary = shown.locator("#summary")
+            search(shown, "a dog " * 10)
+            expect(summary).to_contain_text("the model reads only the beginning of these words")
+            search(shown, "a dog")
+            expect(summary).not_to_contain_text("the beginning")
+            expect(summary).to_contain_text("nearest first")
 
 
 def test_an_empty_collection_says_that_its_job_is_at_work(page: Tab, shelf: MemoryService) -> None:
