@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
-from clipfleet.api.collections.bulk import STORE_TIMEOUT_S, parse_checked_filter
+from clipfleet.api.collections.bulk import STORE_TIMEOUT_S, parse_checked_filter, scan_page
 from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
@@ -54,7 +54,10 @@ async def order_ids(body: OrderIn, collection: CollectionDep, gateway: GatewayDe
     without: list[tuple[None, Key, str]] = []
     after, limit = "", READ_IDS if body.order_by == "id" else READ
     while True:
-        records = await _read(body, where, after, limit, collection, gateway)
+        records = await scan_page(
+            body.namespace, where, after, limit, collection, gateway,
+            only_ids=body.order_by == "id",
+        )  # fmt: skip
         for record in records:
             key, name = _key(_value(record, body.order_by)), _natural(record.id)
             if key is None:
@@ -80,26 +83,6 @@ async def _require_few(
             f"{count} images pass the filter, and at most {limit} can be put in order "
             "(CLIPFLEET_LIMITS__WINDOW); use a narrower filter"
         )
-
-
-async def _read(
-    body: OrderIn,
-    where: Filter | None,
-    after: str,
-    limit: int,
-    collection: Collection,
-    gateway: Gateway,
-) -> list[Record]:
-    return await gateway.call(
-        gateway.store.scan,
-        collection,
-        namespace=body.namespace,
-        where=where,
-        after=after,
-        limit=limit,
-        only_ids=body.order_by == "id",
-        timeout_s=STORE_TIMEOUT_S,
-    )
 
 
 def _sorted(
