@@ -35,7 +35,7 @@ def service_url(url: str | None) -> str:
         parsed = httpx.URL(address)
         has_blanks = any(c.isspace() for c in address)
         is_valid = parsed.scheme in ("http", "https") and bool(parsed.host) and not has_blanks
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, ValueError, IndexError):  # of the host as well, such as xn--a
         is_valid = False
     if not is_valid:
         raise invalid_argument("url", f"{value!r} is no address such as {DEFAULT_URL}")

@@ -258,7 +258,8 @@ def parse_url(text: str | httpx.URL) -> httpx.URL:
     """The parts of a URL that may be fetched; Unreadable when it may not."""
     try:
         url = httpx.URL(text)
-    except (httpx.InvalidURL, ValueError) as error:
+        _ = url.host  # decodes names such as xn--a, and not all of them are valid
+    except (httpx.InvalidURL, ValueError, IndexError) as error:
         raise Unreadable("it is not a valid URL") from error
     if url.scheme not in ("http", "https"):
         raise Unreadable("only http and https URLs are fetched")

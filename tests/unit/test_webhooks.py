@@ -18,7 +18,8 @@ import clipfleet
 from clipfleet import Client, ProblemError, WebhookError, verify_webhook
 from clipfleet.cli import app, show
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.fetch.post import Poster, Reply
+from clipfleet.common.errors import Unreadable
+from clipfleet.common.fetch.post import Poster, Reply, require_sendable
 from clipfleet.common.http.webhooks import key_of, signature
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.unfinished import MemoryUnfinished
@@ -510,3 +511,11 @@ def test_the_id_has_no_full_stop() -> None:
     ledger = MemoryLedger()
     ended(ledger, "0a1b", "https://a.example")
     assert id_of(ledger.job("0a1b")) == "job_0a1b"
+
+
+@pytest.mark.parametrize("host", ["xn--", "xn--a", "xn--0.org", "xn--zzzzzz99999.org"])
+def test_a_host_that_cannot_be_decoded_is_no_valid_url(host: str) -> None:
+    with pytest.raises(Unreadable, match="not a valid URL"):
+        require_sendable(f"http://{host}/", [])
+    with pytest.raises(ValueError, match="is no address"):
+        Client(f"http://{host}")
