@@ -179,7 +179,8 @@ def test_rows_are_filled_and_do_not_move_when_the_pictures_come(page: Tab) -> No
     for tiles in full:
         assert abs(tiles[0][0] - 16) <= 1
         assert abs(tiles[-1][0] + tiles[-1][2] - (1280 - 16)) <= 1
-        assert len({height for *_, height in tiles}) == 1
+        heights = [height for *_, height in tiles]
+        assert max(heights) - min(heights) <= 1  # browsers round each tile by itself
     widths = {round(width / (height - 27), 1) for _, _, width, height in before}
     assert widths == {1.5, 0.7, 1.0, 2.6, 0.6}
     for route in held:
