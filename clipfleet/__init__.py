@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Recall,
         SearchResult,
         Timing,
+        Updated,
     )
     from clipfleet.webhooks import WebhookEvent, verify_webhook
 
@@ -49,6 +50,7 @@ __all__ = [
     "SearchResult",
     "Timing",
     "Unreachable",
+    "Updated",
     "WebhookError",
     "WebhookEvent",
     "__version__",

@@ -30,6 +30,7 @@ NAMES = {
     "SearchResult",
     "Timing",
     "Unreachable",
+    "Updated",
     "WebhookError",
     "WebhookEvent",
     "__version__",
@@ -67,6 +68,8 @@ METHODS = {
     "original": "(collection, id, *, namespace)",
     "preview": "(collection, id, *, namespace)",
     "thumbnail": "(collection, id, *, namespace)",
+    "update_images": "(collection, images, *, filter, all, label, metadata, namespace, dry_run, "
+    "progress)",
     "upload": "(collection, files, *, ids, labels, metadata, namespace, label, on_existing, "
     "exif, webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "upload_folder": "(collection, folders, *, label_from_folder, label, recursive, namespace, "
