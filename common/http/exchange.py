@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from clipfleet.common.collection import FieldType, Metric
+from clipfleet.common.collection import ELEMENTS, FieldType, Metric
 
 KEY = b"clipfleet"
 TEXT = ("id", "namespace", "uri", "label", "content_hash")
@@ -41,6 +41,7 @@ def schema_of(description: Description) -> Any:
     import pyarrow as pa
 
     kinds = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    kinds |= {name: pa.list_(kinds[kind]) for name, kind in ELEMENTS.items()}
     columns = [
         *((name, pa.string()) for name in TEXT),
         *((name, pa.int64()) for name in WHOLE),
