@@ -27,12 +27,13 @@ def photos(count: int) -> list[Path]:
 
 def theirs(model: Path, images: list[Image.Image]) -> np.ndarray:
     import torch
-    from transformers import AutoImageProcessor, AutoModel
 
-    processor = AutoImageProcessor.from_pretrained(model)
+    from clipfleet.workers.embedding.libraries import transformers
+
+    processor = transformers.AutoImageProcessor.from_pretrained(model)
     pixels = processor(images=[i.convert("RGB") for i in images], return_tensors="pt")
     with torch.no_grad():
-        features = AutoModel.from_pretrained(model).get_image_features(**pixels)
+        features = transformers.AutoModel.from_pretrained(model).get_image_features(**pixels)
     rows = getattr(features, "pooler_output", features).numpy()
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
@@ -70,11 +71,14 @@ def test_texts_get_the_embeddings_that_the_models_own_tokenizer_gives(
     embedder: Embedder, tiny: Path
 ) -> None:
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    tokens = AutoTokenizer.from_pretrained(tiny)(["two dogs in the snow"], return_tensors="pt")
+    from clipfleet.workers.embedding.libraries import transformers
+
+    tokens = transformers.AutoTokenizer.from_pretrained(tiny)(
+        ["two dogs in the snow"], return_tensors="pt"
+    )
     with torch.no_grad():
-        features = AutoModel.from_pretrained(tiny).get_text_features(**tokens)
+        features = transformers.AutoModel.from_pretrained(tiny).get_text_features(**tokens)
     row = getattr(features, "pooler_output", features)[0].numpy()
     mine = embedder.embed_texts(["two dogs in the snow"])[0]
     assert np.allclose(mine, row / np.linalg.norm(row), atol=1e-5)

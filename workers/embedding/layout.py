@@ -1,0 +1,71 @@
+"""Which library a model is for, from its name and its files. It imports no library of models.
+
+A folder is in open_clip's layout when it has `open_clip_config.json` and no model of transformers.
+Several models of the hub have both layouts; they go on as models of transformers.
+"""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from clipfleet.common.errors import StartupError
+from clipfleet.common.settings import CARRIED_MODEL, carried_model
+
+HUB, FOLDER = "hf-hub:", "local-dir:"  # the prefixes of open_clip's names
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def is_open_clip(model: str) -> bool:
+    """Whether a model is for open_clip."""
+    if model.startswith((HUB, FOLDER)):
+        return True
+    folder = Path(model).expanduser()
+    return (folder / OPEN_CLIP_CONFIG).is_file() and not _is_for_transformers(folder)
+
+
+def _is_for_transformers(folder: Path) -> bool:
+    about = {}
+    with suppress(OSError, ValueError):
+        about = json.loads((folder / "config.json").read_bytes())
+    if not isinstance(about, dict) or "model_type" not in about or "auto_map" in about:
+        return False
+    indexes = [f"{name}.index.json" for name in TRANSFORMERS_WEIGHTS]
+    return any((folder / name).is_file() for name in (*TRANSFORMERS_WEIGHTS, *indexes))
+
+
+def source_of(model: str) -> str:
+    """A model as its library names it: the path of a folder, or an id of the hub.
+
+    Raises:
+        StartupError: it is a folder that does not exist, or an id of the hub without a name.
+    """
+    if model == CARRIED_MODEL:
+        return str(carried_model())
+    if model.startswith(HUB):
+        if not model.removeprefix(HUB).strip("/"):
+            raise StartupError(f"model {model!r} names no model of the hub: write {HUB}OWNER/NAME")
+        return model
+    named = model.removeprefix(FOLDER)
+    folder = Path(named).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.is_absolute() or named.startswith(".") or named != model:
+        raise StartupError(
+            f"there is no model folder {named!r}; name another with CLIPFLEET_MODEL or --model"
+        )
+    return model
+
+
+def model_folder(model: str) -> Path | None:
+    """The folder with the files of a model; None for a model that is only on the hub."""
+    source = source_of(model)
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import try_to_load_from_cache  # 0.1 s, for models of the hub alone
+
+    file = OPEN_CLIP_CONFIG if is_open_clip(model) else "config.json"
+    with suppress(ValueError):  # no name of a model on the hub
+        config = try_to_load_from_cache(source.removeprefix(HUB), file)
+        return Path(config).parent if isinstance(config, str) else None
+    return None
