@@ -4,7 +4,8 @@
 
 Random weights take the same time as trained ones. Nothing but the model is measured: pixels of the
 right size go in, and embeddings come out. A text has eight words, one token each, and is embedded
-alone, as the text of one search is. A model with an open_clip layout needs the extra `open-clip`.
+alone, as the text of one search is. Processor time hardly depends on what else the machine does: a
+thousand core-ms are a second of one core. The models of open_clip need the extra `open-clip`.
 Without a GPU the model runs on OpenVINO; its conversion is not measured. With `--folder` the models
 stay there for the next run, and `--prepare` does no more than to write and convert them.
 """
@@ -45,6 +46,7 @@ def main() -> None:
                 folder.mkdir(parents=True)
                 SHAPES[name](folder)
             embedder = load_embedder(Settings(model=str(folder), model_cache=str(top / "cache")))
+            embedder.embed_texts([TEXT])
             if not args.prepare:
                 print(f"{name}: {_measured(embedder, args.rounds)}", flush=True)
 
@@ -54,19 +56,23 @@ def _measured(embedder: Embedder, rounds: int) -> str:
     noise = np.random.default_rng(0)
     shape = (embedder.batch, spec.height, spec.width, 3)
     pixels = noise.integers(0, 256, shape, np.uint8)
-    images, texts = [], []
-    for _ in range(rounds + 1):
-        began = time.perf_counter()
-        embedder.embed_images(pixels)
-        images.append(embedder.batch / (time.perf_counter() - began))
-        for _ in range(5):
-            began = time.perf_counter()
-            embedder.embed_texts([TEXT])
-            texts.append(1_000 * (time.perf_counter() - began))
+    images = [_timed(lambda: embedder.embed_images(pixels), embedder.batch) for _ in range(rounds)]
+    texts = [_timed(lambda: embedder.embed_texts([TEXT]), 1) for _ in range(5 * rounds)]
     return (
-        f"{embedder.dim} numbers, {spec.width} pixels, {_spread(images[1:])} images/s, "
-        f"{_spread(texts[5:])} ms a text, {type(embedder).__name__} on {embedder.device}"
+        f"{embedder.dim} numbers, {spec.width} pixels; "
+        f"images: {_spread([1_000 / wall for wall, _ in images])} a second, "
+        f"{_spread([cpu for _, cpu in images])} core-ms each; "
+        f"texts: {_spread([wall for wall, _ in texts])} ms, "
+        f"{_spread([cpu for _, cpu in texts])} core-ms; "
+        f"{type(embedder).__name__} on {embedder.device}"
     )
+
+
+def _timed(call: Callable[[], object], items: int) -> tuple[float, float]:
+    """Time and processor time for one item, milliseconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return 1e3 * (time.perf_counter() - wall) / items, 1e3 * (time.process_time() - cpu) / items
 
 
 def _spread(values: list[float]) -> str:

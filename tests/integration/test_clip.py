@@ -107,6 +107,7 @@ def test_without_hub_and_folder_the_error_names_both_ways_out(
         clip_embedder("nobody/has-this-model")
     assert "hub" in caught.value.detail
     assert "CLIPFLEET_MODEL=/path/to/folder" in caught.value.detail
+    assert "name it hf-hub:nobody/has-this-model" in caught.value.detail
 
 
 def test_a_folder_without_a_model_is_said_to_be_one(tmp_path: Path) -> None:

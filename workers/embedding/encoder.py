@@ -59,13 +59,14 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def no_model(name: str, error: Exception, folder: bool) -> str:
+def no_model(name: str, error: Exception, folder: bool, advice: str = "") -> str:
     """Why a model could not be loaded, and what to do.
 
     Args:
         name: the model.
         error: what its library raised.
         folder: whether it is a folder.
+        advice: what else may help for a model of the hub; a sentence and a blank.
     """
     if folder:
         return f"the folder {name!r} does not contain a complete model: {first_line(error)}"
@@ -73,6 +74,6 @@ def no_model(name: str, error: Exception, folder: bool) -> str:
         f"model {name!r} is neither on this machine nor available from the model hub. Connect this "
         "machine to the hub once (or set HF_ENDPOINT to a mirror), or put the model into a folder "
         "and set CLIPFLEET_MODEL=/path/to/folder. "
-        "CLIPFLEET_MODEL=clipfleet-mini is included and needs no download. "
+        f"{advice}CLIPFLEET_MODEL=clipfleet-mini is included and needs no download. "
         f"Reason: {first_line(error)}"
     )

@@ -17,7 +17,7 @@ from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.workers.embedding.converted import NotConverted
 from clipfleet.workers.embedding.encoder import DualEncoder, Vocabulary, first_line, no_model
-from clipfleet.workers.embedding.layout import OPEN_CLIP_CONFIG, source_of
+from clipfleet.workers.embedding.layout import HUB, OPEN_CLIP_CONFIG, source_of
 from clipfleet.workers.embedding.libraries import torch, transformers
 from clipfleet.workers.embedding.texts import Cleaning, cleaner
 
@@ -149,7 +149,8 @@ def _load(name: str, dtype: Any) -> tuple[Any, Any, Any]:
         processor = transformers.AutoImageProcessor.from_pretrained(source, backend="pil")
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise StartupError(no_model(name, error, is_folder)) from error
+        advice = f"If it is a model of open_clip, name it {HUB}{name}. "
+        raise StartupError(no_model(name, error, is_folder, advice)) from error
     except ImportError as error:  # such as sentencepiece, of tokenizers that are written in Python
         raise StartupError(f"model {name!r} needs another package: {_packages(error)}") from error
     for method in ("get_image_features", "get_text_features"):
