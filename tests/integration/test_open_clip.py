@@ -227,6 +227,7 @@ def test_a_model_of_the_hub_is_loaded_by_its_id(
 
 @pytest.mark.parametrize("model", ["hf-hub:nobody/has-this-model", "hf-hub:", "hf-hub:nobody"])
 def test_without_the_hub_the_error_is_that_of_other_models(tmp_path: Path, model: str) -> None:
+    open_clip_folders.library()
     done = loaded(model, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1", CLIPFLEET_RUNTIME="torch")
     assert done.returncode
     error = done.stderr.strip().splitlines()[-1]
