@@ -15,19 +15,19 @@ from clipfleet._version import __version__
 from clipfleet.api import assets
 from clipfleet.api.auth.access import Access, AuthorizedRoute
 from clipfleet.api.auth.origin import RequestGuard
-from clipfleet.api.collections import bulk, export, images, recall
+from clipfleet.api.collections import bulk, export, images, order, originals, recall
 from clipfleet.api.collections import routes as collections
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.dispatch.parts import GatewayParts, connect
 from clipfleet.api.http import problems
 from clipfleet.api.http.connections import STATE, Connections, raise_file_limit
 from clipfleet.api.http.head import HeadMiddleware
-from clipfleet.api.jobs import events, uploads
+from clipfleet.api.jobs import events, open_uploads, uploads
 from clipfleet.api.jobs import routes as jobs
-from clipfleet.api.ops import fleet, health, metrics
+from clipfleet.api.ops import fleet, health, key, metrics
 from clipfleet.api.ops.access_log import AccessLogMiddleware
 from clipfleet.api.ops.metrics import GatewayMetrics
-from clipfleet.api.search import embed
+from clipfleet.api.search import embed, openai
 from clipfleet.api.search import routes as search
 from clipfleet.common.process.checks import blob_checks, service_checks
 from clipfleet.common.process.interpreter import prepare_interpreter
@@ -114,8 +114,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     app.state.access, app.state.metrics = access, gateway_metrics
     problems.register_handlers(app)
     features = (  # the first ones are found first
-        search, embed, collections, bulk, recall, export, jobs, events, uploads, images, health,
-        fleet, metrics, assets,
+        search, embed, openai, collections, bulk, order, recall, export, jobs, events, uploads,
+        open_uploads, images, originals, health, key, fleet, metrics, assets,
     )  # fmt: skip
     for feature in features:
         app.include_router(_require_authorized(feature.router))

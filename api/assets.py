@@ -6,6 +6,7 @@ that nothing comes from other hosts.
 """
 
 import hashlib
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -72,16 +73,16 @@ Tag = Annotated[str, Header()]
 
 @router.get("/")
 @needs("nothing")
-def page(if_none_match: Tag = "") -> Response:
+async def page(if_none_match: Tag = "") -> Response:
     """Return the page."""
     return _file(FOLDER / "index.html", if_none_match)
 
 
 @router.get("/page/{name}")
 @needs("nothing")
-def asset(name: str, if_none_match: Tag = "") -> Response:
+async def asset(name: str, if_none_match: Tag = "") -> Response:
     """Return a script, a style sheet or a picture of the page."""
-    paths = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES}
+    paths = _files(FOLDER.stat().st_mtime_ns)
     if name not in paths:
         raise NotFound("the page has no such file")
     return _file(paths[name], if_none_match)
@@ -111,9 +112,25 @@ def earlier_reference() -> Response:
 
 
 def _file(path: Path, if_none_match: str, policy: str = POLICY) -> Response:
-    body = path.read_bytes()
-    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    body, tag = _content(path, path.stat().st_mtime_ns)
     headers = {**HEADERS, "Content-Security-Policy": policy, "ETag": tag}
     if tag in if_none_match:
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type=TYPES[path.suffix])
+
+
+@cache
+def _files(_: int) -> dict[str, Path]:
+    """The page's files by name, listed once as long as none is added or removed."""
+    return {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES}
+
+
+@cache
+def _content(path: Path, _: int) -> tuple[bytes, str]:
+    """The bytes of a file and their tag, read once as long as the file does not change.
+
+    Args:
+        path: the file.
+    """
+    body = path.read_bytes()
+    return body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'

@@ -7,7 +7,15 @@ from clipfleet._version import __version__
 
 if TYPE_CHECKING:
     from clipfleet.client import AsyncClient, Client
-    from clipfleet.errors import Error, JobFailed, NotFound, ProblemError, Unreachable
+    from clipfleet.errors import (
+        Error,
+        InvalidRequest,
+        JobFailed,
+        NotFound,
+        ProblemError,
+        Unreachable,
+        WebhookError,
+    )
     from clipfleet.results import (
         Collection,
         Failure,
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
         SearchResult,
         Timing,
     )
+    from clipfleet.webhooks import WebhookEvent, verify_webhook
 
 __all__ = [
     "AsyncClient",
@@ -30,6 +39,7 @@ __all__ = [
     "Failures",
     "Fleet",
     "Image",
+    "InvalidRequest",
     "Job",
     "JobFailed",
     "Match",
@@ -39,10 +49,13 @@ __all__ = [
     "SearchResult",
     "Timing",
     "Unreachable",
+    "WebhookError",
+    "WebhookEvent",
     "__version__",
+    "verify_webhook",
 ]
 
-_HOMES = ("clipfleet.errors", "clipfleet.results", "clipfleet.client")
+_HOMES = ("clipfleet.errors", "clipfleet.results", "clipfleet.client", "clipfleet.webhooks")
 
 
 def __getattr__(name: str) -> Any:
@@ -55,4 +68,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)

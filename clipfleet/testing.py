@@ -35,11 +35,13 @@ from clipfleet.common.auth.keys import hash_of
 from clipfleet.common.auth.rate_limit import MemoryRateLimiter
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.fetch import Fetcher
+from clipfleet.common.fetch.post import Poster
 from clipfleet.common.http.fleet import LANES
 from clipfleet.common.imaging.embedder import HASH_MODEL, Embedder, HashEmbedder
 from clipfleet.common.ledger.catalogue import MemoryCatalogue
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.unfinished import MemoryUnfinished
+from clipfleet.common.ledger.webhooks import MemoryWebhooks
 from clipfleet.common.process.probe import MemoryProbe
 from clipfleet.common.queue.broker import MemoryPublisher
 from clipfleet.common.queue.fleet import CARD_S, MemoryFleet, WorkerCard
@@ -57,6 +59,7 @@ from clipfleet.workers.ingest.prepare import Kit
 from clipfleet.workers.planner.housekeeper import Housekeeper
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.planner import run as run_planner
+from clipfleet.workers.planner.webhooks import WebhookSender
 from clipfleet.workers.query.batch import QueryParts, answer_batch
 from clipfleet.workers.query.exact import Bounds
 from clipfleet.workers.storage.locations import Storage
@@ -108,6 +111,7 @@ class MemorySettings(Settings):
 class MemoryParts(GatewayParts):
     """The parts of a gateway in memory. Workers of the same process can share them."""
 
+    ledger: MemoryLedger
     publisher: MemoryPublisher
     inbox: MemoryReplies
 
@@ -232,6 +236,11 @@ class MemoryService:
         )
         self._start_thread(stack, "planner", partial(run_planner, planner, self._stopping))
         self._start_thread(stack, "housekeeper", partial(keeper.run, self._stopping))
+        poster = Poster(settings.fetch, settings.webhooks.timeout_s)
+        stack.callback(poster.close)
+        webhooks = MemoryWebhooks(parts.ledger)
+        sender = WebhookSender(webhooks, parts.ledger, poster, settings.webhooks)
+        self._start_thread(stack, "webhooks", partial(sender.run, self._stopping))
 
     def _start_worker(self, stack: ExitStack) -> None:
         parts, settings = self.parts, self.settings

@@ -6,6 +6,7 @@ ClipfleetError                 500
 ├── Unauthorized               401  no API key, or one that is not active
 ├── Forbidden                  403  not in the key's scopes, or outside the configured roots
 ├── NotFound                   404  no such collection, job or image
+├── Gone                       410  it was there, and is not any more
 ├── Conflict                   409  it exists and is different
 ├── TooLarge                   413  over a documented limit
 ├── RateLimited                429  more requests than the key may send; `headers` say when to retry
@@ -79,6 +80,14 @@ class NotFound(ClipfleetError):
     status = 404
     slug = "not-found"
     title = "Not found"
+
+
+class Gone(ClipfleetError):
+    """What the record of an image names is not there any more, or is something else now."""
+
+    status = 410
+    slug = "gone"
+    title = "Not there any more"
 
 
 class Conflict(ClipfleetError):

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from clipfleet.common.http.source_grants import BucketUrl
+from clipfleet.common.http.webhooks import require_secret
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 CARRIED_MODEL = "clipfleet-mini"
@@ -29,6 +30,7 @@ def _require_origin(text: str) -> str:
 
 
 Origin = Annotated[str, AfterValidator(_require_origin)]
+WebhookSecret = Annotated[str, AfterValidator(lambda text: require_secret(text) if text else text)]
 
 
 class Limits(BaseModel):
@@ -52,11 +54,24 @@ class Limits(BaseModel):
         20_000_000_000,
         description="Largest zip or Parquet file that is copied from the web to be read, bytes.",
     )
-    upload_files: int = Field(1_000, description="Files in one upload.")
+    upload_files: int = Field(1_000, description="Files in one request of an upload.")
     uploads: int = Field(
         16, ge=1, description="Uploads at once in one gateway; API keys share them."
     )
-    upload_s: float = Field(3_600.0, gt=0, description="Longest duration of one upload, seconds.")
+    open_uploads: int = Field(
+        20,
+        ge=1,
+        description="Uploads in several requests that are open at once; API keys share them.",
+    )
+    open_upload_images: int = Field(
+        1_000_000, description="Images in one upload in several requests."
+    )
+    open_upload_bytes: int = Field(
+        2_000_000_000_000, description="Files of one upload in several requests, bytes."
+    )
+    upload_s: float = Field(
+        3_600.0, gt=0, description="Longest duration of one request of an upload, seconds."
+    )
     request_bytes: int = Field(1_000_000_000, description="Largest body of an upload, bytes.")
     json_bytes: int = Field(
         1_000_000, description="Largest JSON body, not counting the images in it, bytes."
@@ -132,7 +147,14 @@ class Limits(BaseModel):
     metadata_bytes: int = Field(
         32_000, description="Largest metadata of one image, bytes of its JSON."
     )
-    embeds: int = Field(64, description="Texts or images in one embed request.")
+    embeds: int = Field(
+        64,
+        description="Texts or images in one request to /v1/embed, and images in one to "
+        "/v1/embeddings.",
+    )
+    embedding_inputs: int = Field(
+        2_048, ge=1, description="Texts and images in one request to /v1/embeddings."
+    )
     event_streams: int = Field(
         200,
         description="Clients of one gateway that follow the events of jobs at once; API keys share "
@@ -155,6 +177,11 @@ class Limits(BaseModel):
     recall_sample: int = Field(256, description="Queries in one measurement of recall.")
     exports: int = Field(
         4, description="Collections that one gateway exports at once; API keys share them."
+    )
+    originals: int = Field(
+        64,
+        ge=1,
+        description="Original images that one gateway sends at once; API keys share them.",
     )
     requests_per_minute: int = Field(
         0,
@@ -244,6 +271,31 @@ class Fetch(BaseModel):
     )
 
 
+class Webhooks(BaseModel):
+    """How the ends of jobs are sent. `docs/webhooks.md` describes it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    retry_s: float = Field(
+        86_400.0,
+        gt=0,
+        description="Time after the end of a job for which its webhook is tried again, seconds.",
+    )
+    pause_s: float = Field(
+        5.0,
+        gt=0,
+        description="Pause before the second try, seconds; each further pause is three times as "
+        "long, up to two hours.",
+    )
+    timeout_s: float = Field(15.0, gt=0, description="Timeout of one try, seconds.")
+    at_once: int = Field(
+        16, ge=2, description="Webhooks that one planner sends at once; API keys share them."
+    )
+    per_host: int = Field(
+        4, ge=1, description="Webhooks that one planner sends to one host at once."
+    )
+
+
 def carried_model() -> Path:
     """The folder of the small model that is part of the package."""
     return Path(str(files("clipfleet"))) / "models" / CARRIED_MODEL
@@ -256,7 +308,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="CLIPFLEET_", env_nested_delimiter="__", frozen=True, extra="ignore"
+        env_prefix="CLIPFLEET_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # some settings are secrets
     )
 
     redis_url: str = Field(
@@ -397,3 +453,12 @@ class Settings(BaseSettings):
     )
     limits: Limits = Field(Limits(), description="Limits: CLIPFLEET_LIMITS__NAME.")
     fetch: Fetch = Field(Fetch(), description="Fetching by URL: CLIPFLEET_FETCH__NAME.")
+    webhook_secret: WebhookSecret = Field(
+        "",
+        repr=False,
+        description="Secret that signs the webhooks of jobs without a secret of their own; empty: "
+        "each such job needs one.",
+    )
+    webhooks: Webhooks = Field(
+        Webhooks(), description="Webhooks of jobs: CLIPFLEET_WEBHOOKS__NAME."
+    )

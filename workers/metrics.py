@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from clipfleet.common.http.fleet import LANES, Lane
+from clipfleet.common.http.webhooks import WebhookState
 from clipfleet.common.ledger import Outcome
 
 TimedStage = Literal["fetch", "blob", "read", "decode", "model", "store"]
@@ -249,4 +250,10 @@ class PlannerMetrics(FailureMetrics):
             "clipfleet_chunks_requeued", "Chunks pending again after their lease expired",
             registry=registry,
         )  # fmt: skip
+        self.webhooks = Counter(
+            "clipfleet_webhook_tries", "Tries to send the webhook of a job", ["state"],
+            registry=registry,
+        )  # fmt: skip
+        for state in get_args(WebhookState):
+            self.webhooks.labels(state)
         self.leased = Gauge("clipfleet_jobs_leased", "Jobs of this planner", registry=registry)

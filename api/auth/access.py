@@ -19,7 +19,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from clipfleet.api.auth.keyring import KeyRing
-from clipfleet.api.auth.origin import from_another_site, host_name
+from clipfleet.api.auth.origin import from_another_site, host_name, other_site_problem
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.bodies import (
     RULES,
@@ -338,10 +338,10 @@ class Access:
         if _over_unix_socket(scope):
             return
         name = host_name(headers.get(b"host", b"").decode("latin-1"))
-        if name not in (self._allowed_hosts or LOOPBACK_NAMES) or from_another_site(
-            scope["method"], headers, self._cors_origins
-        ):
+        if name not in (self._allowed_hosts or LOOPBACK_NAMES):
             raise Forbidden(NO_PAGES)
+        if from_another_site(scope["method"], headers, self._cors_origins):
+            raise Forbidden(other_site_problem(headers))
 
     def grant(self, caller: Caller) -> SourceGrant | None:
         """Return the sources that the caller's jobs may read; None: the same as the service."""

@@ -40,8 +40,9 @@ class RequestGuard:
         scope.setdefault("state", {})["request_id"] = request_id
         if self._settings.root_path:
             scope["root_path"] = self._settings.root_path
+        policy = self._resource_policy(headers)
         with log_context(request_id=request_id):
-            exchange = _Exchange(headers, receive, _add_headers(send, scope))
+            exchange = _Exchange(headers, receive, _add_headers(send, scope, policy))
             await self._handle_allowed(scope, headers, exchange.receive, exchange.send)
 
     async def _handle_allowed(
@@ -54,10 +55,20 @@ class RequestGuard:
             return
         allowed = self._settings.cors_origins
         if self._settings.allowed_hosts and from_another_site(scope["method"], headers, allowed):
-            text = "requests from pages of other sites are refused"
+            text = other_site_problem(headers)
             await problem(scope, 403, "forbidden", "Not allowed", text)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _resource_policy(self, headers: dict[bytes, bytes]) -> bytes:
+        """Which pages may show answers as images, for browsers that do not say who asks; b"": any.
+
+        An open service answers pages of any site.
+        """
+        if self._settings.open and not self._settings.allowed_hosts:
+            return b""
+        listed = _is_listed(headers, self._settings.cors_origins)
+        return b"cross-origin" if listed else b"same-origin"
 
     def _is_allowed_host(self, host: str) -> bool:
         return not self._settings.allowed_hosts or host_name(host) in self._settings.allowed_hosts
@@ -71,19 +82,48 @@ def host_name(host: str) -> str:
 def from_another_site(
     method: str, headers: dict[bytes, bytes], allowed: Sequence[str] = ()
 ) -> bool:
-    """Whether a page of another site makes this request. Browsers name the site in Origin when a
-    page sends a form or a file.
+    """Whether a page of another site makes this request, be it for an image.
+
+    Browsers say so in `Sec-Fetch-Site`, and name the site in `Origin` when a page sends a form or a
+    file. A link that opens in a tab is no request of the page with the link, which learns nothing.
 
     Args:
-        method: the method of the request; one that changes nothing is of no site.
+        method: the method of the request.
         headers: the headers of the request.
         allowed: origins that count as this site; "*": all.
     """
-    origin = headers.get(b"origin", b"")
-    if "*" in allowed or origin.decode("latin-1") in allowed:
+    if _is_listed(headers, allowed):
         return False
-    safe = method in ("GET", "HEAD", "OPTIONS")
+    safe, site = method in ("GET", "HEAD", "OPTIONS"), headers.get(b"sec-fetch-site", b"")
+    if site == b"same-origin":  # also where a proxy has changed the Host
+        return False
+    if site in (b"same-site", b"cross-site"):
+        opens = headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest")
+        return not safe or opens != (b"navigate", b"document")
+    origin = headers.get(b"origin", b"")
     return bool(origin) and not safe and origin.partition(b"://")[2] != headers.get(b"host")
+
+
+def other_site_problem(headers: dict[bytes, bytes]) -> str:
+    """Why the request of a page is refused, and what to do where it is no page of another site."""
+    text = "requests from pages of other sites are refused"
+    page, host = headers.get(b"origin", b""), headers.get(b"host", b"")
+    if page and b"sec-fetch-site" not in headers:
+        shown, name = page.decode("latin-1")[:200], host.decode("latin-1")[:200]
+        text += f": the page is at {shown}, and the request names the host {name}"
+    return (
+        f"{text}; CLIPFLEET_CORS_ORIGINS lists sites that are not, and a proxy has to pass on the "
+        "Host of the browser"
+    )
+
+
+def _is_listed(headers: dict[bytes, bytes], allowed: Sequence[str]) -> bool:
+    """Whether the page is of a listed origin. Browsers send no `Origin` for an image, but the
+    `Referer`, which a page cannot change to another site."""
+    if not allowed:
+        return False
+    page = headers.get(b"origin") or b"/".join(headers.get(b"referer", b"").split(b"/")[:3])
+    return "*" in allowed or page.decode("latin-1") in allowed
 
 
 class _Exchange:
@@ -136,10 +176,15 @@ class _Exchange:
             drained += len((await self.receive()).get("body", b""))
 
 
-def _add_headers(send: Send, scope: Scope) -> Send:
+def _add_headers(send: Send, scope: Scope, policy: bytes) -> Send:
     """Add the request id and the rate limit of the key, where there is one, to every response.
 
     A Location below a prefix (CLIPFLEET_ROOT_PATH) gets the prefix.
+
+    Args:
+        send: sends the response.
+        scope: the scope of the request.
+        policy: the Cross-Origin-Resource-Policy; b"": none.
     """
     state, prefix = scope["state"], scope.get("root_path", "").rstrip("/").encode()
 
@@ -149,6 +194,8 @@ def _add_headers(send: Send, scope: Scope) -> Send:
                 (name, prefix + value if name == b"location" and value[:1] == b"/" else value)
                 for name, value in message.get("headers", [])
             ]
+            if policy:
+                headers.append((b"cross-origin-resource-policy", policy))
             if not any(name == b"x-request-id" for name, _ in headers):
                 headers.append((b"x-request-id", state["request_id"].encode()))
             if rate_limit := state.get("rate_limit"):

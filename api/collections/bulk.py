@@ -71,7 +71,7 @@ async def list_ids(
     """
     which = Which(namespace=namespace)
     where = parse_checked_filter(which, collection)
-    rows = await _page(which, where, cursor, limit, collection, gateway)
+    rows = await scan_page(which.namespace, where, cursor, limit, collection, gateway)
     last = rows[-1].pk if len(rows) == limit else None
     return IdPage(ids=[row.id for row in rows], next=last)
 
@@ -94,10 +94,12 @@ async def delete_images(
     deletion = Deletion(namespace=body.namespace, filter=body.filter or {})
     await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
     until = time.monotonic() + DELETE_BUDGET_S
-    rows = await _page(body, where, "", DELETE_BATCH, collection, gateway)
+    rows = await scan_page(body.namespace, where, "", DELETE_BATCH, collection, gateway)
     deleted = await _delete(rows, collection, gateway)
     while len(rows) == DELETE_BATCH and time.monotonic() < until:
-        rows = await _page(body, where, rows[-1].pk, DELETE_BATCH, collection, gateway)
+        rows = await scan_page(
+            body.namespace, where, rows[-1].pk, DELETE_BATCH, collection, gateway
+        )
         deleted += await _delete(rows, collection, gateway)
     return DeletedSome(deleted=deleted, more=len(rows) == DELETE_BATCH)
 
@@ -122,22 +124,35 @@ def _require_short(which: Which) -> None:
         )
 
 
-async def _page(
-    which: Which,
+async def scan_page(
+    namespace: str,
     where: Filter | None,
     after: str,
     limit: int,
     collection: Collection,
     gateway: Gateway,
+    *,
+    only_ids: bool = True,
 ) -> list[Record]:
+    """Read the next rows of a namespace, in the order of their primary keys.
+
+    Args:
+        namespace: the namespace.
+        where: the filter that the rows pass; None: all rows.
+        after: the primary key of the last row before; "": from the beginning.
+        limit: the number of rows at most.
+        collection: the collection.
+        gateway: whose store is read.
+        only_ids: read only `pk` and `id`, which is faster.
+    """
     return await gateway.call(
         gateway.store.scan,
         collection,
-        namespace=which.namespace,
+        namespace=namespace,
         where=where,
         after=after,
         limit=limit,
-        only_ids=True,
+        only_ids=only_ids,
         timeout_s=STORE_TIMEOUT_S,
     )
 

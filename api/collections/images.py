@@ -69,7 +69,7 @@ async def get_image(
     key = key_of(namespace, image_id)
     records = await gateway.call(gateway.store.fetch, collection, [key])
     if key not in records:
-        raise _no_image(image_id)
+        raise no_image(image_id)
     return _image_out(records[key], include_values)
 
 
@@ -124,7 +124,7 @@ async def delete_image(
     """Delete an image from the collection, with its thumbnail. The source file stays."""
     key = key_of(namespace, image_id)
     if key not in await gateway.call(gateway.store.fingerprints, collection, [key]):
-        raise _no_image(image_id)
+        raise no_image(image_id)
     deletion = Deletion(namespace=namespace, pk=key)
     await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
     await gateway.call(gateway.blobs.delete_all, thumbnail_keys(collection, [key]))
@@ -202,5 +202,6 @@ def _image_out(record: Record, include_values: bool) -> ImageOut:
     )
 
 
-def _no_image(image_id: str) -> NotFound:
+def no_image(image_id: str) -> NotFound:
+    """The error for an image that is not in the collection."""
     return NotFound(f"there is no image {image_id[:200]!r} in the collection")

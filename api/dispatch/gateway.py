@@ -18,6 +18,7 @@ from clipfleet.api.dispatch.reconciler import Reconciler
 from clipfleet.api.dispatch.replies import dispatch_reply
 from clipfleet.api.dispatch.slots import SharedSlots
 from clipfleet.api.http.bodies import MemoryBudget
+from clipfleet.api.originals.finder import Originals
 from clipfleet.common.auth.source_access import access_of
 from clipfleet.common.blobs import BlobWriter
 from clipfleet.common.collection import Collection
@@ -40,9 +41,11 @@ log = logging.getLogger(__name__)
 REFRESH_INTERVAL_S = 1.0  # of the list of workers; also the age of a cached collection at most
 THREADS = {"redis": 32, "store": 32, "blobs": 32, "limiter": 8, "publish": 8}
 THREADS |= {"failures": 2, "decode": 4, "export": 2, "parse": 1, "reconciler": 2}
+THREADS |= {"originals": 16, "previews": 2}
 DECODES_OF_ONE_CALLER = 2  # at once; with API keys there are twice as many slots
 RECONCILE_INTERVAL_S = 60.0
 DECODE_WAIT_S, DECODE_TIMEOUT_S, EXPORT_TIMEOUT_S, PARSE_TIMEOUT_S = 30.0, 10.0, 60.0, 30.0
+ORIGINAL_TIMEOUT_S, PREVIEW_TIMEOUT_S = 30.0, 20.0
 
 
 class Gateway:
@@ -62,6 +65,8 @@ class Gateway:
         decodes: the slots for decoding query images.
         event_streams: the slots for streams of jobs' events.
         exports: the slots for exports.
+        originals: opens the original files of images.
+        original_slots: the slots for answers with an original.
         uploads: the slots for uploads.
         readiness: monotonic seconds of the last readiness check, and the check.
     """
@@ -110,6 +115,11 @@ class Gateway:
             "poll GET /v1/jobs/{id} instead",
         )  # fmt: skip
         self.exports = SharedSlots(limits.exports, "exports", setting + "EXPORTS", 10)
+        self.originals = Originals(parts.blobs)
+        self.original_slots = SharedSlots(
+            limits.originals, "original images", setting + "ORIGINALS"
+        )
+        self._previews = SharedSlots(THREADS["previews"], "making previews")
         self.uploads = SharedSlots(limits.uploads, "uploads", setting + "UPLOADS", 5)
         self.readiness: tuple[float, asyncio.Task[dict[str, str]] | None] = (0.0, None)
         self._loops: list[asyncio.Task[None]] = []
@@ -184,6 +194,20 @@ class Gateway:
             call = slot.call(self._pools["decode"], function, *args)
             return await _in_time(call, DECODE_TIMEOUT_S)
 
+    async def read_original(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function that opens or reads an original."""
+        return await self._run(
+            self._pools["originals"], partial(function, *args), ORIGINAL_TIMEOUT_S
+        )
+
+    async def make_preview(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function that reads and decodes an original. Few run at once, as for `decode`,
+        and not in their place: searching by an image does not wait for previews.
+        """
+        async with self._previews.turn(DECODE_WAIT_S) as slot:
+            call = slot.call(self._pools["previews"], function, *args)
+            return await _in_time(call, PREVIEW_TIMEOUT_S)
+
     async def failures(self, job_id: str, limit: int, offset: int) -> list[Failure]:
         """Return failures of a job.
 
@@ -252,6 +276,12 @@ class Gateway:
         if not cards:
             raise NoWorker(lane, model)
         return cards[0]
+
+    async def query_workers(self) -> list[WorkerCard]:
+        """Return the workers that answer queries, as they were at most REFRESH_INTERVAL_S ago."""
+        if not self._cards:
+            self._cards = await self.call(self.fleet.alive)
+        return [card for card in self._cards if "query" in card.lanes]
 
     async def stash_query_image(self, pixels: Pixels) -> str:
         """Store a query image for the workers until it expires, and return its key."""

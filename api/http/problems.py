@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from clipfleet.api.http import openai_errors
 from clipfleet.api.http.bodies import BodyRefused
 from clipfleet.common.errors import (
     ClipfleetError,
@@ -83,10 +84,16 @@ def document(
 def problem(
     scope: Any, /, status: int, slug: str, title: str, detail: str, **more: Any
 ) -> JSONResponse:
-    """Return a response with a problem document; the arguments are those of `document`."""
+    """Return a response with a problem document; the arguments are those of `document`.
+
+    A route in the shape of OpenAI's API has errors in that shape.
+    """
     body = document(scope, status, slug, title, detail, **more)
     request_id = _request_id(scope)
     headers = {"X-Request-ID": request_id} if request_id else {}
+    if openai_errors.applies(scope):
+        error, status = openai_errors.error_of(body), openai_errors.status_of(status)
+        return JSONResponse(error, status, headers=headers)
     return JSONResponse(body, status, headers=headers, media_type=MEDIA_TYPE)
 
 

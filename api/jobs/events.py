@@ -15,9 +15,9 @@ from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.dependencies import AccessDep, CallerDep, GatewayDep, JobId
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
-from clipfleet.api.jobs.service import job_out
 from clipfleet.common.errors import NotFound, Unauthorized, Unavailable
 from clipfleet.common.ledger import FINAL, Job
+from clipfleet.common.ledger.shown import job_out
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
 

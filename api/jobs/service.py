@@ -5,27 +5,25 @@ No route is here. The work of a job is in `workers`.
 
 import logging
 import secrets
-import time
-from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from fastapi import Response
 
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.bodies import reservation
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import Conflict, InvalidRequest
+from clipfleet.common.errors import Conflict, InvalidRequest, Unreadable
+from clipfleet.common.fetch.post import require_sendable
 from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.http.source_grants import SourceGrant
+from clipfleet.common.http.webhooks import NO_SECRET, WebhookIn
 from clipfleet.common.identity import namespace_problem
-from clipfleet.common.ledger import FINAL, Job, JobRoom, NewJob, brief
-from clipfleet.common.ledger.notes import left_out, remarks
+from clipfleet.common.ledger import Job, JobRoom, NewJob, Webhook, brief
+from clipfleet.common.ledger.shown import job_out
 from clipfleet.common.process.logs import log_context
+from clipfleet.common.settings import Settings
 
 log = logging.getLogger(__name__)
-
-SHOWN_CHARS = 1_000  # of a source
 
 
 def new_job(
@@ -36,6 +34,7 @@ def new_job(
     grant: SourceGrant | None = None,
     *,
     exif: bool = False,
+    webhook: Webhook | None = None,
 ) -> NewJob:
     """Describe a job that the ledger does not have yet.
 
@@ -46,6 +45,7 @@ def new_job(
         on_existing: whether an image that is already indexed is skipped or replaced.
         grant: the sources that the job may read; None: the same as the service.
         exif: whether fields from the EXIF of the images become metadata.
+        webhook: where the job reports its end.
 
     Raises:
         InvalidRequest: the namespace is not valid.
@@ -62,7 +62,34 @@ def new_job(
         on_existing=on_existing,
         exif=exif,
         grant=grant,
+        webhook=webhook,
     )
+
+
+def webhook_of(request: WebhookIn | None, settings: Settings) -> Webhook | None:
+    """Return the webhook of a request, with the secret of the service where it has none.
+
+    Raises:
+        InvalidRequest: its URL may not be used, or there is no secret.
+    """
+    if request is None:
+        return None
+    require_webhook_url(request.url, settings)
+    secret = request.secret or settings.webhook_secret
+    if not secret:
+        raise InvalidRequest(
+            "webhook.secret is missing, and the service has none of its own "
+            f"(CLIPFLEET_WEBHOOK_SECRET): {NO_SECRET}"
+        )
+    return Webhook(url=request.url, secret=secret)
+
+
+def require_webhook_url(url: str, settings: Settings) -> None:
+    """Raise InvalidRequest for the URL of a webhook that may not be used."""
+    try:
+        require_sendable(url, settings.fetch.allowed_networks)
+    except Unreadable as error:
+        raise InvalidRequest(f"webhook.url: {error}") from error
 
 
 def new_job_id() -> str:
@@ -120,57 +147,8 @@ def accepted(job: Job, new: NewJob, response: Response) -> JobOut:
 def _comparable(new: NewJob) -> dict[str, Any]:
     """What two requests with the same idempotency key must have in common.
 
-    The id, the location of uploaded files and the key's grant may differ.
+    The id, the location of uploaded files, the grant of the key and the secret of the webhook may
+    differ.
     """
-    return brief(new).model_dump(exclude={"id": True, "source": {"items"}, "grant": True})
-
-
-def job_out(job: Job) -> JobOut:
-    """Return a job as the HTTP interface shows it, with its rate and its remaining time."""
-    finished = job.done + job.failed + job.skipped
-    total = job.total if job.planned else max(job.total, job.estimated)
-    end = job.finished_at or time.time()
-    elapsed = end - job.started_at if job.started_at else 0.0
-    rate = finished / elapsed if finished and elapsed > 0 else None
-    eta_s = (total - finished) / rate if rate and job.state not in FINAL else None
-    return JobOut(
-        id=job.id,
-        collection=job.new.collection,
-        namespace=job.new.namespace,
-        source=_shown_source(job.new.source),
-        state=job.state,
-        total=total,
-        done=job.done,
-        failed=job.failed,
-        skipped=job.skipped,
-        left_out=left_out(job.notes),
-        remarks=remarks(job.notes),
-        rate=rate,
-        eta_s=eta_s,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        error=job.error or None,
-        waiting=job.waiting or None,
-        retry_of=job.new.retry_of or None,
-        retried_by=job.retried_by or None,
-    )
-
-
-def _shown_source(source: Mapping[str, Any]) -> str:
-    """A source in words. An address may be a secret of who started the job: it loses its user, its
-    query and its fragment."""
-    match source.get("type"):
-        case "upload":
-            return "uploaded files"
-        case "retry":
-            return f"the failures of {source.get('job', 'another job')}"
-        case "urls":
-            return "a list of URLs"
-    place = str(source.get("path") or source.get("uri") or "")
-    if "://" not in place:
-        return place[:SHOWN_CHARS]
-    parts = urlsplit(place)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))[
-        :SHOWN_CHARS
-    ]
+    differing: Any = {"id": True, "source": {"items"}, "grant": True, "webhook": {"secret"}}
+    return brief(new).model_dump(exclude=differing)

@@ -2,11 +2,11 @@
 
 import * as api from "./api.js";
 import { current } from "./collections.js";
-import { $, announce, el } from "./dom.js";
-import { looksLikeImage } from "./files.js";
+import { $, announce, el, sentence } from "./dom.js";
+import { isImageUrl, looksLikeImage } from "./files.js";
 import { notify } from "./results.js";
 import { go, state } from "./state.js";
-import { addTerm, renderTerms } from "./terms.js";
+import { addTerm, avoid, renderTerms } from "./terms.js";
 
 const MOST_IMAGES = 8;
 const PREVIEW = 64;
@@ -14,6 +14,7 @@ const PREVIEW = 64;
 const words = $("words");
 
 let written = "";
+let avoiding = false; // the next words are a part to avoid
 
 /** Leaves alone what is being typed: the page is also rendered because something was loaded. */
 export function render() {
@@ -24,42 +25,74 @@ export function render() {
 }
 
 function offerToCombine() {
-  $("combine").hidden = !words.value.trim();
-  $("query").classList.toggle("filled", Boolean(words.value || state.terms.length));
+  $("combine").hidden = !(words.value.trim() || state.terms.length) || avoiding;
+  $("and").hidden = !words.value.trim();
+  $("query").classList.toggle("filled", Boolean(words.value || state.terms.length || avoiding));
+  $("avoiding").hidden = !avoiding;
+  words.placeholder = avoiding ? "what to avoid" : state.terms.length ? "and more words" : SEARCH;
 }
 
+const SEARCH = words.placeholder;
+
 /** The words become a chip, and the field is free for more. `-snow` is a part to avoid. */
-function keepWords(weight) {
+function keepWords() {
   const text = words.value.trim();
   if (!text) return;
+  const minus = text.length > 1 && text.startsWith("-");
+  const less = minus || avoiding;
+  avoiding = false;
   words.value = "";
   state.text = "";
-  addTerm(text.length > 1 && text.startsWith("-") ? { kind: "text", value: text.slice(1).trim(), weight: -1 } : { kind: "text", value: text, weight });
+  const term = isImageUrl(text) ? { kind: "url", value: text } : { kind: "text", value: minus ? text.slice(1).trim() : text };
+  if (less) avoid(term);
+  else addTerm(term);
+  words.focus();
+}
+
+/** "a dog in water [not] people": what is there is kept, and what comes next is avoided. */
+function avoidNext() {
+  keepWords();
+  avoiding = true;
+  offerToCombine();
   words.focus();
 }
 
 $("query").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = words.value.trim();
-  if (text.length > 1 && text.startsWith("-")) keepWords(-1);
+  if (avoiding || (text.length > 1 && text.startsWith("-"))) keepWords();
+  else if (isImageUrl(text)) searchByUrl(text);
   else go({ text, image: "", view: "search" });
 });
 words.addEventListener("input", offerToCombine);
 words.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.shiftKey) {
     event.preventDefault();
-    keepWords(1);
+    keepWords();
+  } else if (event.key === "Backspace" && !words.value && avoiding) {
+    event.preventDefault();
+    stopAvoiding();
   } else if (event.key === "Backspace" && !words.value && state.terms.length) {
     go({ terms: state.terms.slice(0, -1) });
     words.focus();
-  } else if (event.key === "Escape" && (words.value || state.terms.length)) {
+  } else if (event.key === "Escape" && (words.value || state.terms.length || avoiding)) {
     event.preventDefault();
+    avoiding = false;
     words.value = "";
     go({ text: "", terms: [] });
+    offerToCombine();
   }
 });
-$("and").addEventListener("click", () => keepWords(1));
-$("not").addEventListener("click", () => keepWords(-1));
+
+function stopAvoiding() {
+  avoiding = false;
+  offerToCombine();
+  words.focus();
+}
+
+$("and").addEventListener("click", keepWords);
+$("not").addEventListener("click", avoidNext);
+$("avoiding").addEventListener("click", stopAvoiding);
 $("query").addEventListener("click", (event) => event.target === $("query") && words.focus());
 $("by-image").addEventListener("click", () => $("image-file").click());
 $("image-file").addEventListener("change", ({ target }) => {
@@ -67,11 +100,17 @@ $("image-file").addEventListener("change", ({ target }) => {
   target.value = "";
 });
 
+/** An image somewhere else replaces the query. The service fetches it. */
+export function searchByUrl(url) {
+  words.value = "";
+  go({ text: "", terms: [{ kind: "url", value: url, weight: 1 }], image: "", view: "search" });
+}
+
 /** One image replaces the query; several are combined. */
 export async function searchByFiles(files) {
   const images = files.filter(looksLikeImage).slice(0, MOST_IMAGES);
   if (!images.length) {
-    notify(`${files[0]?.name ?? "This"} is no image. JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF can be searched by.`);
+    notify(`${files[0]?.name ?? "This"} is no image. JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF can be searched by.`, { wrong: true });
     return;
   }
   if (!current()) {
@@ -85,7 +124,8 @@ export async function searchByFiles(files) {
     go({ text: "", terms, image: "", view: "search" });
   } catch (error) {
     render();
-    notify(`${images.map((file) => file.name).join(", ")}: ${error.message.replace(/^images\[\d+\]: /, "")}`);
+    const names = images.map((file) => file.name).join(", ");
+    notify(sentence(`${names}: ${error.message.replace(/^images\[\d+\]: /, "")}`), { wrong: true });
   }
 }
 

@@ -3,16 +3,18 @@
 import * as api from "./api.js";
 import { current } from "./collections.js";
 import { $, button, bytes, el, icon, nameOf, when } from "./dom.js";
-import { ids } from "./results.js";
+import { filePart, pictureOf, showLarger } from "./original.js";
+import { focusOn, forget, ids } from "./results.js";
 import { go, state } from "./state.js";
-import { addTerm, moreLike } from "./terms.js";
-import { thumbnail, tile, withKeys } from "./tiles.js";
+import { addTerm, avoid, moreLike } from "./terms.js";
+import { tile, withKeys } from "./tiles.js";
 
 const NEIGHBOURS = 12;
 
 const dialog = $("detail");
 
 let shown = "";
+let looked = ""; // the id of the image that is shown
 let asking = new AbortController();
 
 export function render() {
@@ -20,8 +22,11 @@ export function render() {
   if (wanted === shown) return;
   asking.abort();
   shown = wanted;
+  const last = looked;
+  looked = state.image;
   if (!wanted) {
     dialog.close();
+    focusOn(last);
     return;
   }
   show(state.image);
@@ -32,29 +37,48 @@ export function render() {
 function show(id) {
   asking = new AbortController();
   const known = el("dl", { class: "known" });
+  const file = el("div", { class: "file" });
   const neighbours = el("ol", { class: "grid near", "aria-label": "Neighbours" });
   withKeys(neighbours);
+  const parts = { picture: el("div", { class: "picture" }, pictureOf(id)), known, file, neighbours, search: actions(id), below: el("section", {}, el("h3", {}, "Neighbours"), neighbours) };
   dialog.replaceChildren(
     head(id),
     el("div", { class: "body" },
-      el("div", { class: "picture" }, thumbnail({ id })),
-      el("div", { class: "facts" }, actions(id), known)),
-    el("h3", {}, "Neighbours"), neighbours);
+      parts.picture,
+      el("div", { class: "facts" }, parts.search, file, known)),
+    parts.below);
   dialog.scrollTop = 0;
-  fill(known, neighbours, id, asking.signal);
+  fill(parts, id, asking.signal);
 }
 
-async function fill(known, neighbours, id, signal) {
+async function fill({ picture, known, file, neighbours, search, below }, id, signal) {
   try {
-    known.replaceChildren(...facts(await api.image(state.collection, id, state.namespace, signal)));
-    const body = { id, top_k: NEIGHBOURS + 1, namespace: state.namespace };
+    const image = await api.image(state.collection, id, state.namespace, signal);
+    known.replaceChildren(...facts(image));
+    filePart(file, image, { signal, removed });
+    showLarger(picture, image, signal);
+    const body = { id, top_k: NEIGHBOURS + 1, namespace: state.namespace, include_size: true };
     const { matches } = await api.search(state.collection, body, signal);
     const others = matches.filter((match) => match.id !== id).slice(0, NEIGHBOURS);
     neighbours.replaceChildren(...others.map((match, place) => tile(match, { lazy: false, focusable: !place })));
     if (!others.length) neighbours.after(el("p", { class: "muted" }, "It is the only image here."));
   } catch (error) {
-    if (error.name !== "AbortError") (known.childElementCount ? neighbours : known).after(el("p", { class: "wrong" }, error.message));
+    if (error.name === "AbortError") return;
+    if (error.status === 404 && !known.childElementCount) { // nothing that could be done with it would work
+      for (const part of [search, file, below, picture]) part.remove();
+      known.replaceWith(el("p", {}, `This image is not in the collection ${state.collection}. It may have been removed, or be in another namespace.`));
+    } else (known.childElementCount ? neighbours : known).after(el("p", { class: "wrong" }, error.message));
   }
+}
+
+/** It was removed: the next one is shown, or the one before, or the images. */
+function removed(id) {
+  const all = ids();
+  const at = all.indexOf(id);
+  const next = all[at + 1] ?? all[at - 1];
+  forget([id]);
+  if (at >= 0 && next) go({ image: next }, { replace: true });
+  else close();
 }
 
 function head(id) {
@@ -77,7 +101,7 @@ function actions(id) {
   return el("p", { class: "actions" },
     button("More like this", () => moreLike(id), { class: "button main" }),
     button("Add to the search", () => addTerm(term)),
-    button("Not like this", () => addTerm({ ...term, weight: -1 })));
+    button("Not like this", () => avoid(term)));
 }
 
 function facts(image) {
@@ -116,7 +140,7 @@ dialog.addEventListener("cancel", (event) => {
 dialog.addEventListener("click", (event) => event.target === dialog && close());
 dialog.addEventListener("keydown", (event) => {
   const name = { ArrowLeft: "back", ArrowRight: "next" }[event.key];
-  if (!name || event.target.closest(".near")) return;
+  if (!name || event.target.closest(".near") || event.target.matches("input, select")) return;
   event.preventDefault();
   dialog.querySelector(`[data-step="${name}"]`)?.click();
 });

@@ -58,6 +58,16 @@ export function nameOf(id) {
   return fileOf(id).replace(/\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$/i, "") || id;
 }
 
+/** The end of a name differs more often than its middle: two elements, the first of which is cut off. */
+export function cutInTheMiddle(name) {
+  const kept = Math.min(6, Math.floor(name.length / 2));
+  const at = name.length - kept;
+  return [el("span", { class: "start" }, name.slice(0, at)), el("span", { class: "end" }, name.slice(at))];
+}
+
+/** With the full stop that it may lack. */
+export const sentence = (text) => (/[.!?:…]$/.test(text.trim()) ? text.trim() : `${text.trim()}.`);
+
 export function bytes(number) {
   const units = ["bytes", "kB", "MB", "GB"];
   const power = Math.min(3, Math.floor(Math.log10(Math.max(1, number)) / 3));

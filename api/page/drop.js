@@ -1,8 +1,9 @@
 // Files that are dragged or pasted onto the page: one place to search by them, one to add them.
 
-import { searchByFiles } from "./bar.js";
-import { $ } from "./dom.js";
-import { dropped, looksLikeImage } from "./files.js";
+import { may } from "./access.js";
+import { searchByFiles, searchByUrl } from "./bar.js";
+import { $, sentence } from "./dom.js";
+import { dropped, isImageUrl, looksLikeImage } from "./files.js";
 import { notify } from "./results.js";
 import { go } from "./state.js";
 import * as upload from "./upload.js";
@@ -32,9 +33,9 @@ addEventListener("drop", async (event) => {
   event.preventDefault();
   const zone = zoneOf(event)?.dataset.zone;
   overlay.hidden = true;
-  const found = await dropped(event.dataTransfer).catch((error) => notify(`This cannot be read: ${error.message}`));
+  const found = await dropped(event.dataTransfer).catch((error) => notify(sentence(`This cannot be read: ${error.message}`), { wrong: true }));
   if (!found?.length) return;
-  const toAdd = $("upload").open || zone === "add" || (zone !== "search" && found.length > 1);
+  const toAdd = may("write") && ($("upload").open || zone === "add" || (zone !== "search" && found.length > 1));
   if (toAdd) {
     go({ image: "" }, { replace: true });
     upload.open(found);
@@ -47,7 +48,12 @@ const zoneOf = (event) => event.target.closest?.(".zone");
 
 addEventListener("paste", (event) => {
   const files = [...(event.clipboardData?.files ?? [])];
-  if (!files.length || $("upload").open) return;
+  if ($("upload").open) return;
+  const text = event.clipboardData?.getData("text/plain").trim() ?? "";
+  if (!files.length) {
+    if (isImageUrl(text) && !event.target.closest?.("input, select, textarea, dialog")) searchByUrl(text);
+    return;
+  }
   event.preventDefault();
   searchByFiles(files.some(looksLikeImage) ? files.filter(looksLikeImage) : files);
 });

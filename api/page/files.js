@@ -4,6 +4,9 @@ const IMAGE = /\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|mpo)$/i;
 
 export const looksLikeImage = (file) => (file.type ? file.type.startsWith("image/") : IMAGE.test(file.name));
 
+/** An address on the web, and nothing else. Whether there is an image is for the service to find out. */
+export const isImageUrl = (text) => /^https?:\/\/\S+$/i.test(text);
+
 /** [{file, path}] of an <input type="file">; the path below a chosen folder. */
 export const chosen = (input) => [...input.files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
 
@@ -34,6 +37,9 @@ async function children(reader) {
     all.push(...some);
   }
 }
+
+/** `.jpg` of `fox.JPG`; nothing for a name without a dot. */
+export const endingOf = (name) => (name.includes(".") ? name.slice(name.lastIndexOf(".")).toLowerCase() : "");
 
 /** `animals` of `photos/animals/fox.png`; nothing for a file in no folder. */
 export const folderOf = (path) => path.split("/").slice(-2, -1)[0] ?? "";

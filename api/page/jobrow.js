@@ -1,5 +1,6 @@
 // One job as a row that is brought up to date in place, so that focus and open parts stay.
 
+import { may } from "./access.js";
 import * as api from "./api.js";
 import { ago, button, count, el, many, seconds, when } from "./dom.js";
 import { failuresOf } from "./failures.js";
@@ -16,13 +17,14 @@ export function jobRow(id, changed) {
   const bar = el("progress", { "aria-label": "Progress" });
   const numbers = el("p", { class: "numbers" });
   const said = el("p", { class: "said" });
+  const about = el("p", { class: "said" });
   const failures = failuresOf(id);
   const images = el("a", { class: "button quiet", "data-view": "search" }, "Show images");
   const cancel = button("Cancel", () => ask(api.cancelJob));
   const retry = button("Retry the failures", () => ask(api.retryJob));
   const node = el("li", { class: "job", "data-job": id },
     el("div", { class: "job-head" }, badge, title, el("code", { class: "muted" }, id), time, el("span", { class: "actions" }, images, retry, cancel)),
-    bar, numbers, said, failures.details);
+    bar, numbers, said, about, failures.details);
 
   async function ask(request) {
     cancel.disabled = retry.disabled = true;
@@ -45,14 +47,15 @@ export function jobRow(id, changed) {
     if (job.total) [bar.max, bar.value] = [job.total, finished];
     else bar.removeAttribute("value");
     numbers.textContent = isActive(job) ? progress(job, finished) : outcome(job, finished);
-    said.textContent = job.error ?? job.waiting ?? notes(job);
+    said.textContent = job.error ?? job.waiting ?? "";
+    about.textContent = notes(job);
     said.classList.toggle("wrong", Boolean(job.error));
     failures.show(job.failed);
     images.href = href({ view: "search", collection: job.collection, namespace: job.namespace, text: "", terms: [], image: "",
       where: [{ field: "job_id", op: "eq", value: id }] });
     images.hidden = !job.done;
-    cancel.hidden = !isActive(job);
-    retry.hidden = isActive(job) || !job.failed || Boolean(job.retried_by);
+    cancel.hidden = !isActive(job) || !may("write");
+    retry.hidden = isActive(job) || !may("write") || !job.failed || Boolean(job.retried_by);
   }
 
   return { node, update };
@@ -82,6 +85,7 @@ function progress(job, finished) {
 
 function outcome(job, finished) {
   const parts = job.done || !job.skipped ? [many(job.done, "image")] : [];
+  if (job.replaced) parts.push(`${count(job.replaced)} of them replaced others`);
   if (job.failed) parts.push(`${count(job.failed)} failed`);
   if (job.skipped) parts.push(`${count(job.skipped)} were in`);
   if (job.state === "cancelled") parts.push(`${count(Math.max(0, job.total - finished))} not looked at`);

@@ -1,7 +1,7 @@
 // The jobs: a list that is looked at now and then, and streams of events of those that run.
 
 import * as api from "./api.js";
-import { $, announce, button, el, message } from "./dom.js";
+import { $, announce, button, el, message, sentence } from "./dom.js";
 import { follow as followEvents } from "./follow.js";
 import { isActive, jobRow } from "./jobrow.js";
 import { state } from "./state.js";
@@ -14,6 +14,7 @@ const IDLE_MS = 15_000;
 const rows = new Map();
 const streams = new Map();
 const endListeners = [];
+const newsListeners = [];
 
 let known = new Map();
 let wanted = PAGE;
@@ -22,6 +23,12 @@ let trouble = "";
 
 /** Told of every job that this page saw end. */
 export const onEnd = (listener) => endListeners.push(listener);
+
+/** Told whenever something may have changed. */
+export const onNews = (listener) => newsListeners.push(listener);
+
+/** The jobs at work for a collection. */
+export const activeIn = (collection) => active().filter((job) => job.collection === collection);
 
 /** Ask for the list now, and again as long as there is something to see. */
 export async function look() {
@@ -58,6 +65,7 @@ function take(job) {
 }
 
 export function render() {
+  for (const listener of newsListeners) listener();
   const running = active().length;
   $("active-jobs").textContent = running;
   $("active-jobs").hidden = !running;
@@ -95,7 +103,7 @@ function changed(job) {
 }
 
 function foot(listed) {
-  if (trouble) return [el("p", { class: "wrong" }, `${trouble} This page asks again.`)];
+  if (trouble) return [el("p", { class: "wrong" }, `${sentence(trouble)} This page asks again.`)];
   if (!listed.length) return [message("No jobs", "A job appears here when images are added, here or by clipfleet index.")];
   if (known.size < wanted) return [];
   return [button("Older jobs", () => {

@@ -1,8 +1,7 @@
 // The API key: asked for when the service wants one, kept in this tab alone, sent with every request.
 
 import { $ } from "./dom.js";
-
-const KEPT = "clipfleet-key";
+import { KEPT, kept } from "./early.js";
 
 const dialog = $("api-key");
 
@@ -15,21 +14,13 @@ export const now = () => key;
 
 export const headers = () => (key ? { Authorization: `Bearer ${key}` } : {});
 
-function kept() {
-  try {
-    return sessionStorage.getItem(KEPT) ?? "";
-  } catch {
-    return ""; // the browser keeps nothing for this page
-  }
-}
-
 function keep(given) {
   key = given;
   try {
     if (key) sessionStorage.setItem(KEPT, key);
     else sessionStorage.removeItem(KEPT);
   } catch {
-    // see above: it is used as long as the page stays open
+    // the browser keeps nothing for this page: it is used as long as the page stays open
   }
   $("forget-key").hidden = !key;
 }

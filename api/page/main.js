@@ -9,15 +9,18 @@ import * as filters from "./filters.js";
 import * as jobs from "./jobs.js";
 import * as results from "./results.js";
 import { asksNothing } from "./query.js";
-import { go, href, onChange, readAddress, state } from "./state.js";
+import * as manage from "./manage.js";
+import "./select.js";
+import { go, href, onChange, readAddress, state, VIEWS } from "./state.js";
 import "./upload.js";
+import * as viewing from "./view.js";
 
 let view = "";
 
 function renderView() {
-  $("search-view").hidden = state.view !== "search";
-  $("jobs-view").hidden = state.view !== "jobs";
-  for (const name of ["search", "jobs"]) {
+  if (view === "search" && state.view !== "search") results.leave();
+  for (const name of VIEWS) {
+    $(`${name}-view`).hidden = state.view !== name;
     const link = $(`to-${name}`);
     link.href = href({ view: name, image: "" });
     if (state.view === name) link.setAttribute("aria-current", "page");
@@ -26,28 +29,33 @@ function renderView() {
   $("home").href = href({ view: "search", text: "", terms: [], where: [], image: "" });
   document.title = titleOf();
   if (state.view === view) return;
+  if (view && state.view === "search") results.comeBack();
   view = state.view;
   if (view === "jobs") jobs.look();
+  if (view === "collections") manage.look();
 }
 
 function titleOf() {
   if (state.view === "jobs") return "Jobs · clipfleet";
+  if (state.view === "collections") return "Collections · clipfleet";
   return [state.text, state.collection, "clipfleet"].filter(Boolean).join(" · ");
 }
 
-onChange(() => {
+onChange((how) => {
   renderView();
   collections.render();
   bar.render();
   filters.render();
+  viewing.render();
+  manage.render();
   jobs.render();
-  if (state.view === "search") results.render();
+  if (state.view === "search") results.render(how);
   detail.render();
 });
 
 /** Links to our own views change the page without loading it. */
 document.addEventListener("click", (event) => {
-  const link = event.target.closest("#to-search, #to-jobs, #home, a[data-view]");
+  const link = event.target.closest("#to-search, #to-collections, #to-jobs, #home, a[data-view]");
   if (!link || event.defaultPrevented || event.metaKey || event.ctrlKey || event.shiftKey) return;
   event.preventDefault();
   history.pushState(history.state, "", link.href);
@@ -62,8 +70,7 @@ document.addEventListener("keydown", (event) => {
     $("words").focus();
     $("words").select();
   } else if (event.key === "?" && !typing) {
-    $("keys").showModal();
-    $("keys-title").focus();
+    showHelp();
   } else if (event.key === "ArrowDown" && (event.target === $("words") || event.target === document.body)) {
     event.preventDefault();
     document.querySelector('#grid a[tabindex="0"], #grid a')?.focus();
@@ -72,6 +79,12 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+function showHelp() {
+  $("keys").showModal();
+  $("keys-title").focus();
+}
+
+$("help").addEventListener("click", showHelp);
 for (const dialog of [$("keys"), $("upload"), $("api-key")]) {
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
@@ -83,6 +96,7 @@ jobs.onEnd(async (job) => {
   else await collections.load().catch(results.fail);
 });
 
+jobs.onNews(results.jobsChanged);
 readAddress();
 await results.refresh();
 go({}, { replace: true }); // the address names the collection that was chosen

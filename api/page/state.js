@@ -1,14 +1,17 @@
 // What the page shows, and how its address says so.
 //
-// ?in=photos&q=a+dog&text*-1=snow&id=cat.jpg&where.year.gte=1990&image=rex.jpg
+// ?in=photos&q=a+dog&text*-0.5=snow&id=cat.jpg&where.year.gte=1990&image=rex.jpg
 //
-// A term is {kind: "text" | "id" | "image", value, weight}; a name ending in *-1 carries the weight.
+// A term is {kind: "text" | "id" | "url" | "image", value, weight}; a name ending in *-0.5 carries the weight.
 // An image that was dropped cannot be in an address: only its name is (`dropped=cat.jpg`), while its
 // embedding and a small preview live in the entry of this tab's history.
 
-const EMPTY = { view: "search", collection: "", namespace: "default", text: "", terms: [], where: [], image: "" };
-const TERM = /^(text|id|dropped)(?:\*(-?\d+(?:\.\d+)?))?$/;
-const WHERE = /^where\.(.+)\.(eq|ne|gte|lte|exists)$/s;
+const EMPTY = { view: "search", collection: "", namespace: "default", text: "", terms: [], where: [], image: "",
+  sort: "", group: "", collapse: "" };
+const TERM = /^(text|id|url|dropped)(?:\*(-?\d+(?:\.\d+)?))?$/;
+const WHERE = /^where\.(.+)\.(eq|ne|gte|lte|prefix|exists)$/s;
+
+export const VIEWS = ["search", "collections", "jobs"];
 
 export const state = { ...EMPTY };
 
@@ -38,20 +41,24 @@ export function href(changes = {}) {
     params.append(weight === 1 ? name : `${name}*${weight}`, value);
   }
   for (const { field, op, value } of shown.where) params.append(`where.${field}.${op}`, value);
-  if (shown.image) params.set("image", shown.image);
+  for (const name of ["sort", "group", "collapse", "image"]) if (shown[name]) params.set(name, shown[name]);
   const query = params.toString();
   return query ? `./?${query}` : "./"; // relative: the page may be below a prefix
 }
 
-export function readAddress() {
+/** `back`: the user went back or forward, so that everything is to be as it was. */
+export function readAddress({ back = false } = {}) {
   const params = new URLSearchParams(location.search);
   const dropped = [...(history.state?.dropped ?? [])];
   Object.assign(state, EMPTY, {
-    view: params.get("view") === "jobs" ? "jobs" : "search",
+    view: VIEWS.includes(params.get("view")) ? params.get("view") : "search",
     collection: params.get("in") ?? "",
     namespace: params.get("namespace") || "default",
     text: params.get("q") ?? "",
     image: params.get("image") ?? "",
+    sort: params.get("sort") ?? "",
+    group: params.get("group") ?? "",
+    collapse: Number(params.get("collapse")) > 0 ? params.get("collapse") : "",
     terms: [],
     where: [],
   });
@@ -61,7 +68,7 @@ export function readAddress() {
     const where = WHERE.exec(name);
     if (where) state.where.push({ field: where[1], op: where[2], value });
   }
-  changed();
+  changed({ back });
 }
 
 function readTerm([, name, given], value, dropped) {
@@ -72,8 +79,9 @@ function readTerm([, name, given], value, dropped) {
 }
 
 /** Everything looks at what is to be shown, and shows it. */
-export function changed() {
-  for (const listener of listeners) listener();
+export function changed(how = {}) {
+  for (const listener of listeners) listener(how);
 }
 
-addEventListener("popstate", readAddress);
+history.scrollRestoration = "manual"; // results.js knows where each list was left
+addEventListener("popstate", () => readAddress({ back: true }));

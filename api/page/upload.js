@@ -3,22 +3,21 @@
 import { batches } from "./batches.js";
 import * as collections from "./collections.js";
 import { $, bytes, many } from "./dom.js";
-import { chosen, folderOf, looksLikeImage } from "./files.js";
+import { chosen, endingOf, looksLikeImage } from "./files.js";
 import { busy, send } from "./sending.js";
 import { state } from "./state.js";
 
-const MOST_FOLDERS = 100; // each label is a job of its own
-
+const MOST_SUFFIXES = 50;
 const dialog = $("upload");
 
 let files = [];
-let left = 0;
+let left = []; // the names of files that are no images
 
 /** Open it, with files or without. They are sent when the user says so. */
 export function open(found = []) {
   if (!dialog.open) {
     files = [];
-    left = 0;
+    left = [];
     $("upload-collection").value = state.collection || "images";
     dialog.showModal();
     $("upload-title").focus();
@@ -29,32 +28,30 @@ export function open(found = []) {
 function take(found) {
   const images = found.filter(({ file }) => looksLikeImage(file));
   files = [...files, ...images];
-  left += found.length - images.length;
+  left = [...left, ...found.filter(({ file }) => !looksLikeImage(file)).map(({ file }) => file.name)];
   if (images.some(({ path }) => path.includes("/"))) $("upload-labels").value = "folder";
   render();
 }
 
 function render() {
-  const size = files.reduce((sum, { file }) => sum + file.size, 0);
+  const sent = planned();
+  const number = sent.reduce((sum, batch) => sum + batch.files.length, 0);
+  const size = sent.reduce((sum, batch) => sum + batch.bytes, 0);
   const said = [];
-  if (files.length) said.push(`${many(files.length, "image")}, ${bytes(size)}, in ${many(planned().length, "job")}.`);
-  if (left) said.push(`${many(left, "file")} left out: no images.`);
+  if (number) said.push(`${many(number, "image")}, ${bytes(size)}.`);
+  if (left.length) said.push(`${many(left.length, "file")} left out: no images.`);
   $("chosen").textContent = said.join(" ");
   $("one-label-row").hidden = $("upload-labels").value !== "one";
   $("upload-problem").textContent = problem();
   $("upload-start").disabled = !files.length || Boolean(problem());
-  $("upload-start").textContent = files.length ? `Add ${many(files.length, "image")}` : "Add";
+  $("upload-start").textContent = number ? `Add ${many(number, "image")}` : "Add";
 }
 
 const planned = () => batches(files, $("upload-labels").value, $("one-label").value.trim());
 
 function problem() {
   if (busy()) return "Another upload is still under way. This one can start when that has ended.";
-  const folders = $("upload-labels").value === "folder" ? new Set(files.map(({ path }) => folderOf(path))).size : 0;
-  if (folders > MOST_FOLDERS) {
-    return `${many(folders, "folder")} would make as many jobs. clipfleet index FOLDER --label-from-folder does it in one.`;
-  }
-  return left && !files.length ? "None of these is an image. JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF can be added." : "";
+  return left.length && !files.length ? "None of these is an image. JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF can be added." : "";
 }
 
 async function start(event) {
@@ -72,7 +69,24 @@ async function start(event) {
   }
   dialog.close();
   if (name !== state.collection) collections.choose(name);
-  await send(name, parts);
+  await send(name, parts, { left_out: counted(left), name: nameOf(files) });
+}
+
+/** The number of files by suffix. */
+function counted(names) {
+  const counts = {};
+  for (const name of names) {
+    const suffix = endingOf(name);
+    const known = suffix in counts || Object.keys(counts).length < MOST_SUFFIXES;
+    counts[known ? suffix : "*"] = (counts[known ? suffix : "*"] ?? 0) + 1;
+  }
+  return counts;
+}
+
+/** What was chosen: the folder if all are in one, else the number of files. */
+function nameOf(some) {
+  const tops = new Set(some.map(({ path }) => (path.includes("/") ? path.split("/")[0] : "")));
+  return tops.size === 1 && !tops.has("") ? [...tops][0] : many(some.length, "file");
 }
 
 $("add").addEventListener("click", () => open());

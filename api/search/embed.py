@@ -48,7 +48,10 @@ async def embed(body: EmbedIn, gateway: GatewayDep, request: Request) -> Respons
         if answer.error:
             raise error_of(answer)
     rows = [list(answer.embedding) for answer in answers]
-    content = EmbedOut(model=worker.model, dim=worker.dim, embeddings=rows).model_dump_json()
+    cut_texts = [n for n, answer in enumerate(answers) if answer.truncated_texts]
+    content = EmbedOut(
+        model=worker.model, dim=worker.dim, embeddings=rows, truncated_texts=cut_texts
+    ).model_dump_json()
     return timed_response(content.encode(), timing, request)
 
 

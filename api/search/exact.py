@@ -30,18 +30,20 @@ async def embed_and_ask(
     """
     terms: list[Term] = []
     times: list[tuple[int, ...]] = []
-    for term in query.terms:
+    cut_terms: list[int] = []
+    for n, term in enumerate(query.terms):
         if term.kind in ("text", "image"):
             embedded = await gateway.queries.ask(Query.of(term), model)
             if embedded.error:
                 return embedded
             times.append(embedded.times)
+            cut_terms += [n] if embedded.truncated_texts else []
             term = Term(kind="vector", value=embedded.embedding, weight=term.weight)
         terms.append(term)
     answer = await queue.ask(Query(terms=tuple(terms), search=query.search), model)
     times.append(answer.times)
     total = tuple(sum(numbers) for numbers in zip(*times, strict=False)) if all(times) else ()
-    return replace(answer, times=total)
+    return replace(answer, times=total, truncated_texts=tuple(cut_terms))
 
 
 async def check_exact_rows(

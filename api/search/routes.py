@@ -259,8 +259,9 @@ async def _search(
         return await _search(query_terms, body, current, gateway, shared, timing)
     timing.answered(timing.seconds() - asked_s, answer.times)
     truncated = json.dumps(answer.truncated or None).encode()
-    fields = (answer.json, _milliseconds(timing), truncated)
-    return b'{"matches":%b,"took_ms":%b,"truncated":%b}' % fields
+    cut_texts = json.dumps(answer.truncated_texts).encode()
+    fields = (answer.json, _milliseconds(timing), truncated, cut_texts)
+    return b'{"matches":%b,"took_ms":%b,"truncated":%b,"truncated_texts":%b}' % fields
 
 
 async def _ask(query: Query, model: str, gateway: Gateway, shared: _SharedLimits) -> PackedAnswer:
@@ -290,14 +291,18 @@ def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway
     if problem := namespace_problem(body.namespace):
         raise InvalidRequest(problem)
     if body.top_k > limits.top_k:
-        raise InvalidRequest(f"top_k is {body.top_k}; the limit is {limits.top_k}")
+        raise InvalidRequest(f"top_k is {body.top_k}; the limit is {limits.top_k}", field="top_k")
     if body.offset + body.top_k > limits.window:
-        raise InvalidRequest(f"offset + top_k is over the limit of {limits.window}")
+        raise InvalidRequest(f"offset + top_k is over the limit of {limits.window}", field="offset")
     if body.min_score is not None and collection.metric == "euclidean":
-        raise InvalidRequest("min_score needs a similarity; euclidean scores are distances")
+        raise InvalidRequest(
+            "min_score needs a similarity; euclidean scores are distances", field="min_score"
+        )
     if body.include_values and body.top_k * collection.dim > limits.values:
         max_top_k = limits.values // collection.dim
-        raise InvalidRequest(f"with include_values, top_k is at most {max_top_k} here")
+        raise InvalidRequest(
+            f"with include_values, top_k is at most {max_top_k} here", field="top_k"
+        )
     _check_grouping(body, gateway)
     return parse_filter(body.filter or {}, collection.fields)
 
@@ -306,10 +311,12 @@ def _check_grouping(body: SearchOptions, gateway: Gateway) -> None:
     limit = gateway.settings.limits.candidates
     needs_candidates = body.group_by is not None or body.collapse is not None
     if needs_candidates and body.offset + body.top_k > limit:
-        raise InvalidRequest(f"with group_by or collapse, offset + top_k is at most {limit}")
+        raise InvalidRequest(
+            f"with group_by or collapse, offset + top_k is at most {limit}", field="top_k"
+        )
     if body.group_by is None:
         return
     if problem := text_problem("group_by", body.group_by, 256):
         raise InvalidRequest(problem)
     if body.group_by in RESERVED - BUILTIN_FIELDS.keys():
-        raise InvalidRequest(f"{body.group_by!r} is not a field to group by")
+        raise InvalidRequest(f"{body.group_by!r} is not a field to group by", field="group_by")

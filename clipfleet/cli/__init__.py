@@ -3,13 +3,26 @@
 Results go to standard output. Progress, notes and errors go to standard error.
 """
 
+import re
 import sys
+from collections.abc import Sequence
 
 import typer
 from pydantic import ValidationError
 
 from clipfleet._version import __version__
-from clipfleet.cli import collections, demo, doctor, evaluate, images, jobs, keys, parts, up
+from clipfleet.cli import (
+    collections,
+    demo,
+    doctor,
+    evaluate,
+    images,
+    jobs,
+    keys,
+    mcp,
+    parts,
+    up,
+)
 from clipfleet.cli.show import fail
 from clipfleet.errors import Error
 
@@ -25,6 +38,7 @@ app.command()(images.index)
 app.command()(images.search)
 app.command()(evaluate.evaluate)
 app.command()(doctor.doctor)
+app.command()(mcp.mcp)
 for part in (parts.gateway, parts.planner, parts.worker):
     app.command(rich_help_panel="Parts of a cluster, configured by CLIPFLEET_* variables")(part)
 app.add_typer(jobs.app, name="jobs")
@@ -48,10 +62,22 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # without this, Python complains at exit about the reader that is gone
         sys.exit(1)
-    except ValidationError as error:
-        fail(ValueError(error.errors()[0]["msg"]))
+    except ValidationError as error:  # of the settings
+        fault = error.errors(include_url=False)[0]
+        message = fault["msg"].removeprefix("Value error, ")
+        fail(ValueError(f"{_variable(fault['loc'])}: {message}"))
     except (Error, ValueError, OSError) as error:
+        if type(error).__name__ == "SettingsError" and (match := _FIELD.search(str(error))):
+            error = ValueError(f'{_variable(match.groups())} is not JSON, such as ["..."]')
         fail(error)
+
+
+_FIELD = re.compile('field "([a-z0-9_]+)"')
+
+
+def _variable(location: Sequence[str | int]) -> str:
+    """The environment variable of a setting."""
+    return "CLIPFLEET_" + "__".join(str(part).upper() for part in location[:2])
 
 
 if __name__ == "__main__":

@@ -25,19 +25,48 @@ def count(
     print(json_module.dumps({"count": number}) if json else number)
 
 
+OrderBy = Annotated[
+    str | None,
+    typer.Option(help="Field that gives the order: id, indexed_at, or metadata. Default: none."),
+]
+Descending = Annotated[
+    bool, typer.Option("--descending", help="Begin with the largest value of --order-by.")
+]
+
+
 def ids(
     name: Name,
+    where: Where = None,
+    order_by: OrderBy = None,
+    descending: Descending = False,
     namespace: Namespace = "default",
     url: Url = URL,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Print the ids of all images of a namespace, one per line."""
+    """Print the ids of the images of a namespace, one per line.
+
+    With --order-by or --filter, at most 10,000.
+    """
+    if descending and order_by is None:
+        raise typer.BadParameter("--descending needs --order-by")
     with show.client(url, api_key) as client:
+        if order_by is None and where is None:
+            image_ids = client.iter_ids(name, namespace=namespace)
+        else:
+            image_ids = iter(
+                client.ordered_ids(
+                    name,
+                    order_by=order_by or "id",
+                    descending=descending,
+                    filter=show.filter_of(where),
+                    namespace=namespace,
+                )
+            )
         if json:
-            print(json_module.dumps({"ids": list(client.iter_ids(name, namespace=namespace))}))
+            print(json_module.dumps({"ids": list(image_ids)}))
             return
-        for image_id in client.iter_ids(name, namespace=namespace):
+        for image_id in image_ids:
             print(show.one_line(image_id))
 
 

@@ -125,8 +125,6 @@ class _Tour:
                 self._stopping.set()
             return
         self._show_next_steps(url, data)
-        self._stopping.wait()
-        show.out.print("Stopping. The data is kept for the next start.")
 
     def _index(self, client: Client, data: Path) -> None:
         self._require_same_model(client, data)

@@ -1,7 +1,9 @@
 """`clipfleet doctor`: finds faults of a running service, measures it and says what to change."""
 
+import signal
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -40,10 +42,11 @@ def doctor(
     """Check the parts, versions and settings of a running service, then measure its speed.
 
     The probe indexes images into a collection of its own, searches them, and deletes the
-    collection. Needs a key with scope admin. The exit code is 1 if an error was found, else 0.
+    collection and its job, also after Ctrl-C. Needs a key with scope admin. The exit code is 1 if
+    an error was found, else 0.
     """
     chosen = _images(images) if probing else []
-    with show.client(url, api_key) as client:
+    with _interrupted_by_sigterm(), show.client(url, api_key) as client:
         fleet = client.fleet()
         if not json:
             _show_fleet(fleet, url)
@@ -54,6 +57,16 @@ def doctor(
     else:
         _show_probe(result)
     sys.exit(1 if has_errors else 0)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that the probe cleans up."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _images(folder: Path | None) -> list[Path]:

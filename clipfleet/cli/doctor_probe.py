@@ -119,11 +119,15 @@ def probe(
 
 @contextmanager
 def _collection(client: Client) -> Iterator[str]:
+    """A collection that is gone afterwards, with its jobs, however the block ends."""
     name = f"doctor-{secrets.token_hex(4)}"
-    client.create_collection(name)
     try:
+        client.create_collection(name)
         yield name
     finally:
+        with suppress(Error):
+            for job in client.jobs(collection=name):
+                client.delete_job(job)
         with suppress(Error):
             client.delete_collection(name)
 

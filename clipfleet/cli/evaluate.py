@@ -41,9 +41,10 @@ def evaluate(
 ) -> None:
     """Measure a model: classification and nearest neighbours by label, or search by caption.
 
-    Needs no running service.
+    Needs no running service. If the labels are codes, such as n01440764, give --names.
     """
     with _installed():
+        from clipfleet.cli.evaluation import MEANINGS
         from clipfleet.common.errors import ClipfleetError
     try:
         report = _measure(source, model, prompt, _names(names), gallery, limit)
@@ -56,6 +57,9 @@ def evaluate(
     for name, value in report.items():
         table.add_row(name, f"{value:.3f}" if isinstance(value, float) else escape(str(value)))
     show.out.print(table)
+    for name, meaning in MEANINGS.items():
+        if name in report:
+            show.err.print(f"[dim]{name}: {meaning}[/]")
 
 
 @contextmanager
@@ -88,6 +92,7 @@ def _measure(
     settings = Settings(model=model)
     if source.is_dir():
         labelled = _spread(metrics.labelled_images(source), limit)
+        _warn_of_codes(metrics.unnamed_codes([label for _, label in labelled], names), bool(names))
         seen, embedder = _embedded([path for path, _ in labelled], settings)
         truth = [labelled[n][1] for n in seen.kept]
         scores = metrics.classify(seen.rows, truth, names, prompt, embedder)
@@ -121,6 +126,16 @@ def _embedded(paths: list[Path], settings: Any) -> tuple[Any, Any]:
             paths, embedder, settings, lambda done, _: progress.update(bar, completed=done)
         )
     return seen, embedder
+
+
+def _warn_of_codes(codes: list[str], has_names: bool) -> None:
+    if not codes:
+        return
+    few = ", ".join(codes[:3]) + (", ..." if len(codes) > 3 else "")
+    file = "a CSV file with the columns label,name"
+    advice = "--names has no words for them" if has_names else f"give --names, {file}"
+    text = f"the labels look like codes: {advice} ({few})"
+    show.err.print(f"[yellow]Hint:[/] {escape(show.one_line(text))}")
 
 
 def _spread(labelled: list[tuple[Path, str]], limit: int) -> list[tuple[Path, str]]:

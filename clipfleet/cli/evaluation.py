@@ -4,7 +4,8 @@ Runs in this process. Decoding, preprocessing and embedding are those of the wor
 """
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,21 @@ from clipfleet.common.settings import Settings
 
 BATCH = 32
 PROMPT = "a photo of a {name}"
+# A number, a few letters with a number, a hash, or a word for "class" with a number.
+CODE = re.compile(
+    r"[\W_\d]*\d[\W_\d]*|[a-z]{1,2}[\W_]?\d[\W_\d]*|(?=.*\d)[0-9a-f]{8,}(?:-[0-9a-f]+)*"
+    r"|(?:category|class|cls|folder|group|id|label|synset)[\W_]?\d+",
+    re.IGNORECASE,
+)
+MEANINGS = {
+    "top1": "images whose own label has the nearest prompt, as a share of all",
+    "top5": "images whose own label is among those of the 5 nearest prompts",
+    "any_of_5": "images with their own label among their 5 nearest other images",
+    "precision@5": "mean share of the 5 nearest other images that have the image's label",
+    "recall@1": "captions whose own image is the nearest",
+    "recall@5": "captions whose own image is among the 5 nearest",
+    "recall@10": "captions whose own image is among the 10 nearest",
+}
 Progress = Callable[[int, int], None]
 
 
@@ -44,6 +60,15 @@ def labelled_images(folder: Path) -> list[tuple[Path, str]]:
     if len({label for _, label in labelled}) < 2:
         raise InvalidRequest(f"{folder} needs images in at least two folders, one per label")
     return labelled
+
+
+def unnamed_codes(labels: Collection[str], names: Mapping[str, str]) -> list[str]:
+    """The labels that look like codes (n01440764, 001) and have no name, if most labels do.
+
+    A prompt with a code in it means nothing to a model.
+    """
+    codes = sorted({label for label in labels if label not in names and CODE.fullmatch(label)})
+    return codes if 2 * len(codes) > len(set(labels)) else []
 
 
 def captioned_images(captions: Path) -> tuple[list[Path], list[tuple[int, str]]]:

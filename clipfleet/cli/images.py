@@ -1,24 +1,35 @@
 """`clipfleet index` and `clipfleet search`."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from clipfleet.cli import show
-from clipfleet.cli.follow import show_and_exit
+from clipfleet.cli.follow import INTERRUPTED, show_and_exit
 from clipfleet.cli.show import COLLECTION, URL, ApiKey, Collection, Json, Url, Where
+from clipfleet.client import Client
 from clipfleet.client.payloads import image_url
+from clipfleet.client.progress import sending
 from clipfleet.client.source_detection import Kind, kind_of, source_of
+from clipfleet.common.http.patterns import Pattern
 from clipfleet.common.http.sources import Source
+from clipfleet.common.http.suffixes import SUFFIXES, ending_of
+from clipfleet.common.http.webhooks import key_of
+from clipfleet.errors import ProblemError, Unreachable
+from clipfleet.results import Job
 
 Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="A folder, image files, a manifest (.jsonl .csv .tsv .parquet .txt), an archive "
-        "(.tar .tar.gz .tar.xz .tar.bz2 .tar.zst .zip), image URLs, or a bucket (s3://...).",
+        help="Folders, image files, manifests (.jsonl .csv .tsv .parquet .txt), archives "
+        "(.tar .tar.gz .tar.xz .tar.bz2 .tar.zst .zip), image URLs, or buckets (s3://...). "
+        "Several are one job. In quotes, a pattern: 'shards/{000..999}.tar', 'photos/**/*.jpg'.",
     ),
 ]
 TargetNamespace = Annotated[
@@ -38,9 +49,28 @@ Exif = Annotated[
         help="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, altitude.",
     ),
 ]
+WebhookUrl = Annotated[
+    str | None,
+    typer.Option("--webhook", help="Address to which the service sends the end of the job."),
+]
+WebhookSecret = Annotated[
+    str | None,
+    typer.Option(
+        envvar="CLIPFLEET_WEBHOOK_SECRET",
+        help="Secret that signs the webhook (whsec_...). Default: that of the service.",
+        show_envvar=True,
+    ),
+]
 FileIds = Annotated[
     list[str] | None,
     typer.Option("--id", help="Id of a file, one for each. Default: its path. Repeatable."),
+]
+UploadFlag = Annotated[
+    bool,
+    typer.Option(
+        "--upload",
+        help="Send folders and files of this machine, which the service need not be able to read.",
+    ),
 ]
 Wait = Annotated[bool, typer.Option(help="Show progress until the job has ended.")]
 
@@ -88,6 +118,28 @@ Exact = Annotated[
 ]
 
 
+def _webhook_secret(text: str | None) -> str | None:
+    """The value of --webhook-secret. BadParameter, without the value, if it is not a secret."""
+    try:
+        if text:
+            key_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--webhook-secret: {error}") from None
+    return text or None
+
+
+@contextmanager
+def _naming_options() -> Iterator[None]:
+    """Name the options in place of the fields of the request in an error about the webhook."""
+    try:
+        yield
+    except ProblemError as error:
+        for field, option in (("webhook.url", "--webhook"), ("webhook.secret", "--webhook-secret")):
+            if error.detail.startswith(field):
+                raise typer.BadParameter(error.detail.replace(field, option, 1)) from error
+        raise
+
+
 def index(
     sources: Sources,
     collection: Collection = COLLECTION,
@@ -96,6 +148,9 @@ def index(
     kind: SourceKind = None,
     exif: Exif = False,
     image_id: FileIds = None,
+    upload: UploadFlag = False,
+    webhook: WebhookUrl = None,
+    webhook_secret: WebhookSecret = None,
     wait: Wait = True,
     url: Url = URL,
     api_key: ApiKey = None,
@@ -104,29 +159,96 @@ def index(
     """Index images: a source that the service can read, or image files of this machine.
 
     The id of a file of this machine is its path as given: holiday/1.jpg and rome/1.jpg are two
-    images.
+    images. With --upload, that of an image in a folder is its path below the folder. An upload that
+    stopped goes on with the same command: only what the service does not have is sent.
 
     The exit code is 0 if all images were indexed, 3 if some failed, 1 if the job failed.
 
     Ctrl-C does not stop the job. `clipfleet jobs show ID --follow` shows its progress again.
     """
+    secret = _webhook_secret(webhook_secret) if webhook else None
+    if upload and (folders := _folders(sources, kind)):
+        if image_id:
+            raise typer.BadParameter("--id is for files; in a folder, the id is the path")
+        with show.client(url, api_key) as client, _naming_options():
+            job = _upload_folders(
+                client,
+                collection,
+                folders,
+                namespace=namespace,
+                label_from_folder=label_from_folder,
+                exif=exif,
+                webhook=webhook,
+                webhook_secret=secret,
+            )
+            show_and_exit(client, job, wait=wait, json=json)
     files = [] if kind else _files(sources)
-    if files and label_from_folder:
-        raise typer.BadParameter("--label-from-folder needs a folder, an archive or a bucket")
     if image_id and len(image_id) != len(files):
         raise typer.BadParameter(f"give one --id for each file: {len(files)} files")
     source = None if files else _source(sources, kind, label_from_folder)
-    with show.client(url, api_key) as client:
+    with show.client(url, api_key) as client, _naming_options():
         if source is None:
             with show.err.status("sending"):
                 try:
                     ids = image_id or [_id_of(source) for source in sources]
-                    job = client.upload(collection, files, ids=ids, namespace=namespace, exif=exif)
+                    labels = [_folder_name(file) for file in files] if label_from_folder else None
+                    with _naming_options():
+                        job = client.upload(
+                            collection,
+                            files,
+                            ids=ids,
+                            labels=labels,
+                            namespace=namespace,
+                            exif=exif,
+                            webhook=webhook,
+                            webhook_secret=secret,
+                        )
                 except ValueError as error:
                     raise typer.BadParameter(str(error)) from error
         else:
-            job = client.index(collection, source, namespace=namespace, exif=exif)
+            job = client.index(
+                collection,
+                source,
+                namespace=namespace,
+                exif=exif,
+                webhook=webhook,
+                webhook_secret=secret,
+            )
         show_and_exit(client, job, wait=wait, json=json)
+
+
+def _folders(sources: list[str], kind: Kind | None) -> list[Path]:
+    """The folders and files to upload; empty if they are files alone."""
+    if kind not in (None, "folder"):
+        raise typer.BadParameter(f"--upload sends folders and image files, not a source of {kind}")
+    paths = [Path(source).expanduser() for source in sources]
+    for path, source in zip(paths, sources, strict=True):
+        if "://" in source:
+            raise typer.BadParameter(f"--upload sends files of this machine, and {source} is a URL")
+        if not path.exists():
+            raise typer.BadParameter(f"there is no file or folder {source} on this machine")
+        if path.is_file() and kind_of(source) != "folder":
+            raise typer.BadParameter(f"--upload sends folders and image files: {source} is neither")
+    return paths if any(path.is_dir() for path in paths) else []
+
+
+def _upload_folders(client: Client, collection: str, folders: list[Path], **options: Any) -> Job:
+    """Send the folders with a progress bar. Ctrl-C exits, and so does an error."""
+    again = "The same command goes on where the upload stopped."
+    paths = folders if len(folders) > 1 else folders[0]
+    try:
+        with sending(True, console=show.err) as tell:
+            return client.upload_folder(collection, paths, sent=tell, **options)
+    except KeyboardInterrupt:
+        show.err.print(again)
+        sys.exit(INTERRUPTED)
+    except Unreachable:
+        show.err.print(again)
+        raise
+
+
+def _folder_name(file: Path) -> str:
+    return file.expanduser().absolute().parent.name
 
 
 def _id_of(path: str) -> str:
@@ -135,30 +257,36 @@ def _id_of(path: str) -> str:
 
 
 def _files(sources: list[str]) -> list[Path]:
-    """The files to upload. Empty if the service is to read the source itself."""
-    if all("://" in source for source in sources):
-        return []
-    files = [Path(source).expanduser() for source in sources]
-    if len(files) == 1 and (not files[0].is_file() or kind_of(sources[0]) != "folder"):
-        return []
-    for file, source in zip(files, sources, strict=True):
-        if "://" in source:
-            raise typer.BadParameter("give URLs or files, not both")
-        if file.is_dir():
-            raise typer.BadParameter(f"{source} is a folder: give one folder, or files only")
-        if not file.exists():
+    """The files to upload. Empty if the service is to read the sources itself."""
+    files = [source for source in sources if _is_image_file(source)]
+    if len(files) == len(sources):
+        return [Path(source).expanduser() for source in files]
+    for source in sources if len(sources) > 1 else ():
+        if "://" in source or Path(source).expanduser().exists() or Pattern(source).is_pattern:
+            continue
+        if ending_of(source) in SUFFIXES:
             raise typer.BadParameter(f"there is no file {source}")
-    return files
+    if files:
+        others = [source for source in sources if source not in files]
+        raise typer.BadParameter(
+            f"{files[0]} is an image file of this machine, and {others[0]} is not: give files, or "
+            "sources that the service reads. --upload sends files and folders of this machine"
+        )
+    return []
+
+
+def _is_image_file(source: str) -> bool:
+    is_file = "://" not in source and Path(source).expanduser().is_file()
+    return is_file and kind_of(source) == "folder"
 
 
 def _source(sources: list[str], kind: Kind | None, label_from_folder: bool) -> Source:
-    if len(sources) > 1 and kind not in (None, "urls"):
-        raise typer.BadParameter(f"give one {kind} at a time")
     value = sources[0] if len(sources) == 1 else sources
     try:
         return source_of(value, kind=kind, label_from_folder=label_from_folder)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        message = str(error).replace("label_from_folder", "--label-from-folder")
+        raise typer.BadParameter(message) from error
 
 
 def search(
@@ -209,7 +337,10 @@ def search(
             namespace=namespace,
             exact=exact,
         )
-    show.document(result) if json else show.matches(result, first=offset + 1)
+        show.document(result) if json else show.matches(result, first=offset + 1)
+        if not result.matches and not json:
+            limits = (where, min_score, offset, namespace != "default")
+            show.no_matches(client, collection, filtered=any(map(bool, limits)))
     if timing:
         show.timing(result.timing)
 

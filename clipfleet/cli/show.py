@@ -1,9 +1,12 @@
 """Prints results and errors: tables for people, JSON for scripts. Has the shared options."""
 
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -14,9 +17,10 @@ from rich.table import Table
 
 from clipfleet.cli import complete
 from clipfleet.client import Client
-from clipfleet.client._config import DEFAULT_URL
+from clipfleet.client._config import DEFAULT_URL, PROXY_SETTINGS
+from clipfleet.client.progress import line
 from clipfleet.common.http.schemas import CollectionOut, JobOut, SearchOut
-from clipfleet.errors import ProblemError, Unreachable
+from clipfleet.errors import Error, InvalidRequest, NotFound, ProblemError, Unreachable
 from clipfleet.results import Timing
 
 # emoji=False: Rich would print the file name `a:x:.jpg` with a picture in its middle.
@@ -42,6 +46,7 @@ Collection = Annotated[
 
 URL = DEFAULT_URL
 COLLECTION = "images"
+SHOWN_NAMES = 20  # of collections, in an error
 
 _STATES = {"succeeded": "green", "partial": "yellow", "failed": "red", "cancelled": "yellow"}
 
@@ -51,15 +56,44 @@ def filter_of(text: str | None) -> dict[str, Any] | None:
     try:
         where = json.loads(text) if text else None
     except ValueError as error:
-        raise typer.BadParameter(f"--filter is not JSON: {error}") from error
+        raise typer.BadParameter(f"--filter {text!r} is not JSON. {_FILTER_EXAMPLE}") from error
     if where is not None and not isinstance(where, dict):
-        raise typer.BadParameter("--filter must be a JSON object")
+        raise typer.BadParameter(f"--filter must be a JSON object. {_FILTER_EXAMPLE}")
     return where
 
 
-def client(url: str, api_key: str | None) -> Client:
-    """A client for the values of --url and --api-key."""
-    return Client(url, api_key=api_key)
+_FILTER_EXAMPLE = """Write for example --filter '{"label": "church", "year": {"$gt": 2010}}'"""
+
+
+@contextmanager
+def client(url: str, api_key: str | None) -> Iterator[Client]:
+    """A client for the values of --url and --api-key.
+
+    The error for a collection that does not exist gets the names of those that do.
+    """
+    with Client(url, api_key=api_key) as opened:
+        try:
+            yield opened
+        except NotFound as error:
+            if error.collection:
+                error.detail = _no_collection(opened, error.collection)
+            raise
+
+
+def _no_collection(client: Client, name: str) -> str:
+    detail = f"there is no collection {name!r}"
+    names = []
+    with suppress(Error):
+        names = [collection.name for collection in client.collections()]
+    if near := get_close_matches(name, names, n=1):
+        detail += f"; did you mean {near[0]!r}?"
+    elif names:
+        more = f", … ({len(names)} in all)" if len(names) > SHOWN_NAMES else ""
+        detail += f"; there are: {', '.join(names[:SHOWN_NAMES])}{more}"
+    else:
+        option = "" if name == COLLECTION else f" --collection {name}"
+        detail += f" yet; `clipfleet index FOLDER{option}` creates it"
+    return detail
 
 
 def fail(error: Exception, code: int = 1) -> NoReturn:
@@ -70,12 +104,39 @@ def fail(error: Exception, code: int = 1) -> NoReturn:
     if "--json" in sys.argv:
         problem = error.problem if isinstance(error, ProblemError) else {"detail": str(error)}
         print(json.dumps(problem))
-    err.print(f"[red]clipfleet:[/] {escape(one_line(str(error)))}")
-    if isinstance(error, Unreachable):
+    text = _with_options(error) if isinstance(error, InvalidRequest) else str(error)
+    err.print(f"[red]clipfleet:[/] {escape(one_line(text))}")
+    if isinstance(error, Unreachable) and PROXY_SETTINGS not in text:
         err.print("Start a service with `clipfleet up`, or give its address with --url.")
     if isinstance(error, ProblemError) and error.status == 401:
         err.print("Give a key with --api-key or CLIPFLEET_API_KEY.")
     sys.exit(code)
+
+
+def _with_options(error: InvalidRequest) -> str:
+    """The message of an error with the names of options in the place of fields of the API."""
+    root, _, place = error.field.partition(".")
+    text = error.detail
+    if root in _ARGUMENTS and text.startswith(f"{error.field}: "):
+        text = f"{_ARGUMENTS[root]}: {place}{': ' if place else ''}{text[len(error.field) + 2 :]}"
+    return _FIELDS.sub(lambda match: _option(match[0]), text)
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+# Fields of the API that options of the same name set.
+_SAME = (
+    "api_key", "collapse", "collection", "dim", "exact", "filter", "group_by", "group_size",
+    "limit", "metric", "min_score", "model", "namespace", "offset", "sample", "seed", "state",
+    "timeout_s", "top_k", "url",
+)  # fmt: skip
+_ARGUMENTS = {
+    **{field: _option(field) for field in _SAME},
+    "ids": "--id", "id": "--id", "image": "--image", "text": "TEXT", "fields": "--field", "k": "-k",
+}  # fmt: skip
+_FIELDS = re.compile(r"(?<![\w-])(?:top_k|min_score|group_by|group_size)\b")
 
 
 def document(model: BaseModel) -> None:
@@ -128,9 +189,36 @@ _TRUNCATED = {
 }
 
 
+def no_matches(client: Client, collection: str, filtered: bool) -> None:
+    """Say on standard error why a search may have found nothing.
+
+    Args:
+        client: the client that searched.
+        collection: the collection.
+        filtered: whether the search had a filter or another limit.
+    """
+    with suppress(Error):
+        count = client.collection(collection).count
+        running = client.jobs(1, collection=collection, state=["running", "queued"])
+        for unfinished in running:
+            err.print(f"Job {unfinished.id} is still {line(unfinished)}.", markup=False)
+        if not count and not running:
+            name = "" if collection == COLLECTION else f" --collection {collection}"
+            err.print(f"The collection is empty: clipfleet index FOLDER{name}", markup=False)
+        elif count and filtered:
+            err.print(
+                f"The collection has {count:,} images; none passes the limits of this search "
+                "(--filter, --min-score, --namespace, --offset).",
+                markup=False,
+            )
+
+
 def _print_matches(table: Table, result: SearchOut, first: int = 1) -> None:
     _wide.print(table if result.matches else "no matches")
     err.print(f"[dim]{len(result.matches)} matches in {result.took_ms:.0f} ms[/]")
+    if result.truncated_texts:
+        what = "A text is" if len(result.truncated_texts) == 1 else "Several texts are"
+        err.print(f"[yellow]{what} longer than the model reads:[/] only the beginning counts.")
     if result.truncated:
         reason = _TRUNCATED.get(result.truncated, f"of the limit {result.truncated}")
         reason = reason.format(next=first - 1 + len(result.matches))
@@ -162,10 +250,12 @@ def job(job: JobOut) -> None:
         ("started", _moment(job.started_at or job.created_at)),
         ("took", f"{took:.1f} s" if took else ""),
         ("rate", f"{job.rate:.1f} images/s" if job.rate else ""),
+        ("replaced", f"{job.replaced} (other content than before)" if job.replaced else ""),
         ("left out", left_out(job)),
         ("note", "; ".join(f"{text} ({count})" for text, count in job.remarks.items())),
         ("error", job.error),
         ("waiting", job.waiting),
+        ("webhook", job.webhook),
         ("retry of", job.retry_of),
         ("retried by", job.retried_by),
     ):

@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -10,10 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.status import Status
 
 from clipfleet.cli import show
+from clipfleet.client._config import DEFAULT_URL
 
 DATA = Path("clipfleet-data")
+LINE_INTERVAL_S = 5.0  # between two lines about the start, where there is no terminal
 
 DataOption = Annotated[Path, typer.Option(envvar="CLIPFLEET_DATA", help="Folder for all data.")]
 HostOption = Annotated[str, typer.Option(envvar="CLIPFLEET_HOST", help="Address to listen on.")]
@@ -74,8 +79,15 @@ def up(
 
 
 def announce(url: str, data: Path) -> None:
-    """Print the address of the running service."""
-    show.out.print(f"clipfleet is ready: {url}  (data in {data}, Ctrl-C stops)")
+    """Print the address of the running service, and what to do next."""
+    where = "" if url == DEFAULT_URL else f" --url {url}"
+    command = f"clipfleet index FOLDER --label-from-folder{where}"
+    lines = (
+        f"clipfleet is ready: {url}  (data in {data}, Ctrl-C stops)",
+        f"  search page: {url}/    HTTP interface: {url}/docs",
+        f"  index images, in another terminal: {command}",
+    )
+    show.out.print("\n".join(lines), markup=False)
 
 
 def run_stack(
@@ -101,32 +113,45 @@ def run_stack(
         more: further fields of `clipfleet.embedded.stack.Options`.
     """
     stack_module, startup_error = _embedded()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopping.set())
     settings = stack_module.Settings(**({"model": model} if model else {}))
     options = stack_module.Options(data.absolute(), host, port, workers, settings, **(more or {}))
     stack = stack_module.Stack(options, stopping)
-    if warning := options.warning:
-        show.err.print(f"clipfleet: {warning}", markup=False)
-    with show.err.status("starting") as status:
+    try:
+        stack.check(_report)  # before the signals: Ctrl-C ends it at once
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: stopping.set())
+        if warning := options.warning:
+            _report(warning)
+        with show.err.status("starting") as status:
 
-        def waiting(part: str, seconds: float) -> None:
-            status.update(f"starting {part} ({seconds:.0f} s)")
+            def all_ready() -> None:
+                status.stop()
+                ready(options.url, data)
 
-        def all_ready() -> None:
-            status.stop()
-            ready(options.url, data)
+            stack.run(_waiting(status), all_ready, _report)
+    except startup_error as error:
+        _report(str(error))
+        sys.exit(1)
 
-        def report(text: str) -> None:
-            with suppress(OSError):  # a full disk must not end the service
-                show.err.print(f"clipfleet: {text}", markup=False)
 
-        try:
-            stack.run(waiting, all_ready, report)
-        except startup_error as error:
-            status.stop()
-            show.err.print(f"clipfleet: {error}", markup=False)
-            sys.exit(1)
+def _report(text: str) -> None:
+    with suppress(OSError):  # a full disk must not end the service
+        show.err.print(f"clipfleet: {text}", markup=False)
+
+
+def _waiting(status: Status) -> Callable[[str, float], None]:
+    """Shows which part is starting: in a terminal at once, elsewhere a line every few seconds."""
+    printed_at = time.monotonic()
+
+    def waiting(part: str, seconds: float) -> None:
+        nonlocal printed_at
+        text = f"starting {part} ({seconds:.0f} s)"
+        status.update(escape(text))
+        if not show.err.is_terminal and time.monotonic() - printed_at >= LINE_INTERVAL_S:
+            printed_at = time.monotonic()
+            _report(text)
+
+    return waiting
 
 
 def _embedded() -> tuple[Any, type[Exception]]:

@@ -1,7 +1,6 @@
 """The asynchronous client. `_sync.py` is generated from this file by `scripts/sync_client.py`."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from itertools import count
@@ -11,15 +10,18 @@ from typing import Any, TypeVar
 import httpx
 
 from clipfleet.client import _requests
-from clipfleet.client._config import DEFAULT_URL, OUTAGE_S, PAGE, http_client, require_wait
+from clipfleet.client._config import OUTAGE_S, PAGE, http_client, require_wait, service_url
 from clipfleet.client._requests import AnyFilter, ApiRequest, OnExisting
 from clipfleet.client._retries import Outcome, poll_intervals_s, retry_delay_s
+from clipfleet.client.arguments import seconds, whole
 from clipfleet.client.export_file import ExportFile, is_complete, new_file
+from clipfleet.client.folder_upload import Folders, FolderUpload, LocalFolders, Outgoing, Sent
 from clipfleet.client.payloads import Files, ImageInput, Numbers
-from clipfleet.client.progress import Listener, Progress, listening
+from clipfleet.client.progress import Listener, Progress, listening, sending
 from clipfleet.client.source_detection import AnySource
 from clipfleet.common.collection import FieldType, Metric
-from clipfleet.common.http.schemas import JobState, SearchOptions
+from clipfleet.common.http.schemas import JobState
+from clipfleet.common.http.uploads import UploadOut
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.results import (
     ENDED,
@@ -42,15 +44,20 @@ class AsyncClient:
     Every method sends one HTTP request unless its documentation says otherwise. Every method
     raises `Unreachable` when no service answers, and `ProblemError` when the service refuses the
     request. `NotFound` is the `ProblemError` for a collection, job or image that does not exist
-    or that the API key may not see.
+    or that the API key may not see. `InvalidRequest` is the one for arguments that are not valid,
+    whether the client finds that before it sends anything, or the service: it names the argument
+    in `field`, and is a ValueError, too.
+
+    Numbers and arrays of numpy, torch and pandas are taken wherever numbers are, dates and times in
+    filters and metadata, and `pathlib.Path` for files, folders and ids.
 
     A request is sent again after a refused connection, and after a 429 or 503 with a Retry-After
     of at most 30 seconds. A request that can be repeated safely is also sent again when the
     connection breaks. The delay is Retry-After, or else 0.1 s, doubled at each further attempt.
 
     Args:
-        url: address of the gateway. Default: the environment's CLIPFLEET_URL, then
-            http://127.0.0.1:8000.
+        url: address of the gateway. `http://` may be left out. Default: the environment's
+            CLIPFLEET_URL, then http://127.0.0.1:8000.
         api_key: sent as a bearer token. Default: the environment's CLIPFLEET_API_KEY, then none.
         timeout_s: seconds that the client waits for a connection, and for each read and write.
         retries: how often a request is sent again at most.
@@ -71,9 +78,9 @@ class AsyncClient:
         timeout_s: float = 60.0,
         retries: int = 3,
     ) -> None:
-        self.url = url or os.environ.get("CLIPFLEET_URL") or DEFAULT_URL
+        self.url = service_url(url)
         self._http = http_client(httpx.AsyncClient, self.url, api_key, timeout_s)
-        self._retries = retries
+        self._retries = whole("retries", retries)
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -143,9 +150,9 @@ class AsyncClient:
             The collection.
 
         Raises:
-            pydantic.ValidationError: `metric`, `dim` or the type of a field is not valid.
-            ProblemError: a collection of this name exists and differs (409), a name or `dim` is
-                refused (422), or `dim` is not given and no worker has the model (503).
+            InvalidRequest: `name`, `metric`, `dim` or the type of a field is not valid.
+            ProblemError: a collection of this name exists and differs (409), or `dim` is not given
+                and no worker has the model (503).
 
         Example:
             await client.create_collection("photos", fields={"year": "int"})
@@ -177,6 +184,8 @@ class AsyncClient:
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -189,12 +198,15 @@ class AsyncClient:
         Args:
             collection: the collection that the images go into.
             source: a path or URI that the service can read (folder, manifest, archive, bucket,
-                image URL), a list of image URLs, or a mapping as in docs/sources.md.
+                image URL), a pattern such as `/data/shards/{000..999}.tar` or
+                `/data/2024-*/**/*.jpg`, a list of all these, or a mapping as in docs/sources.md.
             namespace: the part of the collection that the images go into.
             label_from_folder: the name of an image's folder becomes its label.
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -205,7 +217,7 @@ class AsyncClient:
             The job, as it was when it was started or, with `wait`, when it ended.
 
         Raises:
-            ValueError: the source is not valid, or `progress` is given without `wait`.
+            InvalidRequest: the source is not valid, or `progress` is given without `wait`.
             NotFound: there is no such collection, and `create` is False.
             ProblemError: the service may not read the source (403), `idempotency_key` was used
                 for another job (409), or too many jobs are queued or running (503).
@@ -218,6 +230,7 @@ class AsyncClient:
         request = _requests.index(
             collection, source, namespace, label_from_folder, on_existing, idempotency_key, exif
         )
+        request = _requests.with_webhook(request, webhook, webhook_secret)
         return await self._start(request, collection, wait, progress, create)
 
     async def upload(
@@ -226,10 +239,14 @@ class AsyncClient:
         files: Files,
         *,
         ids: Sequence[str] | None = None,
+        labels: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
         namespace: str = "default",
         label: str = "",
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         idempotency_key: str | None = None,
         wait: bool = False,
         progress: Progress = False,
@@ -245,11 +262,15 @@ class AsyncClient:
             files: the path of a file, or several paths.
             ids: the ids of the images, one for each file. Default: the names of the files, without
                 their folders. An image with the same id is replaced.
+            labels: the labels of the images, one for each file. Default: `label` for all.
+            metadata: the metadata of the images, one mapping for each file. Default: none.
             namespace: the part of the collection that the images go into.
             label: the label of all of them.
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
                 the job of the first. Default: a new key.
             wait: return when the job has ended.
@@ -260,13 +281,14 @@ class AsyncClient:
             The job, as it was when it was started or, with `wait`, when it ended.
 
         Raises:
-            ValueError: there are no files, one is a folder, there are not as many ids as files,
-                two files have the same id, or `progress` is given without `wait`.
+            InvalidRequest: there are no files, one is a folder, there are not as many ids, labels
+                or metadata as files, an id, a label or metadata are not valid, two files have the
+                same id, or `progress` is given without `wait`.
             OSError: a file cannot be read.
             NotFound: there is no such collection, and `create` is False.
             ProblemError: `idempotency_key` was used for another job (409), there are more than
-                1,000 files or 1 GB (413), an id is not valid (422), or too many jobs or uploads are
-                under way (429, 503).
+                1,000 files or 1 GB (413; `upload_folder` takes more), or too many jobs or uploads
+                are under way (429, 503).
             JobFailed: with `wait`, the job failed as a whole.
 
         Example:
@@ -274,9 +296,116 @@ class AsyncClient:
         """
         require_wait(wait, progress)
         request = _requests.upload(
-            collection, files, namespace, label, on_existing, idempotency_key, exif, ids
-        )
+            collection, files, namespace, label, on_existing, idempotency_key, exif, ids, labels,
+            metadata,
+        )  # fmt: skip
+        request = _requests.with_webhook(request, webhook, webhook_secret)
         return await self._start(request, collection, wait, progress, create)
+
+    async def upload_folder(
+        self,
+        collection: str,
+        folders: Folders,
+        *,
+        label_from_folder: bool = False,
+        label: str = "",
+        recursive: bool = True,
+        namespace: str = "default",
+        on_existing: OnExisting = "skip",
+        exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
+        wait: bool = False,
+        progress: Progress = False,
+        sent: Callable[[Sent], None] | None = None,
+        create: bool = True,
+    ) -> Job:
+        """Start one job that indexes the images in folders of this machine.
+
+        The id of an image is its path below the folder, such as `rome/IMG_0001.jpg`. With several
+        folders or files it is the path below the folder that contains all of them. Hidden files and
+        links to folders are left out, as when the service reads a folder. A file that cannot be
+        read fails alone.
+
+        An upload that broke off goes on when the method is called again with the same arguments on
+        the same machine: only files that the service does not have are sent. Images that the
+        collection has, and that have not changed, are not sent either.
+
+        Sends two requests for every 1,000 images, more for large ones (32 MB or 500 images each),
+        and three more. The client reads the files in the calling thread.
+
+        Args:
+            collection: the collection that the images go into.
+            folders: the path of a folder, or several paths of folders and image files.
+            label_from_folder: the name of an image's folder becomes its label.
+            label: the label of all of them otherwise.
+            recursive: include the folders in the folders.
+            namespace: the part of the collection that the images go into.
+            on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
+            exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
+                altitude).
+            webhook: address to which the service sends the end of the job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
+            wait: return when the job has ended.
+            progress: True shows the progress of the upload and, with `wait`, of the job. A function
+                is called with the job, as in `wait`.
+            sent: called with the progress of the upload after every request.
+            create: create the collection if it does not exist.
+
+        Returns:
+            The job, as it was when it was started or, with `wait`, when it ended.
+
+        Raises:
+            InvalidRequest: there are no images in the folders.
+            OSError: a folder does not exist, or cannot be listed.
+            NotFound: there is no such collection, and `create` is False; or the upload was deleted
+                in the meantime.
+            ProblemError: the upload would have too many images or bytes (413), or too many uploads
+                or jobs are under way (429, 503).
+            JobFailed: with `wait`, the job failed as a whole.
+
+        Example:
+            job = await client.upload_folder("photos", "~/Pictures", label_from_folder=True)
+        """
+        _requests.require_webhook(webhook, webhook_secret)
+        local = LocalFolders(folders, recursive, label_from_folder, label)
+        plan = FolderUpload(local, exif=exif, skips=on_existing == "skip")
+        described = await self._require_collection(collection, create)
+        plan.model = described.model
+        key = local.key(namespace, on_existing, str(exif))
+        upload = await self._request(
+            _requests.open_upload(collection, namespace, on_existing, exif, key)
+        )
+        asks = bool(upload.images or described.count)
+        with sending(progress is True, sent) as tell:
+            tell(plan.sent)
+            for page in plan.pages():
+                ids = [image.id for image in page]
+                known = None
+                if asks:
+                    known = await self._request_through_outage(_requests.known(upload, ids))
+                for batch in plan.batches(page, known):
+                    await self._add_images(upload, batch, plan)
+                    tell(plan.sent)
+                tell(plan.sent)
+        start = _requests.start_upload(upload, plan.sent.done, plan.left_out, local.name)
+        start = _requests.with_webhook(start, webhook, webhook_secret)
+        job = await self._request_through_outage(start)
+        return await self.wait(job, progress=progress) if wait else job
+
+    async def _add_images(
+        self, upload: UploadOut, images: list[Outgoing], plan: FolderUpload
+    ) -> None:
+        """Send images in one request, or in several when one is too large for a server."""
+        pending = [images]
+        while pending:
+            batch = pending.pop()
+            try:
+                await self._request_through_outage(_requests.add_images(upload, batch))
+            except ProblemError as error:
+                pending += plan.smaller(batch, error)
+            else:
+                plan.count(batch)
 
     async def jobs(
         self,
@@ -299,7 +428,7 @@ class AsyncClient:
             The jobs.
 
         Raises:
-            ProblemError: `limit`, `offset` or `state` is not valid (422).
+            InvalidRequest: `limit`, `offset` or `state` is not valid.
 
         Example:
             running = await client.jobs(collection="photos", state=["queued", "running"])
@@ -355,7 +484,7 @@ class AsyncClient:
             The new job. If an earlier retry of the same job has not ended: that retry.
 
         Raises:
-            ValueError: `progress` is given without `wait`.
+            InvalidRequest: `progress` is given without `wait`.
             NotFound: there is no such job, or its collection was deleted.
             ProblemError: the job has not ended, nothing failed in it, or its collection was
                 deleted and created again since (409).
@@ -409,6 +538,7 @@ class AsyncClient:
         Example:
             ended = await client.wait(job, progress=True)
         """
+        every_s = seconds("every_s", every_s)
         with listening(progress) as listener:
             ended = await self._wait_until_ended(job, listener, every_s)
         if ended.state == "failed":
@@ -428,7 +558,7 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such job.
-            ProblemError: `limit` or `offset` is not valid (422).
+            InvalidRequest: `limit` or `offset` is not valid.
 
         Example:
             total = (await client.failures(job, limit=1)).total
@@ -481,6 +611,7 @@ class AsyncClient:
         namespace: str = "default",
         include_values: bool = False,
         include_metadata: bool = True,
+        include_size: bool = False,
         exact: bool = False,
     ) -> SearchResult:
         """Find the images that are nearest to a query. docs/search.md explains each argument.
@@ -506,6 +637,7 @@ class AsyncClient:
             namespace: the part of the collection to search.
             include_values: return the embeddings of the matches.
             include_metadata: return metadata.
+            include_size: return width and height.
             exact: compare the query with every image instead of using the index. Slow, and for at
                 most 100,000 images.
 
@@ -513,32 +645,34 @@ class AsyncClient:
             The matches, nearest first. A higher score is nearer; with the metric "euclidean" a
             lower one is. `timing` says where the service's time went. `truncated` names the limit
             that cut the matches short, if one did. After "answer_bytes", the same search with
-            `offset + len(matches)` goes on.
+            `offset + len(matches)` goes on. `truncated_texts` has the positions of texts that are
+            longer than the model reads: only their beginning counts.
 
         Raises:
-            ValueError: not exactly one kind of query is given, or an argument is out of range.
+            InvalidRequest: not exactly one kind of query is given, an argument is not valid or is
+                over a limit of the service, or the collection does not allow the query.
             OSError: the image file cannot be read.
             NotFound: there is no such collection, or no image with this `id`.
-            ProblemError: the service's limits or the collection do not allow the query (422), or
-                no worker has the model (503).
+            ProblemError: no worker has the model (503).
 
         Example:
             result = await client.search("photos", text="a dog in the snow", top_k=5)
         """
         query = {"text": text, "image": image, "id": id, "vector": vector, "terms": terms}
-        options = SearchOptions(
-            top_k=top_k,
-            offset=offset,
-            filter=None if filter is None else dict(filter),
-            min_score=min_score,
-            group_by=group_by,
-            group_size=group_size,
-            collapse=collapse,
-            namespace=namespace,
-            include_values=include_values,
-            include_metadata=include_metadata,
-            exact=exact,
-        )
+        options = {
+            "top_k": top_k,
+            "offset": offset,
+            "filter": filter,
+            "min_score": min_score,
+            "group_by": group_by,
+            "group_size": group_size,
+            "collapse": collapse,
+            "namespace": namespace,
+            "include_values": include_values,
+            "include_metadata": include_metadata,
+            "include_size": include_size,
+            "exact": exact,
+        }
         return await self._request(_requests.search(collection, query, options))
 
     async def search_many(
@@ -558,7 +692,7 @@ class AsyncClient:
             request that took longest.
 
         Raises:
-            pydantic.ValidationError: a query has an unknown or wrong argument.
+            InvalidRequest: a query has an unknown or wrong argument.
             NotFound: there is no such collection.
             ProblemError: no query of a request can be answered now (503).
 
@@ -588,11 +722,13 @@ class AsyncClient:
 
         Returns:
             One embedding for each item, in their order: a list of as many floats as the model's
-            dimension, of unit length.
+            dimension, of unit length. A text that is longer than the model reads is a UserWarning:
+            only its beginning counts.
 
         Raises:
-            ValueError: not exactly one of `texts` and `images` is given.
-            ProblemError: an item cannot be embedded (422), or no worker has the model (503).
+            InvalidRequest: not exactly one of `texts` and `images` is given, or an item cannot be
+                embedded.
+            ProblemError: no worker has the model (503).
 
         Example:
             (embedding,) = await client.embed(texts=["a dog"])
@@ -666,6 +802,50 @@ class AsyncClient:
         """
         return await self._request(_requests.thumbnail(collection, id, namespace))
 
+    async def original(self, collection: str, id: str, *, namespace: str = "default") -> bytes:
+        """Get the original file of an image: a file or an object that the service may read, a file
+        of a tar or zip, or an upload as long as its job exists.
+
+        An image of the web is fetched from its own server, without the API key: a second request.
+
+        Args:
+            collection: the collection that the image is in.
+            id: the image's id.
+            namespace: the part of the collection that the image is in.
+
+        Returns:
+            The bytes of the file, as they are now.
+
+        Raises:
+            NotFound: there is no such image, it was written as a vector, or its file is not there
+                any more. The message says which.
+            ProblemError: the API key may not read the file (403).
+
+        Example:
+            Path("a.jpg").write_bytes(await client.original("photos", "a.jpg"))
+        """
+        return await self._request(_requests.original(collection, id, namespace))
+
+    async def preview(self, collection: str, id: str, *, namespace: str = "default") -> bytes:
+        """Get a preview of an image, made of its original file.
+
+        Args:
+            collection: the collection that the image is in.
+            id: the image's id.
+            namespace: the part of the collection that the image is in.
+
+        Returns:
+            A JPEG with a longest side of at most 1,000 pixels, without EXIF metadata.
+
+        Raises:
+            NotFound: there is no such image, or no original that the service has.
+            ProblemError: the API key may not read the file (403), or it is too large (413, 422).
+
+        Example:
+            Path("a.preview.jpg").write_bytes(await client.preview("photos", "a.jpg"))
+        """
+        return await self._request(_requests.preview(collection, id, namespace))
+
     async def upsert(
         self,
         collection: str,
@@ -681,7 +861,8 @@ class AsyncClient:
         Args:
             collection: the collection, which has to exist.
             vectors: `{"id", "values", "label"?, "metadata"?, "uri"?}` each. `values` has as many
-                numbers as the collection's dimension.
+                numbers as the collection's dimension. In the metadata, dates and times become text
+                in ISO format, and NaN is no value.
             namespace: the part of the collection that the vectors go into.
 
         Returns:
@@ -689,10 +870,9 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such collection.
-            pydantic.ValidationError: a vector has no id or no values, an unknown field, or a
-                number that is not finite.
-            ProblemError: the length of a vector is not the collection's dimension, or an id is
-                twice in one request (422).
+            InvalidRequest: a vector has no id or no values, an unknown field, a number that is not
+                finite, or another length than the collection's dimension, or an id is twice in one
+                request.
 
         Example:
             await client.upsert("photos", [{"id": "a.jpg", "values": embedding, "label": "cat"}])
@@ -717,7 +897,7 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such collection.
-            ProblemError: the filter is not valid (422).
+            InvalidRequest: the filter is not valid.
 
         Example:
             cats = await client.count("photos", filter={"label": "cat"})
@@ -751,6 +931,39 @@ class AsyncClient:
                 yield image_id
             cursor = page.next
 
+    async def ordered_ids(
+        self,
+        collection: str = "images",
+        *,
+        order_by: str = "id",
+        descending: bool = False,
+        filter: AnyFilter = None,
+        namespace: str = "default",
+    ) -> list[str]:
+        """List the ids of images in the order of a field: at most 10,000.
+
+        Args:
+            collection: the collection.
+            order_by: "id", "indexed_at", "label" or another built-in, declared or metadata field.
+                Text is compared without regard to case, numbers in it by their value.
+            descending: the largest value comes first.
+            filter: metadata filter. Default: all images.
+            namespace: the part of the collection to look at.
+
+        Returns:
+            The ids. Images without a value come last.
+
+        Raises:
+            NotFound: there is no such collection.
+            ProblemError: the filter is not valid, or more than 10,000 images pass it (422).
+
+        Example:
+            newest = (await client.ordered_ids("photos", order_by="taken_at", descending=True))[:10]
+        """
+        return await self._request(
+            _requests.ordered_ids(collection, order_by, descending, filter, namespace)
+        )
+
     async def delete(
         self,
         collection: str = "images",
@@ -774,8 +987,8 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such collection.
-            ProblemError: neither or both of `filter` and `all` are given, or the filter is not
-                valid (422). An empty filter counts as none.
+            InvalidRequest: neither or both of `filter` and `all` are given, or the filter is not
+                valid. An empty filter counts as none.
 
         Example:
             deleted = await client.delete("photos", filter={"label": "cat"})
@@ -815,8 +1028,8 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such collection.
-            ProblemError: `k` or `sample` is too large, or fewer than two or more than 100,000
-                images pass the filter (422).
+            InvalidRequest: `k` or `sample` is too large, or fewer than two or more than 100,000
+                images pass the filter.
 
         Example:
             print((await client.recall("photos")).recall)
@@ -895,8 +1108,7 @@ class AsyncClient:
         Raises:
             ImportError: pyarrow is not installed.
             FileNotFoundError: there is no such file.
-            clipfleet.common.http.exchange.NotOurs: the file is not an export, or is damaged. This
-                is a ValueError.
+            InvalidRequest: the file is not an export, or is damaged.
             ProblemError: the existing collection has another metric, model, dimension or fields
                 (409).
 
@@ -943,12 +1155,18 @@ class AsyncClient:
         create: bool,
     ) -> Job:
         if create:
-            try:
-                await self.collection(collection)
-            except NotFound:
-                await self.create_collection(collection)
+            await self._require_collection(collection, create)
         job = await self._request(request)
         return await self.wait(job, progress=progress) if wait else job
+
+    async def _require_collection(self, name: str, create: bool) -> Collection:
+        """The collection, which is created if it does not exist and `create` is set."""
+        try:
+            return await self.collection(name)
+        except NotFound:
+            if not create:
+                raise
+            return await self.create_collection(name)
 
     async def _wait_until_ended(self, job: Job | str, listener: Listener, every_s: float) -> Job:
         seen_at, intervals_s = time.monotonic(), poll_intervals_s(every_s)

@@ -6,17 +6,21 @@ Sends nothing, so `Client` and `AsyncClient` share this module.
 import json
 import re
 import secrets
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from clipfleet.client import payloads
+from clipfleet.client import arguments, payloads
 from clipfleet.client._config import proxy_hint
 from clipfleet.client._retries import Outcome
+from clipfleet.client.arguments import checking
+from clipfleet.client.folder_upload import Outgoing, form_parts
 from clipfleet.client.payloads import Files, ImageInput, Part, StoredFile
 from clipfleet.client.source_detection import AnySource, source_of
 from clipfleet.common.collection import FieldType, Metric
@@ -25,6 +29,8 @@ from clipfleet.common.http.collections import (
     DeletedSome,
     DeleteIn,
     IdPage,
+    OrderedIds,
+    OrderIn,
     RecallIn,
     RecallOut,
     Which,
@@ -38,11 +44,17 @@ from clipfleet.common.http.schemas import (
     JobState,
     SearchOptions,
     Upserted,
-    VectorIn,
-    VectorsIn,
 )
 from clipfleet.common.http.search import BATCH, Refused, SearchBatchOut, SearchIn
-from clipfleet.errors import ProblemError, Unreachable, problem_error, problem_of
+from clipfleet.common.http.uploads import KnownOut, UploadEnd, UploadIn, UploadOut
+from clipfleet.common.http.webhooks import key_of
+from clipfleet.errors import (
+    ProblemError,
+    Unreachable,
+    invalid_argument,
+    problem_error,
+    problem_of,
+)
 from clipfleet.results import Collection, Failures, Image, Job, SearchResult, Timing
 
 T = TypeVar("T")
@@ -73,6 +85,7 @@ class ApiRequest(Generic[T]):
         headers: further headers.
         repeatable: the request changes nothing more when it is carried out twice.
         timeout_s: seconds. Default: the client's timeout.
+        follows: a redirect leads to another server, which is asked without the API key.
         complete: adds to the result what the headers of the response say.
     """
 
@@ -86,6 +99,7 @@ class ApiRequest(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
     timeout_s: float | None = None
+    follows: bool = False
     complete: Callable[[T, httpx.Headers], T] | None = None
 
     def options(self) -> dict[str, Any]:
@@ -98,6 +112,7 @@ class ApiRequest(Generic[T]):
             "data": self.form,
             "files": self.files,
             "headers": self.headers,
+            "follow_redirects": self.follows,
         }
 
     def result(self, outcome: Outcome, url: str) -> T:
@@ -134,6 +149,7 @@ class ApiRequest(Generic[T]):
 
 class _Embeddings(BaseModel):
     embeddings: list[list[float]]
+    truncated_texts: list[int] = []
 
 
 def collections() -> ApiRequest[list[Collection]]:
@@ -146,6 +162,7 @@ def collection(name: str) -> ApiRequest[Collection]:
     return ApiRequest("GET", _path("collections", name), _read(Collection))
 
 
+@checking()
 def create_collection(
     name: str,
     metric: Metric,
@@ -153,7 +170,9 @@ def create_collection(
     dim: int | None,
     fields: Mapping[str, FieldType] | None,
 ) -> ApiRequest[Collection]:
-    body = CollectionIn(metric=metric, model=model, dim=dim, fields=dict(fields or {}))
+    declared = arguments.mapping("fields", fields or {}, 'a mapping such as {"year": "int"}')
+    described = {"metric": metric, "model": model, "dim": dim, "fields": declared}
+    body = CollectionIn.model_validate(_plain_options(described))
     return ApiRequest("PUT", _path("collections", name), _read(Collection), json=body.model_dump())
 
 
@@ -161,6 +180,7 @@ def delete_collection(name: str) -> ApiRequest[None]:
     return ApiRequest("DELETE", _path("collections", name), _nothing, repeatable=False)
 
 
+@checking()
 def index(
     collection: str,
     source: AnySource,
@@ -170,20 +190,25 @@ def index(
     idempotency_key: str | None,
     exif: bool,
 ) -> ApiRequest[Job]:
-    body = JobIn(
-        source=source_of(source, label_from_folder=label_from_folder),
-        namespace=namespace,
-        on_existing=on_existing,
-        exif=exif,
-    )
+    if isinstance(source, Mapping):
+        source = arguments.as_json("source", source)
+    try:
+        checked = source_of(source, label_from_folder=label_from_folder)
+    except ValueError as error:
+        raise invalid_argument("source", str(error)) from error
+    options = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    body = JobIn.model_validate({"source": checked, **_plain_options(options)})
     where = _path("collections", collection, "jobs")
-    json = body.model_dump(exclude=set() if exif else {"exif"})  # which 0.1 does not know
+    # `with_webhook` adds the webhook; 0.1 does not know `exif`
+    json = body.model_dump(exclude={"webhook"} if exif else {"webhook", "exif"})
     return ApiRequest("POST", where, _read(Job), json=json, headers=_key(idempotency_key))
 
 
 def _key(key: str | None = None) -> dict[str, str]:
     """The header that makes a job request repeatable: the service starts one job per key."""
-    return {"Idempotency-Key": secrets.token_hex(16) if key is None else key}
+    if key is None:
+        return {"Idempotency-Key": secrets.token_hex(16)}
+    return {"Idempotency-Key": arguments.header("idempotency_key", key)}
 
 
 def upload(
@@ -195,23 +220,93 @@ def upload(
     idempotency_key: str | None,
     exif: bool,
     ids: Sequence[str] | None,
+    labels: Sequence[str] | None,
+    metadata: Sequence[Mapping[str, Any] | None] | None,
 ) -> ApiRequest[Job]:
-    more = {"exif": "true"} if exif else {}
+    form = {
+        "namespace": arguments.text("namespace", namespace),
+        "label": arguments.text("label", label, empty=True),
+        "on_existing": arguments.text("on_existing", on_existing),
+        **({"exif": "true"} if exif else {}),
+    }
+    parts = payloads.file_parts(files, ids)
+    if items := payloads.upload_items(parts, labels, metadata):
+        form["items"] = items
     return ApiRequest(
         "POST",
         _path("collections", collection, "images"),
         _read(Job),
-        form={"namespace": namespace, "label": label, "on_existing": on_existing, **more},
-        files=payloads.file_parts(files, ids),
+        form=form,
+        files=parts,
         headers=_key(idempotency_key),
     )
+
+
+def open_upload(
+    collection: str, namespace: str, on_existing: OnExisting, exif: bool, key: str
+) -> ApiRequest[UploadOut]:
+    body = UploadIn(namespace=namespace, on_existing=on_existing, exif=exif, key=key)
+    where = _path("collections", collection, "uploads")
+    return ApiRequest("POST", where, _read(UploadOut), json=body.model_dump())
+
+
+def known(upload: UploadOut, ids: Sequence[str]) -> ApiRequest[KnownOut]:
+    where = _path("collections", upload.collection, "uploads", upload.id, "known")
+    return ApiRequest("POST", where, _read(KnownOut), json={"ids": list(ids)})
+
+
+def add_images(upload: UploadOut, batch: Sequence[Outgoing]) -> ApiRequest[UploadOut]:
+    form, files = form_parts(batch)
+    where = _path("collections", upload.collection, "uploads", upload.id, "images")
+    # Without a file, httpx would not send the form as a multipart one.
+    parts: list[Part] = files or [("none", ("", b"", "application/octet-stream"))]
+    return ApiRequest("POST", where, _read(UploadOut), form=form, files=parts)
+
+
+def start_upload(
+    upload: UploadOut, images: int, left_out: Mapping[str, int], name: str
+) -> ApiRequest[Job]:
+    body = UploadEnd(images=images, left_out=dict(left_out), name=name[:1_000])
+    where = _path("collections", upload.collection, "uploads", upload.id, "job")
+    return ApiRequest("POST", where, _read(Job), json=body.model_dump(exclude={"webhook"}))
+
+
+def require_webhook(url: str | None, secret: str | None) -> dict[str, str]:
+    """A webhook as JSON; {} for none. InvalidRequest for a secret that is not one."""
+    if url is None:
+        if secret is not None:
+            raise invalid_argument("webhook_secret", "it needs webhook=")
+        return {}
+    webhook = {"url": arguments.text("webhook", url)}
+    if secret is not None:
+        webhook["secret"] = arguments.text("webhook_secret", secret)
+        try:
+            key_of(secret)
+        except ValueError as error:
+            raise invalid_argument("webhook_secret", str(error), is_sentence=True) from None
+    return webhook
+
+
+def with_webhook(request: ApiRequest[Job], url: str | None, secret: str | None) -> ApiRequest[Job]:
+    """The request of a job that reports its end. InvalidRequest for a secret that is not one."""
+    webhook = require_webhook(url, secret)
+    if not webhook:
+        return request
+    if request.form is None:
+        return replace(request, json={**request.json, "webhook": webhook})
+    fields = {f"webhook_{name}": value for name, value in webhook.items()}
+    return replace(request, form={**request.form, **fields})
 
 
 def jobs(
     limit: int, offset: int, collection: str | None, state: JobState | Sequence[JobState] | None
 ) -> ApiRequest[list[Job]]:
-    states = [state] if isinstance(state, str) else list(state or ())
-    params = {"limit": limit, "offset": offset, "collection": collection or "", "state": states}
+    states = [state] if isinstance(state, str) else arguments.items("state", state or (), "states")
+    params = {
+        **_page(limit, offset),
+        "collection": collection and arguments.text("collection", collection),
+        "state": [arguments.text("state", name) for name in states],
+    }
     return ApiRequest("GET", "/v1/jobs", lambda body: _read(JobList)(body).jobs, params=params)
 
 
@@ -231,8 +326,12 @@ def delete_job(job: Job | str) -> ApiRequest[None]:
     return ApiRequest("DELETE", _path("jobs", job_id(job)), _nothing, repeatable=False)
 
 
+def _page(limit: int, offset: int) -> dict[str, int]:
+    return {"limit": arguments.whole("limit", limit), "offset": arguments.whole("offset", offset)}
+
+
 def failures(job: Job | str, limit: int, offset: int) -> ApiRequest[Failures]:
-    page = {"limit": limit, "offset": offset}
+    page = _page(limit, offset)
     return ApiRequest("GET", _path("jobs", job_id(job), "failures"), _read(Failures), params=page)
 
 
@@ -240,114 +339,196 @@ def upsert(
     collection: str, vectors: Iterable[Mapping[str, Any]], namespace: str
 ) -> Iterator[ApiRequest[int]]:
     where = _path("collections", collection, "vectors")
-    rows = (payloads.vector(vector) for vector in vectors)
+    namespace = arguments.text("namespace", namespace)
+    listed = enumerate(arguments.items("vectors", vectors, "a list of mappings"))
+    rows = (payloads.vector(f"vectors.{n}", fields) for n, fields in listed)
     for batch in payloads.batches(rows, MAX_VECTORS, payloads.json_bytes, MAX_VECTORS_BYTES):
-        items = [VectorIn.model_validate(row) for row in batch]
-        body = VectorsIn(vectors=items, namespace=namespace).model_dump()
+        body = {"vectors": batch, "namespace": namespace}
         yield ApiRequest("POST", where, lambda body: _read(Upserted)(body).upserted, json=body)
 
 
+def _image_params(id: str, namespace: str) -> dict[str, str]:
+    return {"id": arguments.text("id", id), "namespace": arguments.text("namespace", namespace)}
+
+
 def image(collection: str, id: str, namespace: str, include_values: bool) -> ApiRequest[Image]:
-    params = {"id": id, "namespace": namespace, "include_values": include_values}
+    params = {**_image_params(id, namespace), "include_values": include_values}
     return ApiRequest(
         "GET", _path("collections", collection, "images"), _read(Image), params=params
     )
 
 
 def delete_image(collection: str, id: str, namespace: str) -> ApiRequest[None]:
-    params = {"id": id, "namespace": namespace}
+    params = _image_params(id, namespace)
     where = _path("collections", collection, "images")
     return ApiRequest("DELETE", where, _nothing, params=params, repeatable=False)
 
 
 def thumbnail(collection: str, id: str, namespace: str) -> ApiRequest[bytes]:
-    params = {"id": id, "namespace": namespace}
+    params = _image_params(id, namespace)
     return ApiRequest("GET", _path("collections", collection, "thumbnail"), bytes, params=params)
+
+
+def original(collection: str, id: str, namespace: str) -> ApiRequest[bytes]:
+    where, params = (
+        _path("collections", collection, "images", "original"),
+        _image_params(id, namespace),
+    )
+    return ApiRequest("GET", where, bytes, params=params, follows=True)
+
+
+def preview(collection: str, id: str, namespace: str) -> ApiRequest[bytes]:
+    where = _path("collections", collection, "images", "preview")
+    return ApiRequest("GET", where, bytes, params=_image_params(id, namespace))
 
 
 def embed(
     texts: Sequence[str] | None, images: Sequence[ImageInput] | None, model: str | None
 ) -> Iterator[ApiRequest[list[list[float]]]]:
-    """Requests for batches. ValueError at the call; an image is read when its batch is built."""
+    """Requests for batches. An image is read when its batch is built.
+
+    Raises:
+        InvalidRequest: at the call, for wrong arguments; later, for an item.
+    """
     if (texts is None) == (images is None):
-        raise ValueError("give exactly one of texts= and images=")
-    if isinstance(texts, str):
-        raise ValueError("texts= has to be a list of texts, not one text")
-    return _embed("texts", texts, model) if texts is not None else _embed("images", images, model)
+        raise invalid_argument("", "give exactly one of texts= and images=")
+    model = None if model is None else arguments.text("model", model)
+    if texts is not None:
+        listed = enumerate(arguments.items("texts", texts, "a list of texts"))
+        return _embed("texts", (arguments.text(f"texts.{n}", item) for n, item in listed), model)
+    each = enumerate(arguments.items("images", images, "a list of images"))
+    return _embed("images", (payloads.image(item, f"images.{n}") for n, item in each), model)
 
 
-def _embed(what: str, items: Any, model: str | None) -> Iterator[ApiRequest[list[list[float]]]]:
-    plain = items if what == "texts" else (payloads.image(item) for item in items)
-    for batch in payloads.batches(plain, MAX_EMBEDS, payloads.json_bytes, MAX_EMBEDS_BYTES):
+def _embed(
+    what: str, items: Iterable[Any], model: str | None
+) -> Iterator[ApiRequest[list[list[float]]]]:
+    start = 0
+    for batch in payloads.batches(items, MAX_EMBEDS, payloads.json_bytes, MAX_EMBEDS_BYTES):
         body = {what: batch} if model is None else {what: batch, "model": model}
-        yield ApiRequest(
-            "POST", "/v1/embed", lambda body: _read(_Embeddings)(body).embeddings, json=body
-        )
+        yield ApiRequest("POST", "/v1/embed", partial(_embeddings, start), json=body)
+        start += len(batch)
 
 
+def _embeddings(start: int, body: bytes) -> list[list[float]]:
+    """The embeddings in a response, with a warning about texts that the model has cut.
+
+    Args:
+        start: the index of the first item of the request.
+        body: the response.
+    """
+    answer = _read(_Embeddings)(body)
+    if answer.truncated_texts:
+        places = ", ".join(f"texts[{start + n}]" for n in answer.truncated_texts[:10])
+        message = f"{places}: longer than the model reads; only the beginning counts"
+        warnings.warn(message, stacklevel=6)
+    return answer.embeddings
+
+
+@checking()
 def count(collection: str, filter: AnyFilter, namespace: str) -> ApiRequest[int]:
     where = _path("collections", collection, "count")
-    body = Which(filter=_plain_filter(filter), namespace=namespace).model_dump()
+    chosen = {"filter": arguments.as_filter(filter), "namespace": namespace}
+    body = Which.model_validate(_plain_options(chosen)).model_dump()
     return ApiRequest("POST", where, lambda body: _read(Count)(body).count, json=body)
 
 
 def ids(collection: str, cursor: str, namespace: str) -> ApiRequest[IdPage]:
+    namespace = arguments.text("namespace", namespace)
     params = {"cursor": cursor, "limit": IDS_PER_PAGE, "namespace": namespace}
     return ApiRequest("GET", _path("collections", collection, "ids"), _read(IdPage), params=params)
 
 
+@checking()
+def ordered_ids(
+    collection: str, order_by: str, descending: bool, filter: AnyFilter, namespace: str
+) -> ApiRequest[list[str]]:
+    chosen = {
+        "order_by": order_by,
+        "descending": descending,
+        "filter": arguments.as_filter(filter),
+        "namespace": namespace,
+    }
+    body = OrderIn.model_validate(_plain_options(chosen)).model_dump()
+    where = _path("collections", collection, "ids")
+    return ApiRequest("POST", where, lambda body: _read(OrderedIds)(body).ids, json=body)
+
+
+@checking()
 def delete(
     collection: str, filter: AnyFilter, namespace: str, all: bool
 ) -> ApiRequest[DeletedSome]:
     where = _path("collections", collection, "delete")
-    body = DeleteIn(filter=_plain_filter(filter), namespace=namespace, all=all).model_dump()
+    chosen = {"filter": arguments.as_filter(filter), "namespace": namespace, "all": all}
+    body = DeleteIn.model_validate(_plain_options(chosen)).model_dump()
     return ApiRequest("POST", where, _read(DeletedSome), json=body, repeatable=False)
 
 
+@checking()
 def recall(
     collection: str, k: int, sample: int, filter: AnyFilter, namespace: str, seed: int
 ) -> ApiRequest[RecallOut]:
     where = _path("collections", collection, "recall")
-    body = RecallIn(
-        k=k, sample=sample, filter=_plain_filter(filter), namespace=namespace, seed=seed
-    )
+    options = {"k": k, "sample": sample, "namespace": namespace, "seed": seed}
+    chosen = {"filter": arguments.as_filter(filter), **_plain_options(options)}
+    body = RecallIn.model_validate(chosen)
     return ApiRequest(
         "POST", where, _read(RecallOut), json=body.model_dump(), timeout_s=RECALL_TIMEOUT_S
     )
 
 
 def fleet() -> ApiRequest[FleetOut]:
-    return ApiRequest("GET", _path("fleet"), _read(FleetOut))
+    return ApiRequest("GET", "/v1/fleet", _read(FleetOut))
 
 
 def export(collection: str) -> ApiRequest[None]:
     return ApiRequest("GET", _path("collections", collection, "export"), _nothing)
 
 
-def _plain_filter(filter: AnyFilter) -> dict[str, Any] | None:
-    return None if filter is None else dict(filter)
+def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON: numbers of numpy as Python's, and so on. None stays."""
+    return {name: arguments.as_json(name, value) for name, value in options.items()}
 
 
+@checking()
 def search(
-    collection: str, query: Mapping[str, Any], options: SearchOptions
+    collection: str, query: Mapping[str, Any], options: Mapping[str, Any]
 ) -> ApiRequest[SearchResult]:
-    """The request of one search. ValueError unless `query` has exactly one value."""
+    """The request of one search.
+
+    Args:
+        collection: the collection.
+        query: the ways to search; exactly one value is not None.
+        options: values of `SearchOptions`.
+    """
     present = [name for name, value in query.items() if value is not None]
     if len(present) != 1:
         expected, got = ", ".join(f"{name}=" for name in query), ", ".join(present) or "none"
-        raise ValueError(f"give exactly one of {expected} (given: {got})")
+        raise invalid_argument("", f"give exactly one of {expected} (given: {got})")
     image = query.get("image")
-    if image is not None and not payloads.image_url(image):
-        return _search_image(collection, payloads.image_bytes(image), options)
+    checked = SearchOptions.model_validate(_query_options(options))
+    if image is not None and not payloads.is_address(image):
+        return _search_image(collection, payloads.image_bytes(image), checked)
     where = _path("collections", collection, "search")
-    body = _body({**query, **options.model_dump()})
+    body = _body({**query, **checked.model_dump(exclude_defaults=True)})
     return ApiRequest("POST", where, _read(SearchResult), json=body, complete=_timed)
+
+
+def _query_options(options: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """The options of a search, and what to search for unless it is an image or a vector."""
+    where = f"{name}." if name else ""
+    return {
+        key: arguments.as_filter(value, f"{where}filter")
+        if key == "filter"
+        else arguments.as_json(f"{where}{key}", value)
+        for key, value in options.items()
+    }
 
 
 def _search_image(
     collection: str, image: bytes, options: SearchOptions
 ) -> ApiRequest[SearchResult]:
-    form = {name: value for name, value in options.model_dump().items() if value is not None}
+    form = options.model_dump(exclude_defaults=True)
     if "filter" in form:
         form["filter"] = json.dumps(form["filter"])
     where = _path("collections", collection, "search", "image")
@@ -370,9 +551,19 @@ def search_many(
 ) -> Iterator[ApiRequest[SearchOutcomes]]:
     """Requests for batches of queries. An image is read when its batch is built."""
     where = _path("collections", collection, "search", "batch")
-    bodies = (_body(query) for query in queries)
+    bodies = _bodies(arguments.items("queries", queries, "a list of mappings"))
     for batch in payloads.batches(bodies, BATCH, payloads.json_bytes, MAX_SEARCH_BATCH_BYTES):
         yield ApiRequest("POST", where, _outcomes, json={"queries": batch}, complete=_all_timed)
+
+
+def _bodies(queries: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    for n, query in enumerate(queries):
+        name = f"queries.{n}"
+        with checking(name):
+            body = _body(
+                arguments.mapping(name, query, 'a mapping such as {"text": "a dog"}'), name
+            )
+        yield body
 
 
 def _outcomes(body: bytes) -> SearchOutcomes:
@@ -392,26 +583,42 @@ def _all_timed(outcomes: SearchOutcomes, headers: httpx.Headers) -> SearchOutcom
     ]
 
 
-def _body(query: Mapping[str, Any]) -> dict[str, Any]:
-    """A query as JSON. pydantic.ValidationError for one that is not valid."""
-    present = {name: value for name, value in query.items() if value is not None}
-    terms = {"terms": [_plain(term) for term in present["terms"]]} if "terms" in present else {}
-    return SearchIn.model_validate({**_plain(present), **terms}).model_dump(exclude_unset=True)
+def _body(query: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """A query as JSON. Within `checking`, for it may not be valid.
+
+    Args:
+        query: the query.
+        name: name of the argument that it is part of.
+    """
+    where = f"{name}." if name else ""
+    present = {key: value for key, value in query.items() if value is not None}
+    terms = {}
+    if "terms" in present:
+        listed = arguments.items(f"{where}terms", present.pop("terms"), "a list of mappings")
+        terms = {"terms": [_term(term, f"{where}terms.{n}") for n, term in enumerate(listed)]}
+    body = SearchIn.model_validate({**_plain(present, name), **terms})
+    return body.model_dump(exclude_unset=True)
 
 
-def _plain(term: Mapping[str, Any]) -> dict[str, Any]:
+def _term(term: Any, name: str) -> dict[str, Any]:
+    return _plain(arguments.mapping(name, term, 'a mapping such as {"text": "a dog"}'), name)
+
+
+def _plain(term: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A query or term with its image and vector as JSON values."""
-    plain = dict(term)
-    if plain.get("image") is not None:
-        plain["image"] = payloads.image(plain["image"])
-    if plain.get("vector") is not None:
-        plain["vector"] = payloads.numbers(plain["vector"])
+    where = f"{name}." if name else ""
+    large = {key: term[key] for key in ("image", "vector") if term.get(key) is not None}
+    plain = _query_options({key: term[key] for key in term if key not in large}, name)
+    if "image" in large:
+        plain["image"] = payloads.image(large["image"], f"{where}image")
+    if "vector" in large:
+        plain["vector"] = arguments.numbers(f"{where}vector", large["vector"])
     return plain
 
 
 def job_id(job: Job | str) -> str:
     """The id of a job that is given as a `Job` or by its id."""
-    return job if isinstance(job, str) else job.id
+    return arguments.text("job", getattr(job, "id", job))
 
 
 def is_outage(error: ProblemError | Unreachable) -> bool:
@@ -430,5 +637,10 @@ def _nothing(_: bytes) -> None:
     return None
 
 
-def _path(*parts: str) -> str:
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+def _path(kind: str, name: str, *rest: str) -> str:
+    """The path of one thing of a kind, such as "collections", or of a part of it."""
+    argument = kind.removesuffix("s")
+    plain = arguments.text(argument, name)
+    if plain in (".", ".."):
+        raise invalid_argument(argument, f"{plain!r} is no name")
+    return "/v1/" + "/".join(quote(part, safe="") for part in (kind, plain, *rest))

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from clipfleet.client import arguments
 from clipfleet.common.http.exchange import (
     TEXT,
     WHOLE,
@@ -17,6 +18,7 @@ from clipfleet.common.http.exchange import (
     description_of,
     schema_of,
 )
+from clipfleet.errors import invalid_argument
 
 MAX_ROWS = 1_000  # rows in one request
 MAX_NUMBERS = 200_000  # numbers of embeddings in one request, about 4 MB as JSON
@@ -30,7 +32,7 @@ def new_file(file: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
     Raises:
         FileExistsError: `file` exists, and `overwrite` is False.
     """
-    path = Path(file).expanduser()
+    path = Path(arguments.text("file", file)).expanduser()
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already")
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -59,11 +61,11 @@ class ExportFile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        NotOurs: the file is not an export, or is damaged. Raised by `pieces`, too.
+        InvalidRequest: the file is not an export, or is damaged. Raised by `pieces`, too.
     """
 
     def __init__(self, file: str | Path) -> None:
-        self._path = Path(file).expanduser()
+        self._path = Path(arguments.text("file", file)).expanduser()
         with self._readable():
             self._file = _parquet(self._path)
             schema = self._file.schema_arrow
@@ -101,13 +103,14 @@ class ExportFile:
 
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError, IsADirectoryError):
             raise
-        except NotOurs as error:
-            raise NotOurs(f"{self._path} cannot be imported: {error}") from error
         except (ArrowException, OSError, ValueError) as error:
             reason = "it is not a Parquet file, or is incomplete or damaged"
-            raise NotOurs(f"{self._path} cannot be imported: {reason}") from error
+            if isinstance(error, NotOurs):
+                reason = str(error)
+            message = f"{self._path} cannot be imported: {reason}"
+            raise invalid_argument("file", message, is_sentence=True) from error
 
 
 def _parquet(path: Path) -> Any:

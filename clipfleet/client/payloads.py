@@ -1,13 +1,17 @@
 """Converts arguments (paths, bytes, open files, Pillow images, arrays) to JSON and forms."""
 
 import base64
+import json
 import mimetypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
+from clipfleet.client import arguments
 from clipfleet.client.pillow import PillowImage, image_file
+from clipfleet.common.http.schemas import VectorIn
+from clipfleet.errors import invalid_argument
 
 T = TypeVar("T")
 
@@ -21,7 +25,7 @@ class Array(Protocol):
     def tolist(self) -> Any: ...
 
 
-ImageInput = str | Path | bytes | BinaryIO | PillowImage
+ImageInput = str | Path | bytes | bytearray | memoryview | BinaryIO | PillowImage
 Numbers = Sequence[float] | Array
 Files = str | Path | Iterable[str | Path]
 Part = tuple[str, tuple[str, Any, str]]
@@ -34,34 +38,81 @@ def image_url(image: ImageInput) -> str | None:
     return None
 
 
-def image_bytes(image: ImageInput) -> bytes:
-    """The bytes of an image file. A `str` is a path. TypeError for a file opened as text."""
+def is_address(image: ImageInput) -> bool:
+    """Whether the image is a URL or a data URI, which go to the service as they are."""
+    return image_url(image) is not None or _is_data_uri(image)
+
+
+def _is_data_uri(image: ImageInput) -> bool:
+    return isinstance(image, str) and image[:5].lower() == "data:"
+
+
+def image_bytes(image: ImageInput, name: str = "image") -> bytes:
+    """The bytes of an image file. A `str` is a path.
+
+    Args:
+        image: the image.
+        name: name of the argument.
+
+    Raises:
+        InvalidRequest: the value is no image, or a file opened as text.
+        OSError: the file cannot be read.
+    """
     if isinstance(image, bytes):
         return image
+    if isinstance(image, bytearray | memoryview):
+        return bytes(image)
     if isinstance(image, str | Path):
+        if not str(image) or "\0" in str(image):
+            raise invalid_argument(name, f"{str(image)!r} is no path")
         return Path(image).expanduser().read_bytes()
-    data = image_file(image) if isinstance(image, PillowImage) else image.read()
+    if isinstance(image, PillowImage):
+        try:
+            return image_file(image)
+        except ValueError as error:
+            raise invalid_argument(name, str(error)) from None
+    if not hasattr(image, "read"):
+        advice = ", such as PIL.Image.fromarray(array)" if hasattr(image, "dtype") else ""
+        expected = "expected a path, URL, bytes, file opened for reading bytes, or Pillow image"
+        raise invalid_argument(name, f"{expected}{advice}; not {arguments.kind_of(image)}")
+    data = image.read()
     if not isinstance(data, bytes):
-        raise TypeError("an image must be opened in binary mode")
+        raise invalid_argument(name, "the file must be opened in binary mode")
     return data
 
 
-def image(value: ImageInput) -> dict[str, str]:
-    """An image as JSON: its URL, or its file in base64."""
+def image(value: ImageInput, name: str = "image") -> dict[str, str]:
+    """An image as JSON: its URL, or its file in base64. The arguments are those of `image_bytes`"""
     if url := image_url(value):
         return {"url": url}
-    return {"base64": base64.b64encode(image_bytes(value)).decode()}
+    if _is_data_uri(value):
+        return {"base64": str(value)}
+    return {"base64": base64.b64encode(image_bytes(value, name)).decode()}
 
 
-def numbers(values: Numbers) -> Any:
-    """The values as a list. The schema checks that they are numbers."""
-    return values.tolist() if hasattr(values, "tolist") else list(values)
+def vector(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """One vector `{id, values, label?, metadata?, uri?}` without fields that are None.
 
+    Args:
+        name: name of the argument, and the place in it.
+        fields: the fields.
 
-def vector(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """One vector `{id, values, label?, metadata?, uri?}` without fields that are None."""
-    present = {name: value for name, value in fields.items() if value is not None}
-    return {**present, "values": numbers(present["values"])} if "values" in present else present
+    Raises:
+        InvalidRequest: a field is not valid.
+    """
+    expected = 'a mapping such as {"id": "a.jpg", "values": [...]}'
+    plain = dict(arguments.mapping(name, fields, expected))
+    present = {key: value for key, value in plain.items() if value is not None}
+    for key, value in present.items():
+        field = f"{name}.{key}"
+        if key == "values":
+            present[key] = arguments.numbers(field, value)
+        elif key == "metadata":
+            present[key] = arguments.as_metadata(field, value)
+        else:
+            present[key] = arguments.as_json(field, value)
+    with arguments.checking(name):
+        return VectorIn.model_validate(present).model_dump()
 
 
 def batches(
@@ -149,29 +200,76 @@ def file_parts(files: Files, ids: Sequence[str] | None = None) -> list[Part]:
         ids: the id of each of them. Default: their names.
 
     Raises:
-        ValueError: there are no files, one is a folder, there are fewer or more ids than files, or
-            two files have the same id.
+        InvalidRequest: there are no files, one is a folder, there are fewer or more ids than files,
+            or two files have the same id.
         FileNotFoundError: a file does not exist.
     """
-    listed = [files] if isinstance(files, str | Path) else files
-    paths = [Path(file).expanduser() for file in listed]
+    is_single = isinstance(files, str | Path)
+    listed = [files] if is_single else arguments.items("files", files, "a path or a list of paths")
+    paths = [Path(arguments.text(f"files.{n}", file)).expanduser() for n, file in enumerate(listed)]
     for path in paths:
         if path.is_dir():
-            raise ValueError(f"{path} is a folder: index() takes folders, upload() takes files")
+            message = f"{path} is a folder: index() takes folders, upload() takes files"
+            raise invalid_argument("files", message, is_sentence=True)
     if not paths:
-        raise ValueError("there are no files to upload")
-    names = [path.name for path in paths] if ids is None else list(ids)
+        raise invalid_argument("files", "there are no files to upload", is_sentence=True)
+    names = [path.name for path in paths] if ids is None else _ids(ids)
     if len(names) != len(paths):
-        raise ValueError(f"there are {len(names)} ids for {len(paths)} files")
+        message = f"there are {len(names)} ids for {len(paths)} files"
+        raise invalid_argument("ids", message, is_sentence=True)
     if len({*names}) < len(names):
         double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(
-            f"two files have the id {double!r}, so one would replace the other; give other ids"
-        )
+        message = f"two files have the id {double!r}, so one would replace the other"
+        raise invalid_argument("ids", f"{message}; give other ids", is_sentence=True)
     return [
         ("files", (name, StoredFile(path), _media_type(path)))
         for name, path in zip(names, paths, strict=True)
     ]
+
+
+def _ids(ids: Sequence[str]) -> list[str]:
+    listed = arguments.items("ids", ids, "a list of ids")
+    return [arguments.text(f"ids.{n}", name) for n, name in enumerate(listed)]
+
+
+def upload_items(
+    parts: Sequence[Part],
+    labels: Sequence[str] | None,
+    metadata: Sequence[Mapping[str, Any] | None] | None,
+) -> str:
+    """What an upload says of each file, as JSON; "" for nothing.
+
+    Args:
+        parts: the files.
+        labels: the label of each of them.
+        metadata: the metadata of each of them.
+
+    Raises:
+        InvalidRequest: there are fewer or more labels or metadata than files, or they are no texts
+            and mappings that JSON can hold.
+    """
+    if labels is None and metadata is None:
+        return ""
+    items: list[dict[str, Any]] = [{"id": name} for _, (name, _, _) in parts]
+    for n, (item, label) in enumerate(_one_each("labels", labels, items, "a list of texts")):
+        if label is not None:
+            item["label"] = arguments.text(f"labels.{n}", label, empty=True)
+    every = _one_each("metadata", metadata, items, "a list with a mapping for each file")
+    for n, (item, fields) in enumerate(every):
+        if fields:
+            item["metadata"] = arguments.as_metadata(f"metadata.{n}", fields)
+    return json.dumps(items, allow_nan=False)
+
+
+def _one_each(
+    name: str, values: Any, items: Sequence[dict[str, Any]], what: str
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Each file with its value. InvalidRequest if there are fewer or more values than files."""
+    listed = [] if values is None else list(arguments.items(name, values, what))
+    if values is not None and len(listed) != len(items):
+        message = f"there are {len(listed)} {name} for {len(items)} files"
+        raise invalid_argument(name, message, is_sentence=True)
+    return zip(items, listed, strict=False)
 
 
 def _media_type(path: Path) -> str:

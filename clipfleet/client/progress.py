@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from clipfleet.client.folder_upload import Sent
 from clipfleet.results import Job
 
 if TYPE_CHECKING:  # rich takes long to import, and most programs show no progress
@@ -36,6 +37,90 @@ def listening(progress: Progress, console: "Console | None" = None) -> Iterator[
                 yield listener
         else:
             yield lines(console)
+
+
+@contextmanager
+def sending(
+    shows: bool, listener: Callable[[Sent], None] | None = None, console: "Console | None" = None
+) -> Iterator[Callable[[Sent], None]]:
+    """Yield a function to call with the progress of an upload.
+
+    Args:
+        shows: whether to show it.
+        listener: called with it as well.
+        console: where to show it. Default: standard error.
+    """
+    also = listener or _ignore_sent
+    if not shows:
+        yield also
+        return
+    console = console or _standard_error()
+    if not console.is_terminal or console.is_dumb_terminal:
+        print_line = _sent_lines(console)
+
+        def tell(sent: Sent) -> None:
+            print_line(sent)
+            also(sent)
+
+        yield tell
+        return
+    with _sent_bar(console) as update:
+
+        def tell_bar(sent: Sent) -> None:
+            update(sent)
+            also(sent)
+
+        yield tell_bar
+
+
+@contextmanager
+def _sent_bar(console: "Console") -> Iterator[Callable[[Sent], None]]:
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task("sending", total=None)
+        yield lambda sent: bars.update(
+            bar,
+            completed=sent.done_bytes,
+            total=max(sent.bytes, 1),
+            description=f"sending, {sent.done:,} of {sent.images:,} images",
+        )
+
+
+def _sent_lines(
+    console: "Console", clock: Callable[[], float] = time.monotonic
+) -> Callable[[Sent], None]:
+    """Print a line every LINE_INTERVAL_S, and one at the end."""
+    printed_at, printed = -LINE_INTERVAL_S, -1
+
+    def tell(sent: Sent) -> None:
+        nonlocal printed_at, printed
+        is_end = sent.done == sent.images and printed != sent.done
+        if is_end or clock() - printed_at >= LINE_INTERVAL_S:
+            printed_at, printed = clock(), sent.done
+            console.print(sent_line(sent), markup=False)
+
+    return tell
+
+
+def sent_line(sent: Sent) -> str:
+    """`sending, 120 of 1,000 images (80 the service had, 1 failed)`"""
+    had = f"{sent.had:,} the service had" if sent.had else ""
+    failed = f"{sent.failed:,} failed" if sent.failed else ""
+    more = ", ".join(part for part in (had, failed) if part)
+    counted = f"sending, {sent.done:,} of {sent.images:,} images"
+    return f"{counted} ({more})" if more else counted
+
+
+def _ignore_sent(_: Sent) -> None:
+    pass
 
 
 def _ignore(_: Job) -> None:

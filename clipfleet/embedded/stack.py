@@ -15,10 +15,11 @@ from typing import IO
 
 import httpx
 import redis
+from pydantic import BaseModel
 
 from clipfleet.common.auth.keys import check_keys
 from clipfleet.common.auth.source_access import grant_of_service
-from clipfleet.common.errors import StartupError, reason_of
+from clipfleet.common.errors import StartupError, Unavailable, reason_of
 from clipfleet.common.http.fleet import LANES, Lane
 from clipfleet.common.process.checks import NO_ADDRESS
 from clipfleet.common.process.machine import cores, shares
@@ -28,6 +29,7 @@ from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import LOOPBACK_NAMES, Settings
 from clipfleet.embedded import commands, processes
 from clipfleet.embedded.supervisor import Part, Supervisor, bulk_niceness, end_leftovers
+from clipfleet.workers.embedding import hub
 
 # Users of `up` do not need the log lines of the checks whether a part has started.
 logging.getLogger("clipfleet").addHandler(logging.NullHandler())
@@ -107,6 +109,25 @@ class Stack:
         self._settings = options.settings
         self._brings_redis = "redis_url" not in options.settings.model_fields_set
         self._brings_milvus = "milvus_uri" not in options.settings.model_fields_set
+        self._downloads = False
+
+    def check(self, report: Callable[[str], None]) -> None:
+        """Check the keys and the model before anything is started.
+
+        Args:
+            report: called with a sentence when the hub is asked for the model.
+
+        Raises:
+            StartupError: the keys are not valid, there is no such model, or the hub does not
+                answer within ten seconds.
+        """
+        settings = self._options.settings
+        service = grant_of_service(self.complete("", ""))
+        check_keys(settings.keys_file, settings.open, service)
+        self._downloads = hub.is_remote(settings.model)
+        if self._downloads:
+            report(f"asking {hub.hub_url()} for the model {settings.model}")
+        hub.require_model(settings.model)
 
     def run(
         self,
@@ -114,20 +135,18 @@ class Stack:
         ready: Callable[[], None],
         report: Callable[[str], None],
     ) -> None:
-        """Run the parts until `stopping` is set.
+        """Run the parts until `stopping` is set. `check` comes first.
 
         Args:
             waiting: called while parts start, with the part and the seconds since its start.
             ready: called once, when all parts answer.
-            report: called with a sentence when a part has ended and starts again.
+            report: called with a sentence when a part has ended and starts again, and when the
+                parts are told to end.
 
         Raises:
             StartupError: a part cannot start, or keeps ending.
         """
         folder = self._options.data
-        settings = self._options.settings
-        service = grant_of_service(self.complete("", ""))
-        check_keys(settings.keys_file, settings.open, service)
         _make_folder(folder)
         with _locked(folder, self._options.url):
             end_leftovers(folder)
@@ -137,6 +156,7 @@ class Stack:
                 if self._start(supervisor, waiting):
                     ready()
                     supervisor.watch(report)
+                report("stopping; the data is kept for the next start")
             finally:
                 supervisor.stop()
 
@@ -210,7 +230,7 @@ class Stack:
                 name,
                 command,
                 {**with_metrics_port(), **share},
-                lambda pid: _serves(fleet, probe, pid),
+                lambda pid: _serves(fleet, probe, pid) or self._is_downloaded(),
                 niceness,
             )
 
@@ -238,6 +258,12 @@ class Stack:
             *self._flower(env),
         ]
 
+    def _is_downloaded(self) -> bool:
+        """False: a worker does not answer yet. Unavailable says so while it downloads its model."""
+        if self._downloads and (size := hub.downloaded_bytes(self._settings.model)):
+            raise Unavailable(f"loading {self._settings.model}, {size // 1_000_000:,} MB are here")
+        return False
+
     def _flower(self, env: Mapping[str, str]) -> list[Part]:
         if not (port := self._options.flower_port):
             return []
@@ -261,7 +287,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
     Nested settings are inherited from the environment of this process.
     """
-    plain = settings.model_dump(mode="json", exclude_defaults=True, exclude={"limits", "fetch"})
+    nested = {name for name, value in settings if isinstance(value, BaseModel)}
+    plain = settings.model_dump(mode="json", exclude_defaults=True, exclude=nested)
     plain["model"] = settings.model  # also the default: it has precedence over the environment
     return {
         f"CLIPFLEET_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)

@@ -62,7 +62,7 @@ RETRYABLE = (408, 425, 429, 500, 502, 503, 504)
 USER_AGENT = f"clipfleet/{__version__} (image search)"
 
 
-class _Retryable(Exception):
+class Retryable(Exception):
     """The fetch failed, and another try may succeed.
 
     Attributes:
@@ -76,7 +76,7 @@ class _Retryable(Exception):
 
 
 @cache
-def _default_tls() -> ssl.SSLContext:
+def default_tls() -> ssl.SSLContext:
     """One TLS context for all fetchers of a process: loading the CA certificates takes 40 ms."""
     return httpcore.default_ssl_context()
 
@@ -115,7 +115,7 @@ class Fetcher:
             "write": settings.read_s,
         }
         self._pool = httpcore.ConnectionPool(
-            ssl_context=tls or _default_tls(),
+            ssl_context=tls or default_tls(),
             max_connections=None,  # limited by threads and by slots
             max_keepalive_connections=32,
             keepalive_expiry=15.0,
@@ -189,7 +189,7 @@ class Fetcher:
             for attempt in count(1):
                 try:
                     return once()
-                except _Retryable as error:
+                except Retryable as error:
                     failure = error
                 max_wait_s = min(MAX_BACKOFF_S, self._settings.backoff_s * 2.0 ** (attempt - 1))
                 wait_s = (
@@ -212,12 +212,12 @@ class Fetcher:
         self, text: str, slot: Callable[[str], AbstractContextManager[None]]
     ) -> Iterator[httpcore.Response]:
         """The response with the file, after all redirects."""
-        url = _parse_url(text)
+        url = parse_url(text)
         for _ in range(self._settings.redirects + 1):
             server = f"{url.scheme}://{url.netloc.decode()}"
             with slot(url.raw_host.decode()):
                 self._breaker.check(server)
-                with _translating_errors(server), self._request(url) as response:
+                with translating_errors(server), self._request(url) as response:
                     if response.status not in REDIRECTS:
                         if response.status not in SUCCESSES:
                             self._breaker.answered(server)
@@ -254,10 +254,12 @@ def _no_slot(_: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _parse_url(text: str | httpx.URL) -> httpx.URL:
+def parse_url(text: str | httpx.URL) -> httpx.URL:
+    """The parts of a URL that may be fetched; Unreadable when it may not."""
     try:
         url = httpx.URL(text)
-    except (httpx.InvalidURL, ValueError) as error:
+        _ = url.host  # decodes names such as xn--a, and not all of them are valid
+    except (httpx.InvalidURL, ValueError, IndexError) as error:
         raise Unreadable("it is not a valid URL") from error
     if url.scheme not in ("http", "https"):
         raise Unreadable("only http and https URLs are fetched")
@@ -274,7 +276,7 @@ def _redirect_target(url: httpx.URL, location: str) -> httpx.URL:
     if not location:
         raise Unreadable("the server redirects without a Location, so to nowhere")
     try:
-        target = _parse_url(url.join(location))
+        target = parse_url(url.join(location))
     except (httpx.InvalidURL, ValueError) as error:
         raise Unreadable("it redirects to an invalid URL") from error
     except Unreadable as error:
@@ -290,20 +292,20 @@ def _failure(response: httpcore.Response) -> Exception:
     reason = f"the server answered {status} {phrase}".rstrip()
     if status not in RETRYABLE:
         return Unreadable(reason)
-    return _Retryable(reason, retry_after_s(header(response, b"retry-after")))
+    return Retryable(reason, retry_after_s(header(response, b"retry-after")))
 
 
 @contextmanager
-def _translating_errors(server: str) -> Iterator[None]:
-    """Translate errors of httpcore into Unreadable, or _Retryable when another try may help."""
+def translating_errors(server: str) -> Iterator[None]:
+    """Translate errors of httpcore into Unreadable, or Retryable when another try may help."""
     try:
         yield
     except httpcore.TimeoutException as error:
-        raise _Retryable("the server did not answer in time", silent=server) from error
+        raise Retryable("the server did not answer in time", silent=server) from error
     except httpcore.ConnectError as error:
-        raise _Retryable("the server cannot be reached") from error
+        raise Retryable("the server cannot be reached") from error
     except (httpcore.NetworkError, httpcore.RemoteProtocolError, CutShort) as error:
-        raise _Retryable("the server broke off the transfer") from error
+        raise Retryable("the server broke off the transfer") from error
     except (httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
         raise Unreadable("it is not a valid URL") from error
 
@@ -319,9 +321,9 @@ def _at_minimum_rate(pieces: Iterator[bytes], settings: Fetch) -> Iterator[bytes
     while True:
         began, limit_s = time.monotonic(), min(credit_s, remaining_s)
         try:
-            with _translating_errors(""), deadline(limit_s):
+            with translating_errors(""), deadline(limit_s):
                 piece = next(pieces, None)
-        except _Retryable as error:
+        except Retryable as error:
             waited_s = time.monotonic() - began
             raise Unreadable(_too_slow(error, waited_s, credit_s, remaining_s, settings)) from error
         if piece is None:

@@ -29,6 +29,10 @@ REFUSED = (
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
+class AddressRefused(Unreadable):
+    """The service may not connect to this address."""
+
+
 class Deadline:
     """The time at which a fetch must end, `seconds` from now."""
 
@@ -241,7 +245,7 @@ class Backend(httpcore.NetworkBackend):
         check_cancelled()
         addresses = self._addresses(host, port, _remaining(timeout))
         if not all(may_connect(address, self._allowed) for address in addresses):
-            raise Unreadable(REFUSED.format(host=host))
+            raise AddressRefused(REFUSED.format(host=host))
         *others, last = addresses[:MAX_ADDRESSES]
         for address in others:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):

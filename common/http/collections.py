@@ -46,6 +46,27 @@ class IdPage(BaseModel):
     next: str | None = Field(description="Cursor of the next page; null on the last page.")
 
 
+class OrderIn(Which):
+    """A request for the ids of images in the order of a field."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"order_by": "indexed_at", "descending": True}]}
+    )
+
+    order_by: str = Field(
+        min_length=1,
+        max_length=256,
+        description="Field whose values give the order: a built-in, declared or metadata field.",
+    )
+    descending: bool = Field(False, description="Whether the largest value comes first.")
+
+
+class OrderedIds(BaseModel):
+    """The ids of images in the order of a field."""
+
+    ids: list[str] = Field(description="Ids of all images that pass the filter.")
+
+
 class RecallIn(Which):
     """A request to measure the recall of the index, with stored images as queries."""
 

@@ -14,6 +14,7 @@ from pydantic import (
 from clipfleet.common.collection import FieldType, Metric
 from clipfleet.common.http.request import Request
 from clipfleet.common.http.sources import EXAMPLES, Source
+from clipfleet.common.http.webhooks import WebhookIn
 
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
 
@@ -79,12 +80,26 @@ class JobIn(Request):
         description="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, "
         "altitude.",
     )
+    webhook: WebhookIn | None = Field(
+        None, description="Where the end of the job is reported; absent: nowhere."
+    )
+
+    @field_validator("webhook", mode="before")
+    @classmethod
+    def _is_an_object(cls, webhook: Any) -> Any:
+        if isinstance(webhook, str):
+            raise ValueError(
+                'a webhook is an object: {"url": "https://...", "secret": "whsec_..."}'
+            )
+        return webhook
 
     @field_validator("source", mode="before")
     @classmethod
     def _has_a_type(cls, source: Any) -> Any:
         if isinstance(source, dict) and "type" not in source:
-            raise ValueError("a source needs a type: folder, manifest, urls, archive or bucket")
+            raise ValueError(
+                "a source needs a type: folder, manifest, urls, archive, bucket or list"
+            )
         return source
 
 
@@ -105,6 +120,11 @@ class JobOut(BaseModel):
     done: int = Field(description="Images that were indexed.")
     failed: int = Field(description="Images that failed.")
     skipped: int = Field(description="Images that were indexed before and have not changed.")
+    replaced: int = Field(
+        0,
+        description="Images among `done` that took the place of one with the same id and another "
+        "content, label or metadata.",
+    )
     left_out: dict[str, int] = Field(
         {},
         description="Files of the source that are no images, by their suffix: how many were left "
@@ -123,6 +143,11 @@ class JobOut(BaseModel):
     retry_of: str | None = Field(None, description="Id of the job whose failures it retries.")
     retried_by: str | None = Field(
         None, description="Id of the last job that retried its failures."
+    )
+    webhook: str | None = Field(
+        None,
+        description='State of its webhook: "pending", "delivered" or "failed", and after a colon '
+        "why the last try failed; null: it has none.",
     )
 
 
@@ -206,6 +231,7 @@ class SearchOptions(Request):
     )
     include_values: bool = Field(False, description="Return the embeddings of matches.")
     include_metadata: bool = Field(True, description="Return the metadata of matches.")
+    include_size: bool = Field(False, description="Return the width and height of matches.")
     exact: bool = Field(False, description="Compare with every image, without the index.")
 
     @model_validator(mode="after")
@@ -248,6 +274,11 @@ class EmbedOut(BaseModel):
     embeddings: list[list[float]] = Field(
         description="One row for each text or image, in their order, each of unit length."
     )
+    truncated_texts: list[int] = Field(
+        [],
+        description="Positions of the texts that are longer than the model reads: only the "
+        "beginning of each counts.",
+    )
 
 
 class MatchOut(BaseModel):
@@ -264,6 +295,12 @@ class MatchOut(BaseModel):
     values: list[float] | None = Field(
         None, description="Embedding of the image, with `include_values`."
     )
+    width: int | None = Field(
+        None, description="Width, pixels, with `include_size`; 0: unknown, as for own vectors."
+    )
+    height: int | None = Field(
+        None, description="Height, pixels, with `include_size`; 0: unknown, as for own vectors."
+    )
     duplicates: int | None = Field(
         None, description="Number of examined matches that `collapse` left out for this one."
     )
@@ -279,6 +316,11 @@ class SearchOut(BaseModel):
         description="The limit that cut the matches short, so that there may be more: "
         "`answer_bytes` (go on with a larger `offset`), `candidates` or `window`; null: none.",
         examples=["candidates"],
+    )
+    truncated_texts: list[int] = Field(
+        [],
+        description="Texts that are longer than the model reads, so that only their beginning "
+        "counts: 0 for `text`, or positions in `terms`.",
     )
 
 
@@ -342,6 +384,21 @@ class ImageOut(BaseModel):
     indexed_at: int = Field(description="When it was indexed, unix time in milliseconds.")
     values: list[float] | None = Field(
         None, description="Embedding of the image, with `include_values`."
+    )
+
+
+class KeyOut(BaseModel):
+    """What an API key may do."""
+
+    name: str | None = Field(description="Name of the key; null in a service without keys.")
+    scopes: list[Literal["read", "write", "admin"]] = Field(
+        description="What it may do: read (search), write (index, delete images), admin."
+    )
+    collections: list[str] | None = Field(
+        description="Collections that it may use, by name or by pattern with *; null: all."
+    )
+    expires_at: float | None = Field(
+        description="When it expires, unix time in seconds; null: never."
     )
 
 

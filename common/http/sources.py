@@ -1,13 +1,15 @@
 """Models of the sources of a job: where its images come from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
 from clipfleet.common.http import uris
+from clipfleet.common.http.patterns import Pattern
 from clipfleet.common.http.request import Request
 
 MAX_URLS = 10_000
+MAX_SOURCES = 10_000  # of one list
 Format = Literal["jsonl", "csv", "parquet", "txt"]
 
 
@@ -42,6 +44,11 @@ def _readable(uri: str) -> str:
         raise ValueError(str(error)) from error
 
 
+def _pattern(path: str) -> str:
+    Pattern(path)  # raises for braces with too many values
+    return path
+
+
 def _remote(url: str) -> str:
     if uris.kind(_readable(url)) == "path":
         raise ValueError(f"{uris.short(url)} is not a URL; for a list of paths, use a manifest")
@@ -59,19 +66,32 @@ Uri = Annotated[
     Field(
         min_length=1,
         max_length=4_096,
-        description="A path, or an address that begins with file://, http(s)://, s3://, gs://, ...",
+        description="A path, or an address that begins with file://, http(s)://, s3://, gs://, "
+        "...; or a pattern of several: {000..999}, {a,b}, and except on the web *, ?, [...] and "
+        "**.",
     ),
     AfterValidator(_readable),
+    AfterValidator(_pattern),
 ]
 Url = Annotated[str, Field(min_length=1, max_length=4_096), AfterValidator(_remote)]
-BucketUri = Annotated[str, Field(min_length=1, max_length=4_096), AfterValidator(_bucket)]
+BucketUri = Annotated[
+    str,
+    Field(min_length=1, max_length=4_096),
+    AfterValidator(_bucket),
+    AfterValidator(_pattern),
+]
 
 
 class FolderSource(Request):
     """The images in a folder that the workers can read, below the configured roots."""
 
     type: Literal["folder"] = "folder"
-    path: str = Field(min_length=1, max_length=4_096, description="Absolute path of the folder.")
+    path: Annotated[str, AfterValidator(_pattern)] = Field(
+        min_length=1,
+        max_length=4_096,
+        description="Absolute path of the folder, or a pattern of folders and images: {01..12}, "
+        "{a,b}, *, ?, [...] and **.",
+    )
     recursive: bool = Field(True, description="Include the folders in it.")
     label_from_folder: bool = Field(
         False, description="Use the name of the folder of each image as its label."
@@ -135,8 +155,30 @@ class BucketSource(Request):
     )
 
 
+OneSource = FolderSource | ManifestSource | UrlsSource | ArchiveSource | BucketSource
+
+
+class ListSource(Request):
+    """Several sources as one job. A source that cannot be read fails as one image with its name."""
+
+    type: Literal["list"] = "list"
+    sources: Annotated[
+        list[Annotated[OneSource, Field(discriminator="type")]], Field(fail_fast=True)
+    ] = Field(min_length=1, max_length=MAX_SOURCES, description="The sources, in their order.")
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _have_types(cls, sources: Any) -> Any:
+        for source in sources if isinstance(sources, list) else ():
+            if isinstance(source, dict) and "type" not in source:
+                raise ValueError(
+                    "each source needs a type: folder, manifest, urls, archive or bucket"
+                )
+        return sources
+
+
 Source = Annotated[
-    FolderSource | ManifestSource | UrlsSource | ArchiveSource | BucketSource,
+    FolderSource | ManifestSource | UrlsSource | ArchiveSource | BucketSource | ListSource,
     Field(discriminator="type"),
 ]
 
@@ -146,4 +188,9 @@ EXAMPLES: list[JsonValue] = [
     {"type": "urls", "urls": ["https://example.org/cat.jpg"]},
     {"type": "archive", "uri": "/data/photos.tar"},
     {"type": "bucket", "uri": "s3://photos/2024", "label_from_folder": True},
+    {"type": "archive", "uri": "/data/shards/{000..999}.tar"},
+    {
+        "type": "list",
+        "sources": [{"type": "folder", "path": "/data/a"}, {"type": "folder", "path": "/data/b"}],
+    },
 ]

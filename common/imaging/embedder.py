@@ -91,6 +91,10 @@ class Embedder(Protocol):
         """
         ...
 
+    def cut_texts(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text is longer than the model's context, so that its end does not count."""
+        ...
+
 
 class HashEmbedder:
     """Embeddings from a hash of the input: equal inputs get equal rows, others unrelated rows.
@@ -133,6 +137,10 @@ class HashEmbedder:
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         return self._rows([text.encode() for text in texts])
+
+    def cut_texts(self, texts: Sequence[str]) -> list[bool]:
+        """No text is too long for a hash."""
+        return [False] * len(texts)
 
     def _rows(self, items: Sequence[bytes]) -> Embeddings:
         rows = np.empty((len(items), self.dim), np.float32)

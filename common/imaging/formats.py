@@ -19,27 +19,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from clipfleet.common.errors import BadImage
+from clipfleet.common.http.suffixes import SUFFIXES as SUFFIXES
 from clipfleet.common.imaging import png, tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
-SUFFIXES = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".jif",
-        ".jfi",
-        ".pjpeg",
-        ".mpo",
-        ".png",
-        ".apng",
-        ".webp",
-        ".gif",
-        ".bmp",
-    }
-    | {".dib", ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".heics", ".heifs", ".hif"}
-)
 
 Image.MAX_IMAGE_PIXELS = None  # `limits.image_pixels` is checked in its place, before decoding
 warnings.filterwarnings("ignore", module="PIL")  # about damaged EXIF, for example

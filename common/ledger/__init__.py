@@ -12,12 +12,14 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from clipfleet.common.errors import Conflict, NotFound, Unavailable
 from clipfleet.common.http.schemas import JobState
 from clipfleet.common.http.source_grants import SourceGrant
+from clipfleet.common.http.webhooks import WebhookState
 from clipfleet.common.shares import Owner
 
 FINAL: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled"})
@@ -141,6 +143,29 @@ class Failure(Item):
         return Item.model_validate(self.model_dump())
 
 
+class Webhook(BaseModel):
+    """Where a job reports its end.
+
+    Attributes:
+        url: the address.
+        secret: signs the reports. No answer and no log line contains it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str
+    secret: str = Field(repr=False)
+
+    @property
+    def host(self) -> str:
+        """The host of the URL, without a blank; never empty."""
+        try:
+            host = urlsplit(self.url).hostname or ""
+        except ValueError:
+            host = ""
+        return "".join(host.split()) or "?"
+
+
 class NewJob(BaseModel):
     """The request for a job.
 
@@ -157,6 +182,7 @@ class NewJob(BaseModel):
         retry_of: the id of the job whose failures this job retries; "": none.
         grant: what the API key lets the job read. None: as much as the service, which also holds
             for jobs of releases without grants.
+        webhook: where the job reports its end; None: nowhere.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -172,22 +198,25 @@ class NewJob(BaseModel):
     exif: bool = False
     retry_of: str = ""
     grant: SourceGrant | None = None
+    webhook: Webhook | None = None
 
 
-LONG = ("urls", "items")  # the fields of a source that may be long; only the planner needs them
+LONG = ("urls", "items", "sources")  # the fields of a source that may be long, for planners alone
 
 
 def brief(new: NewJob) -> NewJob:
     """The job without the images in its source, for all readers but the planner.
 
-    A list of URLs is replaced by its `digest`: two lists are the same if their digests are.
+    A list of URLs or of sources is replaced by its `digest`: two lists are the same if their
+    digests are.
     """
     if not any(name in new.source for name in LONG):
         return new
     rest = {name: value for name, value in new.source.items() if name not in LONG}
-    if "urls" in new.source:
-        raw = json.dumps(new.source["urls"]).encode()
-        rest["digest"] = hashlib.blake2b(raw, digest_size=16).hexdigest()
+    for name in ("urls", "sources"):
+        if name in new.source:
+            raw = json.dumps(new.source[name]).encode()
+            rest["digest"] = hashlib.blake2b(raw, digest_size=16).hexdigest()
     return new.model_copy(update={"v": 2, "source": rest})
 
 
@@ -207,6 +236,7 @@ class Job:
         done: the number of images stored.
         failed: the number of images that failed.
         skipped: the number of images that were stored already.
+        replaced: how many of those that are done replaced an image with other content.
         chunks: the number of chunks planned so far.
         error: why the job failed or was cancelled; "" otherwise.
         waiting: why the job waits; "" when it does not.
@@ -214,6 +244,9 @@ class Job:
         rate: images per second of its last chunks, each in one worker; 0 when it is not known.
         key: the name of the API key that started it; "": none.
         notes: what was left out or changed while the source was listed, see `notes.py`.
+        webhook: the state of its webhook; "": it has none.
+        webhook_reason: why the last try of the webhook failed; "": it did not.
+        webhook_tries: how often the webhook was sent.
     """
 
     new: NewJob
@@ -234,10 +267,19 @@ class Job:
     rate: float = 0.0
     key: str = ""
     notes: Mapping[str, int] = field(default_factory=dict)
+    replaced: int = 0
+    webhook: WebhookState | Literal[""] = ""
+    webhook_reason: str = ""
+    webhook_tries: int = 0
 
     @property
     def id(self) -> str:
         return self.new.id
+
+    @property
+    def webhook_host(self) -> str:
+        """The host of its webhook; "": it has none."""
+        return self.new.webhook.host if self.new.webhook else ""
 
     @property
     def owner(self) -> Owner:
@@ -376,6 +418,7 @@ class Outcome:
             not count.
         rate: images per second; 0 when it is not known.
         kept: the items that are still being worked on; they stay in the chunk under this claim.
+        replaced: how many of `done` replaced an image with other content.
     """
 
     done: int = 0
@@ -384,6 +427,7 @@ class Outcome:
     rest: tuple[Item, ...] = ()
     rate: float = 0.0
     kept: tuple[Item, ...] = ()
+    replaced: int = 0
 
 
 class Ledger(Protocol):

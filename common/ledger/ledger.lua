@@ -15,6 +15,7 @@ local STATES = {'queued', 'running', 'succeeded', 'partial', 'failed', 'cancelle
 local COLLECTIONS = JOBS .. ':collections' -- that have jobs
 local DUE = JOBS .. ':due' -- jobs without a planner, scored by the time of the next look
 local PLANNERS = JOBS .. ':planners' -- scored by the time until which they count as alive
+local WEBHOOKS = ROOT .. 'webhooks:' -- see webhooks.lua
 local LOOK_INTERVAL_S = 10 -- between two looks of a planner at a job of which nothing happened
 local OFFER_S = 1 -- for which a job is offered to one planner only
 
@@ -257,7 +258,7 @@ local function replan()
   end
   redis.call('DEL', FAILURES, PARTS)
   redis.call('HSET', JOB, 'planned', 0, 'failed_bytes', 0, 'cursor', '', 'total', 0, 'done', 0, 'failed', 0,
-             'skipped', 0, 'notes', '{}', 'waiting', 'its counts do not add up; it is planned again from its start')
+             'skipped', 0, 'replaced', 0, 'notes', '{}', 'waiting', 'its counts do not add up; it is planned again from its start')
 end
 
 local function settle()
@@ -311,7 +312,7 @@ local function running_retry(of)
 end
 
 function operations.create(fields, whole, version, collection, model, retry_of, key, keep_key_s,
-                           limit, api_key)
+                           limit, api_key, webhook_host)
   local existing = key ~= '' and redis.call('GET', idempotency_key(key))
   if existing then return existing end
   if get('state') then return id end -- it was created, and the answer was lost
@@ -331,6 +332,10 @@ function operations.create(fields, whole, version, collection, model, retry_of, 
   redis.call('SADD', COLLECTIONS, collection)
   redis.call('SADD', ACTIVE, id)
   if api_key ~= '' then redis.call('SADD', active_of(api_key), id) end
+  if webhook_host and webhook_host ~= '' then
+    redis.call('HSET', JOB, 'webhook', 'pending', 'webhook_host', webhook_host)
+    redis.call('SADD', WEBHOOKS .. 'jobs', id)
+  end
   set_state('queued')
   look_at(now)
   return id
@@ -374,6 +379,11 @@ function operations.remove()
   if redis.call('GET', idempotency) == id then redis.call('DEL', idempotency) end
   local old = ROOT .. 'job:' .. (get('retry_of') or '')
   if redis.call('HGET', old, 'retried_by') == id then redis.call('HDEL', old, 'retried_by') end
+  local host = get('webhook_host')
+  if host then
+    redis.call('SREM', WEBHOOKS .. 'jobs', id)
+    redis.call('ZREM', WEBHOOKS .. 'queue:' .. host .. ' ' .. (get('api_key') or ''), id)
+  end
   local has_parts = get('has_parts')
   redis.call('UNLINK', JOB, OPEN, FAILURES, PARTS, SOURCE)
   return has_parts and 2 or 1
@@ -767,7 +777,7 @@ end
 -- rate: images per second, 0 when it is not known; the job's rate is a moving average.
 -- part: the name of the part with the failures; '' when they follow as arguments.
 -- Returns 2 when the failures do not fit, see `has_room`.
-function operations.mark(chunk, token, size, done, skipped, rate, weight,
+function operations.mark(chunk, token, size, done, skipped, replaced, rate, weight,
                          unique, rest, rest_size, rest_attempt, rest_remote,
                          kept, kept_size, kept_remote,
                          failed, part, limit, max_bytes, ...)
@@ -776,6 +786,7 @@ function operations.mark(chunk, token, size, done, skipped, rate, weight,
   if not has_room(part, limit, max_bytes, failures) then return 2 end
   redis.call('HINCRBY', JOB, 'done', done)
   redis.call('HINCRBY', JOB, 'skipped', skipped)
+  if replaced ~= '0' then redis.call('HINCRBY', JOB, 'replaced', replaced) end
   add_failures(part, failed, failures)
   redis.call('HSET', JOB, 'waiting', '')
   if tonumber(rate) > 0 then

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from clipfleet.common.http.schemas import JobState
 from clipfleet.common.ledger import (
@@ -52,7 +53,7 @@ class MemoryLedger:
         self, clock: Callable[[], float] = time.time, unique: Callable[[], str] = random_name
     ) -> None:
         self._clock, self._unique = clock, unique
-        self._lock = threading.RLock()
+        self.lock = self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
         self._idempotency_keys: dict[str, str] = {}
         self._keeper = ("", 0.0)
@@ -74,9 +75,20 @@ class MemoryLedger:
                 old.job = replace(old.job, retried_by=new.id)
             if idempotency_key:
                 self._idempotency_keys[idempotency_key] = new.id
-            job = Job(new=brief(new), state="queued", created_at=self._clock(), key=room.key)
+            job = Job(
+                new=brief(new),
+                state="queued",
+                created_at=self._clock(),
+                key=room.key,
+                webhook="pending" if new.webhook else "",
+            )
             self._entries[new.id] = Entry(job, look_at=self._clock(), whole=new)
             return job
+
+    def change(self, job_id: str, **fields: Any) -> None:
+        """Change fields of a job, for other parts in memory. They hold `lock`."""
+        entry = self._entry(job_id)
+        entry.job = replace(entry.job, **fields)
 
     def require_room(self, room: JobRoom) -> None:
         with self._lock:
@@ -454,6 +466,7 @@ class MemoryLedger:
                 entry.job,
                 done=entry.job.done + outcome.done,
                 skipped=entry.job.skipped + outcome.skipped,
+                replaced=entry.job.replaced + outcome.replaced,
                 failed=entry.job.failed + len(outcome.failures),
                 waiting="",
                 rate=_averaged(entry.job.rate, outcome.rate),

@@ -109,7 +109,8 @@ class RedisLedger:
         whole = "" if kept is new else new.model_dump_json()
         fields = (kept.model_dump_json(), whole, kept.v, new.collection, new.model, new.retry_of)
         idempotency = (idempotency_key, KEEP_IDEMPOTENCY_S)
-        created = self._run("create", new.id, *fields, *idempotency, room.limit, room.key)
+        host = new.webhook.host if new.webhook else ""
+        created = self._run("create", new.id, *fields, *idempotency, room.limit, room.key, host)
         if isinstance(created, list):
             raise TooManyJobs(room, *created)
         answer = _text(created)
@@ -375,12 +376,13 @@ class RedisLedger:
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         check_outcome(claim, outcome)
-        counts = (len(claim.items), outcome.done, outcome.skipped, outcome.rate, RATE_WEIGHT)
+        counts = (len(claim.items), outcome.done, outcome.skipped, outcome.replaced)
+        rate = (outcome.rate, RATE_WEIGHT)
         chunk = (self._unique(), _json(outcome.rest), len(outcome.rest), claim.attempt - 1)
         rest = (*chunk, _remote(outcome.rest))
         kept = (_json(outcome.kept), len(outcome.kept), _remote(outcome.kept))
         args: tuple[str | int | float, ...]
-        args = (claim.chunk, claim.token, *counts, *rest, *kept, len(outcome.failures))
+        args = (claim.chunk, claim.token, *counts, *rate, *rest, *kept, len(outcome.failures))
 
         def mark(part: str, *failures: str | int) -> int:
             return int(self._run("mark", claim.job_id, *args, part, *failures))
@@ -507,6 +509,10 @@ def _job(row: dict[bytes, bytes]) -> Job:
         rate=float(text.get("rate", 0)),
         key=text.get("api_key", ""),
         notes=json.loads(text.get("notes", "{}")),
+        replaced=int(text.get("replaced", 0)),
+        webhook=text.get("webhook", ""),  # type: ignore[arg-type]
+        webhook_reason=text.get("webhook_reason", ""),
+        webhook_tries=int(text.get("webhook_tries", 0)),
         **{name: int(text[name]) for name in counts},
     )
 

@@ -88,6 +88,8 @@ class Search(BaseModel):
             `collapse`.
         include_values: whether matches have embeddings.
         include_metadata: whether matches have metadata.
+        include_size: whether matches have a width and a height. Workers of the release before
+            return none.
         exact: whether to compare with every image.
         answer_bytes: the size of the matches as JSON at most, bytes.
     """
@@ -106,6 +108,7 @@ class Search(BaseModel):
     candidates: int = 2_000
     include_values: bool = False
     include_metadata: bool = True
+    include_size: bool = False
     exact: bool = False
     answer_bytes: int = 32_000_000
 
@@ -218,6 +221,7 @@ class Answer(BaseModel):
         error: the kind of error; "": none.
         detail: the text of the error.
         truncated: the limit that cut the page of matches short, as in `SearchOut`; "": none.
+        truncated_texts: the indices of the terms whose texts are longer than the model's context.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -227,6 +231,7 @@ class Answer(BaseModel):
     error: ErrorKind = ""
     detail: str = ""
     truncated: str = ""
+    truncated_texts: tuple[int, ...] = ()
 
 
 class BatchReply(BaseModel):

@@ -30,6 +30,7 @@ class _Head(BaseModel):
     error: ErrorKind = ""
     detail: str = ""
     truncated: str = ""
+    truncated_texts: tuple[int, ...] = ()
 
 
 class _PackedReply(BaseModel):
@@ -52,6 +53,7 @@ class PackedAnswer:
         detail: the text of the error.
         times: the times of its batch, see `BatchReply.times`.
         truncated: the limit that cut the page of matches short; "": none.
+        truncated_texts: the indices of the terms whose texts the model did not read to the end.
     """
 
     json: bytes = _EMPTY
@@ -60,6 +62,7 @@ class PackedAnswer:
     detail: str = ""
     times: tuple[int, ...] = ()
     truncated: str = ""
+    truncated_texts: tuple[int, ...] = ()
 
     @property
     def matches(self) -> tuple[MatchOut, ...]:
@@ -152,7 +155,13 @@ def read_reply(raw: bytes) -> Reply:
         part = raw[start : start + header.size]
         answers.append(
             PackedAnswer(
-                part, header.embedding, header.error, header.detail, head.times, header.truncated
+                part,
+                header.embedding,
+                header.error,
+                header.detail,
+                head.times,
+                header.truncated,
+                header.truncated_texts,
             )
         )
         start += header.size
@@ -162,5 +171,11 @@ def read_reply(raw: bytes) -> Reply:
 def _of(answer: Answer, times: tuple[int, ...]) -> PackedAnswer:
     json = _MATCHES.dump_json(answer.matches)
     return PackedAnswer(
-        json, answer.embedding, answer.error, answer.detail, times, answer.truncated
+        json,
+        answer.embedding,
+        answer.error,
+        answer.detail,
+        times,
+        answer.truncated,
+        answer.truncated_texts,
     )

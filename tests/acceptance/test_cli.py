@@ -84,10 +84,12 @@ def test_folders_and_files_do_not_mix(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     image = str(tmp_path / "a.jpg")
     for arguments, message in (
-        ([str(tmp_path), image], "one folder, or files"),
-        ([str(tmp_path), str(tmp_path)], "one folder, or files"),
+        ([str(tmp_path), image], "--upload sends files and folders"),
+        ([str(tmp_path), "--upload", "--id", "x"], "--id is for files"),
+        ([str(tmp_path / "no"), "--upload"], "there is no file or folder"),
+        (["https://h.org/a.jpg", "--upload"], "is a URL"),
+        ([str(tmp_path / "{1,2}.csv"), "--label-from-folder"], "--label-from-folder: a source of"),
         ([image, str(tmp_path / "b.jpg")], "there is no file"),
-        ([image, "--label-from-folder"], "needs a folder"),
     ):
         done = cli("index", *arguments, COLUMNS="200")
         assert (done.returncode, done.stdout) == (2, "")

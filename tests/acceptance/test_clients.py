@@ -1,32 +1,15 @@
 """Both Python clients through every operation of the service."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from clipfleet import Job, JobFailed, NotFound, ProblemError
-from clipfleet.common.imaging.embedder import Embeddings, HashEmbedder
-from support.in_process import InProcess, PixelEmbedder
+from support.in_process import GatedImages, InProcess, PixelEmbedder
 from support.stack import Up, photos
-
-
-class Gated(HashEmbedder):
-    """An embedder that embeds no image until the gate is open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reached, self.gate = threading.Event(), threading.Event()
-
-    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
-        self.reached.set()
-        assert self.gate.wait(60)
-        return super().embed_images(pixels)
 
 
 @pytest.fixture
@@ -136,7 +119,7 @@ def test_a_job_can_be_cancelled_at_work(
     client_class: Any, tmp_path: Path, flickr: list[Path]
 ) -> None:
     photos(tmp_path / "photos", flickr, 40)
-    embedder = Gated()
+    embedder = GatedImages()
     with InProcess(embedder=embedder) as service, client_class(service.url) as client:
         job = client.index("held", tmp_path / "photos")
         assert embedder.reached.wait(60)

@@ -189,6 +189,7 @@ def test_images_that_all_cannot_be_read_end_it_with_what_to_do(tmp_path: Path) -
     options = ["--data", data, "--port", port, "--images", str(tmp_path / "pictures")]
     done = stack.cli("demo", *options, CLIPFLEET_MODEL=stack.HASH_MODEL)
     assert done.returncode == 1
-    *_, why, what_to_do = done.stderr.splitlines()
+    *_, why, what_to_do, stopping = done.stderr.splitlines()
     assert "broken.jpg" in why
+    assert "stopping" in stopping
     assert "--images" in what_to_do

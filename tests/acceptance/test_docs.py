@@ -27,6 +27,11 @@ RUN = {
 NOT_RUN = {
     ("sources.md", "Sources"): "an overview; each kind has its own example below it",
     ("sources.md", "Bucket"): "installs a package and needs a bucket: tests/integration/test_s3.py",
+    ("sources.md", "Several sources"): "the same is done in tests/unit/test_several_sources.py",
+    (
+        "sources.md",
+        "Uploads",
+    ): "the same is done in tests/unit/test_folder_upload.py, test_uploads.py",
     ("keys.md", "What the jobs of a key can reach"): "names buckets: integration/test_tenants.py",
     ("filters.md", "Metadata filters"): "filters, no commands: tests/unit/test_filters.py",
     ("jobs.md", "The storm"): "half an hour; its short form is tests/chaos/test_storm.py",
@@ -36,6 +41,8 @@ NOT_RUN = {
     ("backup.md", None): "the same is done in test_backup.py; export and import in collections.md",
     ("start.md", None): "its commands are run in test_start.py and test_parts.py",
     ("index.md", None): "the first commands of start.md: test_start.py",
+    ("openai.md", None): "its Python is run in tests/unit/test_openai.py",
+    ("webhooks.md", None): "the same is done in tests/chaos/test_webhooks.py",
     ("benchmarks.md", None): "speed is measured by hand, on a machine that is known",
 }
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from openai import NotFoundError, OpenAI
 from PIL import Image
 
 from support.in_process import InProcess
@@ -63,3 +65,19 @@ def test_what_cannot_be_embedded_is_refused_and_named(
             assert answer.status_code == status, (body, answer.text)
             assert answer.headers["content-type"] == "application/problem+json"
             assert message in answer.text, answer.text
+
+
+def test_the_client_of_openai_gets_the_same_embeddings(service: Up, flickr: list[Path]) -> None:
+    paths = photos(service.beside("openai"), flickr, 2)
+    uris = ["data:image/jpeg;base64," + encoded(path)["base64"] for path in paths]
+    texts = ["two dogs", "a car 🚗"]
+    with (
+        service.client() as client,
+        OpenAI(base_url=f"{client.url}/v1", api_key="none", max_retries=0) as other,
+    ):
+        (model,) = other.models.list().data
+        answer = other.embeddings.create(model=model.id, input=[*texts, *uris])
+        expected = [*client.embed(texts=texts), *client.embed(images=paths)]
+        assert np.allclose([item.embedding for item in answer.data], expected, atol=1e-4)
+        with pytest.raises(NotFoundError, match="none/such"):
+            other.embeddings.create(model="none/such", input="a")

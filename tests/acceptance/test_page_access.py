@@ -24,6 +24,25 @@ def a_query_of_several_parts(page: Page) -> None:
     page.get_by_role("button", name="Filter", exact=True).click()
 
 
+def what_is_avoided_next(page: Page) -> None:
+    page.get_by_role("button", name="not", exact=True).click()
+    expect(page.get_by_placeholder("what to avoid")).to_be_focused()
+
+
+def groups_without_near_duplicates(page: Page) -> None:
+    page.get_by_role("button", name="View", exact=True).click()
+    page.get_by_label("Groups").select_option("label")
+    page.get_by_label("Near-duplicates").select_option("0.97")
+    expect(page.locator("#filters .chip")).to_have_count(2)
+
+
+def sorted_by_name(page: Page) -> None:
+    page.get_by_label("Search by words").fill("")
+    page.keyboard.press("Enter")
+    page.get_by_label("Sort").select_option("id")
+    expect(page.locator("#grid a .name").first).to_have_text("accordion")
+
+
 def one_image(page: Page) -> None:
     page.locator("#grid a").first.click()
     expect(page.get_by_label("Neighbours").locator("a")).to_have_count(12)
@@ -37,7 +56,7 @@ def adding(page: Page) -> None:
 def keys(page: Page) -> None:
     page.locator("h1 a").focus()
     page.keyboard.press("?")
-    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Help")).to_be_visible()
 
 
 def jobs(page: Page) -> None:
@@ -50,7 +69,10 @@ def nothing_found(page: Page) -> None:
     expect(page.get_by_text("Nothing passes the filters")).to_be_visible()
 
 
-SIGHTS = [results, a_query_of_several_parts, one_image, adding, keys, jobs, nothing_found]
+SIGHTS = [
+    results, a_query_of_several_parts, what_is_avoided_next, groups_without_near_duplicates,
+    sorted_by_name, one_image, adding, keys, jobs, nothing_found,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("look", SIGHTS, ids=lambda look: look.__name__)

@@ -42,15 +42,21 @@ def test_it_asks_again_by_itself_when_told_to_come_back(page: Tab, drawings: str
     page.names(60)
 
 
-def test_going_away_while_one_scrolls_keeps_what_is_shown(page: Tab, drawings: str) -> None:
+@pytest.mark.parametrize("query", ["", "&q=a+guitar"])
+def test_going_away_while_one_scrolls_keeps_what_is_shown(
+    page: Tab, drawings: str, query: str
+) -> None:
+    urls = []
+
     def only_the_first_page(route: Route) -> None:
-        if json.loads(route.request.post_data or "{}")["offset"]:
+        urls.append(route.request.url)
+        if len(urls) > 1:
             route.abort()
         else:
             route.continue_()
 
     page.page.route("**/search", only_the_first_page)
-    shown = page.open(f"/?in={drawings}")
+    shown = page.open(f"/?in={drawings}{query}")
     page.names(60)
     shown.locator("#grid a").last.scroll_into_view_if_needed()
     expect(shown.get_by_role("heading", name="The service is away")).to_be_attached()

@@ -60,7 +60,7 @@ def test_a_manifest_with_captions_and_years_can_be_filtered_by_them(
         job = indexed(client, folder / "photos.jsonl.gz", "manifest")
         assert (job.state, job.total, job.done, job.failed) == ("partial", 9, 6, 3)
         reasons = {failure.id: failure.reason for failure in client.failures(job).failures}
-        assert reasons["line 3"].startswith("line 3: it is not JSON")
+        assert reasons["line 3"].startswith("it is not JSON")
         assert "No such file" in reasons[str(folder / "missing.jpg")]
         assert matching_ids(client, "manifest") == {f"photo-{n}" for n in range(6)}
         assert matching_ids(client, "manifest", year={"$gte": 2004}) == {"photo-4", "photo-5"}
@@ -231,4 +231,4 @@ def test_every_kind_has_an_example_in_the_interface(service: Up) -> None:
         answer: httpx.Response = http.get("/openapi.json")
     examples = answer.json()["components"]["schemas"]["JobIn"]["examples"]
     kinds = {example["source"]["type"] for example in examples}
-    assert kinds == {"folder", "manifest", "urls", "archive", "bucket"}
+    assert kinds == {"folder", "manifest", "urls", "archive", "bucket", "list"}

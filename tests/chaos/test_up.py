@@ -13,6 +13,7 @@ import pytest
 
 from clipfleet.embedded import commands
 from support import chaos, services, stack
+from support.silent import silent
 from support.stack import HASH_MODEL
 
 PHOTOS = 40
@@ -88,8 +89,9 @@ def test_an_unknown_model_folder_ends_up_with_what_to_do(tmp_path: Path) -> None
     done = up_ends("--data", str(tmp_path / "data"), "--port", port, "--model", missing)
     assert done.returncode == 1
     (line,) = lines(done)
-    assert missing in line
-    assert "CLIPFLEET_MODEL" in line or "--model" in line
+    assert f"there is no model folder '{missing}'" in line
+    assert "--model" in line
+    assert not (tmp_path / "data").exists()  # nothing was started
 
 
 def test_a_hub_model_without_the_hub_names_both_ways_out(tmp_path: Path) -> None:
@@ -100,16 +102,38 @@ def test_a_hub_model_without_the_hub_names_both_ways_out(tmp_path: Path) -> None
         HF_HOME=str(tmp_path / "hub"),
     )
     assert done.returncode == 1
-    (line,) = lines(done)
+    asking, line = lines(done)
+    assert "asking " in asking
     assert "HF_ENDPOINT" in line
-    assert "CLIPFLEET_MODEL=/path/to/folder" in line
+    assert "--model /path/to/folder (or CLIPFLEET_MODEL=/path/to/folder)" in line
+
+
+def test_a_hub_that_says_nothing_is_given_up_before_anything_starts(tmp_path: Path) -> None:
+    port = str(commands.free_port())
+    with silent() as hub:
+        done = up_ends(
+            *("--data", str(tmp_path / "data"), "--port", port, "--model", "nobody/no-such-clip"),
+            HF_ENDPOINT=hub.url.rstrip("/"),
+            HF_HOME=str(tmp_path / "hub"),
+        )
+        assert hub.accepted <= 2  # one file is asked for, and not each of them in turn
+    assert done.returncode == 1
+    asking, line = lines(done)
+    assert asking == f"clipfleet: asking {hub.url.rstrip('/')} for the model nobody/no-such-clip"
+    assert "it did not answer within 6 s" in line
+    assert not (tmp_path / "data").exists()
 
 
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     with stack.up(tmp_path / "data", HASH_MODEL) as running:
+        log = tmp_path / "data" / "up.log"
+        services.eventually(lambda: "is ready" in log.read_text(), stack.START_S, "up's own word")
+        for shown in ("search page: ", "/docs", "clipfleet index FOLDER"):
+            assert shown in log.read_text()
         family = psutil.Process(running.process.pid).children(recursive=True)
         assert len(family) >= 6
         assert stack.stop(running.process) == 0
+    assert "stopping; the data is kept" in log.read_text()
     assert chaos.still_running(family) == []
     assert not (tmp_path / "data" / "children.json").exists()
 

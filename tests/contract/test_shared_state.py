@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import NotFound
+from clipfleet.common.errors import Conflict, NotFound, TooLarge
 from clipfleet.common.ledger.catalogue import (
     Catalogue,
     Deletion,
@@ -17,7 +17,15 @@ from clipfleet.common.ledger.catalogue import (
     RedisCatalogue,
     require,
 )
-from clipfleet.common.ledger.unfinished import MemoryUnfinished, RedisUnfinished, Unfinished
+from clipfleet.common.ledger.unfinished import (
+    MemoryUnfinished,
+    OpenUpload,
+    Received,
+    RedisUnfinished,
+    TooManyUploads,
+    Unfinished,
+    UploadRoom,
+)
 from clipfleet.common.queue.fleet import Fleet, MemoryFleet, RedisFleet, serving
 from support.ledgers import Clock
 from support.query_fleet import a_card
@@ -147,3 +155,62 @@ def test_uploads_are_unfinished_until_they_end(unfinished: Unfinished, clock: Cl
     assert unfinished.older(0, 1) == ["first"]
     assert unfinished.older(30, 10) == ["first"]
     assert unfinished.older(31, 10) == []
+
+
+ROOM = UploadRoom(uploads=4, images=3, bytes=100)
+A, B, C, D = (digit * 32 for digit in "abcd")
+
+
+def an_upload(name: str, **fields: str) -> OpenUpload:
+    return OpenUpload(
+        id=name, collection="c", generation="g", model="m", namespace="n", created_at=1.0,
+        **fields,
+    )  # fmt: skip
+
+
+def test_an_open_upload_is_found_again_by_its_callers_key(unfinished: Unfinished) -> None:
+    first = unfinished.open(an_upload("first", key="k"), ROOM)
+    assert unfinished.open(an_upload("second", key="k"), ROOM) == first
+    assert unfinished.open(an_upload("other", key="k", caller="x"), ROOM).id == "other"
+    assert unfinished.find("first") == first
+    with pytest.raises(Conflict, match="on_existing"):
+        unfinished.open(an_upload("third", key="k", on_existing="replace"), ROOM)
+    unfinished.close("first")
+    assert unfinished.open(an_upload("third", key="k"), ROOM).id == "third"
+    unfinished.end("first")
+    assert unfinished.open(an_upload("fourth", key="k"), ROOM).id == "third"
+    with pytest.raises(NotFound, match="there is no open upload 'first'"):
+        unfinished.find("first")
+    assert unfinished.older(-1, 10) == ["other", "third"]
+
+
+def test_an_open_upload_keeps_what_it_has_got(unfinished: Unfinished) -> None:
+    unfinished.open(an_upload("u"), ROOM)
+    assert unfinished.received("u") == Received()
+    unfinished.add("u", "one", {A: "11", B: "22"}, 40, ROOM)
+    assert unfinished.digests("u", [B, C]) == ["22", ""]
+    assert unfinished.received("u") == Received(2, 40, ("one",))
+    unfinished.add("u", "two", {B: "33"}, 5, ROOM)
+    assert unfinished.received("u") == Received(2, 45, ("one", "two"), resent=True)
+    with pytest.raises(TooLarge, match="4 images; the limit is 3"):
+        unfinished.add("u", "three", {C: "44", D: "55"}, 1, ROOM)
+    with pytest.raises(TooLarge, match="101 bytes; the limit is 100"):
+        unfinished.add("u", "three", {C: "44"}, 56, ROOM)
+    assert unfinished.received("u").parts == ("one", "two")
+    unfinished.close("u")
+    for name in ("u", "never"):
+        with pytest.raises(NotFound):
+            unfinished.add(name, "four", {C: "44"}, 1, ROOM)
+    unfinished.end("u")
+    assert unfinished.received("u") == Received()
+    assert unfinished.digests("u", [A]) == [""]
+
+
+def test_callers_share_the_open_uploads(unfinished: Unfinished) -> None:
+    for name in ("one", "two"):
+        unfinished.open(an_upload(name, caller="x"), ROOM)
+    with pytest.raises(TooManyUploads, match="2 of them of this key"):
+        unfinished.open(an_upload("three", caller="x"), ROOM)
+    unfinished.open(an_upload("three", caller="y"), ROOM)
+    unfinished.end("one")
+    unfinished.open(an_upload("four", caller="x"), ROOM)

@@ -99,6 +99,21 @@ def test_a_siglip_loads_and_embeds(tmp_path: Path, runtime: Literal["torch", "op
     assert ours(embedder, photos(2)).shape == (2, embedder.dim)
 
 
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_a_text_that_is_too_long_is_known(runtime: Literal["torch", "openvino"]) -> None:
+    embedder = models.embedder("clipfleet-mini", runtime)
+    cut = embedder.cut_texts(["a " * words for words in range(1, 100)])
+    fitting = cut.index(True)
+    assert fitting > 20
+    assert cut == [False] * fitting + [True] * (99 - fitting)
+    rows = embedder.embed_texts([f"{'a ' * (fitting - 1)}{end}" for end in ("a", "dog")])
+    assert rows[0] @ rows[1] < 0.9999  # the last word that fits counts
+    rows = embedder.embed_texts([f"{'a ' * fitting}{end}" for end in ("a", "dog")])
+    assert rows[0] @ rows[1] > 0.9999  # the next one does not
+    assert embedder.cut_texts(["犬 " * 100, "", "x, " * 40, "犬"]) == [True, False, True, False]
+    assert embedder.cut_texts([]) == []
+
+
 def test_without_hub_and_folder_the_error_names_both_ways_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -107,7 +122,6 @@ def test_without_hub_and_folder_the_error_names_both_ways_out(
         clip_embedder("nobody/has-this-model")
     assert "hub" in caught.value.detail
     assert "CLIPFLEET_MODEL=/path/to/folder" in caught.value.detail
-    assert "name it hf-hub:nobody/has-this-model" in caught.value.detail
 
 
 def test_a_folder_without_a_model_is_said_to_be_one(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from support.silent import Silent, silent
 __all__ = ["client_class"]
 
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-USELESS = ["foo://user:secret@proxy:1", "socks5://user:secret@proxy:1"]
+USELESS = ["foo://user:secret@proxy:1", "socks5://user:secret@proxy:1", ":::", "http://[::1"]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_useless_proxy_is_no_matter_for_a_service_on_this_machine(
 
 
 @pytest.mark.parametrize("setting", USELESS)
-@pytest.mark.parametrize("name", ["http_proxy", "all_proxy"])
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
 def test_for_another_machine_the_settings_are_named_in_one_line(name: str, setting: str) -> None:
     env: dict[str, Any] = {name: setting, "CLIPFLEET_URL": "http://clipfleet.invalid"}
     done = stack.cli("collections", "list", **env)
@@ -60,15 +60,16 @@ def test_for_another_machine_the_settings_are_named_in_one_line(name: str, setti
     assert "secret" not in done.stderr
 
 
-def test_a_proxy_that_cannot_be_reached_is_a_possible_reason() -> None:
+@pytest.mark.parametrize("proxy", ["http://proxy.invalid", "foo"])
+def test_a_proxy_that_cannot_be_reached_is_a_possible_reason(proxy: str) -> None:
     env: dict[str, Any] = {
-        "http_proxy": "http://proxy.invalid",
+        "http_proxy": proxy,
         "CLIPFLEET_URL": "http://clipfleet.invalid",
     }
     done = stack.cli("collections", "list", **env)
     assert done.returncode == 1
-    assert "may name a proxy for it" in done.stderr.splitlines()[0]
-    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "may name a proxy for it" in line
 
 
 def test_the_store_asks_no_proxy_for_milvus_on_this_machine(proxy: Silent, tmp_path: Path) -> None:

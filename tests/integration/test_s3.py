@@ -52,6 +52,35 @@ def test_a_bucket_is_listed_page_by_page_and_goes_on_at_any_key(
     assert photos.count() == 6
 
 
+def test_patterns_stand_for_objects_of_a_bucket(s3: S3, tmp_path: Path) -> None:
+    photos = {"1.jpg": b"1", "2.jpg": b"2"}
+    shards = {f"shards/{n:02}.tar": packed("a.tar", photos) for n in (0, 1, 10)}
+    others = {
+        "2024-a/1.jpg": b"1",
+        "2024-b/deep/2.jpg": b"2",
+        "2024-b/x.mov": b"x",
+        "2023/3.jpg": b"3",
+    }
+    s3.fill("patterns", {**shards, **others, "shards/.hidden.tar": b"x"})
+
+    def of(kind: str, uri: str) -> Source:
+        return source(tmp_path, {"type": kind, "uri": f"s3://patterns/{uri}"})
+
+    for uri in ("shards/*.tar", "**/*.tar", "shards/{00..01}.tar", "*/[01]*.tar"):
+        listing = items(of("archive", uri))
+        count = 2 if "{" in uri else 3
+        assert len({item.id for item in listing}) == 2 * count
+        assert not [item for item in listing if item.problem]
+        resumes_everywhere(of("archive", uri))
+    *listing, missing = items(of("archive", "shards/{00..02}.tar"))
+    assert (len(listing), missing.id) == (4, "s3://patterns/shards/02.tar")
+    names = [item.id for item in items(of("bucket", "2024-*"))]
+    assert names == ["s3://patterns/2024-a/1.jpg", "s3://patterns/2024-b/deep/2.jpg"]
+    resumes_everywhere(of("bucket", "2024-*"))
+    resumes_everywhere(of("bucket", "**/*.jpg"))
+    assert "no file matches s3://patterns/no/*.tar" in why_not(of("archive", "no/*.tar"))
+
+
 def test_a_bucket_that_is_not_there_says_so(s3: S3) -> None:
     assert s3.url
     assert "no such bucket" in why_not(bucket("s3://no-such-bucket-here/x"))

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from contextlib import redirect_stderr, redirect_stdout
 
 import httpx
@@ -25,6 +26,19 @@ class PixelEmbedder(HashEmbedder):
     def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
         rows = pixels.reshape(len(pixels), -1).astype(np.float32) - 127.5  # never all zeros
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+class GatedImages(HashEmbedder):
+    """An embedder that embeds no image until the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.gate = threading.Event(), threading.Event()
+
+    def embed_images(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        self.reached.set()
+        assert self.gate.wait(60)
+        return super().embed_images(pixels)
 
 
 class InProcess(MemoryService):

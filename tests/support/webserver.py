@@ -18,6 +18,11 @@ class PageRequest(BaseHTTPRequestHandler):
     """A request, with methods to answer it."""
 
     protocol_version = "HTTP/1.1"
+    sent = b""  # the body of the request
+
+    def do_POST(self) -> None:
+        self.sent = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.do_GET()
 
     def do_GET(self) -> None:
         site = cast("Server", self.server).site

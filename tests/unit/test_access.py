@@ -27,7 +27,11 @@ FREE = {
     "GET /healthz", "GET /readyz", "GET /metrics", "GET /", "GET /page/{name}", "GET /docs",
     "GET /docs/{name}", "GET /redoc",
 }  # fmt: skip
-OF_ALL = {"GET /v1/fleet", "GET /v1/collections", "GET /v1/jobs", "POST /v1/embed"}
+OF_OPENAI = {"POST /v1/embeddings", "GET /v1/models", "GET /v1/models/{model:path}"}
+OF_ALL = {
+    "GET /v1/fleet", "GET /v1/key", "GET /v1/collections", "GET /v1/jobs", "POST /v1/embed",
+    *OF_OPENAI,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -89,8 +93,11 @@ def test_no_route_answers_without_a_key(world: World, call: str) -> None:
         refused = world.ask(at(call), headers=headers)
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"].startswith("Bearer")
-        assert refused.headers["content-type"] == "application/problem+json"
-        assert refused.json()["type"] == "urn:problem:clipfleet:unauthorized"
+        if call in OF_OPENAI:
+            assert refused.json()["error"]["code"] == "invalid_api_key"
+        else:
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert refused.json()["type"] == "urn:problem:clipfleet:unauthorized"
         assert "cf_no" not in refused.text
 
 
@@ -259,6 +266,36 @@ def test_the_documentation_asks_for_a_key_where_there_are_keys(world: World) -> 
     assert described["security"] == [{"key": []}]
     assert described["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert "security" not in create_app().openapi()
+
+
+@pytest.mark.parametrize(
+    ("key", "scopes", "collections"),
+    [
+        ("read", ["read"], None),
+        ("acme-write", ["read", "write"], ["acme*"]),
+        ("admin", ["read", "write", "admin"], None),
+    ],
+)
+def test_a_key_is_told_what_it_may_do(
+    world: World, key: str, scopes: list[str], collections: list[str] | None
+) -> None:
+    answer = world.ask("GET /v1/key", key).json()
+    assert answer == {
+        "name": key,
+        "scopes": scopes,
+        "collections": collections,
+        "expires_at": None,
+    }
+
+
+def test_without_keys_everybody_may_do_everything(tmp_path: Path) -> None:
+    answer = World(tmp_path, keys_file="", open=True).ask("GET /v1/key").json()
+    assert answer == {
+        "name": None,
+        "scopes": ["read", "write", "admin"],
+        "collections": None,
+        "expires_at": None,
+    }
 
 
 def test_no_key_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:

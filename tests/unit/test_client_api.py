@@ -20,6 +20,7 @@ NAMES = {
     "Failures",
     "Fleet",
     "Image",
+    "InvalidRequest",
     "Job",
     "JobFailed",
     "Match",
@@ -29,7 +30,10 @@ NAMES = {
     "SearchResult",
     "Timing",
     "Unreachable",
+    "WebhookError",
+    "WebhookEvent",
     "__version__",
+    "verify_webhook",
 }
 METHODS = {
     "cancel": "(job)",
@@ -48,19 +52,25 @@ METHODS = {
     "image": "(collection, id, *, namespace, include_values)",
     "import_collection": "(collection, file, *, progress)",
     "index": "(collection, source, *, namespace, label_from_folder, on_existing, exif, "
-    "idempotency_key, wait, progress, create)",
+    "webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "iter_failures": "(job)",
     "iter_ids": "(collection, *, namespace)",
     "job": "(job)",
     "jobs": "(limit, offset, *, collection, state)",
+    "ordered_ids": "(collection, *, order_by, descending, filter, namespace)",
     "recall": "(collection, *, k, sample, filter, namespace, seed)",
     "retry": "(job, *, wait, progress)",
     "search": "(collection, *, text, image, id, vector, terms, top_k, offset, filter, min_score, "
-    "group_by, group_size, collapse, namespace, include_values, include_metadata, exact)",
+    "group_by, group_size, collapse, namespace, include_values, include_metadata, "
+    "include_size, exact)",
     "search_many": "(collection, queries)",
+    "original": "(collection, id, *, namespace)",
+    "preview": "(collection, id, *, namespace)",
     "thumbnail": "(collection, id, *, namespace)",
-    "upload": "(collection, files, *, ids, namespace, label, on_existing, exif, "
-    "idempotency_key, wait, progress, create)",
+    "upload": "(collection, files, *, ids, labels, metadata, namespace, label, on_existing, "
+    "exif, webhook, webhook_secret, idempotency_key, wait, progress, create)",
+    "upload_folder": "(collection, folders, *, label_from_folder, label, recursive, namespace, "
+    "on_existing, exif, webhook, webhook_secret, wait, progress, sent, create)",
     "upsert": "(collection, vectors, *, namespace)",
     "wait": "(job, *, progress, every_s)",
 }
@@ -85,8 +95,23 @@ def arguments(signature: inspect.Signature) -> str:
 
 def test_the_names_and_arguments_are_these() -> None:
     assert set(clipfleet.__all__) == NAMES
+    assert dir(clipfleet) == sorted(NAMES)
     assert all(getattr(clipfleet, name) is not None for name in NAMES)
     assert {name: arguments(signature) for name, signature in methods(Client).items()} == METHODS
+
+
+def test_the_package_shows_its_public_names_alone() -> None:
+    assert set(dir(clipfleet)) == NAMES
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    kinds = {name: getattr(clipfleet, name) for name in NAMES - {"__version__"}}
+    docs = {
+        name: vars(kind).get("__doc__") if isinstance(kind, type) else kind.__doc__
+        for name, kind in kinds.items()
+    }
+    assert [name for name, doc in docs.items() if not doc] == []
+    assert [name for name in METHODS if not getattr(Client, name).__doc__] == []
 
 
 def test_both_clients_take_and_give_the_same() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipfleet import ProblemError, Unreachable
+from clipfleet import InvalidRequest, ProblemError, Unreachable
 from clipfleet.api.collections.export import ParquetFile
 from clipfleet.common.collection import Collection
 from clipfleet.common.store import Record
@@ -133,7 +133,7 @@ def test_a_file_that_is_no_export_sends_nothing(client_class: Any, tmp_path: Pat
     with (
         service(lambda _: Answer(SHOWN)) as there,
         client_class(there.url) as client,
-        pytest.raises(ValueError, match="cannot be imported"),
+        pytest.raises(InvalidRequest, match="cannot be imported"),
     ):
         client.import_collection(None, tmp_path / "x.parquet")
     assert there.seen == []

@@ -97,3 +97,65 @@ def test_every_origin_may_be_allowed_where_keys_are_needed(tmp_path: Path) -> No
 def test_what_is_no_origin_is_named_at_the_start(origin: str) -> None:
     with pytest.raises(ValidationError, match="is not an origin"):
         Settings(cors_origins=(origin,))
+
+
+IMAGE = {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+LINK = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+FRAME = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
+
+
+@pytest.mark.parametrize("call", ["GET /v1/jobs", "HEAD /v1/jobs", "GET /v1/collections"])
+@pytest.mark.parametrize("keys", ["", None])
+def test_a_page_of_another_site_shows_nothing(tmp_path: Path, call: str, keys: str | None) -> None:
+    more = {"allowed_hosts": ("127.0.0.1",)} if keys is None else {"keys_file": keys}
+    world = World(tmp_path, **more)
+    for site, how, status in (
+        ("cross-site", IMAGE, 403),
+        ("same-site", IMAGE, 403),
+        ("cross-site", FRAME, 403),
+        ("cross-site", {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}, 403),
+        ("cross-site", LINK, 200),
+        ("same-origin", IMAGE, 200),
+        ("none", LINK, 200),
+    ):
+        headers = {"Sec-Fetch-Site": site, **how}
+        assert world.ask(call, "" if keys == "" else "admin", headers=headers).status_code == status
+
+
+def test_a_form_of_another_site_is_no_link(tmp_path: Path) -> None:
+    world = World(tmp_path, keys_file="")
+    headers = {"Sec-Fetch-Site": "cross-site", **LINK}
+    assert world.ask("POST /v1/collections/acme/delete", headers=headers).status_code == 403
+
+
+def test_a_listed_origin_is_known_by_its_referer_too(tmp_path: Path) -> None:
+    world = World(tmp_path, keys_file="", cors_origins=(APP,))
+    for page, status, policy in (
+        (f"{APP}/", 200, "cross-origin"),
+        (f"{APP}/app?x=1", 200, "cross-origin"),
+        (f"{EVIL}/{APP}/", 403, "same-origin"),
+        (f"{APP}.evil.example/", 403, "same-origin"),
+        ("", 403, "same-origin"),
+    ):
+        headers = {"Sec-Fetch-Site": "cross-site", **IMAGE, "Referer": page}
+        answer = world.ask("GET /v1/jobs", headers=headers)
+        assert answer.status_code == status
+        assert answer.headers["cross-origin-resource-policy"] == policy
+
+
+def test_an_open_service_is_shown_by_any_page(tmp_path: Path) -> None:
+    world = World(tmp_path, keys_file="", open=True)
+    answer = world.ask("GET /v1/jobs", headers={"Sec-Fetch-Site": "cross-site", **IMAGE})
+    assert answer.status_code == 200
+    assert "cross-origin-resource-policy" not in answer.headers
+
+
+def test_the_own_page_is_known_where_a_proxy_has_changed_the_host(tmp_path: Path) -> None:
+    world = World(tmp_path, keys_file="")
+    page = {"Origin": "http://localhost:9000"}
+    trusted = {**page, "Sec-Fetch-Site": "same-origin"}
+    assert world.ask("DELETE /v1/collections/acme", headers=trusted).status_code == 204
+    refused = world.ask("DELETE /v1/collections/acme", headers=page)
+    assert refused.status_code == 403
+    for word in ("http://localhost:9000", "127.0.0.1:8000", "proxy", "CLIPFLEET_CORS_ORIGINS"):
+        assert word in refused.json()["detail"]

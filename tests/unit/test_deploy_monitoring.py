@@ -46,6 +46,7 @@ METRICS = {
     "clipfleet_planned_items_total": set(),
     "clipfleet_nudges_sent_total": set(),
     "clipfleet_chunks_requeued_total": set(),
+    "clipfleet_webhook_tries_total": {"state"},
     "clipfleet_jobs_leased": set(),
 }
 HISTOGRAMS = {

@@ -26,6 +26,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy / "site"
 
 
+def test_every_call_has_a_summary_in_words_and_a_description() -> None:
+    """FastAPI makes a summary of the name of the function: "Put Collection"."""
+    paths = create_app().openapi()["paths"].values()
+    calls = [call for methods in paths for call in methods.values()]
+    summaries = [call["summary"] for call in calls]
+    assert [text for text in summaries if text.istitle() and " " in text] == []
+    assert len({*summaries}) == len(summaries)
+    assert [call["summary"] for call in calls if not call.get("description")] == []
+
+
 def test_the_reference_has_every_call_and_every_schema(site: Path) -> None:
     document, page = create_app().openapi(), (site / "http.html").read_text()
     calls = [

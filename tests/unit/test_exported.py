@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipfleet import InvalidRequest
 from clipfleet.api.collections.export import ParquetFile
 from clipfleet.client.export_file import ExportFile, new_file
 from clipfleet.common.collection import Collection
-from clipfleet.common.http.exchange import KEY, NotOurs
+from clipfleet.common.http.exchange import KEY
 from clipfleet.common.identity import primary_key
 from clipfleet.common.store import Record
 
@@ -61,7 +62,7 @@ def vectors(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(NotOurs) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         vectors(path)
     reason = str(caught.value)
     assert "\n" not in reason

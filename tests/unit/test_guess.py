@@ -49,6 +49,9 @@ def test_a_type_overrides_the_looks_and_a_mapping_says_it_itself() -> None:
     assert source_of(bucket) == bucket
     urls = ["https://h.org/1.jpg", "https://h.org/2.jpg"]
     assert source_of(urls) == UrlsSource(urls=urls)
+    assert source_of(["x"]) == source_of("x")
+    several = source_of(["x", Path("y/*.tar"), "s3://b"]).model_dump()["sources"]
+    assert [source["type"] for source in several] == ["folder", "archive", "bucket"]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,9 @@ def test_a_type_overrides_the_looks_and_a_mapping_says_it_itself() -> None:
         ("a.csv", True, "label_from_folder: a source of type manifest has no such option"),
         ({"type": "manifest", "uri": "a.xls"}, False, "set format"),
         ({"uri": "a.csv"}, False, "type"),
-        (["a.jpg"], False, "for a list of paths, use a manifest"),
+        (["a", "ftp://h/x"], False, "a scheme that cannot be read"),
+        (["a", "b.csv"], True, "label_from_folder: a source of type manifest has no such option"),
+        ("shards/{0..9999999}.tar", False, "the limit is 100000"),
     ],
 )
 def test_what_cannot_be_a_source_is_said_in_one_line(

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from clipfleet.common.archives.zip_directory import Directory
 from clipfleet.common.http.sources import FolderSource
 from clipfleet.workers.sources import Folder, scratch
 from clipfleet.workers.sources import zip as zips
 from clipfleet.workers.sources.samples import SEVERAL
 from clipfleet.workers.sources.scratch import ScratchUnavailable, in_order
-from clipfleet.workers.sources.zip_directory import Directory
 from support.archives import archive, data_of, names, packed
 from support.source_helpers import (
     access_to,

@@ -87,7 +87,8 @@ def test_a_planner_does_not_start_without_its_port(port: int) -> None:
 def test_up_says_which_port_of_a_part_is_taken(port: int, tmp_path: Path) -> None:
     first = str(port - 1)  # the planner's; the worker's is taken
     free = str(commands.free_port())
-    done = cli("up", "--data", str(tmp_path), "--port", free, "--metrics-port", first)
+    ports = ["--port", free, "--metrics-port", first]
+    done = cli("up", "--data", str(tmp_path), "--model", "hash:64", *ports)
     assert done.returncode == 1
     assert f"port {port} on 127.0.0.1 cannot be used" in done.stderr
     assert "--metrics-port" in done.stderr

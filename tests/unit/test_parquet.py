@@ -70,7 +70,7 @@ def test_a_row_without_uri_or_with_broken_text_fails_alone(tmp_path: Path) -> No
     table = pa.table({"uri": ["a.jpg", "b.jpg", None], "caption": broken})
     a, b, c = items(manifest(tmp_path, table))
     assert a.problem is None
-    assert (b.id, b.problem) == ("row 2", "row 2: it is not valid UTF-8")
+    assert (b.id, b.problem) == ("row 2", "it is not valid UTF-8")
     assert c.id == "row 3"
     assert "no uri" in (c.problem or "")
 

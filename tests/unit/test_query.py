@@ -214,3 +214,18 @@ def test_a_query_without_a_search_is_answered_with_its_embedding(world: World) -
 def test_an_id_means_nothing_without_a_collection(world: World) -> None:
     answers = world.ask(Query.of(by_id("dog.jpg")), Query.of(TEXT))
     assert answers[0].error == "internal"
+
+
+def test_a_model_whose_numbers_are_not_finite_fails_the_query_of_them_alone(world: World) -> None:
+    class Broken(HashEmbedder):
+        def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+            rows = super().embed_texts(texts)
+            rows[[text == "broken" for text in texts]] = np.inf
+            return rows
+
+    world.embedder = Broken()
+    broken = Term(kind="text", value="broken")
+    answers = world.ask(world.query(TEXT), world.query(broken), Query.of(broken), Query.of(TEXT))
+    assert [answer.error for answer in answers] == ["", "internal", "internal", ""]
+    assert ids(answers)[0] == ["church.jpg"]
+    assert len(answers[3].embedding) == 16

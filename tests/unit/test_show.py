@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipfleet.api.jobs.service import job_out
 from clipfleet.cli import show
 from clipfleet.common.http.schemas import MatchOut, SearchOut
 from clipfleet.common.ledger import Job
+from clipfleet.common.ledger.shown import job_out
 from clipfleet.testing import MemoryService
 from support.in_process import run_cli
 from support.ledgers import a_job

@@ -29,3 +29,12 @@ def test_every_setting_reaches_the_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Settings() == settings
     lists = {name for name, value in dict(Settings()).items() if isinstance(value, tuple)}
     assert lists <= SETTINGS.keys(), "settings that are lists are all tried here"
+
+
+def test_nested_settings_are_inherited() -> None:
+    nested: dict[str, Any] = {
+        "limits": {"top_k": 7},
+        "fetch": {"tries": 2},
+        "webhooks": {"per_host": 1},
+    }
+    assert environment_of(Settings(**nested)).keys() == {"CLIPFLEET_MODEL"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipfleet.api.jobs.uploads import WRITE_BYTES
+from clipfleet.api.jobs.upload_form import WRITE_BYTES
 from clipfleet.common.blobs import Blobs, BlobsUnavailable, BlobWriter
 from clipfleet.common.settings import Limits
 from support.asgi import Exchange, speak, spoken
@@ -108,6 +108,15 @@ def test_files_are_stored_as_they_come_in(world: World, tmp_path: Path) -> None:
         ([file("a.jpg"), b"--x\r\nno form\r\n\r\n"], 400, "form"),
         ([field("label", "x")], 422, "files"),
         ([file("a.jpg"), *[field("other", "x")] * 101], 413, "fields"),
+        ([field("items", "[{}]"), file("a.jpg"), file("b.jpg")], 422, "1 items, and more files"),
+        ([field("items", "[{}, {}]"), file("a.jpg")], 422, "2 items for 1 files"),
+        ([field("items", "[{}, {}, {}]"), file("a.jpg")], 413, "CLIPFLEET_LIMITS__UPLOAD_FILES"),
+        ([field("items", '[{"lable": "x"}]'), file("a.jpg")], 422, "did you mean 'label'"),
+        ([field("items", '[{"label": 3}]'), file("a.jpg")], 422, "items.0.label"),
+        ([field("items", "{"), file("a.jpg")], 422, "not a JSON list"),
+        ([file("a.jpg"), field("items", "[{}]")], 422, "before the files"),
+        ([field("items", '[{"metadata": {"width": 1}}]'), file("a")], 422, "file 'a': metadata"),
+        ([field("items", '[{"id": "a"}, {"id": "a"}]'), file("a"), file("b")], 422, "the id 'a'"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_stays(
@@ -274,3 +283,21 @@ def test_of_many_unfinished_uploads_few_are_taken(tmp_path: Path) -> None:
 
     asyncio.run(scene())
     assert len(stored(tmp_path)) == 1
+
+
+def test_a_form_says_what_each_file_is(world: World) -> None:
+    details = '[{"id": "x/1.jpg", "label": "cat", "metadata": {"year": 1}}, {}, {"id": "y/1.jpg"}]'
+    parts = (field("items", details), field("label", "all"), file("1.jpg"), file("2.jpg"))
+    first, second, third = items(world, upload(world, *parts, file("1.jpg"), END, key="write"))
+    assert [item["id"] for item in (first, second, third)] == ["x/1.jpg", "2.jpg", "y/1.jpg"]
+    assert [item["label"] for item in (first, second, third)] == ["cat", "all", "all"]
+    assert first["metadata"] == {"year": 1}
+
+
+def test_an_idempotency_key_covers_what_the_form_says_of_files(world: World) -> None:
+    parts = (field("items", '[{"label": "cat"}]'), file("1.jpg"), END)
+    first = upload(world, *parts, idempotency_key="k")
+    again = upload(world, *parts, idempotency_key="k")
+    assert first.headers["location"] == again.headers["location"]
+    other = upload(world, field("items", "[{}]"), file("1.jpg"), END, idempotency_key="k")
+    assert other.status == 409

@@ -166,7 +166,7 @@ def test_text_as_plain_bytes_is_read_and_pictures_are_not(tmp_path: Path) -> Non
     image_source = opened(tmp_path, "m.parquet", out.getvalue())
     first, second = items(image_source)
     assert (first.id, first.label, first.metadata) == ("a", "cat", {"caption": "ein Hündchen"})
-    assert second.problem == "row 2: id is not valid UTF-8"
+    assert second.problem == "id is not valid UTF-8"
     assert image_source.notes.take() == {COLUMNS_OF_BYTES: 2, BYTES: 2}
 
 
@@ -181,7 +181,7 @@ def test_a_date_out_of_range_fails_its_row_alone(tmp_path: Path, kind: Any) -> N
     images = items(image_source)
     assert [item.problem for item in images] == [
         None,
-        "row 2: a date or a time of it is not in the years 1 to 9999",
+        "a date or a time of it is not in the years 1 to 9999",
         None,
         None,
     ]

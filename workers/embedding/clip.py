@@ -12,7 +12,8 @@ from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.embedder import Embeddings
 from clipfleet.common.settings import Settings
 from clipfleet.workers.embedding import of_open_clip, of_transformers
-from clipfleet.workers.embedding.encoder import DualEncoder, first_line
+from clipfleet.workers.embedding.encoder import DualEncoder
+from clipfleet.workers.embedding.hub import first_line, require_model
 from clipfleet.workers.embedding.layout import is_open_clip
 from clipfleet.workers.embedding.libraries import torch
 from clipfleet.workers.embedding.passes import Passes, cpu_passes
@@ -45,6 +46,7 @@ class ClipEmbedder:
     """
 
     def __init__(self, settings: Settings) -> None:
+        require_model(settings.model)
         device = _device(settings.device)
         dtype = _dtype(settings.dtype, device)
         load = of_open_clip.load if is_open_clip(settings.model) else of_transformers.load
@@ -89,6 +91,10 @@ class ClipEmbedder:
         rows = batch.view(count, height, width * 3).to(torch.float32)
         rows = rows.mul_(self.factor).add_(self.offset).to(self._placement["dtype"])
         return rows.view(count, height, width, 3).permute(0, 3, 1, 2)
+
+    def cut_texts(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text has more tokens than the model reads."""
+        return self.encoder.cuts(texts) if texts else []
 
     @torch.inference_mode()
     def _image_batch(self, pixels: NDArray[np.uint8]) -> torch.Tensor:

@@ -39,6 +39,7 @@ class DualEncoder:
         std: what they are then divided by, for each channel.
         pixels: the model's own input [1, 3, height, width] of an image, by its library.
         tokenize: texts to the arguments of `get_text_features`.
+        cuts: whether each text, of one or more, has more tokens than the model reads.
         vocabulary: the tokenizer without its library.
 
             Raises NotConverted when it does not work without.
@@ -51,29 +52,5 @@ class DualEncoder:
     std: Sequence[float]
     pixels: Callable[[Image.Image], Any]
     tokenize: Callable[[Sequence[str]], Mapping[str, Any]]
+    cuts: Callable[[Sequence[str]], list[bool]]
     vocabulary: Callable[[], Vocabulary]
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, at most 200 characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def no_model(name: str, error: Exception, folder: bool, advice: str = "") -> str:
-    """Why a model could not be loaded, and what to do.
-
-    Args:
-        name: the model.
-        error: what its library raised.
-        folder: whether it is a folder.
-        advice: what else may help for a model of the hub; a sentence and a blank.
-    """
-    if folder:
-        return f"the folder {name!r} does not contain a complete model: {first_line(error)}"
-    return (
-        f"model {name!r} is neither on this machine nor available from the model hub. Connect this "
-        "machine to the hub once (or set HF_ENDPOINT to a mirror), or put the model into a folder "
-        "and set CLIPFLEET_MODEL=/path/to/folder. "
-        f"{advice}CLIPFLEET_MODEL=clipfleet-mini is included and needs no download. "
-        f"Reason: {first_line(error)}"
-    )

@@ -12,7 +12,7 @@ from clipfleet.common.errors import StartupError
 from clipfleet.common.settings import CARRIED_MODEL, carried_model
 
 HUB, FOLDER = "hf-hub:", "local-dir:"  # the prefixes of open_clip's names
-OPEN_CLIP_CONFIG = "open_clip_config.json"
+CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -27,11 +27,16 @@ def is_open_clip(model: str) -> bool:
 def _is_for_transformers(folder: Path) -> bool:
     about = {}
     with suppress(OSError, ValueError):
-        about = json.loads((folder / "config.json").read_bytes())
+        about = json.loads((folder / CONFIG).read_bytes())
     if not isinstance(about, dict) or "model_type" not in about or "auto_map" in about:
         return False
     indexes = [f"{name}.index.json" for name in TRANSFORMERS_WEIGHTS]
     return any((folder / name).is_file() for name in (*TRANSFORMERS_WEIGHTS, *indexes))
+
+
+def config_file(model: str) -> str:
+    """The name of the file that describes a model in its library's layout."""
+    return OPEN_CLIP_CONFIG if is_open_clip(model) else CONFIG
 
 
 def source_of(model: str) -> str:
@@ -50,9 +55,10 @@ def source_of(model: str) -> str:
     folder = Path(named).expanduser()
     if folder.is_dir():
         return str(folder)
-    if folder.is_absolute() or named.startswith(".") or named != model:
+    is_path = folder.is_absolute() or named.startswith((".", "~")) or named != model
+    if is_path or folder.exists():
         raise StartupError(
-            f"there is no model folder {named!r}; name another with CLIPFLEET_MODEL or --model"
+            f"there is no model folder {named!r}; name another with --model (or CLIPFLEET_MODEL)"
         )
     return model
 
@@ -64,8 +70,7 @@ def model_folder(model: str) -> Path | None:
         return Path(source)
     from huggingface_hub import try_to_load_from_cache  # 0.1 s, for models of the hub alone
 
-    file = OPEN_CLIP_CONFIG if is_open_clip(model) else "config.json"
     with suppress(ValueError):  # no name of a model on the hub
-        config = try_to_load_from_cache(source.removeprefix(HUB), file)
+        config = try_to_load_from_cache(source.removeprefix(HUB), config_file(model))
         return Path(config).parent if isinstance(config, str) else None
     return None

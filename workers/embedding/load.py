@@ -8,6 +8,7 @@ from clipfleet.common.imaging.embedder import HASH_MODEL, Embedder, HashEmbedder
 from clipfleet.common.process.machine import gpus
 from clipfleet.common.settings import Settings
 from clipfleet.workers.embedding.converted import PRECISIONS, NotConverted, converted_model
+from clipfleet.workers.embedding.hub import require_model
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ def load_embedder(settings: Settings) -> Embedder:
     """
     if settings.model.startswith(HASH_MODEL):
         return HashEmbedder.named(settings.model, settings.embed_batch)
+    require_model(settings.model)
     if settings.runtime == "openvino" or (settings.runtime == "auto" and _suits_openvino(settings)):
         try:
             return _on_openvino(settings)

@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.workers.embedding.converted import NotConverted
-from clipfleet.workers.embedding.encoder import DualEncoder, Vocabulary, first_line, no_model
+from clipfleet.workers.embedding.encoder import DualEncoder, Vocabulary
+from clipfleet.workers.embedding.hub import EXTRA, first_line, unusable
 from clipfleet.workers.embedding.layout import FOLDER, OPEN_CLIP_CONFIG, source_of
 from clipfleet.workers.embedding.libraries import torch
 from clipfleet.workers.embedding.texts import Cleaning
 
-EXTRA = "pip install 'clipfleet[open-clip]'"
 CLEANINGS: dict[str, Cleaning] = {
     "lower": "open_clip:lower",
     "whitespace": "open_clip:whitespace",
@@ -66,7 +66,7 @@ def load(name: str, dtype: Any) -> DualEncoder:
         tokenizer = open_clip.get_tokenizer(address)
         config = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     except Exception as error:  # unpickling alone raises a dozen kinds
-        raise StartupError(_unusable(name, error, folder)) from error
+        raise _unusable(name, error, folder) from error
     texts = _Texts(open_clip, tokenizer)
     return DualEncoder(
         model=Towers(model),
@@ -76,6 +76,7 @@ def load(name: str, dtype: Any) -> DualEncoder:
         std=_three(config.std),
         pixels=lambda image: transform(image)[None],
         tokenize=texts.tokens,
+        cuts=texts.cuts,
         vocabulary=texts.vocabulary,
     )
 
@@ -107,6 +108,19 @@ class _Texts:
     def tokens(self, texts: Sequence[str]) -> Mapping[str, Any]:
         """The arguments of `get_text_features` for these texts."""
         return {"input_ids": self._tokenizer(list(texts))}
+
+    def cuts(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text has more tokens than the model reads."""
+        tokenizer = self._tokenizer
+        if isinstance(tokenizer, self._module.SimpleTokenizer):
+            counts = [len(tokenizer.encode(text)) + 2 for text in texts]  # with begin and end
+        elif inner := getattr(tokenizer, "tokenizer", None):
+            cleaned = [tokenizer.clean_fn(text) for text in texts]
+            rows = inner(cleaned, truncation=False, padding=False, verbose=False)
+            counts = [len(row) for row in rows["input_ids"]]
+        else:
+            return [False] * len(texts)
+        return [count > tokenizer.context_length for count in counts]
 
     def vocabulary(self) -> Vocabulary:
         tokenizer = self._tokenizer
@@ -191,9 +205,9 @@ def _config(folder: Path) -> dict[str, Any]:
     return model if isinstance(model, dict) else {}
 
 
-def _unusable(name: str, error: Exception, folder: Path | None) -> str:
+def _unusable(name: str, error: Exception, folder: Path | None) -> StartupError:
     if folder is None:
-        return no_model(name, error, folder=False)
+        return unusable(name, first_line(error))
     reason = first_line(error)
     if isinstance(error, RuntimeError) and "size mismatch" in str(error):
         reason = f"its weights do not fit {OPEN_CLIP_CONFIG}: {_mismatch(error)}"
@@ -210,7 +224,7 @@ def _unusable(name: str, error: Exception, folder: Path | None) -> str:
             f"its text tower needs {tower!r} of the hub, which is not available; put the tower's "
             f"config.json into {name}/{tower}/. {reason}"
         )
-    return f"the folder {name!r} does not contain a complete model of open_clip: {reason}"
+    return unusable(name, reason, "of open_clip")
 
 
 def _mismatch(error: Exception) -> str:

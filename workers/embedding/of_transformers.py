@@ -7,7 +7,6 @@ encoders.
 
 import importlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -16,8 +15,9 @@ from safetensors import SafetensorError
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.workers.embedding.converted import NotConverted
-from clipfleet.workers.embedding.encoder import DualEncoder, Vocabulary, first_line, no_model
-from clipfleet.workers.embedding.layout import HUB, OPEN_CLIP_CONFIG, source_of
+from clipfleet.workers.embedding.encoder import DualEncoder, Vocabulary
+from clipfleet.workers.embedding.hub import first_line, unusable
+from clipfleet.workers.embedding.layout import source_of
 from clipfleet.workers.embedding.libraries import torch, transformers
 from clipfleet.workers.embedding.texts import Cleaning, cleaner
 
@@ -46,6 +46,7 @@ def load(name: str, dtype: Any) -> DualEncoder:
         std=processor.image_std if normalises else (1.0, 1.0, 1.0),
         pixels=_pixels_by(processor),
         tokenize=texts.tokens,
+        cuts=texts.cuts,
         vocabulary=texts.vocabulary,
     )
 
@@ -103,6 +104,12 @@ class _Texts:
         )
         return {"input_ids": tokens["input_ids"]} if self._is_siglip else tokens
 
+    def cuts(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text has more tokens than the model reads."""
+        cleaned = [self._clean(text) for text in texts]
+        rows = self._tokenizer(cleaned, truncation=False, padding=False, verbose=False)
+        return [len(row) > self._limit for row in rows["input_ids"]]
+
     def vocabulary(self) -> Vocabulary:
         tokenizer, cleaning = self._tokenizer, self._cleaning
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -136,21 +143,13 @@ def _sentencepiece(tokenizer: Any) -> Any:
 
 def _load(name: str, dtype: Any) -> tuple[Any, Any, Any]:
     source = source_of(name)
-    is_folder = Path(source).is_dir()
-    if is_folder and not (Path(source) / "config.json").is_file():
-        raise StartupError(
-            f"the folder {name!r} does not contain a complete model: it has neither config.json, "
-            f"as models of transformers have, nor {OPEN_CLIP_CONFIG}, as models of open_clip have"
-        )
     try:
-        model, info = transformers.AutoModel.from_pretrained(
-            source, dtype=dtype, output_loading_info=True
-        )
-        processor = transformers.AutoImageProcessor.from_pretrained(source, backend="pil")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        try:  # of the cache alone: the hub may be silent, and is asked about each file
+            (model, info), processor, tokenizer = _pretrained(source, dtype, local_files_only=True)
+        except OSError:
+            (model, info), processor, tokenizer = _pretrained(source, dtype, local_files_only=False)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        advice = f"If it is a model of open_clip, name it {HUB}{name}. "
-        raise StartupError(no_model(name, error, is_folder, advice)) from error
+        raise unusable(name, first_line(error)) from error
     except ImportError as error:  # such as sentencepiece, of tokenizers that are written in Python
         raise StartupError(f"model {name!r} needs another package: {_packages(error)}") from error
     for method in ("get_image_features", "get_text_features"):
@@ -166,6 +165,16 @@ def _load(name: str, dtype: Any) -> tuple[Any, Any, Any]:
             f"{missing[0]}"
         )
     return model, processor, tokenizer
+
+
+def _pretrained(source: str, dtype: Any, *, local_files_only: bool) -> tuple[Any, Any, Any]:
+    """The model with what was missing of it, the image processor and the tokenizer."""
+    options = {"local_files_only": local_files_only}
+    model = transformers.AutoModel.from_pretrained(
+        source, dtype=dtype, output_loading_info=True, **options
+    )
+    processor = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", **options)
+    return model, processor, transformers.AutoTokenizer.from_pretrained(source, **options)
 
 
 def _packages(error: ImportError) -> str:

@@ -31,6 +31,12 @@ PARTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids
 HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
+def may_be_cut(text: str, limit: int) -> bool:
+    """Whether a text may have more tokens than `limit`. A token has a character at least, and the
+    tokens for the beginning, the end and a blank have none."""
+    return not text.isascii() or len(text) + 3 > limit
+
+
 class Tokenizer:
     """Texts to the arrays of a text model's inputs, int64 [n, length].
 
@@ -53,12 +59,26 @@ class Tokenizer:
         self._clean = cleaner(cleaning)
         self._words = _words(pattern) if pattern else None
 
+    def cuts(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text has more tokens than the model reads."""
+        limit = int((self._tokenizer.truncation or {}).get("max_length", 0))
+        cut = [False] * len(texts)
+        if limit:
+            cleaned = [self._clean(text) for text in texts]
+            long = [n for n, text in enumerate(cleaned) if may_be_cut(text, limit)]
+            for n, encoding in zip(long, self._encoded([cleaned[n] for n in long]), strict=True):
+                cut[n] = bool(encoding.overflowing)
+        return cut
+
     def __call__(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        cleaned: list[Any] = [self._clean(text) for text in texts]
-        if self._words is not None:
-            cleaned = [self._words(text) for text in cleaned]
-        encoded = self._tokenizer.encode_batch(cleaned, is_pretokenized=self._words is not None)
+        encoded = self._encoded([self._clean(text) for text in texts])
         return [np.array([getattr(row, part) for row in encoded], np.int64) for part in self._parts]
+
+    def _encoded(self, cleaned: Sequence[str]) -> list[Any]:
+        if self._words is None:
+            return list(self._tokenizer.encode_batch(cleaned))
+        words = [self._words(text) for text in cleaned]
+        return list(self._tokenizer.encode_batch(words, is_pretokenized=True))
 
 
 def _words(pattern: str) -> Callable[[str], list[str]]:
@@ -114,6 +134,10 @@ class OpenVinoEmbedder:
         if parts:
             rows[order] = np.concatenate(parts)
         return rows
+
+    def cut_texts(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text has more tokens than the model reads."""
+        return self._tokens.cuts(texts)
 
 
 class _Model:

@@ -39,6 +39,9 @@ class EmbedderProxy:
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         return self._embedder.embed_texts(texts)
 
+    def cut_texts(self, texts: Sequence[str]) -> list[bool]:
+        return self._embedder.cut_texts(texts)
+
 
 class TimedEmbedder(EmbedderProxy):
     """Observes the time of each pass through the model, as the stage `model` of one lane."""

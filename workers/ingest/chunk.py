@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -108,6 +108,7 @@ class Chunk:
         self._parts, self._job, self._claim, self._lease = parts, job, claim, lease
         self._failures: list[Failure] = []
         self._stored_keys: list[str] = []  # primary keys of the images that `_done` counts
+        self._replaced: set[str] = set()  # those of them that were stored with other content
         self._done = self._skipped = self._worked = self._file_bytes = 0
         self._timings = StageTimings()
         self._is_remote = any_remote(claim.items)
@@ -162,6 +163,7 @@ class Chunk:
         rest = tuple(item for pk, item in self._rest.items() if pk not in self._under_way)
         failures = tuple(self._failures)
         outcome = Outcome(self._done, self._skipped, failures, rest, self._rate, kept)
+        outcome = replace(outcome, replaced=len(self._replaced))
         if self._retry_while_unavailable(lambda: self._parts.ledger.mark(self._claim, outcome)):
             self._parts.metrics.marked(outcome)
         elif kept:
@@ -169,7 +171,7 @@ class Chunk:
         self._worked += len(self._claim.items) - len(rest) - len(kept)
         self._claim, self._rest = self._claim.of(kept), dict(self._under_way)
         self._done, self._skipped, self._failures, self._rate = 0, 0, [], 0.0
-        self._stored_keys = []
+        self._stored_keys, self._replaced = [], set()
 
     def _write_thumbnails(self, collection: Collection, records: Sequence[Record]) -> None:
         """Write the thumbnails of images that are stored next.
@@ -221,6 +223,7 @@ class Chunk:
         self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
         self._retry_store_call(lambda: self._parts.store.delete(collection, gone))
         self._done -= len(gone)
+        self._replaced.difference_update(gone)
         self._skipped += len(gone)
 
     def _budget_s(self) -> float:
@@ -480,6 +483,8 @@ class Chunk:
             self._fail(image.item, "embed", "the model returned an embedding that is not finite")
             return None
         prepared, limit = image.prepared, self._parts.settings.limits.metadata_bytes
+        if self._terms.replaces(image.pk, prepared.content_hash):
+            self._replaced.add(image.pk)
         if prepared.thumbnail:
             self._thumbnails[image.pk] = prepared.thumbnail
         return Record(

@@ -19,10 +19,16 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
 from clipfleet.workers.ingest.feeders import Feeders
 from clipfleet.workers.ingest.fetch_pool import FetchPool
-from clipfleet.workers.ingest.prepare import Failed, Prepared, Request
+from clipfleet.workers.ingest.prepare import Failed, Prepared, Request, Unchanged
 from clipfleet.workers.metrics import StageTimings
 from clipfleet.workers.storage.items import read_item
 from clipfleet.workers.storage.locations import Storage, is_local
+
+STORED = "stored:"  # begins the `read` of an image that was not sent; its content hash follows
+CHANGED_SINCE = (
+    "the file was not sent, because the collection had the image, which was changed or deleted "
+    "since; upload it again"
+)
 
 
 class Parts(Protocol):
@@ -138,6 +144,11 @@ class Terms:
         is_kept = known and (self.is_ours(pk) or self.job.new.on_existing == "skip")
         return known.content_hash if known and is_kept else ""
 
+    def replaces(self, pk: str, content_hash: str) -> bool:
+        """Whether an image with this hash takes the place of one with other content."""
+        known = self.known.get(pk)
+        return known is not None and not self.is_ours(pk) and known.content_hash != content_hash
+
     def is_ours(self, pk: str) -> bool:
         """Whether this job stored the image, in an earlier attempt."""
         known = self.known.get(pk)
@@ -183,6 +194,9 @@ class Reading:
         if problem := self._problem(item):
             under.result = Future()
             under.result.set_exception(Failed("list", problem))
+        elif item.read.startswith(STORED):
+            under.result = Future()
+            under.result.set_exception(self._stored(under))
         elif item.is_remote:
             self._begin_remote(under)
         elif is_local(item.place):
@@ -196,6 +210,13 @@ class Reading:
         return image_problem(
             self._terms.collection, item.id, item.uri, item.label, item.metadata, limit
         )
+
+    def _stored(self, under: UnderWay) -> Failed | Unchanged:
+        """What becomes of an image that a client did not send, because the collection had it."""
+        known = self._terms.known.get(under.pk)
+        if known and known.content_hash == under.item.read.removeprefix(STORED):
+            return Unchanged()
+        return Failed("read", CHANGED_SINCE)
 
     def _begin_remote(self, under: UnderWay) -> None:
         server, limit, refusal = self._server(under.item.place)

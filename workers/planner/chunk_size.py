@@ -6,6 +6,9 @@ from clipfleet.common.queue.fleet import WorkerCard
 
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 32, 8, 2_048
 CHUNKS_PER_WORKER = 16  # that a job has at least, where several share it
+# A chunk has the work of so many seconds all the same. With smaller ones, four workers on one GPU
+# indexed 2,754 images/s instead of 4,128.
+LEAST_S = 0.5
 
 
 def chunk_size(
@@ -14,8 +17,8 @@ def chunk_size(
     """The number of images that a worker indexes in the time that a chunk should take.
 
     Several workers share a job of unknown length. A chunk is at most a sixteenth of each worker's
-    part of what has been planned so far, so chunks grow with the job and the workers end their
-    last ones at about the same time.
+    part of what has been planned so far, or the work of half a second, so chunks grow with the job
+    and the workers end their last ones at about the same time.
 
     Args:
         workers: the live workers of the job's model.
@@ -29,7 +32,8 @@ def chunk_size(
         return FIRST_CHUNK
     largest = LARGEST_CHUNK
     if len(workers) > 1:  # by rate alone, two workers took 1.6 times as long as one
-        largest = min(largest, max(FIRST_CHUNK, planned // (CHUNKS_PER_WORKER * len(workers))))
+        share = planned // (CHUNKS_PER_WORKER * len(workers))
+        largest = min(largest, max(FIRST_CHUNK, share, int(min(rates) * LEAST_S)))
     return max(SMALLEST_CHUNK, min(largest, int(min(rates) * seconds)))
 
 

@@ -72,7 +72,8 @@ class Housekeeper:
 
     def _remove(self, job_id: str) -> bool:
         try:
-            if self._is_being_retried(self._ledger.job(job_id)):
+            job = self._ledger.job(job_id)
+            if job.webhook == "pending" or self._is_being_retried(job):
                 return False
             self._delete(job_id)
         except NotFound:  # another process deleted it first

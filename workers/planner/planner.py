@@ -24,9 +24,11 @@ from typing import TypeVar
 from clipfleet.common.blobs import Blobs, BlobsUnavailable
 from clipfleet.common.errors import NotFound, StartupError, Unavailable
 from clipfleet.common.fetch import Fetcher, LookUpsBusy
+from clipfleet.common.fetch.post import Poster
 from clipfleet.common.ledger import Failure, Job, Ledger, Look, NewJob, OpenChunk, PlanLease, Round
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.unfinished import RedisUnfinished
+from clipfleet.common.ledger.webhooks import RedisWebhooks
 from clipfleet.common.process.checks import blob_checks, service_checks
 from clipfleet.common.process.logs import OutageLog, configure_logs, log_context
 from clipfleet.common.process.metrics import make_registry, serve_metrics
@@ -43,6 +45,7 @@ from clipfleet.workers.planner.chunk_size import chunk_size, room_for
 from clipfleet.workers.planner.housekeeper import Housekeeper
 from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.planner.retry_source import Retry
+from clipfleet.workers.planner.webhooks import STOP_S, WebhookSender
 from clipfleet.workers.sources import (
     ScratchUnavailable,
     Source,
@@ -487,5 +490,10 @@ def main() -> None:
     unfinished = RedisUnfinished(client)
     keeper = Housekeeper(name, ledger, unfinished, blobs, settings.retention_days)
     threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()
+    poster = Poster(settings.fetch, settings.webhooks.timeout_s)
+    sender = WebhookSender(RedisWebhooks(client), ledger, poster, settings.webhooks, metrics)
+    sending = threading.Thread(target=sender.run, args=(stopping,), name="webhooks", daemon=True)
+    sending.start()
     log.info("planner %s started", name)
     run(planner, stopping)
+    sending.join(2 * STOP_S)  # webhooks under way are given back to other planners

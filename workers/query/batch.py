@@ -68,6 +68,7 @@ class _Work:
     Attributes:
         queries: the queries whose deadlines have not passed.
         terms: the embeddings of terms, by position.
+        cut_terms: the indices of terms whose texts the model cuts, by index of the query.
         vectors: the combined vectors, by index of the query.
         answers: the answers so far, by index of the query.
         fresh: whether a collection was written lately, by its generation.
@@ -75,6 +76,7 @@ class _Work:
 
     queries: Sequence[Query]
     terms: dict[Position, Vectors] = field(default_factory=dict)
+    cut_terms: dict[int, tuple[int, ...]] = field(default_factory=dict)
     vectors: dict[int, Vectors] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)
     fresh: dict[str, Future[bool]] = field(default_factory=dict)
@@ -150,6 +152,10 @@ def _embed(work: _Work, parts: QueryParts) -> None:
     if texts := work.of_kind("text"):
         rows = parts.embedder.embed_texts([str(text) for text in texts.values()])
         work.terms.update(zip(texts, rows, strict=True))
+        cuts = parts.embedder.cut_texts([str(text) for text in texts.values()])
+        for (n, t), is_cut in zip(texts, cuts, strict=True):
+            if is_cut:
+                work.cut_terms[n] = (*work.cut_terms.get(n, ()), t)
     _embed_images(work, parts)
 
 
@@ -192,11 +198,17 @@ def _look_up(work: _Work, parts: QueryParts) -> None:
                 work.answers[n] = Answer(error="not-found", detail=detail)
 
 
+NOT_FINITE = "the model returned numbers that are not finite"
+
+
 def _combine(work: _Work) -> None:
     for n, query in enumerate(work.queries):
         if n in work.answers:
             continue
         rows = [work.terms[n, t] for t in range(len(query.terms))]
+        if not all(np.isfinite(row).all() for row in rows):  # JSON has no name for such numbers
+            work.answers[n] = Answer(error="internal", detail=NOT_FINITE)
+            continue
         try:
             if query.search:
                 _check_lengths(rows, query.search.collection.dim)
@@ -220,7 +232,8 @@ def _search(work: _Work, parts: QueryParts) -> None:
     for n, vector in work.vectors.items():
         search = work.queries[n].search
         if search is None:
-            work.answers[n] = Answer(embedding=tuple(vector.tolist()))
+            embedding, cut_terms = tuple(vector.tolist()), work.cut_terms.get(n, ())
+            work.answers[n] = Answer(embedding=embedding, truncated_texts=cut_terms)
         else:
             groups.setdefault(search.model_dump_json(), (search, []))[1].append(n)
     for search, members in groups.values():
@@ -244,7 +257,11 @@ def _search_group(work: _Work, search: Search, members: Sequence[int], parts: Qu
         rankings = search_group(parts.store, search, vectors, fresh=fresh, exact=parts.exact)
     for n, ranking in zip(members, rankings, strict=True):
         matches = tuple(match_out(ranked, search) for ranked in ranking.page())
-        work.answers[n] = Answer(matches=matches, truncated=ranking.truncated)
+        work.answers[n] = Answer(
+            matches=matches,
+            truncated=ranking.truncated,
+            truncated_texts=work.cut_terms.get(n, ()),
+        )
 
 
 def _written_lately(collection: Collection, parts: QueryParts) -> bool:
@@ -261,5 +278,7 @@ def match_out(ranked: RankedMatch, search: Search) -> MatchOut:
         label=record.label or None,
         metadata=record.metadata if search.include_metadata else {},
         values=record.embedding.tolist() if search.include_values else None,
+        width=record.width if search.include_size else None,
+        height=record.height if search.include_size else None,
         duplicates=None if search.collapse is None else ranked.duplicates,
     )

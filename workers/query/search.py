@@ -65,7 +65,8 @@ def _search(
     }
     if search.exact:
         return exact_search(store, search.collection, vectors, exact, **options)
-    brief = search.group_by is None  # else by any field of a record
+    # Groups may be by any field of a record.
+    brief = search.group_by is None and not search.include_size
     return store.search(search.collection, vectors, fresh=fresh, brief=brief, **options)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
+from clipfleet.common.http.suffixes import ending_of as ending_of
 from clipfleet.common.ledger import Item
 from clipfleet.workers.sources.notes import Notes
 
@@ -72,15 +73,6 @@ class Source(Protocol):
             read the source.
         """
         ...
-
-
-def ending_of(name: str) -> str:
-    """The ending of a file's name in small letters, with its dot; "" if there is none.
-
-    Unlike `os.path.splitext`, it takes a hidden file to be nothing but an ending.
-    """
-    dot = name.rfind(".")
-    return name[dot:].lower() if dot >= 0 else ""
 
 
 MAX_TRIES = 4  # without an item in between

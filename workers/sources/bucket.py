@@ -42,6 +42,24 @@ class Bucket:
         except Unreadable as error:
             raise SourceError(f"{printable(self._source.uri)} cannot be listed: {error}") from error
 
+    def urls(self, after: str = "") -> Iterator[str]:
+        """The addresses of all objects below the prefix, from this one on, without hidden ones.
+
+        Raises:
+            SourceError: they cannot be listed.
+        """
+        first = after.removeprefix(self._url(""))
+        if first:
+            yield after
+        try:
+            yield from map(self._url, self._keys(first))
+        except Unreadable as error:
+            raise SourceError(f"{printable(self._source.uri)} cannot be listed: {error}") from error
+
+    def item(self, url: str) -> Item:
+        """The item of an object."""
+        return self._item(url.removeprefix(self._url("")))
+
     def count(self) -> int:
         return sum(map(_is_image, self._keys("")))
 

@@ -7,17 +7,21 @@ from typing import BinaryIO, cast
 
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.errors import Unreadable
-from clipfleet.common.ledger.uploads import uploads_of
+from clipfleet.common.ledger.uploads import copies_of
 from clipfleet.workers.storage.locations import Storage
 
 KEY_BYTES = 200  # more than any key has
 
 
 class Copies:
-    """The copies that a job has in the blob store; they are deleted with the job."""
+    """The copies that a job has in the blob store; they are deleted with the job.
 
-    def __init__(self, storage: Storage, job_id: str) -> None:
-        self._storage, self._prefix = storage, uploads_of(job_id)
+    Args:
+        address: which of several sources of the job the copies are of; "": of its only one.
+    """
+
+    def __init__(self, storage: Storage, job_id: str, address: str = "") -> None:
+        self._storage, self._prefix = storage, copies_of(job_id, address)
 
     def keep(self, name: str, data: bytes) -> str:
         """Store a copy and return its location; a copy of the same name is replaced."""

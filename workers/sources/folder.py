@@ -76,6 +76,18 @@ class Folder:
         suffixes = " ".join(sorted(SUFFIXES))
         return f"no images in {printable(self._source.path)} (looked for {suffixes})"
 
+    def is_file(self, path: str) -> bool:
+        """Whether a path is a file that the job may see."""
+        try:
+            return os.path.isfile(self._access.require_real(self._access.require_path(path)))
+        except (SourceRefused, ValueError):
+            return False
+
+    def file(self, path: str) -> Item:
+        """The item of one image in the folder."""
+        problem = self._problem(path) if os.path.islink(path) else None
+        return self._item(path, os.path.basename(os.path.dirname(path)), problem)
+
     def _top(self) -> str:
         try:
             top = self._access.require_path(self._source.path)

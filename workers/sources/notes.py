@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 from clipfleet.common.ledger.notes import NO_SUFFIX, OTHER_SUFFIXES
 
@@ -34,6 +35,10 @@ class Notes:
     def remark(self, text: str) -> None:
         """Count a remark."""
         self._counts[text] += 1
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Add counts that were made elsewhere."""
+        self._counts.update(counts)
 
     def take(self) -> dict[str, int]:
         """Return the counts, and begin again at zero."""

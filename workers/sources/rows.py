@@ -66,8 +66,8 @@ class Rows:
             return self.bad(name, str(error))
 
     def bad(self, name: str, problem: str) -> Item:
-        """An item that fails with this problem."""
-        return Item(id=name, uri=self._uri, read="", problem=f"{name}: {problem}")
+        """An item that fails with this problem. Its id says which row it is."""
+        return Item(id=name, uri=self._uri, read="", problem=problem)
 
     def _item(self, row: Mapping[str, Any], name: str) -> Item:
         text = self.values.text(row, "uri")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
+from clipfleet.common.archives.zip_directory import Directory
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.identity import printable
 from clipfleet.workers.sources.base import Listed
@@ -26,7 +27,6 @@ from clipfleet.workers.sources.samples import (
 )
 from clipfleet.workers.sources.scratch import scratch
 from clipfleet.workers.sources.values import Values
-from clipfleet.workers.sources.zip_directory import Directory
 from clipfleet.workers.storage.items import unzipped
 from clipfleet.workers.storage.locations import Storage
 

@@ -1,0 +1,1 @@
+"""Reads archives without unpacking them."""
