@@ -1,5 +1,8 @@
 """The embedder on real architectures, against transformers' own way of doing it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +15,7 @@ from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.decode import decode
 from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.settings import Settings
-from support import models
+from support import models, webserver
 from support.models import clip_embedder, data, tiny_siglip
 
 
@@ -122,6 +125,22 @@ def test_without_hub_and_folder_the_error_names_both_ways_out(
         clip_embedder("nobody/has-this-model")
     assert "hub" in caught.value.detail
     assert "CLIPFLEET_MODEL=/path/to/folder" in caught.value.detail
+
+
+def test_a_model_that_is_not_for_transformers_may_be_one_of_open_clip(tmp_path: Path) -> None:
+    def absent(request: webserver.PageRequest) -> None:
+        request.begin(404, X_Error_Code="EntryNotFound", Content_Length="0")
+
+    name = "somebody/their-clip"
+    code = f"from clipfleet.workers.embedding.hub import require_model; require_model({name!r})"
+    with webserver.site({f"/{name}/resolve/main/config.json": absent}) as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+    assert f"name it hf-hub:{name}" in done.stderr
 
 
 def test_a_folder_without_a_model_is_said_to_be_one(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from clipfleet.common.imaging.decode import decode
 from clipfleet.common.imaging.embedder import Embedder, Embeddings
 from clipfleet.common.settings import Limits, Settings
 from clipfleet.workers.embedding.converted import converted_model
+from clipfleet.workers.embedding.hub import require_model
 from clipfleet.workers.embedding.openvino_clip import OpenVinoEmbedder, Tokenizer
 from support import models, open_clip_folders
 from support.models import clip_embedder, data
@@ -95,6 +96,19 @@ def test_texts_get_the_embeddings_of_open_clip(pair: tuple[Embedder, Path]) -> N
         expected = model.encode_text(tokenizer(TEXTS), normalize=True).numpy()
     assert np.allclose(embedder.embed_texts(TEXTS), expected, atol=1e-4)
     assert (expected @ expected.T).min() < 0.99, "texts that all look alike prove nothing"
+
+
+def test_a_text_that_is_too_long_is_known(pair: tuple[Embedder, Path]) -> None:
+    embedder, folder = pair
+    tokenizer = theirs(folder)[2]
+    texts = ["dog " * count for count in range(1, 90)]
+    longer = tokenizer(texts, context_length=200)
+    counts = (longer != longer[0, -1]).sum(dim=1)  # the last token of a short text is padding
+    expected = [int(count) > tokenizer.context_length for count in counts]
+    assert {True, False} == set(expected)
+    assert embedder.cut_texts(texts) == expected
+    assert embedder.cut_texts(["", "&amp;" * 40, "\u72ac" * 100]) == [False, False, True]
+    assert embedder.cut_texts([]) == []
 
 
 def test_a_cpu_runs_them_on_openvino(folders: dict[str, Path]) -> None:
@@ -264,12 +278,14 @@ def test_a_folder_with_both_layouts_is_one_of_transformers_unless_asked(
     assert np.allclose(seen, clip_embedder(folders["clip"]).embed_texts(text), atol=1e-6)
 
 
+@pytest.mark.parametrize("prefix", ["", "local-dir:"])
 def test_without_the_extra_the_error_names_it(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
+    (tmp_path / CONFIG).write_text("{}")
     with pytest.raises(StartupError) as caught:
-        clip_embedder(folders["clip"])
+        require_model(f"{prefix}{tmp_path}")  # as `clipfleet up` does before it starts anything
     assert caught.value.detail.endswith("pip install 'clipfleet[open-clip]'")
 
 
