@@ -26,7 +26,7 @@ from pydantic import BaseModel, ValidationError
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.settings import Settings
-from clipfleet.workers.embedding.layout import is_open_clip, model_folder
+from clipfleet.workers.embedding.layout import is_open_clip, model_folder, weights_id
 from clipfleet.workers.embedding.texts import Cleaning
 
 log = logging.getLogger(__name__)
@@ -189,12 +189,14 @@ def _run_converter(model: str, precision: Precision, folder: Path) -> ConvertedM
 
 def _key(model: str, source: Path, precision: Precision) -> str:
     files = sorted(path for path in source.rglob("*") if path.is_file())
-    about = {
+    about: dict[str, object] = {
         "format": FORMAT,
         "precision": precision,
         "files": [(path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files],
         "packages": [_version(package) for package in PACKAGES],
     }
+    if weights := weights_id(model):
+        about["weights"] = weights
     if is_open_clip(model):
         about["open_clip"] = [_version(package) for package in OPEN_CLIP]
     digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

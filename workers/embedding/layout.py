@@ -4,7 +4,10 @@ A folder is in open_clip's layout when it has `open_clip_config.json` and no mod
 Several models of the hub have both layouts; they go on as models of transformers.
 """
 
+import hashlib
 import json
+import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +16,11 @@ from clipfleet.common.settings import CARRIED_MODEL, carried_model
 
 HUB, FOLDER = "hf-hub:", "local-dir:"  # the prefixes of open_clip's names
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
+WEIGHTS = {  # by the name of the configuration; a library reads the files of the first pattern
+    CONFIG: ("model*.safetensors", "pytorch_model*.bin"),
+    OPEN_CLIP_CONFIG: ("open_clip_model*.safetensors", "open_clip_pytorch_model*.bin"),
+}
+BLOCK, BLOCKS = 4_096, 1_024  # bytes, and how many of them are read of a large file
 TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -74,3 +82,40 @@ def model_folder(model: str) -> Path | None:
         config = try_to_load_from_cache(source.removeprefix(HUB), config_file(model))
         return Path(config).parent if isinstance(config, str) else None
     return None
+
+
+def weights_id(model: str) -> str:
+    """Tell the weights of a model in a local folder from others: 16 hex digits.
+
+    It depends on the size of the files with weights and on a sample of their bytes, BLOCKS blocks
+    evenly spread over each file. Other files of the folder may change.
+
+    Args:
+        model: the name of the model.
+
+    Returns:
+        The digits; "" for a model that is in no folder of the user, whose name stands for it.
+
+    Raises:
+        OSError: the weights cannot be read.
+    """
+    folder = Path(source_of(model))
+    if model == CARRIED_MODEL or not folder.is_dir():
+        return ""
+    for pattern in WEIGHTS[config_file(model)]:
+        if files := sorted(folder.glob(pattern)):
+            return _digest(files)
+    return ""
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            digest.update(f"{size} ".encode())
+            count = min(BLOCKS, -(-size // BLOCK))
+            for n in range(count):  # from the first block to the last
+                file.seek(n * (size - BLOCK) // max(1, count - 1) if size > BLOCK else 0)
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest()
