@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from clipfleet.errors import Error, JobFailed, NotFound, ProblemError, Unreachable
     from clipfleet.results import (
         Collection,
+        Export,
         Failure,
         Failures,
         Fleet,
@@ -26,6 +27,7 @@ __all__ = [
     "Client",
     "Collection",
     "Error",
+    "Export",
     "Failure",
     "Failures",
     "Fleet",

@@ -27,6 +27,8 @@ from clipfleet.common.http.collections import (
     IdPage,
     RecallIn,
     RecallOut,
+    RowPage,
+    RowsIn,
     Which,
 )
 from clipfleet.common.http.fleet import FleetOut
@@ -322,6 +324,11 @@ def fleet() -> ApiRequest[FleetOut]:
 
 def export(collection: str) -> ApiRequest[None]:
     return ApiRequest("GET", _path("collections", collection, "export"), _nothing)
+
+
+def rows(collection: str, body: RowsIn) -> ApiRequest[RowPage]:
+    where = _path("collections", collection, "rows")
+    return ApiRequest("POST", where, _read(RowPage), json=body.model_dump())
 
 
 def _plain_filter(filter: AnyFilter) -> dict[str, Any] | None:

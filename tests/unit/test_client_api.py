@@ -16,6 +16,7 @@ NAMES = {
     "Client",
     "Collection",
     "Error",
+    "Export",
     "Failure",
     "Failures",
     "Fleet",
@@ -43,6 +44,8 @@ METHODS = {
     "delete_image": "(collection, id, *, namespace)",
     "embed": "(texts, images, *, model)",
     "export_collection": "(collection, file, *, overwrite, progress)",
+    "export_images": "(collection, target, *, format, filter, namespace, query, top_k, shard_size, "
+    "originals, overwrite, restart, progress)",
     "failures": "(job, limit, offset)",
     "fleet": "()",
     "image": "(collection, id, *, namespace, include_values)",
