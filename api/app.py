@@ -15,7 +15,7 @@ from clipfleet._version import __version__
 from clipfleet.api import assets
 from clipfleet.api.auth.access import Access, AuthorizedRoute
 from clipfleet.api.auth.origin import RequestGuard
-from clipfleet.api.collections import bulk, export, images, recall, rows
+from clipfleet.api.collections import aliases, bulk, export, images, recall, rows
 from clipfleet.api.collections import routes as collections
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.dispatch.parts import GatewayParts, connect
@@ -114,7 +114,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     app.state.access, app.state.metrics = access, gateway_metrics
     problems.register_handlers(app)
     features = (  # the first ones are found first
-        search, embed, collections, bulk, recall, export, rows, jobs, events, uploads,
+        search, embed, collections, aliases, bulk, recall, export, rows, jobs, events, uploads,
         images, health, fleet, metrics, assets,
     )  # fmt: skip
     for feature in features:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from clipfleet.client import AsyncClient, Client
     from clipfleet.errors import Error, JobFailed, NotFound, ProblemError, Unreachable
     from clipfleet.results import (
+        Alias,
         Collection,
         Export,
         Failure,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Alias",
     "AsyncClient",
     "Client",
     "Collection",

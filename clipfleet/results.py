@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from clipfleet.common.http.collections import AliasOut as Alias
 from clipfleet.common.http.collections import RecallOut as Recall
 from clipfleet.common.http.fleet import FleetOut as Fleet
 from clipfleet.common.http.schemas import CollectionOut as Collection
@@ -13,6 +14,7 @@ from clipfleet.common.http.schemas import MatchOut as Match
 from clipfleet.common.http.schemas import SearchOut
 
 __all__ = [
+    "Alias",
     "Collection",
     "Export",
     "Failure",

@@ -9,7 +9,18 @@ import typer
 from pydantic import ValidationError
 
 from clipfleet._version import __version__
-from clipfleet.cli import collections, demo, doctor, evaluate, images, jobs, keys, parts, up
+from clipfleet.cli import (
+    aliases,
+    collections,
+    demo,
+    doctor,
+    evaluate,
+    images,
+    jobs,
+    keys,
+    parts,
+    up,
+)
 from clipfleet.cli.show import fail
 from clipfleet.errors import Error
 
@@ -29,6 +40,7 @@ for part in (parts.gateway, parts.planner, parts.worker):
     app.command(rich_help_panel="Parts of a cluster, configured by CLIPFLEET_* variables")(part)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
+app.add_typer(aliases.app, name="aliases")
 app.add_typer(keys.app, name="keys")
 
 

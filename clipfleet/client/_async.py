@@ -28,6 +28,7 @@ from clipfleet.common.http.schemas import JobState, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.results import (
     ENDED,
+    Alias,
     Collection,
     Export,
     Failure,
@@ -166,11 +167,77 @@ class AsyncClient:
 
         Raises:
             NotFound: there is no such collection.
+            ProblemError: the collection has aliases, or the name is an alias (409).
 
         Example:
             await client.delete_collection("photos")
         """
         await self._request(_requests.delete_collection(name))
+
+    async def aliases(self) -> list[Alias]:
+        """List all aliases of collections that the API key may see.
+
+        Returns:
+            The aliases in the order of their names, each with the collection that it stands for.
+
+        Example:
+            names = [alias.name for alias in await client.aliases()]
+        """
+        return await self._request(_requests.aliases())
+
+    async def alias(self, name: str) -> Alias:
+        """Look at an alias.
+
+        Args:
+            name: the alias.
+
+        Returns:
+            The alias with the name of the collection that it stands for.
+
+        Raises:
+            NotFound: there is no such alias.
+
+        Example:
+            collection = (await client.alias("photos")).collection
+        """
+        return await self._request(_requests.alias(name))
+
+    async def set_alias(self, name: str, collection: str) -> Alias:
+        """Create an alias, or move it to another collection, in one step.
+
+        The alias can be used wherever the name of a collection is: in searches, jobs and so on.
+        Each request is answered from the old collection or from the new one, never from both.
+
+        Args:
+            name: the alias, which is built like the name of a collection.
+            collection: the name of the collection that it is to stand for.
+
+        Returns:
+            The alias.
+
+        Raises:
+            NotFound: there is no such collection.
+            ProblemError: a collection is called `name`, or `collection` is an alias (409), the name
+                is not valid (422), or the API key may not do this (403).
+
+        Example:
+            await client.set_alias("photos", "photos-2")
+        """
+        return await self._request(_requests.set_alias(name, collection))
+
+    async def delete_alias(self, name: str) -> None:
+        """Delete an alias. The collection stays.
+
+        Args:
+            name: the alias.
+
+        Raises:
+            NotFound: there is no such alias.
+
+        Example:
+            await client.delete_alias("photos")
+        """
+        await self._request(_requests.delete_alias(name))
 
     # Jobs
 

@@ -21,6 +21,8 @@ from clipfleet.client.payloads import Files, ImageInput, Part, StoredFile
 from clipfleet.client.source_detection import AnySource, source_of
 from clipfleet.common.collection import FieldType, Metric
 from clipfleet.common.http.collections import (
+    AliasIn,
+    AliasList,
     Count,
     DeletedSome,
     DeleteIn,
@@ -45,7 +47,7 @@ from clipfleet.common.http.schemas import (
 )
 from clipfleet.common.http.search import BATCH, Refused, SearchBatchOut, SearchIn
 from clipfleet.errors import ProblemError, Unreachable, problem_error, problem_of
-from clipfleet.results import Collection, Failures, Image, Job, SearchResult, Timing
+from clipfleet.results import Alias, Collection, Failures, Image, Job, SearchResult, Timing
 
 T = TypeVar("T")
 
@@ -161,6 +163,23 @@ def create_collection(
 
 def delete_collection(name: str) -> ApiRequest[None]:
     return ApiRequest("DELETE", _path("collections", name), _nothing, repeatable=False)
+
+
+def aliases() -> ApiRequest[list[Alias]]:
+    return ApiRequest("GET", "/v1/aliases", lambda body: _read(AliasList)(body).aliases)
+
+
+def alias(name: str) -> ApiRequest[Alias]:
+    return ApiRequest("GET", _path("aliases", name), _read(Alias))
+
+
+def set_alias(name: str, collection: str) -> ApiRequest[Alias]:
+    body = AliasIn(collection=collection).model_dump()
+    return ApiRequest("PUT", _path("aliases", name), _read(Alias), json=body)
+
+
+def delete_alias(name: str) -> ApiRequest[None]:
+    return ApiRequest("DELETE", _path("aliases", name), _nothing, repeatable=False)
 
 
 def index(

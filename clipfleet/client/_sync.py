@@ -27,6 +27,7 @@ from clipfleet.common.http.schemas import JobState, SearchOptions
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
 from clipfleet.results import (
     ENDED,
+    Alias,
     Collection,
     Export,
     Failure,
@@ -165,11 +166,77 @@ class Client:
 
         Raises:
             NotFound: there is no such collection.
+            ProblemError: the collection has aliases, or the name is an alias (409).
 
         Example:
             client.delete_collection("photos")
         """
         self._request(_requests.delete_collection(name))
+
+    def aliases(self) -> list[Alias]:
+        """List all aliases of collections that the API key may see.
+
+        Returns:
+            The aliases in the order of their names, each with the collection that it stands for.
+
+        Example:
+            names = [alias.name for alias in client.aliases()]
+        """
+        return self._request(_requests.aliases())
+
+    def alias(self, name: str) -> Alias:
+        """Look at an alias.
+
+        Args:
+            name: the alias.
+
+        Returns:
+            The alias with the name of the collection that it stands for.
+
+        Raises:
+            NotFound: there is no such alias.
+
+        Example:
+            collection = (client.alias("photos")).collection
+        """
+        return self._request(_requests.alias(name))
+
+    def set_alias(self, name: str, collection: str) -> Alias:
+        """Create an alias, or move it to another collection, in one step.
+
+        The alias can be used wherever the name of a collection is: in searches, jobs and so on.
+        Each request is answered from the old collection or from the new one, never from both.
+
+        Args:
+            name: the alias, which is built like the name of a collection.
+            collection: the name of the collection that it is to stand for.
+
+        Returns:
+            The alias.
+
+        Raises:
+            NotFound: there is no such collection.
+            ProblemError: a collection is called `name`, or `collection` is an alias (409), the name
+                is not valid (422), or the API key may not do this (403).
+
+        Example:
+            client.set_alias("photos", "photos-2")
+        """
+        return self._request(_requests.set_alias(name, collection))
+
+    def delete_alias(self, name: str) -> None:
+        """Delete an alias. The collection stays.
+
+        Args:
+            name: the alias.
+
+        Raises:
+            NotFound: there is no such alias.
+
+        Example:
+            client.delete_alias("photos")
+        """
+        self._request(_requests.delete_alias(name))
 
     # Jobs
 

@@ -139,3 +139,27 @@ class RowPage(BaseModel):
         description="When the collection was created: another time than that of the page before "
         "means that the collection was deleted and created again."
     )
+
+
+class AliasIn(Request):
+    """A request to create an alias, or to move it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"collection": "photos-2"}]})
+
+    collection: str = Field(
+        min_length=1, max_length=256, description="Name of the collection that it is to stand for."
+    )
+
+
+class AliasOut(BaseModel):
+    """A further name of a collection."""
+
+    name: str = Field(description="The alias.")
+    collection: str = Field(description="Name of the collection that it stands for.")
+    changed_at: float = Field(description="When it was created or moved, unix time in seconds.")
+
+
+class AliasList(BaseModel):
+    """A list of aliases."""
+
+    aliases: list[AliasOut] = Field(description="The aliases, sorted by name.")

@@ -12,6 +12,7 @@ import clipfleet
 from clipfleet import AsyncClient, Client, JobFailed, NotFound, ProblemError
 
 NAMES = {
+    "Alias",
     "AsyncClient",
     "Client",
     "Collection",
@@ -33,12 +34,15 @@ NAMES = {
     "__version__",
 }
 METHODS = {
+    "alias": "(name)",
+    "aliases": "()",
     "cancel": "(job)",
     "collection": "(name)",
     "collections": "()",
     "count": "(collection, *, filter, namespace)",
     "create_collection": "(name, *, metric, model, dim, fields)",
     "delete": "(collection, *, filter, namespace, all)",
+    "delete_alias": "(name)",
     "delete_collection": "(name)",
     "delete_job": "(job)",
     "delete_image": "(collection, id, *, namespace)",
@@ -61,6 +65,7 @@ METHODS = {
     "search": "(collection, *, text, image, id, vector, terms, top_k, offset, filter, min_score, "
     "group_by, group_size, collapse, namespace, include_values, include_metadata, exact)",
     "search_many": "(collection, queries)",
+    "set_alias": "(name, collection)",
     "thumbnail": "(collection, id, *, namespace)",
     "upload": "(collection, files, *, ids, namespace, label, on_existing, exif, "
     "idempotency_key, wait, progress, create)",
