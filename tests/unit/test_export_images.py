@@ -17,12 +17,13 @@ import pytest
 import clipfleet
 from clipfleet import Client, Error, ProblemError
 from clipfleet.api.collections import rows as rows_route
-from clipfleet.client.exports import shards
+from clipfleet.client.exports import originals, shards
 from clipfleet.client.exports.npy import npy_file, numbers_of
 from clipfleet.client.exports.plan import ExportPlan
 from clipfleet.client.exports.spool import Spool
 from clipfleet.common.http.exchange import NotOurs
 from clipfleet.testing import MemoryService
+from support.webserver import body, site, status, to
 
 DIM = 8
 PAGE = 3  # rows of a page
@@ -517,6 +518,31 @@ def test_images_that_cannot_be_read_are_named_with_their_reason(
     assert not any(b"SECRET" in path.read_bytes() for path in (tmp_path / "out").iterdir())
     client.import_collection("copy", tmp_path / "out")
     assert contents(client, "copy") == contents(client, "music")
+
+
+def test_originals_are_fetched_from_the_web(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(originals, "MAX_BYTES", 50_000)
+    client.create_collection("web", model="m", dim=DIM)
+    picture = MUSIC[0].read_bytes()
+    pages = {
+        "/a.png": body(picture),
+        "/moved": to("/a.png"),
+        "/gone.png": status(404),
+        "/page.png": body(b"<html>"),
+        "/large.png": body(b"\x89PNG\r\n\x1a\n" + bytes(50_000)),
+    }
+    with site(pages) as web:
+        addresses = [f"{web.url}{path}" for path in pages]
+        client.upsert("web", [{"id": u, "uri": u, "values": vector(1)} for u in addresses])
+        done = client.export_images("web", tmp_path / "out", format="webdataset")
+    assert [sample["png"] for sample in samples(tmp_path / "out").values()] == [picture] * 2
+    assert done.reasons == {
+        "its server answers 404": 1,
+        "the file is no image of a known format": 1,
+        "it has more than 0 MB": 1,
+    }
 
 
 def test_a_shard_ends_at_its_size(
