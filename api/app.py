@@ -15,7 +15,16 @@ from clipfleet._version import __version__
 from clipfleet.api import assets
 from clipfleet.api.auth.access import Access, AuthorizedRoute
 from clipfleet.api.auth.origin import RequestGuard
-from clipfleet.api.collections import bulk, export, images, order, originals, recall
+from clipfleet.api.collections import (
+    aliases,
+    bulk,
+    export,
+    images,
+    order,
+    originals,
+    recall,
+    rows,
+)
 from clipfleet.api.collections import routes as collections
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.dispatch.parts import GatewayParts, connect
@@ -114,8 +123,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     app.state.access, app.state.metrics = access, gateway_metrics
     problems.register_handlers(app)
     features = (  # the first ones are found first
-        search, embed, openai, collections, bulk, order, recall, export, jobs, events, uploads,
-        open_uploads, images, originals, health, key, fleet, metrics, assets,
+        search, embed, openai, collections, aliases, bulk, order, recall, export, rows, jobs,
+        events, uploads, open_uploads, images, originals, health, key, fleet, metrics, assets,
     )  # fmt: skip
     for feature in features:
         app.include_router(_require_authorized(feature.router))

@@ -19,7 +19,7 @@ from clipfleet.common.settings import Settings
 from support.in_process import InProcess
 from support.stack import Up
 
-KEPT, LOST = "fuzzed", "fuzzed-away"
+KEPT, LOST, ALIAS = "fuzzed", "fuzzed-away", "fuzzed-alias"
 DIM = 32
 OPENS = "POST /v1/collections/{name}/uploads"
 WAYS = ("text", "id", "vector", "terms", "image", "texts", "images")
@@ -146,6 +146,10 @@ def aim(case: Any, web: httpx.Client) -> None:
         case.path_parameters = {"job_id": an_ended_job(web)}
     elif "upload_id" in path:
         case.path_parameters = {"name": KEPT, "upload_id": an_open_upload(web)}
+    elif "alias" in path:
+        if case.method != "PUT":
+            web.put(f"/v1/aliases/{ALIAS}", json={"collection": KEPT}).raise_for_status()
+        case.path_parameters = {"alias": ALIAS}
     elif label.startswith(DESTROYS):
         if case.method != "PUT":
             web.put(f"/v1/collections/{LOST}").raise_for_status()
@@ -243,4 +247,5 @@ def require_known(case: Any, web: httpx.Client) -> None:
     if answer.status_code == 201 and case.operation.label == OPENS:  # there is room for a few
         web.delete(answer.headers["location"][0]).raise_for_status()
     if case.method == "PUT" and answer.status_code == 201:
-        web.delete(f"/v1/collections/{answer.json()['name']}").raise_for_status()
+        kind = "aliases" if "alias" in case.path_parameters else "collections"
+        web.delete(f"/v1/{kind}/{answer.json()['name']}").raise_for_status()
