@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from clipfleet.client._requests import AnyFilter, ApiRequest, OnExisting
 from clipfleet.client._retries import Outcome, poll_intervals_s, retry_delay_s
 from clipfleet.client.arguments import seconds, whole
 from clipfleet.client.export_file import ExportFile, is_complete, new_file
+from clipfleet.client.exports.originals import Originals
 from clipfleet.client.exports.plan import ExportPlan, Format, new_plan
 from clipfleet.client.exports.plan import Progress as ExportProgress
 from clipfleet.client.exports.shards import ShardsExport
@@ -86,7 +88,8 @@ class AsyncClient:
         retries: int = 3,
     ) -> None:
         self.url = service_url(url)
-        self._http = http_client(httpx.AsyncClient, self.url, api_key, timeout_s)
+        self._connect = partial(http_client, url=self.url, api_key=api_key, timeout_s=timeout_s)
+        self._http = self._connect(httpx.AsyncClient)
         self._retries = whole("retries", retries)
 
     async def __aenter__(self) -> "AsyncClient":
@@ -1191,7 +1194,7 @@ class AsyncClient:
                 `group_size`, `collapse` and `exact`.
             top_k: matches of the query at most, 1 to 10,000.
             shard_size: images in one shard at most.
-            originals: add the image files to shards, read from the URIs by this machine. An image
+            originals: add the image files to shards, one request for each. An image
                 that cannot be read is in `left-out.jsonl` with its reason.
             overwrite: replace an existing target.
             restart: throw away what an unfinished export has kept.
@@ -1232,7 +1235,9 @@ class AsyncClient:
                 )
                 if progress:
                     progress("reading", spool.state.rows)
-            return write_export(spool, progress)
+            http = self._connect(httpx.Client)
+            with Originals(http, plan.collection.name) as originals_of:
+                return write_export(spool, progress, originals_of)
 
     async def _all_matches(self, plan: ExportPlan) -> tuple[list[tuple[str, float]], str | None]:
         """Ids and scores of the matches of an export's query, and the limit that cut them short."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from clipfleet.client._requests import AnyFilter, ApiRequest, OnExisting
 from clipfleet.client._retries import Outcome, poll_intervals_s, retry_delay_s
 from clipfleet.client.arguments import seconds, whole
 from clipfleet.client.export_file import ExportFile, is_complete, new_file
+from clipfleet.client.exports.originals import Originals
 from clipfleet.client.exports.plan import ExportPlan, Format, new_plan
 from clipfleet.client.exports.plan import Progress as ExportProgress
 from clipfleet.client.exports.shards import ShardsExport
@@ -85,7 +87,8 @@ class Client:
         retries: int = 3,
     ) -> None:
         self.url = service_url(url)
-        self._http = http_client(httpx.Client, self.url, api_key, timeout_s)
+        self._connect = partial(http_client, url=self.url, api_key=api_key, timeout_s=timeout_s)
+        self._http = self._connect(httpx.Client)
         self._retries = whole("retries", retries)
 
     def __enter__(self) -> "Client":
@@ -1178,7 +1181,7 @@ class Client:
                 `group_size`, `collapse` and `exact`.
             top_k: matches of the query at most, 1 to 10,000.
             shard_size: images in one shard at most.
-            originals: add the image files to shards, read from the URIs by this machine. An image
+            originals: add the image files to shards, one request for each. An image
                 that cannot be read is in `left-out.jsonl` with its reason.
             overwrite: replace an existing target.
             restart: throw away what an unfinished export has kept.
@@ -1219,7 +1222,9 @@ class Client:
                 )
                 if progress:
                     progress("reading", spool.state.rows)
-            return write_export(spool, progress)
+            http = self._connect(httpx.Client)
+            with Originals(http, plan.collection.name) as originals_of:
+                return write_export(spool, progress, originals_of)
 
     def _all_matches(self, plan: ExportPlan) -> tuple[list[tuple[str, float]], str | None]:
         """Ids and scores of the matches of an export's query, and the limit that cut them short."""
