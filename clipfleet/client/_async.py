@@ -445,29 +445,49 @@ class AsyncClient:
         """
         _requests.require_webhook(webhook, webhook_secret)
         local = LocalFolders(folders, recursive, label_from_folder, label)
-        plan = FolderUpload(local, exif=exif, skips=on_existing == "skip")
-        described = await self._require_collection(collection, create)
-        plan.model = described.model
         key = local.key(namespace, on_existing, str(exif))
-        upload = await self._request(
-            _requests.open_upload(collection, namespace, on_existing, exif, key)
-        )
-        asks = bool(upload.images or described.count)
+        opening = _requests.open_upload(collection, namespace, on_existing, exif, key)
         with sending(progress is True, sent) as tell:
-            tell(plan.sent)
-            for page in plan.pages():
-                ids = [image.id for image in page]
-                known = None
-                if asks:
-                    known = await self._request_through_outage(_requests.known(upload, ids))
-                for batch in plan.batches(page, known):
-                    await self._add_images(upload, batch, plan)
-                    tell(plan.sent)
+            while True:
+                plan = FolderUpload(local, exif=exif, skips=on_existing == "skip")
+                described = await self._require_collection(collection, create)
+                plan.model = described.model
+                upload = await self._request(opening)
                 tell(plan.sent)
+                try:
+                    await self._send_images(upload, plan, tell, asks=described.count > 0)
+                    break
+                except NotFound as error:
+                    if error.collection or not await self._has_started(upload):
+                        raise
+                    # Another call with the same arguments started the job: what it did not have
+                    # goes into another upload.
         start = _requests.start_upload(upload, plan.sent.done, plan.left_out, local.name)
         start = _requests.with_webhook(start, webhook, webhook_secret)
         job = await self._request_through_outage(start)
         return await self.wait(job, progress=progress) if wait else job
+
+    async def _send_images(
+        self, upload: UploadOut, plan: FolderUpload, tell: Callable[[Sent], None], *, asks: bool
+    ) -> None:
+        """Send what the upload and the collection do not have yet."""
+        for page in plan.pages():
+            ids = [image.id for image in page]
+            known = None
+            if asks or upload.images:
+                known = await self._request_through_outage(_requests.known(upload, ids))
+            for batch in plan.batches(page, known):
+                await self._add_images(upload, batch, plan)
+                tell(plan.sent)
+            tell(plan.sent)
+
+    async def _has_started(self, upload: UploadOut) -> bool:
+        """Whether an upload has become a job."""
+        try:
+            await self.job(upload.id)
+        except NotFound:
+            return False
+        return True
 
     async def _add_images(
         self, upload: UploadOut, images: list[Outgoing], plan: FolderUpload
