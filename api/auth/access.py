@@ -28,7 +28,7 @@ from clipfleet.api.http.bodies import (
     BodyRefused,
     Kind,
     Reservation,
-    require_small,
+    require_readable,
     reserving,
 )
 from clipfleet.common.auth import keys
@@ -206,7 +206,7 @@ class AuthorizedRoute(APIRoute):
         if not reads or scope["method"] not in (self.methods or ()):
             return receive
         rule, limits = RULES[self.body], scope["app"].state.gateway.settings.limits
-        require_small(scope, rule, limits)
+        require_readable(scope, rule, limits)
         body = Body(receive, rule, limits, reserved)
         return await body.whole() if rule.whole else body.receive
 
