@@ -404,8 +404,8 @@ class AsyncClient:
         read fails alone.
 
         An upload that broke off goes on when the method is called again with the same arguments on
-        the same machine: only files that the service does not have are sent. Images that the
-        collection has, and that have not changed, are not sent either.
+        the same machine: only files that the service does not have are sent. Files of images that
+        the collection has, and that have not changed, are not sent either.
 
         Sends two requests for every 1,000 images, more for large ones (32 MB or 500 images each),
         and three more. The client reads the files in the calling thread.

@@ -86,8 +86,12 @@ def test_only_new_and_changed_images_are_sent_again(service: MemoryService, pict
         job = client.upload_folder("again", pictures, wait=True, sent=sent.append)
         assert (job.done, job.skipped, job.replaced, job.total) == (2, 5, 1, 7)
         assert (sent[-1].sent, sent[-1].had) == (2, 5)
-        job = client.upload_folder("again", pictures, label="x", wait=True)
-        assert (job.done, job.replaced) == (7, 7)  # another label
+        job = client.upload_folder("again", pictures, label="x", wait=True, sent=sent.append)
+        assert (job.done, job.replaced, job.updated) == (7, 7, 7)  # another label
+        assert (sent[-1].sent, sent[-1].had) == (0, 7)
+        shown = client.image("again", "rome/IMG_0009.jpg")
+        assert (shown.label, shown.uri[:7]) == ("x", "upload:")
+        assert client.upload_folder("again", pictures, label="x", wait=True).skipped == 7
 
 
 def test_an_upload_that_broke_off_goes_on(
