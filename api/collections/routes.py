@@ -82,12 +82,14 @@ async def list_collections(gateway: GatewayDep, caller: CallerDep) -> Collection
 @router.delete("/{name}", status_code=204, summary="Delete a collection")
 @needs("admin")
 async def delete_collection(collection: CollectionDep, gateway: GatewayDep) -> None:
-    """Delete a collection with all its embeddings and thumbnails.
+    """Delete a collection with all its embeddings, thumbnails and registered sources.
 
     The jobs that write to it are cancelled.
     """
     await gateway.call(gateway.catalogue.remove, collection)
     gateway.forget(collection.name)
+    for source in await gateway.call(gateway.registry.all, collection.name):
+        await gateway.call(gateway.registry.remove, collection.name, source.name)
     for job_id in await gateway.call(gateway.ledger.active):
         with suppress(NotFound, OtherVersion):  # removed meanwhile, or left to newer workers
             await _cancel_if_of(collection, job_id, gateway)
