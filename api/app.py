@@ -38,6 +38,8 @@ from clipfleet.api.ops.access_log import AccessLogMiddleware
 from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.api.search import embed, openai
 from clipfleet.api.search import routes as search
+from clipfleet.api.sources import routes as sources
+from clipfleet.api.sources.scheduler import Scheduler
 from clipfleet.common.process.checks import blob_checks, service_checks
 from clipfleet.common.process.interpreter import prepare_interpreter
 from clipfleet.common.process.logs import configure_logs
@@ -58,6 +60,7 @@ HEAD is answered wherever GET is.
 TAGS = [
     {"name": "collections", "description": "Create, list, export and delete collections."},
     {"name": "jobs", "description": "Index images, and follow, cancel or retry the indexing."},
+    {"name": "sources", "description": "Register sources that are indexed again and again."},
     {"name": "search", "description": "Search a collection by text, image, id or vector."},
     {"name": "embed", "description": "Compute embeddings without a collection."},
     {"name": "images", "description": "Get or delete single images; write own vectors."},
@@ -103,7 +106,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
         gateway_metrics.watch(
             gateway.overviews, [gateway.queries, gateway.exact, gateway.large], settings.model
         )
-        gateway.start()
+        gateway.start(Scheduler(gateway, access).run())
         if parts is None:
             prepare_interpreter()
         access.log_mode()
@@ -124,7 +127,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     problems.register_handlers(app)
     features = (  # the first ones are found first
         search, embed, openai, collections, aliases, bulk, order, recall, export, rows, jobs,
-        events, uploads, open_uploads, images, originals, health, key, fleet, metrics, assets,
+        events, uploads, open_uploads, sources, images, originals, health, key, fleet, metrics,
+        assets,
     )  # fmt: skip
     for feature in features:
         app.include_router(_require_authorized(feature.router))

@@ -87,7 +87,7 @@ async def list_collections(gateway: GatewayDep, caller: CallerDep) -> Collection
 async def delete_collection(
     name: CollectionName, collection: CollectionDep, gateway: GatewayDep
 ) -> None:
-    """Delete a collection with all its embeddings and thumbnails.
+    """Delete a collection with all its embeddings, thumbnails and registered sources.
 
     The jobs that write to it are cancelled. The response is 409 for a collection that has aliases,
     and for an alias in place of the collection's own name.
@@ -100,6 +100,8 @@ async def delete_collection(
         )
     await gateway.call(gateway.catalogue.remove, collection, unless_aliased=True)
     gateway.forget(collection.name)
+    for source in await gateway.call(gateway.registry.all, collection.name):
+        await gateway.call(gateway.registry.remove, collection.name, source.name)
     for job_id in await gateway.call(gateway.ledger.active):
         with suppress(NotFound, OtherVersion):  # removed meanwhile, or left to newer workers
             await _cancel_if_of(collection, job_id, gateway)
