@@ -67,11 +67,9 @@ TAGS = [
     {"name": "health", "description": "State of the gateway, the service and the fleet."},
 ]
 
-# What pages of CLIPFLEET_CORS_ORIGINS may send and read, beside what every page may.
+# What pages of CLIPFLEET_CORS_ORIGINS may do, and read beside what every page may. They may send all
+# headers: clients such as openai's add some of their own.
 CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-CORS_REQUEST_HEADERS = (
-    "Authorization", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "X-Request-Id",
-)  # fmt: skip
 CORS_ANSWER_HEADERS = (
     "ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing",
     "X-Request-Id",
@@ -142,7 +140,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=CORS_METHODS,
-            allow_headers=CORS_REQUEST_HEADERS,
+            allow_headers=("*",),
             expose_headers=CORS_ANSWER_HEADERS,
         )
     app.add_middleware(
