@@ -67,8 +67,8 @@ TAGS = [
     {"name": "health", "description": "State of the gateway, the service and the fleet."},
 ]
 
-# What pages of CLIPFLEET_CORS_ORIGINS may do, and read beside what every page may. They may send all
-# headers: clients such as openai's add some of their own.
+# What pages of CLIPFLEET_CORS_ORIGINS may do, and read beside what every page may. They may send
+# all headers: clients such as openai's add some of their own.
 CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 CORS_ANSWER_HEADERS = (
     "ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing",
