@@ -73,7 +73,7 @@ def fed(count: int, kit: Kit, paths: Sequence[Path]) -> float:
 
 
 def submit(feeders: ProcessFeeders, path: Path) -> "Future[Fed]":
-    request = Request(f"file:{path}", None, "chunk", None, {"label": ""}, "m")
+    request = Request(f"file:{path}", None, "chunk", None, "", "m")
     return feeders.submit(request, StageTimings())
 
 

@@ -45,7 +45,7 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from clipfleet.common.identity import content_hash
+from clipfleet.common.identity import bytes_hash
 from clipfleet.common.imaging.decode import decode
 from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.imaging.thumbnails import thumbnail
@@ -491,7 +491,7 @@ def _prepare(paths: Sequence[Path]) -> None:
     """What a worker does with an image before the model. It resizes as a gateway does."""
     for path in paths:
         data = path.read_bytes()
-        content_hash(data, {}, "")
+        bytes_hash(data, "")
         decoded = decode(data, LIMITS, edge=EDGE)
         PREPROCESS.apply(decoded.image)
         thumbnail(decoded, 256)

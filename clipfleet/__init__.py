@@ -17,7 +17,9 @@ if TYPE_CHECKING:
         WebhookError,
     )
     from clipfleet.results import (
+        Alias,
         Collection,
+        Export,
         Failure,
         Failures,
         Fleet,
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
     from clipfleet.webhooks import WebhookEvent, verify_webhook
 
 __all__ = [
+    "Alias",
     "AsyncClient",
     "Client",
     "Collection",
     "Error",
+    "Export",
     "Failure",
     "Failures",
     "Fleet",

@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from clipfleet.common.http.collections import AliasOut as Alias
 from clipfleet.common.http.collections import RecallOut as Recall
 from clipfleet.common.http.fleet import FleetOut as Fleet
 from clipfleet.common.http.schemas import CollectionOut as Collection
@@ -13,7 +14,9 @@ from clipfleet.common.http.schemas import MatchOut as Match
 from clipfleet.common.http.schemas import SearchOut
 
 __all__ = [
+    "Alias",
     "Collection",
+    "Export",
     "Failure",
     "Failures",
     "Fleet",
@@ -45,6 +48,31 @@ class SearchResult(SearchOut):
 
     timing: Timing | None = Field(
         None, description="Where the time of the request went; null if the service does not say."
+    )
+
+
+class Export(BaseModel):
+    """What `export_images` wrote."""
+
+    path: str = Field(description="The file, or the folder of shards.")
+    format: str = Field(description="parquet, manifest or webdataset.")
+    images: int = Field(description="Number of images in it.")
+    bytes: int = Field(description="Its size, bytes.")
+    shards: int | None = Field(None, description="Number of shards; null for other formats.")
+    left_out: int = Field(
+        0,
+        description="Images without a sample, because their file cannot be read. `left-out.jsonl` "
+        "has them, with metadata, embedding and reason.",
+    )
+    reasons: dict[str, int] = Field({}, description="The reasons for that: how often.")
+    not_indexable: int = Field(
+        0,
+        description="Rows of a manifest without an address that a job could read: uploads, own "
+        "vectors, images in archives.",
+    )
+    gone: int = Field(0, description="Matches of the query that were deleted meanwhile.")
+    truncated: str | None = Field(
+        None, description="The limit that cut the matches of the query short; null: none."
     )
 
 

@@ -131,11 +131,29 @@ def weights_problem(collection: Collection, weights_id: str) -> str | None:
     )
 
 
-def check_collection_name(name: str) -> None:
-    """Raise InvalidRequest when a collection cannot have this name."""
+class Alias(BaseModel):
+    """A further name of a collection.
+
+    Attributes:
+        v: the version of this record.
+        name: the name.
+        collection: the name of the collection that it stands for.
+        changed_at: when it was created or moved, unix seconds.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    v: Literal[1] = 1
+    name: str
+    collection: str
+    changed_at: float
+
+
+def check_collection_name(name: str, what: str = "a collection") -> None:
+    """Raise InvalidRequest when a collection, or `what` is named, cannot have this name."""
     if not _COLLECTION_NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{name[:80]!r} cannot name a collection: 1 to 63 letters, digits, '_' or '-', "
+            f"{name[:80]!r} cannot name {what}: 1 to 63 letters, digits, '_' or '-', "
             "the first a letter or a digit"
         )
 

@@ -173,6 +173,12 @@ class Limits(BaseModel):
         description="Queries that wait in one gateway, for each model and kind of query; API keys "
         "share them.",
     )
+    source_interval_s: float = Field(
+        10.0, gt=0, description="Shortest interval of a registered source, seconds."
+    )
+    source_events: int = Field(
+        200_000, ge=1, description="Keys of events that wait for a run of one registered source."
+    )
     exact_rows: int = Field(100_000, description="Images that one exact search compares with.")
     recall_sample: int = Field(256, description="Queries in one measurement of recall.")
     exports: int = Field(

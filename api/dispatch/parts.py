@@ -9,6 +9,7 @@ from clipfleet.common.blobs import Blobs
 from clipfleet.common.ledger import Ledger
 from clipfleet.common.ledger.catalogue import Catalogue, RedisCatalogue
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.ledger.registered import RedisRegistry, Registry
 from clipfleet.common.ledger.unfinished import RedisUnfinished, Unfinished
 from clipfleet.common.process.probe import Probe, RedisProbe
 from clipfleet.common.queue.broker import CeleryPublisher, Publisher, make_celery
@@ -37,6 +38,7 @@ class GatewayParts:
     Attributes:
         ledger: jobs and chunks.
         catalogue: the collections by name.
+        registry: the sources that are registered with collections.
         fleet: the workers and planners that are alive.
         overviews: the numbers of the whole fleet, for metrics.
         limiter: counts the requests of each API key.
@@ -51,6 +53,7 @@ class GatewayParts:
 
     ledger: Ledger
     catalogue: Catalogue
+    registry: Registry
     fleet: Fleet
     overviews: Overviews
     limiter: RateLimiter
@@ -76,6 +79,7 @@ def connect(settings: Settings) -> GatewayParts:
     return GatewayParts(
         ledger=RedisLedger(client, blobs=blobs),
         catalogue=RedisCatalogue(client),
+        registry=RedisRegistry(client),
         fleet=RedisFleet(client),
         overviews=RedisOverviews(client, settings.model),
         limiter=RedisRateLimiter(client),

@@ -250,7 +250,7 @@ def job(job: JobOut) -> None:
         ("started", _moment(job.started_at or job.created_at)),
         ("took", f"{took:.1f} s" if took else ""),
         ("rate", f"{job.rate:.1f} images/s" if job.rate else ""),
-        ("replaced", f"{job.replaced} (other content than before)" if job.replaced else ""),
+        ("replaced", _replaced(job) if job.replaced else ""),
         ("left out", left_out(job)),
         ("note", "; ".join(f"{text} ({count})" for text, count in job.remarks.items())),
         ("error", job.error),
@@ -261,6 +261,11 @@ def job(job: JobOut) -> None:
     ):
         if text:
             out.print(f"{what}: {escape(one_line(text))}")
+
+
+def _replaced(job: JobOut) -> str:
+    updated = f", {job.updated} of them only the label or metadata" if job.updated else ""
+    return f"{job.replaced} (other content than before{updated})"
 
 
 def _moment(unix_s: float) -> str:

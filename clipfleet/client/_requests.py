@@ -25,6 +25,8 @@ from clipfleet.client.payloads import Files, ImageInput, Part, StoredFile
 from clipfleet.client.source_detection import AnySource, source_of
 from clipfleet.common.collection import FieldType, Metric
 from clipfleet.common.http.collections import (
+    AliasIn,
+    AliasList,
     Count,
     DeletedSome,
     DeleteIn,
@@ -33,6 +35,8 @@ from clipfleet.common.http.collections import (
     OrderIn,
     RecallIn,
     RecallOut,
+    RowPage,
+    RowsIn,
     Which,
 )
 from clipfleet.common.http.fleet import FleetOut
@@ -55,7 +59,7 @@ from clipfleet.errors import (
     problem_error,
     problem_of,
 )
-from clipfleet.results import Collection, Failures, Image, Job, SearchResult, Timing
+from clipfleet.results import Alias, Collection, Failures, Image, Job, SearchResult, Timing
 
 T = TypeVar("T")
 
@@ -178,6 +182,23 @@ def create_collection(
 
 def delete_collection(name: str) -> ApiRequest[None]:
     return ApiRequest("DELETE", _path("collections", name), _nothing, repeatable=False)
+
+
+def aliases() -> ApiRequest[list[Alias]]:
+    return ApiRequest("GET", "/v1/aliases", lambda body: _read(AliasList)(body).aliases)
+
+
+def alias(name: str) -> ApiRequest[Alias]:
+    return ApiRequest("GET", _path("aliases", name), _read(Alias))
+
+
+def set_alias(name: str, collection: str) -> ApiRequest[Alias]:
+    body = AliasIn(collection=collection).model_dump()
+    return ApiRequest("PUT", _path("aliases", name), _read(Alias), json=body)
+
+
+def delete_alias(name: str) -> ApiRequest[None]:
+    return ApiRequest("DELETE", _path("aliases", name), _nothing, repeatable=False)
 
 
 @checking()
@@ -488,6 +509,11 @@ def export(collection: str) -> ApiRequest[None]:
 def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as JSON: numbers of numpy as Python's, and so on. None stays."""
     return {name: arguments.as_json(name, value) for name, value in options.items()}
+
+
+def rows(collection: str, body: RowsIn) -> ApiRequest[RowPage]:
+    where = _path("collections", collection, "rows")
+    return ApiRequest("POST", where, _read(RowPage), json=body.model_dump())
 
 
 @checking()

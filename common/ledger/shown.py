@@ -24,13 +24,14 @@ def job_out(job: Job) -> JobOut:
         id=job.id,
         collection=job.new.collection,
         namespace=job.new.namespace,
-        source=_shown_source(job.new.source),
+        source=shown_source(job.new.source),
         state=job.state,
         total=total,
         done=job.done,
         failed=job.failed,
         skipped=job.skipped,
         replaced=job.replaced,
+        updated=job.updated,
         left_out=left_out(job.notes),
         remarks=remarks(job.notes),
         rate=rate,
@@ -46,7 +47,7 @@ def job_out(job: Job) -> JobOut:
     )
 
 
-def _shown_source(source: Mapping[str, Any]) -> str:
+def shown_source(source: Mapping[str, Any]) -> str:
     """A source in words. An address may be a secret of who started the job: it loses its user, its
     query and its fragment."""
     match source.get("type"):
@@ -58,7 +59,7 @@ def _shown_source(source: Mapping[str, Any]) -> str:
         case "urls":
             return "a list of URLs"
         case "list":
-            return str(source.get("name", ""))[:SHOWN_CHARS]
+            return str(source.get("name", ""))[:SHOWN_CHARS] or "several sources"
     return shown_place(source)
 
 

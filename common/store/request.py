@@ -30,11 +30,17 @@ _PACKED = b"\x0a"  # the key of the only field of a FloatArray, with its length 
 
 
 class Upsert(list[Record]):
-    """Records to give to `MilvusClient.upsert` in place of rows."""
+    """Records to give to `MilvusClient.upsert` in place of rows.
 
-    def __init__(self, collection: Collection, records: Sequence[Record]) -> None:
+    Args:
+        with_values: whether the request has their embeddings. milvus-lite keeps those that it has.
+    """
+
+    def __init__(
+        self, collection: Collection, records: Sequence[Record], *, with_values: bool = True
+    ) -> None:
         super().__init__(records)
-        self.collection = collection
+        self.collection, self._with_values = collection, with_values
 
     def request(self, name: str, schema_timestamp: int) -> Any:
         """The request.
@@ -48,7 +54,8 @@ class Upsert(list[Record]):
             _scalars(name, kind, [row[name] for row in rows])
             for name, kind in _kinds(self.collection).items()
         ]
-        fields.append(_embeddings([row["embedding"] for row in rows], self.collection.dim))
+        if self._with_values:
+            fields.append(_embeddings([row["embedding"] for row in rows], self.collection.dim))
         return milvus_pb2.UpsertRequest(
             collection_name=name,
             num_rows=len(rows),

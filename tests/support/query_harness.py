@@ -30,9 +30,11 @@ class RecordingStore(MemoryStore):
         self.fetched: list[int] = []  # how many keys each read asked for
         self.away = False
 
-    def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
+    def fetch(
+        self, collection: Collection, keys: Sequence[str], *, include_values: bool = True
+    ) -> dict[str, Record]:
         self.fetched.append(len(keys))
-        return super().fetch(collection, keys)
+        return super().fetch(collection, keys, include_values=include_values)
 
     def search(self, collection: Collection, vectors: Vectors, **more: Any) -> list[list[Match]]:
         if self.away:
