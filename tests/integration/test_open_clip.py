@@ -24,7 +24,7 @@ from clipfleet.common.settings import Limits, Settings
 from clipfleet.workers.embedding.converted import converted_model
 from clipfleet.workers.embedding.hub import require_model
 from clipfleet.workers.embedding.openvino_clip import OpenVinoEmbedder, Tokenizer
-from support import models, open_clip_folders
+from support import models, open_clip_folders, webserver
 from support.models import clip_embedder, data
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -249,6 +249,24 @@ def test_without_the_hub_the_error_is_that_of_other_models(tmp_path: Path, model
     assert "hub" in error
     if model != "hf-hub:":
         assert "CLIPFLEET_MODEL=/path/to/folder" in error
+
+
+def test_a_model_in_the_cache_of_the_hub_is_loaded_without_asking_it(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    repository = tmp_path / "hub" / "models--somebody--clip"
+    shutil.copytree(folders["clip"], repository / "snapshots" / "c0ffee")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("c0ffee")
+    with webserver.site({}) as hub:
+        done = loaded(
+            "hf-hub:somebody/clip",
+            HF_HOME=str(tmp_path),
+            HF_ENDPOINT=hub.url,
+            CLIPFLEET_RUNTIME="torch",
+        )
+        assert done.stdout.split()[0] == "ClipEmbedder", done.stderr[-2000:]
+        assert hub.seen == []
 
 
 def test_weights_in_a_pickle_are_those_in_safetensors(

@@ -102,10 +102,13 @@ def weights_id(model: str) -> str:
     folder = Path(source_of(model))
     if model == CARRIED_MODEL or not folder.is_dir():
         return ""
-    for pattern in WEIGHTS[config_file(model)]:
-        if files := sorted(folder.glob(pattern)):
-            return _digest(files)
-    return ""
+    return _digest(files) if (files := weight_files(model, folder)) else ""
+
+
+def weight_files(model: str, folder: Path) -> list[Path]:
+    """The files of a folder with the weights that the model's library reads; sorted."""
+    each = (sorted(folder.glob(pattern)) for pattern in WEIGHTS[config_file(model)])
+    return next((files for files in each if files), [])
 
 
 def _digest(files: Sequence[Path]) -> str:

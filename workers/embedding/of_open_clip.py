@@ -19,7 +19,13 @@ from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.workers.embedding.converted import NotConverted
 from clipfleet.workers.embedding.encoder import DualEncoder, Vocabulary
 from clipfleet.workers.embedding.hub import EXTRA, first_line, unusable
-from clipfleet.workers.embedding.layout import FOLDER, OPEN_CLIP_CONFIG, source_of
+from clipfleet.workers.embedding.layout import (
+    FOLDER,
+    OPEN_CLIP_CONFIG,
+    model_folder,
+    source_of,
+    weight_files,
+)
 from clipfleet.workers.embedding.libraries import torch
 from clipfleet.workers.embedding.texts import Cleaning
 
@@ -57,9 +63,9 @@ def load(name: str, dtype: Any) -> DualEncoder:
     source = source_of(name)
     folder = Path(source) if Path(source).is_dir() else None
     open_clip = _library(name)
-    address = f"{FOLDER}{folder}" if folder else source
     precision = {torch.float16: "pure_fp16", torch.bfloat16: "pure_bf16"}.get(dtype, "fp32")
     try:
+        address = f"{FOLDER}{own}" if (own := folder or _cached(name)) else source
         model, transform = open_clip.create_model_from_pretrained(
             address, precision=precision, **(_own_towers(folder) if folder else {})
         )
@@ -182,6 +188,17 @@ def _library(name: str) -> ModuleType:
         raise StartupError(f"model {name!r} is one of open_clip, which needs: {EXTRA}") from error
     module: ModuleType = open_clip
     return module
+
+
+def _cached(name: str) -> Path | None:
+    """The folder of a model in the hub's cache that can be loaded without asking the hub, which
+    may be silent; None when files may be missing there, such as those of a tokenizer."""
+    folder = model_folder(name)
+    if folder is None or not weight_files(name, folder):
+        return None
+    text = _config(folder).get("text_cfg")
+    of_the_hub = {"hf_model_name", "hf_tokenizer_name"}
+    return folder if isinstance(text, dict) and not of_the_hub & text.keys() else None
 
 
 def _own_towers(folder: Path) -> dict[str, Any]:
