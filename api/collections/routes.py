@@ -123,8 +123,10 @@ async def _candidate(
     """The collection that the caller describes, completed with the dimension of the model."""
     model = body.model or (existing.model if existing else gateway.settings.model)
     dim = existing.dim if existing and body.dim is None else body.dim
+    weights_id = ""
     with suppress(NoWorker):
-        model_dim = (await gateway.worker("query", model)).dim
+        worker = await gateway.worker("query", model)
+        model_dim, weights_id = worker.dim, worker.weights_id
         if dim is not None and dim != model_dim:
             raise InvalidRequest(
                 f"dim is {dim}, but the embeddings of {model!r} have {model_dim} numbers"
@@ -132,7 +134,14 @@ async def _candidate(
         dim = model_dim
     if dim is None:
         raise NoWorker("query", model)  # only a worker knows the dimension
-    return Collection.new(name, metric=body.metric, model=model, dim=dim, fields=body.fields)
+    return Collection.new(
+        name,
+        metric=body.metric,
+        model=model,
+        dim=dim,
+        fields=body.fields,
+        weights_id=weights_id,
+    )
 
 
 async def _create(candidate: Collection, gateway: Gateway) -> Collection:
@@ -151,4 +160,6 @@ async def _create(candidate: Collection, gateway: Gateway) -> Collection:
 
 async def _collection_out(collection: Collection, gateway: Gateway) -> CollectionOut:
     count = await gateway.call(gateway.store.count, collection)
-    return CollectionOut(count=count, **collection.model_dump(exclude={"v", "generation"}))
+    return CollectionOut(
+        count=count, **collection.model_dump(exclude={"v", "generation", "weights_id"})
+    )

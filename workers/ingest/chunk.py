@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.collection import Collection
+from clipfleet.common.collection import Collection, weights_problem
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.identity import has_same_bytes, primary_key
 from clipfleet.common.imaging import exif
@@ -82,6 +82,7 @@ class IngestParts:
         stopping: set when the worker is asked to stop.
         storage: opens the locations of images.
         fetches: reads remote images.
+        weights_id: which weights the model has; "": not known.
         device: gives chunks turns at the model, by API key and job.
         waits: called with whether the chunk does nothing but wait for servers of others.
     """
@@ -99,12 +100,13 @@ class IngestParts:
     storage: Storage
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     fetches: FetchPool = field(default_factory=FetchPool)
+    weights_id: str = ""
     device: Device = field(default_factory=Device)
     waits: Waits = lambda _: None
 
 
 class WrongModel(Exception):
-    """The embeddings of the collection and of this worker have different lengths."""
+    """The embeddings of the collection are not those of this worker's model."""
 
 
 class Chunk:
@@ -140,7 +142,7 @@ class Chunk:
 
         Raises:
             CollectionGone: the collection was deleted.
-            WrongModel: the embeddings of the collection have another length.
+            WrongModel: the collection was made with another model of the same name.
             Interrupted: the claim is lost, or a service is unavailable and the worker stops.
             BrokenDevice: the device is broken.
         """
@@ -366,6 +368,8 @@ class Chunk:
                 f"the collection's embeddings have {collection.dim} numbers, but embeddings of the "
                 f"model {new.model!r} now have {self._parts.embedder.dim}"
             )
+        if problem := weights_problem(collection, self._parts.weights_id):
+            raise WrongModel(problem)
         return collection
 
     def _distinct(self, items: Sequence[Item]) -> dict[str, Item]:
