@@ -24,6 +24,7 @@ from clipfleet.api.collections import (
     originals,
     recall,
     rows,
+    update,
 )
 from clipfleet.api.collections import routes as collections
 from clipfleet.api.dispatch.gateway import Gateway
@@ -125,8 +126,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     problems.register_handlers(app)
     features = (  # the first ones are found first
         search, embed, openai, collections, aliases, bulk, order, recall, export, rows, jobs,
-        events, uploads, open_uploads, sources, images, originals, health, key, fleet, metrics,
-        assets,
+        events, uploads, open_uploads, sources, images, update, originals, health, key, fleet,
+        metrics, assets,
     )  # fmt: skip
     for feature in features:
         app.include_router(_require_authorized(feature.router))

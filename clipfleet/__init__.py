@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Recall,
         SearchResult,
         Timing,
+        Updated,
     )
     from clipfleet.webhooks import WebhookEvent, verify_webhook
 
@@ -53,6 +54,7 @@ __all__ = [
     "SearchResult",
     "Timing",
     "Unreachable",
+    "Updated",
     "WebhookError",
     "WebhookEvent",
     "__version__",

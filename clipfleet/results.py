@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from clipfleet.common.http.collections import AliasOut as Alias
 from clipfleet.common.http.collections import RecallOut as Recall
+from clipfleet.common.http.collections import UpdateOut as Updated
 from clipfleet.common.http.fleet import FleetOut as Fleet
 from clipfleet.common.http.schemas import CollectionOut as Collection
 from clipfleet.common.http.schemas import FailureList as Failures
@@ -26,6 +27,7 @@ __all__ = [
     "Recall",
     "SearchResult",
     "Timing",
+    "Updated",
 ]
 
 

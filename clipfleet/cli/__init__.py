@@ -16,6 +16,7 @@ from clipfleet.cli import (
     collections,
     demo,
     doctor,
+    edit,
     evaluate,
     images,
     jobs,
@@ -45,6 +46,7 @@ for part in (parts.gateway, parts.planner, parts.worker):
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
 app.add_typer(aliases.app, name="aliases")
+app.add_typer(edit.app, name="images")
 app.add_typer(keys.app, name="keys")
 
 

@@ -19,7 +19,7 @@ from clipfleet.cli import complete
 from clipfleet.client import Client
 from clipfleet.client._config import DEFAULT_URL, PROXY_SETTINGS
 from clipfleet.client.progress import line
-from clipfleet.common.http.schemas import CollectionOut, JobOut, SearchOut
+from clipfleet.common.http.schemas import CollectionOut, ImageOut, JobOut, SearchOut
 from clipfleet.errors import Error, InvalidRequest, NotFound, ProblemError, Unreachable
 from clipfleet.results import Timing
 
@@ -142,6 +142,23 @@ _FIELDS = re.compile(r"(?<![\w-])(?:top_k|min_score|group_by|group_size)\b")
 def document(model: BaseModel) -> None:
     """Print a result as JSON."""
     print(model.model_dump_json(indent=2))
+
+
+def image(image: ImageOut) -> None:
+    """Print what is known of an image, one fact a line."""
+    size = f"{image.width}x{image.height} pixels, {image.bytes} bytes" if image.width else ""
+    facts = {
+        "id": image.id,
+        "uri": image.uri,
+        "label": image.label or "",
+        "size": size,
+        "indexed": _moment(image.indexed_at / 1000),
+    }
+    for key, value in image.metadata.items():
+        facts[f"metadata {key}"] = json.dumps(value, ensure_ascii=False)
+    for what, text in facts.items():
+        if text:
+            out.print(f"{escape(one_line(what))}: {escape(one_line(text))}", soft_wrap=True)
 
 
 def one_line(text: str) -> str:

@@ -41,6 +41,7 @@ from clipfleet.results import (
     Job,
     Recall,
     SearchResult,
+    Updated,
 )
 
 T = TypeVar("T")
@@ -1083,6 +1084,71 @@ class Client:
             answer = self._request(_requests.delete(collection, filter, namespace, all))
             deleted, more = deleted + answer.deleted, answer.more
         return deleted
+
+    def update_images(
+        self,
+        collection: str,
+        images: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        filter: AnyFilter = None,
+        all: bool = False,
+        label: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        namespace: str = "default",
+        dry_run: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Updated:
+        """Change labels and metadata of images, without embedding them again.
+
+        Metadata is merged key by key: other keys stay, and None removes a key. Images that have the
+        new values already are not written, so a call that broke off can be repeated.
+
+        Sends one request for every 1,000 images, or requests until all that pass the filter are
+        changed. The service works for up to 20 seconds on each.
+
+        Args:
+            collection: the collection.
+            images: `{"id", "label"?, "metadata"?}` each. A label that is None is removed.
+            filter: metadata filter. All images that pass it get `label` and `metadata`.
+            all: change all images of the namespace. Exactly one of `images`, `filter` and `all`.
+            label: with `filter` or `all`: the new label. "" removes it. Default: it stays.
+            metadata: with `filter` or `all`: new values by key.
+            namespace: the part of the collection to change.
+            dry_run: change nothing, and say how many images there are to change.
+            progress: called with the number of images looked at so far.
+
+        Returns:
+            `matched`, the number of images that were found, `updated`, the number of those that
+            were written, and `missing`, the ids that are not in the collection.
+
+        Raises:
+            NotFound: there is no such collection.
+            InvalidRequest: not exactly one of `images`, `filter` and `all` is given, nothing would
+                change, or a value does not fit the image, which is named.
+
+        Example:
+            client.update_images("photos", [{"id": "a.jpg", "metadata": {"year": 2024}}])
+            client.update_images("photos", filter={"label": "chruch"}, label="church")
+        """
+        total = Updated(matched=0, updated=0, missing=[])
+        if images is not None:
+            _requests.require_images_alone(filter, all, label, metadata)
+            for request in _requests.update_images(collection, images, namespace, dry_run):
+                answer = self._request_through_outage(request)
+                total = _requests.added(total, answer)
+                if progress:
+                    progress(total.matched)
+            return total
+        after: str | None = ""
+        while after is not None:
+            request = _requests.update_by_filter(
+                collection, filter, namespace, all, label, metadata, dry_run, after
+            )
+            answer = self._request_through_outage(request)
+            total, after = _requests.added(total, answer), answer.next
+            if progress:
+                progress(total.matched)
+        return total
 
     def recall(
         self,

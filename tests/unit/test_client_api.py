@@ -32,6 +32,7 @@ NAMES = {
     "SearchResult",
     "Timing",
     "Unreachable",
+    "Updated",
     "WebhookError",
     "WebhookEvent",
     "__version__",
@@ -75,6 +76,8 @@ METHODS = {
     "preview": "(collection, id, *, namespace)",
     "set_alias": "(name, collection)",
     "thumbnail": "(collection, id, *, namespace)",
+    "update_images": "(collection, images, *, filter, all, label, metadata, namespace, dry_run, "
+    "progress)",
     "upload": "(collection, files, *, ids, labels, metadata, namespace, label, on_existing, "
     "exif, webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "upload_folder": "(collection, folders, *, label_from_folder, label, recursive, namespace, "

@@ -135,7 +135,7 @@ def test_two_uploads_of_a_folder_at_once_both_end_with_a_job(
     with service.client() as client:
         job = client.upload_folder(name, pictures, wait=True, sent=overtake)
         assert (job.state, job.total, job.done, job.skipped) == ("succeeded", 6, 1, 5)
-        assert sorted(one.id for one in client.jobs(collection=name)) == sorted([job.id, *others])
+        assert sorted(job.id for job in client.jobs(collection=name)) == sorted([job.id, *others])
         assert client.count(name) == 6
         data = (pictures / "rome" / "IMG_0003.jpg").read_bytes()
         best = client.search(name, image=data, top_k=1).matches[0]
