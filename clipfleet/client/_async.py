@@ -14,7 +14,7 @@ from clipfleet.client import _requests
 from clipfleet.client._config import OUTAGE_S, PAGE, http_client, require_wait, service_url
 from clipfleet.client._requests import AnyFilter, ApiRequest, OnExisting
 from clipfleet.client._retries import Outcome, poll_intervals_s, retry_delay_s
-from clipfleet.client.arguments import seconds, whole
+from clipfleet.client.arguments import seconds, text, whole
 from clipfleet.client.export_file import ExportFile, is_complete, new_file
 from clipfleet.client.exports.originals import Originals
 from clipfleet.client.exports.plan import ExportPlan, Format, new_plan
@@ -1381,7 +1381,7 @@ class AsyncClient:
         Example:
             await client.import_collection("photos-2", "photos.parquet")
         """
-        path = Path(file).expanduser()
+        path = Path(text("file", file)).expanduser()
         export = ShardsExport(path) if path.is_dir() else ExportFile(path)
         description = export.description
         name = collection or description.name

@@ -195,6 +195,7 @@ def alias(name: str) -> ApiRequest[Alias]:
     return ApiRequest("GET", _path("aliases", name), _read(Alias))
 
 
+@checking()
 def set_alias(name: str, collection: str) -> ApiRequest[Alias]:
     body = AliasIn(collection=collection).model_dump()
     return ApiRequest("PUT", _path("aliases", name), _read(Alias), json=body)
