@@ -39,6 +39,13 @@ NAMES = {  # by the file that needs them: module and name
         "milvus_lite.storage.segment:Segment.index_file_path",
         "milvus_lite.storage.segment:Segment.vector_data",
     ),
+    "clipfleet/embedded/cheap_reads.py": (
+        "milvus_lite.engine.collection:Collection._read_snapshot",
+        "milvus_lite.engine.collection:Collection._require_loaded",
+        "milvus_lite.engine.collection:Collection.get",
+        "milvus_lite.engine.projection:build_projection_plan",
+        "milvus_lite.engine.projection:project_record",
+    ),
     "clipfleet/embedded/cheap_searches.py": (
         "milvus_lite.engine.collection:Collection._read_snapshot",
         "milvus_lite.engine.collection:Collection._refresh_segment_cache",
@@ -125,6 +132,15 @@ ATTRIBUTES = {  # by the file that relies on them: a function, and what its sour
         ("milvus_lite.storage.memtable:MemTable.__init__", "self._data_schema"),
         ("milvus_lite.storage.memtable:MemTable.__init__", "self._insert_batches"),
         ("milvus_lite.storage.memtable:MemTable.flush", "self._build_data_table(rows)"),
+    ),
+    "clipfleet/embedded/cheap_reads.py": (
+        ("milvus_lite.adapter.grpc.servicer:MilvusServicer.Query", "col.get(pks"),
+        ("milvus_lite.engine.collection:Collection.__init__", "self._pk_name"),
+        ("milvus_lite.engine.collection:Collection.__init__", "self._schema"),
+        ("milvus_lite.storage.memtable:MemTable.__init__", "self._insert_batches"),
+        ("milvus_lite.storage.memtable:MemTable.__init__", "self._delete_index"),
+        ("milvus_lite.storage.memtable:MemTable.__init__", "self._pk_index"),
+        ("milvus_lite.storage.segment:Segment.__init__", "self.pk_to_row"),
     ),
     "clipfleet/embedded/cheap_searches.py": (
         ("milvus_lite.engine.collection:Collection.search", "execute_search_with_index("),
