@@ -4,6 +4,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from clipfleet.common.http.collections import RecallOut as Recall
 from clipfleet.common.http.fleet import FleetOut as Fleet
+from clipfleet.common.http.mirror import MirrorOut as Mirror
+from clipfleet.common.http.mirror import MissingPage as Missing
 from clipfleet.common.http.schemas import CollectionOut as Collection
 from clipfleet.common.http.schemas import FailureList as Failures
 from clipfleet.common.http.schemas import FailureOut as Failure
@@ -20,6 +22,8 @@ __all__ = [
     "Image",
     "Job",
     "Match",
+    "Mirror",
+    "Missing",
     "Recall",
     "SearchResult",
     "Timing",
