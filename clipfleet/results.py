@@ -6,6 +6,8 @@ from clipfleet.common.http.collections import AliasOut as Alias
 from clipfleet.common.http.collections import RecallOut as Recall
 from clipfleet.common.http.collections import UpdateOut as Updated
 from clipfleet.common.http.fleet import FleetOut as Fleet
+from clipfleet.common.http.mirror import MirrorOut as Mirror
+from clipfleet.common.http.mirror import MissingPage as Missing
 from clipfleet.common.http.schemas import CollectionOut as Collection
 from clipfleet.common.http.schemas import FailureList as Failures
 from clipfleet.common.http.schemas import FailureOut as Failure
@@ -24,6 +26,8 @@ __all__ = [
     "Image",
     "Job",
     "Match",
+    "Mirror",
+    "Missing",
     "Recall",
     "SearchResult",
     "Timing",
