@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Job,
         Match,
         Recall,
+        RegisteredSource,
         SearchResult,
         Timing,
     )
@@ -46,6 +47,7 @@ __all__ = [
     "NotFound",
     "ProblemError",
     "Recall",
+    "RegisteredSource",
     "SearchResult",
     "Timing",
     "Unreachable",

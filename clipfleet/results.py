@@ -4,6 +4,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from clipfleet.common.http.collections import RecallOut as Recall
 from clipfleet.common.http.fleet import FleetOut as Fleet
+from clipfleet.common.http.registered import EventsOut as EventsAnswer
+from clipfleet.common.http.registered import RunOut as SourceRun
+from clipfleet.common.http.registered import SourceOut as RegisteredSource
 from clipfleet.common.http.schemas import CollectionOut as Collection
 from clipfleet.common.http.schemas import FailureList as Failures
 from clipfleet.common.http.schemas import FailureOut as Failure
@@ -14,6 +17,7 @@ from clipfleet.common.http.schemas import SearchOut
 
 __all__ = [
     "Collection",
+    "EventsAnswer",
     "Failure",
     "Failures",
     "Fleet",
@@ -21,7 +25,9 @@ __all__ = [
     "Job",
     "Match",
     "Recall",
+    "RegisteredSource",
     "SearchResult",
+    "SourceRun",
     "Timing",
 ]
 

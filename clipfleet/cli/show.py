@@ -247,7 +247,7 @@ def job(job: JobOut) -> None:
     took = job.finished_at and job.started_at and job.finished_at - job.started_at
     for what, text in (
         ("source", job.source),
-        ("started", _moment(job.started_at or job.created_at)),
+        ("started", moment(job.started_at or job.created_at)),
         ("took", f"{took:.1f} s" if took else ""),
         ("rate", f"{job.rate:.1f} images/s" if job.rate else ""),
         ("replaced", f"{job.replaced} (other content than before)" if job.replaced else ""),
@@ -263,7 +263,7 @@ def job(job: JobOut) -> None:
             out.print(f"{what}: {escape(one_line(text))}")
 
 
-def _moment(unix_s: float) -> str:
+def moment(unix_s: float) -> str:
     """A time of this machine's time zone, to the second."""
     return f"{datetime.fromtimestamp(unix_s).astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
