@@ -15,7 +15,17 @@ from clipfleet._version import __version__
 from clipfleet.api import assets
 from clipfleet.api.auth.access import Access, AuthorizedRoute
 from clipfleet.api.auth.origin import RequestGuard
-from clipfleet.api.collections import bulk, export, images, order, originals, recall
+from clipfleet.api.collections import (
+    aliases,
+    bulk,
+    export,
+    images,
+    order,
+    originals,
+    recall,
+    rows,
+    update,
+)
 from clipfleet.api.collections import routes as collections
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.dispatch.parts import GatewayParts, connect
@@ -58,11 +68,9 @@ TAGS = [
     {"name": "health", "description": "State of the gateway, the service and the fleet."},
 ]
 
-# What pages of CLIPFLEET_CORS_ORIGINS may send and read, beside what every page may.
+# What pages of CLIPFLEET_CORS_ORIGINS may do, and read beside what every page may. They may send
+# all headers: clients such as openai's add some of their own.
 CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-CORS_REQUEST_HEADERS = (
-    "Authorization", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "X-Request-Id",
-)  # fmt: skip
 CORS_ANSWER_HEADERS = (
     "ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing",
     "X-Request-Id",
@@ -117,8 +125,9 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     app.state.access, app.state.metrics = access, gateway_metrics
     problems.register_handlers(app)
     features = (  # the first ones are found first
-        search, embed, openai, collections, bulk, order, recall, export, jobs, events, uploads,
-        open_uploads, sources, images, originals, health, key, fleet, metrics, assets,
+        search, embed, openai, collections, aliases, bulk, order, recall, export, rows, jobs,
+        events, uploads, open_uploads, sources, images, update, originals, health, key, fleet,
+        metrics, assets,
     )  # fmt: skip
     for feature in features:
         app.include_router(_require_authorized(feature.router))
@@ -132,7 +141,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=CORS_METHODS,
-            allow_headers=CORS_REQUEST_HEADERS,
+            allow_headers=("*",),
             expose_headers=CORS_ANSWER_HEADERS,
         )
     app.add_middleware(

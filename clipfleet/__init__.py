@@ -17,7 +17,9 @@ if TYPE_CHECKING:
         WebhookError,
     )
     from clipfleet.results import (
+        Alias,
         Collection,
+        Export,
         Failure,
         Failures,
         Fleet,
@@ -28,14 +30,17 @@ if TYPE_CHECKING:
         RegisteredSource,
         SearchResult,
         Timing,
+        Updated,
     )
     from clipfleet.webhooks import WebhookEvent, verify_webhook
 
 __all__ = [
+    "Alias",
     "AsyncClient",
     "Client",
     "Collection",
     "Error",
+    "Export",
     "Failure",
     "Failures",
     "Fleet",
@@ -51,6 +56,7 @@ __all__ = [
     "SearchResult",
     "Timing",
     "Unreachable",
+    "Updated",
     "WebhookError",
     "WebhookEvent",
     "__version__",

@@ -386,7 +386,7 @@ class Settings(BaseSettings):
     model: str = Field(
         DEFAULT_MODEL,
         description="Model of this part, and of new collections: a Hugging Face id, a folder, "
-        f"{CARRIED_MODEL}, or hash:64 (no model, for tests).",
+        f"hf-hub:OWNER/NAME (of open_clip), {CARRIED_MODEL}, or hash:64 (no model, for tests).",
     )
     device: str = Field("auto", description="Device of a worker: auto, cpu, cuda, cuda:1 or mps.")
     dtype: str = Field(

@@ -28,7 +28,7 @@ from clipfleet.api.http.bodies import (
     BodyRefused,
     Kind,
     Reservation,
-    require_small,
+    require_readable,
     reserving,
 )
 from clipfleet.common.auth import keys
@@ -206,7 +206,7 @@ class AuthorizedRoute(APIRoute):
         if not reads or scope["method"] not in (self.methods or ()):
             return receive
         rule, limits = RULES[self.body], scope["app"].state.gateway.settings.limits
-        require_small(scope, rule, limits)
+        require_readable(scope, rule, limits)
         body = Body(receive, rule, limits, reserved)
         return await body.whole() if rule.whole else body.receive
 
@@ -219,17 +219,27 @@ class AuthorizedRoute(APIRoute):
         assert self.needs != "nothing"
         if not caller.may(self.needs):
             raise Forbidden(f"this needs a key with the scope {self.needs!r}", scope=self.needs)
-        await self._require_visible(caller, scope["path_params"], app.state.gateway)
+        await self._require_visible(caller, scope, app.state.gateway)
         return caller
 
-    async def _require_visible(self, caller: Caller, params: Any, gateway: Gateway) -> None:
+    async def _require_visible(self, caller: Caller, scope: Scope, gateway: Gateway) -> None:
+        """Check that the caller may use what the path names.
+
+        What counts is the collection, also where the path has an alias of it: an alias gives no key
+        more than the key has. The collection is kept for the route, because the alias may be moved.
+        """
         if caller.sees_all:
             return
-        if "name" in params and not caller.sees(params["name"]):
-            if self.creates:
+        params = scope["path_params"]
+        if "name" in params and self.creates:
+            if not caller.sees(params["name"]):
                 detail = f"this key may not use a collection called {params['name'][:80]!r}"
                 raise Forbidden(detail, collection=params["name"][:80])
-            raise unknown_collection(params["name"])
+        elif "name" in params:
+            collection = await gateway.collection(params["name"])
+            if not caller.sees(collection.name):
+                raise unknown_collection(params["name"])
+            scope["state"]["collection"] = collection
         if "job_id" in params:
             job = await gateway.call(gateway.ledger.job, params["job_id"])
             if not caller.sees(job.new.collection):

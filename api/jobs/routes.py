@@ -91,6 +91,9 @@ async def list_jobs(
             f"offset is over {MERGED_OFFSET}, the limit for a list of several states or "
             "collections; name one state and one collection"
         )
+    if collection:
+        with suppress(NotFound):  # deleted; its jobs are still there
+            collection = (await gateway.collection(collection)).name  # it may be an alias
     jobs = await gateway.call(gateway.ledger.jobs, limit, offset, collection, state, sees)
     return JobList(jobs=[job_out(job) for job in jobs])
 

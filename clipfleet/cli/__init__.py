@@ -12,9 +12,11 @@ from pydantic import ValidationError
 
 from clipfleet._version import __version__
 from clipfleet.cli import (
+    aliases,
     collections,
     demo,
     doctor,
+    edit,
     evaluate,
     images,
     jobs,
@@ -45,6 +47,8 @@ for part in (parts.gateway, parts.planner, parts.worker):
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
 app.add_typer(sources.app, name="sources")
+app.add_typer(aliases.app, name="aliases")
+app.add_typer(edit.app, name="images")
 app.add_typer(keys.app, name="keys")
 
 

@@ -25,6 +25,8 @@ from clipfleet.client.payloads import Files, ImageInput, Part, StoredFile
 from clipfleet.client.source_detection import AnySource, source_of
 from clipfleet.common.collection import FieldType, Metric
 from clipfleet.common.http.collections import (
+    AliasIn,
+    AliasList,
     Count,
     DeletedSome,
     DeleteIn,
@@ -33,6 +35,10 @@ from clipfleet.common.http.collections import (
     OrderIn,
     RecallIn,
     RecallOut,
+    RowPage,
+    RowsIn,
+    UpdateIn,
+    UpdateOut,
     Which,
 )
 from clipfleet.common.http.fleet import FleetOut
@@ -58,6 +64,7 @@ from clipfleet.errors import (
     problem_of,
 )
 from clipfleet.results import (
+    Alias,
     Collection,
     EventsAnswer,
     Failures,
@@ -72,6 +79,7 @@ T = TypeVar("T")
 
 OnExisting = Literal["skip", "replace"]
 MAX_VECTORS, MAX_VECTORS_BYTES = 1_000, 16_000_000  # in one request
+MAX_UPDATES, MAX_UPDATES_BYTES = 1_000, 4_000_000  # images in one request
 MAX_EMBEDS, MAX_EMBEDS_BYTES = 64, 3_000_000  # texts or images in one request
 MAX_SEARCH_BATCH_BYTES = 3_000_000  # of queries in one request
 IDS_PER_PAGE = 10_000
@@ -189,6 +197,23 @@ def create_collection(
 
 def delete_collection(name: str) -> ApiRequest[None]:
     return ApiRequest("DELETE", _path("collections", name), _nothing, repeatable=False)
+
+
+def aliases() -> ApiRequest[list[Alias]]:
+    return ApiRequest("GET", "/v1/aliases", lambda body: _read(AliasList)(body).aliases)
+
+
+def alias(name: str) -> ApiRequest[Alias]:
+    return ApiRequest("GET", _path("aliases", name), _read(Alias))
+
+
+def set_alias(name: str, collection: str) -> ApiRequest[Alias]:
+    body = AliasIn(collection=collection).model_dump()
+    return ApiRequest("PUT", _path("aliases", name), _read(Alias), json=body)
+
+
+def delete_alias(name: str) -> ApiRequest[None]:
+    return ApiRequest("DELETE", _path("aliases", name), _nothing, repeatable=False)
 
 
 @checking()
@@ -538,6 +563,60 @@ def delete(
 
 
 @checking()
+def update_by_filter(
+    collection: str,
+    filter: AnyFilter,
+    namespace: str,
+    all: bool,
+    label: str | None,
+    metadata: Mapping[str, Any] | None,
+    dry_run: bool,
+    after: str,
+) -> ApiRequest[UpdateOut]:
+    chosen = {"namespace": namespace, "all": all, "dry_run": dry_run, "after": after}
+    chosen |= {} if label is None else {"label": label}
+    body = {"filter": arguments.as_filter(filter), **_plain_options(chosen)}
+    if metadata is not None:
+        body["metadata"] = arguments.as_changes("metadata", metadata)
+    checked = UpdateIn.model_validate(body).model_dump(exclude_unset=True)
+    return ApiRequest("PATCH", _images(collection), _read(UpdateOut), json=checked)
+
+
+def update_images(
+    collection: str, images: Iterable[Mapping[str, Any]], namespace: str, dry_run: bool
+) -> Iterator[ApiRequest[UpdateOut]]:
+    namespace = arguments.text("namespace", namespace)
+    listed = enumerate(arguments.items("images", images, "a list of mappings"))
+    rows = (payloads.image_change(f"images.{n}", fields) for n, fields in listed)
+    for batch in payloads.batches(rows, MAX_UPDATES, payloads.json_bytes, MAX_UPDATES_BYTES):
+        body = {"images": batch, "namespace": namespace, "dry_run": dry_run}
+        yield ApiRequest("PATCH", _images(collection), _read(UpdateOut), json=body)
+
+
+def require_images_alone(
+    filter: AnyFilter, all: bool, label: str | None, metadata: Mapping[str, Any] | None
+) -> None:
+    """InvalidRequest when what belongs to a filter is given beside images."""
+    if filter or all:
+        raise invalid_argument("images", "give exactly one of images=, filter= and all=True")
+    if label is not None or metadata is not None:
+        raise invalid_argument("images", "label and metadata belong into each of the images")
+
+
+def added(total: UpdateOut, answer: UpdateOut) -> UpdateOut:
+    """The sum of what several requests changed."""
+    return UpdateOut(
+        matched=total.matched + answer.matched,
+        updated=total.updated + answer.updated,
+        missing=[*total.missing, *answer.missing],
+    )
+
+
+def _images(collection: str) -> str:
+    return _path("collections", collection, "images")
+
+
+@checking()
 def recall(
     collection: str, k: int, sample: int, filter: AnyFilter, namespace: str, seed: int
 ) -> ApiRequest[RecallOut]:
@@ -561,6 +640,11 @@ def export(collection: str) -> ApiRequest[None]:
 def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as JSON: numbers of numpy as Python's, and so on. None stays."""
     return {name: arguments.as_json(name, value) for name, value in options.items()}
+
+
+def rows(collection: str, body: RowsIn) -> ApiRequest[RowPage]:
+    where = _path("collections", collection, "rows")
+    return ApiRequest("POST", where, _read(RowPage), json=body.model_dump())
 
 
 @checking()

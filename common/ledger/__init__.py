@@ -243,6 +243,7 @@ class Job:
         failed: the number of images that failed.
         skipped: the number of images that were stored already.
         replaced: how many of those that are done replaced an image with other content.
+        updated: how many of those were not embedded again: only label, metadata or URI changed.
         chunks: the number of chunks planned so far.
         error: why the job failed or was cancelled; "" otherwise.
         waiting: why the job waits; "" when it does not.
@@ -274,6 +275,7 @@ class Job:
     key: str = ""
     notes: Mapping[str, int] = field(default_factory=dict)
     replaced: int = 0
+    updated: int = 0
     webhook: WebhookState | Literal[""] = ""
     webhook_reason: str = ""
     webhook_tries: int = 0
@@ -425,6 +427,7 @@ class Outcome:
         rate: images per second; 0 when it is not known.
         kept: the items that are still being worked on; they stay in the chunk under this claim.
         replaced: how many of `done` replaced an image with other content.
+        updated: how many of `replaced` were not embedded again.
     """
 
     done: int = 0
@@ -434,6 +437,7 @@ class Outcome:
     rate: float = 0.0
     kept: tuple[Item, ...] = ()
     replaced: int = 0
+    updated: int = 0
 
 
 class Ledger(Protocol):

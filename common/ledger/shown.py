@@ -31,6 +31,7 @@ def job_out(job: Job) -> JobOut:
         failed=job.failed,
         skipped=job.skipped,
         replaced=job.replaced,
+        updated=job.updated,
         left_out=left_out(job.notes),
         remarks=remarks(job.notes),
         rate=rate,

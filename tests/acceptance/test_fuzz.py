@@ -19,7 +19,7 @@ from clipfleet.common.settings import Settings
 from support.in_process import InProcess
 from support.stack import Up
 
-KEPT, LOST = "fuzzed", "fuzzed-away"
+KEPT, LOST, ALIAS = "fuzzed", "fuzzed-away", "fuzzed-alias"
 DIM = 32
 OPENS = "POST /v1/collections/{name}/uploads"
 WAYS = ("text", "id", "vector", "terms", "image", "texts", "images")
@@ -154,6 +154,10 @@ def aim(case: Any, web: httpx.Client) -> None:
         case.path_parameters = {"job_id": an_ended_job(web)}
     elif "upload_id" in path:
         case.path_parameters = {"name": KEPT, "upload_id": an_open_upload(web)}
+    elif "alias" in path:
+        if case.method != "PUT":
+            web.put(f"/v1/aliases/{ALIAS}", json={"collection": KEPT}).raise_for_status()
+        case.path_parameters = {"alias": ALIAS}
     elif "source" in path:
         case.path_parameters = {"name": KEPT, "source": a_source(web)}
     elif label.startswith(DESTROYS):
@@ -254,7 +258,7 @@ def require_known(case: Any, web: httpx.Client) -> None:
         cancelled(web, answer.json()["id"])
     if answer.status_code == 201 and case.operation.label == OPENS:  # there is room for a few
         web.delete(answer.headers["location"][0]).raise_for_status()
-    if case.method == "PUT" and answer.status_code == 201 and "source" in case.path_parameters:
-        web.delete(f"/v1/collections/{KEPT}/sources/{answer.json()['name']}").raise_for_status()
-    elif case.method == "PUT" and answer.status_code == 201:
-        web.delete(f"/v1/collections/{answer.json()['name']}").raise_for_status()
+    if case.method == "PUT" and answer.status_code == 201:
+        kinds = {"alias": "aliases", "source": f"collections/{KEPT}/sources"}
+        kind = next((kinds[name] for name in kinds if name in case.path_parameters), "collections")
+        web.delete(f"/v1/{kind}/{answer.json()['name']}").raise_for_status()

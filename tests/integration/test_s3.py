@@ -1,6 +1,7 @@
 """Sources in a bucket, on a server that speaks S3."""
 
 import io
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,21 @@ def test_a_server_that_is_away_is_waited_for(
             listed(photos)
         with pytest.raises(Unavailable, match="the bucket does not answer"):
             read_item(item.read, storage_at(tmp_path))
+
+
+def test_shards_have_the_objects_of_a_bucket(s3: S3, tmp_path: Path) -> None:
+    pictures = {path.name: path.read_bytes() for path in many_photos(tmp_path, 3).iterdir()}
+    s3.fill("exported", {f"top/{name}": data for name, data in pictures.items()})
+    with MemoryService() as service, service.client() as client:
+        assert client.index("photos", "s3://exported/top", wait=True).done == 3
+        fsspec.filesystem("s3").rm(f"exported/top/{min(pictures)}")
+        done = client.export_images("photos", tmp_path / "out", format="webdataset")
+    assert (done.images, done.reasons) == (2, {"not there any more": 1})
+    with tarfile.open(tmp_path / "out" / "photos-000000.tar") as tar:
+        images = [tar.extractfile(member) for member in tar if member.name.endswith(".jpg")]
+        assert {image.read() for image in images if image} == {
+            data for name, data in pictures.items() if name != min(pictures)
+        }
 
 
 def a_photo(shade: int) -> bytes:

@@ -12,10 +12,12 @@ import clipfleet
 from clipfleet import AsyncClient, Client, JobFailed, NotFound, ProblemError
 
 NAMES = {
+    "Alias",
     "AsyncClient",
     "Client",
     "Collection",
     "Error",
+    "Export",
     "Failure",
     "Failures",
     "Fleet",
@@ -31,24 +33,30 @@ NAMES = {
     "SearchResult",
     "Timing",
     "Unreachable",
+    "Updated",
     "WebhookError",
     "WebhookEvent",
     "__version__",
     "verify_webhook",
 }
 METHODS = {
+    "alias": "(name)",
+    "aliases": "()",
     "cancel": "(job)",
     "collection": "(name)",
     "collections": "()",
     "count": "(collection, *, filter, namespace)",
     "create_collection": "(name, *, metric, model, dim, fields)",
     "delete": "(collection, *, filter, namespace, all)",
+    "delete_alias": "(name)",
     "delete_collection": "(name)",
     "delete_job": "(job)",
     "delete_image": "(collection, id, *, namespace)",
     "delete_source": "(collection, name)",
     "embed": "(texts, images, *, model)",
     "export_collection": "(collection, file, *, overwrite, progress)",
+    "export_images": "(collection, target, *, format, filter, namespace, query, top_k, shard_size, "
+    "originals, overwrite, restart, progress)",
     "failures": "(job, limit, offset)",
     "fleet": "()",
     "image": "(collection, id, *, namespace, include_values)",
@@ -76,7 +84,10 @@ METHODS = {
     "search_many": "(collection, queries)",
     "original": "(collection, id, *, namespace)",
     "preview": "(collection, id, *, namespace)",
+    "set_alias": "(name, collection)",
     "thumbnail": "(collection, id, *, namespace)",
+    "update_images": "(collection, images, *, filter, all, label, metadata, namespace, dry_run, "
+    "progress)",
     "upload": "(collection, files, *, ids, labels, metadata, namespace, label, on_existing, "
     "exif, webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "upload_folder": "(collection, folders, *, label_from_folder, label, recursive, namespace, "

@@ -92,9 +92,9 @@ def _deep(document: Any) -> Any:
 
 @pytest.mark.parametrize(
     "document",
-    [{}, [], None, 1, "text", {"a": 1}, [[]], {"Type": "Notification"}, {"detail": 1}, _deep(CREATED),
-     {"Type": "Notification", "Message": "no JSON"}, {"Records": 1}, {"Messages": [{}]},
-     {"keys": "a.jpg"}, {"Type": "Notification", "Message": "[" * 100_000}],
+    [{}, [], None, 1, "text", {"a": 1}, [[]], {"Type": "Notification"}, {"detail": 1},
+     _deep(CREATED), {"Type": "Notification", "Message": "no JSON"}, {"Records": 1},
+     {"Messages": [{}]}, {"keys": "a.jpg"}, {"Type": "Notification", "Message": "[" * 100_000}],
 )  # fmt: skip
 def test_anything_else_is_refused(document: Any) -> None:
     with pytest.raises(UnknownForm, match="known forms are S3 notifications"):
