@@ -8,6 +8,9 @@ from clipfleet.common.http.collections import UpdateOut as Updated
 from clipfleet.common.http.fleet import FleetOut as Fleet
 from clipfleet.common.http.mirror import MirrorOut as Mirror
 from clipfleet.common.http.mirror import MissingPage as Missing
+from clipfleet.common.http.registered import EventsOut as EventsAnswer
+from clipfleet.common.http.registered import RunOut as SourceRun
+from clipfleet.common.http.registered import SourceOut as RegisteredSource
 from clipfleet.common.http.schemas import CollectionOut as Collection
 from clipfleet.common.http.schemas import FailureList as Failures
 from clipfleet.common.http.schemas import FailureOut as Failure
@@ -19,6 +22,7 @@ from clipfleet.common.http.schemas import SearchOut
 __all__ = [
     "Alias",
     "Collection",
+    "EventsAnswer",
     "Export",
     "Failure",
     "Failures",
@@ -29,7 +33,9 @@ __all__ = [
     "Mirror",
     "Missing",
     "Recall",
+    "RegisteredSource",
     "SearchResult",
+    "SourceRun",
     "Timing",
     "Updated",
 ]

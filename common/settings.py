@@ -326,6 +326,11 @@ class Settings(BaseSettings):
         description="Address of Redis: redis://, rediss:// for TLS, or "
         "redis+sentinel://host,host/service for Sentinels.",
     )
+    events_stream: str = Field(
+        "",
+        description="Name of a stream in Redis from which events about the objects of registered "
+        "sources are read; empty: none.",
+    )
     redis_ca: str = Field(
         "",
         description="CA certificate (PEM) used to verify the Redis server; empty: the system's.",

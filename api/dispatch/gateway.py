@@ -77,6 +77,7 @@ class Gateway:
         self.ledger = parts.ledger
         self.catalogue = parts.catalogue
         self.registry = parts.registry
+        self.event_stream = parts.event_stream
         self.fleet = parts.fleet
         self.overviews = parts.overviews
         self.limiter = parts.limiter

@@ -8,6 +8,7 @@ from clipfleet.common.auth.rate_limit import RateLimiter, RedisRateLimiter
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.ledger import Ledger
 from clipfleet.common.ledger.catalogue import Catalogue, RedisCatalogue
+from clipfleet.common.ledger.event_stream import EventStream
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.registered import RedisRegistry, Registry
 from clipfleet.common.ledger.unfinished import RedisUnfinished, Unfinished
@@ -48,6 +49,7 @@ class GatewayParts:
         publisher: sends queries to the workers.
         inbox: receives the workers' answers.
         probe: the state of the Redis server that the parts share.
+        event_stream: brings events about the objects of registered sources; None: there is none.
         close: closes the connections of all parts when the gateway stops.
     """
 
@@ -63,6 +65,7 @@ class GatewayParts:
     publisher: Publisher
     inbox: Inbox
     probe: Probe
+    event_stream: EventStream | None = None
     close: Callable[[], Awaitable[None]] = _nothing
 
 
@@ -89,5 +92,8 @@ def connect(settings: Settings) -> GatewayParts:
         publisher=publisher,
         inbox=RedisInbox(client, receiver),
         probe=RedisProbe(client, settings),
+        event_stream=EventStream(client, settings.events_stream)
+        if settings.events_stream
+        else None,
         close=close,
     )

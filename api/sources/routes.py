@@ -1,8 +1,9 @@
 """Routes that register, list, show, run, pause and delete the sources of a collection."""
 
+from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Body, Path, Response
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
 from clipfleet.api.dependencies import (
@@ -15,14 +16,17 @@ from clipfleet.api.dependencies import (
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import CONFLICT, RESPONSES
 from clipfleet.api.jobs.requests import describe_job
-from clipfleet.api.sources.scheduler import TRIES, Scheduler, look_of
+from clipfleet.api.sources.events import keys_for, parse_events
+from clipfleet.api.sources.scheduler import TRIES, Scheduler, ended_run, look_of
 from clipfleet.api.sources.shown import source_out
 from clipfleet.common.collection import Collection
-from clipfleet.common.errors import InvalidRequest, Unavailable
-from clipfleet.common.http.registered import NAME, SourceIn, SourceList, SourceOut
+from clipfleet.common.errors import InvalidRequest, NotFound, Unavailable
+from clipfleet.common.http.registered import NAME, EventsOut, SourceIn, SourceList, SourceOut
 from clipfleet.common.http.schemas import JobIn, JobOut
+from clipfleet.common.ledger import FINAL
 from clipfleet.common.ledger.registered import RegisteredSource, unknown_source
 from clipfleet.common.ledger.shown import job_out
+from clipfleet.common.versions import OtherVersion
 
 router = APIRouter(
     prefix="/v1/collections/{name}/sources",
@@ -147,6 +151,44 @@ async def resume_source(
     return await _pause(source, collection, gateway, paused=False)
 
 
+@router.post("/{source}/events", status_code=202, summary="Report changes of a source")
+@needs("write", body="job")
+async def report_events(
+    source: SourceName,
+    collection: CollectionDep,
+    gateway: GatewayDep,
+    body: Annotated[
+        dict[str, Any] | list[Any],
+        Body(
+            description="A notification of S3 or MinIO, an EventBridge event of S3, either of them "
+            'in an envelope of SNS or SQS, or {"keys": [...]} with keys relative to the source.',
+            examples=[{"keys": ["2024/cat.jpg"]}],
+        ),
+    ],
+) -> EventsOut:
+    """Take events about objects of a source, which are indexed, or removed, a moment later.
+
+    Events are collected for two seconds, or until there are 1,000 keys. One job then looks up these
+    keys: what exists is indexed as a run of the source does it, and what does not is removed. So
+    events may arrive twice, late, and in any order. They are stored when this is answered.
+
+    Events of other buckets and prefixes, of other kinds, and about files that are no images, are
+    ignored and counted. The response is 503 when too many keys wait.
+    """
+    events = parse_events(body)
+    record = await _find(source, collection, gateway)
+    keys = keys_for(record, events)
+    limit = gateway.settings.limits.source_events
+    add = gateway.registry.add_keys
+    waiting = await gateway.call(add, collection.name, source, list(dict.fromkeys(keys)), limit)
+    reported = len(events.objects) + len(events.keys)
+    return EventsOut(
+        accepted=len(keys),
+        ignored=max(0, reported - len(keys)) + events.ignored,
+        waiting_keys=waiting.count,
+    )
+
+
 async def _pause(
     source: str, collection: Collection, gateway: Gateway, *, paused: bool
 ) -> SourceOut:
@@ -167,6 +209,14 @@ async def _find(source: str, collection: Collection, gateway: Gateway) -> Regist
 
 
 async def _shown(record: RegisteredSource, gateway: Gateway) -> SourceOut:
+    """Show a source. A job that has ended counts as ended before the scheduler notices it."""
+    if record.current and record.current.created:
+        with suppress(NotFound, OtherVersion):
+            job = await gateway.call(gateway.ledger.job, record.current.job)
+            if job.state in FINAL:
+                record = record.model_copy(
+                    update={"current": None, "last": ended_run(record.current, job)}
+                )
     waiting = await gateway.call(gateway.registry.waiting, record.collection, record.name)
     return source_out(record, waiting)
 

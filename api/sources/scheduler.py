@@ -19,6 +19,8 @@ from clipfleet.api.auth.access import Access
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.jobs.requests import describe_job
 from clipfleet.api.jobs.service import new_job_id
+from clipfleet.api.sources.events import reads_keys
+from clipfleet.api.sources.stream import StreamReader
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import (
     ClipfleetError,
@@ -83,12 +85,20 @@ class Scheduler:
         self._gateway, self._access = gateway, access
         self._registry: Registry = gateway.registry
         self._ledger, self._catalogue = gateway.ledger, gateway.catalogue
+        self._stream: StreamReader | None = None
+        if gateway.event_stream:
+            limit = gateway.settings.limits.source_events
+            self._stream = StreamReader(
+                gateway.event_stream, self._registry, self._catalogue, limit
+            )
 
     async def run(self) -> None:
         """Run rounds for ever. A round that fails is repeated."""
         outage = OutageLog(log, "registered sources are not looked at")
         while True:
             try:
+                if self._stream:
+                    await self._gateway.call(self._stream.round, timeout_s=ROUND_TIMEOUT_S)
                 await self._gateway.call(self.round, timeout_s=ROUND_TIMEOUT_S)
                 outage.back()
             except Unavailable as error:
@@ -266,11 +276,8 @@ class Scheduler:
             age_s = max(0.0, now - run.began_at)
             pause_s = min(MAX_FOLLOW_S, max(MIN_FOLLOW_S, FOLLOW_SHARE * age_s))
             return self._save(record, record, now, follow_s=pause_s) is not None
-        ended = run.model_copy(
-            update={"state": job.state, "error": job.error, "ended_at": job.finished_at or now}
-        )
         failed_whole = job.state == "failed" and not job.failed
-        return self._end(record, ended, now, "restore" if failed_whole else "drop")
+        return self._end(record, ended_run(run, job), now, "restore" if failed_whole else "drop")
 
     def _end(self, record: RegisteredSource, ended: Run, now: float, keys: Keys) -> bool:
         """Record the end of a run. Returns False: another run may be due.
@@ -320,7 +327,12 @@ class Scheduler:
         return describe_job(body, collection, self._access.grant(owner), self._gateway)
 
     def _for_keys(self, new: NewJob, record: RegisteredSource) -> NewJob:
-        raise NotImplementedError
+        """The job of a run for events: it reads the keys of a source that can be read in part."""
+        if not reads_keys(new.source):
+            return new
+        keys = self._registry.taken(record.collection, record.name)
+        source = {"type": "keys", "of": new.source, "count": len(keys), "keys": keys}
+        return new.model_copy(update={"source": source})
 
     def _save(
         self,
@@ -341,6 +353,13 @@ def _blocked(record: RegisteredSource, error: ClipfleetError, now: float) -> Reg
         log.warning("source %s cannot run: %s", record.name, error.detail)
     pause_s = NO_ROOM_S if isinstance(error, TooManyJobs) else BLOCKED_S
     return record.model_copy(update={"problem": error.detail, "retry_at": now + pause_s})
+
+
+def ended_run(run: Run, job: Job) -> Run:
+    """The run of a job that has ended."""
+    return run.model_copy(
+        update={"state": job.state, "error": job.error, "ended_at": job.finished_at}
+    )
 
 
 def due_cause(record: RegisteredSource, waiting: Waiting) -> Cause | None:

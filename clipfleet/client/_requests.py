@@ -42,6 +42,7 @@ from clipfleet.common.http.collections import (
     Which,
 )
 from clipfleet.common.http.fleet import FleetOut
+from clipfleet.common.http.registered import NAME, SourceIn, SourceList
 from clipfleet.common.http.schemas import (
     CollectionIn,
     CollectionList,
@@ -52,6 +53,7 @@ from clipfleet.common.http.schemas import (
     Upserted,
 )
 from clipfleet.common.http.search import BATCH, Refused, SearchBatchOut, SearchIn
+from clipfleet.common.http.sources import Source
 from clipfleet.common.http.uploads import KnownOut, UploadEnd, UploadIn, UploadOut
 from clipfleet.common.http.webhooks import key_of
 from clipfleet.errors import (
@@ -64,10 +66,12 @@ from clipfleet.errors import (
 from clipfleet.results import (
     Alias,
     Collection,
+    EventsAnswer,
     Failures,
     Image,
     Job,
     Missing,
+    RegisteredSource,
     SearchResult,
     Timing,
 )
@@ -215,6 +219,73 @@ def delete_alias(name: str) -> ApiRequest[None]:
 
 
 @checking()
+def register_source(
+    collection: str,
+    name: str,
+    source: AnySource,
+    interval: float | str | None,
+    paused: bool | None,
+    namespace: str,
+    label_from_folder: bool,
+    on_existing: OnExisting,
+    exif: bool,
+    webhook: Mapping[str, str],
+) -> ApiRequest[RegisteredSource]:
+    checked = _checked_source(source, label_from_folder)
+    options = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    when = {"interval": interval, "paused": paused}
+    body = SourceIn.model_validate({"source": checked, **_plain_options({**options, **when})})
+    json = {**body.model_dump(exclude={"webhook"}), **({"webhook": webhook} if webhook else {})}
+    return ApiRequest("PUT", _source_path(collection, name), _read(RegisteredSource), json=json)
+
+
+def sources(collection: str) -> ApiRequest[list[RegisteredSource]]:
+    where = _path("collections", collection, "sources")
+    return ApiRequest("GET", where, lambda body: _read(SourceList)(body).sources)
+
+
+def source(collection: str, name: str) -> ApiRequest[RegisteredSource]:
+    return ApiRequest("GET", _source_path(collection, name), _read(RegisteredSource))
+
+
+def change_source(
+    collection: str, name: str, change: Literal["pause", "resume"]
+) -> ApiRequest[RegisteredSource]:
+    where = _source_path(collection, name, change)
+    return ApiRequest("POST", where, _read(RegisteredSource))
+
+
+def run_source(collection: str, name: str) -> ApiRequest[Job]:
+    return ApiRequest("POST", _source_path(collection, name, "run"), _read(Job), repeatable=False)
+
+
+def delete_source(collection: str, name: str) -> ApiRequest[None]:
+    where = _source_path(collection, name)
+    return ApiRequest("DELETE", where, _nothing, repeatable=False)
+
+
+def notify_source(collection: str, name: str, keys: Sequence[str]) -> ApiRequest[EventsAnswer]:
+    texts = [arguments.text("keys", key) for key in arguments.items("keys", keys, "keys")]
+    where = _source_path(collection, name, "events")
+    return ApiRequest("POST", where, _read(EventsAnswer), json={"keys": texts})
+
+
+def _source_path(collection: str, name: str, *rest: str) -> str:
+    if not re.match(NAME, arguments.text("name", name)):
+        raise invalid_argument("name", f"{name!r} is not letters, digits, '.', '_' and '-'")
+    return _path("collections", collection, "sources", name, *rest)
+
+
+def _checked_source(source: AnySource, label_from_folder: bool) -> Source:
+    if isinstance(source, Mapping):
+        source = arguments.as_json("source", source)
+    try:
+        return source_of(source, label_from_folder=label_from_folder)
+    except ValueError as error:
+        raise invalid_argument("source", str(error)) from error
+
+
+@checking()
 def index(
     collection: str,
     source: AnySource,
@@ -225,12 +296,7 @@ def index(
     exif: bool,
     mirror: bool | Mapping[str, Any],
 ) -> ApiRequest[Job]:
-    if isinstance(source, Mapping):
-        source = arguments.as_json("source", source)
-    try:
-        checked = source_of(source, label_from_folder=label_from_folder)
-    except ValueError as error:
-        raise invalid_argument("source", str(error)) from error
+    checked = _checked_source(source, label_from_folder)
     options: dict[str, Any] = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
     if mirror is not False:
         options["mirror"] = {} if mirror is True else arguments.as_json("mirror", mirror)

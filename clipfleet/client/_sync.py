@@ -33,6 +33,7 @@ from clipfleet.results import (
     ENDED,
     Alias,
     Collection,
+    EventsAnswer,
     Export,
     Failure,
     Failures,
@@ -41,6 +42,7 @@ from clipfleet.results import (
     Job,
     Missing,
     Recall,
+    RegisteredSource,
     SearchResult,
     Updated,
 )
@@ -733,6 +735,201 @@ class Client:
             for image_id in page.ids:
                 yield image_id
             cursor = page.next
+
+    # Registered sources
+
+    def register_source(
+        self,
+        collection: str,
+        name: str,
+        source: AnySource,
+        *,
+        interval: float | str | None = None,
+        paused: bool | None = None,
+        namespace: str = "default",
+        label_from_folder: bool = False,
+        on_existing: OnExisting = "skip",
+        exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
+    ) -> RegisteredSource:
+        """Register a source that the service indexes again and again, or replace the one of a name.
+
+        Args:
+            collection: the collection that the images go into. It must exist.
+            name: the name of the source: letters, digits, ".", "_" and "-", 63 at most.
+            source: as for `index`.
+            interval: time between the beginnings of two runs: seconds, or a text such as "30s",
+                "15m", "1h" or "1d". None: it runs on request (`run_source`) and for events alone.
+            paused: whether it starts no run by itself. None: as before, at first not.
+            namespace: the part of the collection that the images go into.
+            label_from_folder: the name of an image's folder becomes its label.
+            on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
+            exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
+                altitude).
+            webhook: address to which the service sends the end of each job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
+
+        Returns:
+            The source.
+
+        Raises:
+            InvalidRequest: the name, the source or the interval is not valid.
+            NotFound: there is no such collection.
+            ProblemError: the service may not read the source (403).
+
+        Example:
+            client.register_source("photos", "camera", "s3://photos/camera", interval="15m")
+        """
+        hook = _requests.require_webhook(webhook, webhook_secret)
+        return self._request(
+            _requests.register_source(
+                collection,
+                name,
+                source,
+                interval,
+                paused,
+                namespace,
+                label_from_folder,
+                on_existing,
+                exif,
+                hook,
+            )
+        )
+
+    def sources(self, collection: str) -> list[RegisteredSource]:
+        """List the registered sources of a collection, by name.
+
+        Args:
+            collection: the collection.
+
+        Returns:
+            The sources, each with its last run, its next run, and why it cannot run.
+
+        Raises:
+            NotFound: there is no such collection.
+
+        Example:
+            blocked = [source.name for source in client.sources("photos") if source.problem]
+        """
+        return self._request(_requests.sources(collection))
+
+    def source(self, collection: str, name: str) -> RegisteredSource:
+        """Look at a registered source.
+
+        Args:
+            collection: the collection.
+            name: the name of the source.
+
+        Returns:
+            The source, with its last run, its next run, and why it cannot run.
+
+        Raises:
+            NotFound: there is no such collection or source.
+
+        Example:
+            next_run = (client.source("photos", "camera")).next_run
+        """
+        return self._request(_requests.source(collection, name))
+
+    def run_source(
+        self, collection: str, name: str, *, wait: bool = False, progress: Progress = False
+    ) -> Job:
+        """Start a run of a registered source now, also when it is paused.
+
+        Args:
+            collection: the collection.
+            name: the name of the source.
+            wait: return when the job has ended.
+            progress: see `wait`.
+
+        Returns:
+            The job, as it was when it was started or, with `wait`, when it ended.
+
+        Raises:
+            NotFound: there is no such collection or source.
+            ProblemError: a run is under way (409), or the key that registered the source may not
+                run it any more (403), or too many jobs are queued or running (503).
+            JobFailed: with `wait`, the job failed as a whole.
+
+        Example:
+            job = client.run_source("photos", "camera", wait=True)
+        """
+        require_wait(wait, progress)
+        job = self._request(_requests.run_source(collection, name))
+        return self.wait(job, progress=progress) if wait else job
+
+    def pause_source(self, collection: str, name: str) -> RegisteredSource:
+        """Let a registered source start no run by itself. Events wait.
+
+        Args:
+            collection: the collection.
+            name: the name of the source.
+
+        Returns:
+            The source.
+
+        Raises:
+            NotFound: there is no such collection or source.
+
+        Example:
+            client.pause_source("photos", "camera")
+        """
+        return self._request(_requests.change_source(collection, name, "pause"))
+
+    def resume_source(self, collection: str, name: str) -> RegisteredSource:
+        """Let a paused source start runs again. Runs that were missed are made up by one.
+
+        Args:
+            collection: the collection.
+            name: the name of the source.
+
+        Returns:
+            The source.
+
+        Raises:
+            NotFound: there is no such collection or source.
+
+        Example:
+            client.resume_source("photos", "camera")
+        """
+        return self._request(_requests.change_source(collection, name, "resume"))
+
+    def delete_source(self, collection: str, name: str) -> None:
+        """Delete a registered source. Its images stay, and a job that is under way goes on.
+
+        Args:
+            collection: the collection.
+            name: the name of the source.
+
+        Raises:
+            NotFound: there is no such collection or source.
+
+        Example:
+            client.delete_source("photos", "camera")
+        """
+        self._request(_requests.delete_source(collection, name))
+
+    def notify_source(self, collection: str, name: str, keys: Sequence[str]) -> EventsAnswer:
+        """Tell the service that files of a registered source were created, changed or removed.
+
+        Args:
+            collection: the collection.
+            name: the name of the source: a folder, a bucket, a manifest or an archive.
+            keys: paths or keys relative to the source.
+
+        Returns:
+            How many of them are about images of the source. A job looks at these a moment later.
+
+        Raises:
+            NotFound: there is no such collection or source.
+            InvalidRequest: the source takes no events.
+            ProblemError: too many keys wait (503).
+
+        Example:
+            client.notify_source("photos", "camera", ["2024/cat.jpg"])
+        """
+        return self._request(_requests.notify_source(collection, name, keys))
 
     # Searches
 

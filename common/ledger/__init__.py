@@ -69,6 +69,7 @@ class Item(BaseModel):
 
 
 REMOTE = ("url", "fs")  # kinds of places
+GONE = "gone:"  # the `read` of an image that is no longer in its source, and is to be removed
 ARCHIVES = {"part": 2, "zip": 4}  # number of fields before the place of the archive
 
 
@@ -211,7 +212,12 @@ class NewJob(BaseModel):
     incremental: bool = False
 
 
-LONG = ("urls", "items", "sources")  # the fields of a source that may be long, for planners alone
+LONG = (
+    "urls",
+    "items",
+    "sources",
+    "keys",
+)  # the fields of a source that may be long, for planners alone
 
 
 def brief(new: NewJob) -> NewJob:
@@ -223,7 +229,7 @@ def brief(new: NewJob) -> NewJob:
     if not any(name in new.source for name in LONG):
         return new
     rest = {name: value for name, value in new.source.items() if name not in LONG}
-    for name in ("urls", "sources"):
+    for name in ("urls", "sources", "keys"):
         if name in new.source:
             raw = json.dumps(new.source[name]).encode()
             rest["digest"] = hashlib.blake2b(raw, digest_size=16).hexdigest()

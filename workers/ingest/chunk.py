@@ -22,6 +22,7 @@ from clipfleet.common.imaging import exif
 from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.imaging.thumbnails import thumbnail_key, thumbnail_keys
 from clipfleet.common.ledger import (
+    GONE,
     Claim,
     Failure,
     FailureStage,
@@ -31,10 +32,10 @@ from clipfleet.common.ledger import (
     Outcome,
     any_remote,
 )
-from clipfleet.common.ledger.catalogue import HOLD_S, Catalogue
+from clipfleet.common.ledger.catalogue import HOLD_S, Catalogue, Deletion
 from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
-from clipfleet.common.store import CollectionGone, Record, Store, Vectors
+from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.background import Waits
 from clipfleet.workers.ingest.device import Device, PixelBuffer
@@ -150,6 +151,7 @@ class Chunk:
         items = self._distinct(self._claim.items)
         keys = list(items)
         known = self._retry_store_call(lambda: self._parts.store.fingerprints(collection, keys))
+        self._remove_gone(collection, items, known)
         records: list[Record] = []
         self._terms = Terms(self._job, collection, known, self._retry_until_deadline)
         self._rest = dict(items)
@@ -161,6 +163,35 @@ class Chunk:
                 records = []
         self._write(collection, records)
         return self._worked
+
+    def _remove_gone(
+        self, collection: Collection, items: dict[str, Item], known: Mapping[str, Fingerprint]
+    ) -> None:
+        """Delete the images that are gone from their source. They count as skipped.
+
+        A row with the same id from elsewhere stays: own vectors, and images with another URI.
+        """
+        gone = {pk: items.pop(pk) for pk, item in list(items.items()) if item.read == GONE}
+        stored = [pk for pk in gone if pk in known and known[pk].job_id]
+        if stored:
+            self._retry_while_unavailable(self._lease.confirm)
+            rows = self._retry_store_call(lambda: self._parts.store.fetch(collection, stored))
+            keys = [pk for pk, row in rows.items() if row.uri == gone[pk].uri]
+            self._delete_recorded(collection, keys)
+        self._skipped += len(gone)
+
+    def _delete_recorded(self, collection: Collection, keys: Sequence[str]) -> None:
+        """Delete images as the gateway does, so that no other worker stores them again."""
+        if not keys:
+            return
+        catalogue, namespace = self._parts.catalogue, self._job.new.namespace
+        for pk in keys:
+            deletion = Deletion(namespace=namespace, pk=pk)
+            self._retry_while_unavailable(partial(catalogue.record_deletion, collection, deletion))
+        small = thumbnail_keys(collection, keys)
+        self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
+        self._write_rows(collection, keys, partial(self._delete, collection))
+        self._retry_while_unavailable(lambda: catalogue.record_write(collection))
 
     def _write(self, collection: Collection, records: list[Record]) -> None:
         """Store the records, mark the chunk, and hand back the images that are not under way."""
