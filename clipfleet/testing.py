@@ -40,6 +40,7 @@ from clipfleet.common.http.fleet import LANES
 from clipfleet.common.imaging.embedder import HASH_MODEL, Embedder, HashEmbedder
 from clipfleet.common.ledger.catalogue import MemoryCatalogue
 from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.ledger.registered import MemoryRegistry
 from clipfleet.common.ledger.unfinished import MemoryUnfinished
 from clipfleet.common.ledger.webhooks import MemoryWebhooks
 from clipfleet.common.process.probe import MemoryProbe
@@ -59,6 +60,7 @@ from clipfleet.workers.ingest.prepare import Kit
 from clipfleet.workers.planner.housekeeper import Housekeeper
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.planner import run as run_planner
+from clipfleet.workers.planner.tracking import TrackingParts
 from clipfleet.workers.planner.webhooks import WebhookSender
 from clipfleet.workers.query.batch import QueryParts, answer_batch
 from clipfleet.workers.query.exact import Bounds
@@ -74,6 +76,7 @@ __all__ = [
     "MemoryProbe",
     "MemoryPublisher",
     "MemoryRateLimiter",
+    "MemoryRegistry",
     "MemoryReplies",
     "MemoryService",
     "MemoryStore",
@@ -126,6 +129,7 @@ def memory_parts(settings: Settings, **parts: Any) -> MemoryParts:
     every = {
         "ledger": MemoryLedger(),
         "catalogue": MemoryCatalogue(),
+        "registry": MemoryRegistry(),
         "fleet": MemoryFleet(),
         "limiter": MemoryRateLimiter(),
         "store": MemoryStore(),
@@ -228,8 +232,10 @@ class MemoryService:
 
     def _start_planner(self, stack: ExitStack) -> None:
         parts, settings = self.parts, self.settings
+        storage = self._make_storage(stack)
+        tracking = TrackingParts(parts.ledger, parts.store, parts.catalogue, parts.blobs)
         planner = Planner(
-            NAME, parts.ledger, parts.fleet, parts.publisher, settings, self._make_storage(stack)
+            NAME, parts.ledger, parts.fleet, parts.publisher, settings, storage, tracking=tracking
         )
         keeper = Housekeeper(
             NAME, parts.ledger, parts.unfinished, parts.blobs, settings.retention_days

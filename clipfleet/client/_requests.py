@@ -25,6 +25,8 @@ from clipfleet.client.payloads import Files, ImageInput, Part, StoredFile
 from clipfleet.client.source_detection import AnySource, source_of
 from clipfleet.common.collection import FieldType, Metric
 from clipfleet.common.http.collections import (
+    AliasIn,
+    AliasList,
     Count,
     DeletedSome,
     DeleteIn,
@@ -33,11 +35,14 @@ from clipfleet.common.http.collections import (
     OrderIn,
     RecallIn,
     RecallOut,
+    RowPage,
+    RowsIn,
     UpdateIn,
     UpdateOut,
     Which,
 )
 from clipfleet.common.http.fleet import FleetOut
+from clipfleet.common.http.registered import NAME, SourceIn, SourceList
 from clipfleet.common.http.schemas import (
     CollectionIn,
     CollectionList,
@@ -48,6 +53,7 @@ from clipfleet.common.http.schemas import (
     Upserted,
 )
 from clipfleet.common.http.search import BATCH, Refused, SearchBatchOut, SearchIn
+from clipfleet.common.http.sources import Source
 from clipfleet.common.http.uploads import KnownOut, UploadEnd, UploadIn, UploadOut
 from clipfleet.common.http.webhooks import key_of
 from clipfleet.errors import (
@@ -57,7 +63,18 @@ from clipfleet.errors import (
     problem_error,
     problem_of,
 )
-from clipfleet.results import Collection, Failures, Image, Job, SearchResult, Timing
+from clipfleet.results import (
+    Alias,
+    Collection,
+    EventsAnswer,
+    Failures,
+    Image,
+    Job,
+    Missing,
+    RegisteredSource,
+    SearchResult,
+    Timing,
+)
 
 T = TypeVar("T")
 
@@ -183,6 +200,91 @@ def delete_collection(name: str) -> ApiRequest[None]:
     return ApiRequest("DELETE", _path("collections", name), _nothing, repeatable=False)
 
 
+def aliases() -> ApiRequest[list[Alias]]:
+    return ApiRequest("GET", "/v1/aliases", lambda body: _read(AliasList)(body).aliases)
+
+
+def alias(name: str) -> ApiRequest[Alias]:
+    return ApiRequest("GET", _path("aliases", name), _read(Alias))
+
+
+@checking()
+def set_alias(name: str, collection: str) -> ApiRequest[Alias]:
+    body = AliasIn(collection=collection).model_dump()
+    return ApiRequest("PUT", _path("aliases", name), _read(Alias), json=body)
+
+
+def delete_alias(name: str) -> ApiRequest[None]:
+    return ApiRequest("DELETE", _path("aliases", name), _nothing, repeatable=False)
+
+
+@checking()
+def register_source(
+    collection: str,
+    name: str,
+    source: AnySource,
+    interval: float | str | None,
+    paused: bool | None,
+    namespace: str,
+    label_from_folder: bool,
+    on_existing: OnExisting,
+    exif: bool,
+    webhook: Mapping[str, str],
+) -> ApiRequest[RegisteredSource]:
+    checked = _checked_source(source, label_from_folder)
+    options = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    when = {"interval": interval, "paused": paused}
+    body = SourceIn.model_validate({"source": checked, **_plain_options({**options, **when})})
+    json = {**body.model_dump(exclude={"webhook"}), **({"webhook": webhook} if webhook else {})}
+    return ApiRequest("PUT", _source_path(collection, name), _read(RegisteredSource), json=json)
+
+
+def sources(collection: str) -> ApiRequest[list[RegisteredSource]]:
+    where = _path("collections", collection, "sources")
+    return ApiRequest("GET", where, lambda body: _read(SourceList)(body).sources)
+
+
+def source(collection: str, name: str) -> ApiRequest[RegisteredSource]:
+    return ApiRequest("GET", _source_path(collection, name), _read(RegisteredSource))
+
+
+def change_source(
+    collection: str, name: str, change: Literal["pause", "resume"]
+) -> ApiRequest[RegisteredSource]:
+    where = _source_path(collection, name, change)
+    return ApiRequest("POST", where, _read(RegisteredSource))
+
+
+def run_source(collection: str, name: str) -> ApiRequest[Job]:
+    return ApiRequest("POST", _source_path(collection, name, "run"), _read(Job), repeatable=False)
+
+
+def delete_source(collection: str, name: str) -> ApiRequest[None]:
+    where = _source_path(collection, name)
+    return ApiRequest("DELETE", where, _nothing, repeatable=False)
+
+
+def notify_source(collection: str, name: str, keys: Sequence[str]) -> ApiRequest[EventsAnswer]:
+    texts = [arguments.text("keys", key) for key in arguments.items("keys", keys, "keys")]
+    where = _source_path(collection, name, "events")
+    return ApiRequest("POST", where, _read(EventsAnswer), json={"keys": texts})
+
+
+def _source_path(collection: str, name: str, *rest: str) -> str:
+    if not re.match(NAME, arguments.text("name", name)):
+        raise invalid_argument("name", f"{name!r} is not letters, digits, '.', '_' and '-'")
+    return _path("collections", collection, "sources", name, *rest)
+
+
+def _checked_source(source: AnySource, label_from_folder: bool) -> Source:
+    if isinstance(source, Mapping):
+        source = arguments.as_json("source", source)
+    try:
+        return source_of(source, label_from_folder=label_from_folder)
+    except ValueError as error:
+        raise invalid_argument("source", str(error)) from error
+
+
 @checking()
 def index(
     collection: str,
@@ -192,18 +294,18 @@ def index(
     on_existing: OnExisting,
     idempotency_key: str | None,
     exif: bool,
+    mirror: bool | Mapping[str, Any],
 ) -> ApiRequest[Job]:
-    if isinstance(source, Mapping):
-        source = arguments.as_json("source", source)
-    try:
-        checked = source_of(source, label_from_folder=label_from_folder)
-    except ValueError as error:
-        raise invalid_argument("source", str(error)) from error
-    options = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    checked = _checked_source(source, label_from_folder)
+    options: dict[str, Any] = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    if mirror is not False:
+        options["mirror"] = {} if mirror is True else arguments.as_json("mirror", mirror)
     body = JobIn.model_validate({"source": checked, **_plain_options(options)})
     where = _path("collections", collection, "jobs")
-    # `with_webhook` adds the webhook; 0.1 does not know `exif`
-    json = body.model_dump(exclude={"webhook"} if exif else {"webhook", "exif"})
+    json = body.model_dump(exclude={"webhook"})  # `with_webhook` adds it
+    for name in ("exif", "mirror"):  # earlier releases do not know them
+        if not json[name]:
+            del json[name]
     return ApiRequest("POST", where, _read(Job), json=json, headers=_key(idempotency_key))
 
 
@@ -336,6 +438,14 @@ def _page(limit: int, offset: int) -> dict[str, int]:
 def failures(job: Job | str, limit: int, offset: int) -> ApiRequest[Failures]:
     page = _page(limit, offset)
     return ApiRequest("GET", _path("jobs", job_id(job), "failures"), _read(Failures), params=page)
+
+
+def missing(job: Job | str, limit: int, cursor: str) -> ApiRequest[Missing]:
+    params = {
+        "limit": arguments.whole("limit", limit),
+        "cursor": arguments.text("cursor", cursor, empty=True),
+    }
+    return ApiRequest("GET", _path("jobs", job_id(job), "missing"), _read(Missing), params=params)
 
 
 def upsert(
@@ -545,6 +655,11 @@ def export(collection: str) -> ApiRequest[None]:
 def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as JSON: numbers of numpy as Python's, and so on. None stays."""
     return {name: arguments.as_json(name, value) for name, value in options.items()}
+
+
+def rows(collection: str, body: RowsIn) -> ApiRequest[RowPage]:
+    where = _path("collections", collection, "rows")
+    return ApiRequest("POST", where, _read(RowPage), json=body.model_dump())
 
 
 @checking()

@@ -8,7 +8,7 @@ import time
 import pytest
 import redis
 
-from clipfleet.common.collection import Collection
+from clipfleet.common.collection import Alias, Collection
 from clipfleet.common.errors import Conflict, NotFound, TooLarge
 from clipfleet.common.ledger.catalogue import (
     Catalogue,
@@ -72,6 +72,54 @@ def test_nothing_of_a_removed_collection_stays(client: "redis.Redis") -> None:
 
 def a_collection(name: str = "photos") -> Collection:
     return Collection.new(name, metric="cosine", model="m", dim=4, fields={"year": "int"})
+
+
+def an_alias(name: str, collection: str) -> Alias:
+    return Alias(name=name, collection=collection, changed_at=1.5)
+
+
+def test_an_alias_stands_for_one_collection_at_a_time(catalogue: Catalogue) -> None:
+    old, new = catalogue.add(a_collection("photos-1")), catalogue.add(a_collection("photos-2"))
+    first, second = an_alias("photos", "photos-1"), an_alias("photos", "photos-2")
+    assert catalogue.resolve("photos") is None
+    assert catalogue.set_alias(first) is None
+    assert (catalogue.resolve("photos"), catalogue.find("photos")) == (old, None)
+    assert require(catalogue, "photos") == require(catalogue, "photos-1") == old
+    assert catalogue.set_alias(second) == first
+    assert (catalogue.resolve("photos"), catalogue.find_alias("photos")) == (new, second)
+    assert catalogue.set_alias(an_alias("all", "photos-2")) is None
+    assert [alias.name for alias in catalogue.aliases()] == ["all", "photos"]
+    assert [catalogue.remove_alias("photos") for _ in range(2)] == [True, False]
+    assert (catalogue.resolve("photos"), catalogue.find_alias("photos")) == (None, None)
+    assert catalogue.all() == [old, new]
+
+
+def test_no_name_is_an_alias_and_a_collection(catalogue: Catalogue) -> None:
+    photos = catalogue.add(a_collection("photos"))
+    catalogue.set_alias(an_alias("live", "photos"))
+    for alias in (an_alias("photos", "photos"), an_alias("more", "live")):
+        with pytest.raises(Conflict):
+            catalogue.set_alias(alias)
+    with pytest.raises(NotFound):
+        catalogue.set_alias(an_alias("more", "none"))
+    with pytest.raises(Conflict, match="is an alias"):
+        catalogue.add(a_collection("live"))
+    assert [alias.name for alias in catalogue.aliases()] == ["live"]
+    assert catalogue.all() == [photos]
+
+
+def test_a_collection_with_aliases_is_removed_only_by_force(catalogue: Catalogue) -> None:
+    photos = catalogue.add(a_collection("photos"))
+    for name in ("live", "all"):
+        catalogue.set_alias(an_alias(name, "photos"))
+    with pytest.raises(Conflict, match="'photos' has the alias all, live"):
+        catalogue.remove(photos, unless_aliased=True)
+    assert catalogue.resolve("live") == photos
+    assert catalogue.remove(photos)
+    assert catalogue.resolve("live") is None
+    assert catalogue.to_drop() == [photos]
+    again = catalogue.add(a_collection("photos"))
+    assert catalogue.resolve("live") == again
 
 
 def test_the_first_generation_to_take_a_name_keeps_it(catalogue: Catalogue) -> None:
@@ -204,14 +252,15 @@ def test_an_open_upload_keeps_what_it_has_got(unfinished: Unfinished) -> None:
     assert unfinished.received("u") == Received()
     unfinished.add("u", "one", {A: "11", B: "22"}, 40, ROOM)
     assert unfinished.digests("u", [B, C]) == ["22", ""]
-    assert unfinished.received("u") == Received(2, 40, ("one",))
+    assert unfinished.received("u") == Received(2, 40)
     unfinished.add("u", "two", {B: "33"}, 5, ROOM)
-    assert unfinished.received("u") == Received(2, 45, ("one", "two"), resent=True)
+    assert unfinished.received("u") == Received(2, 45, resent=True)
+    assert unfinished.parts("u") == ["one", "two"]
     with pytest.raises(TooLarge, match="4 images; the limit is 3"):
         unfinished.add("u", "three", {C: "44", D: "55"}, 1, ROOM)
     with pytest.raises(TooLarge, match="101 bytes; the limit is 100"):
         unfinished.add("u", "three", {C: "44"}, 56, ROOM)
-    assert unfinished.received("u").parts == ("one", "two")
+    assert unfinished.parts("u") == ["one", "two"]
     unfinished.close("u")
     for name in ("u", "never"):
         with pytest.raises(NotFound):

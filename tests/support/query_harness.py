@@ -55,6 +55,7 @@ class World:
         self.store, self.catalogue, self.replies = RecordingStore(), Aged(), MemoryReplies()
         self.embedder, self.metrics = HashEmbedder(), WorkerMetrics()
         self.packed = False
+        self.weights_id = ""
         self.collection = self.new("c")
         words = self.embedder.embed_texts(["a church", "a dog"])
         self.put("church.jpg", words[0], label="church")
@@ -92,7 +93,12 @@ class World:
             packed=self.packed,
         )
         parts = QueryParts(
-            self.embedder, self.store, self.catalogue, self.replies, metrics=self.metrics
+            self.embedder,
+            self.store,
+            self.catalogue,
+            self.replies,
+            metrics=self.metrics,
+            weights_id=self.weights_id,
         )
         answered = answer_batch(batch, parts)
         if not self.replies.pushed:

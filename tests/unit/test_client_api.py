@@ -12,10 +12,12 @@ import clipfleet
 from clipfleet import AsyncClient, Client, JobFailed, NotFound, ProblemError
 
 NAMES = {
+    "Alias",
     "AsyncClient",
     "Client",
     "Collection",
     "Error",
+    "Export",
     "Failure",
     "Failures",
     "Fleet",
@@ -24,9 +26,12 @@ NAMES = {
     "Job",
     "JobFailed",
     "Match",
+    "Mirror",
+    "Missing",
     "NotFound",
     "ProblemError",
     "Recall",
+    "RegisteredSource",
     "SearchResult",
     "Timing",
     "Unreachable",
@@ -37,27 +42,43 @@ NAMES = {
     "verify_webhook",
 }
 METHODS = {
+    "alias": "(name)",
+    "aliases": "()",
     "cancel": "(job)",
     "collection": "(name)",
     "collections": "()",
     "count": "(collection, *, filter, namespace)",
     "create_collection": "(name, *, metric, model, dim, fields)",
     "delete": "(collection, *, filter, namespace, all)",
+    "delete_alias": "(name)",
     "delete_collection": "(name)",
     "delete_job": "(job)",
     "delete_image": "(collection, id, *, namespace)",
+    "delete_source": "(collection, name)",
     "embed": "(texts, images, *, model)",
     "export_collection": "(collection, file, *, overwrite, progress)",
+    "export_images": "(collection, target, *, format, filter, namespace, query, top_k, shard_size, "
+    "originals, overwrite, restart, progress)",
     "failures": "(job, limit, offset)",
     "fleet": "()",
     "image": "(collection, id, *, namespace, include_values)",
     "import_collection": "(collection, file, *, progress)",
     "index": "(collection, source, *, namespace, label_from_folder, on_existing, exif, "
-    "webhook, webhook_secret, idempotency_key, wait, progress, create)",
+    "mirror, webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "iter_failures": "(job)",
     "iter_ids": "(collection, *, namespace)",
+    "iter_missing": "(job)",
     "job": "(job)",
     "jobs": "(limit, offset, *, collection, state)",
+    "missing": "(job, limit, cursor)",
+    "notify_source": "(collection, name, keys)",
+    "pause_source": "(collection, name)",
+    "register_source": "(collection, name, source, *, interval, paused, namespace, "
+    "label_from_folder, on_existing, exif, webhook, webhook_secret)",
+    "resume_source": "(collection, name)",
+    "run_source": "(collection, name, *, wait, progress)",
+    "source": "(collection, name)",
+    "sources": "(collection)",
     "ordered_ids": "(collection, *, order_by, descending, filter, namespace)",
     "recall": "(collection, *, k, sample, filter, namespace, seed)",
     "retry": "(job, *, wait, progress)",
@@ -67,6 +88,7 @@ METHODS = {
     "search_many": "(collection, queries)",
     "original": "(collection, id, *, namespace)",
     "preview": "(collection, id, *, namespace)",
+    "set_alias": "(name, collection)",
     "thumbnail": "(collection, id, *, namespace)",
     "update_images": "(collection, images, *, filter, all, label, metadata, namespace, dry_run, "
     "progress)",
@@ -122,7 +144,7 @@ def test_both_clients_take_and_give_the_same() -> None:
     assert plain.keys() == awaited.keys()
     for name, signature in plain.items():
         assert signature.parameters == awaited[name].parameters, name
-        if name not in ("iter_failures", "iter_ids"):
+        if name not in ("iter_failures", "iter_ids", "iter_missing"):
             assert signature.return_annotation == awaited[name].return_annotation, name
     plain_signature, awaited_signature = inspect.signature(Client), inspect.signature(AsyncClient)
     assert plain_signature.parameters == awaited_signature.parameters

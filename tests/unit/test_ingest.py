@@ -302,3 +302,16 @@ def test_a_model_of_another_dimension_ends_the_job_and_says_why(workplace: Workp
     job = workplace.run([workplace.photo("a.jpg")])
     assert job.state == "cancelled"
     assert "embeddings of the model" in job.error
+
+
+def test_other_weights_of_the_model_end_the_job_and_say_what_to_do(workplace: Workplace) -> None:
+    remembering = workplace.collection.model_copy(update={"weights_id": "aa"})
+    workplace.catalogue.remove(workplace.collection)
+    workplace.collection = workplace.catalogue.add(remembering)
+    workplace.weights_id = "bb"
+    job = workplace.run([workplace.photo("a.jpg")])
+    assert job.state == "cancelled"
+    assert "a folder of another name" in job.error
+    assert workplace.row("a.jpg") is None
+    workplace.weights_id = "aa"
+    assert counts(workplace.run([workplace.photo("a.jpg")], "again")) == ("succeeded", 1, 0, 0)

@@ -35,7 +35,7 @@ def test_every_route_has_its_limit() -> None:
         if not isinstance(route, AuthorizedRoute) or route.body == "json":
             continue
         path = route.path.removeprefix("/v1").removeprefix("/collections/{name}")
-        method = "".join(route.methods or ())
+        [method] = route.methods or {""}
         call = f"{method} {path}"
         rule = RULES[route.body]
         body, settings = rows_by_route[call]

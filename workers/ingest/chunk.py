@@ -15,13 +15,14 @@ from typing import TypeVar
 import numpy as np
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.collection import Collection
+from clipfleet.common.collection import Collection, weights_problem
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.identity import has_same_bytes, primary_key
 from clipfleet.common.imaging import exif
 from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.imaging.thumbnails import thumbnail_key, thumbnail_keys
 from clipfleet.common.ledger import (
+    GONE,
     Claim,
     Failure,
     FailureStage,
@@ -31,10 +32,10 @@ from clipfleet.common.ledger import (
     Outcome,
     any_remote,
 )
-from clipfleet.common.ledger.catalogue import HOLD_S, Catalogue
+from clipfleet.common.ledger.catalogue import HOLD_S, Catalogue, Deletion
 from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
-from clipfleet.common.store import CollectionGone, Record, Store, Vectors
+from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.background import Waits
 from clipfleet.workers.ingest.device import Device, PixelBuffer
@@ -82,6 +83,7 @@ class IngestParts:
         stopping: set when the worker is asked to stop.
         storage: opens the locations of images.
         fetches: reads remote images.
+        weights_id: which weights the model has; "": not known.
         device: gives chunks turns at the model, by API key and job.
         waits: called with whether the chunk does nothing but wait for servers of others.
     """
@@ -99,12 +101,13 @@ class IngestParts:
     storage: Storage
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     fetches: FetchPool = field(default_factory=FetchPool)
+    weights_id: str = ""
     device: Device = field(default_factory=Device)
     waits: Waits = lambda _: None
 
 
 class WrongModel(Exception):
-    """The embeddings of the collection and of this worker have different lengths."""
+    """The embeddings of the collection are not those of this worker's model."""
 
 
 class Chunk:
@@ -140,7 +143,7 @@ class Chunk:
 
         Raises:
             CollectionGone: the collection was deleted.
-            WrongModel: the embeddings of the collection have another length.
+            WrongModel: the collection was made with another model of the same name.
             Interrupted: the claim is lost, or a service is unavailable and the worker stops.
             BrokenDevice: the device is broken.
         """
@@ -148,6 +151,7 @@ class Chunk:
         items = self._distinct(self._claim.items)
         keys = list(items)
         known = self._retry_store_call(lambda: self._parts.store.fingerprints(collection, keys))
+        self._remove_gone(collection, items, known)
         records: list[Record] = []
         self._terms = Terms(self._job, collection, known, self._retry_until_deadline)
         self._rest = dict(items)
@@ -159,6 +163,35 @@ class Chunk:
                 records = []
         self._write(collection, records)
         return self._worked
+
+    def _remove_gone(
+        self, collection: Collection, items: dict[str, Item], known: Mapping[str, Fingerprint]
+    ) -> None:
+        """Delete the images that are gone from their source. They count as skipped.
+
+        A row with the same id from elsewhere stays: own vectors, and images with another URI.
+        """
+        gone = {pk: items.pop(pk) for pk, item in list(items.items()) if item.read == GONE}
+        stored = [pk for pk in gone if pk in known and known[pk].job_id]
+        if stored:
+            self._retry_while_unavailable(self._lease.confirm)
+            rows = self._retry_store_call(lambda: self._parts.store.fetch(collection, stored))
+            keys = [pk for pk, row in rows.items() if row.uri == gone[pk].uri]
+            self._delete_recorded(collection, keys)
+        self._skipped += len(gone)
+
+    def _delete_recorded(self, collection: Collection, keys: Sequence[str]) -> None:
+        """Delete images as the gateway does, so that no other worker stores them again."""
+        if not keys:
+            return
+        catalogue, namespace = self._parts.catalogue, self._job.new.namespace
+        for pk in keys:
+            deletion = Deletion(namespace=namespace, pk=pk)
+            self._retry_while_unavailable(partial(catalogue.record_deletion, collection, deletion))
+        small = thumbnail_keys(collection, keys)
+        self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
+        self._write_rows(collection, keys, partial(self._delete, collection))
+        self._retry_while_unavailable(lambda: catalogue.record_write(collection))
 
     def _write(self, collection: Collection, records: list[Record]) -> None:
         """Store the records, mark the chunk, and hand back the images that are not under way."""
@@ -366,6 +399,8 @@ class Chunk:
                 f"the collection's embeddings have {collection.dim} numbers, but embeddings of the "
                 f"model {new.model!r} now have {self._parts.embedder.dim}"
             )
+        if problem := weights_problem(collection, self._parts.weights_id):
+            raise WrongModel(problem)
         return collection
 
     def _distinct(self, items: Sequence[Item]) -> dict[str, Item]:
