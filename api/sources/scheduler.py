@@ -244,7 +244,7 @@ class Scheduler:
                 new = self._for_keys(new, record)
             room = JobRoom(self._gateway.settings.limits.active_jobs, record.key)
             self._ledger.create(new, room=room)
-        except (Blocked, TooManyJobs) as error:
+        except (Blocked, TooManyJobs, Conflict) as error:
             reason = error.error if isinstance(error, Blocked) else error
             undone = _blocked(record.model_copy(update={"current": None}), reason, now)
             self._save(record, undone, now, "restore")
@@ -351,7 +351,7 @@ def _blocked(record: RegisteredSource, error: ClipfleetError, now: float) -> Reg
     """The record of a source that cannot run, and is tried again in a while."""
     if record.problem != error.detail:
         log.warning("source %s cannot run: %s", record.name, error.detail)
-    pause_s = NO_ROOM_S if isinstance(error, TooManyJobs) else BLOCKED_S
+    pause_s = NO_ROOM_S if isinstance(error, TooManyJobs | Conflict) else BLOCKED_S
     return record.model_copy(update={"problem": error.detail, "retry_at": now + pause_s})
 
 
