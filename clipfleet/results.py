@@ -6,6 +6,8 @@ from clipfleet.common.http.collections import AliasOut as Alias
 from clipfleet.common.http.collections import RecallOut as Recall
 from clipfleet.common.http.collections import UpdateOut as Updated
 from clipfleet.common.http.fleet import FleetOut as Fleet
+from clipfleet.common.http.mirror import MirrorOut as Mirror
+from clipfleet.common.http.mirror import MissingPage as Missing
 from clipfleet.common.http.registered import EventsOut as EventsAnswer
 from clipfleet.common.http.registered import RunOut as SourceRun
 from clipfleet.common.http.registered import SourceOut as RegisteredSource
@@ -28,6 +30,8 @@ __all__ = [
     "Image",
     "Job",
     "Match",
+    "Mirror",
+    "Missing",
     "Recall",
     "RegisteredSource",
     "SearchResult",

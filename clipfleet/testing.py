@@ -60,6 +60,7 @@ from clipfleet.workers.ingest.prepare import Kit
 from clipfleet.workers.planner.housekeeper import Housekeeper
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.planner import run as run_planner
+from clipfleet.workers.planner.tracking import TrackingParts
 from clipfleet.workers.planner.webhooks import WebhookSender
 from clipfleet.workers.query.batch import QueryParts, answer_batch
 from clipfleet.workers.query.exact import Bounds
@@ -231,8 +232,10 @@ class MemoryService:
 
     def _start_planner(self, stack: ExitStack) -> None:
         parts, settings = self.parts, self.settings
+        storage = self._make_storage(stack)
+        tracking = TrackingParts(parts.ledger, parts.store, parts.catalogue, parts.blobs)
         planner = Planner(
-            NAME, parts.ledger, parts.fleet, parts.publisher, settings, self._make_storage(stack)
+            NAME, parts.ledger, parts.fleet, parts.publisher, settings, storage, tracking=tracking
         )
         keeper = Housekeeper(
             NAME, parts.ledger, parts.unfinished, parts.blobs, settings.retention_days

@@ -12,6 +12,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict
 from clipfleet.common.imaging.thumbnails import thumbnails_of
 from clipfleet.common.ledger.catalogue import Catalogue
+from clipfleet.common.snapshots import snapshots_of
 from clipfleet.common.store import CollectionGone, Store
 from clipfleet.common.versions import OtherVersion, warn_once
 
@@ -26,7 +27,7 @@ class Reconciler:
     Args:
         catalogue: the collections by name.
         store: the collections with their embeddings.
-        blobs: the thumbnails.
+        blobs: the thumbnails, and the snapshots of sources.
     """
 
     def __init__(self, catalogue: Catalogue, store: Store, blobs: Blobs) -> None:
@@ -52,6 +53,7 @@ class Reconciler:
         """
         self._store.drop(collection)
         self._blobs.delete_below(thumbnails_of(collection))
+        self._blobs.delete_below(snapshots_of(collection.generation))
         self._catalogue.record_dropped(collection)
 
     def _remove_names_without_collection(self) -> None:

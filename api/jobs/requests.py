@@ -51,6 +51,7 @@ def describe_job(
         grant,
         exif=body.exif,
         webhook=webhook_of(body.webhook, gateway.settings),
+        mirror=body.mirror,
     )
 
 

@@ -18,6 +18,7 @@ from clipfleet.api.http.problems import CONFLICT, RESPONSES
 from clipfleet.api.jobs.requests import describe_job
 from clipfleet.api.jobs.service import new_job_id, start
 from clipfleet.common.errors import Conflict, InvalidRequest, NotFound
+from clipfleet.common.http.mirror import MissingPage
 from clipfleet.common.http.schemas import FailureList, FailureOut, JobIn, JobList, JobOut, JobState
 from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.identity import printable
@@ -25,6 +26,7 @@ from clipfleet.common.ledger import Failure, Job
 from clipfleet.common.ledger.catalogue import require
 from clipfleet.common.ledger.shown import job_out
 from clipfleet.common.ledger.uploads import has_uploads, uploads_of
+from clipfleet.common.snapshots import Missing, mirror_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
 
@@ -61,6 +63,9 @@ async def start_job(
 
     With `webhook`, the service sends a signed POST request when the job has ended, as
     docs/webhooks.md describes.
+
+    With `mirror`, images that this source had before and has no more are deleted or reported, as
+    docs/sources.md describes. The response is 409 while another mirror of the same source runs.
     """
     new = describe_job(body, collection, grant, gateway)
     return await start(new, idempotency_key, gateway, response)
@@ -117,6 +122,10 @@ async def delete_job(job_id: JobId, gateway: GatewayDep) -> None:
         await gateway.call(
             gateway.blobs.delete_below, uploads_of(job_id), timeout_s=DELETE_TIMEOUT_S
         )
+    if job.new.mirror:
+        await gateway.call(
+            gateway.blobs.delete_below, mirror_of(job_id), timeout_s=DELETE_TIMEOUT_S
+        )
     with suppress(NotFound):  # another request has deleted it meanwhile
         await gateway.call(gateway.ledger.remove, job_id, timeout_s=DELETE_TIMEOUT_S)
 
@@ -131,6 +140,35 @@ async def get_failures(
     failures = await gateway.failures(job_id, limit, offset)
     shown = [_failure_out(failure, job) for failure in failures]
     return FailureList(failures=shown, total=job.failed)
+
+
+@router.get("/jobs/{job_id}/missing", summary="List images that are gone from a job's source")
+@needs("read")
+async def get_missing(
+    job_id: JobId,
+    gateway: GatewayDep,
+    cursor: Annotated[
+        str,
+        Query(
+            pattern="^([0-9]{1,15})?$",
+            description="The value of `next` of the previous page; empty for the first page.",
+        ),
+    ] = "",
+    limit: PageSize = 1_000,
+) -> MissingPage:
+    """Return the ids of indexed images that are gone from the source of a mirror, page by page.
+
+    After a mirror that deletes, these are the images that were deleted. The list is empty until
+    all images of the source have been compared, and for a job without `mirror`.
+    """
+    job = await gateway.call(gateway.ledger.job, job_id)
+    total, offset = (job.mirror.gone if job.mirror else 0), int(cursor or 0)
+    if offset >= total:
+        return MissingPage(ids=[], total=total, next=None)
+    missing = Missing(gateway.blobs, job_id)
+    ids = await gateway.call(missing.ids, offset, min(limit, total - offset))
+    end = offset + len(ids)
+    return MissingPage(ids=ids, total=total, next=str(end) if ids and end < total else None)
 
 
 @router.post("/jobs/{job_id}/cancel", summary="Cancel a job")
@@ -177,7 +215,15 @@ async def retry_job(
     if folder := _folder_of(old.source):
         source["folder"] = folder
     both = old.grant.and_only(grant or SourceGrant()) if old.grant else grant
-    changes = {"id": new_job_id(), "source": source, "retry_of": old.id, "grant": both}
+    changes = {
+        "id": new_job_id(),
+        "source": source,
+        "retry_of": old.id,
+        "grant": both,
+        "v": 1,
+        "mirror": None,
+        "incremental": True,
+    }
     return await start(old.model_copy(update=changes), idempotency_key, gateway, response)
 
 

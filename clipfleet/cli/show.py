@@ -267,6 +267,7 @@ def job(job: JobOut) -> None:
         ("started", moment(job.started_at or job.created_at)),
         ("took", f"{took:.1f} s" if took else ""),
         ("rate", f"{job.rate:.1f} images/s" if job.rate else ""),
+        ("mirror", mirror(job)),
         ("replaced", _replaced(job) if job.replaced else ""),
         ("left out", left_out(job)),
         ("note", "; ".join(f"{text} ({count})" for text, count in job.remarks.items())),
@@ -288,6 +289,21 @@ def _replaced(job: JobOut) -> str:
 def moment(unix_s: float) -> str:
     """A time of this machine's time zone, to the second."""
     return f"{datetime.fromtimestamp(unix_s).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def mirror(job: JobOut) -> str:
+    """What a mirror did, or would do: "3 images gone from the source, 3 deleted"; "" for none."""
+    result = job.mirror
+    if result is None or result.gone is None:
+        return ""
+    gone = f"{result.gone} {'image' if result.gone == 1 else 'images'} gone from the source"
+    if result.dry_run:
+        parts = [f"dry run: {result.new} new, {result.changed} perhaps changed, {gone}"]
+    else:
+        parts = [f"{job.skipped} unchanged, {gone}, {result.deleted} deleted"]
+    if result.kept_because and result.kept_because != job.error:
+        parts.append(result.kept_because)
+    return "; ".join(parts)
 
 
 def left_out(job: JobOut) -> str:

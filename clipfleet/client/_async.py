@@ -14,7 +14,7 @@ from clipfleet.client import _requests
 from clipfleet.client._config import OUTAGE_S, PAGE, http_client, require_wait, service_url
 from clipfleet.client._requests import AnyFilter, ApiRequest, OnExisting
 from clipfleet.client._retries import Outcome, poll_intervals_s, retry_delay_s
-from clipfleet.client.arguments import seconds, whole
+from clipfleet.client.arguments import seconds, text, whole
 from clipfleet.client.export_file import ExportFile, is_complete, new_file
 from clipfleet.client.exports.originals import Originals
 from clipfleet.client.exports.plan import ExportPlan, Format, new_plan
@@ -41,6 +41,7 @@ from clipfleet.results import (
     Fleet,
     Image,
     Job,
+    Missing,
     Recall,
     RegisteredSource,
     SearchResult,
@@ -263,6 +264,7 @@ class AsyncClient:
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        mirror: bool | Mapping[str, Any] = False,
         webhook: str | None = None,
         webhook_secret: str | None = None,
         idempotency_key: str | None = None,
@@ -284,6 +286,9 @@ class AsyncClient:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            mirror: delete images that this source had before and has no more, and do not read
+                files that have not changed. True, or options such as {"missing": "report",
+                "max_delete": 0.2, "dry_run": True} (docs/sources.md).
             webhook: address to which the service sends the end of the job (docs/webhooks.md).
             webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
@@ -299,7 +304,8 @@ class AsyncClient:
             InvalidRequest: the source is not valid, or `progress` is given without `wait`.
             NotFound: there is no such collection, and `create` is False.
             ProblemError: the service may not read the source (403), `idempotency_key` was used
-                for another job (409), or too many jobs are queued or running (503).
+                for another job or another mirror of the source runs (409), or too many jobs are
+                queued or running (503).
             JobFailed: with `wait`, the job failed as a whole.
 
         Example:
@@ -307,8 +313,9 @@ class AsyncClient:
         """
         require_wait(wait, progress)
         request = _requests.index(
-            collection, source, namespace, label_from_folder, on_existing, idempotency_key, exif
-        )
+            collection, source, namespace, label_from_folder, on_existing, idempotency_key, exif,
+            mirror,
+        )  # fmt: skip
         request = _requests.with_webhook(request, webhook, webhook_secret)
         return await self._start(request, collection, wait, progress, create)
 
@@ -688,6 +695,51 @@ class AsyncClient:
                 yield failure
             if len(page) < PAGE:
                 return
+
+    async def missing(self, job: Job | str, limit: int = 1_000, cursor: str = "") -> Missing:
+        """List images that are gone from the source of a mirror.
+
+        Args:
+            job: the job, or its id.
+            limit: ids to return, 1 to 1,000.
+            cursor: `next` of the page before; "": the first page.
+
+        Returns:
+            A page of ids, `next`, and `total`, the number of all such images.
+
+        Raises:
+            NotFound: there is no such job.
+            InvalidRequest: `limit` or `cursor` is not valid.
+
+        Example:
+            total = (await client.missing(job, limit=1)).total
+        """
+        return await self._request(_requests.missing(job, limit, cursor))
+
+    async def iter_missing(self, job: Job | str) -> AsyncIterator[str]:
+        """Iterate over the ids of all images that are gone from the source of a mirror.
+
+        Sends one request for every 1,000 ids, when the iteration reaches them.
+
+        Args:
+            job: the job, or its id.
+
+        Yields:
+            Ids of images.
+
+        Raises:
+            NotFound: there is no such job.
+
+        Example:
+            async for image_id in client.iter_missing(job):
+                print(image_id)
+        """
+        cursor: str | None = ""
+        while cursor is not None:
+            page = await self.missing(job, PAGE, cursor)
+            for image_id in page.ids:
+                yield image_id
+            cursor = page.next
 
     # Registered sources
 
@@ -1578,7 +1630,7 @@ class AsyncClient:
         Example:
             await client.import_collection("photos-2", "photos.parquet")
         """
-        path = Path(file).expanduser()
+        path = Path(text("file", file)).expanduser()
         export = ShardsExport(path) if path.is_dir() else ExportFile(path)
         description = export.description
         name = collection or description.name

@@ -70,6 +70,7 @@ from clipfleet.results import (
     Failures,
     Image,
     Job,
+    Missing,
     RegisteredSource,
     SearchResult,
     Timing,
@@ -207,6 +208,7 @@ def alias(name: str) -> ApiRequest[Alias]:
     return ApiRequest("GET", _path("aliases", name), _read(Alias))
 
 
+@checking()
 def set_alias(name: str, collection: str) -> ApiRequest[Alias]:
     body = AliasIn(collection=collection).model_dump()
     return ApiRequest("PUT", _path("aliases", name), _read(Alias), json=body)
@@ -292,13 +294,18 @@ def index(
     on_existing: OnExisting,
     idempotency_key: str | None,
     exif: bool,
+    mirror: bool | Mapping[str, Any],
 ) -> ApiRequest[Job]:
     checked = _checked_source(source, label_from_folder)
-    options = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    options: dict[str, Any] = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    if mirror is not False:
+        options["mirror"] = {} if mirror is True else arguments.as_json("mirror", mirror)
     body = JobIn.model_validate({"source": checked, **_plain_options(options)})
     where = _path("collections", collection, "jobs")
-    # `with_webhook` adds the webhook; 0.1 does not know `exif`
-    json = body.model_dump(exclude={"webhook"} if exif else {"webhook", "exif"})
+    json = body.model_dump(exclude={"webhook"})  # `with_webhook` adds it
+    for name in ("exif", "mirror"):  # earlier releases do not know them
+        if not json[name]:
+            del json[name]
     return ApiRequest("POST", where, _read(Job), json=json, headers=_key(idempotency_key))
 
 
@@ -431,6 +438,14 @@ def _page(limit: int, offset: int) -> dict[str, int]:
 def failures(job: Job | str, limit: int, offset: int) -> ApiRequest[Failures]:
     page = _page(limit, offset)
     return ApiRequest("GET", _path("jobs", job_id(job), "failures"), _read(Failures), params=page)
+
+
+def missing(job: Job | str, limit: int, cursor: str) -> ApiRequest[Missing]:
+    params = {
+        "limit": arguments.whole("limit", limit),
+        "cursor": arguments.text("cursor", cursor, empty=True),
+    }
+    return ApiRequest("GET", _path("jobs", job_id(job), "missing"), _read(Missing), params=params)
 
 
 def upsert(

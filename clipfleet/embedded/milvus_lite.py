@@ -40,6 +40,7 @@ from milvus_lite.storage.wal import WAL
 
 from clipfleet.common.process.interpreter import prepare_interpreter
 from clipfleet.embedded.bulk_writes import make_bulk_writes_cheap
+from clipfleet.embedded.cheap_reads import make_reads_cheap
 from clipfleet.embedded.cheap_rows import make_rows_cheap
 from clipfleet.embedded.cheap_searches import make_searches_cheap
 
@@ -163,6 +164,7 @@ if __name__ == "__main__":
     make_bulk_writes_cheap()
     make_searches_cheap()
     make_rows_cheap()
+    make_reads_cheap()
     make_durable()
     make_requests_take_turns()
     guard(Log(Path(sys.argv[sys.argv.index("--data-dir") + 1])))

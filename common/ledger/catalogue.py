@@ -28,12 +28,14 @@ HOLD_S = 30.0  # longer than the store may take for one read and one write
 
 
 class Deletion(BaseModel):
-    """A request to delete one image, or the images of a namespace that pass a filter.
+    """A request to delete one image, some images, or those of a namespace that pass a filter.
 
     Attributes:
-        namespace: the namespace of the images.
+        namespace: the namespace of the images; "" with `pks`, so that an older release, which
+            does not know them, does not take the deletion for one of a whole namespace.
         pk: the primary key of the image; "" for all images that pass the filter.
         filter: the filter of the request; {} for all images.
+        pks: primary keys; empty: those of `pk` or `filter`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,10 +43,19 @@ class Deletion(BaseModel):
     namespace: str
     pk: str = ""
     filter: dict[str, Any] = {}
+    pks: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, pks: Sequence[str]) -> "Deletion":
+        """The deletion of some images by their primary keys."""
+        return cls(namespace="", pks=tuple(pks))
 
     def covering(self, collection: Collection) -> Callable[[Record], bool]:
         """A function that says whether this deletes a record of the collection."""
         where = parse_filter(self.filter, collection.fields, for_store=False)
+        if self.pks:
+            keys = frozenset(self.pks)
+            return lambda record: record.pk in keys
 
         def covers(record: Record) -> bool:
             if record.namespace != self.namespace:

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from clipfleet.common.http.mirror import MirrorOut
 from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.ledger import FINAL, Job
-from clipfleet.common.ledger.notes import left_out, remarks
+from clipfleet.common.ledger.notes import CHANGED, NEW, left_out, remarks
 
 SHOWN_CHARS = 1_000  # of a source
 
@@ -33,6 +34,7 @@ def job_out(job: Job) -> JobOut:
         replaced=job.replaced,
         updated=job.updated,
         left_out=left_out(job.notes),
+        mirror=_mirror_out(job),
         remarks=remarks(job.notes),
         rate=rate,
         eta_s=eta_s,
@@ -44,6 +46,23 @@ def job_out(job: Job) -> JobOut:
         retry_of=job.new.retry_of or None,
         retried_by=job.retried_by or None,
         webhook=_shown_webhook(job),
+    )
+
+
+def _mirror_out(job: Job) -> MirrorOut | None:
+    """How far a mirror is; None for other jobs."""
+    mirror, result = job.new.mirror, job.mirror
+    if mirror is None:
+        return None
+    return MirrorOut(
+        missing=mirror.missing,
+        max_delete=mirror.max_delete,
+        dry_run=mirror.dry_run,
+        gone=result.gone if result else None,
+        deleted=result.deleted if result else 0,
+        new=job.notes.get(NEW, 0) if mirror.dry_run else None,
+        changed=job.notes.get(CHANGED, 0) if mirror.dry_run else None,
+        kept_because=(result.kept if result else "") or None,
     )
 
 

@@ -44,6 +44,12 @@ class MemoryStore:
         records = self.fetch(collection, keys)
         return {pk: Fingerprint(row.content_hash, row.job_id) for pk, row in records.items()}
 
+    def ids(self, collection: Collection, keys: Sequence[str]) -> dict[str, str]:
+        return {pk: row.id for pk, row in self.fetch(collection, keys).items()}
+
+    def present(self, collection: Collection, keys: Sequence[str]) -> set[str]:
+        return set(self.fetch(collection, keys))
+
     def fetch(
         self, collection: Collection, keys: Sequence[str], *, include_values: bool = True
     ) -> dict[str, Record]:

@@ -164,6 +164,18 @@ class MilvusStore:
         rows = self._query(collection, keys_expression(keys), ["pk", "content_hash", "job_id"])
         return {row["pk"]: Fingerprint(row["content_hash"], row["job_id"]) for row in rows}
 
+    def ids(self, collection: Collection, keys: Sequence[str]) -> dict[str, str]:
+        if not keys:
+            return {}
+        rows = self._query(collection, keys_expression(keys), list(IDS))
+        return {row["pk"]: row["id"] for row in rows}
+
+    def present(self, collection: Collection, keys: Sequence[str]) -> set[str]:
+        if not keys:
+            return set()
+        rows = self._query(collection, keys_expression(keys), ["pk"])
+        return {row["pk"] for row in rows}
+
     def fetch(
         self, collection: Collection, keys: Sequence[str], *, include_values: bool = True
     ) -> dict[str, Record]:

@@ -26,6 +26,8 @@ NAMES = {
     "Job",
     "JobFailed",
     "Match",
+    "Mirror",
+    "Missing",
     "NotFound",
     "ProblemError",
     "Recall",
@@ -62,11 +64,13 @@ METHODS = {
     "image": "(collection, id, *, namespace, include_values)",
     "import_collection": "(collection, file, *, progress)",
     "index": "(collection, source, *, namespace, label_from_folder, on_existing, exif, "
-    "webhook, webhook_secret, idempotency_key, wait, progress, create)",
+    "mirror, webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "iter_failures": "(job)",
     "iter_ids": "(collection, *, namespace)",
+    "iter_missing": "(job)",
     "job": "(job)",
     "jobs": "(limit, offset, *, collection, state)",
+    "missing": "(job, limit, cursor)",
     "notify_source": "(collection, name, keys)",
     "pause_source": "(collection, name)",
     "register_source": "(collection, name, source, *, interval, paused, namespace, "
@@ -140,7 +144,7 @@ def test_both_clients_take_and_give_the_same() -> None:
     assert plain.keys() == awaited.keys()
     for name, signature in plain.items():
         assert signature.parameters == awaited[name].parameters, name
-        if name not in ("iter_failures", "iter_ids"):
+        if name not in ("iter_failures", "iter_ids", "iter_missing"):
             assert signature.return_annotation == awaited[name].return_annotation, name
     plain_signature, awaited_signature = inspect.signature(Client), inspect.signature(AsyncClient)
     assert plain_signature.parameters == awaited_signature.parameters

@@ -53,6 +53,13 @@ NAMES = {  # by the file that needs them: module and name
         "milvus_lite.storage.memtable:MemTable._row_to_dict",
         "milvus_lite.storage.segment:Segment.row_to_dict",
     ),
+    "clipfleet/embedded/cheap_reads.py": (
+        "milvus_lite.engine.collection:Collection._read_snapshot",
+        "milvus_lite.engine.collection:Collection._require_loaded",
+        "milvus_lite.engine.collection:Collection.get",
+        "milvus_lite.engine.projection:build_projection_plan",
+        "milvus_lite.engine.projection:project_record",
+    ),
     "clipfleet/embedded/cheap_searches.py": (
         "milvus_lite.engine.collection:Collection._read_snapshot",
         "milvus_lite.engine.collection:Collection._refresh_segment_cache",
@@ -144,6 +151,15 @@ ATTRIBUTES = {  # by the file that relies on them: a function, and what its sour
         ("milvus_lite.engine.collection:Collection._get_raw", "best_segment.row_to_dict("),
         ("milvus_lite.storage.memtable:MemTable.get", "self._row_to_dict("),
         ("milvus_lite.adapter.grpc.servicer:MilvusServicer.Query", "count = len(rows)"),
+    ),
+    "clipfleet/embedded/cheap_reads.py": (
+        ("milvus_lite.adapter.grpc.servicer:MilvusServicer.Query", "col.get(pks"),
+        ("milvus_lite.engine.collection:Collection.__init__", "self._pk_name"),
+        ("milvus_lite.engine.collection:Collection.__init__", "self._schema"),
+        ("milvus_lite.storage.memtable:MemTable.__init__", "self._insert_batches"),
+        ("milvus_lite.storage.memtable:MemTable.__init__", "self._delete_index"),
+        ("milvus_lite.storage.memtable:MemTable.__init__", "self._pk_index"),
+        ("milvus_lite.storage.segment:Segment.__init__", "self.pk_to_row"),
     ),
     "clipfleet/embedded/cheap_searches.py": (
         ("milvus_lite.engine.collection:Collection.search", "execute_search_with_index("),

@@ -33,11 +33,9 @@ def require_model(name: str) -> None:
     """
     if name.startswith(HASH_MODEL):
         return
+    require_library(name)
     source = Path(layout.source_of(name))
-    if layout.is_open_clip(name):
-        if importlib.util.find_spec("open_clip") is None:
-            raise StartupError(f"model {name!r} is one of open_clip, which needs: {EXTRA}")
-    elif source.is_dir() and not (source / layout.CONFIG).is_file():
+    if source.is_dir() and not (layout.is_open_clip(name) or (source / layout.CONFIG).is_file()):
         raise unusable(
             name,
             f"it has neither {layout.CONFIG}, as models of transformers have, nor "
@@ -45,6 +43,12 @@ def require_model(name: str) -> None:
         )
     if is_remote(name):
         _ask_hub(name)
+
+
+def require_library(name: str) -> None:
+    """Raise StartupError when a model is one of open_clip and the extra is not installed."""
+    if layout.is_open_clip(name) and importlib.util.find_spec("open_clip") is None:
+        raise StartupError(f"model {name!r} is one of open_clip, which needs: {EXTRA}")
 
 
 def is_remote(name: str) -> bool:
