@@ -327,12 +327,18 @@ class Scheduler:
         return describe_job(body, collection, self._access.grant(owner), self._gateway)
 
     def _for_keys(self, new: NewJob, record: RegisteredSource) -> NewJob:
-        """The job of a run for events: it reads the keys of a source that can be read in part."""
+        """The job of a run for events: it reads the keys of a source that can be read in part.
+
+        Such a job is no mirror: it does not know what else is gone. The images whose keys are gone
+        stay when a mirror would keep them.
+        """
         if not reads_keys(new.source):
             return new
         keys = self._registry.taken(record.collection, record.name)
-        source = {"type": "keys", "of": new.source, "count": len(keys), "keys": keys}
-        return new.model_copy(update={"source": source})
+        removes = new.mirror is None or new.mirror.missing == "delete"
+        source = {"type": "keys", "of": new.source, "count": len(keys), "removes": removes}
+        changes = {"source": {**source, "keys": keys}, "v": 1, "mirror": None, "incremental": True}
+        return new.model_copy(update=changes)
 
     def _save(
         self,
