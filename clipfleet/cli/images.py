@@ -170,7 +170,7 @@ def naming_webhook_options() -> Iterator[None]:
         raise
 
 
-def _mirror_options(
+def mirror_options(
     mirror: bool, missing: OnMissing | None, max_delete: str | None, dry_run: bool
 ) -> bool | dict[str, Any]:
     """The value of `mirror` for the client; BadParameter for options that are not valid."""
@@ -220,7 +220,7 @@ def index(
     Ctrl-C does not stop the job. `clipfleet jobs show ID --follow` shows its progress again.
     """
     secret = checked_webhook_secret(webhook_secret) if webhook else None
-    mirrored = _mirror_options(mirror, missing, max_delete, dry_run)
+    mirrored = mirror_options(mirror, missing, max_delete, dry_run)
     if mirrored and (upload or (not kind and _files(sources))):
         raise typer.BadParameter(
             "--mirror is for sources that the service reads, not for files that are sent"

@@ -756,6 +756,7 @@ class AsyncClient:
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        mirror: bool | Mapping[str, Any] = False,
         webhook: str | None = None,
         webhook_secret: str | None = None,
     ) -> RegisteredSource:
@@ -773,6 +774,7 @@ class AsyncClient:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            mirror: as for `index`: True has each run delete images that are gone from the source.
             webhook: address to which the service sends the end of each job (docs/webhooks.md).
             webhook_secret: signs it. Default: the secret of the service.
 
@@ -799,6 +801,7 @@ class AsyncClient:
                 label_from_folder,
                 on_existing,
                 exif,
+                mirror,
                 hook,
             )
         )

@@ -751,6 +751,7 @@ class Client:
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        mirror: bool | Mapping[str, Any] = False,
         webhook: str | None = None,
         webhook_secret: str | None = None,
     ) -> RegisteredSource:
@@ -768,6 +769,7 @@ class Client:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            mirror: as for `index`: True has each run delete images that are gone from the source.
             webhook: address to which the service sends the end of each job (docs/webhooks.md).
             webhook_secret: signs it. Default: the secret of the service.
 
@@ -794,6 +796,7 @@ class Client:
                 label_from_folder,
                 on_existing,
                 exif,
+                mirror,
                 hook,
             )
         )

@@ -184,10 +184,8 @@ class Chunk:
         """Delete images as the gateway does, so that no other worker stores them again."""
         if not keys:
             return
-        catalogue, namespace = self._parts.catalogue, self._job.new.namespace
-        for pk in keys:
-            deletion = Deletion(namespace=namespace, pk=pk)
-            self._retry_while_unavailable(partial(catalogue.record_deletion, collection, deletion))
+        catalogue, deletion = self._parts.catalogue, Deletion.of(keys)
+        self._retry_while_unavailable(lambda: catalogue.record_deletion(collection, deletion))
         small = thumbnail_keys(collection, keys)
         self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
         self._write_rows(collection, keys, partial(self._delete, collection))
