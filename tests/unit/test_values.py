@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.common.ledger import Item
+from clipfleet.common.ledger.notes import GAPS
 from clipfleet.workers.sources import Source
 from clipfleet.workers.sources.parquet import COLUMNS_OF_BYTES
 from clipfleet.workers.sources.values import BIG_NUMBERS, BYTES
@@ -167,7 +168,7 @@ def test_text_as_plain_bytes_is_read_and_pictures_are_not(tmp_path: Path) -> Non
     first, second = items(image_source)
     assert (first.id, first.label, first.metadata) == ("a", "cat", {"caption": "ein Hündchen"})
     assert second.problem == "id is not valid UTF-8"
-    assert image_source.notes.take() == {COLUMNS_OF_BYTES: 2, BYTES: 2}
+    assert image_source.notes.take() == {COLUMNS_OF_BYTES: 2, BYTES: 2, GAPS: 1}
 
 
 @pytest.mark.parametrize("kind", [pa.date32(), pa.date64(), pa.timestamp("s"), pa.timestamp("us")])
