@@ -15,7 +15,17 @@ from clipfleet._version import __version__
 from clipfleet.api import assets
 from clipfleet.api.auth.access import Access, AuthorizedRoute
 from clipfleet.api.auth.origin import RequestGuard
-from clipfleet.api.collections import bulk, export, images, order, originals, recall
+from clipfleet.api.collections import (
+    aliases,
+    bulk,
+    export,
+    images,
+    order,
+    originals,
+    recall,
+    rows,
+    update,
+)
 from clipfleet.api.collections import routes as collections
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.dispatch.parts import GatewayParts, connect
@@ -29,6 +39,8 @@ from clipfleet.api.ops.access_log import AccessLogMiddleware
 from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.api.search import embed, openai
 from clipfleet.api.search import routes as search
+from clipfleet.api.sources import routes as sources
+from clipfleet.api.sources.scheduler import Scheduler
 from clipfleet.common.process.checks import blob_checks, service_checks
 from clipfleet.common.process.interpreter import prepare_interpreter
 from clipfleet.common.process.logs import configure_logs
@@ -49,17 +61,16 @@ HEAD is answered wherever GET is.
 TAGS = [
     {"name": "collections", "description": "Create, list, export and delete collections."},
     {"name": "jobs", "description": "Index images, and follow, cancel or retry the indexing."},
+    {"name": "sources", "description": "Register sources that are indexed again and again."},
     {"name": "search", "description": "Search a collection by text, image, id or vector."},
     {"name": "embed", "description": "Compute embeddings without a collection."},
     {"name": "images", "description": "Get or delete single images; write own vectors."},
     {"name": "health", "description": "State of the gateway, the service and the fleet."},
 ]
 
-# What pages of CLIPFLEET_CORS_ORIGINS may send and read, beside what every page may.
+# What pages of CLIPFLEET_CORS_ORIGINS may do, and read beside what every page may. They may send
+# all headers: clients such as openai's add some of their own.
 CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-CORS_REQUEST_HEADERS = (
-    "Authorization", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "X-Request-Id",
-)  # fmt: skip
 CORS_ANSWER_HEADERS = (
     "ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing",
     "X-Request-Id",
@@ -94,7 +105,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
         gateway_metrics.watch(
             gateway.overviews, [gateway.queries, gateway.exact, gateway.large], settings.model
         )
-        gateway.start()
+        gateway.start(Scheduler(gateway, access).run())
         if parts is None:
             prepare_interpreter()
         access.log_mode()
@@ -114,8 +125,9 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     app.state.access, app.state.metrics = access, gateway_metrics
     problems.register_handlers(app)
     features = (  # the first ones are found first
-        search, embed, openai, collections, bulk, order, recall, export, jobs, events, uploads,
-        open_uploads, images, originals, health, key, fleet, metrics, assets,
+        search, embed, openai, collections, aliases, bulk, order, recall, export, rows, jobs,
+        events, uploads, open_uploads, sources, images, update, originals, health, key, fleet,
+        metrics, assets,
     )  # fmt: skip
     for feature in features:
         app.include_router(_require_authorized(feature.router))
@@ -129,7 +141,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=CORS_METHODS,
-            allow_headers=CORS_REQUEST_HEADERS,
+            allow_headers=("*",),
             expose_headers=CORS_ANSWER_HEADERS,
         )
     app.add_middleware(

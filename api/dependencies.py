@@ -11,6 +11,7 @@ from clipfleet.api.auth.access import Access, Caller
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
 from clipfleet.common.http.source_grants import SourceGrant
+from clipfleet.common.ledger.catalogue import unknown_collection
 
 
 async def get_gateway(request: Request) -> Gateway:
@@ -58,9 +59,50 @@ IdempotencyKey = Annotated[
 ]
 
 
-async def get_collection(name: CollectionName, gateway: GatewayDep) -> Collection:
-    """Return the collection that the path names; NotFound when it does not exist."""
-    return await gateway.collection(name)
+async def get_collection(name: CollectionName, gateway: GatewayDep, request: Request) -> Collection:
+    """Return the collection that the path names, by its name or by an alias.
+
+    A request looks it up once, so that an alias that is moved meanwhile cannot mix two collections.
+
+    Raises:
+        NotFound: it does not exist.
+    """
+    authorized: Collection | None = getattr(request.state, "collection", None)
+    return authorized or await gateway.collection(name)
 
 
 CollectionDep = Annotated[Collection, Depends(get_collection)]
+
+
+class Renewal:
+    """Looks up again what the path of one request names.
+
+    Args:
+        name: the name of the collection, or the alias.
+        gateway: the gateway.
+        caller: the sender of the request.
+    """
+
+    def __init__(self, name: str, gateway: Gateway, caller: Caller) -> None:
+        self._name, self._gateway, self._caller = name, gateway, caller
+
+    async def of(self, collection: Collection) -> Collection:
+        """Return the present collection, after the store did not have `collection` any more.
+
+        Raises:
+            NotFound: there is none that the caller may use.
+        """
+        for name in {self._name, collection.name}:
+            self._gateway.forget(name)
+        current = await self._gateway.collection(self._name)
+        if not self._caller.sees(current.name):
+            raise unknown_collection(self._name)
+        return current
+
+
+async def get_renewal(name: CollectionName, gateway: GatewayDep, caller: CallerDep) -> Renewal:
+    """Return what looks up the collection of the path again."""
+    return Renewal(name, gateway, caller)
+
+
+RenewalDep = Annotated[Renewal, Depends(get_renewal)]

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
         WebhookError,
     )
     from clipfleet.results import (
+        Alias,
         Collection,
+        Export,
         Failure,
         Failures,
         Fleet,
@@ -27,16 +29,20 @@ if TYPE_CHECKING:
         Mirror,
         Missing,
         Recall,
+        RegisteredSource,
         SearchResult,
         Timing,
+        Updated,
     )
     from clipfleet.webhooks import WebhookEvent, verify_webhook
 
 __all__ = [
+    "Alias",
     "AsyncClient",
     "Client",
     "Collection",
     "Error",
+    "Export",
     "Failure",
     "Failures",
     "Fleet",
@@ -50,9 +56,11 @@ __all__ = [
     "NotFound",
     "ProblemError",
     "Recall",
+    "RegisteredSource",
     "SearchResult",
     "Timing",
     "Unreachable",
+    "Updated",
     "WebhookError",
     "WebhookEvent",
     "__version__",

@@ -40,6 +40,7 @@ from clipfleet.common.http.fleet import LANES
 from clipfleet.common.imaging.embedder import HASH_MODEL, Embedder, HashEmbedder
 from clipfleet.common.ledger.catalogue import MemoryCatalogue
 from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.ledger.registered import MemoryRegistry
 from clipfleet.common.ledger.unfinished import MemoryUnfinished
 from clipfleet.common.ledger.webhooks import MemoryWebhooks
 from clipfleet.common.process.probe import MemoryProbe
@@ -75,6 +76,7 @@ __all__ = [
     "MemoryProbe",
     "MemoryPublisher",
     "MemoryRateLimiter",
+    "MemoryRegistry",
     "MemoryReplies",
     "MemoryService",
     "MemoryStore",
@@ -127,6 +129,7 @@ def memory_parts(settings: Settings, **parts: Any) -> MemoryParts:
     every = {
         "ledger": MemoryLedger(),
         "catalogue": MemoryCatalogue(),
+        "registry": MemoryRegistry(),
         "fleet": MemoryFleet(),
         "limiter": MemoryRateLimiter(),
         "store": MemoryStore(),

@@ -55,6 +55,8 @@ class Collection(BaseModel):
         model: the model of its embeddings.
         dim: the length of an embedding.
         fields: the types of its declared metadata fields, by name.
+        weights_id: which weights its model has; "": not known, as of models that are in no folder
+            and of collections of earlier releases.
         created_at: when it was created, unix seconds.
     """
 
@@ -67,11 +69,19 @@ class Collection(BaseModel):
     model: str
     dim: int
     fields: dict[str, FieldType] = {}
+    weights_id: str = ""
     created_at: float
 
     @classmethod
     def new(
-        cls, name: str, *, metric: Metric, model: str, dim: int, fields: Mapping[str, FieldType]
+        cls,
+        name: str,
+        *,
+        metric: Metric,
+        model: str,
+        dim: int,
+        fields: Mapping[str, FieldType],
+        weights_id: str = "",
     ) -> "Collection":
         """Create a new generation.
 
@@ -89,6 +99,7 @@ class Collection(BaseModel):
             model=model,
             dim=dim,
             fields=dict(fields),
+            weights_id=weights_id,
             created_at=time.time(),
         )
 
@@ -103,11 +114,46 @@ class Collection(BaseModel):
                 )
 
 
-def check_collection_name(name: str) -> None:
-    """Raise InvalidRequest when a collection cannot have this name."""
+def weights_problem(collection: Collection, weights_id: str) -> str | None:
+    """Why a worker's embeddings do not belong into a collection of its model; None when they do.
+
+    Args:
+        collection: the collection.
+        weights_id: which weights the worker has; "": not known.
+    """
+    if not weights_id or collection.weights_id in ("", weights_id):
+        return None
+    return (
+        f"the weights of the model {collection.model!r} are not those with which collection "
+        f"{collection.name!r} was made: its folder has other ones now. Put the old weights back "
+        "and start the workers again, or give the new weights a folder of another name and index "
+        "the images with that model"
+    )
+
+
+class Alias(BaseModel):
+    """A further name of a collection.
+
+    Attributes:
+        v: the version of this record.
+        name: the name.
+        collection: the name of the collection that it stands for.
+        changed_at: when it was created or moved, unix seconds.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    v: Literal[1] = 1
+    name: str
+    collection: str
+    changed_at: float
+
+
+def check_collection_name(name: str, what: str = "a collection") -> None:
+    """Raise InvalidRequest when a collection, or `what` is named, cannot have this name."""
     if not _COLLECTION_NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{name[:80]!r} cannot name a collection: 1 to 63 letters, digits, '_' or '-', "
+            f"{name[:80]!r} cannot name {what}: 1 to 63 letters, digits, '_' or '-', "
             "the first a letter or a digit"
         )
 

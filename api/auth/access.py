@@ -28,7 +28,7 @@ from clipfleet.api.http.bodies import (
     BodyRefused,
     Kind,
     Reservation,
-    require_small,
+    require_readable,
     reserving,
 )
 from clipfleet.common.auth import keys
@@ -206,7 +206,7 @@ class AuthorizedRoute(APIRoute):
         if not reads or scope["method"] not in (self.methods or ()):
             return receive
         rule, limits = RULES[self.body], scope["app"].state.gateway.settings.limits
-        require_small(scope, rule, limits)
+        require_readable(scope, rule, limits)
         body = Body(receive, rule, limits, reserved)
         return await body.whole() if rule.whole else body.receive
 
@@ -219,17 +219,27 @@ class AuthorizedRoute(APIRoute):
         assert self.needs != "nothing"
         if not caller.may(self.needs):
             raise Forbidden(f"this needs a key with the scope {self.needs!r}", scope=self.needs)
-        await self._require_visible(caller, scope["path_params"], app.state.gateway)
+        await self._require_visible(caller, scope, app.state.gateway)
         return caller
 
-    async def _require_visible(self, caller: Caller, params: Any, gateway: Gateway) -> None:
+    async def _require_visible(self, caller: Caller, scope: Scope, gateway: Gateway) -> None:
+        """Check that the caller may use what the path names.
+
+        What counts is the collection, also where the path has an alias of it: an alias gives no key
+        more than the key has. The collection is kept for the route, because the alias may be moved.
+        """
         if caller.sees_all:
             return
-        if "name" in params and not caller.sees(params["name"]):
-            if self.creates:
+        params = scope["path_params"]
+        if "name" in params and self.creates:
+            if not caller.sees(params["name"]):
                 detail = f"this key may not use a collection called {params['name'][:80]!r}"
                 raise Forbidden(detail, collection=params["name"][:80])
-            raise unknown_collection(params["name"])
+        elif "name" in params:
+            collection = await gateway.collection(params["name"])
+            if not caller.sees(collection.name):
+                raise unknown_collection(params["name"])
+            scope["state"]["collection"] = collection
         if "job_id" in params:
             job = await gateway.call(gateway.ledger.job, params["job_id"])
             if not caller.sees(job.new.collection):
@@ -346,6 +356,38 @@ class Access:
     def grant(self, caller: Caller) -> SourceGrant | None:
         """Return the sources that the caller's jobs may read; None: the same as the service."""
         return caller.grant(self._service)
+
+    def owner(self, name: str, collection: str) -> Caller:
+        """Return the caller for whom the service starts a job later, with today's rights of a key.
+
+        Args:
+            name: the name of the key that registered the source; "": there were no keys.
+            collection: the collection that the job writes to.
+
+        Raises:
+            Forbidden: the key may not start it any more. The text says why, and what to do.
+        """
+        if self._ring is None:
+            return Caller()
+        again = "register the source again with a key that may write to it"
+        if not name:
+            raise Forbidden(f"the source was registered when the service had no API keys; {again}")
+        key = next((key for key in self._ring.active_keys() if key.name == name), None)
+        if key is None:
+            raise Forbidden(
+                f"the API key {name!r}, which registered the source, was revoked; {again}"
+            )
+        if key.expired(keys.now()):
+            raise Forbidden(
+                f"the API key {name!r}, which registered the source, expired at "
+                f"{key.expires_at:%FT%TZ}; {again}"
+            )
+        if not (key.may("write") and key.sees(collection)):
+            raise Forbidden(
+                f"the API key {name!r}, which registered the source, may not write to "
+                f"{collection!r} any more; {again}"
+            )
+        return Caller(key)
 
     def require_valid_key(self, caller: Caller, need: keys.Scope, collection: str) -> None:
         """Check the key again during a long response.

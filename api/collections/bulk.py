@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.collections.turns import write_in_turn
 from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
@@ -167,6 +168,10 @@ async def _delete(rows: Sequence[Record], collection: Collection, gateway: Gatew
     pks = [row.pk for row in rows]
     thumbnails = thumbnail_keys(collection, pks)
     await gateway.call(gateway.blobs.delete_all, thumbnails, timeout_s=STORE_TIMEOUT_S)
-    await gateway.call(gateway.store.delete, collection, pks, timeout_s=STORE_TIMEOUT_S)
+
+    async def delete(keys: list[str]) -> None:
+        await gateway.call(gateway.store.delete, collection, keys, timeout_s=STORE_TIMEOUT_S)
+
+    await write_in_turn(pks, collection, gateway, delete)
     await gateway.call(gateway.catalogue.record_write, collection)
     return len(rows)

@@ -32,7 +32,7 @@ GROUP_BYTES = 3_000_000  # of embeddings in one row group
 MAX_OUTAGE_S, RETRY_INTERVAL_S = 30.0, 1.0
 
 
-async def _export_slot(gateway: GatewayDep) -> AsyncIterator[None]:
+async def export_slot(gateway: GatewayDep) -> AsyncIterator[None]:
     """Hold one of the gateway's exports until the response has ended."""
     with gateway.exports.hold():
         yield
@@ -42,7 +42,7 @@ async def _export_slot(gateway: GatewayDep) -> AsyncIterator[None]:
     "/export",
     summary="Export a collection",
     response_class=StreamingResponse,
-    dependencies=[Depends(_export_slot)],
+    dependencies=[Depends(export_slot)],
     responses={200: {"content": {PARQUET: {}}, "description": "A Parquet file."}},
 )
 @needs("read")

@@ -10,8 +10,9 @@ from clipfleet.api.dependencies import CallerDep, CollectionDep, CollectionName,
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import CONFLICT, RESPONSES
 from clipfleet.common.collection import Collection, check_collection_name
-from clipfleet.common.errors import InvalidRequest, NotFound
+from clipfleet.common.errors import Conflict, InvalidRequest, NotFound
 from clipfleet.common.http.schemas import CollectionIn, CollectionList, CollectionOut
+from clipfleet.common.ledger.catalogue import name_of_alias
 from clipfleet.common.queue.fleet import NoWorker
 from clipfleet.common.store import CollectionGone
 from clipfleet.common.versions import OtherVersion
@@ -46,6 +47,8 @@ async def put_collection(
     existing collection differs from the description.
     """
     check_collection_name(name)
+    if await gateway.call(gateway.catalogue.find_alias, name) is not None:
+        raise name_of_alias(name)
     existing = await gateway.call(gateway.catalogue.find, name)
     candidate = await _candidate(name, body or CollectionIn(), existing, gateway)
     if existing is None:
@@ -79,15 +82,26 @@ async def list_collections(gateway: GatewayDep, caller: CallerDep) -> Collection
     return CollectionList(collections=collections)
 
 
-@router.delete("/{name}", status_code=204, summary="Delete a collection")
+@router.delete("/{name}", status_code=204, summary="Delete a collection", responses={409: CONFLICT})
 @needs("admin")
-async def delete_collection(collection: CollectionDep, gateway: GatewayDep) -> None:
-    """Delete a collection with all its embeddings and thumbnails.
+async def delete_collection(
+    name: CollectionName, collection: CollectionDep, gateway: GatewayDep
+) -> None:
+    """Delete a collection with all its embeddings, thumbnails and registered sources.
 
-    The jobs that write to it are cancelled.
+    The jobs that write to it are cancelled. The response is 409 for a collection that has aliases,
+    and for an alias in place of the collection's own name.
     """
-    await gateway.call(gateway.catalogue.remove, collection)
+    if name != collection.name:
+        raise Conflict(
+            f"{name!r} is an alias of {collection.name!r}; delete the alias with DELETE "
+            f"/v1/aliases/{name}, or the collection by its own name",
+            collection=collection.name,
+        )
+    await gateway.call(gateway.catalogue.remove, collection, unless_aliased=True)
     gateway.forget(collection.name)
+    for source in await gateway.call(gateway.registry.all, collection.name):
+        await gateway.call(gateway.registry.remove, collection.name, source.name)
     for job_id in await gateway.call(gateway.ledger.active):
         with suppress(NotFound, OtherVersion):  # removed meanwhile, or left to newer workers
             await _cancel_if_of(collection, job_id, gateway)
@@ -109,8 +123,10 @@ async def _candidate(
     """The collection that the caller describes, completed with the dimension of the model."""
     model = body.model or (existing.model if existing else gateway.settings.model)
     dim = existing.dim if existing and body.dim is None else body.dim
+    weights_id = ""
     with suppress(NoWorker):
-        model_dim = (await gateway.worker("query", model)).dim
+        worker = await gateway.worker("query", model)
+        model_dim, weights_id = worker.dim, worker.weights_id
         if dim is not None and dim != model_dim:
             raise InvalidRequest(
                 f"dim is {dim}, but the embeddings of {model!r} have {model_dim} numbers"
@@ -118,13 +134,24 @@ async def _candidate(
         dim = model_dim
     if dim is None:
         raise NoWorker("query", model)  # only a worker knows the dimension
-    return Collection.new(name, metric=body.metric, model=model, dim=dim, fields=body.fields)
+    return Collection.new(
+        name,
+        metric=body.metric,
+        model=model,
+        dim=dim,
+        fields=body.fields,
+        weights_id=weights_id,
+    )
 
 
 async def _create(candidate: Collection, gateway: Gateway) -> Collection:
     """Create the collection in the store first, so that a name always has its collection."""
     await gateway.call(gateway.store.create, candidate, timeout_s=STORE_TIMEOUT_S)
-    winner = await gateway.call(gateway.catalogue.add, candidate)
+    try:
+        winner = await gateway.call(gateway.catalogue.add, candidate)
+    except Conflict:  # an alias has taken the name meanwhile
+        await gateway.call(gateway.store.drop, candidate, timeout_s=STORE_TIMEOUT_S)
+        raise
     if winner.generation == candidate.generation:
         return candidate
     await gateway.call(gateway.store.drop, candidate, timeout_s=STORE_TIMEOUT_S)
@@ -133,4 +160,6 @@ async def _create(candidate: Collection, gateway: Gateway) -> Collection:
 
 async def _collection_out(collection: Collection, gateway: Gateway) -> CollectionOut:
     count = await gateway.call(gateway.store.count, collection)
-    return CollectionOut(count=count, **collection.model_dump(exclude={"v", "generation"}))
+    return CollectionOut(
+        count=count, **collection.model_dump(exclude={"v", "generation", "weights_id"})
+    )

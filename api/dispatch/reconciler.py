@@ -9,6 +9,7 @@ import time
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection
+from clipfleet.common.errors import Conflict
 from clipfleet.common.imaging.thumbnails import thumbnails_of
 from clipfleet.common.ledger.catalogue import Catalogue
 from clipfleet.common.snapshots import snapshots_of
@@ -78,6 +79,8 @@ class Reconciler:
                     self._add_name(collection)
                 except (CollectionGone, OtherVersion):
                     continue
+                except Conflict as error:  # an alias has its name
+                    warn_once(f"a collection in the store has no name: {error.detail}")
 
     def _catalogued(self) -> list[Collection]:
         return [*self._catalogue.all(), *self._catalogue.to_drop()]

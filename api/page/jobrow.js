@@ -98,6 +98,7 @@ function progress(job, finished) {
 function outcome(job, finished) {
   const parts = job.done || !job.skipped ? [many(job.done, "image")] : [];
   if (job.replaced) parts.push(`${count(job.replaced)} of them replaced others`);
+  if (job.updated) parts.push(`${count(job.updated)} of those with the same picture`);
   if (job.failed) parts.push(`${count(job.failed)} failed`);
   if (job.skipped) parts.push(`${count(job.skipped)} were in`);
   if (job.state === "cancelled") parts.push(`${count(Math.max(0, job.total - finished))} not looked at`);

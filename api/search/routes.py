@@ -12,7 +12,7 @@ from fastapi import APIRouter, File, Request, Response, UploadFile
 from pydantic import BeforeValidator, ConfigDict, ValidationError, WithJsonSchema, model_validator
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
-from clipfleet.api.dependencies import CollectionDep, GatewayDep
+from clipfleet.api.dependencies import CollectionDep, GatewayDep, Renewal, RenewalDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.dispatch.replies import error_of
 from clipfleet.api.http import problems
@@ -71,12 +71,17 @@ class UploadedImage(SearchOptions):
 @router.post("", summary="Search a collection", response_model=SearchOut, responses=DOCUMENTED)
 @needs("read", body="search")
 async def search(
-    body: SearchIn, collection: CollectionDep, gateway: GatewayDep, request: Request
+    body: SearchIn,
+    collection: CollectionDep,
+    gateway: GatewayDep,
+    renewal: RenewalDep,
+    request: Request,
 ) -> Response:
     """Return the images nearest to the query, nearest first."""
     timing = Timing()
     terms = QueryTerms.parse(body, collection, gateway)
-    content = await _search(terms, body, collection, gateway, _SharedLimits(gateway), timing)
+    shared = _SharedLimits(gateway, renewal)
+    content = await _search(terms, body, collection, gateway, shared, timing)
     return timed_response(content, timing, request)
 
 
@@ -91,6 +96,7 @@ async def search_by_upload(
     form: Annotated[UploadedImage, File()],
     collection: CollectionDep,
     gateway: GatewayDep,
+    renewal: RenewalDep,
     request: Request,
 ) -> Response:
     """Return the images nearest to an uploaded image, nearest first."""
@@ -99,7 +105,8 @@ async def search_by_upload(
     if (form.file.size or 0) > limit:
         raise TooLarge(f"the image has {form.file.size} bytes; the limit is {limit}")
     terms = QueryTerms([ImageTerm(await form.file.read())])
-    content = await _search(terms, form, collection, gateway, _SharedLimits(gateway), timing)
+    shared = _SharedLimits(gateway, renewal)
+    content = await _search(terms, form, collection, gateway, shared, timing)
     return timed_response(content, timing, request)
 
 
@@ -111,7 +118,11 @@ async def search_by_upload(
 )
 @needs("read", body="batch")
 async def search_batch(
-    body: SearchBatchIn, collection: CollectionDep, gateway: GatewayDep, request: Request
+    body: SearchBatchIn,
+    collection: CollectionDep,
+    gateway: GatewayDep,
+    renewal: RenewalDep,
+    request: Request,
 ) -> Response:
     """Answer up to 64 queries at once. A query that cannot be answered has a `problem` instead.
 
@@ -122,7 +133,7 @@ async def search_batch(
     timing = Timing()
     queries = [_validate_query(raw) for raw in body.queries]
     _check_images(queries, gateway)
-    shared = _SharedLimits(gateway, len(queries))
+    shared = _SharedLimits(gateway, renewal, len(queries))
     timings = [Timing() for _ in queries]
     searches = (
         _search_in_batch(query, collection, gateway, shared, own)
@@ -152,16 +163,20 @@ class _SharedLimits:
 
     Args:
         gateway: has the settings.
+        renewal: looks the collection up again.
         queries: the number of queries.
 
     Attributes:
+        renewal: looks the collection up again.
+        queries: the number of queries.
         answer_bytes: the size of the answer to one query at most, so that no query of a batch
             takes the room of all others.
         fetch_slots: images that are fetched at once.
         large_slots: searches for many matches at once.
     """
 
-    def __init__(self, gateway: Gateway, queries: int = 1) -> None:
+    def __init__(self, gateway: Gateway, renewal: Renewal, queries: int = 1) -> None:
+        self.renewal, self.queries = renewal, queries
         self.answer_bytes = gateway.settings.limits.answer_bytes // min(queries, MAX_PARTS)
         self.fetch_slots = asyncio.Semaphore(gateway.settings.fetch.queries)
         self.large_slots = asyncio.Semaphore(LARGE_AT_ONCE)
@@ -251,11 +266,15 @@ async def _search(
         asked_s = timing.seconds()
         answer = await _ask(Query(terms=terms, search=search), worker.model, gateway, shared)
     except NotFound:
-        gateway.forget(collection.name)
-        current = await gateway.collection(collection.name)
+        current = await shared.renewal.of(collection)
         if current.generation == collection.generation:
             raise
-        # Another gateway has deleted the collection and created it again.
+        # Another gateway has deleted the collection and created it again, or has moved the alias
+        # by which it was named.
+        if current.name != collection.name and (
+            shared.queries > 1 or current.dim != collection.dim
+        ):
+            raise Unavailable("the alias was moved meanwhile; send the request again", 1) from None
         return await _search(query_terms, body, current, gateway, shared, timing)
     timing.answered(timing.seconds() - asked_s, answer.times)
     truncated = json.dumps(answer.truncated or None).encode()

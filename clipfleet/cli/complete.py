@@ -18,6 +18,13 @@ def collection_names(context: typer.Context) -> list[str]:
     return []
 
 
+def alias_names(context: typer.Context) -> list[str]:
+    """Names of all aliases."""
+    with suppress(Error), _client(context) as client:
+        return [alias.name for alias in client.aliases()]
+    return []
+
+
 def job_ids(context: typer.Context) -> list[tuple[str, str]]:
     """Ids of jobs, newest first, each with its state as the description."""
     with suppress(Error), _client(context) as client:

@@ -148,7 +148,7 @@ Exact = Annotated[
 ]
 
 
-def _webhook_secret(text: str | None) -> str | None:
+def checked_webhook_secret(text: str | None) -> str | None:
     """The value of --webhook-secret. BadParameter, without the value, if it is not a secret."""
     try:
         if text:
@@ -159,7 +159,7 @@ def _webhook_secret(text: str | None) -> str | None:
 
 
 @contextmanager
-def _naming_options() -> Iterator[None]:
+def naming_webhook_options() -> Iterator[None]:
     """Name the options in place of the fields of the request in an error about the webhook."""
     try:
         yield
@@ -227,7 +227,7 @@ def index(
 
     Ctrl-C does not stop the job. `clipfleet jobs show ID --follow` shows its progress again.
     """
-    secret = _webhook_secret(webhook_secret) if webhook else None
+    secret = checked_webhook_secret(webhook_secret) if webhook else None
     mirrored = _mirror_options(mirror, missing, max_delete, dry_run)
     if mirrored and (upload or (not kind and _files(sources))):
         raise typer.BadParameter(
@@ -236,7 +236,7 @@ def index(
     if upload and (folders := _folders(sources, kind)):
         if image_id:
             raise typer.BadParameter("--id is for files; in a folder, the id is the path")
-        with show.client(url, api_key) as client, _naming_options():
+        with show.client(url, api_key) as client, naming_webhook_options():
             job = _upload_folders(
                 client,
                 collection,
@@ -251,14 +251,14 @@ def index(
     files = [] if kind else _files(sources)
     if image_id and len(image_id) != len(files):
         raise typer.BadParameter(f"give one --id for each file: {len(files)} files")
-    source = None if files else _source(sources, kind, label_from_folder)
-    with show.client(url, api_key) as client, _naming_options():
+    source = None if files else source_from(sources, kind, label_from_folder)
+    with show.client(url, api_key) as client, naming_webhook_options():
         if source is None:
             with show.err.status("sending"):
                 try:
                     ids = image_id or [_id_of(source) for source in sources]
                     labels = [_folder_name(file) for file in files] if label_from_folder else None
-                    with _naming_options():
+                    with naming_webhook_options():
                         job = client.upload(
                             collection,
                             files,
@@ -347,7 +347,8 @@ def _is_image_file(source: str) -> bool:
     return is_file and kind_of(source) == "folder"
 
 
-def _source(sources: list[str], kind: Kind | None, label_from_folder: bool) -> Source:
+def source_from(sources: list[str], kind: Kind | None, label_from_folder: bool) -> Source:
+    """The source of the arguments; BadParameter if there is none of these names and this kind."""
     value = sources[0] if len(sources) == 1 else sources
     try:
         return source_of(value, kind=kind, label_from_folder=label_from_folder)

@@ -17,6 +17,7 @@ from clipfleet.common.http.exchange import (
     NotOurs,
     description_of,
     schema_of,
+    subset_schema,
 )
 from clipfleet.errors import invalid_argument
 
@@ -94,8 +95,9 @@ class ExportFile:
         values = {name: row[name] for name in (*TEXT, *WHOLE) if name != "namespace"}
         with self._readable():
             metadata = json.loads(row["metadata"] or "{}")
-        declared = {name: row[name] for name in self.description.fields if row[name] is not None}
-        return {**values, "metadata": {**metadata, **declared}, "values": row["embedding"]}
+        typed = (*self.description.fields, *self.description.columns)
+        declared = {name: row[name] for name in typed if row[name] is not None}
+        return {**values, "metadata": {**declared, **metadata}, "values": row["embedding"]}
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -121,7 +123,8 @@ def _parquet(path: Path) -> Any:
 
 
 def _require_columns(schema: Any, description: Description) -> None:
-    for field in schema_of(description):
+    expected = schema_of(description) if description.version == 1 else subset_schema(description)
+    for field in expected:
         actual = schema.field(field.name).type if field.name in schema.names else "missing"
         if actual != field.type:
             message = f"its column {field.name!r} is {actual}, not {field.type}"

@@ -1,9 +1,13 @@
 """The Parquet file of an exported collection: one row per image, and a description of the
 collection in the file's metadata. It needs pyarrow, which is imported when it is used.
 
-`embedding` is list<float32>. Each declared field has a column of its name and type, with null for
-images without it; all other metadata is one JSON object in the column `metadata`. The names cannot
-clash: a collection cannot declare a field with the name of one of the fixed columns.
+Each declared field has a column of its name and type, with null for images without it; other
+metadata is one JSON object in the column `metadata`. The names cannot clash: neither a declared
+field nor a key of metadata may have the name of one of the fixed columns.
+
+Version 1 is what the gateway writes; `embedding` is list<float32>. Version 2 is what clients write;
+`embedding` is a list of fixed size, undeclared metadata may have columns, too, and `metadata` has
+what no column holds exactly.
 """
 
 import json
@@ -24,32 +28,57 @@ class NotOurs(ValueError):
 
 
 class Description(BaseModel):
-    """The description of an exported collection. The fields are those of `Collection`."""
+    """The description of an exported collection. The fields are those of `Collection`.
+
+    Attributes:
+        columns: in version 2, the types of undeclared metadata with columns, by name.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
     name: str
     metric: Metric
     model: str
     dim: int
     fields: dict[str, FieldType]
+    columns: dict[str, FieldType] = {}
 
 
 def schema_of(description: Description) -> Any:
-    """The pyarrow schema of the file."""
+    """The pyarrow schema of a file of version 1."""
+    import pyarrow as pa
+
+    return _schema(description, pa.list_(pa.float32()), exclude={"columns"})
+
+
+def subset_schema(description: Description, score: str | None = None) -> Any:
+    """The pyarrow schema of a file of version 2.
+
+    Args:
+        description: the description of the collection.
+        score: name of a column for scores; None: there is none.
+    """
+    import pyarrow as pa
+
+    schema = _schema(description, pa.list_(pa.float32(), description.dim))
+    return schema if score is None else schema.append(pa.field(score, pa.float64()))
+
+
+def _schema(description: Description, embedding: Any, exclude: set[str] | None = None) -> Any:
     import pyarrow as pa
 
     kinds = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    typed = {**description.fields, **description.columns}
     columns = [
         *((name, pa.string()) for name in TEXT),
         *((name, pa.int64()) for name in WHOLE),
         ("indexed_at", pa.timestamp("ms", "UTC")),
-        *((name, kinds[kind]) for name, kind in description.fields.items()),
+        *((name, kinds[kind]) for name, kind in typed.items()),
         ("metadata", pa.string()),
-        ("embedding", pa.list_(pa.float32())),
+        ("embedding", embedding),
     ]
-    return pa.schema(columns, metadata={KEY: description.model_dump_json()})
+    return pa.schema(columns, metadata={KEY: description.model_dump_json(exclude=exclude)})
 
 
 def description_of(metadata: Mapping[bytes, bytes] | None) -> Description:
@@ -63,7 +92,7 @@ def description_of(metadata: Mapping[bytes, bytes] | None) -> Description:
         raise NotOurs("it is a Parquet file, but not an export of clipfleet")
     try:
         description = json.loads(raw)
-        if isinstance(description, dict) and description.get("version", 1) != 1:
+        if isinstance(description, dict) and description.get("version", 1) not in (1, 2):
             raise NotOurs(
                 "it was exported by another version of clipfleet, which this one cannot read"
             )

@@ -141,6 +141,11 @@ class JobOut(BaseModel):
         description="Images among `done` that took the place of one with the same id and another "
         "content, label or metadata.",
     )
+    updated: int = Field(
+        0,
+        description="Images among `replaced` whose label, metadata or URI alone changed: they were "
+        "not embedded again.",
+    )
     left_out: dict[str, int] = Field(
         {},
         description="Files of the source that are no images, by their suffix: how many were left "

@@ -69,6 +69,7 @@ class Item(BaseModel):
 
 
 REMOTE = ("url", "fs")  # kinds of places
+GONE = "gone:"  # the `read` of an image that is no longer in its source, and is to be removed
 ARCHIVES = {"part": 2, "zip": 4}  # number of fields before the place of the archive
 
 
@@ -211,7 +212,12 @@ class NewJob(BaseModel):
     incremental: bool = False
 
 
-LONG = ("urls", "items", "sources")  # the fields of a source that may be long, for planners alone
+LONG = (
+    "urls",
+    "items",
+    "sources",
+    "keys",
+)  # the fields of a source that may be long, for planners alone
 
 
 def brief(new: NewJob) -> NewJob:
@@ -223,7 +229,7 @@ def brief(new: NewJob) -> NewJob:
     if not any(name in new.source for name in LONG):
         return new
     rest = {name: value for name, value in new.source.items() if name not in LONG}
-    for name in ("urls", "sources"):
+    for name in ("urls", "sources", "keys"):
         if name in new.source:
             raw = json.dumps(new.source[name]).encode()
             rest["digest"] = hashlib.blake2b(raw, digest_size=16).hexdigest()
@@ -262,6 +268,7 @@ class Job:
         failed: the number of images that failed.
         skipped: the number of images that were stored already.
         replaced: how many of those that are done replaced an image with other content.
+        updated: how many of those were not embedded again: only label, metadata or URI changed.
         chunks: the number of chunks planned so far.
         error: why the job failed or was cancelled; "" otherwise.
         waiting: why the job waits; "" when it does not.
@@ -294,6 +301,7 @@ class Job:
     key: str = ""
     notes: Mapping[str, int] = field(default_factory=dict)
     replaced: int = 0
+    updated: int = 0
     webhook: WebhookState | Literal[""] = ""
     webhook_reason: str = ""
     webhook_tries: int = 0
@@ -446,6 +454,7 @@ class Outcome:
         rate: images per second; 0 when it is not known.
         kept: the items that are still being worked on; they stay in the chunk under this claim.
         replaced: how many of `done` replaced an image with other content.
+        updated: how many of `replaced` were not embedded again.
     """
 
     done: int = 0
@@ -455,6 +464,7 @@ class Outcome:
     rate: float = 0.0
     kept: tuple[Item, ...] = ()
     replaced: int = 0
+    updated: int = 0
 
 
 class Ledger(Protocol):

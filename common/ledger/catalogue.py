@@ -1,4 +1,5 @@
-"""The catalogue port: the collections by name, and the generation that each name stands for."""
+"""The catalogue port: the collections by name, the generation that each name stands for, and the
+aliases, which are further names of collections."""
 
 import math
 import threading
@@ -9,8 +10,8 @@ from typing import Any, Protocol
 import redis
 from pydantic import BaseModel, ConfigDict
 
-from clipfleet.common.collection import Collection
-from clipfleet.common.errors import NotFound
+from clipfleet.common.collection import Alias, Collection
+from clipfleet.common.errors import Conflict, NotFound
 from clipfleet.common.redis.client import redis_time, translating_redis_errors
 from clipfleet.common.store import Record
 from clipfleet.common.store.filters import matches, parse_filter
@@ -19,8 +20,11 @@ from clipfleet.common.versions import parse_versioned, skipping_unknown_versions
 KEY = "clipfleet:collections"
 WRITTEN = "clipfleet:written"
 TO_DROP = "clipfleet:collections:to-drop"  # a hash, by generation
+ALIASES = "clipfleet:aliases"  # a hash, by the name of the alias
 DELETED = "clipfleet:deleted:"  # the prefix of a stream for each generation
 KEEP_DELETIONS_S = 3_600  # longer than a worker works on a chunk
+HELD = "clipfleet:held:"  # the prefix of a hash for each generation
+HOLD_S = 30.0  # longer than the store may take for one read and one write
 
 
 class Deletion(BaseModel):
@@ -80,13 +84,14 @@ class Catalogue(Protocol):
             The generation that has the name then: this one, or the one that had it before.
 
         Raises:
+            Conflict: the name is that of an alias.
             OtherVersion: the name is taken, and another release wrote its record.
             Unavailable: Redis is away.
         """
         ...
 
     def find(self, name: str) -> Collection | None:
-        """Look up a collection by its name.
+        """Look up a collection by its name. Aliases are not followed.
 
         Args:
             name: the name.
@@ -96,6 +101,62 @@ class Catalogue(Protocol):
 
         Raises:
             OtherVersion: another release wrote its record.
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def resolve(self, name: str) -> Collection | None:
+        """Look up a collection by its name or by an alias, in one step.
+
+        Args:
+            name: the name, or the alias.
+
+        Returns:
+            The generation that has the name, or that the alias stands for; None when there is none.
+
+        Raises:
+            OtherVersion: another release wrote its record.
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def set_alias(self, alias: Alias) -> Alias | None:
+        """Create an alias, or move it to another collection, in one step.
+
+        Args:
+            alias: the alias with the collection that it is to stand for.
+
+        Returns:
+            The alias as it was before; None when it is new.
+
+        Raises:
+            Conflict: a collection has the name of the alias, or the target is an alias.
+            NotFound: the target does not exist.
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def find_alias(self, name: str) -> Alias | None:
+        """Look up an alias.
+
+        Raises:
+            OtherVersion: another release wrote its record.
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def aliases(self) -> list[Alias]:
+        """List all aliases, sorted by name. Records of another version are left out.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def remove_alias(self, name: str) -> bool:
+        """Remove an alias. False when there is none.
+
+        Raises:
             Unavailable: Redis is away.
         """
         ...
@@ -111,16 +172,18 @@ class Catalogue(Protocol):
         """
         ...
 
-    def remove(self, collection: Collection) -> bool:
+    def remove(self, collection: Collection, *, unless_aliased: bool = False) -> bool:
         """Free the name and add the generation to those to drop, in one step.
 
         Args:
             collection: the generation to remove.
+            unless_aliased: whether aliases of the name forbid it.
 
         Returns:
             False, without a change, when the name stands for another generation or for none.
 
         Raises:
+            Conflict: the name has aliases, and `unless_aliased` is set.
             Unavailable: Redis is away.
         """
         ...
@@ -205,17 +268,79 @@ class Catalogue(Protocol):
         """
         ...
 
+    def hold(
+        self, collection: Collection, keys: Sequence[str], holder: str, seconds: float
+    ) -> set[str]:
+        """Take rows in hand: whoever writes rows holds them, so that no two do it at once.
+
+        A row that is read, changed and written back would otherwise undo what was written in
+        between, or bring back what was deleted.
+
+        Args:
+            collection: the collection.
+            keys: the primary keys of the rows, whether they exist or not.
+            holder: names the writer, who may hold the same rows again.
+            seconds: the time after which they are free in any case.
+
+        Returns:
+            The keys that others hold. The writer holds all others.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def release(self, collection: Collection, keys: Sequence[str], holder: str) -> None:
+        """Let go of rows. Those that others hold stay as they are.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        ...
+
 
 def require(catalogue: Catalogue, name: str) -> Collection:
-    """The collection with this name.
+    """The collection with this name or alias.
 
     Raises:
         NotFound: there is none.
     """
-    collection = catalogue.find(name)
+    collection = catalogue.resolve(name)
     if collection is None:
         raise unknown_collection(name)
     return collection
+
+
+def name_of_alias(name: str) -> Conflict:
+    """The error for a new collection with the name of an alias."""
+    return Conflict(
+        f"{name!r} is an alias; choose another name, or delete the alias with "
+        f"DELETE /v1/aliases/{name}",
+        alias=name,
+    )
+
+
+def _name_of_collection(name: str) -> Conflict:
+    return Conflict(
+        f"there is a collection called {name!r}, so that no alias can have this name",
+        collection=name,
+    )
+
+
+def _alias_of_alias(name: str) -> Conflict:
+    return Conflict(
+        f"{name!r} is an alias; an alias stands for a collection, not for another alias",
+        alias=name,
+    )
+
+
+def _has_aliases(collection: Collection, names: Sequence[str]) -> Conflict:
+    listed = ", ".join(sorted(names))
+    return Conflict(
+        f"{collection.name!r} has the alias {listed}; move or delete it first "
+        f"(/v1/aliases/{sorted(names)[0]})",
+        aliases=listed,
+    )
 
 
 def unknown_collection(name: str) -> NotFound:
@@ -238,23 +363,62 @@ class MemoryCatalogue:
         self._deleted: list[tuple[str, float, Deletion]] = []
         self._lock = threading.Lock()
         self._names: dict[str, Collection] = {}
+        self._aliases: dict[str, Alias] = {}
         self._to_drop: dict[str, Collection] = {}
         self._written: dict[str, float] = {}
+        self._held: dict[tuple[str, str], tuple[str, float]] = {}  # until when, by whom
 
     def add(self, collection: Collection) -> Collection:
         with self._lock:
+            if collection.name in self._aliases:
+                raise name_of_alias(collection.name)
             return self._names.setdefault(collection.name, collection)
 
     def find(self, name: str) -> Collection | None:
         return self._names.get(name)
 
+    def resolve(self, name: str) -> Collection | None:
+        with self._lock:
+            alias = self._aliases.get(name)
+            return self._names.get(alias.collection if alias else name)
+
+    def set_alias(self, alias: Alias) -> Alias | None:
+        with self._lock:
+            if alias.name in self._names:
+                raise _name_of_collection(alias.name)
+            if alias.collection in self._aliases:
+                raise _alias_of_alias(alias.collection)
+            if alias.collection not in self._names:
+                raise unknown_collection(alias.collection)
+            before = self._aliases.get(alias.name)
+            self._aliases[alias.name] = alias
+            return before
+
+    def find_alias(self, name: str) -> Alias | None:
+        return self._aliases.get(name)
+
+    def aliases(self) -> list[Alias]:
+        with self._lock:
+            return sorted(self._aliases.values(), key=lambda alias: alias.name)
+
+    def remove_alias(self, name: str) -> bool:
+        with self._lock:
+            return self._aliases.pop(name, None) is not None
+
     def all(self) -> list[Collection]:
         return sorted(self._names.values(), key=lambda collection: collection.name)
 
-    def remove(self, collection: Collection) -> bool:
+    def remove(self, collection: Collection, *, unless_aliased: bool = False) -> bool:
         with self._lock:
             if self._names.get(collection.name) != collection:
                 return False
+            names = [
+                alias.name
+                for alias in self._aliases.values()
+                if alias.collection == collection.name
+            ]
+            if names and unless_aliased:
+                raise _has_aliases(collection, names)
             del self._names[collection.name]
             self._to_drop[collection.generation] = collection
             return True
@@ -281,11 +445,63 @@ class MemoryCatalogue:
             if generation == collection.generation and at >= since
         ]
 
+    def hold(
+        self, collection: Collection, keys: Sequence[str], holder: str, seconds: float
+    ) -> set[str]:
+        busy = set()
+        with self._lock:
+            for pk in keys:
+                at = (collection.generation, pk)
+                owner, until = self._held.get(at, ("", -math.inf))
+                if owner != holder and until > self._clock():
+                    busy.add(pk)
+                else:
+                    self._held[at] = (holder, self._clock() + seconds)
+        return busy
+
+    def release(self, collection: Collection, keys: Sequence[str], holder: str) -> None:
+        with self._lock:
+            for pk in keys:
+                at = (collection.generation, pk)
+                if self._held.get(at, ("",))[0] == holder:
+                    del self._held[at]
+
+
+_ADD = """
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
+redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+
+_RESOLVE = """
+local raw = redis.call('HGET', KEYS[1], ARGV[1])
+if raw then return raw end
+local alias = redis.call('HGET', KEYS[2], ARGV[1])
+if not alias then return false end
+return redis.call('HGET', KEYS[1], cjson.decode(alias).collection)
+"""
+
+_SET_ALIAS = """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return {'taken'} end
+if redis.call('HEXISTS', KEYS[2], ARGV[2]) == 1 then return {'alias'} end
+if redis.call('HEXISTS', KEYS[1], ARGV[2]) == 0 then return {'missing'} end
+local before = redis.call('HGET', KEYS[2], ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+return {'set', before or ''}
+"""
 
 # Compares the generation only: another release may write the rest of the record differently.
 _REMOVE = """
 local raw = redis.call('HGET', KEYS[1], ARGV[1])
 if not raw or cjson.decode(raw).generation ~= ARGV[2] then return 0 end
+if ARGV[3] == '1' then
+  local aliases = {}
+  for _, alias in ipairs(redis.call('HVALS', KEYS[5])) do
+    local record = cjson.decode(alias)
+    if record.collection == ARGV[1] then table.insert(aliases, record.name) end
+  end
+  if #aliases > 0 then return aliases end
+end
 redis.call('HDEL', KEYS[2], ARGV[2])
 redis.call('UNLINK', KEYS[3])
 redis.call('HSET', KEYS[4], ARGV[2], raw)
@@ -301,23 +517,100 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 
 
+# A field for each row in hand: who holds it, and until when in milliseconds of Redis' clock.
+_HOLD = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local until_ = string.format('%.0f', now + ARGV[2])
+local busy, mine = {}, {}
+local held = redis.call('HMGET', KEYS[1], unpack(ARGV, 3))
+for n, value in ipairs(held) do
+  local ends, holder = string.match(value or '', '^(%d+) (.*)$')
+  if holder and holder ~= ARGV[1] and tonumber(ends) > now then
+    busy[#busy + 1] = ARGV[n + 2]
+  else
+    mine[#mine + 1] = ARGV[n + 2]
+    mine[#mine + 1] = until_ .. ' ' .. ARGV[1]
+  end
+end
+if #mine > 0 then
+  redis.call('HSET', KEYS[1], unpack(mine))
+  redis.call('PEXPIRE', KEYS[1], 2 * ARGV[2])
+end
+return busy
+"""
+
+_RELEASE = """
+local held = redis.call('HMGET', KEYS[1], unpack(ARGV, 2))
+for n, value in ipairs(held) do
+  if value and string.match(value, '^%d+ (.*)$') == ARGV[1] then
+    redis.call('HDEL', KEYS[1], ARGV[n + 1])
+  end
+end
+"""
+HELD_AT_ONCE = 1_000  # keys in one call: Lua takes some thousands of arguments
+
+
 class RedisCatalogue:
     """The catalogue in Redis: a hash of collections by name, and keys for each generation."""
 
     def __init__(self, client: "redis.Redis") -> None:
         self._redis = client
+        self._add = client.register_script(_ADD)
+        self._resolve = client.register_script(_RESOLVE)
+        self._set_alias = client.register_script(_SET_ALIAS)
         self._remove = client.register_script(_REMOVE)
         self._record_deletion = client.register_script(_RECORD_DELETION)
+        self._hold = client.register_script(_HOLD)
+        self._release = client.register_script(_RELEASE)
 
     def add(self, collection: Collection) -> Collection:
+        values = [collection.name, collection.model_dump_json()]
         with translating_redis_errors():
-            self._redis.hsetnx(KEY, collection.name, collection.model_dump_json())
+            is_free = self._add(keys=[KEY, ALIASES], args=values)
+        if not is_free:
+            raise name_of_alias(collection.name)
         return self.find(collection.name) or collection
 
     def find(self, name: str) -> Collection | None:
         with translating_redis_errors():
             raw = self._redis.hget(KEY, name)
         return parse_versioned(Collection, raw, "collection") if raw else None
+
+    def resolve(self, name: str) -> Collection | None:
+        with translating_redis_errors():
+            raw: Any = self._resolve(keys=[KEY, ALIASES], args=[name])
+        return parse_versioned(Collection, raw, "collection") if raw else None
+
+    def set_alias(self, alias: Alias) -> Alias | None:
+        values = [alias.name, alias.collection, alias.model_dump_json()]
+        with translating_redis_errors():
+            result, *before = self._set_alias(keys=[KEY, ALIASES], args=values)
+        if result == b"taken":
+            raise _name_of_collection(alias.name)
+        if result == b"alias":
+            raise _alias_of_alias(alias.collection)
+        if result == b"missing":
+            raise unknown_collection(alias.collection)
+        return parse_versioned(Alias, before[0], "alias") if before[0] else None
+
+    def find_alias(self, name: str) -> Alias | None:
+        with translating_redis_errors():
+            raw = self._redis.hget(ALIASES, name)
+        return parse_versioned(Alias, raw, "alias") if raw else None
+
+    def aliases(self) -> list[Alias]:
+        with translating_redis_errors():
+            rows = self._redis.hvals(ALIASES)
+        aliases = []
+        for raw in rows:
+            with skipping_unknown_versions():
+                aliases.append(parse_versioned(Alias, raw, "alias"))
+        return sorted(aliases, key=lambda alias: alias.name)
+
+    def remove_alias(self, name: str) -> bool:
+        with translating_redis_errors():
+            return bool(self._redis.hdel(ALIASES, name))
 
     def all(self) -> list[Collection]:
         return self._records(KEY)
@@ -331,11 +624,14 @@ class RedisCatalogue:
                 collections.append(parse_versioned(Collection, raw, "collection"))
         return sorted(collections, key=lambda collection: collection.name)
 
-    def remove(self, collection: Collection) -> bool:
-        names = [collection.name, collection.generation]
-        keys = [KEY, WRITTEN, _deleted(collection), TO_DROP]
+    def remove(self, collection: Collection, *, unless_aliased: bool = False) -> bool:
+        values = [collection.name, collection.generation, str(int(unless_aliased))]
+        keys = [KEY, WRITTEN, _deleted(collection), TO_DROP, ALIASES]
         with translating_redis_errors():
-            return bool(self._remove(keys=keys, args=names))
+            result: Any = self._remove(keys=keys, args=values)
+        if isinstance(result, list):
+            raise _has_aliases(collection, [name.decode() for name in result])
+        return bool(result)
 
     def to_drop(self) -> list[Collection]:
         return self._records(TO_DROP)
@@ -367,6 +663,27 @@ class RedisCatalogue:
             first = str(math.floor(since * 1000))
             rows: Any = self._redis.xrange(_deleted(collection), min=first)
         return [Deletion.model_validate_json(fields[b"deletion"]) for _, fields in rows]
+
+    def hold(
+        self, collection: Collection, keys: Sequence[str], holder: str, seconds: float
+    ) -> set[str]:
+        busy: set[str] = set()
+        for start in range(0, len(keys), HELD_AT_ONCE):
+            some = keys[start : start + HELD_AT_ONCE]
+            args: list[str | int] = [holder, round(seconds * 1000), *some]
+            with translating_redis_errors():
+                busy |= {pk.decode() for pk in self._hold(keys=[_held(collection)], args=args)}
+        return busy
+
+    def release(self, collection: Collection, keys: Sequence[str], holder: str) -> None:
+        for start in range(0, len(keys), HELD_AT_ONCE):
+            args = [holder, *keys[start : start + HELD_AT_ONCE]]
+            with translating_redis_errors():
+                self._release(keys=[_held(collection)], args=args)
+
+
+def _held(collection: Collection) -> str:
+    return HELD + collection.generation
 
 
 def _deleted(collection: Collection) -> str:

@@ -268,7 +268,7 @@ local function replan()
   end
   redis.call('DEL', FAILURES, PARTS)
   redis.call('HSET', JOB, 'planned', 0, 'failed_bytes', 0, 'cursor', '', 'total', 0, 'done', 0, 'failed', 0,
-             'skipped', 0, 'replaced', 0, 'notes', '{}', 'waiting', 'its counts do not add up; it is planned again from its start')
+             'skipped', 0, 'replaced', 0, 'updated', 0, 'notes', '{}', 'waiting', 'its counts do not add up; it is planned again from its start')
 end
 
 local function settle()
@@ -824,7 +824,7 @@ end
 -- rate: images per second, 0 when it is not known; the job's rate is a moving average.
 -- part: the name of the part with the failures; '' when they follow as arguments.
 -- Returns 2 when the failures do not fit, see `has_room`.
-function operations.mark(chunk, token, size, done, skipped, replaced, rate, weight,
+function operations.mark(chunk, token, size, done, skipped, replaced, updated, rate, weight,
                          unique, rest, rest_size, rest_attempt, rest_remote,
                          kept, kept_size, kept_remote,
                          failed, part, limit, max_bytes, ...)
@@ -834,6 +834,7 @@ function operations.mark(chunk, token, size, done, skipped, replaced, rate, weig
   redis.call('HINCRBY', JOB, 'done', done)
   redis.call('HINCRBY', JOB, 'skipped', skipped)
   if replaced ~= '0' then redis.call('HINCRBY', JOB, 'replaced', replaced) end
+  if updated ~= '0' then redis.call('HINCRBY', JOB, 'updated', updated) end
   add_failures(part, failed, failures)
   redis.call('HSET', JOB, 'waiting', '')
   if tonumber(rate) > 0 then

@@ -500,6 +500,7 @@ class MemoryLedger:
                 done=entry.job.done + outcome.done,
                 skipped=entry.job.skipped + outcome.skipped,
                 replaced=entry.job.replaced + outcome.replaced,
+                updated=entry.job.updated + outcome.updated,
                 failed=entry.job.failed + len(outcome.failures),
                 waiting="",
                 rate=_averaged(entry.job.rate, outcome.rate),

@@ -392,7 +392,9 @@ class RedisLedger:
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         check_outcome(claim, outcome)
-        counts = (len(claim.items), outcome.done, outcome.skipped, outcome.replaced)
+        counts = (
+            len(claim.items), outcome.done, outcome.skipped, outcome.replaced, outcome.updated
+        )  # fmt: skip
         rate = (outcome.rate, RATE_WEIGHT)
         chunk = (self._unique(), _json(outcome.rest), len(outcome.rest), claim.attempt - 1)
         rest = (*chunk, _remote(outcome.rest))
@@ -526,6 +528,7 @@ def _job(row: dict[bytes, bytes]) -> Job:
         key=text.get("api_key", ""),
         notes=json.loads(text.get("notes", "{}")),
         replaced=int(text.get("replaced", 0)),
+        updated=int(text.get("updated", 0)),
         webhook=text.get("webhook", ""),  # type: ignore[arg-type]
         webhook_reason=text.get("webhook_reason", ""),
         webhook_tries=int(text.get("webhook_tries", 0)),

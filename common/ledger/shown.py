@@ -25,13 +25,14 @@ def job_out(job: Job) -> JobOut:
         id=job.id,
         collection=job.new.collection,
         namespace=job.new.namespace,
-        source=_shown_source(job.new.source),
+        source=shown_source(job.new.source),
         state=job.state,
         total=total,
         done=job.done,
         failed=job.failed,
         skipped=job.skipped,
         replaced=job.replaced,
+        updated=job.updated,
         left_out=left_out(job.notes),
         mirror=_mirror_out(job),
         remarks=remarks(job.notes),
@@ -65,7 +66,7 @@ def _mirror_out(job: Job) -> MirrorOut | None:
     )
 
 
-def _shown_source(source: Mapping[str, Any]) -> str:
+def shown_source(source: Mapping[str, Any]) -> str:
     """A source in words. An address may be a secret of who started the job: it loses its user, its
     query and its fragment."""
     match source.get("type"):
@@ -76,8 +77,11 @@ def _shown_source(source: Mapping[str, Any]) -> str:
             return f"the failures of {source.get('job', 'another job')}"
         case "urls":
             return "a list of URLs"
+        case "keys":
+            count = source.get("count", 0)
+            return f"{shown_place(source['of'])} ({count} {'key' if count == 1 else 'keys'})"
         case "list":
-            return str(source.get("name", ""))[:SHOWN_CHARS]
+            return str(source.get("name", ""))[:SHOWN_CHARS] or "several sources"
     return shown_place(source)
 
 

@@ -77,6 +77,10 @@ def test_the_real_stack_counts_lists_searches_measures_exports_and_empties(
         copy = client.import_collection("copied", file)
         assert copy.count == SIZE + 20
         require_same_answers(client, "copied", "shelf")
+        part = client.export_images("shelf", tmp_path / "even.parquet", filter={"label": "even"})
+        assert part.images == SIZE / 2 + 10
+        assert client.import_collection("part", part.path).count == SIZE / 2 + 10
+        client.delete_collection("part")
         assert client.delete("copied", filter={"label": "even"}) == SIZE / 2
         assert client.count("copied") == SIZE / 2
         assert client.count("copied", namespace="other") == 20
@@ -252,7 +256,9 @@ def test_the_command_line_exports_imports_and_measures(
     collections = partial(memory_service.cli, "collections")
     file = tmp_path / "shelf.parquet"
     done = collections("export", shelf, str(file), "--json")
-    assert document(done) == {"file": str(file), "bytes": file.stat().st_size}
+    printed = document(done)
+    assert (printed["file"], printed["bytes"]) == (str(file), file.stat().st_size)
+    assert (printed["images"], printed["left_out"]) == (SIZE + 20, 0)
     refused = collections("export", shelf, str(file))
     assert refused.returncode == 2
     assert "exists already" in refused.stderr
@@ -266,6 +272,44 @@ def test_the_command_line_exports_imports_and_measures(
     listed = collections("ids", "from-file").stdout.splitlines()
     assert len(listed) == SIZE / 2
     assert [path.name for path in tmp_path.iterdir()] == ["shelf.parquet"]
+
+
+def test_the_command_line_exports_parts_in_every_format(
+    memory_service: InProcess, flickr: list[Path], tmp_path: Path
+) -> None:
+    collections = partial(memory_service.cli, "collections")
+    some = photos(tmp_path / "photos", flickr, 6)
+    with memory_service.client() as client:
+        client.index("parts", tmp_path / "photos", wait=True)
+    some[0].unlink()
+    where = ["--filter", json.dumps({"id": {"$in": [str(path) for path in some[:4]]}})]
+    shards = ["--format", "webdataset", "--shard-size", "2", *where]
+    done = collections("export", "parts", str(tmp_path / "shards"), *shards, "--json")
+    assert done.returncode == 3
+    printed = json.loads(done.stdout)
+    assert (printed["images"], printed["left_out"], printed["shards"]) == (3, 1, 2)
+    assert "there is no such file on this machine" in done.stderr
+    imported = collections("import", str(tmp_path / "shards"), "--name", "again", "--json")
+    assert document(imported)["count"] == 4
+    near = ["--id", str(some[1]), "--top-k", "2"]
+    listed = collections("export", "parts", str(tmp_path / "near.jsonl"), *near)
+    assert listed.stdout.startswith(f"wrote {tmp_path / 'near.jsonl'}: 2 images (")
+    indexed = collections("import", str(tmp_path / "near.jsonl"), "--name", "near", "--json")
+    assert document(indexed)["done"] == 2
+    nameless = collections("import", str(tmp_path / "near.jsonl"))
+    assert (nameless.returncode, "give --name" in nameless.stderr) == (2, True)
+    both = collections("export", "parts", str(tmp_path / "x.csv"), "--query", "a", "--id", "b")
+    assert (both.returncode, "give one of" in both.stderr) == (2, True)
+    with memory_service.client() as client:
+        client.create_collection("dotted", metric="dot")
+        for name in ("parts", "again", "near"):
+            client.delete_collection(name)
+    refused = collections("import", str(tmp_path / "shards"), "--name", "dotted")
+    assert refused.returncode == 1
+    assert "has metric 'dot', not 'cosine'" in refused.stderr
+    assert f"clipfleet index {tmp_path / 'shards'}/SHARD.tar" in refused.stderr
+    with memory_service.client() as client:
+        client.delete_collection("dotted")
 
 
 def test_an_export_of_nothing_leaves_no_file(client: Any, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from clipfleet.common.settings import Settings
 from support.in_process import InProcess
 from support.stack import Up
 
-KEPT, LOST = "fuzzed", "fuzzed-away"
+KEPT, LOST, ALIAS = "fuzzed", "fuzzed-away", "fuzzed-alias"
 DIM = 32
 OPENS = "POST /v1/collections/{name}/uploads"
 WAYS = ("text", "id", "vector", "terms", "image", "texts", "images")
@@ -120,6 +120,14 @@ def an_open_upload(web: httpx.Client) -> str:
     return str(answer.raise_for_status().json()["id"])
 
 
+def a_source(web: httpx.Client) -> str:
+    """Return the name of a source; a test may delete it, and the next call registers it again."""
+    source = {"type": "urls", "urls": ["https://example.invalid/a.jpg"]}
+    path = f"/v1/collections/{KEPT}/sources/fuzzed"
+    web.put(path, json={"source": source, "paused": True}).raise_for_status()
+    return "fuzzed"
+
+
 def start(web: httpx.Client) -> httpx.Response:
     web.put(f"/v1/collections/{LOST}").raise_for_status()
     source = {"type": "urls", "urls": ["https://example.invalid/a.jpg"]}
@@ -146,6 +154,12 @@ def aim(case: Any, web: httpx.Client) -> None:
         case.path_parameters = {"job_id": an_ended_job(web)}
     elif "upload_id" in path:
         case.path_parameters = {"name": KEPT, "upload_id": an_open_upload(web)}
+    elif "alias" in path:
+        if case.method != "PUT":
+            web.put(f"/v1/aliases/{ALIAS}", json={"collection": KEPT}).raise_for_status()
+        case.path_parameters = {"alias": ALIAS}
+    elif "source" in path:
+        case.path_parameters = {"name": KEPT, "source": a_source(web)}
     elif label.startswith(DESTROYS):
         if case.method != "PUT":
             web.put(f"/v1/collections/{LOST}").raise_for_status()
@@ -238,9 +252,13 @@ def require_known(case: Any, web: httpx.Client) -> None:
     answer = case.call_and_validate(
         base_url=str(web.base_url), timeout=60, checks=[*CHECKS, *strict]
     )
-    if answer.status_code == 202:  # a job on whatever: nobody waits for it
+    if (
+        answer.status_code == 202 and "id" in answer.json()
+    ):  # a job on whatever: nobody waits for it
         cancelled(web, answer.json()["id"])
     if answer.status_code == 201 and case.operation.label == OPENS:  # there is room for a few
         web.delete(answer.headers["location"][0]).raise_for_status()
     if case.method == "PUT" and answer.status_code == 201:
-        web.delete(f"/v1/collections/{answer.json()['name']}").raise_for_status()
+        kinds = {"alias": "aliases", "source": f"collections/{KEPT}/sources"}
+        kind = next((kinds[name] for name in kinds if name in case.path_parameters), "collections")
+        web.delete(f"/v1/{kind}/{answer.json()['name']}").raise_for_status()

@@ -8,7 +8,7 @@ import time
 import pytest
 import redis
 
-from clipfleet.common.collection import Collection
+from clipfleet.common.collection import Alias, Collection
 from clipfleet.common.errors import Conflict, NotFound, TooLarge
 from clipfleet.common.ledger.catalogue import (
     Catalogue,
@@ -74,6 +74,54 @@ def a_collection(name: str = "photos") -> Collection:
     return Collection.new(name, metric="cosine", model="m", dim=4, fields={"year": "int"})
 
 
+def an_alias(name: str, collection: str) -> Alias:
+    return Alias(name=name, collection=collection, changed_at=1.5)
+
+
+def test_an_alias_stands_for_one_collection_at_a_time(catalogue: Catalogue) -> None:
+    old, new = catalogue.add(a_collection("photos-1")), catalogue.add(a_collection("photos-2"))
+    first, second = an_alias("photos", "photos-1"), an_alias("photos", "photos-2")
+    assert catalogue.resolve("photos") is None
+    assert catalogue.set_alias(first) is None
+    assert (catalogue.resolve("photos"), catalogue.find("photos")) == (old, None)
+    assert require(catalogue, "photos") == require(catalogue, "photos-1") == old
+    assert catalogue.set_alias(second) == first
+    assert (catalogue.resolve("photos"), catalogue.find_alias("photos")) == (new, second)
+    assert catalogue.set_alias(an_alias("all", "photos-2")) is None
+    assert [alias.name for alias in catalogue.aliases()] == ["all", "photos"]
+    assert [catalogue.remove_alias("photos") for _ in range(2)] == [True, False]
+    assert (catalogue.resolve("photos"), catalogue.find_alias("photos")) == (None, None)
+    assert catalogue.all() == [old, new]
+
+
+def test_no_name_is_an_alias_and_a_collection(catalogue: Catalogue) -> None:
+    photos = catalogue.add(a_collection("photos"))
+    catalogue.set_alias(an_alias("live", "photos"))
+    for alias in (an_alias("photos", "photos"), an_alias("more", "live")):
+        with pytest.raises(Conflict):
+            catalogue.set_alias(alias)
+    with pytest.raises(NotFound):
+        catalogue.set_alias(an_alias("more", "none"))
+    with pytest.raises(Conflict, match="is an alias"):
+        catalogue.add(a_collection("live"))
+    assert [alias.name for alias in catalogue.aliases()] == ["live"]
+    assert catalogue.all() == [photos]
+
+
+def test_a_collection_with_aliases_is_removed_only_by_force(catalogue: Catalogue) -> None:
+    photos = catalogue.add(a_collection("photos"))
+    for name in ("live", "all"):
+        catalogue.set_alias(an_alias(name, "photos"))
+    with pytest.raises(Conflict, match="'photos' has the alias all, live"):
+        catalogue.remove(photos, unless_aliased=True)
+    assert catalogue.resolve("live") == photos
+    assert catalogue.remove(photos)
+    assert catalogue.resolve("live") is None
+    assert catalogue.to_drop() == [photos]
+    again = catalogue.add(a_collection("photos"))
+    assert catalogue.resolve("live") == again
+
+
 def test_the_first_generation_to_take_a_name_keeps_it(catalogue: Catalogue) -> None:
     first, second = a_collection(), a_collection()
     assert catalogue.add(first) == first
@@ -99,6 +147,21 @@ def test_the_last_write_is_remembered_per_generation(catalogue: Catalogue) -> No
     catalogue.record_write(collection)
     assert 0 <= catalogue.seconds_since_write(collection) < 60
     assert catalogue.seconds_since_write(other) == float("inf")
+
+
+def test_rows_are_in_one_hand_at_a_time(catalogue: Catalogue) -> None:
+    collection, other = a_collection(), a_collection()
+    keys = [f"{n:032x}" for n in range(2_500)]
+    assert catalogue.hold(collection, keys, "one", 60) == set()
+    assert catalogue.hold(collection, keys[:3], "one", 60) == set()
+    assert catalogue.hold(other, keys[:3], "two", 60) == set()
+    assert catalogue.hold(collection, [*keys[2_498:], "f" * 32], "two", 60) == {*keys[2_498:]}
+    assert catalogue.hold(collection, ["f" * 32], "one", 60) == {"f" * 32}
+    catalogue.release(collection, keys, "two")
+    assert catalogue.hold(collection, keys[:1], "two", 60) == {keys[0]}
+    catalogue.release(collection, keys, "one")
+    assert catalogue.hold(collection, keys, "two", 0) == set()
+    assert catalogue.hold(collection, keys, "three", 60) == set()  # their time is over
 
 
 def test_a_worker_is_there_until_it_leaves(fleet: Fleet) -> None:
@@ -189,14 +252,15 @@ def test_an_open_upload_keeps_what_it_has_got(unfinished: Unfinished) -> None:
     assert unfinished.received("u") == Received()
     unfinished.add("u", "one", {A: "11", B: "22"}, 40, ROOM)
     assert unfinished.digests("u", [B, C]) == ["22", ""]
-    assert unfinished.received("u") == Received(2, 40, ("one",))
+    assert unfinished.received("u") == Received(2, 40)
     unfinished.add("u", "two", {B: "33"}, 5, ROOM)
-    assert unfinished.received("u") == Received(2, 45, ("one", "two"), resent=True)
+    assert unfinished.received("u") == Received(2, 45, resent=True)
+    assert unfinished.parts("u") == ["one", "two"]
     with pytest.raises(TooLarge, match="4 images; the limit is 3"):
         unfinished.add("u", "three", {C: "44", D: "55"}, 1, ROOM)
     with pytest.raises(TooLarge, match="101 bytes; the limit is 100"):
         unfinished.add("u", "three", {C: "44"}, 56, ROOM)
-    assert unfinished.received("u").parts == ("one", "two")
+    assert unfinished.parts("u") == ["one", "two"]
     unfinished.close("u")
     for name in ("u", "never"):
         with pytest.raises(NotFound):

@@ -15,7 +15,7 @@ from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection
 from clipfleet.common.fetch import Fetcher
 from clipfleet.common.http.mirror import MirrorIn
-from clipfleet.common.identity import content_hash, primary_key
+from clipfleet.common.identity import bytes_hash, details_hash, primary_key
 from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.common.ledger import Claim, Job
 from clipfleet.common.ledger.catalogue import MemoryCatalogue
@@ -213,7 +213,7 @@ class World:
     def files(self, names: Sequence[str] = ("",), label: str = "") -> dict[str, str]:
         """The content hashes of the images in folders, by path."""
         return {
-            str(path): content_hash(path.read_bytes(), {"label": label, "metadata": {}}, MODEL)
+            str(path): bytes_hash(path.read_bytes(), MODEL) + details_hash(label, {}, str(path))
             for name in names
             for path in (self.photos / name).rglob("*.png")
         }

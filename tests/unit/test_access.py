@@ -57,6 +57,7 @@ def calls() -> dict[str, AuthorizedRoute]:
 GUARDED = sorted(calls().keys() - FREE)
 OF_A_COLLECTION = [call for call in GUARDED if "{name}" in call]
 OF_A_JOB = [call for call in GUARDED if "{job_id}" in call]
+OF_ALIASES = [call for call in GUARDED if "/v1/aliases" in call]  # tests/unit/test_aliases.py
 
 
 def at(call: str, name: str = "acme", job: str = "job-acme") -> str:
@@ -70,7 +71,7 @@ def test_every_route_says_what_it_needs() -> None:
 
 
 def test_every_route_names_its_collection_or_job_where_it_is_looked_for() -> None:
-    assert set(GUARDED) == {*OF_A_COLLECTION, *OF_A_JOB, *OF_ALL}
+    assert set(GUARDED) == {*OF_A_COLLECTION, *OF_A_JOB, *OF_ALL, *OF_ALIASES}
 
 
 def test_a_route_that_says_nothing_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:

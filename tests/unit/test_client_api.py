@@ -12,10 +12,12 @@ import clipfleet
 from clipfleet import AsyncClient, Client, JobFailed, NotFound, ProblemError
 
 NAMES = {
+    "Alias",
     "AsyncClient",
     "Client",
     "Collection",
     "Error",
+    "Export",
     "Failure",
     "Failures",
     "Fleet",
@@ -29,26 +31,34 @@ NAMES = {
     "NotFound",
     "ProblemError",
     "Recall",
+    "RegisteredSource",
     "SearchResult",
     "Timing",
     "Unreachable",
+    "Updated",
     "WebhookError",
     "WebhookEvent",
     "__version__",
     "verify_webhook",
 }
 METHODS = {
+    "alias": "(name)",
+    "aliases": "()",
     "cancel": "(job)",
     "collection": "(name)",
     "collections": "()",
     "count": "(collection, *, filter, namespace)",
     "create_collection": "(name, *, metric, model, dim, fields)",
     "delete": "(collection, *, filter, namespace, all)",
+    "delete_alias": "(name)",
     "delete_collection": "(name)",
     "delete_job": "(job)",
     "delete_image": "(collection, id, *, namespace)",
+    "delete_source": "(collection, name)",
     "embed": "(texts, images, *, model)",
     "export_collection": "(collection, file, *, overwrite, progress)",
+    "export_images": "(collection, target, *, format, filter, namespace, query, top_k, shard_size, "
+    "originals, overwrite, restart, progress)",
     "failures": "(job, limit, offset)",
     "fleet": "()",
     "image": "(collection, id, *, namespace, include_values)",
@@ -61,6 +71,14 @@ METHODS = {
     "job": "(job)",
     "jobs": "(limit, offset, *, collection, state)",
     "missing": "(job, limit, cursor)",
+    "notify_source": "(collection, name, keys)",
+    "pause_source": "(collection, name)",
+    "register_source": "(collection, name, source, *, interval, paused, namespace, "
+    "label_from_folder, on_existing, exif, webhook, webhook_secret)",
+    "resume_source": "(collection, name)",
+    "run_source": "(collection, name, *, wait, progress)",
+    "source": "(collection, name)",
+    "sources": "(collection)",
     "ordered_ids": "(collection, *, order_by, descending, filter, namespace)",
     "recall": "(collection, *, k, sample, filter, namespace, seed)",
     "retry": "(job, *, wait, progress)",
@@ -70,7 +88,10 @@ METHODS = {
     "search_many": "(collection, queries)",
     "original": "(collection, id, *, namespace)",
     "preview": "(collection, id, *, namespace)",
+    "set_alias": "(name, collection)",
     "thumbnail": "(collection, id, *, namespace)",
+    "update_images": "(collection, images, *, filter, all, label, metadata, namespace, dry_run, "
+    "progress)",
     "upload": "(collection, files, *, ids, labels, metadata, namespace, label, on_existing, "
     "exif, webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "upload_folder": "(collection, folders, *, label_from_folder, label, recursive, namespace, "

@@ -132,7 +132,7 @@ def test_a_later_version_and_a_broken_description_are_refused(tmp_path: Path) ->
     def describing(text: str) -> Callable[[pa.Table], pa.Table]:
         return lambda table: table.replace_schema_metadata({KEY: text.encode()})
 
-    path = changed(written(tmp_path / "x.parquet"), describing(json.dumps({"version": 2})))
+    path = changed(written(tmp_path / "x.parquet"), describing(json.dumps({"version": 3})))
     assert "another version" in refusal(path)
     for text in ("{", "[]", '{"name": 3}'):
         assert "cannot be understood" in refusal(changed(path, describing(text)))

@@ -39,6 +39,20 @@ NAMES = {  # by the file that needs them: module and name
         "milvus_lite.storage.segment:Segment.index_file_path",
         "milvus_lite.storage.segment:Segment.vector_data",
     ),
+    "clipfleet/embedded/cheap_rows.py": (
+        "milvus_lite.adapter.grpc.translators.records:_build_field_data",
+        "milvus_lite.engine.collection:Collection._compile_filter",
+        "milvus_lite.engine.collection:Collection._indexed_filter_plan",
+        "milvus_lite.engine.collection:Collection._read_snapshot",
+        "milvus_lite.engine.collection:Collection._require_loaded",
+        "milvus_lite.engine.collection:Collection.query",
+        "milvus_lite.engine.collection:Collection.resolve_search_metric",
+        "milvus_lite.schema.types:DataType.FLOAT_VECTOR",
+        "milvus_lite.search.filter:evaluate_mask",
+        "milvus_lite.search.indexed_filter:evaluate_segment_filter",
+        "milvus_lite.storage.memtable:MemTable._row_to_dict",
+        "milvus_lite.storage.segment:Segment.row_to_dict",
+    ),
     "clipfleet/embedded/cheap_reads.py": (
         "milvus_lite.engine.collection:Collection._read_snapshot",
         "milvus_lite.engine.collection:Collection._require_loaded",
@@ -132,6 +146,11 @@ ATTRIBUTES = {  # by the file that relies on them: a function, and what its sour
         ("milvus_lite.storage.memtable:MemTable.__init__", "self._data_schema"),
         ("milvus_lite.storage.memtable:MemTable.__init__", "self._insert_batches"),
         ("milvus_lite.storage.memtable:MemTable.flush", "self._build_data_table(rows)"),
+    ),
+    "clipfleet/embedded/cheap_rows.py": (
+        ("milvus_lite.engine.collection:Collection._get_raw", "best_segment.row_to_dict("),
+        ("milvus_lite.storage.memtable:MemTable.get", "self._row_to_dict("),
+        ("milvus_lite.adapter.grpc.servicer:MilvusServicer.Query", "count = len(rows)"),
     ),
     "clipfleet/embedded/cheap_reads.py": (
         ("milvus_lite.adapter.grpc.servicer:MilvusServicer.Query", "col.get(pks"),

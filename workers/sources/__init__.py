@@ -24,6 +24,7 @@ from clipfleet.workers.sources.bucket import Bucket
 from clipfleet.workers.sources.copies import Copies
 from clipfleet.workers.sources.folder import Folder
 from clipfleet.workers.sources.inline import Single, Upload, UploadInParts, Urls
+from clipfleet.workers.sources.keys import open_keys
 from clipfleet.workers.sources.manifest import Lines
 from clipfleet.workers.sources.parquet import Parquet
 from clipfleet.workers.sources.scratch import ScratchUnavailable
@@ -84,6 +85,12 @@ def open_source(
         if "items" in raw:
             return Upload(raw["items"])
         return UploadInParts(raw, storage.blobs, job_id)
+    if kind == "keys":
+        of = raw["of"]
+        source = parse_known_fields(KINDS[of["type"]], of)
+        if isinstance(source, BucketSource | FolderSource):
+            return open_keys(source, raw, storage)
+        raise SourceError(f"there are no keys of a source of type {of['type']!r}")
     if kind not in KINDS:
         raise SourceError(f"unknown kind of source {kind!r}")
     fields = raw.get("fields", {})
@@ -103,6 +110,8 @@ def is_local(raw: dict[str, Any]) -> bool:
     """
     if raw.get("type") == "list":
         return all(map(is_local, raw["sources"])) if "sources" in raw else False
+    if raw.get("type") == "keys":
+        return is_local(raw["of"])
     try:
         return uris.kind(raw.get("uri", "")) == "path"
     except uris.BadUri:

@@ -61,6 +61,27 @@ class Bucket:
         """The item of an object."""
         return self._item(url.removeprefix(self._url("")))
 
+    def item_of_key(self, key: str) -> Item:
+        """The item of an object, by its key in the bucket."""
+        return self._item(key)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object with this key. Unreadable when that cannot be known."""
+        fs = self._storage.bucket(self._source.uri)
+        with bucket_errors():
+            try:
+                entry = fs.info(f"{self._bucket}/{key}")
+            except FileNotFoundError:
+                return False
+        return bool(entry["type"] != "directory")
+
+    def require(self) -> None:
+        """Raise SourceError when the bucket cannot be listed."""
+        try:
+            next(iter(self._keys("")), None)
+        except Unreadable as error:
+            raise SourceError(f"{printable(self._source.uri)} cannot be listed: {error}") from error
+
     def count(self) -> int:
         return sum(map(_is_image, self._keys("")))
 

@@ -81,6 +81,15 @@ class Folder:
         suffixes = " ".join(sorted(SUFFIXES))
         return f"no images in {printable(self._source.path)} (looked for {suffixes})"
 
+    def is_empty(self) -> bool:
+        """Whether there is nothing in the folder. SourceError when it cannot be read."""
+        top = self._top()
+        try:
+            with self._scanned(top) as entries:
+                return next(entries, None) is None
+        except (OSError, SourceRefused) as error:
+            raise SourceError(_why_unread(top, error)) from error
+
     def is_file(self, path: str) -> bool:
         """Whether a path is a file that the job may see."""
         try:

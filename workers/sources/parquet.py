@@ -1,9 +1,11 @@
-"""Parquet manifests, read row group by row group."""
+"""Parquet manifests, read row group by row group. An export of clipfleet is one, too."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from clipfleet.common.errors import Unreadable
+from clipfleet.common.http.exchange import NotOurs, description_of
 from clipfleet.common.http.sources import ManifestSource
 from clipfleet.common.identity import printable
 from clipfleet.common.ledger import Item
@@ -52,6 +54,7 @@ class Parquet:
 
         table = ParquetFile(file)
         columns = _columns(table, self._fields, Notes() if after else self.notes)
+        is_export = _exported_columns(table.schema_arrow.metadata) is not None
         group, _, row = after.partition(":")
         begin, skip = (int(group), int(row)) if after else (0, 0)
         if after and skip >= table.metadata.row_group(begin).num_rows:
@@ -61,7 +64,8 @@ class Parquet:
             for index, values in enumerate(_rows(table, number, columns)):
                 if number > begin or index >= skip:
                     name = f"row {before + index + 1}"
-                    yield Listed(_item(values, name, rows), f"{number}:{index + 1}")
+                    whole = _with_metadata(values) if is_export else values
+                    yield Listed(_item(whole, name, rows), f"{number}:{index + 1}")
             before += table.metadata.row_group(number).num_rows
 
     def count(self) -> int:
@@ -84,6 +88,8 @@ def _columns(table: Any, fields: Mapping[str, str], notes: Notes) -> list[str]:
     if "uri" not in names:
         raise SourceError("the manifest has no column 'uri'")
     require_distinct(names)
+    if (exported := _exported_columns(schema.metadata)) is not None:
+        return [name for name in names if name in exported]
     expected = {"id", "uri", "label", *fields}
     columns = []
     for field in schema:
@@ -96,6 +102,15 @@ def _columns(table: Any, fields: Mapping[str, str], notes: Notes) -> list[str]:
         else:
             columns.append(field.name)
     return columns
+
+
+def _exported_columns(metadata: Mapping[bytes, bytes] | None) -> set[str] | None:
+    """The columns of an export that describe its images; None for other files."""
+    try:
+        description = description_of(metadata)
+    except NotOurs:
+        return None
+    return {"id", "uri", "label", "metadata", *description.fields, *description.columns}
 
 
 def _mean_bytes(metadata: Any, name: str) -> float:
@@ -114,6 +129,17 @@ def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]
         except (ValueError, OverflowError):
             for index in range(batch.num_rows):
                 yield _single_row(batch.slice(index, 1))
+
+
+def _with_metadata(row: dict[str, Any] | str) -> dict[str, Any] | str:
+    """A row of an export with the metadata that has no column, or none that holds it exactly."""
+    if isinstance(row, str):
+        return row
+    try:
+        rest = json.loads(row.pop("metadata", None) or "{}")
+    except (ValueError, TypeError, RecursionError):
+        return "its metadata is not JSON"
+    return {**row, **rest} if isinstance(rest, dict) else "its metadata is not a JSON object"
 
 
 def _single_row(batch: Any) -> dict[str, Any] | str:
