@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -181,10 +181,18 @@ def mirror_options(
         raise typer.BadParameter(f"--{name} needs --mirror")
     if max_delete is not None:
         try:
-            options["max_delete"] = limit_of(max_delete)
+            options["max_delete"] = limit_of(_number(max_delete))
         except ValueError as error:
             raise typer.BadParameter(str(error).replace("max_delete", "--max-delete")) from error
     return options or mirror
+
+
+def _number(text: str) -> int | float | str:
+    """The number that a text is; the text if it is none."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def index(
