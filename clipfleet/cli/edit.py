@@ -8,6 +8,7 @@ import typer
 from clipfleet.cli import show
 from clipfleet.cli.show import URL, ApiKey, Json, Name, Namespace, Url, Where
 from clipfleet.client import Client
+from clipfleet.common.collection import ELEMENTS
 from clipfleet.results import Updated
 
 app = typer.Typer(help="Show images, and change labels and metadata.", no_args_is_help=True)
@@ -128,7 +129,10 @@ def _metadata(values: list[str], unset: list[str], name: str, client: Client) ->
         key, is_pair, value = text.partition("=")
         if not key or not is_pair:
             raise typer.BadParameter(f"--set {text!r} is not KEY=VALUE, such as year=2024")
-        metadata[key] = value if fields.get(key) == "string" else _value(value)
+        kind = fields.get(key)
+        metadata[key] = value if kind == "string" else _value(value)
+        if kind in ELEMENTS and not isinstance(metadata[key], list | None):
+            metadata[key] = [value if kind == "string[]" else metadata[key]]
     for key in unset:
         if metadata.setdefault(key, None) is not None:
             raise typer.BadParameter(f"--set and --unset both name {key!r}")

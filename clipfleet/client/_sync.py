@@ -157,7 +157,8 @@ class Client:
             metric: how embeddings are compared: "cosine", "dot" or "euclidean".
             model: the CLIP model. Default: the service's.
             dim: numbers in an embedding. Default: the model's, if a worker has the model.
-            fields: metadata fields to index, each "string", "int", "float" or "bool".
+            fields: metadata fields to declare, each "string", "int", "float", "bool", "string[]" or
+                "int[]".
 
         Returns:
             The collection.

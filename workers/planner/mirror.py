@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from clipfleet.common.ledger import Job, MirrorResult
 from clipfleet.common.ledger.catalogue import Deletion
 from clipfleet.common.ledger.failure_parts import FailuresLost
 from clipfleet.common.ledger.notes import GAPS
+from clipfleet.common.ledger.turns import write_in_turn
 from clipfleet.common.process.logs import log_context
 from clipfleet.common.snapshots import (
     UNKNOWN,
@@ -214,7 +216,7 @@ class Closing:
             pks = as_text(keys[start : start + BATCH])
             parts.catalogue.record_deletion(collection, Deletion.of(pks))
             parts.blobs.delete_all(thumbnail_keys(collection, pks))
-            parts.store.delete(collection, pks)
+            write_in_turn(parts.catalogue, collection, pks, partial(parts.store.delete, collection))
             parts.catalogue.record_write(collection)
 
     def _replace(self, compared: Compared, gone: Gone, *, deleted: bool, is_partial: bool) -> None:
