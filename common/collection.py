@@ -97,9 +97,11 @@ class Collection(BaseModel):
         for what in ("metric", "model", "dim", "fields"):
             mine, theirs = getattr(self, what), getattr(other, what)
             if mine != theirs:
+                advice = "delete it first or choose another name"
+                if what == "model":
+                    advice = f"migrate it (POST /v1/collections/{self.name}/migrations), {advice}"
                 raise Conflict(
-                    f"collection {self.name!r} has {what} {mine!r}, not {theirs!r}; "
-                    "delete it first or choose another name"
+                    f"collection {self.name!r} has {what} {mine!r}, not {theirs!r}; {advice}"
                 )
 
 

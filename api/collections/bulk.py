@@ -16,7 +16,7 @@ from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.http.collections import Count, DeletedSome, DeleteIn, IdPage, Which
 from clipfleet.common.identity import DEFAULT_NAMESPACE, namespace_problem
 from clipfleet.common.imaging.thumbnails import thumbnail_keys
-from clipfleet.common.ledger.catalogue import Deletion
+from clipfleet.common.ledger.catalogue import Deletion, both_generations, to_delete_from
 from clipfleet.common.store import Record
 from clipfleet.common.store.filters import Filter, parse_filter
 
@@ -94,14 +94,32 @@ async def delete_images(
     deletion = Deletion(namespace=body.namespace, filter=body.filter or {})
     await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
     until = time.monotonic() + DELETE_BUDGET_S
-    rows = await scan_page(body.namespace, where, "", DELETE_BATCH, collection, gateway)
+    deleted, more = await _delete_matching(body.namespace, where, collection, gateway, until)
+    generations = await gateway.call(both_generations, gateway.catalogue, collection)
+    for other in generations[1:]:  # of a migration; it may have images that this one lacks
+        if not more:
+            _, more = await _delete_matching(body.namespace, where, other, gateway, until)
+    return DeletedSome(deleted=deleted, more=more)
+
+
+async def _delete_matching(
+    namespace: str,
+    where: Filter | None,
+    collection: Collection,
+    gateway: Gateway,
+    until: float,
+) -> tuple[int, bool]:
+    """Delete the images that match until the time is over; their number, and whether any is left.
+
+    Args:
+        until: monotonic seconds.
+    """
+    rows = await scan_page(namespace, where, "", DELETE_BATCH, collection, gateway)
     deleted = await _delete(rows, collection, gateway)
     while len(rows) == DELETE_BATCH and time.monotonic() < until:
-        rows = await scan_page(
-            body.namespace, where, rows[-1].pk, DELETE_BATCH, collection, gateway
-        )
+        rows = await scan_page(namespace, where, rows[-1].pk, DELETE_BATCH, collection, gateway)
         deleted += await _delete(rows, collection, gateway)
-    return DeletedSome(deleted=deleted, more=len(rows) == DELETE_BATCH)
+    return deleted, len(rows) == DELETE_BATCH
 
 
 def parse_checked_filter(which: Which, collection: Collection) -> Filter | None:
@@ -165,8 +183,9 @@ async def _delete(rows: Sequence[Record], collection: Collection, gateway: Gatew
     if not rows:
         return 0
     pks = [row.pk for row in rows]
-    thumbnails = thumbnail_keys(collection, pks)
-    await gateway.call(gateway.blobs.delete_all, thumbnails, timeout_s=STORE_TIMEOUT_S)
-    await gateway.call(gateway.store.delete, collection, pks, timeout_s=STORE_TIMEOUT_S)
-    await gateway.call(gateway.catalogue.record_write, collection)
+    for generation in await gateway.call(to_delete_from, gateway.catalogue, collection):
+        thumbnails = thumbnail_keys(generation, pks)
+        await gateway.call(gateway.blobs.delete_all, thumbnails, timeout_s=STORE_TIMEOUT_S)
+        await gateway.call(gateway.store.delete, generation, pks, timeout_s=STORE_TIMEOUT_S)
+        await gateway.call(gateway.catalogue.record_write, generation)
     return len(rows)

@@ -22,7 +22,7 @@ from clipfleet.common.identity import (
     primary_key,
 )
 from clipfleet.common.imaging.thumbnails import read_thumbnail, thumbnail_keys
-from clipfleet.common.ledger.catalogue import Deletion
+from clipfleet.common.ledger.catalogue import Deletion, both_generations, to_delete_from
 from clipfleet.common.settings import Limits
 from clipfleet.common.store import Record
 
@@ -123,13 +123,19 @@ async def delete_image(
 ) -> Deleted:
     """Delete an image from the collection, with its thumbnail. The source file stays."""
     key = key_of(namespace, image_id)
-    if key not in await gateway.call(gateway.store.fingerprints, collection, [key]):
+    generations = await gateway.call(both_generations, gateway.catalogue, collection)
+    known = [
+        await gateway.call(gateway.store.fingerprints, generation, [key])
+        for generation in generations  # a deletion that broke off may have left one of them
+    ]
+    if not any(known):
         raise no_image(image_id)
     deletion = Deletion(namespace=namespace, pk=key)
     await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
-    await gateway.call(gateway.blobs.delete_all, thumbnail_keys(collection, [key]))
-    await gateway.call(gateway.store.delete, collection, [key])
-    await gateway.call(gateway.catalogue.record_write, collection)
+    for generation in await gateway.call(to_delete_from, gateway.catalogue, collection):
+        await gateway.call(gateway.blobs.delete_all, thumbnail_keys(generation, [key]))
+        await gateway.call(gateway.store.delete, generation, [key])
+        await gateway.call(gateway.catalogue.record_write, generation)
     return Deleted(deleted=1)
 
 

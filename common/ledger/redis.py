@@ -110,7 +110,8 @@ class RedisLedger:
         fields = (kept.model_dump_json(), whole, kept.v, new.collection, new.model, new.retry_of)
         idempotency = (idempotency_key, KEEP_IDEMPOTENCY_S)
         host = new.webhook.host if new.webhook else ""
-        created = self._run("create", new.id, *fields, *idempotency, room.limit, room.key, host)
+        who = (room.limit, room.key, host, int(new.is_low))
+        created = self._run("create", new.id, *fields, *idempotency, *who)
         if isinstance(created, list):
             raise TooManyJobs(room, *created)
         answer = _text(created)

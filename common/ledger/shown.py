@@ -57,6 +57,8 @@ def _shown_source(source: Mapping[str, Any]) -> str:
             return f"the failures of {source.get('job', 'another job')}"
         case "urls":
             return "a list of URLs"
+        case "migration":
+            return "images of the collection with its other model"
         case "list":
             return str(source.get("name", ""))[:SHOWN_CHARS]
     return shown_place(source)

@@ -31,11 +31,13 @@ from clipfleet.common.ledger import (
     any_remote,
 )
 from clipfleet.common.ledger.catalogue import Catalogue
+from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Record, Store, Vectors
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.background import Waits
+from clipfleet.workers.ingest.copying import Copying, namespace_of, only, times_of
 from clipfleet.workers.ingest.device import Device, PixelBuffer
 from clipfleet.workers.ingest.feeders import Feeders
 from clipfleet.workers.ingest.fetch_pool import FetchPool
@@ -108,6 +110,8 @@ class Chunk:
         self._parts, self._job, self._claim, self._lease = parts, job, claim, lease
         self._failures: list[Failure] = []
         self._stored_keys: list[str] = []  # primary keys of the images that `_done` counts
+        self._copying: Copying | None = None
+        self._copied: dict[str, int] = {}  # when the images of the last write were stored first
         self._replaced: set[str] = set()  # those of them that were stored with other content
         self._done = self._skipped = self._worked = self._file_bytes = 0
         self._timings = StageTimings()
@@ -134,6 +138,8 @@ class Chunk:
         """
         collection = self._collection()
         items = self._distinct(self._claim.items)
+        if is_migration(self._job.new.source):
+            items = self._due(items, collection)
         keys = list(items)
         known = self._retry_store_call(lambda: self._parts.store.fingerprints(collection, keys))
         records: list[Record] = []
@@ -152,8 +158,11 @@ class Chunk:
         """Store the records, mark the chunk, and hand back the images that are not under way."""
         if records:
             self._retry_while_unavailable(self._lease.confirm)
+            if self._copying:
+                records = self._still_due(self._copying, records)
             self._write_thumbnails(collection, records)
-            self._retry_store_call(lambda: self._parts.store.upsert(collection, records))
+            self._retry_store_call(lambda: self._upsert(collection, records))
+            self._copied = {record.pk: record.indexed_at for record in records}
             self._done += len(records)
             self._stored_keys += [record.pk for record in records]
         if self._done:  # also if an earlier attempt stored them: that may have been just now
@@ -172,6 +181,44 @@ class Chunk:
         self._claim, self._rest = self._claim.of(kept), dict(self._under_way)
         self._done, self._skipped, self._failures, self._rate = 0, 0, [], 0.0
         self._stored_keys, self._replaced = [], set()
+
+    def _due(self, items: dict[str, Item], collection: Collection) -> dict[str, Item]:
+        """The images of a chunk of copies that are not copied yet; the others count as skipped.
+
+        An earlier attempt may have stored copies of images that were deleted just then.
+        """
+        parts = self._parts
+        self._copying = Copying(
+            self._job, collection, parts.store, parts.catalogue, self._retry_store_call
+        )
+        times = times_of(items)
+        due = self._copying.due(times)
+        rest = {pk: at for pk, at in times.items() if pk not in due}
+        self._delete(collection, self._copying.orphans(rest))
+        self._skipped += len(items) - len(due)
+        return only(items, due)
+
+    def _delete(self, collection: Collection, keys: Sequence[str]) -> None:
+        """Delete images that should not have been stored."""
+        if keys:
+            small = thumbnail_keys(collection, keys)
+            self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
+            self._retry_store_call(lambda: self._parts.store.delete(collection, keys))
+
+    def _still_due(self, copying: Copying, records: Sequence[Record]) -> list[Record]:
+        due = copying.due({record.pk: record.indexed_at for record in records})
+        current = [record for record in records if record.pk in due]
+        self._skipped += len(records) - len(current)
+        self._replaced &= {record.pk for record in current}
+        return current
+
+    def _upsert(self, collection: Collection, records: Sequence[Record]) -> None:
+        """Store the records; new ones get the time of this try, which other parts search by."""
+        if not self._copying:
+            now = int(time.time() * 1000)
+            records = [replace(record, indexed_at=now) for record in records]
+        if records:
+            self._parts.store.upsert(collection, records)
 
     def _write_thumbnails(self, collection: Collection, records: Sequence[Record]) -> None:
         """Write the thumbnails of images that are stored next.
@@ -207,6 +254,9 @@ class Chunk:
         They count as skipped. This runs after the upsert: a deletion that is recorded later finds
         the rows itself.
         """
+        if self._copying:
+            self._withdraw_copies(self._copying, collection)
+            return
         since, catalogue = self._claim.since, self._parts.catalogue
         deletions = self._retry_while_unavailable(lambda: catalogue.deletions(collection, since))
         if not deletions:
@@ -219,9 +269,17 @@ class Chunk:
             for pk, row in rows.items()
             if row.job_id == self._job.id and any(covered(row) for covered in covers)
         ]
-        small = thumbnail_keys(collection, gone)
-        self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
-        self._retry_store_call(lambda: self._parts.store.delete(collection, gone))
+        self._delete(collection, gone)
+        self._take_back(gone)
+
+    def _withdraw_copies(self, copying: Copying, collection: Collection) -> None:
+        """Delete copies of images that were deleted meanwhile."""
+        gone = copying.orphans(self._copied)
+        self._delete(collection, gone)
+        self._take_back(gone)
+
+    def _take_back(self, gone: Sequence[str]) -> None:
+        """Count images that were stored and deleted again as skipped."""
         self._done -= len(gone)
         self._replaced.difference_update(gone)
         self._skipped += len(gone)
@@ -265,8 +323,10 @@ class Chunk:
     def _collection(self) -> Collection:
         new = self._job.new
         catalogue = self._parts.catalogue
-        collection = self._retry_while_unavailable(lambda: catalogue.find(new.collection))
-        if collection is None or collection.generation != new.generation:
+        collection = self._retry_while_unavailable(
+            lambda: catalogue.generation(new.collection, new.generation)
+        )
+        if collection is None:
             raise CollectionGone(f"collection {new.collection!r} was deleted")
         if collection.dim != self._parts.embedder.dim:
             raise WrongModel(
@@ -282,7 +342,7 @@ class Chunk:
             if item.problem:  # its id may be altered, and then equal another item's
                 self._fail(item, "list", item.problem)
                 continue
-            pk = primary_key(self._job.new.namespace, item.id)
+            pk = primary_key(namespace_of(item, self._job), item.id)
             self._skipped += pk in distinct
             distinct[pk] = item
         return distinct
@@ -487,19 +547,20 @@ class Chunk:
             self._replaced.add(image.pk)
         if prepared.thumbnail:
             self._thumbnails[image.pk] = prepared.thumbnail
+        stored = image.item.stored
         return Record(
             pk=image.pk,
             id=image.item.id,
-            namespace=self._job.new.namespace,
+            namespace=namespace_of(image.item, self._job),
             uri=image.item.uri,
             embedding=row,
             content_hash=prepared.content_hash,
-            job_id=self._job.id,
+            job_id=stored.job_id if stored else self._job.id,
             label=image.item.label,
             bytes=prepared.file_bytes,
             width=prepared.width,
             height=prepared.height,
-            indexed_at=int(time.time() * 1000),
+            indexed_at=stored.indexed_at if stored else 0,  # otherwise set when it is stored
             metadata=image.metadata(self._terms.collection, limit),
         )
 

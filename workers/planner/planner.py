@@ -26,8 +26,11 @@ from clipfleet.common.errors import NotFound, StartupError, Unavailable
 from clipfleet.common.fetch import Fetcher, LookUpsBusy
 from clipfleet.common.fetch.post import Poster
 from clipfleet.common.ledger import Failure, Job, Ledger, Look, NewJob, OpenChunk, PlanLease, Round
+from clipfleet.common.ledger.catalogue import RedisCatalogue
+from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.unfinished import RedisUnfinished
+from clipfleet.common.ledger.unreadable import RedisUnreadable
 from clipfleet.common.ledger.webhooks import RedisWebhooks
 from clipfleet.common.process.checks import blob_checks, service_checks
 from clipfleet.common.process.logs import OutageLog, configure_logs, log_context
@@ -39,10 +42,13 @@ from clipfleet.common.queue.messages import IngestNudge, queue_name
 from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 from clipfleet.common.shares import Owner
+from clipfleet.common.store.milvus import make_store
 from clipfleet.common.versions import OtherVersion, warn_once
 from clipfleet.workers.metrics import PlannerMetrics
 from clipfleet.workers.planner.chunk_size import chunk_size, room_for
+from clipfleet.workers.planner.generation_source import CopySource, Generations
 from clipfleet.workers.planner.housekeeper import Housekeeper
+from clipfleet.workers.planner.migrations import Migrator
 from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.planner.retry_source import Retry
 from clipfleet.workers.planner.webhooks import STOP_S, WebhookSender
@@ -99,6 +105,7 @@ class Planner:
         storage: opens sources.
         readers: read sources on threads of their own.
         clock: monotonic seconds.
+        generations: reads the images of migrations; None: this planner has no store.
     """
 
     def __init__(
@@ -112,8 +119,10 @@ class Planner:
         readers: Readers | None = None,
         metrics: PlannerMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        generations: Generations | None = None,
     ) -> None:
         self._name, self._ledger, self._fleet = name, ledger, fleet
+        self._generations = generations
         self._publisher, self._settings, self._storage = publisher, settings, storage
         self._readers, self._metrics = readers or Readers(), metrics or PlannerMetrics()
         self._clock = clock
@@ -413,6 +422,8 @@ class Planner:
         storage = self._storage.within(new.grant)
         if new.retry_of:
             return Retry(new.source, self._ledger, storage.access)
+        if is_migration(new.source) and self._generations:
+            return CopySource(new, self._generations, storage)
         return open_source(self._ledger.whole(new.id).source, storage, new.id)
 
     def _estimate(self, job_id: str, source: Source) -> None:
@@ -481,7 +492,10 @@ def main() -> None:
     ledger = RedisLedger(client, blobs=blobs)
     storage = Storage(settings, blobs, Fetcher(settings.fetch))
     metrics = PlannerMetrics(make_registry())
-    planner = Planner(name, ledger, fleet, publisher, settings, storage, metrics=metrics)
+    generations = Generations(RedisCatalogue(client), make_store(settings), RedisUnreadable(client))
+    planner = Planner(
+        name, ledger, fleet, publisher, settings, storage, metrics=metrics, generations=generations
+    )
     try:
         serve_metrics(settings, metrics.registry, planner.trouble)
     except StartupError as error:
@@ -490,6 +504,8 @@ def main() -> None:
     unfinished = RedisUnfinished(client)
     keeper = Housekeeper(name, ledger, unfinished, blobs, settings.retention_days)
     threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()
+    migrator = Migrator(ledger, generations, storage, blobs)
+    threading.Thread(target=migrator.run, args=(stopping,), name="migrator", daemon=True).start()
     poster = Poster(settings.fetch, settings.webhooks.timeout_s)
     sender = WebhookSender(RedisWebhooks(client), ledger, poster, settings.webhooks, metrics)
     sending = threading.Thread(target=sender.run, args=(stopping,), name="webhooks", daemon=True)
