@@ -25,6 +25,7 @@ from clipfleet.api.collections import (
     originals,
     recall,
     rows,
+    update,
 )
 from clipfleet.api.collections import routes as collections
 from clipfleet.api.dispatch.gateway import Gateway
@@ -39,6 +40,8 @@ from clipfleet.api.ops.access_log import AccessLogMiddleware
 from clipfleet.api.ops.metrics import GatewayMetrics
 from clipfleet.api.search import embed, openai
 from clipfleet.api.search import routes as search
+from clipfleet.api.sources import routes as sources
+from clipfleet.api.sources.scheduler import Scheduler
 from clipfleet.common.process.checks import blob_checks, service_checks
 from clipfleet.common.process.interpreter import prepare_interpreter
 from clipfleet.common.process.logs import configure_logs
@@ -59,17 +62,16 @@ HEAD is answered wherever GET is.
 TAGS = [
     {"name": "collections", "description": "Create, list, export and delete collections."},
     {"name": "jobs", "description": "Index images, and follow, cancel or retry the indexing."},
+    {"name": "sources", "description": "Register sources that are indexed again and again."},
     {"name": "search", "description": "Search a collection by text, image, id or vector."},
     {"name": "embed", "description": "Compute embeddings without a collection."},
     {"name": "images", "description": "Get or delete single images; write own vectors."},
     {"name": "health", "description": "State of the gateway, the service and the fleet."},
 ]
 
-# What pages of CLIPFLEET_CORS_ORIGINS may send and read, beside what every page may.
+# What pages of CLIPFLEET_CORS_ORIGINS may do, and read beside what every page may. They may send
+# all headers: clients such as openai's add some of their own.
 CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-CORS_REQUEST_HEADERS = (
-    "Authorization", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "X-Request-Id",
-)  # fmt: skip
 CORS_ANSWER_HEADERS = (
     "ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing",
     "X-Request-Id",
@@ -104,7 +106,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
         gateway_metrics.watch(
             gateway.overviews, [gateway.queries, gateway.exact, gateway.large], settings.model
         )
-        gateway.start()
+        gateway.start(Scheduler(gateway, access).run())
         if parts is None:
             prepare_interpreter()
         access.log_mode()
@@ -125,7 +127,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     problems.register_handlers(app)
     features = (  # the first ones are found first
         search, embed, openai, collections, aliases, migrations, bulk, order, recall, export, rows,
-        jobs, events, uploads, open_uploads, images, originals, health, key, fleet, metrics, assets,
+        jobs, events, uploads, open_uploads, sources, images, update, originals, health, key, fleet,
+        metrics, assets,
     )  # fmt: skip
     for feature in features:
         app.include_router(_require_authorized(feature.router))
@@ -139,7 +142,7 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=CORS_METHODS,
-            allow_headers=CORS_REQUEST_HEADERS,
+            allow_headers=("*",),
             expose_headers=CORS_ANSWER_HEADERS,
         )
     app.add_middleware(

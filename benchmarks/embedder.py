@@ -15,10 +15,10 @@ from pathlib import Path
 from shutil import copytree
 
 import numpy as np
-from transformers import CLIPConfig, CLIPModel
 
 from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.settings import CARRIED_MODEL, Settings
+from clipfleet.workers.embedding.libraries import transformers
 from clipfleet.workers.embedding.load import load_embedder
 
 
@@ -41,7 +41,9 @@ def main() -> None:
 def _random_clip(folder: Path) -> Embedder:
     with tempfile.TemporaryDirectory() as scratch:
         copytree(folder, scratch, dirs_exist_ok=True)
-        CLIPModel(CLIPConfig.from_pretrained(folder)).save_pretrained(scratch)
+        transformers.CLIPModel(transformers.CLIPConfig.from_pretrained(folder)).save_pretrained(
+            scratch
+        )
         return load_embedder(Settings(model=scratch))
 
 

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from parts import shown
 from PIL import Image
-from transformers import AutoImageProcessor
 
 from clipfleet.common.auth.source_access import access_of
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.settings import Settings
-from clipfleet.workers.embedding.clip import preprocess_of
+from clipfleet.workers.embedding.libraries import transformers
+from clipfleet.workers.embedding.of_transformers import preprocess_of
 from clipfleet.workers.ingest.feeders import Fed, ProcessFeeders
 from clipfleet.workers.ingest.prepare import Kit, Request
 from clipfleet.workers.metrics import StageTimings
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--megapixels", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    processor = AutoImageProcessor.from_pretrained(args.clip)
+    processor = transformers.AutoImageProcessor.from_pretrained(args.clip)
     with tempfile.TemporaryDirectory() as scratch:
         settings = Settings(source_roots=(Path("/"),), blobs=f"{scratch}/blobs")
         kit = Kit.of(settings, access_of(settings, Blobs(settings.blobs)), preprocess_of(processor))
@@ -73,7 +73,7 @@ def fed(count: int, kit: Kit, paths: Sequence[Path]) -> float:
 
 
 def submit(feeders: ProcessFeeders, path: Path) -> "Future[Fed]":
-    request = Request(f"file:{path}", None, "chunk", None, {"label": ""}, "m")
+    request = Request(f"file:{path}", None, "chunk", None, "", "m")
     return feeders.submit(request, StageTimings())
 
 

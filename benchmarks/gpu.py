@@ -43,17 +43,16 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-import transformers
 from numpy.typing import NDArray
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from clipfleet.common.identity import content_hash
+from clipfleet.common.identity import bytes_hash
 from clipfleet.common.imaging.decode import decode
 from clipfleet.common.imaging.preprocess import Preprocess
 from clipfleet.common.imaging.thumbnails import thumbnail
 from clipfleet.common.process.machine import cores
 from clipfleet.common.settings import CARRIED_MODEL, Limits, Settings, carried_model
 from clipfleet.workers.embedding.clip import ClipEmbedder
+from clipfleet.workers.embedding.libraries import transformers
 
 EDGE = 224
 SHAPES: dict[str, dict[str, Any]] = {
@@ -492,7 +491,7 @@ def _prepare(paths: Sequence[Path]) -> None:
     """What a worker does with an image before the model. It resizes as a gateway does."""
     for path in paths:
         data = path.read_bytes()
-        content_hash(data, {}, "")
+        bytes_hash(data, "")
         decoded = decode(data, LIMITS, edge=EDGE)
         PREPROCESS.apply(decoded.image)
         thumbnail(decoded, 256)
@@ -502,8 +501,10 @@ def _random_model(shape: dict[str, Any], folder: Path, device: str) -> None:
     """Save a CLIP with random weights, with the tokenizer of clipfleet-mini."""
     size = {"height": EDGE, "width": EDGE}
     with torch.device(device):
-        CLIPModel(CLIPConfig(**shape)).save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": EDGE}, crop_size=size).save_pretrained(folder)
+        transformers.CLIPModel(transformers.CLIPConfig(**shape)).save_pretrained(folder)
+    transformers.CLIPImageProcessor(size={"shortest_edge": EDGE}, crop_size=size).save_pretrained(
+        folder
+    )
     for file in carried_model().glob("tokenizer*"):
         shutil.copy(file, folder)
 

@@ -30,7 +30,6 @@ import psutil
 import torch
 from PIL import Image
 from pymilvus import MilvusClient
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from clipfleet import Client, Error
 from clipfleet.common.collection import Collection
@@ -42,6 +41,7 @@ from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
 from clipfleet.common.store import Record
 from clipfleet.common.store.milvus import MilvusStore
 from clipfleet.embedded import commands
+from clipfleet.workers.embedding.libraries import transformers
 from clipfleet.workers.embedding.load import load_embedder
 from clipfleet.workers.embedding.passes import cpu_passes
 
@@ -115,7 +115,9 @@ def with_weights(model: str, folder: Path) -> str:
     if any(config.glob("*.safetensors")):
         return str(config)
     shutil.copytree(config, folder)
-    AutoModel.from_config(AutoConfig.from_pretrained(config)).save_pretrained(folder)
+    transformers.AutoModel.from_config(
+        transformers.AutoConfig.from_pretrained(config)
+    ).save_pretrained(folder)
     return str(folder)
 
 
@@ -184,8 +186,8 @@ class Tutorial:
     """One image at a time through transformers and pymilvus alone."""
 
     def __init__(self, model: str) -> None:
-        self._model = AutoModel.from_pretrained(model).eval()
-        self._processor = AutoImageProcessor.from_pretrained(model)
+        self._model = transformers.AutoModel.from_pretrained(model).eval()
+        self._processor = transformers.AutoImageProcessor.from_pretrained(model)
 
     def rate(self, paths: Sequence[Path], milvus: tuple[str, psutil.Process]) -> float:
         torch.set_num_threads(cpu_passes())  # what a notebook has

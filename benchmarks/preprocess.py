@@ -26,14 +26,13 @@ from shutil import copytree
 import numpy as np
 import PIL
 import torch
-import transformers
 from PIL import Image
-from transformers import AutoImageProcessor, CLIPConfig, CLIPModel
 
 from clipfleet.common.imaging.decode import decode
 from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.settings import CARRIED_MODEL, Limits, Settings, carried_model
 from clipfleet.workers.embedding.clip import ClipEmbedder
+from clipfleet.workers.embedding.libraries import transformers
 
 Way = Callable[[Sequence[Path]], object]
 
@@ -63,7 +62,7 @@ def main() -> None:
 
 def _compare(model: str, name: str, paths: Sequence[Path], rounds: int) -> None:
     embedder = ClipEmbedder(Settings(model=model, device="cpu"))
-    processor = AutoImageProcessor.from_pretrained(model)
+    processor = transformers.AutoImageProcessor.from_pretrained(model)
 
     def ours(paths: Sequence[Path]) -> object:
         return embedder.normalised(np.stack([_pixels(embedder, path) for path in paths]))
@@ -123,7 +122,7 @@ def _mosaics(photos: Sequence[Path], folder: Path, count: int = 8) -> list[Path]
 
 def _random_clip(config: Path, folder: Path) -> str:
     copytree(config, folder)
-    CLIPModel(CLIPConfig.from_pretrained(config)).save_pretrained(folder)
+    transformers.CLIPModel(transformers.CLIPConfig.from_pretrained(config)).save_pretrained(folder)
     return str(folder)
 
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from clipfleet.common.identity import content_hash
+from clipfleet.common.identity import bytes_hash
 from clipfleet.common.imaging.preprocess import Pixels, Preprocess
 from clipfleet.workers.ingest import feeder
 from clipfleet.workers.ingest.prepare import Prepare, Prepared, Request
@@ -27,7 +27,7 @@ class SleepingPrepare(Prepare):
     def __call__(self, request: Request, timings: StageTimings) -> tuple[Prepared, Pixels]:
         with timings.timed("decode"):
             time.sleep(FEED_S)
-        digest = content_hash(request.read.encode(), request.fields, request.model)
+        digest = bytes_hash(request.read.encode(), request.model) + request.details
         spec = self.kit.preprocess
         return Prepared(digest, 1, 1, 1, THUMBNAIL), np.zeros(
             (spec.height, spec.width, 3), np.uint8

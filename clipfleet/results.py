@@ -4,7 +4,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from clipfleet.common.http.collections import AliasOut as Alias
 from clipfleet.common.http.collections import RecallOut as Recall
+from clipfleet.common.http.collections import UpdateOut as Updated
 from clipfleet.common.http.fleet import FleetOut as Fleet
+from clipfleet.common.http.mirror import MirrorOut as Mirror
+from clipfleet.common.http.mirror import MissingPage as Missing
+from clipfleet.common.http.registered import EventsOut as EventsAnswer
+from clipfleet.common.http.registered import RunOut as SourceRun
+from clipfleet.common.http.registered import SourceOut as RegisteredSource
 from clipfleet.common.http.schemas import CollectionOut as Collection
 from clipfleet.common.http.schemas import FailureList as Failures
 from clipfleet.common.http.schemas import FailureOut as Failure
@@ -16,6 +22,7 @@ from clipfleet.common.http.schemas import SearchOut
 __all__ = [
     "Alias",
     "Collection",
+    "EventsAnswer",
     "Export",
     "Failure",
     "Failures",
@@ -23,9 +30,14 @@ __all__ = [
     "Image",
     "Job",
     "Match",
+    "Mirror",
+    "Missing",
     "Recall",
+    "RegisteredSource",
     "SearchResult",
+    "SourceRun",
     "Timing",
+    "Updated",
 ]
 
 

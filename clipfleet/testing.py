@@ -40,6 +40,7 @@ from clipfleet.common.http.fleet import LANES
 from clipfleet.common.imaging.embedder import HASH_MODEL, Embedder, HashEmbedder
 from clipfleet.common.ledger.catalogue import MemoryCatalogue
 from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.ledger.registered import MemoryRegistry
 from clipfleet.common.ledger.unfinished import MemoryUnfinished
 from clipfleet.common.ledger.unreadable import MemoryUnreadable
 from clipfleet.common.ledger.webhooks import MemoryWebhooks
@@ -62,6 +63,7 @@ from clipfleet.workers.planner.housekeeper import Housekeeper
 from clipfleet.workers.planner.migrations import Migrator
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.planner import run as run_planner
+from clipfleet.workers.planner.tracking import TrackingParts
 from clipfleet.workers.planner.webhooks import WebhookSender
 from clipfleet.workers.query.batch import QueryParts, answer_batch
 from clipfleet.workers.query.exact import Bounds
@@ -77,6 +79,7 @@ __all__ = [
     "MemoryProbe",
     "MemoryPublisher",
     "MemoryRateLimiter",
+    "MemoryRegistry",
     "MemoryReplies",
     "MemoryService",
     "MemoryStore",
@@ -129,6 +132,7 @@ def memory_parts(settings: Settings, **parts: Any) -> MemoryParts:
     every = {
         "ledger": MemoryLedger(),
         "catalogue": MemoryCatalogue(),
+        "registry": MemoryRegistry(),
         "fleet": MemoryFleet(),
         "limiter": MemoryRateLimiter(),
         "store": MemoryStore(),
@@ -236,8 +240,9 @@ class MemoryService:
 
     def _start_planner(self, stack: ExitStack) -> None:
         parts, settings = self.parts, self.settings
-        generations = Generations(parts.catalogue, parts.store, parts.unreadable)
         storage = self._make_storage(stack)
+        generations = Generations(parts.catalogue, parts.store, parts.unreadable)
+        tracking = TrackingParts(parts.ledger, parts.store, parts.catalogue, parts.blobs)
         planner = Planner(
             NAME,
             parts.ledger,
@@ -245,6 +250,7 @@ class MemoryService:
             parts.publisher,
             settings,
             storage,
+            tracking=tracking,
             generations=generations,
         )
         migrator = Migrator(parts.ledger, generations, storage, parts.blobs)

@@ -281,6 +281,24 @@ class Blobs:
             if self._fs.exists(path):
                 self._fs.rm(path, recursive=True)
 
+    def keys_below(self, prefix: str) -> list[str]:
+        """List the keys of all blobs whose key begins with `prefix` and a slash.
+
+        Args:
+            prefix: the first parts of the keys, without the last slash.
+
+        Raises:
+            BlobsUnavailable: the blob store is away.
+        """
+        path = self._path(prefix)
+        with using_blobs("read"):
+            try:
+                self._fs.invalidate_cache()
+                names: list[str] = self._fs.find(path)
+            except FileNotFoundError:
+                return []
+        return sorted(f"{prefix}{name.partition(path)[2]}" for name in names)
+
     def _open_for_writing(self, path: str, **options: Any) -> Any:
         """Open a file, and make its folder if that is missing. In a bucket that costs a request."""
         try:

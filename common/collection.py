@@ -55,6 +55,9 @@ class Collection(BaseModel):
         model: the model of its embeddings.
         dim: the length of an embedding.
         fields: the types of its declared metadata fields, by name.
+        lineage: the generation whose snapshots of sources it goes on with; "": its own.
+        weights_id: which weights its model has; "": not known, as of models that are in no folder
+            and of collections of earlier releases.
         created_at: when it was created, unix seconds.
     """
 
@@ -67,11 +70,26 @@ class Collection(BaseModel):
     model: str
     dim: int
     fields: dict[str, FieldType] = {}
+    weights_id: str = ""
+    lineage: str = ""
+
+    @property
+    def snapshots(self) -> str:
+        """The generation whose snapshots of sources it has."""
+        return self.lineage or self.generation
+
     created_at: float
 
     @classmethod
     def new(
-        cls, name: str, *, metric: Metric, model: str, dim: int, fields: Mapping[str, FieldType]
+        cls,
+        name: str,
+        *,
+        metric: Metric,
+        model: str,
+        dim: int,
+        fields: Mapping[str, FieldType],
+        weights_id: str = "",
     ) -> "Collection":
         """Create a new generation.
 
@@ -89,6 +107,7 @@ class Collection(BaseModel):
             model=model,
             dim=dim,
             fields=dict(fields),
+            weights_id=weights_id,
             created_at=time.time(),
         )
 
@@ -103,6 +122,23 @@ class Collection(BaseModel):
                 raise Conflict(
                     f"collection {self.name!r} has {what} {mine!r}, not {theirs!r}; {advice}"
                 )
+
+
+def weights_problem(collection: Collection, weights_id: str) -> str | None:
+    """Why a worker's embeddings do not belong into a collection of its model; None when they do.
+
+    Args:
+        collection: the collection.
+        weights_id: which weights the worker has; "": not known.
+    """
+    if not weights_id or collection.weights_id in ("", weights_id):
+        return None
+    return (
+        f"the weights of the model {collection.model!r} are not those with which collection "
+        f"{collection.name!r} was made: its folder has other ones now. Put the old weights back "
+        "and start the workers again, or give the new weights a folder of another name and index "
+        "the images with that model"
+    )
 
 
 class Alias(BaseModel):

@@ -8,6 +8,8 @@ from typing import Any
 ID_BYTES = 2_048
 NAMESPACE_BYTES = 256
 DEFAULT_NAMESPACE = "default"
+CONTENT_DIGITS, BYTES_DIGITS = 32, 20  # of a content hash, and of its first half
+UPLOAD = "upload:"  # begins the URI of an uploaded image
 
 
 def primary_key(namespace: str, image_id: str) -> str:
@@ -18,10 +20,51 @@ def primary_key(namespace: str, image_id: str) -> str:
     return _digest(namespace.encode(), image_id.encode())
 
 
-def content_hash(data: bytes, metadata: Mapping[str, Any], model: str) -> str:
-    """32 hex digits that change when the bytes, the metadata or the model changes."""
+class KeyMaker:
+    """Makes many primary keys of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        raw = namespace.encode()
+        self._begun = hashlib.blake2b(len(raw).to_bytes(8, "big") + raw, digest_size=16)
+
+    def digest(self, image_id: str) -> bytes:
+        """The 16 bytes of `primary_key`."""
+        raw, digest = image_id.encode(), self._begun.copy()
+        digest.update(len(raw).to_bytes(8, "big") + raw)
+        return digest.digest()
+
+
+def bytes_hash(data: bytes, model: str, *, exif: bool = False) -> str:
+    """The first half of a content hash: what the embedding depends on, as 20 hex digits.
+
+    Args:
+        data: the bytes of the file.
+        model: the model that embeds them.
+        exif: whether fields of their EXIF become metadata.
+    """
+    return _digest(data, model.encode(), b"exif" if exif else b"")[:BYTES_DIGITS]
+
+
+def details_hash(label: str, metadata: Mapping[str, Any], uri: str = "") -> str:
+    """The second half of a content hash: what a job says of an image, as 12 hex digits.
+
+    Args:
+        label: its label; "": none.
+        metadata: its metadata, without fields of its EXIF.
+        uri: where it came from. An upload has another one each time, which does not count.
+    """
     canonical = json.dumps(metadata, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return _digest(data, canonical.encode(), model.encode())
+    place = "" if uri.startswith(UPLOAD) else uri
+    parts = (text.encode("utf-8", "backslashreplace") for text in (label, canonical, place))
+    return _digest(*parts)[: CONTENT_DIGITS - BYTES_DIGITS]
+
+
+def has_same_bytes(content_hash: str, other: str) -> bool:
+    """Whether two content hashes are of the same bytes and model. An unknown one, "", is of none.
+
+    Hashes of earlier releases are of everything together, and so equal to no other here.
+    """
+    return bool(content_hash) and content_hash[:BYTES_DIGITS] == other[:BYTES_DIGITS]
 
 
 def id_problem(image_id: str) -> str | None:

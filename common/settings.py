@@ -173,6 +173,12 @@ class Limits(BaseModel):
         description="Queries that wait in one gateway, for each model and kind of query; API keys "
         "share them.",
     )
+    source_interval_s: float = Field(
+        10.0, gt=0, description="Shortest interval of a registered source, seconds."
+    )
+    source_events: int = Field(
+        200_000, ge=1, description="Keys of events that wait for a run of one registered source."
+    )
     exact_rows: int = Field(100_000, description="Images that one exact search compares with.")
     recall_sample: int = Field(256, description="Queries in one measurement of recall.")
     exports: int = Field(
@@ -320,6 +326,11 @@ class Settings(BaseSettings):
         description="Address of Redis: redis://, rediss:// for TLS, or "
         "redis+sentinel://host,host/service for Sentinels.",
     )
+    events_stream: str = Field(
+        "",
+        description="Name of a stream in Redis from which events about the objects of registered "
+        "sources are read; empty: none.",
+    )
     redis_ca: str = Field(
         "",
         description="CA certificate (PEM) used to verify the Redis server; empty: the system's.",
@@ -375,7 +386,7 @@ class Settings(BaseSettings):
     model: str = Field(
         DEFAULT_MODEL,
         description="Model of this part, and of new collections: a Hugging Face id, a folder, "
-        f"{CARRIED_MODEL}, or hash:64 (no model, for tests).",
+        f"hf-hub:OWNER/NAME (of open_clip), {CARRIED_MODEL}, or hash:64 (no model, for tests).",
     )
     device: str = Field("auto", description="Device of a worker: auto, cpu, cuda, cuda:1 or mps.")
     dtype: str = Field(

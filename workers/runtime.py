@@ -32,6 +32,7 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store.milvus import make_store
 from clipfleet.workers.embedding.cached import CachedEmbedder
 from clipfleet.workers.embedding.guarded import BrokenDevice, GuardedEmbedder
+from clipfleet.workers.embedding.layout import weights_id
 from clipfleet.workers.embedding.proxy import TimedEmbedder
 from clipfleet.workers.ingest.background import Background, Waits
 from clipfleet.workers.ingest.chunk import IngestParts
@@ -78,6 +79,7 @@ class Runtime:
         client = make_redis(settings)
         self._metrics = metrics
         embedder = self._embedder = GuardedEmbedder(embedder)
+        weights = weights_id(settings.model)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.stopping = threading.Event()
         store = make_store(settings)
@@ -100,6 +102,7 @@ class Runtime:
             storage=storage,
             metrics=metrics,
             fetches=fetch_pool(settings.fetch),
+            weights_id=weights,
         )
         self._background = Background()
         timed = TimedEmbedder(embedder, "query", metrics)
@@ -112,6 +115,7 @@ class Runtime:
             RedisReplies(client),
             Bounds(settings.exact_timeout_s, self.stopping),
             metrics,
+            weights,
         )
         self._aside = {name: ThreadPoolExecutor(1, name) for name in ("exact", "large")}
         publisher = CeleryPublisher(celery_app, client)
@@ -124,6 +128,7 @@ class Runtime:
             self.worker,
             settings.stall_s,
             partial(worker_info, metrics),
+            weights,
         )
 
     def trouble(self) -> str:
@@ -241,6 +246,7 @@ class Heartbeat:
         worker: the worker's unique name.
         stall_s: seconds without an answered query after which the process ends itself.
         about: returns details about the machine and the worker for its card.
+        weights: the `weights_id` of the card.
     """
 
     def __init__(
@@ -252,10 +258,11 @@ class Heartbeat:
         worker: str,
         stall_s: float,
         about: Callable[[], WorkerInfo] = WorkerInfo,
+        weights: str = "",
     ) -> None:
         self._fleet, self._publisher, self._model = fleet, publisher, model
         self._embedder, self._worker, self._stall_s = embedder, worker, stall_s
-        self._worker_info = about
+        self._worker_info, self._weights_id = about, weights
         self._lanes: tuple[Lane, ...] = ()
         self._over = threading.Event()
         self._counting = threading.Lock()
@@ -373,6 +380,7 @@ class Heartbeat:
             lanes=self._lanes,
             device=self._embedder.device,
             preprocess=self._embedder.preprocess,
+            weights_id=self._weights_id,
             rate=self._rate,
             started_at=self._started_at,
             progress_at=self._progress_at,

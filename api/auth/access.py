@@ -28,7 +28,7 @@ from clipfleet.api.http.bodies import (
     BodyRefused,
     Kind,
     Reservation,
-    require_small,
+    require_readable,
     reserving,
 )
 from clipfleet.common.auth import keys
@@ -206,7 +206,7 @@ class AuthorizedRoute(APIRoute):
         if not reads or scope["method"] not in (self.methods or ()):
             return receive
         rule, limits = RULES[self.body], scope["app"].state.gateway.settings.limits
-        require_small(scope, rule, limits)
+        require_readable(scope, rule, limits)
         body = Body(receive, rule, limits, reserved)
         return await body.whole() if rule.whole else body.receive
 
@@ -356,6 +356,38 @@ class Access:
     def grant(self, caller: Caller) -> SourceGrant | None:
         """Return the sources that the caller's jobs may read; None: the same as the service."""
         return caller.grant(self._service)
+
+    def owner(self, name: str, collection: str) -> Caller:
+        """Return the caller for whom the service starts a job later, with today's rights of a key.
+
+        Args:
+            name: the name of the key that registered the source; "": there were no keys.
+            collection: the collection that the job writes to.
+
+        Raises:
+            Forbidden: the key may not start it any more. The text says why, and what to do.
+        """
+        if self._ring is None:
+            return Caller()
+        again = "register the source again with a key that may write to it"
+        if not name:
+            raise Forbidden(f"the source was registered when the service had no API keys; {again}")
+        key = next((key for key in self._ring.active_keys() if key.name == name), None)
+        if key is None:
+            raise Forbidden(
+                f"the API key {name!r}, which registered the source, was revoked; {again}"
+            )
+        if key.expired(keys.now()):
+            raise Forbidden(
+                f"the API key {name!r}, which registered the source, expired at "
+                f"{key.expires_at:%FT%TZ}; {again}"
+            )
+        if not (key.may("write") and key.sees(collection)):
+            raise Forbidden(
+                f"the API key {name!r}, which registered the source, may not write to "
+                f"{collection!r} any more; {again}"
+            )
+        return Caller(key)
 
     def require_valid_key(self, caller: Caller, need: keys.Scope, collection: str) -> None:
         """Check the key again during a long response.

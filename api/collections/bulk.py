@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.collections.generations import delete_rows
 from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
@@ -15,7 +16,6 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.http.collections import Count, DeletedSome, DeleteIn, IdPage, Which
 from clipfleet.common.identity import DEFAULT_NAMESPACE, namespace_problem
-from clipfleet.common.imaging.thumbnails import thumbnail_keys
 from clipfleet.common.ledger.catalogue import Deletion, both_generations, to_delete_from
 from clipfleet.common.store import Record
 from clipfleet.common.store.filters import Filter, parse_filter
@@ -176,16 +176,10 @@ async def scan_page(
 
 
 async def _delete(rows: Sequence[Record], collection: Collection, gateway: Gateway) -> int:
-    """Delete the rows and return their number.
-
-    Thumbnails are deleted first: a row whose deletion fails can be deleted again.
-    """
+    """Delete the rows, in both generations of a migration, and return their number."""
     if not rows:
         return 0
     pks = [row.pk for row in rows]
     for generation in await gateway.call(to_delete_from, gateway.catalogue, collection):
-        thumbnails = thumbnail_keys(generation, pks)
-        await gateway.call(gateway.blobs.delete_all, thumbnails, timeout_s=STORE_TIMEOUT_S)
-        await gateway.call(gateway.store.delete, generation, pks, timeout_s=STORE_TIMEOUT_S)
-        await gateway.call(gateway.catalogue.record_write, generation)
+        await delete_rows(pks, generation, gateway)
     return len(rows)

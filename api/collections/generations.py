@@ -1,11 +1,14 @@
-"""What the routes about collections and migrations share: the end of a generation."""
+"""What routes do to the generations of a collection: delete images, and end a generation."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 
+from clipfleet.api.collections.turns import write_in_turn
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import NotFound
+from clipfleet.common.imaging.thumbnails import thumbnail_keys
 from clipfleet.common.ledger import Job
 from clipfleet.common.versions import OtherVersion
 
@@ -38,3 +41,18 @@ async def drop_later(collection: Collection, gateway: Gateway) -> None:
         await gateway.call(gateway.reconciler.drop, collection, timeout_s=STORE_TIMEOUT_S)
     except Exception as error:  # the next round of the reconciler goes on
         log.warning("the data of %s is deleted later: %s", collection.generation, error)
+
+
+async def delete_rows(pks: Sequence[str], collection: Collection, gateway: Gateway) -> None:
+    """Delete images of one generation with their thumbnails.
+
+    Thumbnails are deleted first: an image whose deletion fails can be deleted again.
+    """
+    thumbnails = thumbnail_keys(collection, pks)
+    await gateway.call(gateway.blobs.delete_all, thumbnails, timeout_s=STORE_TIMEOUT_S)
+
+    async def delete(keys: list[str]) -> None:
+        await gateway.call(gateway.store.delete, collection, keys, timeout_s=STORE_TIMEOUT_S)
+
+    await write_in_turn(pks, collection, gateway, delete)
+    await gateway.call(gateway.catalogue.record_write, collection)

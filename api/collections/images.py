@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.collections.generations import delete_rows
+from clipfleet.api.collections.turns import write_in_turn
 from clipfleet.api.collections.vectors_json import parse_vectors
 from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.http.problems import RESPONSES
@@ -21,7 +23,7 @@ from clipfleet.common.identity import (
     namespace_problem,
     primary_key,
 )
-from clipfleet.common.imaging.thumbnails import read_thumbnail, thumbnail_keys
+from clipfleet.common.imaging.thumbnails import read_thumbnail
 from clipfleet.common.ledger.catalogue import Deletion, both_generations, to_delete_from
 from clipfleet.common.settings import Limits
 from clipfleet.common.store import Record
@@ -133,9 +135,7 @@ async def delete_image(
     deletion = Deletion(namespace=namespace, pk=key)
     await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
     for generation in await gateway.call(to_delete_from, gateway.catalogue, collection):
-        await gateway.call(gateway.blobs.delete_all, thumbnail_keys(generation, [key]))
-        await gateway.call(gateway.store.delete, generation, [key])
-        await gateway.call(gateway.catalogue.record_write, generation)
+        await delete_rows([key], generation, gateway)
     return Deleted(deleted=1)
 
 
@@ -149,19 +149,25 @@ async def upsert_vectors(
     When a vector is not valid, none of them is written.
     """
     records = await gateway.parse(_records, body, collection, gateway.settings.limits)
-    await gateway.call(gateway.store.upsert, collection, records, timeout_s=UPSERT_TIMEOUT_S)
+
+    async def upsert(keys: list[str]) -> None:
+        rows = [records[pk] for pk in keys]
+        await gateway.call(gateway.store.upsert, collection, rows, timeout_s=UPSERT_TIMEOUT_S)
+
+    await write_in_turn(list(records), collection, gateway, upsert)
     await gateway.call(gateway.catalogue.record_write, collection)
     return Upserted(upserted=len(records))
 
 
-def _records(body: VectorsIn, collection: Collection, limits: Limits) -> list[Record]:
+def _records(body: VectorsIn, collection: Collection, limits: Limits) -> dict[str, Record]:
+    """The records by primary key."""
     records: dict[str, Record] = {}
     for vector in body.vectors:
         record = _record(vector, body.namespace, collection, limits.metadata_bytes)
         if record.pk in records:
             raise InvalidRequest(f"two vectors have the id {vector.id[:200]!r}")
         records[record.pk] = record
-    return list(records.values())
+    return records
 
 
 def _record(

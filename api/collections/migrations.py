@@ -94,7 +94,8 @@ async def start_migration(
         model=body.model,
         dim=worker.dim,
         fields=current.fields,
-    )
+        weights_id=worker.weights_id,
+    ).model_copy(update={"lineage": current.snapshots})
     await gateway.call(gateway.store.create, new, timeout_s=STORE_TIMEOUT_S)
     migration = Migration.begin(current, new, time.time(), caller.name, grant)
     if not await gateway.call(gateway.catalogue.change_migration, None, migration):

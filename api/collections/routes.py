@@ -82,7 +82,7 @@ async def list_collections(gateway: GatewayDep, caller: CallerDep) -> Collection
 async def delete_collection(
     name: CollectionName, collection: CollectionDep, gateway: GatewayDep
 ) -> None:
-    """Delete a collection with all its embeddings and thumbnails.
+    """Delete a collection with all its embeddings, thumbnails and registered sources.
 
     The jobs that write to it are cancelled. The response is 409 for a collection that has aliases,
     and for an alias in place of the collection's own name.
@@ -97,6 +97,8 @@ async def delete_collection(
     for generation in generations:  # the name may have been swapped since it was read
         await gateway.call(gateway.catalogue.remove, generation, unless_aliased=True)
     gateway.forget(collection.name)
+    for source in await gateway.call(gateway.registry.all, collection.name):
+        await gateway.call(gateway.registry.remove, collection.name, source.name)
     for generation in generations:
         await cancel_jobs_of(generation, "the collection was deleted", gateway)
     for generation in generations:
@@ -109,8 +111,10 @@ async def _candidate(
     """The collection that the caller describes, completed with the dimension of the model."""
     model = body.model or (existing.model if existing else gateway.settings.model)
     dim = existing.dim if existing and body.dim is None else body.dim
+    weights_id = ""
     with suppress(NoWorker):
-        model_dim = (await gateway.worker("query", model)).dim
+        worker = await gateway.worker("query", model)
+        model_dim, weights_id = worker.dim, worker.weights_id
         if dim is not None and dim != model_dim:
             raise InvalidRequest(
                 f"dim is {dim}, but the embeddings of {model!r} have {model_dim} numbers"
@@ -118,7 +122,14 @@ async def _candidate(
         dim = model_dim
     if dim is None:
         raise NoWorker("query", model)  # only a worker knows the dimension
-    return Collection.new(name, metric=body.metric, model=model, dim=dim, fields=body.fields)
+    return Collection.new(
+        name,
+        metric=body.metric,
+        model=model,
+        dim=dim,
+        fields=body.fields,
+        weights_id=weights_id,
+    )
 
 
 async def _create(candidate: Collection, gateway: Gateway) -> Collection:
@@ -137,4 +148,6 @@ async def _create(candidate: Collection, gateway: Gateway) -> Collection:
 
 async def _collection_out(collection: Collection, gateway: Gateway) -> CollectionOut:
     count = await gateway.call(gateway.store.count, collection)
-    return CollectionOut(count=count, **collection.model_dump(exclude={"v", "generation"}))
+    return CollectionOut(
+        count=count, **collection.model_dump(exclude={"v", "generation", "weights_id", "lineage"})
+    )

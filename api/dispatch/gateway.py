@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -76,6 +76,8 @@ class Gateway:
         self.memory = MemoryBudget(settings.limits.in_hand_bytes)
         self.ledger = parts.ledger
         self.catalogue = parts.catalogue
+        self.registry = parts.registry
+        self.event_stream = parts.event_stream
         self.fleet = parts.fleet
         self.overviews = parts.overviews
         self.limiter = parts.limiter
@@ -145,10 +147,14 @@ class Gateway:
             clock=self._clock,
         )
 
-    def start(self) -> None:
-        """Start the background loops. Call it on the event loop."""
+    def start(self, *more: Coroutine[Any, Any, None]) -> None:
+        """Start the background loops. Call it on the event loop.
+
+        Args:
+            more: loops of the features.
+        """
         listeners = (self._listen(name) for name in (self._reply_to, self._slow_reply_to))
-        loops = (*listeners, self._refresh_loop(), self._reconcile())
+        loops = (*listeners, self._refresh_loop(), self._reconcile(), *more)
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:

@@ -8,7 +8,9 @@ from clipfleet.common.auth.rate_limit import RateLimiter, RedisRateLimiter
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.ledger import Ledger
 from clipfleet.common.ledger.catalogue import Catalogue, RedisCatalogue
+from clipfleet.common.ledger.event_stream import EventStream
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.ledger.registered import RedisRegistry, Registry
 from clipfleet.common.ledger.unfinished import RedisUnfinished, Unfinished
 from clipfleet.common.ledger.unreadable import RedisUnreadable, Unreadable
 from clipfleet.common.process.probe import Probe, RedisProbe
@@ -38,6 +40,7 @@ class GatewayParts:
     Attributes:
         ledger: jobs and chunks.
         catalogue: the collections by name.
+        registry: the sources that are registered with collections.
         fleet: the workers and planners that are alive.
         overviews: the numbers of the whole fleet, for metrics.
         limiter: counts the requests of each API key.
@@ -48,11 +51,13 @@ class GatewayParts:
         publisher: sends queries to the workers.
         inbox: receives the workers' answers.
         probe: the state of the Redis server that the parts share.
+        event_stream: brings events about the objects of registered sources; None: there is none.
         close: closes the connections of all parts when the gateway stops.
     """
 
     ledger: Ledger
     catalogue: Catalogue
+    registry: Registry
     fleet: Fleet
     overviews: Overviews
     limiter: RateLimiter
@@ -63,6 +68,7 @@ class GatewayParts:
     publisher: Publisher
     inbox: Inbox
     probe: Probe
+    event_stream: EventStream | None = None
     close: Callable[[], Awaitable[None]] = _nothing
 
 
@@ -79,6 +85,7 @@ def connect(settings: Settings) -> GatewayParts:
     return GatewayParts(
         ledger=RedisLedger(client, blobs=blobs),
         catalogue=RedisCatalogue(client),
+        registry=RedisRegistry(client),
         fleet=RedisFleet(client),
         overviews=RedisOverviews(client, settings.model),
         limiter=RedisRateLimiter(client),
@@ -89,5 +96,8 @@ def connect(settings: Settings) -> GatewayParts:
         publisher=publisher,
         inbox=RedisInbox(client, receiver),
         probe=RedisProbe(client, settings),
+        event_stream=EventStream(client, settings.events_stream)
+        if settings.events_stream
+        else None,
         close=close,
     )

@@ -13,6 +13,7 @@ from clipfleet.common.errors import Conflict
 from clipfleet.common.http.migrations import MigrationState
 from clipfleet.common.imaging.thumbnails import thumbnails_of
 from clipfleet.common.ledger.catalogue import Catalogue, hidden_generations
+from clipfleet.common.snapshots import snapshots_of
 from clipfleet.common.store import CollectionGone, Store
 from clipfleet.common.versions import OtherVersion, warn_once
 
@@ -27,7 +28,7 @@ class Reconciler:
     Args:
         catalogue: the collections by name.
         store: the collections with their embeddings.
-        blobs: the thumbnails.
+        blobs: the thumbnails, and the snapshots of sources.
     """
 
     def __init__(self, catalogue: Catalogue, store: Store, blobs: Blobs) -> None:
@@ -53,6 +54,9 @@ class Reconciler:
         """
         self._store.drop(collection)
         self._blobs.delete_below(thumbnails_of(collection))
+        remaining = [*self._catalogue.all(), *hidden_generations(self._catalogue)]
+        if collection.snapshots not in {known.snapshots for known in remaining}:
+            self._blobs.delete_below(snapshots_of(collection.snapshots))
         self._catalogue.record_dropped(collection)
 
     def _remove_names_without_collection(self) -> None:

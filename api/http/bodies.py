@@ -34,6 +34,14 @@ class TooSlow(ClipfleetError):
     title = "The request arrived too slowly"
 
 
+class Compressed(ClipfleetError):
+    """The body has a Content-Encoding."""
+
+    status = 415
+    slug = "compressed-body"
+    title = "The body is compressed"
+
+
 class MemoryFull(Unavailable):
     """The requests in progress fill the gateway's memory budget."""
 
@@ -305,9 +313,19 @@ class Body:
             self._waited_s += loop.time() - began
 
 
-def require_small(scope: Scope, rule: BodyRule, limits: Limits) -> None:
-    """Raise TooLarge when the Content-Length header is over the limit."""
-    length = dict(scope["headers"]).get(b"content-length", b"")
+def require_readable(scope: Scope, rule: BodyRule, limits: Limits) -> None:
+    """Check what the headers say of a body.
+
+    Raises:
+        Compressed: it has a Content-Encoding.
+        TooLarge: the Content-Length is over the limit.
+    """
+    headers = dict(scope["headers"])
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+    if encoding not in ("", "identity"):
+        detail = f"the body has Content-Encoding {encoding[:80]!r}; send it uncompressed"
+        raise Compressed(detail)
+    length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > rule.max_bytes(limits):
         raise rule.too_large(limits)
 

@@ -37,6 +37,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         404: "The collection, job or image does not exist.",
         408: "The body arrived too slowly.",
         413: "The request exceeds a limit.",
+        415: "The body is compressed.",
         422: "The request is not valid.",
         429: "The key has reached its rate limit. Retry-After has the seconds to wait.",
         503: "A part is unavailable or overloaded. Retry-After has the seconds to wait.",
@@ -189,6 +190,8 @@ async def _handle_http_exception(request: Request, error: Exception) -> JSONResp
         if isinstance(error.error, RequestValidationError):
             return await _handle_validation_error(request, error.error)
         return response_for(request.scope, error.error)
+    if isinstance(error.__cause__, UnicodeDecodeError):
+        return response_for(request.scope, InvalidRequest("body: it is not UTF-8"))
     text = str(error.detail)
     response = problem(request.scope, error.status_code, "http", text, text)
     response.headers.update(error.headers or {})

@@ -265,7 +265,8 @@ async def start_upload(
         )
     await gateway.call(gateway.unfinished.close, upload.id)
     received = await gateway.call(gateway.unfinished.received, upload.id)
-    await _put(parts_of(upload.id), received.parts, gateway)
+    parts = await gateway.call(gateway.unfinished.parts, upload.id)
+    await _put(parts_of(upload.id), parts, gateway)
     source: dict[str, Any] = {
         "type": "upload", "images": received.images, "resent": received.resent,
         "name": printable(end.name), "notes": _notes(end.left_out),

@@ -15,29 +15,19 @@ from clipfleet.api.dependencies import (
     JobId,
 )
 from clipfleet.api.http.problems import CONFLICT, RESPONSES
-from clipfleet.api.jobs.service import new_job, new_job_id, start, webhook_of
-from clipfleet.common.auth.source_access import SourceAccess
-from clipfleet.common.collection import Collection
+from clipfleet.api.jobs.requests import describe_job
+from clipfleet.api.jobs.service import new_job_id, start
 from clipfleet.common.errors import Conflict, InvalidRequest, NotFound
-from clipfleet.common.http import uris
-from clipfleet.common.http.patterns import Pattern, Wild
+from clipfleet.common.http.mirror import MissingPage
 from clipfleet.common.http.schemas import FailureList, FailureOut, JobIn, JobList, JobOut, JobState
 from clipfleet.common.http.source_grants import SourceGrant
-from clipfleet.common.http.sources import (
-    ArchiveSource,
-    BucketSource,
-    FolderSource,
-    ListSource,
-    ManifestSource,
-    Source,
-    UrlsSource,
-)
 from clipfleet.common.identity import printable
 from clipfleet.common.ledger import Failure, Job
 from clipfleet.common.ledger.catalogue import require
 from clipfleet.common.ledger.migrations import is_migration
-from clipfleet.common.ledger.shown import job_out, shown_place
+from clipfleet.common.ledger.shown import job_out
 from clipfleet.common.ledger.uploads import has_uploads, uploads_of
+from clipfleet.common.snapshots import Missing, mirror_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=RESPONSES, route_class=AuthorizedRoute)
 
@@ -47,7 +37,6 @@ PageSize = Annotated[int, Query(ge=1, le=1_000, description="Maximum number of i
 Offset = Annotated[
     int, Query(ge=0, le=10_000_000, description="Number of items to skip at the beginning.")
 ]
-MAX_NAMED = 5  # sources of a list in the source that a job shows
 MERGED_OFFSET = 10_000  # jobs of several indices, which are read and merged one by one
 
 
@@ -75,17 +64,11 @@ async def start_job(
 
     With `webhook`, the service sends a signed POST request when the job has ended, as
     docs/webhooks.md describes.
+
+    With `mirror`, images that this source had before and has no more are deleted or reported, as
+    docs/sources.md describes. The response is 409 while another mirror of the same source runs.
     """
-    source = _planner_source(body.source, collection, gateway.sources.within(grant))
-    new = new_job(
-        collection,
-        source,
-        body.namespace,
-        body.on_existing,
-        grant,
-        exif=body.exif,
-        webhook=webhook_of(body.webhook, gateway.settings),
-    )
+    new = describe_job(body, collection, grant, gateway)
     return await start(new, idempotency_key, gateway, response)
 
 
@@ -140,6 +123,10 @@ async def delete_job(job_id: JobId, gateway: GatewayDep) -> None:
         await gateway.call(
             gateway.blobs.delete_below, uploads_of(job_id), timeout_s=DELETE_TIMEOUT_S
         )
+    if job.new.mirror:
+        await gateway.call(
+            gateway.blobs.delete_below, mirror_of(job_id), timeout_s=DELETE_TIMEOUT_S
+        )
     with suppress(NotFound):  # another request has deleted it meanwhile
         await gateway.call(gateway.ledger.remove, job_id, timeout_s=DELETE_TIMEOUT_S)
 
@@ -154,6 +141,35 @@ async def get_failures(
     failures = await gateway.failures(job_id, limit, offset)
     shown = [_failure_out(failure, job) for failure in failures]
     return FailureList(failures=shown, total=job.failed)
+
+
+@router.get("/jobs/{job_id}/missing", summary="List images that are gone from a job's source")
+@needs("read")
+async def get_missing(
+    job_id: JobId,
+    gateway: GatewayDep,
+    cursor: Annotated[
+        str,
+        Query(
+            pattern="^([0-9]{1,15})?$",
+            description="The value of `next` of the previous page; empty for the first page.",
+        ),
+    ] = "",
+    limit: PageSize = 1_000,
+) -> MissingPage:
+    """Return the ids of indexed images that are gone from the source of a mirror, page by page.
+
+    After a mirror that deletes, these are the images that were deleted. The list is empty until
+    all images of the source have been compared, and for a job without `mirror`.
+    """
+    job = await gateway.call(gateway.ledger.job, job_id)
+    total, offset = (job.mirror.gone if job.mirror else 0), int(cursor or 0)
+    if offset >= total:
+        return MissingPage(ids=[], total=total, next=None)
+    missing = Missing(gateway.blobs, job_id)
+    ids = await gateway.call(missing.ids, offset, min(limit, total - offset))
+    end = offset + len(ids)
+    return MissingPage(ids=ids, total=total, next=str(end) if ids and end < total else None)
 
 
 @router.post("/jobs/{job_id}/cancel", summary="Cancel a job")
@@ -211,74 +227,16 @@ async def retry_job(
     if folder := _folder_of(old.source):
         source["folder"] = folder
     both = old.grant.and_only(grant or SourceGrant()) if old.grant else grant
-    changes = {"id": new_job_id(), "source": source, "retry_of": old.id, "grant": both}
+    changes = {
+        "id": new_job_id(),
+        "source": source,
+        "retry_of": old.id,
+        "grant": both,
+        "v": 1,
+        "mirror": None,
+        "incremental": True,
+    }
     return await start(old.model_copy(update=changes), idempotency_key, gateway, response)
-
-
-def _planner_source(source: Source, collection: Collection, access: SourceAccess) -> dict[str, Any]:
-    """Return the source as the planner gets it.
-
-    Paths and buckets are checked here as well, so that the caller gets the error at once.
-    """
-    record = source.model_dump()
-    match source:
-        case ListSource():
-            record["name"] = _names(source)
-            record["sources"] = [
-                _planner_source(part, collection, access) for part in source.sources
-            ]
-        case FolderSource():
-            record["path"] = _require_pattern(source.path, access)
-        case UrlsSource():
-            for url in source.urls:
-                _require_readable(url, access)
-        case BucketSource() | ArchiveSource() | ManifestSource():
-            record["uri"] = _require_readable(source.uri, access)
-    if isinstance(source, ManifestSource):
-        record["format"] = source.table()
-    if isinstance(source, ArchiveSource | ManifestSource):
-        record["fields"] = dict(collection.fields)
-    return record
-
-
-def _require_readable(uri: str, access: SourceAccess) -> str:
-    """Return the URI as the planner reads it; Forbidden when it may not be read."""
-    if Pattern(uri).is_pattern:
-        return _require_pattern(uri, access)
-    match uris.kind(uri):
-        case "path":
-            return access.require_path(uris.local_path(uri))
-        case "bucket":
-            return access.require_bucket(uri)
-        case "web":
-            return uri
-
-
-def _require_pattern(text: str, access: SourceAccess) -> str:
-    """Return a path, an address or a pattern of them; Forbidden when it may not be read.
-
-    Of a pattern, what precedes the first wildcard is checked. The planner checks every match.
-    """
-    pattern = Pattern(text)
-    if not pattern.is_pattern:
-        return access.require_path(text)
-    for example in pattern.examples():
-        place = (Wild(example).base if Pattern(example).is_wild else "") or example
-        match uris.kind(place):
-            case "path":
-                access.require_path(uris.local_path(place))
-            case "bucket":
-                access.require_bucket(place)
-            case "web":
-                uris.require_web(place)
-    return text
-
-
-def _names(source: ListSource) -> str:
-    """The sources of a list in words."""
-    places = [shown_place(part.model_dump()) for part in source.sources[:MAX_NAMED]]
-    more = len(source.sources) - len(places)
-    return ", ".join(places) + (f" and {more} more" if more else "")
 
 
 def _failure_out(failure: Failure, job: Job) -> FailureOut:

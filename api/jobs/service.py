@@ -5,6 +5,7 @@ No route is here. The work of a job is in `workers`.
 
 import logging
 import secrets
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from fastapi import Response
@@ -14,6 +15,7 @@ from clipfleet.api.http.bodies import reservation
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict, InvalidRequest, Unreadable
 from clipfleet.common.fetch.post import require_sendable
+from clipfleet.common.http.mirror import MirrorIn, is_listable, source_identity
 from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.http.webhooks import NO_SECRET, WebhookIn
@@ -35,6 +37,8 @@ def new_job(
     *,
     exif: bool = False,
     webhook: Webhook | None = None,
+    mirror: MirrorIn | None = None,
+    origin: str = "",
 ) -> NewJob:
     """Describe a job that the ledger does not have yet.
 
@@ -46,13 +50,26 @@ def new_job(
         grant: the sources that the job may read; None: the same as the service.
         exif: whether fields from the EXIF of the images become metadata.
         webhook: where the job reports its end.
+        mirror: what to do about images that are gone from the source.
+        origin: the identity of the source of which `source` has some images, see
+            `source_identity`; "": `source` is whole.
 
     Raises:
-        InvalidRequest: the namespace is not valid.
+        InvalidRequest: the namespace is not valid, or the source cannot be mirrored.
     """
     if problem := namespace_problem(namespace):
         raise InvalidRequest(problem)
+    if mirror and not is_listable(source):
+        raise InvalidRequest(
+            "mirror is for folders, buckets, manifests, archives and lists of them: a source of "
+            f"type {_unlistable(source)} does not show what is gone"
+        )
+    own = source_identity(namespace, source) if is_listable(source) else ""
     return NewJob(
+        v=3 if mirror else 1,
+        mirror=mirror,
+        origin=origin or own,
+        incremental=origin not in ("", own),
         id=new_job_id(),
         collection=collection.name,
         generation=collection.generation,
@@ -64,6 +81,12 @@ def new_job(
         grant=grant,
         webhook=webhook,
     )
+
+
+def _unlistable(source: Mapping[str, Any]) -> str:
+    """The type of a source, or of one in a list, that cannot be mirrored."""
+    parts = source["sources"] if source.get("type") == "list" else [source]
+    return next(str(part.get("type")) for part in parts if not is_listable(part))
 
 
 def webhook_of(request: WebhookIn | None, settings: Settings) -> Webhook | None:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from clipfleet._version import __version__
-from clipfleet.common.collection import Collection
+from clipfleet.common.collection import Collection, weights_problem
 from clipfleet.common.http.fleet import LANES
 from clipfleet.common.ledger import Job
 from clipfleet.common.process.checks import Finding
@@ -29,6 +29,7 @@ def diagnose(
     """
     return [
         *_missing_parts(list(cards), planners, collections, model),
+        *_other_weights(cards, collections),
         *_waiting_jobs(waiting),
         *_unused_gpus(cards),
         *_crowded_hosts(cards),
@@ -59,6 +60,28 @@ def _missing_parts(
                 do += f" (the workers that are alive have {', '.join(others)})"
             findings.append(_error("worker", what, do))
     return findings
+
+
+def _other_weights(cards: Sequence[WorkerCard], collections: Sequence[Collection]) -> list[Finding]:
+    """Collections for whose model a worker has other weights."""
+    return [
+        _error(
+            f"worker {card.id}",
+            f"the folder of its model {card.model!r} has other weights than those with which "
+            f"{_first_three(names)} was made: it neither indexes nor searches there by words or "
+            "images",
+            "put the old weights back and start the worker again, or give the new ones a folder of "
+            "another name and index the images with that model",
+        )
+        for card in cards
+        if (
+            names := [
+                collection.name
+                for collection in collections
+                if collection.model == card.model and weights_problem(collection, card.weights_id)
+            ]
+        )
+    ]
 
 
 def _waiting_jobs(waiting: Sequence[Job]) -> list[Finding]:

@@ -66,6 +66,7 @@ export function problem(status, text, retryAfter) {
 const at = (name, rest = "") => `v1/collections/${encodeURIComponent(name)}${rest}`;
 
 export const collections = async () => (await call("v1/collections")).collections;
+export const aliases = async () => (await call("v1/aliases")).aliases;
 export const makeCollection = (name, json) => call(at(name), { method: "PUT", json });
 export const deleteCollection = (name) => call(at(name), { method: "DELETE" });
 

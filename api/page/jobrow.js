@@ -70,8 +70,20 @@ function notes(job) {
     const counts = files.map(([suffix, number]) => `${count(number)} ${names[suffix] ?? suffix}`);
     parts.push(`${many(total, "file")} left out: ${counts.join(", ")}`);
   }
+  parts.push(...mirrored(job));
   parts.push(...Object.entries(job.remarks).map(([text, number]) => `${text} (${count(number)})`));
   return parts.join(" · ");
+}
+
+function mirrored({ mirror, error }) {
+  if (!mirror) return [];
+  const parts = [mirror.dry_run ? "dry run of a mirror" : "mirror"];
+  if (mirror.gone === null) return parts;
+  if (mirror.dry_run) parts.push(`${count(mirror.new)} new`, `${count(mirror.changed)} perhaps changed`);
+  parts.push(`${count(mirror.gone)} gone from the source`);
+  if (mirror.deleted) parts.push(`${count(mirror.deleted)} deleted`);
+  if (mirror.kept_because && mirror.kept_because !== error) parts.push(mirror.kept_because);
+  return [parts.join(", ")];
 }
 
 function progress(job, finished) {
@@ -86,6 +98,7 @@ function progress(job, finished) {
 function outcome(job, finished) {
   const parts = job.done || !job.skipped ? [many(job.done, "image")] : [];
   if (job.replaced) parts.push(`${count(job.replaced)} of them replaced others`);
+  if (job.updated) parts.push(`${count(job.updated)} of those with the same picture`);
   if (job.failed) parts.push(`${count(job.failed)} failed`);
   if (job.skipped) parts.push(`${count(job.skipped)} were in`);
   if (job.state === "cancelled") parts.push(`${count(Math.max(0, job.total - finished))} not looked at`);

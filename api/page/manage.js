@@ -11,12 +11,14 @@ const FIELD_TYPES = ["string", "int", "float", "bool"];
 const form = $("collection-form");
 
 let trouble = "";
+let aliases = [];
 
 /** Ask for the list now. */
 export async function look() {
   try {
     trouble = "";
     await collections.load();
+    aliases = await api.aliases();
   } catch (error) {
     trouble = error.message;
   }
@@ -41,10 +43,12 @@ function row(collection) {
     href: href({ view: "search", collection: name, namespace: "default", text: "", terms: [], where: [], image: "" }) }, "Show images");
   const trash = button("Delete", () => remove(collection), { class: "button quiet needs-admin" });
   const declared = Object.entries(fields);
+  const further = aliases.filter((alias) => alias.collection === name).map((alias) => alias.name);
   return el("li", { class: "job", "data-collection": name },
     el("div", { class: "job-head" }, el("b", {}, name), el("span", { class: "muted number" }, many(images, "image")),
       el("time", { class: "muted", title: when(created) }, ago(created)), el("span", { class: "actions" }, link, trash)),
     el("dl", { class: "known" },
+      ...(further.length ? [el("dt", {}, "aliases"), el("dd", {}, further.join(", "))] : []),
       el("dt", {}, "model"), el("dd", {}, model),
       el("dt", {}, "metric"), el("dd", {}, `${metric}, ${count(dim)} numbers`),
       el("dt", {}, "fields"), el("dd", {}, declared.length ? declared.map(([field, type]) => `${field} (${type})`).join(", ") : "none declared")));

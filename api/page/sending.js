@@ -85,6 +85,7 @@ async function follow(upload, job) {
   const parts = [`${count(job.done + job.skipped)} in`];
   if (job.skipped) parts.push(`${count(job.skipped)} of them were in before`);
   if (job.replaced) parts.push(`${count(job.replaced)} replaced others of the same name`);
+  if (job.updated) parts.push(`${count(job.updated)} of those with the same picture`);
   if (job.failed) parts.push(`${count(job.failed)} failed`);
   if (job.state === "cancelled") parts.push("cancelled");
   line.textContent = `${parts.join(", ")}. `;

@@ -16,12 +16,14 @@ from clipfleet.cli import (
     collections,
     demo,
     doctor,
+    edit,
     evaluate,
     images,
     jobs,
     keys,
     mcp,
     parts,
+    sources,
     up,
 )
 from clipfleet.cli.show import fail
@@ -44,7 +46,9 @@ for part in (parts.gateway, parts.planner, parts.worker):
     app.command(rich_help_panel="Parts of a cluster, configured by CLIPFLEET_* variables")(part)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
+app.add_typer(sources.app, name="sources")
 app.add_typer(aliases.app, name="aliases")
+app.add_typer(edit.app, name="images")
 app.add_typer(keys.app, name="keys")
 
 

@@ -23,7 +23,8 @@ def evaluate(
         ),
     ],
     model: Annotated[
-        str, typer.Option(help="Hub id or folder of a CLIP-like model, or clipfleet-mini.")
+        str,
+        typer.Option(help="Hub id or folder of a CLIP-like model, hf-hub:ID, or clipfleet-mini."),
     ] = "clipfleet-mini",
     prompt: Annotated[
         str, typer.Option(help="Text that a label's name is put into.")

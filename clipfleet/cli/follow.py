@@ -17,6 +17,7 @@ from clipfleet.results import Job
 INTERRUPTED = 130  # exit code of shells after Ctrl-C
 EXIT = {"succeeded": 0, "partial": 3}
 SHOWN_FAILURES = 5
+SHOWN_MISSING = 20
 
 
 def exit_code(job: Job) -> int:
@@ -37,6 +38,8 @@ def show_and_exit(client: Client, job: Job, *, wait: bool, json: bool) -> NoRetu
         job = follow(client, job, json=json)
         failures(client, job)
     show.document(job) if json else show.job(job)
+    if wait and not json:
+        missing(client, job)
     sys.exit(exit_code(job) if wait else 0)
 
 
@@ -74,6 +77,18 @@ def failures(client: Client, job: Job) -> None:
         show.err.print(f"[red]failed[/] {name}: {reason}")
     if job.failed > len(page.failures):
         show.err.print(f"… {job.failed} in all: clipfleet jobs failures {job.id}")
+
+
+def missing(client: Client, job: Job) -> None:
+    """Print the first images that are gone from the source of a mirror on standard error."""
+    if not job.mirror or not job.mirror.gone:
+        return
+    word = "deleted" if job.mirror.deleted else "gone"
+    page = client.missing(job, SHOWN_MISSING)
+    for image_id in page.ids:
+        show.err.print(f"[yellow]{word}[/] {escape(show.one_line(image_id))}")
+    if page.next is not None:
+        show.err.print(f"… {page.total} in all: clipfleet jobs missing {job.id}")
 
 
 def _command(client: Client, job: Job) -> str:

@@ -16,6 +16,7 @@ from clipfleet.client import Client
 from clipfleet.client.payloads import image_url
 from clipfleet.client.progress import sending
 from clipfleet.client.source_detection import Kind, kind_of, source_of
+from clipfleet.common.http.mirror import OnMissing, limit_of
 from clipfleet.common.http.patterns import Pattern
 from clipfleet.common.http.sources import Source
 from clipfleet.common.http.suffixes import SUFFIXES, ending_of
@@ -47,6 +48,35 @@ Exif = Annotated[
     typer.Option(
         "--exif",
         help="Add to the metadata what EXIF says: taken_at, camera, latitude, longitude, altitude.",
+    ),
+]
+Mirror = Annotated[
+    bool,
+    typer.Option(
+        "--mirror",
+        help="Delete images that this source had before and has no more. Files that have not "
+        "changed are not read.",
+    ),
+]
+OnMissingOption = Annotated[
+    OnMissing | None,
+    typer.Option(
+        "--missing",
+        help="With --mirror: what happens to images that are gone from the source. "
+        "Default: delete.",
+    ),
+]
+MaxDelete = Annotated[
+    str | None,
+    typer.Option(
+        help="With --mirror: delete nothing if more images than this are gone: a share such as "
+        "0.1 or 10%, or a number of images. Default: 0.1.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="With --mirror: only list and compare; nothing is indexed or deleted."
     ),
 ]
 WebhookUrl = Annotated[
@@ -118,7 +148,7 @@ Exact = Annotated[
 ]
 
 
-def _webhook_secret(text: str | None) -> str | None:
+def checked_webhook_secret(text: str | None) -> str | None:
     """The value of --webhook-secret. BadParameter, without the value, if it is not a secret."""
     try:
         if text:
@@ -129,7 +159,7 @@ def _webhook_secret(text: str | None) -> str | None:
 
 
 @contextmanager
-def _naming_options() -> Iterator[None]:
+def naming_webhook_options() -> Iterator[None]:
     """Name the options in place of the fields of the request in an error about the webhook."""
     try:
         yield
@@ -138,6 +168,23 @@ def _naming_options() -> Iterator[None]:
             if error.detail.startswith(field):
                 raise typer.BadParameter(error.detail.replace(field, option, 1)) from error
         raise
+
+
+def _mirror_options(
+    mirror: bool, missing: OnMissing | None, max_delete: str | None, dry_run: bool
+) -> bool | dict[str, Any]:
+    """The value of `mirror` for the client; BadParameter for options that are not valid."""
+    options: dict[str, Any] = {"missing": missing, "max_delete": max_delete, "dry_run": dry_run}
+    options = {name: value for name, value in options.items() if value}
+    if options and not mirror:
+        name = next(iter(options)).replace("_", "-")
+        raise typer.BadParameter(f"--{name} needs --mirror")
+    if max_delete is not None:
+        try:
+            options["max_delete"] = limit_of(max_delete)
+        except ValueError as error:
+            raise typer.BadParameter(str(error).replace("max_delete", "--max-delete")) from error
+    return options or mirror
 
 
 def index(
@@ -149,6 +196,10 @@ def index(
     exif: Exif = False,
     image_id: FileIds = None,
     upload: UploadFlag = False,
+    mirror: Mirror = False,
+    missing: OnMissingOption = None,
+    max_delete: MaxDelete = None,
+    dry_run: DryRun = False,
     webhook: WebhookUrl = None,
     webhook_secret: WebhookSecret = None,
     wait: Wait = True,
@@ -162,15 +213,22 @@ def index(
     images. With --upload, that of an image in a folder is its path below the folder. An upload that
     stopped goes on with the same command: only what the service does not have is sent.
 
+    With --mirror, the collection follows the source: see docs/sources.md.
+
     The exit code is 0 if all images were indexed, 3 if some failed, 1 if the job failed.
 
     Ctrl-C does not stop the job. `clipfleet jobs show ID --follow` shows its progress again.
     """
-    secret = _webhook_secret(webhook_secret) if webhook else None
+    secret = checked_webhook_secret(webhook_secret) if webhook else None
+    mirrored = _mirror_options(mirror, missing, max_delete, dry_run)
+    if mirrored and (upload or (not kind and _files(sources))):
+        raise typer.BadParameter(
+            "--mirror is for sources that the service reads, not for files that are sent"
+        )
     if upload and (folders := _folders(sources, kind)):
         if image_id:
             raise typer.BadParameter("--id is for files; in a folder, the id is the path")
-        with show.client(url, api_key) as client, _naming_options():
+        with show.client(url, api_key) as client, naming_webhook_options():
             job = _upload_folders(
                 client,
                 collection,
@@ -185,14 +243,14 @@ def index(
     files = [] if kind else _files(sources)
     if image_id and len(image_id) != len(files):
         raise typer.BadParameter(f"give one --id for each file: {len(files)} files")
-    source = None if files else _source(sources, kind, label_from_folder)
-    with show.client(url, api_key) as client, _naming_options():
+    source = None if files else source_from(sources, kind, label_from_folder)
+    with show.client(url, api_key) as client, naming_webhook_options():
         if source is None:
             with show.err.status("sending"):
                 try:
                     ids = image_id or [_id_of(source) for source in sources]
                     labels = [_folder_name(file) for file in files] if label_from_folder else None
-                    with _naming_options():
+                    with naming_webhook_options():
                         job = client.upload(
                             collection,
                             files,
@@ -211,6 +269,7 @@ def index(
                 source,
                 namespace=namespace,
                 exif=exif,
+                mirror=mirrored,
                 webhook=webhook,
                 webhook_secret=secret,
             )
@@ -280,7 +339,8 @@ def _is_image_file(source: str) -> bool:
     return is_file and kind_of(source) == "folder"
 
 
-def _source(sources: list[str], kind: Kind | None, label_from_folder: bool) -> Source:
+def source_from(sources: list[str], kind: Kind | None, label_from_folder: bool) -> Source:
+    """The source of the arguments; BadParameter if there is none of these names and this kind."""
     value = sources[0] if len(sources) == 1 else sources
     try:
         return source_of(value, kind=kind, label_from_folder=label_from_folder)

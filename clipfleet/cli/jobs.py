@@ -115,6 +115,19 @@ def failures(
     show.err.print(f"[dim]{len(page.failures)} of {page.total} failures[/]")
 
 
+@app.command("missing")
+def missing(job_id: JobId, url: Url = URL, api_key: ApiKey = None, json: Json = False) -> None:
+    """List the images that are gone from the source of a mirror, one id a line."""
+    with show.client(url, api_key) as client:
+        client.job(job_id)
+        ids = client.iter_missing(job_id)
+        if json:
+            print(json_module.dumps({"ids": list(ids)}))
+            return
+        for image_id in ids:
+            show.out.print(escape(show.one_line(image_id)), soft_wrap=True)
+
+
 def _state(text: str) -> JobState:
     for known in get_args(JobState):
         if text == known:

@@ -19,7 +19,7 @@ from clipfleet.cli import complete
 from clipfleet.client import Client
 from clipfleet.client._config import DEFAULT_URL, PROXY_SETTINGS
 from clipfleet.client.progress import line
-from clipfleet.common.http.schemas import CollectionOut, JobOut, SearchOut
+from clipfleet.common.http.schemas import CollectionOut, ImageOut, JobOut, SearchOut
 from clipfleet.errors import Error, InvalidRequest, NotFound, ProblemError, Unreachable
 from clipfleet.results import Timing
 
@@ -144,6 +144,23 @@ def document(model: BaseModel) -> None:
     print(model.model_dump_json(indent=2))
 
 
+def image(image: ImageOut) -> None:
+    """Print what is known of an image, one fact a line."""
+    size = f"{image.width}x{image.height} pixels, {image.bytes} bytes" if image.width else ""
+    facts = {
+        "id": image.id,
+        "uri": image.uri,
+        "label": image.label or "",
+        "size": size,
+        "indexed": moment(image.indexed_at / 1000),
+    }
+    for key, value in image.metadata.items():
+        facts[f"metadata {key}"] = json.dumps(value, ensure_ascii=False)
+    for what, text in facts.items():
+        if text:
+            out.print(f"{escape(one_line(what))}: {escape(one_line(text))}", soft_wrap=True)
+
+
 def one_line(text: str) -> str:
     """The text with control characters and line breaks escaped: names can hold any character."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -247,10 +264,11 @@ def job(job: JobOut) -> None:
     took = job.finished_at and job.started_at and job.finished_at - job.started_at
     for what, text in (
         ("source", job.source),
-        ("started", _moment(job.started_at or job.created_at)),
+        ("started", moment(job.started_at or job.created_at)),
         ("took", f"{took:.1f} s" if took else ""),
         ("rate", f"{job.rate:.1f} images/s" if job.rate else ""),
-        ("replaced", f"{job.replaced} (other content than before)" if job.replaced else ""),
+        ("mirror", mirror(job)),
+        ("replaced", _replaced(job) if job.replaced else ""),
         ("left out", left_out(job)),
         ("note", "; ".join(f"{text} ({count})" for text, count in job.remarks.items())),
         ("error", job.error),
@@ -263,9 +281,29 @@ def job(job: JobOut) -> None:
             out.print(f"{what}: {escape(one_line(text))}")
 
 
-def _moment(unix_s: float) -> str:
+def _replaced(job: JobOut) -> str:
+    updated = f", {job.updated} of them only the label or metadata" if job.updated else ""
+    return f"{job.replaced} (other content than before{updated})"
+
+
+def moment(unix_s: float) -> str:
     """A time of this machine's time zone, to the second."""
     return f"{datetime.fromtimestamp(unix_s).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def mirror(job: JobOut) -> str:
+    """What a mirror did, or would do: "3 images gone from the source, 3 deleted"; "" for none."""
+    result = job.mirror
+    if result is None or result.gone is None:
+        return ""
+    gone = f"{result.gone} {'image' if result.gone == 1 else 'images'} gone from the source"
+    if result.dry_run:
+        parts = [f"dry run: {result.new} new, {result.changed} perhaps changed, {gone}"]
+    else:
+        parts = [f"{job.skipped} unchanged, {gone}, {result.deleted} deleted"]
+    if result.kept_because and result.kept_because != job.error:
+        parts.append(result.kept_because)
+    return "; ".join(parts)
 
 
 def left_out(job: JobOut) -> str:

@@ -62,7 +62,7 @@ def export(
     ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images in one shard at most.")] = 10_000,
     originals: Annotated[
-        bool, typer.Option(help="Read the image files, on this machine, and add them to shards.")
+        bool, typer.Option(help="Add the image files to shards, as the service gives them.")
     ] = True,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing export.")] = False,
     restart: Annotated[

@@ -28,8 +28,8 @@ PortOption = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="Hub id or folder of a CLIP-like model, or hash:64 for tests. "
-        "Default: CLIPFLEET_MODEL.",
+        help="Hub id or folder of a CLIP-like model, hf-hub:ID for one of open_clip, or hash:64 "
+        "for tests. Default: CLIPFLEET_MODEL.",
     ),
 ]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Number of ingest workers.")]

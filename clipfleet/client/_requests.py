@@ -37,9 +37,12 @@ from clipfleet.common.http.collections import (
     RecallOut,
     RowPage,
     RowsIn,
+    UpdateIn,
+    UpdateOut,
     Which,
 )
 from clipfleet.common.http.fleet import FleetOut
+from clipfleet.common.http.registered import NAME, SourceIn, SourceList
 from clipfleet.common.http.schemas import (
     CollectionIn,
     CollectionList,
@@ -50,6 +53,7 @@ from clipfleet.common.http.schemas import (
     Upserted,
 )
 from clipfleet.common.http.search import BATCH, Refused, SearchBatchOut, SearchIn
+from clipfleet.common.http.sources import Source
 from clipfleet.common.http.uploads import KnownOut, UploadEnd, UploadIn, UploadOut
 from clipfleet.common.http.webhooks import key_of
 from clipfleet.errors import (
@@ -59,12 +63,24 @@ from clipfleet.errors import (
     problem_error,
     problem_of,
 )
-from clipfleet.results import Alias, Collection, Failures, Image, Job, SearchResult, Timing
+from clipfleet.results import (
+    Alias,
+    Collection,
+    EventsAnswer,
+    Failures,
+    Image,
+    Job,
+    Missing,
+    RegisteredSource,
+    SearchResult,
+    Timing,
+)
 
 T = TypeVar("T")
 
 OnExisting = Literal["skip", "replace"]
 MAX_VECTORS, MAX_VECTORS_BYTES = 1_000, 16_000_000  # in one request
+MAX_UPDATES, MAX_UPDATES_BYTES = 1_000, 4_000_000  # images in one request
 MAX_EMBEDS, MAX_EMBEDS_BYTES = 64, 3_000_000  # texts or images in one request
 MAX_SEARCH_BATCH_BYTES = 3_000_000  # of queries in one request
 IDS_PER_PAGE = 10_000
@@ -192,6 +208,7 @@ def alias(name: str) -> ApiRequest[Alias]:
     return ApiRequest("GET", _path("aliases", name), _read(Alias))
 
 
+@checking()
 def set_alias(name: str, collection: str) -> ApiRequest[Alias]:
     body = AliasIn(collection=collection).model_dump()
     return ApiRequest("PUT", _path("aliases", name), _read(Alias), json=body)
@@ -199,6 +216,73 @@ def set_alias(name: str, collection: str) -> ApiRequest[Alias]:
 
 def delete_alias(name: str) -> ApiRequest[None]:
     return ApiRequest("DELETE", _path("aliases", name), _nothing, repeatable=False)
+
+
+@checking()
+def register_source(
+    collection: str,
+    name: str,
+    source: AnySource,
+    interval: float | str | None,
+    paused: bool | None,
+    namespace: str,
+    label_from_folder: bool,
+    on_existing: OnExisting,
+    exif: bool,
+    webhook: Mapping[str, str],
+) -> ApiRequest[RegisteredSource]:
+    checked = _checked_source(source, label_from_folder)
+    options = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    when = {"interval": interval, "paused": paused}
+    body = SourceIn.model_validate({"source": checked, **_plain_options({**options, **when})})
+    json = {**body.model_dump(exclude={"webhook"}), **({"webhook": webhook} if webhook else {})}
+    return ApiRequest("PUT", _source_path(collection, name), _read(RegisteredSource), json=json)
+
+
+def sources(collection: str) -> ApiRequest[list[RegisteredSource]]:
+    where = _path("collections", collection, "sources")
+    return ApiRequest("GET", where, lambda body: _read(SourceList)(body).sources)
+
+
+def source(collection: str, name: str) -> ApiRequest[RegisteredSource]:
+    return ApiRequest("GET", _source_path(collection, name), _read(RegisteredSource))
+
+
+def change_source(
+    collection: str, name: str, change: Literal["pause", "resume"]
+) -> ApiRequest[RegisteredSource]:
+    where = _source_path(collection, name, change)
+    return ApiRequest("POST", where, _read(RegisteredSource))
+
+
+def run_source(collection: str, name: str) -> ApiRequest[Job]:
+    return ApiRequest("POST", _source_path(collection, name, "run"), _read(Job), repeatable=False)
+
+
+def delete_source(collection: str, name: str) -> ApiRequest[None]:
+    where = _source_path(collection, name)
+    return ApiRequest("DELETE", where, _nothing, repeatable=False)
+
+
+def notify_source(collection: str, name: str, keys: Sequence[str]) -> ApiRequest[EventsAnswer]:
+    texts = [arguments.text("keys", key) for key in arguments.items("keys", keys, "keys")]
+    where = _source_path(collection, name, "events")
+    return ApiRequest("POST", where, _read(EventsAnswer), json={"keys": texts})
+
+
+def _source_path(collection: str, name: str, *rest: str) -> str:
+    if not re.match(NAME, arguments.text("name", name)):
+        raise invalid_argument("name", f"{name!r} is not letters, digits, '.', '_' and '-'")
+    return _path("collections", collection, "sources", name, *rest)
+
+
+def _checked_source(source: AnySource, label_from_folder: bool) -> Source:
+    if isinstance(source, Mapping):
+        source = arguments.as_json("source", source)
+    try:
+        return source_of(source, label_from_folder=label_from_folder)
+    except ValueError as error:
+        raise invalid_argument("source", str(error)) from error
 
 
 @checking()
@@ -210,18 +294,18 @@ def index(
     on_existing: OnExisting,
     idempotency_key: str | None,
     exif: bool,
+    mirror: bool | Mapping[str, Any],
 ) -> ApiRequest[Job]:
-    if isinstance(source, Mapping):
-        source = arguments.as_json("source", source)
-    try:
-        checked = source_of(source, label_from_folder=label_from_folder)
-    except ValueError as error:
-        raise invalid_argument("source", str(error)) from error
-    options = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    checked = _checked_source(source, label_from_folder)
+    options: dict[str, Any] = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    if mirror is not False:
+        options["mirror"] = {} if mirror is True else arguments.as_json("mirror", mirror)
     body = JobIn.model_validate({"source": checked, **_plain_options(options)})
     where = _path("collections", collection, "jobs")
-    # `with_webhook` adds the webhook; 0.1 does not know `exif`
-    json = body.model_dump(exclude={"webhook"} if exif else {"webhook", "exif"})
+    json = body.model_dump(exclude={"webhook"})  # `with_webhook` adds it
+    for name in ("exif", "mirror"):  # earlier releases do not know them
+        if not json[name]:
+            del json[name]
     return ApiRequest("POST", where, _read(Job), json=json, headers=_key(idempotency_key))
 
 
@@ -356,6 +440,14 @@ def failures(job: Job | str, limit: int, offset: int) -> ApiRequest[Failures]:
     return ApiRequest("GET", _path("jobs", job_id(job), "failures"), _read(Failures), params=page)
 
 
+def missing(job: Job | str, limit: int, cursor: str) -> ApiRequest[Missing]:
+    params = {
+        "limit": arguments.whole("limit", limit),
+        "cursor": arguments.text("cursor", cursor, empty=True),
+    }
+    return ApiRequest("GET", _path("jobs", job_id(job), "missing"), _read(Missing), params=params)
+
+
 def upsert(
     collection: str, vectors: Iterable[Mapping[str, Any]], namespace: str
 ) -> Iterator[ApiRequest[int]]:
@@ -483,6 +575,60 @@ def delete(
     chosen = {"filter": arguments.as_filter(filter), "namespace": namespace, "all": all}
     body = DeleteIn.model_validate(_plain_options(chosen)).model_dump()
     return ApiRequest("POST", where, _read(DeletedSome), json=body, repeatable=False)
+
+
+@checking()
+def update_by_filter(
+    collection: str,
+    filter: AnyFilter,
+    namespace: str,
+    all: bool,
+    label: str | None,
+    metadata: Mapping[str, Any] | None,
+    dry_run: bool,
+    after: str,
+) -> ApiRequest[UpdateOut]:
+    chosen = {"namespace": namespace, "all": all, "dry_run": dry_run, "after": after}
+    chosen |= {} if label is None else {"label": label}
+    body = {"filter": arguments.as_filter(filter), **_plain_options(chosen)}
+    if metadata is not None:
+        body["metadata"] = arguments.as_changes("metadata", metadata)
+    checked = UpdateIn.model_validate(body).model_dump(exclude_unset=True)
+    return ApiRequest("PATCH", _images(collection), _read(UpdateOut), json=checked)
+
+
+def update_images(
+    collection: str, images: Iterable[Mapping[str, Any]], namespace: str, dry_run: bool
+) -> Iterator[ApiRequest[UpdateOut]]:
+    namespace = arguments.text("namespace", namespace)
+    listed = enumerate(arguments.items("images", images, "a list of mappings"))
+    rows = (payloads.image_change(f"images.{n}", fields) for n, fields in listed)
+    for batch in payloads.batches(rows, MAX_UPDATES, payloads.json_bytes, MAX_UPDATES_BYTES):
+        body = {"images": batch, "namespace": namespace, "dry_run": dry_run}
+        yield ApiRequest("PATCH", _images(collection), _read(UpdateOut), json=body)
+
+
+def require_images_alone(
+    filter: AnyFilter, all: bool, label: str | None, metadata: Mapping[str, Any] | None
+) -> None:
+    """InvalidRequest when what belongs to a filter is given beside images."""
+    if filter or all:
+        raise invalid_argument("images", "give exactly one of images=, filter= and all=True")
+    if label is not None or metadata is not None:
+        raise invalid_argument("images", "label and metadata belong into each of the images")
+
+
+def added(total: UpdateOut, answer: UpdateOut) -> UpdateOut:
+    """The sum of what several requests changed."""
+    return UpdateOut(
+        matched=total.matched + answer.matched,
+        updated=total.updated + answer.updated,
+        missing=[*total.missing, *answer.missing],
+    )
+
+
+def _images(collection: str) -> str:
+    return _path("collections", collection, "images")
 
 
 @checking()

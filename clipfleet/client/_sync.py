@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +13,9 @@ from clipfleet.client import _requests
 from clipfleet.client._config import OUTAGE_S, PAGE, http_client, require_wait, service_url
 from clipfleet.client._requests import AnyFilter, ApiRequest, OnExisting
 from clipfleet.client._retries import Outcome, poll_intervals_s, retry_delay_s
-from clipfleet.client.arguments import seconds, whole
+from clipfleet.client.arguments import seconds, text, whole
 from clipfleet.client.export_file import ExportFile, is_complete, new_file
+from clipfleet.client.exports.originals import Originals
 from clipfleet.client.exports.plan import ExportPlan, Format, new_plan
 from clipfleet.client.exports.plan import Progress as ExportProgress
 from clipfleet.client.exports.shards import ShardsExport
@@ -31,14 +33,18 @@ from clipfleet.results import (
     ENDED,
     Alias,
     Collection,
+    EventsAnswer,
     Export,
     Failure,
     Failures,
     Fleet,
     Image,
     Job,
+    Missing,
     Recall,
+    RegisteredSource,
     SearchResult,
+    Updated,
 )
 
 T = TypeVar("T")
@@ -85,7 +91,8 @@ class Client:
         retries: int = 3,
     ) -> None:
         self.url = service_url(url)
-        self._http = http_client(httpx.Client, self.url, api_key, timeout_s)
+        self._connect = partial(http_client, url=self.url, api_key=api_key, timeout_s=timeout_s)
+        self._http = self._connect(httpx.Client)
         self._retries = whole("retries", retries)
 
     def __enter__(self) -> "Client":
@@ -256,6 +263,7 @@ class Client:
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        mirror: bool | Mapping[str, Any] = False,
         webhook: str | None = None,
         webhook_secret: str | None = None,
         idempotency_key: str | None = None,
@@ -277,6 +285,9 @@ class Client:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            mirror: delete images that this source had before and has no more, and do not read
+                files that have not changed. True, or options such as {"missing": "report",
+                "max_delete": 0.2, "dry_run": True} (docs/sources.md).
             webhook: address to which the service sends the end of the job (docs/webhooks.md).
             webhook_secret: signs it. Default: the secret of the service.
             idempotency_key: a second call with the same key and arguments within 24 hours returns
@@ -292,7 +303,8 @@ class Client:
             InvalidRequest: the source is not valid, or `progress` is given without `wait`.
             NotFound: there is no such collection, and `create` is False.
             ProblemError: the service may not read the source (403), `idempotency_key` was used
-                for another job (409), or too many jobs are queued or running (503).
+                for another job or another mirror of the source runs (409), or too many jobs are
+                queued or running (503).
             JobFailed: with `wait`, the job failed as a whole.
 
         Example:
@@ -300,8 +312,9 @@ class Client:
         """
         require_wait(wait, progress)
         request = _requests.index(
-            collection, source, namespace, label_from_folder, on_existing, idempotency_key, exif
-        )
+            collection, source, namespace, label_from_folder, on_existing, idempotency_key, exif,
+            mirror,
+        )  # fmt: skip
         request = _requests.with_webhook(request, webhook, webhook_secret)
         return self._start(request, collection, wait, progress, create)
 
@@ -400,8 +413,8 @@ class Client:
         read fails alone.
 
         An upload that broke off goes on when the method is called again with the same arguments on
-        the same machine: only files that the service does not have are sent. Images that the
-        collection has, and that have not changed, are not sent either.
+        the same machine: only files that the service does not have are sent. Files of images that
+        the collection has, and that have not changed, are not sent either.
 
         Sends two requests for every 1,000 images, more for large ones (32 MB or 500 images each),
         and three more. The client reads the files in the calling thread.
@@ -441,27 +454,49 @@ class Client:
         """
         _requests.require_webhook(webhook, webhook_secret)
         local = LocalFolders(folders, recursive, label_from_folder, label)
-        plan = FolderUpload(local, exif=exif, skips=on_existing == "skip")
-        described = self._require_collection(collection, create)
-        plan.model = described.model
         key = local.key(namespace, on_existing, str(exif))
-        upload = self._request(_requests.open_upload(collection, namespace, on_existing, exif, key))
-        asks = bool(upload.images or described.count)
+        opening = _requests.open_upload(collection, namespace, on_existing, exif, key)
         with sending(progress is True, sent) as tell:
-            tell(plan.sent)
-            for page in plan.pages():
-                ids = [image.id for image in page]
-                known = None
-                if asks:
-                    known = self._request_through_outage(_requests.known(upload, ids))
-                for batch in plan.batches(page, known):
-                    self._add_images(upload, batch, plan)
-                    tell(plan.sent)
+            while True:
+                plan = FolderUpload(local, exif=exif, skips=on_existing == "skip")
+                described = self._require_collection(collection, create)
+                plan.model = described.model
+                upload = self._request(opening)
                 tell(plan.sent)
+                try:
+                    self._send_images(upload, plan, tell, asks=described.count > 0)
+                    break
+                except NotFound as error:
+                    if error.collection or not self._has_started(upload):
+                        raise
+                    # Another call with the same arguments started the job: what it did not have
+                    # goes into another upload.
         start = _requests.start_upload(upload, plan.sent.done, plan.left_out, local.name)
         start = _requests.with_webhook(start, webhook, webhook_secret)
         job = self._request_through_outage(start)
         return self.wait(job, progress=progress) if wait else job
+
+    def _send_images(
+        self, upload: UploadOut, plan: FolderUpload, tell: Callable[[Sent], None], *, asks: bool
+    ) -> None:
+        """Send what the upload and the collection do not have yet."""
+        for page in plan.pages():
+            ids = [image.id for image in page]
+            known = None
+            if asks or upload.images:
+                known = self._request_through_outage(_requests.known(upload, ids))
+            for batch in plan.batches(page, known):
+                self._add_images(upload, batch, plan)
+                tell(plan.sent)
+            tell(plan.sent)
+
+    def _has_started(self, upload: UploadOut) -> bool:
+        """Whether an upload has become a job."""
+        try:
+            self.job(upload.id)
+        except NotFound:
+            return False
+        return True
 
     def _add_images(self, upload: UploadOut, images: list[Outgoing], plan: FolderUpload) -> None:
         """Send images in one request, or in several when one is too large for a server."""
@@ -655,6 +690,246 @@ class Client:
                 yield failure
             if len(page) < PAGE:
                 return
+
+    def missing(self, job: Job | str, limit: int = 1_000, cursor: str = "") -> Missing:
+        """List images that are gone from the source of a mirror.
+
+        Args:
+            job: the job, or its id.
+            limit: ids to return, 1 to 1,000.
+            cursor: `next` of the page before; "": the first page.
+
+        Returns:
+            A page of ids, `next`, and `total`, the number of all such images.
+
+        Raises:
+            NotFound: there is no such job.
+            InvalidRequest: `limit` or `cursor` is not valid.
+
+        Example:
+            total = (client.missing(job, limit=1)).total
+        """
+        return self._request(_requests.missing(job, limit, cursor))
+
+    def iter_missing(self, job: Job | str) -> Iterator[str]:
+        """Iterate over the ids of all images that are gone from the source of a mirror.
+
+        Sends one request for every 1,000 ids, when the iteration reaches them.
+
+        Args:
+            job: the job, or its id.
+
+        Yields:
+            Ids of images.
+
+        Raises:
+            NotFound: there is no such job.
+
+        Example:
+            for image_id in client.iter_missing(job):
+                print(image_id)
+        """
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self.missing(job, PAGE, cursor)
+            for image_id in page.ids:
+                yield image_id
+            cursor = page.next
+
+    # Registered sources
+
+    def register_source(
+        self,
+        collection: str,
+        name: str,
+        source: AnySource,
+        *,
+        interval: float | str | None = None,
+        paused: bool | None = None,
+        namespace: str = "default",
+        label_from_folder: bool = False,
+        on_existing: OnExisting = "skip",
+        exif: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
+    ) -> RegisteredSource:
+        """Register a source that the service indexes again and again, or replace the one of a name.
+
+        Args:
+            collection: the collection that the images go into. It must exist.
+            name: the name of the source: letters, digits, ".", "_" and "-", 63 at most.
+            source: as for `index`.
+            interval: time between the beginnings of two runs: seconds, or a text such as "30s",
+                "15m", "1h" or "1d". None: it runs on request (`run_source`) and for events alone.
+            paused: whether it starts no run by itself. None: as before, at first not.
+            namespace: the part of the collection that the images go into.
+            label_from_folder: the name of an image's folder becomes its label.
+            on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
+            exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
+                altitude).
+            webhook: address to which the service sends the end of each job (docs/webhooks.md).
+            webhook_secret: signs it. Default: the secret of the service.
+
+        Returns:
+            The source.
+
+        Raises:
+            InvalidRequest: the name, the source or the interval is not valid.
+            NotFound: there is no such collection.
+            ProblemError: the service may not read the source (403).
+
+        Example:
+            client.register_source("photos", "camera", "s3://photos/camera", interval="15m")
+        """
+        hook = _requests.require_webhook(webhook, webhook_secret)
+        return self._request(
+            _requests.register_source(
+                collection,
+                name,
+                source,
+                interval,
+                paused,
+                namespace,
+                label_from_folder,
+                on_existing,
+                exif,
+                hook,
+            )
+        )
+
+    def sources(self, collection: str) -> list[RegisteredSource]:
+        """List the registered sources of a collection, by name.
+
+        Args:
+            collection: the collection.
+
+        Returns:
+            The sources, each with its last run, its next run, and why it cannot run.
+
+        Raises:
+            NotFound: there is no such collection.
+
+        Example:
+            blocked = [source.name for source in client.sources("photos") if source.problem]
+        """
+        return self._request(_requests.sources(collection))
+
+    def source(self, collection: str, name: str) -> RegisteredSource:
+        """Look at a registered source.
+
+        Args:
+            collection: the collection.
+            name: the name of the source.
+
+        Returns:
+            The source, with its last run, its next run, and why it cannot run.
+
+        Raises:
+            NotFound: there is no such collection or source.
+
+        Example:
+            next_run = (client.source("photos", "camera")).next_run
+        """
+        return self._request(_requests.source(collection, name))
+
+    def run_source(
+        self, collection: str, name: str, *, wait: bool = False, progress: Progress = False
+    ) -> Job:
+        """Start a run of a registered source now, also when it is paused.
+
+        Args:
+            collection: the collection.
+            name: the name of the source.
+            wait: return when the job has ended.
+            progress: see `wait`.
+
+        Returns:
+            The job, as it was when it was started or, with `wait`, when it ended.
+
+        Raises:
+            NotFound: there is no such collection or source.
+            ProblemError: a run is under way (409), or the key that registered the source may not
+                run it any more (403), or too many jobs are queued or running (503).
+            JobFailed: with `wait`, the job failed as a whole.
+
+        Example:
+            job = client.run_source("photos", "camera", wait=True)
+        """
+        require_wait(wait, progress)
+        job = self._request(_requests.run_source(collection, name))
+        return self.wait(job, progress=progress) if wait else job
+
+    def pause_source(self, collection: str, name: str) -> RegisteredSource:
+        """Let a registered source start no run by itself. Events wait.
+
+        Args:
+            collection: the collection.
+            name: the name of the source.
+
+        Returns:
+            The source.
+
+        Raises:
+            NotFound: there is no such collection or source.
+
+        Example:
+            client.pause_source("photos", "camera")
+        """
+        return self._request(_requests.change_source(collection, name, "pause"))
+
+    def resume_source(self, collection: str, name: str) -> RegisteredSource:
+        """Let a paused source start runs again. Runs that were missed are made up by one.
+
+        Args:
+            collection: the collection.
+            name: the name of the source.
+
+        Returns:
+            The source.
+
+        Raises:
+            NotFound: there is no such collection or source.
+
+        Example:
+            client.resume_source("photos", "camera")
+        """
+        return self._request(_requests.change_source(collection, name, "resume"))
+
+    def delete_source(self, collection: str, name: str) -> None:
+        """Delete a registered source. Its images stay, and a job that is under way goes on.
+
+        Args:
+            collection: the collection.
+            name: the name of the source.
+
+        Raises:
+            NotFound: there is no such collection or source.
+
+        Example:
+            client.delete_source("photos", "camera")
+        """
+        self._request(_requests.delete_source(collection, name))
+
+    def notify_source(self, collection: str, name: str, keys: Sequence[str]) -> EventsAnswer:
+        """Tell the service that files of a registered source were created, changed or removed.
+
+        Args:
+            collection: the collection.
+            name: the name of the source: a folder, a bucket, a manifest or an archive.
+            keys: paths or keys relative to the source.
+
+        Returns:
+            How many of them are about images of the source. A job looks at these a moment later.
+
+        Raises:
+            NotFound: there is no such collection or source.
+            InvalidRequest: the source takes no events.
+            ProblemError: too many keys wait (503).
+
+        Example:
+            client.notify_source("photos", "camera", ["2024/cat.jpg"])
+        """
+        return self._request(_requests.notify_source(collection, name, keys))
 
     # Searches
 
@@ -1059,6 +1334,71 @@ class Client:
             deleted, more = deleted + answer.deleted, answer.more
         return deleted
 
+    def update_images(
+        self,
+        collection: str,
+        images: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        filter: AnyFilter = None,
+        all: bool = False,
+        label: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        namespace: str = "default",
+        dry_run: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Updated:
+        """Change labels and metadata of images, without embedding them again.
+
+        Metadata is merged key by key: other keys stay, and None removes a key. Images that have the
+        new values already are not written, so a call that broke off can be repeated.
+
+        Sends one request for every 1,000 images, or requests until all that pass the filter are
+        changed. The service works for up to 20 seconds on each.
+
+        Args:
+            collection: the collection.
+            images: `{"id", "label"?, "metadata"?}` each. A label that is None is removed.
+            filter: metadata filter. All images that pass it get `label` and `metadata`.
+            all: change all images of the namespace. Exactly one of `images`, `filter` and `all`.
+            label: with `filter` or `all`: the new label. "" removes it. Default: it stays.
+            metadata: with `filter` or `all`: new values by key.
+            namespace: the part of the collection to change.
+            dry_run: change nothing, and say how many images there are to change.
+            progress: called with the number of images looked at so far.
+
+        Returns:
+            `matched`, the number of images that were found, `updated`, the number of those that
+            were written, and `missing`, the ids that are not in the collection.
+
+        Raises:
+            NotFound: there is no such collection.
+            InvalidRequest: not exactly one of `images`, `filter` and `all` is given, nothing would
+                change, or a value does not fit the image, which is named.
+
+        Example:
+            client.update_images("photos", [{"id": "a.jpg", "metadata": {"year": 2024}}])
+            client.update_images("photos", filter={"label": "chruch"}, label="church")
+        """
+        total = Updated(matched=0, updated=0, missing=[])
+        if images is not None:
+            _requests.require_images_alone(filter, all, label, metadata)
+            for request in _requests.update_images(collection, images, namespace, dry_run):
+                answer = self._request_through_outage(request)
+                total = _requests.added(total, answer)
+                if progress:
+                    progress(total.matched)
+            return total
+        after: str | None = ""
+        while after is not None:
+            request = _requests.update_by_filter(
+                collection, filter, namespace, all, label, metadata, dry_run, after
+            )
+            answer = self._request_through_outage(request)
+            total, after = _requests.added(total, answer), answer.next
+            if progress:
+                progress(total.matched)
+        return total
+
     def recall(
         self,
         collection: str = "images",
@@ -1178,7 +1518,7 @@ class Client:
                 `group_size`, `collapse` and `exact`.
             top_k: matches of the query at most, 1 to 10,000.
             shard_size: images in one shard at most.
-            originals: add the image files to shards, read from the URIs by this machine. An image
+            originals: add the image files to shards, one request for each. An image
                 that cannot be read is in `left-out.jsonl` with its reason.
             overwrite: replace an existing target.
             restart: throw away what an unfinished export has kept.
@@ -1219,7 +1559,9 @@ class Client:
                 )
                 if progress:
                     progress("reading", spool.state.rows)
-            return write_export(spool, progress)
+            http = self._connect(httpx.Client)
+            with Originals(http, plan.collection.name) as originals_of:
+                return write_export(spool, progress, originals_of)
 
     def _all_matches(self, plan: ExportPlan) -> tuple[list[tuple[str, float]], str | None]:
         """Ids and scores of the matches of an export's query, and the limit that cut them short."""
@@ -1277,7 +1619,7 @@ class Client:
         Example:
             client.import_collection("photos-2", "photos.parquet")
         """
-        path = Path(file).expanduser()
+        path = Path(text("file", file)).expanduser()
         export = ShardsExport(path) if path.is_dir() else ExportFile(path)
         description = export.description
         name = collection or description.name

@@ -117,6 +117,12 @@ def as_metadata(name: str, value: Any) -> dict[str, Any]:
     return {key: entry for key, entry in plain if entry is not None}
 
 
+def as_changes(name: str, value: Any) -> dict[str, Any]:
+    """New values of metadata as JSON. None, and a number that is not finite, removes a key."""
+    entries = mapping(name, value, 'a mapping such as {"year": 2024}')
+    return {key: as_json(f"{name}.{key}", entry, nan=True) for key, entry in entries.items()}
+
+
 def as_json(name: str, value: Any, *, nan: bool = False, levels: int = METADATA_DEPTH) -> Any:
     """A value as JSON.
 

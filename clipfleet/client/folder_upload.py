@@ -23,7 +23,8 @@ from clipfleet.common.http.suffixes import SUFFIXES, ending_of
 from clipfleet.common.http.uploads import MAX_ASKED, NAMED_SUFFIXES, KnownOut
 from clipfleet.common.identity import (
     ID_BYTES,
-    content_hash,
+    bytes_hash,
+    has_same_bytes,
     id_problem,
     printable,
     text_problem,
@@ -344,18 +345,13 @@ class FolderUpload:
             self._looked_at(len(data))
             self.sent.had += 1
             return None
-        if stored and stored == self._content_hash(data, image.label):
+        if stored and has_same_bytes(stored, bytes_hash(data, self.model, exif=self._exif)):
             return Outgoing({**item, "content_hash": stored}, None, len(data))
         return Outgoing(item, data, len(data))
 
     def _looked_at(self, size: int) -> None:
         self.sent.done += 1
         self.sent.done_bytes += size
-
-    def _content_hash(self, data: bytes, label: str) -> str:
-        """The hash that a worker computes of this image."""
-        fields: dict[str, Any] = {"label": label, "metadata": {}}
-        return content_hash(data, {**fields, "exif": True} if self._exif else fields, self.model)
 
 
 def form_parts(batch: Sequence[Outgoing]) -> tuple[dict[str, str], list[Part]]:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from clipfleet.client import arguments
 from clipfleet.client.pillow import PillowImage, image_file
+from clipfleet.common.http.collections import ImageChange
 from clipfleet.common.http.schemas import VectorIn
 from clipfleet.errors import invalid_argument
 
@@ -113,6 +114,25 @@ def vector(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
             present[key] = arguments.as_json(field, value)
     with arguments.checking(name):
         return VectorIn.model_validate(present).model_dump()
+
+
+def image_change(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """One change `{id, label?, metadata?}` of an image.
+
+    Args:
+        name: name of the argument, and the place in it.
+        fields: the fields. A label that is None is removed.
+
+    Raises:
+        InvalidRequest: a field is not valid.
+    """
+    expected = 'a mapping such as {"id": "a.jpg", "label": "cat"}'
+    change = dict(arguments.mapping(name, fields, expected))
+    for key, value in change.items():
+        read = arguments.as_changes if key == "metadata" else arguments.as_json
+        change[key] = read(f"{name}.{key}", value)
+    with arguments.checking(name):
+        return ImageChange.model_validate(change).model_dump(exclude_unset=True)
 
 
 def batches(

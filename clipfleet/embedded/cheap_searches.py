@@ -125,7 +125,7 @@ def search(
             vector_field, partition_names, compiled_filter, output_fields, indexed_filter_plan,
             project_record_fn, search_params,
         )  # fmt: skip
-    live = _live_rows(memtable, pk_field, vector_field, metric_type)
+    live = live_rows(memtable, pk_field, vector_field, metric_type)
     hits: list[tuple[Rows, Numbers]] = []
     tables: list[pa.Table] = []
     with live.lock:
@@ -298,7 +298,8 @@ def _is(segment: Any, other: Any) -> bool:
     return segment is other
 
 
-def _live_rows(memtable: Any, pk_field: str, vector_field: str, metric: str) -> _Live:
+def live_rows(memtable: Any, pk_field: str, vector_field: str, metric: str) -> _Live:
+    """Which rows are current ones, as known since the last search of this memtable."""
     with memtable._lock:
         live: _Live = memtable.__dict__.setdefault(
             f"live {vector_field} {metric}", _Live(pk_field, vector_field, metric)

@@ -1,4 +1,4 @@
-"""Runs milvus-lite with changes for durability, cheap writes, and short turns for its threads.
+"""Runs milvus-lite with changes for durability, cheap rows, and short turns for its threads.
 
     python -m clipfleet.embedded.milvus_lite server ...
 
@@ -40,6 +40,8 @@ from milvus_lite.storage.wal import WAL
 
 from clipfleet.common.process.interpreter import prepare_interpreter
 from clipfleet.embedded.bulk_writes import make_bulk_writes_cheap
+from clipfleet.embedded.cheap_reads import make_reads_cheap
+from clipfleet.embedded.cheap_rows import make_rows_cheap
 from clipfleet.embedded.cheap_searches import make_searches_cheap
 
 MIN_FREE_BYTES = 16_000_000  # before another start is worthwhile
@@ -161,6 +163,8 @@ def _free(folder: Path) -> int:
 if __name__ == "__main__":
     make_bulk_writes_cheap()
     make_searches_cheap()
+    make_rows_cheap()
+    make_reads_cheap()
     make_durable()
     make_requests_take_turns()
     guard(Log(Path(sys.argv[sys.argv.index("--data-dir") + 1])))

@@ -124,6 +124,7 @@ class Stack:
         settings = self._options.settings
         service = grant_of_service(self.complete("", ""))
         check_keys(settings.keys_file, settings.open, service)
+        hub.require_library(settings.model)
         self._downloads = hub.is_remote(settings.model)
         if self._downloads:
             report(f"asking {hub.hub_url()} for the model {settings.model}")

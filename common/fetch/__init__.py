@@ -267,9 +267,16 @@ def parse_url(text: str | httpx.URL) -> httpx.URL:
         raise Unreadable("URLs with a user name or password are not fetched")
     host = url.raw_host.decode("ascii").rstrip(".")
     port = 80 if url.port is None else url.port
-    if not host or "%" in host or not 0 < port < 65_536:
+    if not _can_be_a_host(host) or not 0 < port < 65_536:
         raise Unreadable("it is not a valid URL")
     return url.copy_with(host=host)
+
+
+def _can_be_a_host(host: str) -> bool:
+    """Whether a host is an IPv6 address, or a name that can be looked up (RFC 1035)."""
+    if "%" in host:
+        return False
+    return ":" in host or (len(host) <= 253 and all(0 < len(x) <= 63 for x in host.split(".")))
 
 
 def _redirect_target(url: httpx.URL, location: str) -> httpx.URL:

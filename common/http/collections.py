@@ -8,6 +8,7 @@ from clipfleet.common.http.request import Request
 from clipfleet.common.http.schemas import Deleted, Namespace
 
 MAX_ROW_IDS = 256  # in one request for rows
+MAX_CHANGES = 5_000  # images in one request
 
 
 class Which(Request):
@@ -32,6 +33,73 @@ class DeletedSome(Deleted):
 
     more: bool = Field(
         description="Whether images remain because the time was over; then repeat the request."
+    )
+
+
+class ImageChange(Request):
+    """The change of one image."""
+
+    id: str = Field(min_length=1, max_length=2_048, description="Id of the image.")
+    label: str | None = Field(
+        None, description="Its new label; null or empty: it has none any more; absent: it stays."
+    )
+    metadata: dict[str, Any] = Field(
+        {},
+        description="New values of its metadata, by key; null removes a key. Other keys stay.",
+    )
+
+
+class UpdateIn(Which):
+    """A request to change labels and metadata: of `images`, or of all that pass `filter`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"images": [{"id": "a.jpg", "label": "church", "metadata": {"year": 1900}}]},
+                {"filter": {"label": "chruch"}, "label": "church", "dry_run": True},
+            ]
+        }
+    )
+
+    images: Annotated[list[ImageChange], Field(fail_fast=True)] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_CHANGES,
+        description="Images and what changes of each; absent: those that pass the filter.",
+    )
+    all: bool = Field(
+        False, description="Must be true to change all images of the namespace, without a filter."
+    )
+    label: str | None = Field(
+        None,
+        description="New label of the images that pass; null or empty: they have none any more; "
+        "absent: their labels stay.",
+    )
+    metadata: dict[str, Any] = Field(
+        {},
+        description="New values of the metadata of the images that pass, by key; null removes a "
+        "key. Other keys stay.",
+    )
+    dry_run: bool = Field(False, description="Change nothing: return how many images match.")
+    after: str = Field(
+        "",
+        pattern="^([0-9a-f]{32})?$",
+        description="With a filter: the value of `next` of the answer before; empty: begin.",
+    )
+
+
+class UpdateOut(BaseModel):
+    """The result of a change of labels and metadata."""
+
+    matched: int = Field(description="Images that the request names, or that pass its filter.")
+    updated: int = Field(
+        description="Images that were written; the others had these values already."
+    )
+    missing: list[str] = Field(description="Ids of the request that are not in the collection.")
+    next: str | None = Field(
+        None,
+        description="Where to go on, as `after` of the same request, because the time was over; "
+        "null: done.",
     )
 
 

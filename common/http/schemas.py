@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from clipfleet.common.collection import FieldType, Metric
+from clipfleet.common.http.mirror import MirrorIn, MirrorOut
 from clipfleet.common.http.request import Request
 from clipfleet.common.http.sources import EXAMPLES, Source
 from clipfleet.common.http.webhooks import WebhookIn
@@ -83,6 +84,21 @@ class JobIn(Request):
     webhook: WebhookIn | None = Field(
         None, description="Where the end of the job is reported; absent: nowhere."
     )
+    mirror: MirrorIn | None = Field(
+        None,
+        description="Make the collection equal to the source: skip files that have not changed "
+        "without reading them, and delete or report images that are gone. For folders, buckets, "
+        "manifests, archives and lists of them; absent: images that are gone stay.",
+    )
+
+    @field_validator("mirror", mode="before")
+    @classmethod
+    def _has_options(cls, mirror: Any) -> Any:
+        if isinstance(mirror, bool | str):
+            raise ValueError(
+                'mirror is an object: {"missing": "delete", "max_delete": 0.1, "dry_run": false}'
+            )
+        return mirror
 
     @field_validator("webhook", mode="before")
     @classmethod
@@ -125,10 +141,18 @@ class JobOut(BaseModel):
         description="Images among `done` that took the place of one with the same id and another "
         "content, label or metadata.",
     )
+    updated: int = Field(
+        0,
+        description="Images among `replaced` whose label, metadata or URI alone changed: they were "
+        "not embedded again.",
+    )
     left_out: dict[str, int] = Field(
         {},
         description="Files of the source that are no images, by their suffix: how many were left "
         'out. "" counts files without a suffix, "*" those of rare suffixes.',
+    )
+    mirror: MirrorOut | None = Field(
+        None, description="How the collection was made equal to the source; null: it was not asked."
     )
     remarks: dict[str, int] = Field(
         {}, description="What was changed or not read while the source was listed: how often."

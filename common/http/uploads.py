@@ -27,8 +27,8 @@ class UploadItem(Request):
     content_hash: str | None = Field(
         None,
         pattern="^[0-9a-f]{32}$",
-        description="Hash of an image that the collection has already, from `known`: it is not "
-        "sent again, and counts as skipped.",
+        description="Hash of an image that the collection has already, from `known`: its file is "
+        "not sent again. It counts as skipped, or as updated if its label or metadata changed.",
     )
     problem: str | None = Field(
         None,
@@ -96,7 +96,8 @@ class KnownOut(BaseModel):
         "got; null: none."
     )
     stored: list[str | None] = Field(
-        description="`content_hash` of the image in the collection; null: there is none."
+        description="`content_hash` of the image in the collection; null: there is none. Its first "
+        "20 digits are of the file and the model, the others of label and metadata."
     )
 
 

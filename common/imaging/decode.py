@@ -92,6 +92,20 @@ def decode(data: bytes, limits: Limits, *, edge: int, in_memory: int | None = No
         raise BadImage(f"the image is damaged or cut short ({_summary(error)})") from error
 
 
+def read_exif(data: bytes, limits: Limits) -> bytes:
+    """The EXIF of an image file, as `exif_fields` takes it, without decoding the image.
+
+    Raises:
+        BadImage: the bytes are not an image of an accepted format within the limits.
+    """
+    try:
+        return _open_checked(data, limits, limits.image_pixels).exif
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # codecs raise errors of any class
+        raise BadImage(f"the image is damaged or cut short ({_summary(error)})") from error
+
+
 def _open_checked(data: bytes, limits: Limits, max_pixels: int) -> Opened:
     if not data:
         raise BadImage("the file is empty")

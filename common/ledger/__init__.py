@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from clipfleet.common.errors import Conflict, NotFound, Unavailable
+from clipfleet.common.http.mirror import MirrorIn
 from clipfleet.common.http.schemas import JobState
 from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.http.webhooks import WebhookState
@@ -86,6 +87,7 @@ class Item(BaseModel):
 
 
 REMOTE = ("url", "fs")  # kinds of places
+GONE = "gone:"  # the `read` of an image that is no longer in its source, and is to be removed
 ARCHIVES = {"part": 2, "zip": 4}  # number of fields before the place of the archive
 
 
@@ -188,8 +190,8 @@ class NewJob(BaseModel):
     """The request for a job.
 
     Attributes:
-        v: 2 when a long source is stored separately, see `brief`; 3 for a job that copies images to
-            another generation.
+        v: 2 when a long source is stored separately, see `brief`; 3 with `mirror`, which planners
+            of earlier releases would ignore; 4 for a job that copies images to another generation.
         id: the id of the job.
         collection: the name of the collection.
         generation: the generation of the collection.
@@ -203,11 +205,16 @@ class NewJob(BaseModel):
             for jobs of releases without grants.
         webhook: where the job reports its end; None: nowhere.
         is_low: whether its chunks wait for those of all other jobs. Such a job has no key.
+        mirror: what the job does about images that are gone from its source; None: nothing.
+        origin: the identity of the source whose snapshot the job keeps (`source_identity`);
+            "": no snapshot.
+        incremental: whether `source` is only some images of the source that `origin` names. They
+            are added to the snapshot, and none is removed.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    v: Literal[1, 2, 3] = 1
+    v: Literal[1, 2, 3, 4] = 1
     id: str
     collection: str
     generation: str
@@ -220,9 +227,17 @@ class NewJob(BaseModel):
     grant: SourceGrant | None = None
     webhook: Webhook | None = None
     is_low: bool = False
+    mirror: MirrorIn | None = None
+    origin: str = ""
+    incremental: bool = False
 
 
-LONG = ("urls", "items", "sources")  # the fields of a source that may be long, for planners alone
+LONG = (
+    "urls",
+    "items",
+    "sources",
+    "keys",
+)  # the fields of a source that may be long, for planners alone
 
 
 def brief(new: NewJob) -> NewJob:
@@ -234,11 +249,26 @@ def brief(new: NewJob) -> NewJob:
     if not any(name in new.source for name in LONG):
         return new
     rest = {name: value for name, value in new.source.items() if name not in LONG}
-    for name in ("urls", "sources"):
+    for name in ("urls", "sources", "keys"):
         if name in new.source:
             raw = json.dumps(new.source[name]).encode()
             rest["digest"] = hashlib.blake2b(raw, digest_size=16).hexdigest()
-    return new.model_copy(update={"v": 2, "source": rest})
+    return new.model_copy(update={"v": max(2, new.v), "source": rest})
+
+
+@dataclass(frozen=True)
+class MirrorResult:
+    """What a mirror did about images that are gone from its source.
+
+    Attributes:
+        gone: the number of indexed images that are gone.
+        deleted: how many of them were deleted.
+        kept: why none was deleted although the job deletes; "" otherwise.
+    """
+
+    gone: int = 0
+    deleted: int = 0
+    kept: str = ""
 
 
 @dataclass(frozen=True)
@@ -258,6 +288,7 @@ class Job:
         failed: the number of images that failed.
         skipped: the number of images that were stored already.
         replaced: how many of those that are done replaced an image with other content.
+        updated: how many of those were not embedded again: only label, metadata or URI changed.
         chunks: the number of chunks planned so far.
         error: why the job failed or was cancelled; "" otherwise.
         waiting: why the job waits; "" when it does not.
@@ -268,6 +299,7 @@ class Job:
         webhook: the state of its webhook; "": it has none.
         webhook_reason: why the last try of the webhook failed; "": it did not.
         webhook_tries: how often the webhook was sent.
+        mirror: what became of images that are gone; None before that is known.
     """
 
     new: NewJob
@@ -289,9 +321,11 @@ class Job:
     key: str = ""
     notes: Mapping[str, int] = field(default_factory=dict)
     replaced: int = 0
+    updated: int = 0
     webhook: WebhookState | Literal[""] = ""
     webhook_reason: str = ""
     webhook_tries: int = 0
+    mirror: MirrorResult | None = None
 
     @property
     def id(self) -> str:
@@ -440,6 +474,7 @@ class Outcome:
         rate: images per second; 0 when it is not known.
         kept: the items that are still being worked on; they stay in the chunk under this claim.
         replaced: how many of `done` replaced an image with other content.
+        updated: how many of `replaced` were not embedded again.
     """
 
     done: int = 0
@@ -449,6 +484,7 @@ class Outcome:
     rate: float = 0.0
     kept: tuple[Item, ...] = ()
     replaced: int = 0
+    updated: int = 0
 
 
 class Ledger(Protocol):
@@ -476,7 +512,8 @@ class Ledger(Protocol):
 
         Raises:
             NotFound: the job to retry does not exist.
-            Conflict: the job to retry has not ended, or has no failures.
+            Conflict: the job to retry has not ended, or has no failures; or another mirror of the
+                same source has not ended.
             TooManyJobs: there is no room for a new job.
             Unavailable: Redis is away.
         """
@@ -796,6 +833,7 @@ class Ledger(Protocol):
         after: str,
         cursor: str,
         notes: Mapping[str, int] | None = None,
+        skipped: int = 0,
     ) -> str | None:
         """Add a chunk to a job and move its cursor, in one step.
 
@@ -806,10 +844,11 @@ class Ledger(Protocol):
             after: the cursor that the job must have.
             cursor: the cursor that the job has then.
             notes: what was left out or changed on the way, to be added to the job's notes.
+            skipped: the number of images on the way that need no work. They count as skipped.
 
         Returns:
-            The name of the chunk; None, without a change, when the job has another cursor, when
-            the lease is lost, or when the job has ended.
+            The name of the chunk; "" when there are no items; None, without a change, when the job
+            has another cursor, when the lease is lost, or when the job has ended.
 
         Raises:
             Unavailable: Redis is away.
@@ -827,7 +866,8 @@ class Ledger(Protocol):
         """Record that the source has no more items.
 
         The job ends with its last chunk if its counts then add up: `total = done + failed +
-        skipped`. Otherwise it is planned again from the start of its source.
+        skipped`. Otherwise it is planned again from the start of its source. A mirror then does not
+        end, but waits for `close`.
 
         Args:
             job_id: the id of the job.
@@ -839,6 +879,39 @@ class Ledger(Protocol):
         Returns:
             False, without a change, when the job has another cursor, when the lease is lost, or
             when the job has ended.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def begin_close(self, job_id: str, token: str) -> Literal["begun", "wait", "lost"]:
+        """Begin, or go on with, the last step of a mirror: no other of its collection does so then.
+
+        Args:
+            job_id: the id of a mirror, which is planned and has no open chunks.
+            token: the token of the planner's lease.
+
+        Returns:
+            "wait" while another mirror of the generation is in this step; "lost" when the lease is
+            lost, or the job has ended or is not that far.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def close(self, job_id: str, token: str, result: MirrorResult, error: str = "") -> bool:
+        """End a mirror.
+
+        Args:
+            job_id: the id of the job.
+            token: the token of the planner's lease.
+            result: what became of images that are gone.
+            error: why the job ends as "failed"; "" otherwise.
+
+        Returns:
+            False, without a change, as "lost" of `begin_close`.
 
         Raises:
             Unavailable: Redis is away.
@@ -1076,12 +1149,27 @@ def bisect_items(items: Sequence[Item], chunk: OpenChunk) -> tuple[Part, Part]:
 RATE_WEIGHT = 0.3  # of the last chunk in the moving average that is a job's rate
 
 
-VERSIONS = (1, 2, 3)  # the versions of NewJob that this release understands
+VERSIONS = (1, 2, 3, 4)  # the versions of NewJob that this release understands
 
 
 def random_name() -> str:
     """A random part of a chunk's name, or a token. Each call returns another one."""
     return secrets.token_hex(8)
+
+
+def mirror_key(new: NewJob) -> str:
+    """The key under which one mirror at a time runs; "": any number may."""
+    if new.mirror is None or new.mirror.dry_run:
+        return ""
+    return f"{new.generation}:{new.origin}"
+
+
+def mirror_runs(job_id: str) -> Conflict:
+    """The error for a second mirror of a source."""
+    return Conflict(
+        f"job {job_id} mirrors this source; wait for its end or cancel it, then start this one",
+        job=job_id,
+    )
 
 
 def unknown_job(job_id: str) -> NotFound:

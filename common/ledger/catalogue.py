@@ -25,15 +25,19 @@ ALIASES = "clipfleet:aliases"  # a hash, by the name of the alias
 MIGRATIONS = "clipfleet:migrations"  # a hash, by the name of the collection
 DELETED = "clipfleet:deleted:"  # the prefix of a stream for each generation
 KEEP_DELETIONS_S = 3_600  # longer than a worker works on a chunk
+HELD = "clipfleet:held:"  # the prefix of a hash for each generation
+HOLD_S = 30.0  # longer than the store may take for one read and one write
 
 
 class Deletion(BaseModel):
-    """A request to delete one image, or the images of a namespace that pass a filter.
+    """A request to delete one image, some images, or those of a namespace that pass a filter.
 
     Attributes:
-        namespace: the namespace of the images.
+        namespace: the namespace of the images; "" with `pks`, so that an older release, which
+            does not know them, does not take the deletion for one of a whole namespace.
         pk: the primary key of the image; "" for all images that pass the filter.
         filter: the filter of the request; {} for all images.
+        pks: primary keys; empty: those of `pk` or `filter`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,10 +45,19 @@ class Deletion(BaseModel):
     namespace: str
     pk: str = ""
     filter: dict[str, Any] = {}
+    pks: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, pks: Sequence[str]) -> "Deletion":
+        """The deletion of some images by their primary keys."""
+        return cls(namespace="", pks=tuple(pks))
 
     def covering(self, collection: Collection) -> Callable[[Record], bool]:
         """A function that says whether this deletes a record of the collection."""
         where = parse_filter(self.filter, collection.fields, for_store=False)
+        if self.pks:
+            keys = frozenset(self.pks)
+            return lambda record: record.pk in keys
 
         def covers(record: Record) -> bool:
             if record.namespace != self.namespace:
@@ -316,6 +329,36 @@ class Catalogue(Protocol):
         """
         ...
 
+    def hold(
+        self, collection: Collection, keys: Sequence[str], holder: str, seconds: float
+    ) -> set[str]:
+        """Take rows in hand: whoever writes rows holds them, so that no two do it at once.
+
+        A row that is read, changed and written back would otherwise undo what was written in
+        between, or bring back what was deleted.
+
+        Args:
+            collection: the collection.
+            keys: the primary keys of the rows, whether they exist or not.
+            holder: names the writer, who may hold the same rows again.
+            seconds: the time after which they are free in any case.
+
+        Returns:
+            The keys that others hold. The writer holds all others.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def release(self, collection: Collection, keys: Sequence[str], holder: str) -> None:
+        """Let go of rows. Those that others hold stay as they are.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        ...
+
 
 def require(catalogue: Catalogue, name: str) -> Collection:
     """The collection with this name or alias.
@@ -407,6 +450,7 @@ class MemoryCatalogue:
         self._to_drop: dict[str, Collection] = {}
         self._written: dict[str, float] = {}
         self._migrations: dict[str, Migration] = {}
+        self._held: dict[tuple[str, str], tuple[str, float]] = {}  # until when, by whom
 
     def add(self, collection: Collection) -> Collection:
         with self._lock:
@@ -514,6 +558,27 @@ class MemoryCatalogue:
             if generation == collection.generation and at >= since
         ]
 
+    def hold(
+        self, collection: Collection, keys: Sequence[str], holder: str, seconds: float
+    ) -> set[str]:
+        busy = set()
+        with self._lock:
+            for pk in keys:
+                at = (collection.generation, pk)
+                owner, until = self._held.get(at, ("", -math.inf))
+                if owner != holder and until > self._clock():
+                    busy.add(pk)
+                else:
+                    self._held[at] = (holder, self._clock() + seconds)
+        return busy
+
+    def release(self, collection: Collection, keys: Sequence[str], holder: str) -> None:
+        with self._lock:
+            for pk in keys:
+                at = (collection.generation, pk)
+                if self._held.get(at, ("",))[0] == holder:
+                    del self._held[at]
+
 
 _ADD = """
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
@@ -595,6 +660,40 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 
 
+# A field for each row in hand: who holds it, and until when in milliseconds of Redis' clock.
+_HOLD = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local until_ = string.format('%.0f', now + ARGV[2])
+local busy, mine = {}, {}
+local held = redis.call('HMGET', KEYS[1], unpack(ARGV, 3))
+for n, value in ipairs(held) do
+  local ends, holder = string.match(value or '', '^(%d+) (.*)$')
+  if holder and holder ~= ARGV[1] and tonumber(ends) > now then
+    busy[#busy + 1] = ARGV[n + 2]
+  else
+    mine[#mine + 1] = ARGV[n + 2]
+    mine[#mine + 1] = until_ .. ' ' .. ARGV[1]
+  end
+end
+if #mine > 0 then
+  redis.call('HSET', KEYS[1], unpack(mine))
+  redis.call('PEXPIRE', KEYS[1], 2 * ARGV[2])
+end
+return busy
+"""
+
+_RELEASE = """
+local held = redis.call('HMGET', KEYS[1], unpack(ARGV, 2))
+for n, value in ipairs(held) do
+  if value and string.match(value, '^%d+ (.*)$') == ARGV[1] then
+    redis.call('HDEL', KEYS[1], ARGV[n + 1])
+  end
+end
+"""
+HELD_AT_ONCE = 1_000  # keys in one call: Lua takes some thousands of arguments
+
+
 class RedisCatalogue:
     """The catalogue in Redis: a hash of collections by name, and keys for each generation."""
 
@@ -606,6 +705,8 @@ class RedisCatalogue:
         self._remove = client.register_script(_REMOVE)
         self._change_migration = client.register_script(_CHANGE_MIGRATION)
         self._record_deletion = client.register_script(_RECORD_DELETION)
+        self._hold = client.register_script(_HOLD)
+        self._release = client.register_script(_RELEASE)
 
     def add(self, collection: Collection) -> Collection:
         values = [collection.name, collection.model_dump_json()]
@@ -744,6 +845,27 @@ class RedisCatalogue:
             first = str(math.floor(since * 1000))
             rows: Any = self._redis.xrange(_deleted(collection), min=first)
         return [Deletion.model_validate_json(fields[b"deletion"]) for _, fields in rows]
+
+    def hold(
+        self, collection: Collection, keys: Sequence[str], holder: str, seconds: float
+    ) -> set[str]:
+        busy: set[str] = set()
+        for start in range(0, len(keys), HELD_AT_ONCE):
+            some = keys[start : start + HELD_AT_ONCE]
+            args: list[str | int] = [holder, round(seconds * 1000), *some]
+            with translating_redis_errors():
+                busy |= {pk.decode() for pk in self._hold(keys=[_held(collection)], args=args)}
+        return busy
+
+    def release(self, collection: Collection, keys: Sequence[str], holder: str) -> None:
+        for start in range(0, len(keys), HELD_AT_ONCE):
+            args = [holder, *keys[start : start + HELD_AT_ONCE]]
+            with translating_redis_errors():
+                self._release(keys=[_held(collection)], args=args)
+
+
+def _held(collection: Collection) -> str:
+    return HELD + collection.generation
 
 
 def _deleted(collection: Collection) -> str:

@@ -143,6 +143,13 @@ class Entry:
         """Whether the holder of this lease may add chunks."""
         return self.running and self.planner_token == token and not self.job.planned
 
+    def may_close(self, token: str) -> bool:
+        """Whether the holder of this lease may do the last step of a mirror."""
+        job = self.job
+        is_due = job.new.mirror is not None and job.mirror is None
+        is_idle = self.running and job.planned and not self.open
+        return is_due and is_idle and self.planner_token == token
+
     def held(self, claim: Claim) -> Chunk | None:
         """The chunk that the claim holds; None when the claim is lost."""
         chunk = self.open.get(claim.chunk)

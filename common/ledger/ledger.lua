@@ -16,6 +16,8 @@ local STATES = {'queued', 'running', 'succeeded', 'partial', 'failed', 'cancelle
 local COLLECTIONS = JOBS .. ':collections' -- that have jobs
 local DUE = JOBS .. ':due' -- jobs without a planner, scored by the time of the next look
 local PLANNERS = JOBS .. ':planners' -- scored by the time until which they count as alive
+local MIRRORS = JOBS .. ':mirrors' -- a hash: the running mirror of each source
+local CLOSING = JOBS .. ':closing' -- a hash: the mirror of each generation that is in its last step
 local WEBHOOKS = ROOT .. 'webhooks:' -- see webhooks.lua
 local LOOK_INTERVAL_S = 10 -- between two looks of a planner at a job of which nothing happened
 local OFFER_S = 1 -- for which a job is offered to one planner only
@@ -243,8 +245,16 @@ local function drop_active()
   redis.call('SREM', active_of(get('api_key') or ''), id)
 end
 
+-- Lets other mirrors start and end.
+local function drop_mirror()
+  for index_, key in pairs({[MIRRORS] = get('mirrored'), [CLOSING] = get('closing')}) do
+    if key and redis.call('HGET', index_, key) == id then redis.call('HDEL', index_, key) end
+  end
+end
+
 local function finish(state)
   set_state(state)
+  drop_mirror()
   redis.call('HSET', JOB, 'finished_at', stamp(now), 'waiting', '')
   redis.call('UNLINK', SOURCE)
   redis.call('ZREM', due(), id)
@@ -260,7 +270,7 @@ local function replan()
   end
   redis.call('DEL', FAILURES, PARTS)
   redis.call('HSET', JOB, 'planned', 0, 'failed_bytes', 0, 'cursor', '', 'total', 0, 'done', 0, 'failed', 0,
-             'skipped', 0, 'replaced', 0, 'notes', '{}', 'waiting', 'its counts do not add up; it is planned again from its start')
+             'skipped', 0, 'replaced', 0, 'updated', 0, 'notes', '{}', 'waiting', 'its counts do not add up; it is planned again from its start')
 end
 
 local function settle()
@@ -274,6 +284,8 @@ local function settle()
   elseif failed > 0 and good == 0 then
     redis.call('HSET', JOB, 'error', 'every image failed; the failures say why')
     finish('failed')
+  elseif (get('closing') or '') ~= '' then
+    look_at(now)
   else
     finish(failed > 0 and 'partial' or 'succeeded')
   end
@@ -314,12 +326,19 @@ local function running_retry(of)
 end
 
 function operations.create(fields, whole, version, collection, model, retry_of, key, keep_key_s,
-                           limit, api_key, webhook_host, low)
+                           limit, api_key, webhook_host, closing, mirrored, low)
   local existing = key ~= '' and redis.call('GET', idempotency_key(key))
   if existing then return existing end
   if get('state') then return id end -- it was created, and the answer was lost
   local instead = retry_of ~= '' and running_retry(retry_of) or crowd(limit, api_key)
   if instead then return instead end
+  if mirrored and mirrored ~= '' then
+    local other = redis.call('HGET', MIRRORS, mirrored)
+    if other and redis.call('SISMEMBER', ACTIVE, other) == 1 then return '!mirror ' .. other end
+    redis.call('HSET', MIRRORS, mirrored, id)
+    redis.call('HSET', JOB, 'mirrored', mirrored)
+  end
+  if closing and closing ~= '' then redis.call('HSET', JOB, 'closing', closing) end
   if retry_of ~= '' then redis.call('HSET', ROOT .. 'job:' .. retry_of, 'retried_by', id) end
   if key ~= '' then redis.call('SET', idempotency_key(key), id, 'EX', keep_key_s) end
   if whole ~= '' then redis.call('SET', SOURCE, whole) end
@@ -377,6 +396,7 @@ function operations.remove()
   redis.call('ZREM', ENDED, id)
   redis.call('ZREM', due(), id)
   drop_active()
+  drop_mirror()
   index()
   local idempotency = idempotency_key(get('key') or '')
   if redis.call('GET', idempotency) == id then redis.call('DEL', idempotency) end
@@ -573,11 +593,14 @@ local function add_notes(json)
   redis.call('HSET', JOB, 'notes', cjson.encode(notes))
 end
 
-function operations.plan(token, unique, items, size, remote, after, cursor, notes)
+-- skipped: images without work; an older planner has none.
+function operations.plan(token, unique, items, size, remote, after, cursor, notes, skipped)
   if not may_plan(token) or get('cursor') ~= after then return nil end
-  redis.call('HINCRBY', JOB, 'total', size)
+  redis.call('HINCRBY', JOB, 'total', tonumber(size) + tonumber(skipped or 0))
+  redis.call('HINCRBY', JOB, 'skipped', skipped or 0)
   redis.call('HSET', JOB, 'cursor', cursor)
   add_notes(notes)
+  if size == '0' then return '' end
   local chunk = add_chunk(unique, items, size, 0, remote)
   index()
   return chunk
@@ -589,6 +612,30 @@ function operations.finish_planning(token, after, error, notes)
   add_notes(notes)
   settle()
   look_at(now)
+  index()
+  return 1
+end
+
+-- Whether the holder of this lease may do the last step of a mirror.
+local function may_close(token)
+  return get('state') == 'running' and get('planner_token') == token and get('planned') == '1'
+    and (get('closing') or '') ~= '' and redis.call('ZCARD', OPEN) == 0
+end
+
+function operations.begin_close(token)
+  if not may_close(token) then return 'lost' end
+  local generation = get('closing')
+  local other = redis.call('HGET', CLOSING, generation)
+  if other and other ~= id and redis.call('SISMEMBER', ACTIVE, other) == 1 then return 'wait' end
+  redis.call('HSET', CLOSING, generation, id)
+  return 'begun'
+end
+
+function operations.close(token, result, error)
+  if not may_close(token) then return 0 end
+  drop_mirror()
+  redis.call('HSET', JOB, 'closing', '', 'mirror', result, 'error', error)
+  settle()
   index()
   return 1
 end
@@ -780,7 +827,7 @@ end
 -- rate: images per second, 0 when it is not known; the job's rate is a moving average.
 -- part: the name of the part with the failures; '' when they follow as arguments.
 -- Returns 2 when the failures do not fit, see `has_room`.
-function operations.mark(chunk, token, size, done, skipped, replaced, rate, weight,
+function operations.mark(chunk, token, size, done, skipped, replaced, updated, rate, weight,
                          unique, rest, rest_size, rest_attempt, rest_remote,
                          kept, kept_size, kept_remote,
                          failed, part, limit, max_bytes, ...)
@@ -790,6 +837,7 @@ function operations.mark(chunk, token, size, done, skipped, replaced, rate, weig
   redis.call('HINCRBY', JOB, 'done', done)
   redis.call('HINCRBY', JOB, 'skipped', skipped)
   if replaced ~= '0' then redis.call('HINCRBY', JOB, 'replaced', replaced) end
+  if updated ~= '0' then redis.call('HINCRBY', JOB, 'updated', updated) end
   add_failures(part, failed, failures)
   redis.call('HSET', JOB, 'waiting', '')
   if tonumber(rate) > 0 then

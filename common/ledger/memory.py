@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from clipfleet.common.http.schemas import JobState
 from clipfleet.common.ledger import (
@@ -20,6 +20,7 @@ from clipfleet.common.ledger import (
     Item,
     Job,
     JobRoom,
+    MirrorResult,
     NewJob,
     OpenChunk,
     Outcome,
@@ -30,6 +31,8 @@ from clipfleet.common.ledger import (
     bisect_items,
     brief,
     check_outcome,
+    mirror_key,
+    mirror_runs,
     no_retry,
     random_name,
     unknown_job,
@@ -59,6 +62,8 @@ class MemoryLedger:
         self._keeper = ("", 0.0)
         self._removing: dict[str, float] = {}
         self._served: dict[tuple[str, str], float] = {}  # by model and key: the last claim
+        self._mirrors: dict[str, str] = {}  # the running mirror of each source
+        self._closing: dict[str, str] = {}  # by generation: the mirror in its last step
         self._planners: dict[str, float] = {}  # by name: the time until which it counts as alive
 
     def create(self, new: NewJob, idempotency_key: str = "", room: JobRoom = ANY_ROOM) -> Job:
@@ -70,6 +75,10 @@ class MemoryLedger:
             if going_on := new.retry_of and self._running_retry(new):
                 return self.job(going_on)
             self.require_room(room)
+            if key := mirror_key(new):
+                if (other := self._mirrors.get(key, "")) in self.active():
+                    raise mirror_runs(other)
+                self._mirrors[key] = new.id
             if new.retry_of:
                 old = self._entry(new.retry_of)
                 old.job = replace(old.job, retried_by=new.id)
@@ -290,6 +299,7 @@ class MemoryLedger:
         after: str,
         cursor: str,
         notes: Mapping[str, int] | None = None,
+        skipped: int = 0,
     ) -> str | None:
         with self._lock:
             entry, unique = self._find(job_id), self._unique()
@@ -298,10 +308,11 @@ class MemoryLedger:
             entry.cursor = cursor
             entry.job = replace(
                 entry.job,
-                total=entry.job.total + len(items),
+                total=entry.job.total + len(items) + skipped,
+                skipped=entry.job.skipped + skipped,
                 notes=added(entry.job.notes, notes or {}),
             )
-            return entry.add(unique, items)
+            return entry.add(unique, items) if items else ""
 
     def finish_planning(
         self,
@@ -319,6 +330,28 @@ class MemoryLedger:
             entry.job = replace(entry.job, planned=True, error=error, notes=sums)
             self._settle(entry)
             entry.look_by(self._clock())
+            return True
+
+    def begin_close(self, job_id: str, token: str) -> Literal["begun", "wait", "lost"]:
+        with self._lock:
+            entry = self._find(job_id)
+            if not entry.may_close(token):
+                return "lost"
+            other = self._closing.setdefault(entry.job.new.generation, job_id)
+            if other != job_id and other in self.active():
+                return "wait"
+            self._closing[entry.job.new.generation] = job_id
+            return "begun"
+
+    def close(self, job_id: str, token: str, result: MirrorResult, error: str = "") -> bool:
+        with self._lock:
+            entry = self._find(job_id)
+            if not entry.may_close(token):
+                return False
+            if self._closing.get(entry.job.new.generation) == job_id:
+                del self._closing[entry.job.new.generation]
+            entry.job = replace(entry.job, mirror=result, error=error)
+            self._settle(entry)
             return True
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
@@ -467,6 +500,7 @@ class MemoryLedger:
                 done=entry.job.done + outcome.done,
                 skipped=entry.job.skipped + outcome.skipped,
                 replaced=entry.job.replaced + outcome.replaced,
+                updated=entry.job.updated + outcome.updated,
                 failed=entry.job.failed + len(outcome.failures),
                 waiting="",
                 rate=_averaged(entry.job.rate, outcome.rate),
@@ -525,6 +559,8 @@ class MemoryLedger:
         elif job.failed and not job.done + job.skipped:
             entry.job = replace(job, error="every image failed; the failures say why")
             self._finish(entry, "failed")
+        elif job.new.mirror and not job.mirror:
+            entry.look_by(self._clock())
         else:
             self._finish(entry, "partial" if job.failed else "succeeded")
 

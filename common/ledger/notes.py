@@ -1,6 +1,7 @@
 """What a job left out or changed, as its ledger counts it: by the suffix of files, or by a remark.
 
-A key that begins with a dot is the suffix of files that were left out.
+A key that begins with a dot is the suffix of files that were left out. One that begins with an
+exclamation mark is a count for a mirror, and not shown.
 """
 
 from collections.abc import Mapping
@@ -8,6 +9,10 @@ from collections.abc import Mapping
 NO_SUFFIX = "."
 OTHER_SUFFIXES = ".*"
 MAX_NOTES = 60
+HIDDEN = "!"
+GAPS = "!gaps"  # parts of a source that could not be listed, or were empty
+NEW = "!new"  # in a dry run: images that are not indexed
+CHANGED = "!changed"  # in a dry run: images with another signature
 
 
 def added(notes: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
@@ -32,4 +37,4 @@ def left_out(notes: Mapping[str, int]) -> dict[str, int]:
 
 def remarks(notes: Mapping[str, int]) -> dict[str, int]:
     """The other counts, by their text."""
-    return {key: count for key, count in sorted(notes.items()) if not key.startswith(".")}
+    return {key: count for key, count in sorted(notes.items()) if key[:1] not in (".", HIDDEN)}

@@ -5,11 +5,11 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from heapq import merge
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import redis
 from pydantic import TypeAdapter
@@ -29,6 +29,7 @@ from clipfleet.common.ledger import (
     Job,
     JobRoom,
     Look,
+    MirrorResult,
     NewJob,
     OpenChunk,
     Outcome,
@@ -40,6 +41,8 @@ from clipfleet.common.ledger import (
     bisect_items,
     brief,
     check_outcome,
+    mirror_key,
+    mirror_runs,
     no_retry,
     random_name,
     unknown_job,
@@ -110,13 +113,16 @@ class RedisLedger:
         fields = (kept.model_dump_json(), whole, kept.v, new.collection, new.model, new.retry_of)
         idempotency = (idempotency_key, KEEP_IDEMPOTENCY_S)
         host = new.webhook.host if new.webhook else ""
-        who = (room.limit, room.key, host, int(new.is_low))
+        mirror = (new.generation if new.mirror else "", mirror_key(new))
+        who = (room.limit, room.key, host, *mirror, int(new.is_low))
         created = self._run("create", new.id, *fields, *idempotency, *who)
         if isinstance(created, list):
             raise TooManyJobs(room, *created)
         answer = _text(created)
         if answer == "!gone":
             raise unknown_job(new.retry_of)
+        if answer.startswith("!mirror "):
+            raise mirror_runs(answer.partition(" ")[2])
         if answer.startswith("!"):
             raise no_retry(new.retry_of, answer[1:])
         return self.job(answer)
@@ -305,9 +311,10 @@ class RedisLedger:
         after: str,
         cursor: str,
         notes: Mapping[str, int] | None = None,
+        skipped: int = 0,
     ) -> str | None:
         chunk = (self._unique(), _json(items), len(items), _remote(items))
-        name = self._run("plan", job_id, token, *chunk, after, cursor, _notes(notes))
+        name = self._run("plan", job_id, token, *chunk, after, cursor, _notes(notes), skipped)
         return None if name is None else _text(name)
 
     def finish_planning(
@@ -319,6 +326,13 @@ class RedisLedger:
         notes: Mapping[str, int] | None = None,
     ) -> bool:
         return bool(self._run("finish_planning", job_id, token, after, error, _notes(notes)))
+
+    def begin_close(self, job_id: str, token: str) -> Literal["begun", "wait", "lost"]:
+        state: Literal["begun", "wait", "lost"] = _text(self._run("begin_close", job_id, token))  # type: ignore[assignment]
+        return state
+
+    def close(self, job_id: str, token: str, result: MirrorResult, error: str = "") -> bool:
+        return bool(self._run("close", job_id, token, json.dumps(asdict(result)), error))
 
     def open_chunks(self, job_id: str) -> list[OpenChunk]:
         rows = self._run("open", job_id)
@@ -377,7 +391,9 @@ class RedisLedger:
 
     def mark(self, claim: Claim, outcome: Outcome) -> bool:
         check_outcome(claim, outcome)
-        counts = (len(claim.items), outcome.done, outcome.skipped, outcome.replaced)
+        counts = (
+            len(claim.items), outcome.done, outcome.skipped, outcome.replaced, outcome.updated
+        )  # fmt: skip
         rate = (outcome.rate, RATE_WEIGHT)
         chunk = (self._unique(), _json(outcome.rest), len(outcome.rest), claim.attempt - 1)
         rest = (*chunk, _remote(outcome.rest))
@@ -511,9 +527,11 @@ def _job(row: dict[bytes, bytes]) -> Job:
         key=text.get("api_key", ""),
         notes=json.loads(text.get("notes", "{}")),
         replaced=int(text.get("replaced", 0)),
+        updated=int(text.get("updated", 0)),
         webhook=text.get("webhook", ""),  # type: ignore[arg-type]
         webhook_reason=text.get("webhook_reason", ""),
         webhook_tries=int(text.get("webhook_tries", 0)),
+        mirror=MirrorResult(**json.loads(text["mirror"])) if "mirror" in text else None,
         **{name: int(text[name]) for name in counts},
     )
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from clipfleet.common.http.mirror import MirrorOut
 from clipfleet.common.http.schemas import JobOut
 from clipfleet.common.ledger import FINAL, Job
-from clipfleet.common.ledger.notes import left_out, remarks
+from clipfleet.common.ledger.notes import CHANGED, NEW, left_out, remarks
 
 SHOWN_CHARS = 1_000  # of a source
 
@@ -24,14 +25,16 @@ def job_out(job: Job) -> JobOut:
         id=job.id,
         collection=job.new.collection,
         namespace=job.new.namespace,
-        source=_shown_source(job.new.source),
+        source=shown_source(job.new.source),
         state=job.state,
         total=total,
         done=job.done,
         failed=job.failed,
         skipped=job.skipped,
         replaced=job.replaced,
+        updated=job.updated,
         left_out=left_out(job.notes),
+        mirror=_mirror_out(job),
         remarks=remarks(job.notes),
         rate=rate,
         eta_s=eta_s,
@@ -46,7 +49,24 @@ def job_out(job: Job) -> JobOut:
     )
 
 
-def _shown_source(source: Mapping[str, Any]) -> str:
+def _mirror_out(job: Job) -> MirrorOut | None:
+    """How far a mirror is; None for other jobs."""
+    mirror, result = job.new.mirror, job.mirror
+    if mirror is None:
+        return None
+    return MirrorOut(
+        missing=mirror.missing,
+        max_delete=mirror.max_delete,
+        dry_run=mirror.dry_run,
+        gone=result.gone if result else None,
+        deleted=result.deleted if result else 0,
+        new=job.notes.get(NEW, 0) if mirror.dry_run else None,
+        changed=job.notes.get(CHANGED, 0) if mirror.dry_run else None,
+        kept_because=(result.kept if result else "") or None,
+    )
+
+
+def shown_source(source: Mapping[str, Any]) -> str:
     """A source in words. An address may be a secret of who started the job: it loses its user, its
     query and its fragment."""
     match source.get("type"):
@@ -59,8 +79,11 @@ def _shown_source(source: Mapping[str, Any]) -> str:
             return "a list of URLs"
         case "migration":
             return "images of the collection with its other model"
+        case "keys":
+            count = source.get("count", 0)
+            return f"{shown_place(source['of'])} ({count} {'key' if count == 1 else 'keys'})"
         case "list":
-            return str(source.get("name", ""))[:SHOWN_CHARS]
+            return str(source.get("name", ""))[:SHOWN_CHARS] or "several sources"
     return shown_place(source)
 
 

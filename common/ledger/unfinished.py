@@ -83,13 +83,11 @@ class Received:
     Attributes:
         images: the number of images.
         bytes: the bytes of their files.
-        parts: the names of its parts, in the order of their arrival.
         resent: whether an image came more than once, with other content.
     """
 
     images: int = 0
     bytes: int = 0
-    parts: tuple[str, ...] = ()
     resent: bool = False
 
 
@@ -240,6 +238,17 @@ class Unfinished(Protocol):
         """
         ...
 
+    def parts(self, upload_id: str) -> list[str]:
+        """The names of the parts of an open upload, in the order of their arrival.
+
+        Args:
+            upload_id: its id.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        ...
+
     def digests(self, upload_id: str, keys: Sequence[str]) -> list[str]:
         """The digests of images that an open upload has got.
 
@@ -291,6 +300,7 @@ class _Entry:
     upload: OpenUpload
     digests: dict[str, str] = field(default_factory=dict)
     received: Received = Received()
+    parts: list[str] = field(default_factory=list)
     closed: bool = False
 
 
@@ -336,6 +346,10 @@ class MemoryUnfinished:
         entry = self._open.get(upload_id)
         return entry.received if entry else Received()
 
+    def parts(self, upload_id: str) -> list[str]:
+        entry = self._open.get(upload_id)
+        return list(entry.parts) if entry else []
+
     def digests(self, upload_id: str, keys: Sequence[str]) -> list[str]:
         entry = self._open.get(upload_id)
         return [entry.digests.get(key, "") if entry else "" for key in keys]
@@ -354,7 +368,8 @@ class MemoryUnfinished:
                 raise room.refusal(3, old.bytes + size)
             resent = old.resent or any(key in entry.digests for key in digests)
             entry.digests.update(digests)
-            entry.received = Received(images, old.bytes + size, (*old.parts, part), resent)
+            entry.parts.append(part)
+            entry.received = Received(images, old.bytes + size, resent)
 
     def close(self, upload_id: str) -> None:
         if upload_id in self._open:
@@ -432,14 +447,18 @@ class RedisUnfinished:
         return parse_versioned(OpenUpload, raw, "upload")
 
     def received(self, upload_id: str) -> Received:
-        record, parts, digests = _keys(upload_id)
+        record, _, digests = _keys(upload_id)
         with translating_redis_errors():
             pipe = self._redis.pipeline()
             pipe.hmget(record, "bytes", "resent")
-            pipe.lrange(parts, 0, -1)
             pipe.hlen(digests)
-            (size, resent), names, images = pipe.execute()
-        return Received(images, int(size or 0), tuple(map(bytes.decode, names)), bool(resent))
+            (size, resent), images = pipe.execute()
+        return Received(images, int(size or 0), bool(resent))
+
+    def parts(self, upload_id: str) -> list[str]:
+        with translating_redis_errors():
+            names: Any = self._redis.lrange(_keys(upload_id)[1], 0, -1)
+        return [name.decode() for name in names]
 
     def digests(self, upload_id: str, keys: Sequence[str]) -> list[str]:
         if not keys:

@@ -58,6 +58,7 @@ class WorkerCard(BaseModel):
         lanes: the lanes that it serves.
         device: its device, such as "cpu" or "cuda:0".
         preprocess: how the pixels of its images are prepared.
+        weights_id: which weights its model has; "": not known.
         rate: images per second of its last chunks; None before the first.
         started_at: when it started, unix seconds.
         progress_at: when it last made progress, unix seconds.
@@ -73,6 +74,7 @@ class WorkerCard(BaseModel):
     lanes: tuple[Lane, ...]
     device: str
     preprocess: Preprocess
+    weights_id: str = ""
     rate: float | None = None
     started_at: float
     progress_at: float

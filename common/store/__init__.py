@@ -86,7 +86,7 @@ class Fingerprint:
     """What decides whether an image has to be embedded again.
 
     Attributes:
-        content_hash: changes with the bytes, the metadata or the model.
+        content_hash: changes with the bytes, the model, the label, the metadata or the URI.
         job_id: the job that stored the image.
         indexed_at: when it was stored, unix time in milliseconds.
     """
@@ -174,12 +174,44 @@ class Store(Protocol):
         """
         ...
 
-    def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
-        """Read records with their embeddings. Every acknowledged write is seen.
+    def ids(self, collection: Collection, keys: Sequence[str]) -> dict[str, str]:
+        """Read the ids of records. Every acknowledged write is seen.
 
         Args:
             collection: the collection.
             keys: the primary keys of the records.
+
+        Returns:
+            The ids by primary key. Keys without a record are left out.
+
+        Raises:
+            CollectionGone: the store does not have this generation of the collection.
+            StoreUnavailable: the store is away or full.
+        """
+        ...
+
+    def present(self, collection: Collection, keys: Sequence[str]) -> set[str]:
+        """Those of the primary keys that have records: the keys of `ids`, and faster.
+
+        Args:
+            collection: the collection.
+            keys: the primary keys.
+
+        Raises:
+            CollectionGone: the store does not have this generation of the collection.
+            StoreUnavailable: the store is away or full.
+        """
+        ...
+
+    def fetch(
+        self, collection: Collection, keys: Sequence[str], *, include_values: bool = True
+    ) -> dict[str, Record]:
+        """Read records. Every acknowledged write is seen.
+
+        Args:
+            collection: the collection.
+            keys: the primary keys of the records.
+            include_values: whether records have embeddings; otherwise these have length 0.
 
         Returns:
             The records by primary key. Keys without a record are left out.
@@ -200,6 +232,23 @@ class Store(Protocol):
         Args:
             collection: the collection.
             records: the records, each with an embedding float32 [dim] of the collection's length.
+
+        Raises:
+            ValueError: two records have the same key.
+            CollectionGone: the store does not have this generation of the collection.
+            StoreUnavailable: the store is away or full.
+        """
+        ...
+
+    def update(self, collection: Collection, records: Sequence[Record]) -> None:
+        """Replace everything but the embedding of records. Records that are not stored are left
+        out.
+
+        The caller holds the keys (`Catalogue.hold`): the store reads before it writes.
+
+        Args:
+            collection: the collection.
+            records: the records. Their embeddings do not count.
 
         Raises:
             ValueError: two records have the same key.

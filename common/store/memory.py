@@ -47,9 +47,18 @@ class MemoryStore:
             for pk, row in records.items()
         }
 
-    def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
+    def ids(self, collection: Collection, keys: Sequence[str]) -> dict[str, str]:
+        return {pk: row.id for pk, row in self.fetch(collection, keys).items()}
+
+    def present(self, collection: Collection, keys: Sequence[str]) -> set[str]:
+        return set(self.fetch(collection, keys))
+
+    def fetch(
+        self, collection: Collection, keys: Sequence[str], *, include_values: bool = True
+    ) -> dict[str, Record]:
         rows = self._of(collection)
-        return {pk: rows[pk] for pk in keys if pk in rows}
+        records = {pk: rows[pk] for pk in keys if pk in rows}
+        return records if include_values else {pk: _bare(row) for pk, row in records.items()}
 
     def upsert(self, collection: Collection, records: Sequence[Record]) -> None:
         require_distinct(records)
@@ -58,6 +67,15 @@ class MemoryStore:
         rows = self._of(collection)
         for record in records:
             rows[record.pk] = replace(record, metadata=kept_metadata(record.metadata))
+
+    def update(self, collection: Collection, records: Sequence[Record]) -> None:
+        require_distinct(records)
+        stored = self._of(collection)
+        known = [record for record in records if record.pk in stored]
+        self.upsert(
+            collection,
+            [replace(record, embedding=stored[record.pk].embedding) for record in known],
+        )
 
     def delete(self, collection: Collection, keys: Sequence[str]) -> None:
         rows = self._of(collection)

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -45,7 +46,7 @@ from clipfleet.common.store.layout import (
     physical,
     schema_of,
 )
-from clipfleet.common.store.refusals import translated
+from clipfleet.common.store.refusals import StoreRejected, translated
 from clipfleet.common.store.request import Upsert
 from clipfleet.common.store.rows import (
     IDS,
@@ -164,10 +165,24 @@ class MilvusStore:
         rows = self._query(collection, keys_expression(keys), ["pk", *FINGERPRINT])
         return {row["pk"]: Fingerprint(*(row[name] for name in FINGERPRINT)) for row in rows}
 
-    def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
+    def ids(self, collection: Collection, keys: Sequence[str]) -> dict[str, str]:
         if not keys:
             return {}
-        fields = output_fields(collection, include_values=True)
+        rows = self._query(collection, keys_expression(keys), list(IDS))
+        return {row["pk"]: row["id"] for row in rows}
+
+    def present(self, collection: Collection, keys: Sequence[str]) -> set[str]:
+        if not keys:
+            return set()
+        rows = self._query(collection, keys_expression(keys), ["pk"])
+        return {row["pk"] for row in rows}
+
+    def fetch(
+        self, collection: Collection, keys: Sequence[str], *, include_values: bool = True
+    ) -> dict[str, Record]:
+        if not keys:
+            return {}
+        fields = output_fields(collection, include_values)
         rows = self._query(collection, keys_expression(keys), fields)
         return {row["pk"]: to_record(collection, row) for row in rows}
 
@@ -176,6 +191,22 @@ class MilvusStore:
         for part in batches(records, collection.dim):
             upsert = Upsert(collection, part)
             self._call(partial(_upsert, physical(collection), upsert, self._timeout), collection)
+
+    def update(self, collection: Collection, records: Sequence[Record]) -> None:
+        """milvus-lite keeps what an upsert leaves out; a server before 2.6 does not."""
+        require_distinct(records)
+        is_lite = self._call(lambda _: self._dialect, None) == "lite"
+        for part in batches(records, 0 if is_lite else collection.dim):
+            if is_lite:
+                with suppress(StoreRejected):  # one of the records is not stored
+                    upsert = Upsert(collection, part, with_values=False)
+                    write = partial(_upsert, physical(collection), upsert, self._timeout)
+                    self._call(write, collection)
+                    continue
+            stored = self.fetch(collection, [record.pk for record in part])
+            known = [record for record in part if record.pk in stored]
+            whole = [replace(record, embedding=stored[record.pk].embedding) for record in known]
+            self.upsert(collection, whole)
 
     def delete(self, collection: Collection, keys: Sequence[str]) -> None:
         if keys:

@@ -16,6 +16,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.store import Record
 from clipfleet.common.store.driver import DataType, Prepare, milvus_pb2, schema_pb2
 from clipfleet.common.store.expressions import column
+from clipfleet.common.store.floats import packed
 from clipfleet.common.store.layout import TYPES
 from clipfleet.common.store.rows import TEXT, WHOLE, to_row
 
@@ -26,15 +27,20 @@ _DATA = {  # where a field of a request has its values
     DataType.DOUBLE: "double_data",
     DataType.JSON: "json_data",
 }
-_PACKED = b"\x0a"  # the key of the only field of a FloatArray, with its length before its values
 
 
 class Upsert(list[Record]):
-    """Records to give to `MilvusClient.upsert` in place of rows."""
+    """Records to give to `MilvusClient.upsert` in place of rows.
 
-    def __init__(self, collection: Collection, records: Sequence[Record]) -> None:
+    Args:
+        with_values: whether the request has their embeddings. milvus-lite keeps those that it has.
+    """
+
+    def __init__(
+        self, collection: Collection, records: Sequence[Record], *, with_values: bool = True
+    ) -> None:
         super().__init__(records)
-        self.collection = collection
+        self.collection, self._with_values = collection, with_values
 
     def request(self, name: str, schema_timestamp: int) -> Any:
         """The request.
@@ -48,7 +54,8 @@ class Upsert(list[Record]):
             _scalars(name, kind, [row[name] for row in rows])
             for name, kind in _kinds(self.collection).items()
         ]
-        fields.append(_embeddings([row["embedding"] for row in rows], self.collection.dim))
+        if self._with_values:
+            fields.append(_embeddings([row["embedding"] for row in rows], self.collection.dim))
         return milvus_pb2.UpsertRequest(
             collection_name=name,
             num_rows=len(rows),
@@ -85,19 +92,8 @@ def _embeddings(vectors: Sequence[Any], dim: int) -> Any:
         raise ValueError(f"the embeddings have the shape {numbers.shape}, not {dim} numbers each")
     field = schema_pb2.FieldData(field_name="embedding", type=DataType.FLOAT_VECTOR)
     field.vectors.dim = dim
-    raw = numbers.tobytes()
-    field.vectors.float_vector.ParseFromString(_PACKED + _varint(len(raw)) + raw)
+    field.vectors.float_vector.ParseFromString(packed(numbers))
     return field
-
-
-def _varint(number: int) -> bytes:
-    """A whole number as protobuf writes it: seven bits a byte, the lowest first."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _accept_upserts() -> None:

@@ -336,12 +336,15 @@ def test_ids_and_metadata_are_exported_as_they_can_be_indexed(
 
 
 def test_a_collection_is_made_and_deleted(page: Tab, service: InProcess) -> None:
+    with service.client() as client:
+        client.set_alias("snaps", "photos")
     shown = page.open("/?in=photos")
     shown.get_by_role("link", name="Collections").click()
     photos = shown.locator('[data-collection="photos"]')
     expect(photos).to_contain_text("12 images")
     expect(photos).to_contain_text("cosine, 64 numbers")
     expect(photos).to_contain_text("year (int)")
+    expect(photos).to_contain_text("snaps")
     shown.get_by_role("button", name="New collection").click()
     shown.get_by_label("Name", exact=True).fill("new-one")
     shown.get_by_label("Metric").select_option("euclidean")
@@ -367,6 +370,7 @@ def test_a_collection_is_made_and_deleted(page: Tab, service: InProcess) -> None
     last.click()
     expect(created).to_have_count(0)
     with service.client() as client:
+        client.delete_alias("snaps")
         assert "new-one" not in [collection.name for collection in client.collections()]
 
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoModel, AutoProcessor
 
 from clipfleet import Client, SearchResult
 from clipfleet.embedded import commands
+from clipfleet.workers.embedding.libraries import transformers
 from support import services, stack
 from support.containment import contained, hindrance
 from support.documents import BIN, START, blocks_in, lines, put_for
@@ -133,7 +133,10 @@ class Yardstick:
 
     @classmethod
     def of(cls, model: Path, paths: list[Path]) -> "Yardstick":
-        towers, processor = AutoModel.from_pretrained(model), AutoProcessor.from_pretrained(model)
+        towers, processor = (
+            transformers.AutoModel.from_pretrained(model),
+            transformers.AutoProcessor.from_pretrained(model),
+        )
         ids = [str(path) for path in paths]
         yardstick = cls(towers, processor, ids, np.empty((0, 0), np.float32))
         yardstick.rows = np.concatenate([yardstick.image(path) for path in paths])

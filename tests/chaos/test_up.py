@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -92,6 +93,17 @@ def test_an_unknown_model_folder_ends_up_with_what_to_do(tmp_path: Path) -> None
     assert f"there is no model folder '{missing}'" in line
     assert "--model" in line
     assert not (tmp_path / "data").exists()  # nothing was started
+
+
+@pytest.mark.skipif(find_spec("open_clip") is not None, reason="the extra open-clip is installed")
+def test_a_model_of_open_clip_without_the_extra_is_refused_in_one_line(tmp_path: Path) -> None:
+    port = str(commands.free_port())
+    done = up_ends(
+        *("--data", str(tmp_path / "data"), "--port", port, "--model", "hf-hub:nobody/clip")
+    )
+    assert done.returncode == 1
+    (line,) = lines(done)  # the hub is not asked
+    assert line.endswith("pip install 'clipfleet[open-clip]'")
 
 
 def test_a_hub_model_without_the_hub_names_both_ways_out(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ PLACES = st.sampled_from(["file", "url", "part:0:1:url", "part:0:1:file"])
 # What the memory ledger has in place of Redis.
 KEPT_IN_REDIS = {
     "_entries", "_idempotency_keys", "_keeper", "_removing", "_planners", "_served",
+    "_mirrors", "_closing",
 }  # fmt: skip
 
 

@@ -149,6 +149,21 @@ def test_the_last_write_is_remembered_per_generation(catalogue: Catalogue) -> No
     assert catalogue.seconds_since_write(other) == float("inf")
 
 
+def test_rows_are_in_one_hand_at_a_time(catalogue: Catalogue) -> None:
+    collection, other = a_collection(), a_collection()
+    keys = [f"{n:032x}" for n in range(2_500)]
+    assert catalogue.hold(collection, keys, "one", 60) == set()
+    assert catalogue.hold(collection, keys[:3], "one", 60) == set()
+    assert catalogue.hold(other, keys[:3], "two", 60) == set()
+    assert catalogue.hold(collection, [*keys[2_498:], "f" * 32], "two", 60) == {*keys[2_498:]}
+    assert catalogue.hold(collection, ["f" * 32], "one", 60) == {"f" * 32}
+    catalogue.release(collection, keys, "two")
+    assert catalogue.hold(collection, keys[:1], "two", 60) == {keys[0]}
+    catalogue.release(collection, keys, "one")
+    assert catalogue.hold(collection, keys, "two", 0) == set()
+    assert catalogue.hold(collection, keys, "three", 60) == set()  # their time is over
+
+
 def test_a_worker_is_there_until_it_leaves(fleet: Fleet) -> None:
     fleet.announce(a_card("w1"))
     fleet.announce(a_card("w2", "other"))
@@ -237,14 +252,15 @@ def test_an_open_upload_keeps_what_it_has_got(unfinished: Unfinished) -> None:
     assert unfinished.received("u") == Received()
     unfinished.add("u", "one", {A: "11", B: "22"}, 40, ROOM)
     assert unfinished.digests("u", [B, C]) == ["22", ""]
-    assert unfinished.received("u") == Received(2, 40, ("one",))
+    assert unfinished.received("u") == Received(2, 40)
     unfinished.add("u", "two", {B: "33"}, 5, ROOM)
-    assert unfinished.received("u") == Received(2, 45, ("one", "two"), resent=True)
+    assert unfinished.received("u") == Received(2, 45, resent=True)
+    assert unfinished.parts("u") == ["one", "two"]
     with pytest.raises(TooLarge, match="4 images; the limit is 3"):
         unfinished.add("u", "three", {C: "44", D: "55"}, 1, ROOM)
     with pytest.raises(TooLarge, match="101 bytes; the limit is 100"):
         unfinished.add("u", "three", {C: "44"}, 56, ROOM)
-    assert unfinished.received("u").parts == ("one", "two")
+    assert unfinished.parts("u") == ["one", "two"]
     unfinished.close("u")
     for name in ("u", "never"):
         with pytest.raises(NotFound):

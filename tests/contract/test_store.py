@@ -69,6 +69,27 @@ def test_an_upsert_overwrites_and_a_delete_removes(store: Store, photos: Collect
     assert store.count(photos) == 1
 
 
+def test_an_update_keeps_the_embeddings(store: Store, photos: Collection) -> None:
+    rows = [a_record(f"{n}", n, label="old", metadata={"year": n, "free": n}) for n in range(4)]
+    store.upsert(photos, rows)
+    new = [replace(row, label="new", metadata={"genre": "x"}, indexed_at=7) for row in rows[:2]]
+    nothing = np.empty(0, np.float32)
+    absent = a_record("absent", label="new")
+    store.update(photos, [replace(row, embedding=nothing) for row in [*new, absent]])
+    store.update(photos, [replace(new[0], embedding=nothing)])
+    back = store.fetch(photos, [row.pk for row in [*rows, absent]])
+    for expected in [*new, *rows[2:]]:
+        row = back.pop(expected.pk)
+        assert np.allclose(row.embedding, expected.embedding)
+        assert replace(row, embedding=expected.embedding) == expected
+    assert back == {}
+    (bare,) = store.fetch(photos, [rows[0].pk], include_values=False).values()
+    assert (bare.label, bare.embedding.size) == ("new", 0)
+    (hits,) = store.search(photos, rows[1].embedding[None], namespace="default", top_k=1)
+    assert (hits[0].record.id, hits[0].record.label) == ("1", "new")
+    assert store.count(photos) == 4
+
+
 def test_one_id_in_two_namespaces_is_two_images(store: Store, photos: Collection) -> None:
     store.upsert(photos, [a_record("x", 1), a_record("x", 2, namespace="other")])
     assert store.count(photos) == 2

@@ -1,5 +1,8 @@
 """The embedder on real architectures, against transformers' own way of doing it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +15,7 @@ from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.decode import decode
 from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.settings import Settings
-from support import models
+from support import models, webserver
 from support.models import clip_embedder, data, tiny_siglip
 
 
@@ -27,12 +30,13 @@ def photos(count: int) -> list[Path]:
 
 def theirs(model: Path, images: list[Image.Image]) -> np.ndarray:
     import torch
-    from transformers import AutoImageProcessor, AutoModel
 
-    processor = AutoImageProcessor.from_pretrained(model)
+    from clipfleet.workers.embedding.libraries import transformers
+
+    processor = transformers.AutoImageProcessor.from_pretrained(model)
     pixels = processor(images=[i.convert("RGB") for i in images], return_tensors="pt")
     with torch.no_grad():
-        features = AutoModel.from_pretrained(model).get_image_features(**pixels)
+        features = transformers.AutoModel.from_pretrained(model).get_image_features(**pixels)
     rows = getattr(features, "pooler_output", features).numpy()
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
@@ -70,11 +74,14 @@ def test_texts_get_the_embeddings_that_the_models_own_tokenizer_gives(
     embedder: Embedder, tiny: Path
 ) -> None:
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    tokens = AutoTokenizer.from_pretrained(tiny)(["two dogs in the snow"], return_tensors="pt")
+    from clipfleet.workers.embedding.libraries import transformers
+
+    tokens = transformers.AutoTokenizer.from_pretrained(tiny)(
+        ["two dogs in the snow"], return_tensors="pt"
+    )
     with torch.no_grad():
-        features = AutoModel.from_pretrained(tiny).get_text_features(**tokens)
+        features = transformers.AutoModel.from_pretrained(tiny).get_text_features(**tokens)
     row = getattr(features, "pooler_output", features)[0].numpy()
     mine = embedder.embed_texts(["two dogs in the snow"])[0]
     assert np.allclose(mine, row / np.linalg.norm(row), atol=1e-5)
@@ -118,6 +125,22 @@ def test_without_hub_and_folder_the_error_names_both_ways_out(
         clip_embedder("nobody/has-this-model")
     assert "hub" in caught.value.detail
     assert "CLIPFLEET_MODEL=/path/to/folder" in caught.value.detail
+
+
+def test_a_model_that_is_not_for_transformers_may_be_one_of_open_clip(tmp_path: Path) -> None:
+    def absent(request: webserver.PageRequest) -> None:
+        request.begin(404, X_Error_Code="EntryNotFound", Content_Length="0")
+
+    name = "somebody/their-clip"
+    code = f"from clipfleet.workers.embedding.hub import require_model; require_model({name!r})"
+    with webserver.site({f"/{name}/resolve/main/config.json": absent}) as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+    assert f"name it hf-hub:{name}" in done.stderr
 
 
 def test_a_folder_without_a_model_is_said_to_be_one(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_another_version_or_another_model_is_converted_for_itself(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = converted_model(settings)
-    monkeypatch.setattr(converted, "FORMAT", 2)
+    monkeypatch.setattr(converted, "FORMAT", converted.FORMAT + 1)
     other, _ = converted_model(settings)
     assert other != folder
     config = Path(settings.model) / "config.json"

@@ -5,10 +5,12 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import fsspec
 import httpx
 import pytest
+from PIL import Image
 
 from clipfleet.common.blobs import BlobGone, Blobs, BlobsUnavailable
 from clipfleet.common.errors import Unavailable, Unreadable
@@ -17,9 +19,10 @@ from clipfleet.testing import MemoryService
 from clipfleet.workers.sources import Source
 from clipfleet.workers.sources import bucket as paging
 from clipfleet.workers.storage.items import read_item
-from support import stack
+from support import services, stack
 from support.archives import KINDS, packed
 from support.chaos import many_photos
+from support.images import encoded
 from support.s3 import S3, s3_server
 from support.source_helpers import items, listed, resumes_everywhere, source, storage_at, why_not
 from support.worker_harness import storage_of
@@ -248,9 +251,92 @@ def test_shards_have_the_objects_of_a_bucket(s3: S3, tmp_path: Path) -> None:
         assert client.index("photos", "s3://exported/top", wait=True).done == 3
         fsspec.filesystem("s3").rm(f"exported/top/{min(pictures)}")
         done = client.export_images("photos", tmp_path / "out", format="webdataset")
-    assert (done.images, done.reasons) == (2, {"there is no such object": 1})
+    assert (done.images, done.reasons) == (2, {"not there any more": 1})
     with tarfile.open(tmp_path / "out" / "photos-000000.tar") as tar:
         images = [tar.extractfile(member) for member in tar if member.name.endswith(".jpg")]
         assert {image.read() for image in images if image} == {
             data for name, data in pictures.items() if name != min(pictures)
         }
+
+
+def a_photo(shade: int) -> bytes:
+    return encoded(Image.new("RGB", (32, 24), (shade, 20 * shade, 0)), "PNG")
+
+
+def s3_event(key: str, name: str = "ObjectCreated:Put") -> dict[str, Any]:
+    described = {"bucket": {"name": "followed"}, "object": {"key": quote_plus(key)}}
+    return {"eventName": name, "s3": described}
+
+
+def test_a_bucket_is_followed_by_its_events(s3: S3) -> None:
+    """Repeated, late and wrong events end in what the bucket has."""
+    s3.fill("followed", {f"top/cats/a {n}+é.jpg": a_photo(n) for n in range(3)})
+    fs = fsspec.filesystem("s3")
+    fs.pipe_file("followed/other/x.jpg", a_photo(9))
+    with MemoryService(source_buckets=["s3://followed"]) as service, service.client() as client:
+        client.create_collection("photos")
+        path = f"{service.url}/v1/collections/photos/sources/bucket"
+        source = {"type": "bucket", "uri": "s3://followed/top", "label_from_folder": True}
+
+        def send(*events: dict[str, Any]) -> Any:
+            answer = httpx.post(f"{path}/events", json={"Records": events}, trust_env=False)
+            assert answer.status_code == 202, answer.text
+            return answer.json()
+
+        def shown() -> Any:
+            return httpx.get(path, trust_env=False).json()
+
+        def settled() -> bool:
+            state = shown()
+            return bool(not state["running"] and not state["waiting_keys"])
+
+        assert httpx.put(path, json={"source": source}, trust_env=False).status_code == 201
+        client.run_source("photos", "bucket", wait=True)
+        assert client.collection("photos").count == 3
+        before = client.image("photos", "s3://followed/top/cats/a 1+é.jpg")
+
+        fs.rm_file("followed/top/cats/a 0+é.jpg")
+        fs.pipe_file("followed/top/new.jpg", a_photo(7))
+        answer = send(
+            s3_event("top/cats/a 0+é.jpg"),  # late: it was removed after that
+            s3_event("top/new.jpg", "ObjectRemoved:Delete"),  # late: it was created after that
+            s3_event("top/new.jpg"),
+            s3_event("top/cats/a 1+é.jpg"),
+            s3_event("other/x.jpg"),
+            s3_event("top/never.jpg", "ObjectRemoved:Delete"),
+        )
+        assert (answer["accepted"], answer["ignored"]) == (5, 1)
+        services.eventually(settled, 60, "the events")
+        assert shown()["last_run"]["cause"] == "events"
+        assert set(client.iter_ids("photos")) == {
+            f"s3://followed/top/{name}" for name in ("cats/a 1+é.jpg", "cats/a 2+é.jpg", "new.jpg")
+        }
+        assert client.image("photos", "s3://followed/top/new.jpg").label == "top"
+        unchanged = client.image("photos", "s3://followed/top/cats/a 1+é.jpg")
+        assert unchanged.indexed_at == before.indexed_at
+        job = client.job(shown()["last_run"]["job"])
+        assert (job.state, job.done, job.skipped, job.failed) == ("succeeded", 1, 3, 0)
+        assert sum(job.remarks.values()) == 2
+        assert httpx.get(f"{path}x", trust_env=False).status_code == 404
+
+
+def test_events_of_a_bucket_that_cannot_be_read_are_kept(s3: S3) -> None:
+    s3.fill("closed", {"a.jpg": a_photo(1)})
+    fs = fsspec.filesystem("s3")
+    with MemoryService(source_buckets=["s3://closed"]) as service, service.client() as client:
+        client.create_collection("photos")
+        client.register_source("photos", "bucket", "s3://closed")
+        client.run_source("photos", "bucket", wait=True)
+        fs.rm("closed", recursive=True)
+        client.notify_source("photos", "bucket", ["a.jpg", "b.jpg"])
+        services.eventually(lambda: client.source("photos", "bucket").problem, 60, "the refusal")
+        source = client.source("photos", "bucket")
+        assert source.problem == (
+            "its last job failed: s3://closed cannot be listed: there is no such bucket or object"
+        )
+        assert source.last_run
+        assert (source.last_run.state, source.waiting_keys) == ("failed", 2)
+        assert client.collection("photos").count == 1  # nothing was taken for gone
+        s3.fill("closed", {"b.jpg": a_photo(2)})
+        services.eventually(lambda: client.source("photos", "bucket").problem is None, 60, "it")
+        assert list(client.iter_ids("photos")) == ["s3://closed/b.jpg"]

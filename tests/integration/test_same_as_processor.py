@@ -68,9 +68,9 @@ def mosaic(across: int, size: tuple[int, int], kind: str = "JPEG", first: int = 
 
 
 def cosines(embedder: Embedder, model: str | Path, files: Sequence[bytes]) -> Rows:
-    from transformers import AutoImageProcessor
+    from clipfleet.workers.embedding.libraries import transformers
 
-    processor = AutoImageProcessor.from_pretrained(model)
+    processor = transformers.AutoImageProcessor.from_pretrained(model)
     theirs = processor(images=[whole(file) for file in files], return_tensors="pt")
     rows = (our_embeddings(embedder, files), features(model, theirs["pixel_values"]))
     return np.asarray((rows[0] * rows[1]).sum(axis=1))
@@ -122,10 +122,10 @@ def test_large_images_get_the_embeddings_of_the_models_own_processor(
 
 def test_clips_own_preprocessing_is_ours_to_a_grey_level(tmp_path: Path) -> None:
     """CLIP as published, with shortest edge 224 and a centre crop, and random weights."""
-    from transformers import AutoImageProcessor
+    from clipfleet.workers.embedding.libraries import transformers
 
     embedder = clip_embedder(tiny_clip(tmp_path, image_size=224), device="cpu")
-    processor = AutoImageProcessor.from_pretrained(data("clip-vit-base-patch32"))
+    processor = transformers.AutoImageProcessor.from_pretrained(data("clip-vit-base-patch32"))
     photos = [path.read_bytes() for path in spread("flickr8k")[:40]]
     large = [mosaic(across, (4000, 3000)) for across in (1, 20)]
     for files, tolerance in ((photos, 0.1), (large, 1.0)):

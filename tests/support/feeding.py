@@ -41,7 +41,7 @@ def photo(path: Path, width: int = 16, shade: int = 0) -> Path:
 
 
 def request(path: Path, known: str = "", data: bytes | None = None) -> Request:
-    return Request(f"file:{path}", data, "chunk", None, {"label": ""}, "m", known)
+    return Request(f"file:{path}", data, "chunk", None, "0" * 12, "m", known)
 
 
 def submit(feeders: Feeders, path: Path, known: str = "") -> "Future[Fed]":

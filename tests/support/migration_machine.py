@@ -24,7 +24,7 @@ from clipfleet.common.fetch import Fetcher
 from clipfleet.common.identity import primary_key
 from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.common.ledger import NewJob
-from clipfleet.common.ledger.catalogue import MemoryCatalogue, both_generations
+from clipfleet.common.ledger.catalogue import HOLD_S, MemoryCatalogue, both_generations
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.queue.fleet import WorkerCard
@@ -125,7 +125,7 @@ class World:
             thumbnail_edge=0,
         )
         store = trapped(MemoryStore, ("upsert", "delete", "create", "fingerprints"))()
-        catalogue = trapped(MemoryCatalogue, ("change_migration", "record_deletion"))(self.clock)
+        catalogue = trapped(MemoryCatalogue, ("change_migration", "record_deletion", "hold"))(self.clock)
         ledger = trapped(MemoryLedger, ("create", "mark", "plan", "cancel"))(self.clock)
         for part in (store, catalogue, ledger):
             part.trap = self.trap
@@ -251,6 +251,7 @@ class World:
         try:
             return asyncio.run(send())
         except Killed:
+            self.clock.seconds += 2 * HOLD_S  # what it had in hand is free
             return None
         finally:
             self.trap.set(None)

@@ -37,11 +37,12 @@ def embedder(model: str | Path, runtime: Literal["torch", "openvino"], **setting
 def tiny_clip(folder: Path, *, image_size: int = 64, layers: int = 2) -> Path:
     """A CLIP of a few hundred thousand weights with CLIP's own tokenizer. Saved in `folder`."""
     import torch
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
+
+    from clipfleet.workers.embedding.libraries import transformers
 
     torch.manual_seed(0)
     small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": layers}
-    config = CLIPConfig(
+    config = transformers.CLIPConfig(
         projection_dim=32,
         vision_config={
             **small,
@@ -56,17 +57,20 @@ def tiny_clip(folder: Path, *, image_size: int = 64, layers: int = 2) -> Path:
             "bos_token_id": 49406,
         },
     )
-    CLIPModel(config).save_pretrained(folder)
+    transformers.CLIPModel(config).save_pretrained(folder)
     size = {"height": image_size, "width": image_size}
-    CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=size).save_pretrained(folder)
-    tokenizer = CLIPTokenizerFast.from_pretrained(data("clip-vit-base-patch32"))
+    transformers.CLIPImageProcessor(
+        size={"shortest_edge": image_size}, crop_size=size
+    ).save_pretrained(folder)
+    tokenizer = transformers.CLIPTokenizerFast.from_pretrained(data("clip-vit-base-patch32"))
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def tiny_siglip(folder: Path) -> Path:
     import torch
-    from transformers import CLIPTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel
+
+    from clipfleet.workers.embedding.libraries import transformers
 
     torch.manual_seed(0)
     small = {
@@ -75,12 +79,12 @@ def tiny_siglip(folder: Path) -> Path:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
     }
-    config = SiglipConfig(
+    config = transformers.SiglipConfig(
         vision_config={**small, "image_size": 64, "patch_size": 16},
         text_config={**small, "vocab_size": 49_408, "max_position_embeddings": 16},
     )
-    SiglipModel(config).save_pretrained(folder)
-    SiglipImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
-    tokenizer = CLIPTokenizerFast.from_pretrained(data("clip-vit-base-patch32"))
+    transformers.SiglipModel(config).save_pretrained(folder)
+    transformers.SiglipImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    tokenizer = transformers.CLIPTokenizerFast.from_pretrained(data("clip-vit-base-patch32"))
     tokenizer.save_pretrained(folder)
     return folder

@@ -30,9 +30,11 @@ class RecordingStore(MemoryStore):
         self.fetched: list[int] = []  # how many keys each read asked for
         self.away = False
 
-    def fetch(self, collection: Collection, keys: Sequence[str]) -> dict[str, Record]:
+    def fetch(
+        self, collection: Collection, keys: Sequence[str], *, include_values: bool = True
+    ) -> dict[str, Record]:
         self.fetched.append(len(keys))
-        return super().fetch(collection, keys)
+        return super().fetch(collection, keys, include_values=include_values)
 
     def search(self, collection: Collection, vectors: Vectors, **more: Any) -> list[list[Match]]:
         if self.away:
@@ -53,6 +55,7 @@ class World:
         self.store, self.catalogue, self.replies = RecordingStore(), Aged(), MemoryReplies()
         self.embedder, self.metrics = HashEmbedder(), WorkerMetrics()
         self.packed = False
+        self.weights_id = ""
         self.collection = self.new("c")
         words = self.embedder.embed_texts(["a church", "a dog"])
         self.put("church.jpg", words[0], label="church")
@@ -90,7 +93,12 @@ class World:
             packed=self.packed,
         )
         parts = QueryParts(
-            self.embedder, self.store, self.catalogue, self.replies, metrics=self.metrics
+            self.embedder,
+            self.store,
+            self.catalogue,
+            self.replies,
+            metrics=self.metrics,
+            weights_id=self.weights_id,
         )
         answered = answer_batch(batch, parts)
         if not self.replies.pushed:

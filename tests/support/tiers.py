@@ -21,6 +21,7 @@ FULL = (
     "acceptance/test_page_troubles.py",
     "acceptance/test_parts.py",
     "acceptance/test_settings.py",
+    "acceptance/test_weights.py",
     "integration/test_compiled.py::test_a_compiled_model_gives",  # 20 s of a C++ compiler
     "integration/test_interrupt.py",
     "integration/test_same_as_processor.py",

@@ -24,6 +24,9 @@ class PageRequest(BaseHTTPRequestHandler):
         self.sent = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.do_GET()
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         site = cast("Server", self.server).site
         with site.lock:

@@ -172,6 +172,7 @@ class Workplace:
         self.metrics = WorkerMetrics()
         self.settings = Settings(model=MODEL)
         self.look_up: LookUp = look_up
+        self.weights_id = ""
         self.feeders: Callable[[Kit], Feeders] = partial(ThreadFeeders, 4)
         self.collection = self.catalogue.add(
             Collection.new("c", metric="cosine", model=MODEL, dim=16, fields={"year": "int"})
@@ -220,7 +221,7 @@ class Workplace:
                 parts = IngestParts(
                     "w", self.ledger, self.store, self.catalogue, embedder, self.blobs, settings,
                     self.threads, feeders, self.stopping, storage, self.metrics,
-                    fetch_pool(settings.fetch),
+                    fetch_pool(settings.fetch), self.weights_id,
                 )  # fmt: skip
                 return ingest_next(parts, remote=remote).images
 

@@ -66,6 +66,20 @@ def test_a_body_that_says_it_is_too_large_is_not_read(
     assert seen.read == 0
 
 
+@pytest.mark.parametrize("call", [SEARCH, "POST /v1/embed", "POST /v1/collections/acme/images"])
+def test_a_compressed_body_is_refused_by_its_name(world: World, call: str) -> None:
+    seen = spoken(world.app, call, [b"x" * MB], "admin", content_encoding="gzip", **JSON)
+    assert (seen.status, seen.read) == (415, 0)
+    assert "Content-Encoding 'gzip'" in seen.problem["detail"]
+    plain = spoken(world.app, SEARCH, [b"{}"], "admin", content_encoding="Identity", **JSON)
+    assert plain.status == 422
+
+
+def test_a_body_that_is_not_utf8_is_refused_by_that(world: World) -> None:
+    seen = spoken(world.app, SEARCH, [b'{"text": "\xff"}'], "admin", **JSON)
+    assert (seen.status, seen.problem["detail"]) == (422, "body: it is not UTF-8")
+
+
 @pytest.mark.parametrize("kind", ["multipart/mixed; boundary=x", "multipart/form-data", "a/b", ""])
 def test_the_limit_of_a_route_does_not_depend_on_what_a_body_is_called(
     world: World, kind: str

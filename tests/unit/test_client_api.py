@@ -26,12 +26,16 @@ NAMES = {
     "Job",
     "JobFailed",
     "Match",
+    "Mirror",
+    "Missing",
     "NotFound",
     "ProblemError",
     "Recall",
+    "RegisteredSource",
     "SearchResult",
     "Timing",
     "Unreachable",
+    "Updated",
     "WebhookError",
     "WebhookEvent",
     "__version__",
@@ -50,6 +54,7 @@ METHODS = {
     "delete_collection": "(name)",
     "delete_job": "(job)",
     "delete_image": "(collection, id, *, namespace)",
+    "delete_source": "(collection, name)",
     "embed": "(texts, images, *, model)",
     "export_collection": "(collection, file, *, overwrite, progress)",
     "export_images": "(collection, target, *, format, filter, namespace, query, top_k, shard_size, "
@@ -59,11 +64,21 @@ METHODS = {
     "image": "(collection, id, *, namespace, include_values)",
     "import_collection": "(collection, file, *, progress)",
     "index": "(collection, source, *, namespace, label_from_folder, on_existing, exif, "
-    "webhook, webhook_secret, idempotency_key, wait, progress, create)",
+    "mirror, webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "iter_failures": "(job)",
     "iter_ids": "(collection, *, namespace)",
+    "iter_missing": "(job)",
     "job": "(job)",
     "jobs": "(limit, offset, *, collection, state)",
+    "missing": "(job, limit, cursor)",
+    "notify_source": "(collection, name, keys)",
+    "pause_source": "(collection, name)",
+    "register_source": "(collection, name, source, *, interval, paused, namespace, "
+    "label_from_folder, on_existing, exif, webhook, webhook_secret)",
+    "resume_source": "(collection, name)",
+    "run_source": "(collection, name, *, wait, progress)",
+    "source": "(collection, name)",
+    "sources": "(collection)",
     "ordered_ids": "(collection, *, order_by, descending, filter, namespace)",
     "recall": "(collection, *, k, sample, filter, namespace, seed)",
     "retry": "(job, *, wait, progress)",
@@ -75,6 +90,8 @@ METHODS = {
     "preview": "(collection, id, *, namespace)",
     "set_alias": "(name, collection)",
     "thumbnail": "(collection, id, *, namespace)",
+    "update_images": "(collection, images, *, filter, all, label, metadata, namespace, dry_run, "
+    "progress)",
     "upload": "(collection, files, *, ids, labels, metadata, namespace, label, on_existing, "
     "exif, webhook, webhook_secret, idempotency_key, wait, progress, create)",
     "upload_folder": "(collection, folders, *, label_from_folder, label, recursive, namespace, "
@@ -127,7 +144,7 @@ def test_both_clients_take_and_give_the_same() -> None:
     assert plain.keys() == awaited.keys()
     for name, signature in plain.items():
         assert signature.parameters == awaited[name].parameters, name
-        if name not in ("iter_failures", "iter_ids"):
+        if name not in ("iter_failures", "iter_ids", "iter_missing"):
             assert signature.return_annotation == awaited[name].return_annotation, name
     plain_signature, awaited_signature = inspect.signature(Client), inspect.signature(AsyncClient)
     assert plain_signature.parameters == awaited_signature.parameters

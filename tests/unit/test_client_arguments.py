@@ -146,6 +146,15 @@ WRONG: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = [
     ("file", "export_collection", ("images", 5), {}),
     ("file", "import_collection", ("images", 5), {}),
     ("file", "import_collection", ("images", __file__), {}),
+    ("target", "export_images", ("images", 5), {}),
+    ("target", "export_images", ("images", "out"), {}),
+    ("target", "export_images", ("images", "out.tar"), {"format": "webdataset"}),
+    ("format", "export_images", ("images", "out"), {"format": "zip"}),
+    ("top_k", "export_images", ("images", "out.csv"), {"top_k": 0}),
+    ("shard_size", "export_images", ("images", "out.csv"), {"shard_size": "many"}),
+    ("filter", "export_images", ("images", "out.csv"), {"filter": [1]}),
+    ("query", "export_images", ("images", "out.csv"), {"query": {"words": "x"}}),
+    ("collection", "set_alias", ("snaps", 5), {}),
 ]
 
 SENTENCES = (
@@ -154,6 +163,7 @@ SENTENCES = (
     "ids",
     "progress",
     "group_by",
+    "target",
 )  # arguments whose errors need no name before them
 
 

@@ -15,7 +15,7 @@ HERE = "http://127.0.0.1:8000"
 
 
 def preflight(world: World, origin: str, method: str = "POST") -> httpx.Response:
-    requested = "authorization,content-type,idempotency-key"
+    requested = "authorization,content-type,idempotency-key,x-stainless-os"  # of openai
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": method,

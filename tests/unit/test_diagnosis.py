@@ -71,6 +71,17 @@ def test_a_collection_of_a_model_that_nobody_has_is_named() -> None:
     assert all("the workers that are alive have m" in finding.do for finding in findings)
 
 
+def test_a_worker_with_other_weights_than_a_collection_is_named() -> None:
+    options = {"metric": "dot", "model": "m", "dim": 4, "fields": {}}
+    collections = [Collection.new(f"c{n}", **options, weights_id=f"a{n}") for n in range(2)]  # type: ignore[arg-type]
+    worker = card(weights_id="a1")
+    ((severity, what),) = seen(worker, collections=collections)
+    assert severity == "error"
+    assert what.startswith("worker one-1-abc: the folder of its model 'm' has other weights")
+    assert "with which c0 was made" in what
+    assert seen(card(), collections=collections) == seen(worker, collections=collections[1:]) == []
+
+
 def test_a_job_that_waits_says_why() -> None:
     new = NewJob(id="j", collection="c", generation="g", model="m", namespace="n", source={})
     job = Job(new, "running", 0.0, waiting="Milvus does not answer")

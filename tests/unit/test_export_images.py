@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import clipfleet
-from clipfleet import Client, Error, ProblemError
+from clipfleet import Client, Error, NotFound, ProblemError
 from clipfleet.api.collections import rows as rows_route
 from clipfleet.client.exports import originals, shards
 from clipfleet.client.exports.npy import npy_file, numbers_of
@@ -127,7 +128,7 @@ def test_what_is_exported_comes_back_exactly(
 def test_rows_left_out_of_shards_come_back_too(client: Client, shelf: str, tmp_path: Path) -> None:
     done = client.export_images(shelf, tmp_path / "out", format="webdataset")
     assert (done.images, done.left_out, done.shards) == (0, 2 * len(STRANGE_IDS), 0)
-    assert done.reasons == {"there is no such file on this machine": done.left_out}
+    assert done.reasons == {"not there any more": done.left_out}
     client.import_collection("copy", tmp_path / "out")
     assert contents(client, "copy") == contents(client, shelf)
 
@@ -399,10 +400,10 @@ def test_one_process_exports_to_a_target_at_a_time(
         ({"target": "x.txt"}, "ends in .jsonl or .csv"),
         ({"target": "x.parquet.gz"}, "compressed inside"),
         ({"target": "x.tar", "format": "webdataset"}, "name a folder"),
-        ({"target": "x.jsonl", "top_k": 0}, "top_k is 0"),
-        ({"target": "x.jsonl", "top_k": 10_001}, "top_k is 10001"),
-        ({"target": "x", "format": "webdataset", "shard_size": 0}, "shard_size is 0"),
-        ({"target": "x.jsonl", "query": {"words": "a"}}, "query has 'words'"),
+        ({"target": "x.jsonl", "top_k": 0}, "top_k: 0 is not"),
+        ({"target": "x.jsonl", "top_k": 10_001}, "top_k: 10001 is not"),
+        ({"target": "x", "format": "webdataset", "shard_size": 0}, "shard_size: 0 is not"),
+        ({"target": "x.jsonl", "query": {"words": "a"}}, "query: it has 'words'"),
         ({"target": "x.jsonl", "query": {}}, "give exactly one of"),
         ({"target": "x.jsonl", "filter": {"$no": 1}}, "no"),
     ],
@@ -501,23 +502,48 @@ def test_images_that_cannot_be_read_are_named_with_their_reason(
     assert (done.images, done.left_out) == (len(music) - 2, 2 + len(addresses))
     lines = map(json.loads, (tmp_path / "out" / "left-out.jsonl").read_text().splitlines())
     reasons = {line["id"]: line["reason"] for line in lines}
+    no_file = "the record of this image names no file that the service has: "
     assert reasons == {
-        str(music[0]): "there is no such file on this machine",
+        str(music[0]): f"the file {str(music[0])!r} is not there any more",
         str(music[1]): "the file has another size than when it was indexed",
-        "own0": "the file is no image of a known format",
-        "own1": "it is no regular file",
-        "own2": "the image was uploaded, and the service does not give it back",
-        "own3": "the image has no address: neither a whole path nor a URL",
-        "own4": "its address is of a kind that cannot be read",
-        "own5": "its address is of a kind that cannot be read",
+        "own0": f"the file {str(secret)!r} is no image any more",
+        "own1": f"the file {str(tmp_path)!r} is not a regular file any more",
+        "own2": "the uploaded file is not there any more: it is kept as long as its job",
+        "own3": f"{no_file}'own3'",
+        "own4": f"{no_file}'file://other/x.jpg'",
+        "own5": f"{no_file}'ftp://h/x.jpg'",
         "own6": "its server does not answer (ConnectError)",
-        "own7": "the image is in an archive, which an export does not open",
-        "own8": "it is no regular file",
+        "own7": "the archive '/a/b.zip' is not there any more",
+        "own8": "the file '/dev/zero' is not a regular file any more",
     }
+    assert done.reasons["not there any more"] == 6
     assert sum(done.reasons.values()) == done.left_out
     assert not any(b"SECRET" in path.read_bytes() for path in (tmp_path / "out").iterdir())
     client.import_collection("copy", tmp_path / "out")
     assert contents(client, "copy") == contents(client, "music")
+
+
+def test_shards_have_uploads_and_members_of_archives(client: Client, tmp_path: Path) -> None:
+    pictures = [path.read_bytes() for path in MUSIC[:3]]
+    with zipfile.ZipFile(tmp_path / "music.zip", "w") as archive:
+        archive.write(MUSIC[0], "a/b.png")
+    client.index("mixed", tmp_path / "music.zip", wait=True)
+    client.upload("mixed", MUSIC[1:3], wait=True)
+    done = client.export_images("mixed", tmp_path / "out", format="webdataset")
+    assert (done.images, done.left_out) == (3, 0)
+    images = [sample["png"] for sample in samples(tmp_path / "out").values()]
+    assert sorted(images) == sorted(pictures)
+
+
+def test_an_export_of_a_deleted_collection_names_it(client: Client, tmp_path: Path) -> None:
+    client.index("short-lived", MUSIC[0].parent, wait=True)
+
+    def delete(step: str, _: int) -> None:
+        if step == "reading":
+            client.delete_collection("short-lived")
+
+    with pytest.raises(NotFound, match="'short-lived'"):
+        client.export_images("short-lived", tmp_path / "out", format="webdataset", progress=delete)
 
 
 def test_originals_are_fetched_from_the_web(

@@ -86,8 +86,12 @@ def test_only_new_and_changed_images_are_sent_again(service: MemoryService, pict
         job = client.upload_folder("again", pictures, wait=True, sent=sent.append)
         assert (job.done, job.skipped, job.replaced, job.total) == (2, 5, 1, 7)
         assert (sent[-1].sent, sent[-1].had) == (2, 5)
-        job = client.upload_folder("again", pictures, label="x", wait=True)
-        assert (job.done, job.replaced) == (7, 7)  # another label
+        job = client.upload_folder("again", pictures, label="x", wait=True, sent=sent.append)
+        assert (job.done, job.replaced, job.updated) == (7, 7, 7)  # another label
+        assert (sent[-1].sent, sent[-1].had) == (0, 7)
+        shown = client.image("again", "rome/IMG_0009.jpg")
+        assert (shown.label, shown.uri[:7]) == ("x", "upload:")
+        assert client.upload_folder("again", pictures, label="x", wait=True).skipped == 7
 
 
 def test_an_upload_that_broke_off_goes_on(
@@ -112,6 +116,30 @@ def test_an_upload_that_broke_off_goes_on(
         data = (pictures / "holiday" / "IMG_0001.jpg").read_bytes()
         best = client.search("broken", image=data, top_k=1).matches[0]
         assert (best.id, round(best.score, 3)) == ("holiday/IMG_0001.jpg", 1.0)
+
+
+@pytest.mark.parametrize("at", [0, 4])
+def test_two_uploads_of_a_folder_at_once_both_end_with_a_job(
+    service: MemoryService, pictures: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """The second one starts the job while the first one sends."""
+    monkeypatch.setattr(folder_upload, "MAX_IMAGES", 2)
+    name, others = f"both-{at}", list[str]()
+
+    def overtake(sent: Sent) -> None:
+        if sent.sent == at and not others:
+            with service.client() as other:
+                others.append(other.upload_folder(name, pictures, wait=True).id)
+                image(pictures / "rome" / "IMG_0003.jpg", 250)  # which the other job does not have
+
+    with service.client() as client:
+        job = client.upload_folder(name, pictures, wait=True, sent=overtake)
+        assert (job.state, job.total, job.done, job.skipped) == ("succeeded", 6, 1, 5)
+        assert sorted(job.id for job in client.jobs(collection=name)) == sorted([job.id, *others])
+        assert client.count(name) == 6
+        data = (pictures / "rome" / "IMG_0003.jpg").read_bytes()
+        best = client.search(name, image=data, top_k=1).matches[0]
+        assert (best.id, round(best.score, 3)) == ("rome/IMG_0003.jpg", 1.0)
 
 
 def test_files_that_cannot_be_sent_fail_alone_and_by_name(

@@ -2,14 +2,22 @@
 records."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
+from clipfleet.common.collection import Collection
+from clipfleet.common.identity import primary_key
 from clipfleet.common.imaging.embedder import HashEmbedder
+from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.ledger import Claim, Outcome
 from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.store import Record, Vectors
+from clipfleet.common.store.memory import MemoryStore
 from support.worker_harness import Workplace, counts
 
 
@@ -81,6 +89,100 @@ def test_what_is_unchanged_is_skipped_and_what_changed_is_replaced(workplace: Wo
     relabelled = [items[0].model_copy(update={"label": "new"}), items[1]]
     assert counts(workplace.run(relabelled, "three")) == ("succeeded", 1, 1, 0)
     assert counts(workplace.run(items, "four", on_existing="replace")) == ("succeeded", 2, 0, 0)
+
+
+class Counting(HashEmbedder):
+    """Counts the images that it embeds."""
+
+    images = 0
+
+    def embed_images(self, pixels: Pixels) -> Vectors:
+        self.images += len(pixels)
+        return super().embed_images(pixels)
+
+
+def test_new_details_are_stored_without_the_model(workplace: Workplace) -> None:
+    workplace.embedder = embedder = Counting()
+    items = [workplace.photo(f"{n}.jpg", n, metadata={"year": 1}) for n in range(3)]
+    workplace.run(items)
+    before = workplace.row("0.jpg")
+    assert before
+    changed = [
+        items[0].model_copy(update={"label": "new"}),
+        items[1].model_copy(update={"metadata": {"free": "x"}}),
+        items[2].model_copy(update={"uri": "elsewhere"}),
+    ]
+    job = workplace.run(changed, "two")
+    assert (*counts(job), job.replaced, job.updated) == ("succeeded", 3, 0, 0, 3, 3)
+    assert embedder.images == 3
+    rows = [workplace.row(f"{n}.jpg") for n in range(3)]
+    assert [(row.label, row.metadata, row.uri) for row in rows if row] == [
+        ("new", {"year": 1}, items[0].uri),
+        ("", {"free": "x"}, items[1].uri),
+        ("", {"year": 1}, "elsewhere"),
+    ]
+    after = rows[0]
+    assert after
+    assert np.array_equal(after.embedding, before.embedding)
+    assert (after.job_id, after.bytes, after.width) == ("two", before.bytes, before.width)
+    assert counts(workplace.run(changed, "three")) == ("succeeded", 0, 3, 0)
+
+
+def test_new_details_keep_the_fields_of_exif(workplace: Workplace) -> None:
+    item = workplace.photo("a.jpg", metadata={"year": 1})
+    exif = Image.Exif()
+    exif[ExifTags.Base.Model] = "Canon"
+    Image.new("RGB", (16, 12)).save(workplace.folder / "a.jpg", exif=exif)
+    workplace.run([item], exif=True)
+    job = workplace.run([item.model_copy(update={"metadata": {"free": 2}})], "two", exif=True)
+    assert job.updated == 1
+    row = workplace.row("a.jpg")
+    assert row
+    assert row.metadata == {"free": 2, "camera": "Canon"}
+
+
+def test_new_details_of_an_image_that_others_change_meanwhile(workplace: Workplace) -> None:
+    """A row is read and written back while nobody else has it in hand."""
+    items = [workplace.photo(f"{n}.jpg", n) for n in range(3)]
+    workplace.run(items)
+    relabelled = [item.model_copy(update={"label": "new"}) for item in items]
+    keys = [primary_key("n", item.id) for item in items]
+    gone = [keys[1]]
+
+    class Changing(MemoryStore):
+        """The second image is deleted, and the third replaced, before the worker reads them."""
+
+        def fetch(
+            self, collection: Collection, keys: Sequence[str], *, include_values: bool = True
+        ) -> dict[str, Record]:
+            if gone and not include_values:
+                assert workplace.catalogue.hold(workplace.collection, keys, "me", 1) == {*keys}
+                self.delete(collection, [gone.pop()])
+                (third,) = super().fetch(collection, keys[2:]).values()
+                self.upsert(collection, [replace(third, content_hash="f" * 32)])
+            return super().fetch(collection, keys, include_values=include_values)
+
+    workplace.store.__class__ = Changing
+    job = workplace.run(relabelled, "two")
+    workplace.store.__class__ = MemoryStore
+    assert (*counts(job), job.updated) == ("running", 1, 0, 0, 1)
+    workplace.work()
+    job = workplace.ledger.job("two")
+    assert (*counts(job), job.replaced, job.updated) == ("succeeded", 3, 0, 0, 2, 1)
+    assert [row.label for item in items if (row := workplace.row(item.id))] == ["new"] * 3
+    assert workplace.catalogue.hold(workplace.collection, keys, "me", 1) == set()
+
+
+def test_rows_of_an_earlier_release_are_embedded_once_more(workplace: Workplace) -> None:
+    workplace.embedder = embedder = Counting()
+    item = workplace.photo("a.jpg")
+    workplace.run([item])
+    row = workplace.row("a.jpg")
+    assert row
+    workplace.store.upsert(workplace.collection, [replace(row, content_hash="e" * 32)])
+    for name, images in (("two", 2), ("three", 2)):
+        workplace.run([item], name)
+        assert embedder.images == images
 
 
 class Forgetful(MemoryLedger):
@@ -200,3 +302,16 @@ def test_a_model_of_another_dimension_ends_the_job_and_says_why(workplace: Workp
     job = workplace.run([workplace.photo("a.jpg")])
     assert job.state == "cancelled"
     assert "embeddings of the model" in job.error
+
+
+def test_other_weights_of_the_model_end_the_job_and_say_what_to_do(workplace: Workplace) -> None:
+    remembering = workplace.collection.model_copy(update={"weights_id": "aa"})
+    workplace.catalogue.remove(workplace.collection)
+    workplace.collection = workplace.catalogue.add(remembering)
+    workplace.weights_id = "bb"
+    job = workplace.run([workplace.photo("a.jpg")])
+    assert job.state == "cancelled"
+    assert "a folder of another name" in job.error
+    assert workplace.row("a.jpg") is None
+    workplace.weights_id = "aa"
+    assert counts(workplace.run([workplace.photo("a.jpg")], "again")) == ("succeeded", 1, 0, 0)

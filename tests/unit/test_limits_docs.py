@@ -24,9 +24,10 @@ def test_every_setting_has_its_default() -> None:
 
 
 def test_every_route_has_its_limit() -> None:
-    rows = re.findall(r"^\| `(?:[A-Z]+) (?:…|/v1)(\S+)` \| (.*) \| (.*) \|", PAGE, re.MULTILINE)
-    rows_by_path = {
-        path: (body, re.findall(r"`([A-Z_]+)`", settings)) for path, body, settings in rows
+    rows = re.findall(r"^\| `([A-Z]+ )(?:…|/v1)(\S+)` \| (.*) \| (.*) \|", PAGE, re.MULTILINE)
+    rows_by_route = {
+        method + path: (body, re.findall(r"`([A-Z_]+)`", settings))
+        for method, path, body, settings in rows
     }
     checked = set()
     for context in iter_route_contexts(create_app().routes):
@@ -34,11 +35,13 @@ def test_every_route_has_its_limit() -> None:
         if not isinstance(route, AuthorizedRoute) or route.body == "json":
             continue
         path = route.path.removeprefix("/v1").removeprefix("/collections/{name}")
+        [method] = route.methods or {""}
+        call = f"{method} {path}"
         rule = RULES[route.body]
-        body, settings = rows_by_path[path]
-        checked.add(path)
+        body, settings = rows_by_route[call]
+        checked.add(call)
         assert settings == [rule.setting.upper(), *(["INLINE_BYTES"] if rule.images else [])]
         size = rule.max_other_bytes(Limits())
         assert body.startswith(f"{size // 10**9} GB" if size >= 10**9 else f"{size // 10**6} MB")
         assert ("images" in body) == rule.images
-    assert checked == set(rows_by_path)
+    assert checked == set(rows_by_route)

@@ -232,9 +232,10 @@ class Watching(MemoryLedger):
         after: str,
         cursor: str,
         notes: Mapping[str, int] | None = None,
+        skipped: int = 0,
     ) -> str | None:
         self.turns.append(job_id)
-        return super().plan(job_id, token, items, after, cursor, notes)
+        return super().plan(job_id, token, items, after, cursor, notes, skipped)
 
 
 def test_the_windows_of_two_jobs_are_filled_in_one_round_turn_by_turn() -> None:

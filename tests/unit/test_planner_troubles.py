@@ -25,11 +25,12 @@ class Flaky(MemoryLedger):
         after: str,
         cursor: str,
         notes: Mapping[str, int] | None = None,
+        skipped: int = 0,
     ) -> str | None:
         self.calls += 1
         if self.calls == self.failing:
             raise Unavailable("Redis is away")
-        return super().plan(job_id, token, items, after, cursor, notes)
+        return super().plan(job_id, token, items, after, cursor, notes, skipped)
 
 
 def test_images_listed_while_redis_was_away_are_not_lost() -> None:

@@ -2,6 +2,7 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -138,6 +139,38 @@ def test_a_crop_larger_than_the_resized_image_is_padded_with_black() -> None:
     assert seen.shape == (20, 20, 3)
     assert (seen[5:15, 5:15] == 255).all()
     assert seen.sum() == 10 * 10 * 3 * 255
+
+
+def test_fit_shows_the_whole_image_between_bands_of_the_grey_level() -> None:
+    image = Image.new("RGB", (300, 100), "red")
+    spec = Preprocess(v=2, height=90, width=90, sides="fit", crop="nearest", fill=127)
+    seen = spec.apply(np.asarray(image))
+    assert (seen[30:60] == (255, 0, 0)).all()
+    assert (seen[:30] == 127).all()
+    assert (seen[60:] == 127).all()
+    assert spec.apply(np.full((1, 60_000, 3), 9, np.uint8)).shape == (90, 90, 3)
+
+
+def test_cover_fills_any_shape_and_crops_the_middle_of_the_longer_side() -> None:
+    image = Image.new("RGB", (300, 100), "black")
+    image.paste("lime", (75, 0, 225, 100))
+    spec = Preprocess(v=2, height=40, width=60, sides="cover", crop="nearest")
+    assert (spec.apply(np.asarray(image))[:, 2:58] == (0, 255, 0)).all()
+
+
+@pytest.mark.parametrize(("crop", "first"), [("down", 1), ("nearest", 2)])
+def test_a_crop_that_is_half_a_pixel_off_is_rounded_as_the_library_does(
+    crop: Literal["down", "nearest"], first: int
+) -> None:
+    columns = np.repeat(np.arange(7, dtype=np.uint8), 3).reshape(1, 7, 3)
+    image = np.repeat(columns, 4, axis=0)
+    seen = Preprocess(v=2, shortest=4, height=4, width=4, crop=crop).apply(image)
+    assert seen[0, :, 0].tolist() == list(range(first, first + 4))
+
+
+def test_a_record_of_earlier_releases_means_what_it_did() -> None:
+    record = '{"v":1,"shortest":224,"height":224,"width":224,"resample":3}'
+    assert Preprocess.model_validate_json(record) == CLIP
 
 
 def test_the_edge_that_decoding_must_keep_is_the_longer_of_what_is_needed() -> None:

@@ -229,3 +229,18 @@ def test_a_model_whose_numbers_are_not_finite_fails_the_query_of_them_alone(worl
     assert [answer.error for answer in answers] == ["", "internal", "internal", ""]
     assert ids(answers)[0] == ["church.jpg"]
     assert len(answers[3].embedding) == 16
+
+
+def test_a_worker_with_other_weights_answers_only_what_needs_no_model(world: World) -> None:
+    world.weights_id = "bb"
+    vector = Term(kind="vector", value=tuple(world.embedder.embed_texts(["a dog"])[0].tolist()))
+    terms = [TEXT, IMAGE, by_id("dog.jpg"), vector]
+    assert all(answer.error == "" for answer in world.ask(*map(world.query, terms)))
+    world.collection = world.collection.model_copy(update={"weights_id": "aa"})
+    text, image, *others = world.ask(*map(world.query, terms))
+    for answer in (text, image):
+        assert (answer.error, answer.matches) == ("invalid-request", ())
+        assert "a folder of another name" in answer.detail
+    assert ids(others) == [["dog.jpg"], ["dog.jpg"]]
+    world.weights_id = "aa"
+    assert all(answer.error == "" for answer in world.ask(*map(world.query, terms)))

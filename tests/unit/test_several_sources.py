@@ -63,7 +63,8 @@ class World:
         self.storage = Storage(options, blobs, Fetcher(Fetch()))
 
     def items(self, source: dict[str, Any], after: str = "") -> list[tuple[Item, str]]:
-        return list(open_source(source, self.storage, "j").stream(after))
+        listed = open_source(source, self.storage, "j").stream(after)
+        return [(entry.item, entry.cursor) for entry in listed]
 
 
 @pytest.fixture

@@ -513,6 +513,15 @@ def test_the_id_has_no_full_stop() -> None:
     assert id_of(ledger.job("0a1b")) == "job_0a1b"
 
 
+IMPOSSIBLE_HOSTS = ["a..b", ".a", f"{'a' * 64}.org", f"{'a.' * 126}ab"]
+
+
+@pytest.mark.parametrize("host", IMPOSSIBLE_HOSTS)
+def test_a_host_that_cannot_be_looked_up_is_no_valid_url(host: str) -> None:
+    with pytest.raises(Unreadable, match="not a valid URL"):
+        require_sendable(f"http://{host}/", [])
+
+
 @pytest.mark.parametrize("host", ["xn--", "xn--a", "xn--0.org", "xn--zzzzzz99999.org"])
 def test_a_host_that_cannot_be_decoded_is_no_valid_url(host: str) -> None:
     with pytest.raises(Unreadable, match="not a valid URL"):

@@ -1,31 +1,27 @@
-"""The embedder on torch and transformers. Only this file and `convert.py` import them.
-
-It takes any dual encoder that `AutoModel` loads with `get_image_features` and `get_text_features`:
-CLIP (Radford et al. 2021), SigLIP (Zhai et al. 2023), SigLIP 2, vision-text dual encoders.
-"""
+"""The embedder on torch."""
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.embedder import Embeddings
-from clipfleet.common.imaging.preprocess import Preprocess
-from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
-from clipfleet.workers.embedding.hub import first_line, no_model, require_model
+from clipfleet.common.settings import Settings
+from clipfleet.workers.embedding import of_open_clip, of_transformers
+from clipfleet.workers.embedding.encoder import DualEncoder
+from clipfleet.workers.embedding.hub import first_line, require_model
+from clipfleet.workers.embedding.layout import is_open_clip
+from clipfleet.workers.embedding.libraries import torch
 from clipfleet.workers.embedding.passes import Passes, cpu_passes
 
 log = logging.getLogger(__name__)
 
-MAX_TOKENS = 512  # tokenizers without a limit report 10^30
 PASS_SIZES = {"cpu": 8, "mps": 64, "cuda": 256}  # items in one forward pass
+SHAPES = ((400, 300), (301, 400))  # images on which our pixels are compared with the library's
 CUDA_PASSES = 2  # in one call: the host copies the pixels of the second during the first
 
 
@@ -43,19 +39,20 @@ class ClipEmbedder:
         preprocess: how images become pixels.
         device: the torch device, such as `cuda:0`.
         dim: the number of values in an embedding.
-        model: the model of transformers.
-        tokenizer: its tokenizer.
-        token_arguments: how the tokenizer pads and truncates.
+        encoder: the model as its library loaded it.
+        model: its torch module, on the device.
         factor: with `offset` the normalisation, each for one row of pixels: row * factor + offset.
         offset: see `factor`.
     """
 
     def __init__(self, settings: Settings) -> None:
+        require_model(settings.model)
         device = _device(settings.device)
         dtype = _dtype(settings.dtype, device)
-        self.model, processor, self.tokenizer = _load(settings.model, dtype)
+        load = of_open_clip.load if is_open_clip(settings.model) else of_transformers.load
+        self.encoder = encoder = load(settings.model, dtype)
         # NHWC: the carried model's convolutions are fast on a CPU only in this format (model card).
-        self.model = self.model.to(device, memory_format=torch.channels_last).eval()
+        self.model = encoder.model.to(device, memory_format=torch.channels_last).eval()
         self._placement = {"device": device, "dtype": dtype}
         size = settings.embed_batch or PASS_SIZES.get(device.type, 32)
         self._passes = Passes(size, cpu_passes() if device.type == "cpu" else 1)
@@ -63,10 +60,9 @@ class ClipEmbedder:
             torch.set_num_threads(1)
         self._pins = device.type == "cuda"
         self.batch = self._passes.batch * (CUDA_PASSES if self._pins else 1)
-        self.token_arguments = _token_arguments(self.model, self.tokenizer)
-        self.preprocess = preprocess_of(processor)
-        self.factor, self.offset = _normalisation(processor, self.preprocess.width, device)
-        _require_same_pixels(self, processor)
+        self.preprocess = encoder.preprocess
+        self.factor, self.offset = _normalisation(encoder, device)
+        _require_same_pixels(self)
         self.device = str(device)
         self._features, self._compiled = self.model.get_image_features, False
         self.dim = self._warm_up(settings.model)
@@ -98,11 +94,7 @@ class ClipEmbedder:
 
     def cut_texts(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text has more tokens than the model reads."""
-        if not texts:
-            return []
-        tokens = self.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
-        limit = self.token_arguments["max_length"]
-        return [len(row) > limit for row in tokens["input_ids"]]
+        return self.encoder.cuts(texts) if texts else []
 
     @torch.inference_mode()
     def _image_batch(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
@@ -113,8 +105,9 @@ class ClipEmbedder:
 
     @torch.inference_mode()
     def _text_batch(self, texts: Sequence[str]) -> torch.Tensor:
-        tokens = self.tokenizer(list(texts), return_tensors="pt", **self.token_arguments)
-        return _unit(self.model.get_text_features(**tokens.to(self._placement["device"])))
+        tokens = self.encoder.tokenize(texts)
+        placed = {name: part.to(self._placement["device"]) for name, part in tokens.items()}
+        return _unit(self.model.get_text_features(**placed))
 
     def _on_host(self, passes: Sequence[torch.Tensor]) -> Embeddings:
         """The rows of all passes. The host waits for the device here, not after each pass."""
@@ -146,61 +139,6 @@ class ClipEmbedder:
         return int(image.shape[1])
 
 
-def preprocess_of(processor: Any) -> Preprocess:
-    """The resizing and cropping of a transformers image processor, before it normalises.
-
-    Raises:
-        StartupError: the processor's size is of an unknown form.
-    """
-    size, crop = dict(processor.size), getattr(processor, "crop_size", None)
-    cropped = dict(crop) if crop and getattr(processor, "do_center_crop", False) else {}
-    resample = int(getattr(processor, "resample", Image.Resampling.BICUBIC))
-    shortest = size.get("shortest_edge")
-    if shortest is None and not {"height", "width"} <= size.keys():
-        raise StartupError(f"the model's image processor has a size of an unknown form: {size}")
-    if shortest is None:
-        return Preprocess(height=size["height"], width=size["width"], resample=resample)
-    side = {"height": shortest, "width": shortest}
-    return Preprocess(shortest=shortest, resample=resample, **(cropped or side))
-
-
-def _load(name: str, dtype: Any) -> tuple[Any, Any, Any]:
-    require_model(name)
-    source = str(carried_model()) if name == CARRIED_MODEL else str(Path(name).expanduser())
-    if not Path(source).is_dir():
-        source = name
-    try:
-        try:  # of the cache alone: the hub may be silent, and is asked about each file
-            model, processor, tokenizer = _pretrained(source, dtype, local_files_only=True)
-        except OSError:
-            model, processor, tokenizer = _pretrained(source, dtype, local_files_only=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise _no_model(name, error) from error
-    for method in ("get_image_features", "get_text_features"):
-        if not hasattr(model, method):
-            raise StartupError(
-                f"model {name!r} is a {type(model).__name__} without {method}: choose a CLIP, "
-                "SigLIP or other dual encoder"
-            )
-    return model, processor, tokenizer
-
-
-def _pretrained(source: str, dtype: Any, *, local_files_only: bool) -> tuple[Any, Any, Any]:
-    model = transformers.AutoModel.from_pretrained(
-        source, dtype=dtype, local_files_only=local_files_only
-    )
-    options = {"local_files_only": local_files_only}
-    processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
-    return model, processor, transformers.AutoTokenizer.from_pretrained(source, **options)
-
-
-def _no_model(name: str, error: Exception) -> StartupError:
-    if Path(name).expanduser().is_dir():
-        detail = f"the folder {name!r} does not contain a complete model: {first_line(error)}"
-        return StartupError(detail)
-    return no_model(name, first_line(error))
-
-
 def _device(name: str) -> Any:
     if name != "auto":
         try:
@@ -228,49 +166,37 @@ def _dtype(name: str, device: Any) -> Any:
     return torch.float16 if device.type == "mps" else torch.float32
 
 
-def _token_arguments(model: Any, tokenizer: Any) -> dict[str, Any]:
-    """Arguments for the tokenizer.
-
-    SigLIP was trained on texts padded to full length; other models may pad to the longest text.
-    """
-    text = getattr(model.config, "text_config", model.config)
-    positions = getattr(text, "max_position_embeddings", MAX_TOKENS)
-    limit = min(tokenizer.model_max_length, positions, MAX_TOKENS)
-    padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
-    return {"padding": padding, "truncation": True, "max_length": limit}
-
-
-def _normalisation(processor: Any, width: int, device: Any) -> tuple[Any, Any]:
-    """(factor, offset), each for one row of `width` pixels.
+def _normalisation(encoder: DualEncoder, device: Any) -> tuple[Any, Any]:
+    """(factor, offset), each for one row of pixels.
 
     The model's input is row * factor + offset, which equals (row * scale - mean) / std.
     """
-    scale = float(processor.rescale_factor) if processor.do_rescale else 1.0
-    mean, std = np.zeros(3), np.ones(3)
-    if processor.do_normalize:
-        mean, std = np.array(processor.image_mean), np.array(processor.image_std)
-    rows = (np.tile(three, width).astype(np.float32) for three in (scale / std, -mean / std))
+    mean, std = np.array(encoder.mean), np.array(encoder.std)
+    rows = (
+        np.tile(three, encoder.preprocess.width).astype(np.float32)
+        for three in (encoder.scale / std, -mean / std)
+    )
     factor, offset = (torch.from_numpy(row).to(device) for row in rows)
     return factor, offset
 
 
-def _require_same_pixels(embedder: ClipEmbedder, processor: Any) -> None:
-    """Compare our pixels with the processor's.
+def _require_same_pixels(embedder: ClipEmbedder) -> None:
+    """Compare our pixels with those of the model's own library, for images of several shapes.
 
     Processors differ in ways that their settings do not show, and wrong pixels raise no error: they
     only make results worse.
     """
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
-    image = Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC)
-    theirs = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
-    ours = (
-        embedder.normalised(np.stack([embedder.preprocess.apply(np.asarray(image))])).float().cpu()
-    )
-    if theirs.shape != ours.shape or (theirs - ours).abs().max() > 0.05:
-        raise StartupError(
-            f"the model's image processor ({type(processor).__name__}) does something that "
-            "clipfleet does not support; it supports resize, centre crop, rescale and normalise"
-        )
+    for size in SHAPES:
+        image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+        theirs = embedder.encoder.pixels(image)
+        pixels = np.stack([embedder.preprocess.apply(np.asarray(image))])
+        ours = embedder.normalised(pixels).float().cpu()
+        if theirs.shape != ours.shape or (theirs - ours).abs().max() > 0.05:
+            raise StartupError(
+                "the model's own preprocessing does something that clipfleet does not support; it "
+                "supports resize, centre crop, padding, rescale and normalise"
+            )
 
 
 def _unit(features: Any) -> torch.Tensor:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -25,14 +25,17 @@ from pydantic import BaseModel, ValidationError
 
 from clipfleet.common.errors import StartupError
 from clipfleet.common.imaging.preprocess import Preprocess
-from clipfleet.common.settings import CARRIED_MODEL, Settings, carried_model
+from clipfleet.common.settings import Settings
+from clipfleet.workers.embedding.layout import is_open_clip, model_folder, weights_id
+from clipfleet.workers.embedding.texts import Cleaning
 
 log = logging.getLogger(__name__)
 
 RECORD = "model.json"
 PACKAGES = ("openvino", "torch", "transformers", "tokenizers")
+OPEN_CLIP = ("open_clip_torch", "timm")  # also, for a model of open_clip
 MAX_UNUSED_S = 90 * 24 * 3600.0  # a worker that runs for longer converts at its next start
-FORMAT = 1  # a higher number converts every model again
+FORMAT = 2  # a higher number converts every model again
 Precision = Literal["float32", "bfloat16", "int8"]
 PRECISIONS: dict[str, Precision] = {
     "auto": "float32", "float32": "float32", "bfloat16": "bfloat16", "int8": "int8",
@@ -52,6 +55,8 @@ class ConvertedModel(BaseModel):
         preprocess: how images become pixels.
         dim: the length of an embedding.
         inputs: the names of the text model's inputs, in their order.
+        cleaning: what happens to a text before the tokenizer.
+        pattern: a regular expression that finds the words of a text; "": the tokenizer finds them.
         cosine: the lowest cosine similarity with torch's float32 embedding of the same input.
         nearest: the share of the ten nearest sample images that are the same as with torch.
         files: the sizes of the other files of the folder, bytes.
@@ -62,6 +67,8 @@ class ConvertedModel(BaseModel):
     preprocess: Preprocess | None = None
     dim: int = 0
     inputs: tuple[str, ...] = ()
+    cleaning: Cleaning = ""
+    pattern: str = ""
     cosine: float = 0.0
     nearest: float = 0.0
     files: dict[str, int] = {}
@@ -123,7 +130,7 @@ def _read(cache: Path, model: str, precision: Precision) -> tuple[Path, Converte
     source = model_folder(model)
     if source is None:
         return None
-    folder = cache / _key(source, precision)
+    folder = cache / _key(model, source, precision)
     try:
         record = ConvertedModel.model_validate_json((folder / RECORD).read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -145,7 +152,7 @@ def _convert(cache: Path, model: str, precision: Precision) -> tuple[Path, Conve
         source = model_folder(model)
         if source is None:
             raise NotConverted(f"the files of model {model!r} are not in the hub's cache")
-        folder = cache / _key(source, precision)
+        folder = cache / _key(model, source, precision)
         shutil.rmtree(folder, ignore_errors=True)
         staging.rename(folder)
         log.info("model %s was converted in %.0f s", model, time.monotonic() - began)
@@ -180,31 +187,27 @@ def _run_converter(model: str, precision: Precision, folder: Path) -> ConvertedM
     return ConvertedModel.model_validate_json((folder / RECORD).read_bytes())
 
 
-def model_folder(model: str) -> Path | None:
-    """The folder with the files of a model; None for a model that is only on the hub."""
-    if model == CARRIED_MODEL:
-        return carried_model()
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    from huggingface_hub import try_to_load_from_cache  # 0.1 s, for models of the hub alone
-
-    with suppress(ValueError):  # no name of a model on the hub
-        config = try_to_load_from_cache(model, "config.json")
-        return Path(config).parent if isinstance(config, str) else None
-    return None
-
-
-def _key(source: Path, precision: Precision) -> str:
+def _key(model: str, source: Path, precision: Precision) -> str:
     files = sorted(path for path in source.rglob("*") if path.is_file())
-    about = {
+    about: dict[str, object] = {
         "format": FORMAT,
         "precision": precision,
         "files": [(path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files],
-        "packages": [version(package) for package in PACKAGES],
+        "packages": [_version(package) for package in PACKAGES],
     }
+    if weights := weights_id(model):
+        about["weights"] = weights
+    if is_open_clip(model):
+        about["open_clip"] = [_version(package) for package in OPEN_CLIP]
     digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     return f"{source.name}-{precision}-{digest}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def sizes(folder: Path) -> dict[str, int]:

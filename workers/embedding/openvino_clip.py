@@ -6,7 +6,7 @@ and takes 200 MB (docs/decisions/0025). `convert.py` makes the models.
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from clipfleet.common.imaging.embedder import Embeddings
 from clipfleet.workers.embedding.converted import ConvertedModel, Precision
 from clipfleet.workers.embedding.passes import Passes, cpu_passes
+from clipfleet.workers.embedding.texts import Cleaning, cleaner
 
 log = logging.getLogger(__name__)
 
@@ -42,27 +43,49 @@ class Tokenizer:
     Args:
         path: the tokenizer.json; it says how to pad and truncate.
         inputs: the names of the inputs.
+        cleaning: what happens to a text first.
+        pattern: a regular expression of the package regex that finds the words of a text; "": the
+            tokenizer finds them.
+
+    Raises:
+        ImportError: the cleaning needs the extra `open-clip`, which is not installed.
     """
 
-    def __init__(self, path: Path, inputs: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, inputs: Sequence[str], cleaning: Cleaning = "", pattern: str = ""
+    ) -> None:
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         self._parts = [PARTS[name] for name in inputs]
+        self._clean = cleaner(cleaning)
+        self._words = _words(pattern) if pattern else None
 
     def cuts(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text has more tokens than the model reads."""
         limit = int((self._tokenizer.truncation or {}).get("max_length", 0))
         cut = [False] * len(texts)
         if limit:
-            long = [n for n, text in enumerate(texts) if may_be_cut(text, limit)]
-            for n, encoding in zip(
-                long, self._tokenizer.encode_batch([texts[n] for n in long]), strict=True
-            ):
+            cleaned = [self._clean(text) for text in texts]
+            long = [n for n, text in enumerate(cleaned) if may_be_cut(text, limit)]
+            for n, encoding in zip(long, self._encoded([cleaned[n] for n in long]), strict=True):
                 cut[n] = bool(encoding.overflowing)
         return cut
 
     def __call__(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        encoded = self._tokenizer.encode_batch(list(texts))
+        encoded = self._encoded([self._clean(text) for text in texts])
         return [np.array([getattr(row, part) for row in encoded], np.int64) for part in self._parts]
+
+    def _encoded(self, cleaned: Sequence[str]) -> list[Any]:
+        if self._words is None:
+            return list(self._tokenizer.encode_batch(cleaned))
+        words = [self._words(text) for text in cleaned]
+        return list(self._tokenizer.encode_batch(words, is_pretokenized=True))
+
+
+def _words(pattern: str) -> Callable[[str], list[str]]:
+    import regex  # of the extra open-clip, whose models have a pattern
+
+    find: Callable[[str], list[str]] = regex.compile(pattern, regex.IGNORECASE).findall
+    return find
 
 
 class OpenVinoEmbedder:
@@ -87,7 +110,7 @@ class OpenVinoEmbedder:
         options = _options(core, record.precision, parallel)
         self._image = _Model(core.compile_model(folder / IMAGE, "CPU", options))
         self._text = _Model(core.compile_model(folder / TEXT, "CPU", options))
-        self._tokens = Tokenizer(folder / TOKENIZER, record.inputs)
+        self._tokens = Tokenizer(folder / TOKENIZER, record.inputs, record.cleaning, record.pattern)
         # The first calls must not come from two threads at once: OpenVINO's binding then waits for
         # ever, one thread for the interpreter and the other for a static variable (2026.4).
         blank = np.zeros((1, self.preprocess.height, self.preprocess.width, 3), np.uint8)

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,12 +15,14 @@ from typing import TypeVar
 import numpy as np
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.collection import Collection
+from clipfleet.common.collection import Collection, weights_problem
 from clipfleet.common.errors import Unavailable
-from clipfleet.common.identity import primary_key
+from clipfleet.common.identity import has_same_bytes, primary_key
+from clipfleet.common.imaging import exif
 from clipfleet.common.imaging.embedder import Embedder
 from clipfleet.common.imaging.thumbnails import thumbnail_key, thumbnail_keys
 from clipfleet.common.ledger import (
+    GONE,
     Claim,
     Failure,
     FailureStage,
@@ -30,11 +32,11 @@ from clipfleet.common.ledger import (
     Outcome,
     any_remote,
 )
-from clipfleet.common.ledger.catalogue import Catalogue
+from clipfleet.common.ledger.catalogue import HOLD_S, Catalogue, Deletion, to_delete_from
 from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
-from clipfleet.common.store import CollectionGone, Record, Store, Vectors
+from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.background import Waits
 from clipfleet.workers.ingest.copying import Copying, namespace_of, only, times_of
@@ -42,8 +44,15 @@ from clipfleet.workers.ingest.device import Device, PixelBuffer
 from clipfleet.workers.ingest.feeders import Feeders
 from clipfleet.workers.ingest.fetch_pool import FetchPool
 from clipfleet.workers.ingest.lease import Interrupted, Lease
-from clipfleet.workers.ingest.prepare import Failed, Unchanged
-from clipfleet.workers.ingest.reading import Reading, Ready, Terms, UnderWay
+from clipfleet.workers.ingest.prepare import DetailsChanged, Failed, Unchanged
+from clipfleet.workers.ingest.reading import (
+    STORED,
+    Reading,
+    Ready,
+    Terms,
+    UnderWay,
+    with_exif,
+)
 from clipfleet.workers.metrics import StageTimings, WorkerMetrics
 from clipfleet.workers.storage.locations import Storage
 
@@ -60,6 +69,8 @@ MIN_MEASURED_S = 0.1  # a shorter time counts as this long in the rate
 CHECK_INTERVAL_S = 0.25  # a worker that waits for images notices within this time that it must stop
 THUMBNAIL_WRITERS = 8  # threads that write the thumbnails of a chunk into a bucket
 THUMBNAILS_AT_ONCE = 64  # written into a folder between two looks at the lease
+UPDATES_AT_ONCE = 500
+HELD_INTERVAL_S = 0.05  # between two tries to write images that another writer has in hand
 log = logging.getLogger(__name__)
 
 
@@ -74,6 +85,7 @@ class IngestParts:
         stopping: set when the worker is asked to stop.
         storage: opens the locations of images.
         fetches: reads remote images.
+        weights_id: which weights the model has; "": not known.
         device: gives chunks turns at the model, by API key and job.
         waits: called with whether the chunk does nothing but wait for servers of others.
     """
@@ -91,12 +103,13 @@ class IngestParts:
     storage: Storage
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     fetches: FetchPool = field(default_factory=FetchPool)
+    weights_id: str = ""
     device: Device = field(default_factory=Device)
     waits: Waits = lambda _: None
 
 
 class WrongModel(Exception):
-    """The embeddings of the collection and of this worker have different lengths."""
+    """The embeddings of the collection are not those of this worker's model."""
 
 
 class Chunk:
@@ -113,6 +126,8 @@ class Chunk:
         self._copying: Copying | None = None
         self._copied: dict[str, int] = {}  # when the images of the last write were stored first
         self._replaced: set[str] = set()  # those of them that were stored with other content
+        self._updated: set[str] = set()  # those of `_replaced` that were not embedded again
+        self._changes: dict[str, tuple[Item, DetailsChanged]] = {}  # to be updated
         self._done = self._skipped = self._worked = self._file_bytes = 0
         self._timings = StageTimings()
         self._is_remote = any_remote(claim.items)
@@ -132,7 +147,7 @@ class Chunk:
 
         Raises:
             CollectionGone: the collection was deleted.
-            WrongModel: the embeddings of the collection have another length.
+            WrongModel: the collection was made with another model of the same name.
             Interrupted: the claim is lost, or a service is unavailable and the worker stops.
             BrokenDevice: the device is broken.
         """
@@ -142,6 +157,7 @@ class Chunk:
             items = self._due(items, collection)
         keys = list(items)
         known = self._retry_store_call(lambda: self._parts.store.fingerprints(collection, keys))
+        self._remove_gone(collection, items, known)
         records: list[Record] = []
         self._terms = Terms(self._job, collection, known, self._retry_until_deadline)
         self._rest = dict(items)
@@ -154,17 +170,56 @@ class Chunk:
         self._write(collection, records)
         return self._worked
 
+    def _remove_gone(
+        self, collection: Collection, items: dict[str, Item], known: Mapping[str, Fingerprint]
+    ) -> None:
+        """Delete the images that are gone from their source. They count as skipped.
+
+        A row with the same id from elsewhere stays: own vectors, and images with another URI.
+        """
+        gone = {pk: items.pop(pk) for pk, item in list(items.items()) if item.read == GONE}
+        stored = [pk for pk in gone if pk in known and known[pk].job_id]
+        if stored:
+            self._retry_while_unavailable(self._lease.confirm)
+            rows = self._retry_store_call(lambda: self._parts.store.fetch(collection, stored))
+            keys = [pk for pk, row in rows.items() if row.uri == gone[pk].uri]
+            self._delete_recorded(collection, keys)
+        self._skipped += len(gone)
+
+    def _delete_recorded(self, collection: Collection, keys: Sequence[str]) -> None:
+        """Delete images as the gateway does, so that no other worker stores them again."""
+        if not keys:
+            return
+        catalogue, namespace = self._parts.catalogue, self._job.new.namespace
+        for pk in keys:
+            deletion = Deletion(namespace=namespace, pk=pk)
+            self._retry_while_unavailable(partial(catalogue.record_deletion, collection, deletion))
+        targets = self._retry_while_unavailable(lambda: to_delete_from(catalogue, collection))
+        for target in targets:
+            self._delete_images(target, keys)
+            self._retry_while_unavailable(partial(catalogue.record_write, target))
+
+    def _delete_images(self, collection: Collection, keys: Sequence[str]) -> None:
+        """Delete images with their thumbnails."""
+        if keys:
+            small = thumbnail_keys(collection, keys)
+            self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
+            self._write_rows(collection, keys, partial(self._delete, collection))
+
     def _write(self, collection: Collection, records: list[Record]) -> None:
         """Store the records, mark the chunk, and hand back the images that are not under way."""
-        if records:
+        if records or self._changes:
             self._retry_while_unavailable(self._lease.confirm)
-            if self._copying:
-                records = self._still_due(self._copying, records)
+        if records:
             self._write_thumbnails(collection, records)
-            self._retry_store_call(lambda: self._upsert(collection, records))
-            self._copied = {record.pk: record.indexed_at for record in records}
-            self._done += len(records)
-            self._stored_keys += [record.pk for record in records]
+            by_key = {record.pk: record for record in records}
+            self._write_rows(collection, by_key, partial(self._store, collection, by_key))
+        changes = list(self._changes)
+        for start in range(0, len(changes), UPDATES_AT_ONCE):
+            keys = changes[start : start + UPDATES_AT_ONCE]
+            self._write_rows(collection, keys, partial(self._update, collection))
+            self._lease.progress()
+        self._changes = {}
         if self._done:  # also if an earlier attempt stored them: that may have been just now
             self._retry_while_unavailable(lambda: self._parts.catalogue.record_write(collection))
             self._withdraw(collection)
@@ -172,7 +227,7 @@ class Chunk:
         rest = tuple(item for pk, item in self._rest.items() if pk not in self._under_way)
         failures = tuple(self._failures)
         outcome = Outcome(self._done, self._skipped, failures, rest, self._rate, kept)
-        outcome = replace(outcome, replaced=len(self._replaced))
+        outcome = replace(outcome, replaced=len(self._replaced), updated=len(self._updated))
         if self._retry_while_unavailable(lambda: self._parts.ledger.mark(self._claim, outcome)):
             self._parts.metrics.marked(outcome)
         elif kept:
@@ -180,7 +235,96 @@ class Chunk:
         self._worked += len(self._claim.items) - len(rest) - len(kept)
         self._claim, self._rest = self._claim.of(kept), dict(self._under_way)
         self._done, self._skipped, self._failures, self._rate = 0, 0, [], 0.0
-        self._stored_keys, self._replaced = [], set()
+        self._stored_keys, self._replaced, self._updated = [], set(), set()
+        self._copied = {}
+
+    def _write_rows(
+        self,
+        collection: Collection,
+        keys: Iterable[str],
+        write: Callable[[list[str]], list[str]],
+    ) -> None:
+        """Write rows, each while no other writer has it in hand.
+
+        Args:
+            write: writes the rows of some of the keys, and returns those that are done.
+        """
+        catalogue, holder = self._parts.catalogue, self._claim.chunk
+
+        def write_free(keys: Sequence[str]) -> list[str]:
+            busy = catalogue.hold(collection, keys, holder, HOLD_S)
+            free = [pk for pk in keys if pk not in busy]
+            done = write(free) if free else []
+            self._stored_keys += done
+            self._done += len(done)
+            with suppress(Unavailable):  # they are free after HOLD_S
+                catalogue.release(collection, free, holder)
+            return [pk for pk in keys if pk in busy]
+
+        waiting = list(keys)
+        while waiting := self._retry_store_call(partial(write_free, waiting)):
+            self._lease.check()
+            time.sleep(HELD_INTERVAL_S)
+
+    def _store(
+        self, collection: Collection, records: Mapping[str, Record], keys: Sequence[str]
+    ) -> list[str]:
+        """Store records; new ones get the time of this try, which other parts search by."""
+        chosen = [records[pk] for pk in keys]
+        if self._copying:
+            due = self._copying.due({record.pk: record.indexed_at for record in chosen})
+            chosen = [record for record in chosen if record.pk in due]
+        else:
+            now = int(time.time() * 1000)
+            chosen = [replace(record, indexed_at=now) for record in chosen]
+        if chosen:
+            self._parts.store.upsert(collection, chosen)
+        done = [record.pk for record in chosen]
+        if self._copying:
+            self._copied |= {record.pk: record.indexed_at for record in chosen}
+            self._skipped += len(keys) - len(done)  # changed or deleted since
+            self._replaced -= set(keys) - set(done)
+        return done
+
+    def _delete(self, collection: Collection, keys: Sequence[str]) -> list[str]:
+        self._parts.store.delete(collection, keys)
+        return []
+
+    def _update(self, collection: Collection, keys: Sequence[str]) -> list[str]:
+        """Replace the label, metadata and URI of stored images, whose bytes have not changed.
+
+        An image that was deleted or has other bytes since is handed back.
+        """
+        stored = self._parts.store.fetch(collection, keys, include_values=False)
+        records: list[Record] = []
+        for pk in keys:
+            item, change = self._changes[pk]
+            row = stored.get(pk)
+            if row is None or not has_same_bytes(row.content_hash, change.content_hash):
+                self._rest[pk] = item
+                self._replaced.discard(pk)
+                self._updated.discard(pk)
+                continue
+            records.append(self._changed(row, item, change))
+        self._parts.store.update(collection, records)
+        return [record.pk for record in records]
+
+    def _changed(self, row: Record, item: Item, change: DetailsChanged) -> Record:
+        """A stored record with the details of an item."""
+        fields = change.exif
+        if fields is None:  # the bytes were not sent again
+            names = exif.FIELDS if self._job.new.exif else ()
+            fields = {name: row.metadata[name] for name in names if name in row.metadata}
+        limit = self._parts.settings.limits.metadata_bytes
+        return replace(
+            row,
+            uri=row.uri if item.read.startswith(STORED) else item.uri,
+            label=item.label,
+            metadata=with_exif(item, fields, self._terms.collection, limit),
+            content_hash=change.content_hash,
+            job_id=self._job.id,
+            indexed_at=int(time.time() * 1000),
+        )
 
     def _due(self, items: dict[str, Item], collection: Collection) -> dict[str, Item]:
         """The images of a chunk of copies that are not copied yet; the others count as skipped.
@@ -188,37 +332,13 @@ class Chunk:
         An earlier attempt may have stored copies of images that were deleted just then.
         """
         parts = self._parts
-        self._copying = Copying(
-            self._job, collection, parts.store, parts.catalogue, self._retry_store_call
-        )
+        copying = self._copying = Copying(self._job, collection, parts.store, parts.catalogue)
         times = times_of(items)
-        due = self._copying.due(times)
+        due = self._retry_store_call(lambda: copying.due(times))
         rest = {pk: at for pk, at in times.items() if pk not in due}
-        self._delete(collection, self._copying.orphans(rest))
+        self._delete_images(collection, self._retry_store_call(lambda: copying.orphans(rest)))
         self._skipped += len(items) - len(due)
         return only(items, due)
-
-    def _delete(self, collection: Collection, keys: Sequence[str]) -> None:
-        """Delete images that should not have been stored."""
-        if keys:
-            small = thumbnail_keys(collection, keys)
-            self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
-            self._retry_store_call(lambda: self._parts.store.delete(collection, keys))
-
-    def _still_due(self, copying: Copying, records: Sequence[Record]) -> list[Record]:
-        due = copying.due({record.pk: record.indexed_at for record in records})
-        current = [record for record in records if record.pk in due]
-        self._skipped += len(records) - len(current)
-        self._replaced &= {record.pk for record in current}
-        return current
-
-    def _upsert(self, collection: Collection, records: Sequence[Record]) -> None:
-        """Store the records; new ones get the time of this try, which other parts search by."""
-        if not self._copying:
-            now = int(time.time() * 1000)
-            records = [replace(record, indexed_at=now) for record in records]
-        if records:
-            self._parts.store.upsert(collection, records)
 
     def _write_thumbnails(self, collection: Collection, records: Sequence[Record]) -> None:
         """Write the thumbnails of images that are stored next.
@@ -269,19 +389,20 @@ class Chunk:
             for pk, row in rows.items()
             if row.job_id == self._job.id and any(covered(row) for covered in covers)
         ]
-        self._delete(collection, gone)
+        self._delete_images(collection, gone)
         self._take_back(gone)
 
     def _withdraw_copies(self, copying: Copying, collection: Collection) -> None:
         """Delete copies of images that were deleted meanwhile."""
-        gone = copying.orphans(self._copied)
-        self._delete(collection, gone)
+        gone = self._retry_store_call(lambda: copying.orphans(self._copied))
+        self._delete_images(collection, gone)
         self._take_back(gone)
 
     def _take_back(self, gone: Sequence[str]) -> None:
         """Count images that were stored and deleted again as skipped."""
         self._done -= len(gone)
         self._replaced.difference_update(gone)
+        self._updated.difference_update(gone)
         self._skipped += len(gone)
 
     def _budget_s(self) -> float:
@@ -333,6 +454,8 @@ class Chunk:
                 f"the collection's embeddings have {collection.dim} numbers, but embeddings of the "
                 f"model {new.model!r} now have {self._parts.embedder.dim}"
             )
+        if problem := weights_problem(collection, self._parts.weights_id):
+            raise WrongModel(problem)
         return collection
 
     def _distinct(self, items: Sequence[Item]) -> dict[str, Item]:
@@ -483,6 +606,11 @@ class Chunk:
             self._done += is_ours
             self._stored_keys += [image.pk] if is_ours else []
             self._skipped += not is_ours
+        except DetailsChanged as change:
+            self._changes[image.pk] = (image.item, change)
+            if not self._terms.is_ours(image.pk):
+                self._replaced.add(image.pk)
+                self._updated.add(image.pk)
         except Failed as failed:
             self._fail(image.item, failed.stage, failed.reason)
         self._timings.add(image.timings.seconds)

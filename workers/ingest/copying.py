@@ -1,15 +1,12 @@
 """What a chunk that copies images from one generation to the other does differently."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
 
 from clipfleet.common.collection import Collection
 from clipfleet.common.ledger import Item, Job
 from clipfleet.common.ledger.catalogue import Catalogue
-from clipfleet.common.store import CollectionGone, Fingerprint, Store
+from clipfleet.common.store import CollectionGone, Store
 from clipfleet.common.store.generations import lacks
-
-T = TypeVar("T")
 
 
 class Copying:
@@ -23,7 +20,8 @@ class Copying:
         collection: the generation that images are copied to.
         store: has both generations.
         catalogue: knows them.
-        call: calls the store or the catalogue, and waits while it is unavailable.
+
+    Every call raises Unavailable while the store or the catalogue is away.
     """
 
     def __init__(
@@ -32,11 +30,10 @@ class Copying:
         collection: Collection,
         store: Store,
         catalogue: Catalogue,
-        call: Callable[[Callable[[], Any]], Any],
     ) -> None:
         self._name, self._target = job.new.collection, collection
         self._from = str(job.new.source["from"])
-        self._store, self._catalogue, self._call = store, catalogue, call
+        self._store, self._catalogue = store, catalogue
 
     def due(self, times: Mapping[str, int]) -> set[str]:
         """The primary keys of the images that have to be copied; to be asked again before that.
@@ -49,8 +46,8 @@ class Copying:
         """
         source, is_older = self._generation()
         keys = list(times)
-        has = self._fingerprints(source, keys)
-        known = self._fingerprints(self._target, keys)
+        has = self._store.fingerprints(source, keys)
+        known = self._store.fingerprints(self._target, keys)
         return {
             pk
             for pk, indexed_at in times.items()
@@ -68,25 +65,18 @@ class Copying:
         Args:
             times: as in `due`.
         """
-        has = self._fingerprints(self._generation()[0], list(times))
+        has = self._store.fingerprints(self._generation()[0], list(times))
         gone = [pk for pk in times if pk not in has]
-        known = self._fingerprints(self._target, gone)
+        known = self._store.fingerprints(self._target, gone)
         return [pk for pk in gone if pk in known and known[pk].indexed_at == times[pk]]
 
     def _generation(self) -> tuple[Collection, bool]:
         """The generation to copy from, and whether clients may have written to the other one."""
-        name, catalogue = self._name, self._catalogue
-        source = self._call(lambda: catalogue.generation(name, self._from))
-        migration = self._call(lambda: catalogue.migration(name))
+        source = self._catalogue.generation(self._name, self._from)
+        migration = self._catalogue.migration(self._name)
         if source is None or migration is None:
             raise CollectionGone("the migration has ended")
         return source, migration.swapped_at is not None
-
-    def _fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
-        fingerprints: dict[str, Fingerprint] = self._call(
-            lambda: self._store.fingerprints(collection, keys)
-        )
-        return fingerprints
 
 
 def namespace_of(item: Item, job: Job) -> str:

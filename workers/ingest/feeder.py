@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.workers.ingest.prepare import Failed, Kit, Prepare, Prepared, Request, Unchanged
+from clipfleet.workers.ingest.prepare import (
+    DetailsChanged,
+    Failed,
+    Kit,
+    Prepare,
+    Prepared,
+    Request,
+    Unchanged,
+)
 from clipfleet.workers.metrics import StageTimings, TimedStage
 
 REPORT_SIZE, REPORT_S = 8, 0.01  # results are sent once there are so many, or after this time
@@ -118,7 +126,7 @@ def _result(
     try:
         prepared, shared.cells[order.cell] = prepare(order.request, timings)
         return prepared
-    except (Failed, Unchanged, MemoryError) as error:
+    except (Failed, Unchanged, DetailsChanged, MemoryError) as error:
         return error
     except Exception as error:  # of any class, which the worker may not be able to unpickle
         return RuntimeError(f"{type(error).__name__}: {error}")

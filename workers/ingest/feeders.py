@@ -74,8 +74,9 @@ class Feeders(Protocol):
 
         Returns:
             A future of the image and its pixels, uint8 [height, width, 3]. It can be cancelled
-            until the image is begun. It raises Failed when the image cannot be prepared, and
-            Unchanged when it has the content hash `request.known`.
+            until the image is begun. It raises Failed when the image cannot be prepared,
+            Unchanged when it has the content hash `request.known`, and DetailsChanged when it has
+            the bytes of that.
         """
         ...
 

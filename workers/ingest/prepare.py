@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from clipfleet.common.auth.source_access import SourceAccess
 from clipfleet.common.errors import BadImage, Unreadable
 from clipfleet.common.http.source_grants import SourceGrant
-from clipfleet.common.identity import content_hash
-from clipfleet.common.imaging.decode import Decoded, decode
+from clipfleet.common.identity import bytes_hash, has_same_bytes
+from clipfleet.common.imaging.decode import Decoded, decode, read_exif
 from clipfleet.common.imaging.exif import exif_fields
 from clipfleet.common.imaging.preprocess import Pixels, Preprocess
 from clipfleet.common.imaging.thumbnails import thumbnail
@@ -30,9 +30,9 @@ class Request(NamedTuple):
         data: its bytes, when the worker has read them.
         scope: names the chunk. Links and mounts are resolved again for each.
         grant: what its job may read.
-        fields: its label and metadata, for the content hash.
-        model: the model, for the content hash.
-        known: the content hash with which the image is not prepared again; "": none.
+        details: the second half of its content hash.
+        model: the model, for the first half of its content hash.
+        known: the content hash of the image in the store; "": prepare the image in any case.
         exif: read fields from its EXIF.
     """
 
@@ -40,7 +40,7 @@ class Request(NamedTuple):
     data: bytes | None
     scope: str
     grant: SourceGrant | None
-    fields: Mapping[str, Any]
+    details: str
     model: str
     known: str = ""
     exif: bool = False
@@ -84,6 +84,19 @@ class Unchanged(Exception):
     """The image has the content hash `Request.known`."""
 
 
+class DetailsChanged(Exception):
+    """The bytes are those of `Request.known`, but the label, the metadata or the URI changed.
+
+    Attributes:
+        content_hash: the new content hash.
+        exif: the fields of its EXIF, with `Request.exif`; None: the bytes were not read.
+    """
+
+    def __init__(self, content_hash: str, exif: Mapping[str, str | float] | None) -> None:
+        super().__init__(content_hash, exif)
+        self.content_hash, self.exif = content_hash, exif
+
+
 @dataclass(frozen=True)
 class Kit:
     """What feeders need to prepare images. It can be pickled.
@@ -125,14 +138,17 @@ class Prepare:
         Raises:
             Failed: the image cannot be read or decoded.
             Unchanged: the image has the content hash `request.known`.
+            DetailsChanged: the image need not be embedded again, only its details are new.
         """
         data = request.data
         if data is None:
             with timings.timed("read"):
                 data = self._read(request)
-        digest = content_hash(data, request.fields, request.model)
+        digest = bytes_hash(data, request.model, exif=request.exif) + request.details
         if digest == request.known:
             raise Unchanged
+        if has_same_bytes(request.known, digest):
+            raise DetailsChanged(digest, self._exif(data) if request.exif else NO_FIELDS)
         with timings.timed("decode"):
             decoded = self._decode(data)
             pixels = self.kit.preprocess.apply(decoded.image)
@@ -153,6 +169,12 @@ class Prepare:
             files = LocalFiles(self.kit.access.within(request.grant), self.kit.limits)
             self._files = {**dict(list(self._files.items())[-MAX_SCOPES:]), request.scope: files}
         return files
+
+    def _exif(self, data: bytes) -> Mapping[str, str | float]:
+        try:
+            return exif_fields(read_exif(data, self.kit.limits))
+        except BadImage as error:
+            raise Failed("decode", error.detail) from error
 
     def _decode(self, data: bytes) -> Decoded:
         try:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from clipfleet.common.collection import Collection, field_problem, image_problem
 from clipfleet.common.errors import Unreadable
 from clipfleet.common.fetch import Cancellation
+from clipfleet.common.identity import BYTES_DIGITS, details_hash
 from clipfleet.common.imaging.preprocess import Pixels
 from clipfleet.common.ledger import Item, Job
 from clipfleet.common.process.logs import in_context
@@ -19,7 +20,13 @@ from clipfleet.common.settings import Settings
 from clipfleet.common.store import Fingerprint
 from clipfleet.workers.ingest.feeders import Feeders
 from clipfleet.workers.ingest.fetch_pool import FetchPool
-from clipfleet.workers.ingest.prepare import Failed, Prepared, Request, Unchanged
+from clipfleet.workers.ingest.prepare import (
+    DetailsChanged,
+    Failed,
+    Prepared,
+    Request,
+    Unchanged,
+)
 from clipfleet.workers.metrics import StageTimings
 from clipfleet.workers.storage.items import read_item
 from clipfleet.workers.storage.locations import Storage, is_local
@@ -81,21 +88,33 @@ class Ready:
         Args:
             limit: the size of the metadata as JSON at most, bytes.
         """
-        item, declared = self.item, collection.fields
-        if not self.prepared.exif:
-            return item.metadata
-        fields: dict[str, Any] = {
-            name: value
-            for name, value in self.prepared.exif.items()
-            if name not in declared or not field_problem(name, value, declared[name])
-        }
-        fields |= {
-            name: value
-            for name, value in item.metadata.items()
-            if value is not None or name not in fields
-        }
-        problem = image_problem(collection, item.id, item.uri, item.label, fields, limit)
-        return item.metadata if problem else fields
+        return with_exif(self.item, self.prepared.exif, collection, limit)
+
+
+def with_exif(
+    item: Item, exif: Mapping[str, Any], collection: Collection, limit: int
+) -> dict[str, Any]:
+    """The metadata of an item, and of EXIF what fits beside it into the collection.
+
+    Args:
+        exif: the fields of its EXIF.
+        limit: the size of the metadata as JSON at most, bytes.
+    """
+    if not exif:
+        return item.metadata
+    declared = collection.fields
+    fields: dict[str, Any] = {
+        name: value
+        for name, value in exif.items()
+        if name not in declared or not field_problem(name, value, declared[name])
+    }
+    fields |= {
+        name: value
+        for name, value in item.metadata.items()
+        if value is not None or name not in fields
+    }
+    problem = image_problem(collection, item.id, item.uri, item.label, fields, limit)
+    return item.metadata if problem else fields
 
 
 @dataclass
@@ -105,7 +124,7 @@ class UnderWay:
     Attributes:
         pk: the primary key in the store.
         began: when a thread began to fetch it, in monotonic seconds; None while it waits.
-        result: the prepared image, or Failed, Unchanged or Interrupted.
+        result: the prepared image, or Failed, Unchanged, DetailsChanged or Interrupted.
     """
 
     pk: str
@@ -136,7 +155,7 @@ class Terms:
     retry_while_unavailable: Callable[[Callable[[], Any]], Any]
 
     def unchanged_hash(self, pk: str) -> str:
-        """The content hash with which an image is not embedded again; "": none.
+        """The content hash of an image that is not embedded again if it has these bytes; "": none.
 
         An image that this job stored, in an earlier attempt, is never embedded again.
         """
@@ -211,11 +230,18 @@ class Reading:
             self._terms.collection, item.id, item.uri, item.label, item.metadata, limit
         )
 
-    def _stored(self, under: UnderWay) -> Failed | Unchanged:
-        """What becomes of an image that a client did not send, because the collection had it."""
-        known = self._terms.known.get(under.pk)
-        if known and known.content_hash == under.item.read.removeprefix(STORED):
+    def _stored(self, under: UnderWay) -> Failed | Unchanged | DetailsChanged:
+        """What becomes of an image that a client did not send, because the collection had it.
+
+        An earlier attempt of this job may have stored its new details.
+        """
+        known, item = self._terms.known.get(under.pk), under.item
+        hash_then = item.read.removeprefix(STORED)
+        hash_now = hash_then[:BYTES_DIGITS] + details_hash(item.label, item.metadata)
+        if known and known.content_hash == hash_now:
             return Unchanged()
+        if known and known.content_hash == hash_then:
+            return DetailsChanged(hash_now, None)
         return Failed("read", CHANGED_SINCE)
 
     def _begin_remote(self, under: UnderWay) -> None:
@@ -263,13 +289,12 @@ class Reading:
     def _submit(self, under: UnderWay, data: bytes | None) -> "Future[tuple[Prepared, Pixels]]":
         """Give an image to the feeders; `data` are its bytes if they are read already."""
         item, job = under.item, self._terms.job
-        fields = {"label": item.label, "metadata": item.metadata}
         request = Request(
             read=item.read,
             data=data,
             scope=f"{job.id}/{self._priority}",
             grant=job.new.grant,
-            fields={**fields, "exif": True} if job.new.exif else fields,
+            details=details_hash(item.label, item.metadata, item.uri),
             model=self._terms.collection.model,
             known=self._terms.unchanged_hash(under.pk),
             exif=job.new.exif,

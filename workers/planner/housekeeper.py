@@ -12,6 +12,7 @@ from clipfleet.common.errors import NotFound, Unavailable
 from clipfleet.common.ledger import FINAL, Job, Ledger
 from clipfleet.common.ledger.unfinished import Unfinished
 from clipfleet.common.ledger.uploads import has_uploads, uploads_of
+from clipfleet.common.snapshots import mirror_of
 from clipfleet.common.versions import OtherVersion, warn_once
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,8 @@ class Housekeeper:
         job = self._ledger.begin_removal(job_id)
         if has_uploads(job.new):
             self._blobs.delete_below(uploads_of(job_id))
+        if job.new.mirror:
+            self._blobs.delete_below(mirror_of(job_id))
         self._ledger.remove(job_id)
 
     def _complete_removal(self, job_id: str) -> bool:

@@ -158,7 +158,7 @@ class Migrator:
     def _new_job(self, migration: Migration, direction: Direction, copying: Pass) -> NewJob:
         source, target = _ends(migration, direction)
         return NewJob(
-            v=3,
+            v=4,
             id=copying.job,
             collection=migration.name,
             generation=target.generation,

@@ -42,6 +42,7 @@ from clipfleet.common.queue.messages import IngestNudge, queue_name
 from clipfleet.common.redis.client import make_redis
 from clipfleet.common.settings import Settings
 from clipfleet.common.shares import Owner
+from clipfleet.common.store import StoreUnavailable
 from clipfleet.common.store.milvus import make_store
 from clipfleet.common.versions import OtherVersion, warn_once
 from clipfleet.workers.metrics import PlannerMetrics
@@ -49,8 +50,10 @@ from clipfleet.workers.planner.chunk_size import chunk_size, room_for
 from clipfleet.workers.planner.generation_source import CopySource, Generations
 from clipfleet.workers.planner.housekeeper import Housekeeper
 from clipfleet.workers.planner.migrations import Migrator
+from clipfleet.workers.planner.mirror import Closings
 from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.planner.retry_source import Retry
+from clipfleet.workers.planner.tracking import Tracked, TrackingParts
 from clipfleet.workers.planner.webhooks import STOP_S, WebhookSender
 from clipfleet.workers.sources import (
     ScratchUnavailable,
@@ -105,6 +108,9 @@ class Planner:
         storage: opens sources.
         readers: read sources on threads of their own.
         clock: monotonic seconds.
+        tracking: keeps snapshots of sources, for mirrors. Without it, mirrors wait for a planner
+            that has it.
+        closings: end mirrors.
         generations: reads the images of migrations; None: this planner has no store.
     """
 
@@ -119,9 +125,12 @@ class Planner:
         readers: Readers | None = None,
         metrics: PlannerMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        tracking: TrackingParts | None = None,
+        closings: Closings | None = None,
         generations: Generations | None = None,
     ) -> None:
         self._name, self._ledger, self._fleet = name, ledger, fleet
+        self._tracking, self._closings = tracking, closings or Closings(tracking)
         self._generations = generations
         self._publisher, self._settings, self._storage = publisher, settings, storage
         self._readers, self._metrics = readers or Readers(), metrics or PlannerMetrics()
@@ -129,6 +138,7 @@ class Planner:
         self._owned: dict[str, Job] = {}
         self._plannable: dict[str, PlannableJob] = {}
         self._paused: set[str] = set()  # jobs whose source was unavailable in this round
+        self._closing: set[str] = set()  # mirrors in their last step, checked in each round
         self._recheck: set[str] = set()  # jobs to check in the next round, whatever happens
         self._workers: dict[str, list[WorkerCard]] = {}  # in this round, by model
         self._exit_reasons: dict[str, str] = {}  # of the last workers in this round, by model
@@ -151,6 +161,8 @@ class Planner:
         self._alive_at = time.monotonic()
         self._announce()
         self._refresh_workers()
+        self._closing &= self._owned.keys()
+        self._recheck |= {id_ for id_ in self._closing if not self._closings.is_under_way(id_)}
         looks, are_all = self._due_jobs()
         for look in looks:
             self._guarded(look.job_id, partial(self._check_job, look))
@@ -324,6 +336,9 @@ class Planner:
         self._plannable.pop(job_id, None)
         if look.lease.planned:
             self._readers.drop(job_id)
+            if new.mirror and not look.open:
+                self._closings.begin(self._ledger.job(job_id), look.lease.token)
+                self._closing.add(job_id)
         elif room > 0:
             is_empty = look.total == 0
             self._plannable[job_id] = PlannableJob(
@@ -366,10 +381,12 @@ class Planner:
                 self._set_waiting_reason(job, hang_warning)
             return False
         try:
-            listed = reader.result()
+            selection = reader.result()
         except SourceError as error:
             return self._end_plan(job, str(error), reader.notes)
-        except (BucketAway, BlobsUnavailable, LookUpsBusy, ScratchUnavailable) as error:
+        except (
+            BucketAway, BlobsUnavailable, LookUpsBusy, ScratchUnavailable, StoreUnavailable,
+        ) as error:  # fmt: skip
             self._set_waiting_reason(job, error.detail)  # the entries are listed again later
             self._paused.add(job_id)
             self._readers.pause(job_id)
@@ -383,19 +400,22 @@ class Planner:
             return self._end_plan(job, reason)
         if reader.warned_at_s:
             self._set_waiting_reason(job, "")
-        if not listed:
+        if selection.is_end:
             nothing_found = reader.nothing_found() if job.is_empty else ""
             return self._end_plan(job, nothing_found, reader.notes)
-        items, cursor = [entry.item for entry in listed], listed[-1].cursor
-        chunk = self._ledger.plan(job_id, token, items, reader.cursor, cursor, reader.notes)
+        items, cursor = [entry.item for entry in selection.planned], selection.cursor
+        notes = {**reader.notes, **selection.notes}
+        chunk = self._ledger.plan(
+            job_id, token, items, reader.cursor, cursor, notes, selection.skipped
+        )
         if chunk is None:  # the job ended, has another planner, or Redis lost a part of it
             self._recheck_next_round(job_id)
             return True
-        self._new_chunks[job.new.model] += 1
+        self._new_chunks[job.new.model] += bool(items)
         self._metrics.planned.inc(len(items))
         self._readers.put_back(job_id, reader, cursor)
         job.lease, job.is_empty = replace(job.lease, cursor=cursor), False
-        job.room -= 1
+        job.room -= bool(items)
         if job.room <= 0:
             self._plannable.pop(job_id, None)
         return True
@@ -404,6 +424,8 @@ class Planner:
         self, job: PlannableJob, error: str, notes: Mapping[str, int] | None = None
     ) -> bool:
         lease = job.lease
+        if error and job.new.mirror:
+            error = f"{error}; nothing was deleted"
         ended = self._ledger.finish_planning(job.new.id, lease.token, lease.cursor, error, notes)
         self._recheck_next_round(job.new.id)
         return ended
@@ -420,11 +442,16 @@ class Planner:
 
     def _open(self, new: NewJob) -> Source:
         storage = self._storage.within(new.grant)
+        tracking = self._tracking if new.origin else None
+        source: Source
         if new.retry_of:
-            return Retry(new.source, self._ledger, storage.access)
-        if is_migration(new.source) and self._generations:
-            return CopySource(new, self._generations, storage)
-        return open_source(self._ledger.whole(new.id).source, storage, new.id)
+            source = Retry(new.source, self._ledger, storage.access)
+        elif is_migration(new.source) and self._generations:
+            source = CopySource(new, self._generations, storage)
+        else:
+            whole = self._ledger.whole(new.id).source
+            source = open_source(whole, storage, new.id, signed=tracking is not None)
+        return Tracked(source, new, tracking) if tracking else source
 
     def _estimate(self, job_id: str, source: Source) -> None:
         try:
@@ -492,9 +519,19 @@ def main() -> None:
     ledger = RedisLedger(client, blobs=blobs)
     storage = Storage(settings, blobs, Fetcher(settings.fetch))
     metrics = PlannerMetrics(make_registry())
-    generations = Generations(RedisCatalogue(client), make_store(settings), RedisUnreadable(client))
+    catalogue, store = RedisCatalogue(client), make_store(settings)
+    generations = Generations(catalogue, store, RedisUnreadable(client))
+    tracking = TrackingParts(ledger, store, catalogue, blobs)
     planner = Planner(
-        name, ledger, fleet, publisher, settings, storage, metrics=metrics, generations=generations
+        name,
+        ledger,
+        fleet,
+        publisher,
+        settings,
+        storage,
+        metrics=metrics,
+        tracking=tracking,
+        generations=generations,
     )
     try:
         serve_metrics(settings, metrics.registry, planner.trouble)

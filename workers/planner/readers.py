@@ -6,15 +6,15 @@ takes its result in the same round or a later one. Everything else stays on the 
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from itertools import islice
 
 from clipfleet.common.fetch import Cancellation, FairSlots
 from clipfleet.common.shares import Owner
 from clipfleet.workers.ingest.fetch_pool import FetchPool
-from clipfleet.workers.sources import Listed, Source, SourceError
+from clipfleet.workers.planner.tracking import Feed, Selection, Tracked
+from clipfleet.workers.sources import Source
 
 MAX_LISTING_S = 1.0  # a step ends after this long with the items listed so far
 STEP_WAIT_S = 0.1  # how long a round waits for the steps that it began
@@ -44,7 +44,7 @@ class Step:
         is_local: whether no server of others is asked.
         notes: what the source left out or changed meanwhile, once the result is done.
         began: when the step began, in monotonic seconds.
-        result: the listed items; done when the source has answered.
+        result: what was listed; done when the source has answered.
     """
 
     size: int
@@ -52,7 +52,7 @@ class Step:
     is_local: bool = False
     notes: dict[str, int] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
-    result: "Future[list[Listed]]" = field(default_factory=Future)
+    result: "Future[Selection]" = field(default_factory=Future)
 
     def age_s(self) -> float:
         """Seconds since the step began."""
@@ -88,7 +88,7 @@ class Reader:
         self.warned_at_s = 0.0
         self._open, self._cancellation = open_source, Cancellation(owner)
         self._source: Source | None = None
-        self._listed: Iterator[Listed] = iter(())
+        self._feed = Feed()
 
     def begin(self, size: int) -> Step:
         """Begin a step on a daemon thread, which does not delay the end of the process."""
@@ -97,9 +97,9 @@ class Reader:
         threading.Thread(target=self._run_step, args=(step,), name="reader", daemon=True).start()
         return step
 
-    def result(self) -> list[Listed]:
-        """The items of the finished step; raises the step's error."""
-        return self.step.result.result() if self.step else []
+    def result(self) -> Selection:
+        """What the finished step has listed; raises the step's error."""
+        return self.step.result.result() if self.step else Selection([])
 
     @property
     def notes(self) -> dict[str, int]:
@@ -119,32 +119,21 @@ class Reader:
             with self._cancellation.scope():
                 if self._source is None:
                     self._source = self._open()
-                    self._listed = self._source.stream(self.cursor)
+                    self._feed = Feed(self._source.stream(self.cursor))
                 try:
-                    entries = self._next_entries(step.size)
+                    selection = self._select(self._source, step.size)
                 finally:
                     step.notes = self._source.notes.take()
-            step.result.set_result(entries)
+            step.result.set_result(selection)
         except BaseException as error:
             step.result.set_exception(error)
 
-    def _next_entries(self, size: int) -> list[Listed]:
-        """List up to `size` items, fewer when the source is slow, so that workers need not wait.
-
-        Items that were listed before an error are returned; the next step raises the error.
-        """
-        entries: list[Listed] = []
+    def _select(self, source: Source, size: int) -> Selection:
         until = time.monotonic() + self._listing_s
-        try:
-            for entry in islice(self._listed, size):
-                entries.append(entry)
-                if time.monotonic() > until:
-                    break
-        except SourceError as error:
-            if not entries:
-                raise
-            self._listed = _raising(error)
-        return entries
+        if isinstance(source, Tracked):
+            return source.select(self._feed, size, until)
+        entries = self._feed.take(size, until)
+        return Selection(entries, entries[-1].cursor if entries else "")
 
 
 @dataclass
@@ -315,8 +304,3 @@ class Readers:
             if not slots.may_take(owner):
                 return TOO_MANY_OF_OWNER if slots.free > 0 else TOO_MANY
         return ""
-
-
-def _raising(error: SourceError) -> Iterator[Listed]:
-    raise error
-    yield

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clipfleet.common.collection import Collection
+from clipfleet.common.collection import Collection, weights_problem
 from clipfleet.common.errors import InvalidRequest, NotFound, Unavailable
 from clipfleet.common.http.schemas import MatchOut
 from clipfleet.common.identity import primary_key
@@ -44,6 +44,7 @@ class QueryParts:
     Attributes:
         replies: where answers are sent, and where query images are read.
         exact: the bounds of exact searches.
+        weights_id: which weights the model has; "": not known.
         model: held while a batch is embedded. Another batch searches meanwhile.
         lookups: reads from the catalogue while a batch is embedded.
     """
@@ -54,6 +55,7 @@ class QueryParts:
     replies: Replies
     exact: Bounds = field(default_factory=Bounds)
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
+    weights_id: str = ""
     model: threading.Lock = field(default_factory=threading.Lock)
     lookups: Executor = field(default_factory=lambda: ThreadPoolExecutor(2, "lookups"))
 
@@ -122,6 +124,7 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
             _embed(work, parts)
             embedded = time.perf_counter()
         _look_up(work, parts)
+        _refuse_other_weights(work, parts)
         _combine(work)
         _search(work, parts)
     except Unavailable as error:
@@ -196,6 +199,15 @@ def _look_up(work: _Work, parts: QueryParts) -> None:
                 name = str(work.queries[n].terms[t].value)
                 detail = f"there is no image {name[:200]!r} in the collection"
                 work.answers[n] = Answer(error="not-found", detail=detail)
+
+
+def _refuse_other_weights(work: _Work, parts: QueryParts) -> None:
+    """Answer queries whose embeddings do not belong to the collection's: they would look right."""
+    for n, query in enumerate(work.queries):
+        if query.search and query.encoder != "none":
+            problem = weights_problem(query.search.collection, parts.weights_id)
+            if problem:
+                work.answers[n] = Answer(error="invalid-request", detail=problem)
 
 
 NOT_FINITE = "the model returned numbers that are not finite"

@@ -24,6 +24,7 @@ from clipfleet.workers.sources.bucket import Bucket
 from clipfleet.workers.sources.copies import Copies
 from clipfleet.workers.sources.folder import Folder
 from clipfleet.workers.sources.inline import Single, Upload, UploadInParts, Urls
+from clipfleet.workers.sources.keys import open_keys
 from clipfleet.workers.sources.manifest import Lines
 from clipfleet.workers.sources.parquet import Parquet
 from clipfleet.workers.sources.scratch import ScratchUnavailable
@@ -53,7 +54,12 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def open_source(
-    raw: dict[str, Any], storage: Storage, job_id: str, *, is_part: bool = False
+    raw: dict[str, Any],
+    storage: Storage,
+    job_id: str,
+    *,
+    is_part: bool = False,
+    signed: bool = False,
 ) -> Source:
     """Open the source of a job.
 
@@ -63,6 +69,7 @@ def open_source(
         storage: opens locations as far as the job may read them.
         job_id: the job, which owns copies of what cannot be read in place.
         is_part: whether it is one of several sources of the job.
+        signed: whether the images of folders have signatures.
 
     Raises:
         SourceError: the kind of the source is unknown.
@@ -71,21 +78,28 @@ def open_source(
     if kind == "list":
         return in_list(
             raw["sources"],
-            lambda record: open_source(record, storage, job_id, is_part=True),
+            lambda record: open_source(record, storage, job_id, is_part=True, signed=signed),
             raw.get("name", ""),
         )
     if kind == "upload":
         if "items" in raw:
             return Upload(raw["items"])
         return UploadInParts(raw, storage.blobs, job_id)
+    if kind == "keys":
+        of = raw["of"]
+        source = parse_known_fields(KINDS[of["type"]], of)
+        if isinstance(source, BucketSource | FolderSource):
+            return open_keys(source, raw, storage)
+        raise SourceError(f"there are no keys of a source of type {of['type']!r}")
     if kind not in KINDS:
         raise SourceError(f"unknown kind of source {kind!r}")
     fields = raw.get("fields", {})
     request = parse_known_fields(KINDS[kind], raw)
     place = getattr(request, "path", "") or getattr(request, "uri", "")
     if Pattern(place).is_pattern:
-        return _matches(request, place, fields, storage, job_id)
-    return _open(request, fields, storage, Copies(storage, job_id, place if is_part else ""))
+        return _matches(request, place, fields, storage, job_id, signed)
+    copies = Copies(storage, job_id, place if is_part else "")
+    return _open(request, fields, storage, copies, signed)
 
 
 def is_local(raw: dict[str, Any]) -> bool:
@@ -96,6 +110,8 @@ def is_local(raw: dict[str, Any]) -> bool:
     """
     if raw.get("type") == "list":
         return all(map(is_local, raw["sources"])) if "sources" in raw else False
+    if raw.get("type") == "keys":
+        return is_local(raw["of"])
     try:
         return uris.kind(raw.get("uri", "")) == "path"
     except uris.BadUri:
@@ -113,13 +129,15 @@ def _matches(
     fields: dict[str, str],
     storage: Storage,
     job_id: str,
+    signed: bool,
 ) -> Source:
     """What the pattern in the place of a path or an address stands for."""
 
     def open_(name: str, is_folder: bool) -> Source:
         match request:
             case FolderSource():
-                folder = Folder(request.model_copy(update={"path": name}), storage.access)
+                below = request.model_copy(update={"path": name})
+                folder = Folder(below, storage.access, signed=signed)
                 if is_folder or not folder.is_file(name):
                     return folder
                 is_image = ending_of(name) in SUFFIXES
@@ -132,18 +150,22 @@ def _matches(
             case _:
                 copies = Copies(storage, job_id, name)
                 matched = request.model_copy(update={"uri": name})
-                return _open(matched, fields, storage, copies)
+                return _open(matched, fields, storage, copies, signed)
 
     takes_folders = isinstance(request, FolderSource | BucketSource)
     return Matches(place, open_, takes_folders, storage).source()
 
 
 def _open(
-    request: SourceRequest, fields: dict[str, str], storage: Storage, copies: Copies
+    request: SourceRequest,
+    fields: dict[str, str],
+    storage: Storage,
+    copies: Copies,
+    signed: bool,
 ) -> Source:
     match request:
         case FolderSource():
-            folder = Folder(request, storage.access)
+            folder = Folder(request, storage.access, signed=signed)
             if ending_of(request.path) in SUFFIXES and folder.is_file(request.path):
                 return Single(request.path, folder.file(request.path))
             return folder

@@ -21,10 +21,12 @@ class Listed(NamedTuple):
 
     Attributes:
         cursor: where the source resumes after this item.
+        signature: changes with the image, see `signatures.py`; 0: unknown.
     """
 
     item: Item
     cursor: str
+    signature: int = 0
 
 
 class Source(Protocol):

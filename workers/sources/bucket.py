@@ -9,6 +9,7 @@ from clipfleet.common.http.sources import BucketSource
 from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
+from clipfleet.workers.sources import signatures
 from clipfleet.workers.sources.base import Listed, SourceError, ending_of
 from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.storage.locations import BadLocation, Storage, bucket_errors
@@ -32,9 +33,9 @@ class Bucket:
 
     def stream(self, after: str) -> Iterator[Listed]:
         try:
-            for key in self._keys(after):
+            for key, signature in self._objects(after):
                 if _is_image(key):
-                    yield Listed(self._item(key), key)
+                    yield Listed(self._item(key), key, signature)
                 else:
                     self.notes.leave_out(ending_of(key.rpartition("/")[2]))
         except BadLocation as error:
@@ -60,6 +61,27 @@ class Bucket:
         """The item of an object."""
         return self._item(url.removeprefix(self._url("")))
 
+    def item_of_key(self, key: str) -> Item:
+        """The item of an object, by its key in the bucket."""
+        return self._item(key)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object with this key. Unreadable when that cannot be known."""
+        fs = self._storage.bucket(self._source.uri)
+        with bucket_errors():
+            try:
+                entry = fs.info(f"{self._bucket}/{key}")
+            except FileNotFoundError:
+                return False
+        return bool(entry["type"] != "directory")
+
+    def require(self) -> None:
+        """Raise SourceError when the bucket cannot be listed."""
+        try:
+            next(iter(self._keys("")), None)
+        except Unreadable as error:
+            raise SourceError(f"{printable(self._source.uri)} cannot be listed: {error}") from error
+
     def count(self) -> int:
         return sum(map(_is_image, self._keys("")))
 
@@ -68,18 +90,21 @@ class Bucket:
         return f"no images below {printable(self._source.uri)}/ (looked for {suffixes})"
 
     def _keys(self, after: str) -> Iterator[str]:
-        """The keys of the objects below the prefix, without hidden ones and the service's own."""
+        return (key for key, _ in self._objects(after))
+
+    def _objects(self, after: str) -> Iterator[tuple[str, int]]:
+        """(key, signature) of objects below the prefix, without hidden and the service's own."""
         fs = self._storage.bucket(self._source.uri)
         s3 = uris.scheme(self._source.uri) == "s3"
-        keys = self._pages(fs, after) if s3 else self._walk(fs, self._prefix, after)
+        objects = self._pages(fs, after) if s3 else self._walk(fs, self._prefix, after)
         return (
-            key
-            for key in keys
+            (key, signature)
+            for key, signature in objects
             if not _is_hidden(key.removeprefix(self._prefix))
             and not self._storage.access.is_own_object(self._url(key))
         )
 
-    def _pages(self, fs: Any, after: str) -> Iterator[str]:
+    def _pages(self, fs: Any, after: str) -> Iterator[tuple[str, int]]:
         while True:
             with bucket_errors():
                 page = fs.call_s3(
@@ -89,23 +114,24 @@ class Bucket:
                     StartAfter=after,
                     MaxKeys=PAGE,
                 )
-            keys = [entry["Key"] for entry in page.get("Contents", ())]
-            yield from keys
-            if not page.get("IsTruncated") or not keys:
+            entries = page.get("Contents", ())
+            for entry in entries:
+                yield entry["Key"], signatures.of_object(entry)
+            if not page.get("IsTruncated") or not entries:
                 return
-            after = keys[-1]
+            after = entries[-1]["Key"]
 
-    def _walk(self, fs: Any, folder: str, after: str) -> Iterator[str]:
+    def _walk(self, fs: Any, folder: str, after: str) -> Iterator[tuple[str, int]]:
         """Keys in their order, for which folder names are sorted with their slash."""
         with bucket_errors():
             entries = fs.ls(f"{self._bucket}/{folder}", detail=True)
-        names = sorted(self._name(entry, folder) for entry in entries)
-        for name in names:
+        named = {self._name(entry, folder): entry for entry in entries}
+        for name in sorted(named):
             if name.endswith("/"):
                 if name > after or after.startswith(name):
                     yield from self._walk(fs, name, after)
             elif name > after:
-                yield name
+                yield name, signatures.of_object(named[name])
 
     def _name(self, entry: dict[str, Any], folder: str) -> str:
         last = str(entry["name"]).rstrip("/").rpartition("/")[2]

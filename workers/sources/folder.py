@@ -13,6 +13,7 @@ from clipfleet.common.http.sources import FolderSource
 from clipfleet.common.identity import id_problem, printable
 from clipfleet.common.imaging.decode import SUFFIXES
 from clipfleet.common.ledger import Item
+from clipfleet.workers.sources import signatures
 from clipfleet.workers.sources.base import Listed, SourceError, ending_of
 from clipfleet.workers.sources.notes import Notes
 from clipfleet.workers.sources.scratch import Entry, in_order
@@ -41,10 +42,14 @@ class Folder:
     """The images below a folder, in the order of their names.
 
     Links to folders are not followed. The service's own data below the folder is left out.
+
+    Args:
+        signed: whether items have signatures, for which each file is looked at.
     """
 
-    def __init__(self, source: FolderSource, access: SourceAccess) -> None:
+    def __init__(self, source: FolderSource, access: SourceAccess, *, signed: bool = False) -> None:
         self._source, self._access, self.notes = source, access, Notes()
+        self._signed = signed
 
     def stream(self, after: str) -> Iterator[Listed]:
         top = self._top()
@@ -75,6 +80,15 @@ class Folder:
     def nothing_found(self) -> str:
         suffixes = " ".join(sorted(SUFFIXES))
         return f"no images in {printable(self._source.path)} (looked for {suffixes})"
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing in the folder. SourceError when it cannot be read."""
+        top = self._top()
+        try:
+            with self._scanned(top) as entries:
+                return next(entries, None) is None
+        except (OSError, SourceRefused) as error:
+            raise SourceError(_why_unread(top, error)) from error
 
     def is_file(self, path: str) -> bool:
         """Whether a path is a file that the job may see."""
@@ -116,18 +130,20 @@ class Folder:
         try:
             with self._scanned(place.folder) as scanned:
                 # The folder is read whole before the first entry comes out.
-                entries = in_order(self._counted(scanned, begin))
+                entries = in_order(self._counted(scanned, begin, signed=self._signed))
                 first = next(entries, None)
         except (OSError, SourceRefused) as error:
             if at_top:
                 raise SourceError(_why_unread(place.folder, error)) from error
             if not was_listed and not isinstance(error, OwnData):
+                self.notes.gap()
                 above = os.path.basename(os.path.dirname(place.folder))
                 item = self._item(place.folder, above, _why_unread("the folder", error))
                 yield Listed(item, place.cursor.removesuffix("/"))
             return
         label = os.path.basename(place.folder)
-        for name, kind in chain([first] if first else [], entries):
+        for name, number in chain([first] if first else [], entries):
+            kind, signature = number & 3, number >> 2
             path = place.prefix + os.fsdecode(name)
             if kind == FOLDER:
                 same = begin[:1] == (name,)
@@ -139,7 +155,7 @@ class Folder:
             else:
                 problem = self._problem(path) if kind == LINK else None
                 cursor = place.cursor + quote_from_bytes(name)
-                yield Listed(self._item(path, label, problem), cursor)
+                yield Listed(self._item(path, label, problem), cursor, signature)
 
     @contextmanager
     def _scanned(self, folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
@@ -152,9 +168,17 @@ class Folder:
             os.close(descriptor)
 
     def _counted(
-        self, entries: Iterable[os.DirEntry[str]], begin: tuple[bytes, ...]
+        self,
+        entries: Iterable[os.DirEntry[str]],
+        begin: tuple[bytes, ...],
+        *,
+        signed: bool = False,
     ) -> Iterator[Entry]:
-        """(name, kind) of the files and folders after the cursor, without hidden ones."""
+        """(name, kind) of the files and folders after the cursor, without hidden ones.
+
+        Args:
+            signed: return 4 * signature + kind for files.
+        """
         for entry in entries:
             name = os.fsencode(entry.name)
             if name.startswith(b".") or (begin and name < begin[0]):
@@ -165,7 +189,8 @@ class Folder:
             elif (name,) == begin:
                 continue
             elif ending_of(entry.name) in SUFFIXES:
-                yield name, LINK if entry.is_symlink() else FILE
+                kind = LINK if entry.is_symlink() else FILE
+                yield name, (signatures.of_entry(entry) << 2) + kind if signed else kind
             else:
                 yield name, OTHER
 

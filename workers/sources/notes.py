@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from clipfleet.common.ledger.notes import NO_SUFFIX, OTHER_SUFFIXES
+from clipfleet.common.ledger.notes import GAPS, NO_SUFFIX, OTHER_SUFFIXES
 
 MAX_KEYS = 30  # of a job's suffixes and remarks
 _SUFFIX = re.compile(r"\.[a-z0-9_+-]{1,16}")
@@ -35,6 +35,10 @@ class Notes:
     def remark(self, text: str) -> None:
         """Count a remark."""
         self._counts[text] += 1
+
+    def gap(self) -> None:
+        """Count a part of the source of which it is not known which images it has."""
+        self._counts[GAPS] += 1
 
     def add(self, counts: Mapping[str, int]) -> None:
         """Add counts that were made elsewhere."""

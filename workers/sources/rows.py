@@ -51,7 +51,7 @@ class Rows:
         plain: bool = False,
     ) -> None:
         self._storage, self._location, self._uri = storage, location, printable(uri)
-        self._plain = plain
+        self._plain, self._notes = plain, notes
         self.values = Values(fields, notes, storage.settings.limits.metadata_bytes)
 
     def item(self, row: Mapping[str, Any], name: str) -> Item:
@@ -67,6 +67,7 @@ class Rows:
 
     def bad(self, name: str, problem: str) -> Item:
         """An item that fails with this problem. Its id says which row it is."""
+        self._notes.gap()
         return Item(id=name, uri=self._uri, read="", problem=problem)
 
     def _item(self, row: Mapping[str, Any], name: str) -> Item:

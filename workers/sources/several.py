@@ -69,20 +69,22 @@ class Several:
         name, is_empty = printable(part.name), not after
         try:
             source = part.open()
-            for item, cursor in source.stream(after):
+            for item, cursor, signature in source.stream(after):
                 is_empty = False
                 self.notes.add(source.notes.take())  # counted on the way to this item
                 named = item.model_copy(update={"row": f"{item.row} of {name}"})
-                yield Listed(named if item.row else item, f"{part.position} {cursor}")
+                yield Listed(named if item.row else item, f"{part.position} {cursor}", signature)
             left_out = source.notes.take()
             self.notes.add(left_out)
             is_empty = is_empty and not left_out
         except SourceError as error:
+            self.notes.gap()
             item = Item(id=name, uri=name, read="", problem=str(error))
             yield Listed(item, f"{part.position} {FAILED}")
         else:
             if is_empty:
                 self.notes.remark(EMPTY)
+                self.notes.gap()
 
     def count(self) -> int:
         total = 0
@@ -246,6 +248,7 @@ class Matches:
         except (OSError, SourceRefused):
             if self._notes:
                 self._notes.remark(UNREAD)
+                self._notes.gap()
             return
         try:
             with os.scandir(descriptor) as entries:

@@ -1,23 +1,22 @@
-"""Reads the image files that rows name, with the means of this machine.
+"""Reads the original files of images for an export, from the service."""
 
-Rows come from a service, so a row may name any file of this machine. Only regular files that are
-images are read into an export.
-"""
-
-import os
 import re
-import stat
-from contextlib import suppress
+import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import IO, Any
 
 import httpx
 
+from clipfleet.client import _requests
+from clipfleet.client._config import OUTAGE_S
+from clipfleet.client._retries import retry_delay_s
 from clipfleet.client.exports.spool import RowDict
 from clipfleet.common.http import uris
+from clipfleet.errors import ProblemError
 
 MAX_BYTES = 100_000_000  # of one image
-TIMEOUT_S = 30.0
+TIMEOUT_S = 30.0  # of a step of a request to another server
+LEFT_OUT = (403, 404, 410)  # the service cannot give this image; other answers stop the export
 
 # How image files begin, and the ending that webdataset readers know for each.
 _KINDS = (
@@ -39,14 +38,28 @@ def has_own_address(uri: str) -> bool:
 
 
 class NotReadable(Exception):
-    """The image of a row cannot be read; the text is the reason, without names."""
+    """The image of a row cannot be read; the text is the reason.
+
+    Attributes:
+        kind: the reason without names, by which images are counted.
+    """
+
+    def __init__(self, reason: str, kind: str = "") -> None:
+        super().__init__(reason)
+        self.kind = kind or reason
 
 
 class Originals:
-    """Reads images. Threads may share it."""
+    """Reads images. Threads may share it.
 
-    def __init__(self) -> None:
-        self._http = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True)
+    Args:
+        service: sends requests to the service.
+        collection: the collection of the images.
+    """
+
+    def __init__(self, service: httpx.Client, collection: str) -> None:
+        self._service, self._collection = service, collection
+        self._web = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True)
 
     def __enter__(self) -> "Originals":
         return self
@@ -57,7 +70,8 @@ class Originals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._http.close()
+        self._service.close()
+        self._web.close()
 
     def read(self, row: RowDict) -> tuple[bytes, str]:
         """The image of a row.
@@ -66,10 +80,11 @@ class Originals:
             Its bytes, and the ending for its name, such as "jpg".
 
         Raises:
-            NotReadable: it cannot be read, is no image, or has another size than when it was
-                indexed.
+            NotReadable: the service cannot give it, it is no image, or it has another size than
+                when it was indexed.
+            ProblemError, Unreachable: the service is away, or refuses the request.
         """
-        data = self._bytes(row["uri"])
+        data = self._bytes(row)
         if row["bytes"] and len(data) != row["bytes"]:
             raise NotReadable("the file has another size than when it was indexed")
         ending = next((ending for start, ending in _KINDS if start.match(data)), None)
@@ -77,90 +92,47 @@ class Originals:
             raise NotReadable("the file is no image of a known format")
         return data, ending
 
-    def _bytes(self, uri: str) -> bytes:
-        if uri.startswith("upload:"):
-            raise NotReadable("the image was uploaded, and the service does not give it back")
-        if _ARCHIVED.search(uri):
-            raise NotReadable("the image is in an archive, which an export does not open")
-        if not has_own_address(uri):
-            raise NotReadable("the image has no address: neither a whole path nor a URL")
+    def _bytes(self, row: RowDict) -> bytes:
+        request = _requests.original(self._collection, row["id"], row["namespace"])
+        outcome = self._response_of(
+            lambda: self._service.get(request.path, params=request.params, follow_redirects=False)
+        )
+        if isinstance(outcome, httpx.Response) and outcome.is_redirect:
+            return self._download(outcome.headers["location"])
         try:
-            kind = uris.kind(uri)
-            if kind == "web":
-                return self._download(uris.require_web(uri))
-            return _object(uri) if kind == "bucket" else _file(uris.local_path(uri))
-        except uris.BadUri as error:
-            raise NotReadable("its address is of a kind that cannot be read") from error
+            return request.result(outcome, str(self._service.base_url))
+        except ProblemError as error:
+            if error.status not in LEFT_OUT or "collection" in error.problem:
+                raise
+            kind = f"{error.title[:1].lower()}{error.title[1:]}"
+            raise NotReadable(error.detail or kind, kind) from error
+
+    def _response_of(
+        self, ask: Callable[[], httpx.Response]
+    ) -> httpx.Response | httpx.RequestError:
+        """What the service answers; it may be away for OUTAGE_S seconds."""
+        until, attempt = time.monotonic() + OUTAGE_S, 0
+        while True:
+            try:
+                outcome: httpx.Response | httpx.RequestError = ask()
+            except httpx.RequestError as error:
+                outcome = error
+            delay_s = retry_delay_s(outcome, attempt, repeatable=True)
+            if delay_s is None or time.monotonic() + delay_s > until:
+                return outcome
+            time.sleep(delay_s)
+            attempt += 1
 
     def _download(self, url: str) -> bytes:
         try:
-            with self._http.stream("GET", url) as response:
+            with self._web.stream("GET", url) as response:
                 if response.status_code != 200:
                     raise NotReadable(f"its server answers {response.status_code}")
                 data = bytearray()
                 for chunk in response.iter_bytes():
                     data += chunk
                     if len(data) > MAX_BYTES:
-                        raise NotReadable(_too_large())
+                        raise NotReadable(f"it has more than {MAX_BYTES // 1_000_000} MB")
                 return bytes(data)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NotReadable(f"its server does not answer ({type(error).__name__})") from error
-
-
-def _file(path: str) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except FileNotFoundError as error:
-        raise NotReadable("there is no such file on this machine") from error
-    except (OSError, ValueError) as error:
-        raise NotReadable(_reason(error)) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise NotReadable("it is no regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            return _limited(file)
-        except OSError as error:
-            raise NotReadable(_reason(error)) from error
-
-
-def _object(url: str) -> bytes:
-    """An object of a bucket, by fsspec and the credentials of this machine."""
-    scheme = uris.scheme(url)
-    package, extra = uris.BUCKETS[scheme]
-    missing = f"buckets of {scheme}:// need {package} here: pip install 'clipfleet[{extra}]'"
-    try:
-        import fsspec
-    except ImportError as error:
-        raise NotReadable(missing) from error
-    try:
-        with fsspec.open(uris.require_bucket(url), "rb") as file:
-            return _limited(file)
-    except NotReadable:
-        raise
-    except ImportError as error:
-        raise NotReadable(missing) from error
-    except uris.BadUri:
-        raise
-    except FileNotFoundError as error:
-        raise NotReadable("there is no such object") from error
-    except Exception as error:  # the libraries of buckets raise errors of many kinds
-        raise NotReadable(f"its bucket cannot be read ({type(error).__name__})") from error
-
-
-def _limited(file: IO[bytes] | Any) -> bytes:
-    data = bytes(file.read(MAX_BYTES + 1))
-    if len(data) > MAX_BYTES:
-        raise NotReadable(_too_large())
-    return data
-
-
-def _too_large() -> str:
-    return f"it has more than {MAX_BYTES // 1_000_000} MB"
-
-
-def _reason(error: Exception) -> str:
-    with suppress(AttributeError):
-        if error.strerror:  # type: ignore[attr-defined]
-            return f"it cannot be read: {error.strerror}"  # type: ignore[attr-defined]
-    return "it cannot be read"

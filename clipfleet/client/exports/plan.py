@@ -4,15 +4,18 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from clipfleet.client.arguments import as_filter, text, whole
 from clipfleet.client.payloads import image_bytes, image_url
 from clipfleet.common.http.collections import MAX_ROW_IDS, RowsIn
 from clipfleet.common.http.exchange import Description
 from clipfleet.common.http.sources import format_of
+from clipfleet.errors import InvalidRequest, invalid_argument
 from clipfleet.results import Collection
 
 Format = Literal["parquet", "manifest", "webdataset"]
+FORMATS = get_args(Format)
 Stage = Literal["reading", "writing"]
 Progress = Callable[[Stage, int], None]
 
@@ -105,25 +108,28 @@ def new_plan(
     """Check the arguments of an export.
 
     Raises:
-        ValueError: one of them is not valid, or the name of the target contradicts the format.
+        InvalidRequest: one of them is not valid, or the name of the target contradicts the format.
         OSError: the image of the query cannot be read.
         ImportError: the format is Parquet, and pyarrow is not installed.
     """
-    path = Path(target).expanduser()
+    path = Path(text("target", target)).expanduser()
+    if target_format is not None and target_format not in FORMATS:
+        raise invalid_argument("format", f"expected {', '.join(FORMATS)}, not {target_format!r}")
     chosen = target_format or format_for(path)
     _require_name(path, chosen)
     if chosen == "parquet":
         import pyarrow.parquet  # noqa: F401  (fails before anything is read)
+    top_k, shard_size = whole("top_k", top_k), whole("shard_size", shard_size)
     if not 1 <= top_k <= MAX_TOP_K:
-        raise ValueError(f"top_k is {top_k}; it must be between 1 and {MAX_TOP_K}")
+        raise invalid_argument("top_k", f"{top_k} is not between 1 and {MAX_TOP_K}")
     if shard_size < 1:
-        raise ValueError(f"shard_size is {shard_size}; it must be at least 1")
+        raise invalid_argument("shard_size", f"{shard_size} is not at least 1")
     search = None if query is None else _search_arguments(query)
     return ExportPlan(
         collection,
         path,
         chosen,
-        None if where is None else dict(where),
+        as_filter(where),
         (namespace or "default") if search else namespace,
         search,
         top_k,
@@ -136,29 +142,33 @@ def format_for(path: Path) -> Format:
     """The format that the name of a target tells.
 
     Raises:
-        ValueError: the name tells none.
+        InvalidRequest: the name tells none.
     """
     table = format_of(path.name.lower())
     if table == "parquet":
         return "parquet"
     if table in TABLES:
         return "manifest"
-    raise ValueError(
+    raise _wrong_target(
         f"the name {path.name!r} does not tell the format: end it in .parquet, .jsonl or .csv, "
         "or give the format (webdataset writes a folder)"
     )
 
 
+def _wrong_target(message: str) -> InvalidRequest:
+    return invalid_argument("target", message, is_sentence=True)
+
+
 def _require_name(path: Path, chosen: Format) -> None:
     table = format_of(path.name.lower())
     if chosen == "manifest" and table not in ("jsonl", "csv"):
-        raise ValueError(f"a manifest ends in .jsonl or .csv, and {path.name!r} does not")
+        raise _wrong_target(f"a manifest ends in .jsonl or .csv, and {path.name!r} does not")
     if chosen == "parquet" and table != "parquet":
-        raise ValueError(f"a Parquet file ends in .parquet, and {path.name!r} does not")
+        raise _wrong_target(f"a Parquet file ends in .parquet, and {path.name!r} does not")
     if chosen == "parquet" and path.name.lower().endswith(".gz"):
-        raise ValueError("a Parquet file is compressed inside: end its name in .parquet")
+        raise _wrong_target("a Parquet file is compressed inside: end its name in .parquet")
     if chosen == "webdataset" and (table or path.name.lower().endswith((".tar", ".gz", ".zip"))):
-        raise ValueError(
+        raise _wrong_target(
             f"webdataset shards are written into a folder, and {path.name!r} is the name of a "
             "file; name a folder"
         )
@@ -168,7 +178,7 @@ def _search_arguments(query: str | Mapping[str, Any]) -> dict[str, Any]:
     arguments: dict[str, Any] = {"text": query} if isinstance(query, str) else dict(query)
     if unknown := sorted(arguments.keys() - QUERY_TERMS - QUERY_OPTIONS):
         known = ", ".join(sorted(QUERY_TERMS | QUERY_OPTIONS))
-        raise ValueError(f"query has {unknown[0]!r}; it may have {known}")
+        raise invalid_argument("query", f"it has {unknown[0]!r}; it may have {known}")
     if arguments.get("terms") is not None:
         arguments["terms"] = [_with_bytes(term) for term in arguments["terms"]]
     return _with_bytes(arguments)

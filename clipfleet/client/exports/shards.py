@@ -42,17 +42,20 @@ _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 Image = tuple[bytes, str]
 
 
-def write_shards(spool: Spool, folder: Path, progress: Progress | None) -> None:
+def write_shards(
+    spool: Spool, folder: Path, progress: Progress | None, originals: Originals
+) -> None:
     """Write the shards that are not complete yet, and the description.
 
     Args:
         spool: the rows.
         folder: the folder of shards, which may hold those of an earlier attempt.
         progress: told how many rows are written.
+        originals: reads the images.
     """
     folder.mkdir(exist_ok=True)
     state = spool.state.writing
-    with _appending(folder / LEFT_OUT, state.left_out_bytes) as left_out, Originals() as originals:
+    with _appending(folder / LEFT_OUT, state.left_out_bytes) as left_out:
         read = originals.read if spool.plan.originals else _nothing
         rows = _read_ahead(spool.rows(state.offset), read)
         row = next(rows, None)
@@ -62,11 +65,10 @@ def write_shards(spool: Spool, folder: Path, progress: Progress | None) -> None:
                 while row is not None and not shard.is_full(spool.plan.shard_size):
                     offset, content, image = row
                     if isinstance(image, NotReadable):
-                        reason = str(image)
-                        line = json.dumps({"reason": reason, **content}, ensure_ascii=False)
+                        line = json.dumps({"reason": str(image), **content}, ensure_ascii=False)
                         left_out.write(line.encode() + b"\n")
                         state.left_out += 1
-                        state.reasons[reason] = state.reasons.get(reason, 0) + 1
+                        state.reasons[image.kind] = state.reasons.get(image.kind, 0) + 1
                     else:
                         shard.add(f"{state.rows:09}", content, image)
                     state.offset, state.rows = offset, state.rows + 1

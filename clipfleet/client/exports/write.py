@@ -1,7 +1,7 @@
 """Writes the target of an export, once all rows are here."""
 
 from clipfleet.client.exports.manifest import write_manifest
-from clipfleet.client.exports.originals import has_own_address
+from clipfleet.client.exports.originals import Originals, has_own_address
 from clipfleet.client.exports.parquet import write_parquet
 from clipfleet.client.exports.plan import Progress
 from clipfleet.client.exports.shards import write_shards
@@ -9,12 +9,13 @@ from clipfleet.client.exports.spool import Spool, written_name
 from clipfleet.results import Export
 
 
-def write_export(spool: Spool, progress: Progress | None) -> Export:
+def write_export(spool: Spool, progress: Progress | None, originals: Originals) -> Export:
     """Write the target and give it its name.
 
     Args:
         spool: all rows.
         progress: told how many rows are written.
+        originals: reads the images of shards.
 
     Returns:
         What was written.
@@ -24,8 +25,12 @@ def write_export(spool: Spool, progress: Progress | None) -> Export:
         OSError: the target cannot be written.
     """
     path = spool.folder / written_name(spool.plan)
-    writers = {"parquet": write_parquet, "manifest": write_manifest, "webdataset": write_shards}
-    writers[spool.plan.format](spool, path, progress)
+    if spool.plan.format == "webdataset":
+        write_shards(spool, path, progress, originals)
+    elif spool.plan.format == "parquet":
+        write_parquet(spool, path, progress)
+    else:
+        write_manifest(spool, path, progress)
     state, written = spool.state, spool.state.writing
     not_indexable = _not_indexable(spool) if spool.plan.format == "manifest" else 0
     files = [path] if path.is_file() else list(path.iterdir())

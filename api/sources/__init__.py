@@ -1,0 +1,1 @@
+"""Registered sources: their routes, their schedule, and the events that concern them."""
