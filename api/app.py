@@ -20,6 +20,7 @@ from clipfleet.api.collections import (
     bulk,
     export,
     images,
+    migrations,
     order,
     originals,
     recall,
@@ -125,8 +126,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     app.state.access, app.state.metrics = access, gateway_metrics
     problems.register_handlers(app)
     features = (  # the first ones are found first
-        search, embed, openai, collections, aliases, bulk, order, recall, export, rows, jobs,
-        events, uploads, open_uploads, sources, images, update, originals, health, key, fleet,
+        search, embed, openai, collections, aliases, migrations, bulk, order, recall, export, rows,
+        jobs, events, uploads, open_uploads, sources, images, update, originals, health, key, fleet,
         metrics, assets,
     )  # fmt: skip
     for feature in features:

@@ -42,6 +42,7 @@ from clipfleet.common.ledger.catalogue import MemoryCatalogue
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.registered import MemoryRegistry
 from clipfleet.common.ledger.unfinished import MemoryUnfinished
+from clipfleet.common.ledger.unreadable import MemoryUnreadable
 from clipfleet.common.ledger.webhooks import MemoryWebhooks
 from clipfleet.common.process.probe import MemoryProbe
 from clipfleet.common.queue.broker import MemoryPublisher
@@ -57,7 +58,9 @@ from clipfleet.workers.ingest.claims import claim_next, ingest_next, pass_on, wo
 from clipfleet.workers.ingest.feeders import ThreadFeeders
 from clipfleet.workers.ingest.fetch_pool import fetch_pool
 from clipfleet.workers.ingest.prepare import Kit
+from clipfleet.workers.planner.generation_source import Generations
 from clipfleet.workers.planner.housekeeper import Housekeeper
+from clipfleet.workers.planner.migrations import Migrator
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.planner import run as run_planner
 from clipfleet.workers.planner.tracking import TrackingParts
@@ -135,6 +138,7 @@ def memory_parts(settings: Settings, **parts: Any) -> MemoryParts:
         "store": MemoryStore(),
         "blobs": Blobs(settings.blobs),
         "unfinished": MemoryUnfinished(),
+        "unreadable": MemoryUnreadable(),
         "publisher": MemoryPublisher(),
         "inbox": MemoryReplies(),
         "probe": MemoryProbe(),
@@ -168,6 +172,7 @@ class MemoryService:
     Args:
         dim: the length of the embeddings of the `HashEmbedder`.
         embedder: another embedder in place of that one.
+        more: embedders of further workers, by the name of their model, for migrations.
         api_keys: keys by secret, as for `write_keys`. Default: none, and none is needed.
         settings: fields of `clipfleet.common.settings.Settings`, such as
             `source_roots=[folder]` or `limits={"top_k": 10}`. The environment is not read.
@@ -187,11 +192,12 @@ class MemoryService:
         *,
         dim: int = 64,
         embedder: Embedder | None = None,
+        more: Mapping[str, Embedder] | None = None,
         api_keys: Mapping[str, Mapping[str, Any]] | None = None,
         **settings: Any,
     ) -> None:
         self._embedder = embedder or HashEmbedder(dim)
-        self._api_keys, self._overrides = api_keys, settings
+        self._api_keys, self._overrides, self._more = api_keys, settings, dict(more or {})
 
     def __enter__(self) -> Self:
         self._stopping = threading.Event()
@@ -200,7 +206,9 @@ class MemoryService:
             self.settings = self._make_settings()
             self.parts = memory_parts(self.settings)
             self._start_planner(stack)
-            self._start_worker(stack)
+            self._start_worker(stack, self.settings.model, self._embedder)
+            for model, embedder in self._more.items():
+                self._start_worker(stack, model, embedder)
             self._start_gateway(stack)
             self._stack = stack.pop_all()
         return self
@@ -233,32 +241,42 @@ class MemoryService:
     def _start_planner(self, stack: ExitStack) -> None:
         parts, settings = self.parts, self.settings
         storage = self._make_storage(stack)
+        generations = Generations(parts.catalogue, parts.store, parts.unreadable)
         tracking = TrackingParts(parts.ledger, parts.store, parts.catalogue, parts.blobs)
         planner = Planner(
-            NAME, parts.ledger, parts.fleet, parts.publisher, settings, storage, tracking=tracking
+            NAME,
+            parts.ledger,
+            parts.fleet,
+            parts.publisher,
+            settings,
+            storage,
+            tracking=tracking,
+            generations=generations,
         )
+        migrator = Migrator(parts.ledger, generations, storage, parts.blobs)
         keeper = Housekeeper(
             NAME, parts.ledger, parts.unfinished, parts.blobs, settings.retention_days
         )
         self._start_thread(stack, "planner", partial(run_planner, planner, self._stopping))
         self._start_thread(stack, "housekeeper", partial(keeper.run, self._stopping))
+        self._start_thread(stack, "migrator", partial(migrator.run, self._stopping))
         poster = Poster(settings.fetch, settings.webhooks.timeout_s)
         stack.callback(poster.close)
         webhooks = MemoryWebhooks(parts.ledger)
         sender = WebhookSender(webhooks, parts.ledger, poster, settings.webhooks)
         self._start_thread(stack, "webhooks", partial(sender.run, self._stopping))
 
-    def _start_worker(self, stack: ExitStack) -> None:
-        parts, settings = self.parts, self.settings
+    def _start_worker(self, stack: ExitStack, model: str, embedder: Embedder) -> None:
+        parts, settings = self.parts, self.settings.model_copy(update={"model": model})
         storage = self._make_storage(stack)
-        kit = Kit.of(settings, storage.access, self._embedder.preprocess)
+        kit = Kit.of(settings, storage.access, embedder.preprocess)
         feeders = stack.enter_context(closing(ThreadFeeders(THREADS, kit)))
         ingest = IngestParts(
-            worker=NAME,
+            worker=NAME if embedder is self._embedder else f"{NAME}-{model}",
             ledger=parts.ledger,
             store=parts.store,
             catalogue=parts.catalogue,
-            embedder=self._embedder,
+            embedder=embedder,
             blobs=parts.blobs,
             settings=settings,
             threads=_threads(stack, THREADS, "io"),
@@ -268,7 +286,7 @@ class MemoryService:
             fetches=fetch_pool(settings.fetch),
         )
         query = QueryParts(
-            embedder=self._embedder,
+            embedder=embedder,
             store=parts.store,
             catalogue=parts.catalogue,
             replies=parts.inbox,
@@ -283,7 +301,7 @@ class MemoryService:
             else:
                 answer_batch(message, query)
 
-        claimed = pass_on(self.parts.publisher, self.settings.model)
+        claimed = pass_on(parts.publisher, model)
         background = Background()
         stack.callback(background.wait, STOP_TIMEOUT_S)
 
@@ -296,43 +314,42 @@ class MemoryService:
                 )
             ingest_next(ingest, claimed)
 
-        self._announce()
-        self._start_thread(stack, "announce", self._keep_announcing)
-        self._start_thread(stack, "ingest", partial(self._take, "ingest", work))
-        self._start_thread(stack, "query", partial(self._take, "query", answer))
+        card = self._card(ingest.worker, model, embedder)
+        parts.fleet.announce(card)
+        self._start_thread(stack, "announce", partial(self._keep_announcing, card))
+        self._start_thread(stack, "ingest", partial(self._take, queue_name("ingest", model), work))
+        self._start_thread(stack, "query", partial(self._take, queue_name("query", model), answer))
 
     def _make_storage(self, stack: ExitStack) -> Storage:
         fetcher = Fetcher(self.settings.fetch)
         stack.callback(fetcher.close)
         return Storage(self.settings, self.parts.blobs, fetcher)
 
-    def _take(self, lane: Any, work: Callable[[Message], None]) -> None:
-        queue = queue_name(lane, self.settings.model)
+    def _take(self, queue: str, work: Callable[[Message], None]) -> None:
         while not self._stopping.is_set():
             message = self.parts.publisher.take(queue, POLL_S)
             try:
                 if message:
                     work(message)
             except Exception:
-                log.exception("a message of the %s lane failed", lane)
+                log.exception("a message of the queue %s failed", queue)
 
-    def _keep_announcing(self) -> None:
+    def _keep_announcing(self, card: WorkerCard) -> None:
         while not self._stopping.wait(CARD_S / 5):
-            self._announce()
+            self.parts.fleet.announce(card.model_copy(update={"progress_at": time.time()}))
 
-    def _announce(self) -> None:
+    def _card(self, name: str, model: str, embedder: Embedder) -> WorkerCard:
         now = time.time()
-        card = WorkerCard(
-            id=f"{socket.gethostname()}-{os.getpid()}-{NAME}",
-            model=self.settings.model,
-            dim=self._embedder.dim,
+        return WorkerCard(
+            id=f"{socket.gethostname()}-{os.getpid()}-{name}",
+            model=model,
+            dim=embedder.dim,
             lanes=LANES,
-            device=self._embedder.device,
-            preprocess=self._embedder.preprocess,
+            device=embedder.device,
+            preprocess=embedder.preprocess,
             started_at=now,
             progress_at=now,
         )
-        self.parts.fleet.announce(card)
 
     def _start_gateway(self, stack: ExitStack) -> None:
         app = create_app(self.settings, self.parts)

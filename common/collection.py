@@ -57,6 +57,7 @@ class Collection(BaseModel):
         model: the model of its embeddings.
         dim: the length of an embedding.
         fields: the types of its declared metadata fields, by name.
+        lineage: the generation whose snapshots of sources it goes on with; "": its own.
         weights_id: which weights its model has; "": not known, as of models that are in no folder
             and of collections of earlier releases.
         created_at: when it was created, unix seconds.
@@ -72,6 +73,13 @@ class Collection(BaseModel):
     dim: int
     fields: dict[str, FieldType] = {}
     weights_id: str = ""
+    lineage: str = ""
+
+    @property
+    def snapshots(self) -> str:
+        """The generation whose snapshots of sources it has."""
+        return self.lineage or self.generation
+
     created_at: float
 
     @property
@@ -118,9 +126,11 @@ class Collection(BaseModel):
         for what in ("metric", "model", "dim", "fields"):
             mine, theirs = getattr(self, what), getattr(other, what)
             if mine != theirs:
+                advice = "delete it first or choose another name"
+                if what == "model":
+                    advice = f"migrate it (POST /v1/collections/{self.name}/migrations), {advice}"
                 raise Conflict(
-                    f"collection {self.name!r} has {what} {mine!r}, not {theirs!r}; "
-                    "delete it first or choose another name"
+                    f"collection {self.name!r} has {what} {mine!r}, not {theirs!r}; {advice}"
                 )
 
 

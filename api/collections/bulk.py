@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
-from clipfleet.api.collections.turns import write_in_turn
+from clipfleet.api.collections.generations import delete_rows
 from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
@@ -16,8 +16,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.http.collections import Count, DeletedSome, DeleteIn, IdPage, Which
 from clipfleet.common.identity import DEFAULT_NAMESPACE, namespace_problem
-from clipfleet.common.imaging.thumbnails import thumbnail_keys
-from clipfleet.common.ledger.catalogue import Deletion
+from clipfleet.common.ledger.catalogue import Deletion, both_generations, to_delete_from
 from clipfleet.common.store import Record
 from clipfleet.common.store.filters import Filter, parse_filter
 
@@ -95,14 +94,32 @@ async def delete_images(
     deletion = Deletion(namespace=body.namespace, filter=body.filter or {})
     await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
     until = time.monotonic() + DELETE_BUDGET_S
-    rows = await scan_page(body.namespace, where, "", DELETE_BATCH, collection, gateway)
+    deleted, more = await _delete_matching(body.namespace, where, collection, gateway, until)
+    generations = await gateway.call(both_generations, gateway.catalogue, collection)
+    for other in generations[1:]:  # of a migration; it may have images that this one lacks
+        if not more:
+            _, more = await _delete_matching(body.namespace, where, other, gateway, until)
+    return DeletedSome(deleted=deleted, more=more)
+
+
+async def _delete_matching(
+    namespace: str,
+    where: Filter | None,
+    collection: Collection,
+    gateway: Gateway,
+    until: float,
+) -> tuple[int, bool]:
+    """Delete the images that match until the time is over; their number, and whether any is left.
+
+    Args:
+        until: monotonic seconds.
+    """
+    rows = await scan_page(namespace, where, "", DELETE_BATCH, collection, gateway)
     deleted = await _delete(rows, collection, gateway)
     while len(rows) == DELETE_BATCH and time.monotonic() < until:
-        rows = await scan_page(
-            body.namespace, where, rows[-1].pk, DELETE_BATCH, collection, gateway
-        )
+        rows = await scan_page(namespace, where, rows[-1].pk, DELETE_BATCH, collection, gateway)
         deleted += await _delete(rows, collection, gateway)
-    return DeletedSome(deleted=deleted, more=len(rows) == DELETE_BATCH)
+    return deleted, len(rows) == DELETE_BATCH
 
 
 def parse_checked_filter(which: Which, collection: Collection) -> Filter | None:
@@ -159,19 +176,10 @@ async def scan_page(
 
 
 async def _delete(rows: Sequence[Record], collection: Collection, gateway: Gateway) -> int:
-    """Delete the rows and return their number.
-
-    Thumbnails are deleted first: a row whose deletion fails can be deleted again.
-    """
+    """Delete the rows, in both generations of a migration, and return their number."""
     if not rows:
         return 0
     pks = [row.pk for row in rows]
-    thumbnails = thumbnail_keys(collection, pks)
-    await gateway.call(gateway.blobs.delete_all, thumbnails, timeout_s=STORE_TIMEOUT_S)
-
-    async def delete(keys: list[str]) -> None:
-        await gateway.call(gateway.store.delete, collection, keys, timeout_s=STORE_TIMEOUT_S)
-
-    await write_in_turn(pks, collection, gateway, delete)
-    await gateway.call(gateway.catalogue.record_write, collection)
+    for generation in await gateway.call(to_delete_from, gateway.catalogue, collection):
+        await delete_rows(pks, generation, gateway)
     return len(rows)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.collections.generations import delete_rows
 from clipfleet.api.collections.turns import write_in_turn
 from clipfleet.api.collections.vectors_json import parse_vectors
 from clipfleet.api.dependencies import CollectionDep, GatewayDep
@@ -22,8 +23,8 @@ from clipfleet.common.identity import (
     namespace_problem,
     primary_key,
 )
-from clipfleet.common.imaging.thumbnails import read_thumbnail, thumbnail_keys
-from clipfleet.common.ledger.catalogue import Deletion
+from clipfleet.common.imaging.thumbnails import read_thumbnail
+from clipfleet.common.ledger.catalogue import Deletion, both_generations, to_delete_from
 from clipfleet.common.settings import Limits
 from clipfleet.common.store import Record
 
@@ -124,17 +125,17 @@ async def delete_image(
 ) -> Deleted:
     """Delete an image from the collection, with its thumbnail. The source file stays."""
     key = key_of(namespace, image_id)
-    if key not in await gateway.call(gateway.store.fingerprints, collection, [key]):
+    generations = await gateway.call(both_generations, gateway.catalogue, collection)
+    known = [
+        await gateway.call(gateway.store.fingerprints, generation, [key])
+        for generation in generations  # a deletion that broke off may have left one of them
+    ]
+    if not any(known):
         raise no_image(image_id)
     deletion = Deletion(namespace=namespace, pk=key)
     await gateway.call(gateway.catalogue.record_deletion, collection, deletion)
-    await gateway.call(gateway.blobs.delete_all, thumbnail_keys(collection, [key]))
-
-    async def delete(keys: list[str]) -> None:
-        await gateway.call(gateway.store.delete, collection, keys)
-
-    await write_in_turn([key], collection, gateway, delete)
-    await gateway.call(gateway.catalogue.record_write, collection)
+    for generation in await gateway.call(to_delete_from, gateway.catalogue, collection):
+        await delete_rows([key], generation, gateway)
     return Deleted(deleted=1)
 
 

@@ -1,29 +1,24 @@
 """Routes that create, list, show and delete collections."""
 
-import logging
 from contextlib import suppress
 
 from fastapi import APIRouter, Response
 
 from clipfleet.api.auth.access import AuthorizedRoute, needs
+from clipfleet.api.collections.generations import STORE_TIMEOUT_S, cancel_jobs_of, drop_later
 from clipfleet.api.dependencies import CallerDep, CollectionDep, CollectionName, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import CONFLICT, RESPONSES
 from clipfleet.common.collection import Collection, check_collection_name
-from clipfleet.common.errors import Conflict, InvalidRequest, NotFound
+from clipfleet.common.errors import Conflict, InvalidRequest
 from clipfleet.common.http.schemas import CollectionIn, CollectionList, CollectionOut
-from clipfleet.common.ledger.catalogue import name_of_alias
+from clipfleet.common.ledger.catalogue import both_generations, name_of_alias
 from clipfleet.common.queue.fleet import NoWorker
 from clipfleet.common.store import CollectionGone
-from clipfleet.common.versions import OtherVersion
 
 router = APIRouter(
     prefix="/v1/collections", tags=["collections"], responses=RESPONSES, route_class=AuthorizedRoute
 )
-
-log = logging.getLogger(__name__)
-
-STORE_TIMEOUT_S = 60.0
 
 
 @router.put(
@@ -98,23 +93,16 @@ async def delete_collection(
             f"/v1/aliases/{name}, or the collection by its own name",
             collection=collection.name,
         )
-    await gateway.call(gateway.catalogue.remove, collection, unless_aliased=True)
+    generations = await gateway.call(both_generations, gateway.catalogue, collection)
+    for generation in generations:  # the name may have been swapped since it was read
+        await gateway.call(gateway.catalogue.remove, generation, unless_aliased=True)
     gateway.forget(collection.name)
     for source in await gateway.call(gateway.registry.all, collection.name):
         await gateway.call(gateway.registry.remove, collection.name, source.name)
-    for job_id in await gateway.call(gateway.ledger.active):
-        with suppress(NotFound, OtherVersion):  # removed meanwhile, or left to newer workers
-            await _cancel_if_of(collection, job_id, gateway)
-    try:
-        await gateway.call(gateway.reconciler.drop, collection, timeout_s=STORE_TIMEOUT_S)
-    except Exception as error:  # its name is removed, and the next round of the reconciler goes on
-        log.warning("the data of %s is deleted later: %s", collection.generation, error)
-
-
-async def _cancel_if_of(collection: Collection, job_id: str, gateway: Gateway) -> None:
-    job = await gateway.call(gateway.ledger.job, job_id)
-    if job.new.generation == collection.generation:
-        await gateway.call(gateway.ledger.cancel, job.id, "the collection was deleted")
+    for generation in generations:
+        await cancel_jobs_of(generation, "the collection was deleted", gateway)
+    for generation in generations:
+        await drop_later(generation, gateway)
 
 
 async def _candidate(
@@ -161,5 +149,5 @@ async def _create(candidate: Collection, gateway: Gateway) -> Collection:
 async def _collection_out(collection: Collection, gateway: Gateway) -> CollectionOut:
     count = await gateway.call(gateway.store.count, collection)
     return CollectionOut(
-        count=count, **collection.model_dump(exclude={"v", "generation", "weights_id"})
+        count=count, **collection.model_dump(exclude={"v", "generation", "weights_id", "lineage"})
     )

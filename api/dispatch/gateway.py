@@ -83,7 +83,7 @@ class Gateway:
         self.limiter = parts.limiter
         self.store = parts.store
         self.blobs = parts.blobs
-        self.unfinished = parts.unfinished
+        self.unfinished, self.unreadable = parts.unfinished, parts.unreadable
         self.probe = parts.probe
         self._close_parts = parts.close
         self.sources = access_of(settings, parts.blobs)

@@ -12,6 +12,7 @@ from clipfleet.common.ledger.event_stream import EventStream
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.registered import RedisRegistry, Registry
 from clipfleet.common.ledger.unfinished import RedisUnfinished, Unfinished
+from clipfleet.common.ledger.unreadable import RedisUnreadable, Unreadable
 from clipfleet.common.process.probe import Probe, RedisProbe
 from clipfleet.common.queue.broker import CeleryPublisher, Publisher, make_celery
 from clipfleet.common.queue.fleet import Fleet, RedisFleet
@@ -46,6 +47,7 @@ class GatewayParts:
         store: embeddings.
         blobs: uploaded files and thumbnails.
         unfinished: uploads that have no job yet.
+        unreadable: the images that migrations cannot copy.
         publisher: sends queries to the workers.
         inbox: receives the workers' answers.
         probe: the state of the Redis server that the parts share.
@@ -62,6 +64,7 @@ class GatewayParts:
     store: Store
     blobs: Blobs
     unfinished: Unfinished
+    unreadable: Unreadable
     publisher: Publisher
     inbox: Inbox
     probe: Probe
@@ -89,6 +92,7 @@ def connect(settings: Settings) -> GatewayParts:
         store=make_store(settings, settings.call_timeout_s),
         blobs=blobs,
         unfinished=RedisUnfinished(client),
+        unreadable=RedisUnreadable(client),
         publisher=publisher,
         inbox=RedisInbox(client, receiver),
         probe=RedisProbe(client, settings),

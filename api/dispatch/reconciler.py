@@ -10,8 +10,9 @@ import time
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict
+from clipfleet.common.http.migrations import MigrationState
 from clipfleet.common.imaging.thumbnails import thumbnails_of
-from clipfleet.common.ledger.catalogue import Catalogue
+from clipfleet.common.ledger.catalogue import Catalogue, hidden_generations
 from clipfleet.common.snapshots import snapshots_of
 from clipfleet.common.store import CollectionGone, Store
 from clipfleet.common.versions import OtherVersion, warn_once
@@ -53,7 +54,9 @@ class Reconciler:
         """
         self._store.drop(collection)
         self._blobs.delete_below(thumbnails_of(collection))
-        self._blobs.delete_below(snapshots_of(collection.generation))
+        remaining = [*self._catalogue.all(), *hidden_generations(self._catalogue)]
+        if collection.snapshots not in {known.snapshots for known in remaining}:
+            self._blobs.delete_below(snapshots_of(collection.snapshots))
         self._catalogue.record_dropped(collection)
 
     def _remove_names_without_collection(self) -> None:
@@ -68,7 +71,22 @@ class Reconciler:
                     "collection %r is no longer in the store; its name is free again",
                     collection.name,
                 )
-        self._missing = {collection.generation for collection in missing}
+        hidden = self._store.missing(hidden_generations(self._catalogue))
+        for collection in hidden:
+            if collection.generation in self._missing:
+                self._end_migration(collection)
+        self._missing = {collection.generation for collection in (*missing, *hidden)}
+
+    def _end_migration(self, hidden: Collection) -> None:
+        """End a migration whose hidden generation is no longer in the store."""
+        migration = self._catalogue.migration(hidden.name)
+        if migration is None or migration.is_over or migration.other != hidden:
+            return
+        error = f"the store has lost the images of the model {hidden.model!r}"
+        state: MigrationState = "finished" if migration.state == "swapped" else "failed"
+        over = migration.idle().changed(state, time.time(), error)
+        if self._catalogue.change_migration(migration, over):
+            log.warning("the migration of %r is over: %s", hidden.name, error)
 
     def _add_missing_names(self) -> None:
         """Add names that Redis has lost, or that a gateway could not add before it ended."""
@@ -83,7 +101,8 @@ class Reconciler:
                     warn_once(f"a collection in the store has no name: {error.detail}")
 
     def _catalogued(self) -> list[Collection]:
-        return [*self._catalogue.all(), *self._catalogue.to_drop()]
+        hidden = hidden_generations(self._catalogue)
+        return [*self._catalogue.all(), *hidden, *self._catalogue.to_drop()]
 
     def _add_name(self, collection: Collection) -> None:
         count = self._store.count(collection)  # CollectionGone: it was deleted meanwhile

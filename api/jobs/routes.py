@@ -24,6 +24,7 @@ from clipfleet.common.http.source_grants import SourceGrant
 from clipfleet.common.identity import printable
 from clipfleet.common.ledger import Failure, Job
 from clipfleet.common.ledger.catalogue import require
+from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.ledger.shown import job_out
 from clipfleet.common.ledger.uploads import has_uploads, uploads_of
 from clipfleet.common.snapshots import Missing, mirror_of
@@ -201,10 +202,21 @@ async def retry_job(
     may read it. While the retry runs, another retry request returns the same job.
 
     The response is 409 when the job has not ended, when it has no failures, or when its collection
-    was deleted and created again. It is 404 when the collection was deleted.
+    was deleted and created again. It is 404 when the collection was deleted. After a migration, the
+    new job writes to the new generation.
     """
     old = (await gateway.call(gateway.ledger.job, job_id)).new
+    if is_migration(old.source):
+        detail = (
+            f"job {old.id} copies images for a migration; pause and resume the migration to try "
+            "them again"
+        )
+        raise Conflict(detail, job=old.id)
     collection = await gateway.call(require, gateway.catalogue, old.collection)
+    migration = await gateway.call(gateway.catalogue.migration, collection.name)
+    if migration and migration.concerns(old.generation, collection.generation):
+        target = {"generation": collection.generation, "model": collection.model}
+        old = old.model_copy(update=target)
     if collection.generation != old.generation:
         detail = (
             f"collection {old.collection!r} was deleted and created again after job {old.id} "

@@ -279,8 +279,9 @@ async def _search(
     timing.answered(timing.seconds() - asked_s, answer.times)
     truncated = json.dumps(answer.truncated or None).encode()
     cut_texts = json.dumps(answer.truncated_texts).encode()
-    fields = (answer.json, _milliseconds(timing), truncated, cut_texts)
-    return b'{"matches":%b,"took_ms":%b,"truncated":%b,"truncated_texts":%b}' % fields
+    origin = json.dumps({"generation": collection.generation, "model": collection.model}).encode()
+    fields = (answer.json, _milliseconds(timing), truncated, cut_texts, origin[1:-1])
+    return b'{"matches":%b,"took_ms":%b,"truncated":%b,"truncated_texts":%b,%b}' % fields
 
 
 async def _ask(query: Query, model: str, gateway: Gateway, shared: _SharedLimits) -> PackedAnswer:

@@ -346,6 +346,12 @@ class SearchOut(BaseModel):
         description="Texts that are longer than the model reads, so that only their beginning "
         "counts: 0 for `text`, or positions in `terms`.",
     )
+    generation: str = Field(
+        "",
+        description="The generation of the collection that the answer comes from: another one "
+        "after a migration to another model.",
+    )
+    model: str = Field("", description="Model of the embeddings that were compared.")
 
 
 class VectorIn(Request):

@@ -31,6 +31,22 @@ LOOK_INTERVAL_S = 10.0  # between two looks at a job of which nothing happened; 
 OFFER_S = 1.0  # for which a job is offered to one planner only; as in ledger.lua
 
 
+class Stored(BaseModel):
+    """What an image keeps that is copied from one generation of a collection to the other.
+
+    Attributes:
+        namespace: its namespace.
+        job_id: the job that stored it in the first one.
+        indexed_at: when that was, unix time in milliseconds.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    namespace: str
+    job_id: str
+    indexed_at: int
+
+
 class Item(BaseModel):
     """A reference to one image of a job.
 
@@ -44,6 +60,7 @@ class Item(BaseModel):
         row: "line 12" of a manifest, when the text of that line may not be a URI. A failure shows
             `row` in place of the URI unless an image was decoded: the answer must not reveal the
             text of a file that is not a manifest.
+        stored: what the image keeps, when it is copied from another generation; None: it is new.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,6 +72,7 @@ class Item(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)  # pydantic copies `{}` deeply each time
     problem: str | None = None
     row: str = ""
+    stored: Stored | None = None
 
     @property
     def place(self) -> str:
@@ -173,7 +191,7 @@ class NewJob(BaseModel):
 
     Attributes:
         v: 2 when a long source is stored separately, see `brief`; 3 with `mirror`, which planners
-            of earlier releases would ignore.
+            of earlier releases would ignore; 4 for a job that copies images to another generation.
         id: the id of the job.
         collection: the name of the collection.
         generation: the generation of the collection.
@@ -186,6 +204,7 @@ class NewJob(BaseModel):
         grant: what the API key lets the job read. None: as much as the service, which also holds
             for jobs of releases without grants.
         webhook: where the job reports its end; None: nowhere.
+        is_low: whether its chunks wait for those of all other jobs. Such a job has no key.
         mirror: what the job does about images that are gone from its source; None: nothing.
         origin: the identity of the source whose snapshot the job keeps (`source_identity`);
             "": no snapshot.
@@ -195,7 +214,7 @@ class NewJob(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    v: Literal[1, 2, 3] = 1
+    v: Literal[1, 2, 3, 4] = 1
     id: str
     collection: str
     generation: str
@@ -207,6 +226,7 @@ class NewJob(BaseModel):
     retry_of: str = ""
     grant: SourceGrant | None = None
     webhook: Webhook | None = None
+    is_low: bool = False
     mirror: MirrorIn | None = None
     origin: str = ""
     incremental: bool = False
@@ -999,6 +1019,7 @@ class Ledger(Protocol):
 
         API keys take turns: the one with the fewest claimed chunks comes first, then the one that
         was served least recently. So do the jobs of one key. A job without a key counts as a key.
+        A job that `is_low` comes after all others.
 
         Args:
             model: the name of the model.
@@ -1128,7 +1149,7 @@ def bisect_items(items: Sequence[Item], chunk: OpenChunk) -> tuple[Part, Part]:
 RATE_WEIGHT = 0.3  # of the last chunk in the moving average that is a job's rate
 
 
-VERSIONS = (1, 2, 3)  # the versions of NewJob that this release understands
+VERSIONS = (1, 2, 3, 4)  # the versions of NewJob that this release understands
 
 
 def random_name() -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from clipfleet.common.collection import Alias, Collection
 from clipfleet.common.errors import Conflict, NotFound
+from clipfleet.common.ledger.migrations import Migration
 from clipfleet.common.redis.client import redis_time, translating_redis_errors
 from clipfleet.common.store import Record
 from clipfleet.common.store.filters import matches, parse_filter
@@ -21,6 +22,7 @@ KEY = "clipfleet:collections"
 WRITTEN = "clipfleet:written"
 TO_DROP = "clipfleet:collections:to-drop"  # a hash, by generation
 ALIASES = "clipfleet:aliases"  # a hash, by the name of the alias
+MIGRATIONS = "clipfleet:migrations"  # a hash, by the name of the collection
 DELETED = "clipfleet:deleted:"  # the prefix of a stream for each generation
 KEEP_DELETIONS_S = 3_600  # longer than a worker works on a chunk
 HELD = "clipfleet:held:"  # the prefix of a hash for each generation
@@ -175,6 +177,8 @@ class Catalogue(Protocol):
     def remove(self, collection: Collection, *, unless_aliased: bool = False) -> bool:
         """Free the name and add the generation to those to drop, in one step.
 
+        A migration of the collection is over then, and its other generation is dropped as well.
+
         Args:
             collection: the generation to remove.
             unless_aliased: whether aliases of the name forbid it.
@@ -184,6 +188,63 @@ class Catalogue(Protocol):
 
         Raises:
             Conflict: the name has aliases, and `unless_aliased` is set.
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def generation(self, name: str, generation: str) -> Collection | None:
+        """Look up a generation that has the name, or that a migration of it builds or keeps.
+
+        Args:
+            name: the name.
+            generation: the generation.
+
+        Returns:
+            The generation; None when it is neither.
+
+        Raises:
+            OtherVersion: another release wrote its record.
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def migration(self, name: str) -> Migration | None:
+        """Look up the last migration of a collection, which may be over.
+
+        Args:
+            name: the name of the collection.
+
+        Raises:
+            OtherVersion: another release wrote its record.
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def migrations(self) -> list[Migration]:
+        """List the last migration of each collection, by name. Some of them may be over.
+
+        Records of another version are left out.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def change_migration(self, before: Migration | None, after: Migration) -> bool:
+        """Change a migration, the name of its collection, and what is dropped, in one step.
+
+        The name stands for `after.current` then. `after.dropped` is added to those to drop.
+
+        Args:
+            before: the migration as the caller has seen it; None to begin one. A collection has one
+                migration at a time.
+            after: the migration as it is to be.
+
+        Returns:
+            False, without a change, when the record is not `before` any more, or when the name
+            does not stand for one of the two generations.
+
+        Raises:
             Unavailable: Redis is away.
         """
         ...
@@ -240,7 +301,7 @@ class Catalogue(Protocol):
         ...
 
     def record_deletion(self, collection: Collection, deletion: Deletion) -> None:
-        """Record a deletion for KEEP_DELETIONS_S seconds.
+        """Record a deletion for KEEP_DELETIONS_S seconds, for both generations of a migration.
 
         Call it before the store deletes: a worker that is storing such an image must see it.
 
@@ -343,6 +404,28 @@ def _has_aliases(collection: Collection, names: Sequence[str]) -> Conflict:
     )
 
 
+def both_generations(catalogue: Catalogue, collection: Collection) -> list[Collection]:
+    """The generation and, during a migration, its other one: what is deleted is deleted in both."""
+    migration = catalogue.migration(collection.name)
+    sibling = migration.sibling(collection.generation) if migration else None
+    return [collection, sibling] if sibling else [collection]
+
+
+def to_delete_from(catalogue: Catalogue, collection: Collection) -> list[Collection]:
+    """The generations that images are deleted from, in this order.
+
+    During a migration the first one comes again at the end: meanwhile, a job may have copied the
+    image back from the other one. A job that copies it later sees that it is gone there.
+    """
+    generations = both_generations(catalogue, collection)
+    return [*generations, collection] if len(generations) > 1 else generations
+
+
+def hidden_generations(catalogue: Catalogue) -> list[Collection]:
+    """The generations that migrations build or keep beside those that have the names."""
+    return [run.other for run in catalogue.migrations() if not run.is_over]
+
+
 def unknown_collection(name: str) -> NotFound:
     """The error for a name without a collection."""
     return NotFound(
@@ -366,6 +449,7 @@ class MemoryCatalogue:
         self._aliases: dict[str, Alias] = {}
         self._to_drop: dict[str, Collection] = {}
         self._written: dict[str, float] = {}
+        self._migrations: dict[str, Migration] = {}
         self._held: dict[tuple[str, str], tuple[str, float]] = {}  # until when, by whom
 
     def add(self, collection: Collection) -> Collection:
@@ -420,7 +504,35 @@ class MemoryCatalogue:
             if names and unless_aliased:
                 raise _has_aliases(collection, names)
             del self._names[collection.name]
+            migration = self._migrations.pop(collection.name, None)
+            if migration and (sibling := migration.sibling(collection.generation)):
+                self._to_drop[sibling.generation] = sibling
             self._to_drop[collection.generation] = collection
+            return True
+
+    def generation(self, name: str, generation: str) -> Collection | None:
+        with self._lock:
+            return _generation(self._names.get(name), self._migrations.get(name), generation)
+
+    def migration(self, name: str) -> Migration | None:
+        return self._migrations.get(name)
+
+    def migrations(self) -> list[Migration]:
+        return [migration for _, migration in sorted(self._migrations.items())]
+
+    def change_migration(self, before: Migration | None, after: Migration) -> bool:
+        with self._lock:
+            known, holder = self._migrations.get(after.name), self._names.get(after.name)
+            if before is None:
+                is_expected = known is None or known.is_over
+            else:
+                is_expected = known is not None and _seen(known) == _seen(before)
+            if not is_expected or holder not in (after.old, after.new):
+                return False
+            self._migrations[after.name] = _next(before, after)
+            self._names[after.name] = after.current
+            if after.dropped:
+                self._to_drop[after.dropped.generation] = after.dropped
             return True
 
     def to_drop(self) -> list[Collection]:
@@ -436,7 +548,8 @@ class MemoryCatalogue:
         return time.time() - self._written.get(collection.generation, float("-inf"))
 
     def record_deletion(self, collection: Collection, deletion: Deletion) -> None:
-        self._deleted.append((collection.generation, self._clock(), deletion))
+        for generation in both_generations(self, collection):
+            self._deleted.append((generation.generation, self._clock(), deletion))
 
     def deletions(self, collection: Collection, since: float) -> list[Deletion]:
         return [
@@ -502,10 +615,40 @@ if ARGV[3] == '1' then
   end
   if #aliases > 0 then return aliases end
 end
+local migration = redis.call('HGET', KEYS[6], ARGV[1])
+local id = migration and cjson.decode(migration).id or ''
+if id ~= ARGV[4] then return -1 end
+if ARGV[5] ~= '' then redis.call('HSET', KEYS[4], ARGV[5], ARGV[6]) end
+redis.call('HDEL', KEYS[6], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[2])
 redis.call('UNLINK', KEYS[3])
 redis.call('HSET', KEYS[4], ARGV[2], raw)
 return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
+
+# The name, what the migration must be and what it is then, the generation that gets the name and
+# those that may have it, what is dropped.
+_CHANGE_MIGRATION = """
+local name, id, revision, after = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local raw = redis.call('HGET', KEYS[2], name)
+if raw then
+  local known = cjson.decode(raw)
+  local over = known.state == 'finished' or known.state == 'cancelled' or known.state == 'failed'
+  if id == '' then
+    if not over then return 0 end
+  elseif known.id ~= id or known.revision ~= tonumber(revision) then
+    return 0
+  end
+elseif id ~= '' then
+  return 0
+end
+local holder = redis.call('HGET', KEYS[1], name)
+local generation = holder and cjson.decode(holder).generation
+if generation ~= ARGV[5] and generation ~= ARGV[6] then return 0 end
+redis.call('HSET', KEYS[2], name, after)
+if generation ~= ARGV[7] then redis.call('HSET', KEYS[1], name, ARGV[8]) end
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[3], ARGV[9], ARGV[10]) end
+return 1
 """
 
 # A stream: its ids are milliseconds by Redis' clock, which also gives the times of claims.
@@ -560,6 +703,7 @@ class RedisCatalogue:
         self._resolve = client.register_script(_RESOLVE)
         self._set_alias = client.register_script(_SET_ALIAS)
         self._remove = client.register_script(_REMOVE)
+        self._change_migration = client.register_script(_CHANGE_MIGRATION)
         self._record_deletion = client.register_script(_RECORD_DELETION)
         self._hold = client.register_script(_HOLD)
         self._release = client.register_script(_RELEASE)
@@ -625,19 +769,56 @@ class RedisCatalogue:
         return sorted(collections, key=lambda collection: collection.name)
 
     def remove(self, collection: Collection, *, unless_aliased: bool = False) -> bool:
-        values = [collection.name, collection.generation, str(int(unless_aliased))]
-        keys = [KEY, WRITTEN, _deleted(collection), TO_DROP, ALIASES]
-        with translating_redis_errors():
-            result: Any = self._remove(keys=keys, args=values)
+        keys = [KEY, WRITTEN, _deleted(collection), TO_DROP, ALIASES, MIGRATIONS]
+        result: Any = -1
+        while result == -1:  # a migration began or ended since
+            migration = self.migration(collection.name)
+            sibling = migration.sibling(collection.generation) if migration else None
+            values = [collection.name, collection.generation, str(int(unless_aliased))]
+            values += [migration.id if migration else "", *_entry(sibling)]
+            with translating_redis_errors():
+                result = self._remove(keys=keys, args=values)
         if isinstance(result, list):
             raise _has_aliases(collection, [name.decode() for name in result])
         return bool(result)
+
+    def generation(self, name: str, generation: str) -> Collection | None:
+        current = self.find(name)
+        if current is not None and current.generation == generation:
+            return current
+        return _generation(current, self.migration(name), generation)
+
+    def migration(self, name: str) -> Migration | None:
+        with translating_redis_errors():
+            raw = self._redis.hget(MIGRATIONS, name)
+        return parse_versioned(Migration, raw, "migration") if raw else None
+
+    def migrations(self) -> list[Migration]:
+        with translating_redis_errors():
+            rows = self._redis.hvals(MIGRATIONS)
+        migrations = []
+        for raw in rows:
+            with skipping_unknown_versions():
+                migrations.append(parse_versioned(Migration, raw, "migration"))
+        return sorted(migrations, key=lambda migration: migration.name)
+
+    def change_migration(self, before: Migration | None, after: Migration) -> bool:
+        after = _next(before, after)
+        seen = (before.id, str(before.revision)) if before else ("", "")
+        either = (after.old.generation, after.new.generation)
+        values = [after.name, *seen, after.model_dump_json(), *either]
+        values += [*_entry(after.current), *_entry(after.dropped)]
+        with translating_redis_errors():
+            changed: Any = self._change_migration(keys=[KEY, MIGRATIONS, TO_DROP], args=values)
+        return bool(changed)
 
     def to_drop(self) -> list[Collection]:
         return self._records(TO_DROP)
 
     def record_dropped(self, collection: Collection) -> None:
         with translating_redis_errors():
+            self._redis.hdel(WRITTEN, collection.generation)
+            self._redis.unlink(_deleted(collection))
             self._redis.hdel(TO_DROP, collection.generation)
 
     def record_write(self, collection: Collection) -> None:
@@ -655,8 +836,9 @@ class RedisCatalogue:
 
     def record_deletion(self, collection: Collection, deletion: Deletion) -> None:
         raw = deletion.model_dump_json()
-        with translating_redis_errors():
-            self._record_deletion(keys=[_deleted(collection)], args=[raw, KEEP_DELETIONS_S])
+        for generation in both_generations(self, collection):
+            with translating_redis_errors():
+                self._record_deletion(keys=[_deleted(generation)], args=[raw, KEEP_DELETIONS_S])
 
     def deletions(self, collection: Collection, since: float) -> list[Deletion]:
         with translating_redis_errors():
@@ -688,3 +870,26 @@ def _held(collection: Collection) -> str:
 
 def _deleted(collection: Collection) -> str:
     return DELETED + collection.generation
+
+
+def _generation(
+    current: Collection | None, migration: Migration | None, generation: str
+) -> Collection | None:
+    if current is None:
+        return None
+    if current.generation == generation:
+        return current
+    return migration.generation(generation) if migration else None
+
+
+def _seen(migration: Migration) -> tuple[str, int]:
+    return migration.id, migration.revision
+
+
+def _next(before: Migration | None, after: Migration) -> Migration:
+    return after.model_copy(update={"revision": before.revision + 1 if before else 0})
+
+
+def _entry(collection: Collection | None) -> tuple[str, str]:
+    """A field and a value of a hash by generation; two empty texts for none."""
+    return (collection.generation, collection.model_dump_json()) if collection else ("", "")

@@ -9,6 +9,7 @@ local REMOVING = JOBS .. ':removing' -- jobs whose removal has begun, scored by 
 local KEEPER = ROOT .. 'housekeeper'
 local KEEP_LEASED_S = 3600
 local KEEP_SERVED_S = 3600 -- as in memory.py
+local LOW = 1e14 -- added to the place of a low job: more than 1,000 leased chunks
 local MAX_REPLANS = 3
 local MAX_NOTES = 60 -- keys, as in notes.py
 local STATES = {'queued', 'running', 'succeeded', 'partial', 'failed', 'cancelled'}
@@ -156,8 +157,8 @@ end
 
 -- Adds the job to the indices of its model while one of its chunks is pending, or removes it. The
 -- owner with the fewest leased chunks comes first, then the owner whose last claim is the longest ago.
--- So do the jobs of one owner. A chunk whose lease expired counts as leased until `requeue`, so that
--- only writes change the order.
+-- So do the jobs of one owner. Low jobs, which have no key, come after all others. A chunk whose lease
+-- expired counts as leased until `requeue`, so that only writes change the order.
 local function index()
   local model = get('model')
   if not model then return end -- a job of an older release: `lease` writes the field
@@ -170,7 +171,8 @@ local function index()
   if who ~= 'job:' .. id then
     owner_served_at = tonumber(redis.call('ZSCORE', served(model), who) or '0')
   end
-  local first = stamp(count_in_hand(hands) * 1e10 + owner_served_at)
+  local low = get('low') == '1' and LOW or 0
+  local first = stamp(low + count_in_hand(hands) * 1e10 + owner_served_at)
   for _, remote in ipairs({'0', '1'}) do
     local jobs = turns_of(who, model, remote)
     redis.call('ZREM', ready_before(model, remote), id)
@@ -324,7 +326,7 @@ local function running_retry(of)
 end
 
 function operations.create(fields, whole, version, collection, model, retry_of, key, keep_key_s,
-                           limit, api_key, webhook_host, closing, mirrored)
+                           limit, api_key, webhook_host, closing, mirrored, low)
   local existing = key ~= '' and redis.call('GET', idempotency_key(key))
   if existing then return existing end
   if get('state') then return id end -- it was created, and the answer was lost
@@ -346,6 +348,7 @@ function operations.create(fields, whole, version, collection, model, retry_of, 
              'planner', '', 'planner_until', 0, 'planner_token', '', 'version', version,
              'model', model, 'collection', collection, 'retry_of', retry_of, 'key', key,
              'api_key', api_key)
+  if low == '1' then redis.call('HSET', JOB, 'low', 1) end
   redis.call('ZADD', JOBS, stamp(now), id)
   redis.call('ZADD', jobs_in(collection), stamp(now), id)
   redis.call('SADD', COLLECTIONS, collection)

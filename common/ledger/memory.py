@@ -451,13 +451,13 @@ class MemoryLedger:
         for entry in running:
             in_hand[entry.job.owner.group] += entry.in_hand
 
-        def turn(entry: Entry) -> tuple[int, float, str, int, float, str]:
+        def turn(entry: Entry) -> tuple[bool, int, float, str, int, float, str]:
             job = entry.job
             served_at = owner_served_at = entry.served_at or job.created_at
             if job.key:
                 owner_served_at = self._served.get((model, job.key), 0.0)
             name = f"key:{job.key}" if job.key else f"job:{job.id}"
-            first = in_hand[job.owner.group], owner_served_at, name
+            first = job.new.is_low, in_hand[job.owner.group], owner_served_at, name
             return *first, entry.in_hand, served_at, job.id
 
         ready = [

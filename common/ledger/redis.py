@@ -114,9 +114,8 @@ class RedisLedger:
         idempotency = (idempotency_key, KEEP_IDEMPOTENCY_S)
         host = new.webhook.host if new.webhook else ""
         mirror = (new.generation if new.mirror else "", mirror_key(new))
-        created = self._run(
-            "create", new.id, *fields, *idempotency, room.limit, room.key, host, *mirror
-        )
+        who = (room.limit, room.key, host, *mirror, int(new.is_low))
+        created = self._run("create", new.id, *fields, *idempotency, *who)
         if isinstance(created, list):
             raise TooManyJobs(room, *created)
         answer = _text(created)

@@ -77,6 +77,8 @@ def shown_source(source: Mapping[str, Any]) -> str:
             return f"the failures of {source.get('job', 'another job')}"
         case "urls":
             return "a list of URLs"
+        case "migration":
+            return "images of the collection with its other model"
         case "keys":
             count = source.get("count", 0)
             return f"{shown_place(source['of'])} ({count} {'key' if count == 1 else 'keys'})"

@@ -13,9 +13,11 @@ def uploads_of(job_id: str) -> str:
 def has_uploads(new: NewJob) -> bool:
     """Whether a job may have files in the blob store.
 
-    Manifests and archives are copied there to be read. A retry uses the files of the first job.
+    Manifests and archives are copied there to be read, also when images of archives are read again
+    for a migration. A retry uses the files of the first job.
     """
-    return new.source.get("type") in ("upload", "archive", "manifest", "list") and not new.retry_of
+    kinds = ("upload", "archive", "manifest", "list", "migration")
+    return new.source.get("type") in kinds and not new.retry_of
 
 
 def copies_of(job_id: str, address: str = "") -> str:

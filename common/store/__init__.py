@@ -88,10 +88,12 @@ class Fingerprint:
     Attributes:
         content_hash: changes with the bytes, the model, the label, the metadata or the URI.
         job_id: the job that stored the image.
+        indexed_at: when it was stored, unix time in milliseconds.
     """
 
     content_hash: str
     job_id: str
+    indexed_at: int = 0
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,10 @@ class MemoryStore:
 
     def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
         records = self.fetch(collection, keys)
-        return {pk: Fingerprint(row.content_hash, row.job_id) for pk, row in records.items()}
+        return {
+            pk: Fingerprint(row.content_hash, row.job_id, row.indexed_at)
+            for pk, row in records.items()
+        }
 
     def ids(self, collection: Collection, keys: Sequence[str]) -> dict[str, str]:
         return {pk: row.id for pk, row in self.fetch(collection, keys).items()}

@@ -61,6 +61,7 @@ from clipfleet.common.tls import UnusableAuthority, require_authority
 from clipfleet.common.versions import parse_versioned, skipping_unknown_versions
 
 T = TypeVar("T")
+FINGERPRINT = ("content_hash", "job_id", "indexed_at")
 
 NOT_LOADED = 101  # error of milvus-lite after a restart; a server reloads collections by itself
 LOAD_S = 60.0  # timeout of a call that loads or drops a collection
@@ -161,8 +162,8 @@ class MilvusStore:
     def fingerprints(self, collection: Collection, keys: Sequence[str]) -> dict[str, Fingerprint]:
         if not keys:
             return {}
-        rows = self._query(collection, keys_expression(keys), ["pk", "content_hash", "job_id"])
-        return {row["pk"]: Fingerprint(row["content_hash"], row["job_id"]) for row in rows}
+        rows = self._query(collection, keys_expression(keys), ["pk", *FINGERPRINT])
+        return {row["pk"]: Fingerprint(*(row[name] for name in FINGERPRINT)) for row in rows}
 
     def ids(self, collection: Collection, keys: Sequence[str]) -> dict[str, str]:
         if not keys:

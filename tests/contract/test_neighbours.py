@@ -103,10 +103,10 @@ def test_a_newer_collection_is_refused_alone_and_lists_still_answer(
 
 
 def test_a_newer_job_is_refused_alone_and_lists_still_answer(client: "redis.Redis") -> None:
-    rewrite(client, f"clipfleet:job:{JOB}", "new", v=4)
+    rewrite(client, f"clipfleet:job:{JOB}", "new", v=9)
     ledger = RedisLedger(client)
     for ask in (ledger.job, ledger.cancel):
-        with pytest.raises(OtherVersion, match=f"job '{JOB}' is in version 3") as refused:
+        with pytest.raises(OtherVersion, match=f"job '{JOB}' is in version 9") as refused:
             ask(JOB)
         assert refused.value.status == 503
     assert [job.id for job in ledger.jobs()] == ["b2"]
@@ -142,7 +142,7 @@ def test_a_planner_leaves_a_newer_job_to_a_newer_planner_and_plans_the_others(
     world = planning(client)
     world.worker()
     world.job(3, "ours")
-    rewrite(client, f"clipfleet:job:{JOB}", "new", v=4)
+    rewrite(client, f"clipfleet:job:{JOB}", "new", v=9)
     client.hset(f"clipfleet:job:{JOB}", mapping={"planner": "", "planner_until": 0})
     before = raw_job(client)
     for _ in range(3):
@@ -151,7 +151,7 @@ def test_a_planner_leaves_a_newer_job_to_a_newer_planner_and_plans_the_others(
     assert len(world.names(JOB)) == 1, "the one from before"
     assert [len(world.names("ours")), world.nudges()] == [1, 1]
     assert (
-        caplog.text.count(f"this planner does not plan the job: job '{JOB}' is in version 3") == 1
+        caplog.text.count(f"this planner does not plan the job: job '{JOB}' is in version 9") == 1
     )
 
 
@@ -160,7 +160,7 @@ def test_the_housekeeper_leaves_newer_jobs(client: "redis.Redis") -> None:
     for job in (JOB, "b2"):
         ledger.cancel(job)
     client.zadd("clipfleet:jobs:ended", {JOB: 1.0, "b2": 2.0})
-    rewrite(client, f"clipfleet:job:{JOB}", "new", v=4)
+    rewrite(client, f"clipfleet:job:{JOB}", "new", v=9)
     unfinished = RedisUnfinished(client)
     client.zadd("clipfleet:uploads:unfinished", {JOB: 1.0})
     blobs = Blobs("memory://clipfleet-neighbours")
@@ -178,7 +178,7 @@ def test_newer_jobs_do_not_keep_the_housekeeper_from_later_ones(
     for job in (JOB, "b2"):
         ledger.cancel(job)
     client.zadd("clipfleet:jobs:ended", {JOB: 1.0, "b2": 2.0})
-    rewrite(client, f"clipfleet:job:{JOB}", "new", v=4)
+    rewrite(client, f"clipfleet:job:{JOB}", "new", v=9)
     blobs = Blobs("memory://clipfleet-neighbours")
     keeper = Housekeeper("k", ledger, RedisUnfinished(client), blobs, days=1)
     assert [keeper.tidy(), keeper.tidy()] == [0, 1]
@@ -217,7 +217,7 @@ def test_a_worker_leaves_the_chunk_of_a_newer_record_as_it_is_and_says_so(
     """No attempt is counted, however often the worker reads the record: nothing is quarantined."""
     monkeypatch.setattr(decode, "PAUSE_S", 0.0)
     place.plan([place.photo("a.jpg")])
-    rewrite(client, key, field, v=4)
+    rewrite(client, key, field, v=9)
     client.hset("clipfleet:job:job", "version", version)
     for _ in range(4):
         assert place.work() == 0
@@ -225,7 +225,7 @@ def test_a_worker_leaves_the_chunk_of_a_newer_record_as_it_is_and_says_so(
     assert (chunk.attempt, chunk.leased) == (0, False)
     waiting: Any = client.hget("clipfleet:job:job", "waiting")
     assert waiting.decode().startswith("worker w skips its chunks: ")
-    assert "version 3" in waiting.decode()
+    assert "version 9" in waiting.decode()
 
     rewrite(client, key, field, v=1)
     client.hset("clipfleet:job:job", "version", 1)

@@ -99,9 +99,12 @@ def items(*ids: str, place: str = "file") -> list[Item]:
     return [Item(id=name, uri=name, read=f"{place}:{name}", label="é") for name in ids]
 
 
-def planned(ledger: Ledger, *chunks: tuple[str, ...], job: str = "j", key: str = "") -> list[str]:
+def planned(
+    ledger: Ledger, *chunks: tuple[str, ...], job: str = "j", key: str = "", is_low: bool = False
+) -> list[str]:
     """Create a running job that is completely planned, and return the names of its chunks."""
-    ledger.create(a_job(job), room=JobRoom(key=key))
+    new = a_job(job).model_copy(update={"is_low": is_low})
+    ledger.create(new, room=JobRoom(key=key))
     lease = ledger.lease(job, "p", 30)
     assert lease
     ends = ["", *(chunk[-1] for chunk in chunks)]

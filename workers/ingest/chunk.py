@@ -32,12 +32,14 @@ from clipfleet.common.ledger import (
     Outcome,
     any_remote,
 )
-from clipfleet.common.ledger.catalogue import HOLD_S, Catalogue, Deletion
+from clipfleet.common.ledger.catalogue import HOLD_S, Catalogue, Deletion, to_delete_from
+from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.background import Waits
+from clipfleet.workers.ingest.copying import Copying, namespace_of, only, times_of
 from clipfleet.workers.ingest.device import Device, PixelBuffer
 from clipfleet.workers.ingest.feeders import Feeders
 from clipfleet.workers.ingest.fetch_pool import FetchPool
@@ -121,6 +123,8 @@ class Chunk:
         self._parts, self._job, self._claim, self._lease = parts, job, claim, lease
         self._failures: list[Failure] = []
         self._stored_keys: list[str] = []  # primary keys of the images that `_done` counts
+        self._copying: Copying | None = None
+        self._copied: dict[str, int] = {}  # when the images of the last write were stored first
         self._replaced: set[str] = set()  # those of them that were stored with other content
         self._updated: set[str] = set()  # those of `_replaced` that were not embedded again
         self._changes: dict[str, tuple[Item, DetailsChanged]] = {}  # to be updated
@@ -149,6 +153,8 @@ class Chunk:
         """
         collection = self._collection()
         items = self._distinct(self._claim.items)
+        if is_migration(self._job.new.source):
+            items = self._due(items, collection)
         keys = list(items)
         known = self._retry_store_call(lambda: self._parts.store.fingerprints(collection, keys))
         self._remove_gone(collection, items, known)
@@ -186,10 +192,17 @@ class Chunk:
             return
         catalogue, deletion = self._parts.catalogue, Deletion.of(keys)
         self._retry_while_unavailable(lambda: catalogue.record_deletion(collection, deletion))
-        small = thumbnail_keys(collection, keys)
-        self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
-        self._write_rows(collection, keys, partial(self._delete, collection))
-        self._retry_while_unavailable(lambda: catalogue.record_write(collection))
+        targets = self._retry_while_unavailable(lambda: to_delete_from(catalogue, collection))
+        for target in targets:
+            self._delete_images(target, keys)
+            self._retry_while_unavailable(partial(catalogue.record_write, target))
+
+    def _delete_images(self, collection: Collection, keys: Sequence[str]) -> None:
+        """Delete images with their thumbnails."""
+        if keys:
+            small = thumbnail_keys(collection, keys)
+            self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
+            self._write_rows(collection, keys, partial(self._delete, collection))
 
     def _write(self, collection: Collection, records: list[Record]) -> None:
         """Store the records, mark the chunk, and hand back the images that are not under way."""
@@ -221,6 +234,7 @@ class Chunk:
         self._claim, self._rest = self._claim.of(kept), dict(self._under_way)
         self._done, self._skipped, self._failures, self._rate = 0, 0, [], 0.0
         self._stored_keys, self._replaced, self._updated = [], set(), set()
+        self._copied = {}
 
     def _write_rows(
         self,
@@ -253,8 +267,22 @@ class Chunk:
     def _store(
         self, collection: Collection, records: Mapping[str, Record], keys: Sequence[str]
     ) -> list[str]:
-        self._parts.store.upsert(collection, [records[pk] for pk in keys])
-        return list(keys)
+        """Store records; new ones get the time of this try, which other parts search by."""
+        chosen = [records[pk] for pk in keys]
+        if self._copying:
+            due = self._copying.due({record.pk: record.indexed_at for record in chosen})
+            chosen = [record for record in chosen if record.pk in due]
+        else:
+            now = int(time.time() * 1000)
+            chosen = [replace(record, indexed_at=now) for record in chosen]
+        if chosen:
+            self._parts.store.upsert(collection, chosen)
+        done = [record.pk for record in chosen]
+        if self._copying:
+            self._copied |= {record.pk: record.indexed_at for record in chosen}
+            self._skipped += len(keys) - len(done)  # changed or deleted since
+            self._replaced -= set(keys) - set(done)
+        return done
 
     def _delete(self, collection: Collection, keys: Sequence[str]) -> list[str]:
         self._parts.store.delete(collection, keys)
@@ -296,6 +324,20 @@ class Chunk:
             indexed_at=int(time.time() * 1000),
         )
 
+    def _due(self, items: dict[str, Item], collection: Collection) -> dict[str, Item]:
+        """The images of a chunk of copies that are not copied yet; the others count as skipped.
+
+        An earlier attempt may have stored copies of images that were deleted just then.
+        """
+        parts = self._parts
+        copying = self._copying = Copying(self._job, collection, parts.store, parts.catalogue)
+        times = times_of(items)
+        due = self._retry_store_call(lambda: copying.due(times))
+        rest = {pk: at for pk, at in times.items() if pk not in due}
+        self._delete_images(collection, self._retry_store_call(lambda: copying.orphans(rest)))
+        self._skipped += len(items) - len(due)
+        return only(items, due)
+
     def _write_thumbnails(self, collection: Collection, records: Sequence[Record]) -> None:
         """Write the thumbnails of images that are stored next.
 
@@ -330,6 +372,9 @@ class Chunk:
         They count as skipped. This runs after the upsert: a deletion that is recorded later finds
         the rows itself.
         """
+        if self._copying:
+            self._withdraw_copies(self._copying, collection)
+            return
         since, catalogue = self._claim.since, self._parts.catalogue
         deletions = self._retry_while_unavailable(lambda: catalogue.deletions(collection, since))
         if not deletions:
@@ -342,9 +387,17 @@ class Chunk:
             for pk, row in rows.items()
             if row.job_id == self._job.id and any(covered(row) for covered in covers)
         ]
-        small = thumbnail_keys(collection, gone)
-        self._retry_while_unavailable(lambda: self._parts.blobs.delete_all(small))
-        self._write_rows(collection, gone, partial(self._delete, collection))
+        self._delete_images(collection, gone)
+        self._take_back(gone)
+
+    def _withdraw_copies(self, copying: Copying, collection: Collection) -> None:
+        """Delete copies of images that were deleted meanwhile."""
+        gone = self._retry_store_call(lambda: copying.orphans(self._copied))
+        self._delete_images(collection, gone)
+        self._take_back(gone)
+
+    def _take_back(self, gone: Sequence[str]) -> None:
+        """Count images that were stored and deleted again as skipped."""
         self._done -= len(gone)
         self._replaced.difference_update(gone)
         self._updated.difference_update(gone)
@@ -389,8 +442,10 @@ class Chunk:
     def _collection(self) -> Collection:
         new = self._job.new
         catalogue = self._parts.catalogue
-        collection = self._retry_while_unavailable(lambda: catalogue.find(new.collection))
-        if collection is None or collection.generation != new.generation:
+        collection = self._retry_while_unavailable(
+            lambda: catalogue.generation(new.collection, new.generation)
+        )
+        if collection is None:
             raise CollectionGone(f"collection {new.collection!r} was deleted")
         if collection.dim != self._parts.embedder.dim:
             raise WrongModel(
@@ -408,7 +463,7 @@ class Chunk:
             if item.problem:  # its id may be altered, and then equal another item's
                 self._fail(item, "list", item.problem)
                 continue
-            pk = primary_key(self._job.new.namespace, item.id)
+            pk = primary_key(namespace_of(item, self._job), item.id)
             self._skipped += pk in distinct
             distinct[pk] = item
         return distinct
@@ -618,19 +673,20 @@ class Chunk:
             self._replaced.add(image.pk)
         if prepared.thumbnail:
             self._thumbnails[image.pk] = prepared.thumbnail
+        stored = image.item.stored
         return Record(
             pk=image.pk,
             id=image.item.id,
-            namespace=self._job.new.namespace,
+            namespace=namespace_of(image.item, self._job),
             uri=image.item.uri,
             embedding=row,
             content_hash=prepared.content_hash,
-            job_id=self._job.id,
+            job_id=stored.job_id if stored else self._job.id,
             label=image.item.label,
             bytes=prepared.file_bytes,
             width=prepared.width,
             height=prepared.height,
-            indexed_at=int(time.time() * 1000),
+            indexed_at=stored.indexed_at if stored else 0,  # otherwise set when it is stored
             metadata=image.metadata(self._terms.collection, limit),
         )
 

@@ -20,7 +20,7 @@ from clipfleet.common.http.mirror import MirrorIn, exceeds
 from clipfleet.common.identity import KeyMaker
 from clipfleet.common.imaging.thumbnails import thumbnail_keys
 from clipfleet.common.ledger import Job, MirrorResult
-from clipfleet.common.ledger.catalogue import Deletion
+from clipfleet.common.ledger.catalogue import Deletion, to_delete_from
 from clipfleet.common.ledger.failure_parts import FailuresLost
 from clipfleet.common.ledger.notes import GAPS
 from clipfleet.common.ledger.turns import write_in_turn
@@ -86,7 +86,6 @@ class Closing:
         assert job.new.mirror is not None
         self._job, self._new, self._token, self._parts = job, job.new, token, parts
         self._mirror: MirrorIn = job.new.mirror
-        self._snapshots = Snapshots(parts.blobs, snapshots_of(job.new.generation))
         self._missing = Missing(parts.blobs, job.id)
 
     def run(self) -> None:
@@ -100,10 +99,12 @@ class Closing:
             self._parts.ledger.set_waiting_reason(self._job.id, WAITS)
         if state != "begun":
             return
-        collection = self._parts.catalogue.find(self._new.collection)
+        new, parts = self._new, self._parts
+        collection = parts.catalogue.generation(new.collection, new.generation)
         try:
-            if collection is None or collection.generation != self._new.generation:
-                raise CollectionGone(f"collection {self._new.collection!r} was deleted")
+            if collection is None:
+                raise CollectionGone(f"collection {new.collection!r} was deleted")
+            self._snapshots = Snapshots(parts.blobs, snapshots_of(collection.snapshots))
             self._close(collection)
         except CollectionGone:
             self._parts.ledger.cancel(self._job.id, "the collection was deleted")
@@ -215,9 +216,11 @@ class Closing:
             self._require_lease()
             pks = as_text(keys[start : start + BATCH])
             parts.catalogue.record_deletion(collection, Deletion.of(pks))
-            parts.blobs.delete_all(thumbnail_keys(collection, pks))
-            write_in_turn(parts.catalogue, collection, pks, partial(parts.store.delete, collection))
-            parts.catalogue.record_write(collection)
+            for generation in to_delete_from(parts.catalogue, collection):
+                parts.blobs.delete_all(thumbnail_keys(generation, pks))
+                delete = partial(parts.store.delete, generation)
+                write_in_turn(parts.catalogue, generation, pks, delete)
+                parts.catalogue.record_write(generation)
 
     def _replace(self, compared: Compared, gone: Gone, *, deleted: bool, is_partial: bool) -> None:
         """Write the new base. It keeps images that are gone from the source but indexed."""

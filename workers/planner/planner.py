@@ -27,8 +27,10 @@ from clipfleet.common.fetch import Fetcher, LookUpsBusy
 from clipfleet.common.fetch.post import Poster
 from clipfleet.common.ledger import Failure, Job, Ledger, Look, NewJob, OpenChunk, PlanLease, Round
 from clipfleet.common.ledger.catalogue import RedisCatalogue
+from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.unfinished import RedisUnfinished
+from clipfleet.common.ledger.unreadable import RedisUnreadable
 from clipfleet.common.ledger.webhooks import RedisWebhooks
 from clipfleet.common.process.checks import blob_checks, service_checks
 from clipfleet.common.process.logs import OutageLog, configure_logs, log_context
@@ -45,7 +47,9 @@ from clipfleet.common.store.milvus import make_store
 from clipfleet.common.versions import OtherVersion, warn_once
 from clipfleet.workers.metrics import PlannerMetrics
 from clipfleet.workers.planner.chunk_size import chunk_size, room_for
+from clipfleet.workers.planner.generation_source import CopySource, Generations
 from clipfleet.workers.planner.housekeeper import Housekeeper
+from clipfleet.workers.planner.migrations import Migrator
 from clipfleet.workers.planner.mirror import Closings
 from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.planner.retry_source import Retry
@@ -108,6 +112,7 @@ class Planner:
         tracking: keeps snapshots of sources, for mirrors. Without it, mirrors wait for a planner
             that has it.
         closings: end mirrors.
+        generations: reads the images of migrations; None: this planner has no store.
     """
 
     def __init__(
@@ -123,9 +128,11 @@ class Planner:
         clock: Callable[[], float] = time.monotonic,
         tracking: TrackingParts | None = None,
         closings: Closings | None = None,
+        generations: Generations | None = None,
     ) -> None:
         self._name, self._ledger, self._fleet = name, ledger, fleet
         self._tracking, self._closings = tracking, closings or Closings(tracking)
+        self._generations = generations
         self._publisher, self._settings, self._storage = publisher, settings, storage
         self._readers, self._metrics = readers or Readers(), metrics or PlannerMetrics()
         self._clock = clock
@@ -444,6 +451,8 @@ class Planner:
         source: Source
         if new.retry_of:
             source = Retry(new.source, self._ledger, storage.access)
+        elif is_migration(new.source) and self._generations:
+            source = CopySource(new, self._generations, storage)
         else:
             whole = self._ledger.whole(new.id).source
             source = open_source(whole, storage, new.id, signed=tracking is not None)
@@ -515,9 +524,19 @@ def main() -> None:
     ledger = RedisLedger(client, blobs=blobs)
     storage = Storage(settings, blobs, Fetcher(settings.fetch))
     metrics = PlannerMetrics(make_registry())
-    tracking = TrackingParts(ledger, make_store(settings), RedisCatalogue(client), blobs)
+    catalogue, store = RedisCatalogue(client), make_store(settings)
+    generations = Generations(catalogue, store, RedisUnreadable(client))
+    tracking = TrackingParts(ledger, store, catalogue, blobs)
     planner = Planner(
-        name, ledger, fleet, publisher, settings, storage, metrics=metrics, tracking=tracking
+        name,
+        ledger,
+        fleet,
+        publisher,
+        settings,
+        storage,
+        metrics=metrics,
+        tracking=tracking,
+        generations=generations,
     )
     try:
         serve_metrics(settings, metrics.registry, planner.trouble)
@@ -527,6 +546,8 @@ def main() -> None:
     unfinished = RedisUnfinished(client)
     keeper = Housekeeper(name, ledger, unfinished, blobs, settings.retention_days)
     threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()
+    migrator = Migrator(ledger, generations, storage, blobs)
+    threading.Thread(target=migrator.run, args=(stopping,), name="migrator", daemon=True).start()
     poster = Poster(settings.fetch, settings.webhooks.timeout_s)
     sender = WebhookSender(RedisWebhooks(client), ledger, poster, settings.webhooks, metrics)
     sending = threading.Thread(target=sender.run, args=(stopping,), name="webhooks", daemon=True)

@@ -146,7 +146,7 @@ class Tracked:
         self._source, self._new, self._parts = source, new, parts
         self._is_dry = new.mirror is not None and new.mirror.dry_run
         self._collection = collection
-        self._snapshots = Snapshots(parts.blobs, snapshots_of(new.generation))
+        self._snapshots = Snapshots(parts.blobs, snapshots_of(collection.snapshots))
         self._dry = Snapshots(parts.blobs, dry_listing_of(new.id))
         self._keys = KeyMaker(new.namespace)
         self._salts: dict[str, int] = {}
@@ -355,8 +355,8 @@ class Check:
 
 def tracked(source: Source, new: NewJob, parts: TrackingParts) -> Source:
     """The source, tracked unless the collection was deleted: then a worker ends the job."""
-    collection = parts.catalogue.find(new.collection)
-    if collection is None or collection.generation != new.generation:
+    collection = parts.catalogue.generation(new.collection, new.generation)
+    if collection is None:
         return source
     return Tracked(source, new, collection, parts)
 
