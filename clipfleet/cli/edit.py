@@ -33,6 +33,7 @@ Removed = Annotated[
     typer.Option("--unset", metavar="KEY", help="Metadata key to remove. Repeatable."),
 ]
 MISSING_SHOWN = 10
+SOME_MISSING = 3  # as of jobs in which some images failed
 
 
 @app.command("show")
@@ -74,7 +75,8 @@ def update(
 ) -> None:
     """Change the label and metadata of the images that pass a filter, without embedding them again.
 
-    Other metadata of these images stays. A command that was interrupted can be repeated.
+    Other metadata of these images stays. A command that was interrupted can be repeated. The exit
+    code is 3 if an --id is not in the collection.
 
     Example: clipfleet images update photos --filter '{"label": "chruch"}' --label church
     """
@@ -103,18 +105,18 @@ def update(
                     dry_run=dry_run,
                     progress=lambda count: status.update(f"changing: {count} images"),
                 )
-    if json:
-        show.document(updated)
-        return
-    _print(updated, dry_run)
+    show.document(updated) if json else _print(updated, dry_run)
+    if updated.missing:
+        raise typer.Exit(SOME_MISSING)
 
 
 def _print(updated: Updated, dry_run: bool) -> None:
     if dry_run:
-        print(f"{updated.matched} images match; nothing was changed")
+        print(f"images that match: {updated.matched}; nothing was changed")
     else:
         same = updated.matched - updated.updated
-        print(f"changed {updated.updated} images" + (f"; {same} were so already" if same else ""))
+        more = f"; {same} had these values already" if same else ""
+        print(f"images changed: {updated.updated}{more}")
     if updated.missing:
         shown = ", ".join(show.one_line(each) for each in updated.missing[:MISSING_SHOWN])
         more = ", ..." if len(updated.missing) > MISSING_SHOWN else ""

@@ -1372,7 +1372,8 @@ class Client:
 
         Returns:
             `matched`, the number of images that were found, `updated`, the number of those that
-            were written, and `missing`, the ids that are not in the collection.
+            were written, and `missing`, the ids that are not in the collection. The numbers are
+            lower ones if the answer to a request was lost and the request was repeated.
 
         Raises:
             NotFound: there is no such collection.
