@@ -125,7 +125,9 @@ class World:
             thumbnail_edge=0,
         )
         store = trapped(MemoryStore, ("upsert", "delete", "create", "fingerprints"))()
-        catalogue = trapped(MemoryCatalogue, ("change_migration", "record_deletion", "hold"))(self.clock)
+        catalogue = trapped(MemoryCatalogue, ("change_migration", "record_deletion", "hold"))(
+            self.clock
+        )
         ledger = trapped(MemoryLedger, ("create", "mark", "plan", "cancel"))(self.clock)
         for part in (store, catalogue, ledger):
             part.trap = self.trap
