@@ -6,6 +6,8 @@ from clipfleet.common.http.collections import AliasOut as Alias
 from clipfleet.common.http.collections import RecallOut as Recall
 from clipfleet.common.http.collections import UpdateOut as Updated
 from clipfleet.common.http.fleet import FleetOut as Fleet
+from clipfleet.common.http.migrations import MigrationOut as Migration
+from clipfleet.common.http.migrations import UnreadablePage as UnreadableImages
 from clipfleet.common.http.mirror import MirrorOut as Mirror
 from clipfleet.common.http.mirror import MissingPage as Missing
 from clipfleet.common.http.registered import EventsOut as EventsAnswer
@@ -30,6 +32,7 @@ __all__ = [
     "Image",
     "Job",
     "Match",
+    "Migration",
     "Mirror",
     "Missing",
     "Recall",
@@ -37,6 +40,7 @@ __all__ = [
     "SearchResult",
     "SourceRun",
     "Timing",
+    "UnreadableImages",
     "Updated",
 ]
 

@@ -38,7 +38,7 @@ from clipfleet.common.fetch import Fetcher
 from clipfleet.common.fetch.post import Poster
 from clipfleet.common.http.fleet import LANES
 from clipfleet.common.imaging.embedder import HASH_MODEL, Embedder, HashEmbedder
-from clipfleet.common.ledger.catalogue import MemoryCatalogue
+from clipfleet.common.ledger.catalogue import MemoryCatalogue, collection_names
 from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.registered import MemoryRegistry
 from clipfleet.common.ledger.unfinished import MemoryUnfinished
@@ -254,8 +254,9 @@ class MemoryService:
             generations=generations,
         )
         migrator = Migrator(parts.ledger, generations, storage, parts.blobs)
+        names = partial(collection_names, parts.catalogue) if settings.keep_uploads else None
         keeper = Housekeeper(
-            NAME, parts.ledger, parts.unfinished, parts.blobs, settings.retention_days
+            NAME, parts.ledger, parts.unfinished, parts.blobs, settings.retention_days, names
         )
         self._start_thread(stack, "planner", partial(run_planner, planner, self._stopping))
         self._start_thread(stack, "housekeeper", partial(keeper.run, self._stopping))

@@ -462,6 +462,11 @@ class Settings(BaseSettings):
         description="Days for which ended jobs, their failures and their uploads are kept; 0: "
         "they are never deleted.",
     )
+    keep_uploads: bool = Field(
+        False,
+        description="Keep uploads, with their jobs, as long as the collection exists, so that a "
+        "migration to another model can read them again. They need as much room as the files.",
+    )
     limits: Limits = Field(Limits(), description="Limits: CLIPFLEET_LIMITS__NAME.")
     fetch: Fetch = Field(Fetch(), description="Fetching by URL: CLIPFLEET_FETCH__NAME.")
     webhook_secret: WebhookSecret = Field(

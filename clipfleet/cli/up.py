@@ -32,6 +32,14 @@ ModelOption = Annotated[
         "for tests. Default: CLIPFLEET_MODEL.",
     ),
 ]
+AlsoOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--also-model",
+        help="Another model, with workers of its own, for `clipfleet collections migrate`. "
+        "Repeatable.",
+    ),
+]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Number of ingest workers.")]
 MetricsOption = Annotated[
     int,
@@ -56,6 +64,7 @@ def up(
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     model: ModelOption = None,
+    also_model: AlsoOption = None,
     workers: WorkersOption = 1,
     metrics_port: MetricsOption = 0,
     flower: FlowerOption = False,
@@ -68,7 +77,11 @@ def up(
     stopping = threading.Event()
     if flower and find_spec("flower") is None:
         show.fail(ValueError("Flower is not installed: pip install 'clipfleet[flower]'"))
-    more = {"metrics_port": metrics_port, "flower_port": flower_port if flower else 0}
+    more = {
+        "metrics_port": metrics_port,
+        "flower_port": flower_port if flower else 0,
+        "also": tuple(also_model or ()),
+    }
 
     def ready(url: str, folder: Path) -> None:
         announce(url, folder)
@@ -98,7 +111,7 @@ def run_stack(
     workers: int,
     stopping: threading.Event,
     ready: Callable[[str, Path], None],
-    more: Mapping[str, int] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Run the stack until `stopping` is set or a signal arrives.
 

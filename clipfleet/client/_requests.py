@@ -42,6 +42,7 @@ from clipfleet.common.http.collections import (
     Which,
 )
 from clipfleet.common.http.fleet import FleetOut
+from clipfleet.common.http.migrations import MigrationIn, SwapIn
 from clipfleet.common.http.registered import NAME, SourceIn, SourceList
 from clipfleet.common.http.schemas import (
     CollectionIn,
@@ -70,10 +71,12 @@ from clipfleet.results import (
     Failures,
     Image,
     Job,
+    Migration,
     Missing,
     RegisteredSource,
     SearchResult,
     Timing,
+    UnreadableImages,
 )
 
 T = TypeVar("T")
@@ -216,6 +219,39 @@ def set_alias(name: str, collection: str) -> ApiRequest[Alias]:
 
 def delete_alias(name: str) -> ApiRequest[None]:
     return ApiRequest("DELETE", _path("aliases", name), _nothing, repeatable=False)
+
+
+def migration(collection: str) -> ApiRequest[Migration]:
+    return ApiRequest("GET", _path("collections", collection, "migrations"), _read(Migration))
+
+
+@checking()
+def start_migration(collection: str, model: str) -> ApiRequest[Migration]:
+    body = MigrationIn(model=model).model_dump()
+    path = _path("collections", collection, "migrations")
+    return ApiRequest("POST", path, _read(Migration), json=body, repeatable=False)
+
+
+@checking()
+def change_migration(
+    collection: str, step: str, force: bool | None = None
+) -> ApiRequest[Migration]:
+    """Pause, resume, swap, rollback or finish: each can be repeated."""
+    path = _path("collections", collection, "migrations", step)
+    body = None if force is None else SwapIn(force=force).model_dump()
+    return ApiRequest("POST", path, _read(Migration), json=body)
+
+
+def cancel_migration(collection: str) -> ApiRequest[Migration]:
+    path = _path("collections", collection, "migrations")
+    return ApiRequest("DELETE", path, _read(Migration))
+
+
+@checking()
+def unreadable(collection: str, cursor: str, limit: int) -> ApiRequest[UnreadableImages]:
+    path = _path("collections", collection, "migrations", "unreadable")
+    query = {"cursor": cursor, "limit": limit}
+    return ApiRequest("GET", path, _read(UnreadableImages), params=query)
 
 
 @checking()

@@ -40,10 +40,12 @@ from clipfleet.results import (
     Fleet,
     Image,
     Job,
+    Migration,
     Missing,
     Recall,
     RegisteredSource,
     SearchResult,
+    UnreadableImages,
     Updated,
 )
 
@@ -252,6 +254,181 @@ class Client:
             client.delete_alias("photos")
         """
         self._request(_requests.delete_alias(name))
+
+    # Migrations
+
+    def start_migration(self, collection: str, model: str) -> Migration:
+        """Build a second generation of a collection with another model, beside its searches.
+
+        Needs workers of that model. The images are read again from where they were.
+
+        Args:
+            collection: the collection.
+            model: the other model.
+
+        Returns:
+            The migration. `migration` says how far it is.
+
+        Raises:
+            NotFound: there is no such collection.
+            ProblemError: it has this model, or a migration that is not over (409), or no worker
+                serves the model (503).
+
+        Example:
+            client.start_migration("photos", "openai/clip-vit-base-patch32")
+        """
+        return self._request(_requests.start_migration(collection, model))
+
+    def migration(self, collection: str) -> Migration:
+        """Look at the migration of a collection: its progress and the comparison of the models.
+
+        Args:
+            collection: the collection.
+
+        Returns:
+            The migration that is not over, or else the last one.
+
+        Raises:
+            NotFound: there is no such collection, or it was never migrated.
+
+        Example:
+            missing = (client.migration("photos")).missing
+        """
+        return self._request(_requests.migration(collection))
+
+    def unreadable(
+        self, collection: str, limit: int = 100, *, cursor: str = ""
+    ) -> UnreadableImages:
+        """List images that a migration cannot copy, because they cannot be read any more.
+
+        Args:
+            collection: the collection.
+            limit: the number of images at most, 1,000 or fewer.
+            cursor: `next` of the page before; "" for the first page.
+
+        Returns:
+            One page.
+
+        Raises:
+            NotFound: there is no such collection, or it was never migrated.
+
+        Example:
+            page = client.unreadable("photos")
+        """
+        return self._request(_requests.unreadable(collection, cursor, limit))
+
+    def pause_migration(self, collection: str) -> Migration:
+        """Stop to copy images until the migration is resumed.
+
+        Args:
+            collection: the collection.
+
+        Returns:
+            The migration as it is then.
+
+        Raises:
+            NotFound: there is no such collection, or it was never migrated.
+            ProblemError: it is swapped or over (409).
+
+        Example:
+            client.pause_migration("photos")
+        """
+        return self._request(_requests.change_migration(collection, "pause"))
+
+    def resume_migration(self, collection: str) -> Migration:
+        """Go on with a paused migration. Images that could not be read are tried again.
+
+        Args:
+            collection: the collection.
+
+        Returns:
+            The migration as it is then.
+
+        Raises:
+            NotFound: there is no such collection, or it was never migrated.
+            ProblemError: it is over (409).
+
+        Example:
+            client.resume_migration("photos")
+        """
+        return self._request(_requests.change_migration(collection, "resume"))
+
+    def swap_migration(self, collection: str, *, force: bool = False) -> Migration:
+        """Answer searches with the new model from now on, in one step.
+
+        Args:
+            collection: the collection.
+            force: do it although images are missing or cannot be read.
+
+        Returns:
+            The migration as it is then.
+
+        Raises:
+            NotFound: there is no such collection, or it was never migrated.
+            ProblemError: images are missing or cannot be read (409), or no worker serves the new
+                model (503).
+
+        Example:
+            client.swap_migration("photos")
+        """
+        return self._request(_requests.change_migration(collection, "swap", force))
+
+    def roll_back_migration(self, collection: str, *, force: bool = False) -> Migration:
+        """Answer searches with the old model again. The migration goes on as before the swap.
+
+        Args:
+            collection: the collection.
+            force: do it although images that were written since the swap are missing.
+
+        Returns:
+            The migration as it is then.
+
+        Raises:
+            NotFound: there is no such collection, or it was never migrated.
+            ProblemError: it is not swapped, or images are missing (409).
+
+        Example:
+            client.roll_back_migration("photos")
+        """
+        return self._request(_requests.change_migration(collection, "rollback", force))
+
+    def finish_migration(self, collection: str, *, force: bool = False) -> Migration:
+        """Delete the old generation. There is no way back.
+
+        Args:
+            collection: the collection.
+            force: cancel the jobs that still write to the old generation, and delete it although
+                the new one lacks images of it.
+
+        Returns:
+            The migration as it is then.
+
+        Raises:
+            NotFound: there is no such collection, or it was never migrated.
+            ProblemError: it is not swapped, or jobs still write to the old generation (409).
+
+        Example:
+            client.finish_migration("photos")
+        """
+        return self._request(_requests.change_migration(collection, "finish", force))
+
+    def cancel_migration(self, collection: str) -> Migration:
+        """Give a migration up and delete the new generation.
+
+        Args:
+            collection: the collection.
+
+        Returns:
+            The migration as it is then.
+
+        Raises:
+            NotFound: there is no such collection, or it was never migrated.
+            ProblemError: it is swapped: roll it back first (409).
+
+        Example:
+            client.cancel_migration("photos")
+        """
+        return self._request(_requests.cancel_migration(collection))
 
     # Jobs
 

@@ -53,6 +53,7 @@ class Options:
         settings: settings of the environment, which have precedence over those of the stack.
         metrics_port: port of the planner's metrics. Each worker has the next one. 0: no metrics.
         flower_port: port of Flower on loopback, whatever `host` is. 0: no Flower.
+        also: further models, each with an ingest worker and a query worker.
     """
 
     data: Path
@@ -62,6 +63,7 @@ class Options:
     settings: Settings
     metrics_port: int = 0
     flower_port: int = 0
+    also: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -71,8 +73,8 @@ class Options:
 
     @property
     def metrics_ports(self) -> list[int]:
-        """Ports of the metrics of the planner, the ingest workers and the query worker."""
-        parts = self.workers + 2
+        """Ports of the metrics of the planner, the ingest workers and the query workers."""
+        parts = self.workers + 2 + 2 * len(self.also)
         first = self.metrics_port
         return list(range(first, first + parts)) if first else [0] * parts
 
@@ -126,9 +128,10 @@ class Stack:
         check_keys(settings.keys_file, settings.open, service)
         hub.require_library(settings.model)
         self._downloads = hub.is_remote(settings.model)
-        if self._downloads:
-            report(f"asking {hub.hub_url()} for the model {settings.model}")
-        hub.require_model(settings.model)
+        for model in (settings.model, *self._options.also):
+            if hub.is_remote(model):
+                report(f"asking {hub.hub_url()} for the model {model}")
+            hub.require_model(model)
 
     def run(
         self,
@@ -224,19 +227,26 @@ class Stack:
             """The environment of a part with metrics: each has the next port."""
             return {**env, "CLIPFLEET_METRICS_PORT": str(next(ports))}
 
-        def worker(name: str, lane: Lane, share: Mapping[str, str], niceness: int = 0) -> Part:
-            task_events, model = bool(self._options.flower_port), self._settings.model
+        def worker(
+            name: str,
+            lane: Lane,
+            share: Mapping[str, str],
+            niceness: int = 0,
+            model: str = self._settings.model,
+        ) -> Part:
+            task_events = bool(self._options.flower_port)
             command = processes.worker(name, [lane], model, task_events=task_events)
             return Part(
                 name,
                 command,
-                {**with_metrics_port(), **share},
+                {**with_metrics_port(), **share, "CLIPFLEET_MODEL": model},
                 lambda pid: _serves(fleet, probe, pid) or self._is_downloaded(),
                 niceness,
             )
 
         bulk = shares(cores(), self._options.workers)
-        niceness = bulk_niceness(len(bulk))
+        niceness = bulk_niceness(len(bulk) + len(self._options.also))
+        one_core = share_variables(1, self._settings)
         gateway = processes.gateway(self._options.host, self._options.port)
         return [
             Part(
@@ -255,6 +265,14 @@ class Stack:
                 for number, share in enumerate(bulk, 1)
             ],
             worker("worker-query", LANES[1], {}),
+            *[
+                worker(f"worker-{kind}-also-{number}", lane, share, nice, model)
+                for number, model in enumerate(self._options.also, 1)
+                for kind, lane, share, nice in (
+                    ("ingest", LANES[0], one_core, niceness),
+                    ("query", LANES[1], {}, 0),
+                )
+            ],
             Part("gateway", gateway, env, lambda _: _answers(f"{self._options.url}/healthz")),
             *self._flower(env),
         ]

@@ -411,6 +411,11 @@ def both_generations(catalogue: Catalogue, collection: Collection) -> list[Colle
     return [collection, sibling] if sibling else [collection]
 
 
+def collection_names(catalogue: Catalogue) -> set[str]:
+    """The names of all collections."""
+    return {collection.name for collection in catalogue.all()}
+
+
 def to_delete_from(catalogue: Catalogue, collection: Collection) -> list[Collection]:
     """The generations that images are deleted from, in this order.
 

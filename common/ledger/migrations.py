@@ -275,8 +275,7 @@ def no_migration(name: str) -> NotFound:
     """The error for a collection that was never migrated."""
     return NotFound(
         f"there is no migration of the collection {name[:80]!r}; start one with "
-        f"POST /v1/collections/NAME/migrations",
-        collection=name[:80],
+        "POST /v1/collections/NAME/migrations or `clipfleet collections migrate NAME --model M`"
     )
 
 

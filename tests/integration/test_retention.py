@@ -53,6 +53,23 @@ def test_an_expired_job_goes_with_its_failures_and_uploads(house: House) -> None
     assert not uploaded.exists()
 
 
+def test_uploads_are_kept_as_long_as_their_collection_if_wanted(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipfleet.workers.planner.housekeeper.MAX_JOBS", 2)
+    uploads = [house.upload(f"sent-{n}") for n in range(3)]  # more than one round looks at
+    ended(house.ledger, "no-upload")
+    existing = {"photos"}
+    house.clock.now += 40 * DAY_S
+    keeper = Housekeeper("p", house.ledger, house.unfinished, house.blobs, 30, lambda: existing)
+    assert sum(keeper.tidy() for _ in range(3)) == 1
+    assert {job.id for job in house.ledger.jobs()} == {"sent-0", "sent-1", "sent-2"}
+    assert all(folder.exists() for folder in uploads)
+    existing.clear()  # the collection was deleted
+    assert sum(keeper.tidy() for _ in range(3)) == 3
+    assert not any(folder.exists() for folder in uploads)
+
+
 def test_with_nothing_to_expire_nothing_goes(house: House) -> None:
     uploaded = house.upload("sent")
     house.clock.now += 1_000 * DAY_S

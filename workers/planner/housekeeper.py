@@ -5,6 +5,7 @@ Runs next to each planner; a lock in the ledger lets one run at a time.
 
 import logging
 import threading
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from clipfleet.common.blobs import Blobs
@@ -28,11 +29,21 @@ class Housekeeper:
     Args:
         name: the planner's name, as the owner of the lock.
         days: how many days an ended job is kept; 0 keeps jobs for ever.
+        collections: returns the names of the collections whose uploads are kept for ever; None:
+            uploads are deleted with their job.
     """
 
     def __init__(
-        self, name: str, ledger: Ledger, unfinished: Unfinished, blobs: Blobs, days: float
+        self,
+        name: str,
+        ledger: Ledger,
+        unfinished: Unfinished,
+        blobs: Blobs,
+        days: float,
+        collections: Callable[[], Collection[str]] | None = None,
     ) -> None:
+        self._collections = collections
+        self._kept: dict[str, str] = {}  # jobs with uploads that are kept, and their collections
         self._name, self._ledger, self._blobs, self._days = name, ledger, blobs, days
         self._unfinished = unfinished
         self._other_versions: set[str] = set()  # jobs that only another version can remove
@@ -52,9 +63,12 @@ class Housekeeper:
         completed = sum(map(self._complete_removal, self._ledger.removals(MAX_JOBS)))
         if not self._days:
             return completed
-        ended = self._ledger.ended(self._days * DAY_S, MAX_JOBS + len(self._other_versions))
-        expired = [job_id for job_id in ended if job_id not in self._other_versions]
-        return completed + sum(self._remove(job_id) for job_id in expired[:MAX_JOBS])
+        existing = self._collections() if self._collections else ()
+        self._kept = {job_id: name for job_id, name in self._kept.items() if name in existing}
+        spared = self._other_versions | self._kept.keys()
+        ended = self._ledger.ended(self._days * DAY_S, MAX_JOBS + len(spared))
+        expired = [job_id for job_id in ended if job_id not in spared]
+        return completed + sum(self._remove(job_id, existing) for job_id in expired[:MAX_JOBS])
 
     def run(self, stopping: threading.Event) -> None:
         """Run rounds until `stopping` is set. A round that fails is repeated later."""
@@ -71,9 +85,17 @@ class Housekeeper:
                 log.info("deleted %d jobs that had expired or whose deletion broke off", removed)
             stopping.wait(1.0 if removed >= MAX_JOBS else self._interval_s)
 
-    def _remove(self, job_id: str) -> bool:
+    def _remove(self, job_id: str, existing: Collection[str]) -> bool:
+        """Delete an expired job, unless its uploads are kept.
+
+        Args:
+            existing: the collections whose uploads are kept.
+        """
         try:
             job = self._ledger.job(job_id)
+            if job.new.source.get("type") == "upload" and job.new.collection in existing:
+                self._kept[job_id] = job.new.collection
+                return False
             if job.webhook == "pending" or self._is_being_retried(job):
                 return False
             self._delete(job_id)

@@ -26,7 +26,7 @@ from clipfleet.common.errors import NotFound, StartupError, Unavailable
 from clipfleet.common.fetch import Fetcher, LookUpsBusy
 from clipfleet.common.fetch.post import Poster
 from clipfleet.common.ledger import Failure, Job, Ledger, Look, NewJob, OpenChunk, PlanLease, Round
-from clipfleet.common.ledger.catalogue import RedisCatalogue
+from clipfleet.common.ledger.catalogue import RedisCatalogue, collection_names
 from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.ledger.redis import RedisLedger
 from clipfleet.common.ledger.unfinished import RedisUnfinished
@@ -544,7 +544,8 @@ def main() -> None:
         sys.stderr.write(f"clipfleet planner: {error.detail}\n")
         raise SystemExit(os.EX_CONFIG) from error
     unfinished = RedisUnfinished(client)
-    keeper = Housekeeper(name, ledger, unfinished, blobs, settings.retention_days)
+    names = partial(collection_names, catalogue) if settings.keep_uploads else None
+    keeper = Housekeeper(name, ledger, unfinished, blobs, settings.retention_days, names)
     threading.Thread(target=keeper.run, args=(stopping,), name="housekeeper", daemon=True).start()
     migrator = Migrator(ledger, generations, storage, blobs)
     threading.Thread(target=migrator.run, args=(stopping,), name="migrator", daemon=True).start()
