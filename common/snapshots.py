@@ -100,6 +100,8 @@ def merged(parts: Iterable[Entries]) -> Entries:
     table = texts.view(np.dtype([("key", "S16"), ("signature", ">u8")]))
     keys = table["key"]
     is_first = np.concatenate(([True], keys[1:] != keys[:-1]))
+    if is_first.all():
+        return Entries(np.ascontiguousarray(keys), table["signature"].astype(np.uint64))
     first = np.flatnonzero(is_first)
     last = np.append(first[1:], len(keys)) - 1
     low, high = table["signature"][first], table["signature"][last]
@@ -185,7 +187,8 @@ class Snapshots:
         """What is in force of the bases of a source."""
         read = {name: self._read(origin, name) for name in listing.bases}
         replaced = {name for _, names in read.values() for name in names}
-        return merged([entries for name, (entries, _) in read.items() if name not in replaced])
+        in_force = [entries for name, (entries, _) in read.items() if name not in replaced]
+        return in_force[0] if len(in_force) == 1 else merged(in_force)
 
     def parts(self, origin: str, listing: Listing, jobs: Iterable[str]) -> Entries:
         """The images in the parts of some jobs that no base in force replaces."""
@@ -238,7 +241,7 @@ class Snapshots:
         head = json.dumps({"v": 1, "n": len(entries), "replaces": list(replaces)}).encode()
         writer = self._blobs.create(key)
         try:
-            writer.write(head + b"\n")
+            writer.write(head + b" " * (-(len(head) + 1) % 8) + b"\n")  # numbers are aligned
             writer.write(entries.keys.tobytes())
             writer.write(entries.signatures.astype("<u8").tobytes())
         except BaseException:

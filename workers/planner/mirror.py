@@ -169,6 +169,8 @@ class Closing:
                 keys += [maker.digest(image_id) for image_id in failures]
         except FailuresLost:
             return listed.unknown()
+        if not keys:
+            return listed
         failed = np.sort(keys_of(b"".join(keys)))
         is_failed, _ = where_in(listed.keys, failed)
         return Entries(listed.keys, np.where(is_failed, np.uint64(UNKNOWN), listed.signatures))
@@ -230,7 +232,7 @@ class Closing:
             kept = compared.base.of(~listed)
         elif not deleted:
             kept = merged([Entries(gone.keys, np.zeros(len(gone.keys), np.uint64))])
-        base = merged([compared.listed, kept])
+        base = merged([compared.listed, kept]) if len(kept) else compared.listed
         self._snapshots.write_base(self._new.origin, base, compared.listing, [self._new.id])
 
     def _clean(self, listing: Listing) -> None:
