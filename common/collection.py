@@ -14,7 +14,9 @@ from clipfleet.common.errors import Conflict, InvalidRequest
 from clipfleet.common.identity import ID_BYTES, id_problem, text_problem
 
 Metric = Literal["cosine", "dot", "euclidean"]
-FieldType = Literal["string", "int", "float", "bool"]
+FieldType = Literal["string", "int", "float", "bool", "string[]", "int[]"]
+ELEMENTS: Mapping[str, FieldType] = {"string[]": "string", "int[]": "int"}  # of lists
+LIST_ELEMENTS = 256  # of a declared list at most
 
 STRING_BYTES = 1_024
 LABEL_BYTES = 512
@@ -79,6 +81,14 @@ class Collection(BaseModel):
         return self.lineage or self.generation
 
     created_at: float
+
+    @property
+    def columns(self) -> dict[str, FieldType]:
+        """The declared fields that the store keeps apart, each in its own column.
+
+        Lists are kept with the metadata that is not declared: every store compares them there.
+        """
+        return {name: kind for name, kind in self.fields.items() if kind not in ELEMENTS}
 
     @classmethod
     def new(
@@ -179,6 +189,8 @@ def field_problem(
         kind: the declared type.
         string_bytes: the size of a string at most, bytes of UTF-8.
     """
+    if kind in ELEMENTS:
+        return _list_problem(name, value, kind)
     if value == MISSING_STRING:
         return f"field {name} cannot be {MISSING_STRING!r}, which stands for a missing value"
     if kind == "string" and isinstance(value, str):
@@ -190,6 +202,17 @@ def field_problem(
     if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
         return None if abs(value) <= FLOAT_LIMIT else f"field {name} is out of range"
     return f"field {name} must be {kind}, not {type(value).__name__}"
+
+
+def _list_problem(name: str, value: Any, kind: FieldType) -> str | None:
+    if not isinstance(value, list):
+        return f"field {name} must be {kind}, a list, not {type(value).__name__}"
+    if len(value) > LIST_ELEMENTS:
+        return f"field {name} has {len(value)} elements, the limit is {LIST_ELEMENTS}"
+    places = (
+        field_problem(f"{name}[{n}]", element, ELEMENTS[kind]) for n, element in enumerate(value)
+    )
+    return next(filter(None, places), None)
 
 
 def image_problem(

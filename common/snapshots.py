@@ -11,6 +11,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -78,20 +79,32 @@ def as_text(keys: Keys) -> list[str]:
 NONE = entries_of([], [])
 
 
-def merged(parts: Sequence[Entries]) -> Entries:
-    """The union. An image with several signatures has the signature UNKNOWN."""
-    if not parts:
+def merged(parts: Iterable[Entries]) -> Entries:
+    """The union. An image with several signatures has the signature UNKNOWN.
+
+    The parts are taken one by one. All in one array, entries take little more memory than their
+    own size: keys and signatures are sorted as texts of 24 bytes.
+    """
+    data = bytearray()
+    for part in parts:
+        if not len(part):
+            continue
+        rows = np.empty((len(part), 24), np.uint8)
+        rows[:, :16] = part.keys.view(np.uint8).reshape(-1, 16)
+        rows[:, 16:] = part.signatures.astype(">u8").view(np.uint8).reshape(-1, 8)
+        data += rows.data.cast("B")
+    if not data:
         return NONE
-    keys = np.concatenate([part.keys for part in parts])
-    signatures = np.concatenate([part.signatures for part in parts])
-    if not len(keys):
-        return NONE
-    order = np.argsort(keys, kind="stable")
-    keys, signatures = keys[order], signatures[order]
-    first = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-    low = np.minimum.reduceat(signatures, first)
-    high = np.maximum.reduceat(signatures, first)
-    return Entries(keys[first], np.where(low == high, low, np.uint64(UNKNOWN)))
+    texts = np.frombuffer(data, "S24")
+    texts.sort()
+    table = texts.view(np.dtype([("key", "S16"), ("signature", ">u8")]))
+    keys = table["key"]
+    is_first = np.concatenate(([True], keys[1:] != keys[:-1]))
+    first = np.flatnonzero(is_first)
+    last = np.append(first[1:], len(keys)) - 1
+    low, high = table["signature"][first], table["signature"][last]
+    signatures = np.where(low == high, low, UNKNOWN).astype(np.uint64)
+    return Entries(np.ascontiguousarray(keys[first]), signatures)
 
 
 def where_in(keys: Keys, among: Keys) -> tuple[Mask, NDArray[np.intp]]:
@@ -183,7 +196,7 @@ class Snapshots:
 
     def _merged_parts(self, origin: str, names: Sequence[str]) -> Entries:
         with ThreadPoolExecutor(1 if self._blobs.folder else READERS, "snapshot") as threads:
-            return merged([part for part, _ in threads.map(lambda n: self._read(origin, n), names)])
+            return merged(part for part, _ in threads.map(lambda n: self._read(origin, n), names))
 
     def held(self, origin: str, keys: Keys) -> Mask:
         """Which keys the snapshots of other sources have."""
@@ -223,27 +236,37 @@ class Snapshots:
 
     def _write(self, key: str, entries: Entries, replaces: Sequence[str]) -> None:
         head = json.dumps({"v": 1, "n": len(entries), "replaces": list(replaces)}).encode()
-        data = [head, b"\n", entries.keys.tobytes(), entries.signatures.astype("<u8").tobytes()]
-        self._blobs.put(key, io.BytesIO(b"".join(data)))
+        writer = self._blobs.create(key)
+        try:
+            writer.write(head + b"\n")
+            writer.write(entries.keys.tobytes())
+            writer.write(entries.signatures.astype("<u8").tobytes())
+        except BaseException:
+            with suppress(BlobsUnavailable):
+                writer.discard()
+            raise
+        writer.close()
 
     def _read(self, origin: str, name: str) -> tuple[Entries, list[str]]:
         """The entries of a blob and what it replaces. One that was not written whole has none."""
         data = self._blobs.get(f"{self._root}/{origin}/{name}", MAX_BYTES)
-        head, newline, body = data.partition(b"\n")
+        end = data.find(b"\n")
         try:
-            fields = json.loads(head) if newline else {}
+            fields = json.loads(data[:end]) if end > 0 else {}
         except ValueError:
             fields = {}
         count = fields.get("n", -1)
-        if fields.get("v") != 1 or len(body) != 24 * count:
+        if fields.get("v") != 1 or len(data) - end - 1 != 24 * count:
             return NONE, []
-        keys = np.frombuffer(body, "S16", count)
-        signatures = np.frombuffer(body, "<u8", count, 16 * count).astype(np.uint64, copy=False)
-        return Entries(keys, signatures), list(fields["replaces"])
+        keys = np.frombuffer(data, "S16", count, end + 1)
+        signatures = np.frombuffer(data, "<u8", count, end + 1 + 16 * count)
+        return Entries(keys, signatures.astype(np.uint64, copy=False)), list(fields["replaces"])
 
 
 def agreed(base: Entries, parts: Entries) -> Entries:
     """The union, in which signatures are known only where the base has them and no part differs."""
+    if not len(parts):
+        return base
     both = merged([base, parts])
     known, _ = where_in(both.keys, base.keys)
     return Entries(both.keys, np.where(known, both.signatures, np.uint64(UNKNOWN)))
@@ -266,6 +289,34 @@ def consistently(read: Callable[[], T]) -> T:
 def snapshots_of(generation: str) -> str:
     """The beginning of the keys of the snapshots of a generation, without a slash."""
     return f"snapshots/{generation}"
+
+
+def carry_over(blobs: Blobs, old: str, new: str) -> None:
+    """Give the snapshots of a generation to another one that has the same images.
+
+    The images are known by key alone, so that the next mirror reads each of them once. May be
+    called again, when more images are known.
+
+    Args:
+        blobs: the blob store.
+        old: the generation that has the snapshots.
+        new: the other generation.
+
+    Raises:
+        BlobsUnavailable: the blob store is away.
+    """
+    source, target = Snapshots(blobs, snapshots_of(old)), Snapshots(blobs, snapshots_of(new))
+
+    def read() -> dict[str, Entries]:
+        return {
+            origin: merged(
+                [source.base(origin, listing), source.parts(origin, listing, listing.parts)]
+            )
+            for origin, listing in source.listings().items()
+        }
+
+    for origin, entries in consistently(read).items():
+        target.write_base(origin, entries.unknown(), Listing(), [])
 
 
 def mirror_of(job_id: str) -> str:

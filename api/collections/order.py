@@ -14,7 +14,7 @@ from clipfleet.api.collections.bulk import STORE_TIMEOUT_S, parse_checked_filter
 from clipfleet.api.dependencies import CollectionDep, GatewayDep
 from clipfleet.api.dispatch.gateway import Gateway
 from clipfleet.api.http.problems import RESPONSES
-from clipfleet.common.collection import BUILTIN_FIELDS, RESERVED, Collection
+from clipfleet.common.collection import BUILTIN_FIELDS, ELEMENTS, RESERVED, Collection
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.http.collections import OrderedIds, OrderIn
 from clipfleet.common.identity import text_problem
@@ -49,6 +49,9 @@ async def order_ids(body: OrderIn, collection: CollectionDep, gateway: GatewayDe
         raise InvalidRequest(problem)
     if body.order_by in RESERVED - BUILTIN_FIELDS.keys():
         raise InvalidRequest(f"{body.order_by!r} is not a field to order by")
+    if collection.fields.get(body.order_by) in ELEMENTS:
+        kind = collection.fields[body.order_by]
+        raise InvalidRequest(f"lists have no order, and {body.order_by!r} is {kind}")
     await _require_few(body, where, collection, gateway)
     with_value: list[tuple[Key, Key, str]] = []
     without: list[tuple[None, Key, str]] = []

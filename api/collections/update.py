@@ -30,7 +30,7 @@ router = APIRouter(
     route_class=AuthorizedRoute,
 )
 
-PAGE = 5_000  # images that pass a filter, looked up at once
+PAGE = 8_000  # images that pass a filter, looked up at once: as many as the store reads at once
 BATCH = 1_000  # images read and written at once
 BATCHES_AT_ONCE = 2  # one is read by the gateway while the store writes the other
 BUDGET_S = 20.0  # after that the response says where to go on

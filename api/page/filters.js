@@ -62,7 +62,7 @@ const yesOrNo = () => el("select", { name: "value" }, el("option", { value: "tru
 
 function input(kind) {
   const common = { name: "value", required: true, "data-kind": kind };
-  if (["int", "float"].includes(kind)) return el("input", { ...common, type: "number", step: kind === "int" ? 1 : "any" });
+  if (["int", "int[]", "float"].includes(kind)) return el("input", { ...common, type: "number", step: kind === "float" ? "any" : 1 });
   return el("input", { ...common, type: "text", maxlength: 1024, list: "values", autocomplete: "off" });
 }
 

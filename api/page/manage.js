@@ -6,7 +6,7 @@ import * as collections from "./collections.js";
 import { $, ago, announce, button, count, el, icon, many, message, when } from "./dom.js";
 import { go, href, state } from "./state.js";
 
-const FIELD_TYPES = ["string", "int", "float", "bool"];
+const FIELD_TYPES = ["string", "int", "float", "bool", "string[]", "int[]"];
 
 const form = $("collection-form");
 

@@ -11,6 +11,8 @@ const OPERATORS_OF = {
   bool: ["eq", "exists"],
   string: ["eq", "ne", "prefix", "exists"],
   any: ["eq", "ne", "gte", "lte", "prefix", "exists"],
+  "string[]": ["eq", "ne", "exists"], // of one of its elements
+  "int[]": ["eq", "ne", "exists"],
 };
 
 export const operatorsFor = (kind) => OPERATORS_OF[kind] ?? ["eq", "gte", "lte", "ne", "exists"];
@@ -79,7 +81,7 @@ const isNumber = (value) => value.trim() !== "" && !Number.isNaN(Number(value));
 
 function parse(value, kind) {
   if (kind === "bool") return value === "true";
-  return kind === "string" || !isNumber(value) ? value : Number(value);
+  return kind.startsWith("string") || !isNumber(value) ? value : Number(value);
 }
 
 export function describe({ field, op, value }) {

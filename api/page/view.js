@@ -30,8 +30,9 @@ function renderSort() {
   choose($("sort"), [...Object.keys(NAMES), ...others].map((sort) => [sort, nameOfSort(sort)]), state.sort);
 }
 
-const groupable = () => fields.names().filter((name) => !["id", "uri", "bytes"].includes(name));
-const sortable = () => fields.names().filter((name) => !["label", "id"].includes(name));
+const isList = (name) => (current()?.fields[name] ?? "").endsWith("[]");
+const groupable = () => fields.names().filter((name) => !["id", "uri", "bytes"].includes(name) && !isList(name));
+const sortable = () => fields.names().filter((name) => !["label", "id"].includes(name) && !isList(name));
 
 /** New options, if they are others; a value that is not among them gets one. */
 function choose(select, options, value) {

@@ -22,7 +22,7 @@ from clipfleet.api.http.problems import RESPONSES
 from clipfleet.api.search.exact import check_exact_rows, embed_and_ask
 from clipfleet.api.search.terms import ImageTerm, QueryTerms
 from clipfleet.api.search.timing import DOCUMENTED, Timing, longest, timed_response
-from clipfleet.common.collection import BUILTIN_FIELDS, RESERVED, Collection
+from clipfleet.common.collection import BUILTIN_FIELDS, ELEMENTS, RESERVED, Collection
 from clipfleet.common.errors import InvalidRequest, NotFound, TooLarge, Unavailable
 from clipfleet.common.http.schemas import Problem, SearchOptions, SearchOut
 from clipfleet.common.http.search import Refused, SearchBatchIn, SearchBatchOut, SearchIn
@@ -323,11 +323,11 @@ def _check_options(body: SearchOptions, collection: Collection, gateway: Gateway
         raise InvalidRequest(
             f"with include_values, top_k is at most {max_top_k} here", field="top_k"
         )
-    _check_grouping(body, gateway)
+    _check_grouping(body, collection, gateway)
     return parse_filter(body.filter or {}, collection.fields)
 
 
-def _check_grouping(body: SearchOptions, gateway: Gateway) -> None:
+def _check_grouping(body: SearchOptions, collection: Collection, gateway: Gateway) -> None:
     limit = gateway.settings.limits.candidates
     needs_candidates = body.group_by is not None or body.collapse is not None
     if needs_candidates and body.offset + body.top_k > limit:
@@ -340,3 +340,7 @@ def _check_grouping(body: SearchOptions, gateway: Gateway) -> None:
         raise InvalidRequest(problem)
     if body.group_by in RESERVED - BUILTIN_FIELDS.keys():
         raise InvalidRequest(f"{body.group_by!r} is not a field to group by", field="group_by")
+    if (kind := collection.fields.get(body.group_by)) in ELEMENTS:
+        raise InvalidRequest(
+            f"lists form no groups, and {body.group_by!r} is {kind}", field="group_by"
+        )

@@ -171,6 +171,11 @@ def keys_for(record: RegisteredSource, events: Events) -> list[str]:
             f"source {record.name!r} is {what}, for which there are no events; register each "
             "folder, bucket, manifest or archive as a source of its own"
         )
+    if (record.job.get("mirror") or {}).get("dry_run"):
+        raise InvalidRequest(
+            f"source {record.name!r} only reports what it would do (mirror.dry_run), and takes no "
+            "events; register it without dry_run"
+        )
     if kind == "folder":
         return list(_in_folder(place, events.keys, recursive=source.get("recursive", True)))
     if kind == "bucket":

@@ -1,5 +1,6 @@
 """Routes that register, list, show, run, pause and delete the sources of a collection."""
 
+import asyncio
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -93,7 +94,8 @@ async def put_source(
 async def list_sources(collection: CollectionDep, gateway: GatewayDep) -> SourceList:
     """Return the sources of a collection, with their last run, their next run, and problems."""
     records = await gateway.call(gateway.registry.all, collection.name)
-    return SourceList(sources=[await _shown(record, gateway) for record in records])
+    shown = await asyncio.gather(*(_shown(record, gateway) for record in records))
+    return SourceList(sources=list(shown))
 
 
 @router.get("/{source}", summary="Get a source")

@@ -244,7 +244,7 @@ class Scheduler:
                 new = self._for_keys(new, record)
             room = JobRoom(self._gateway.settings.limits.active_jobs, record.key)
             self._ledger.create(new, room=room)
-        except (Blocked, TooManyJobs) as error:
+        except (Blocked, TooManyJobs, Conflict) as error:
             reason = error.error if isinstance(error, Blocked) else error
             undone = _blocked(record.model_copy(update={"current": None}), reason, now)
             self._save(record, undone, now, "restore")
@@ -327,12 +327,18 @@ class Scheduler:
         return describe_job(body, collection, self._access.grant(owner), self._gateway)
 
     def _for_keys(self, new: NewJob, record: RegisteredSource) -> NewJob:
-        """The job of a run for events: it reads the keys of a source that can be read in part."""
+        """The job of a run for events: it reads the keys of a source that can be read in part.
+
+        Such a job is no mirror: it does not know what else is gone. The images whose keys are gone
+        stay when a mirror would keep them.
+        """
         if not reads_keys(new.source):
             return new
         keys = self._registry.taken(record.collection, record.name)
-        source = {"type": "keys", "of": new.source, "count": len(keys), "keys": keys}
-        return new.model_copy(update={"source": source})
+        removes = new.mirror is None or new.mirror.missing == "delete"
+        source = {"type": "keys", "of": new.source, "count": len(keys), "removes": removes}
+        changes = {"source": {**source, "keys": keys}, "v": 1, "mirror": None, "incremental": True}
+        return new.model_copy(update=changes)
 
     def _save(
         self,
@@ -351,7 +357,7 @@ def _blocked(record: RegisteredSource, error: ClipfleetError, now: float) -> Reg
     """The record of a source that cannot run, and is tried again in a while."""
     if record.problem != error.detail:
         log.warning("source %s cannot run: %s", record.name, error.detail)
-    pause_s = NO_ROOM_S if isinstance(error, TooManyJobs) else BLOCKED_S
+    pause_s = NO_ROOM_S if isinstance(error, TooManyJobs | Conflict) else BLOCKED_S
     return record.model_copy(update={"problem": error.detail, "retry_at": now + pause_s})
 
 

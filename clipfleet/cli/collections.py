@@ -1,7 +1,7 @@
 """`clipfleet collections`: create, show and delete collections."""
 
 import json as json_module
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -25,7 +25,9 @@ app.command("original")(originals.original)
 Fields = Annotated[
     list[str] | None,
     typer.Option(
-        "--field", help="Metadata field to index, NAME:string|int|float|bool. Repeatable."
+        "--field",
+        help="Metadata field to declare, NAME:TYPE; a type is string, int, float, bool, string[] "
+        "or int[]. Repeatable.",
     ),
 ]
 
@@ -100,7 +102,8 @@ def _metric(text: str) -> Metric:
 
 def _field(text: str) -> tuple[str, FieldType]:
     name, _, kind = text.partition(":")
-    for known in ("string", "int", "float", "bool"):
+    kinds: tuple[FieldType, ...] = get_args(FieldType)
+    for known in kinds:
         if name and kind == known:
             return name, known
-    raise typer.BadParameter(f"{text!r} is not NAME:string|int|float|bool")
+    raise typer.BadParameter(f"{text!r} is not NAME:TYPE; a type is one of {', '.join(kinds)}")

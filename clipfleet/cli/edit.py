@@ -8,6 +8,7 @@ import typer
 from clipfleet.cli import show
 from clipfleet.cli.show import URL, ApiKey, Json, Name, Namespace, Url, Where
 from clipfleet.client import Client
+from clipfleet.common.collection import ELEMENTS
 from clipfleet.results import Updated
 
 app = typer.Typer(help="Show images, and change labels and metadata.", no_args_is_help=True)
@@ -32,6 +33,7 @@ Removed = Annotated[
     typer.Option("--unset", metavar="KEY", help="Metadata key to remove. Repeatable."),
 ]
 MISSING_SHOWN = 10
+SOME_MISSING = 3  # as of jobs in which some images failed
 
 
 @app.command("show")
@@ -73,7 +75,8 @@ def update(
 ) -> None:
     """Change the label and metadata of the images that pass a filter, without embedding them again.
 
-    Other metadata of these images stays. A command that was interrupted can be repeated.
+    Other metadata of these images stays. A command that was interrupted can be repeated. The exit
+    code is 3 if an --id is not in the collection.
 
     Example: clipfleet images update photos --filter '{"label": "chruch"}' --label church
     """
@@ -102,18 +105,18 @@ def update(
                     dry_run=dry_run,
                     progress=lambda count: status.update(f"changing: {count} images"),
                 )
-    if json:
-        show.document(updated)
-        return
-    _print(updated, dry_run)
+    show.document(updated) if json else _print(updated, dry_run)
+    if updated.missing:
+        raise typer.Exit(SOME_MISSING)
 
 
 def _print(updated: Updated, dry_run: bool) -> None:
     if dry_run:
-        print(f"{updated.matched} images match; nothing was changed")
+        print(f"images that match: {updated.matched}; nothing was changed")
     else:
         same = updated.matched - updated.updated
-        print(f"changed {updated.updated} images" + (f"; {same} were so already" if same else ""))
+        more = f"; {same} had these values already" if same else ""
+        print(f"images changed: {updated.updated}{more}")
     if updated.missing:
         shown = ", ".join(show.one_line(each) for each in updated.missing[:MISSING_SHOWN])
         more = ", ..." if len(updated.missing) > MISSING_SHOWN else ""
@@ -128,7 +131,10 @@ def _metadata(values: list[str], unset: list[str], name: str, client: Client) ->
         key, is_pair, value = text.partition("=")
         if not key or not is_pair:
             raise typer.BadParameter(f"--set {text!r} is not KEY=VALUE, such as year=2024")
-        metadata[key] = value if fields.get(key) == "string" else _value(value)
+        kind = fields.get(key)
+        metadata[key] = value if kind == "string" else _value(value)
+        if kind in ELEMENTS and not isinstance(metadata[key], list | None):
+            metadata[key] = [value if kind == "string[]" else metadata[key]]
     for key in unset:
         if metadata.setdefault(key, None) is not None:
             raise typer.BadParameter(f"--set and --unset both name {key!r}")

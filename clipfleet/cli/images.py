@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,7 +170,7 @@ def naming_webhook_options() -> Iterator[None]:
         raise
 
 
-def _mirror_options(
+def mirror_options(
     mirror: bool, missing: OnMissing | None, max_delete: str | None, dry_run: bool
 ) -> bool | dict[str, Any]:
     """The value of `mirror` for the client; BadParameter for options that are not valid."""
@@ -181,10 +181,18 @@ def _mirror_options(
         raise typer.BadParameter(f"--{name} needs --mirror")
     if max_delete is not None:
         try:
-            options["max_delete"] = limit_of(max_delete)
+            options["max_delete"] = limit_of(_number(max_delete))
         except ValueError as error:
             raise typer.BadParameter(str(error).replace("max_delete", "--max-delete")) from error
     return options or mirror
+
+
+def _number(text: str) -> int | float | str:
+    """The number that a text is; the text if it is none."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def index(
@@ -220,7 +228,7 @@ def index(
     Ctrl-C does not stop the job. `clipfleet jobs show ID --follow` shows its progress again.
     """
     secret = checked_webhook_secret(webhook_secret) if webhook else None
-    mirrored = _mirror_options(mirror, missing, max_delete, dry_run)
+    mirrored = mirror_options(mirror, missing, max_delete, dry_run)
     if mirrored and (upload or (not kind and _files(sources))):
         raise typer.BadParameter(
             "--mirror is for sources that the service reads, not for files that are sent"

@@ -1,23 +1,29 @@
 """`clipfleet sources`: sources that the service indexes again and again."""
 
 import json as json_module
+import time
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from clipfleet.cli import complete, show
 from clipfleet.cli.follow import show_and_exit
 from clipfleet.cli.images import (
+    DryRun,
     Exif,
     LabelFromFolder,
+    MaxDelete,
+    Mirror,
+    OnMissingOption,
     SourceKind,
     Sources,
     TargetNamespace,
     WebhookSecret,
     WebhookUrl,
     checked_webhook_secret,
+    mirror_options,
     naming_webhook_options,
     source_from,
 )
@@ -91,6 +97,10 @@ def add_source(
     label_from_folder: LabelFromFolder = False,
     kind: SourceKind = None,
     exif: Exif = False,
+    mirror: Mirror = False,
+    missing: OnMissingOption = None,
+    max_delete: MaxDelete = None,
+    dry_run: DryRun = False,
     webhook: WebhookUrl = None,
     webhook_secret: WebhookSecret = None,
     url: Url = URL,
@@ -105,6 +115,7 @@ def add_source(
     Example: clipfleet sources add camera s3://photos/camera --interval 15m
     """
     secret = checked_webhook_secret(webhook_secret) if webhook else None
+    mirrored = mirror_options(mirror, missing, max_delete, dry_run)
     source = source_from(sources, kind, label_from_folder)
     with show.client(url, api_key) as client, naming_webhook_options():
         client.create_collection(collection)
@@ -116,6 +127,7 @@ def add_source(
             paused=paused,
             namespace=namespace,
             exif=exif,
+            mirror=mirrored,
             webhook=webhook,
             webhook_secret=secret,
         )
@@ -209,6 +221,7 @@ def _print(source: RegisteredSource, *, json: bool) -> None:
         return
     _print_table([source])
     for what, text in (
+        ("next run", moment(source.next_run) if source.next_run else ""),
         ("running", _run(source.running)),
         ("last run", _run(source.last_run)),
         ("waiting", f"{source.waiting_keys} keys of events" if source.waiting_keys else ""),
@@ -220,8 +233,8 @@ def _print(source: RegisteredSource, *, json: bool) -> None:
 
 
 def _print_table(sources: list[RegisteredSource]) -> None:
-    table = Table("name", "collection", "state", "interval", "next run", "last run", "source")
-    table.box = None
+    columns = ("name", "collection", "state", "interval", "next run", "last run")
+    table = Table(*columns, Column("source", overflow="fold"), box=None)
     for source in sources:
         colour = _STATES.get(source.state, "green")
         last = source.last_run
@@ -230,8 +243,8 @@ def _print_table(sources: list[RegisteredSource]) -> None:
             escape(source.collection),
             f"[{colour}]{source.state}[/]",
             _duration(source.interval) if source.interval else "-",
-            moment(source.next_run) if source.next_run else "-",
-            f"{last.state}, {moment(last.ended_at or last.began_at)}" if last else "-",
+            _until(source.next_run) if source.next_run else "-",
+            f"{last.state} {_ago(last.ended_at or last.began_at)}" if last else "-",
             escape(show.one_line(source.source)),
         )
     show.out.print(table if sources else "no sources")
@@ -245,6 +258,25 @@ def _run(run: SourceRun | None) -> str:
     if run.state:
         words += f", {run.state}"
     return f"{words}: {run.error}" if run.error else words
+
+
+def _until(unix_s: float) -> str:
+    """How long it is until then: "in 12 min"; "now" when it is over."""
+    seconds = unix_s - time.time()
+    return f"in {_about(seconds)}" if seconds >= 1 else "now"
+
+
+def _ago(unix_s: float) -> str:
+    """How long ago it was: "3 h ago"."""
+    return f"{_about(max(0.0, time.time() - unix_s))} ago"
+
+
+def _about(seconds: float) -> str:
+    """A duration in its largest unit."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _duration(seconds: float) -> str:

@@ -160,7 +160,8 @@ class AsyncClient:
             metric: how embeddings are compared: "cosine", "dot" or "euclidean".
             model: the CLIP model. Default: the service's.
             dim: numbers in an embedding. Default: the model's, if a worker has the model.
-            fields: metadata fields to index, each "string", "int", "float" or "bool".
+            fields: metadata fields to declare, each "string", "int", "float", "bool", "string[]" or
+                "int[]".
 
         Returns:
             The collection.
@@ -932,6 +933,7 @@ class AsyncClient:
         label_from_folder: bool = False,
         on_existing: OnExisting = "skip",
         exif: bool = False,
+        mirror: bool | Mapping[str, Any] = False,
         webhook: str | None = None,
         webhook_secret: str | None = None,
     ) -> RegisteredSource:
@@ -949,6 +951,7 @@ class AsyncClient:
             on_existing: "skip" leaves an unchanged image as it is, "replace" embeds it again.
             exif: add to the metadata what EXIF says (taken_at, camera, latitude, longitude,
                 altitude).
+            mirror: as for `index`: True has each run delete images that are gone from the source.
             webhook: address to which the service sends the end of each job (docs/webhooks.md).
             webhook_secret: signs it. Default: the secret of the service.
 
@@ -975,6 +978,7 @@ class AsyncClient:
                 label_from_folder,
                 on_existing,
                 exif,
+                mirror,
                 hook,
             )
         )
@@ -1556,7 +1560,8 @@ class AsyncClient:
 
         Returns:
             `matched`, the number of images that were found, `updated`, the number of those that
-            were written, and `missing`, the ids that are not in the collection.
+            were written, and `missing`, the ids that are not in the collection. The numbers are
+            lower ones if the answer to a request was lost and the request was repeated.
 
         Raises:
             NotFound: there is no such collection.

@@ -265,13 +265,16 @@ def register_source(
     label_from_folder: bool,
     on_existing: OnExisting,
     exif: bool,
+    mirror: bool | Mapping[str, Any],
     webhook: Mapping[str, str],
 ) -> ApiRequest[RegisteredSource]:
     checked = _checked_source(source, label_from_folder)
-    options = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    options = _index_options(namespace, on_existing, exif, mirror)
     when = {"interval": interval, "paused": paused}
     body = SourceIn.model_validate({"source": checked, **_plain_options({**options, **when})})
     json = {**body.model_dump(exclude={"webhook"}), **({"webhook": webhook} if webhook else {})}
+    if not json["mirror"]:
+        del json["mirror"]
     return ApiRequest("PUT", _source_path(collection, name), _read(RegisteredSource), json=json)
 
 
@@ -312,6 +315,15 @@ def _source_path(collection: str, name: str, *rest: str) -> str:
     return _path("collections", collection, "sources", name, *rest)
 
 
+def _index_options(
+    namespace: str, on_existing: OnExisting, exif: bool, mirror: bool | Mapping[str, Any]
+) -> dict[str, Any]:
+    options: dict[str, Any] = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
+    if mirror is not False:
+        options["mirror"] = {} if mirror is True else arguments.as_json("mirror", mirror)
+    return options
+
+
 def _checked_source(source: AnySource, label_from_folder: bool) -> Source:
     if isinstance(source, Mapping):
         source = arguments.as_json("source", source)
@@ -333,9 +345,7 @@ def index(
     mirror: bool | Mapping[str, Any],
 ) -> ApiRequest[Job]:
     checked = _checked_source(source, label_from_folder)
-    options: dict[str, Any] = {"namespace": namespace, "on_existing": on_existing, "exif": exif}
-    if mirror is not False:
-        options["mirror"] = {} if mirror is True else arguments.as_json("mirror", mirror)
+    options = _index_options(namespace, on_existing, exif, mirror)
     body = JobIn.model_validate({"source": checked, **_plain_options(options)})
     where = _path("collections", collection, "jobs")
     json = body.model_dump(exclude={"webhook"})  # `with_webhook` adds it

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from clipfleet.common.collection import FieldType, Metric
+from clipfleet.common.collection import ELEMENTS, FieldType, Metric
 
 KEY = b"clipfleet"
 TEXT = ("id", "namespace", "uri", "label", "content_hash")
@@ -69,6 +69,7 @@ def _schema(description: Description, embedding: Any, exclude: set[str] | None =
     import pyarrow as pa
 
     kinds = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    kinds |= {name: pa.list_(kinds[kind]) for name, kind in ELEMENTS.items()}
     typed = {**description.fields, **description.columns}
     columns = [
         *((name, pa.string()) for name in TEXT),

@@ -6,9 +6,9 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, JsonValue, WithJsonSchema, field_validator
 
 from clipfleet.common.http import uris
 from clipfleet.common.http.request import Request
@@ -18,8 +18,13 @@ MAX_DELETE = 0.1
 LISTABLE = ("folder", "bucket", "manifest", "archive")  # sources that say what they have not
 # Fields of a source that change neither which images it has nor their ids.
 _APART = frozenset({"fields", "name", "format", "label_from_folder", "sources", "digest"})
-_PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%")
-_NUMBER = re.compile(r"\d{1,15}")
+_PERCENT = re.compile(r"(100|\d{1,2}(?:\.\d{1,9})?)%")
+MAX_NUMBER = 10**12
+_SHAPES: list[JsonValue] = [
+    {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER},
+    {"type": "number", "minimum": 0, "maximum": 1},
+    {"type": "string", "pattern": f"^{_PERCENT.pattern}$"},
+]
 BAD_MAX_DELETE = (
     'max_delete is a share such as 0.1 or "10%" (1.0 is all), or a whole number of images'
 )
@@ -33,7 +38,9 @@ class MirrorIn(Request):
         description="What happens to indexed images that are gone from the source: delete them, "
         "report them, or keep them.",
     )
-    max_delete: int | float = Field(
+    max_delete: Annotated[
+        int | float, WithJsonSchema({"anyOf": _SHAPES, "title": "Max Delete"}, mode="validation")
+    ] = Field(
         MAX_DELETE,
         description="Delete nothing if more images than this are gone: a share of the images that "
         'the source had, such as 0.1 or "10%" (1.0 is all), or a whole number of images.',
@@ -86,17 +93,11 @@ def limit_of(value: Any) -> int | float:
     Raises:
         ValueError: it is neither.
     """
-    if isinstance(value, str):
-        if match := _PERCENT.fullmatch(value.strip()):
-            value = float(match[1]) / 100
-        elif _NUMBER.fullmatch(value.strip()):
-            value = int(value)
-        else:
-            with suppress(ValueError):
-                value = float(value)
+    if isinstance(value, str) and (match := _PERCENT.fullmatch(value)):
+        value = float(match[1]) / 100
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(BAD_MAX_DELETE)
-    if value < 0 or (isinstance(value, float) and not value <= 1):
+    if not 0 <= value <= (1 if isinstance(value, float) else MAX_NUMBER):
         raise ValueError(BAD_MAX_DELETE)
     return value
 

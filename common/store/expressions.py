@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from clipfleet.common.collection import (
     BUILTIN_FIELDS,
+    ELEMENTS,
     FLOAT_LIMIT,
     INT_LIMIT,
     MISSING_STRING,
@@ -102,7 +103,7 @@ def _compile(node: Filter, dialect: Dialect, negated: bool = False) -> str:
         return " or ".join(f"({_compile(part, dialect, negated)})" for part in node.parts)
     if isinstance(node, Not):
         return f"not ({_compile(node.part, dialect, negated=True)})"
-    if node.field.kind:
+    if node.field.kind and node.field.kind not in ELEMENTS:
         return _compile_typed(node)
     return _compile_free(node, dialect, negated)
 
@@ -173,6 +174,11 @@ def _compile_free(node: Compare, dialect: Dialect, negated: bool) -> str:
 
 def _compile_key(node: Compare, key: _Key, dialect: Dialect, negated: bool) -> str:
     """The comparison of one place; of `$ne`, `$nin` and `{$exists: false}` the opposite."""
+    if node.op == "$contains_any":
+        assert isinstance(node.value, tuple)
+        if not node.value:
+            return NOTHING
+        return f"((exists {key}) and {_contains(key, node.value, dialect)})"
     if node.op == "$exists":
         return f"(exists {key})"
     if node.op in ("$in", "$nin"):
@@ -240,12 +246,20 @@ def _doubts_of_lite(node: Compare, key: _Key, negated: bool) -> Iterator[_Doubt]
         return
     if node.op in ("$prefix", "$exists"):
         return
-    for value in node.value if isinstance(node.value, tuple) else (node.value,):
+    if node.op == "$contains_any":
+        if any(not isinstance(value, str) and value in (0, 1) for value in _tuple(node.value)):
+            yield _Doubt(key, ("[",), negated)
+        return
+    for value in _tuple(node.value):
         if not isinstance(value, str) and value in (0, 1):
             number = ("1",) if value else ("0", "-0")
             begins = number if isinstance(value, bool) else ("true" if value else "false",)
             missed = negated or node.op in ("$ne", "$nin")
             yield _Doubt(key, (*begins, "["), missed)
+
+
+def _tuple(value: Scalar | tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _doubtful(where: Filter, dialect: Dialect, *, missed: bool = False) -> str:

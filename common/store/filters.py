@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 from clipfleet.common.collection import (
     BUILTIN_BYTES,
     BUILTIN_FIELDS,
+    ELEMENTS,
     INT_LIMIT,
     METADATA_DEPTH,
     STRING_BYTES,
@@ -28,7 +29,11 @@ from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.identity import text_problem
 
 Scalar = str | int | float | bool
-Op = Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$prefix", "$exists"]
+Op = Literal[
+    "$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$prefix", "$exists",
+    "$contains", "$contains_any", "$contains_all",
+]  # fmt: skip
+CONTAINS = ("$contains", "$contains_any", "$contains_all")
 
 MAX_DEPTH = 8
 MAX_NODES = 256
@@ -55,7 +60,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Compare:
-    """A comparison of a field with a value, or with each value of a tuple for `$in` and `$nin`."""
+    """A comparison of a field with a value, or with each value of a tuple.
+
+    The value is a tuple for `$in`, `$nin` and `$contains_any`. A parsed filter has no `$contains`
+    and no `$contains_all`: they are written with `$contains_any`, and so are `$eq`, `$ne`, `$in`
+    and `$nin` of a declared list.
+    """
 
     field: Field
     op: Op
@@ -189,7 +199,7 @@ class _Parser:
     def _condition(self, field: Field, op: str, value: Any, depth: int) -> Filter:
         """One operator of a field. `{"year": {"$not": {"$gt": 1}}}` negates a condition."""
         if op != "$not":
-            return self._counted(self._compare(field, op, value))
+            return self._compare(field, op, value)
         if not isinstance(value, Mapping):
             raise InvalidRequest(f"$not takes a condition, like {{'$gt': 1}}, not {_short(value)}")
         if depth >= MAX_DEPTH:
@@ -203,31 +213,78 @@ class _Parser:
         return node
 
     def _counted(self, node: Compare) -> Compare:
-        if node.field.kind is None and self._max_free_reads is not None:
+        is_free = node.field.kind is None or node.field.kind in ELEMENTS
+        if is_free and self._max_free_reads is not None:
             self._free_reads += _reads(node, negated=self._negations > 0)
             if self._free_reads > self._max_free_reads:
+                kind = "lists and metadata" if node.field.kind else "metadata"
                 raise InvalidRequest(
-                    "the filter reads metadata fields that the collection does not declare, such "
+                    f"the filter reads {kind} fields that the collection does not declare, such "
                     f"as {_short(node.field.name)}, more than {self._max_free_reads} times for "
                     "each image; compare them with fewer values, or declare them in `fields` when "
                     "the collection is created"
                 )
         return node
 
-    def _compare(self, field: Field, op: str, value: Any) -> Compare:
+    def _compare(self, field: Field, op: str, value: Any) -> Filter:
         if op not in _OPS:
             raise InvalidRequest(f"unknown operator {_short(op)}; known: {', '.join(_OPS)}")
+        if op in CONTAINS:
+            return self._contains(field, op, value)
+        if field.kind in ELEMENTS and op != "$exists":
+            return self._of_list(field, op, value)
+        return self._counted(self._compare_one(field, op, value))
+
+    def _contains(self, field: Field, op: str, value: Any) -> Filter:
+        """Whether a list has an element, one of several elements, or all of them."""
+        if field.kind is not None and field.kind not in ELEMENTS:
+            raise InvalidRequest(f"{op} is for lists; {field.name!r} is {field.kind}")
+        if op == "$contains":
+            if isinstance(value, list):
+                raise InvalidRequest(
+                    "$contains takes one value; $contains_any and $contains_all take a list"
+                )
+            value = [value]
+        values = self._values(field, op, value)
+        if op != "$contains_all":
+            return self._counted(Compare(field, "$contains_any", values))
+        if not values:
+            raise InvalidRequest("$contains_all takes a list of at least one value")
+        self._nodes += len(values) - 1
+        if self._nodes > MAX_NODES:
+            raise InvalidRequest(f"the filter has more than {MAX_NODES} conditions")
+        return _all_of([self._counted(Compare(field, "$contains_any", (each,))) for each in values])
+
+    def _of_list(self, field: Field, op: str, value: Any) -> Filter:
+        """A comparison of a declared list: one with its elements."""
+        if op not in ("$eq", "$ne", "$in", "$nin"):
+            raise InvalidRequest(
+                f"{op} is not for lists, and {field.name!r} is {field.kind}; "
+                f"use {', '.join(CONTAINS)} or $exists"
+            )
+        if op in ("$eq", "$ne") and isinstance(value, list):
+            raise InvalidRequest(
+                f"{field.name!r} cannot be compared with a whole list; use $contains_all"
+            )
+        values = self._values(field, op, value if op in ("$in", "$nin") else [value])
+        node = self._counted(Compare(field, "$contains_any", values))
+        return node if op in ("$eq", "$in") else Not(node)
+
+    def _values(self, field: Field, op: str, value: Any) -> tuple[Scalar, ...]:
+        if not isinstance(value, list) or len(value) > MAX_LIST:
+            raise InvalidRequest(f"{op} takes a list of at most {MAX_LIST} values")
+        self._listed += len(value)
+        if self._listed > MAX_LISTED:
+            raise InvalidRequest(f"the filter lists more than {MAX_LISTED} values")
+        return tuple(_scalar(field, element) for element in value)
+
+    def _compare_one(self, field: Field, op: Any, value: Any) -> Compare:
         if op == "$exists":
             if not isinstance(value, bool):
                 raise InvalidRequest("$exists takes true or false")
             return Compare(field, "$exists", value)
         if op in ("$in", "$nin"):
-            if not isinstance(value, list) or len(value) > MAX_LIST:
-                raise InvalidRequest(f"{op} takes a list of at most {MAX_LIST} values")
-            self._listed += len(value)
-            if self._listed > MAX_LISTED:
-                raise InvalidRequest(f"the filter lists more than {MAX_LISTED} values")
-            scalars = [_scalar(field, element) for element in value]
+            scalars = self._values(field, op, value)
             return Compare(
                 field, op, tuple(form for each in scalars for form in _forms(field, each))
             )
@@ -265,6 +322,8 @@ def _reads(node: Compare, *, negated: bool) -> int:
         return 2 + _reads(Compare(Field("plain", None), node.op, node.value), negated=negated)
     if node.op == "$exists":
         return 1
+    if node.op == "$contains_any":
+        return 3
     if node.op == "$prefix":
         return 4 if negated else 3
     if not isinstance(node.value, tuple):
@@ -284,7 +343,7 @@ def _all_of(parts: list[Filter]) -> Filter:
 def _scalar(field: Field, value: Any) -> Scalar:
     if not isinstance(value, str | int | float | bool):
         raise InvalidRequest(f"{field.name!r} cannot be compared with {_short(value)}")
-    kind = field.kind
+    kind = ELEMENTS.get(field.kind or "", field.kind)
     if kind is None:
         kind = "string" if isinstance(value, str) else "float"
         kind = "bool" if isinstance(value, bool) else kind
@@ -303,6 +362,9 @@ def _scalar(field: Field, value: Any) -> Scalar:
 def _compare(op: Op, stored: Any, value: Any) -> bool:
     if op == "$exists":
         return (stored is not None) is value
+    if op == "$contains_any":
+        elements = stored if isinstance(stored, list) else ()
+        return any(_equal(mine, other) for mine in elements for other in value)
     candidates = stored if isinstance(stored, list) else (stored,)
     if op in ("$eq", "$in", "$ne", "$nin"):
         values = value if isinstance(value, tuple) else (value,)

@@ -39,7 +39,7 @@ def schema_of(collection: Collection) -> Any:
     for name in WHOLE:
         schema.add_field(name, DataType.INT64)
     schema.add_field("metadata", DataType.JSON)
-    for name, kind in collection.fields.items():
+    for name, kind in collection.columns.items():
         extra = {"max_length": STRING_BYTES} if kind == "string" else {}
         schema.add_field(column(name), TYPES[kind], **extra)
     schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=collection.dim)
@@ -66,7 +66,7 @@ def indexes_of(collection: Collection, version: str) -> Any:
     )
     # "": the server chooses by the type of the field. milvus-lite has INVERTED only, no default.
     scalar = "INVERTED" if is_lite(version) else ""
-    for name in ("namespace", "label", *map(column, collection.fields)):
+    for name in ("namespace", "label", *map(column, collection.columns)):
         indexes.add_index(name, index_type=scalar)
     return indexes
 

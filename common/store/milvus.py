@@ -56,7 +56,7 @@ from clipfleet.common.store.rows import (
     rows_per_message,
     to_record,
 )
-from clipfleet.common.store.scan import in_order
+from clipfleet.common.store.scan import LARGEST_READ, in_order
 from clipfleet.common.tls import UnusableAuthority, require_authority
 from clipfleet.common.versions import parse_versioned, skipping_unknown_versions
 
@@ -303,8 +303,9 @@ class MilvusStore:
         records: list[Record] = []
         while len(records) < limit:
             rows = self._in_order(
-                collection, expression, fields, after=after, limit=limit, values=include_values
-            )
+                collection, expression, fields, after=after, limit=limit, values=include_values,
+                bare_rows=bare_rows,
+            )  # fmt: skip
             for row in rows:
                 record = bare(row) if bare_rows else to_record(collection, row)
                 if where is None or not doubtful or matches(where, record.values()):
@@ -323,6 +324,7 @@ class MilvusStore:
         after: str,
         limit: int,
         values: bool = False,
+        bare_rows: bool = False,
     ) -> list[Any]:
         def read(above: str, up_to: str, max_rows: int) -> list[Any]:
             within = " and ".join(filter(None, (range_expression(above, up_to), expression)))
@@ -334,7 +336,9 @@ class MilvusStore:
             after=after,
             limit=limit,
             rows=self._counted(collection, "", fresh=False),
-            largest=rows_per_message(collection.dim if values else 0),
+            largest=LARGEST_READ
+            if bare_rows
+            else rows_per_message(collection.dim if values else 0),
         )
 
     def missing(self, known: Sequence[Collection]) -> list[Collection]:

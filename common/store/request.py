@@ -65,7 +65,7 @@ class Upsert(list[Record]):
 
 
 def _kinds(collection: Collection) -> dict[str, Any]:
-    declared = {column(name): TYPES[kind] for name, kind in collection.fields.items()}
+    declared = {column(name): TYPES[kind] for name, kind in collection.columns.items()}
     return {
         **dict.fromkeys(TEXT, DataType.VARCHAR),
         **dict.fromkeys(WHOLE, DataType.INT64),

@@ -42,7 +42,7 @@ def output_fields(
         brief: only what a match shows.
     """
     own = SHOWN if brief else OWN
-    declared = [column(name) for name in collection.fields]
+    declared = [column(name) for name in collection.columns]
     vector = ["embedding"] if include_values else []
     return [*own, "metadata", *declared, *vector]
 
@@ -51,8 +51,8 @@ def to_row(collection: Collection, record: Record) -> dict[str, Any]:
     """The row of a record."""
     row: dict[str, Any] = {name: getattr(record, name) for name in OWN}
     metadata = kept_metadata(record.metadata)
-    free = {k: v for k, v in metadata.items() if k not in collection.fields}
-    for name, kind in collection.fields.items():
+    free = {k: v for k, v in metadata.items() if k not in collection.columns}
+    for name, kind in collection.columns.items():
         value = record.metadata.get(name)
         row[column(name)] = MISSING[kind] if value is None else _as_stored(value, kind)
     return {**row, "metadata": free, "embedding": record.embedding}
@@ -72,7 +72,7 @@ def bare(row: Any) -> Record:
 def to_record(collection: Collection, row: Any) -> Record:
     """The record of a row with `output_fields`, its primary key, and its namespace."""
     metadata = dict(row["metadata"] or {})
-    for name, kind in collection.fields.items():
+    for name, kind in collection.columns.items():
         value = row[column(name)]
         if value != MISSING[kind]:
             metadata[name] = bool(value) if kind == "bool" else value

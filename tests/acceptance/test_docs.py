@@ -27,6 +27,7 @@ RUN = {
 NOT_RUN = {
     ("sources.md", "Sources"): "an overview; each kind has its own example below it",
     ("sources.md", "Bucket"): "installs a package and needs a bucket: tests/integration/test_s3.py",
+    ("sources.md", "Mirrors"): "the same is done in tests/unit/test_mirror_requests.py",
     ("sources.md", "Several sources"): "the same is done in tests/unit/test_several_sources.py",
     (
         "sources.md",

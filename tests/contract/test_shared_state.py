@@ -17,6 +17,7 @@ from clipfleet.common.ledger.catalogue import (
     RedisCatalogue,
     require,
 )
+from clipfleet.common.ledger.turns import write_in_turn
 from clipfleet.common.ledger.unfinished import (
     MemoryUnfinished,
     OpenUpload,
@@ -162,6 +163,21 @@ def test_rows_are_in_one_hand_at_a_time(catalogue: Catalogue) -> None:
     catalogue.release(collection, keys, "one")
     assert catalogue.hold(collection, keys, "two", 0) == set()
     assert catalogue.hold(collection, keys, "three", 60) == set()  # their time is over
+
+
+def test_what_others_have_in_hand_is_written_afterwards(catalogue: Catalogue) -> None:
+    collection, keys = a_collection(), ["a" * 32, "b" * 32]
+    written = list[list[str]]()
+
+    def write(free: list[str]) -> None:
+        written.append(free)
+        assert catalogue.hold(collection, free, "another", 60) == {*free}
+        catalogue.release(collection, keys, "other")
+
+    catalogue.hold(collection, keys[:1], "other", 60)
+    write_in_turn(catalogue, collection, keys, write)
+    assert written == [keys[1:], keys[:1]]
+    assert catalogue.hold(collection, keys, "another", 60) == set()
 
 
 def test_a_worker_is_there_until_it_leaves(fleet: Fleet) -> None:

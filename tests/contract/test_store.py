@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from clipfleet.common.collection import Collection, Metric
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.store import CollectionGone, Store
-from clipfleet.common.store.filters import matches, parse_filter
+from clipfleet.common.store.filters import CONTAINS, matches, parse_filter
 from clipfleet.common.store.memory import MemoryStore
 from support.stores import DIM, FIELDS, a_collection, a_record
 
@@ -169,12 +169,14 @@ NASTY = [
 
 def test_no_text_breaks_out_of_a_filter(store: Store, photos: Collection) -> None:
     for text in NASTY:
-        metadata = {"genre": text, "free": text, text: 1}
+        metadata = {"genre": text, "free": text, text: 1, "words": ["x", text]}
         store.upsert(photos, [a_record(text, 1, label=text, metadata=metadata)])
     for text in NASTY:
         for raw in ({"id": text}, {"label": text}, {"genre": text}, {"free": text}, {text: 1}):
             assert matching_ids(store, photos, raw) == [text], raw
         assert matching_ids(store, photos, {"genre": {"$in": [text]}}) == [text]
+        assert matching_ids(store, photos, {"words": {"$contains": text}}) == [text]
+        assert matching_ids(store, photos, {"words": {"$contains_all": ["x", text]}}) == [text]
         query = np.ones((1, DIM), np.float32)
         assert store.search(photos, query, namespace=text, top_k=5) == [[]]
 
@@ -242,6 +244,11 @@ METADATA = [
     {"deep": {"word": None}, "deep.free": 1},
     {"deep": {"word": {"word": "a"}, "free": [0, "x"]}},
     {"deep": "word", "word": {"free": 1}},
+    {"words": ["a"], "codes": [1], "deep": {"er": {"word": "a"}}},
+    {"words": ["a", "m", "a"], "codes": [0, 1, -5], "deep": {"er": {"word": ["a", 1]}}},
+    {"words": [], "codes": [], "deep": {"er": "a"}},
+    {"words": ['["a"]', "", "é"], "codes": [7], "deep": {"er": {"word": 1}}, "word": ["m"]},
+    {"codes": [2**62], "deep.er.word": "m", "deep": {"er": {"word": "a"}}},
 ]
 _VALUES: dict[str, list[Any]] = {
     "genre": ["rock", "", "a", "m"],
@@ -253,7 +260,11 @@ _VALUES: dict[str, list[Any]] = {
     "label": ["l1", "none"],
     "deep.free": [1, 0, 2.5, True],
     "deep.word": ["a", "m", 1, False],
+    "deep.er.word": ["a", "m", 1, True],
+    "words": ["a", "m", "", "é"],
+    "codes": [0, 1, 7, -5],
 }
+_LISTS = ("words", "codes")
 _TEXTS = ("genre", "word", "label", "deep.word")
 _ORDERED = ("$gt", "$gte", "$lt", "$lte")
 
@@ -262,13 +273,17 @@ _ORDERED = ("$gt", "$gte", "$lt", "$lte")
 def conditions(draw: st.DrawFn) -> dict[str, Any]:
     name = draw(st.sampled_from(sorted(_VALUES)))
     values = st.sampled_from(_VALUES[name])
-    ordered = () if name in ("sold",) else _ORDERED
+    ordered = () if name in ("sold", *_LISTS) else _ORDERED
     starts = ("$prefix",) if name in _TEXTS else ()
-    op = draw(st.sampled_from(["$eq", "$ne", "$in", "$nin", "$exists", *ordered, *starts]))
+    lists = CONTAINS if name not in FIELDS or name in _LISTS else ()
+    lists = () if name == "label" else lists
+    op = draw(st.sampled_from(["$eq", "$ne", "$in", "$nin", "$exists", *ordered, *starts, *lists]))
     if op == "$exists":
         return {name: {op: draw(st.booleans())}}
-    if op in ("$in", "$nin"):
-        return {name: {op: draw(st.lists(values, max_size=3))}}
+    if op in ("$in", "$nin", "$contains_any", "$contains_all"):
+        fewest = 1 if op == "$contains_all" else 0
+        listed = {op: draw(st.lists(values, min_size=fewest, max_size=3))}
+        return {name: {"$not": listed} if draw(st.booleans()) else listed}
     texts = st.sampled_from([value for value in _VALUES[name] if isinstance(value, str)] or [""])
     condition = {op: draw(texts if op == "$prefix" else values)}
     return {name: {"$not": condition} if draw(st.booleans()) else condition}
@@ -425,6 +440,42 @@ def test_a_comparison_with_a_list_is_one_with_its_elements(
         assert store.count(photos, None, where) == len(expected), raw
         rows = store.scan(photos, where=where, limit=100, only_ids=True)
         assert sorted(row.id for row in rows) == expected, raw
+
+
+def test_a_declared_list_is_compared_by_its_elements(store: Store, photos: Collection) -> None:
+    lists: dict[str, Any] = {
+        "none": {"words": [], "codes": []},
+        "one": {"words": ["a"], "codes": [1]},
+        "two": {"words": ["a", 'b"]'], "codes": [1, 2]},
+        "many": {"words": [f"t{n}" for n in range(256)], "codes": [*range(100, 356)]},
+    }
+    store.upsert(photos, [a_record(name, metadata=lists[name]) for name in lists])
+    store.upsert(photos, [a_record("absent")])
+    everything = {*lists, "absent"}
+    for raw, expected in (
+        ({"words": {"$contains": "a"}}, {"one", "two"}),
+        ({"words": {"$contains": 'b"]'}}, {"two"}),
+        ({"words": {"$contains": "b"}}, set()),
+        ({"words": {"$contains_any": ["a", "t255"]}}, {"one", "two", "many"}),
+        ({"words": {"$contains_any": []}}, set()),
+        ({"words": {"$contains_all": ["a", 'b"]']}}, {"two"}),
+        ({"words": {"$not": {"$contains": "a"}}}, everything - {"one", "two"}),
+        ({"words": {"$exists": True}}, {*lists}),
+        ({"words": {"$exists": False}}, {"absent"}),
+        ({"words": "a"}, {"one", "two"}),
+        ({"words": {"$ne": "a"}}, everything - {"one", "two"}),
+        ({"words": {"$nin": ["a", "t0"]}}, {"none", "absent"}),
+        ({"codes": {"$contains": 1}}, {"one", "two"}),
+        ({"codes": {"$contains": 1.0}}, {"one", "two"}),
+        ({"codes": {"$contains_all": [1, 2]}}, {"two"}),
+        ({"codes": {"$contains_any": [2, 355]}}, {"two", "many"}),
+        ({"codes": {"$in": [2, 3]}}, {"two"}),
+        ({"$or": [{"codes": 200}, {"words": {"$contains": "a"}}]}, {"one", "two", "many"}),
+    ):
+        assert matching_ids(store, photos, raw) == sorted(expected), raw
+        assert store.count(photos, None, parse_filter(raw, FIELDS)) == len(expected), raw
+    back = store.fetch(photos, [a_record(name).pk for name in lists])
+    assert {row.id: row.metadata for row in back.values()} == lists
 
 
 def test_a_nul_in_a_filter_is_refused(store: Store, photos: Collection) -> None:

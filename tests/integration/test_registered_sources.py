@@ -96,6 +96,34 @@ def test_a_folder_is_followed_by_the_paths_that_changed(
         assert names == ["1.png", "2.png", "new.png"]
 
 
+def test_a_mirror_goes_on_from_what_events_have_changed(
+    service: InProcess, client_class: Any, photos: Path
+) -> None:
+    with client_class(service.url) as client:
+        client.create_collection("photos")
+        mirror = {"max_delete": 1.0}
+        client.register_source("photos", "camera", photos, mirror=mirror, interval="1h")
+        eventually(lambda: client.source("photos", "camera").last_run, 60, "the first run")
+        os.unlink(photos / "cats" / "0.png")
+        photo(photos / "cats" / "3.png", 30)
+        client.notify_source("photos", "camera", ["cats/0.png", "cats/3.png"])
+
+        def names() -> list[str]:
+            return sorted(Path(image_id).stem for image_id in client.iter_ids("photos"))
+
+        eventually(lambda: names() == ["1", "2", "3"], 60, "the events")
+        eventually(lambda: not client.source("photos", "camera").running, 60, "the end")
+        job = client.run_source("photos", "camera", wait=True)
+        assert (job.mirror.gone, job.mirror.deleted, job.skipped) == (0, 0, 3)
+        os.unlink(photos / "cats" / "1.png")
+        os.unlink(photos / "cats" / "3.png")
+        job = client.run_source("photos", "camera", wait=True)
+        assert (job.mirror.gone, job.mirror.deleted) == (2, 2)
+        assert names() == ["2"]
+        source = client.source("photos", "camera")
+        assert source.job["mirror"]["max_delete"] == 1.0
+
+
 def test_the_command_line(service: InProcess, photos: Path) -> None:
     def cli(*args: str) -> str:
         done = service.cli("sources", *args)

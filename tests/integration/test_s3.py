@@ -12,6 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from clipfleet import Job
 from clipfleet.common.blobs import BlobGone, Blobs, BlobsUnavailable
 from clipfleet.common.errors import Unavailable, Unreadable
 from clipfleet.common.settings import Settings
@@ -23,6 +24,7 @@ from support import services, stack
 from support.archives import KINDS, packed
 from support.chaos import many_photos
 from support.images import encoded
+from support.mirror_harness import picture
 from support.s3 import S3, s3_server
 from support.source_helpers import items, listed, resumes_everywhere, source, storage_at, why_not
 from support.worker_harness import storage_of
@@ -242,6 +244,36 @@ def test_a_server_that_is_away_is_waited_for(
             listed(photos)
         with pytest.raises(Unavailable, match="the bucket does not answer"):
             read_item(item.read, storage_at(tmp_path))
+
+
+def test_a_bucket_is_mirrored_and_unchanged_objects_are_not_fetched(s3: S3) -> None:
+    images = {f"top/{n}.png": picture(n) for n in range(20)}
+    s3.fill("mirrored", images)
+    with MemoryService(blobs="s3://mirrored/clipfleet") as service, service.client() as client:
+
+        def mirror(**options: Any) -> Job:
+            return client.index("c", "s3://mirrored/top", mirror=options, wait=True)
+
+        def fetched(since: int) -> list[str]:
+            return [line for line in s3.requests()[since:] if line.startswith("GET /mirrored/top/")]
+
+        assert mirror().done == 20
+        s3.fill("mirrored", {"top/new.png": picture(100), "top/4.png": picture(101)})
+        fsspec.filesystem("s3").rm_file("mirrored/top/3.png")
+        seen = len(s3.requests())
+        job = mirror()
+        assert (job.done, job.skipped, job.replaced) == (2, 18, 1)
+        assert {line.partition("?")[0] for line in fetched(seen)} == {
+            "GET /mirrored/top/new.png", "GET /mirrored/top/4.png",
+        }  # fmt: skip
+        assert list(client.iter_missing(job)) == ["s3://mirrored/top/3.png"]
+        ids = {image_id.removeprefix("s3://mirrored/") for image_id in client.iter_ids("c")}
+        assert ids == {*images, "top/new.png"} - {"top/3.png"}
+        seen = len(s3.requests())
+        assert mirror().skipped == 20
+        assert fetched(seen) == []
+        client.delete_collection("c")
+        assert service.parts.blobs.keys_below("snapshots") == []
 
 
 def test_shards_have_the_objects_of_a_bucket(s3: S3, tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ class Scheduling:
 
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
+    registry: Any = None  # in place of one in memory
 
     def __post_init__(self) -> None:
-        self.clock = Clock()
-        self.registry = MemoryRegistry(self.clock)
+        self.registry = self.registry or MemoryRegistry(self.clock)
         self.ledger = MemoryLedger(self.clock)
         parts = {"registry": self.registry, "ledger": self.ledger}
         settings = {"source_roots": ["/pictures"], **self.settings}
@@ -45,7 +46,7 @@ class Scheduling:
         return shown
 
     def record(self, name: str = "s") -> RegisteredSource:
-        record = self.registry.find("acme", name)
+        record: RegisteredSource | None = self.registry.find("acme", name)
         assert record
         return record
 

@@ -15,6 +15,8 @@ FIELDS: dict[str, FieldType] = {
     "year": "int",
     "price": "float",
     "sold": "bool",
+    "words": "string[]",
+    "codes": "int[]",
 }
 
 

@@ -85,7 +85,7 @@ METHODS = {
     "notify_source": "(collection, name, keys)",
     "pause_source": "(collection, name)",
     "register_source": "(collection, name, source, *, interval, paused, namespace, "
-    "label_from_folder, on_existing, exif, webhook, webhook_secret)",
+    "label_from_folder, on_existing, exif, mirror, webhook, webhook_secret)",
     "resume_source": "(collection, name)",
     "run_source": "(collection, name, *, wait, progress)",
     "source": "(collection, name)",

@@ -23,7 +23,14 @@ DIM = 4
 
 def written(path: Path, count: int = 6, **more: Any) -> Path:
     """Write a file as the gateway does, in groups of four rows."""
-    fields = {"year": "int", "price": "float", "sold": "bool", "genre": "string"}
+    fields = {
+        "year": "int",
+        "price": "float",
+        "sold": "bool",
+        "genre": "string",
+        "tags": "string[]",
+        "codes": "int[]",
+    }
     options: Any = {"metric": "cosine", "model": "m", "dim": DIM, "fields": fields}
     collection = Collection.new("shelf", **options)
     file = ParquetFile(collection)
@@ -35,7 +42,9 @@ def written(path: Path, count: int = 6, **more: Any) -> Path:
 
 def a_row(name: str, n: int, **more: Any) -> Record:
     space = "even" if n % 2 == 0 else "odd"
-    metadata = {"year": n, "price": 1.5, "sold": False, "genre": "é", "free": [n]} if n else {}
+    lists: dict[str, Any] = {"tags": ["é", ""], "codes": []}
+    plain = {"year": n, "price": 1.5, "sold": False, "genre": "é", "free": [n]}
+    metadata = {**plain, **lists} if n else {}
     fields: dict[str, Any] = {
         "embedding": np.arange(DIM, dtype=np.float32) + n,
         "content_hash": "0" * 32,
@@ -91,7 +100,15 @@ def test_a_file_gives_back_what_went_in(tmp_path: Path) -> None:
         "bytes": 0,
         "width": 7,
         "height": 0,
-        "metadata": {"year": 1, "price": 1.5, "sold": False, "genre": "é", "free": [1]},
+        "metadata": {
+            "year": 1,
+            "price": 1.5,
+            "sold": False,
+            "genre": "é",
+            "free": [1],
+            "tags": ["é", ""],
+            "codes": [],
+        },
         "values": [1.0, 2.0, 3.0, 4.0],
     }
 

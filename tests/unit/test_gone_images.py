@@ -31,7 +31,7 @@ def test_an_image_that_is_gone_is_removed_with_its_thumbnail(workplace: Workplac
     with pytest.raises(BlobGone):
         workplace.blobs.get(key, 1_000_000)
     (deletion, *_) = workplace.catalogue.deletions(workplace.collection, 0)
-    assert deletion.pk == primary_key("n", "a.jpg")
+    assert deletion.pks == (primary_key("n", "a.jpg"),)
 
 
 def test_a_row_with_that_id_from_elsewhere_stays(workplace: Workplace) -> None:

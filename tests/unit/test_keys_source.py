@@ -14,7 +14,7 @@ from clipfleet.common.ledger import GONE
 from clipfleet.workers.sources import is_local, open_source
 from clipfleet.workers.sources.base import SourceError
 from clipfleet.workers.sources.bucket import Bucket
-from clipfleet.workers.sources.keys import PAGE, REMOVED, Keys, keys_of_bucket
+from clipfleet.workers.sources.keys import KEPT, PAGE, REMOVED, Keys, keys_of_bucket
 from support.source_helpers import items, resumes_everywhere, storage_at, why_not
 
 
@@ -46,6 +46,15 @@ def test_keys_of_a_bucket_are_as_its_listing_has_them_or_gone(memory: Any) -> No
     assert folder.read == GONE
     assert source.notes.take() == {REMOVED: 2}
     resumes_everywhere(of_bucket("top/cats/a b.jpg", *(f"top/{n}.jpg" for n in range(PAGE + 5))))
+
+
+def test_what_is_gone_may_be_kept(memory: Any) -> None:
+    memory.pipe_file("/b/top/b.jpg", b"x")
+    of = BucketSource.model_construct(uri="memory://b/top", label_from_folder=True)
+    keys = ["top/a.jpg", "top/b.jpg", "top/c.jpg"]
+    source = keys_of_bucket(of, keys, storage_at(Path("/nowhere")), removes=False)
+    assert [item.id for item in items(source)] == ["memory://b/top/b.jpg"]
+    assert source.notes.take() == {KEPT: 2}
 
 
 def test_nothing_is_gone_from_a_bucket_that_cannot_be_listed(memory: Any) -> None:

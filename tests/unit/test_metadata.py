@@ -34,3 +34,30 @@ def test_one_that_python_itself_could_not_follow_is_refused_all_the_same() -> No
 def test_a_value_that_is_none_is_found_however_deep_it_lies(value: Any) -> None:
     assert problem({"a": [{"b": [value]}]})
     assert problem({"a": {"b": 1}}) is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"tags": ["a", ""], "codes": [0, -5]}, None),
+        ({"tags": [], "codes": []}, None),
+        ({"tags": None}, None),
+        ({"tags": "a"}, "field tags must be string[], a list, not str"),
+        ({"tags": {"a": 1}}, "field tags must be string[], a list, not dict"),
+        ({"tags": ["a", 3]}, "field tags[1] must be string, not int"),
+        ({"tags": [None]}, "field tags[0] must be string, not NoneType"),
+        ({"tags": [["a"]]}, "field tags[0] must be string, not list"),
+        ({"tags": ["x" * 1_025]}, "field tags[0] has 1025 bytes, the limit is 1024"),
+        ({"tags": ["a"] * 257}, "field tags has 257 elements, the limit is 256"),
+        ({"codes": [1, True]}, "field codes[1] must be int, not bool"),
+        ({"codes": [1.0]}, "field codes[0] must be int, not float"),
+        ({"codes": ["1"]}, "field codes[0] must be int, not str"),
+    ],
+)
+def test_a_declared_list_has_elements_of_its_type(
+    metadata: dict[str, Any], reason: str | None
+) -> None:
+    shelf = Collection.new(
+        "shelf", metric="cosine", model="m", dim=4, fields={"tags": "string[]", "codes": "int[]"}
+    )
+    assert image_problem(shelf, "a", "a", "", metadata, 32_000) == reason

@@ -15,7 +15,7 @@ from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.http.mirror import source_identity
 from clipfleet.common.ledger import MirrorResult
 from clipfleet.common.ledger.catalogue import Deletion
-from clipfleet.common.snapshots import Snapshots, snapshots_of
+from clipfleet.common.snapshots import Snapshots, carry_over, snapshots_of
 from support.mirror_harness import World
 
 
@@ -223,13 +223,14 @@ def test_a_manifest_follows_its_rows_and_its_files(world: World) -> None:
     job = mirror()
     assert (job.skipped, job.done) == (17, 3)
     assert mirror().chunks == 0
-    rows.append({"uri": "19.png", "id": "photo-0"})  # an id twice: the last one counts
+    doubles = [f"photo-{n}" for n in range(8)]  # ids twice: the last one counts
+    rows += [{"uri": "19.png", "id": name} for name in doubles]
     for _ in range(2):
         job = mirror()
-        assert (job.total, job.done + job.skipped) == (21, 21)
-        row = world.store.scan(world.collection(), limit=1_000)
-        (double,) = [record for record in row if record.id == "photo-0"]
-        assert double.uri.endswith("19.png")
+        assert (job.total, job.done + job.skipped) == (28, 28)
+        records = world.store.scan(world.collection(), limit=1_000)
+        uris = {record.id: record.uri for record in records}
+        assert [uris[name] for name in doubles] == [str(world.photos / "19.png")] * 8
 
 
 def test_an_image_that_fails_stays_as_it_was_and_is_tried_again(world: World) -> None:
@@ -306,6 +307,20 @@ def test_images_of_a_job_that_never_ended_are_known(world: World) -> None:
         os.remove(world.photos / name)
     world.mirror()
     assert world.index() == world.files()
+
+
+def test_what_a_cancelled_job_has_listed_is_not_taken_for_indexed(world: World) -> None:
+    """Its workers have not indexed the other content that its planner has seen."""
+    many(world, folder="a/b/")
+    world.mirror("a")
+    world.write("a/b/03.png", 100)
+    settled(world)
+    job_id = world.start(world.folder("a/b"))
+    world.planner.tick()
+    world.ledger.cancel(job_id)
+    assert world.index() != world.files(["a"])
+    world.mirror("a/b")
+    assert world.index() == world.files(["a"])
 
 
 def test_what_another_job_lists_meanwhile_is_not_deleted(world: World) -> None:
@@ -411,12 +426,27 @@ def test_a_planner_may_end_at_every_call(world: World, mirror: dict[str, Any]) -
         assert job.mirror == MirrorResult(1, 1 if deletes else 0), at
         assert world.missing(job) == [kept], at
         assert (kept in world.ids()) != deletes, at
+        os.remove(world.photos / changed)  # what the mirror has listed is not forgotten
         world.mirror(max_delete=1.0)
         assert world.index() == world.files(), at
         if calls < at:
             break
         assert at < 500
     assert at > 20
+
+
+def test_another_generation_takes_the_snapshots_over(world: World) -> None:
+    many(world)
+    world.mirror()
+    old, new = world.collection(), world.collection("d")
+    world.store.upsert(new, world.store.scan(old, limit=100, include_values=True))
+    os.remove(world.photos / "03.png")
+    world.run(world.folder())  # a part
+    for _ in range(2):
+        carry_over(world.blobs, old.generation, new.generation)
+    job = world.mirror(collection="d")
+    assert (job.mirror, job.skipped) == (MirrorResult(1, 1), 19)
+    assert world.index("d") == world.files()
 
 
 def test_snapshots_survive_a_planner_that_ends_while_it_writes(world: World) -> None:

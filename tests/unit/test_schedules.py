@@ -17,7 +17,7 @@ from clipfleet.api.sources.scheduler import (
 )
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.ledger import Job, NewJob
-from support.scheduling import Scheduling
+from support.scheduling import FOLDER, Scheduling
 
 
 @pytest.fixture
@@ -269,6 +269,18 @@ def test_a_run_that_was_begun_is_given_up_when_its_key_is_revoked_meanwhile(
     assert scheduling.jobs() == []
     shown = scheduling.show()
     assert (shown["state"], shown["running"]) == ("blocked", None)
+
+
+def test_a_mirror_of_the_same_source_is_waited_for(scheduling: Scheduling) -> None:
+    mirrored = {**FOLDER, "mirror": {}}
+    other = scheduling.world.ask("POST /v1/collections/acme/jobs", "admin", json=mirrored)
+    assert other.status_code == 202
+    scheduling.put(interval=60, mirror={})
+    assert scheduling.later() == []
+    assert f"job {other.json()['id']} mirrors this source" in scheduling.show()["problem"]
+    scheduling.ledger.cancel(other.json()["id"])
+    assert len(scheduling.later(NO_ROOM_S)) == 1
+    assert scheduling.show()["problem"] is None
 
 
 def test_a_round_without_redis_is_repeated(scheduling: Scheduling) -> None:

@@ -160,6 +160,28 @@ def test_events_become_one_job_for_their_keys(scheduling: Scheduling) -> None:
     assert scheduling.show()["state"] == "idle"
 
 
+@pytest.mark.parametrize(("missing", "removes"), [("delete", True), ("report", False)])
+def test_a_job_for_events_is_no_mirror(scheduling: Scheduling, missing: str, removes: bool) -> None:
+    scheduling.put(source=BUCKET, mirror={"missing": missing})
+    started = scheduling.world.ask(f"POST {PATH}/run", "admin")
+    whole = scheduling.ledger.whole(started.json()["id"])
+    assert whole.mirror
+    assert (whole.mirror.missing, whole.incremental) == (missing, False)
+    scheduling.ledger.cancel(whole.id)
+    report(scheduling, CREATED)
+    (job,) = scheduling.later(COLLECT_S)
+    new = scheduling.ledger.whole(job)
+    assert (new.mirror, new.incremental, new.origin) == (None, True, whole.origin)
+    assert new.source["removes"] is removes
+
+
+def test_a_source_that_only_reports_takes_no_events(scheduling: Scheduling) -> None:
+    scheduling.put(source=BUCKET, mirror={"dry_run": True})
+    refused = scheduling.world.ask(f"POST {PATH}/events", "admin", json=CREATED)
+    assert refused.status_code == 422
+    assert "register it without dry_run" in refused.json()["detail"]
+
+
 def test_many_events_do_not_wait(scheduling: Scheduling) -> None:
     scheduling.put(source=BUCKET)
     entries = [s3_record(f"2024/{number}.jpg") for number in range(10_000)]

@@ -13,13 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.common.ledger import Item
+from clipfleet.common.ledger.notes import GAPS
 from clipfleet.workers.sources import Source
 from clipfleet.workers.sources.parquet import COLUMNS_OF_BYTES
 from clipfleet.workers.sources.values import BIG_NUMBERS, BYTES
 from support.archives import packed
 from support.source_helpers import items, resumes_everywhere, source
 
-FIELDS = {"year": "int", "score": "float", "ok": "bool", "zip": "string"}
+FIELDS = {
+    "year": "int",
+    "score": "float",
+    "ok": "bool",
+    "zip": "string",
+    "tags": "string[]",
+    "codes": "int[]",
+}
 Row = dict[str, Any]
 Write = Callable[[Path, list[Row]], Source]
 
@@ -115,6 +123,44 @@ def test_a_value_is_the_same_in_every_format(
     assert type(item.metadata.get(name)) is type(expected)
 
 
+@pytest.mark.parametrize("write", FORMATS)
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("tags", '["a", "b, c"]', ["a", "b, c"]),
+        ("tags", " [1, true, null] ", ["1", True]),
+        ("tags", "[]", []),
+        ("tags", "red", ["red"]),
+        ("tags", "[red", ["[red"]),
+        ("tags", "nan", ["nan"]),
+        ("tags", 3, ["3"]),
+        ("tags", "", None),
+        ("tags", None, None),
+        ("tags", NAN, None),
+        ("codes", '[1, 2.0, "3"]', [1, 2, 3]),
+        ("codes", "[1.5]", [1.5]),
+        ("codes", "7", [7]),
+        ("codes", 7.0, [7]),
+        ("codes", "na", None),
+        ("codes", "x", ["x"]),
+    ],
+)
+def test_a_list_is_the_same_in_every_format(
+    tmp_path: Path, write: Write, name: str, value: Any, expected: Any
+) -> None:
+    if write is as_csv and isinstance(value, float) and name == "tags":
+        value = ""  # a cell is text, and `nan` is one
+    (item,) = items(write(tmp_path, [{name: value}]))
+    assert item.problem is None
+    assert item.metadata == ({} if expected is None else {name: expected})
+
+
+@pytest.mark.parametrize("write", [as_json, as_parquet, as_sidecars])
+def test_lists_of_a_format_are_lists(tmp_path: Path, write: Write) -> None:
+    (item,) = items(write(tmp_path, [{"tags": ["a", None, "1"], "codes": [1, 2], "zip": "1"}]))
+    assert item.metadata == {"tags": ["a", "1"], "codes": [1, 2], "zip": "1"}
+
+
 @pytest.mark.parametrize("write", [as_json, as_parquet, as_sidecars])
 def test_numbers_that_no_store_holds_are_text_or_nothing(tmp_path: Path, write: Write) -> None:
     uid = pa.scalar(2**64 - 1, pa.uint64()) if write is as_parquet else 2**64 - 1
@@ -167,7 +213,7 @@ def test_text_as_plain_bytes_is_read_and_pictures_are_not(tmp_path: Path) -> Non
     first, second = items(image_source)
     assert (first.id, first.label, first.metadata) == ("a", "cat", {"caption": "ein Hündchen"})
     assert second.problem == "id is not valid UTF-8"
-    assert image_source.notes.take() == {COLUMNS_OF_BYTES: 2, BYTES: 2}
+    assert image_source.notes.take() == {COLUMNS_OF_BYTES: 2, BYTES: 2, GAPS: 1}
 
 
 @pytest.mark.parametrize("kind", [pa.date32(), pa.date64(), pa.timestamp("s"), pa.timestamp("us")])

@@ -190,10 +190,8 @@ class Chunk:
         """Delete images as the gateway does, so that no other worker stores them again."""
         if not keys:
             return
-        catalogue, namespace = self._parts.catalogue, self._job.new.namespace
-        for pk in keys:
-            deletion = Deletion(namespace=namespace, pk=pk)
-            self._retry_while_unavailable(partial(catalogue.record_deletion, collection, deletion))
+        catalogue, deletion = self._parts.catalogue, Deletion.of(keys)
+        self._retry_while_unavailable(lambda: catalogue.record_deletion(collection, deletion))
         targets = self._retry_while_unavailable(lambda: to_delete_from(catalogue, collection))
         for target in targets:
             self._delete_images(target, keys)

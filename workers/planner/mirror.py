@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from clipfleet.common.ledger import Job, MirrorResult
 from clipfleet.common.ledger.catalogue import Deletion, to_delete_from
 from clipfleet.common.ledger.failure_parts import FailuresLost
 from clipfleet.common.ledger.notes import GAPS
+from clipfleet.common.ledger.turns import write_in_turn
 from clipfleet.common.process.logs import log_context
 from clipfleet.common.snapshots import (
     UNKNOWN,
@@ -216,7 +218,8 @@ class Closing:
             parts.catalogue.record_deletion(collection, Deletion.of(pks))
             for generation in to_delete_from(parts.catalogue, collection):
                 parts.blobs.delete_all(thumbnail_keys(generation, pks))
-                parts.store.delete(generation, pks)
+                delete = partial(parts.store.delete, generation)
+                write_in_turn(parts.catalogue, generation, pks, delete)
                 parts.catalogue.record_write(generation)
 
     def _replace(self, compared: Compared, gone: Gone, *, deleted: bool, is_partial: bool) -> None:

@@ -53,7 +53,7 @@ from clipfleet.workers.planner.migrations import Migrator
 from clipfleet.workers.planner.mirror import Closings
 from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.planner.retry_source import Retry
-from clipfleet.workers.planner.tracking import Tracked, TrackingParts
+from clipfleet.workers.planner.tracking import TrackingParts, tracked
 from clipfleet.workers.planner.webhooks import STOP_S, WebhookSender
 from clipfleet.workers.sources import (
     ScratchUnavailable,
@@ -68,6 +68,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.2
+READING_S = 0.02  # between two rounds while a source is being listed
 MAX_WAIT_S = 2.0  # longest pause between two tries while a service is unavailable
 TOP_UP_INTERVAL_S = 1.0  # between two checks for missing nudges
 STUCK_AFTER_S = 60.0  # without work on any job
@@ -172,6 +173,10 @@ class Planner:
         planned = self._fill()
         self._nudge_all()
         return planned or not are_all
+
+    def pause_s(self) -> float:
+        """Seconds until the next round, when it need not follow at once."""
+        return READING_S if self._readers.are_reading() else IDLE_S
 
     def _refresh_workers(self) -> None:
         """Mark jobs as due whose model has more or fewer workers than in the last round."""
@@ -451,7 +456,7 @@ class Planner:
         else:
             whole = self._ledger.whole(new.id).source
             source = open_source(whole, storage, new.id, signed=tracking is not None)
-        return Tracked(source, new, tracking) if tracking else source
+        return tracked(source, new, tracking) if tracking else source
 
     def _estimate(self, job_id: str, source: Source) -> None:
         try:
@@ -489,7 +494,7 @@ def run(planner: Planner, stopping: threading.Event) -> None:
     pause, outage = IDLE_S, OutageLog(log, "waiting")
     while not stopping.is_set():
         try:
-            pause = 0.0 if planner.tick() else IDLE_S
+            pause = 0.0 if planner.tick() else planner.pause_s()
             outage.back()
         except Unavailable as error:
             outage.away(error.detail)

@@ -269,6 +269,10 @@ class Readers:
         results = {step.result for step in self._under_way if step.age_s() < self._patience_s}
         wait(results, max(0.0, until - time.monotonic()))
 
+    def are_reading(self) -> bool:
+        """Whether a step is under way that may end at any moment."""
+        return any(not step.result.done() and not step.hangs() for step in self._under_way)
+
     def take_finished(self, job_id: str) -> Reader | None:
         """Take the reader of a job whose step is finished; None when no step is finished.
 

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain, islice
@@ -36,7 +37,8 @@ from clipfleet.common.versions import OtherVersion
 from clipfleet.workers.sources import Listed, Source, SourceError, signatures
 from clipfleet.workers.sources.notes import Notes
 
-MAX_COMPARED = 8_192  # images of one step
+BATCH = 2_048  # images that are looked up at once
+MAX_COMPARED = 4 * BATCH  # images of one step
 MAX_SALTS = 10_000
 MANY_PARTS = 200  # that jobs for some images of a source leave before they are put together
 
@@ -131,24 +133,25 @@ class Tracked:
     Args:
         source: lists the images.
         new: the job.
+        collection: its collection.
         parts: services.
 
     Attributes:
         notes: those of the source.
     """
 
-    def __init__(self, source: Source, new: NewJob, parts: TrackingParts) -> None:
+    def __init__(
+        self, source: Source, new: NewJob, collection: Collection, parts: TrackingParts
+    ) -> None:
         self._source, self._new, self._parts = source, new, parts
         self._is_dry = new.mirror is not None and new.mirror.dry_run
-        collection = parts.catalogue.generation(new.collection, new.generation)
-        if collection is None:
-            raise SourceError(f"collection {new.collection!r} was deleted")
-        self._collection: Collection = collection
+        self._collection = collection
         self._snapshots = Snapshots(parts.blobs, snapshots_of(collection.snapshots))
         self._dry = Snapshots(parts.blobs, dry_listing_of(new.id))
         self._keys = KeyMaker(new.namespace)
         self._salts: dict[str, int] = {}
         self._known = NONE
+        self._threads = ThreadPoolExecutor(1, "present")  # its thread begins with the first look-up
 
     @property
     def notes(self) -> Notes:
@@ -220,12 +223,12 @@ class Tracked:
             BlobsUnavailable, StoreUnavailable: another try may help.
         """
         listed: list[Listed] = []
-        digests, numbers = list[bytes](), list[int]()
-        maybe_same = list[Mask]()
+        parts = list[Entries]()
+        checks = list[Check]()
         needed = size
         while needed > 0 and len(listed) < MAX_COMPARED:
             try:
-                entries = feed.take(min(needed, MAX_COMPARED), until)
+                entries = feed.take(min(needed, BATCH), until)
             except SourceError as error:
                 if not listed:
                     raise
@@ -233,24 +236,22 @@ class Tracked:
                 break
             if not entries:
                 break
-            new_digests, new_numbers = self._signed(entries)
-            mask = self._may_be_same(new_digests, new_numbers)
+            part = self._signed(entries)
+            check = self._check(part)
             listed += entries
-            digests += new_digests
-            numbers += new_numbers
-            maybe_same.append(mask)
-            needed -= 0 if self._is_dry else int(len(mask) - mask.sum())
+            parts.append(part)
+            checks.append(check)
+            needed -= 0 if self._is_dry else int(len(part) - check.maybe.sum())
             if time.monotonic() > until:
                 break
         if not listed:
             return Selection([])
-        every = entries_of(digests, numbers)
-        same = np.concatenate(maybe_same)
+        every = Entries(*map(np.concatenate, zip(*parts, strict=True)))
+        same = np.concatenate([check.same() for check in checks])
         if self._is_dry:
-            notes = self._compare(listed, every, same)
+            notes = self._compare(listed, checks)
             self._dry.add(self._new.origin, self._new.id, every)
             return Selection([], listed[-1].cursor, len(listed), notes)
-        same[same] = self._present(every.keys[same])
         work = np.flatnonzero(~same)
         if len(work) > size:  # rows have been deleted
             end = int(work[size])
@@ -261,8 +262,16 @@ class Tracked:
         planned = [listed[number] for number in work]
         return Selection(planned, listed[-1].cursor, len(listed) - len(planned))
 
-    def _signed(self, entries: list[Listed]) -> tuple[list[bytes], list[int]]:
-        """The keys and signatures of images."""
+    def _check(self, part: Entries) -> "Check":
+        """Begin to look up which images are indexed, while further ones are listed."""
+        maybe = self._may_be_same(part)
+        looked_up = np.ones(len(part), np.bool_) if self._is_dry else maybe
+        if not looked_up.any():
+            return Check(maybe, looked_up, None)
+        return Check(maybe, looked_up, self._threads.submit(self._present, part.keys[looked_up]))
+
+    def _signed(self, entries: list[Listed]) -> Entries:
+        """The keys and signatures of images, in their order."""
         key, signature = self._keys.digest, self._signature
         digests, numbers = list[bytes](), list[int]()
         for entry in entries:
@@ -270,7 +279,7 @@ class Tracked:
             has_id = not item.problem or not id_problem(item.id)
             digests.append(key(item.id) if has_id else _NO_KEY)
             numbers.append(signature(entry))
-        return digests, numbers
+        return entries_of(digests, numbers)
 
     def _signature(self, entry: Listed) -> int:
         """The signature of an image with its label and metadata."""
@@ -291,9 +300,8 @@ class Tracked:
             self._salts[item.label] = salt
         return (number ^ salt) or 1
 
-    def _may_be_same(self, digests: list[bytes], numbers: list[int]) -> Mask:
+    def _may_be_same(self, entries: Entries) -> Mask:
         """Which images have the signature that they had when they were indexed."""
-        entries = entries_of(digests, numbers)
         if self._new.mirror is None or self._new.on_existing == "replace":
             return np.zeros(len(entries), np.bool_)
         is_known, places = where_in(entries.keys, self._known.keys)
@@ -307,15 +315,50 @@ class Tracked:
         """Which of the images are indexed."""
         return present(self._parts.store, self._collection, keys)
 
-    def _compare(self, listed: list[Listed], every: Entries, same: Mask) -> dict[str, int]:
+    def _compare(self, listed: list[Listed], checks: "Sequence[Check]") -> dict[str, int]:
         """The numbers of images that are new, and of those that may have changed."""
-        is_indexed = self._present(every.keys)
+        is_indexed = np.concatenate([check.present() for check in checks])
+        same = np.concatenate([check.same() for check in checks])
         is_image = np.array([not entry.item.problem for entry in listed])
         counts = {
             NEW: int((is_image & ~is_indexed).sum()),
             CHANGED: int((is_image & is_indexed & ~same).sum()),
         }
         return {name: count for name, count in counts.items() if count}
+
+
+@dataclass(frozen=True)
+class Check:
+    """A look-up of some images.
+
+    Attributes:
+        maybe: which of them have the signature with which they were indexed.
+        looked_up: which of them are looked up.
+        answer: which of those are indexed; None if none is looked up.
+    """
+
+    maybe: Mask
+    looked_up: Mask
+    answer: "Future[Mask] | None"
+
+    def present(self) -> Mask:
+        """Which images are indexed, as far as they were looked up. Waits for the answer."""
+        mask = np.zeros(len(self.looked_up), np.bool_)
+        if self.answer is not None:
+            mask[self.looked_up] = self.answer.result()
+        return mask
+
+    def same(self) -> Mask:
+        """Which images are indexed and have not changed. Waits for the answer."""
+        return self.maybe & self.present()
+
+
+def tracked(source: Source, new: NewJob, parts: TrackingParts) -> Source:
+    """The source, tracked unless the collection was deleted: then a worker ends the job."""
+    collection = parts.catalogue.generation(new.collection, new.generation)
+    if collection is None:
+        return source
+    return Tracked(source, new, collection, parts)
 
 
 _NO_KEY = blake2b(b"no image", digest_size=16).digest()

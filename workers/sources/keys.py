@@ -24,6 +24,7 @@ from clipfleet.workers.storage.locations import Storage
 THREADS = 16  # look-ups of one job at once
 PAGE = 64  # keys that are looked up together
 REMOVED = "keys that are gone from the source, whose images were removed"
+KEPT = "keys that are gone from the source, whose images were kept"
 
 
 class Keys:
@@ -36,6 +37,7 @@ class Keys:
         require: raises SourceError when the source as a whole cannot be read, so that nothing is
             taken for gone.
         name: the source, for an error.
+        removes: whether images of keys that are gone are removed; otherwise they are left out.
     """
 
     def __init__(
@@ -45,9 +47,12 @@ class Keys:
         exists: Callable[[str], bool],
         require: Callable[[], None],
         name: str,
+        *,
+        removes: bool = True,
     ) -> None:
         self._keys, self._item, self._exists = keys, item, exists
         self._require, self._name, self.notes = require, name, Notes()
+        self._removes = removes
 
     def stream(self, after: str) -> Iterator[Listed]:
         self._require()
@@ -56,7 +61,9 @@ class Keys:
                 items = threads.map(self._look_up, self._keys[start : start + PAGE])
                 for number, item in enumerate(items, start + 1):
                     if item.read == GONE:
-                        self.notes.remark(REMOVED)
+                        self.notes.remark(REMOVED if self._removes else KEPT)
+                        if not self._removes:
+                            continue
                     yield Listed(item, str(number))
 
     def count(self) -> int:
@@ -76,13 +83,18 @@ class Keys:
         return item if is_there else item.model_copy(update={"read": GONE})
 
 
-def keys_of_bucket(source: BucketSource, keys: list[str], storage: Storage) -> Keys:
+def keys_of_bucket(
+    source: BucketSource, keys: list[str], storage: Storage, *, removes: bool = True
+) -> Keys:
     """Some objects of a bucket."""
     bucket = Bucket(source, storage)
-    return Keys(keys, bucket.item_of_key, bucket.exists, bucket.require, source.uri)
+    functions = (bucket.item_of_key, bucket.exists, bucket.require)
+    return Keys(keys, *functions, source.uri, removes=removes)
 
 
-def keys_of_folder(source: FolderSource, keys: list[str], storage: Storage) -> Keys:
+def keys_of_folder(
+    source: FolderSource, keys: list[str], storage: Storage, *, removes: bool = True
+) -> Keys:
     """Some files of a folder, by their paths below it.
 
     A folder without any entry is not read: it may be one on which nothing is mounted now.
@@ -113,12 +125,12 @@ def keys_of_folder(source: FolderSource, keys: list[str], storage: Storage) -> K
                 "a disk may be missing"
             )
 
-    return Keys(keys, item, exists, require, source.path)
+    return Keys(keys, item, exists, require, source.path, removes=removes)
 
 
 def open_keys(source: BucketSource | FolderSource, raw: dict[str, Any], storage: Storage) -> Keys:
     """Open the keys of a source that the gateway stored."""
-    keys = [str(key) for key in raw["keys"]]
+    keys, removes = [str(key) for key in raw["keys"]], bool(raw.get("removes", True))
     if isinstance(source, BucketSource):
-        return keys_of_bucket(source, keys, storage)
-    return keys_of_folder(source, keys, storage)
+        return keys_of_bucket(source, keys, storage, removes=removes)
+    return keys_of_folder(source, keys, storage, removes=removes)

@@ -10,11 +10,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from clipfleet.common.collection import INT_LIMIT, METADATA_DEPTH, RESERVED
+from clipfleet.common.collection import ELEMENTS, INT_LIMIT, METADATA_DEPTH, RESERVED
 from clipfleet.common.identity import text_problem
 from clipfleet.workers.sources.notes import Notes
 
@@ -175,6 +176,8 @@ class Values:
 
 def _converted(value: Any, kind: str) -> Any:
     """A plain value in the type of its declared field; unchanged if it does not fit."""
+    if kind in ELEMENTS:
+        return _as_list(value, ELEMENTS[kind])
     if kind == "string":
         return _as_string(value)
     if isinstance(value, str):
@@ -192,6 +195,22 @@ def _converted(value: Any, kind: str) -> Any:
     if kind == "int" and isinstance(value, float) and value.is_integer():
         return int(value) if abs(value) <= EXACT_FLOAT else value
     return value
+
+
+def _as_list(value: Any, kind: str) -> Any:
+    """A list of the elements that are a value. Text may be a list in JSON; other values are one."""
+    if isinstance(value, str):
+        text = value.strip()
+        if not text or (kind != "string" and text.lower() in _NO_VALUE):
+            return None
+        if text.startswith("["):
+            with suppress(ValueError, RecursionError):
+                value = json.loads(text)
+    if value is None or isinstance(value, dict):
+        return value
+    elements = value if isinstance(value, list) else [value]
+    converted = (_converted(element, kind) for element in elements)
+    return [element for element in converted if element is not None]
 
 
 def _as_string(value: Any) -> Any:
