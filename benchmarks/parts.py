@@ -90,11 +90,13 @@ def _answers(uri: str) -> bool:
 
 
 @contextmanager
-def up(data: Path, model: str = CARRIED_MODEL) -> Iterator[tuple[Client, int]]:
-    """Run `clipfleet up` and yield a client and the port."""
+def up(
+    data: Path, model: str = CARRIED_MODEL, more: Sequence[str] = ()
+) -> Iterator[tuple[Client, int]]:
+    """Run `clipfleet up`, with more options, and yield a client and the port."""
     port = commands.free_port()
     command = [commands.script("clipfleet"), "up", "--data", str(data), "--port", str(port)]
-    child = subprocess.Popen([*command, "--model", model])
+    child = subprocess.Popen([*command, "--model", model, *more])
     try:
         with Client(f"http://{commands.LOOPBACK}:{port}") as client:
             until(lambda: client.create_collection("ready"))
