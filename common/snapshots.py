@@ -294,34 +294,6 @@ def snapshots_of(generation: str) -> str:
     return f"snapshots/{generation}"
 
 
-def carry_over(blobs: Blobs, old: str, new: str) -> None:
-    """Give the snapshots of a generation to another one that has the same images.
-
-    The images are known by key alone, so that the next mirror reads each of them once. May be
-    called again, when more images are known.
-
-    Args:
-        blobs: the blob store.
-        old: the generation that has the snapshots.
-        new: the other generation.
-
-    Raises:
-        BlobsUnavailable: the blob store is away.
-    """
-    source, target = Snapshots(blobs, snapshots_of(old)), Snapshots(blobs, snapshots_of(new))
-
-    def read() -> dict[str, Entries]:
-        return {
-            origin: merged(
-                [source.base(origin, listing), source.parts(origin, listing, listing.parts)]
-            )
-            for origin, listing in source.listings().items()
-        }
-
-    for origin, entries in consistently(read).items():
-        target.write_base(origin, entries.unknown(), Listing(), [])
-
-
 def mirror_of(job_id: str) -> str:
     """The beginning of the keys of the blobs that a mirror has for itself, without a slash.
 

@@ -15,7 +15,7 @@ from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.http.mirror import source_identity
 from clipfleet.common.ledger import MirrorResult
 from clipfleet.common.ledger.catalogue import Deletion
-from clipfleet.common.snapshots import Snapshots, carry_over, snapshots_of
+from clipfleet.common.snapshots import Snapshots, snapshots_of
 from support.mirror_harness import World
 
 
@@ -433,20 +433,6 @@ def test_a_planner_may_end_at_every_call(world: World, mirror: dict[str, Any]) -
             break
         assert at < 500
     assert at > 20
-
-
-def test_another_generation_takes_the_snapshots_over(world: World) -> None:
-    many(world)
-    world.mirror()
-    old, new = world.collection(), world.collection("d")
-    world.store.upsert(new, world.store.scan(old, limit=100, include_values=True))
-    os.remove(world.photos / "03.png")
-    world.run(world.folder())  # a part
-    for _ in range(2):
-        carry_over(world.blobs, old.generation, new.generation)
-    job = world.mirror(collection="d")
-    assert (job.mirror, job.skipped) == (MirrorResult(1, 1), 19)
-    assert world.index("d") == world.files()
 
 
 def test_snapshots_survive_a_planner_that_ends_while_it_writes(world: World) -> None:
