@@ -28,6 +28,7 @@ from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Conflict, NotFound
 from clipfleet.common.http.migrations import (
     ComparisonOut,
+    ExampleOut,
     FinishIn,
     GenerationOut,
     MigrationIn,
@@ -445,4 +446,7 @@ def _comparison_out(comparison: Comparison | None) -> ComparisonOut | None:
         precision_at_10_old=comparison.precision_old,
         precision_at_10_new=comparison.precision_new,
         measured_at=comparison.at,
+        examples=[
+            ExampleOut.model_validate(example.model_dump()) for example in comparison.examples
+        ],
     )

@@ -148,6 +148,9 @@ async def _create(candidate: Collection, gateway: Gateway) -> Collection:
 
 async def _collection_out(collection: Collection, gateway: Gateway) -> CollectionOut:
     count = await gateway.call(gateway.store.count, collection)
+    migration = await gateway.call(gateway.catalogue.migration, collection.name)
     return CollectionOut(
-        count=count, **collection.model_dump(exclude={"v", "generation", "weights_id", "lineage"})
+        count=count,
+        migration=None if migration is None or migration.is_over else migration.state,
+        **collection.model_dump(exclude={"v", "generation", "weights_id", "lineage"}),
     )

@@ -67,6 +67,7 @@ const at = (name, rest = "") => `v1/collections/${encodeURIComponent(name)}${res
 
 export const collections = async () => (await call("v1/collections")).collections;
 export const aliases = async () => (await call("v1/aliases")).aliases;
+export const migration = (name) => call(at(name, "/migrations"));
 export const makeCollection = (name, json) => call(at(name), { method: "PUT", json });
 export const deleteCollection = (name) => call(at(name), { method: "DELETE" });
 

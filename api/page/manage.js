@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { ask } from "./ask.js";
 import * as collections from "./collections.js";
 import { $, ago, announce, button, count, el, icon, many, message, when } from "./dom.js";
+import * as migrations from "./migrations.js";
 import { go, href, state } from "./state.js";
 
 const FIELD_TYPES = ["string", "int", "float", "bool", "string[]", "int[]"];
@@ -41,17 +42,33 @@ function row(collection) {
   const { name, model, metric, dim, fields, count: images, created_at: created } = collection;
   const link = el("a", { class: "button quiet", "data-view": "search",
     href: href({ view: "search", collection: name, namespace: "default", text: "", terms: [], where: [], image: "" }) }, "Show images");
+  const shown = el("div", { hidden: true });
+  const compare = button("Migration", () => showMigration(collection, compare, shown), { class: "button quiet", "aria-expanded": "false" });
   const trash = button("Delete", () => remove(collection), { class: "button quiet needs-admin" });
   const declared = Object.entries(fields);
   const further = aliases.filter((alias) => alias.collection === name).map((alias) => alias.name);
   return el("li", { class: "job", "data-collection": name },
     el("div", { class: "job-head" }, el("b", {}, name), el("span", { class: "muted number" }, many(images, "image")),
-      el("time", { class: "muted", title: when(created) }, ago(created)), el("span", { class: "actions" }, link, trash)),
+      el("time", { class: "muted", title: when(created) }, ago(created)), el("span", { class: "actions" }, link, ...(collection.migration ? [compare] : []), trash)),
     el("dl", { class: "known" },
       ...(further.length ? [el("dt", {}, "aliases"), el("dd", {}, further.join(", "))] : []),
       el("dt", {}, "model"), el("dd", {}, model),
       el("dt", {}, "metric"), el("dd", {}, `${metric}, ${count(dim)} numbers`),
-      el("dt", {}, "fields"), el("dd", {}, declared.length ? declared.map(([field, type]) => `${field} (${type})`).join(", ") : "none declared")));
+      el("dt", {}, "fields"), el("dd", {}, declared.length ? declared.map(([field, type]) => `${field} (${type})`).join(", ") : "none declared")), shown);
+}
+
+async function showMigration(collection, control, place) {
+  if (!place.hidden) {
+    place.hidden = true;
+  } else {
+    try {
+      place.replaceChildren(await migrations.details(collection));
+    } catch (error) {
+      place.replaceChildren(el("p", { class: "wrong" }, error.message));
+    }
+    place.hidden = false;
+  }
+  control.setAttribute("aria-expanded", String(!place.hidden));
 }
 
 async function remove({ name, count: images }) {

@@ -56,13 +56,13 @@ function learnShape(item, { naturalWidth, naturalHeight }) {
   shape(item, naturalWidth / naturalHeight);
 }
 
-export function thumbnail({ id, width }, lazy = false, loaded = null) {
+export function thumbnail({ id, width, collection = state.collection, namespace = state.namespace }, lazy = false, loaded = null) {
   const frame = el("span", { class: "frame" });
   const picture = el("img", { width: EDGE, height: EDGE, alt: "", decoding: "async" });
   picture.addEventListener("error", () => picture.replaceWith(el("span", { class: "no-picture" }, "no picture")));
   if (loaded) picture.addEventListener("load", () => loaded(picture));
-  const kind = JSON.stringify([state.collection, state.namespace, width === 0]);
-  fill(picture, api.thumbnail(state.collection, id, state.namespace), width === undefined ? { lazy } : { lazy, kind, unsure: width === 0 });
+  const kind = JSON.stringify([collection, namespace, width === 0]);
+  fill(picture, api.thumbnail(collection, id, namespace), width === undefined ? { lazy } : { lazy, kind, unsure: width === 0 });
   frame.append(picture);
   return frame;
 }

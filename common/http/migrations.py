@@ -49,6 +49,17 @@ class GenerationOut(BaseModel):
     answers: bool = Field(description="Whether searches are answered from it.")
 
 
+class ExampleOut(BaseModel):
+    """What the two generations answer to one image."""
+
+    id: str = Field(description="Id of the image.")
+    namespace: str = Field(description="Namespace of the image.")
+    old: list[str] = Field(
+        description="Ids of the nearest images in the old generation, the nearest first."
+    )
+    new: list[str] = Field(description="The same in the new generation.")
+
+
 class ComparisonOut(BaseModel):
     """How the answers of the two generations differ, on stored images as queries.
 
@@ -66,6 +77,7 @@ class ComparisonOut(BaseModel):
     )
     precision_at_10_new: float | None = Field(description="The same in the new generation.")
     measured_at: float = Field(description="When it was measured, unix time in seconds.")
+    examples: list[ExampleOut] = Field(description="Some of the queries with their answers.")
 
 
 class MigrationOut(BaseModel):

@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from clipfleet.common.collection import FieldType, Metric
+from clipfleet.common.http.migrations import MigrationState
 from clipfleet.common.http.mirror import MirrorIn, MirrorOut
 from clipfleet.common.http.request import Request
 from clipfleet.common.http.sources import EXAMPLES, Source
@@ -60,6 +61,9 @@ class CollectionOut(BaseModel):
     fields: dict[str, FieldType] = Field(description="Types of the declared fields, by name.")
     count: int = Field(description="Number of images.")
     created_at: float = Field(description="When it was created, unix time in seconds.")
+    migration: MigrationState | None = Field(
+        None, description="State of its migration to another model; null: it has none."
+    )
 
 
 class JobIn(Request):

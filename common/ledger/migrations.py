@@ -43,6 +43,24 @@ class Pass(BaseModel):
         return max(0, self.done_to - int(MARGIN_S * 1000))
 
 
+class Example(BaseModel):
+    """What the two generations answer to one image.
+
+    Attributes:
+        id: the image.
+        namespace: its namespace.
+        old: ids of the nearest images in the old generation, the nearest first.
+        new: the same in the new generation.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    namespace: str
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+
+
 class Comparison(BaseModel):
     """How the answers of the two generations differ, on stored images as queries.
 
@@ -54,6 +72,7 @@ class Comparison(BaseModel):
             label of the query, 0 to 1; None without labels.
         precision_new: the same in the new generation.
         at: when it was measured, unix seconds.
+        examples: some of the queries with their answers.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,6 +83,7 @@ class Comparison(BaseModel):
     precision_old: float | None = None
     precision_new: float | None = None
     at: float
+    examples: tuple[Example, ...] = ()
 
 
 class Migration(BaseModel):

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from clipfleet.common.imaging.embedder import HashEmbedder
 from support.browser import Tab, tab, violations
 from support.in_process import InProcess
+from support.services import eventually
 
 KEYS: dict[str, dict[str, Any]] = {
     "may-all": {"name": "all"},
@@ -430,6 +432,38 @@ def test_with_a_key_files_are_opened_and_saved(
         _, data = saved(shown, shown.get_by_role("button", name="Download"))
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             assert archive.read("large.jpg") == path.read_bytes()
+
+
+def test_a_migration_shows_what_both_models_find_side_by_side(
+    browser: Browser, folder: Path
+) -> None:
+    with (
+        InProcess(dim=64, more={"hash:32": HashEmbedder(32)}, source_roots=[folder]) as service,
+        service.client() as client,
+        tab(browser, service.url) as page,
+    ):
+        client.index("photos", folder, wait=True)
+        assert client.collection("photos").migration is None
+        client.start_migration("photos", "hash:32")
+        eventually(lambda: client.migration("photos").comparison, 60, "both models are compared")
+        assert client.collection("photos").migration == "ready"
+        shown = page.open("/?in=photos&view=collections")
+        shown.get_by_role("button", name="Migration").click()
+        compared = shown.locator("#collections .migration")
+        expect(compared).to_contain_text("From hash:64 to hash:32: all images are copied")
+        expect(compared).to_contain_text("of the ten nearest images in common")
+        example = compared.locator(".compared").first
+        expect(example.locator(".side")).to_have_count(3)
+        expect(example.locator("img")).to_have_count(1 + 5 + 5)
+        for picture in example.locator("img").all():
+            picture.scroll_into_view_if_needed()
+            expect(picture).to_have_js_property("complete", True)
+            assert picture.evaluate("it => it.naturalWidth") in (90, 256)
+        assert violations(shown) == []
+        shown.set_viewport_size({"width": 390, "height": 800})
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+        shown.get_by_role("button", name="Migration").click()
+        expect(compared).to_be_hidden()
 
 
 def one_image(page: Page) -> None:

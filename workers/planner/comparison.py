@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipfleet.common.collection import Collection
-from clipfleet.common.ledger.migrations import Comparison
+from clipfleet.common.ledger.migrations import Comparison, Example
 from clipfleet.common.store import Record, Store
 
 QUERIES = 100
 PER_PLACE = 5  # neighbouring keys, which are hashes, so that a few reads give a random sample
 NEAREST = 10
+EXAMPLES, EXAMPLE_NEAREST = 8, 5  # queries that are shown, and answers of each
 
 
 def compare(
@@ -39,12 +40,15 @@ def compare(
         return None
     overlaps: list[float] = []
     precisions: tuple[list[float], list[float]] = ([], [])
+    examples: list[Example] = []
     for nearest_old, nearest_new, record in nearest(store, old, new, pairs):
         ids = [{row.id for row in rows} for rows in (nearest_old, nearest_new)]
         largest = max(map(len, ids))
         if not largest:  # the only image of its namespace
             continue
         overlaps.append(len(ids[0] & ids[1]) / largest)
+        if len(examples) < EXAMPLES:
+            examples.append(_example(record, nearest_old, nearest_new))
         if record.label:
             for rows, shares in zip((nearest_old, nearest_new), precisions, strict=True):
                 alike = sum(row.label == record.label for row in rows)
@@ -59,7 +63,13 @@ def compare(
         precision_old=_mean(precisions[0]) if labelled else None,
         precision_new=_mean(precisions[1]) if labelled else None,
         at=now,
+        examples=tuple(examples),
     )
+
+
+def _example(query: Record, old: Sequence[Record], new: Sequence[Record]) -> Example:
+    shown = [tuple(row.id for row in rows[:EXAMPLE_NEAREST]) for rows in (old, new)]
+    return Example(id=query.id, namespace=query.namespace, old=shown[0], new=shown[1])
 
 
 def sample(
