@@ -10,8 +10,9 @@ export const idsPath = (name, params) => `v1/collections/${encodeURIComponent(na
 
 /** The answer to a request that was begun here; nothing if it was not, was refused, or was taken before. */
 export async function take(path) {
-  const answer = await begun.get(path);
-  begun.delete(path);
+  const coming = begun.get(path);
+  begun.delete(path); // before it is here: an answer can be read only once
+  const answer = await coming;
   return answer?.ok ? answer : null;
 }
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from clipfleet.common.imaging.embedder import HashEmbedder
 from support.browser import Tab, tab, violations
@@ -338,15 +338,12 @@ def test_ids_and_metadata_are_exported_as_they_can_be_indexed(
 
 
 def test_a_collection_is_made_and_deleted(page: Tab, service: InProcess) -> None:
-    with service.client() as client:
-        client.set_alias("snaps", "photos")
     shown = page.open("/?in=photos")
     shown.get_by_role("link", name="Collections").click()
     photos = shown.locator('[data-collection="photos"]')
     expect(photos).to_contain_text("12 images")
     expect(photos).to_contain_text("cosine, 64 numbers")
     expect(photos).to_contain_text("year (int)")
-    expect(photos).to_contain_text("snaps")
     shown.get_by_role("button", name="New collection").click()
     shown.get_by_label("Name", exact=True).fill("new-one")
     shown.get_by_label("Metric").select_option("euclidean")
@@ -372,7 +369,6 @@ def test_a_collection_is_made_and_deleted(page: Tab, service: InProcess) -> None
     last.click()
     expect(created).to_have_count(0)
     with service.client() as client:
-        client.delete_alias("snaps")
         assert "new-one" not in [collection.name for collection in client.collections()]
 
 
@@ -432,6 +428,35 @@ def test_with_a_key_files_are_opened_and_saved(
         _, data = saved(shown, shown.get_by_role("button", name="Download"))
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             assert archive.read("large.jpg") == path.read_bytes()
+
+
+def test_aliases_are_shown_with_their_collection(page: Tab, service: InProcess) -> None:
+    with service.client() as client:
+        client.set_alias("snaps", "photos")
+        try:
+            shown = page.open("/?in=photos&view=collections")
+            expect(shown.locator('[data-collection="photos"]')).to_contain_text("snaps")
+        finally:
+            client.delete_alias("snaps")
+
+
+def test_what_is_asked_twice_before_the_first_answer_is_answered_twice(page: Tab) -> None:
+    """The page asks for the collections early; who opens them at once asks again."""
+    held: list[Route] = []
+    is_held = True
+    page.page.route(
+        "**/v1/collections", lambda route: held.append(route) if is_held else route.continue_()
+    )
+    page.page.goto(f"{page.url}/?in=photos", wait_until="commit")
+    shown = page.page
+    link = shown.get_by_role("link", name="Collections")
+    expect(link).to_have_attribute("href", re.compile("in=photos"))  # the scripts have run
+    link.click()
+    is_held = False
+    for route in held:
+        route.continue_()
+    expect(shown.locator('[data-collection="photos"]')).to_contain_text("12 images")
+    expect(shown.locator("#collections-more")).to_be_empty()
 
 
 def test_a_migration_shows_what_both_models_find_side_by_side(

@@ -25,7 +25,7 @@ def http(client: "redis.Redis", valkey_url: str, tmp_path: Path) -> Iterator[Tes
 
 def newer(client: "redis.Redis", key: str, field: str) -> None:
     raw: Any = client.hget(key, field)
-    client.hset(key, field, json.dumps({**json.loads(raw), "v": 3}))
+    client.hset(key, field, json.dumps({**json.loads(raw), "v": 9}))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_is_too_new_answers_503_with_both_numbers(
     problem = answer.json()
     assert answer.status_code == 503, problem
     assert problem["type"] == "urn:problem:clipfleet:other-version"
-    assert "version 3" in problem["detail"]
+    assert "version 9" in problem["detail"]
     assert "upgrade this part" in problem["detail"]
     assert int(answer.headers["retry-after"]) > 0
 
@@ -62,5 +62,5 @@ def test_lists_answer_without_it_and_nothing_of_it_is_lost(
     assert http.get("/v1/jobs/b2").json()["state"] == "queued"
     assert http.get("/v1/collections").json() == {"collections": []}
     raw: Any = client.hget(KEY, "photos")
-    client.hset(KEY, "photos", raw.replace(b'"v": 3', b'"v": 1'))
+    client.hset(KEY, "photos", raw.replace(b'"v": 9', b'"v": 1'))
     assert RedisCatalogue(client).find("photos") == releases.COLLECTION

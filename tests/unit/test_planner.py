@@ -39,7 +39,7 @@ def test_a_chunk_holds_what_a_worker_does_in_the_time_it_should_take(
 ) -> None:
     planning.worker(rate)
     planning.job(12_000)
-    planning.tick()
+    planning.tick(5)  # a slow machine plans less at a time
     assert [chunk.size for chunk in planning.ledger.open_chunks("job")][:3] == [size] * 3
 
 
