@@ -276,6 +276,9 @@ def test_a_scheduler_that_is_killed_loses_no_event(scheduling: Scheduling, befor
         ({"type": "folder", "path": "/pictures"},
          ["a.jpg", "./deep/b.jpg", "/pictures/c.jpg", "/etc/d.jpg", "../e.jpg", ".f/g.jpg", ""],
          ["a.jpg", "deep/b.jpg", "c.jpg"]),
+        ({"type": "folder", "path": "/pictures//x/../y/"},
+         ["a.jpg", "/pictures/y/b.jpg", "../c.jpg"],
+         ["a.jpg", "b.jpg"]),
         ({"type": "folder", "path": "/pictures", "recursive": False}, ["a.jpg", "b/c.jpg"],
          ["a.jpg"]),
     ],
@@ -288,6 +291,19 @@ def test_keys_relative_to_the_source(
     assert answer["ignored"] == len(keys) - len(accepted)
     (job,) = scheduling.later(COLLECT_S)
     assert keys_of(scheduling, job) == sorted(accepted)
+
+
+@pytest.mark.parametrize("source", [BUCKET, {"type": "folder", "path": "/pictures"}])
+def test_a_key_that_is_no_utf_8_is_ignored(scheduling: Scheduling, source: dict[str, Any]) -> None:
+    """Redis could not store it."""
+    scheduling.put(source=source)
+    answer = scheduling.world.ask(
+        f"POST {PATH}/events",
+        "admin",
+        content=rb'{"keys": ["\ud800.jpg", "a.jpg"]}',
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.json() == {"accepted": 1, "ignored": 1, "waiting_keys": 1}
 
 
 @pytest.mark.parametrize("kind", ["manifest", "archive"])
