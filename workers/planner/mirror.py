@@ -17,7 +17,7 @@ import numpy as np
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.http.mirror import MirrorIn, exceeds
-from clipfleet.common.identity import KeyMaker
+from clipfleet.common.identity import UPLOAD, KeyMaker
 from clipfleet.common.imaging.thumbnails import thumbnail_keys
 from clipfleet.common.ledger import Job, MirrorResult
 from clipfleet.common.ledger.catalogue import Deletion, to_delete_from
@@ -47,7 +47,7 @@ from clipfleet.workers.planner.tracking import TrackingParts
 log = logging.getLogger(__name__)
 
 BATCH = 500  # images deleted at once
-NAMED = 2_000  # images whose ids are read at once
+NAMED = 500  # images whose rows are read at once
 FAILURES = 1_000  # failures read at once
 WAITS = "another mirror of the collection is deleting images"
 
@@ -125,7 +125,10 @@ class Closing:
         if gone is None:
             if gaps:
                 keys = keys_of(b"")
-            gone = self._missing.write(self._indexed(collection, keys), len(compared.base))
+            foreign = [keys[:0]]
+            indexed = self._indexed(collection, keys, foreign)
+            gone = self._missing.write(indexed, len(compared.base) - len(keys))
+            keys = keys[~where_in(keys, np.sort(np.concatenate(foreign)))[0]]
         else:  # another planner has begun
             keys = keys[where_in(keys, np.sort(gone.keys))[0]]
         kept = _kept_because(gaps) if gaps else self._refusal(gone)
@@ -184,14 +187,27 @@ class Closing:
                 return
             offset += len(page)
 
-    def _indexed(self, collection: Collection, keys: Keys) -> Iterator[tuple[Keys, list[str]]]:
-        """Those of the images that are indexed: keys and ids."""
+    def _indexed(
+        self, collection: Collection, keys: Keys, foreign: list[Keys]
+    ) -> Iterator[tuple[Keys, list[str]]]:
+        """Those of the images that are indexed: keys and ids.
+
+        Args:
+            foreign: gets the keys of uploads and own vectors that have taken the id of an image.
+        """
         for start in range(0, len(keys), NAMED):
             batch = keys[start : start + NAMED]
             names = as_text(batch)
-            ids = self._parts.store.ids(collection, names)
-            mask = np.array([name in ids for name in names])
-            yield batch[mask], [ids[name] for name in names if name in ids]
+            rows = self._parts.store.fetch(collection, names, include_values=False)
+            ids = {
+                name: row.id
+                for name, row in rows.items()
+                if row.job_id and not row.uri.startswith(UPLOAD)
+            }
+            is_own = np.array([name in ids for name in names])
+            is_foreign = np.array([name in rows for name in names]) & ~is_own
+            foreign.append(batch[is_foreign])
+            yield batch[is_own], [ids[name] for name in names if name in ids]
 
     def _refusal(self, gone: Gone) -> str:
         """Why more images are gone than the job may delete; "" otherwise."""
