@@ -353,6 +353,20 @@ def test_bad_notifications_are_refused_and_nothing_waits(scheduling: Scheduling)
     assert scheduling.world.ask(f"POST {PATH}/events", "read", json=CREATED).status_code == 403
 
 
+def test_events_of_another_content_type_are_refused_with_what_to_do(
+    scheduling: Scheduling,
+) -> None:
+    scheduling.put(source=BUCKET)
+    headers = {"Content-Type": "text/plain; charset=UTF-8"}  # as SNS sends them
+    content = json.dumps(CREATED)
+    refused = scheduling.world.ask(f"POST {PATH}/events", "admin", content=content, headers=headers)
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == (
+        "body: it has the content type 'text/plain; charset=UTF-8'; send Content-Type: "
+        "application/json"
+    )
+
+
 def test_there_is_a_limit_on_events_that_wait(tmp_path: Path) -> None:
     settings = {"source_buckets": ["s3://photos"], "limits": {"source_events": 2}}
     scheduling = Scheduling(tmp_path, settings)
