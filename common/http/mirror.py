@@ -75,7 +75,8 @@ class MirrorOut(BaseModel):
         "otherwise null."
     )
     kept_because: str | None = Field(
-        description="Why nothing is deleted although the job deletes; null: no such reason."
+        description="Why images that are gone are not deleted although the job deletes; null: no "
+        "such reason."
     )
 
 

@@ -325,11 +325,14 @@ def test_an_image_stays_while_another_source_has_it(world: World) -> None:
     world.mirror("a")
     world.mirror("a/b")
     os.remove(world.photos / "a" / "b" / "03.png")
-    assert world.mirror("a/b").mirror == MirrorResult()  # `a` had it, too
+    job = world.mirror("a/b")
+    assert job.mirror is not None
+    assert (job.state, job.mirror.gone) == ("succeeded", 0)
+    assert "1 image is gone from this source but not deleted: another source" in job.mirror.kept
     assert world.mirror("a").mirror == MirrorResult(1, 1)
     assert world.index() == world.files(["a"])
     os.remove(world.photos / "a" / "b" / "04.png")
-    assert world.mirror("a").mirror == MirrorResult()
+    assert world.mirror("a", missing="report").mirror == MirrorResult()
     assert world.mirror("a/b").mirror == MirrorResult(1, 1)
     assert world.index() == world.files(["a"])
 

@@ -65,12 +65,14 @@ class Compared:
         base: the images that the source had.
         listed: the images that it has.
         gone: the keys of the images that it has no more, and no other source has.
+        shared: the keys of those that it has no more, and another source has.
     """
 
     listing: Listing
     base: Entries
     listed: Entries
     gone: Keys
+    shared: Keys
 
 
 class Closing:
@@ -139,7 +141,8 @@ class Closing:
             self._require_lease()
             self._replace(compared, gone, deleted=deletes, is_partial=bool(gaps))
         count = len(gone.keys)
-        result = MirrorResult(count, count if deletes else 0, kept)
+        stays = kept or ("" if gaps else self._stays(collection, compared.shared))
+        result = MirrorResult(count, count if deletes else 0, stays)
         refused = self._refusal(gone) if not gaps and not self._mirror.dry_run else ""
         if self._parts.ledger.close(self._job.id, self._token, result, refused):
             self._clean(compared.listing)
@@ -153,8 +156,8 @@ class Closing:
         elsewhere = snapshots.parts(new.origin, listing, others)
         gone = base.keys[~where_in(base.keys, listed.keys)[0]]
         gone = gone[~where_in(gone, elsewhere.keys)[0]]  # listed since this mirror began
-        gone = gone[~snapshots.held(new.origin, gone)]
-        return Compared(listing, base, listed, gone)
+        is_shared = snapshots.held(new.origin, gone)
+        return Compared(listing, base, listed, gone[~is_shared], gone[is_shared])
 
     def _listed(self, listing: Listing) -> Entries:
         """What the job has listed; also once a base with it has been written."""
@@ -208,6 +211,21 @@ class Closing:
             is_foreign = np.array([name in rows for name in names]) & ~is_own
             foreign.append(batch[is_foreign])
             yield batch[is_own], [ids[name] for name in names if name in ids]
+
+    def _stays(self, collection: Collection, shared: Keys) -> str:
+        """Why images that are gone from this source alone stay; "" if there are none."""
+        if self._mirror.missing != "delete":
+            return ""
+        batches = (shared[start : start + NAMED] for start in range(0, len(shared), NAMED))
+        store = self._parts.store
+        count = sum(len(store.present(collection, as_text(batch))) for batch in batches)
+        images = "1 image is" if count == 1 else f"{count} images are"
+        return (
+            f"{images} gone from this source but not deleted: another source of the collection "
+            "had them when it was indexed last; mirror that one, too"
+            if count
+            else ""
+        )
 
     def _refusal(self, gone: Gone) -> str:
         """Why more images are gone than the job may delete; "" otherwise."""
