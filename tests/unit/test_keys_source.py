@@ -51,8 +51,8 @@ def test_keys_of_a_bucket_are_as_its_listing_has_them_or_gone(memory: Any) -> No
 def test_keys_of_a_source_that_had_the_name_before_are_left_out(memory: Any) -> None:
     for name in ("top/a.jpg", "topmost/b.jpg", "c.jpg"):
         memory.pipe_file(f"/b/{name}", b"x")
-    found = items(of_bucket("c.jpg", "top/a.jpg", "topmost/b.jpg", "topmost/gone.jpg"))
-    assert [item.id for item in found] == ["memory://b/top/a.jpg"]
+    below = items(of_bucket("c.jpg", "top/a.jpg", "topmost/b.jpg", "topmost/gone.jpg"))
+    assert [item.id for item in below] == ["memory://b/top/a.jpg"]
 
 
 def test_what_is_gone_may_be_kept(memory: Any) -> None:

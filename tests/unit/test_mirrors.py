@@ -437,7 +437,7 @@ def test_events_about_gone_images_that_are_kept_are_no_error(world: World) -> No
 
 @pytest.mark.parametrize("change", [{"uri": "upload:j/0"}, {"job_id": ""}])
 def test_an_upload_that_has_taken_the_id_of_an_image_stays(
-    world: World, change: dict[str, str]
+    world: World, change: dict[str, Any]
 ) -> None:
     many(world)
     world.mirror()
