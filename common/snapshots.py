@@ -323,12 +323,12 @@ class Missing:
     def __init__(self, blobs: Blobs, job_id: str) -> None:
         self._blobs, self._root = blobs, f"{mirror_of(job_id)}/missing"
 
-    def write(self, batches: Iterable[tuple[Keys, Sequence[str]]], of: int) -> "Gone":
+    def write(self, batches: Iterable[tuple[Keys, Sequence[str]]], others: int) -> "Gone":
         """Write the images.
 
         Args:
             batches: keys, and the ids of these images.
-            of: the number of images that the source had.
+            others: the number of images that the source had beside these.
         """
         page, pages, keys = list[str](), 0, [NONE.keys]
         for batch, ids in batches:
@@ -338,8 +338,9 @@ class Missing:
                 self._put(str(pages), json.dumps(page[: self.PAGE]).encode())
                 page, pages = page[self.PAGE :], pages + 1
         self._put(str(pages), json.dumps(page).encode())
-        gone = Gone(np.concatenate(keys), of)
-        self._put("keys", f"{len(gone.keys)} {of}\n".encode() + gone.keys.tobytes())
+        every = np.concatenate(keys)
+        gone = Gone(every, others + len(every))
+        self._put("keys", f"{len(every)} {gone.of}\n".encode() + every.tobytes())
         return gone
 
     def gone(self) -> "Gone | None":

@@ -159,9 +159,12 @@ def _with_format(fault: Any, body: Any, request: Request) -> Any:
             reason += f" at line {line}, column {column}"
         return {**fault, "loc": ("body",), "msg": f"not JSON: {reason}"}
     sent = request.headers.get("content-type", "")
-    if fault["loc"] == ("body",) and "json" not in sent and fault["type"] in NO_OBJECT:
+    is_whole = fault["loc"] == ("body",) and fault["type"] in NO_OBJECT
+    is_raw = fault["loc"][:1] == ("body",) and isinstance(body, bytes)
+    if (is_whole or is_raw) and "json" not in sent:
         kind = f"the content type {sent!r}" if sent else "no content type"
-        return {**fault, "msg": f"it has {kind}; send Content-Type: application/json"}
+        message = f"it has {kind}; send Content-Type: application/json"
+        return {**fault, "loc": ("body",), "msg": message}
     return fault
 
 

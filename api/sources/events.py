@@ -16,6 +16,7 @@ from clipfleet.common.http import uris
 from clipfleet.common.http.patterns import Pattern
 from clipfleet.common.http.source_grants import BucketPlace
 from clipfleet.common.http.suffixes import SUFFIXES, ending_of
+from clipfleet.common.identity import text_problem
 from clipfleet.common.ledger.registered import RegisteredSource
 
 MAX_DEPTH = 4  # envelopes in envelopes
@@ -190,6 +191,7 @@ def reads_keys(source: Mapping[str, Any]) -> bool:
 
 def _in_folder(folder: str, keys: Iterable[str], *, recursive: bool) -> Iterator[str]:
     """Paths below a folder, from paths relative to it or absolute ones."""
+    folder = posixpath.normpath(folder)
     for key in keys:
         path = posixpath.normpath(posixpath.join(folder, key))
         inner = path.removeprefix(folder.rstrip("/") + "/")
@@ -227,6 +229,6 @@ def _whole(uri: str, events: Events) -> Iterator[str]:
 def _is_image(key: str) -> bool:
     """Whether a key below a source is that of an image, and not hidden."""
     parts = key.split("/")
-    if any(part.startswith(".") for part in parts) or "\0" in key:
+    if any(part.startswith(".") for part in parts) or text_problem("key", key, MAX_KEY_BYTES):
         return False
-    return len(key.encode(errors="replace")) <= MAX_KEY_BYTES and ending_of(parts[-1]) in SUFFIXES
+    return ending_of(parts[-1]) in SUFFIXES

@@ -75,7 +75,8 @@ class MirrorOut(BaseModel):
         "otherwise null."
     )
     kept_because: str | None = Field(
-        description="Why nothing is deleted although the job deletes; null: no such reason."
+        description="Why images that are gone are not deleted although the job deletes; null: no "
+        "such reason."
     )
 
 
@@ -104,7 +105,8 @@ def limit_of(value: Any) -> int | float:
 
 def exceeds(count: int, of: int, limit: int | float) -> bool:
     """Whether so many images of all that a source had are more than `max_delete`."""
-    return count > limit if isinstance(limit, int) else count > limit * of
+    allowed = limit if isinstance(limit, int) else round(limit * of, 6)  # 0.29 * 100 is below 29
+    return count > allowed
 
 
 def is_listable(source: Mapping[str, Any]) -> bool:

@@ -263,7 +263,7 @@ class MirrorResult:
     Attributes:
         gone: the number of indexed images that are gone.
         deleted: how many of them were deleted.
-        kept: why none was deleted although the job deletes; "" otherwise.
+        kept: why none or some were not deleted although the job deletes; "" otherwise.
     """
 
     gone: int = 0

@@ -174,24 +174,8 @@ class Store(Protocol):
         """
         ...
 
-    def ids(self, collection: Collection, keys: Sequence[str]) -> dict[str, str]:
-        """Read the ids of records. Every acknowledged write is seen.
-
-        Args:
-            collection: the collection.
-            keys: the primary keys of the records.
-
-        Returns:
-            The ids by primary key. Keys without a record are left out.
-
-        Raises:
-            CollectionGone: the store does not have this generation of the collection.
-            StoreUnavailable: the store is away or full.
-        """
-        ...
-
     def present(self, collection: Collection, keys: Sequence[str]) -> set[str]:
-        """Those of the primary keys that have records: the keys of `ids`, and faster.
+        """Those of the primary keys that have records. Every acknowledged write is seen.
 
         Args:
             collection: the collection.

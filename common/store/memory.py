@@ -47,9 +47,6 @@ class MemoryStore:
             for pk, row in records.items()
         }
 
-    def ids(self, collection: Collection, keys: Sequence[str]) -> dict[str, str]:
-        return {pk: row.id for pk, row in self.fetch(collection, keys).items()}
-
     def present(self, collection: Collection, keys: Sequence[str]) -> set[str]:
         return set(self.fetch(collection, keys))
 

@@ -165,12 +165,6 @@ class MilvusStore:
         rows = self._query(collection, keys_expression(keys), ["pk", *FINGERPRINT])
         return {row["pk"]: Fingerprint(*(row[name] for name in FINGERPRINT)) for row in rows}
 
-    def ids(self, collection: Collection, keys: Sequence[str]) -> dict[str, str]:
-        if not keys:
-            return {}
-        rows = self._query(collection, keys_expression(keys), list(IDS))
-        return {row["pk"]: row["id"] for row in rows}
-
     def present(self, collection: Collection, keys: Sequence[str]) -> set[str]:
         if not keys:
             return set()

@@ -53,6 +53,31 @@ def test_images_come_in_the_order_of_their_keys() -> None:
     assert listing.notes.take() == {".txt": 1, ".": 1}
 
 
+class Pages:
+    """A bucket of S3 that answers with these pages, one after the other.
+
+    moto returns no page without objects. Some stores do, after many deletions.
+    """
+
+    def __init__(self, *pages: dict[str, Any]) -> None:
+        self._pages, self.begins = [*pages], list[dict[str, str]]()
+
+    def call_s3(self, _: str, *, Bucket: str, Prefix: str, MaxKeys: int, **begin: str) -> Any:  # noqa: N803, ARG002
+        self.begins.append(begin)
+        return self._pages.pop(0)
+
+
+def test_a_page_without_objects_is_not_the_end_of_a_listing() -> None:
+    first, last = ({"Contents": [{"Key": name, "ETag": "e"}]} for name in ("a.jpg", "b.jpg"))
+    empty = {"IsTruncated": True, "NextContinuationToken": "t"}
+    pages = Pages({**first, "IsTruncated": True}, empty, {**last, "IsTruncated": False})
+    assert [key for key, _ in bucket("s3://b")._pages(pages, "")] == ["a.jpg", "b.jpg"]
+    assert pages.begins == [{"StartAfter": ""}, {"StartAfter": "a.jpg"}, {"ContinuationToken": "t"}]
+    for broken in (Pages({"IsTruncated": True}), Pages(empty, empty)):
+        with pytest.raises(Unreadable, match="its listing breaks off"):
+            list(bucket("s3://b")._pages(broken, ""))
+
+
 def test_a_prefix_is_a_folder() -> None:
     fill("photos/1.jpg", "photos2/2.jpg", "photos/deep/3.jpg")
     for top in ("memory://b/photos", "memory://b/photos/"):

@@ -48,6 +48,13 @@ def test_keys_of_a_bucket_are_as_its_listing_has_them_or_gone(memory: Any) -> No
     resumes_everywhere(of_bucket("top/cats/a b.jpg", *(f"top/{n}.jpg" for n in range(PAGE + 5))))
 
 
+def test_keys_of_a_source_that_had_the_name_before_are_left_out(memory: Any) -> None:
+    for name in ("top/a.jpg", "topmost/b.jpg", "c.jpg"):
+        memory.pipe_file(f"/b/{name}", b"x")
+    below = items(of_bucket("c.jpg", "top/a.jpg", "topmost/b.jpg", "topmost/gone.jpg"))
+    assert [item.id for item in below] == ["memory://b/top/a.jpg"]
+
+
 def test_what_is_gone_may_be_kept(memory: Any) -> None:
     memory.pipe_file("/b/top/b.jpg", b"x")
     of = BucketSource.model_construct(uri="memory://b/top", label_from_folder=True)
@@ -66,7 +73,7 @@ def test_nothing_is_gone_from_a_bucket_that_cannot_be_listed(memory: Any) -> Non
 
     request = BucketSource.model_construct(uri="memory://b/top", label_from_folder=False)
     listing = Bucket(request, storage_at(Path("/nowhere")))
-    source = Keys(["top/a.jpg"], listing.item_of_key, denied, listing.require, request.uri)
+    source = Keys(["top/a.jpg"], listing.item_of_key, denied, listing.require)
     (item,) = items(source)
     assert item.problem == "the bucket denies access"
 
@@ -88,6 +95,18 @@ def test_keys_of_a_folder_are_as_its_listing_has_them_or_gone(tmp_path: Path) ->
     assert link.problem
     assert "outside the folders that may be indexed" in link.problem
     resumes_everywhere(of_folder(photos, "cats/a.jpg", "cats/gone.jpg"))
+
+
+def test_files_below_a_link_to_a_folder_are_neither_indexed_nor_gone(tmp_path: Path) -> None:
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "deep" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("real")
+    there, *linked = items(of_folder(tmp_path, "real/deep/a.jpg", "link/deep/a.jpg", "link/b.jpg"))
+    assert there.read == f"file:{tmp_path / 'real' / 'deep' / 'a.jpg'}"
+    for item in linked:
+        assert item.read != GONE
+        assert item.problem
+        assert "below a link to a folder" in item.problem
 
 
 def test_nothing_is_gone_from_a_folder_that_is_empty_or_missing(tmp_path: Path) -> None:

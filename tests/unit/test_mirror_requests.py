@@ -172,6 +172,9 @@ def test_a_share_and_a_number_are_compared_as_they_say() -> None:
     assert exceeds(4, 1_000, 3)
     assert not exceeds(0, 0, 0.1)
     assert exceeds(1, 1_000, 0)
+    for percent in range(101):  # some of them are not exact as floats
+        assert not exceeds(percent, 100, percent / 100), percent
+        assert exceeds(percent + 1, 100, percent / 100), percent
 
 
 def test_the_command_line_mirrors(service: InProcess, photos: Path) -> None:

@@ -1,11 +1,15 @@
 """A mirror makes a collection equal to its source, and deletes nothing else."""
 
+import gzip
+import io
 import json
 import os
 import shutil
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,13 @@ import pytest
 
 from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.http.mirror import source_identity
+from clipfleet.common.identity import primary_key
 from clipfleet.common.ledger import MirrorResult
 from clipfleet.common.ledger.catalogue import Deletion
 from clipfleet.common.snapshots import Snapshots, snapshots_of
-from support.mirror_harness import World
+from clipfleet.workers.sources.keys import KEPT
+from clipfleet.workers.sources.tar import CUT
+from support.mirror_harness import World, picture
 
 
 @pytest.fixture
@@ -187,6 +194,48 @@ def test_a_folder_that_cannot_be_read_deletes_nothing(world: World) -> None:
     assert world.index() == world.files()
 
 
+def test_a_link_in_a_pattern_whose_folder_is_absent_deletes_nothing(world: World) -> None:
+    many(world, folder="a/")
+    many(world, folder=".disk/")
+    link = world.photos / "b"
+    link.symlink_to(".disk")
+    source = world.folder("*/*.png")
+    assert world.run(source, mirror={}).done == 40
+    (world.photos / ".disk").rename(world.photos / ".away")
+    job = world.run(source, mirror={"max_delete": 1.0})
+    assert job.mirror is not None
+    assert "of the source could not be read" in job.mirror.kept
+    assert len(world.ids()) == 40
+    (world.photos / ".away").rename(world.photos / ".disk")
+    os.remove(world.photos / ".disk" / "03.png")
+    assert world.run(source, mirror={}).mirror == MirrorResult(1, 1)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_a_tar_that_ends_between_two_images_deletes_nothing(world: World, suffix: str) -> None:
+    """It has no mark of its end: it may be half written, or cut off."""
+    data, ends = io.BytesIO(), list[int]()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for n in range(20):
+            ends.append(tar.offset)
+            info, image = tarfile.TarInfo(f"{n:02}.png"), picture(n)
+            info.size = len(image)
+            tar.addfile(info, io.BytesIO(image))
+    whole, packed = data.getvalue(), gzip.compress if suffix == ".tar.gz" else bytes
+    archive = world.photos / f"photos{suffix}"
+    source = {"type": "archive", "uri": str(archive)}
+    archive.write_bytes(packed(whole))
+    assert world.run(source, mirror={}).notes == {}
+    archive.write_bytes(packed(whole[: ends[10]]))
+    job = world.run(source, mirror={"max_delete": 1.0})
+    assert job.mirror is not None
+    assert "1 part of the source could not be read" in job.mirror.kept
+    assert job.notes[CUT] == 1
+    assert len(world.ids()) == 20
+    archive.write_bytes(packed(whole[: ends[10]] + bytes(1024)))
+    assert world.run(source, mirror={"max_delete": 10}).mirror == MirrorResult(10, 10)
+
+
 def test_a_row_that_cannot_be_read_deletes_nothing(world: World) -> None:
     many(world)
     manifest = world.photos / "photos.jsonl"
@@ -276,11 +325,14 @@ def test_an_image_stays_while_another_source_has_it(world: World) -> None:
     world.mirror("a")
     world.mirror("a/b")
     os.remove(world.photos / "a" / "b" / "03.png")
-    assert world.mirror("a/b").mirror == MirrorResult()  # `a` had it, too
+    job = world.mirror("a/b")
+    assert job.mirror is not None
+    assert (job.state, job.mirror.gone) == ("succeeded", 0)
+    assert "1 image is gone from this source but not deleted: another source" in job.mirror.kept
     assert world.mirror("a").mirror == MirrorResult(1, 1)
     assert world.index() == world.files(["a"])
     os.remove(world.photos / "a" / "b" / "04.png")
-    assert world.mirror("a").mirror == MirrorResult()
+    assert world.mirror("a", missing="report").mirror == MirrorResult()
     assert world.mirror("a/b").mirror == MirrorResult(1, 1)
     assert world.index() == world.files(["a"])
 
@@ -357,6 +409,48 @@ def test_a_job_for_some_images_adds_them_to_the_snapshot(world: World) -> None:
     os.remove(world.photos / "new.png")
     assert world.mirror().mirror == MirrorResult(1, 1)
     assert world.index() == world.files()
+
+
+def test_events_about_no_images_do_not_raise_the_limit(world: World) -> None:
+    many(world)
+    world.mirror()
+    origin = source_identity("n", world.folder())
+    keys = [f"never/{number}.png" for number in range(500)]
+    world.run({"type": "keys", "of": world.folder(), "keys": keys}, origin=origin)
+    for n in range(15):
+        os.remove(world.photos / f"{n:02}.png")
+    job = world.mirror()
+    assert (job.state, job.mirror and job.mirror.deleted) == ("failed", 0)
+    assert "15 of 20 images (75 %) are gone" in job.error
+
+
+def test_events_about_gone_images_that_are_kept_are_no_error(world: World) -> None:
+    """Such a job would be repeated without end."""
+    many(world)
+    world.mirror()
+    os.remove(world.photos / "03.png")
+    source = {"type": "keys", "of": world.folder(), "keys": ["03.png"], "removes": False}
+    job = world.run(source, origin=source_identity("n", world.folder()))
+    assert (job.state, job.error, job.notes) == ("succeeded", "", {KEPT: 1})
+    assert "03.png" in world.ids()
+
+
+@pytest.mark.parametrize("change", [{"uri": "upload:j/0"}, {"job_id": ""}])
+def test_an_upload_that_has_taken_the_id_of_an_image_stays(
+    world: World, change: dict[str, Any]
+) -> None:
+    many(world)
+    world.mirror()
+    key = primary_key("n", str(world.photos / "03.png"))
+    row = world.store.fetch(world.collection(), [key])[key]
+    world.store.upsert(world.collection(), [replace(row, **change)])
+    for name in ("03.png", "04.png"):
+        os.remove(world.photos / name)
+    job = world.mirror()
+    assert job.mirror == MirrorResult(1, 1)
+    assert world.missing(job) == ["04.png"]
+    assert "03.png" in world.ids()
+    assert world.mirror().mirror == MirrorResult()
 
 
 def test_a_deletion_reaches_workers_that_have_the_image_in_hand(world: World) -> None:

@@ -276,6 +276,9 @@ def test_a_scheduler_that_is_killed_loses_no_event(scheduling: Scheduling, befor
         ({"type": "folder", "path": "/pictures"},
          ["a.jpg", "./deep/b.jpg", "/pictures/c.jpg", "/etc/d.jpg", "../e.jpg", ".f/g.jpg", ""],
          ["a.jpg", "deep/b.jpg", "c.jpg"]),
+        ({"type": "folder", "path": "/pictures//x/../y/"},
+         ["a.jpg", "/pictures/y/b.jpg", "../c.jpg"],
+         ["a.jpg", "b.jpg"]),
         ({"type": "folder", "path": "/pictures", "recursive": False}, ["a.jpg", "b/c.jpg"],
          ["a.jpg"]),
     ],
@@ -288,6 +291,19 @@ def test_keys_relative_to_the_source(
     assert answer["ignored"] == len(keys) - len(accepted)
     (job,) = scheduling.later(COLLECT_S)
     assert keys_of(scheduling, job) == sorted(accepted)
+
+
+@pytest.mark.parametrize("source", [BUCKET, {"type": "folder", "path": "/pictures"}])
+def test_a_key_that_is_no_utf_8_is_ignored(scheduling: Scheduling, source: dict[str, Any]) -> None:
+    """Redis could not store it."""
+    scheduling.put(source=source)
+    answer = scheduling.world.ask(
+        f"POST {PATH}/events",
+        "admin",
+        content=rb'{"keys": ["\ud800.jpg", "a.jpg"]}',
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.json() == {"accepted": 1, "ignored": 1, "waiting_keys": 1}
 
 
 @pytest.mark.parametrize("kind", ["manifest", "archive"])
@@ -335,6 +351,20 @@ def test_bad_notifications_are_refused_and_nothing_waits(scheduling: Scheduling)
     )
     assert missing.status_code == 404
     assert scheduling.world.ask(f"POST {PATH}/events", "read", json=CREATED).status_code == 403
+
+
+def test_events_of_another_content_type_are_refused_with_what_to_do(
+    scheduling: Scheduling,
+) -> None:
+    scheduling.put(source=BUCKET)
+    headers = {"Content-Type": "text/plain; charset=UTF-8"}  # as SNS sends them
+    content = json.dumps(CREATED)
+    refused = scheduling.world.ask(f"POST {PATH}/events", "admin", content=content, headers=headers)
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == (
+        "body: it has the content type 'text/plain; charset=UTF-8'; send Content-Type: "
+        "application/json"
+    )
 
 
 def test_there_is_a_limit_on_events_that_wait(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from clipfleet.common.collection import Collection
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.http.mirror import MirrorIn, exceeds
-from clipfleet.common.identity import KeyMaker
+from clipfleet.common.identity import UPLOAD, KeyMaker
 from clipfleet.common.imaging.thumbnails import thumbnail_keys
 from clipfleet.common.ledger import Job, MirrorResult
 from clipfleet.common.ledger.catalogue import Deletion, to_delete_from
@@ -47,7 +47,7 @@ from clipfleet.workers.planner.tracking import TrackingParts
 log = logging.getLogger(__name__)
 
 BATCH = 500  # images deleted at once
-NAMED = 2_000  # images whose ids are read at once
+NAMED = 500  # images whose rows are read at once
 FAILURES = 1_000  # failures read at once
 WAITS = "another mirror of the collection is deleting images"
 
@@ -65,12 +65,14 @@ class Compared:
         base: the images that the source had.
         listed: the images that it has.
         gone: the keys of the images that it has no more, and no other source has.
+        shared: the keys of those that it has no more, and another source has.
     """
 
     listing: Listing
     base: Entries
     listed: Entries
     gone: Keys
+    shared: Keys
 
 
 class Closing:
@@ -125,7 +127,10 @@ class Closing:
         if gone is None:
             if gaps:
                 keys = keys_of(b"")
-            gone = self._missing.write(self._indexed(collection, keys), len(compared.base))
+            foreign = [keys[:0]]
+            indexed = self._indexed(collection, keys, foreign)
+            gone = self._missing.write(indexed, len(compared.base) - len(keys))
+            keys = keys[~where_in(keys, np.sort(np.concatenate(foreign)))[0]]
         else:  # another planner has begun
             keys = keys[where_in(keys, np.sort(gone.keys))[0]]
         kept = _kept_because(gaps) if gaps else self._refusal(gone)
@@ -136,7 +141,8 @@ class Closing:
             self._require_lease()
             self._replace(compared, gone, deleted=deletes, is_partial=bool(gaps))
         count = len(gone.keys)
-        result = MirrorResult(count, count if deletes else 0, kept)
+        stays = kept or ("" if gaps else self._stays(collection, compared.shared))
+        result = MirrorResult(count, count if deletes else 0, stays)
         refused = self._refusal(gone) if not gaps and not self._mirror.dry_run else ""
         if self._parts.ledger.close(self._job.id, self._token, result, refused):
             self._clean(compared.listing)
@@ -150,8 +156,8 @@ class Closing:
         elsewhere = snapshots.parts(new.origin, listing, others)
         gone = base.keys[~where_in(base.keys, listed.keys)[0]]
         gone = gone[~where_in(gone, elsewhere.keys)[0]]  # listed since this mirror began
-        gone = gone[~snapshots.held(new.origin, gone)]
-        return Compared(listing, base, listed, gone)
+        is_shared = snapshots.held(new.origin, gone)
+        return Compared(listing, base, listed, gone[~is_shared], gone[is_shared])
 
     def _listed(self, listing: Listing) -> Entries:
         """What the job has listed; also once a base with it has been written."""
@@ -184,14 +190,42 @@ class Closing:
                 return
             offset += len(page)
 
-    def _indexed(self, collection: Collection, keys: Keys) -> Iterator[tuple[Keys, list[str]]]:
-        """Those of the images that are indexed: keys and ids."""
+    def _indexed(
+        self, collection: Collection, keys: Keys, foreign: list[Keys]
+    ) -> Iterator[tuple[Keys, list[str]]]:
+        """Those of the images that are indexed: keys and ids.
+
+        Args:
+            foreign: gets the keys of uploads and own vectors that have taken the id of an image.
+        """
         for start in range(0, len(keys), NAMED):
             batch = keys[start : start + NAMED]
             names = as_text(batch)
-            ids = self._parts.store.ids(collection, names)
-            mask = np.array([name in ids for name in names])
-            yield batch[mask], [ids[name] for name in names if name in ids]
+            rows = self._parts.store.fetch(collection, names, include_values=False)
+            ids = {
+                name: row.id
+                for name, row in rows.items()
+                if row.job_id and not row.uri.startswith(UPLOAD)
+            }
+            is_own = np.array([name in ids for name in names])
+            is_foreign = np.array([name in rows for name in names]) & ~is_own
+            foreign.append(batch[is_foreign])
+            yield batch[is_own], [ids[name] for name in names if name in ids]
+
+    def _stays(self, collection: Collection, shared: Keys) -> str:
+        """Why images that are gone from this source alone stay; "" if there are none."""
+        if self._mirror.missing != "delete":
+            return ""
+        batches = (shared[start : start + NAMED] for start in range(0, len(shared), NAMED))
+        store = self._parts.store
+        count = sum(len(store.present(collection, as_text(batch))) for batch in batches)
+        images = "1 image is" if count == 1 else f"{count} images are"
+        return (
+            f"{images} gone from this source but not deleted: another source of the collection "
+            "had them when it was indexed last; mirror that one, too"
+            if count
+            else ""
+        )
 
     def _refusal(self, gone: Gone) -> str:
         """Why more images are gone than the job may delete; "" otherwise."""

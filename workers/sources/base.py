@@ -70,9 +70,8 @@ class Source(Protocol):
         """Word the job's error for a source without items.
 
         Returns:
-            One sentence without a full stop, which names the source and what was looked for. It
-            does not
-            read the source.
+            One sentence without a full stop, which names the source and what was looked for; "":
+            that is no error. It does not read the source.
         """
         ...
 

@@ -65,6 +65,10 @@ class Bucket:
         """The item of an object, by its key in the bucket."""
         return self._item(key)
 
+    def has(self, key: str) -> bool:
+        """Whether a key is below the prefix."""
+        return key.startswith(self._prefix)
+
     def exists(self, key: str) -> bool:
         """Whether there is an object with this key. Unreadable when that cannot be known."""
         fs = self._storage.bucket(self._source.uri)
@@ -105,21 +109,28 @@ class Bucket:
         )
 
     def _pages(self, fs: Any, after: str) -> Iterator[tuple[str, int]]:
+        begin = {"StartAfter": after}
         while True:
             with bucket_errors():
                 page = fs.call_s3(
                     "list_objects_v2",
                     Bucket=self._bucket,
                     Prefix=self._prefix,
-                    StartAfter=after,
                     MaxKeys=PAGE,
+                    **begin,
                 )
             entries = page.get("Contents", ())
             for entry in entries:
                 yield entry["Key"], signatures.of_object(entry)
-            if not page.get("IsTruncated") or not entries:
+            if not page.get("IsTruncated"):
                 return
-            after = entries[-1]["Key"]
+            before, token = begin, page.get("NextContinuationToken")
+            if entries:
+                begin = {"StartAfter": entries[-1]["Key"]}
+            elif token:  # some stores return pages without objects
+                begin = {"ContinuationToken": token}
+            if begin == before:
+                raise Unreadable("its listing breaks off")
 
     def _walk(self, fs: Any, folder: str, after: str) -> Iterator[tuple[str, int]]:
         """Keys in their order, for which folder names are sorted with their slash."""

@@ -36,7 +36,6 @@ class Keys:
         exists: whether there is such an object or file. It may raise Unreadable or Unavailable.
         require: raises SourceError when the source as a whole cannot be read, so that nothing is
             taken for gone.
-        name: the source, for an error.
         removes: whether images of keys that are gone are removed; otherwise they are left out.
     """
 
@@ -46,13 +45,11 @@ class Keys:
         item: Callable[[str], Item],
         exists: Callable[[str], bool],
         require: Callable[[], None],
-        name: str,
         *,
         removes: bool = True,
     ) -> None:
         self._keys, self._item, self._exists = keys, item, exists
-        self._require, self._name, self.notes = require, name, Notes()
-        self._removes = removes
+        self._require, self.notes, self._removes = require, Notes(), removes
 
     def stream(self, after: str) -> Iterator[Listed]:
         self._require()
@@ -70,7 +67,7 @@ class Keys:
         return len(self._keys)
 
     def nothing_found(self) -> str:
-        return f"no keys of {printable(self._name)}"
+        return ""  # all of them are gone, and their images are kept
 
     def _look_up(self, key: str) -> Item:
         item = self._item(key)
@@ -86,10 +83,13 @@ class Keys:
 def keys_of_bucket(
     source: BucketSource, keys: list[str], storage: Storage, *, removes: bool = True
 ) -> Keys:
-    """Some objects of a bucket."""
+    """Some objects of a bucket.
+
+    Keys that are not below its prefix are left out: they were of another source of this name.
+    """
     bucket = Bucket(source, storage)
     functions = (bucket.item_of_key, bucket.exists, bucket.require)
-    return Keys(keys, *functions, source.uri, removes=removes)
+    return Keys([*filter(bucket.has, keys)], *functions, removes=removes)
 
 
 def keys_of_folder(
@@ -108,6 +108,8 @@ def keys_of_folder(
         return folder.file(path_of(key))
 
     def exists(key: str) -> bool:
+        if _is_below_link(source.path, key):
+            raise Unreadable("it is below a link to a folder, and those are not followed")
         try:
             mode = os.stat(storage.access.require_real(path_of(key))).st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -125,7 +127,15 @@ def keys_of_folder(
                 "a disk may be missing"
             )
 
-    return Keys(keys, item, exists, require, source.path, removes=removes)
+    return Keys(keys, item, exists, require, removes=removes)
+
+
+def _is_below_link(folder: str, key: str) -> bool:
+    """Whether a folder between the top and the file is a link: the listing has no such file."""
+    above = os.path.dirname(key)
+    while above and not os.path.islink(os.path.join(folder, above)):
+        above = os.path.dirname(above)
+    return bool(above)
 
 
 def open_keys(source: BucketSource | FolderSource, raw: dict[str, Any], storage: Storage) -> Keys:

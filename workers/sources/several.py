@@ -236,8 +236,12 @@ class Matches:
             ends = wild.ends(positions_after) and (self._takes_folders or not is_folder)
             if ends and key >= begin and self._may_read(path):
                 yield path, is_folder
-            if is_folder and wild.goes_on(positions_after) and not (ends and self._takes_folders):
+            if not wild.goes_on(positions_after) or (ends and self._takes_folders):
+                continue
+            if is_folder:
                 stack.append((path, positions_after, self._entries(path)))
+            elif kind == LINK and not os.path.exists(path):  # perhaps to a disk that is missing
+                self._note_unread()
 
     def _entries(self, folder: str) -> Iterator[tuple[bytes, int]]:
         """(name, kind) of what is in a folder. It is read whole and closed before the first one."""
@@ -246,9 +250,7 @@ class Matches:
         except OwnData:
             return
         except (OSError, SourceRefused):
-            if self._notes:
-                self._notes.remark(UNREAD)
-                self._notes.gap()
+            self._note_unread()
             return
         try:
             with os.scandir(descriptor) as entries:
@@ -257,6 +259,11 @@ class Matches:
         finally:
             os.close(descriptor)
         yield from chain([first] if first else [], listed)
+
+    def _note_unread(self) -> None:
+        if self._notes:
+            self._notes.remark(UNREAD)
+            self._notes.gap()
 
     def _may_read(self, path: str) -> bool:
         try:

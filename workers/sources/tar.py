@@ -26,6 +26,7 @@ DROPPED = 1 << 20  # bytes skipped at once in a stream
 MAX_HEADER_BYTES = 16 << 20  # a header that claims more is damaged or hostile
 MAX_GROUP_MEMBERS = 1_000  # a larger group is split, between two stems if it can be
 BLOCK = 512  # bytes of a header
+CUT = "archives without the mark of their end, which may be cut off"
 
 Refer = Callable[[tarfile.TarInfo, Callable[[], bytes]], str]
 """Returns the `read` of a member's item; the callable returns the member's bytes."""
@@ -114,7 +115,7 @@ class Tar:
         self._values, self._passed = values, list[str]()  # endings since the last item
         self._file, self._place, self._limits, self._refer = Forward(file), place, limits, refer
         self._scattered = ScatteredCaptions(place.uri)
-        self.nothing_read = True
+        self.nothing_read, self._is_cut = True, False
 
     def stream(self, after: str) -> Iterator[Listed]:
         """List the images; raises Damaged after the images before the damage."""
@@ -131,6 +132,9 @@ class Tar:
                 elif number == skip:
                     notes.restore(counts.copy())  # they were counted before the cursor
         self._count_passed()
+        if self._is_cut:
+            notes.remark(CUT)
+            notes.gap()
 
     def _count_passed(self) -> None:
         for suffix in self._passed:
@@ -178,6 +182,7 @@ class Tar:
                     self._passed.append(ending(info.name.rpartition("/")[2]))
         if self._file.last.strip(b"\0") and self._file.tell() > begin:
             raise Damaged(f"there is no header at byte {self._file.tell() - BLOCK}")
+        self._is_cut = not self._file.last
 
     def _member(self, info: tarfile.TarInfo) -> Member:
         problem = "it is a sparse file" if info.issparse() else None
