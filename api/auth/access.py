@@ -280,6 +280,12 @@ class _ParsedRequest(Request):
             return await gateway.parse(self._parse, whole, limits)
         except (ClipfleetError, RequestValidationError) as error:
             raise BodyRefused(error) from error
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise
+        except RecursionError as error:
+            raise json.JSONDecodeError("it is nested too deeply", "", 0) from error
+        except ValueError as error:  # Python reads numbers of up to 4,300 digits
+            raise json.JSONDecodeError("a number has too many digits", "", 0) from error
 
 
 class Access:

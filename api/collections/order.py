@@ -19,7 +19,7 @@ from clipfleet.common.errors import InvalidRequest
 from clipfleet.common.http.collections import OrderedIds, OrderIn
 from clipfleet.common.identity import text_problem
 from clipfleet.common.store import Record
-from clipfleet.common.store.filters import Filter
+from clipfleet.common.store.filters import Filter, value_at
 
 router = APIRouter(
     prefix="/v1/collections/{name}",
@@ -105,13 +105,7 @@ def _second(row: tuple[Any, Key, str]) -> tuple[Key, str]:
 
 
 def _value(record: Record, field: str) -> Any:
-    values = {"id": record.id} if field == "id" else record.values()
-    if field in values or "." not in field:
-        return values.get(field)
-    value: Any = values
-    for name in field.split("."):  # a path into objects, as in a filter
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+    return value_at({"id": record.id} if field == "id" else record.values(), field)
 
 
 def _key(value: Any) -> Key | None:

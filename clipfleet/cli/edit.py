@@ -1,6 +1,7 @@
 """`clipfleet images`: look at single images, and change labels and metadata."""
 
 import json as json_module
+import math
 from typing import Annotated, Any
 
 import typer
@@ -143,10 +144,17 @@ def _metadata(values: list[str], unset: list[str], name: str, client: Client) ->
 
 def _value(text: str) -> Any:
     try:
-        return json_module.loads(text, parse_constant=_refuse)
+        return json_module.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         return text
 
 
 def _refuse(text: str) -> None:
     raise ValueError(text)  # NaN and Infinity are no JSON
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)  # 1e400 would be sent as null, which removes the key
+    return number

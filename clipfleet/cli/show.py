@@ -55,6 +55,8 @@ def filter_of(text: str | None) -> dict[str, Any] | None:
     """The value of --filter. BadParameter if it is not a JSON object."""
     try:
         where = json.loads(text) if text else None
+    except RecursionError as error:
+        raise typer.BadParameter("--filter is nested too deeply") from error
     except ValueError as error:
         raise typer.BadParameter(f"--filter {text!r} is not JSON. {_FILTER_EXAMPLE}") from error
     if where is not None and not isinstance(where, dict):

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -1789,13 +1790,13 @@ class AsyncClient:
         """Write an exported Parquet file, or a folder of exported shards, into a collection.
 
         The embeddings are stored as they are, without a model. Sends one request for every 1,000
-        images, fewer images with embeddings of more than 200 numbers, and two more requests. The
+        images, fewer images with embeddings of more than 200 numbers, and three more requests. The
         import continues while the service does not answer for up to 60 seconds. Images with the id
         of an existing image replace it. A manifest has no embeddings: `index` reads it.
 
         Args:
-            collection: name of the collection, which is created if it does not exist. None: the
-                name in the file.
+            collection: name or alias of the collection, which is created if it does not exist.
+                None: the name in the file.
             file: path of the file or folder. A Parquet file needs pyarrow.
             progress: called with the number of images stored so far, and of all.
 
@@ -1816,6 +1817,8 @@ class AsyncClient:
         export = ShardsExport(path) if path.is_dir() else ExportFile(path)
         description = export.description
         name = collection or description.name
+        with suppress(NotFound):
+            name = (await self.collection(name)).name  # an alias cannot be created
         await self._request(
             _requests.create_collection(
                 name, description.metric, description.model, description.dim, description.fields

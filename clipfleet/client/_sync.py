@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -1778,13 +1779,13 @@ class Client:
         """Write an exported Parquet file, or a folder of exported shards, into a collection.
 
         The embeddings are stored as they are, without a model. Sends one request for every 1,000
-        images, fewer images with embeddings of more than 200 numbers, and two more requests. The
+        images, fewer images with embeddings of more than 200 numbers, and three more requests. The
         import continues while the service does not answer for up to 60 seconds. Images with the id
         of an existing image replace it. A manifest has no embeddings: `index` reads it.
 
         Args:
-            collection: name of the collection, which is created if it does not exist. None: the
-                name in the file.
+            collection: name or alias of the collection, which is created if it does not exist.
+                None: the name in the file.
             file: path of the file or folder. A Parquet file needs pyarrow.
             progress: called with the number of images stored so far, and of all.
 
@@ -1805,6 +1806,8 @@ class Client:
         export = ShardsExport(path) if path.is_dir() else ExportFile(path)
         description = export.description
         name = collection or description.name
+        with suppress(NotFound):
+            name = (self.collection(name)).name  # an alias cannot be created
         self._request(
             _requests.create_collection(
                 name, description.metric, description.model, description.dim, description.fields

@@ -121,6 +121,8 @@ def _compile_typed(node: Compare) -> str:
         return _membership(name, node, kind)
     if node.op == "$prefix":
         return f"({_starts(name, str(node.value))} and {present})"
+    if node.op in _ORDER and kind == "bool":  # truth values have no order
+        return NOTHING
     value = _typed(node.value, kind)
     if node.op == "$eq":
         return f"({name} == {value} and {present})"

@@ -146,6 +146,16 @@ def path_of(field: Field) -> tuple[str, ...]:
     return keys if field.kind is None and is_path and len(keys) <= METADATA_DEPTH else ()
 
 
+def value_at(values: Mapping[str, Any], name: str) -> Any:
+    """The value of a field, of which a name with dots may be a path; None when there is none.
+
+    Args:
+        values: the built-in, declared and other fields of an image, from `Record.values`.
+        name: the name of the field.
+    """
+    return _stored(values, Field(name, None))
+
+
 def _stored(values: Mapping[str, Any], field: Field) -> Any:
     value = values.get(field.name)
     if value is not None or not (path := path_of(field)):

@@ -273,7 +273,7 @@ _ORDERED = ("$gt", "$gte", "$lt", "$lte")
 def conditions(draw: st.DrawFn) -> dict[str, Any]:
     name = draw(st.sampled_from(sorted(_VALUES)))
     values = st.sampled_from(_VALUES[name])
-    ordered = () if name in ("sold", *_LISTS) else _ORDERED
+    ordered = () if name in _LISTS else _ORDERED
     starts = ("$prefix",) if name in _TEXTS else ()
     lists = CONTAINS if name not in FIELDS or name in _LISTS else ()
     lists = () if name == "label" else lists
@@ -476,6 +476,16 @@ def test_a_declared_list_is_compared_by_its_elements(store: Store, photos: Colle
         assert store.count(photos, None, parse_filter(raw, FIELDS)) == len(expected), raw
     back = store.fetch(photos, [a_record(name).pk for name in lists])
     assert {row.id: row.metadata for row in back.values()} == lists
+
+
+@pytest.mark.parametrize("op", _ORDERED)
+@pytest.mark.parametrize("name", ["sold", "free"])
+def test_truth_values_have_no_order(store: Store, photos: Collection, name: str, op: str) -> None:
+    rows = [a_record(f"{value}", metadata={name: value}) for value in (True, False)]
+    store.upsert(photos, [*rows, a_record("absent")])
+    for value in (True, False):
+        assert matching_ids(store, photos, {name: {op: value}}) == []
+        assert len(matching_ids(store, photos, {name: {"$not": {op: value}}})) == 3
 
 
 def test_a_nul_in_a_filter_is_refused(store: Store, photos: Collection) -> None:

@@ -80,6 +80,18 @@ def test_a_body_that_is_not_utf8_is_refused_by_that(world: World) -> None:
     assert (seen.status, seen.problem["detail"]) == (422, "body: it is not UTF-8")
 
 
+@pytest.mark.parametrize("call", [SEARCH, VECTORS])
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(b"9" * 5_000, "a number has too many digits"), (b"[" * 5_000, "it is nested too deeply")],
+)
+def test_a_body_that_python_cannot_parse_is_refused_by_the_reason(
+    world: World, call: str, value: bytes, reason: str
+) -> None:
+    seen = spoken(world.app, call, [b'{"filter": {"a": ' + value + b"}}"], "admin", **JSON)
+    assert (seen.status, seen.problem["detail"]) == (422, f"body: not JSON: {reason}")
+
+
 @pytest.mark.parametrize("kind", ["multipart/mixed; boundary=x", "multipart/form-data", "a/b", ""])
 def test_the_limit_of_a_route_does_not_depend_on_what_a_body_is_called(
     world: World, kind: str

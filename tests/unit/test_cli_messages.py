@@ -41,6 +41,10 @@ def test_a_filter_that_is_no_json_is_shown_one_that_is() -> None:
         assert done.exit_code == 2
         assert '{"label": "church",' in done.output
         assert "char 0" not in done.output
+    deep = '{"a":' * 5_000 + "1" + "}" * 5_000
+    done = CliRunner().invoke(app, ["search", "x", "--filter", deep])
+    assert done.exit_code == 2
+    assert "--filter is nested too deeply" in done.output
 
 
 def test_an_unknown_collection_is_answered_with_the_names_there_are(service: InProcess) -> None:

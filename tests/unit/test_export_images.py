@@ -125,6 +125,18 @@ def test_what_is_exported_comes_back_exactly(
     assert contents(client, "copy") == contents(client, shelf)
 
 
+def test_an_export_is_imported_by_an_alias(client: Client, shelf: str, tmp_path: Path) -> None:
+    client.create_collection("copy", model="m", dim=DIM, fields={"year": "int"})
+    client.set_alias("of-copy", "copy")
+    for form, name in FORMATS.items():
+        form_name: Any = form
+        client.export_images(shelf, tmp_path / name, format=form_name, originals=False)
+        assert client.import_collection("of-copy", tmp_path / name).name == "copy"
+        assert contents(client, "copy") == contents(client, shelf)
+        client.delete("copy", all=True)
+    client.delete_alias("of-copy")
+
+
 def test_rows_left_out_of_shards_come_back_too(client: Client, shelf: str, tmp_path: Path) -> None:
     done = client.export_images(shelf, tmp_path / "out", format="webdataset")
     assert (done.images, done.left_out, done.shards) == (0, 2 * len(STRANGE_IDS), 0)

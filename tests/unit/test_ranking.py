@@ -72,6 +72,18 @@ def test_groups_may_be_of_any_value_that_metadata_holds() -> None:
     assert names(shown(matches, PageSpec(top_k=20, group_by="x"))) == "acdegijk"
 
 
+def test_a_name_with_dots_groups_by_a_path_as_in_a_filter() -> None:
+    values: list[dict[str, Any]] = [
+        {"cam": {"make": "A"}},
+        {"cam": {"make": "B"}},
+        {"cam.make": "A", "cam": {"make": "B"}},
+        {"cam": "A"},
+        {},
+    ]
+    matches = [match(chr(97 + n), -n, metadata=value) for n, value in enumerate(values)]
+    assert names(shown(matches, PageSpec(top_k=9, group_by="cam.make"))) == "abd"
+
+
 def test_builtin_and_declared_fields_group_as_free_ones_do() -> None:
     matches = [match("a", 3, width=5), match("b", 2, width=5), match("c", 1, width=6)]
     assert names(shown(matches, PageSpec(top_k=9, group_by="width"))) == "ac"

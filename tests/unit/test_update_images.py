@@ -9,8 +9,10 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from clipfleet.api.collections import turns, update
+from clipfleet.cli import app
 from clipfleet.common.collection import Collection
 from clipfleet.common.identity import primary_key
 from clipfleet.common.ledger.catalogue import require
@@ -249,3 +251,31 @@ def test_a_job_that_says_the_same_as_before_leaves_a_change_alone(
         job = client.index("photos", tmp_path, label_from_folder=True, wait=True)
         assert (job.done, job.updated) == (1, 1)
         assert client.image("photos", image_id).label == tmp_path.name
+
+
+def test_the_command_line_reads_values_as_json_or_as_text(service: MemoryService) -> None:
+    fields: Any = {"name": "string", "tags": "string[]", "codes": "int[]"}
+    with service.client() as client:
+        client.create_collection("typed", fields=fields)
+        old = {"x": 1, "y": 1, "gone": 1}
+        client.upsert("typed", [{"id": "a=b", "values": [1.0] * DIM, "metadata": old}])
+
+    def run(*options: str) -> str:
+        command = ["images", "update", "typed", "--id", "a=b", "--url", service.url, *options]
+        done = CliRunner().invoke(app, command)
+        return done.output if done.exit_code == 0 else f"{done.exit_code}: {done.exception}"
+
+    values = ["name=7", "tags=red", "codes=[1, 2]", "x=1e400", "y=NaN", "z=a=b", 'o={"p": [true]}']
+    assert "images changed: 1" in run(
+        *(part for value in values for part in ("--set", value)), "--unset", "gone", "--label", "l"
+    )
+    with service.client() as client:
+        image = client.image("typed", "a=b")
+    assert (image.label, image.metadata) == (
+        "l",
+        {"name": "7", "tags": ["red"], "codes": [1, 2], "x": "1e400", "y": "NaN", "z": "a=b",
+         "o": {"p": [True]}},
+    )  # fmt: skip
+    assert "had these values already" in run("--set", "name=7")
+    assert run("--set", "=7").startswith("2: ")
+    assert "codes[0] must be int" in run("--set", "codes=[1.5]")

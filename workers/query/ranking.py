@@ -15,6 +15,7 @@ import numpy as np
 
 from clipfleet.common.collection import Metric
 from clipfleet.common.store import Match, Vectors
+from clipfleet.common.store.filters import value_at
 
 GROWTH = 8  # the size of a window relative to the window before
 ROUNDING = 1e-6  # error of a cosine in 32 bits; lets a threshold of 1 collapse copies
@@ -161,7 +162,7 @@ class Ranking:
         """The match's group. Images without the field form a group as well."""
         if self.spec.group_by is None:
             return None
-        return _hashable(match.record.values().get(self.spec.group_by))
+        return _hashable(value_at(match.record.values(), self.spec.group_by))
 
 
 def _hashable(value: Any) -> Hashable:

@@ -259,7 +259,7 @@ class Spool:
         path = self.folder / "hits.json"
         if not path.exists():
             return None
-        self.state.truncated, hits = json.loads(path.read_text())
+        self.state.truncated, hits = json.loads(path.read_bytes())
         return [(str(image_id), float(score)) for image_id, score in hits]
 
     def _replace(self, name: str, text: str) -> None:
