@@ -19,6 +19,7 @@ from clipfleet.common.identity import DEFAULT_NAMESPACE, namespace_problem
 from clipfleet.common.ledger.catalogue import Deletion, both_generations, to_delete_from
 from clipfleet.common.store import Record
 from clipfleet.common.store.filters import Filter, parse_filter
+from clipfleet.common.store.generations import without
 
 router = APIRouter(
     prefix="/v1/collections/{name}",
@@ -98,7 +99,9 @@ async def delete_images(
     generations = await gateway.call(both_generations, gateway.catalogue, collection)
     for other in generations[1:]:  # of a migration; it may have images that this one lacks
         if not more:
-            _, more = await _delete_matching(body.namespace, where, other, gateway, until)
+            _, more = await _delete_matching(
+                body.namespace, where, other, gateway, until, lacking=collection
+            )
     return DeletedSome(deleted=deleted, more=more)
 
 
@@ -108,18 +111,27 @@ async def _delete_matching(
     collection: Collection,
     gateway: Gateway,
     until: float,
+    lacking: Collection | None = None,
 ) -> tuple[int, bool]:
     """Delete the images that match until the time is over; their number, and whether any is left.
 
     Args:
         until: monotonic seconds.
+        lacking: a generation whose images stay: there they may have changed, and match no more.
     """
-    rows = await scan_page(namespace, where, "", DELETE_BATCH, collection, gateway)
-    deleted = await _delete(rows, collection, gateway)
-    while len(rows) == DELETE_BATCH and time.monotonic() < until:
-        rows = await scan_page(namespace, where, rows[-1].pk, DELETE_BATCH, collection, gateway)
-        deleted += await _delete(rows, collection, gateway)
-    return deleted, len(rows) == DELETE_BATCH
+    deleted, after = 0, ""
+    while True:
+        rows = await scan_page(namespace, where, after, DELETE_BATCH, collection, gateway)
+        keys = [row.pk for row in rows]
+        if lacking is not None and keys:
+            keys = await gateway.call(
+                without, gateway.store, lacking, keys, timeout_s=STORE_TIMEOUT_S
+            )
+        deleted += await _delete(keys, collection, gateway)
+        is_full = len(rows) == DELETE_BATCH
+        if not is_full or time.monotonic() >= until:
+            return deleted, is_full
+        after = rows[-1].pk
 
 
 def parse_checked_filter(which: Which, collection: Collection) -> Filter | None:
@@ -175,11 +187,10 @@ async def scan_page(
     )
 
 
-async def _delete(rows: Sequence[Record], collection: Collection, gateway: Gateway) -> int:
-    """Delete the rows, in both generations of a migration, and return their number."""
-    if not rows:
+async def _delete(pks: Sequence[str], collection: Collection, gateway: Gateway) -> int:
+    """Delete the images, in both generations of a migration, and return their number."""
+    if not pks:
         return 0
-    pks = [row.pk for row in rows]
     for generation in await gateway.call(to_delete_from, gateway.catalogue, collection):
         await delete_rows(pks, generation, gateway)
-    return len(rows)
+    return len(pks)

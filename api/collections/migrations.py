@@ -22,9 +22,9 @@ from clipfleet.api.dependencies import (
     GatewayDep,
     GrantDep,
 )
-from clipfleet.api.dispatch.gateway import Gateway
+from clipfleet.api.dispatch.gateway import REFRESH_INTERVAL_S, Gateway
 from clipfleet.api.http.problems import CONFLICT, RESPONSES
-from clipfleet.common.collection import Collection
+from clipfleet.common.collection import Collection, weights_problem
 from clipfleet.common.errors import Conflict, NotFound
 from clipfleet.common.http.migrations import (
     ComparisonOut,
@@ -50,6 +50,7 @@ router = APIRouter(
     route_class=AuthorizedRoute,
 )
 
+KNOWN_S = 2 * REFRESH_INTERVAL_S  # until all gateways know of a swap
 POLL_S = 0.25  # while a swap waits for the images that were written just now
 MAX_COUNTED = 10_000  # of the images that were written lately
 MISSING_PERCENT = 1  # of the images may be missing while images are written without a pause
@@ -217,6 +218,7 @@ async def finish_migration(
     """
     migration = await _migration(collection.name, gateway)
     if migration.finished(time.time()) is not migration:
+        await asyncio.sleep(min(_until_known(migration), gateway.settings.call_timeout_s))
         if not (body and body.force):
             await _require_no_writers(migration, gateway)
             await _require_complete(migration, gateway, of_old=True)
@@ -279,8 +281,14 @@ async def _changed(
 
 
 async def _require_answers(collection: Collection, gateway: Gateway) -> None:
-    """Raise NoWorker unless a worker answers queries with the model of the generation."""
-    await gateway.worker("query", collection.model)
+    """Raise NoWorker unless a worker answers queries with the model of the generation.
+
+    Raises:
+        Conflict: its weights are not those that the generation was built with.
+    """
+    worker = await gateway.worker("query", collection.model)
+    if problem := weights_problem(collection, worker.weights_id):
+        raise Conflict(problem, model=collection.model)
 
 
 async def _require_complete(
@@ -307,7 +315,8 @@ async def _require_complete(
         if is_late or not migration.complete_at:
             break
         await asyncio.sleep(min(POLL_S, wait_s))
-    if migration.complete_at and 100 * missing <= MISSING_PERCENT * images:
+    are_few = 100 * missing <= MISSING_PERCENT * images
+    if migration.complete_at and are_few and not of_old:
         return  # images are written without a pause: the next passes copy these, too
     raise Conflict(
         f"{missing} of {images} images are not copied to the model {target.model!r} yet, or were "
@@ -327,6 +336,12 @@ async def _require_readable(migration: Migration, gateway: Gateway) -> None:
             "to leave them out",
             unreadable=lost,
         )
+
+
+def _until_known(migration: Migration) -> float:
+    """Seconds until all gateways know of the swap, and begin no job for the old generation."""
+    since_s = time.time() - (migration.swapped_at or 0.0)
+    return min(KNOWN_S, max(0.0, KNOWN_S - since_s))
 
 
 async def _require_no_writers(migration: Migration, gateway: Gateway) -> None:
@@ -351,8 +366,8 @@ async def _missing(
     lost = await gateway.call(gateway.unreadable.count, name)
     by_count = images - copies - lost
     copying = migration.forward if source is migration.old else migration.backward
-    if by_count > 0 or not copying.done_to:
-        return max(0, by_count)
+    if by_count > 0:
+        return by_count
     if by_count < 0 and not migration.swapped_at:
         return -by_count  # copies of images that were deleted: the planner deletes them, too
 

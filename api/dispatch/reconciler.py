@@ -6,6 +6,7 @@ of its last second. Each side keeps enough to repair the other; see docs/decisio
 
 import logging
 import time
+from collections.abc import Set
 
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.collection import Collection
@@ -64,29 +65,46 @@ class Reconciler:
 
         A collection must be missing in two rounds, because the store may be starting.
         """
+        hidden = self._store.missing(hidden_generations(self._catalogue))
         missing = self._store.missing(self._catalogue.all())
+        lost = {collection.generation for collection in (*missing, *hidden)}
         for collection in missing:
-            if collection.generation in self._missing and self._catalogue.remove(collection):
+            if collection.generation not in self._missing:
+                continue
+            if self._end_migration(collection, lost):
+                continue
+            if self._catalogue.remove(collection):
                 log.warning(
                     "collection %r is no longer in the store; its name is free again",
                     collection.name,
                 )
-        hidden = self._store.missing(hidden_generations(self._catalogue))
         for collection in hidden:
             if collection.generation in self._missing:
-                self._end_migration(collection)
-        self._missing = {collection.generation for collection in (*missing, *hidden)}
+                self._end_migration(collection, lost)
+        self._missing = lost
 
-    def _end_migration(self, hidden: Collection) -> None:
-        """End a migration whose hidden generation is no longer in the store."""
-        migration = self._catalogue.migration(hidden.name)
-        if migration is None or migration.is_over or migration.other != hidden:
-            return
-        error = f"the store has lost the images of the model {hidden.model!r}"
-        state: MigrationState = "finished" if migration.state == "swapped" else "failed"
+    def _end_migration(self, missing: Collection, lost: Set[str]) -> bool:
+        """End a migration of which the store has only the other generation, which gets the name.
+
+        The store may be newer than the catalogue: a backup of Redis does not know of a swap.
+
+        Args:
+            missing: the generation that is not in the store.
+            lost: all generations that are not.
+
+        Returns:
+            Whether the migration is over.
+        """
+        migration = self._catalogue.migration(missing.name)
+        sibling = migration.sibling(missing.generation) if migration else None
+        if migration is None or sibling is None or sibling.generation in lost:
+            return False
+        error = f"the store has lost the images of the model {missing.model!r}"
+        state: MigrationState = "finished" if sibling == migration.new else "failed"
         over = migration.idle().changed(state, time.time(), error)
         if self._catalogue.change_migration(migration, over):
-            log.warning("the migration of %r is over: %s", hidden.name, error)
+            log.warning("the migration of %r is over: %s", missing.name, error)
+        return True
 
     def _add_missing_names(self) -> None:
         """Add names that Redis has lost, or that a gateway could not add before it ended."""

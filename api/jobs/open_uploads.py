@@ -97,7 +97,8 @@ async def get_upload(
     upload_id: UploadId, collection: CollectionDep, gateway: GatewayDep, caller: CallerDep
 ) -> UploadOut:
     """Return how much an open upload has got."""
-    return await _shown(await _find(upload_id, collection, gateway, caller.name), gateway)
+    upload, _ = await _find(upload_id, collection, gateway, caller.name)
+    return await _shown(upload, gateway)
 
 
 @router.delete(AT, status_code=204, summary="Delete an open upload")
@@ -106,7 +107,7 @@ async def delete_upload(
     upload_id: UploadId, collection: CollectionDep, gateway: GatewayDep, caller: CallerDep
 ) -> None:
     """Delete an open upload with its files. No job starts."""
-    upload = await _find(upload_id, collection, gateway, caller.name)
+    upload, _ = await _find(upload_id, collection, gateway, caller.name)
     if await _started(upload.id, gateway) is None:
         await gateway.call(gateway.unfinished.close, upload.id)
         prefix = uploads_of(upload.id)
@@ -128,13 +129,13 @@ async def get_known(
     A client compares its files with that. It need not send a file that was received. For an image
     that the collection has, it may send `content_hash` in `items` in place of the file.
     """
-    upload = await _find(upload_id, collection, gateway, caller.name)
+    upload, target = await _find(upload_id, collection, gateway, caller.name)
     for image_id in body.ids:
         if problem := id_problem(image_id):
             raise InvalidRequest(f"{image_id[:200]!r}: {problem}")
     keys = [primary_key(upload.namespace, image_id) for image_id in body.ids]
     received = await gateway.call(gateway.unfinished.digests, upload.id, keys)
-    stored = await gateway.call(gateway.store.fingerprints, collection, keys)
+    stored = await gateway.call(gateway.store.fingerprints, target, keys)
     hashes = [stored[key].content_hash if key in stored else "" for key in keys]
     return KnownOut(
         received=[digest[:32] or None for digest in received],
@@ -165,7 +166,7 @@ async def add_images(
     A request that is sent again adds nothing. An image whose id the upload has already takes the
     place of the earlier one. When the request fails, it has added nothing.
     """
-    upload = await _find(upload_id, collection, gateway, caller.name)
+    upload, _ = await _find(upload_id, collection, gateway, caller.name)
     part = secrets.token_hex(6)
     prefix = f"{uploads_of(upload.id)}/{part}"
     with gateway.uploads.hold():
@@ -248,10 +249,10 @@ async def start_upload(
     """
     end = body or UploadEnd()
     try:
-        upload = await _find(upload_id, collection, gateway, caller.name)
+        upload, target = await _find(upload_id, collection, gateway, caller.name)
     except NotFound:
         started = await _started(upload_id, gateway)
-        if started is None or not _is_of(started, collection, caller.name):
+        if started is None or not await _is_of(started, collection, gateway, caller.name):
             raise
         return accepted(started, started.new, response)
     webhook = webhook_of(end.webhook, gateway.settings)
@@ -272,7 +273,7 @@ async def start_upload(
         "name": printable(end.name), "notes": _notes(end.left_out),
     }  # fmt: skip
     new = new_job(
-        collection, source, upload.namespace, upload.on_existing, exif=upload.exif, webhook=webhook
+        target, source, upload.namespace, upload.on_existing, exif=upload.exif, webhook=webhook
     )
     new = new.model_copy(update={"id": upload.id})
     job = await gateway.call(gateway.ledger.create, new, "", job_room(gateway))
@@ -283,13 +284,30 @@ async def start_upload(
 
 async def _find(
     upload_id: str, collection: Collection, gateway: Gateway, caller: str
-) -> OpenUpload:
-    """The open upload of this caller; NotFound when it has none of this id."""
+) -> tuple[OpenUpload, Collection]:
+    """The open upload of this caller, and the generation that its images belong into.
+
+    Raises:
+        NotFound: the caller has none of this id.
+    """
     upload = await gateway.call(gateway.unfinished.find, upload_id)
-    same = (collection.name, collection.generation, caller)
-    if (upload.collection, upload.generation, upload.caller) != same:
+    target = await _target(upload.generation, collection, gateway)
+    if target is None or (upload.collection, upload.caller) != (collection.name, caller):
         raise unknown_upload(upload_id)
-    return upload
+    return upload, target
+
+
+async def _target(generation: str, collection: Collection, gateway: Gateway) -> Collection | None:
+    """The generation that an upload was opened for, as long as a migration keeps it beside that
+    with the name; then the one with the name. None: the collection was deleted meanwhile.
+    """
+    if generation == collection.generation:
+        return collection
+    migration = await gateway.call(gateway.catalogue.migration, collection.name)
+    is_first = generation == collection.snapshots  # of several migrations
+    if migration is None or not (is_first or migration.concerns(generation, collection.generation)):
+        return None
+    return migration.generation(generation) or collection
 
 
 async def _started(upload_id: str, gateway: Gateway) -> Job | None:
@@ -300,9 +318,11 @@ async def _started(upload_id: str, gateway: Gateway) -> Job | None:
         return None
 
 
-def _is_of(job: Job, collection: Collection, caller: str) -> bool:
-    of = (job.new.collection, job.new.generation, job.new.source.get("type"), job.key)
-    return of == (collection.name, collection.generation, "upload", caller)
+async def _is_of(job: Job, collection: Collection, gateway: Gateway, caller: str) -> bool:
+    of = (job.new.collection, job.new.source.get("type"), job.key)
+    if of != (collection.name, "upload", caller):
+        return False
+    return await _target(job.new.generation, collection, gateway) is not None
 
 
 async def _shown(upload: OpenUpload, gateway: Gateway) -> UploadOut:

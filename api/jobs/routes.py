@@ -214,7 +214,8 @@ async def retry_job(
         raise Conflict(detail, job=old.id)
     collection = await gateway.call(require, gateway.catalogue, old.collection)
     migration = await gateway.call(gateway.catalogue.migration, collection.name)
-    if migration and migration.concerns(old.generation, collection.generation):
+    is_first = old.generation == collection.snapshots  # of several migrations
+    if is_first or (migration and migration.concerns(old.generation, collection.generation)):
         target = {"generation": collection.generation, "model": collection.model}
         old = old.model_copy(update=target)
     if collection.generation != old.generation:

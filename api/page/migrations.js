@@ -21,7 +21,7 @@ export async function details({ name }) {
       migration.unreadable ? `; ${many(migration.unreadable, "image")} cannot be read any more` : "",
       migration.eta_s ? `; about ${Math.ceil(migration.eta_s / 60)} min left` : ""),
     migration.error || migration.waiting ? el("p", { class: "wrong" }, migration.error || migration.waiting) : null,
-    comparison ? figures(comparison) : null,
+    comparison?.queries ? figures(comparison) : null,
     ...(comparison ? comparison.examples.map((example) => sideBySide(name, example, old, other)) : []));
 }
 

@@ -70,8 +70,8 @@ def migrate(
     """
     flags = dict(zip(STEPS, (pause, resume, swap, rollback, finish, cancel), strict=True))
     chosen = [step for step in STEPS if flags[step]]
-    if len(chosen) + bool(model) + unreadable > 1:
-        names = [f"--{step}" for step in chosen] + ["--model"] * bool(model)
+    if len(chosen) + (model is not None) + unreadable > 1:
+        names = [f"--{step}" for step in chosen] + ["--model"] * (model is not None)
         names += ["--unreadable"] * unreadable
         show.fail(ValueError(f"{' and '.join(names)} cannot be used together"))
     if force and not {"swap", "rollback", "finish"} & {*chosen}:
@@ -80,7 +80,7 @@ def migrate(
         if unreadable:
             _list_unreadable(client, name, json=json)
             return
-        if model:
+        if model is not None:
             migration = client.start_migration(name, model)
         elif chosen:
             migration = _change(client, name, chosen[0], force=force)
@@ -187,7 +187,7 @@ def _show(client: Client, migration: Migration) -> None:
     is_over = migration.state in ("finished", "cancelled", "failed")
     if not is_over:
         lines.append(f"  {_progress(migration)}")
-    if compared := migration.comparison:
+    if (compared := migration.comparison) and compared.queries:
         lines.append(
             f"  {compared.overlap_at_10:.0%} of the ten nearest images are the same "
             f"({compared.queries} queries)"

@@ -38,6 +38,7 @@ class Stored(BaseModel):
         namespace: its namespace.
         job_id: the job that stored it in the first one.
         indexed_at: when that was, unix time in milliseconds.
+        content_hash: its hash there; "": not known.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,6 +46,7 @@ class Stored(BaseModel):
     namespace: str
     job_id: str
     indexed_at: int
+    content_hash: str = ""
 
 
 class Item(BaseModel):

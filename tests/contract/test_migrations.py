@@ -230,3 +230,22 @@ def test_a_swap_that_redis_forgot_can_be_repeated(client: "redis.Redis") -> None
     restore(client, on_disk)
     assert (catalogue.find("photos"), now_in(catalogue)) == (migration.old, migration)
     assert change(catalogue, "swapped").current == migration.new
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_name_whose_generation_is_lost_goes_to_the_other_one(
+    catalogue: Catalogue, *, swapped: bool
+) -> None:
+    begun(catalogue)
+    if swapped:
+        change(catalogue, "swapped")
+    migration, store = now_in(catalogue), MemoryStore()
+    store.create(migration.other)  # as with a backup of Redis from before the swap
+    reconciler = Reconciler(catalogue, store, Blobs("memory://clipfleet-migrations"))
+    for _ in range(3):
+        reconciler.round()
+    after = now_in(catalogue)
+    assert after.state == ("failed" if swapped else "finished")
+    assert catalogue.find("photos") == after.current == migration.other
+    assert store.missing([migration.other]) == []
+    assert catalogue.to_drop() == []

@@ -1,5 +1,6 @@
 """Migrations to another model over HTTP, in a whole service in memory."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -53,12 +54,15 @@ def photos(tmp_path: Path) -> Path:
 
 @contextmanager
 def served(
-    photos: Path, other: HashEmbedder | None = None, own: HashEmbedder | None = None
+    photos: Path,
+    other: HashEmbedder | None = None,
+    own: HashEmbedder | None = None,
+    **settings: Any,
 ) -> Iterator["Run"]:
     """A service with workers of two models, and the photos in a collection."""
     own, more = own or EMBEDDERS["hash:64"], {"other": other or EMBEDDERS["other"]}
     with (
-        MemoryService(embedder=own, more=more, source_roots=[photos.parent]) as service,
+        MemoryService(embedder=own, more=more, source_roots=[photos.parent], **settings) as service,
         service.client() as client,
         httpx.Client(base_url=service.url, timeout=60, trust_env=False) as http,
     ):
@@ -377,7 +381,7 @@ def test_a_job_of_a_migration_is_not_retried(run: Run) -> None:
     assert "pause and resume the migration" in detail(refused, 409)
 
 
-def test_a_job_from_before_the_migration_is_retried_with_the_new_model(run: Run) -> None:
+def test_a_job_from_before_the_migrations_is_retried_with_the_present_model(run: Run) -> None:
     broken = run.photos / "broken.png"
     broken.write_bytes(b"no image")
     job = run.client.index("photos", str(broken))
@@ -386,6 +390,10 @@ def test_a_job_from_before_the_migration_is_retried_with_the_new_model(run: Run)
     run.ready()
     run.post("swap")
     run.post("finish")
+    run.start("hash:64")
+    run.ready()
+    run.post("swap", force=True)
+    run.post("finish")
     Image.new("RGB", (9, 9), (1, 2, 3)).save(broken)
     retried = run.http.post(f"/v1/jobs/{job.id}/retry")
     assert retried.status_code == 202, retried.text
@@ -393,7 +401,7 @@ def test_a_job_from_before_the_migration_is_retried_with_the_new_model(run: Run)
         lambda: run.client.job(retried.json()["id"]).state == "succeeded", 60, "the retry"
     )
     assert str(broken) in {
-        row.id for row in run.service.parts.store.scan(run.generation("other"), limit=1_000)
+        row.id for row in run.service.parts.store.scan(run.generation("hash:64"), limit=1_000)
     }
 
 
@@ -417,3 +425,167 @@ def test_answers_are_compared(run: Run) -> None:
     assert (compared["queries"], compared["labelled"]) == (IMAGES, IMAGES)
     assert 0 < compared["overlap_at_10"] < 1
     assert compared["precision_at_10_old"] == compared["precision_at_10_new"] == 1.0
+
+
+def test_images_that_are_alone_in_their_namespaces_are_compared(run: Run) -> None:
+    run.http.post("/v1/collections/photos/delete", json={"all": True}).raise_for_status()
+    for n in range(3):
+        run.client.index("photos", run.id(n), namespace=f"tenant-{n}", wait=True)
+    run.start()
+    shown = run.until(lambda it: it["comparison"] is not None, "the comparison")
+    assert (shown["comparison"]["queries"], shown["comparison"]["labelled"]) == (0, 0)
+
+
+def test_a_deletion_by_filter_spares_what_was_changed_and_not_copied(run: Run) -> None:
+    run.start()
+    run.ready()
+    run.post("pause").raise_for_status()
+    changes = [{"id": run.id(1), "label": "other"}]
+    run.client.update_images("photos", changes)
+    gone = run.http.post("/v1/collections/photos/delete", json={"filter": {"label": "photos"}})
+    assert gone.json() == {"deleted": IMAGES - 1, "more": False}
+    assert run.labels("hash:64") == {run.id(1): "other"}
+    assert run.labels("other").keys() == {run.id(1)}
+    run.post("resume").raise_for_status()
+    run.until(lambda _: run.labels("other") == {run.id(1): "other"}, "the change")
+
+
+def test_no_image_of_the_old_generation_is_lost_at_the_end(photos: Path) -> None:
+    for n in range(IMAGES, 100):
+        Image.new("RGB", (9, 9), (n, n, n)).save(photos / f"{n}.png")
+    own, other = GatedImages(), GatedImages()
+    own.gate.set()
+    other.gate.set()
+    with served(photos, other, own, call_timeout_s=1) as run:
+        late = photos / "late.png"
+        Image.new("RGB", (9, 9), (1, 2, 3)).save(late)
+        run.start()
+        run.ready()
+        own.gate.clear()
+        own.reached.clear()
+        job = run.client.index("photos", str(late))
+        assert own.reached.wait(60)
+        run.post("swap").raise_for_status()
+        other.gate.clear()
+        own.gate.set()
+        try:
+            assert run.client.wait(job).state == "succeeded"
+            assert "1 of 101 images are not copied" in detail(run.post("finish"), 409)
+        finally:
+            other.gate.set()
+        services.eventually(lambda: str(late) in run.labels("other"), 60, "the copy")
+        assert run.post("finish").json()["state"] == "finished"
+
+
+def test_new_images_do_not_stand_for_those_that_are_not_copied(photos: Path) -> None:
+    gated = GatedImages()
+    with served(photos, gated, call_timeout_s=1) as run:
+        run.start()
+        assert gated.reached.wait(60)
+        try:
+            run.post("swap", force=True).raise_for_status()
+            numbers = [1.0] * gated.dim
+            vectors = [{"id": f"own-{n}", "values": numbers} for n in range(IMAGES)]
+            added = run.http.post("/v1/collections/photos/vectors", json={"vectors": vectors})
+            added.raise_for_status()
+            refused = run.post("finish")
+            assert f"{IMAGES} of {IMAGES} images are not copied" in detail(refused, 409)
+        finally:
+            gated.gate.set()
+
+
+def test_what_changed_and_cannot_be_read_leaves_no_copy(run: Run) -> None:
+    run.start()
+    run.ready()
+    vector = {"id": run.id(0), "values": [1.0] * DIM}
+    run.http.post("/v1/collections/photos/vectors", json={"vectors": [vector]}).raise_for_status()
+    shown = run.until(lambda it: it["unreadable"] == 1 and not it["jobs"], "the vector")
+    assert shown["missing"] == 0
+    assert run.labels("other").keys() == {run.id(n) for n in range(1, IMAGES)}
+    assert "1 images cannot be read any more" in detail(run.post("swap"), 409)
+
+
+@pytest.mark.parametrize("exif", [False, True])
+def test_the_source_is_unchanged_after_a_migration(run: Run, *, exif: bool) -> None:
+    def index() -> tuple[int, int]:
+        options: Any = {"label_from_folder": True, "exif": exif, "wait": True}
+        job = run.client.index("photos", str(run.photos), **options)
+        return job.done, job.skipped
+
+    index()
+    run.client.update_images("photos", [{"id": run.id(1), "label": "by hand"}])
+    run.start()
+    run.ready()
+    run.post("swap").raise_for_status()
+    assert index() == (0, IMAGES)
+    assert run.labels("other")[run.id(1)] == "by hand"
+    run.client.update_images("photos", [{"id": run.id(2), "label": "by hand"}])
+    changed = run.labels("other")
+    run.until(lambda _: run.labels("hash:64") == changed, "the change to be copied back")
+    run.post("rollback").raise_for_status()
+    assert index() == (0, IMAGES)
+
+
+@pytest.mark.parametrize("steps", [("swap",), ("swap", "finish")])
+def test_an_upload_goes_on_after_the_swap(run: Run, steps: tuple[str, ...]) -> None:
+    run.client.upload("photos", [Path(run.id(0))], ids=["known"], wait=True)
+    run.start()
+    run.ready()
+    uploads = "/v1/collections/photos/uploads"
+    upload = run.http.post(uploads, json={}).json()["id"]
+    known = run.http.post(f"{uploads}/{upload}/known", json={"ids": ["known"]}).json()
+    items = [{"id": "known", "content_hash": known["stored"][0], "label": "new"}]
+    run.http.post(f"{uploads}/{upload}/images", files={"items": (None, json.dumps(items))})
+    for step in steps:
+        run.post(step).raise_for_status()
+    png = encoded(Image.new("RGB", (9, 9), (1, 2, 3)), "PNG")
+    added = run.http.post(f"{uploads}/{upload}/images", files={"files": ("sent", png)})
+    assert added.status_code == 200, added.text
+    for _ in range(2):
+        begun = run.http.post(f"{uploads}/{upload}/job")
+        assert begun.status_code == 202, begun.text
+    state = run.client.wait(begun.json()["id"]).state
+    assert state == ("partial" if "finish" in steps else "succeeded")
+    run.until(lambda _: "sent" in run.labels("other"), "the image")
+
+
+def test_a_job_that_names_an_alias_right_after_the_end_is_done(run: Run) -> None:
+    run.http.put("/v1/aliases/live", json={"collection": "photos"}).raise_for_status()
+    run.start()
+    run.ready()
+    run.http.get("/v1/collections/live").raise_for_status()  # the gateway remembers it
+    run.post("swap").raise_for_status()
+    assert run.post("finish").json()["state"] == "finished"
+    late = run.photos / "late.png"
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(late)
+    assert run.client.index("live", str(late), wait=True).state == "succeeded"
+    assert str(late) in run.labels("other")
+
+
+class OtherFolder(MemoryService):
+    """The worker of the model `other` has weights."""
+
+    def _card(self, name: str, model: str, embedder: "Any") -> "Any":
+        card = super()._card(name, model, embedder)
+        return card.model_copy(update={"weights_id": "now"}) if model == "other" else card
+
+
+def test_a_model_that_has_other_weights_by_now_does_not_get_the_name(photos: Path) -> None:
+    more = {"other": EMBEDDERS["other"]}
+    with (
+        OtherFolder(dim=DIM, more=more, source_roots=[photos.parent]) as service,
+        service.client() as client,
+        httpx.Client(base_url=service.url, timeout=60, trust_env=False) as http,
+    ):
+        client.index("photos", str(photos), wait=True)
+        run = Run(service, client, http, photos)
+        run.start()
+        run.ready()
+        catalogue = service.parts.catalogue
+        while True:
+            before = catalogue.migration("photos")
+            assert before is not None
+            new = before.new.model_copy(update={"weights_id": "then"})
+            if catalogue.change_migration(before, before.model_copy(update={"new": new})):
+                break
+        assert "the weights of the model 'other' are not those" in detail(run.post("swap"), 409)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from clipfleet.common.auth.source_access import SourceAccess
 from clipfleet.common.errors import BadImage, Unreadable
 from clipfleet.common.http.source_grants import SourceGrant
-from clipfleet.common.identity import bytes_hash, has_same_bytes
+from clipfleet.common.identity import BYTES_DIGITS, bytes_hash, has_same_bytes
 from clipfleet.common.imaging.decode import Decoded, decode, read_exif
 from clipfleet.common.imaging.exif import exif_fields
 from clipfleet.common.imaging.preprocess import Pixels, Preprocess
@@ -34,6 +34,8 @@ class Request(NamedTuple):
         model: the model, for the first half of its content hash.
         known: the content hash of the image in the store; "": prepare the image in any case.
         exif: read fields from its EXIF.
+        original: the content hash of the image that this is a copy of; "": it is no copy.
+        original_model: the model of that image.
     """
 
     read: str
@@ -44,6 +46,8 @@ class Request(NamedTuple):
     model: str
     known: str = ""
     exif: bool = False
+    original: str = ""
+    original_model: str = ""
 
 
 class Prepared(NamedTuple):
@@ -144,7 +148,7 @@ class Prepare:
         if data is None:
             with timings.timed("read"):
                 data = self._read(request)
-        digest = bytes_hash(data, request.model, exif=request.exif) + request.details
+        digest = _content_hash(data, request)
         if digest == request.known:
             raise Unchanged
         if has_same_bytes(request.known, digest):
@@ -181,3 +185,17 @@ class Prepare:
             return decode(data, self.kit.limits, edge=self.kit.preprocess.edge())
         except BadImage as error:
             raise Failed("decode", error.detail) from error
+
+
+def _content_hash(data: bytes, request: Request) -> str:
+    """The content hash of an image.
+
+    A copy keeps what the job of its original said: whether EXIF is read, and the label and metadata
+    before they were changed by hand. Later jobs compare with that.
+    """
+    for exif in (False, True) if request.original else ():
+        original = bytes_hash(data, request.original_model, exif=exif)
+        if has_same_bytes(request.original, original):
+            digits = bytes_hash(data, request.model, exif=exif)
+            return digits + request.original[BYTES_DIGITS:]
+    return bytes_hash(data, request.model, exif=request.exif) + request.details

@@ -298,6 +298,8 @@ class Reading:
             model=self._terms.collection.model,
             known=self._terms.unchanged_hash(under.pk),
             exif=job.new.exif,
+            original=item.stored.content_hash if item.stored else "",
+            original_model=str(job.new.source.get("model", "")) if item.stored else "",
         )
         return self._parts.feeders.submit(request, under.timings, self._priority)
 

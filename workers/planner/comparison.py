@@ -44,7 +44,7 @@ def compare(
     for nearest_old, nearest_new, record in nearest(store, old, new, pairs):
         ids = [{row.id for row in rows} for rows in (nearest_old, nearest_new)]
         largest = max(map(len, ids))
-        if not largest:  # the only image of its namespace
+        if not largest:
             continue
         overlaps.append(len(ids[0] & ids[1]) / largest)
         if len(examples) < EXAMPLES:
@@ -53,8 +53,8 @@ def compare(
             for rows, shares in zip((nearest_old, nearest_new), precisions, strict=True):
                 alike = sum(row.label == record.label for row in rows)
                 shares.append(alike / len(rows) if rows else 0.0)
-    if not overlaps:
-        return None
+    if not overlaps:  # each image is the only one of its namespace
+        return Comparison(queries=0, overlap=1.0, at=now)
     labelled = len(precisions[0])
     return Comparison(
         queries=len(overlaps),

@@ -45,6 +45,7 @@ def copy_source(unreadable: str, source: Collection, since: int) -> dict[str, An
         "type": SOURCE_TYPE,
         "unreadable": unreadable,
         "from": source.generation,
+        "model": source.model,
         "since": since,
     }
 
@@ -121,6 +122,9 @@ def _item(record: Record, whereabouts: Whereabouts) -> Item:
         metadata=record.metadata,
         problem=problem,
         stored=Stored(
-            namespace=record.namespace, job_id=record.job_id, indexed_at=record.indexed_at
+            namespace=record.namespace,
+            job_id=record.job_id,
+            indexed_at=record.indexed_at,
+            content_hash=record.content_hash,
         ),
     )

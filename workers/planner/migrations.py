@@ -8,7 +8,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -199,9 +199,30 @@ class Migrator:
 
     def _note_failures(self, migration: Migration, direction: Direction, job: Job) -> None:
         """Add the images that the pass could not read to the list; a second time does no harm."""
-        name = list_of(migration, _ends(migration, direction)[1])
+        target = _ends(migration, direction)[1]
         for page in self._failures(job):
-            self._unreadable.add(name, [lost for failure in page if (lost := _lost(failure))])
+            lost = [image for failure in page if (image := _lost(failure))]
+            self._unreadable.add(list_of(migration, target), lost)
+            if not migration.swapped_at:
+                self._delete_outdated(migration, target, lost)
+
+    def _delete_outdated(
+        self, migration: Migration, target: Collection, lost: Sequence[Lost]
+    ) -> None:
+        """Delete copies of what images were before they changed and could not be read any more.
+
+        Only while nobody else writes to the new generation.
+        """
+        known = self._store.fingerprints(target, [image.pk for image in lost])
+        keys = [
+            image.pk
+            for image in lost
+            if image.pk in known and known[image.pk].indexed_at < image.indexed_at
+        ]
+        if keys and self._catalogue.migration(migration.name) == migration:
+            self._blobs.delete_all(thumbnail_keys(target, keys))
+            self._store.delete(target, keys)
+            self._catalogue.record_write(target)
 
     def _failures(self, job: Job) -> Iterator[list[Failure]]:
         for offset in count(0, PAGE):
