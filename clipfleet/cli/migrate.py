@@ -92,7 +92,8 @@ def migrate(
             show.document(migration)
         else:
             _show(client, migration)
-    if follow and (migration.state in ("paused", "cancelled", "failed")):
+    is_wanted = {"paused": pause, "cancelled": cancel}.get(migration.state, False)
+    if follow and migration.state in ("paused", "cancelled", "failed") and not is_wanted:
         sys.exit(1)
 
 

@@ -1163,7 +1163,7 @@ def mirror_key(new: NewJob) -> str:
     """The key under which one mirror at a time runs; "": any number may."""
     if new.mirror is None or new.mirror.dry_run:
         return ""
-    return f"{new.generation}:{new.origin}"
+    return f"{new.collection}:{new.origin}"  # generations of one name share their snapshots
 
 
 def mirror_runs(job_id: str) -> Conflict:

@@ -17,7 +17,7 @@ local COLLECTIONS = JOBS .. ':collections' -- that have jobs
 local DUE = JOBS .. ':due' -- jobs without a planner, scored by the time of the next look
 local PLANNERS = JOBS .. ':planners' -- scored by the time until which they count as alive
 local MIRRORS = JOBS .. ':mirrors' -- a hash: the running mirror of each source
-local CLOSING = JOBS .. ':closing' -- a hash: the mirror of each generation that is in its last step
+local CLOSING = JOBS .. ':closing' -- a hash: the mirror of each collection that is in its last step
 local WEBHOOKS = ROOT .. 'webhooks:' -- see webhooks.lua
 local LOOK_INTERVAL_S = 10 -- between two looks of a planner at a job of which nothing happened
 local OFFER_S = 1 -- for which a job is offered to one planner only
@@ -624,10 +624,10 @@ end
 
 function operations.begin_close(token)
   if not may_close(token) then return 'lost' end
-  local generation = get('closing')
-  local other = redis.call('HGET', CLOSING, generation)
+  local collection = get('closing')
+  local other = redis.call('HGET', CLOSING, collection)
   if other and other ~= id and redis.call('SISMEMBER', ACTIVE, other) == 1 then return 'wait' end
-  redis.call('HSET', CLOSING, generation, id)
+  redis.call('HSET', CLOSING, collection, id)
   return 'begun'
 end
 

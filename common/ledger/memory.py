@@ -63,7 +63,7 @@ class MemoryLedger:
         self._removing: dict[str, float] = {}
         self._served: dict[tuple[str, str], float] = {}  # by model and key: the last claim
         self._mirrors: dict[str, str] = {}  # the running mirror of each source
-        self._closing: dict[str, str] = {}  # by generation: the mirror in its last step
+        self._closing: dict[str, str] = {}  # by collection: the mirror in its last step
         self._planners: dict[str, float] = {}  # by name: the time until which it counts as alive
 
     def create(self, new: NewJob, idempotency_key: str = "", room: JobRoom = ANY_ROOM) -> Job:
@@ -337,10 +337,10 @@ class MemoryLedger:
             entry = self._find(job_id)
             if not entry.may_close(token):
                 return "lost"
-            other = self._closing.setdefault(entry.job.new.generation, job_id)
+            other = self._closing.setdefault(entry.job.new.collection, job_id)
             if other != job_id and other in self.active():
                 return "wait"
-            self._closing[entry.job.new.generation] = job_id
+            self._closing[entry.job.new.collection] = job_id
             return "begun"
 
     def close(self, job_id: str, token: str, result: MirrorResult, error: str = "") -> bool:
@@ -348,8 +348,8 @@ class MemoryLedger:
             entry = self._find(job_id)
             if not entry.may_close(token):
                 return False
-            if self._closing.get(entry.job.new.generation) == job_id:
-                del self._closing[entry.job.new.generation]
+            if self._closing.get(entry.job.new.collection) == job_id:
+                del self._closing[entry.job.new.collection]
             entry.job = replace(entry.job, mirror=result, error=error)
             self._settle(entry)
             return True

@@ -113,7 +113,7 @@ class RedisLedger:
         fields = (kept.model_dump_json(), whole, kept.v, new.collection, new.model, new.retry_of)
         idempotency = (idempotency_key, KEEP_IDEMPOTENCY_S)
         host = new.webhook.host if new.webhook else ""
-        mirror = (new.generation if new.mirror else "", mirror_key(new))
+        mirror = (new.collection if new.mirror else "", mirror_key(new))
         who = (room.limit, room.key, host, *mirror, int(new.is_low))
         created = self._run("create", new.id, *fields, *idempotency, *who)
         if isinstance(created, list):

@@ -77,6 +77,18 @@ def test_a_mirror_ends_when_it_is_closed(ledger: Ledger) -> None:
     assert (job.state, job.mirror) == ("partial", MirrorResult(3, 2, "why"))
 
 
+def test_mirrors_of_two_generations_of_a_collection_run_one_after_the_other(
+    ledger: Ledger,
+) -> None:
+    """A migration gives a collection another generation, which has the same snapshots."""
+    ledger.create(a_mirror("old"))
+    after = a_mirror("new").model_copy(update={"generation": "0123456789ab"})
+    with pytest.raises(Conflict, match="job old mirrors this source"):
+        ledger.create(after)
+    ledger.cancel("old", "no longer wanted")
+    ledger.create(after)
+
+
 def test_a_mirror_can_end_with_an_error(ledger: Ledger) -> None:
     token = planned_mirror(ledger)
     assert ledger.close("j", token, MirrorResult(5, 0, "x"), "too many")
