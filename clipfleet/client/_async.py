@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -1817,13 +1816,16 @@ class AsyncClient:
         export = ShardsExport(path) if path.is_dir() else ExportFile(path)
         description = export.description
         name = collection or description.name
-        with suppress(NotFound):
-            name = (await self.collection(name)).name  # an alias cannot be created
-        await self._request(
-            _requests.create_collection(
-                name, description.metric, description.model, description.dim, description.fields
-            )
-        )
+        settings = (
+            description.metric, description.model, description.dim, description.fields
+        )  # fmt: skip
+        try:
+            await self._request(_requests.create_collection(name, *settings))
+        except ProblemError as error:
+            if "alias" not in error.problem:
+                raise
+            name = (await self.collection(name)).name
+            await self._request(_requests.create_collection(name, *settings))
         done = 0
         for namespace, vectors in export.pieces():
             for request in _requests.upsert(name, vectors, namespace):

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -1806,13 +1805,16 @@ class Client:
         export = ShardsExport(path) if path.is_dir() else ExportFile(path)
         description = export.description
         name = collection or description.name
-        with suppress(NotFound):
-            name = (self.collection(name)).name  # an alias cannot be created
-        self._request(
-            _requests.create_collection(
-                name, description.metric, description.model, description.dim, description.fields
-            )
-        )
+        settings = (
+            description.metric, description.model, description.dim, description.fields
+        )  # fmt: skip
+        try:
+            self._request(_requests.create_collection(name, *settings))
+        except ProblemError as error:
+            if "alias" not in error.problem:
+                raise
+            name = (self.collection(name)).name
+            self._request(_requests.create_collection(name, *settings))
         done = 0
         for namespace, vectors in export.pieces():
             for request in _requests.upsert(name, vectors, namespace):
