@@ -29,7 +29,7 @@ from clipfleet.common.ledger.memory import MemoryLedger
 from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.queue.fleet import WorkerCard
 from clipfleet.common.settings import Settings
-from clipfleet.common.store import Record
+from clipfleet.common.store import Record, Store
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.testing import memory_parts
 from clipfleet.workers.ingest.chunk import IngestParts
@@ -76,19 +76,30 @@ class Trap:
             self._do()
 
 
-def trapped(part: type, names: tuple[str, ...]) -> type:
-    """A class of a part in memory, whose calls of these names meet its `trap`, before and after."""
+class Trapped:
+    """A part whose calls of these names meet a trap, before and after.
 
-    def method(name: str) -> Callable[..., Any]:
-        def call(self: Any, *args: Any, **options: Any) -> Any:
-            self.trap.step()
-            result = getattr(part, name)(self, *args, **options)
-            self.trap.step()
+    Args:
+        part: the part.
+        names: the names of its methods.
+        trap: the trap.
+    """
+
+    def __init__(self, part: Any, names: tuple[str, ...], trap: Trap) -> None:
+        self._part, self._names, self._trap = part, names, trap
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._part, name)
+        if name not in self._names:
+            return method
+
+        def call(*args: Any, **options: Any) -> Any:
+            self._trap.step()
+            result = method(*args, **options)
+            self._trap.step()
             return result
 
         return call
-
-    return type(part.__name__, (part,), {name: method(name) for name in names})
 
 
 class Offset:
@@ -110,9 +121,10 @@ class World:
 
     Args:
         folder: an empty folder.
+        store: a store; None: one in memory.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: Store | None = None) -> None:
         self.stack = ExitStack()
         self.trap, self.clock, self.timer = Trap(), Offset(), Offset()
         self.folder = folder / "photos"
@@ -124,13 +136,12 @@ class World:
             source_roots=(self.folder,),
             thumbnail_edge=0,
         )
-        store = trapped(MemoryStore, ("upsert", "delete", "create", "fingerprints"))()
-        catalogue = trapped(MemoryCatalogue, ("change_migration", "record_deletion", "hold"))(
-            self.clock
-        )
-        ledger = trapped(MemoryLedger, ("create", "mark", "plan", "cancel"))(self.clock)
-        for part in (store, catalogue, ledger):
-            part.trap = self.trap
+        of_store = ("upsert", "update", "delete", "create", "fingerprints")
+        of_catalogue = ("change_migration", "record_deletion", "record_write", "hold")
+        of_ledger = ("create", "mark", "plan", "cancel")
+        store = Trapped(store or MemoryStore(), of_store, self.trap)
+        catalogue = Trapped(MemoryCatalogue(self.clock), of_catalogue, self.trap)
+        ledger = Trapped(MemoryLedger(self.clock), of_ledger, self.trap)
         self.parts = memory_parts(self.settings, store=store, catalogue=catalogue, ledger=ledger)
         self.store, self.catalogue, self.ledger = store, catalogue, ledger
         self.app = create_app(self.settings, self.parts)
@@ -151,6 +162,8 @@ class World:
 
     def close(self) -> None:
         self.trap.set(None)
+        for generation in [*self.generations(), *self.catalogue.to_drop()]:
+            self.store.drop(generation)
         self.stack.close()
 
     def announce(self, model: str) -> None:

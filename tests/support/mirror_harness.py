@@ -24,6 +24,7 @@ from clipfleet.common.queue.broker import MemoryPublisher
 from clipfleet.common.queue.fleet import MemoryFleet
 from clipfleet.common.settings import Settings
 from clipfleet.common.snapshots import Missing
+from clipfleet.common.store import Store
 from clipfleet.common.store.memory import MemoryStore
 from clipfleet.workers.embedding.guarded import GuardedEmbedder
 from clipfleet.workers.ingest.chunk import IngestParts
@@ -97,14 +98,16 @@ class World:
     Args:
         folder: a folder of the test; the images are below `photos`.
         running: ends with the test.
+        store: a store; None: one in memory.
     """
 
-    def __init__(self, folder: Path, running: ExitStack) -> None:
+    def __init__(self, folder: Path, running: ExitStack, store: Store | None = None) -> None:
         self.photos = folder / "photos"
         self.photos.mkdir(exist_ok=True)
         self.clock, self.countdown = Clock(), Countdown()
         self.ledger, self.catalogue = MemoryLedger(self.clock), MemoryCatalogue(self.clock)
-        self.store, self.fleet, self.publisher = MemoryStore(), MemoryFleet(), MemoryPublisher()
+        self.store: Store = store or MemoryStore()
+        self.fleet, self.publisher = MemoryFleet(), MemoryPublisher()
         self.blobs = Blobs(str(folder / "blobs"))
         self.settings = Settings(model=MODEL, source_roots=(self.photos,))
         fetcher = running.enter_context(closing(Fetcher(self.settings.fetch)))
