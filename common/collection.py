@@ -146,8 +146,8 @@ def weights_problem(collection: Collection, weights_id: str) -> str | None:
     return (
         f"the weights of the model {collection.model!r} are not those with which collection "
         f"{collection.name!r} was made: its folder has other ones now. Put the old weights back "
-        "and start the workers again, or give the new weights a folder of another name and index "
-        "the images with that model"
+        "and start the workers again, or give the new weights a folder of another name and migrate "
+        f"to it: clipfleet collections migrate {collection.name} --model FOLDER"
     )
 
 

@@ -85,6 +85,7 @@ def test_what_is_not_known_is_no_problem() -> None:
     assert problem
     assert "'/models/m'" in problem
     assert "'c'" in problem
+    assert "clipfleet collections migrate c --model FOLDER" in problem
     of_the_release_before = new.model_dump_json(exclude={"weights_id"})
     assert Collection.model_validate_json(of_the_release_before).weights_id == ""
 
