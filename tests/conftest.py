@@ -12,12 +12,16 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import settings
 
 from support import models, services, stack, tiers
 
 FOLDER = pytest.StashKey[Path]()
 FAILED = pytest.StashKey[bool]()
 RUN = "PYTEST_RUN_OF_CLIPFLEET"  # in the environment of every process of this run
+
+settings.register_profile("no deadlines", deadline=None)  # a busy machine makes any example slow
+settings.load_profile("no deadlines")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups
