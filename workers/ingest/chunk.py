@@ -37,6 +37,8 @@ from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
+from clipfleet.workers.analysis.task import Task
+from clipfleet.workers.analysis.tasks import IMPLEMENTED
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.background import Waits
 from clipfleet.workers.ingest.copying import Copying, namespace_of, only, times_of
@@ -87,6 +89,7 @@ class IngestParts:
         fetches: reads remote images.
         weights_id: which weights the model has; "": not known.
         device: gives chunks turns at the model, by API key and job.
+        tasks: what may be computed on stored images, by name.
         waits: called with whether the chunk does nothing but wait for servers of others.
     """
 
@@ -106,6 +109,7 @@ class IngestParts:
     weights_id: str = ""
     device: Device = field(default_factory=Device)
     waits: Waits = lambda _: None
+    tasks: Mapping[str, Task] = field(default_factory=lambda: IMPLEMENTED)
 
 
 class WrongModel(Exception):
