@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from clipfleet.common.ledger import Claim, Ledger, Outcome
+from clipfleet.common.ledger import Claim, Failure, Ledger, Outcome
 from clipfleet.common.ledger.stored_images import is_last, key_of
 from clipfleet.common.store import Record
 from clipfleet.common.store.rows import rows_per_message
@@ -42,8 +42,18 @@ class StoredChunk:
             task.finish(self._run)
         self._run.lease.progress()
         seconds = max(time.monotonic() - began, MIN_MEASURED_S)
-        outcome = Outcome(done=changed, skipped=len(items) - changed, rate=len(items) / seconds)
+        failures = self._failures()
+        skipped = len(items) - changed - len(failures)
+        outcome = Outcome(changed, skipped, failures, rate=len(items) / seconds)
         self._run.patiently(lambda: self._ledger.mark(self._claim, outcome))
+
+    def _failures(self) -> tuple[Failure, ...]:
+        reasons = self._run.failures
+        return tuple(
+            Failure.of(item, "store", reasons[key_of(item)], self._claim.attempt)
+            for item in self._claim.items
+            if key_of(item) in reasons
+        )
 
     def _task(self) -> Task:
         name = str(self._run.job.new.source.get("task"))

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from clipfleet.common.blobs import Blobs
@@ -47,6 +47,8 @@ class Run:
         stopping: set when the worker is asked to stop.
         metadata_bytes: the limit on the metadata of an image.
         waiting: shows why the job waits.
+        weights_id: which weights the model has; "": not known.
+        failures: takes the images that fail, by primary key, each with the reason.
     """
 
     job: Job
@@ -59,6 +61,8 @@ class Run:
     stopping: threading.Event
     metadata_bytes: int
     waiting: Callable[[str], None]
+    weights_id: str = ""
+    failures: dict[str, str] = field(default_factory=dict)
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -111,7 +115,7 @@ class Task(Protocol):
                 were deleted since the chunk was planned are left out.
 
         Returns:
-            How many images changed, of at most `len(rows)`. The others count as skipped.
+            How many images changed. Others count as skipped, and those in `run.failures` as failed.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from clipfleet.workers.analysis.tags import Tags
 from clipfleet.workers.analysis.task import Task
 
-IMPLEMENTED: Mapping[str, Task] = {}
+IMPLEMENTED: Mapping[str, Task] = {"tags": Tags()}

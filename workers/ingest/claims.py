@@ -185,6 +185,7 @@ def _run_of(job: Job, lease: Lease, parts: IngestParts) -> Run:
         stopping=parts.stopping,
         metadata_bytes=parts.settings.limits.metadata_bytes,
         waiting=waiting,
+        weights_id=parts.weights_id,
     )
 
 
