@@ -98,8 +98,7 @@ async def get_tags(collection: CollectionDep, gateway: GatewayDep) -> SavedTags:
     if rules is None:
         raise NotFound(
             f"no vocabulary is saved on the collection {collection.name!r}; save one with `save` "
-            "of POST on this path",
-            collection=collection.name,
+            "of POST on this path"
         )
     return SavedTags(
         vocabulary=list(rules.vocabulary),
