@@ -188,7 +188,7 @@ async def _preview(
     rows = await _sample(size, where, namespace, collection, gateway)
     sure = await _confidences(rules, rows, collection, gateway)
     counts = [_count(word, n, rows, sure, rules) for n, word in enumerate(rules.vocabulary)]
-    counts.sort(key=lambda one: -one.count)
+    counts.sort(key=lambda counted: -counted.count)
     untagged = sum(all(value < rules.min_confidence for value in row) for row in sure)
     return TagsPreview(sampled=len(rows), total=total, untagged=untagged, words=counts)
 

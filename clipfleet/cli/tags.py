@@ -86,10 +86,10 @@ def tag(
         show_and_exit(client, job, wait=follow, json=json)
 
 
-def _words(given: list[str]) -> list[str]:
+def _words(values: list[str]) -> list[str]:
     """The words of files and of the command line."""
     words: list[str] = []
-    for text in given:
+    for text in values:
         path = Path(text)
         if path.suffix and path.is_file():
             try:
@@ -108,7 +108,7 @@ def _show(preview: TagsPreview) -> None:
     table = Table("word", "images", "for example", box=None)
     for word in preview.words:
         examples = ", ".join(
-            f"{show.one_line(one.id)} ({one.confidence:.2f})" for one in word.examples[:3]
+            f"{show.one_line(image.id)} ({image.confidence:.2f})" for image in word.examples[:3]
         )
         table.add_row(escape(show.one_line(word.word)), str(word.count), escape(examples))
     show.out.print(table)

@@ -48,7 +48,10 @@ def client(service: InProcess) -> Iterator[Client]:
 
 def tags_of(client: Client, collection: str = "photos") -> dict[str, Any]:
     ids = list(client.iter_ids(collection))
-    return {Path(one).name: client.image(collection, one).metadata.get("tags") for one in ids}
+    return {
+        Path(image_id).name: client.image(collection, image_id).metadata.get("tags")
+        for image_id in ids
+    }
 
 
 RIGHT = {f"{name}-{copy}.png": [name] for name in WORDS for copy in range(3)}

@@ -111,10 +111,10 @@ def with_words(existing: Any, words: Sequence[str], rules: TagRules) -> list[str
     """
     if existing is None:
         existing = []
-    if not isinstance(existing, list) or not all(isinstance(one, str) for one in existing):
+    if not isinstance(existing, list) or not all(isinstance(element, str) for element in existing):
         return None
     vocabulary = set(rules.vocabulary)
-    kept = [one for one in existing if one not in vocabulary]
+    kept = [element for element in existing if element not in vocabulary]
     return [*kept, *words][:LIST_ELEMENTS]
 
 
