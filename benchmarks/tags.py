@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from parts import process, until
 
 from clipfleet import Client
@@ -24,6 +25,7 @@ from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.embedded import commands
 
 TEMPLATE = "a photo of a {}"
+PARTS = ("milvus", "planner", "ingest", "query", "valkey", "uvicorn")
 
 
 def main() -> None:
@@ -42,14 +44,35 @@ def main() -> None:
             commands.script("clipfleet"), "up", "--port", str(port), "--data", str(folder / "data"),
             "--model", f"hash:{args.dim}",
         ]  # fmt: skip
-        with process(command, folder / "up.log", **env), Client(f"127.0.0.1:{port}") as client:
+        with (
+            process(command, folder / "up.log", **env) as up,
+            Client(f"127.0.0.1:{port}") as client,
+        ):
             until(lambda: client.create_collection("photos"), 120)
             began = time.perf_counter()
             client.upsert("photos", vectors(args.rows, args.dim, words))
             print(f"filled: {args.rows / (time.perf_counter() - began):.0f} rows/s")
             for what in ("every row changes", "no row changes"):
+                before = processor_times(up)
                 print(f"{what}: {run(client, words, args.rows)}")
+                print("processor:", used(before, processor_times(up)))
     print(f"load {os.getloadavg()[0]:.1f}")
+
+
+def processor_times(up: psutil.Process) -> dict[str, float]:
+    """Seconds of processor time so far, by part of the stack."""
+    times: dict[str, float] = {}
+    for child in up.children(recursive=True):
+        words = " ".join(child.cmdline())
+        part = next((name for name in PARTS if name in words), "other")
+        times[part] = times.get(part, 0.0) + sum(child.cpu_times()[:2])
+    return times
+
+
+def used(before: dict[str, float], after: dict[str, float]) -> str:
+    """The processor time of each part between two looks, in words."""
+    spent = {part: seconds - before.get(part, 0.0) for part, seconds in after.items()}
+    return ", ".join(f"{part} {seconds:.1f} s" for part, seconds in spent.items() if seconds > 0.05)
 
 
 def run(client: Client, words: list[str], rows: int) -> str:
