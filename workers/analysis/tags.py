@@ -157,8 +157,8 @@ class Tags:
         chosen = self._tagger.words(rules, embeddings, model, run.lease.progress)
         run.lease.progress()
         words = {row.pk: those for row, those in zip(rows, chosen, strict=True)}
-        changes = _changes(run, rows, words, rules)
-        if not changes:
+        due = [row.pk for row in rows if _may_change(row, words[row.pk], rules)]
+        if not due:
             return 0
         run.patiently(run.lease.confirm)
         known = {row.pk: row for row in rows}
@@ -170,11 +170,7 @@ class Tags:
             run.store.update(run.collection, records)
             changed.extend(record.pk for record in records)
 
-        run.patiently(
-            partial(
-                write_in_turn, run.catalogue, run.collection, [row.pk for row in changes], write
-            )
-        )
+        run.patiently(partial(write_in_turn, run.catalogue, run.collection, due, write))
         run.patiently(partial(run.catalogue.record_write, run.collection))
         return len(set(changed))
 
@@ -187,6 +183,11 @@ class Tags:
             return run.patiently(partial(read_rules, run.blobs, key))
         except BlobGone as error:
             raise Refused("the vocabulary of the job was deleted; start the job again") from error
+
+
+def _may_change(row: Record, words: Sequence[str], rules: TagRules) -> bool:
+    existing = row.metadata.get(rules.field)
+    return with_words(existing, words, rules) != (existing or [])
 
 
 def _changes(
