@@ -39,7 +39,7 @@ class Held:
         return call()
 
 
-class Given(Tagger):
+class ByEmbedding(Tagger):
     """Gives images the word that their embedding is."""
 
     def words(self, rules: TagRules, embeddings: Any, *_: Any) -> list[list[str]]:
@@ -87,15 +87,15 @@ def marks(store: Store, photos: Collection, known: Sequence[Record]) -> list[Any
 def test_a_chunk_that_runs_twice_writes_once(
     store: Store, photos: Collection, tmp_path: Path
 ) -> None:
-    known, run, task = rows(), run_of(store, photos, tmp_path), Tags(Given())
+    known, run, task = rows(), run_of(store, photos, tmp_path), Tags(ByEmbedding())
     store.upsert(photos, known)
     assert task.work(run, known) == 6
-    wanted = [["mine", RULES.vocabulary[n % 2]] for n in range(6)]
-    assert marks(store, photos, known) == wanted
+    expected = [["mine", RULES.vocabulary[n % 2]] for n in range(6)]
+    assert marks(store, photos, known) == expected
     now = store.fetch(photos, [row.pk for row in known])
     assert task.work(run, list(now.values())) == 0
     assert task.work(run, known) == 0, "the rows as another worker read them before"
-    assert marks(store, photos, known) == wanted
+    assert marks(store, photos, known) == expected
     back = store.fetch(photos, [row.pk for row in known])
     assert all(np.allclose(back[row.pk].embedding, row.embedding) for row in known)
     assert [back[row.pk].metadata["year"] for row in known] == list(range(6))
@@ -109,7 +109,7 @@ def test_what_others_write_or_delete_meanwhile_stays(
     changed = replace(known[0], label="new", indexed_at=2, metadata={"year": 7})
     store.update(photos, [changed])
     store.delete(photos, [known[1].pk])
-    assert Tags(Given()).work(run, known) == 5
+    assert Tags(ByEmbedding()).work(run, known) == 5
     back = store.fetch(photos, [row.pk for row in known])
     assert known[1].pk not in back
     assert back[known[0].pk].label == "new"

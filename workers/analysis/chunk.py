@@ -72,9 +72,9 @@ class StoredChunk:
         step = rows_per_message(run.collection.dim)
         for start in range(0, len(keys), step):
             part = keys[start : start + step]
-            wanted = set(part)
+            chosen = set(part)
             ranged = run.patiently(partial(self._range, part[0], len(part)))
-            rows |= {row.pk: row for row in ranged if row.pk in wanted}
+            rows |= {row.pk: row for row in ranged if row.pk in chosen}
             if missing := [pk for pk in part if pk not in rows]:
                 rows |= run.patiently(partial(run.store.fetch, run.collection, missing))
             run.lease.progress()
