@@ -167,7 +167,7 @@ class Runtime:
             with self._heartbeat.busy() as busy:
                 claim = claim_next(self._ingest, self._nudge_next, remote=False)
                 worked = self._work_on(claim) if claim else Worked()
-                busy.images = worked.images
+                busy.images = worked.embedded
         except Unavailable as error:  # the planner sends another nudge
             log.warning("the worker could not claim a chunk: %s", error.detail)
             return error.detail

@@ -14,6 +14,7 @@ from clipfleet.common.errors import Conflict
 from clipfleet.common.http.migrations import MigrationState
 from clipfleet.common.imaging.thumbnails import thumbnails_of
 from clipfleet.common.ledger.catalogue import Catalogue, hidden_generations
+from clipfleet.common.ledger.stored_images import results_of
 from clipfleet.common.snapshots import snapshots_of
 from clipfleet.common.store import CollectionGone, Store
 from clipfleet.common.versions import OtherVersion, warn_once
@@ -55,6 +56,7 @@ class Reconciler:
         """
         self._store.drop(collection)
         self._blobs.delete_below(thumbnails_of(collection))
+        self._blobs.delete_below(results_of(collection))
         remaining = [*self._catalogue.all(), *hidden_generations(self._catalogue)]
         if collection.snapshots not in {known.snapshots for known in remaining}:
             self._blobs.delete_below(snapshots_of(collection.snapshots))

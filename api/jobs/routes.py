@@ -26,6 +26,7 @@ from clipfleet.common.ledger import Failure, Job
 from clipfleet.common.ledger.catalogue import require
 from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.ledger.shown import job_out
+from clipfleet.common.ledger.stored_images import VERSION, is_over_stored, shape_of
 from clipfleet.common.ledger.uploads import has_uploads, uploads_of
 from clipfleet.common.snapshots import Missing, mirror_of
 
@@ -212,6 +213,9 @@ async def retry_job(
             "them again"
         )
         raise Conflict(detail, job=old.id)
+    if is_over_stored(old.source) and shape_of(old.source).finishes:
+        detail = f"job {old.id} computes on all images together; start it again"
+        raise Conflict(detail, job=old.id)
     collection = await gateway.call(require, gateway.catalogue, old.collection)
     migration = await gateway.call(gateway.catalogue.migration, collection.name)
     is_first = old.generation == collection.snapshots  # of several migrations
@@ -227,13 +231,15 @@ async def retry_job(
     source: dict[str, Any] = {"type": "retry", "job": old.id}
     if folder := _folder_of(old.source):
         source["folder"] = folder
+    if is_over_stored(old.source):
+        source = {**old.source, **source, "type": old.source["type"]}
     both = old.grant.and_only(grant or SourceGrant()) if old.grant else grant
     changes = {
         "id": new_job_id(),
         "source": source,
         "retry_of": old.id,
         "grant": both,
-        "v": 1,
+        "v": VERSION if is_over_stored(old.source) else 1,
         "mirror": None,
         "incremental": True,
     }

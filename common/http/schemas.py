@@ -124,14 +124,19 @@ class JobIn(Request):
 
 
 class JobOut(BaseModel):
-    """A job: the indexing of the images of one source."""
+    """A job: the indexing of the images of one source, or a computation on stored images."""
 
     id: str = Field(description="Id of the job.")
     collection: str = Field(description="Name of its collection.")
-    namespace: str = Field(description="Namespace of its images.")
+    namespace: str = Field(description="Namespace of its images; empty: all namespaces.")
     source: str = Field(
         "",
         description="Where its images come from: a path, or an address without its user and query.",
+    )
+    task: str | None = Field(
+        None,
+        description="What it computes on images that are stored: tags, duplicates or map; null: it "
+        "indexes images.",
     )
     state: JobState = Field(
         description="queued, running, or how it ended. partial: some images failed."

@@ -193,7 +193,8 @@ class NewJob(BaseModel):
 
     Attributes:
         v: 2 when a long source is stored separately, see `brief`; 3 with `mirror`, which planners
-            of earlier releases would ignore; 4 for a job that copies images to another generation.
+            of earlier releases would ignore; 4 for a job that copies images to another generation;
+            5 for a job over stored images.
         id: the id of the job.
         collection: the name of the collection.
         generation: the generation of the collection.
@@ -216,7 +217,7 @@ class NewJob(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    v: Literal[1, 2, 3, 4] = 1
+    v: Literal[1, 2, 3, 4, 5] = 1
     id: str
     collection: str
     generation: str
@@ -1151,7 +1152,7 @@ def bisect_items(items: Sequence[Item], chunk: OpenChunk) -> tuple[Part, Part]:
 RATE_WEIGHT = 0.3  # of the last chunk in the moving average that is a job's rate
 
 
-VERSIONS = (1, 2, 3, 4)  # the versions of NewJob that this release understands
+VERSIONS = (1, 2, 3, 4, 5)  # the versions of NewJob that this release understands
 
 
 def random_name() -> str:

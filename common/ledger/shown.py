@@ -26,6 +26,7 @@ def job_out(job: Job) -> JobOut:
         collection=job.new.collection,
         namespace=job.new.namespace,
         source=shown_source(job.new.source),
+        task=job.new.source.get("task"),
         state=job.state,
         total=total,
         done=job.done,
@@ -79,6 +80,8 @@ def shown_source(source: Mapping[str, Any]) -> str:
             return "a list of URLs"
         case "migration":
             return "images of the collection with its other model"
+        case "stored-images":
+            return f"stored images: {source.get('task')}"
         case "keys":
             count = source.get("count", 0)
             return f"{shown_place(source['of'])} ({count} {'key' if count == 1 else 'keys'})"

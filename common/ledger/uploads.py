@@ -14,9 +14,10 @@ def has_uploads(new: NewJob) -> bool:
     """Whether a job may have files in the blob store.
 
     Manifests and archives are copied there to be read, also when images of archives are read again
-    for a migration. A retry uses the files of the first job.
+    for a migration. A job over stored images keeps long parameters there. A retry uses the files of
+    the first job.
     """
-    kinds = ("upload", "archive", "manifest", "list", "migration")
+    kinds = ("upload", "archive", "manifest", "list", "migration", "stored-images")
     return new.source.get("type") in kinds and not new.retry_of
 
 

@@ -20,6 +20,7 @@ from clipfleet.common.imaging.embedder import HashEmbedder
 from clipfleet.common.ledger import Claim, Job
 from clipfleet.common.ledger.catalogue import MemoryCatalogue
 from clipfleet.common.ledger.memory import MemoryLedger
+from clipfleet.common.ledger.unreadable import MemoryUnreadable
 from clipfleet.common.queue.broker import MemoryPublisher
 from clipfleet.common.queue.fleet import MemoryFleet
 from clipfleet.common.settings import Settings
@@ -31,6 +32,7 @@ from clipfleet.workers.ingest.claims import ingest_next
 from clipfleet.workers.ingest.feeders import ThreadFeeders
 from clipfleet.workers.ingest.fetch_pool import fetch_pool
 from clipfleet.workers.ingest.prepare import Kit
+from clipfleet.workers.planner.generation_source import Generations
 from clipfleet.workers.planner.mirror import Closing, Closings
 from clipfleet.workers.planner.planner import Planner
 from clipfleet.workers.planner.readers import Readers
@@ -134,6 +136,7 @@ class World:
         self.planner = Planner(
             f"planner-{self.planners}", ledger, self.fleet, self.publisher, self.settings,
             self.storage, readers, clock=self.clock, tracking=parts, closings=AtOnce(parts),
+            generations=Generations(self.catalogue, self.store, MemoryUnreadable()),
         )  # fmt: skip
         return self.planner
 
@@ -181,8 +184,8 @@ class World:
             self.planner.tick()
         except Killed:
             self.new_planner()
-        while self.ledger.pending(MODEL, 1):
-            ingest_next(self.worker)
+        while ingest_next(self.worker).claim:  # a chunk that failed too often is the planner's
+            pass
 
     def lose_chunk(self) -> None:
         """A worker claims a chunk and ends."""

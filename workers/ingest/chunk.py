@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from clipfleet.common.blobs import Blobs
-from clipfleet.common.collection import Collection, weights_problem
+from clipfleet.common.collection import Collection, image_problem, weights_problem
 from clipfleet.common.errors import Unavailable
 from clipfleet.common.identity import has_same_bytes, primary_key
 from clipfleet.common.imaging import exif
@@ -34,9 +34,13 @@ from clipfleet.common.ledger import (
 )
 from clipfleet.common.ledger.catalogue import HOLD_S, Catalogue, Deletion, to_delete_from
 from clipfleet.common.ledger.migrations import is_migration
+from clipfleet.common.ledger.tags import TagRules, saved_rules
 from clipfleet.common.process.logs import in_context
 from clipfleet.common.settings import Settings
 from clipfleet.common.store import CollectionGone, Fingerprint, Record, Store, Vectors
+from clipfleet.workers.analysis.tags import TAGGER, Model, Tagger, retagged, with_words
+from clipfleet.workers.analysis.task import Task
+from clipfleet.workers.analysis.tasks import IMPLEMENTED
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.background import Waits
 from clipfleet.workers.ingest.copying import Copying, namespace_of, only, times_of
@@ -87,6 +91,8 @@ class IngestParts:
         fetches: reads remote images.
         weights_id: which weights the model has; "": not known.
         device: gives chunks turns at the model, by API key and job.
+        tagger: chooses the tags of images whose collection has saved rules.
+        tasks: what may be computed on stored images, by name.
         waits: called with whether the chunk does nothing but wait for servers of others.
     """
 
@@ -106,6 +112,8 @@ class IngestParts:
     weights_id: str = ""
     device: Device = field(default_factory=Device)
     waits: Waits = lambda _: None
+    tagger: Tagger = TAGGER
+    tasks: Mapping[str, Task] = field(default_factory=lambda: IMPLEMENTED)
 
 
 class WrongModel(Exception):
@@ -137,6 +145,7 @@ class Chunk:
         self._rest: dict[str, Item] = {}  # not done yet, by primary key
         self._under_way: dict[str, Item] = {}  # part of `_rest` that an early mark keeps
         self._rate = self._model_s = 0.0
+        self._rules: TagRules | None = None
         self._model_images = 0
 
     def run(self) -> int:
@@ -160,6 +169,7 @@ class Chunk:
         self._remove_gone(collection, items, known)
         records: list[Record] = []
         self._terms = Terms(self._job, collection, known, self._retry_until_deadline)
+        self._rules = None if self._copying else self._saved_rules(collection)
         self._rest = dict(items)
         for batch in self._ready_batches(items):
             records += self._embed(batch)
@@ -314,6 +324,8 @@ class Chunk:
             names = exif.FIELDS if self._job.new.exif else ()
             fields = {name: row.metadata[name] for name in names if name in row.metadata}
         limit = self._parts.settings.limits.metadata_bytes
+        if self._rules and isinstance(words := row.metadata.get(self._rules.field), list):
+            item = _keeping(item, [w for w in words if w in self._rules.vocabulary], self._rules)
         return replace(
             row,
             uri=row.uri if item.read.startswith(STORED) else item.uri,
@@ -646,7 +658,35 @@ class Chunk:
             self._model_s += time.monotonic() - began
             self._model_images += len(batch)
         records = [self._record(image, row) for image, row in zip(batch, rows, strict=True)]
-        return [record for record in records if record]
+        return self._tagged([record for record in records if record])
+
+    def _saved_rules(self, collection: Collection) -> TagRules | None:
+        """The rules by which images get tags when they are stored; None: they get none."""
+        return self._retry_while_unavailable(lambda: saved_rules(self._parts.blobs, collection))
+
+    def _tagged(self, records: list[Record]) -> list[Record]:
+        """The records with the tags of the saved rules.
+
+        An image that cannot have them is stored without.
+        """
+        parts, rules = self._parts, self._rules
+        if rules is None or not records:
+            return records
+        model = Model(parts.embedder, self._job.new.model, parts.weights_id, parts.blobs)
+        rows = np.stack([record.embedding for record in records])
+        chosen = parts.tagger.words(rules, rows, model, self._lease.progress)
+        tagged = []
+        for record, words in zip(records, chosen, strict=True):
+            new = retagged(record, words, rules)
+            tagged.append(record if isinstance(new, str) or self._is_too_large(new) else new)
+        return tagged
+
+    def _is_too_large(self, record: Record) -> bool:
+        limit = self._parts.settings.limits.metadata_bytes
+        problem = image_problem(
+            self._terms.collection, record.id, record.uri, record.label, record.metadata, limit
+        )
+        return problem is not None
 
     def _embed_one_by_one(self, batch: Sequence[Ready]) -> list[Record]:
         """Fail the images that the model fails on."""
@@ -662,7 +702,7 @@ class Chunk:
                 continue
             if record := self._record(image, row):
                 records.append(record)
-        return records
+        return self._tagged(records)
 
     def _record(self, image: Ready, row: Vectors) -> Record | None:
         if not np.isfinite(row).all():
@@ -692,3 +732,11 @@ class Chunk:
 
     def _fail(self, item: Item, stage: FailureStage, reason: str) -> None:
         self._failures.append(Failure.of(item, stage, reason, self._claim.attempt))
+
+
+def _keeping(item: Item, words: Sequence[str], rules: TagRules) -> Item:
+    """An item whose image is stored, with the tags that the image has."""
+    value = with_words(item.metadata.get(rules.field), words, rules)
+    if not value:
+        return item
+    return item.model_copy(update={"metadata": {**item.metadata, rules.field: value}})

@@ -4,14 +4,18 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from clipfleet.common.errors import NotFound, Unavailable
-from clipfleet.common.ledger import Claim, Ledger, Unknown
+from clipfleet.common.ledger import Claim, Job, Ledger, Unknown
+from clipfleet.common.ledger.stored_images import is_over_stored, is_stored
 from clipfleet.common.process.logs import log_context
 from clipfleet.common.queue.broker import Publisher
 from clipfleet.common.queue.messages import IngestNudge
 from clipfleet.common.store import CollectionGone
 from clipfleet.common.versions import OtherVersion
+from clipfleet.workers.analysis.chunk import StoredChunk
+from clipfleet.workers.analysis.task import Refused, Run
 from clipfleet.workers.embedding.guarded import BrokenDevice
 from clipfleet.workers.ingest.chunk import Chunk, IngestParts, WrongModel
 from clipfleet.workers.ingest.lease import Interrupted, Lease
@@ -36,6 +40,11 @@ class Worked:
     def context(self) -> dict[str, str]:
         """The log context of the claim."""
         return _context(self.claim) if self.claim else {}
+
+    @property
+    def embedded(self) -> int:
+        """The number of images whose rate is that of the model."""
+        return 0 if self.claim and is_stored(self.claim.items[0]) else self.images
 
     def __str__(self) -> str:
         if self.claim is None:
@@ -125,7 +134,9 @@ def _work_on(claim: Claim, parts: IngestParts) -> int:
         return _run(claim, parts)
     except BrokenDevice as error:
         _hand_back(parts.ledger, claim, count_attempt=False)
-        _set_waiting_reason(parts.ledger, claim, f"{error}; the worker exits and must be restarted")
+        _set_waiting_reason(
+            parts.ledger, claim.job_id, f"{error}; the worker exits and must be restarted"
+        )
         raise
     except Exception as error:
         _settle(error, claim, parts)
@@ -144,7 +155,38 @@ def _run(claim: Claim, parts: IngestParts) -> int:
     with lease:
         job = parts.ledger.job(claim.job_id)
         with log_context(collection=job.new.collection):
+            if is_over_stored(job.new.source):
+                StoredChunk(parts.ledger, claim, _run_of(job, lease, parts), parts.tasks).run()
+                return len(claim.items)
             return Chunk(parts, job, claim, lease).run()
+
+
+def _run_of(job: Job, lease: Lease, parts: IngestParts) -> Run:
+    """What a task over stored images gets.
+
+    Raises:
+        CollectionGone: the collection was deleted.
+    """
+    new, ledger = job.new, parts.ledger
+    waiting = partial(_set_waiting_reason, ledger, job.id)
+    collection = lease.retry_while_unavailable(
+        lambda: parts.catalogue.generation(new.collection, new.generation), waiting
+    )
+    if collection is None:
+        raise CollectionGone(f"collection {new.collection!r} was deleted")
+    return Run(
+        job=job,
+        collection=collection,
+        lease=lease,
+        store=parts.store,
+        catalogue=parts.catalogue,
+        blobs=parts.blobs,
+        embedder=parts.embedder,
+        stopping=parts.stopping,
+        metadata_bytes=parts.settings.limits.metadata_bytes,
+        waiting=waiting,
+        weights_id=parts.weights_id,
+    )
 
 
 def _settle(error: Exception, claim: Claim, parts: IngestParts) -> None:
@@ -153,7 +195,7 @@ def _settle(error: Exception, claim: Claim, parts: IngestParts) -> None:
     match error:
         case CollectionGone():
             _cancel(ledger, claim, "the collection was deleted")
-        case WrongModel():
+        case WrongModel() | Refused():
             _cancel(ledger, claim, str(error))
         case NotFound():  # the job was deleted while the worker had the chunk
             pass
@@ -173,9 +215,9 @@ def _cancel(ledger: Ledger, claim: Claim, reason: str) -> None:
         ledger.cancel(claim.job_id, reason)
 
 
-def _set_waiting_reason(ledger: Ledger, claim: Claim, reason: str) -> None:
+def _set_waiting_reason(ledger: Ledger, job_id: str, reason: str) -> None:
     with suppress(Unavailable):
-        ledger.set_waiting_reason(claim.job_id, reason)
+        ledger.set_waiting_reason(job_id, reason)
 
 
 def _hand_back(ledger: Ledger, claim: Claim, *, count_attempt: bool) -> None:

@@ -29,6 +29,7 @@ from clipfleet.common.ledger import Failure, Job, Ledger, Look, NewJob, OpenChun
 from clipfleet.common.ledger.catalogue import RedisCatalogue, collection_names
 from clipfleet.common.ledger.migrations import is_migration
 from clipfleet.common.ledger.redis import RedisLedger
+from clipfleet.common.ledger.stored_images import is_over_stored, shape_of
 from clipfleet.common.ledger.unfinished import RedisUnfinished
 from clipfleet.common.ledger.unreadable import RedisUnreadable
 from clipfleet.common.ledger.webhooks import RedisWebhooks
@@ -53,7 +54,8 @@ from clipfleet.workers.planner.migrations import Migrator
 from clipfleet.workers.planner.mirror import Closings
 from clipfleet.workers.planner.readers import Readers
 from clipfleet.workers.planner.retry_source import Retry
-from clipfleet.workers.planner.tracking import TrackingParts, tracked
+from clipfleet.workers.planner.stored_source import StoredImages, without_last
+from clipfleet.workers.planner.tracking import Selection, TrackingParts, tracked
 from clipfleet.workers.planner.webhooks import STOP_S, WebhookSender
 from clipfleet.workers.sources import (
     ScratchUnavailable,
@@ -336,7 +338,7 @@ class Planner:
         if waiting != look.waiting:
             self._ledger.set_waiting_reason(job_id, waiting)
         self._retry_or_split(new, look.troubled)
-        size = chunk_size(workers, self._settings.chunk_s, look.rate, look.total)
+        size = self._chunk_size(new, workers, look)
         room = room_for(look.open, look.open_images, len(workers), size)
         self._plannable.pop(job_id, None)
         if look.lease.planned:
@@ -349,6 +351,11 @@ class Planner:
             self._plannable[job_id] = PlannableJob(
                 new, owner, look.lease, room, size, is_empty, waiting
             )
+
+    def _chunk_size(self, new: NewJob, workers: Sequence[WorkerCard], look: Look) -> int:
+        if is_over_stored(new.source):
+            return shape_of(new.source).rows
+        return chunk_size(workers, self._settings.chunk_s, look.rate, look.total)
 
     def _no_worker_reason(self, model: str) -> str:
         if model not in self._exit_reasons:
@@ -408,6 +415,12 @@ class Planner:
         if selection.is_end:
             nothing_found = reader.nothing_found() if job.is_empty else ""
             return self._end_plan(job, nothing_found, reader.notes)
+        is_cut = False
+        if is_over_stored(job.new.source):
+            allowed = self._before_last(job, selection)
+            if allowed is None:
+                return False
+            selection, is_cut = allowed, allowed is not selection
         items, cursor = [entry.item for entry in selection.planned], selection.cursor
         notes = {**reader.notes, **selection.notes}
         chunk = self._ledger.plan(
@@ -418,12 +431,26 @@ class Planner:
             return True
         self._new_chunks[job.new.model] += bool(items)
         self._metrics.planned.inc(len(items))
-        self._readers.put_back(job_id, reader, cursor)
+        if not is_cut:
+            self._readers.put_back(job_id, reader, cursor)
         job.lease, job.is_empty = replace(job.lease, cursor=cursor), False
         job.room -= bool(items)
         if job.room <= 0:
             self._plannable.pop(job_id, None)
         return True
+
+    def _before_last(self, job: PlannableJob, selection: Selection) -> Selection | None:
+        """What may be planned now: the last image of a job only while no other chunk is open.
+
+        Returns:
+            None to wait for the other chunks; the ledger says when one of them is marked.
+        """
+        allowed = without_last(selection)
+        if allowed is None and not self._ledger.open_chunks(job.new.id):
+            return selection
+        if allowed is None:
+            self._plannable.pop(job.new.id, None)
+        return allowed
 
     def _end_plan(
         self, job: PlannableJob, error: str, notes: Mapping[str, int] | None = None
@@ -453,6 +480,8 @@ class Planner:
             source = Retry(new.source, self._ledger, storage.access)
         elif is_migration(new.source) and self._generations:
             source = CopySource(new, self._generations, storage)
+        elif is_over_stored(new.source) and self._generations:
+            source = StoredImages(new, self._generations)
         else:
             whole = self._ledger.whole(new.id).source
             source = open_source(whole, storage, new.id, signed=tracking is not None)

@@ -1,0 +1,8 @@
+"""The tasks over stored images by name."""
+
+from collections.abc import Mapping
+
+from clipfleet.workers.analysis.tags import Tags
+from clipfleet.workers.analysis.task import Task
+
+IMPLEMENTED: Mapping[str, Task] = {"tags": Tags()}
