@@ -20,6 +20,7 @@ from clipfleet.api.collections import (
     bulk,
     export,
     images,
+    maps,
     migrations,
     order,
     originals,
@@ -126,9 +127,9 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     app.state.access, app.state.metrics = access, gateway_metrics
     problems.register_handlers(app)
     features = (  # the first ones are found first
-        search, embed, openai, collections, aliases, migrations, bulk, order, recall, export, rows,
-        jobs, events, uploads, open_uploads, sources, images, update, originals, health, key, fleet,
-        metrics, assets,
+        search, embed, openai, collections, aliases, migrations, maps, bulk, order, recall, export,
+        rows, jobs, events, uploads, open_uploads, sources, images, update, originals, health, key,
+        fleet, metrics, assets,
     )  # fmt: skip
     for feature in features:
         app.include_router(_require_authorized(feature.router))

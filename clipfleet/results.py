@@ -6,6 +6,8 @@ from clipfleet.common.http.collections import AliasOut as Alias
 from clipfleet.common.http.collections import RecallOut as Recall
 from clipfleet.common.http.collections import UpdateOut as Updated
 from clipfleet.common.http.fleet import FleetOut as Fleet
+from clipfleet.common.http.maps import MapOut as Map
+from clipfleet.common.http.maps import MapPoints
 from clipfleet.common.http.migrations import MigrationOut as Migration
 from clipfleet.common.http.migrations import UnreadablePage as UnreadableImages
 from clipfleet.common.http.mirror import MirrorOut as Mirror
@@ -31,6 +33,8 @@ __all__ = [
     "Fleet",
     "Image",
     "Job",
+    "Map",
+    "MapPoints",
     "Match",
     "Migration",
     "Mirror",

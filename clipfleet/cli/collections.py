@@ -5,7 +5,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from clipfleet.cli import bulk, migrate, originals, show, transfer
+from clipfleet.cli import bulk, maps, migrate, originals, show, transfer
 from clipfleet.cli.show import URL, ApiKey, Json, Name, Url
 from clipfleet.common.collection import FieldType, Metric
 from clipfleet.common.http.schemas import CollectionList
@@ -19,6 +19,7 @@ app.command("count")(bulk.count)
 app.command("ids")(bulk.ids)
 app.command("delete-images")(bulk.delete_images)
 app.command("recall")(bulk.recall)
+app.command("map")(maps.map_)
 app.command("migrate")(migrate.migrate)
 app.command("original")(originals.original)
 

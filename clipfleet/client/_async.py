@@ -27,6 +27,7 @@ from clipfleet.client.payloads import Files, ImageInput, Numbers
 from clipfleet.client.progress import Listener, Progress, listening, sending
 from clipfleet.client.source_detection import AnySource
 from clipfleet.common.collection import FieldType, Metric
+from clipfleet.common.http.maps import MapMethod
 from clipfleet.common.http.schemas import JobState
 from clipfleet.common.http.uploads import UploadOut
 from clipfleet.errors import JobFailed, NotFound, ProblemError, Unreachable
@@ -41,6 +42,8 @@ from clipfleet.results import (
     Fleet,
     Image,
     Job,
+    Map,
+    MapPoints,
     Migration,
     Missing,
     Recall,
@@ -257,6 +260,86 @@ class AsyncClient:
         await self._request(_requests.delete_alias(name))
 
     # Migrations
+
+    async def make_map(
+        self,
+        collection: str,
+        method: MapMethod = "auto",
+        *,
+        field: str | None = None,
+        namespace: str = "default",
+        seed: int = 0,
+    ) -> Job:
+        """Start a job that gives each image of a namespace a place in two dimensions.
+
+        The map replaces the one before when it is finished.
+
+        Args:
+            collection: the collection.
+            method: "pca", "pacmap", or "auto": pacmap where the workers have the extra `map`.
+            field: a metadata field to colour by, beside the label and the declared fields.
+            namespace: the namespace.
+            seed: the same seed and images give the same map.
+
+        Returns:
+            The job. `wait` waits for its end.
+
+        Raises:
+            NotFound: there is no such collection.
+            ProblemError: a job makes a map of this namespace already (409).
+
+        Example:
+            await client.wait(await client.make_map("photos"))
+        """
+        request = _requests.make_map(collection, method, field, namespace, seed)
+        return await self._request(request)
+
+    async def map_of(self, collection: str, namespace: str = "default") -> Map:
+        """Look at the map of a namespace: how it was made, and which fields colour it.
+
+        Args:
+            collection: the collection.
+            namespace: the namespace.
+
+        Returns:
+            What is known of it; `state` is "none" where there is no map.
+
+        Raises:
+            NotFound: there is no such collection.
+
+        Example:
+            missing = (await client.map_of("photos")).not_on_map
+        """
+        return await self._request(_requests.map_of(collection, namespace))
+
+    async def map_points(
+        self,
+        collection: str,
+        *,
+        namespace: str = "default",
+        field: str | None = None,
+        page: int = 0,
+    ) -> MapPoints:
+        """Read a page of the points of a map.
+
+        Args:
+            collection: the collection.
+            namespace: the namespace.
+            field: the field whose values `codes` has; None: no codes.
+            page: the page, from 0.
+
+        Returns:
+            The points as columns; `next` is the next page, None on the last one.
+
+        Raises:
+            NotFound: there is no such collection, map or page.
+            ProblemError: the map has no colours for the field (422), or it was replaced meanwhile
+                (409).
+
+        Example:
+            points = await client.map_points("photos", field="label")
+        """
+        return await self._request(_requests.map_points(collection, namespace, field, page))
 
     async def start_migration(self, collection: str, model: str) -> Migration:
         """Build a second generation of a collection with another model, beside its searches.

@@ -42,6 +42,7 @@ from clipfleet.common.http.collections import (
     Which,
 )
 from clipfleet.common.http.fleet import FleetOut
+from clipfleet.common.http.maps import MapIn, MapMethod
 from clipfleet.common.http.migrations import MigrationIn, SwapIn
 from clipfleet.common.http.registered import NAME, SourceIn, SourceList
 from clipfleet.common.http.schemas import (
@@ -71,6 +72,8 @@ from clipfleet.results import (
     Failures,
     Image,
     Job,
+    Map,
+    MapPoints,
     Migration,
     Missing,
     RegisteredSource,
@@ -230,6 +233,28 @@ def start_migration(collection: str, model: str) -> ApiRequest[Migration]:
     body = MigrationIn(model=model).model_dump()
     path = _path("collections", collection, "migrations")
     return ApiRequest("POST", path, _read(Migration), json=body, repeatable=False)
+
+
+@checking()
+def make_map(
+    collection: str, method: MapMethod, field: str | None, namespace: str, seed: int
+) -> ApiRequest[Job]:
+    body = MapIn(method=method, field=field, namespace=namespace, seed=seed).model_dump()
+    path = _path("collections", collection, "map")
+    return ApiRequest("POST", path, _read(Job), json=body, repeatable=False)
+
+
+def map_of(collection: str, namespace: str) -> ApiRequest[Map]:
+    path = _path("collections", collection, "map")
+    return ApiRequest("GET", path, _read(Map), params={"namespace": namespace})
+
+
+def map_points(
+    collection: str, namespace: str, field: str | None, page: int
+) -> ApiRequest[MapPoints]:
+    path = _path("collections", collection, "map", "points")
+    params = {"namespace": namespace, "page": page, "field": field or ""}
+    return ApiRequest("GET", path, _read(MapPoints), params=params)
 
 
 @checking()

@@ -26,6 +26,7 @@ FULL = (
     "integration/test_interrupt.py",
     "integration/test_same_as_processor.py",
     "integration/test_sentinels.py",
+    "unit/test_maps.py::test_pacmap",
 )
 
 # Fixtures that start a whole stack. pytest-xdist runs the tests of a group in one process, so that

@@ -118,4 +118,4 @@ def in_unit_square(points: Vectors) -> Vectors:
     extent = float((high - low).max())
     middle = (low + high) / 2
     scale = 1 / extent if extent > 0 else 0.0
-    return np.clip((points - middle) * scale + 0.5, 0, 1).astype(np.float32)
+    return np.asarray(np.clip((points - middle) * scale + 0.5, 0, 1), np.float32)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
+from clipfleet.workers.analysis.map import Map
 from clipfleet.workers.analysis.tags import Tags
 from clipfleet.workers.analysis.task import Task
 
-IMPLEMENTED: Mapping[str, Task] = {"tags": Tags()}
+IMPLEMENTED: Mapping[str, Task] = {"map": Map(), "tags": Tags()}
