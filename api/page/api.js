@@ -68,6 +68,9 @@ const at = (name, rest = "") => `v1/collections/${encodeURIComponent(name)}${res
 export const collections = async () => (await call("v1/collections")).collections;
 export const aliases = async () => (await call("v1/aliases")).aliases;
 export const migration = (name) => call(at(name, "/migrations"));
+export const mapOf = (name, namespace, signal) => call(at(name, `/map?${new URLSearchParams({ namespace })}`), { signal });
+export const mapPoints = (name, params, signal) => call(at(name, `/map/points?${new URLSearchParams(params)}`), { signal });
+export const makeMap = (name, json) => call(at(name, "/map"), { method: "POST", json });
 export const makeCollection = (name, json) => call(at(name), { method: "PUT", json });
 export const deleteCollection = (name) => call(at(name), { method: "DELETE" });
 
@@ -155,6 +158,16 @@ export function inParts(ids) {
     size += more;
   }
   return parts;
+}
+
+/** Give images a label, or none. */
+export async function label(name, ids, text, namespace) {
+  let updated = 0;
+  for (const some of inParts(ids)) {
+    const json = { namespace, images: some.map((id) => ({ id, label: text || null })) };
+    updated += (await call(at(name, "/images"), { method: "PATCH", json })).updated;
+  }
+  return { updated };
 }
 
 /** The ids of all images that pass the filter, in the order of a field. */

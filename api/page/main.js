@@ -10,6 +10,7 @@ import * as jobs from "./jobs.js";
 import * as results from "./results.js";
 import { asksNothing } from "./query.js";
 import * as manage from "./manage.js";
+import * as map from "./map.js";
 import "./select.js";
 import { go, href, onChange, readAddress, state, VIEWS } from "./state.js";
 import "./upload.js";
@@ -33,10 +34,12 @@ function renderView() {
   view = state.view;
   if (view === "jobs") jobs.look();
   if (view === "collections") manage.look();
+  if (view === "map" && collections.all()) map.open();
 }
 
 function titleOf() {
   if (state.view === "jobs") return "Jobs · clipfleet";
+  if (state.view === "map") return ["Map", state.collection, "clipfleet"].filter(Boolean).join(" · ");
   if (state.view === "collections") return "Collections · clipfleet";
   return [state.text, state.collection, "clipfleet"].filter(Boolean).join(" · ");
 }
@@ -48,6 +51,7 @@ onChange((how) => {
   filters.render();
   viewing.render();
   manage.render();
+  if (collections.all()) map.render();
   jobs.render();
   if (state.view === "search") results.render(how);
   detail.render();
@@ -55,7 +59,7 @@ onChange((how) => {
 
 /** Links to our own views change the page without loading it. */
 document.addEventListener("click", (event) => {
-  const link = event.target.closest("#to-search, #to-collections, #to-jobs, #home, a[data-view]");
+  const link = event.target.closest("#to-search, #to-map, #to-collections, #to-jobs, #home, a[data-view]");
   if (!link || event.defaultPrevented || event.metaKey || event.ctrlKey || event.shiftKey) return;
   event.preventDefault();
   history.pushState(history.state, "", link.href);

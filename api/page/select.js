@@ -21,6 +21,15 @@ let anchor = ""; // the image that a range begins at
 let of = ""; // the query whose images these are
 let working = null; // aborts what is under way
 
+const listeners = [];
+const removals = [];
+
+/** `listener(ids)`: these are selected now. */
+export const onSelect = (listener) => listeners.push(listener);
+
+/** `listener(ids)`: these were removed. */
+export const onRemoved = (listener) => removals.push(listener);
+
 const active = () => selected.size > 0;
 
 /** Another query has other images. */
@@ -38,13 +47,22 @@ export function clear() {
   render();
 }
 
+/** Select these images, which need not be among the tiles. `more`: and keep those that are selected. */
+export function choose(chosen, { more = false } = {}) {
+  if (!more) selected.clear();
+  for (const id of chosen) select(id);
+  render();
+}
+
+export { inOrder as all };
+
 function select(id, on = true) {
   if (on) selected.add(id);
   else selected.delete(id);
 }
 
 /** `range`: with all images since the one that was chosen last. */
-function choose(id, { range = false } = {}) {
+function chooseOne(id, { range = false } = {}) {
   const all = ids();
   const from = all.indexOf(anchor);
   const to = all.indexOf(id);
@@ -92,7 +110,7 @@ grid.addEventListener("click", (event) => {
   if (!onBox && !active()) return;
   event.preventDefault();
   event.stopPropagation();
-  choose(id, { range: event.shiftKey });
+  chooseOne(id, { range: event.shiftKey });
   item.querySelector("a.tile").focus({ preventScroll: true });
 }, true);
 
@@ -101,7 +119,7 @@ document.addEventListener("keydown", (event) => {
   const id = event.target.closest("#grid a.tile")?.dataset.id;
   if ((event.ctrlKey || event.metaKey) && !event.altKey && event.key.toLowerCase() === "a" && ids().length) chooseAll();
   else if (event.ctrlKey || event.metaKey || event.altKey) return;
-  else if (event.key.toLowerCase() === "x" && id !== undefined) choose(id, { range: event.shiftKey });
+  else if (event.key.toLowerCase() === "x" && id !== undefined) chooseOne(id, { range: event.shiftKey });
   else if (event.key === "Escape" && active()) clear();
   else if (event.key === "Delete" && active() && may("write") && !working) remove();
   else return;
@@ -113,23 +131,24 @@ document.addEventListener("keydown", (event) => {
 
 const text = el("p", { class: "said", role: "status" });
 const progress = el("progress", { "aria-label": "Progress", max: 1, value: 0, hidden: true });
-const all = button("Select all shown", chooseAll, { class: "button quiet" });
+const allShown = button("Select all shown", chooseAll, { class: "button quiet" });
 const download = button("Download", saveAll);
 const rows = button("Export", exportRows);
 const trash = button("Remove", remove, { class: "button needs-write" });
 const stop = button("Stop", () => working?.abort());
 const close = el("button", { type: "button", class: "plain", "aria-label": "Select nothing", title: "Select nothing (Esc)", onclick: clear }, icon("close"));
-bar.append(text, all, el("span", { class: "actions" }, download, rows, trash, stop), close, progress);
+bar.append(text, allShown, el("span", { class: "actions" }, download, rows, trash, stop), close, progress);
 
 function render() {
   bar.hidden = !active();
   grid.classList.toggle("selecting", active());
   document.documentElement.classList.toggle("selecting", active());
   if (!working) text.textContent = `${count(selected.size)} selected`;
-  all.hidden = Boolean(working) || selected.size >= ids().length;
+  allShown.hidden = Boolean(working) || state.view !== "search" || selected.size >= ids().length;
   for (const one of [download, rows, trash]) one.hidden = Boolean(working);
   stop.hidden = progress.hidden = !working;
   markAll();
+  for (const listener of listeners) listener([...selected]);
 }
 
 /** Do something that takes a while with the selected images, in the order in which they are shown. */
@@ -148,8 +167,7 @@ async function work(what) {
 }
 
 function inOrder() {
-  const shown = ids().filter((id) => selected.has(id));
-  return [...shown, ...[...selected].filter((id) => !shown.includes(id))];
+  return [...new Set([...ids().filter((id) => selected.has(id)), ...selected])];
 }
 
 const stem = (chosen) => `${state.collection}-${chosen.length}-images`;
@@ -202,6 +220,7 @@ async function remove() {
     const removed = await api.deleteImages(state.collection, chosen, state.namespace);
     selected.clear();
     forget(chosen);
+    for (const listener of removals) listener(chosen);
     grid.querySelector('a[tabindex="0"]')?.focus({ preventScroll: true });
     announce(`${many(removed, "image")} removed`);
   });

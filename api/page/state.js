@@ -11,7 +11,7 @@ const EMPTY = { view: "search", collection: "", namespace: "default", text: "", 
 const TERM = /^(text|id|url|dropped)(?:\*(-?\d+(?:\.\d+)?))?$/;
 const WHERE = /^where\.(.+)\.(eq|ne|gte|lte|prefix|exists)$/s;
 
-export const VIEWS = ["search", "collections", "jobs"];
+export const VIEWS = ["search", "map", "collections", "jobs"];
 
 export const state = { ...EMPTY };
 
