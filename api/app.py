@@ -26,6 +26,7 @@ from clipfleet.api.collections import (
     originals,
     recall,
     rows,
+    tags,
     update,
 )
 from clipfleet.api.collections import routes as collections
@@ -128,8 +129,8 @@ def create_app(settings: Settings | None = None, parts: GatewayParts | None = No
     problems.register_handlers(app)
     features = (  # the first ones are found first
         search, embed, openai, collections, aliases, migrations, maps, bulk, order, recall, export,
-        rows, jobs, events, uploads, open_uploads, sources, images, update, originals, health, key,
-        fleet, metrics, assets,
+        rows, jobs, events, uploads, open_uploads, sources, images, update, tags, originals, health,
+        key, fleet, metrics, assets,
     )  # fmt: skip
     for feature in features:
         app.include_router(_require_authorized(feature.router))

@@ -22,6 +22,7 @@ from clipfleet.common.http.schemas import ImageOut as Image
 from clipfleet.common.http.schemas import JobOut as Job
 from clipfleet.common.http.schemas import MatchOut as Match
 from clipfleet.common.http.schemas import SearchOut
+from clipfleet.common.http.tags import SavedTags, TagsPreview
 
 __all__ = [
     "Alias",
@@ -41,8 +42,10 @@ __all__ = [
     "Missing",
     "Recall",
     "RegisteredSource",
+    "SavedTags",
     "SearchResult",
     "SourceRun",
+    "TagsPreview",
     "Timing",
     "UnreadableImages",
     "Updated",

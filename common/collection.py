@@ -121,8 +121,30 @@ class Collection(BaseModel):
             created_at=time.time(),
         )
 
+    def declaring(self, name: str, kind: FieldType) -> "Collection":
+        """The collection with a further field. The store must keep it apart from no other column.
+
+        Raises:
+            Conflict: the field is declared with another type.
+            InvalidRequest: the name of the field is not allowed, or there are too many fields.
+        """
+        known = self.fields.get(name)
+        if known not in (None, kind):
+            raise Conflict(
+                f"field {name!r} of collection {self.name!r} is {known}, not {kind}; choose "
+                "another field"
+            )
+        fields = {**self.fields, name: kind}
+        _check_fields(fields)
+        return self.model_copy(update={"fields": fields})
+
     def require_same(self, other: "Collection") -> None:
-        """Raise Conflict when the other collection has another metric, model, dim or fields."""
+        """Raise Conflict when the other collection has another metric, model, dim or fields.
+
+        This one may have further fields that are lists: `declaring` may have added them.
+        """
+        lists = {name: kind for name, kind in self.fields.items() if kind in ELEMENTS}
+        other = other.model_copy(update={"fields": {**lists, **other.fields}})
         for what in ("metric", "model", "dim", "fields"):
             mine, theirs = getattr(self, what), getattr(other, what)
             if mine != theirs:

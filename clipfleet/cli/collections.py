@@ -5,7 +5,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from clipfleet.cli import bulk, maps, migrate, originals, show, transfer
+from clipfleet.cli import bulk, maps, migrate, originals, show, tags, transfer
 from clipfleet.cli.show import URL, ApiKey, Json, Name, Url
 from clipfleet.common.collection import FieldType, Metric
 from clipfleet.common.http.schemas import CollectionList
@@ -21,6 +21,7 @@ app.command("delete-images")(bulk.delete_images)
 app.command("recall")(bulk.recall)
 app.command("map")(maps.map_)
 app.command("migrate")(migrate.migrate)
+app.command("tag")(tags.tag)
 app.command("original")(originals.original)
 
 Fields = Annotated[

@@ -48,7 +48,9 @@ from clipfleet.results import (
     Missing,
     Recall,
     RegisteredSource,
+    SavedTags,
     SearchResult,
+    TagsPreview,
     UnreadableImages,
     Updated,
 )
@@ -340,6 +342,125 @@ class AsyncClient:
             points = await client.map_points("photos", field="label")
         """
         return await self._request(_requests.map_points(collection, namespace, field, page))
+
+    async def tag(
+        self,
+        collection: str,
+        vocabulary: Iterable[str],
+        *,
+        field: str = "tags",
+        min_confidence: float = 0.5,
+        template: str = "a photo of a {}",
+        filter: AnyFilter = None,
+        namespace: str | None = None,
+        save: bool = False,
+        wait: bool = False,
+        progress: Progress = False,
+    ) -> Job:
+        """Start a job that tags stored images with words, without reading the images again.
+
+        Sends one request. `wait` adds one for every look at the job.
+
+        Args:
+            collection: the collection.
+            vocabulary: up to 10,000 words or short phrases. Repeated words count once.
+            field: the metadata field that gets the words as a list. It is declared if it is not.
+            min_confidence: how sure a word must be for an image, 0 to 1.
+            template: the text that is embedded for a word, which takes the place of `{}`.
+            filter: metadata filter. Default: all images.
+            namespace: the part of the collection. Default: all namespaces.
+            save: also tag images that are indexed from now on.
+            wait: return when the job has ended.
+            progress: see `wait`.
+
+        Returns:
+            The job. `done` counts the images whose tags changed, `skipped` the others.
+
+        Raises:
+            InvalidRequest: an argument is not valid, or `progress` is given without `wait`.
+            NotFound: there is no such collection.
+            ProblemError: the collection declares the field with another type (409), or no worker
+                has its model (503).
+            JobFailed: with `wait`, the job failed as a whole.
+
+        Example:
+            await client.tag("photos", ["dog", "cat"], wait=True)
+        """
+        require_wait(wait, progress)
+        request = _requests.tag(
+            collection, vocabulary, field, min_confidence, template, filter, namespace, False, save
+        )
+        out = await self._request(request)
+        assert out.job is not None
+        return await self.wait(out.job, progress=progress) if wait else out.job
+
+    async def preview_tags(
+        self,
+        collection: str,
+        vocabulary: Iterable[str],
+        *,
+        field: str = "tags",
+        min_confidence: float = 0.5,
+        template: str = "a photo of a {}",
+        filter: AnyFilter = None,
+        namespace: str | None = None,
+    ) -> TagsPreview:
+        """Look at the words that a sample of the images would get from `tag`. Writes nothing.
+
+        Args:
+            collection: the collection.
+            vocabulary: up to 500 words or short phrases.
+            field: as for `tag`.
+            min_confidence: as for `tag`.
+            template: as for `tag`.
+            filter: as for `tag`.
+            namespace: as for `tag`.
+
+        Returns:
+            The number of images of each word, with examples.
+
+        Raises:
+            InvalidRequest: an argument is not valid.
+            NotFound: there is no such collection.
+            ProblemError: as for `tag`.
+
+        Example:
+            (await client.preview_tags("photos", ["dog", "cat"])).words[0].count
+        """
+        request = _requests.tag(
+            collection, vocabulary, field, min_confidence, template, filter, namespace, True, False
+        )
+        out = await self._request(request)
+        assert out.preview is not None
+        return out.preview
+
+    async def saved_tags(self, collection: str) -> SavedTags:
+        """Look at the vocabulary by which images get tags when they are indexed.
+
+        Args:
+            collection: the collection.
+
+        Raises:
+            NotFound: there is no such collection, or no vocabulary is saved on it.
+
+        Example:
+            (await client.saved_tags("photos")).vocabulary
+        """
+        return await self._request(_requests.saved_tags(collection))
+
+    async def forget_tags(self, collection: str) -> None:
+        """Stop to tag images when they are indexed. Tags that images have stay.
+
+        Args:
+            collection: the collection. One without a saved vocabulary is no error.
+
+        Raises:
+            NotFound: there is no such collection.
+
+        Example:
+            await client.forget_tags("photos")
+        """
+        await self._request(_requests.forget_tags(collection))
 
     async def start_migration(self, collection: str, model: str) -> Migration:
         """Build a second generation of a collection with another model, beside its searches.

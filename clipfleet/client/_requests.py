@@ -56,6 +56,7 @@ from clipfleet.common.http.schemas import (
 )
 from clipfleet.common.http.search import BATCH, Refused, SearchBatchOut, SearchIn
 from clipfleet.common.http.sources import Source
+from clipfleet.common.http.tags import TagsIn, TagsOut
 from clipfleet.common.http.uploads import KnownOut, UploadEnd, UploadIn, UploadOut
 from clipfleet.common.http.webhooks import key_of
 from clipfleet.errors import (
@@ -77,6 +78,7 @@ from clipfleet.results import (
     Migration,
     Missing,
     RegisteredSource,
+    SavedTags,
     SearchResult,
     Timing,
     UnreadableImages,
@@ -226,6 +228,40 @@ def delete_alias(name: str) -> ApiRequest[None]:
 
 def migration(collection: str) -> ApiRequest[Migration]:
     return ApiRequest("GET", _path("collections", collection, "migrations"), _read(Migration))
+
+
+@checking()
+def tag(
+    collection: str,
+    vocabulary: Iterable[str],
+    field: str,
+    min_confidence: float,
+    template: str,
+    filter: AnyFilter,
+    namespace: str | None,
+    dry_run: bool,
+    save: bool,
+) -> ApiRequest[TagsOut]:
+    body = TagsIn(
+        vocabulary=list(arguments.items("vocabulary", vocabulary, "a list of words")),
+        field=field,
+        min_confidence=min_confidence,
+        template=template,
+        filter=dict(filtered) if (filtered := arguments.as_filter(filter)) else None,
+        namespace=namespace,
+        dry_run=dry_run,
+        save=save,
+    ).model_dump()
+    path = _path("collections", collection, "tags")
+    return ApiRequest("POST", path, _read(TagsOut), json=body, repeatable=dry_run)
+
+
+def saved_tags(collection: str) -> ApiRequest[SavedTags]:
+    return ApiRequest("GET", _path("collections", collection, "tags"), _read(SavedTags))
+
+
+def forget_tags(collection: str) -> ApiRequest[None]:
+    return ApiRequest("DELETE", _path("collections", collection, "tags"), _nothing)
 
 
 @checking()

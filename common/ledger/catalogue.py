@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import redis
 from pydantic import BaseModel, ConfigDict
 
-from clipfleet.common.collection import Alias, Collection
+from clipfleet.common.collection import Alias, Collection, FieldType
 from clipfleet.common.errors import Conflict, NotFound
 from clipfleet.common.ledger.migrations import Migration
 from clipfleet.common.redis.client import redis_time, translating_redis_errors
@@ -159,6 +159,25 @@ class Catalogue(Protocol):
         """Remove an alias. False when there is none.
 
         Raises:
+            Unavailable: Redis is away.
+        """
+        ...
+
+    def declare(self, collection: Collection, field: str, kind: FieldType) -> Collection:
+        """Declare a further field of a collection, which must be a list: it has no column.
+
+        Args:
+            collection: the generation.
+            field: the name of the field. One that is declared with this type is no error.
+            kind: "string[]" or "int[]".
+
+        Returns:
+            The collection with the field.
+
+        Raises:
+            Conflict: the field has another type, or a migration of the collection is not over.
+            InvalidRequest: the name of the field is not allowed, or there are too many fields.
+            NotFound: the name stands for another generation.
             Unavailable: Redis is away.
         """
         ...
@@ -494,6 +513,15 @@ class MemoryCatalogue:
         with self._lock:
             return self._aliases.pop(name, None) is not None
 
+    def declare(self, collection: Collection, field: str, kind: FieldType) -> Collection:
+        with self._lock:
+            known = _to_declare(self, collection, field, kind)
+            if known.fields.get(field) == kind:
+                return known
+            declared = known.declaring(field, kind)
+            self._names[collection.name] = declared
+            return declared
+
     def all(self) -> list[Collection]:
         return sorted(self._names.values(), key=lambda collection: collection.name)
 
@@ -597,6 +625,13 @@ if raw then return raw end
 local alias = redis.call('HGET', KEYS[2], ARGV[1])
 if not alias then return false end
 return redis.call('HGET', KEYS[1], cjson.decode(alias).collection)
+"""
+
+# Only while nobody else has changed the record.
+_DECLARE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
 """
 
 _SET_ALIAS = """
@@ -706,6 +741,7 @@ class RedisCatalogue:
         self._redis = client
         self._add = client.register_script(_ADD)
         self._resolve = client.register_script(_RESOLVE)
+        self._declare = client.register_script(_DECLARE)
         self._set_alias = client.register_script(_SET_ALIAS)
         self._remove = client.register_script(_REMOVE)
         self._change_migration = client.register_script(_CHANGE_MIGRATION)
@@ -760,6 +796,19 @@ class RedisCatalogue:
     def remove_alias(self, name: str) -> bool:
         with translating_redis_errors():
             return bool(self._redis.hdel(ALIASES, name))
+
+    def declare(self, collection: Collection, field: str, kind: FieldType) -> Collection:
+        while True:
+            with translating_redis_errors():
+                raw: Any = self._redis.hget(KEY, collection.name)
+            known = _to_declare(self, collection, field, kind)
+            if known.fields.get(field) == kind:
+                return known
+            declared = known.declaring(field, kind)
+            args = [collection.name, raw or b"", declared.model_dump_json()]
+            with translating_redis_errors():
+                if self._declare(keys=[KEY], args=args):
+                    return declared
 
     def all(self) -> list[Collection]:
         return self._records(KEY)
@@ -867,6 +916,22 @@ class RedisCatalogue:
             args = [holder, *keys[start : start + HELD_AT_ONCE]]
             with translating_redis_errors():
                 self._release(keys=[_held(collection)], args=args)
+
+
+def _to_declare(
+    catalogue: Catalogue, collection: Collection, field: str, kind: FieldType
+) -> Collection:
+    """The collection as it is now, unless it may not get a field."""
+    known = catalogue.find(collection.name)
+    if known is None or known.generation != collection.generation:
+        raise unknown_collection(collection.name)
+    migration = catalogue.migration(collection.name)
+    if known.fields.get(field) != kind and migration is not None and not migration.is_over:
+        raise Conflict(
+            f"collection {known.name!r} is being migrated, and declares no field {field!r}; finish "
+            "or cancel the migration first"
+        )
+    return known
 
 
 def _held(collection: Collection) -> str:

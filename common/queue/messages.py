@@ -129,18 +129,35 @@ LARGE_ROWS = 500  # queries for so many matches or more are answered on a separa
 Encoder = Literal["image", "text", "none"]
 
 
+class Labelling(BaseModel):
+    """Stored images of which a query asks how sure each of its terms is.
+
+    Attributes:
+        collection: the collection.
+        pks: the primary keys of the images.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    collection: Collection
+    pks: tuple[str, ...]
+
+
 class Query(BaseModel):
     """A query: the weighted sum of its terms, and where to search for it.
 
     Attributes:
         terms: the terms.
         search: where to search; None: the answer is the sum itself.
+        labelling: the answer is instead the confidence of each term for each of these images, in
+            the place of an embedding: a row of numbers for each image.
     """
 
     model_config = ConfigDict(frozen=True)
 
     terms: tuple[Term, ...]
     search: Search | None = None
+    labelling: Labelling | None = None
 
     @classmethod
     def of(cls, term: Term, search: Search | None = None) -> "Query":

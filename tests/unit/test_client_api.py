@@ -50,6 +50,12 @@ METHODS = {
     "pause_migration": "(collection)",
     "resume_migration": "(collection)",
     "roll_back_migration": "(collection, *, force)",
+    "tag": "(collection, vocabulary, *, field, min_confidence, template, filter, namespace, save, "
+    "wait, progress)",
+    "preview_tags": "(collection, vocabulary, *, field, min_confidence, template, filter, "
+    "namespace)",
+    "saved_tags": "(collection)",
+    "forget_tags": "(collection)",
     "start_migration": "(collection, model)",
     "swap_migration": "(collection, *, force)",
     "unreadable": "(collection, limit, *, cursor)",

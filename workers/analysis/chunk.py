@@ -7,6 +7,7 @@ from functools import partial
 from clipfleet.common.ledger import Claim, Failure, Ledger, Outcome
 from clipfleet.common.ledger.stored_images import is_last, key_of
 from clipfleet.common.store import Record
+from clipfleet.common.store.filters import parse_filter
 from clipfleet.common.store.rows import rows_per_message
 from clipfleet.workers.analysis.task import Refused, Run, Task
 
@@ -62,11 +63,32 @@ class StoredChunk:
         return self._tasks[name]
 
     def _rows(self, keys: Sequence[str]) -> list[Record]:
-        """The rows in the order of their keys, read in messages of a bearable size."""
+        """The rows in the order of their keys, read in messages of a bearable size.
+
+        The keys of a chunk follow each other in the collection, and milvus-lite reads a range of
+        keys three times as fast as a list of keys.
+        """
         run, rows = self._run, dict[str, Record]()
         step = rows_per_message(run.collection.dim)
         for start in range(0, len(keys), step):
             part = keys[start : start + step]
-            rows |= run.patiently(partial(run.store.fetch, run.collection, part))
+            wanted = set(part)
+            ranged = run.patiently(partial(self._range, part[0], len(part)))
+            rows |= {row.pk: row for row in ranged if row.pk in wanted}
+            if missing := [pk for pk in part if pk not in rows]:
+                rows |= run.patiently(partial(run.store.fetch, run.collection, missing))
             run.lease.progress()
         return [rows[pk] for pk in sorted(rows)]
+
+    def _range(self, first: str, limit: int) -> list[Record]:
+        """The rows of the job's source from a key on."""
+        run, source = self._run, self._run.job.new.source
+        number = int(first, 16)
+        return run.store.scan(
+            run.collection,
+            namespace=source["namespace"],
+            where=parse_filter(source["filter"] or {}, run.collection.fields),
+            after=f"{number - 1:032x}" if number else "",
+            limit=limit,
+            include_values=True,
+        )

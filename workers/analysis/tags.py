@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipfleet.common.blobs import BlobGone, Blobs
 from clipfleet.common.collection import LIST_ELEMENTS, image_problem, weights_problem
@@ -21,6 +22,7 @@ from clipfleet.workers.query.confidence import label_confidences
 from clipfleet.workers.query.nouns import NounBank, NounBanks
 
 TEXTS_AT_ONCE = 64  # words that are embedded between two signs of progress
+NUMBERS_AT_ONCE = 500_000  # confidences in memory
 REMEMBERED = 8  # vocabularies whose embeddings are kept in memory
 
 
@@ -65,13 +67,12 @@ class Tagger:
             progress: called now and then.
         """
         labels = self._embedded(rules, model, progress)
-        sure = label_confidences(embeddings, labels, self._bank(model))
-        chosen = []
-        for row in sure:
-            those = np.flatnonzero(row >= rules.min_confidence)
-            if len(those) > LIST_ELEMENTS:  # the surest ones
-                those = np.sort(those[np.argsort(-row[those], kind="stable")[:LIST_ELEMENTS]])
-            chosen.append([rules.vocabulary[n] for n in those])
+        bank, chosen = self._bank(model), list[list[str]]()
+        step = max(1, NUMBERS_AT_ONCE // len(labels))
+        for start in range(0, len(embeddings), step):
+            sure = label_confidences(embeddings[start : start + step], labels, bank)
+            chosen += [_chosen(row, rules) for row in sure]
+            progress()
         return chosen
 
     def _embedded(self, rules: TagRules, model: Model, progress: Callable[[], None]) -> Embeddings:
@@ -98,6 +99,14 @@ class Tagger:
         return self._banks[key].bank()
 
 
+def _chosen(sure: NDArray[np.float64], rules: TagRules) -> list[str]:
+    """The words that are sure enough, in the order of the vocabulary."""
+    places = np.flatnonzero(sure >= rules.min_confidence)
+    if len(places) > LIST_ELEMENTS:  # the surest ones
+        places = np.sort(places[np.argsort(-sure[places], kind="stable")[:LIST_ELEMENTS]])
+    return [rules.vocabulary[n] for n in places]
+
+
 TAGGER = Tagger()  # of this process: its vocabularies are embedded once
 
 
@@ -111,10 +120,10 @@ def with_words(existing: Any, words: Sequence[str], rules: TagRules) -> list[str
     """
     if existing is None:
         existing = []
-    if not isinstance(existing, list) or not all(isinstance(one, str) for one in existing):
+    if not isinstance(existing, list) or not all(isinstance(element, str) for element in existing):
         return None
     vocabulary = set(rules.vocabulary)
-    kept = [one for one in existing if one not in vocabulary]
+    kept = [element for element in existing if element not in vocabulary]
     return [*kept, *words][:LIST_ELEMENTS]
 
 

@@ -25,6 +25,8 @@ from clipfleet.common.store import Record, Store, Vectors
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.query.combine import combine
 from clipfleet.workers.query.exact import Bounds
+from clipfleet.workers.query.labelling import labelled
+from clipfleet.workers.query.nouns import Banks
 from clipfleet.workers.query.ranking import RankedMatch
 from clipfleet.workers.query.search import search_group
 
@@ -47,6 +49,7 @@ class QueryParts:
         weights_id: which weights the model has; "": not known.
         model: held while a batch is embedded. Another batch searches meanwhile.
         lookups: reads from the catalogue while a batch is embedded.
+        banks: the common nouns that words are compared with.
     """
 
     embedder: Embedder
@@ -58,6 +61,7 @@ class QueryParts:
     weights_id: str = ""
     model: threading.Lock = field(default_factory=threading.Lock)
     lookups: Executor = field(default_factory=lambda: ThreadPoolExecutor(2, "lookups"))
+    banks: Banks = field(default_factory=Banks)
 
 
 Position = tuple[int, int]  # index of a query in the batch, index of a term in the query
@@ -125,6 +129,7 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
             embedded = time.perf_counter()
         _look_up(work, parts)
         _refuse_other_weights(work, parts)
+        _label(work, parts)
         _combine(work)
         _search(work, parts)
     except Unavailable as error:
@@ -208,6 +213,23 @@ def _refuse_other_weights(work: _Work, parts: QueryParts) -> None:
             problem = weights_problem(query.search.collection, parts.weights_id)
             if problem:
                 work.answers[n] = Answer(error="invalid-request", detail=problem)
+
+
+def _label(work: _Work, parts: QueryParts) -> None:
+    """Answer queries that ask how sure words are for stored images."""
+    for n, query in enumerate(work.queries):
+        if query.labelling is None or n in work.answers:
+            continue
+        collection = query.labelling.collection
+        rows = [work.terms[n, t] for t in range(len(query.terms))]
+        try:
+            if problem := weights_problem(collection, parts.weights_id):
+                raise InvalidRequest(problem)
+            with parts.model:
+                bank = parts.banks.of(parts.embedder, collection.model, parts.weights_id)
+            work.answers[n] = labelled(query.labelling, rows, parts.store, bank)
+        except (NotFound, InvalidRequest) as error:
+            work.answers[n] = Answer(error=error.slug, detail=error.detail)
 
 
 NOT_FINITE = "the model returned numbers that are not finite"

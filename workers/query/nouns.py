@@ -103,3 +103,24 @@ class NounBanks:
             except BlobsUnavailable as error:
                 log.warning("the nouns are embedded again at the next start: %s", error.detail)
         return bank
+
+
+class Banks:
+    """The banks of the models of this process.
+
+    Args:
+        blobs: where banks are stored; None: nowhere.
+    """
+
+    def __init__(self, blobs: Blobs | None = None) -> None:
+        self._blobs = blobs
+        self._banks: dict[tuple[str, str, int], NounBanks] = {}
+        self._lock = threading.Lock()
+
+    def of(self, embedder: Embedder, model: str, weights_id: str) -> NounBank:
+        """The bank of a model, which is read or made at first use."""
+        key = (model, weights_id, embedder.dim)
+        with self._lock:
+            if key not in self._banks:
+                self._banks[key] = NounBanks(embedder, model, weights_id, self._blobs)
+        return self._banks[key].bank()
