@@ -36,6 +36,7 @@ NOT_RUN = {
     ("keys.md", "What the jobs of a key can reach"): "names buckets: integration/test_tenants.py",
     ("filters.md", "Metadata filters"): "filters, no commands: tests/unit/test_filters.py",
     ("jobs.md", "The storm"): "half an hour; its short form is tests/chaos/test_storm.py",
+    ("map.md", None): "the same calls are made in tests/unit/test_maps.py",
     ("tags.md", None): "the same calls are made in tests/unit/test_tags.py",
     ("models.md", None): "models of the hub, and minutes of a benchmark: test_open_clip.py",
     ("search.md", None): "the same requests are made in test_mixed_search.py and test_guides.py",
