@@ -17,17 +17,17 @@ from clipfleet.workers.analysis.map import COMPONENTS, SAMPLE
 from clipfleet.workers.analysis.pca import StreamedPca, in_unit_square, of_length_one
 from clipfleet.workers.analysis.projection import place, project
 
-KINDS, BATCH, ASKED = 60, 2_000, 2_000
+KINDS, BATCH, COMPARED = 60, 2_000, 2_000
 
 
 def agreement(points: Vectors, kinds: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> float:
     """The share of the first points whose nearest other point is of their kind."""
     right = 0
-    for n in range(min(ASKED, len(points))):
+    for n in range(min(COMPARED, len(points))):
         distances = ((points - points[n]) ** 2).sum(1)
         distances[n] = np.inf
         right += int(kinds[distances.argmin()] == kinds[n])
-    return right / min(ASKED, len(points))
+    return right / min(COMPARED, len(points))
 
 
 def main() -> None:

@@ -78,8 +78,8 @@ def main() -> None:
     chosen = arguments.parse_args()
     with MemoryService(dim=DIM) as service, service.client() as client, chromium() as browser:
         fill(client, chosen.points)
-        with tab(browser, service.url) as one:
-            page = one.open("/?view=map&in=clusters")
+        with tab(browser, service.url) as opened:
+            page = opened.open("/?view=map&in=clusters")
             page.locator("#map-body").wait_for(state="visible")
             page.evaluate(MEASURE)
             use(page)

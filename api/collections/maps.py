@@ -94,7 +94,7 @@ async def get_map(
         map_id=head.job_id,
         not_on_map=new,
         pages=math.ceil(head.points / PAGE_POINTS),
-        fields={name: MapColours(**one.model_dump()) for name, one in head.fields.items()},
+        fields={name: MapColours(**colours.model_dump()) for name, colours in head.fields.items()},
         **head.model_dump(exclude={"v", "job_id", "fields"}),
     )
 

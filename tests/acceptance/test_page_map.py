@@ -70,12 +70,12 @@ def box(page: Page) -> dict[str, float]:
 def lasso_all(page: Page) -> None:
     page.get_by_role("button", name="Lasso").click()
     place = box(page)
-    left, top = place["x"] + 2, place["y"] + 2
-    right, bottom = left + place["width"] - 4, top + place["height"] - 4
-    page.mouse.move(left, top)
+    x, y = place["x"] + 2, place["y"] + 2
+    width, height = place["width"] - 4, place["height"] - 4
+    page.mouse.move(x, y)
     page.mouse.down()
-    for x, y in ((right, top), (right, bottom), (left, bottom)):
-        page.mouse.move(x, y)
+    for across, down in ((1, 0), (1, 1), (0, 1)):
+        page.mouse.move(x + across * width, y + down * height)
     page.mouse.up()
 
 
@@ -118,8 +118,8 @@ def test_a_lasso_selects_what_it_goes_around(page: Tab) -> None:
 
 def test_pictures_come_when_it_is_enlarged_and_only_some(page: Tab) -> None:
     shown = opened(page)
-    asked: list[str] = []
-    shown.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    shown.on("request", lambda request: requests.append(request.url))
     place = box(shown)
     shown.locator("#map-canvas").focus()
     for _ in range(3):
@@ -129,7 +129,7 @@ def test_pictures_come_when_it_is_enlarged_and_only_some(page: Tab) -> None:
     shown.keyboard.press("0")
     expect(shown.locator("#map-canvas")).to_be_focused()
     shown.wait_for_load_state("networkidle")
-    pictures = [url for url in asked if "/thumbnail" in url]
+    pictures = [url for url in requests if "/thumbnail" in url]
     assert len(pictures) == len(set(pictures)) <= COUNT
     assert page.complaints == []
 

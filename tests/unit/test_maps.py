@@ -3,6 +3,8 @@
 import csv
 import io
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,25 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from clipfleet.api.jobs.service import new_job_id
 from clipfleet.cli import app
 from clipfleet.client import Client
 from clipfleet.common.blobs import Blobs
 from clipfleet.common.http.maps import MapMethod
+from clipfleet.common.identity import primary_key
+from clipfleet.common.ledger import NewJob
+from clipfleet.common.ledger.stored_images import VERSION, results_of, stored_images
 from clipfleet.common.maps import NONE, OTHER, Colours, MapHead, Maps, Page
-from clipfleet.common.store import Vectors
+from clipfleet.common.store import Record, Vectors
 from clipfleet.errors import NotFound, ProblemError
 from clipfleet.results import MapPoints
 from clipfleet.testing import MemoryService
 from clipfleet.workers.analysis.colours import MOST_VALUES, RANGES, coloured
+from clipfleet.workers.analysis.map import Map
 from clipfleet.workers.analysis.pca import MAX_DIM, StreamedPca, in_unit_square
 from clipfleet.workers.analysis.projection import has_pacmap, place, project
+from support.gateway_harness import World as GatewayWorld
+from support.mirror_harness import World as MirrorWorld
 
 DIM = 16
 needs_pacmap = pytest.mark.skipif(not has_pacmap(), reason="the extra `map` is not installed")
@@ -58,7 +67,7 @@ def fill(client: Client, name: str, rows: Vectors, kinds: int = 3) -> None:
     )
 
 
-def made(client: Client, name: str, **options: Any) -> MapPoints:
+def points_of(client: Client, name: str, **options: Any) -> MapPoints:
     job = client.wait(client.make_map(name, **options))
     assert job.state == "succeeded"
     namespace = options.get("namespace", "default")
@@ -94,8 +103,8 @@ def test_each_image_gets_a_place_by_pca(client: Client) -> None:
 
 def test_the_same_seed_gives_the_same_map(client: Client) -> None:
     fill(client, "same", clusters(20, DIM))
-    first = made(client, "same", method="pca")
-    second = made(client, "same", method="pca")
+    first = points_of(client, "same", method="pca")
+    second = points_of(client, "same", method="pca")
     assert places(first) == places(second)
     assert first.map_id != second.map_id
 
@@ -103,14 +112,14 @@ def test_the_same_seed_gives_the_same_map(client: Client) -> None:
 @needs_pacmap
 def test_pacmap_keeps_kinds_together(client: Client) -> None:
     fill(client, "pacmap", clusters(60, DIM))
-    points = made(client, "pacmap", field="kind")
+    points = points_of(client, "pacmap", field="kind")
     known = client.map_of("pacmap")
     assert (known.method, known.sampled) == ("pacmap", 60)
     rows, codes = np.array([points.x, points.y]).T, np.array(points.codes)
     distances = np.linalg.norm(rows[:, None] - rows[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (codes[distances.argmin(1)] == codes).mean() > 0.95
-    assert places(points) == places(made(client, "pacmap", field="kind"))
+    assert places(points) == places(points_of(client, "pacmap", field="kind"))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -118,7 +127,7 @@ def test_pacmap_keeps_kinds_together(client: Client) -> None:
 def test_few_images_have_a_map(client: Client, count: int, method: MapMethod) -> None:
     name = f"few-{count}-{method}"
     fill(client, name, clusters(count, DIM))
-    points = made(client, name, method=method)
+    points = points_of(client, name, method=method)
     assert len(points.ids) == count
     assert np.isfinite([points.x, points.y]).all()
 
@@ -127,7 +136,7 @@ def test_few_images_have_a_map(client: Client, count: int, method: MapMethod) ->
 def test_identical_images_are_all_in_the_middle(client: Client, method: MapMethod) -> None:
     name = f"identical-{method}"
     fill(client, name, np.ones((20, DIM), np.float32))
-    points = made(client, name, method=method)
+    points = points_of(client, name, method=method)
     assert {*points.x, *points.y} == {0.5}
     assert client.map_of(name).method == "pca"
 
@@ -143,18 +152,18 @@ def test_a_collection_without_images_has_no_map(client: Client) -> None:
 def test_a_namespace_sees_only_its_own_points(client: Client) -> None:
     fill(client, "tenants", clusters(5, DIM))
     client.upsert("tenants", [{"id": "x", "values": clusters(1, DIM)[0]}], namespace="b")
-    assert len(made(client, "tenants").ids) == 5
+    assert len(points_of(client, "tenants").ids) == 5
     assert client.map_of("tenants", "b").state == "none"
-    assert made(client, "tenants", namespace="b").ids == ["x"]
+    assert points_of(client, "tenants", namespace="b").ids == ["x"]
     assert client.map_of("tenants").points == 5
 
 
 def test_newer_images_are_counted(client: Client) -> None:
     fill(client, "newer", clusters(5, DIM))
-    made(client, "newer")
+    points_of(client, "newer")
     client.upsert("newer", [{"id": "new", "values": clusters(1, DIM)[0]}])
     assert client.map_of("newer").not_on_map == 1
-    assert len(made(client, "newer").ids) == 6
+    assert len(points_of(client, "newer").ids) == 6
     assert client.map_of("newer").not_on_map == 0
 
 
@@ -162,10 +171,10 @@ def test_a_new_map_replaces_the_one_before_with_its_blobs(
     client: Client, service: MemoryService
 ) -> None:
     fill(client, "replaced", clusters(5, DIM))
-    made(client, "replaced")
+    points_of(client, "replaced")
     blobs = Blobs(service.settings.blobs)
     before = blobs.keys_below("analysis")
-    last = made(client, "replaced")
+    last = points_of(client, "replaced")
     after = [key for key in blobs.keys_below("analysis") if key not in before]
     assert after
     assert all(last.map_id in key for key in after)
@@ -179,7 +188,7 @@ def test_a_new_map_replaces_the_one_before_with_its_blobs(
 
 def test_wrong_requests_say_what_is_wrong(client: Client, service: MemoryService) -> None:
     fill(client, "wrong", clusters(5, DIM))
-    made(client, "wrong")
+    points_of(client, "wrong")
     with pytest.raises(ProblemError, match="no colours for the field 'size', only for 'label'"):
         client.map_points("wrong", field="size")
     with pytest.raises(NotFound, match="the map has 1 pages"):
@@ -196,7 +205,7 @@ def test_points_that_the_client_has_are_not_sent_again(
     client: Client, service: MemoryService
 ) -> None:
     fill(client, "tagged", clusters(5, DIM))
-    made(client, "tagged")
+    points_of(client, "tagged")
     url = f"{service.url}/v1/collections/tagged/map/points"
     tag = httpx.get(url).headers["ETag"]
     again = httpx.get(url, headers={"If-None-Match": tag})
@@ -213,7 +222,7 @@ def test_keys_need_the_scope() -> None:
     with MemoryService(dim=DIM, api_keys=keys) as service:
         with service.client("admin") as client:
             fill(client, "c", clusters(4, DIM))
-            made(client, "c")
+            points_of(client, "c")
         with service.client("reader") as client:
             assert client.map_of("c").points == 4
             with pytest.raises(ProblemError, match="scope 'write'"):
@@ -310,19 +319,69 @@ def test_a_map_whose_head_is_not_whole_is_not_there(tmp_path: Path) -> None:
     blobs = Blobs(str(tmp_path))
     maps = Maps(blobs, "analysis/g", "default")
     assert maps.head() is None
-    one = MapHead(
+    head = MapHead(
         job_id="a", namespace="default", began_at=1, made_at=2, method="pca", seed=0, points=1,
         sampled=0, fields={"label": Colours(values=[], counts=[], none=1)},
     )  # fmt: skip
     page = Page(ids=["i"], x=[0.5], y=[0.5], codes={"label": [NONE]})
-    maps.write(one, [page])
+    maps.write(head, [page])
     (key,) = blobs.keys_below(f"analysis/g/map/{_folder(blobs)}/heads")
     blobs.put(key.replace("-a.json", "-b.json"), io.BytesIO(b'{"v": 1, "job_id"'))
-    assert maps.head() == one
-    assert maps.page(one, 0) == page
-    maps.write(one.model_copy(update={"job_id": "c", "made_at": 3.0}), [page])
+    assert maps.head() == head
+    assert maps.page(head, 0) == page
+    maps.write(head.model_copy(update={"job_id": "c", "made_at": 3.0}), [page])
     assert len(blobs.keys_below("analysis/g")) == 2
 
 
 def _folder(blobs: Blobs) -> str:
     return blobs.keys_below("analysis/g/map")[0].split("/")[3]
+
+
+def test_two_jobs_do_not_make_one_map_at_once(tmp_path: Path) -> None:
+    world = GatewayWorld(tmp_path)
+    path = "/v1/collections/acme/map"
+    first = world.ask(f"POST {path}", "admin", json={})
+    assert (first.status_code, first.json()["task"]) == (202, "map")
+    second = world.ask(f"POST {path}", "admin", json={})
+    assert second.status_code == 409
+    assert first.json()["id"] in second.json()["detail"]
+    assert world.ask(f"POST {path}", "admin", json={"namespace": "b"}).status_code == 202
+    assert world.ask(f"GET {path}", "admin").json()["state"] == "making"
+    world.ask(f"POST /v1/jobs/{first.json()['id']}/cancel", "admin")
+    assert world.ask(f"POST {path}", "admin", json={}).status_code == 202
+
+
+def test_a_finishing_step_that_runs_twice_changes_nothing(tmp_path: Path) -> None:
+    with ExitStack() as running:
+        world = MirrorWorld(tmp_path, running)
+        world.worker = replace(world.worker, tasks={"map": Map()})
+        collection = world.collection()
+        rows = [
+            Record(primary_key("n", f"{n}"), f"{n}", "n", "", row)
+            for n, row in enumerate(clusters(30, collection.dim))
+        ]
+        world.store.upsert(collection, rows)
+        heads = []
+        for _ in range(2):
+            source = stored_images(
+                "map", {"method": "pca", "namespace": "n"}, namespace="n", rows=4
+            )
+            new = NewJob(
+                v=VERSION,
+                id=new_job_id(),
+                collection=collection.name,
+                generation=collection.generation,
+                model=collection.model,
+                namespace="n",
+                source=source,
+            )
+            world.ledger.create(new)
+            world.finish()
+            assert world.ledger.job(new.id).state == "succeeded"
+            maps = Maps(world.worker.blobs, results_of(collection), "n")
+            head = maps.head()
+            assert head is not None
+            assert head.job_id == new.id
+            heads.append(maps.page(head, 0))
+        assert heads[0] == heads[1]
+        assert len(heads[0].ids) == 30

@@ -17,9 +17,9 @@ RANGES = 8  # of numbers that are more different than MOST_VALUES
 LONGEST = 200  # characters of a value
 
 
-def fields_of(collection: Collection, wanted: str) -> list[str]:
-    """The fields that points can be coloured by: the wanted one, the label, the declared ones."""
-    every = [*([wanted] if wanted else []), "label", *collection.fields]
+def fields_of(collection: Collection, extra: str) -> list[str]:
+    """The fields that points can be coloured by: the one of the request, the label, the declared ones."""
+    every = [*([extra] if extra else []), "label", *collection.fields]
     return list(dict.fromkeys(every))[: MOST_FIELDS + 1]
 
 
@@ -54,8 +54,8 @@ def coloured(values: Sequence[Value | None]) -> tuple[Colours, list[int]]:
     Of other values the MOST_VALUES most frequent ones have colours.
     """
     numbers = [value for value in values if _is_number(value)]
-    given = len(values) - sum(value is None for value in values)
-    if given and len(numbers) == given and len(set(numbers)) > MOST_VALUES:
+    present = len(values) - sum(value is None for value in values)
+    if present and len(numbers) == present and len(set(numbers)) > MOST_VALUES:
         return _ranges(values, np.asarray(numbers, np.float64))
     counts = Counter((type(value).__name__, value) for value in values if value is not None)
     often = sorted(counts.items(), key=lambda entry: (-entry[1], str(entry[0])))[:MOST_VALUES]
@@ -67,8 +67,8 @@ def coloured(values: Sequence[Value | None]) -> tuple[Colours, list[int]]:
     colours = Colours(
         values=[key[1] for key, _ in often],
         counts=[count for _, count in often],
-        other=given - sum(count for _, count in often),
-        none=len(values) - given,
+        other=present - sum(count for _, count in often),
+        none=len(values) - present,
     )
     return colours, places
 

@@ -103,10 +103,10 @@ class Map:
         if known is not None and known.job_id == run.job.id:  # only the mark is missing
             run.patiently(partial(run.blobs.delete_below, _parts_of(run)))
             return
-        wanted = _method(run)
+        method = _method(run)
         keys = run.patiently(partial(run.blobs.keys_below, _parts_of(run)))
-        images = _reduced(run, keys, COMPONENTS if wanted == "pacmap" else 2)
-        points, sampled = self._places(run, images.reduced, wanted)
+        images = _reduced(run, keys, COMPONENTS if method == "pacmap" else 2)
+        points, sampled = self._places(run, images.reduced, method)
         fields = fields_of(run.collection, str(run.parameters.get("field") or ""))
         columns = {
             name: coloured([row[n] for row in images.values]) for n, name in enumerate(fields)
@@ -162,15 +162,15 @@ def _reduced(run: Run, keys: Sequence[str], components: int) -> Reduced:
 
 
 def _method(run: Run) -> str:
-    wanted = str(run.parameters["method"])
-    if wanted == "pacmap" and not has_pacmap():
+    method = str(run.parameters["method"])
+    if method == "pacmap" and not has_pacmap():
         raise Refused(
             "the worker has no PaCMAP: install clipfleet with the extra `map` where workers run, "
             "or ask for the method pca or auto"
         )
-    if wanted == "auto":
+    if method == "auto":
         return "pacmap" if has_pacmap() else "pca"
-    return wanted
+    return method
 
 
 def _seed(run: Run) -> int:
