@@ -34,6 +34,7 @@ from support.gateway_harness import World as GatewayWorld
 from support.mirror_harness import World as MirrorWorld
 
 DIM = 16
+PCA = {"method": "pca", "namespace": "n"}
 needs_pacmap = pytest.mark.skipif(not has_pacmap(), reason="the extra `map` is not installed")
 
 

@@ -18,7 +18,7 @@ LONGEST = 200  # characters of a value
 
 
 def fields_of(collection: Collection, extra: str) -> list[str]:
-    """The fields that points can be coloured by: the one of the request, the label, the declared ones."""
+    """The fields that colour points: the one of the request, the label, the declared ones."""
     every = [*([extra] if extra else []), "label", *collection.fields]
     return list(dict.fromkeys(every))[: MOST_FIELDS + 1]
 
