@@ -1,0 +1,1 @@
+"""Jobs over stored images: what a collection knows of itself."""
