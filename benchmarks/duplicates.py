@@ -4,10 +4,10 @@
     python benchmarks/duplicates.py speed [--rows 100000] [--dim 512]
 
 `planted` plants copies of photos among the photos of the folders: crops, re-encodings, resized and
-flipped ones. For thresholds it prints which share of the copies of each kind comes into the group of
-its original, and how many pairs of different photos come into one group. The different photos that
-are nearest to each other are listed, as they may be real duplicates. `speed` groups embeddings of
-which a tenth are near copies of others.
+flipped ones. For thresholds it prints which share of the copies of each kind comes into the group
+of its original, and how many pairs of different photos come into one group. The different photos
+that are nearest to each other are listed, as they may be real duplicates. `speed` groups embeddings
+of which a tenth are near copies of others.
 """
 
 import argparse
@@ -36,8 +36,8 @@ def crop(share: float) -> Callable[[Image.Image], Image.Image]:
 
     def cut(image: Image.Image) -> Image.Image:
         width, height = image.size
-        left, top = width * (1 - share) / 2, height * (1 - share) / 2
-        return image.crop((round(left), round(top), round(width - left), round(height - top)))
+        x, y = width * (1 - share) / 2, height * (1 - share) / 2
+        return image.crop((round(x), round(y), round(width - x), round(height - y)))
 
     return cut
 

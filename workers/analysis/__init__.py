@@ -1,1 +1,1 @@
-"""Jobs over stored images: what a collection knows of itself."""
+"""Computes on stored embeddings: tags, duplicates, a map. No image is read again."""
