@@ -3,8 +3,8 @@
 The images are ranked, the one to keep first. In this order, each image joins the nearest leader
 that it is near to; an image that is near to none becomes a leader. So every image of a group is
 near to the group's leader, and to delete all others of a group deletes no image without a near one
-that stays. A chain (B is near to A, and C to B, but not to A) gives one group around B when B is ranked
-first, and otherwise A with B, and C alone.
+that stays. A chain (B is near to A, and C to B, but not to A) gives one group around B when B is
+ranked first, and otherwise A with B, and C alone.
 
 Only leaders are compared with, so the memory does not grow with the number of pairs: 5,000 equal
 images have one leader. The comparison is exact.
