@@ -67,6 +67,7 @@ from clipfleet.workers.planner.tracking import TrackingParts
 from clipfleet.workers.planner.webhooks import WebhookSender
 from clipfleet.workers.query.batch import QueryParts, answer_batch
 from clipfleet.workers.query.exact import Bounds
+from clipfleet.workers.query.nouns import NounBanks
 from clipfleet.workers.storage.locations import Storage
 
 __all__ = [
@@ -292,6 +293,7 @@ class MemoryService:
             catalogue=parts.catalogue,
             replies=parts.inbox,
             exact=Bounds(settings.exact_timeout_s, self._stopping),
+            nouns=NounBanks(embedder, model),
         )
         aside = {name: _threads(stack, 1, name) for name in ("exact", "large")}
 

@@ -44,6 +44,7 @@ from clipfleet.workers.ingest.prepare import Kit
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.query.batch import QueryParts, answer_batch
 from clipfleet.workers.query.exact import Bounds
+from clipfleet.workers.query.nouns import NounBanks
 from clipfleet.workers.queue.decode import decode_query_batch
 from clipfleet.workers.queue.machine import worker_info
 from clipfleet.workers.storage.locations import Storage
@@ -116,6 +117,7 @@ class Runtime:
             Bounds(settings.exact_timeout_s, self.stopping),
             metrics,
             weights,
+            nouns=NounBanks(embedder, settings.model, weights, blobs),
         )
         self._aside = {name: ThreadPoolExecutor(1, name) for name in ("exact", "large")}
         publisher = CeleryPublisher(celery_app, client)
@@ -154,6 +156,8 @@ class Runtime:
                     "store": CHUNKS_IN_HAND,
                 }
             )
+        if "query" in lanes and self._query.nouns:
+            self._query.nouns.bank()  # before the first query
         self._heartbeat.begin(lanes)
 
     def ingest(self) -> str:

@@ -258,6 +258,7 @@ async def _search(
         collection=collection,
         candidates=gateway.settings.limits.candidates,
         answer_bytes=shared.answer_bytes,
+        confidence=True,
         **{name: getattr(body, name) for name in SearchOptions.model_fields},
     )
     try:
@@ -280,8 +281,11 @@ async def _search(
     truncated = json.dumps(answer.truncated or None).encode()
     cut_texts = json.dumps(answer.truncated_texts).encode()
     origin = json.dumps({"generation": collection.generation, "model": collection.model}).encode()
-    fields = (answer.json, _milliseconds(timing), truncated, cut_texts, origin[1:-1])
-    return b'{"matches":%b,"took_ms":%b,"truncated":%b,"truncated_texts":%b,%b}' % fields
+    sure = json.dumps(
+        {"no_match": answer.no_match, "no_confidence": answer.no_confidence or None}
+    ).encode()
+    fields = (answer.json, _milliseconds(timing), truncated, cut_texts, sure[1:-1], origin[1:-1])
+    return b'{"matches":%b,"took_ms":%b,"truncated":%b,"truncated_texts":%b,%b,%b}' % fields
 
 
 async def _ask(query: Query, model: str, gateway: Gateway, shared: _SharedLimits) -> PackedAnswer:

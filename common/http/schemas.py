@@ -242,6 +242,14 @@ class SearchOptions(Request):
     min_score: FiniteFloat | None = Field(
         None, description="Lowest score of a match; not with the euclidean metric."
     )
+    min_confidence: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Lowest confidence of a match. Matches with a lower one are left out of the "
+        "page, which may then be shorter than `top_k`.",
+    )
     namespace: Namespace = Field("default", description="Namespace of the images.")
     group_by: str | None = Field(
         None,
@@ -317,6 +325,11 @@ class MatchOut(BaseModel):
         description="Cosine similarity or dot product (higher is nearer), or euclidean distance "
         "(lower is nearer)."
     )
+    confidence: float | None = Field(
+        None,
+        description="How sure it is that the image is what the query asks for, 0 to 1; null: not "
+        "known, see `no_confidence`.",
+    )
     uri: str = Field(description="Where the image came from.")
     label: str | None = Field(description="Label of the image; null: none.")
     metadata: dict[str, Any] = Field(description="Metadata of the image.")
@@ -349,6 +362,14 @@ class SearchOut(BaseModel):
         [],
         description="Texts that are longer than the model reads, so that only their beginning "
         "counts: 0 for `text`, or positions in `terms`.",
+    )
+    no_match: bool | None = Field(
+        None,
+        description="Whether none of the nearest images has a confidence of at least 0.5: nothing "
+        "like the query is in the collection. null: not known, see `no_confidence`.",
+    )
+    no_confidence: str | None = Field(
+        None, description="Why there is no confidence; null: there is."
     )
     generation: str = Field(
         "",

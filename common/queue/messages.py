@@ -92,6 +92,8 @@ class Search(BaseModel):
             return none.
         exact: whether to compare with every image.
         answer_bytes: the size of the matches as JSON at most, bytes.
+        confidence: whether matches have a confidence. Gateways of the release before ask for none.
+        min_confidence: the lowest confidence of a match; None: any.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -111,6 +113,8 @@ class Search(BaseModel):
     include_size: bool = False
     exact: bool = False
     answer_bytes: int = 32_000_000
+    confidence: bool = False
+    min_confidence: float | None = None
 
     @property
     def rows(self) -> int:
@@ -222,6 +226,8 @@ class Answer(BaseModel):
         detail: the text of the error.
         truncated: the limit that cut the page of matches short, as in `SearchOut`; "": none.
         truncated_texts: the indices of the terms whose texts are longer than the model's context.
+        no_match: whether none of the nearest images is confidently a match; None: not known.
+        no_confidence: why there is no confidence; "": there is, or nobody asked.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -232,6 +238,8 @@ class Answer(BaseModel):
     detail: str = ""
     truncated: str = ""
     truncated_texts: tuple[int, ...] = ()
+    no_match: bool | None = None
+    no_confidence: str = ""
 
 
 class BatchReply(BaseModel):

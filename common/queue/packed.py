@@ -31,6 +31,8 @@ class _Head(BaseModel):
     detail: str = ""
     truncated: str = ""
     truncated_texts: tuple[int, ...] = ()
+    no_match: bool | None = None
+    no_confidence: str = ""
 
 
 class _PackedReply(BaseModel):
@@ -54,6 +56,8 @@ class PackedAnswer:
         times: the times of its batch, see `BatchReply.times`.
         truncated: the limit that cut the page of matches short; "": none.
         truncated_texts: the indices of the terms whose texts the model did not read to the end.
+        no_match: whether nothing is like the query; None: not known.
+        no_confidence: why there is no confidence; "": there is.
     """
 
     json: bytes = _EMPTY
@@ -63,6 +67,8 @@ class PackedAnswer:
     times: tuple[int, ...] = ()
     truncated: str = ""
     truncated_texts: tuple[int, ...] = ()
+    no_match: bool | None = None
+    no_confidence: str = ""
 
     @property
     def matches(self) -> tuple[MatchOut, ...]:
@@ -162,6 +168,8 @@ def read_reply(raw: bytes) -> Reply:
                 head.times,
                 header.truncated,
                 header.truncated_texts,
+                header.no_match,
+                header.no_confidence,
             )
         )
         start += header.size
@@ -178,4 +186,6 @@ def _of(answer: Answer, times: tuple[int, ...]) -> PackedAnswer:
         times,
         answer.truncated,
         answer.truncated_texts,
+        answer.no_match,
+        answer.no_confidence,
     )

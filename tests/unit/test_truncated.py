@@ -214,7 +214,7 @@ def test_a_gateway_of_the_release_before_gets_an_error_instead_of_a_part(is_old:
     world = World()
     batch = QueryBatch(
         model="m", batch_id="b", reply_to="r", deadlines=(9e9,), packed=True,
-        reply_bytes=1_000, queries=(world.query(TEXT, top_k=3, answer_bytes=150),),
+        reply_bytes=1_000, queries=(world.query(TEXT, top_k=3, answer_bytes=175),),
     )  # fmt: skip
     fields = json.loads(batch.model_dump_json())
     if is_old:

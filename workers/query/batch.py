@@ -25,8 +25,10 @@ from clipfleet.common.store import Record, Store, Vectors
 from clipfleet.workers.metrics import WorkerMetrics
 from clipfleet.workers.query.combine import combine
 from clipfleet.workers.query.exact import Bounds
+from clipfleet.workers.query.nouns import NounBanks
 from clipfleet.workers.query.ranking import RankedMatch
-from clipfleet.workers.query.search import search_group
+from clipfleet.workers.query.search import MAX_NUMBERS, search_group
+from clipfleet.workers.query.sure import confidences
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class QueryParts:
         weights_id: which weights the model has; "": not known.
         model: held while a batch is embedded. Another batch searches meanwhile.
         lookups: reads from the catalogue while a batch is embedded.
+        nouns: the nouns that give matches a confidence; None: matches have none.
     """
 
     embedder: Embedder
@@ -58,6 +61,7 @@ class QueryParts:
     weights_id: str = ""
     model: threading.Lock = field(default_factory=threading.Lock)
     lookups: Executor = field(default_factory=lambda: ThreadPoolExecutor(2, "lookups"))
+    nouns: NounBanks | None = None
 
 
 Position = tuple[int, int]  # index of a query in the batch, index of a term in the query
@@ -69,6 +73,7 @@ class _Work:
 
     Attributes:
         queries: the queries whose deadlines have not passed.
+        model: the model of the worker.
         terms: the embeddings of terms, by position.
         cut_terms: the indices of terms whose texts the model cuts, by index of the query.
         vectors: the combined vectors, by index of the query.
@@ -77,6 +82,7 @@ class _Work:
     """
 
     queries: Sequence[Query]
+    model: str
     terms: dict[Position, Vectors] = field(default_factory=dict)
     cut_terms: dict[int, tuple[int, ...]] = field(default_factory=dict)
     vectors: dict[int, Vectors] = field(default_factory=dict)
@@ -112,7 +118,7 @@ def answer_batch(batch: QueryBatch, parts: QueryParts) -> int:
     if not in_time:
         return 0
     parts.metrics.batch("query", len(in_time))
-    work = _Work([batch.queries[n] for n in in_time])
+    work = _Work([batch.queries[n] for n in in_time], batch.model)
     began = embedded = time.perf_counter()
     for query in work.queries:
         if query.search and query.search.collection.generation not in work.fresh:
@@ -264,16 +270,45 @@ def _search(work: _Work, parts: QueryParts) -> None:
 
 def _search_group(work: _Work, search: Search, members: Sequence[int], parts: QueryParts) -> None:
     vectors = np.stack([work.vectors[n] for n in members])
+    reason = _no_confidence(work, search, parts) if search.confidence else ""
+    if reason and search.min_confidence is not None:
+        raise InvalidRequest(f"min_confidence needs a confidence: {reason}")
+    if reason:
+        search = search.model_copy(update={"confidence": False})
     fresh = work.fresh[search.collection.generation].result()
     with parts.metrics.timed("query", "store"):
         rankings = search_group(parts.store, search, vectors, fresh=fresh, exact=parts.exact)
     for n, ranking in zip(members, rankings, strict=True):
-        matches = tuple(match_out(ranked, search) for ranked in ranking.page())
+        page, no_match, why = ranking.page(), None, reason
+        if search.confidence and parts.nouns:
+            terms = [(term, work.terms[n, t]) for t, term in enumerate(work.queries[n].terms)]
+            sure = confidences(terms, ranking, search, parts.nouns.bank())
+            page, no_match, why = sure.page, sure.no_match, sure.reason
+            if why and search.min_confidence is not None:
+                detail = f"min_confidence needs a confidence: {why}"
+                work.answers[n] = Answer(error="invalid-request", detail=detail)
+                continue
         work.answers[n] = Answer(
-            matches=matches,
+            matches=tuple(match_out(ranked, search) for ranked in page),
+            no_match=no_match,
+            no_confidence=why,
             truncated=ranking.truncated,
             truncated_texts=work.cut_terms.get(n, ()),
         )
+
+
+def _no_confidence(work: _Work, search: Search, parts: QueryParts) -> str:
+    """Why matches in a collection have no confidence; "": they have one."""
+    collection = search.collection
+    if parts.nouns is None:
+        return "the worker has no nouns to compare images with"
+    if collection.model != work.model:
+        return f"no worker that serves the model {collection.model!r} answered"
+    if weights_problem(collection, parts.weights_id) or collection.dim != parts.embedder.dim:
+        return "the weights of the model are not those of the collection"
+    if (search.offset + search.top_k) * collection.dim > MAX_NUMBERS:
+        return f"offset + top_k is over {MAX_NUMBERS // collection.dim}"
+    return ""
 
 
 def _written_lately(collection: Collection, parts: QueryParts) -> bool:
@@ -286,6 +321,7 @@ def match_out(ranked: RankedMatch, search: Search) -> MatchOut:
     return MatchOut(
         id=record.id,
         score=max(-LARGEST, min(LARGEST, ranked.match.score)),  # JSON has no infinity
+        confidence=ranked.confidence,
         uri=record.uri,
         label=record.label or None,
         metadata=record.metadata if search.include_metadata else {},

@@ -82,7 +82,7 @@ def compare(rows: Vectors, bank: NounBank) -> Compared:
 def words_evidence(query: Vectors, images: Compared) -> Doubles:
     """The logarithm of the query's odds against all nouns, for each image [n]."""
     scores = images.rows @ _units(query[None])[0]
-    return SHARPNESS * (scores - images.mean) / images.spread - images.rival
+    return np.asarray(SHARPNESS * (scores - images.mean) / images.spread - images.rival, np.float64)
 
 
 def words_logits(evidence: Doubles, nearest: Doubles, weights: OfWords = WORDS) -> Doubles:

@@ -33,6 +33,7 @@ class PageSpec:
         group_size: the number of matches that a group may have.
         collapse: the lowest cosine of near-duplicates, of which one is shown; None shows all.
         max_window: the number of matches in the widest window.
+        examined: the number of matches in the first window at least.
     """
 
     top_k: int
@@ -42,6 +43,7 @@ class PageSpec:
     group_size: int = 1
     collapse: float | None = None
     max_window: int = 10_000
+    examined: int = 1
 
     @property
     def sifts(self) -> bool:
@@ -58,8 +60,8 @@ class PageSpec:
 
         Without sifting, the last window contains the page.
         """
-        size = self.top_k * (GROWTH if self.sifts else 1)
-        last = self.max_window if self.sifts else self.end
+        size = max(self.top_k * (GROWTH if self.sifts else 1), self.examined)
+        last = self.max_window if self.sifts else max(self.end, self.examined)
         while size < last:
             yield size
             size *= GROWTH
@@ -72,10 +74,12 @@ class RankedMatch:
 
     Attributes:
         duplicates: the number of near-duplicates that were collapsed into it.
+        confidence: how sure the match is; None: not known.
     """
 
     match: Match
     duplicates: int = 0
+    confidence: float | None = None
 
 
 @dataclass
@@ -85,10 +89,14 @@ class Ranking:
     A match is left out if its score is below `min_score`. Otherwise it is collapsed into a kept
     match that it nearly duplicates. Otherwise it is left out if `group_size` matches of its group
     are kept.
+
+    Attributes:
+        nearest: the nearest matches, whether they are on the page or not: `examined` at most.
     """
 
     spec: PageSpec
     metric: Metric
+    nearest: list[Match] = field(default_factory=list)
     _kept: list[RankedMatch] = field(default_factory=list)
     _seen_keys: set[str] = field(default_factory=set)
     _groups: Counter[Hashable] = field(default_factory=Counter)
@@ -104,7 +112,9 @@ class Ranking:
         """
         new = [match for match in window if match.record.pk not in self._seen_keys]
         self._seen_keys.update(match.record.pk for match in new)
-        for match in sorted(new, key=self._sort_key):
+        ordered = sorted(new, key=self._sort_key)
+        self.nearest += ordered[: self.spec.examined - len(self.nearest)]
+        for match in ordered:
             self._take(match)
         self._ended |= len(window) < size
 

@@ -6,6 +6,7 @@ from typing import Any
 from clipfleet.common.queue.messages import Search
 from clipfleet.common.store import Match, Store, Vectors
 from clipfleet.common.store.filters import Filter, parse_filter
+from clipfleet.workers.query.confidence import NEAREST
 from clipfleet.workers.query.exact import Bounds, exact_search
 from clipfleet.workers.query.ranking import PageSpec, Ranking
 
@@ -80,11 +81,12 @@ def _page_spec(search: Search) -> PageSpec:
         group_size=search.group_size,
         collapse=search.collapse,
         max_window=search.candidates if sifts else MAX_WINDOW,
+        examined=NEAREST if search.confidence else 1,
     )
 
 
 def _needs_values(search: Search) -> bool:
-    return search.include_values or search.collapse is not None
+    return search.include_values or search.collapse is not None or search.confidence
 
 
 def _parts(indices: Sequence[int], size: int, search: Search) -> Iterator[list[int]]:
